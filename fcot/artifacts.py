@@ -1,0 +1,201 @@
+"""Fingerprints, atomic writes and run directories: the only owner of paths under ``outputs/``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcot.errors import FcotError
+
+TEMPORARY = ".partial"
+
+
+def fingerprint(value: Any) -> str:
+    """The SHA-256 (hex) of a JSON value in canonical form."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """The SHA-256 (hex) of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """The SHA-256 (hex) over names and contents of all files below a folder, hidden ones left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return fingerprint([[str(path.relative_to(folder)), file_fingerprint(path)] for path in files])
+
+
+def disk_error(error: OSError, path: Path) -> FcotError:
+    """The message for a write that failed; the caller has removed what it had written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return FcotError(f"no space left to write {path}: free some and run the same command again; it continues here")
+    return FcotError(f"cannot write {path}: {error.strerror}")
+
+
+def write_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file so that ``path`` is either its old self or whole: temporary file, fsync, rename.
+
+    Raises:
+        FcotError: The disk is full or the folder not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, path) from error
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write one JSON object, indented, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines atomically."""
+    write_atomic(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file written by this package."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the rows of a JSON Lines file written by :func:`write_jsonl`."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a folder through ``fill(temporary)`` and rename it into place, replacing an older one.
+
+    Raises:
+        FcotError: The disk is full or the folder not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, path) from error
+        if "No space left" in str(error) or "os error 28" in str(error):  # safetensors wraps the OS error in its own
+            raise disk_error(OSError(errno.ENOSPC, "No space left on device"), path) from error
+        raise
+
+
+@contextlib.contextmanager
+def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold a lock file exclusively; a second holder waits and is told who the first is.
+
+    The kernel drops the lock when its holder dies, so a killed run never blocks the next one. The lock file is opened
+    by nothing else in this process (closing any handle on it would release a POSIX lock).
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            say(f"waiting for {lock.parent}: in use by {file.read().strip() or 'another process'}")
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run. Names are a contract: other programs read them."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def split(self) -> Path:
+        """Sample indices of train, validation and test, with the hash of the ordered questions."""
+        return self.path / "split.json"
+
+    @property
+    def curated(self) -> Path:
+        """A row per completion with curation's verdict."""
+        return self.path / "curated.jsonl"
+
+    @property
+    def student(self) -> Path:
+        """The trained student, loadable by transformers' ``from_pretrained``."""
+        return self.path / "student"
+
+    @property
+    def predictions(self) -> Path:
+        """A row per test problem."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The run's numbers."""
+        return self.path / "metrics.json"
+
+    @property
+    def done(self) -> Path:
+        """Written last: its existence means the run is whole."""
+        return self.path / "DONE.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the training logger."""
+        return self.path / "logs"
+
+    def stage(self, name: str) -> Path:
+        """The summary a finished stage leaves: its existence means the stage is whole."""
+        return self.path / "stages" / f"{name}.json"
+
+    def lock(self, say: Callable[[str], object]) -> contextlib.AbstractContextManager[None]:
+        """Exclusive use of this directory; see :func:`exclusive`."""
+        return exclusive(self.path / "run.lock", say)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process left half-written; call it under the lock."""
+        for leftover in self.path.rglob(f"*{TEMPORARY}-*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)

@@ -1,0 +1,14 @@
+"""The one exception that reaches the user as a message instead of a traceback."""
+
+
+class FcotError(Exception):
+    """Bad input or a condition the user can mend; the message names the file and line, or the override to change."""
+
+
+class ConfigFaults(FcotError):
+    """Every fault of one configuration, reported together."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        noun = "fault" if len(faults) == 1 else "faults"
+        super().__init__(f"{len(faults)} {noun} in the configuration:\n" + "\n".join(f"  - {fault}" for fault in faults))

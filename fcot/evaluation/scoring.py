@@ -1,0 +1,57 @@
+"""From decoded texts to scored predictions and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import binomtest
+
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import StudentFormat
+from fcot.records import Prediction, Problem
+
+
+def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
+    """Parse one completion with the format's parser and compare it with the gold answer."""
+    prediction = text_format.parse(text, rule)
+    return Prediction(
+        problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
+        complete, n_tokens,
+    )  # fmt: skip
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion, as two numbers in 0..1; (0, 1) without observations."""
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def accuracy(predictions: Sequence[Prediction]) -> float | None:
+    """Share of correct predictions (0..1), None without any."""
+    return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
+
+
+def summarise(predictions: Sequence[Prediction], text_format: StudentFormat, rule: AnswerRule) -> dict[str, Any]:
+    """Accuracy with its interval, and what the completions look like; all rates in 0..1.
+
+    ``answer_in_completion``: the gold answer is among all candidates of the text. ``well_formed``: the text has the
+    format's answer prefix once with an answer after it. ``complete``: it ended by itself.
+    """
+    n = len(predictions)
+    right = sum(prediction.correct for prediction in predictions)
+    contained = sum(
+        any(rule.same(candidate, prediction.answer) for candidate in rule.candidates(prediction.completion)) for prediction in predictions
+    )
+    formed = sum(text_format.well_formed(prediction.completion, rule) for prediction in predictions)
+    ended = sum(prediction.complete for prediction in predictions)
+    return {
+        "n_test": n,
+        "accuracy": right / n if n else None,
+        "accuracy_ci95": list(wilson_interval(right, n)),
+        "answer_in_completion": contained / n if n else None,
+        "well_formed": formed / n if n else None,
+        "complete": ended / n if n else None,
+    }

@@ -1,0 +1,149 @@
+"""The stage table: generate -> curate -> train -> evaluate -> summarise. A finished stage is never done again.
+
+What a stage leaves are the files of the run directory and, written last, one summary under ``stages/``.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from fcot.artifacts import read_json, write_atomic, write_json
+from fcot.progress import say
+from fcot.runs import Run
+from fcot.tasks.splits import questions_hash, shared_questions
+
+Summary = dict[str, Any]
+Stage = Callable[[Run], Summary]
+
+
+def execute(run: Run, config_text: str) -> Summary:
+    """Bring a run as far as ``until`` says, doing only what is not done; returns the metrics, or the last summary.
+
+    Args:
+        run: Resolved.
+        config_text: The configuration as YAML, kept with the run.
+    """
+    directory = run.directory
+    with directory.lock(say):
+        if directory.done.exists():
+            say(f"nothing to do: {directory.path} is complete")
+            return dict(read_json(directory.metrics))
+        directory.remove_partial()
+        _write_inputs(run, config_text)
+        summaries: dict[str, Summary] = {}
+        for name, stage in _stages(run).items():
+            summaries[name] = _once(run, name, stage)
+            if name == run.config.until != "evaluate":
+                return summaries[name]
+        metrics = summarise(run, summaries)
+        write_json(directory.metrics, metrics)
+        write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        return metrics
+
+
+def _stages(run: Run) -> dict[str, Stage]:
+    """The stages of the run's method, in order; each imports what it needs when it runs."""
+
+    def generate(run: Run) -> Summary:
+        from fcot.stages.rationales import generate as stage
+
+        return stage(run)[1]
+
+    def curate(run: Run) -> Summary:
+        from fcot.stages.rationales import curate_stage as stage
+
+        return stage(run)
+
+    def train(run: Run) -> Summary:
+        from fcot.stages.student import train_student as stage
+
+        return stage(run)
+
+    def evaluate(run: Run) -> Summary:
+        from fcot.stages.student import evaluate_student as stage
+
+        return stage(run)
+
+    stages: dict[str, Stage] = {}
+    if run.asks_teacher:
+        stages |= {"generate": generate, "curate": curate}
+    if run.trains:
+        stages["train"] = train
+    return stages | {"evaluate": evaluate}
+
+
+def _once(run: Run, name: str, stage: Stage) -> Summary:
+    """The summary of a stage, from its file or by running it."""
+    path = run.directory.stage(name)
+    if path.exists():
+        return dict(read_json(path))
+    start = time.monotonic()
+    summary = stage(run)
+    summary["seconds"] = round(time.monotonic() - start, 3)
+    write_json(path, summary)
+    return summary
+
+
+def _write_inputs(run: Run, config_text: str) -> None:
+    """Configuration and split, with the hash of the ordered questions the split's indices refer to."""
+    write_atomic(run.directory.config, config_text)
+    split = run.split
+    order = {"questions_sha256": questions_hash(list(run.problems.values()))}
+    write_json(run.directory.split, order | {"train": split.train, "validation": split.validation, "test": split.test})
+
+
+def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
+    """The run's metrics (``metrics.json``); accuracies and rates in 0..1, times in seconds."""
+    config, split = run.config, run.split
+    curated, trained, evaluated = stages.get("curate", {}), stages.get("train", {}), stages["evaluate"]
+    return {
+        "run_id": run.run_id,
+        "method": config.method.name,
+        "task": run.task.name,
+        "student": config.student.name,
+        "teacher": run.teacher_name,
+        "diversity": config.diversity if run.asks_teacher else None,
+        "split_mode": config.split_mode.name,
+        "seed": config.seed,
+        "n_train_problems": len(split.train) if run.trains else 0,
+        "n_validation_problems": len(split.validation),
+        "n_reasoning_samples": trained.get("n_reasoning_samples", 0),
+        "n_test": evaluated["n_test"],
+        "accuracy": evaluated["accuracy"],
+        "accuracy_ci95": evaluated["accuracy_ci95"],
+        "accuracy_checkpoint": trained.get("checkpoint", "untrained"),
+        "accuracy_best_epoch": trained.get("best_test_accuracy"),
+        "validation_accuracy": trained.get("validation_accuracy"),
+        "random_guess": run.task.random_guess / 100,
+        "answer_in_completion": evaluated["answer_in_completion"],
+        "well_formed": evaluated["well_formed"],
+        "complete": evaluated["complete"],
+        "completions_asked": curated.get("asked", 0),
+        "completions_kept": curated.get("kept", 0),
+        "completions_correct": curated.get("correct", 0),
+        "refused": curated.get("refused", {}),
+        "teacher_usage": stages.get("generate", {}).get("teacher_usage"),
+        "temperature": run.temperature if run.asks_teacher and run.replayed is None else None,
+        "precision": run.precision,
+        "n_steps": trained.get("n_steps", 0),
+        "train_samples_per_second": trained.get("samples_per_second"),
+        "cut_prompts": trained.get("cut_prompts", 0),
+        "cut_completions": trained.get("cut_completions", 0),
+        "unknown_token_share": trained.get("unknown_token_share", 0.0),
+        "questions_sha256": questions_hash(list(run.problems.values())),
+        "rows_in_published_order": run.order_known,
+        "test_questions_also_in_train": shared_questions(run.problems, split),
+        "seconds": {name: summary["seconds"] for name, summary in stages.items()},
+        "history": trained.get("history", []),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes the result."""
+    packages = ("fcot", "torch", "pytorch-lightning", "transformers", "tokenizers", "datasets", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

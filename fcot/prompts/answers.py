@@ -1,0 +1,145 @@
+r"""Answer extraction and comparison, one rule per answer type.
+
+Extraction follows paper A (Ho et al. 2023, ``src/evaluation/evaluator.py``): every answer type has *candidates* in a
+text, and the elicitation decides which one counts. What goes beyond the upstream patterns (bracket styles, Markdown,
+``\\boxed{}``) only widens what is recognised; for numbers the reading is a choice, because paper A's pattern takes
+"9/10" for 9 and ".5" for 5, and its published figures depend on that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+AnswerType = Literal["number", "choice", "yes_no", "text"]
+NumberReading = Literal["paper", "extended"]
+ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
+
+_PAPER_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+_LATEX_FRACTION = re.compile(r"\\d?t?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_LATEX_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
+# A minus is a sign only where a number can start: in "10-5" it is an operator.
+_NUMBER = re.compile(r"(?<![\w.)])-?[\s$€£¥]{0,2}(?:\d+ \d+/\d+|\d+/\d+(?![\d/])|\d+(?:\.\d+)?|\.\d+)|\d+(?:\.\d+)?")
+_QUOTED = re.compile(r"^[^\"“]*[\"“]([^\"“”]+)[\"”][\s.]*$")
+_TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
+
+
+def _plain(text: str) -> str:
+    """Strip the mark-up that hides an answer: LaTeX wrappers and fractions, Markdown emphasis, exotic minus signs."""
+    text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
+    text = _LATEX_FRACTION.sub(r"\1/\2", text)
+    for _ in range(3):  # wrappers nest: \boxed{\text{5}}
+        text, count = _LATEX_WRAPPER.subn(r"\1", text)
+        if not count:
+            break
+    return text.replace("**", "").replace("__", "").replace("`", "")
+
+
+def _canonical_number(text: str) -> str:
+    """The shortest spelling of one number: ``"18.0"``, ``"$18.00"`` and ``"018"`` give ``"18"``; ``"1 1/2"`` gives ``"1.5"``."""
+    text = re.sub(r"[$€£¥]", "", text).strip()
+    sign = -1 if text.startswith("-") else 1
+    text = text.lstrip("- ")
+    try:
+        value = sign * sum((Fraction(part) for part in text.split()), Fraction(0))
+    except ZeroDivisionError:
+        return text
+    if value.denominator == 1:
+        return str(value.numerator)
+    return repr(float(value))
+
+
+def _numbers(text: str, reading: NumberReading) -> list[str]:
+    if reading == "paper":
+        return [_canonical_number(match) for match in _PAPER_NUMBER.findall(text.replace(",", ""))]
+    text = _THOUSANDS.sub("", _plain(text))
+    return [_canonical_number(match.group()) for match in _NUMBER.finditer(text)]
+
+
+def _choices(text: str, letters: str) -> list[str]:
+    """Choice letters by decreasing certainty: bracketed ``(A) [a] {A} A)``, then standing alone, then inside a word.
+
+    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise.
+    """
+    text = _plain(text)
+    upper, either = letters, letters + letters.lower()
+    bracketed = re.findall(rf"[(\[{{<]\s*([{either}])\s*[)\]}}>]|(?<!\w)([{either}])\)", text)
+    if bracketed:
+        return [(first or second).upper() for first, second in bracketed]
+    alone = re.findall(rf"(?<![\w'’])([{upper}])(?![\w'’])", text)
+    if alone:
+        return alone
+    if lower := re.fullmatch(rf"\W*([{letters.lower()}])\W*", text):
+        return [lower.group(1).upper()]
+    return re.findall(rf"[{upper}]", text)
+
+
+def _yes_no(text: str) -> list[str]:
+    return re.findall(r"(?<![a-z])(yes|no)(?![a-z])", _plain(text).lower())
+
+
+def _texts(text: str) -> list[str]:
+    """A free answer is the whole text, or what it puts in quotes, without spaces, quotes and full stops."""
+    text = _plain(text)
+    if quoted := _QUOTED.match(text):
+        text = quoted.group(1)
+    cleaned = _TEXT_NOISE.sub("", text)
+    return [cleaned] if cleaned else []
+
+
+@dataclass(frozen=True)
+class AnswerRule:
+    r"""How the answers of one task are read and compared.
+
+    Attributes:
+        answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
+        choices: The task's letters (``"ABCDE"``); read for ``choice`` only.
+        numbers: ``extended`` reads fractions, mixed numbers and ".5"; ``paper`` is paper A's ``-?\\d+(?:\\.\\d+)?``.
+    """
+
+    answer_type: AnswerType
+    choices: str = ""
+    numbers: NumberReading = "extended"
+
+    def candidates(self, text: str) -> list[str]:
+        """All answers of the rule's type named in a text, in their order, in canonical spelling."""
+        if self.answer_type == "number":
+            return _numbers(text, self.numbers)
+        if self.answer_type == "choice":
+            return _choices(text, self.choices)
+        if self.answer_type == "yes_no":
+            return _yes_no(text)
+        return _texts(text)
+
+    def first(self, text: str) -> str | None:
+        """The first candidate: the rule for texts that consist of an answer (paper A, no answer prefix)."""
+        found = self.candidates(text)
+        return found[0] if found else None
+
+    def after(self, text: str, prefix: str) -> str | None:
+        """The first candidate after ``prefix``; where it is missing, the last candidate of the text (paper A)."""
+        before, found, answer = text.partition(prefix)
+        if found:
+            return self.first(answer)
+        remaining = self.candidates(before)
+        return remaining[-1] if remaining else None
+
+    def gold(self, answer: str) -> str | None:
+        """The canonical form of a gold answer, or None where it is not of the rule's type.
+
+        Gold answers are data, not model output: they are read with the extended patterns whatever ``numbers`` is.
+        """
+        return AnswerRule(self.answer_type, self.choices).first(answer)
+
+    def same(self, prediction: str | None, gold: str) -> bool:
+        """Whether a parsed answer equals the gold one: numbers to 1e-6 (relative above 1), everything else exactly."""
+        expected = self.gold(gold)
+        if prediction is None or expected is None:
+            return False
+        if self.answer_type == "number":
+            return abs(float(prediction) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
+        return prediction == expected

@@ -1,0 +1,59 @@
+"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fcot.prompts.answers import AnswerRule
+
+Architecture = Literal["encoder_decoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class StudentFormat:
+    """One method's format for one architecture: prompt template, completion template and the parser's answer prefix.
+
+    Attributes:
+        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input.
+        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's.
+        answer_prefix: What stands before the answer in a completion, None where the completion is the answer.
+    """
+
+    prompt_template: str
+    completion_template: str
+    answer_prefix: str | None
+
+    def prompt(self, question: str) -> str:
+        """The text the student is given."""
+        return self.prompt_template.format(question=question)
+
+    def split_prompt(self, question: str) -> tuple[str, str]:
+        """The prompt as (up to the question's end, the rest), so that truncation can spare the rest."""
+        head, tail = self.prompt_template.split("{question}")
+        return head + question, tail
+
+    def completion(self, answer: str, rationale: str | None = None) -> str:
+        """The text the student is trained to write."""
+        return self.completion_template.format(rationale=rationale, answer=answer)
+
+    def parse(self, text: str, rule: AnswerRule) -> str | None:
+        """The answer in a completion, or None."""
+        return rule.first(text) if self.answer_prefix is None else rule.after(text, self.answer_prefix)
+
+    def well_formed(self, text: str, rule: AnswerRule) -> bool:
+        """Whether the completion has exactly one answer prefix (where the format has one) and an answer after it."""
+        if self.answer_prefix is None:
+            return rule.first(text) is not None
+        _before, found, after = text.partition(self.answer_prefix)
+        return bool(found) and self.answer_prefix not in after and rule.first(after) is not None
+
+
+FORMATS: dict[tuple[str, Architecture], StudentFormat] = {
+    ("zero_shot", "encoder_decoder"): StudentFormat("question: {question}", "{answer}", None),
+    ("zero_shot", "decoder"): StudentFormat("Q: {question}\n\nA:", " {answer}", None),
+    ("fine_tune", "encoder_decoder"): StudentFormat("{question}", "{answer}", None),
+    ("fine_tune", "decoder"): StudentFormat("{question} ###", " {answer}", None),
+    ("fine_tune_cot", "encoder_decoder"): StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
+    ("fine_tune_cot", "decoder"): StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
+}

@@ -1,0 +1,280 @@
+"""A run, resolved: from the configuration to problems, split, teacher data, and the directory they determine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
+from fcot.config import (
+    SAMPLING_TEMPERATURE,
+    Config,
+    CustomDataset,
+    OpenAITeacher,
+    OracleTeacher,
+    PretrainedStudent,
+    ReplayTeacher,
+    ToyDataset,
+)  # fmt: skip
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.records import Completion, Problem, to_row
+from fcot.tasks.loaders import Columns, load_problems
+from fcot.tasks.splits import (
+    Split,
+    check_order,
+    hold_out_validation,
+    published_split,
+    read_split_file,
+    read_templates_file,
+    sample_split,
+    subsample,
+    template_split,
+)  # fmt: skip
+from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
+from fcot.tasks.toy import TOY_TASKS, make_problems
+from fcot.teacher import replay
+from fcot.teacher.oracle import Oracle
+from fcot.teacher.requests import Teacher
+from fcot.teacher.store import readable
+
+# Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
+STAGE_VERSIONS = {"generate": 1, "curate": 1, "train": 1, "evaluate": 1}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        config: The checked configuration.
+        task: The task with its answer rule.
+        problems: All problems by sample index.
+        split: Sample indices of train, validation and test.
+        order_known: Whether the rows were verified to stand in the order that index splits presuppose.
+        temperature: The teacher's, resolved.
+        replayed: The completions of ``teacher=replay``, None for teachers that are asked.
+        teacher_name: Who wrote the rationales, None for methods without a teacher.
+        precision: Lightning's name, resolved.
+        outputs: The output folder.
+    """
+
+    config: Config
+    task: Task
+    problems: dict[int, Problem]
+    split: Split
+    order_known: bool
+    temperature: float
+    replayed: list[Completion] | None
+    teacher_name: str | None
+    precision: str
+    outputs: Path
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the method trains on rationales."""
+        return self.config.method.name == "fine_tune_cot"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains at all."""
+        return self.config.method.name != "zero_shot"
+
+    @property
+    def prompt(self) -> TeacherPrompt:
+        """The teacher prompt."""
+        prompt = self.config.prompt
+        return TeacherPrompt(prompt.name, prompt.question, prompt.answer_triggers, prompt.rationale_tokens, prompt.answer_tokens)
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable parts and a hash over everything that changes a prediction."""
+        config = self.config
+        parts = [config.dataset.name, config.student.name, config.method.name]
+        if self.asks_teacher:
+            parts.append(f"D{config.diversity}")
+        return "-".join([*parts, f"seed{config.seed}", fingerprint(_identity(self))[:10]])
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the run leaves its files."""
+        return RunDirectory(self.outputs / "runs" / self.run_id)
+
+    @property
+    def store_folder(self) -> Path:
+        """The completion store's folder for this task, teacher and prompt."""
+        assert self.teacher_name is not None
+        return self.outputs / "store" / readable(self.task.name) / readable(self.teacher_name) / readable(self.prompt.name)
+
+    def select(self, indices: list[int]) -> list[Problem]:
+        """Problems by sample index, in that order."""
+        return [self.problems[index] for index in indices]
+
+
+def resolve(config: Config, sweeps_diversity: bool) -> Run:
+    """Load the data, split it, and settle what depends on the machine or on the sweep.
+
+    Args:
+        config: Checked.
+        sweeps_diversity: Whether this run is a point of a sweep over D: its teacher then samples even at D = 1, so
+            that D = 1 is the first of the 64.
+    """
+    task = _task(config)
+    problems = {problem.sample_index: problem for problem in _problems(config, task)}
+    split, order_known = make_split(config, task, problems)
+    asks_teacher = config.method.name == "fine_tune_cot"
+    if config.method.name != "zero_shot" and not split.train:
+        raise FcotError(f"dataset={task.name}: this data has no train problems under split-mode={config.split_mode.name}")
+    if not split.test:
+        raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
+    temperature = _temperature(config, sweeps_diversity)
+    replayed, teacher_name = None, None
+    if asks_teacher and isinstance(config.teacher, ReplayTeacher):
+        replayed, teacher_name = _replay(config, task, problems, split)
+    elif asks_teacher:
+        teacher_name = str(build_teacher(config, temperature).identity["model"])
+    return Run(
+        config, task, problems, split, order_known, temperature, replayed, teacher_name, _precision(config.trainer.precision),
+        Path(config.output_dir),
+    )  # fmt: skip
+
+
+def build_teacher(config: Config, temperature: float) -> Teacher:
+    """The teacher that is asked; ``replay`` is none."""
+    teacher = config.teacher
+    if isinstance(teacher, OracleTeacher):
+        return Oracle(config.dataset.name, teacher.error_rate, temperature)
+    assert isinstance(teacher, OpenAITeacher)
+    from fcot.teacher.openai import OpenAITeacher as Server
+
+    return Server(
+        model=teacher.model, model_id=teacher.model_id or teacher.model, endpoint=teacher.endpoint, temperature=temperature,
+        base_url=teacher.base_url, concurrency=teacher.concurrency, max_choices=teacher.max_choices_per_request,
+        timeout_s=teacher.timeout_s, max_retries=teacher.max_retries,
+    )  # fmt: skip
+
+
+def _task(config: Config) -> Task:
+    dataset = config.dataset
+    if isinstance(dataset, CustomDataset):
+        task = custom_task(dataset.name, AnswerRule(dataset.answer_type, dataset.choices))  # type: ignore[arg-type]
+    else:
+        task = TASKS[dataset.name]
+    return with_numbers(task, config.prompt.numbers)
+
+
+def _problems(config: Config, task: Task) -> list[Problem]:
+    dataset = config.dataset
+    if isinstance(dataset, ToyDataset):
+        return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
+    if isinstance(dataset, CustomDataset):
+        columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
+        return load_problems(task, dataset.path, columns)
+    return load_problems(task, dataset.path)
+
+
+def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:
+    """Train, validation and test of a configuration, and whether the rows' order was verified."""
+    mode = config.split_mode
+    indices = sorted(problems)
+    templates = None
+    split_hash = None
+    if mode.name == "file":
+        assert mode.path is not None
+        train, test, split_hash = read_split_file(Path(mode.path), indices)
+    elif mode.name == "template":
+        templates = _templates(config, task, problems)
+        positions = template_split([templates[index] for index in indices], mode.train_fraction)
+        train, test = ([indices[position] for position in part] for part in positions)
+    else:
+        n = len(indices)
+        positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)
+        train, test = ([indices[position] for position in part] for part in positions)
+    order_known = check_order(task, [problems[index] for index in indices], split_hash)
+    chosen = train
+    if mode.subset is not None:
+        if mode.subset > len(train):
+            raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems")
+        chosen = subsample(train, mode.subset)
+    if config.dataset.limit is not None:
+        chosen = chosen[: config.dataset.limit]
+    validation: list[int] = []
+    if config.trainer.selection == "validation" and config.method.name != "zero_shot" and chosen:
+        chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
+    return Split(chosen, validation, test), order_known
+
+
+def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
+    if config.split_mode.templates is not None:
+        return read_templates_file(Path(config.split_mode.templates), sorted(problems))
+    templates = {index: problem.template_id for index, problem in problems.items() if problem.template_id is not None}
+    if len(templates) < len(problems):
+        raise FcotError(
+            f"split-mode=template: {len(problems) - len(templates)} of {len(problems)} problems of {task.name} have no template; "
+            'name them in a file, {"template id": [sample indices], ...}: split_mode.templates=FILE'
+        )
+    return templates
+
+
+def _temperature(config: Config, sweeps_diversity: bool) -> float:
+    asked = getattr(config.teacher, "temperature", None)
+    if asked is not None:
+        return float(asked)
+    return SAMPLING_TEMPERATURE if config.diversity > 1 or sweeps_diversity else 0.0
+
+
+def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
+    path = Path(config.teacher.path)
+    questions = {index: problem.question for index, problem in problems.items()}
+    completions, model = replay.read_completions(path, task, questions)
+    train = [problems[index] for index in split.train]
+    return replay.choose(completions, train, config.diversity, str(path)), model
+
+
+def _precision(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """Everything that changes a prediction: contents instead of paths, nothing about devices, logging or money."""
+    config = run.config
+    identity: dict[str, Any] = {
+        "versions": STAGE_VERSIONS,
+        "method": config.method.name,
+        "seed": config.seed,
+        "rule": asdict(run.task.rule),
+        "problems": [[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()],
+        "split": asdict(run.split),
+        "student": _student_identity(config),
+    }
+    if run.trains:
+        trainer = asdict(config.trainer) | {"precision": run.precision}
+        identity["trainer"] = {key: value for key, value in trainer.items() if key not in ("name", "eval_batch_size")}
+    if run.asks_teacher:
+        if run.replayed is not None:
+            teacher: Any = fingerprint([to_row(completion) for completion in run.replayed])
+        else:
+            teacher = dict(build_teacher(config, run.temperature).identity)
+        identity |= {
+            "diversity": config.diversity,
+            "teacher": teacher,
+            "prompt": asdict(config.prompt),
+            "curation": [config.curation.filters, config.curation.max_words],
+        }
+    return identity
+
+
+def _student_identity(config: Config) -> dict[str, Any]:
+    student = config.student
+    identity = asdict(student)
+    if isinstance(student, PretrainedStudent) and student.path is not None:
+        identity = identity | {"path": None, "hub_id": None, "content": folder_fingerprint(Path(student.path))}
+    return identity

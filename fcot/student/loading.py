@@ -1,0 +1,115 @@
+"""Student models and their tokenizers: from the hub, from a folder, or small ones built from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from fcot.errors import FcotError
+from fcot.prompts.student import Architecture
+
+PAD, EOS = "<pad>", "</s>"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model with its tokenizer; ``architecture`` decides the format and how batches are laid out."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Architecture
+
+
+def load_student(source: str, option: str) -> Student:
+    """Load model and tokenizer from a hub id or a local folder, weights in float32.
+
+    Args:
+        source: Hub id (``google/flan-t5-base``) or folder.
+        option: The override to name in messages (``student.path``).
+
+    Raises:
+        FcotError: Not found, no weights in the folder, or the hub cannot be reached.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        remedy = (
+            f"{option}={source}: the folder needs config.json, the weights (model.safetensors) and a tokenizer"
+            if Path(source).exists()
+            else f"could not get '{source}' from the hub; on a machine without internet point to a local copy: {option}=FOLDER"
+        )
+        raise FcotError(f"{remedy} ({first_line})") from error
+    if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
+        tokenizer.pad_token = tokenizer.eos_token
+    return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the spot; it represents any text and ends sequences with ``</s>``."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS)
+
+
+def build_tiny(
+    architecture: Architecture, texts: Iterable[str], *, width: int, layers: int, heads: int, vocab_size: int, max_length: int
+) -> Student:
+    """A randomly initialised student without dropout, of the real T5 or GPT-2 classes.
+
+    Args:
+        architecture: ``encoder_decoder`` gives T5, ``decoder`` GPT-2.
+        texts: What the tokenizer is trained on.
+        width: Hidden size.
+        layers: Layers (of the encoder and of the decoder for T5).
+        heads: Attention heads; divides ``width``.
+        vocab_size: Upper bound of the tokenizer's vocabulary.
+        max_length: Positions of the decoder, in tokens, prompt and completion together.
+    """
+    tokenizer = train_tokenizer(texts, vocab_size)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model: PreTrainedModel
+    if architecture == "encoder_decoder":
+        model = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=len(tokenizer), d_model=width, d_kv=width // heads, d_ff=4 * width, num_layers=layers,
+                num_heads=heads, dropout_rate=0.0, decoder_start_token_id=tokenizer.pad_token_id, **ids,  # type: ignore[call-arg]
+            )
+        )  # fmt: skip
+    else:
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer), n_positions=max_length, n_embd=width, n_layer=layers, n_head=heads,
+                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.eos_token_id, **ids,
+            )
+        )  # fmt: skip
+    return Student(model, tokenizer, architecture)

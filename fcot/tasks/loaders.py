@@ -1,0 +1,237 @@
+"""Problems from files and from the hub, through the ``datasets`` library, with messages that name file and line."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as dataclass_replace
+from pathlib import Path
+from typing import Any
+
+from fcot.errors import FcotError
+from fcot.records import Problem
+from fcot.tasks.hub import HubSource
+from fcot.tasks.table import Task
+
+FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a file holds what; the optional ones may be absent."""
+
+    question: str = "question"
+    answer: str = "answer"
+    rationale: str = "rationale"
+    template: str = "template_id"
+
+
+def load_problems(task: Task, source: str | None, columns: Columns = Columns()) -> list[Problem]:
+    """The task's problems in the order of their sample indices.
+
+    Args:
+        task: Its rule checks the gold answers, its template pattern labels the problems.
+        source: A file (the authors' JSON, JSON Lines, CSV, Parquet), a hub id ``owner/name`` or
+            ``owner/name:config`` (split ``train``), or None for the task's own hub source.
+        columns: Column names of a file or hub id; the task's own hub source knows its columns.
+
+    Raises:
+        FcotError: File or hub not found, malformed lines, missing columns, empty questions, repeated sample indices,
+            gold answers of another type.
+    """
+    if source is None:
+        problems = _from_hub(task)
+        where = _Rows(task.hub.id if task.hub else task.name)
+    elif not is_hub_id(source):
+        rows, where = _read_file(Path(source))
+        problems = _to_problems(rows, columns, where)
+    else:
+        rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
+        where = _Rows(source)
+        problems = _to_problems(rows, columns, where)
+    check_problems(problems, task, where)
+    if task.template_pattern:
+        pattern = re.compile(task.template_pattern, re.DOTALL)
+        problems = [_with_template(problem, pattern) for problem in problems]
+    return sorted(problems, key=lambda problem: problem.sample_index)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source that is not a file reads as ``owner/name`` or ``owner/name:config``."""
+    suffix = Path(source).suffix
+    return not Path(source).exists() and suffix not in FORMATS and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) is not None
+
+
+def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> None:
+    """Refuse empty questions, repeated sample indices and gold answers that are not of the task's answer type."""
+    if not problems:
+        raise FcotError(f"{where.name} holds no problems")
+    seen: dict[int, int] = {}
+    for position, problem in enumerate(problems):
+        if not problem.question.strip():
+            raise FcotError(f"{where.row(position)}: empty question (sample index {problem.sample_index})")
+        if problem.sample_index in seen:
+            first = where.row(seen[problem.sample_index])
+            raise FcotError(f"{where.row(position)}: sample index {problem.sample_index} stands twice (first in {first})")
+        seen[problem.sample_index] = position
+        if task.rule.gold(problem.answer) is None:
+            kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no"}
+            expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
+            raise FcotError(f"{where.row(position)}: the gold answer {problem.answer!r} is not {expected}")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Names rows in messages."""
+
+    name: str
+    lines: tuple[int, ...] = ()
+
+    def row(self, position: int) -> str:
+        if position < len(self.lines):
+            return f"{self.name}, line {self.lines[position]}"
+        return f"{self.name}, row {position + 1}"
+
+
+def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Rows) -> list[Problem]:
+    problems = []
+    for position, row in enumerate(rows):
+        if position == 0 and (missing := [name for name in (columns.question, columns.answer) if name not in row]):
+            raise FcotError(
+                f"{where.name} has no column {missing[0]!r}; it has {', '.join(sorted(row))}. For your own data name the "
+                "columns: dataset.question_column=..., dataset.answer_column=..."
+            )
+        index = row.get("sample_index")
+        if index is not None and (not isinstance(index, int | float) or int(index) != index):
+            raise FcotError(f"{where.row(position)}: sample_index {index!r} is not an integer")
+        problems.append(
+            Problem(
+                sample_index=position if index is None else int(index),
+                question=_text(row[columns.question]) or "",
+                answer=_text(row[columns.answer]) or "",
+                rationale=_text(row.get(columns.rationale)),
+                template_id=_text(row.get(columns.template)),
+            )
+        )
+    return problems
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text: numbers without a spurious ``.0`` (CSV readers turn a column with gaps into floats)."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return str(value)
+
+
+def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
+    match = pattern.search(problem.question)
+    return dataclass_replace(problem, template_id=match.group(1).strip() if match else problem.question)
+
+
+def _read_file(path: Path) -> tuple[list[dict[str, Any]], _Rows]:
+    """Rows of a data file, and the line number of each where the format has lines."""
+    if not path.is_file():
+        raise FcotError(f"dataset.path={path}: no such file")
+    if path.suffix not in FORMATS:
+        raise FcotError(f"dataset.path={path}: unknown format; a data file ends with {', '.join(FORMATS)}")
+    lines = _check_json(path) if FORMATS[path.suffix] == "json" else ()
+    options: dict[str, Any] = {}
+    if path.suffix == ".json" and _is_authors_format(path):
+        options["field"] = "data"
+    if FORMATS[path.suffix] == "csv":
+        options |= {"keep_default_na": False, "dtype": str, "sep": "\t" if path.suffix == ".tsv" else ","}
+    try:
+        rows = _load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
+    except Exception as error:  # pyarrow, pandas and datasets each have their own
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise FcotError(f"{path}: cannot be read as {FORMATS[path.suffix]} ({reason})") from error
+    if FORMATS[path.suffix] == "csv":
+        rows = [_csv_row(row) for row in rows]
+        lines = tuple(range(2, len(rows) + 2))
+    return rows, _Rows(str(path), lines)
+
+
+def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {name: value if value != "" else None for name, value in row.items()}
+    if (index := cells.get("sample_index")) is not None and str(index).isdigit():
+        cells["sample_index"] = int(index)
+    return cells
+
+
+def _is_authors_format(path: Path) -> bool:
+    return re.match(r'\s*\{\s*"(metadata|data)"\s*:', path.read_text(encoding="utf-8")[:1000]) is not None
+
+
+def _check_json(path: Path) -> tuple[int, ...]:
+    """Line numbers of the rows of a JSON Lines file; a malformed line, or a malformed JSON file, is named."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise FcotError(f"{path}: not JSON: {error}") from error
+        if not isinstance(data, list) and not (isinstance(data, dict) and isinstance(data.get("data"), list)):
+            raise FcotError(f'{path}: expected {{"metadata": ..., "data": [...]}} or a list of problems')
+        return ()
+    numbers = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FcotError(f"{path}, line {number}: malformed JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise FcotError(f"{path}, line {number}: expected a JSON object with question and answer")
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """Rows through ``datasets.load_dataset``; local files leave nothing in the user's cache."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if "data_files" not in options or arguments[0] not in FORMATS.values():
+        return list(datasets.load_dataset(*arguments, **options))
+    with tempfile.TemporaryDirectory(prefix="fcot-") as cache:
+        return list(datasets.load_dataset(*arguments, cache_dir=cache, keep_in_memory=True, **options))
+
+
+def _load_hub(id: str, config: str | None, splits: Sequence[str], data_files: str | None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    try:
+        for split in splits:
+            options = {"data_files": data_files} if data_files else {"name": config}
+            rows += _load_dataset(id, split=split, **options)
+    except Exception as error:  # the hub's client raises its own, requests' and fsspec's
+        raise FcotError(
+            f"could not load '{id}' from the hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+            "On a machine without internet point to a local copy: dataset.path=FILE (the authors' JSON, JSON Lines, "
+            "CSV or Parquet)"
+        ) from error
+    return rows
+
+
+def _from_hub(task: Task) -> list[Problem]:
+    source: HubSource | None = task.hub
+    if source is None:
+        raise FcotError(f"no hub copy with the authors' rows of {task.title} is known: dataset.path=FILE (the authors' {task.name}.json)")
+    rows = _load_hub(source.id, source.config, source.splits, source.data_files)
+    if rows and (missing := [name for name in source.columns if name not in rows[0]]):
+        raise FcotError(f"'{source.id}' on the hub no longer has the column {missing[0]!r}: dataset.path=FILE instead")
+    if source.order:
+        rows.sort(key=source.order)
+    fields = [found for row in rows if (found := source.fields(row)) is not None]
+    if len(fields) != task.n_rows:
+        raise FcotError(
+            f"'{source.id}' on the hub has {len(fields):,} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"
+        )
+    return [Problem(index, question, answer, rationale) for index, (question, answer, rationale) in enumerate(fields)]

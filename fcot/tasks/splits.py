@@ -1,0 +1,215 @@
+"""How problems become train, validation and test.
+
+All rules work on positions in the order of sample indices, with ``numpy.random.RandomState(0)`` as published, so a
+split never depends on a run's seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcot.errors import FcotError
+from fcot.records import Problem
+from fcot.tasks.table import Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sample indices, each list sorted; pairwise disjoint."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+
+
+def _words(question: str) -> str:
+    return " ".join(question.split())
+
+
+def questions_hash(problems: Sequence[Problem], ordered: bool = True) -> str:
+    """SHA-256 (hex) over the questions, white space folded, in sample-index order or sorted."""
+    questions = [_words(problem.question) for problem in problems]
+    return hashlib.sha256("\n".join(questions if ordered else sorted(questions)).encode()).hexdigest()
+
+
+def check_order(task: Task, problems: Sequence[Problem], split_hash: str | None = None) -> bool:
+    """Whether the rows are known to stand in the order that an index split presupposes.
+
+    Args:
+        task: Its ``order`` and ``rows`` are the hashes of the authors' file.
+        problems: In sample-index order.
+        split_hash: The hash a split file carries; it takes the table's place.
+
+    Returns:
+        True where the order was verified, False where nothing is known to compare with (other rows, a user's data).
+
+    Raises:
+        FcotError: The rows are the known ones in another order, or not those of the split file.
+    """
+    actual = questions_hash(problems)
+    if split_hash is not None:
+        if actual != split_hash:
+            raise FcotError(
+                f"the split file was made for other rows, or the same in another order (questions hash {split_hash[:16]}, "
+                f"this data {actual[:16]}): its indices would mix train and test"
+            )
+        return True
+    if task.order is None:
+        return False
+    if actual.startswith(task.order):
+        return True
+    if task.rows is not None and questions_hash(problems, ordered=False).startswith(task.rows):
+        raise FcotError(
+            f"these are {task.title}'s questions in another order than the authors' file: the published index split would "
+            "put other problems into test. Use the authors' file (dataset.path=FILE), rows that carry their sample_index, "
+            "or a split of your own (split-mode=file split_mode.path=FILE with a questions_sha256)"
+        )
+    return False
+
+
+def sample_split(n: int, train_fraction: float = 0.7) -> tuple[list[int], list[int]]:
+    """Paper A's random split of ``range(n)``: permute, the first round(fraction * n) are train, both sorted."""
+    order = np.random.RandomState(0).permutation(n)
+    n_train = round(train_fraction * n)
+    return sorted(order[:n_train].tolist()), sorted(order[n_train:].tolist())
+
+
+def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:
+    """Upstream's own train and test, train first in row order; AQUA's train is subsampled to 10,000 (paper A).
+
+    A file of exactly the test problems gives an empty train.
+
+    Raises:
+        FcotError: ``n`` is neither the task's row count nor its test count.
+    """
+    if n == task.n_test:
+        return [], list(range(n))
+    if n != task.n_rows:
+        raise FcotError(
+            f"split-mode=published needs all {task.n_rows:,} upstream rows of {task.title} (or exactly its {task.n_test:,} "
+            f"test rows); this data has {n:,}. split-mode=sample splits whatever there is"
+        )
+    n_upstream_train = n - task.n_test
+    test = list(range(n_upstream_train, n))
+    if n_upstream_train == task.n_train:
+        return list(range(n_upstream_train)), test
+    order = np.random.RandomState(0).permutation(n_upstream_train)
+    return sorted(order[: task.n_train].tolist()), test
+
+
+def template_split(templates: Sequence[str], train_fraction: float = 0.7) -> tuple[list[int], list[int]]:
+    """Whole templates to either side: the sample rule over templates in their order of first appearance."""
+    names = list(dict.fromkeys(templates))
+    chosen, _ = sample_split(len(names), train_fraction)
+    train_names = {names[index] for index in chosen}
+    train = [position for position, name in enumerate(templates) if name in train_names]
+    return train, [position for position, name in enumerate(templates) if name not in train_names]
+
+
+def subsample(indices: Sequence[int], n: int) -> list[int]:
+    """Paper A's few-shot subset: sort, permute with ``RandomState(0)``, take the first ``n``; returned sorted."""
+    ordered = np.sort(np.asarray(indices, dtype=int))
+    return sorted(np.random.RandomState(0).permutation(ordered)[:n].tolist())
+
+
+def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list[int], str | None]:
+    """The authors' ``{"train": [...], "test": [...]}``, also as this package writes it (``validation`` joins train).
+
+    Returns:
+        Train and test sample indices, and the hash of the ordered questions where the file has one.
+
+    Raises:
+        FcotError: Not such a file, indices that overlap, repeat, or do not exist in the data.
+    """
+    data = _read_object(path, "split_mode.path", '{"train": [...], "test": [...]}')
+    if not all(isinstance(data.get(part), list) for part in ("train", "test")):
+        raise FcotError(f'{path}: a split file is {{"train": [sample indices], "test": [sample indices]}}')
+    train, test = data["train"] + data.get("validation", []), data["test"]
+    strange = [index for index in train + test if not isinstance(index, int) or isinstance(index, bool)]
+    if strange:
+        raise FcotError(f"{path}: sample indices are integers, not {strange[0]!r}")
+    if repeated := len(train) + len(test) - len(set(train)) - len(set(test)):
+        raise FcotError(f"{path}: {repeated} sample indices stand twice in one list")
+    if overlap := sorted(set(train) & set(test)):
+        raise FcotError(f"{path}: {len(overlap)} sample indices are in both train and test, the first is {overlap[0]}")
+    if missing := sorted(set(train + test) - set(indices)):
+        raise FcotError(f"{path}: {len(missing)} sample indices do not exist in this data, the first is {missing[0]}")
+    return sorted(train), sorted(test), data.get("questions_sha256")
+
+
+def read_templates_file(path: Path, indices: Sequence[int]) -> dict[int, str]:
+    """Template ids by sample index, from ``{"template id": [sample indices], ...}``.
+
+    Raises:
+        FcotError: Not such a file, or an index missing, unknown or in two templates.
+    """
+    data = _read_object(path, "split_mode.templates", '{"template id": [sample indices], ...}')
+    found: dict[int, str] = {}
+    for name, members in data.items():
+        if not isinstance(members, list):
+            raise FcotError(f'{path}: a template file is {{"template id": [sample indices], ...}}; "{name}" holds no list')
+        for index in members:
+            if index in found:
+                raise FcotError(f"{path}: sample index {index} is in the templates {found[index]!r} and {name!r}")
+            found[index] = name
+    if missing := sorted(set(indices) - set(found)):
+        raise FcotError(f"{path}: {len(missing)} problems have no template, the first is sample index {missing[0]}")
+    if unknown := sorted(set(found) - set(indices)):
+        raise FcotError(f"{path}: {len(unknown)} sample indices do not exist in this data, the first is {unknown[0]}")
+    return found
+
+
+def _read_object(path: Path, option: str, shape: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FcotError(f"{option}={path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FcotError(f"{path}: not JSON ({error}); expected {shape}") from error
+    if not isinstance(data, dict):
+        raise FcotError(f"{path}: expected {shape}")
+    return data
+
+
+def hold_out_validation(
+    train: Sequence[int], chosen: Sequence[int], fraction: float, templates: Mapping[int, str] | None
+) -> tuple[list[int], list[int]]:
+    """Carve validation problems out of train; returns (train, validation).
+
+    Args:
+        train: All train sample indices of the split.
+        chosen: The subset to train on (all of ``train``, a few-shot subset, a limit). Where it leaves problems unused,
+            validation comes from those; otherwise it comes out of ``chosen``.
+        fraction: Validation problems as a share of ``train``.
+        templates: With them, no template stands on both sides.
+    """
+    n_validation = max(1, round(fraction * len(train)))
+    unused = sorted(set(train) - set(chosen))
+    if templates and unused:
+        trained = {templates[index] for index in chosen}
+        unused = [index for index in unused if templates[index] not in trained]
+    if unused:
+        return sorted(chosen), subsample(unused, n_validation)
+    if len(chosen) < 2:
+        return sorted(chosen), []
+    if not templates:
+        validation = subsample(chosen, min(n_validation, len(chosen) - 1))
+        return sorted(set(chosen) - set(validation)), validation
+    names = list(dict.fromkeys(templates[index] for index in sorted(chosen)))
+    kept, _ = template_split(names, 1 - fraction)
+    train_names = {names[index] for index in kept} or {names[0]}
+    inside = [index for index in sorted(chosen) if templates[index] in train_names]
+    return inside, [index for index in sorted(chosen) if templates[index] not in train_names]
+
+
+def shared_questions(problems: Mapping[int, Problem], split: Split) -> int:
+    """How many test problems ask a question that also stands in train (MultiArith's published split has five)."""
+    trained = {_words(problems[index].question) for index in split.train + split.validation}
+    return sum(_words(problems[index].question) in trained for index in split.test)

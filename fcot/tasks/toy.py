@@ -1,0 +1,222 @@
+"""Toy tasks written here: problems from templates and a seed, and the oracle that solves and words them.
+
+They need no network and no teacher, and are hard enough that the papers' claim shows on a student trained from scratch
+on a CPU: every step of a rationale is anchored by a unique name, and no question leaks its answer through its length.
+The oracle works from the question's text alone, as any teacher does.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fcot.records import Problem
+
+NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gia", "Hugo", "Ida", "Jack", "Kira", "Liam", "Mona", "Nick", "Olga", "Paul", "Quin", "Rosa", "Sam", "Tina", "Umar", "Vera", "Will", "Xena", "Yuri", "Zoe", "Amir", "Bella", "Carl", "Dora", "Emil", "Fay", "Greg", "Hana", "Ivan", "June", "Karl", "Lena", "Milo", "Nora"]
+
+
+@dataclass(frozen=True)
+class ToyTask:
+    """A toy task: its problem writer and its oracle.
+
+    Attributes:
+        problem: ``(random) -> (question, answer, template id)``.
+        rationale: ``(question, wording, slip) -> rationale``; ``wording`` picks one of ``n_wordings``, ``slip`` (a
+            random generator or None) makes one wrong step that leads to a wrong answer.
+        conclusion: ``rationale -> answer``: what the rationale concludes, right or wrong.
+        n_wordings: Distinct wordings of a rationale for one problem.
+    """
+
+    problem: Callable[[random.Random], tuple[str, str, str]]
+    rationale: Callable[[str, int, random.Random | None], str]
+    conclusion: Callable[[str], str]
+    n_wordings: int
+
+
+def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
+    """``n`` problems with distinct questions, a pure function of ``seed``."""
+    rng = random.Random(seed)
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    while len(problems) < n:
+        question, answer, template_id = task.problem(rng)
+        if question not in seen:
+            seen.add(question)
+            problems.append(Problem(len(problems), question, answer, template_id=template_id))
+    return problems
+
+
+def _pick(rng: random.Random, *options: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """One entry of each tuple of template parts, and the template id that names the picks."""
+    picks = [rng.randrange(len(option)) for option in options]
+    return tuple(option[pick] for option, pick in zip(options, picks, strict=True)), "-".join(map(str, picks))
+
+
+def _wording(index: int, *parts: Sequence[str]) -> tuple[str, ...]:
+    """The ``index``-th combination of wording parts: all distinct, and neighbours differ in every part."""
+    chosen, shift = [], 0
+    for part in parts:
+        index, digit = divmod(index, len(part))
+        chosen.append(part[(digit + shift) % len(part)])
+        shift = shift or digit
+    return tuple(chosen)
+
+
+# --- toy_arithmetic: one person holds some things, five others give or take ---------------------------------------
+
+_THINGS = ("marbles", "stamps", "shells", "coins")
+_OPENINGS = ("{name} has {start} {things}.", "{name} starts with {start} {things}.")
+_GIVES = ("{other} gives {amount}.", "{other} adds {amount}.")
+_TAKES = ("{other} takes {amount}.", "{other} removes {amount}.")
+_ASKS = ("How many {things} are left?", "How many {things} does {name} have now?")
+_LIMIT = 20
+_PEOPLE = 5
+
+_FIRST_WORDS = ("{name} has {start}.", "At first there are {start}.", "Start with {start}.", "The count is {start}.")
+_STEP_WORDS = (
+    "{other} {verb} {amount}, so {equation}.",
+    "{other} {verb} {amount}: {equation}.",
+    "{other} {verb} {amount}, which makes {equation}.",
+    "Then {other} {verb} {amount}, so {equation}.",
+)
+_LAST_WORDS = (
+    "So {total} are left.",
+    "That leaves {total}.",
+    "In the end there are {total}.",
+    "The total is {total}.",
+    "Now there are {total}.",
+)
+
+
+def _arithmetic_problem(rng: random.Random) -> tuple[str, str, str]:
+    name, *others = rng.sample(NAMES, _PEOPLE + 1)
+    total = start = rng.randint(0, _LIMIT)
+    (opening, gives, takes, asks, things), template_id = _pick(rng, _OPENINGS, _GIVES, _TAKES, _ASKS, _THINGS)
+    sentences = [opening.format(name=name, start=start, things=things)]
+    for other in others:
+        change = rng.choice([c for c in range(-9, 10) if c and 0 <= total + c <= _LIMIT])
+        total += change
+        sentences.append((gives if change > 0 else takes).format(other=other, amount=abs(change)))
+    sentences.append(asks.format(name=name, things=things))
+    return " ".join(sentences), str(total), template_id
+
+
+def _arithmetic_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+    name, start = re.match(r"(\w+) (?:has|starts with) (\d+)", question).groups()  # type: ignore[union-attr]
+    moves = re.findall(r"(\w+) (gives|adds|takes|removes) (\d+)\.", question)
+    first, step, last = _wording(wording, _FIRST_WORDS, _STEP_WORDS, _LAST_WORDS)
+    wrong = slip.randrange(len(moves)) if slip else None
+    total = int(start)
+    sentences = [first.format(name=name, start=start)]
+    for number, (other, verb, amount) in enumerate(moves):
+        sign = "+" if verb in ("gives", "adds") else "-"
+        result = total + int(amount) if sign == "+" else total - int(amount)
+        if slip and number == wrong:
+            result += slip.choice((-2, -1, 1, 2))
+        equation = f"{total} {sign} {amount} = {result}"
+        sentences.append(step.format(other=other, verb=verb, amount=amount, equation=equation))
+        total = result
+    return " ".join([*sentences, last.format(total=total)])
+
+
+def _last_number(rationale: str) -> str:
+    return re.findall(r"-?\d+", rationale)[-1]
+
+
+# --- toy_coin_flip: every sentence has the same number of words, so that length says nothing -----------------------
+
+_FLIPS = ("{other} flips the coin.", "{other} turns the coin.")
+_KEEPS = ("{other} leaves the coin.", "{other} keeps the coin.")
+_COIN_ASKS = ("Is the coin still heads up?", "Is it still heads up?")
+_COIN_FIRST = ("The coin starts heads up.", "At first it is heads.", "It begins with heads up.", "We begin with heads.")
+_COIN_STEPS = (
+    "{other} {verb} it, so it is {side}.",
+    "{other} {verb} it: {side}.",
+    "After {other} {verb} it, it is {side}.",
+    "{other} {verb} the coin, which makes {side}.",
+)
+_COIN_LAST = (
+    "It ends {side} up, so {answer}.",
+    "The end is {side}: {answer}.",
+    "So it is {side} now, {answer}.",
+    "Thus {side}, hence {answer}.",
+    "The coin is {side} up, so {answer}.",
+)
+
+
+def _coin_problem(rng: random.Random) -> tuple[str, str, str]:
+    others = rng.sample(NAMES, 4)
+    (flips, keeps, asks), template_id = _pick(rng, _FLIPS, _KEEPS, _COIN_ASKS)
+    flipped = [rng.random() < 0.5 for _ in others]
+    acts = [(flips if flip else keeps).format(other=other) for other, flip in zip(others, flipped, strict=True)]
+    answer = "no" if sum(flipped) % 2 else "yes"
+    return " ".join(["A coin is heads up.", *acts, asks]), answer, template_id
+
+
+def _coin_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+    acts = re.findall(r"(\w+) (flips|turns|leaves|keeps) the coin\.", question)
+    first, step, last = _wording(wording, _COIN_FIRST, _COIN_STEPS, _COIN_LAST)
+    wrong = slip.randrange(len(acts)) if slip else None
+    heads = True
+    sentences = [first]
+    for number, (other, verb) in enumerate(acts):
+        heads ^= (verb in ("flips", "turns")) ^ (number == wrong)
+        sentences.append(step.format(other=other, verb=verb, side="heads" if heads else "tails"))
+    ending = last.format(side="heads" if heads else "tails", answer="yes" if heads else "no")
+    return " ".join([*sentences, ending])
+
+
+def _last_verdict(rationale: str) -> str:
+    return re.findall(r"\b(yes|no)\b", rationale)[-1]
+
+
+# --- toy_last_letter ----------------------------------------------------------------------------------------------
+
+_LETTER_ASKS = (
+    'Take the last letters of the words in "{words}" and concatenate them.',
+    'What do the last letters of "{words}" spell when joined?',
+)
+_LETTER_FIRST = ("Go word by word.", "Take the words in turn.", "Look at each word.", "One word at a time.")
+_LETTER_STEPS = (
+    'The last letter of "{word}" is "{letter}".',
+    '"{word}" ends in "{letter}".',
+    'From "{word}" take "{letter}".',
+    'The word "{word}" ends with "{letter}".',
+)
+_LETTER_LAST = (
+    'Joined: "{result}".',
+    'Together they give "{result}".',
+    'The result is "{result}".',
+    'Concatenated, that is "{result}".',
+    'So we get "{result}".',
+)
+
+
+def _letter_problem(rng: random.Random) -> tuple[str, str, str]:
+    words = rng.sample(NAMES, 4)
+    (asks,), template_id = _pick(rng, _LETTER_ASKS)
+    return asks.format(words=" ".join(words)), "".join(word[-1] for word in words), template_id
+
+
+def _letter_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+    words = re.search(r'"([^"]+)"', question).group(1).split()  # type: ignore[union-attr]
+    first, step, last = _wording(wording, _LETTER_FIRST, _LETTER_STEPS, _LETTER_LAST)
+    letters = [word[-1] for word in words]
+    if slip:
+        number = slip.randrange(len(words))
+        letters[number] = slip.choice([letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter != letters[number]])
+    steps = [step.format(word=word, letter=letter) for word, letter in zip(words, letters, strict=True)]
+    return " ".join([first, *steps, last.format(result="".join(letters))])
+
+
+def _last_quoted(rationale: str) -> str:
+    return re.findall(r'"([^"]+)"', rationale)[-1]
+
+
+TOY_TASKS: dict[str, ToyTask] = {
+    "toy_arithmetic": ToyTask(_arithmetic_problem, _arithmetic_rationale, _last_number, 80),
+    "toy_coin_flip": ToyTask(_coin_problem, _coin_rationale, _last_verdict, 80),
+    "toy_last_letter": ToyTask(_letter_problem, _letter_rationale, _last_quoted, 80),
+}

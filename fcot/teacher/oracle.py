@@ -1,0 +1,51 @@
+"""The oracle: solves the toy tasks exactly and words each rationale in many ways, so that a run needs no network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from fcot.errors import FcotError
+from fcot.tasks.toy import TOY_TASKS
+from fcot.teacher.requests import Choice, Reply, Request
+
+VERSION = 1  # bump when wordings change: the store's keys carry it
+
+
+class Oracle:
+    """A teacher for one toy task; draw ``s`` of a problem is its ``s``-th wording, distinct up to ``n_wordings``.
+
+    Args:
+        task: Name of the toy task.
+        error_rate: Share of rationales with one wrong step and therefore a wrong answer.
+        temperature: Carried in the keys only, as for any teacher.
+    """
+
+    concurrency = 1
+    max_choices = 64
+
+    def __init__(self, task: str, error_rate: float, temperature: float) -> None:
+        if task not in TOY_TASKS:
+            raise FcotError(f"teacher=oracle knows the toy tasks only ({', '.join(TOY_TASKS)}), not {task}")
+        self._task = TOY_TASKS[task]
+        self._error_rate = error_rate
+        self.identity: Mapping[str, Any] = {
+            "model": f"oracle-v{VERSION}", "error_rate": error_rate, "temperature": temperature,
+        }  # fmt: skip
+
+    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
+        """Step 1: ``n`` wordings from ``first_slot`` on. Step 2: what the rationale concludes, right or wrong."""
+        if request.rationale is not None:
+            return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
+        assert request.problem is not None
+        return Reply([Choice(self._rationale(request.problem.question, first_slot + i), "stop") for i in range(n)])
+
+    def _rationale(self, question: str, slot: int) -> str:
+        wordings = random.Random(question).sample(range(self._task.n_wordings), self._task.n_wordings)
+        rng = random.Random(f"{question} {slot}")
+        slip = rng if rng.random() < self._error_rate else None
+        return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip)
+
+    async def close(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,112 @@
+"""Completions from files in the format that paper A's authors released; nothing is asked, nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcot.artifacts import read_json
+from fcot.errors import FcotError
+from fcot.records import Completion, Problem
+from fcot.tasks.table import Task
+
+
+def find_files(path: Path) -> list[Path]:
+    """The completion files of ``teacher.path``: itself, or all ``*.json`` below a folder."""
+    if path.is_file():
+        return [path]
+    files = sorted(path.rglob("*.json"))
+    if not files:
+        raise FcotError(f"teacher.path={path}: no such file, or a folder without .json files")
+    return files
+
+
+def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tuple[dict[int, list[Completion]], str]:
+    """All completions of a task in a file or folder, by sample index, ordered by completion index.
+
+    Args:
+        path: One completion file, or a folder, of which the files of this task are read.
+        task: Its name is the authors' ``dataset_key``.
+        questions: The task's questions by sample index; the file's must be the same.
+
+    Returns:
+        The completions, and the name of the model that wrote them.
+
+    Raises:
+        FcotError: No file of this task, unknown problems, other questions, or a completion that stands twice.
+    """
+    found: dict[int, dict[int, Completion]] = {}
+    models, other_tasks = set(), set()
+    for file in find_files(path):
+        data = _read_file(file)
+        key = data["metadata"].get("dataset_key")
+        if key != task.name:
+            other_tasks.add(str(key))
+            continue
+        models.add(str(data["metadata"].get("base_model", "unknown")))
+        for row in (row for rows in data["data"].values() for row in rows):
+            completion = _to_completion(row, file, questions)
+            slots = found.setdefault(completion.sample_index, {})
+            if completion.completion_index in slots:
+                raise FcotError(
+                    f"{file}: sample index {completion.sample_index} has completion {completion.completion_index} twice"
+                    + (" (several files of the folder hold it: point teacher.path to one)" if path.is_dir() else "")
+                )
+            slots[completion.completion_index] = completion
+    if not found:
+        held = f"holds completions of {', '.join(sorted(other_tasks))}" if other_tasks else "holds no completions"
+        raise FcotError(f"teacher.path={path} {held}, not of {task.name}")
+    return {index: [slots[slot] for slot in sorted(slots)] for index, slots in found.items()}, "+".join(sorted(models))
+
+
+def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[Problem], diversity: int, source: str) -> list[Completion]:
+    """The first D completions of each problem, renumbered 0..D-1.
+
+    Raises:
+        FcotError: D is larger than what the file holds, or problems are missing from it.
+    """
+    problems = list(problems)
+    missing = [problem.sample_index for problem in problems if problem.sample_index not in completions]
+    if missing:
+        raise FcotError(
+            f"{source} holds no completion for {len(missing)} of the {len(problems)} training problems "
+            f"(the first is sample index {missing[0]})"
+        )
+    fewest = min((len(completions[problem.sample_index]) for problem in problems), default=0)
+    if problems and fewest < diversity:
+        raise FcotError(
+            f"diversity={diversity} is more than {source} holds: {fewest} completion{'s' if fewest != 1 else ''} "
+            f"a problem (use diversity={fewest} or a file sampled at temperature 0.7)"
+        )
+    return [
+        Completion(kept.sample_index, slot, kept.rationale, kept.answer_text, kept.finish_reason)
+        for problem in problems
+        for slot, kept in enumerate(completions[problem.sample_index][:diversity])
+    ]
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        data = read_json(file)
+    except ValueError as error:
+        raise FcotError(f"{file}: not JSON ({error})") from error
+    if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict) or not isinstance(data.get("data"), dict):
+        raise FcotError(f'{file}: not a completion file ({{"metadata": {{"dataset_key": ...}}, "data": {{"0": [...]}}}})')
+    return data
+
+
+def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, str]) -> Completion:
+    try:
+        index, slot = int(row["sample_index"]), int(row["completion_index"])
+        question, rationale, answer = row["question"], row["reasoning_completion"], row["completion"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FcotError(f"{file}: a completion lacks {error} (sample index {row.get('sample_index')})") from error
+    if index not in questions:
+        raise FcotError(f"{file}: sample index {index} does not exist in the data set")
+    if question.split() != questions[index].split():
+        raise FcotError(
+            f"{file}: the question of sample index {index} is not the data set's. File: {question[:80]!r}; "
+            f"data: {questions[index][:80]!r}. Was it made from rows in another order?"
+        )
+    return Completion(index, slot, rationale, answer, row.get("finish_reason"))
