@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 from fcot.records import Problem
 
-NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gia", "Hugo", "Ida", "Jack", "Kira", "Liam", "Mona", "Nick", "Olga", "Paul", "Quin", "Rosa", "Sam", "Tina", "Umar", "Vera", "Will", "Xena", "Yuri", "Zoe", "Amir", "Bella", "Carl", "Dora", "Emil", "Fay", "Greg", "Hana", "Ivan", "June", "Karl", "Lena", "Milo", "Nora"]
+NAMES = (
+    "Ada Ben Cleo Dan Eva Finn Gia Hugo Ida Jack Kira Liam Mona Nick Olga Paul Quin Rosa Sam Tina Umar Vera Will Xena "
+    "Yuri Zoe Amir Bella Carl Dora Emil Fay Greg Hana Ivan June Karl Lena Milo Nora"
+).split()
 
 
 @dataclass(frozen=True)
