@@ -29,6 +29,9 @@ _sweeps: list[Path] = []
 
 def main() -> None:
     """Entry point. Exit code 0, 1 after a message, 130 after Ctrl-C."""
+    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would print the same text after listing every group's files
+        print(OmegaConf.load(_CONF / "config.yaml").hydra.help.template)
+        return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the message is ours
     register_schemas()
     try:

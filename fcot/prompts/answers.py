@@ -19,11 +19,14 @@ ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
 
 _PAPER_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
-_LATEX_FRACTION = re.compile(r"\\d?t?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_LATEX_FRACTION = re.compile(r" ?\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
 _LATEX_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
-# A minus is a sign only where a number can start: in "10-5" it is an operator.
-_NUMBER = re.compile(r"(?<![\w.)])-?[\s$€£¥]{0,2}(?:\d+ \d+/\d+|\d+/\d+(?![\d/])|\d+(?:\.\d+)?|\.\d+)|\d+(?:\.\d+)?")
+# A minus is a sign only where a number can start: in "10-5" and "10 apples - 5 apples" it is an operator.
+_SIGN = r"(?:-(?!\s)|(?<![\w.)%]\s)-)?"
+_UNSIGNED = r"(?:\d+ \d+/\d+(?![\d/])|\d+/\d+(?![\d/])|\d+(?:\.\d+)?|\.\d+)"
+_NUMBER = re.compile(rf"(?<![\w.)/]){_SIGN}[\s$€£¥]{{0,2}}{_UNSIGNED}|\d+(?:\.\d+)?")
+_EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*])")
 _QUOTED = re.compile(r"^[^\"“]*[\"“]([^\"“”]+)[\"”][\s.]*$")
 _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
 
@@ -31,33 +34,35 @@ _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
 def _plain(text: str) -> str:
     """Strip the mark-up that hides an answer: LaTeX wrappers and fractions, Markdown emphasis, exotic minus signs."""
     text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
-    text = _LATEX_FRACTION.sub(r"\1/\2", text)
+    text = _LATEX_FRACTION.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]}", text)
     for _ in range(3):  # wrappers nest: \boxed{\text{5}}
         text, count = _LATEX_WRAPPER.subn(r"\1", text)
         if not count:
             break
-    return text.replace("**", "").replace("__", "").replace("`", "")
+    return _EMPHASIS.sub(r"\2", text.replace("**", "").replace("__", "").replace("`", ""))
 
 
-def _canonical_number(text: str) -> str:
-    """The shortest spelling of one number: ``"18.0"``, ``"$18.00"`` and ``"018"`` give ``"18"``; ``"1 1/2"`` gives ``"1.5"``."""
+def _canonical_number(text: str) -> str | None:
+    """The shortest spelling of one number: ``"18.0"``, ``"$18.00"`` and ``"018"`` give ``"18"``; ``"1 1/2"`` gives ``"1.5"``.
+
+    None for what has no value: "1/0", and digits without end, as students in a loop write them.
+    """
     text = re.sub(r"[$€£¥]", "", text).strip()
     sign = -1 if text.startswith("-") else 1
     text = text.lstrip("- ")
     try:
         value = sign * sum((Fraction(part) for part in text.split()), Fraction(0))
-    except ZeroDivisionError:
-        return text
-    if value.denominator == 1:
-        return str(value.numerator)
-    return repr(float(value))
+        return str(value.numerator) if value.denominator == 1 else repr(float(value))
+    except (ZeroDivisionError, OverflowError, ValueError):  # ValueError: more digits than Python converts
+        return None
 
 
 def _numbers(text: str, reading: NumberReading) -> list[str]:
     if reading == "paper":
-        return [_canonical_number(match) for match in _PAPER_NUMBER.findall(text.replace(",", ""))]
-    text = _THOUSANDS.sub("", _plain(text))
-    return [_canonical_number(match.group()) for match in _NUMBER.finditer(text)]
+        found = _PAPER_NUMBER.findall(text.replace(",", ""))
+    else:
+        found = [match.group() for match in _NUMBER.finditer(_THOUSANDS.sub("", _plain(text)))]
+    return [number for match in found if (number := _canonical_number(match)) is not None]
 
 
 def _choices(text: str, letters: str) -> list[str]:

@@ -1,0 +1,212 @@
+"""Configuration: every YAML composes, schemas are typed, faults come together, wrong words are answered with right ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from fcot.config import SCHEMAS, register_schemas, to_config
+from fcot.errors import ConfigFaults, FcotError
+from fcot.run import prepare
+
+CONF = Path(__file__).parent.parent / "conf"
+CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pytorch_lightning", "scipy", "matplotlib")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def schemas():
+    register_schemas()
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+# What a choice needs beside itself to be a whole configuration.
+NEEDS = {
+    ("dataset", "custom"): ["dataset.path=a/hub_id", "dataset.answer_type=number", "teacher=openai", "teacher.model=m"],
+    ("teacher", "replay"): ["dataset=multiarith", f"teacher.path={CONF}"],
+    ("teacher", "openai"): ["teacher.model=m"],
+    ("split-mode", "file"): [f"split_mode.path={CONF / 'config.yaml'}"],
+    ("split-mode", "published"): ["dataset=gsm8k", "teacher=openai", "teacher.model=m"],
+}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_to_a_faultless_configuration(group, choice, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    needs = NEEDS.get((group, choice), [])
+    if group == "dataset" and not choice.startswith("toy") and not needs:
+        needs = ["teacher=openai", "teacher.model=m"]
+    config = to_config(composed(f"{group}={choice}", *needs))
+    if group != "experiment":
+        assert getattr(config, group.replace("-", "_")).name == choice
+
+
+def test_every_group_has_a_schema():
+    groups = {group for group, _ in CHOICES} - {"experiment"}
+    assert groups == {group for group, _ in SCHEMAS}
+    for group, choice in CHOICES:
+        if group != "experiment":
+            assert f"/schema/{group}: " in (CONF / group / f"{choice}.yaml").read_text()
+
+
+def test_help_names_every_choice_and_every_root_key():
+    text = subprocess.run([sys.executable, "-m", "fcot.run", "--help"], capture_output=True, text=True, check=True).stdout
+    words = set(text.replace("(", " ").split())
+    assert {choice for _, choice in CHOICES} <= words
+    assert all(f"{key}=" in text for key in ("diversity", "seed", "until", "output_dir"))
+
+
+@pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"]])
+def test_help_and_cfg_import_nothing_heavy(flag):
+    script = f"""
+import sys
+sys.argv = ["fcot.run", *{flag!r}]
+from fcot.run import main
+try:
+    main()
+finally:
+    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr.strip().endswith("[]")
+    assert result.stdout
+
+
+def test_datasets_bring_their_split_mode_and_students_their_trainer():
+    assert composed("dataset=gsm8k").split_mode.name == "published"
+    assert composed("dataset=gsm8k", "split-mode=sample").split_mode.name == "sample"
+    assert composed("dataset=svamp").split_mode.name == "sample"
+    assert composed("student=t5_small").trainer.name == "standard"
+    assert composed("student=t5_small", "trainer=paper").trainer.name == "paper"
+    assert composed("student=tiny_t5").trainer.name == "tiny"
+
+
+def test_trainer_paper_is_paper_a():
+    trainer = composed("trainer=paper").trainer
+    assert (trainer.lr, trainer.batch_size, trainer.epochs, trainer.max_steps) == (3e-4, 8, 20, None)
+    assert (trainer.schedule, trainer.clip_norm, trainer.precision, trainer.selection) == ("constant", None, "32-true", "last")
+
+
+def test_an_experiment_wins_over_groups_and_the_command_line_over_it():
+    config = composed("experiment=quickstart", "student=tiny_t5")
+    assert config.student.name == "tiny_t5"
+
+
+def test_values_are_typed(run_fcot):
+    for override in ("diversity=many", "trainer.batch_size=big", "teacher.error_rate=often", "curation.filters=answer"):
+        result = run_fcot(override)
+        assert result.returncode == 1
+        assert override.split("=")[0] in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigFaults) as caught:
+        to_config(composed(*overrides))
+    return caught.value.faults
+
+
+def test_all_faults_come_together():
+    found = faults("diversity=0", "trainer.lr=-1", "dataset=custom", "teacher=replay", "teacher.path=nowhere", "until=lunch", "seed=-1")
+    for part in ("dataset.path is not set", "dataset.answer_type is not set", "diversity=0", "trainer.lr", "teacher.path=nowhere",
+                 "until=lunch", "seed=-1"):  # fmt: skip
+        assert any(part in fault for fault in found), part
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["dataset=svamp", "dataset.path=nope.json"], "dataset.path=nope.json: no such file"),
+        (["dataset=svamp", f"dataset.path={CONF}"], "a folder, not a file"),
+        (["dataset=svamp"], "teacher=oracle solves the toy tasks only"),
+        (["teacher=replay", f"teacher.path={CONF}"], "teacher=replay has nothing for dataset=toy_arithmetic"),
+        (["teacher=openai", "teacher.model=m"], "OPENAI_API_KEY"),
+        (["teacher=openai", "teacher.model=m", "teacher.temperature=0"], "greedy decoding gives the same rationale"),
+        (["split-mode=file"], "split_mode.path=FILE"),
+        (["split_mode.path=x.json"], "read by split-mode=file only"),
+        (["split_mode.templates=x.json"], "read by split-mode=template only"),
+        (["split-mode=published"], "has no published split"),
+        (["split_mode.train_fraction=1.5"], "between 0 and 1"),
+        (["student=gpt2", "student.path=nowhere"], "no such folder"),
+        (["student=gpt2", f"student.path={CONF}"], "no config.json"),
+        (["student.width=30"], "not a multiple"),
+        (["trainer.max_steps=null"], "training would not end"),
+        (["trainer.selection=test"], "choose from validation, last"),
+        (["curation.filters=[answr]"], "choose from answer, truncated, duplicate, length"),
+        (["method=fine_tune", "until=curate"], "asks no teacher"),
+        (["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"], "needs its letters"),
+        (["prompt.question=hello"], "must contain {question}"),
+    ],
+)
+def test_impossible_configurations_say_what_to_change(overrides, said, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert any(said in fault for fault in faults(*overrides))
+
+
+def test_a_student_folder_without_weights_is_a_fault(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert any("no weights" in fault for fault in faults("student=gpt2", f"student.path={tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("diversty=3", "Did you mean diversity?"),
+        ("trainer.lrr=1", "Did you mean trainer.lr?"),
+        ("teacher.path=x", "teacher has: error_rate, name, temperature"),
+        ("student=flan_t5_bas", "flan_t5_base"),
+        ("students=gpt2", "Did you mean student?"),
+        ("split_mode=template", "split-mode=template"),
+        ("split-mode.train_fraction=0.8", "split_mode.train_fraction=0.8"),
+        ("experiment=quick", "quickstart"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_what_exists(run_fcot, override, said):
+    result = run_fcot(override)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "override", ["teacher.api_key=abc", "+token=abc", "++teacher.secret=x", "teacher.model=sk-abcdefghijklmnopqrstuvwx", "+openai.key=1"]
+)
+def test_an_override_that_looks_like_a_secret_is_refused_unwritten(run_fcot, tmp_path, override):
+    result = run_fcot(override, "-m", "seed=0,1")
+    assert result.returncode == 1
+    assert "secret" in result.stderr
+    assert override.partition("=")[2] not in result.stderr + result.stdout or len(override.partition("=")[2]) < 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ordinary_overrides_are_no_secrets():
+    arguments = ["student.max_prompt_tokens=100", "prompt.rationale_tokens=64", "teacher.model=gpt-4.1-mini", "seed=1"]
+    assert prepare(arguments) == arguments
+    with pytest.raises(FcotError):
+        prepare(["teacher.token=x"])
+
+
+def test_no_field_can_hold_a_secret():
+    for schema in SCHEMAS.values():
+        assert not {name for name in schema.__dataclass_fields__ if any(word in name for word in ("key", "secret", "password"))}
+
+
+def test_only_a_sweep_over_diversity_is_marked():
+    assert "diversity_is_swept=true" in prepare(["-m", "diversity=1,2,4"])
+    assert "diversity_is_swept=true" in prepare(["-m", "diversity=range(1,4)"])
+    assert "diversity_is_swept=true" not in prepare(["-m", "diversity=1", "seed=0,1"])
+
+
+def test_the_resolved_configuration_is_plain_yaml():
+    text = OmegaConf.to_yaml(composed(), resolve=True)
+    assert "diversity: 4" in text
+    assert "???" not in text

@@ -1,0 +1,341 @@
+"""Whole runs: what they leave, that nothing is done twice, and that a stop anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from students import save_gpt2, save_t5
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fcot.config import register_schemas, to_config
+from fcot.errors import FcotError
+from fcot.pipeline import execute
+from fcot.runs import resolve
+
+CONF = Path(__file__).parent.parent / "conf"
+SMALL = [
+    "dataset.n_problems=60", "trainer.max_steps=12", "trainer.evaluate_every_steps=6", "trainer.warmup_steps=2",
+    "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
+]  # fmt: skip
+QUICK = [override for override in SMALL if not override.startswith("student")]
+CONTRACT = {"config.yaml", "curated.jsonl", "predictions.jsonl", "metrics.json", "student", "DONE.json"}
+METRICS = set(
+    "method task student teacher diversity split_mode seed n_train_problems n_reasoning_samples n_test accuracy accuracy_ci95 "
+    "accuracy_best_epoch answer_in_completion well_formed complete teacher_usage seconds train_samples_per_second versions".split()
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def schemas():
+    register_schemas()
+
+
+def make_run(output: Path, *overrides: str, swept: bool = False):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+
+
+def timeless(metrics: dict) -> dict:
+    return {key: value for key, value in metrics.items() if key not in ("seconds", "train_samples_per_second")}
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    """One small run of the defaults: (its folder, its metrics)."""
+    run = make_run(tmp_path_factory.mktemp("outputs"), *SMALL)
+    metrics = execute(run, "diversity: 4\n")
+    return run, metrics
+
+
+def test_a_run_leaves_its_contract(default_run):
+    run, metrics = default_run
+    folder = run.directory.path
+    assert {path.name for path in folder.iterdir()} >= CONTRACT
+    assert set(metrics) >= METRICS
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+    assert metrics["diversity"] == 4
+    assert metrics["teacher"] == "oracle-v1"
+    curated = [json.loads(line) for line in (folder / "curated.jsonl").read_text().splitlines()]
+    assert {"sample_index", "completion_index", "prediction", "correct", "kept", "reason"} <= set(curated[0])
+    assert len(curated) == metrics["completions_asked"] == 4 * metrics["n_train_problems"]
+    assert sum(row["kept"] for row in curated) == metrics["completions_kept"] == metrics["n_reasoning_samples"]
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    expected = {"sample_index", "question", "answer", "completion", "prediction", "correct", "complete", "n_tokens"}
+    assert set(predictions[0]) == expected
+    assert sorted(row["sample_index"] for row in predictions) == run.split.test
+    split = json.loads((folder / "split.json").read_text())
+    assert split["questions_sha256"] == metrics["questions_sha256"]
+    assert not set(split["train"]) & set(split["test"])
+
+
+def test_the_trained_student_loads_in_transformers(default_run):
+    folder = default_run[0].directory.student
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    output = model.generate(**tokenizer("Ada has 3 coins. ###", return_tensors="pt"), max_new_tokens=5)
+    assert output.shape[1] > 5
+
+
+def test_the_same_run_again_does_nothing(default_run, capsys):
+    run, metrics = default_run
+    before = {path: path.stat().st_mtime_ns for path in run.directory.path.rglob("*") if path.name != "run.lock"}
+    assert execute(run, "diversity: 4\n") == metrics
+    assert "nothing to do" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in run.directory.path.rglob("*") if path.name != "run.lock"}
+
+
+def test_the_same_configuration_gives_the_same_result(default_run, tmp_path):
+    run, metrics = default_run
+    again = make_run(tmp_path, *SMALL)
+    assert again.run_id == run.run_id
+    assert timeless(execute(again, "")) == timeless(metrics)
+    assert again.directory.predictions.read_bytes() == run.directory.predictions.read_bytes()
+
+
+def test_another_seed_shares_the_teachers_completions(default_run):
+    run, metrics = default_run
+    other = execute(make_run(run.outputs, *SMALL, "seed=1"), "")
+    assert other["teacher_usage"]["requests"] == 0
+    assert other["teacher_usage"]["served_from_store"] == 2 * metrics["completions_asked"]
+    assert metrics["teacher_usage"]["requests"] > 0
+
+
+@pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
+@pytest.mark.parametrize("method", ["zero_shot", "fine_tune", "fine_tune_cot"])
+def test_every_method_on_both_architectures(student, method, tmp_path):
+    metrics = execute(make_run(tmp_path, *SMALL, f"student={student}", f"method={method}", "diversity=2"), "")
+    assert metrics["accuracy"] is not None
+    assert metrics["accuracy_checkpoint"] == ("untrained" if method == "zero_shot" else "validation")
+    assert metrics["diversity"] == (2 if method == "fine_tune_cot" else None)
+    assert (metrics["n_reasoning_samples"] > 0) == (method == "fine_tune_cot")
+
+
+def test_diversity_does_not_matter_to_methods_without_a_teacher(tmp_path):
+    ids = {make_run(tmp_path, *SMALL, "method=fine_tune", f"diversity={d}").run_id for d in (1, 4)}
+    assert len(ids) == 1
+
+
+def test_trainer_paper_trains_on_all_of_train_and_reports_both_epochs(tmp_path):
+    run = make_run(tmp_path, *SMALL[:1], *SMALL[4:], "trainer=paper", "trainer.epochs=2", "method=fine_tune")
+    metrics = execute(run, "")
+    assert run.split.validation == []
+    assert len(run.split.train) == 42
+    assert metrics["accuracy_checkpoint"] == "last"
+    tests = [entry["test_accuracy"] for entry in metrics["history"]]
+    assert [entry["epoch"] for entry in metrics["history"]] == [1, 2]
+    assert metrics["accuracy_best_epoch"] == max(tests)
+    assert metrics["accuracy"] == tests[-1]
+
+
+def test_until_stops_after_a_stage_and_the_rest_continues_there(tmp_path):
+    folders = set()
+    for until, file in (("generate", "stages/generate.json"), ("curate", "curated.jsonl"), ("train", "student"), ("evaluate", "DONE.json")):
+        run = make_run(tmp_path, *SMALL, f"until={until}")
+        assert not (run.directory.path / file).exists()
+        execute(run, "")
+        assert (run.directory.path / file).exists()
+        folders.add(run.directory.path)
+    assert len(folders) == 1
+
+
+def test_what_changes_a_prediction_changes_the_run_and_nothing_else_does(tmp_path):
+    base = make_run(tmp_path).run_id
+    for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_size=7", "until=train"):
+        assert make_run(tmp_path, override).run_id == base, override
+    changing = ("seed=1", "diversity=5", "trainer.lr=1e-3", "trainer.precision=bf16-mixed", "dataset.generator_seed=1", "dataset.limit=50",
+                "teacher.error_rate=0.2", "curation=strict", "prompt=zero_shot_cot_kojima", "student.width=32", "student.max_new_tokens=9",
+                "split_mode.train_fraction=0.5", "method=fine_tune")  # fmt: skip
+    ids = [make_run(tmp_path, override).run_id for override in changing]
+    assert len({base, *ids}) == len(changing) + 1
+
+
+def test_contents_identify_a_run_not_paths(tmp_path):
+    for name in ("one", "two"):
+        rows = [{"question": f"What is {i} + {i}?", "answer": 2 * i} for i in range(30)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        save_gpt2(tmp_path / name)
+    common = ["dataset=custom", "dataset.answer_type=number", "method=fine_tune", "student=gpt2"]
+
+    def run_id(data: str, student: str) -> str:
+        return make_run(tmp_path, *common, f"dataset.path={tmp_path / data}.jsonl", f"student.path={tmp_path / student}").run_id
+
+    same = run_id("one", "one")
+    assert run_id("two", "two") == same
+    (tmp_path / "two" / "generation_config.json").write_text('{"eos_token_id": 0}')
+    assert run_id("two", "two") != same
+    (tmp_path / "one.jsonl").write_text((tmp_path / "one.jsonl").read_text().replace('"answer": 2}', '"answer": 3}'))
+    assert run_id("one", "one") != same
+
+
+def test_a_point_of_a_sweep_over_diversity_samples_at_d_1(tmp_path):
+    assert make_run(tmp_path, "diversity=1").temperature == 0.0
+    assert make_run(tmp_path, "diversity=1", swept=True).temperature == 0.7
+    assert make_run(tmp_path, "diversity=2").temperature == 0.7
+    assert make_run(tmp_path, "diversity=2", "teacher.temperature=0.3").temperature == 0.3
+
+
+def test_subsets_and_limits_choose_train_problems(tmp_path):
+    whole = make_run(tmp_path, "trainer.selection=last").split
+    subset = make_run(tmp_path, "split_mode.subset=32").split
+    limit = make_run(tmp_path, "dataset.limit=50").split
+    assert len(subset.train) == 32
+    assert limit.train == whole.train[:50]
+    for split in (subset, limit):
+        assert split.test == whole.test
+        assert split.validation
+        assert set(split.train + split.validation) <= set(whole.train)
+        assert not set(split.train) & set(split.validation)
+
+
+def test_no_completion_survives_curation(tmp_path):
+    with pytest.raises(FcotError, match=r"no completion survives curation: .*wrong_answer") as caught:
+        execute(make_run(tmp_path, *SMALL, "teacher.error_rate=1"), "")
+    assert str(caught.value).count("gold") == 3
+
+
+def test_a_low_kept_share_is_warned_about_with_three_examples(tmp_path, capsys):
+    execute(make_run(tmp_path, *SMALL, "teacher.error_rate=0.98", "until=curate", "dataset.n_problems=300"), "")
+    warning = capsys.readouterr().err
+    assert "completions were kept" in warning
+    assert warning.count("rationale:") == 3
+
+
+@pytest.mark.parametrize(("student", "save"), [("gpt2", save_gpt2), ("t5_small", save_t5), ("flan_t5_base", lambda f: save_t5(f, gated=True))])
+def test_pretrained_students_from_a_folder(student, save, tmp_path):
+    """The literal command of the README, on a small random student, cut short."""
+    folder = save(tmp_path / "weights")
+    run = make_run(tmp_path, *QUICK, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
+    metrics = execute(run, "")
+    assert metrics["completions_asked"] == 64 * metrics["n_train_problems"]
+    rationales = {(row["sample_index"], row["rationale"]) for row in map(json.loads, run.directory.curated.read_text().splitlines())}
+    assert len(rationales) == metrics["completions_asked"], "64 different wordings a problem"
+    assert metrics["accuracy_checkpoint"] == "validation"
+
+
+def start(folder: Path, *overrides: str, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fcot.run", *overrides], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (folder / "outputs" / "runs").iterdir()
+    return run
+
+
+def test_kills_at_random_moments_change_nothing(default_run, tmp_path):
+    rng = random.Random(0)
+    kills = 0
+    for attempt in range(12):
+        process = start(tmp_path, *SMALL)
+        try:
+            process.communicate(timeout=3.5 + 2.5 * rng.random() + 0.7 * attempt)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+    else:
+        assert start(tmp_path, *SMALL).wait() == 0
+    assert kills
+    run, metrics = default_run
+    folder = the_run(tmp_path)
+    assert folder.name == run.run_id
+    again = timeless(json.loads((folder / "metrics.json").read_text()))
+    expected = timeless(metrics)
+    # What an earlier attempt bought with the same run id counts as bought by this run.
+    assert again == expected
+    assert (folder / "predictions.jsonl").read_bytes() == run.directory.predictions.read_bytes()
+    assert not list(folder.rglob("*.partial*"))
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+    process = start(tmp_path, *SMALL, "trainer.max_steps=100000")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "outputs").glob("runs/*/stages/curate.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continues" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.partial*"))
+
+
+def test_a_second_holder_waits_and_is_told_who_is_first(tmp_path):
+    first = start(tmp_path, *SMALL, "trainer.max_steps=60")
+    lock = tmp_path / "outputs"
+    while not list(lock.glob("runs/*/config.yaml")):
+        time.sleep(0.05)
+    second = start(tmp_path, *SMALL, "trainer.max_steps=60")
+    assert first.wait(120) == 0
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert f"process {first.pid}" in said
+    assert "nothing to do" in said
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    def no_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    process = start(tmp_path, *SMALL, preexec_fn=no_room)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "no space left" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.partial*"))
+    assert start(tmp_path, *SMALL).wait(120) == 0
+    assert (the_run(tmp_path) / "DONE.json").exists()
+
+
+def test_a_sweep_ends_in_one_table_and_one_picture(run_fcot, tmp_path):
+    result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = [json.loads(path.read_text()) for path in (sweep / "jobs").iterdir()]
+    assert len(jobs) == 6
+    assert len({job["run_id"] for job in jobs}) == 4
+    assert {job["status"] for job in jobs} == {"done"}
+    assert (sweep / "comparison.png").stat().st_size > 5000
+    assert result.stdout.count("Fine-tune-CoT") == 2
+    assert "by construction" in result.stdout
+    report = run_fcot(str(sweep), module="fcot.report")
+    assert report.stdout.split("picture")[0] == result.stdout.split("picture")[0]
+
+
+def test_one_failure_does_not_hide_the_other_jobs(run_fcot, tmp_path):
+    result = run_fcot("-m", "teacher.error_rate=1,0", "method=fine_tune_cot", *SMALL, "until=curate")
+    assert result.returncode == 1
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = {path.stem: json.loads(path.read_text()) for path in (sweep / "jobs").iterdir()}
+    assert jobs["0"]["status"] == "failed"
+    assert "no completion survives" in jobs["0"]["error"]
+    assert jobs["1"]["status"] == "done"
+    assert "Traceback" not in result.stderr
+
+
+def test_real_completions_through_the_whole_pipeline(shared_data, tmp_path):
+    run = make_run(
+        tmp_path, "dataset=multiarith", f"dataset.path={shared_data}/dataset/multiarith.json", "teacher=replay",
+        f"teacher.path={shared_data}/completion_data/B_text-davinci-002__C_zs_cot/D_multiarith.json", "student=tiny_t5", "diversity=1",
+        *SMALL[1:4], *SMALL[4:],
+    )  # fmt: skip
+    metrics = execute(run, "")
+    assert metrics["teacher"] == "text-davinci-002"
+    assert metrics["n_test"] == 180
+    assert metrics["rows_in_published_order"]
+    assert metrics["test_questions_also_in_train"] > 0
+    assert 0.7 < metrics["completions_kept"] / metrics["completions_asked"] < 0.9
+
+
