@@ -43,7 +43,9 @@ def disk_error(error: OSError, path: Path) -> FcotError:
     """The message for a write that failed; the caller has removed what it had written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FcotError(f"no space left to write {path}: free some and run the same command again; it continues here")
-    return FcotError(f"cannot write {path}: {error.strerror}")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return FcotError(f"cannot write {path}: a file stands where a folder is needed ({error.filename})")
+    return FcotError(f"cannot write {path}: {error.strerror or error}")
 
 
 def write_atomic(path: Path, text: str | Iterable[str]) -> None:
@@ -93,16 +95,21 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Fill a folder through ``fill(temporary)`` and rename it into place, replacing an older one.
 
+    A kill leaves the old folder, the new one, or (between two renames) none, never a mixture.
+
     Raises:
         FcotError: The disk is full or the folder not writable; nothing is left behind.
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    old = path.with_name(f"{path.name}{TEMPORARY}-old-{os.getpid()}")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # a killed process had the same id
         temporary.mkdir(parents=True)
         fill(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
@@ -118,24 +125,39 @@ def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
 
     The kernel drops the lock when its holder dies, so a killed run never blocks the next one. The lock file is opened
     by nothing else in this process (closing any handle on it would release a POSIX lock).
+
+    Raises:
+        FcotError: The lock file cannot be written, or its file system has no locks.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+", encoding="utf-8") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise disk_error(error, lock) from error
+    try:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file, lock.parent, say)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            file.seek(0)
-            say(f"waiting for {lock.parent}: in use by {file.read().strip() or 'another process'}")
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
+            raise disk_error(error, lock) from error
         try:
             yield
         finally:
-            file.truncate(0)
+            os.ftruncate(file, 0)
+    finally:
+        os.close(file)
+
+
+def _take(file: int, what: Path, say: Callable[[str], object]) -> None:
+    """Lock an open lock file, waiting for who has it, and sign it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        say(f"waiting for {what}: in use by {os.pread(file, 1000, 0).decode().strip() or 'another process'}")
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
 
 
 @dataclass(frozen=True)
@@ -194,7 +216,7 @@ class RunDirectory:
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half-written; call it under the lock."""
-        for leftover in self.path.rglob(f"*{TEMPORARY}-*"):
+        for leftover in list(self.path.rglob(f"*{TEMPORARY}-*")):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

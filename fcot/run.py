@@ -33,6 +33,7 @@ def main() -> None:
         print(OmegaConf.load(_CONF / "config.yaml").hydra.help.template)
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the message is ours
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make two runs on one machine 20 times slower
     register_schemas()
     try:
         sys.argv[1:] = prepare(sys.argv[1:])

@@ -65,10 +65,11 @@ def _numbers(text: str, reading: NumberReading) -> list[str]:
     return [number for match in found if (number := _canonical_number(match)) is not None]
 
 
-def _choices(text: str, letters: str) -> list[str]:
+def _choices(text: str, letters: str, inside_words: bool = True) -> list[str]:
     """Choice letters by decreasing certainty: bracketed ``(A) [a] {A} A)``, then standing alone, then inside a word.
 
-    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise.
+    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise, and
+    never for gold answers.
     """
     text = _plain(text)
     upper, either = letters, letters + letters.lower()
@@ -80,7 +81,7 @@ def _choices(text: str, letters: str) -> list[str]:
         return alone
     if lower := re.fullmatch(rf"\W*([{letters.lower()}])\W*", text):
         return [lower.group(1).upper()]
-    return re.findall(rf"[{upper}]", text)
+    return re.findall(rf"[{upper}]", text) if inside_words else []
 
 
 def _yes_no(text: str) -> list[str]:
@@ -138,6 +139,8 @@ class AnswerRule:
 
         Gold answers are data, not model output: they are read with the extended patterns whatever ``numbers`` is.
         """
+        if self.answer_type == "choice":
+            return next(iter(_choices(answer, self.choices, inside_words=False)), None)
         return AnswerRule(self.answer_type, self.choices).first(answer)
 
     def same(self, prediction: str | None, gold: str) -> bool:

@@ -25,6 +25,7 @@ from fcot.student.training import count_steps, train
 Summary = dict[str, Any]
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
+transformers_logging.set_verbosity_error()
 
 
 def train_student(run: Run) -> Summary:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import tempfile
@@ -138,24 +140,34 @@ def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
 def _read_file(path: Path) -> tuple[list[dict[str, Any]], _Rows]:
     """Rows of a data file, and the line number of each where the format has lines."""
     if not path.is_file():
-        raise FcotError(f"dataset.path={path}: no such file")
+        raise FcotError(f"dataset.path={path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix not in FORMATS:
         raise FcotError(f"dataset.path={path}: unknown format; a data file ends with {', '.join(FORMATS)}")
-    lines = _check_json(path) if FORMATS[path.suffix] == "json" else ()
+    kind = FORMATS[path.suffix]
     options: dict[str, Any] = {}
-    if path.suffix == ".json" and _is_authors_format(path):
-        options["field"] = "data"
-    if FORMATS[path.suffix] == "csv":
-        options |= {"keep_default_na": False, "dtype": str, "sep": "\t" if path.suffix == ".tsv" else ","}
+    lines: tuple[int, ...] = ()
+    if kind != "parquet":  # checked here, because the libraries' messages name no line, or another one
+        check = _check_csv if kind == "csv" else _check_json if path.suffix == ".json" else _check_json_lines
+        n_rows, lines, options = check(path, _read_text(path))
+        if not n_rows:
+            raise FcotError(f"{path} holds no problems")
     try:
-        rows = _load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
+        rows = _load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each have their own
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise FcotError(f"{path}: cannot be read as {FORMATS[path.suffix]} ({reason})") from error
-    if FORMATS[path.suffix] == "csv":
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise FcotError(f"{path}: cannot be read as {kind} ({reason[0]})") from error
+    if kind == "csv":
         rows = [_csv_row(row) for row in rows]
-        lines = tuple(range(2, len(rows) + 2))
     return rows, _Rows(str(path), lines)
+
+
+def _read_text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise FcotError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
 def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,21 +177,45 @@ def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return cells
 
 
-def _is_authors_format(path: Path) -> bool:
-    return re.match(r'\s*\{\s*"(metadata|data)"\s*:', path.read_text(encoding="utf-8")[:1000]) is not None
+_Checked = tuple[int, tuple[int, ...], dict[str, Any]]  # number of rows, the line of each, options for datasets
 
 
-def _check_json(path: Path) -> tuple[int, ...]:
-    """Line numbers of the rows of a JSON Lines file; a malformed line, or a malformed JSON file, is named."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise FcotError(f"{path}: not JSON: {error}") from error
-        if not isinstance(data, list) and not (isinstance(data, dict) and isinstance(data.get("data"), list)):
-            raise FcotError(f'{path}: expected {{"metadata": ..., "data": [...]}} or a list of problems')
-        return ()
+def _check_csv(path: Path, text: str) -> _Checked:
+    """Every row has a cell for every column of the header; all cells are read as text."""
+    separator = "\t" if path.suffix == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=separator)
+    header: list[str] = []
+    lines = []
+    start = 1
+    try:
+        for cells in filter(None, reader):
+            if header and len(cells) != len(header):
+                raise FcotError(f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}")
+            lines += [start] if header else []
+            header = header or cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise FcotError(f"{path}, line {start}: malformed CSV ({error})") from error
+    options = {"sep": separator, "keep_default_na": False, "features": dict.fromkeys(header, "string")}
+    return len(lines), tuple(lines), options
+
+
+def _check_json(path: Path, text: str) -> _Checked:
+    """The authors' ``{"metadata": ..., "data": [...]}`` or a plain list; rows have no lines of their own."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise FcotError(f"{path}: not JSON: {error}") from error
+    rows = data.get("data") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        raise FcotError(f'{path}: expected {{"metadata": ..., "data": [...]}} or a list of problems')
+    for position, row in enumerate(rows):
+        _check_object(row, _Rows(str(path)).row(position))
+    return len(rows), (), {"field": "data"} if isinstance(data, dict) else {}
+
+
+def _check_json_lines(path: Path, text: str) -> _Checked:
+    """Every line that is not blank is a JSON object."""
     numbers = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -188,10 +224,14 @@ def _check_json(path: Path) -> tuple[int, ...]:
             row = json.loads(line)
         except ValueError as error:
             raise FcotError(f"{path}, line {number}: malformed JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise FcotError(f"{path}, line {number}: expected a JSON object with question and answer")
+        _check_object(row, f"{path}, line {number}")
         numbers.append(number)
-    return tuple(numbers)
+    return len(numbers), tuple(numbers), {}
+
+
+def _check_object(row: Any, where: str) -> None:
+    if not isinstance(row, dict):
+        raise FcotError(f"{where}: expected a JSON object with question and answer")
 
 
 def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
@@ -199,6 +239,8 @@ def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
     import datasets
 
     datasets.disable_progress_bars()
+    if columns := options.pop("features", None):
+        options["features"] = datasets.Features({name: datasets.Value(kind) for name, kind in columns.items()})
     if "data_files" not in options or arguments[0] not in FORMATS.values():
         return list(datasets.load_dataset(*arguments, **options))
     with tempfile.TemporaryDirectory(prefix="fcot-") as cache:

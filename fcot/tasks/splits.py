@@ -129,12 +129,10 @@ def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list
         FcotError: Not such a file, indices that overlap, repeat, or do not exist in the data.
     """
     data = _read_object(path, "split_mode.path", '{"train": [...], "test": [...]}')
-    if not all(isinstance(data.get(part), list) for part in ("train", "test")):
+    if not all(isinstance(data.get(part, default), list) for part, default in (("train", None), ("test", None), ("validation", []))):
         raise FcotError(f'{path}: a split file is {{"train": [sample indices], "test": [sample indices]}}')
     train, test = data["train"] + data.get("validation", []), data["test"]
-    strange = [index for index in train + test if not isinstance(index, int) or isinstance(index, bool)]
-    if strange:
-        raise FcotError(f"{path}: sample indices are integers, not {strange[0]!r}")
+    _check_integers(path, train + test)
     if repeated := len(train) + len(test) - len(set(train)) - len(set(test)):
         raise FcotError(f"{path}: {repeated} sample indices stand twice in one list")
     if overlap := sorted(set(train) & set(test)):
@@ -155,6 +153,7 @@ def read_templates_file(path: Path, indices: Sequence[int]) -> dict[int, str]:
     for name, members in data.items():
         if not isinstance(members, list):
             raise FcotError(f'{path}: a template file is {{"template id": [sample indices], ...}}; "{name}" holds no list')
+        _check_integers(path, members)
         for index in members:
             if index in found:
                 raise FcotError(f"{path}: sample index {index} is in the templates {found[index]!r} and {name!r}")
@@ -164,6 +163,11 @@ def read_templates_file(path: Path, indices: Sequence[int]) -> dict[int, str]:
     if unknown := sorted(set(found) - set(indices)):
         raise FcotError(f"{path}: {len(unknown)} sample indices do not exist in this data, the first is {unknown[0]}")
     return found
+
+
+def _check_integers(path: Path, indices: Sequence[Any]) -> None:
+    if strange := [index for index in indices if not isinstance(index, int) or isinstance(index, bool)]:
+        raise FcotError(f"{path}: sample indices are integers, not {strange[0]!r}")
 
 
 def _read_object(path: Path, option: str, shape: str) -> dict[str, Any]:
@@ -203,7 +207,8 @@ def hold_out_validation(
         validation = subsample(chosen, min(n_validation, len(chosen) - 1))
         return sorted(set(chosen) - set(validation)), validation
     names = list(dict.fromkeys(templates[index] for index in sorted(chosen)))
-    kept, _ = template_split(names, 1 - fraction)
+    # At least one template goes to validation, where there are two.
+    kept, _ = template_split(names, min(1 - fraction, (len(names) - 1) / len(names)))
     train_names = {names[index] for index in kept} or {names[0]}
     inside = [index for index in sorted(chosen) if templates[index] in train_names]
     return inside, [index for index in sorted(chosen) if templates[index] not in train_names]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fcot.progress import unwatched
@@ -55,7 +56,7 @@ def generate_completions(
         plan: Teacher, prompt, D.
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
-        advance: Called with the number of completions that became whole.
+        advance: Called with the number of completions that became whole or were given up.
 
     Returns:
         The completions, and the usage record (``requests``, ``prompt_tokens``, ``completion_tokens``, ``usd``,
@@ -67,7 +68,7 @@ def generate_completions(
     for shard in {folder.shard_of(key) for key in by_key}:
         folder.refresh(shard)
     open_keys = [key for key in by_key if next(_missing(plan, folder, key, by_key[key]), None)]
-    advance(plan.diversity * (len(by_key) - len(open_keys)))
+    advance(plan.diversity * (len(problems) - len(open_keys)))
     while open_keys:
         with folder.buying(folder.shard_of(key) for key in open_keys) as writers:
             mine = {key: by_key[key] for key in open_keys if folder.shard_of(key) in writers}
@@ -141,6 +142,7 @@ class _Purchase:
     def _jobs(self, problems: Mapping[str, Problem]) -> Iterator[_Job]:
         for key, problem in problems.items():
             jobs = list(_missing(self.plan, self.folder, key, problem))
+            self.advance(self.plan.diversity - sum(job.n for job in jobs))
             for slot, row in self.folder.filled(key).items():
                 if slot < self.plan.diversity:  # as _missing counts them, before new ones arrive
                     self._claim(problem, key, row["text"])
@@ -179,12 +181,12 @@ class _Purchase:
         problem, root = job.request.problem, job.request.root or job.key
         assert problem is not None
         while slots and not _gave_up(self.plan, self.folder, job.key):
-            reply = await self.plan.teacher.generate(job.request, len(slots), slots[0])
-            filled = [(slots.popleft() if choice.refused is None and slots else None, choice) for choice in reply.choices]
-            rows = _to_rows(job, filled, reply.usage, self.plan.run_id, root)
+            asked = replace(job, first_slot=slots[0], n=len(slots))
+            reply = await self.plan.teacher.generate(asked.request, asked.n, asked.first_slot)
+            rows = _to_rows(asked, self._place(asked.key, slots, reply.choices), reply.usage, self.plan.run_id, root)
             self.writers[self.folder.shard_of(root)].append(rows)
             for row in rows:
-                if row["slot"] is None:
+                if row["slot"] is None or row["slot"] >= self.plan.diversity:
                     continue
                 if job.request.root is not None:
                     self.advance(1)
@@ -194,6 +196,17 @@ class _Purchase:
                     self.follow_ups.append(_Job(request, key, occurrence, 1))
                 else:
                     self.advance(1)
+        self.advance(len(slots))
+
+    def _place(self, key: str, slots: deque[int], choices: Sequence[Choice]) -> list[tuple[int | None, Choice]]:
+        """A slot for each usable choice: those asked for, then, where the server sent more, free ones from D on."""
+        filled = self.folder.filled(key)
+        spare = (slot for slot in itertools.count(self.plan.diversity) if slot not in filled)
+        placed: list[tuple[int | None, Choice]] = []
+        for choice in choices or [Choice("", None, refused="no_choices")]:
+            slot = None if choice.refused else slots.popleft() if slots else next(spare)
+            placed.append((slot, choice))
+        return placed
 
 
 def _to_rows(job: _Job, filled: Sequence[tuple[int | None, Choice]], usage: Usage, run_id: str, root: str) -> list[Row]:
@@ -209,7 +222,7 @@ def _to_rows(job: _Job, filled: Sequence[tuple[int | None, Choice]], usage: Usag
             "completion_tokens": usage.completion_tokens, "run": run_id, "time": round(time.time(), 3),
         }  # fmt: skip
         if slot is None:
-            row["refused"] = choice.refused or "surplus"
+            row["refused"] = choice.refused
         if slot == 0:
             row["prompt"] = job.request.prompt
         rows.append(row)
@@ -238,10 +251,11 @@ def _usage(plan: Plan, folder: StoreFolder, by_key: Mapping[str, Problem]) -> di
     served = 0
     for key, problem in by_key.items():
         used = [folder.filled(key)[slot] for slot in range(plan.diversity) if slot in folder.filled(key)]
-        answer_keys = dict.fromkeys(plan.key(plan.step2(problem, key, row["text"])) for row in used)
+        answer_keys = Counter(plan.key(plan.step2(problem, key, row["text"])) for row in used)
         rows = [*used, *folder.refused(key)]
-        for answer_key in answer_keys:
-            rows += [*folder.filled(answer_key).values(), *folder.refused(answer_key)]
+        for answer_key, n in answer_keys.items():
+            rows += [row for slot, row in folder.filled(answer_key).items() if slot < n]
+            rows += folder.refused(answer_key)
         for row in rows:
             if row["run"] == plan.run_id:
                 requests[row["request"]] = row

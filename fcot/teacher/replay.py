@@ -11,6 +11,8 @@ from fcot.errors import FcotError
 from fcot.records import Completion, Problem
 from fcot.tasks.table import Task
 
+_FIELDS = {"sample_index": int, "completion_index": int, "question": str, "reasoning_completion": str, "completion": str}
+
 
 def find_files(path: Path) -> list[Path]:
     """The completion files of ``teacher.path``: itself, or all ``*.json`` below a folder."""
@@ -39,13 +41,13 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
     found: dict[int, dict[int, Completion]] = {}
     models, other_tasks = set(), set()
     for file in find_files(path):
-        data = _read_file(file)
-        key = data["metadata"].get("dataset_key")
+        metadata, data = _read_file(file)
+        key = metadata.get("dataset_key")
         if key != task.name:
             other_tasks.add(str(key))
             continue
-        models.add(str(data["metadata"].get("base_model", "unknown")))
-        for row in (row for rows in data["data"].values() for row in rows):
+        models.add(str(metadata.get("base_model", "unknown")))
+        for row in data:
             completion = _to_completion(row, file, questions)
             slots = found.setdefault(completion.sample_index, {})
             if completion.completion_index in slots:
@@ -86,22 +88,26 @@ def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[P
     ]
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Its metadata and its completions."""
     try:
         data = read_json(file)
     except ValueError as error:
         raise FcotError(f"{file}: not JSON ({error})") from error
     if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict) or not isinstance(data.get("data"), dict):
         raise FcotError(f'{file}: not a completion file ({{"metadata": {{"dataset_key": ...}}, "data": {{"0": [...]}}}})')
-    return data
+    rows = [row for rows in data["data"].values() for row in (rows if isinstance(rows, list) else [rows])]
+    if strange := [row for row in rows if not isinstance(row, dict)]:
+        raise FcotError(f"{file}: a completion is a JSON object, not {str(strange[0])[:80]!r}")
+    return data["metadata"], rows
 
 
 def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, str]) -> Completion:
-    try:
-        index, slot = int(row["sample_index"]), int(row["completion_index"])
-        question, rationale, answer = row["question"], row["reasoning_completion"], row["completion"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FcotError(f"{file}: a completion lacks {error} (sample index {row.get('sample_index')})") from error
+    for name, kind in _FIELDS.items():
+        if not isinstance(row.get(name), kind):
+            held = f"has {row[name]!r} as" if name in row else "lacks"
+            raise FcotError(f"{file}: a completion {held} {name} (sample index {row.get('sample_index')})")
+    index, slot, question = row["sample_index"], row["completion_index"], row["question"]
     if index not in questions:
         raise FcotError(f"{file}: sample index {index} does not exist in the data set")
     if question.split() != questions[index].split():
@@ -109,4 +115,4 @@ def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, s
             f"{file}: the question of sample index {index} is not the data set's. File: {question[:80]!r}; "
             f"data: {questions[index][:80]!r}. Was it made from rows in another order?"
         )
-    return Completion(index, slot, rationale, answer, row.get("finish_reason"))
+    return Completion(index, slot, row["reasoning_completion"], row["completion"], row.get("finish_reason"))

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 def readable(name: str) -> str:
     """A name as a folder name."""
-    return re.sub(r"[^\w.=-]+", "_", name).strip("_") or "unnamed"
+    return re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "unnamed"
 
 
 class StoreFolder:
@@ -121,7 +121,7 @@ def _lock(path: Path, wait: bool) -> TextIO | None:
         file.close()
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return None
-        raise
+        raise disk_error(error, path) from error
     return file
 
 
@@ -132,26 +132,26 @@ class ShardWriter:
         self._folder = folder
         self._shard = shard
         self._path = folder.path / f"{shard}.jsonl"
+        self._synced = time.monotonic()
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            size = os.fstat(self._file).st_size
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                os.write(self._file, b"\n")  # seal the line a killed writer tore: readers skip it
         except OSError as error:
             raise disk_error(error, self._path) from error
-        self._synced = time.monotonic()
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # seal the line a killed writer tore: readers skip it
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append the rows of one answer; a failed write is taken back."""
+        """Append the rows of one answer; where the disk fills up, whole rows stay and a torn one is taken back."""
         rows = list(rows)
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-        size = os.fstat(self._file).st_size
+        size, written = os.fstat(self._file).st_size, 0
         try:
-            if (written := os.write(self._file, data)) < len(data):
-                os.write(self._file, data[written:])
+            while written < len(data):
+                written += os.write(self._file, data[written:])
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, size)  # the lock is ours: nobody else has appended
+                os.ftruncate(self._file, size + data.rfind(b"\n", 0, written) + 1)  # the lock is ours: nobody else has appended
             raise disk_error(error, self._path) from error
         self._folder.appended(self._shard, size + len(data), rows)
         if time.monotonic() - self._synced > 1.0:
@@ -159,7 +159,10 @@ class ShardWriter:
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
         self._synced = time.monotonic()
 
     def close(self) -> None:

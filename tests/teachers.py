@@ -1,0 +1,103 @@
+"""Teachers that keep an account, and a process that buys from one: ``python tests/teachers.py STORE LOG ...``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+from fcot.artifacts import fingerprint
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.records import to_row
+from fcot.tasks.toy import TOY_TASKS, make_problems
+from fcot.teacher.generate import Plan, generate_completions
+from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.store import StoreFolder
+
+RULE = AnswerRule("number")
+PROMPT = TeacherPrompt("zero_shot_cot", "Q: {question}\nA: Let's think step by step.", {"number": "Therefore, the answer is"}, 128, 16)
+
+
+def problems(n: int) -> list:
+    return make_problems(TOY_TASKS["toy_arithmetic"], n, seed=0)
+
+
+def plan(teacher, diversity: int, prompt: TeacherPrompt = PROMPT, run_id: str = "run") -> Plan:
+    return Plan(teacher, prompt, RULE, chat=False, diversity=diversity, run_id=run_id)
+
+
+class Scripted:
+    """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Keeps every call."""
+
+    identity = {"model": "scripted", "temperature": 0.7}
+
+    def __init__(self, answer, concurrency: int = 4, max_choices: int = 1) -> None:
+        self.answer, self.concurrency, self.max_choices = answer, concurrency, max_choices
+        self.calls: list[tuple[Request, int, int]] = []
+
+    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
+        self.calls.append((request, n, first_slot))
+        await asyncio.sleep(0)
+        reply = self.answer(request, n, first_slot)
+        if isinstance(reply, Reply):
+            return reply
+        return Reply([c if isinstance(c, Choice) else Choice(c, "stop") for c in reply], Usage(10, len(reply)))
+
+    async def close(self) -> None:
+        pass
+
+    def asked(self, step: int) -> int:
+        """Choices asked for in one step."""
+        return sum(n for request, n, _ in self.calls if (request.root is not None) == (step == 2))
+
+
+class Slow:
+    """Sells unique texts and writes each sale to a log when the request arrives: from then on it is to be paid."""
+
+    identity = {"model": "slow", "temperature": 0.7}
+    concurrency = 4
+    max_choices = 2
+
+    def __init__(self, log: Path, delay: float) -> None:
+        self.log, self.delay, self.serial = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), delay, itertools.count()
+
+    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
+        names = [f"{os.getpid()}-{next(self.serial)}" for _ in range(n)]
+        os.write(self.log, "".join(f"{name}\n" for name in names).encode())
+        await asyncio.sleep(self.delay)
+        return Reply([Choice(f" sold as {name}", "stop") for name in names], Usage(10, n))
+
+    async def close(self) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--problems", type=int, default=30)
+    parser.add_argument("--diversity", type=int, default=6)
+    parser.add_argument("--delay", type=float, default=0.01, help="seconds a request")
+    parser.add_argument("--file-limit", type=int, help="bytes a file may have: a full disk beyond it")
+    arguments = parser.parse_args()
+    if arguments.file_limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
+    print("buying", flush=True)
+    teacher = Slow(arguments.log, arguments.delay)
+    try:
+        bought, _ = generate_completions(plan(teacher, arguments.diversity), StoreFolder(arguments.store), problems(arguments.problems))
+    except FcotError as error:
+        sys.exit(str(error))
+    print(fingerprint([to_row(completion) for completion in bought]))
+
+
+if __name__ == "__main__":
+    main()

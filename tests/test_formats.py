@@ -1,0 +1,122 @@
+"""What students read and write, and what teachers are asked: each format with the parser of what it elicits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import FORMATS
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.records import Completion
+from fcot.tasks.table import TASKS
+
+CONF = Path(__file__).parent.parent / "conf" / "prompt"
+QUESTIONS = ["How many?", 'What does {x} in "{}" say?\n\nLine two of {question} {answer}.']
+ANSWERS = {"number": "-1.5", "choice": "B", "yes_no": "no", "text": "yajo"}
+RULES = [AnswerRule("number"), AnswerRule("number", numbers="paper"), AnswerRule("choice", "ABC"), AnswerRule("yes_no"), AnswerRule("text")]
+
+
+def teacher_prompt(name: str) -> TeacherPrompt:
+    conf = OmegaConf.load(CONF / f"{name}.yaml")
+    return TeacherPrompt(name, conf.question, conf.answer_triggers, rationale_tokens=128, answer_tokens=128)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.answer_type}-{rule.numbers}")
+@pytest.mark.parametrize("key", FORMATS, ids="-".join)
+def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
+    text_format, answer = FORMATS[key], ANSWERS[rule.answer_type]
+    written = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
+    assert text_format.parse(written, rule) == answer
+    assert text_format.well_formed(written, rule)
+    assert ("{rationale} 9." in written) == (key[0] == "fine_tune_cot")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("key", FORMATS, ids="-".join)
+def test_prompts_hold_the_question_as_it_is(key, question):
+    text_format = FORMATS[key]
+    head, rest = text_format.split_prompt(question)
+    assert head.endswith(question)
+    assert head + rest == text_format.prompt(question)
+
+
+@pytest.mark.parametrize(
+    ("key", "prompt", "completion"),
+    [
+        (("fine_tune", "encoder_decoder"), "q?", "5"),
+        (("fine_tune", "decoder"), "q? ###", " 5"),
+        (("fine_tune_cot", "encoder_decoder"), "q?", "r. --> 5"),
+        (("fine_tune_cot", "decoder"), "q? ###", " r. --> 5"),
+    ],
+)
+def test_the_formats_of_paper_a(key, prompt, completion):
+    assert FORMATS[key].prompt("q?") == prompt
+    assert FORMATS[key].completion("5", "r.") == completion
+
+
+@pytest.mark.parametrize(
+    ("text", "formed"),
+    [("r --> 5", True), ("r 5", False), ("r -->", False), ("r --> none", False), ("r --> 5 --> 5", False)],
+)
+def test_well_formed_is_one_prefix_with_an_answer_after_it(text, formed):
+    assert FORMATS["fine_tune_cot", "decoder"].well_formed(text, AnswerRule("number")) == formed
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_zero_shot_cot_in_one_text(question):
+    prompt = teacher_prompt("zero_shot_cot")
+    first = f"Q: {question}\nA: Let's think step by step."
+    assert prompt.ask(question, chat=False) == first
+    for rule in RULES:
+        second = prompt.ask_answer(question, " {r} First, ...", rule, chat=False)
+        assert second == first + " {r} First, ...\nTherefore, the answer is"
+
+
+def test_zero_shot_cot_as_a_chat_has_a_further_turn():
+    prompt = teacher_prompt("zero_shot_cot")
+    first = {"role": "user", "content": "Q: q?\nA: Let's think step by step."}
+    assert prompt.ask("q?", chat=True) == [first]
+    assert prompt.ask_answer("q?", "r.", AnswerRule("text"), chat=True) == [
+        first,
+        {"role": "assistant", "content": "r."},
+        {"role": "user", "content": "Therefore, the answer is"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "trigger"),
+    [
+        ("multiarith", "Therefore, the answer (arabic numerals) is"),
+        ("aqua", "Therefore, among A through E, the answer is"),
+        ("date_understanding", "Therefore, among A through F, the answer is"),
+        ("tracking_shuffled_objects", "Therefore, among A through C, the answer is"),
+        ("strategy_qa", "Therefore, the answer (Yes or No) is"),
+        ("last_letter_concatenation", "Therefore, the answer is"),
+    ],
+)
+def test_kojimas_triggers(task, trigger):
+    prompt = teacher_prompt("zero_shot_cot_kojima")
+    assert prompt.ask_answer("q?", " r.", TASKS[task].rule, chat=False) == f"Q: q?\nA: Let's think step by step. r.\n{trigger}"
+    assert prompt.ask_answer("q?", "r.", TASKS[task].rule, chat=True)[-1] == {"role": "user", "content": trigger}
+
+
+def test_kojimas_prompts_are_those_the_real_completions_were_made_with(shared_data):
+    prompt = teacher_prompt("zero_shot_cot_kojima")
+    files = sorted((shared_data / "completion_data").rglob("*.json"))
+    assert len(files) == 8
+    for file in files:
+        held = json.loads(file.read_text())
+        rule = TASKS[held["metadata"]["dataset_key"]].rule
+        for row in (row for rows in held["data"].values() for row in rows):
+            assert prompt.ask(row["question"], chat=False) == row["reasoning_prompt"]
+            assert prompt.ask_answer(row["question"], row["reasoning_completion"], rule, chat=False) == row["prompt"]
+
+
+def test_a_teachers_answer_is_the_first_candidate_of_step_2():
+    prompt = teacher_prompt("zero_shot_cot")
+    assert prompt.parse(Completion(0, 0, "2 + 2 = 5", " 4, not 5."), AnswerRule("number")) == "4"
+    assert prompt.parse(Completion(0, 0, "2 + 2 = 5", " unclear."), AnswerRule("number")) is None

@@ -1,0 +1,383 @@
+"""From problems to completions: what the store has is taken, what is missing is bought, once, both steps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from teachers import PROMPT, RULE, Scripted, plan, problems
+
+from fcot.errors import FcotError
+from fcot.records import Completion
+from fcot.teacher.generate import generate_completions
+from fcot.teacher.oracle import Oracle
+from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.store import StoreFolder
+
+
+class CountingOracle(Oracle):
+    """The oracle, several requests at once, with a count of what it was asked."""
+
+    concurrency = 3
+
+    def __init__(self, error_rate=0.0, temperature=0.7, max_choices=64):
+        super().__init__("toy_arithmetic", error_rate, temperature)
+        self.max_choices = max_choices
+        self.calls = []
+
+    async def generate(self, request, n, first_slot):
+        self.calls.append((request, n, first_slot))
+        await asyncio.sleep(0)
+        return await super().generate(request, n, first_slot)
+
+
+@pytest.fixture
+def generate(tmp_path):
+    """Generate into the test's store, opened afresh each time as a new process does."""
+
+    def run(teacher, diversity, some=None, prompt=PROMPT, run_id="run", **options):
+        one = plan(teacher, diversity, prompt, run_id)
+        return generate_completions(one, StoreFolder(tmp_path / "store"), problems(5) if some is None else some, **options)
+
+    return run
+
+
+def rows_of(tmp_path):
+    return [json.loads(line) for shard in sorted((tmp_path / "store").glob("*.jsonl")) for line in shard.read_text().splitlines()]
+
+
+def rationales(completions, sample_index=0):
+    return [completion.rationale for completion in completions if completion.sample_index == sample_index]
+
+
+# --- the oracle -----------------------------------------------------------------------------------------------------
+
+
+def test_the_oracle_writes_distinct_wordings_that_reach_the_gold_answer(generate):
+    completions, _ = generate(CountingOracle(), 64)
+    assert [(c.sample_index, c.completion_index) for c in completions] == [(i, slot) for i in range(5) for slot in range(64)]
+    for problem in problems(5):
+        assert len(set(rationales(completions, problem.sample_index))) == 64
+    gold = {problem.sample_index: problem.answer for problem in problems(5)}
+    assert all(RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in completions)
+    assert {c.finish_reason for c in completions} == {"stop"}
+
+
+@pytest.mark.parametrize("max_choices", [1, 3, 64])
+def test_more_diversity_adds_to_what_there_was_whatever_a_request_holds(generate, max_choices):
+    bought = {d: generate(CountingOracle(0.3, max_choices=max_choices), d)[0] for d in (1, 4, 64)}
+    for less in (1, 4):
+        assert bought[less] == [completion for completion in bought[64] if completion.completion_index < less]
+    assert generate(CountingOracle(0.3), 4)[0] == bought[4]
+
+
+def test_the_result_does_not_depend_on_the_order_in_which_it_was_bought(generate, tmp_path):
+    in_steps = [generate(CountingOracle(0.3), d, problems(n))[0] for d, n in ((4, 2), (2, 5), (8, 5))][-1]
+    (tmp_path / "store").rename(tmp_path / "other")
+    assert generate(CountingOracle(0.3), 8, problems(5))[0] == in_steps
+
+
+def test_the_error_rate_makes_wrong_answers_and_leaves_the_rest_alone(generate):
+    right, wrong = generate(CountingOracle(0.0), 64)[0], generate(CountingOracle(0.25), 64)[0]
+    gold = {problem.sample_index: problem.answer for problem in problems(5)}
+    slips = [not RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in wrong]
+    assert 0.15 < sum(slips) / len(slips) < 0.35
+    assert all((a == b) != slip for a, b, slip in zip(right, wrong, slips, strict=True))
+
+
+def test_the_oracle_knows_the_toy_tasks_only():
+    with pytest.raises(FcotError, match="toy_arithmetic, toy_coin_flip, toy_last_letter"):
+        Oracle("gsm8k", 0.0, 0.7)
+
+
+# --- what is bought and what is not -----------------------------------------------------------------------------------
+
+
+def test_a_second_call_asks_nothing_and_says_what_the_store_served(generate):
+    first, usage = generate(CountingOracle(), 4, run_id="one")
+    assert usage == {"requests": 5 + 20, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 0}
+    again = CountingOracle()
+    second, usage = generate(again, 4, run_id="two")
+    assert (again.calls, second) == ([], first)
+    assert usage == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 2 * 20}
+    assert generate(CountingOracle(), 2, run_id="three")[1]["served_from_store"] == 2 * 10
+    more = CountingOracle()
+    _, usage = generate(more, 6, run_id="four")
+    assert [(n, first_slot) for request, n, first_slot in more.calls if request.root is None] == [(2, 4)] * 5
+    assert (usage["requests"], usage["served_from_store"]) == (5 + 10, 2 * 20)
+
+
+def test_a_corrected_answer_another_index_and_more_problems_buy_nothing_twice(generate):
+    generate(CountingOracle(), 4)
+    changed = [replace(p, answer="999", sample_index=p.sample_index + 100, rationale="human", template_id="x") for p in problems(5)]
+    teacher = CountingOracle()
+    completions, _ = generate(teacher, 4, changed)
+    assert teacher.calls == []
+    assert [c.sample_index for c in completions] == [100 + i for i in range(5) for _ in range(4)]
+    generate(teacher, 4, problems(7)[::-1])
+    assert {request.problem.sample_index for request, _, _ in teacher.calls} == {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "prompt"),
+    [
+        (CountingOracle(temperature=1.0), PROMPT),
+        (CountingOracle(error_rate=0.5), PROMPT),
+        (CountingOracle(), replace(PROMPT, question="Q: {question}\nA: Think.")),
+        (CountingOracle(), replace(PROMPT, rationale_tokens=256)),
+    ],
+    ids=["temperature", "error rate", "prompt", "rationale tokens"],
+)
+def test_what_changes_the_request_buys_anew(generate, teacher, prompt):
+    generate(CountingOracle(), 4)
+    generate(teacher, 4, prompt=prompt)
+    assert sum(n for request, n, _ in teacher.calls if request.root is None) == 20
+    assert sum(n for request, n, _ in teacher.calls if request.root is not None) == 20
+
+
+@pytest.mark.parametrize("prompt", [replace(PROMPT, answer_triggers={"number": "So it is"}), replace(PROMPT, answer_tokens=32)])
+def test_what_changes_step_2_alone_keeps_the_rationales(generate, prompt):
+    first, _ = generate(CountingOracle(), 4)
+    teacher = CountingOracle()
+    second, _ = generate(teacher, 4, prompt=prompt)
+    assert [request.root is None for request, _, _ in teacher.calls] == [False] * 20
+    assert [c.rationale for c in second] == [c.rationale for c in first]
+
+
+def test_the_key_leaves_out_what_does_not_change_the_distribution():
+    one, two = problems(2)
+    identity = {"model": "m", "temperature": 0.7}
+    request = Request("text", 128, problem=one)
+    assert request.key(identity) == Request("text", 128, root="r", problem=two, rationale="r").key(identity)
+    as_chat = Request([{"role": "user", "content": "text"}], 128)
+    others = [request.key(identity | {"model": "n"}), Request("text", 129).key(identity), as_chat.key(identity)]
+    assert len({request.key(identity), *others}) == 4
+    assert as_chat.key(identity) == Request([{"content": "text", "role": "user"}], 128).key(identity)
+
+
+def test_problems_with_the_same_question_share_their_completions(generate):
+    twins = [*problems(2), replace(problems(1)[0], sample_index=77)]
+    teacher, done = CountingOracle(), []
+    completions, usage = generate(teacher, 4, twins, advance=done.append)
+    assert sum(n for request, n, _ in teacher.calls if request.root is None) == 8
+    assert rationales(completions, 77) == rationales(completions, 0)
+    assert usage["requests"] == len(teacher.calls)
+    assert sum(done) == 3 * 4
+
+
+def test_progress_counts_every_completion_once_however_much_the_store_has(generate):
+    for diversity, n in ((2, 3), (2, 3), (5, 4), (3, 5)):
+        done = []
+        generate(CountingOracle(), diversity, problems(n), advance=done.append)
+        assert sum(done) == diversity * n
+
+
+# --- two steps --------------------------------------------------------------------------------------------------------
+
+
+def two_steps(first):
+    """A teacher with rationales of ``first(slot)``, and answers that tell their slot."""
+
+    def answer(request, n, first_slot):
+        return [first(first_slot + i) if request.root is None else f" answer {first_slot + i}" for i in range(n)]
+
+    return answer
+
+
+def test_step_2_continues_the_rationale_and_lives_in_its_shard(generate, tmp_path):
+    teacher = Scripted(two_steps(lambda slot: f" because {slot}"), max_choices=3)
+    generate(teacher, 3, problems(1))
+    question = problems(1)[0].question
+    prompts = [request.prompt for request, _, _ in teacher.calls]
+    ask = f"Q: {question}\nA: Let's think step by step."
+    assert prompts == [ask, *(f"{ask} because {slot}\nTherefore, the answer is" for slot in range(3))]
+    assert [request.max_tokens for request, _, _ in teacher.calls] == [128, 16, 16, 16]
+    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 1
+    step1, *step2 = [[row for row in rows_of(tmp_path) if row["key"] == key] for key in dict.fromkeys(r["key"] for r in rows_of(tmp_path))]
+    assert {row["root"] for rows in step2 for row in rows} == {step1[0]["key"]}
+    assert [row["prompt"] for rows in (step1, *step2) for row in rows if row["slot"] == 0] == prompts
+
+
+def test_identical_rationales_get_an_answer_each(generate, tmp_path):
+    answer = two_steps(lambda slot: " the same" if slot != 2 else " another")
+    teacher, done = Scripted(answer, max_choices=2), []
+    completions, usage = generate(teacher, 5, problems(1), advance=done.append)
+    assert [(c.rationale, c.answer_text) for c in completions] == [
+        (" the same", " answer 0"), (" the same", " answer 1"), (" another", " answer 0"), (" the same", " answer 2"), (" the same", " answer 3"),
+    ]  # fmt: skip
+    assert teacher.asked(2) == 5
+    assert sum(done) == 5
+    again = Scripted(answer)
+    assert generate(again, 5, problems(1), run_id="two")[0] == completions
+    shorter, usage = generate(again, 2, problems(1), run_id="two")
+    assert shorter == completions[:2]
+    assert usage["served_from_store"] == 2 * 2
+    generate(again, 6, problems(1))
+    assert [(request.root is None, n, first) for request, n, first in again.calls] == [(True, 1, 5), (False, 1, 4)]
+
+
+# --- teachers that answer badly -----------------------------------------------------------------------------------------
+
+
+def test_a_refused_answer_is_kept_and_bought_again(generate, tmp_path):
+    served = Counter()
+
+    def answer(request, n, first_slot):
+        served[request.prompt] += 1
+        text = " because" if request.root is None else " 7"
+        return [Choice("bad", "content_filter", "content_filter") if served[request.prompt] == 1 else text]
+
+    completions, usage = generate(Scripted(answer), 1)
+    assert {(c.rationale, c.answer_text, c.finish_reason) for c in completions} == {(" because", " 7", "stop")}
+    refused = [row for row in rows_of(tmp_path) if row["slot"] is None]
+    assert {(row["text"], row["refused"]) for row in refused} == {("bad", "content_filter")}
+    assert len(refused) == 10
+    assert usage["requests"] == 20
+    assert usage["prompt_tokens"] == 20 * 10
+
+
+@pytest.mark.parametrize("reply", [[], [Choice("", "stop", "empty")], [Choice("", "content_filter", "content_filter")]])
+@pytest.mark.parametrize(("diversity", "limit"), [(1, 3), (5, 5)])
+def test_a_prompt_that_is_always_refused_is_given_up(generate, reply, diversity, limit):
+    teacher, done = Scripted(lambda *call: list(reply), concurrency=1), []
+    completions, usage = generate(teacher, diversity, problems(2), advance=done.append)
+    assert completions == [Completion(i, slot, "", "", "refused") for i in range(2) for slot in range(diversity)]
+    assert usage["requests"] == len(teacher.calls) == 2 * limit
+    assert sum(done) == 2 * diversity
+    again = Scripted(lambda *call: list(reply))
+    assert generate(again, diversity, problems(2))[0] == completions
+    assert again.calls == []
+
+
+def test_refused_step_2_gives_up_one_answer_and_no_other(generate):
+    def answer(request, n, first_slot):
+        if request.root is None:
+            return [f" because {first_slot}"]
+        return [Choice("", "stop", "empty") if request.rationale == " because 1" else " 7"]
+
+    teacher, done = Scripted(answer), []
+    completions, usage = generate(teacher, 3, problems(1), advance=done.append)
+    assert completions == [
+        Completion(0, 0, " because 0", " 7", "stop"), Completion(0, 1, " because 1", "", "refused"), Completion(0, 2, " because 2", " 7", "stop"),
+    ]  # fmt: skip
+    assert usage["requests"] == 3 + 2 + 3
+    assert sum(done) == 3
+
+
+def test_fewer_choices_than_asked_are_topped_up(generate, tmp_path):
+    def answer(request, n, first_slot):
+        return [f" because {first_slot + i}" if request.root is None else " 7" for i in range(min(n, 2))]
+
+    teacher = Scripted(answer, max_choices=5)
+    completions, usage = generate(teacher, 7, problems(1))
+    assert rationales(completions) == [f" because {slot}" for slot in range(7)]
+    assert [(n, first) for request, n, first in teacher.calls if request.root is None and first < 5] == [(5, 0), (3, 2), (1, 4)]
+    step1 = [row for row in rows_of(tmp_path) if row["root"] is None]
+    assert {row["slot"]: (row["seed"], row["n"]) for row in step1 if row["slot"] < 5} == {
+        0: (0, 5), 1: (0, 5), 2: (2, 3), 3: (2, 3), 4: (4, 1),
+    }  # fmt: skip
+    assert usage["requests"] == len(teacher.calls) == len({row["request"] for row in rows_of(tmp_path)})
+
+
+def test_more_choices_than_asked_fill_slots_that_a_larger_diversity_finds(generate, tmp_path):
+    served = Counter()
+
+    def answer(request, n, first_slot):
+        served["choices"] += 9
+        return [f" number {served['choices']}.{i}" for i in range(9)]
+
+    teacher, done = Scripted(answer, max_choices=1, concurrency=2), []
+    few, usage = generate(teacher, 4, problems(1), advance=done.append)
+    assert all(c.rationale and c.answer_text for c in few)
+    assert len(set(rationales(few))) == 4
+    assert (teacher.asked(1), teacher.asked(2)) == (4, 4)
+    assert usage["requests"] == 8
+    assert sum(done) == 4
+    assert len(rows_of(tmp_path)) == 8 * 9
+    assert len({(row["key"], row["slot"]) for row in rows_of(tmp_path)}) == 8 * 9
+    many, _ = generate(teacher, 36, problems(1))
+    assert teacher.asked(1) == 4, "9 choices each of 4 requests are 36 slots"
+    assert many[:4] == few
+    assert all(c.rationale and c.answer_text for c in many)
+
+
+def test_surplus_counts_for_no_giving_up(generate):
+    """A server that ignores ``n`` returns more good answers than the limit of bad ones."""
+    teacher = Scripted(lambda request, n, first_slot: [f" {first_slot} {i}" for i in range(8)], concurrency=1)
+    completions, _ = generate(teacher, 4, problems(1))
+    assert [c.finish_reason for c in completions] == ["stop"] * 4
+
+
+@pytest.mark.parametrize(("max_choices", "chunks"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (64, [7])])
+def test_requests_hold_max_choices_at_most(generate, max_choices, chunks):
+    teacher = CountingOracle(max_choices=max_choices)
+    generate(teacher, 7, problems(1))
+    step1 = sorted((first, n) for request, n, first in teacher.calls if request.root is None)
+    assert [n for _, n in step1] == chunks
+    assert [first for first, _ in step1] == [sum(chunks[:i]) for i in range(len(chunks))]
+
+
+# --- interruptions and usage ----------------------------------------------------------------------------------------------
+
+
+def test_usage_is_counted_once_a_request_over_all_attempts_of_a_run(generate, tmp_path):
+    calls = 0
+
+    def breaking(after):
+        def answer(request, n, first_slot):
+            nonlocal calls
+            if calls >= after:
+                raise FcotError("the account's quota is used up")
+            calls += 1
+            texts = [f" {first_slot + i}" for i in range(n)]
+            return Reply([Choice(text, "stop") for text in texts], Usage(100, 7 * n))
+
+        return Scripted(answer, max_choices=4)
+
+    for after in (2, 3, 11, 10_000):
+        if after < 10_000:
+            with pytest.raises(FcotError, match="quota"):
+                generate(breaking(after), 8)
+        else:
+            completions, usage = generate(breaking(after), 8)
+    assert all(c.rationale and c.answer_text for c in completions)
+    assert usage["requests"] == calls == 5 * (2 + 8)
+    assert usage["prompt_tokens"] == 100 * calls
+    assert usage["completion_tokens"] == 7 * 2 * 5 * 8
+    assert usage["served_from_store"] == 0
+    assert generate(breaking(0), 8)[1] == usage, "the same run again has paid the same"
+    rows = rows_of(tmp_path)
+    assert len(rows) == len({(row["key"], row["slot"]) for row in rows}) == 2 * 5 * 8
+
+
+def test_what_a_run_did_not_pay_is_not_in_its_usage(generate):
+    generate(CountingOracle(), 4, problems(3), run_id="one")
+    _, usage = generate(CountingOracle(), 4, problems(5), run_id="two")
+    assert (usage["requests"], usage["served_from_store"]) == (2 * 5, 2 * 12)
+
+
+def test_a_server_that_does_not_say_its_usage_counts_as_nothing(generate):
+    teacher = Scripted(lambda request, n, first_slot: Reply([Choice(" 1", "stop")] * n))
+    assert generate(teacher, 2)[1] == {"requests": 20, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 0}
+
+
+def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
+    def answer(request, n, first_slot):
+        if request.problem.sample_index == 3:
+            raise FcotError("one clear message")
+        return [" 1"] * n
+
+    with pytest.raises(FcotError, match="^one clear message$"):
+        generate(Scripted(answer), 2)
+    bought = {row["sample_index"] for row in rows_of(tmp_path)}
+    assert bought
+    assert 3 not in bought
+
+
+def test_nothing_to_do_with_no_problems(generate):
+    teacher = CountingOracle()
+    assert generate(teacher, 4, [])[0] == []
+    assert teacher.calls == []

@@ -1,0 +1,323 @@
+"""Problems from files and from the hub: every format, every message."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule
+from fcot.records import Problem
+from fcot.tasks import loaders
+from fcot.tasks.hub import HubSource
+from fcot.tasks.loaders import Columns, is_hub_id, load_problems
+from fcot.tasks.table import TASKS, Task, custom_task
+
+MINE = custom_task("mine", AnswerRule("number"))
+ROWS = [
+    {"sample_index": 4, "question": 'How many, "all" in all?', "answer": "18", "rationale": "r", "template_id": "t"},
+    {"sample_index": 2, "question": "Line one.\nLine two: 1,000?", "answer": "1,800.50", "rationale": "s", "template_id": "u"},
+]
+PROBLEMS = [Problem(**row) for row in reversed(ROWS)]  # by sample index
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    """The rows in the format that the file's name says."""
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"metadata": {"dataset_key": "mine"}, "data": rows}))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(path: Path, columns: Columns = Columns(), task: Task = MINE) -> list[Problem]:
+    return load_problems(task, str(path), columns)
+
+
+# --- formats ------------------------------------------------------------------------------------------------------
+
+SUFFIXES = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_problems(tmp_path, suffix):
+    assert load(write(tmp_path / f"mine.{suffix}", ROWS)) == PROBLEMS
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_columns_can_have_other_names_and_rows_need_no_index(tmp_path, suffix):
+    path = write(tmp_path / f"mine.{suffix}", [{"q": "a?", "a": "1", "why": "r", "form": "t"}, {"q": "b?", "a": "2", "why": "s", "form": "u"}])
+    problems = load(path, Columns(question="q", answer="a", rationale="why", template="form"))
+    assert problems == [Problem(0, "a?", "1", "r", "t"), Problem(1, "b?", "2", "s", "u")]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize(("numbers", "texts"), [([18, 7], ["18", "7"]), ([18.0, 0.1], ["18", "0.1"])])
+def test_numeric_answers_become_texts_without_a_spurious_point_zero(tmp_path, suffix, numbers, texts):
+    path = write(tmp_path / f"mine.{suffix}", [{"question": "q?", "answer": number} for number in numbers])
+    assert [problem.answer for problem in load(path)] == texts
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_answers_of_one_file_may_be_numbers_and_texts(tmp_path, suffix):
+    path = write(tmp_path / f"mine.{suffix}", [{"question": "q?", "answer": answer} for answer in (18, "$18.00", 0.5)])
+    assert [MINE.rule.gold(problem.answer) for problem in load(path)] == ["18", "18", "0.5"]
+
+
+def test_true_and_false_are_yes_and_no(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "a?", "answer": True}, {"question": "b?", "answer": False}])
+    assert [problem.answer for problem in load(path, task=custom_task("mine", AnswerRule("yes_no")))] == ["yes", "no"]
+
+
+def test_cells_of_a_csv_are_texts_whatever_they_look_like(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("\ufeffquestion,answer,rationale\nNA,007,\n\nnull,1e2,NaN\n")
+    assert load(path) == [Problem(0, "NA", "007", None), Problem(1, "null", "1e2", "NaN")]
+
+
+def test_a_list_of_problems_is_as_good_as_the_authors_json(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(ROWS))
+    assert load(path) == PROBLEMS
+    path.write_text(json.dumps({"version": 1, "data": ROWS}))
+    assert load(path) == PROBLEMS
+
+
+def test_a_task_with_a_template_pattern_labels_its_problems(tmp_path):
+    questions = ["Today is May 1. What is the date tomorrow? (A) 1", "Today is May 1. What is the date today? (A) 2", "No such words"]
+    path = write(tmp_path / "dates.jsonl", [{"question": question, "answer": "A"} for question in questions])
+    problems = load(path, task=TASKS["date_understanding"])
+    assert [problem.template_id for problem in problems] == ["Today is May 1.", "Today is May 1.", "No such words"]
+
+
+# --- bad files ----------------------------------------------------------------------------------------------------
+
+CHOICE = custom_task("mine", AnswerRule("choice", "ABC"))
+GOOD = '{"question": "a", "answer": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("mine.jsonl", GOOD + "\n" + '{"question": "b"', "{path}, line 3: malformed JSON"),
+        ("mine.jsonl", GOOD + "[1]\n", "{path}, line 2: expected a JSON object"),
+        ("mine.jsonl", GOOD + '{"question": " ", "answer": 1}\n', "{path}, line 2: empty question"),
+        ("mine.jsonl", GOOD + '\n{"question": null, "answer": 1}\n', "{path}, line 3: empty question"),
+        ("mine.jsonl", GOOD + '{"question": "b", "answer": "many"}\n', "{path}, line 2: the gold answer 'many' is not a number"),
+        ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: the gold answer '' is not a number"),
+        ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
+        ("mine.jsonl", '{"sample_index": 1.5, "question": "b", "answer": 1}', "{path}, line 1: sample_index 1.5 is not an integer"),
+        ("mine.jsonl", '{"text": "b", "label": 1}', "{path} has no column 'question'; it has label, text."),
+        ("mine.jsonl", '{"question": "b", "label": 1}', "{path} has no column 'answer'; it has label, question."),
+        ("mine.jsonl", "\n", "{path} holds no problems"),
+        ("mine.jsonl", GOOD.encode() + b'{"question": "\xff"}', "{path}, line 2: not UTF-8 text"),
+        ("mine.json", '{"data": [', "{path}: not JSON"),
+        ("mine.json", '{"questions": []}', "{path}: expected"),
+        ("mine.json", '{"data": []}', "{path} holds no problems"),
+        ("mine.json", '[{"question": "a", "answer": 1}, 2]', "{path}, row 2: expected a JSON object"),
+        ("mine.json", '{"data": [{"question": "a", "answer": 1}, {"question": "", "answer": 1}]}', "{path}, row 2: empty question"),
+        ("mine.csv", 'question,answer\n"a\nb",1\n,2\n', "{path}, line 4: empty question"),
+        ("mine.csv", "question,answer\na,1\nb,2,3\n", "{path}, line 3: 3 cells, but the header has 2"),
+        ("mine.csv", "question,answer\na,1\nb\n", "{path}, line 3: 1 cells, but the header has 2"),
+        ("mine.csv", "question,answer\n\na,one\n", "{path}, line 3: the gold answer 'one' is not a number"),
+        ("mine.csv", "sample_index,question,answer\nx,a,1\n", "{path}, line 2: sample_index 'x' is not an integer"),
+        ("mine.csv", f'question,answer\na,1\n"{"b" * 200_000}', "{path}, line 3: malformed CSV"),
+        ("mine.csv", "question;answer\na;1\n", "{path} has no column 'question'; it has question;answer."),
+        ("mine.csv", "question,answer\n", "{path} holds no problems"),
+        ("mine.csv", "", "{path} holds no problems"),
+        ("mine.tsv", "question\tanswer\na,b\tmany\n", "{path}, line 2: the gold answer 'many' is not a number"),
+        ("mine.parquet", "no parquet", "{path}: cannot be read as parquet"),
+        ("mine.txt", "a", "dataset.path={path}: unknown format; a data file ends with .json"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_answered_with_one_message(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FcotError) as error:
+        load(path)
+    assert message.format(path=path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(FcotError, match=r"dataset\.path=.*nowhere\.csv: no such file"):
+        load(tmp_path / "nowhere.csv")
+    with pytest.raises(FcotError, match=r"dataset\.path=.*: a folder, not a file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer", "expected"),
+    [
+        (AnswerRule("choice", "ABC"), "D", "one of the letters A, B, C"),
+        (AnswerRule("choice", "ABC"), "A Beautiful Cat"[2:], "one of the letters A, B, C"),
+        (AnswerRule("yes_no"), "true", "yes or no"),
+        (AnswerRule("number"), "1/0", "a number"),
+        (AnswerRule("text"), '"."', "a text"),
+    ],
+)
+def test_gold_answers_of_another_type_are_refused(tmp_path, rule, answer, expected):
+    path = write(tmp_path / "mine.jsonl", [{"question": "q?", "answer": answer}])
+    with pytest.raises(FcotError) as error:
+        load(path, task=custom_task("mine", rule))
+    assert str(error.value) == f"{path}, line 1: the gold answer {answer!r} is not {expected}"
+
+
+# --- the hub ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "is_id"),
+    [("openai/gsm8k", True), ("openai/gsm8k:main", True), ("a.b/c-d_e", True), ("data/mine.csv", False), ("mine", False), ("/a/b/c", False)],
+)
+def test_what_reads_as_a_hub_id(source, is_id):
+    assert is_hub_id(source) == is_id
+
+
+def test_an_existing_folder_is_no_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("openai/gsm8k")
+
+
+class Hub:
+    """Stands where ``datasets.load_dataset`` is called; answers with rows by split and remembers what was asked."""
+
+    def __init__(self, **splits: list[dict]) -> None:
+        self.splits = splits
+        self.asked: list[tuple] = []
+
+    def __call__(self, id: str, *, split: str, **options) -> list[dict]:
+        self.asked.append((id, split, options))
+        return list(self.splits[split])
+
+
+SVAMP_ROW = {"ID": "chal-{}", "Body": " Dan had $ 3. ", "Question": "How much is left?", "Answer": "3.0", "Type": "Subtraction"}
+GSM8K_ROW = {"question": "How many clips? ", "answer": "Half is 48/2 = <<48/2=24>>24.\nIn all 72.\n#### 72"}
+AQUA_ROW = {"question": "How fast?", "options": ["A)21", "B)2 (A) 1", "C) 3"], "rationale": "So it is 3.", "correct": "C"}
+CSQA_ROW = {"question": "Where to?", "choices": {"label": ["A", "B"], "text": ["race track", "desert"]}, "answerKey": "B"}
+STRATEGY_ROW = {"question": "Is it?", "answer": True, "facts": ["It was.", "It is."]}
+OBJECTS_ROW = {
+    "inputs": "Q: Alice has a ball. \n\nFirst, they swap. At the end, Alice has the \n  choice: red ball.\n  choice: blue ball.\n  choice: ball.\nA:",
+    "multiple_choice_targets": ["red ball.", "blue ball.", "ball."],
+    "multiple_choice_scores": [0, 1, 0],
+}  # fmt: skip
+FIVE_OBJECTS_ROW = {**OBJECTS_ROW, "multiple_choice_targets": list("vwxyz"), "multiple_choice_scores": [0, 0, 0, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "problem"),
+    [
+        ("single_eq", {"input": " How many? ", "target": " 43 "}, Problem(0, "How many?", "43")),
+        ("addsub", {"input": "How many?", "target": 43}, Problem(0, "How many?", "43")),
+        ("multiarith", {"question": "How many? ", "final_ans": "39"}, Problem(0, "How many?", "39")),
+        ("svamp", {**SVAMP_ROW, "ID": "chal-1"}, Problem(0, "Dan had $ 3. How much is left?", "3")),
+        ("gsm8k", GSM8K_ROW, Problem(0, "How many clips?", "72", "Half is 48/2 = <<48/2=24>>24.\nIn all 72.")),
+        ("aqua", AQUA_ROW, Problem(0, "How fast? Answer Choices: (A) 21 (B) 2 (A) 1 (C) 3", "C", "So it is 3.")),
+        ("commonsense_qa", CSQA_ROW, Problem(0, "Where to? Answer Choices: (A) race track (B) desert", "B")),
+        ("strategy_qa", STRATEGY_ROW, Problem(0, "Is it?", "yes", "It was. It is.")),
+        ("strategy_qa", {**STRATEGY_ROW, "answer": False}, Problem(0, "Is it?", "no", "It was. It is.")),
+        ("last_letter_concatenation", {"question": "Take.", "answer": "yajo"}, Problem(0, "Take.", "yajo")),
+        (
+            "tracking_shuffled_objects", OBJECTS_ROW,
+            Problem(0, "Alice has a ball. \n\nFirst, they swap. At the end, Alice has the \nWhich choice is true ? "
+                       "Answer Choices: (A) red ball. (B) blue ball. (C) ball.", "B"),
+        ),
+    ],
+)  # fmt: skip
+def test_upstream_rows_become_problems(name, row, problem):
+    source: HubSource = TASKS[name].hub
+    assert set(source.columns) <= set(row)
+    question, answer, rationale = source.fields(row)
+    assert Problem(0, question, answer, rationale) == problem
+    assert TASKS[name].rule.gold(answer) == answer
+
+
+def from_hub(monkeypatch, name: str, **splits: list[dict]) -> tuple[list[Problem], Hub]:
+    hub = Hub(**splits)
+    monkeypatch.setattr(loaders, "_load_dataset", hub)
+    return load_problems(TASKS[name], None), hub
+
+
+def test_splits_are_concatenated_in_order(monkeypatch):
+    train = [{"question": f"train {i}", "answer": f"#### {i}"} for i in range(7473)]
+    test = [{"question": f"test {i}", "answer": f"#### {i}"} for i in range(1319)]
+    problems, hub = from_hub(monkeypatch, "gsm8k", train=train, test=test)
+    assert [problems[i].question for i in (0, 7472, 7473, 8791)] == ["train 0", "train 7472", "test 0", "test 1318"]
+    assert [problem.sample_index for problem in problems] == list(range(8792))
+    assert hub.asked == [("openai/gsm8k", "train", {"name": "main"}), ("openai/gsm8k", "test", {"name": "main"})]
+
+
+def test_svamps_rows_return_to_their_own_order(monkeypatch):
+    rows = [{**SVAMP_ROW, "ID": f"chal-{i}", "Answer": float(i)} for i in range(1, 1001)]
+    problems, _ = from_hub(monkeypatch, "svamp", train=rows[::-2], test=rows[::2])
+    assert [problem.answer for problem in problems] == [str(i) for i in range(1, 1001)]
+
+
+def test_five_shuffled_objects_are_left_out(monkeypatch):
+    rows = [row for _ in range(750) for row in (OBJECTS_ROW, FIVE_OBJECTS_ROW)]
+    problems, _ = from_hub(monkeypatch, "tracking_shuffled_objects", default=rows)
+    assert len(problems) == 750
+
+
+def test_a_file_inside_a_repository_is_asked_for(monkeypatch):
+    _, hub = from_hub(monkeypatch, "addsub", train=[{"input": f"q {i}", "target": "1"} for i in range(395)])
+    assert hub.asked == [("HuggingFaceTB/math_tasks", "train", {"data_files": "data/mawps/addsub.jsonl"})]
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
+def test_another_number_of_rows_is_an_error(monkeypatch, name):
+    row = {"svamp": SVAMP_ROW | {"ID": "chal-1"}, "gsm8k": GSM8K_ROW, "aqua": AQUA_ROW, "commonsense_qa": CSQA_ROW, "strategy_qa": STRATEGY_ROW,
+           "tracking_shuffled_objects": OBJECTS_ROW, "single_eq": {"input": "q", "target": "1"}, "addsub": {"input": "q", "target": "1"},
+           "multiarith": {"question": "q", "final_ans": "1"}, "last_letter_concatenation": {"question": "q", "answer": "a"}}[name]  # fmt: skip
+    task = TASKS[name]
+    with pytest.raises(FcotError) as error:
+        from_hub(monkeypatch, name, **{split: [row] for split in task.hub.splits})
+    held = len(task.hub.splits)
+    assert str(error.value) == f"'{task.hub.id}' on the hub has {held} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"
+
+
+def test_a_column_that_upstream_renamed_is_named(monkeypatch):
+    with pytest.raises(FcotError, match=r"'openai/gsm8k' on the hub no longer has the column 'answer': dataset\.path=FILE"):
+        from_hub(monkeypatch, "gsm8k", train=[{"question": "q", "solution": "1"}], test=[])
+
+
+@pytest.mark.parametrize("name", ["coin_flip", "date_understanding"])
+def test_tasks_without_a_hub_copy_say_what_to_do(name):
+    with pytest.raises(FcotError, match=rf"no hub copy .*dataset\.path=FILE \(the authors' {name}\.json\)"):
+        load_problems(TASKS[name], None)
+
+
+def test_a_users_own_hub_id(monkeypatch):
+    hub = Hub(train=[{"q": "a?", "a": 1.0}])
+    monkeypatch.setattr(loaders, "_load_dataset", hub)
+    assert load_problems(MINE, "me/mine:small", Columns("q", "a")) == [Problem(0, "a?", "1")]
+    assert hub.asked == [("me/mine", "train", {"name": "small"})]
+    with pytest.raises(FcotError, match="me/mine has no column 'question'; it has a, q"):
+        load_problems(MINE, "me/mine")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route to host\nmore"), ConnectionError()])
+@pytest.mark.parametrize(("task", "source", "id"), [(TASKS["svamp"], None, "ChilleD/SVAMP"), (MINE, "me/mine", "me/mine")])
+def test_an_unreachable_hub_says_how_to_point_to_a_file(monkeypatch, task, source, id, error):
+    def unreachable(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(loaders, "_load_dataset", unreachable)
+    with pytest.raises(FcotError) as caught:
+        load_problems(task, source)
+    assert f"could not load '{id}' from the hub (ConnectionError" in str(caught.value)
+    assert "dataset.path=FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,325 @@
+"""The completion store under real processes: shared, killed, out of disk. What was stored is never lost and never bought twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import teachers
+
+from fcot.artifacts import fingerprint
+from fcot.errors import FcotError
+from fcot.records import to_row
+from fcot.teacher.generate import generate_completions
+from fcot.teacher.store import StoreFolder, readable
+
+KEY = "a" * 64  # its shard is a.jsonl
+
+
+def row(slot, text="t", key=KEY, **more):
+    return {
+        "key": key, "slot": slot, "root": None, "text": text, "finish_reason": "stop", "request": "r", "run": "run",
+        "prompt_tokens": 1, "completion_tokens": 1, **more,
+    }  # fmt: skip
+
+
+def buy(path, *rows):
+    folder = StoreFolder(path)
+    with folder.buying(["a"]) as writers:
+        for one in rows:
+            writers["a"].append([one])
+
+
+def texts(path, key=KEY):
+    folder = StoreFolder(path)
+    folder.refresh("a")
+    return {slot: one["text"] for slot, one in folder.filled(key).items()}
+
+
+# --- one process --------------------------------------------------------------------------------------------------
+
+
+def test_what_one_process_appended_another_reads(tmp_path):
+    reader = StoreFolder(tmp_path)
+    reader.refresh("a")
+    assert reader.filled(KEY) == {}
+    buy(tmp_path, row(0, "zero\n\u2028ü"), row(1, "one"))
+    buy(tmp_path, row(2, "two"), row(None, "no", refused="empty"), row(0, "other", key="a" * 63 + "b"))
+    reader.refresh("a")
+    reader.refresh("a")
+    assert {slot: one["text"] for slot, one in reader.filled(KEY).items()} == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
+    assert [one["text"] for one in reader.refused(KEY)] == ["no"]
+    assert reader.filled("a" * 63 + "b")[0]["text"] == "other"
+
+
+def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
+    buy(tmp_path, row(0, "zero"))
+    folder = StoreFolder(tmp_path)
+    with folder.buying(["a"]) as writers:
+        writers["a"].append([row(1, "one"), row(None, "no", refused="empty")])
+        assert [folder.filled(KEY)[slot]["text"] for slot in (0, 1)] == ["zero", "one"]
+    folder.refresh("a")
+    assert len(folder.refused(KEY)) == 1
+
+
+def test_the_first_row_of_a_slot_wins(tmp_path):
+    buy(tmp_path, row(0, "first"), row(0, "second"))
+    buy(tmp_path, row(0, "third"))
+    assert texts(tmp_path) == {0: "first"}
+
+
+def test_a_torn_tail_is_skipped_sealed_and_followed(tmp_path):
+    shard = tmp_path / "a.jsonl"
+    buy(tmp_path, row(0, "zero"), row(1, "one"))
+    whole = shard.read_bytes()
+    torn = whole[: -len(whole) // 5]
+    shard.write_bytes(torn)
+    assert texts(tmp_path) == {0: "zero"}
+    assert shard.read_bytes() == torn, "a reader changes nothing"
+    buy(tmp_path, row(2, "two"))
+    assert shard.read_bytes().startswith(torn + b"\n{")
+    assert texts(tmp_path) == {0: "zero", 2: "two"}
+
+
+def test_a_tail_that_lacks_only_its_newline_is_not_lost(tmp_path):
+    shard = tmp_path / "a.jsonl"
+    buy(tmp_path, row(0, "zero"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert texts(tmp_path) == {}
+    buy(tmp_path, row(1, "one"))
+    assert texts(tmp_path) == {0: "zero", 1: "one"}
+
+
+def test_a_reader_takes_a_growing_line_when_it_is_whole(tmp_path):
+    line = json.dumps(row(0, "zero")).encode() + b"\n"
+    reader = StoreFolder(tmp_path)
+    for end in (10, len(line) - 1, len(line)):
+        (tmp_path / "a.jsonl").write_bytes(line[:end])
+        reader.refresh("a")
+        assert list(reader.filled(KEY)) == ([0] if end == len(line) else [])
+
+
+def test_lines_that_do_not_parse_are_skipped(tmp_path):
+    junk = [b"", b"{", b"null", b"3", b"[]", b"{}", b'{"key": "a"}', b'{"key": ["a"], "slot": 0}', b'{"key": "a", "slot": [0]}', b'"\xff\xfe"']
+    good = [json.dumps(row(slot)).encode() for slot in range(len(junk))]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(b"%s\n%s\n" % pair for pair in zip(junk, good, strict=True)))
+    assert sorted(texts(tmp_path)) == list(range(len(junk)))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("meta-llama/Llama-3.1-8B", "meta-llama_Llama-3.1-8B"), ("gpt 4: new", "gpt_4_new"), ("../..", "unnamed"), (".hidden", "hidden"), ("", "unnamed")]
+)
+def test_names_become_one_folder(name, folder):
+    assert readable(name) == folder
+
+
+def test_only_free_shards_are_taken_and_a_lock_file_in_the_way_is_named(tmp_path):
+    with StoreFolder(tmp_path).buying([]) as writers:
+        assert writers == {}
+    with StoreFolder(tmp_path).buying("cab" * 2) as writers:
+        assert sorted(writers) == ["a", "b", "c"]
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FcotError, match=r"cannot write .*a\.lock"), StoreFolder(tmp_path / "file").buying("a"):
+        pass
+
+
+# --- real processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def buyer(tmp_path):
+    """Start a process that buys from a slow teacher; every sale of all of them goes to one log."""
+    started = []
+
+    def start(**options):
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command = [sys.executable, teachers.__file__, str(tmp_path / "store"), str(tmp_path / "log"), *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "buying\n", process.stderr.read()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process):
+    """What a process that ended well bought, as a fingerprint."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def sales(tmp_path):
+    return (tmp_path / "log").read_text().split() if (tmp_path / "log").exists() else []
+
+
+def stored(tmp_path):
+    """Good rows by (key, slot), from the files alone, and how often each stands there."""
+    rows = []
+    for shard in (tmp_path / "store").glob("*.jsonl"):
+        for line in shard.read_bytes().split(b"\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return {(one["key"], one["slot"]): one["text"].removeprefix(" sold as ") for one in rows}, Counter((r["key"], r["slot"]) for r in rows)
+
+
+def assert_whole(tmp_path, n_problems, diversity):
+    """One good row for each (key, slot): D rationales of each problem, and one answer to each (their texts all differ)."""
+    rows, counts = stored(tmp_path)
+    assert set(counts.values()) == {1}
+    slots = Counter(key for key, _ in rows)
+    assert Counter(slots.values()) == {diversity: n_problems, 1: n_problems * diversity}
+    assert all((key, slot) in rows for key, count in slots.items() for slot in range(count))
+    return rows
+
+
+def what_is_read(tmp_path, n_problems, diversity):
+    """The fingerprint of what this process reads; it may buy nothing."""
+
+    def refuse(*call):
+        raise AssertionError(f"asked for {call}")
+
+    teacher = teachers.Scripted(refuse)
+    teacher.identity = teachers.Slow.identity
+    plan = teachers.plan(teacher, diversity)
+    return fingerprint([to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))[0]])
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_processes_that_want_the_same_buy_it_once(tmp_path, buyer, n):
+    answers = {finish(process) for process in [buyer(problems=30, diversity=4) for _ in range(n)]}
+    rows = assert_whole(tmp_path, 30, 4)
+    assert sorted(sales(tmp_path)) == sorted(rows.values())
+    assert answers == {what_is_read(tmp_path, 30, 4)}
+
+
+def test_processes_with_other_problems_and_diversity_share_what_they_have_in_common(tmp_path, buyer):
+    for process in [buyer(problems=10, diversity=6), buyer(problems=30, diversity=2), buyer(problems=20, diversity=3)]:
+        finish(process)
+    rows, counts = stored(tmp_path)
+    assert set(counts.values()) == {1}
+    assert len(rows) == 2 * (10 * 6 + 10 * 3 + 10 * 2)
+    assert sorted(sales(tmp_path)) == sorted(rows.values())
+
+
+def test_kills_at_random_moments_lose_nothing_stored_and_buy_again_only_what_was_in_flight(tmp_path, buyer):
+    rng = random.Random(0)
+    killed, before = [], {}
+    while len(killed) < 15:
+        process = buyer(problems=30, diversity=8, delay=0.04)
+        try:
+            process.communicate(timeout=rng.uniform(0, 0.25))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.returncode == 0:
+            break
+        killed.append(process.pid)
+        files = {path: path.read_bytes() for path in (tmp_path / "store").glob("*.jsonl")}
+        for path, data in before.items():
+            assert files[path].startswith(data), "what stands in a file stays there"
+        before = files
+    assert len(killed) == 15, "the work is too short to be killed 15 times"
+    answer = finish(buyer(problems=30, diversity=8, delay=0))
+    rows = assert_whole(tmp_path, 30, 8)
+    lost = Counter(int(name.partition("-")[0]) for name in set(sales(tmp_path)) - set(rows.values()))
+    assert len(sales(tmp_path)) == len(set(sales(tmp_path)))
+    assert set(lost) <= set(killed)
+    assert lost, "no kill met a request in flight"
+    assert max(lost.values()) <= teachers.Slow.concurrency * teachers.Slow.max_choices
+    assert answer == what_is_read(tmp_path, 30, 8)
+    assert what_is_read(tmp_path, 30, 3) != answer
+
+
+def test_a_process_that_dies_with_the_locks_blocks_nobody(tmp_path, buyer):
+    stuck = buyer(delay=1000)
+    while not sales(tmp_path):
+        time.sleep(0.01)
+    waiting = buyer()
+    stuck.kill()
+    finish(waiting)
+    assert_whole(tmp_path, 30, 6)
+
+
+def test_shards_that_are_free_are_bought_while_another_process_holds_one(tmp_path, buyer):
+    """A holder that never ends: all else gets bought meanwhile, and its shard when it is dead."""
+    folder = StoreFolder(tmp_path / "store")
+    plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
+    shards = {folder.shard_of(plan.key(plan.step1(problem))) for problem in teachers.problems(30)}
+    held = min(shards)
+    script = "import sys, time\nfrom fcot.teacher.store import StoreFolder\nfrom pathlib import Path\n"
+    script += "with StoreFolder(Path(sys.argv[1])).buying(sys.argv[2]): print('held', flush=True); time.sleep(1000)"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store"), held], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        process = buyer()
+        n_held = sum(folder.shard_of(plan.key(plan.step1(problem))) == held for problem in teachers.problems(30))
+        deadline = time.monotonic() + 60
+        while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_held) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        rows = stored(tmp_path)[0]
+        assert len(rows) == 2 * 6 * (30 - n_held)
+        assert (tmp_path / "store" / f"{held}.jsonl").read_bytes() == b""
+        assert process.poll() is None
+    finally:
+        holder.kill()
+        holder.communicate()
+    finish(process)
+    assert rows.items() <= assert_whole(tmp_path, 30, 6).items()
+
+
+def test_a_full_disk_gives_one_message_and_leaves_whole_lines(tmp_path, buyer):
+    process = buyer(problems=1, diversity=40, file_limit=5000)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    (shard,) = (tmp_path / "store").glob("*.jsonl")
+    assert err == f"no space left to write {shard}: free some and run the same command again; it continues here\n"
+    assert out == ""
+    data = shard.read_bytes()
+    assert data.endswith(b"}\n")
+    assert 4000 < len(data) <= 5000
+    before = {(one["key"], one["slot"]): one["text"] for one in map(json.loads, data.splitlines())}
+    finish(buyer(problems=1, diversity=40))
+    assert shard.read_bytes().startswith(data)
+    after = assert_whole(tmp_path, 1, 40)
+    assert {slot: f" sold as {name}" for slot, name in after.items()}.items() >= before.items()
+
+
+def test_a_full_disk_on_a_torn_tail_gives_the_same_message(tmp_path, buyer):
+    finish(buyer(problems=1, diversity=4))
+    (shard,) = (tmp_path / "store").glob("*.jsonl")
+    shard.write_bytes(data := shard.read_bytes() + b'{"key": "to')
+    process = buyer(problems=1, diversity=8, file_limit=len(data))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == f"no space left to write {shard}: free some and run the same command again; it continues here\n"
+    assert shard.read_bytes() == data
+
+
+@pytest.mark.parametrize("whole_rows", [0, 2])
+def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
+    """A write that stops inside an answer's third row keeps the two before it, which other processes may have read."""
+    rows = [row(slot, "x" * 200) for slot in range(4)]
+    length = len(json.dumps(rows[0])) + 1
+    script = (
+        "import json, resource, signal, sys\nfrom pathlib import Path\nfrom fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "try:\n    with StoreFolder(Path(sys.argv[1])).buying('a') as writers: writers['a'].append(json.loads(sys.argv[3]))\n"
+        "except FcotError as error: sys.exit(str(error))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), str(whole_rows * length + length // 2), json.dumps(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.startswith("no space left to write")
+    assert os.path.getsize(tmp_path / "a.jsonl") == whole_rows * length
+    assert sorted(texts(tmp_path)) == list(range(whole_rows))
