@@ -150,6 +150,7 @@ class PretrainedStudent:
 
     name: str = MISSING
     hub_id: str = MISSING
+    revision: str | None = None  # of the hub id; null takes its main branch
     path: str | None = None  # local folder; takes the hub's place
     max_prompt_tokens: int = 512
     max_completion_tokens: int = 512

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
+from fcot.config import PretrainedStudent
 from fcot.progress import say
 from fcot.runs import Run
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -34,6 +35,7 @@ def execute(run: Run, config_text: str) -> Summary:
             return dict(read_json(directory.metrics))
         directory.remove_partial()
         _write_inputs(run, config_text)
+        _check_student(run)
         summaries: dict[str, Summary] = {}
         for name, stage in _stages(run).items():
             summaries[name] = _once(run, name, stage)
@@ -74,6 +76,15 @@ def _stages(run: Run) -> dict[str, Stage]:
     if run.trains:
         stages["train"] = train
     return stages | {"evaluate": evaluate}
+
+
+def _check_student(run: Run) -> None:
+    """A student that cannot be had is found out before the teacher is paid, not after."""
+    student = run.config.student
+    if isinstance(student, PretrainedStudent) and run.config.until in ("train", "evaluate"):
+        from fcot.student.loading import check_student
+
+        check_student(student.path or student.hub_id, student.revision)
 
 
 def _once(run: Run, name: str, stage: Stage) -> Summary:
@@ -135,7 +146,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "cut_completions": trained.get("cut_completions", 0),
         "unknown_token_share": trained.get("unknown_token_share", 0.0),
         "questions_sha256": questions_hash(list(run.problems.values())),
-        "rows_in_published_order": run.order_known,
+        "rows_in_published_order": run.order_known if run.task.order else None,
         "test_questions_also_in_train": shared_questions(run.problems, split),
         "seconds": {name: summary["seconds"] for name, summary in stages.items()},
         "history": trained.get("history", []),

@@ -85,10 +85,12 @@ def _application(composed: DictConfig) -> None:
     except FcotError as error:  # here, because Hydra would announce it with the overrides first
         say(str(error))
         sys.exit(1)
-    if "accuracy" in metrics:
-        from fcot.reporting.tables import print_comparison
+    from fcot.reporting.tables import print_comparison, stage_line
 
+    if "accuracy" in metrics:
         print_comparison([metrics])
+    else:
+        print(stage_line(composed.until, metrics))
 
 
 def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], object]) -> dict[str, Any]:

@@ -70,11 +70,25 @@ def notes(runs: Sequence[Metrics]) -> list[str]:
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
         found.append("zero-shot of a student from scratch has random weights: it can answer nothing, by construction.")
     if shared := {metrics["task"]: metrics["test_questions_also_in_train"] for metrics in runs if metrics["test_questions_also_in_train"]}:
-        found += [f"{task}: {count} test questions also stand in train, as in the published split." for task, count in shared.items()]
+        found += [f"{task}: {count} test questions also stand in train." for task, count in shared.items()]
+    found += [
+        f"{task}: these are not the rows of the authors' file, so the split is not the published one."
+        for task in dict.fromkeys(metrics["task"] for metrics in runs if metrics["rows_in_published_order"] is False)
+    ]
     cut = sum(metrics["cut_completions"] for metrics in runs)
     if cut:
         found.append(f"{cut} training completions were cut at the length limit.")
     return found
+
+
+def stage_line(stage: str, summary: Metrics) -> str:
+    """What a run that stopped after a stage has to say, on one line."""
+    shown = {key: value for key, value in summary.items() if value is not None and key != "history"}
+    parts = [f"{key} {value}" for key, value in shown.items() if not isinstance(value, Mapping)]
+    parts += [
+        f"{name} {number}" for value in shown.values() if isinstance(value, Mapping) for name, number in value.items() if number is not None
+    ]
+    return f"after {stage}: {', '.join(parts)}"
 
 
 def print_comparison(runs: Sequence[Metrics]) -> None:

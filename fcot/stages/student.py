@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def train_student(run: Run) -> Summary:
 
 def evaluate_student(run: Run) -> Summary:
     """Greedy answers to every test problem, scored by the parser of the run's format."""
-    student = load_student(str(run.directory.student), "student.path") if run.trains else build_student(run)
-    predictions = predict(run, student, run.split.test, show=True)
+    student = load_student(str(run.directory.student)) if run.trains else build_student(run)
+    with progress("evaluate", len(run.split.test), "problems") as advance:
+        predictions = predict(run, student, run.split.test, advance)
     write_jsonl(run.directory.predictions, (to_row(prediction) for prediction in predictions))
     return scoring.summarise(predictions, text_format(run, student), run.task.rule)
 
@@ -90,7 +91,7 @@ def build_student(run: Run) -> Student:
     """The student before training: from a folder, from the hub, or from scratch with the run's seed."""
     config = run.config.student
     if not isinstance(config, TinyStudent):
-        return load_student(config.path or config.hub_id, "student.path")
+        return load_student(config.path or config.hub_id, config.revision)
     pl.seed_everything(run.config.seed, verbose=False)
     texts = [text for question, answer, rationale in training_texts(run) for text in (question, f"{rationale or ''} {answer}")]
     return build_tiny(
@@ -132,7 +133,7 @@ def tokenize_samples(run: Run, student: Student) -> Tokenized:
     return tokenized
 
 
-def predict(run: Run, student: Student, indices: Sequence[int], show: bool = False) -> list[Prediction]:
+def predict(run: Run, student: Student, indices: Sequence[int], advance: Callable[[int], object] = unwatched) -> list[Prediction]:
     """Greedy answers of a student to problems, scored, in the order of ``indices``."""
     form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
     rows = tokenize(
@@ -141,11 +142,7 @@ def predict(run: Run, student: Student, indices: Sequence[int], show: bool = Fal
     ).rows  # fmt: skip
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
-    with progress("evaluate" if show else "", len(rows), "problems") as advance:
-        decoded = decode(
-            student, rows, max_new_tokens=limits.max_new_tokens, batch_size=run.config.trainer.eval_batch_size,
-            advance=advance if show else unwatched,
-        )  # fmt: skip
+    decoded = decode(student, rows, max_new_tokens=limits.max_new_tokens, batch_size=run.config.trainer.eval_batch_size, advance=advance)
     return [
         scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
         for problem, answer in zip(problems, decoded, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -37,32 +38,46 @@ class Student:
     architecture: Architecture
 
 
-def load_student(source: str, option: str) -> Student:
+def load_student(source: str, revision: str | None = None) -> Student:
     """Load model and tokenizer from a hub id or a local folder, weights in float32.
-
-    Args:
-        source: Hub id (``google/flan-t5-base``) or folder.
-        option: The override to name in messages (``student.path``).
 
     Raises:
         FcotError: Not found, no weights in the folder, or the hub cannot be reached.
     """
     try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        config, tokenizer = _load_light(source, revision)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(source, dtype=torch.float32)
+        model = kind.from_pretrained(source, revision=revision, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        remedy = (
-            f"{option}={source}: the folder needs config.json, the weights (model.safetensors) and a tokenizer"
-            if Path(source).exists()
-            else f"could not get '{source}' from the hub; on a machine without internet point to a local copy: {option}=FOLDER"
-        )
-        raise FcotError(f"{remedy} ({first_line})") from error
+        raise _unavailable(source, error) from error
     if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
         tokenizer.pad_token = tokenizer.eos_token
     return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder")
+
+
+def check_student(source: str, revision: str | None = None) -> None:
+    """Make sure that a student can be had, from its configuration and tokenizer alone: before a teacher is paid.
+
+    Raises:
+        FcotError: As :func:`load_student`.
+    """
+    try:
+        _load_light(source, revision)
+    except (OSError, ValueError) as error:
+        raise _unavailable(source, error) from error
+
+
+def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:
+    return AutoConfig.from_pretrained(source, revision=revision), AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def _unavailable(source: str, error: Exception) -> FcotError:
+    reason = str(error).strip().splitlines()[0]
+    if Path(source).exists():
+        return FcotError(f"student.path={source}: the folder needs config.json, the weights (model.safetensors) and a tokenizer ({reason})")
+    return FcotError(
+        f"could not get '{source}' from the hub; on a machine without internet point to a local copy: student.path=FOLDER ({reason})"
+    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -154,11 +154,15 @@ def _read_file(path: Path) -> tuple[list[dict[str, Any]], _Rows]:
     try:
         rows = _load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each have their own
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise FcotError(f"{path}: cannot be read as {kind} ({reason[0]})") from error
+        raise FcotError(f"{path}: cannot be read as {kind} ({_reason(error.__cause__ or error)})") from error
     if kind == "csv":
         rows = [_csv_row(row) for row in rows]
     return rows, _Rows(str(path), lines)
+
+
+def _reason(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0].removesuffix(":").rstrip()
 
 
 def _read_text(path: Path) -> str:
@@ -188,10 +192,10 @@ def _check_csv(path: Path, text: str) -> _Checked:
     lines = []
     start = 1
     try:
-        for cells in filter(None, reader):
-            if header and len(cells) != len(header):
+        for cells in reader:  # blank lines are empty lists
+            if cells and header and len(cells) != len(header):
                 raise FcotError(f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}")
-            lines += [start] if header else []
+            lines += [start] if cells and header else []
             header = header or cells
             start = reader.line_num + 1
     except csv.Error as error:
@@ -255,7 +259,7 @@ def _load_hub(id: str, config: str | None, splits: Sequence[str], data_files: st
             rows += _load_dataset(id, split=split, **options)
     except Exception as error:  # the hub's client raises its own, requests' and fsspec's
         raise FcotError(
-            f"could not load '{id}' from the hub ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
+            f"could not load '{id}' from the hub ({_reason(error)}). "
             "On a machine without internet point to a local copy: dataset.path=FILE (the authors' JSON, JSON Lines, "
             "CSV or Parquet)"
         ) from error

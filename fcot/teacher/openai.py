@@ -69,8 +69,9 @@ class OpenAITeacher:
                 if (stop := self._stop_message(error)) is not None:
                     raise FcotError(stop) from error
                 if attempt == self._max_retries:
+                    where = f" at teacher.base_url={self._base_url}" if self._base_url else ""
                     raise FcotError(
-                        f"teacher.model={self._model}: {attempt + 1} tries of one request failed, the last with {_describe(error)}. "
+                        f"teacher.model={self._model}{where}: {attempt + 1} tries of one request failed, the last with {_describe(error)}. "
                         "What was bought is in the store; the same command continues"
                     ) from error
                 await asyncio.sleep(_wait(error, attempt))
@@ -80,9 +81,7 @@ class OpenAITeacher:
         import openai
 
         if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                api_key=os.environ.get(KEY_VARIABLE) or "unused", base_url=self._base_url, max_retries=0, timeout=self._timeout_s
-            )
+            self._client = openai.AsyncOpenAI(api_key=_key() or "unused", base_url=self._base_url, max_retries=0, timeout=self._timeout_s)
         shared = {
             "model": self._model, "temperature": self._temperature, "max_tokens": request.max_tokens, "n": n, "seed": first_slot,
         }  # fmt: skip
@@ -105,7 +104,9 @@ class OpenAITeacher:
             if status < 500 and status not in _RETRY_STATUS:
                 return f"the server refuses the request: {reason}"
             return None
-        passing = (openai.APIConnectionError, openai.APIResponseValidationError, json.JSONDecodeError, _Malformed)
+        passing = (
+            openai.APIConnectionError, openai.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError, _Malformed,
+        )  # fmt: skip
         return None if isinstance(error, passing) else f"{_describe(error)} while asking teacher.model={self._model}"
 
     async def close(self) -> None:
@@ -119,20 +120,26 @@ class _Malformed(Exception):
     """An answer with status 200 that is not a completion."""
 
 
+def _key() -> str:
+    """The key from the environment; files it is read from often end in a newline."""
+    return os.environ.get(KEY_VARIABLE, "").strip()
+
+
 def _to_reply(answer: Any) -> Reply:
     choices = getattr(answer, "choices", None)
-    if not choices:
+    if not choices or not isinstance(choices, list):
         raise _Malformed("an answer without choices")
     usage = getattr(answer, "usage", None)
-    return Reply(
-        [_to_choice(choice) for choice in choices],
-        Usage(getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)),
-    )
+    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return Reply([_to_choice(choice) for choice in choices], Usage(*(count if isinstance(count, int) else None for count in tokens)))
 
 
 def _to_choice(choice: Any) -> Choice:
-    message = getattr(choice, "message", None)
-    text = (message.content if message is not None else getattr(choice, "text", None)) or ""
+    holder = getattr(choice, "message", None) or choice
+    text = getattr(holder, "content", getattr(holder, "text", 0))
+    if not isinstance(text, str | None):
+        raise _Malformed("a choice without text")
+    text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
     if choice.finish_reason == "content_filter":
         return Choice(text, choice.finish_reason, refused="content_filter")
     return Choice(text, choice.finish_reason, refused=None if text.strip() else "empty")
@@ -149,6 +156,8 @@ def _wait(error: Exception, attempt: int) -> float:
 
 
 def _describe(error: Exception) -> str:
-    """One line about an error; never the request, which holds the key."""
+    """One line about an error; never the request, which holds the key, nor the key itself, which some servers repeat."""
     message = " ".join(str(getattr(error, "message", None) or error).split())
-    return f"{type(error).__name__}: {message[:300]}"
+    if key := _key():
+        message = message.replace(key, "***")
+    return f"{type(error).__name__}: {message[:300].rstrip('.')}"

@@ -57,8 +57,8 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
                 )
             slots[completion.completion_index] = completion
     if not found:
-        held = f"holds completions of {', '.join(sorted(other_tasks))}" if other_tasks else "holds no completions"
-        raise FcotError(f"teacher.path={path} {held}, not of {task.name}")
+        held = f"completions of {', '.join(sorted(other_tasks))}, not of {task.name}" if other_tasks else f"no completions of {task.name}"
+        raise FcotError(f"teacher.path={path} holds {held}")
     return {index: [slots[slot] for slot in sorted(slots)] for index, slots in found.items()}, "+".join(sorted(models))
 
 
