@@ -37,7 +37,9 @@ def main(rounds: int) -> None:
             pairs = [(seconds(ours, folder), seconds(bare, folder)) for _ in range(rounds + 1)][1:]
             ratio = statistics.median(one / two for one, two in pairs)
             times = [statistics.median(column) for column in zip(*pairs, strict=True)]
-            print(f"{' '.join(flags):10} fcot.run {times[0]:.2f} s, bare Hydra {times[1]:.2f} s, median ratio {ratio:.2f} over {rounds} pairs")
+            print(
+                f"{' '.join(flags):10} fcot.run {times[0]:.2f} s, bare Hydra {times[1]:.2f} s, median ratio {ratio:.2f} over {rounds} pairs"
+            )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main(folder: Path) -> None:
         rows = [completion for slots in completions.values() for completion in slots]
         curated = curate(rows, problems, task.rule, first_candidate, ["answer"], 300)
         kept = sum(row.kept for row in curated)
-        print(f"{task.title:18} {model} kept {kept:4}/{len(curated):4} = {100 * kept / len(curated):.2f} % refused {count_reasons(curated)}")
+        print(
+            f"{task.title:18} {model} kept {kept:4}/{len(curated):4} = {100 * kept / len(curated):.2f} % refused {count_reasons(curated)}"
+        )
 
 
 if __name__ == "__main__":

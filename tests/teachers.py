@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 from fcot.artifacts import fingerprint
 from fcot.errors import FcotError
@@ -36,7 +37,7 @@ def plan(teacher, diversity: int, prompt: TeacherPrompt = PROMPT, run_id: str = 
 class Scripted:
     """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Keeps every call."""
 
-    identity = {"model": "scripted", "temperature": 0.7}
+    identity = MappingProxyType({"model": "scripted", "temperature": 0.7})
 
     def __init__(self, answer, concurrency: int = 4, max_choices: int = 1) -> None:
         self.answer, self.concurrency, self.max_choices = answer, concurrency, max_choices
@@ -61,7 +62,7 @@ class Scripted:
 class Slow:
     """Sells unique texts and writes each sale to a log when the request arrives: from then on it is to be paid."""
 
-    identity = {"model": "slow", "temperature": 0.7}
+    identity = MappingProxyType({"model": "slow", "temperature": 0.7})
     concurrency = 4
     max_choices = 2
 

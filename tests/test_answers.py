@@ -109,7 +109,9 @@ def test_18_is_one_answer_however_written(rule, written, gold):
     assert rule.same(rule.first(written), gold)
 
 
-@pytest.mark.parametrize(("prediction", "gold"), [("18.01", "18"), ("-18", "18"), ("180", "18"), ("0.3333", "1/3"), (None, "18"), ("18", "many")])
+@pytest.mark.parametrize(
+    ("prediction", "gold"), [("18.01", "18"), ("-18", "18"), ("180", "18"), ("0.3333", "1/3"), (None, "18"), ("18", "many")]
+)
 def test_other_numbers_are_other_answers(prediction, gold):
     assert not NUMBER.same(prediction, gold)
 
@@ -183,7 +185,9 @@ def test_yes_no(text, answers):
     assert YES_NO.candidates(text) == answers
 
 
-@pytest.mark.parametrize("text", ["yajo", ' "yajo".', "The answer is “yajo”.", "**yajo**", "*yajo*", "`yajo`", r"\boxed{yajo}", "'yajo'", "y a j o"])
+@pytest.mark.parametrize(
+    "text", ["yajo", ' "yajo".', "The answer is “yajo”.", "**yajo**", "*yajo*", "`yajo`", r"\boxed{yajo}", "'yajo'", "y a j o"]
+)
 def test_free_strings_lose_quotes_emphasis_and_spaces(text):
     assert TEXT.candidates(text) == ["yajo"]
     assert TEXT.same(TEXT.first(text), "yajo")

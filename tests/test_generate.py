@@ -206,8 +206,12 @@ def test_identical_rationales_get_an_answer_each(generate, tmp_path):
     teacher, done = Scripted(answer, max_choices=2), []
     completions, usage = generate(teacher, 5, problems(1), advance=done.append)
     assert [(c.rationale, c.answer_text) for c in completions] == [
-        (" the same", " answer 0"), (" the same", " answer 1"), (" another", " answer 0"), (" the same", " answer 2"), (" the same", " answer 3"),
-    ]  # fmt: skip
+        (" the same", " answer 0"),
+        (" the same", " answer 1"),
+        (" another", " answer 0"),
+        (" the same", " answer 2"),
+        (" the same", " answer 3"),
+    ]
     assert teacher.asked(2) == 5
     assert sum(done) == 5
     again = Scripted(answer)
@@ -261,8 +265,10 @@ def test_refused_step_2_gives_up_one_answer_and_no_other(generate):
     teacher, done = Scripted(answer), []
     completions, usage = generate(teacher, 3, problems(1), advance=done.append)
     assert completions == [
-        Completion(0, 0, " because 0", " 7", "stop"), Completion(0, 1, " because 1", "", "refused"), Completion(0, 2, " because 2", " 7", "stop"),
-    ]  # fmt: skip
+        Completion(0, 0, " because 0", " 7", "stop"),
+        Completion(0, 1, " because 1", "", "refused"),
+        Completion(0, 2, " because 2", " 7", "stop"),
+    ]
     assert usage["requests"] == 3 + 2 + 3
     assert sum(done) == 3
 
@@ -370,7 +376,7 @@ def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
             raise FcotError("one clear message")
         return [" 1"] * n
 
-    with pytest.raises(FcotError, match="^one clear message$"):
+    with pytest.raises(FcotError, match=r"^one clear message$"):
         generate(Scripted(answer), 2)
     bought = {row["sample_index"] for row in rows_of(tmp_path)}
     assert bought

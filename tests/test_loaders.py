@@ -42,8 +42,8 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def load(path: Path, columns: Columns = Columns(), task: Task = MINE) -> list[Problem]:
-    return load_problems(task, str(path), columns)
+def load(path: Path, columns: Columns | None = None, task: Task = MINE) -> list[Problem]:
+    return load_problems(task, str(path), columns or Columns())
 
 
 # --- formats ------------------------------------------------------------------------------------------------------
@@ -58,7 +58,9 @@ def test_every_format_gives_the_same_problems(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_columns_can_have_other_names_and_rows_need_no_index(tmp_path, suffix):
-    path = write(tmp_path / f"mine.{suffix}", [{"q": "a?", "a": "1", "why": "r", "form": "t"}, {"q": "b?", "a": "2", "why": "s", "form": "u"}])
+    path = write(
+        tmp_path / f"mine.{suffix}", [{"q": "a?", "a": "1", "why": "r", "form": "t"}, {"q": "b?", "a": "2", "why": "s", "form": "u"}]
+    )
     problems = load(path, Columns(question="q", answer="a", rationale="why", template="form"))
     assert problems == [Problem(0, "a?", "1", "r", "t"), Problem(1, "b?", "2", "s", "u")]
 
@@ -70,9 +72,8 @@ def test_numeric_answers_become_texts_without_a_spurious_point_zero(tmp_path, su
     assert [problem.answer for problem in load(path)] == texts
 
 
-@pytest.mark.parametrize("suffix", ["json", "jsonl"])
-def test_answers_of_one_file_may_be_numbers_and_texts(tmp_path, suffix):
-    path = write(tmp_path / f"mine.{suffix}", [{"question": "q?", "answer": answer} for answer in (18, "$18.00", 0.5)])
+def test_answers_of_json_lines_may_be_numbers_and_texts(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "q?", "answer": answer} for answer in (18, "$18.00", 0.5)])
     assert [MINE.rule.gold(problem.answer) for problem in load(path)] == ["18", "18", "0.5"]
 
 
@@ -117,7 +118,8 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.jsonl", GOOD + '\n{"question": null, "answer": 1}\n', "{path}, line 3: empty question"),
         ("mine.jsonl", GOOD + '{"question": "b", "answer": "many"}\n', "{path}, line 2: the gold answer 'many' is not a number"),
         ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: the gold answer '' is not a number"),
-        ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
+        ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}',
+         "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
         ("mine.jsonl", '{"sample_index": 1.5, "question": "b", "answer": 1}', "{path}, line 1: sample_index 1.5 is not an integer"),
         ("mine.jsonl", '{"text": "b", "label": 1}', "{path} has no column 'question'; it has label, text."),
         ("mine.jsonl", '{"question": "b", "label": 1}', "{path} has no column 'answer'; it has label, question."),
@@ -128,6 +130,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.json", '{"data": []}', "{path} holds no problems"),
         ("mine.json", '[{"question": "a", "answer": 1}, 2]', "{path}, row 2: expected a JSON object"),
         ("mine.json", '{"data": [{"question": "a", "answer": 1}, {"question": "", "answer": 1}]}', "{path}, row 2: empty question"),
+        ("mine.json", '{"data": [{"question": "a", "answer": 1}, {"question": "b", "answer": "$1"}]}', "failed for column answer"),
         ("mine.csv", 'question,answer\n"a\nb",1\n,2\n', "{path}, line 4: empty question"),
         ("mine.csv", "question,answer\na,1\nb,2,3\n", "{path}, line 3: 3 cells, but the header has 2"),
         ("mine.csv", "question,answer\na,1\nb\n", "{path}, line 3: 1 cells, but the header has 2"),
@@ -180,7 +183,14 @@ def test_gold_answers_of_another_type_are_refused(tmp_path, rule, answer, expect
 
 @pytest.mark.parametrize(
     ("source", "is_id"),
-    [("openai/gsm8k", True), ("openai/gsm8k:main", True), ("a.b/c-d_e", True), ("data/mine.csv", False), ("mine", False), ("/a/b/c", False)],
+    [
+        ("openai/gsm8k", True),
+        ("openai/gsm8k:main", True),
+        ("a.b/c-d_e", True),
+        ("data/mine.csv", False),
+        ("mine", False),
+        ("/a/b/c", False),
+    ],
 )
 def test_what_reads_as_a_hub_id(source, is_id):
     assert is_hub_id(source) == is_id
@@ -210,7 +220,8 @@ AQUA_ROW = {"question": "How fast?", "options": ["A)21", "B)2 (A) 1", "C) 3"], "
 CSQA_ROW = {"question": "Where to?", "choices": {"label": ["A", "B"], "text": ["race track", "desert"]}, "answerKey": "B"}
 STRATEGY_ROW = {"question": "Is it?", "answer": True, "facts": ["It was.", "It is."]}
 OBJECTS_ROW = {
-    "inputs": "Q: Alice has a ball. \n\nFirst, they swap. At the end, Alice has the \n  choice: red ball.\n  choice: blue ball.\n  choice: ball.\nA:",
+    "inputs": "Q: Alice has a ball. \n\nFirst, they swap. At the end, Alice has the "
+              "\n  choice: red ball.\n  choice: blue ball.\n  choice: ball.\nA:",
     "multiple_choice_targets": ["red ball.", "blue ball.", "ball."],
     "multiple_choice_scores": [0, 1, 0],
 }  # fmt: skip
@@ -277,14 +288,25 @@ def test_a_file_inside_a_repository_is_asked_for(monkeypatch):
     assert hub.asked == [("HuggingFaceTB/math_tasks", "train", {"data_files": "data/mawps/addsub.jsonl"})]
 
 
+HUB_ROWS = {
+    "single_eq": {"input": "q", "target": "1"},
+    "addsub": {"input": "q", "target": "1"},
+    "multiarith": {"question": "q", "final_ans": "1"},
+    "gsm8k": GSM8K_ROW,
+    "aqua": AQUA_ROW,
+    "svamp": {**SVAMP_ROW, "ID": "chal-1"},
+    "tracking_shuffled_objects": OBJECTS_ROW,
+    "last_letter_concatenation": {"question": "q", "answer": "a"},
+    "commonsense_qa": CSQA_ROW,
+    "strategy_qa": STRATEGY_ROW,
+}
+
+
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
 def test_another_number_of_rows_is_an_error(monkeypatch, name):
-    row = {"svamp": SVAMP_ROW | {"ID": "chal-1"}, "gsm8k": GSM8K_ROW, "aqua": AQUA_ROW, "commonsense_qa": CSQA_ROW, "strategy_qa": STRATEGY_ROW,
-           "tracking_shuffled_objects": OBJECTS_ROW, "single_eq": {"input": "q", "target": "1"}, "addsub": {"input": "q", "target": "1"},
-           "multiarith": {"question": "q", "final_ans": "1"}, "last_letter_concatenation": {"question": "q", "answer": "a"}}[name]  # fmt: skip
     task = TASKS[name]
     with pytest.raises(FcotError) as error:
-        from_hub(monkeypatch, name, **{split: [row] for split in task.hub.splits})
+        from_hub(monkeypatch, name, **{split: [HUB_ROWS[name]] for split in task.hub.splits})
     held = len(task.hub.splits)
     assert str(error.value) == f"'{task.hub.id}' on the hub has {held} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"
 

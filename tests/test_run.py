@@ -208,7 +208,9 @@ def test_a_low_kept_share_is_warned_about_with_three_examples(tmp_path, capsys):
     assert warning.count("rationale:") == 3
 
 
-@pytest.mark.parametrize(("student", "save"), [("gpt2", save_gpt2), ("t5_small", save_t5), ("flan_t5_base", lambda f: save_t5(f, gated=True))])
+@pytest.mark.parametrize(
+    ("student", "save"), [("gpt2", save_gpt2), ("t5_small", save_t5), ("flan_t5_base", lambda f: save_t5(f, gated=True))]
+)
 def test_pretrained_students_from_a_folder(student, save, tmp_path):
     """The literal command of the README, on a small random student, cut short."""
     folder = save(tmp_path / "weights")
@@ -339,3 +341,7 @@ def test_real_completions_through_the_whole_pipeline(shared_data, tmp_path):
     assert 0.7 < metrics["completions_kept"] / metrics["completions_asked"] < 0.9
 
 
+def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tmp_path):
+    with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
+        execute(make_run(tmp_path, *QUICK, "student=t5_small"), "")
+    assert not (tmp_path / "store").exists()

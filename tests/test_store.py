@@ -106,14 +106,32 @@ def test_a_reader_takes_a_growing_line_when_it_is_whole(tmp_path):
 
 
 def test_lines_that_do_not_parse_are_skipped(tmp_path):
-    junk = [b"", b"{", b"null", b"3", b"[]", b"{}", b'{"key": "a"}', b'{"key": ["a"], "slot": 0}', b'{"key": "a", "slot": [0]}', b'"\xff\xfe"']
+    junk = [
+        b"",
+        b"{",
+        b"null",
+        b"3",
+        b"[]",
+        b"{}",
+        b'{"key": "a"}',
+        b'{"key": ["a"], "slot": 0}',
+        b'{"key": "a", "slot": [0]}',
+        b'"\xff\xfe"',
+    ]
     good = [json.dumps(row(slot)).encode() for slot in range(len(junk))]
     (tmp_path / "a.jsonl").write_bytes(b"".join(b"%s\n%s\n" % pair for pair in zip(junk, good, strict=True)))
     assert sorted(texts(tmp_path)) == list(range(len(junk)))
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("meta-llama/Llama-3.1-8B", "meta-llama_Llama-3.1-8B"), ("gpt 4: new", "gpt_4_new"), ("../..", "unnamed"), (".hidden", "hidden"), ("", "unnamed")]
+    ("name", "folder"),
+    [
+        ("meta-llama/Llama-3.1-8B", "meta-llama_Llama-3.1-8B"),
+        ("gpt 4: new", "gpt_4_new"),
+        ("../..", "unnamed"),
+        (".hidden", "hidden"),
+        ("", "unnamed"),
+    ],
 )
 def test_names_become_one_folder(name, folder):
     assert readable(name) == folder
@@ -193,7 +211,9 @@ def what_is_read(tmp_path, n_problems, diversity):
     teacher = teachers.Scripted(refuse)
     teacher.identity = teachers.Slow.identity
     plan = teachers.plan(teacher, diversity)
-    return fingerprint([to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))[0]])
+    return fingerprint(
+        [to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))[0]]
+    )
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -24,9 +24,9 @@ FAMILIES = ("t5", "flan_t5", "gpt2", "tiny_t5", "tiny_gpt2")
 def make_student(family, folder):
     """Any family without dropout, pretrained ones through a folder; weights large enough that answers differ."""
     if family == "gpt2":
-        student = load_student(str(save_gpt2(folder)), "student.path")
+        student = load_student(str(save_gpt2(folder)))
     elif family in ("t5", "flan_t5"):
-        student = load_student(str(save_t5(folder, gated=family == "flan_t5")), "student.path")
+        student = load_student(str(save_t5(folder, gated=family == "flan_t5")))
     else:
         torch.manual_seed(0)
         architecture = "encoder_decoder" if family == "tiny_t5" else "decoder"
@@ -150,7 +150,7 @@ def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
 
 def test_what_the_tokenizer_cannot_represent_is_measured(tmp_path):
     form = FORMATS["fine_tune", "encoder_decoder"]
-    student = load_student(str(save_t5(tmp_path)), "student.path")
+    student = load_student(str(save_t5(tmp_path)))
     plain = tokenize(student.tokenizer, form, "encoder_decoder", [("How many?", "3")], max_prompt=64, max_completion=64)
     braces = tokenize(student.tokenizer, form, "encoder_decoder", [(r"How many \frac{1}{2}?", "3")], max_prompt=64, max_completion=64)
     assert plain.unknown_share == 0
@@ -185,12 +185,12 @@ def test_a_folder_without_weights_is_named(tmp_path):
     folder = save_gpt2(tmp_path / "student")
     (folder / "model.safetensors").unlink()
     with pytest.raises(FcotError, match=r"student\.path=.*weights"):
-        load_student(str(folder), "student.path")
+        load_student(str(folder))
 
 
 def test_an_unreachable_hub_says_where_to_point(monkeypatch):
     with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
-        load_student("nobody/nothing", "student.path")
+        load_student("nobody/nothing")
 
 
 def test_saved_students_load_in_transformers(student, tmp_path):

@@ -253,9 +253,9 @@ def test_validation_shares_no_template_with_train(n_templates):
 
 def test_validation_of_a_subset_shares_no_template_with_it():
     templates = {index: f"t{index % 20}" for index in range(60)}
-    inside, validation = hold_out_validation(range(60), [0, 20, 1], 0.1, templates)
+    inside, validation = hold_out_validation(range(60), [0, 20, 1], 0.9, templates)
     assert inside == [0, 1, 20]
-    assert len(validation) == 6
+    assert len(validation) == 54  # all but the two templates' six
     assert not {templates[index] for index in inside} & {templates[index] for index in validation}
 
 

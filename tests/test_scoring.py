@@ -1,0 +1,88 @@
+"""Scoring: one completion, the interval, the rates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fcot.evaluation.scoring import accuracy, score, summarise, wilson_interval
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import FORMATS
+from fcot.records import Problem
+
+COT = FORMATS["fine_tune_cot", "decoder"]
+ANSWER_ONLY = FORMATS["fine_tune", "decoder"]
+NUMBER = AnswerRule("number")
+
+
+def scored(text: str, complete: bool = True, answer: str = "18", text_format=COT):
+    return score(Problem(3, "How many?", answer), text, complete, 7, text_format, NUMBER)
+
+
+@pytest.mark.parametrize(
+    ("text", "prediction", "correct"),
+    [
+        (" 20 - 2 = 18 --> 18", "18", True),
+        (" 20 --> $18.00 of 20", "18", True),
+        (" 18 --> 20", "20", False),
+        (" so it is 18", "18", True),
+        ("", None, False),
+    ],
+)
+def test_a_completion_is_scored_with_the_formats_parser(text, prediction, correct):
+    result = scored(text)
+    assert (result.prediction, result.correct) == (prediction, correct)
+    assert (result.sample_index, result.question, result.answer, result.completion) == (3, "How many?", "18", text)
+    assert (result.complete, result.n_tokens) == (True, 7)
+
+
+def test_without_a_prefix_the_first_answer_counts():
+    assert scored(" 18 or 20", text_format=ANSWER_ONLY).correct
+    assert not scored(" 20 or 18", text_format=ANSWER_ONLY).correct
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "interval"),
+    [  # by hand, z = 1.959964
+        (0, 10, (0.0, 0.277533)),  # 0 .. z2 / (n + z2)
+        (10, 10, (0.722467, 1.0)),  # its mirror
+        (5, 10, (0.236593, 0.763407)),  # 1/2 +- z / (2 sqrt(n + z2))
+        (1, 1, (0.206549, 1.0)),  # 1 / (1 + z2) .. 1
+        (1, 4, (0.045587, 0.699358)),
+    ],
+)
+def test_the_wilson_interval(successes, n, interval):
+    assert wilson_interval(successes, n) == pytest.approx(interval, abs=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(142, 180), (621, 1000), (3, 225), (1318, 1319)])
+def test_the_wilson_interval_is_the_closed_formula(successes, n):
+    z, share = 1.959963984540054, successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    assert wilson_interval(successes, n) == pytest.approx((centre - half, centre + half), abs=1e-12)
+
+
+def test_no_observations_say_nothing():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert accuracy([]) is None
+    assert summarise([], COT, NUMBER) == {
+        "n_test": 0, "accuracy": None, "accuracy_ci95": [0.0, 1.0], "answer_in_completion": None, "well_formed": None, "complete": None,
+    }  # fmt: skip
+
+
+def test_the_summarys_rates():
+    predictions = [
+        scored(" 20 - 2 = 18 --> 18"),  # right
+        scored(" 18 --> 20"),  # wrong, but 18 was named
+        scored(" it is 18.0"),  # right without a prefix: not well-formed
+        scored(" 1 --> 2 --> 3", complete=False),  # two prefixes
+        scored(" round and round", complete=False),
+    ]
+    summary = summarise(predictions, COT, NUMBER)
+    assert summary == {
+        "n_test": 5, "accuracy": 0.4, "accuracy_ci95": list(wilson_interval(2, 5)),
+        "answer_in_completion": 0.6, "well_formed": 0.4, "complete": 0.6,
+    }  # fmt: skip
+    assert accuracy(predictions) == 0.4
