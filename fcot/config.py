@@ -392,6 +392,8 @@ def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
     yield from _at_least("teacher.max_retries", teacher.max_retries, 0)
     if teacher.timeout_s <= 0:
         yield f"teacher.timeout_s={teacher.timeout_s}: more than 0 seconds"
+    if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
+        yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
     if not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or OPENAI_URL).startswith(OPENAI_URL):
         yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
 

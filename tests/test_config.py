@@ -131,6 +131,7 @@ def test_all_faults_come_together():
         (["teacher=replay", f"teacher.path={CONF}"], "teacher=replay has nothing for dataset=toy_arithmetic"),
         (["teacher=openai", "teacher.model=m"], "OPENAI_API_KEY"),
         (["teacher=openai", "teacher.model=m", "teacher.temperature=0"], "greedy decoding gives the same rationale"),
+        (["teacher=openai", "teacher.model=m", "teacher.base_url=localhost:8000"], "a URL such as"),
         (["split-mode=file"], "split_mode.path=FILE"),
         (["split_mode.path=x.json"], "read by split-mode=file only"),
         (["split_mode.templates=x.json"], "read by split-mode=template only"),

@@ -333,7 +333,8 @@ def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
     rows = [row(slot, "x" * 200) for slot in range(4)]
     length = len(json.dumps(rows[0])) + 1
     script = (
-        "import json, resource, signal, sys\nfrom pathlib import Path\nfrom fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
+        "import json, resource, signal, sys\nfrom pathlib import Path\n"
+        "from fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "try:\n    with StoreFolder(Path(sys.argv[1])).buying('a') as writers: writers['a'].append(json.loads(sys.argv[3]))\n"
         "except FcotError as error: sys.exit(str(error))"

@@ -58,8 +58,12 @@ def curate_stage(run: Run) -> Summary:
 
 
 def _examples(completions: Sequence[Completion], curated: Sequence[CuratedCompletion]) -> str:
-    """Three refused completions, to see at a glance what went wrong."""
-    refused = [(completion, row) for completion, row in zip(completions, curated, strict=True) if not row.kept][:3]
+    """Three refused completions of different problems, to see at a glance what went wrong."""
+    first: dict[int, tuple[Completion, CuratedCompletion]] = {}
+    for completion, row in zip(completions, curated, strict=True):
+        if not row.kept:
+            first.setdefault(row.sample_index, (completion, row))
+    refused = list(first.values())[:3]
     return "\n".join(
         f"  sample {row.sample_index}: {row.reason}; gold {row.answer!r}, parsed {row.prediction!r} from {completion.answer_text[:120]!r}\n"
         f"    rationale: {completion.rationale[:160]!r}"

@@ -227,7 +227,8 @@ def _check_json_lines(path: Path, text: str) -> _Checked:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise FcotError(f"{path}, line {number}: malformed JSON ({error})") from error
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise FcotError(f"{path}, line {number}: malformed JSON ({reason})") from error
         _check_object(row, f"{path}, line {number}")
         numbers.append(number)
     return len(numbers), tuple(numbers), {}
