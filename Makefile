@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ARGS ?= -n auto
 
 .PHONY: demo test test-slow lint clean
 

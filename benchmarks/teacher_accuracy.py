@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fcot.curation.filters import curate, count_reasons
+from fcot.curation.filters import count_reasons, curate
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Completion
 from fcot.tasks.loaders import load_problems
