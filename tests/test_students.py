@@ -193,6 +193,19 @@ def test_an_unreachable_hub_says_where_to_point(monkeypatch):
         load_student("nobody/nothing")
 
 
+@pytest.mark.parametrize("save", [save_gpt2, save_t5])
+def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
+    plain = load_student(str(save(tmp_path)))
+    habits = {"num_beams": 4, "do_sample": True, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | habits))
+    with_habits = load_student(str(tmp_path))
+    rows = make_rows(plain, 6, with_completion=False)
+    answers = [decode(student, rows, max_new_tokens=12, batch_size=6) for student in (plain, with_habits)]
+    assert answers[0] == answers[1]
+    assert not with_habits.model.generation_config.do_sample
+
+
 def test_saved_students_load_in_transformers(student, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -52,6 +53,11 @@ def load_student(source: str, revision: str | None = None) -> Student:
         raise _unavailable(source, error) from error
     if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
         tokenizer.pad_token = tokenizer.eos_token
+    # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+    )  # fmt: skip
     return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder")
 
 
