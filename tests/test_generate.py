@@ -383,6 +383,25 @@ def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
     assert 3 not in bought
 
 
+def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_new(generate, tmp_path):
+    """The first problem's refusal arrives while three others are being answered: those are paid for, so they are kept."""
+    sent = []
+
+    class Slow(Scripted):
+        async def generate(self, request, n, first_slot):
+            sent.append(request.problem.sample_index)
+            if request.problem.sample_index == 0:
+                await asyncio.sleep(0.05)
+                raise FcotError("quota used up")
+            await asyncio.sleep(0.3)
+            return Reply([Choice(" 1", "stop")] * n)
+
+    with pytest.raises(FcotError, match=r"^quota used up$"):
+        generate(Slow(None, concurrency=4), 1, problems(20))
+    assert sorted(sent) == [0, 1, 2, 3]
+    assert {row["sample_index"] for row in rows_of(tmp_path)} == {1, 2, 3}
+
+
 def test_nothing_to_do_with_no_problems(generate):
     teacher = CountingOracle()
     assert generate(teacher, 4, [])[0] == []

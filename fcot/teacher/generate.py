@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fcot.errors import FcotError
 from fcot.progress import unwatched
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
@@ -126,6 +127,7 @@ class _Purchase:
     follow_ups: deque[_Job] = field(default_factory=deque)
     claimed: dict[str, int] = field(default_factory=dict)
     active: int = 0
+    stop: FcotError | None = None
 
     async def run(self, problems: Mapping[str, Problem]) -> None:
         self.source = self._jobs(problems)
@@ -138,6 +140,8 @@ class _Purchase:
             raise errors.exceptions[0] from None
         finally:
             await self.plan.teacher.close()
+        if self.stop is not None:
+            raise self.stop
 
     def _jobs(self, problems: Mapping[str, Problem]) -> Iterator[_Job]:
         for key, problem in problems.items():
@@ -159,6 +163,8 @@ class _Purchase:
         while (job := await self._take()) is not None:
             try:
                 await self._buy(job)
+            except FcotError as error:  # nothing new is sent; what is in flight is paid for, so it is waited for
+                self.stop = self.stop or error
             finally:
                 async with self.changed:
                     self.active -= 1
@@ -167,7 +173,7 @@ class _Purchase:
     async def _take(self) -> _Job | None:
         """The next job; waits while others are in flight, because they may lead to more."""
         async with self.changed:
-            while True:
+            while self.stop is None:
                 job = self.follow_ups.popleft() if self.follow_ups else next(self.source, None)
                 if job is not None:
                     self.active += 1
@@ -175,12 +181,13 @@ class _Purchase:
                 if not self.active:
                     return None
                 await self.changed.wait()
+            return None
 
     async def _buy(self, job: _Job) -> None:
         slots = deque(range(job.first_slot, job.first_slot + job.n))
         problem, root = job.request.problem, job.request.root or job.key
         assert problem is not None
-        while slots and not _gave_up(self.plan, self.folder, job.key):
+        while slots and not _gave_up(self.plan, self.folder, job.key) and self.stop is None:
             asked = replace(job, first_slot=slots[0], n=len(slots))
             reply = await self.plan.teacher.generate(asked.request, asked.n, asked.first_slot)
             rows = _to_rows(asked, self._place(asked.key, slots, reply.choices), reply.usage, self.plan.run_id, root)
