@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fcot.artifacts import disk_error
+from fcot.progress import say
 
 Row = dict[str, Any]
 
@@ -95,6 +96,8 @@ class StoreFolder:
         writers: dict[str, ShardWriter] = {}
         with contextlib.ExitStack() as stack:
             for wait in (False, True):
+                if wait:
+                    say(f"waiting for another run that is buying from the same part of the store ({self.path})")
                 for shard in wanted:
                     lock = _lock(self.path / f"{shard}.lock", wait=wait) if not (wait and writers) else None
                     if lock is not None:
