@@ -28,7 +28,9 @@ def completion_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor], arch
     if architecture == "encoder_decoder":
         logits = model(**batch).logits
     else:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[:, :-1]
         labels = labels[:, 1:]
+        wanted = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)  # prompt positions need no logits: the head is the dearest layer
+        labels = labels[:, wanted]
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=wanted).logits
     loss = functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return loss, int((labels != IGNORED).sum())
