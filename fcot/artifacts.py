@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -24,7 +25,7 @@ TEMPORARY = ".partial"
 def fingerprint(value: Any) -> str:
     """The SHA-256 (hex) of a JSON value in canonical form."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_fingerprint(path: Path) -> str:
@@ -35,7 +36,8 @@ def file_fingerprint(path: Path) -> str:
 
 def folder_fingerprint(folder: Path) -> str:
     """The SHA-256 (hex) over names and contents of all files below a folder, hidden ones left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    visible = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    files = sorted(path for path in visible if path.is_file())
     return fingerprint([[str(path.relative_to(folder)), file_fingerprint(path)] for path in files])
 
 
@@ -68,6 +70,14 @@ def write_atomic(path: Path, text: str | Iterable[str]) -> None:
         if isinstance(error, OSError):
             raise disk_error(error, path) from error
         raise
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The operating system's error, also inside one of safetensors' own; None for any other."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -106,16 +116,16 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # a killed process had the same id
         temporary.mkdir(parents=True)
         fill(temporary)
+        for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors' own are unreadable to the rest of a group
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise disk_error(error, path) from error
-        if "No space left" in str(error) or "os error 28" in str(error):  # safetensors wraps the OS error in its own
-            raise disk_error(OSError(errno.ENOSPC, "No space left on device"), path) from error
+        if isinstance(error, Exception) and (cause := _system_error(error)) is not None:
+            raise disk_error(cause, path) from error
         raise
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
+from fcot.prompts.student import METHODS
 from fcot.tasks.table import TASKS
 
 STAGES = ("generate", "curate", "train", "evaluate")
-METHODS = ("zero_shot", "fine_tune", "fine_tune_cot")
 SPLIT_MODES = ("sample", "published", "template", "file")
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 OPENAI_URL = "https://api.openai.com"
@@ -262,8 +263,11 @@ def to_config(composed: DictConfig) -> Config:
 def _faults_beside(composed: DictConfig, missing: list[str]) -> list[str]:
     """The other faults of a configuration with missing values: those are filled in, and what is said of them is dropped."""
     filled = composed.copy()
-    for key in missing:
-        OmegaConf.update(filled, key, "")
+    try:
+        for key in missing:
+            OmegaConf.update(filled, key, "")
+    except OmegaConfBaseException:  # a missing number: the rest has to wait for it
+        return []
     config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
     return [fault for fault in faults_of(config) if not any(fault.startswith(f"{key}=") for key in missing)]
 
@@ -302,9 +306,10 @@ def _readable_file(option: str, value: str | None) -> Iterator[str]:
 
 def _root_faults(config: Config) -> Iterator[str]:
     yield from _at_least("diversity", config.diversity, 1)
-    yield from _at_least("seed", config.seed, 0)
+    if not 0 <= config.seed < 2**32:
+        yield f"seed={config.seed}: between 0 and {2**32 - 1}"
     yield from _one_of("until", config.until, STAGES)
-    yield from _one_of("method", config.method.name, METHODS)
+    yield from _one_of("method", config.method.name, tuple(METHODS))
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
     yield from _at_least("prompt.rationale_tokens", config.prompt.rationale_tokens, 1)
     yield from _at_least("prompt.answer_tokens", config.prompt.answer_tokens, 1)
@@ -329,7 +334,7 @@ def _dataset_faults(config: Config) -> Iterator[str]:
     else:
         yield from _one_of("dataset.answer_type", dataset.answer_type, ANSWER_TYPES)
         if dataset.answer_type == "choice" and not (dataset.choices.isalpha() and dataset.choices.isupper()):
-            yield f"dataset.choices={dataset.choices or 'nothing'}: dataset.answer_type=choice needs its letters, such as ABCD"
+            yield "dataset.answer_type=choice needs its letters in capitals: dataset.choices=ABCD"
         if not _is_hub_id(dataset.path):
             yield from _readable_file("dataset.path", dataset.path)
 
@@ -363,9 +368,12 @@ def _split_faults(config: Config) -> Iterator[str]:
 
 def _teacher_faults(config: Config) -> Iterator[str]:
     teacher = config.teacher
-    if config.method.name != "fine_tune_cot":
+    method = METHODS.get(config.method.name)
+    if method is not None and not method.asks_teacher:
         if config.until in ("generate", "curate"):
             yield f"until={config.until}: method={config.method.name} asks no teacher"
+        if config.until == "train" and not method.trains:
+            yield f"until=train: method={config.method.name} trains nothing"
         return
     if isinstance(teacher, OracleTeacher):
         if not 0 <= teacher.error_rate <= 1:
@@ -400,8 +408,8 @@ def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
 
 def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
-    for option in ("max_prompt_tokens", "max_completion_tokens", "max_new_tokens"):
-        yield from _at_least(f"student.{option}", getattr(student, option), 1)
+    for option, least in (("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1)):
+        yield from _at_least(f"student.{option}", getattr(student, option), least)
     if isinstance(student, TinyStudent):
         for option in ("width", "layers", "heads"):
             yield from _at_least(f"student.{option}", getattr(student, option), 1)
@@ -423,6 +431,8 @@ def _student_faults(config: Config) -> Iterator[str]:
 def _trainer_faults(trainer: Trainer) -> Iterator[str]:
     if trainer.lr <= 0:
         yield f"trainer.lr={trainer.lr}: more than 0"
+    if trainer.clip_norm is not None and trainer.clip_norm <= 0:
+        yield f"trainer.clip_norm={trainer.clip_norm}: more than 0, or null"
     yield from _at_least("trainer.weight_decay", trainer.weight_decay, 0)
     yield from _at_least("trainer.warmup_steps", trainer.warmup_steps, 0)
     for option in ("batch_size", "epochs", "max_steps", "evaluate_every_steps", "eval_batch_size"):

@@ -30,7 +30,7 @@ def execute(run: Run, config_text: str) -> Summary:
     """
     directory = run.directory
     with directory.lock(say):
-        if directory.done.exists():
+        if directory.done.exists() and directory.metrics.exists():
             say(f"nothing to do: {directory.path} is complete")
             return dict(read_json(directory.metrics))
         directory.remove_partial()
@@ -84,13 +84,15 @@ def _check_student(run: Run) -> None:
     if isinstance(student, PretrainedStudent) and run.config.until in ("train", "evaluate"):
         from fcot.student.loading import check_student
 
-        check_student(student.path or student.hub_id, student.revision)
+        limits = student.max_prompt_tokens, student.max_completion_tokens
+        check_student(student.path or student.hub_id, student.revision, *limits)
 
 
 def _once(run: Run, name: str, stage: Stage) -> Summary:
     """The summary of a stage, from its file or by running it."""
     path = run.directory.stage(name)
-    if path.exists():
+    left = {"curate": run.directory.curated, "train": run.directory.student, "evaluate": run.directory.predictions}
+    if path.exists() and (name not in left or left[name].exists()):
         return dict(read_json(path))
     start = time.monotonic()
     summary = stage(run)

@@ -13,7 +13,7 @@ from fcot.errors import FcotError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 1 with one message where a folder holds no finished run."""
-    parser = argparse.ArgumentParser(prog="python -m fcot.report", description=__doc__)
+    parser = argparse.ArgumentParser(description="The comparison table and picture of runs and sweeps, from the files they left.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
     options = parser.parse_args(arguments)
     try:
@@ -29,10 +29,10 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     from fcot.reporting.tables import ordered, print_comparison
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
-    done = [metrics for metrics in jobs if metrics.exists()]
+    done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
     if not done:
-        raise FcotError(f"no finished run in {', '.join(map(str, folders))}")
-    runs = ordered(read_json(metrics) for metrics in done)
+        raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+    runs = ordered(read_json(path) | {"varied": varied} for path, varied in reversed(done))
     print_comparison(runs)
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")
@@ -40,16 +40,28 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     print(f"picture: {picture}")
 
 
-def find_jobs(folder: Path) -> list[Path]:
-    """The ``metrics.json`` of a folder's runs, existing or not: a sweep's jobs name them, a run has one."""
+Job = tuple[Path | None, dict[str, str]]  # a run's metrics.json, existing or not, and what the sweep varied in it
+
+
+def find_jobs(folder: Path) -> list[Job]:
+    """The runs of a folder: those a sweep's jobs name, a run's own, or all below ``runs/``."""
     if not folder.is_dir():
-        raise FcotError(f"{folder}: no such folder")
-    jobs = sorted(folder.glob("jobs/*.json"))
+        raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
+    jobs = [read_json(path) for path in sorted(folder.glob("jobs/*.json"), key=lambda path: int(path.stem))]
     if jobs:
-        return [folder.parent.parent / "runs" / str(read_json(job)["run_id"]) / "metrics.json" for job in jobs]
+        varied = _varied([job["overrides"] for job in jobs])
+        return [(Path(job["run"]) / "metrics.json" if job["run"] else None, values) for job, values in zip(jobs, varied, strict=True)]
     if (folder / "config.yaml").exists():
-        return [folder / "metrics.json"]
-    return list(sorted(folder.glob("*/metrics.json")) + sorted(folder.glob("runs/*/metrics.json")))
+        return [(folder / "metrics.json", {})]
+    return [(path, {}) for path in (*sorted(folder.glob("*/metrics.json")), *sorted(folder.glob("runs/*/metrics.json")))]
+
+
+def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Of each job's overrides those in which the jobs differ and that have no column of their own."""
+    settings = [dict(override.partition("=")[::2] for override in job) for job in overrides]
+    keys = dict.fromkeys(key for job in settings for key in job if key not in ("dataset", "student", "method", "diversity", "seed"))
+    differing = [key for key in keys if len({job.get(key) for job in settings}) > 1]
+    return [{key: job[key] for key in differing if key in job} for job in settings]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fcot.config import register_schemas, to_config
 from fcot.errors import FcotError
+from fcot.overrides import MARK, explain, prepare
 from fcot.progress import say
 
 _CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
-_SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\b(?:sk|hf|pk|ghp|gsk)[-_][A-Za-z0-9_-]{16,}|Bearer\s+\S+", re.IGNORECASE)
+# What this process has run of its sweep, for the summary at the end.
 _sweeps: list[Path] = []
+_jobs: dict[str, int] = {}
+_failed: list[str] = []
 
 
 def main() -> None:
@@ -49,29 +49,9 @@ def main() -> None:
         sys.exit(1)
     finally:
         _report_sweeps()
-
-
-def prepare(arguments: list[str]) -> list[str]:
-    """Check the command line before Hydra writes it anywhere.
-
-    Raises:
-        FcotError: An override looks like a secret, or mixes up ``split-mode`` (the choice) and ``split_mode`` (its values).
-    """
-    for argument in arguments:
-        name, found, value = argument.lstrip("+~").partition("=")
-        if found and value and (_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)):
-            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY) only")
-        if name == "split_mode":
-            raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
-        if name.startswith("split-mode."):
-            raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
-    return arguments + _sampling(arguments)
-
-
-def _sampling(arguments: list[str]) -> list[str]:
-    """Mark a sweep over D that the command line spells out; an experiment's own sweep is seen in ``hydra.sweeper.params``."""
-    swept = any(re.match(r"diversity=.*[,(]", argument) for argument in arguments)
-    return ["diversity_is_swept=true"] if swept else []
+    if _failed:
+        say(f"{len(_failed)} jobs failed: {', '.join(_failed)}")
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
@@ -81,7 +61,7 @@ def _application(composed: DictConfig) -> None:
         _sweep_job(composed, hydra_config)
         return
     try:
-        metrics = _run(composed, hydra_config, before=lambda run: say(f"run {run.directory.path}"))
+        folder, metrics = _run(composed, hydra_config, before=_announce)
     except FcotError as error:  # here, because Hydra would announce it with the overrides first
         say(str(error))
         sys.exit(1)
@@ -90,44 +70,58 @@ def _application(composed: DictConfig) -> None:
     if "accuracy" in metrics:
         print_comparison([metrics])
     else:
-        print(stage_line(composed.until, metrics))
+        print(stage_line(composed.until, metrics, str(folder)))
 
 
-def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], object]) -> dict[str, Any]:
-    """Resolve and execute one run; ``before`` sees it first."""
+def _announce(run: Any) -> bool:
+    say(f"run {run.directory.path}")
+    return True
+
+
+def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], bool]) -> tuple[Path, dict[str, Any]]:
+    """Resolve and execute one run, unless ``before`` declines it; its folder and metrics."""
     config = to_config(composed)
     from fcot.pipeline import execute
     from fcot.runs import resolve
 
     run = resolve(config, composed.diversity_is_swept or "diversity" in (hydra_config.sweeper.get("params") or {}))
-    before(run)
-    return execute(run, OmegaConf.to_yaml(composed, resolve=True))
+    if not before(run):
+        return run.directory.path, {}
+    settled = composed.copy()
+    if "temperature" in settled.teacher:  # what the default came to, so that the kept file repeats the run
+        settled.teacher.temperature = run.temperature
+    return run.directory.path, execute(run, OmegaConf.to_yaml(settled, resolve=True))
 
 
 def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
-    """One job of a sweep: its outcome goes into ``jobs/<number>.json`` of the sweep's folder, failures included."""
+    """One job of a sweep: its outcome goes into ``jobs/<number>.json`` of the sweep's folder; a failure ends only the job."""
     from fcot.artifacts import write_json
 
-    folder = Path(hydra_config.sweep.dir)
+    folder, number = Path(hydra_config.sweep.dir), hydra_config.job.num
     if folder not in _sweeps:
         _sweeps.append(folder)
-    job: dict[str, Any] = {"job": hydra_config.job.num, "overrides": list(hydra_config.overrides.task), "run_id": None, "status": "failed"}
-    path = folder / "jobs" / f"{hydra_config.job.num}.json"
-    say(f"job {hydra_config.job.num}: {' '.join(job['overrides'])}")
+    overrides = [override for override in hydra_config.overrides.task if not override.startswith(MARK)]
+    job: dict[str, Any] = {"job": number, "overrides": overrides, "run_id": None, "run": None, "status": "failed"}
+    say(f"job {number}: {' '.join(overrides)}")
 
-    def announce(run: Any) -> None:
-        job["run_id"] = run.run_id
-        say(f"run {run.directory.path}")
+    def announce(run: Any) -> bool:
+        job.update(run_id=run.run_id, run=str(run.directory.path))
+        first = _jobs.setdefault(run.run_id, number)
+        say(f"run {run.directory.path}" if first == number else f"the same run as job {first}: this method does not use what differs")
+        return bool(first == number)
 
     try:
         _run(composed, hydra_config, before=announce)
         job["status"] = "done"
-    except Exception as error:
-        job["error"] = f"{type(error).__name__}: {error}"
-        say(f"job {hydra_config.job.num} failed: {error}")
+    except FcotError as error:
+        job["error"] = str(error)
+        _failed.append(f"{number} ({' '.join(overrides)})")
+        say(f"job {number} failed: {error}")
+    except KeyboardInterrupt:
+        job["status"] = "interrupted"
         raise
     finally:
-        write_json(path, job)
+        write_json(folder / "jobs" / f"{number}.json", job)
 
 
 def _report_sweeps() -> None:
@@ -139,23 +133,6 @@ def _report_sweeps() -> None:
             report([folder], folder / "comparison.png")
         except FcotError as error:
             say(str(error))
-
-
-def explain(error: Exception) -> str:
-    """Hydra's complaint about an override, with what exists in its place."""
-    cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    message = str(error).strip()
-    parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
-    if isinstance(parent, DictConfig) and key is not None and str(key) not in parent:
-        full = str(getattr(cause, "full_key", key))
-        prefix = full[: -len(str(key))]
-        known = [str(name) for name in parent if str(name) != "diversity_is_swept"]
-        close = difflib.get_close_matches(str(key), known, n=1)
-        hint = f" Did you mean {prefix}{close[0]}?" if close else ""
-        return f"there is no {full}.{hint}\n{prefix or 'the root'} has: {', '.join(sorted(known))}".replace(". has:", " has:")
-    if cause is not error:
-        message += f"\n{cause}"
-    return re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", message)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fcot.config import (
 )  # fmt: skip
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Problem, to_row
 from fcot.tasks.loaders import Columns, load_problems
@@ -77,12 +78,12 @@ class Run:
     @property
     def asks_teacher(self) -> bool:
         """Whether the method trains on rationales."""
-        return self.config.method.name == "fine_tune_cot"
+        return METHODS[self.config.method.name].asks_teacher
 
     @property
     def trains(self) -> bool:
         """Whether the method trains at all."""
-        return self.config.method.name != "zero_shot"
+        return METHODS[self.config.method.name].trains
 
     @property
     def prompt(self) -> TeacherPrompt:
@@ -97,7 +98,7 @@ class Run:
         parts = [config.dataset.name, config.student.name, config.method.name]
         if self.asks_teacher:
             parts.append(f"D{config.diversity}")
-        return "-".join([*parts, f"seed{config.seed}", fingerprint(_identity(self))[:10]])
+        return "-".join([*map(readable, parts), f"seed{config.seed}", fingerprint(_identity(self))[:10]])
 
     @property
     def directory(self) -> RunDirectory:
@@ -126,16 +127,18 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     task = _task(config)
     problems = {problem.sample_index: problem for problem in _problems(config, task)}
     split, order_known = make_split(config, task, problems)
-    asks_teacher = config.method.name == "fine_tune_cot"
-    if config.method.name != "zero_shot" and not split.train:
-        raise FcotError(f"dataset={task.name}: this data has no train problems under split-mode={config.split_mode.name}")
+    method = METHODS[config.method.name]
+    if method.trains and not split.train:
+        raise FcotError(
+            f"dataset={task.name}: this data has no train problems under split-mode={config.split_mode.name}; try split-mode=sample"
+        )
     if not split.test:
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
     temperature = _temperature(config, sweeps_diversity)
     replayed, teacher_name = None, None
-    if asks_teacher and isinstance(config.teacher, ReplayTeacher):
+    if method.asks_teacher and isinstance(config.teacher, ReplayTeacher):
         replayed, teacher_name = _replay(config, task, problems, split)
-    elif asks_teacher:
+    elif method.asks_teacher:
         teacher_name = str(build_teacher(config, temperature).identity["model"])
     return Run(
         config, task, problems, split, order_known, temperature, replayed, teacher_name, _precision(config.trainer.precision),
@@ -203,7 +206,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
     validation: list[int] = []
-    if config.trainer.selection == "validation" and config.method.name != "zero_shot" and chosen:
+    if config.trainer.selection == "validation" and METHODS[config.method.name].trains and chosen:
         chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
     return Split(chosen, validation, test), order_known
 
@@ -256,7 +259,8 @@ def _identity(run: Run) -> dict[str, Any]:
         "student": _student_identity(config),
     }
     if run.trains:
-        trainer = asdict(config.trainer) | {"precision": run.precision}
+        # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
+        trainer = asdict(config.trainer)
         identity["trainer"] = {key: value for key, value in trainer.items() if key not in ("name", "eval_batch_size")}
     if run.asks_teacher:
         if run.replayed is not None:
@@ -266,8 +270,8 @@ def _identity(run: Run) -> dict[str, Any]:
         identity |= {
             "diversity": config.diversity,
             "teacher": teacher,
-            "prompt": asdict(config.prompt),
-            "curation": [config.curation.filters, config.curation.max_words],
+            "prompt": asdict(replace(run.prompt, name="")),
+            "filters": [[name, config.curation.max_words] if name == "length" else name for name in config.curation.filters],
         }
     return identity
 

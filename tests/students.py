@@ -36,7 +36,7 @@ def save_gpt2(folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = GPT2Tokenizer().train_new_from_iterator(TEXTS, 400)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=512, n_embd=32, n_layer=2, n_head=4,
+        vocab_size=len(tokenizer), n_positions=1024, n_embd=32, n_layer=2, n_head=4,
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from fcot.config import SCHEMAS, register_schemas, to_config
 from fcot.errors import ConfigFaults, FcotError
-from fcot.run import prepare
+from fcot.overrides import prepare
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -132,6 +132,10 @@ def test_all_faults_come_together():
         (["teacher=openai", "teacher.model=m"], "OPENAI_API_KEY"),
         (["teacher=openai", "teacher.model=m", "teacher.temperature=0"], "greedy decoding gives the same rationale"),
         (["teacher=openai", "teacher.model=m", "teacher.base_url=localhost:8000"], "a URL such as"),
+        (["seed=99999999999"], "between 0 and"),
+        (["trainer.clip_norm=-1"], "more than 0, or null"),
+        (["method=zero_shot", "until=train"], "trains nothing"),
+        (["student.max_prompt_tokens=2"], "at least 8"),
         (["split-mode=file"], "split_mode.path=FILE"),
         (["split_mode.path=x.json"], "read by split-mode=file only"),
         (["split_mode.templates=x.json"], "read by split-mode=template only"),
@@ -169,6 +173,9 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
         ("split_mode=template", "split-mode=template"),
         ("split-mode.train_fraction=0.8", "split_mode.train_fraction=0.8"),
         ("experiment=quick", "quickstart"),
+        ("+trainer.lrr=1", "nothing reads added keys"),
+        ("student=tinyy_t5", "Did you mean student=tiny_t5?"),
+        ("dataset.path=a(b).json", "need quotes"),
     ],
 )
 def test_a_wrong_word_is_answered_with_what_exists(run_fcot, override, said):
@@ -179,7 +186,17 @@ def test_a_wrong_word_is_answered_with_what_exists(run_fcot, override, said):
 
 
 @pytest.mark.parametrize(
-    "override", ["teacher.api_key=abc", "+token=abc", "++teacher.secret=x", "teacher.model=sk-abcdefghijklmnopqrstuvwx", "+openai.key=1"]
+    "override",
+    [
+        "teacher.api_key=abc",
+        "+token=abc",
+        "++teacher.secret=x",
+        "teacher.model=sk-abcdefgh1jklmnopqrstuvwx",
+        "+openai.key=1",
+        "teacher.model=${oc.env:OPENAI_API_KEY}",
+        "hydra.job.env_set={OPENAI_API_KEY:abcd}",
+        "teacher.base_url=http://me:hunter2pw@host/v1",
+    ],
 )
 def test_an_override_that_looks_like_a_secret_is_refused_unwritten(run_fcot, tmp_path, override):
     result = run_fcot(override, "-m", "seed=0,1")
@@ -190,7 +207,14 @@ def test_an_override_that_looks_like_a_secret_is_refused_unwritten(run_fcot, tmp
 
 
 def test_ordinary_overrides_are_no_secrets():
-    arguments = ["student.max_prompt_tokens=100", "prompt.rationale_tokens=64", "teacher.model=gpt-4.1-mini", "seed=1"]
+    arguments = [
+        "student.max_prompt_tokens=100",
+        "student.hub_id=hf-internal-testing/tiny-random-gpt2",
+        "dataset.path=/data/hf_datasets_processed_v2/sk-learn-experiments-2024/x.jsonl",
+        "prompt.rationale_tokens=64",
+        "teacher.model=gpt-4.1-mini",
+        "seed=1",
+    ]
     assert prepare(arguments) == arguments
     with pytest.raises(FcotError):
         prepare(["teacher.token=x"])

@@ -9,11 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import FORMATS
+from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion
 from fcot.tasks.table import TASKS
 
+FORMATS = {(name, architecture): form for name, method in METHODS.items() for architecture, form in method.formats.items()}
 CONF = Path(__file__).parent.parent / "conf" / "prompt"
 QUESTIONS = ["How many?", 'What does {x} in "{}" say?\n\nLine two of {question} {answer}.']
 ANSWERS = {"number": "-1.5", "choice": "B", "yes_no": "no", "text": "yajo"}
@@ -26,7 +27,7 @@ def teacher_prompt(name: str) -> TeacherPrompt:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.answer_type}-{rule.numbers}")
-@pytest.mark.parametrize("key", FORMATS, ids="-".join)
+@pytest.mark.parametrize("key", sorted(FORMATS), ids="-".join)
 def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
     text_format, answer = FORMATS[key], ANSWERS[rule.answer_type]
     written = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
@@ -36,12 +37,11 @@ def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("key", FORMATS, ids="-".join)
+@pytest.mark.parametrize("key", sorted(FORMATS), ids="-".join)
 def test_prompts_hold_the_question_as_it_is(key, question):
     text_format = FORMATS[key]
-    head, rest = text_format.split_prompt(question)
-    assert head.endswith(question)
-    assert head + rest == text_format.prompt(question)
+    assert question in text_format.prompt(question)
+    assert text_format.prompt(question).replace(question, "q") == text_format.prompt("q")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_formats_of_paper_a(key, prompt, completion):
     [("r --> 5", True), ("r 5", False), ("r -->", False), ("r --> none", False), ("r --> 5 --> 5", False)],
 )
 def test_well_formed_is_one_prefix_with_an_answer_after_it(text, formed):
-    assert FORMATS["fine_tune_cot", "decoder"].well_formed(text, AnswerRule("number")) == formed
+    assert METHODS["fine_tune_cot"].formats["decoder"].well_formed(text, AnswerRule("number")) == formed
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

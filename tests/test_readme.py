@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fcot.config import register_schemas
-from fcot.run import prepare
+from fcot.overrides import prepare
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

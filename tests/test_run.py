@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,10 +149,10 @@ def test_until_stops_after_a_stage_and_the_rest_continues_there(tmp_path):
 
 def test_what_changes_a_prediction_changes_the_run_and_nothing_else_does(tmp_path):
     base = make_run(tmp_path).run_id
-    for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_size=7", "until=train"):
+    for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_size=7", "until=train", "curation.max_words=9"):
         assert make_run(tmp_path, override).run_id == base, override
     changing = ("seed=1", "diversity=5", "trainer.lr=1e-3", "trainer.precision=bf16-mixed", "dataset.generator_seed=1", "dataset.limit=50",
-                "teacher.error_rate=0.2", "curation=strict", "prompt=zero_shot_cot_kojima", "student.width=32", "student.max_new_tokens=9",
+                "teacher.error_rate=0.2", "curation=strict", "prompt.rationale_tokens=64", "student.width=32", "student.max_new_tokens=9",
                 "split_mode.train_fraction=0.5", "method=fine_tune")  # fmt: skip
     ids = [make_run(tmp_path, override).run_id for override in changing]
     assert len({base, *ids}) == len(changing) + 1
@@ -168,6 +169,9 @@ def test_contents_identify_a_run_not_paths(tmp_path):
         return make_run(tmp_path, *common, f"dataset.path={tmp_path / data}.jsonl", f"student.path={tmp_path / student}").run_id
 
     same = run_id("one", "one")
+    assert run_id("two", "two") == same
+    (tmp_path / "two" / ".cache").mkdir()
+    (tmp_path / "two" / ".cache" / "config.json.metadata").write_text("what a download leaves")
     assert run_id("two", "two") == same
     (tmp_path / "two" / "generation_config.json").write_text('{"eos_token_id": 0}')
     assert run_id("two", "two") != same
@@ -233,44 +237,52 @@ def the_run(folder: Path) -> Path:
     return run
 
 
-def test_kills_at_random_moments_change_nothing(default_run, tmp_path):
+def test_kills_in_every_stage_change_nothing(default_run, tmp_path):
+    """Killed at a random moment after each of these has appeared, in their order, then run to the end."""
     rng = random.Random(0)
-    kills = 0
-    for attempt in range(12):
+    for landmark in ("config.yaml", "stages/generate.json", "curated.jsonl", "student/config.json", "stages/train.json"):
         process = start(tmp_path, *SMALL)
-        try:
-            process.communicate(timeout=3.5 + 2.5 * rng.random() + 0.7 * attempt)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-    else:
-        assert start(tmp_path, *SMALL).wait() == 0
-    assert kills
+        while process.poll() is None and not list((tmp_path / "outputs" / "runs").glob(f"*/{landmark}")):
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3 if "train" not in landmark else 0)
+        process.kill()
+        process.communicate()
     run, metrics = default_run
     folder = the_run(tmp_path)
     assert folder.name == run.run_id
-    again = timeless(json.loads((folder / "metrics.json").read_text()))
-    expected = timeless(metrics)
+    assert not (folder / "DONE.json").exists(), "the last kill came too late to prove anything"
+    assert start(tmp_path, *SMALL).wait() == 0
     # What an earlier attempt bought with the same run id counts as bought by this run.
-    assert again == expected
+    assert timeless(json.loads((folder / "metrics.json").read_text())) == timeless(metrics)
     assert (folder / "predictions.jsonl").read_bytes() == run.directory.predictions.read_bytes()
     assert not list(folder.rglob("*.partial*"))
 
 
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("landmark", ["stages/generate.json", "student/config.json"])
+def test_ctrl_c_leaves_nothing_half_written(landmark, tmp_path):
+    """Also in the middle of training, where Lightning would swallow it."""
     process = start(tmp_path, *SMALL, "trainer.max_steps=100000")
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "outputs").glob("runs/*/stages/curate.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(2)
+    while process.poll() is None and not list((tmp_path / "outputs" / "runs").glob(f"*/{landmark}")):
+        time.sleep(0.02)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "continues" in said
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("*.partial*"))
+
+
+def test_an_interrupted_job_of_a_sweep_is_not_called_failed(tmp_path):
+    process = start(tmp_path, "-m", "seed=0,1", *SMALL, "trainer.max_steps=100000")
+    while process.poll() is None and not list((tmp_path / "outputs" / "runs").glob("*/student/config.json")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    (job,) = (tmp_path / "outputs" / "sweeps").glob("*/jobs/*.json")
+    assert json.loads(job.read_text())["status"] == "interrupted"
 
 
 def test_a_second_holder_waits_and_is_told_who_is_first(tmp_path):
@@ -325,6 +337,7 @@ def test_one_failure_does_not_hide_the_other_jobs(run_fcot, tmp_path):
     assert "no completion survives" in jobs["0"]["error"]
     assert jobs["1"]["status"] == "done"
     assert "Traceback" not in result.stderr
+    assert result.stderr.count("no completion survives") == 1
 
 
 def test_real_completions_through_the_whole_pipeline(shared_data, tmp_path):
@@ -345,3 +358,65 @@ def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tm
     with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
         execute(make_run(tmp_path, *QUICK, "student=t5_small"), "")
     assert not (tmp_path / "store").exists()
+
+
+def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkeypatch, tmp_path):
+    """What ``predict`` is asked for: validation problems during training, the test problems after it."""
+    from fcot.stages import student as stage
+
+    asked = []
+    real = stage.predict
+
+    def watched(run, student, indices, *arguments):
+        asked.append((list(indices), student.model.training))
+        return real(run, student, indices, *arguments)
+
+    monkeypatch.setattr(stage, "predict", watched)
+    run = make_run(tmp_path, *SMALL, "method=fine_tune")
+    execute(run, "")
+    assert [indices for indices, _ in asked] == [run.split.validation, run.split.validation, run.split.test]
+    assert [training for _, training in asked] == [True, True, False], "training goes on in training mode"
+
+
+def test_the_latest_of_equal_checkpoints_is_kept(monkeypatch, tmp_path):
+    from fcot.stages import student as stage
+
+    accuracies = iter([0.5, 0.2, 0.5, 0.1])
+    saved = []
+    monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: next(accuracies))
+    real = stage.save
+    monkeypatch.setattr(stage, "save", lambda run, student: (saved.append(next(steps)), real(run, student)))
+    steps = iter(range(10))
+    run = make_run(tmp_path, *SMALL, "trainer.evaluate_every_steps=3", "method=fine_tune", "until=train")
+    summary = execute(run, "")
+    assert len(saved) == 2, "the first and the third; the second and the fourth are worse"
+    assert summary["validation_accuracy"] == 0.5
+
+
+def test_the_number_reading_belongs_to_the_run_of_every_method(tmp_path):
+    ids = {make_run(tmp_path, "method=fine_tune", f"prompt.numbers={numbers}").run_id for numbers in ("paper", "extended")}
+    assert len(ids) == 2
+
+
+def test_a_lost_file_of_a_finished_stage_is_made_again(tmp_path):
+    run = make_run(tmp_path, *SMALL, "until=train")
+    execute(run, "")
+    shutil.rmtree(run.directory.student)
+    execute(make_run(tmp_path, *SMALL), "")
+    assert (run.directory.student / "config.json").exists()
+
+
+def test_folder_names_cannot_leave_the_outputs(tmp_path):
+    rows = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(30)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = make_run(tmp_path, "dataset=custom", f"dataset.path={tmp_path}/mine.jsonl", "dataset.answer_type=number",
+                   "dataset.name=../../evil", "method=fine_tune")  # fmt: skip
+    assert run.directory.path.resolve().parent == (tmp_path / "runs").resolve()
+
+
+def test_the_kept_configuration_says_the_temperature_that_was_used(run_fcot, tmp_path):
+    result = run_fcot("-m", "diversity=1,2", *SMALL, "until=generate")
+    assert result.returncode == 0, result.stderr
+    configs = [path.read_text() for path in (tmp_path / "outputs" / "runs").glob("*/config.yaml")]
+    assert len(configs) == 2
+    assert all("temperature: 0.7" in text for text in configs)

@@ -8,11 +8,11 @@ import pytest
 
 from fcot.evaluation.scoring import accuracy, score, summarise, wilson_interval
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import FORMATS
+from fcot.prompts.student import METHODS
 from fcot.records import Problem
 
-COT = FORMATS["fine_tune_cot", "decoder"]
-ANSWER_ONLY = FORMATS["fine_tune", "decoder"]
+COT = METHODS["fine_tune_cot"].formats["decoder"]
+ANSWER_ONLY = METHODS["fine_tune"].formats["decoder"]
 NUMBER = AnswerRule("number")
 
 

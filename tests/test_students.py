@@ -9,13 +9,14 @@ import torch
 from students import TEXTS, save_gpt2, save_t5
 
 from fcot.errors import FcotError
-from fcot.prompts.student import FORMATS
+from fcot.prompts.student import METHODS
 from fcot.student.data import StepBatches, batch_of_step, steps_per_epoch
 from fcot.student.decoding import decode
-from fcot.student.loading import build_tiny, load_student
+from fcot.student.loading import build_tiny, check_student, load_student
 from fcot.student.losses import completion_loss
+from fcot.student.module import StudentModule
 from fcot.student.tokenization import IGNORED, Row, collate, tokenize
-from fcot.student.training import count_steps
+from fcot.student.training import count_steps, train
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
 FAMILIES = ("t5", "flan_t5", "gpt2", "tiny_t5", "tiny_gpt2")
@@ -46,7 +47,7 @@ def student(request, tmp_path_factory):
 
 def make_rows(student, n, with_completion=True):
     """Rows of very different lengths, out of two toy tasks."""
-    form = FORMATS["fine_tune_cot", student.architecture]
+    form = METHODS["fine_tune_cot"].formats[student.architecture]
     samples = []
     for name in ("toy_arithmetic", "toy_last_letter"):
         for problem in make_problems(TOY_TASKS[name], n // 2, seed=3):
@@ -113,7 +114,7 @@ def test_decoding_stops_at_the_end_token(student):
     model = student.model
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     row = tokenize(
-        student.tokenizer, FORMATS["fine_tune", student.architecture], student.architecture, [("How many?", "13")],
+        student.tokenizer, METHODS["fine_tune"].formats[student.architecture], student.architecture, [("How many?", "13")],
         max_prompt=64, max_completion=64,
     ).rows[0]  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -130,7 +131,7 @@ def test_decoding_stops_at_the_end_token(student):
 
 
 def test_truncation_spares_the_questions_end_and_is_counted(student):
-    form = FORMATS["fine_tune_cot", student.architecture]
+    form = METHODS["fine_tune_cot"].formats[student.architecture]
     question = "Ada has many coins. " * 30 + "How many are left now?"
     result = tokenize(
         student.tokenizer, form, student.architecture, [(question, "So 3. --> 3"), ("Short?", "3 " * 100)], max_prompt=40, max_completion=20
@@ -149,7 +150,7 @@ def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
 
 
 def test_what_the_tokenizer_cannot_represent_is_measured(tmp_path):
-    form = FORMATS["fine_tune", "encoder_decoder"]
+    form = METHODS["fine_tune"].formats["encoder_decoder"]
     student = load_student(str(save_t5(tmp_path)))
     plain = tokenize(student.tokenizer, form, "encoder_decoder", [("How many?", "3")], max_prompt=64, max_completion=64)
     braces = tokenize(student.tokenizer, form, "encoder_decoder", [(r"How many \frac{1}{2}?", "3")], max_prompt=64, max_completion=64)
@@ -217,3 +218,85 @@ def test_saved_students_load_in_transformers(student, tmp_path):
     text = "Rosa has 7 coins. --> 13"
     assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == student.tokenizer(text)["input_ids"]
     assert json.loads((tmp_path / "config.json").read_text())["architectures"]
+
+
+def test_texts_at_the_position_limit_do_not_depend_on_the_batch(tmp_path):
+    """A GPT-2 that never stops: each row writes until its own positions are used up, whatever stands beside it."""
+    student = make_student("gpt2", tmp_path)
+    student.model.config.n_positions = 160  # an untrained model ends nowhere: the limit is what stops it
+    rows = make_rows(student, 12, with_completion=False)
+    alone = decode(student, rows, max_new_tokens=1000, batch_size=1)
+    assert decode(student, rows, max_new_tokens=1000, batch_size=12) == alone
+    cut = [(row, answer) for row, answer in zip(rows, alone, strict=True) if not answer.complete]
+    assert len({len(row.prompt) for row, _ in cut}) > 3
+    assert all(len(row.prompt) + answer.n_tokens == 160 for row, answer in cut)
+
+
+def test_dropout_is_off_while_decoding_and_on_again_afterwards(tmp_path):
+    student = make_student("t5", tmp_path)
+    student.model.train()
+    rows = make_rows(student, 8, with_completion=False)
+    answers = [decode(student, rows, max_new_tokens=16, batch_size=8) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert student.model.training
+    batch = collate(make_rows(student, 8), student.architecture, 0)
+    losses = {completion_loss(student.model, batch, student.architecture)[0].item() for _ in range(3)}
+    assert len(losses) == 3, "dropout is on in training"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"), [("constant", 0, [1, 1, 1]), ("constant", 4, [0.25, 0.75, 1]), ("linear", 4, [0.25, 0.6, 0.1])]
+)
+def test_the_learning_rate_follows_its_schedule(schedule, warmup, expected, tmp_path):
+    """At steps 0, 2 and 9 of 10."""
+    student = make_student("tiny_gpt2", tmp_path)
+    module = StudentModule(student, lr=0.01, weight_decay=0.3, schedule=schedule, warmup_steps=warmup, n_steps=10)
+    configured = module.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert optimizer.param_groups[0]["weight_decay"] == 0.3
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.01)
+        optimizer.step()
+        scheduler.step()
+    assert [rates[0], rates[2], rates[9]] == pytest.approx(expected)
+
+
+def test_training_clips_evaluates_on_time_and_depends_on_its_seed(tmp_path):
+    def trained(seed, clip_norm=None, lr=0.01):
+        student = make_student("tiny_gpt2", tmp_path)
+        seen = []
+        report = train(
+            student, make_rows(student, 8), seed=seed, lr=lr, weight_decay=0.0, batch_size=3, n_steps=5, schedule="constant",
+            warmup_steps=0, clip_norm=clip_norm, precision="32-true", evaluate_every=2,
+            evaluate=lambda: {"training": student.model.training}, advance=seen.append, log_folder=None,
+        )  # fmt: skip
+        assert [entry["step"] for entry in report.history] == [2, 4, 5]
+        assert all(entry["training"] for entry in report.history)
+        assert (sum(seen), report.n_samples) == (5, 3 + 3 + 2 + 3 + 3)
+        return torch.cat([parameter.flatten() for parameter in student.model.parameters()])
+
+    first = trained(0)
+    assert torch.equal(first, trained(0))
+    assert not torch.equal(first, trained(1))
+    assert not torch.equal(first, trained(0, clip_norm=1e-6))
+
+
+@pytest.mark.parametrize(("save", "lost"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])
+def test_a_folder_without_its_tokenizer_is_refused(save, lost, tmp_path):
+    folder = save(tmp_path)
+    for file in folder.glob(f"*{lost}*"):
+        file.unlink()
+    (folder / "vocab.json").unlink(missing_ok=True)
+    with pytest.raises(FcotError, match="no tokenizer in it"):
+        check_student(str(folder), None, 64, 64)
+
+
+def test_too_few_positions_and_broken_weights_are_refused(tmp_path):
+    folder = save_gpt2(tmp_path)
+    with pytest.raises(FcotError, match="has 1024 positions"):
+        check_student(str(folder), None, 512, 513)
+    check_student(str(folder), None, 512, 512)
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(FcotError, match=r"student\.path="):
+        load_student(str(folder))

@@ -42,9 +42,7 @@ def summarise(predictions: Sequence[Prediction], text_format: StudentFormat, rul
     """
     n = len(predictions)
     right = sum(prediction.correct for prediction in predictions)
-    contained = sum(
-        any(rule.same(candidate, prediction.answer) for candidate in rule.candidates(prediction.completion)) for prediction in predictions
-    )
+    contained = sum(prediction.correct or rule.contains(prediction.completion, prediction.answer) for prediction in predictions)
     formed = sum(text_format.well_formed(prediction.completion, rule) for prediction in predictions)
     ended = sum(prediction.complete for prediction in predictions)
     return {

@@ -137,11 +137,19 @@ class AnswerRule:
     def gold(self, answer: str) -> str | None:
         """The canonical form of a gold answer, or None where it is not of the rule's type.
 
-        Gold answers are data, not model output: they are read with the extended patterns whatever ``numbers`` is.
+        Gold answers are data, not model output: numbers are read with the extended patterns whatever ``numbers`` is, and
+        an answer that names several (``"1 000"``, ``"1e3"``) is none.
         """
         if self.answer_type == "choice":
             return next(iter(_choices(answer, self.choices, inside_words=False)), None)
-        return AnswerRule(self.answer_type, self.choices).first(answer)
+        found = AnswerRule(self.answer_type, self.choices).candidates(answer)
+        return found[0] if len(found) == 1 else None
+
+    def contains(self, text: str, gold: str) -> bool:
+        """Whether the gold answer is named anywhere in a text; for free strings, as a part of it without white space."""
+        if self.answer_type == "text":
+            return (self.gold(gold) or text) in _TEXT_NOISE.sub("", _plain(text))
+        return any(self.same(candidate, gold) for candidate in self.candidates(text))
 
     def same(self, prediction: str | None, gold: str) -> bool:
         """Whether a parsed answer equals the gold one: numbers to 1e-6 (relative above 1), everything else exactly."""

@@ -28,11 +28,6 @@ class StudentFormat:
         """The text the student is given."""
         return self.prompt_template.format(question=question)
 
-    def split_prompt(self, question: str) -> tuple[str, str]:
-        """The prompt as (up to the question's end, the rest), so that truncation can spare the rest."""
-        head, tail = self.prompt_template.split("{question}")
-        return head + question, tail
-
     def completion(self, answer: str, rationale: str | None = None) -> str:
         """The text the student is trained to write."""
         return self.completion_template.format(rationale=rationale, answer=answer)
@@ -49,11 +44,43 @@ class StudentFormat:
         return bool(found) and self.answer_prefix not in after and rule.first(after) is not None
 
 
-FORMATS: dict[tuple[str, Architecture], StudentFormat] = {
-    ("zero_shot", "encoder_decoder"): StudentFormat("question: {question}", "{answer}", None),
-    ("zero_shot", "decoder"): StudentFormat("Q: {question}\n\nA:", " {answer}", None),
-    ("fine_tune", "encoder_decoder"): StudentFormat("{question}", "{answer}", None),
-    ("fine_tune", "decoder"): StudentFormat("{question} ###", " {answer}", None),
-    ("fine_tune_cot", "encoder_decoder"): StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
-    ("fine_tune_cot", "decoder"): StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
-}
+@dataclass(frozen=True)
+class Method:
+    """What a student learns from.
+
+    Attributes:
+        title: The papers' name.
+        asks_teacher: Whether it trains on rationales.
+        trains: Whether it trains at all.
+        formats: What its students read and write.
+    """
+
+    title: str
+    asks_teacher: bool
+    trains: bool
+    formats: dict[Architecture, StudentFormat]
+
+
+METHODS = {
+    "zero_shot": Method(
+        "Zero-shot", False, False,
+        {
+            "encoder_decoder": StudentFormat("question: {question}", "{answer}", None),
+            "decoder": StudentFormat("Q: {question}\n\nA:", " {answer}", None),
+        },
+    ),
+    "fine_tune": Method(
+        "Fine-tune", False, True,
+        {
+            "encoder_decoder": StudentFormat("{question}", "{answer}", None),
+            "decoder": StudentFormat("{question} ###", " {answer}", None),
+        },
+    ),
+    "fine_tune_cot": Method(
+        "Fine-tune-CoT", True, True,
+        {
+            "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
+            "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
+        },
+    ),
+}  # fmt: skip

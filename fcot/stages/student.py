@@ -14,7 +14,7 @@ from fcot.artifacts import read_jsonl, write_folder, write_jsonl
 from fcot.config import TinyStudent
 from fcot.evaluation import scoring
 from fcot.progress import progress, say, unwatched
-from fcot.prompts.student import FORMATS, StudentFormat
+from fcot.prompts.student import METHODS, StudentFormat
 from fcot.records import CuratedCompletion, Prediction, from_row, to_row
 from fcot.runs import Run
 from fcot.student.decoding import decode
@@ -110,7 +110,7 @@ def training_texts(run: Run) -> list[tuple[str, str, str | None]]:
 
 def text_format(run: Run, student: Student) -> StudentFormat:
     """The format of the run's method for this student."""
-    return FORMATS[run.config.method.name, student.architecture]
+    return METHODS[run.config.method.name].formats[student.architecture]
 
 
 def tokenize_samples(run: Run, student: Student) -> Tokenized:
@@ -136,13 +136,17 @@ def tokenize_samples(run: Run, student: Student) -> Tokenized:
 def predict(run: Run, student: Student, indices: Sequence[int], advance: Callable[[int], object] = unwatched) -> list[Prediction]:
     """Greedy answers of a student to problems, scored, in the order of ``indices``."""
     form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
-    rows = tokenize(
+    tokenized = tokenize(
         student.tokenizer, form, student.architecture, [(problem.question, None) for problem in problems],
         max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens,
-    ).rows  # fmt: skip
+    )  # fmt: skip
+    if tokenized.cut_prompts:
+        say(f"warning: {tokenized.cut_prompts} questions to answer lost their beginning at student.max_prompt_tokens")
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
-    decoded = decode(student, rows, max_new_tokens=limits.max_new_tokens, batch_size=run.config.trainer.eval_batch_size, advance=advance)
+    decoded = decode(
+        student, tokenized.rows, max_new_tokens=limits.max_new_tokens, batch_size=run.config.trainer.eval_batch_size, advance=advance
+    )
     return [
         scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
         for problem, answer in zip(problems, decoded, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,8 +22,12 @@ def steps_per_epoch(n_samples: int, batch_size: int) -> int:
 def batch_of_step(n_samples: int, batch_size: int, seed: int, step: int) -> list[int]:
     """Sample positions of one optimizer step: a fresh permutation each epoch, derived from (seed, epoch) alone."""
     epoch, position = divmod(step, steps_per_epoch(n_samples, batch_size))
-    order = np.random.default_rng((seed, epoch)).permutation(n_samples)
-    return order[position * batch_size : (position + 1) * batch_size].tolist()
+    return list(_epoch_order(n_samples, seed, epoch)[position * batch_size : (position + 1) * batch_size])
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(n_samples: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng((seed, epoch)).permutation(n_samples).tolist())
 
 
 class StepBatches:

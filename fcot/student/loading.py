@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -28,6 +29,7 @@ from fcot.errors import FcotError
 from fcot.prompts.student import Architecture
 
 PAD, EOS = "<pad>", "</s>"
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,11 @@ def load_student(source: str, revision: str | None = None) -> Student:
     """
     try:
         config, tokenizer = _load_light(source, revision)
+        check_fit(source, config, tokenizer)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_pretrained(source, revision=revision, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, error) from error
-    if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
-        tokenizer.pad_token = tokenizer.eos_token
     # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -61,20 +62,46 @@ def load_student(source: str, revision: str | None = None) -> Student:
     return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder")
 
 
-def check_student(source: str, revision: str | None = None) -> None:
-    """Make sure that a student can be had, from its configuration and tokenizer alone: before a teacher is paid.
+def check_student(source: str, revision: str | None, max_prompt: int, max_completion: int) -> None:
+    """Make sure that a student can be had and used, from its configuration and tokenizer alone: before a teacher is paid.
+
+    Args:
+        source: Hub id or folder.
+        revision: Of the hub id.
+        max_prompt: Tokens of a prompt.
+        max_completion: Tokens of a completion.
 
     Raises:
-        FcotError: As :func:`load_student`.
+        FcotError: As :func:`load_student`, or the model has fewer positions than prompt and completion need.
     """
     try:
-        _load_light(source, revision)
+        config, tokenizer = _load_light(source, revision)
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
+    check_fit(source, config, tokenizer)
+    positions = None if config.is_encoder_decoder else getattr(config, "n_positions", None)
+    if positions is not None and max_prompt + max_completion > positions:
+        raise FcotError(
+            f"student '{source}' has {positions} positions: student.max_prompt_tokens={max_prompt} and "
+            f"student.max_completion_tokens={max_completion} together may not exceed them"
+        )
+
+
+def check_fit(source: str, config: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that is not the model's: transformers makes up an empty one where the files are missing."""
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        raise FcotError(f"student.path={source}: no tokenizer in it ({', '.join(TOKENIZER_FILES)})")
+    if tokenizer.eos_token_id is None:
+        raise FcotError(f"student '{source}': its tokenizer has no end-of-sequence token")
+    if len(tokenizer) > config.vocab_size:
+        raise FcotError(f"student '{source}': its tokenizer has {len(tokenizer)} tokens, its model only {config.vocab_size}")
 
 
 def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:
-    return AutoConfig.from_pretrained(source, revision=revision), AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+    if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
+        tokenizer.pad_token = tokenizer.eos_token
+    return AutoConfig.from_pretrained(source, revision=revision), tokenizer
 
 
 def _unavailable(source: str, error: Exception) -> FcotError:

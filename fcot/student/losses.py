@@ -26,7 +26,11 @@ def completion_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor], arch
     """
     labels = batch["labels"]
     if architecture == "encoder_decoder":
-        logits = model(**batch).logits
+        # The shifted labels themselves: given labels, the model would compute a loss of its own beside this one.
+        shifted = model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=shifted, use_cache=False
+        ).logits
     else:
         labels = labels[:, 1:]
         wanted = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)  # prompt positions need no logits: the head is the dearest layer

@@ -51,7 +51,7 @@ def encode_prompt(
     """
     ids = tokenizer(prompt_format.prompt(question), add_special_tokens=False)["input_ids"]
     tail = [tokenizer.eos_token_id] if architecture == "encoder_decoder" else []
-    kept = ids[-(limit - len(tail)) :] if len(ids) + len(tail) > limit else ids
+    kept = ids[len(ids) + len(tail) - limit :] if len(ids) + len(tail) > limit else ids
     return kept + tail, len(kept) < len(ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.loggers import CSVLogger
 
+from fcot.artifacts import disk_error
 from fcot.student.data import ReasoningData, steps_per_epoch
 from fcot.student.loading import Student
 from fcot.student.module import StudentModule
@@ -121,11 +123,17 @@ def train(
         accelerator="auto", devices=1, precision=precision, max_epochs=1, gradient_clip_val=clip_norm,  # type: ignore[arg-type]
         logger=CSVLogger(log_folder.parent, name=log_folder.name, version="") if log_folder else False,
         callbacks=[_Between(report, evaluate_every or per_epoch, per_epoch, evaluate, advance)],
-        plugins=[LightningEnvironment()], use_distributed_sampler=False, log_every_n_steps=10,
+        plugins=[LightningEnvironment()], use_distributed_sampler=False, log_every_n_steps=min(10, n_steps),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     student.model.train()
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C; it also ignores further ones from then on
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from error
+    except OSError as error:
+        raise disk_error(error, log_folder or Path("the training log")) from error
     return report
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from fcot.errors import FcotError
 from fcot.records import Problem
 from fcot.tasks.hub import HubSource
-from fcot.tasks.table import Task
+from fcot.tasks.table import TASKS, Task
 
 FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
@@ -48,7 +48,7 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns()) 
         problems = _from_hub(task)
         where = _Rows(task.hub.id if task.hub else task.name)
     elif not is_hub_id(source):
-        rows, where = _read_file(Path(source))
+        rows, where = _read_file(Path(source), task.name)
         problems = _to_problems(rows, columns, where)
     else:
         rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
@@ -105,6 +105,7 @@ def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Ro
             raise FcotError(
                 f"{where.name} has no column {missing[0]!r}; it has {', '.join(sorted(row))}. For your own data name the "
                 "columns: dataset.question_column=..., dataset.answer_column=..."
+                + (" (a CSV file is separated by commas)" if any(";" in name for name in row) else "")
             )
         index = row.get("sample_index")
         if index is not None and (not isinstance(index, int | float) or int(index) != index):
@@ -129,7 +130,7 @@ def _text(value: Any) -> str | None:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.15g}"
-    return str(value)
+    return str(value).encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, files may not
 
 
 def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
@@ -137,7 +138,7 @@ def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
     return dataclass_replace(problem, template_id=match.group(1).strip() if match else problem.question)
 
 
-def _read_file(path: Path) -> tuple[list[dict[str, Any]], _Rows]:
+def _read_file(path: Path, task_name: str) -> tuple[list[dict[str, Any]], _Rows]:
     """Rows of a data file, and the line number of each where the format has lines."""
     if not path.is_file():
         raise FcotError(f"dataset.path={path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
@@ -149,10 +150,13 @@ def _read_file(path: Path) -> tuple[list[dict[str, Any]], _Rows]:
     if kind != "parquet":  # checked here, because the libraries' messages name no line, or another one
         check = _check_csv if kind == "csv" else _check_json if path.suffix == ".json" else _check_json_lines
         n_rows, lines, options = check(path, _read_text(path))
+        if (key := options.pop("dataset_key", None)) not in (None, task_name) and task_name in TASKS:
+            raise FcotError(f"{path} holds {key} (its metadata.dataset_key), not {task_name}")
         if not n_rows:
             raise FcotError(f"{path} holds no problems")
     try:
-        rows = _load_dataset(kind, data_files=str(path), split="train", **options)
+        json_rows = options.pop("rows", None)
+        rows = _from_cells(json_rows) if json_rows else _load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each have their own
         raise FcotError(f"{path}: cannot be read as {kind} ({_reason(error.__cause__ or error)})") from error
     if kind == "csv":
@@ -215,13 +219,14 @@ def _check_json(path: Path, text: str) -> _Checked:
         raise FcotError(f'{path}: expected {{"metadata": ..., "data": [...]}} or a list of problems')
     for position, row in enumerate(rows):
         _check_object(row, _Rows(str(path)).row(position))
-    return len(rows), (), {"field": "data"} if isinstance(data, dict) else {}
+    metadata = data.get("metadata") if isinstance(data, dict) else None
+    return len(rows), (), {"rows": rows, "dataset_key": metadata.get("dataset_key") if isinstance(metadata, dict) else None}
 
 
 def _check_json_lines(path: Path, text: str) -> _Checked:
     """Every line that is not blank is a JSON object."""
-    numbers = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    numbers, rows = [], []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -231,7 +236,17 @@ def _check_json_lines(path: Path, text: str) -> _Checked:
             raise FcotError(f"{path}, line {number}: malformed JSON ({reason})") from error
         _check_object(row, f"{path}, line {number}")
         numbers.append(number)
-    return len(numbers), tuple(numbers), {}
+        rows.append(row)
+    return len(numbers), tuple(numbers), {"rows": rows}
+
+
+def _from_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """JSON rows through ``datasets`` with every cell but the sample index as text: left to itself it takes dates for times."""
+    import datasets
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) if name == "sample_index" else _text(row.get(name)) for row in rows] for name in names}
+    return list(datasets.Dataset.from_dict(columns))
 
 
 def _check_object(row: Any, where: str) -> None:

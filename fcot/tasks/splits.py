@@ -28,6 +28,11 @@ class Split:
     validation: list[int]
     test: list[int]
 
+    def __post_init__(self) -> None:
+        """A sample index in two parts is a fault of this package, wherever it was made."""
+        parts = [*self.train, *self.validation, *self.test]
+        assert len(parts) == len(set(parts)), "train, validation and test share sample indices"
+
 
 def _words(question: str) -> str:
     return " ".join(question.split())
@@ -189,8 +194,8 @@ def hold_out_validation(
 
     Args:
         train: All train sample indices of the split.
-        chosen: The subset to train on (all of ``train``, a few-shot subset, a limit). Where it leaves problems unused,
-            validation comes from those; otherwise it comes out of ``chosen``.
+        chosen: The subset to train on (all of ``train``, a few-shot subset, a limit). Validation comes from the
+            problems it leaves unused, and what those do not suffice for out of ``chosen``.
         fraction: Validation problems as a share of ``train``.
         templates: With them, no template stands on both sides.
     """
@@ -199,13 +204,13 @@ def hold_out_validation(
     if templates and unused:
         trained = {templates[index] for index in chosen}
         unused = [index for index in unused if templates[index] not in trained]
-    if unused:
+    if len(unused) >= n_validation:
         return sorted(chosen), subsample(unused, n_validation)
     if len(chosen) < 2:
-        return sorted(chosen), []
+        return sorted(chosen), unused
     if not templates:
-        validation = subsample(chosen, min(n_validation, len(chosen) - 1))
-        return sorted(set(chosen) - set(validation)), validation
+        carved = subsample(chosen, min(n_validation - len(unused), len(chosen) - 1))
+        return sorted(set(chosen) - set(carved)), sorted([*unused, *carved])
     names = list(dict.fromkeys(templates[index] for index in sorted(chosen)))
     # At least one template goes to validation, where there are two.
     kept, _ = template_split(names, min(1 - fraction, (len(names) - 1) / len(names)))

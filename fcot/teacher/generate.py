@@ -79,6 +79,9 @@ def generate_completions(
     return completions, _usage(plan, folder, by_key)
 
 
+_NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
+
+
 @dataclass(frozen=True)
 class _Job:
     """Slots of one request still to be bought; consecutive, so that the draw does not depend on interruptions."""
@@ -189,7 +192,9 @@ class _Purchase:
         assert problem is not None
         while slots and not _gave_up(self.plan, self.folder, job.key) and self.stop is None:
             asked = replace(job, first_slot=slots[0], n=len(slots))
-            reply = await self.plan.teacher.generate(asked.request, asked.n, asked.first_slot)
+            # After a refusal another seed: a server that honours seeds would give the same answer again, for money.
+            seed = asked.first_slot + _NEXT_SEED * len(self.folder.refused(job.key))
+            reply = await self.plan.teacher.generate(asked.request, asked.n, seed)
             rows = _to_rows(asked, self._place(asked.key, slots, reply.choices), reply.usage, self.plan.run_id, root)
             self.writers[self.folder.shard_of(root)].append(rows)
             for row in rows:

@@ -96,9 +96,11 @@ class OpenAITeacher:
         if isinstance(error, openai.APIStatusError):
             status, reason = error.status_code, _describe(error)
             if status in (401, 403):
-                return f"the server refuses the key in ${KEY_VARIABLE}: {reason}"
+                sent = f"the server refuses the key in ${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else "the server wants a key"
+                return f"{sent}: {reason}" + ("" if os.environ.get(KEY_VARIABLE) else f". Set the environment variable {KEY_VARIABLE}")
             if status == 404:
-                return f"teacher.model={self._model} (teacher.endpoint={self._endpoint}) is not there: {reason}"
+                where = f"teacher.base_url={self._base_url}: does it end in /v1?" if self._base_url else "OpenAI"
+                return f"no model teacher.model={self._model} or no endpoint teacher.endpoint={self._endpoint} at {where} ({reason})"
             if getattr(error, "code", None) == "insufficient_quota":
                 return f"the account's quota is used up: {reason}. The same command continues once there is more"
             if status < 500 and status not in _RETRY_STATUS:

@@ -41,6 +41,8 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
     found: dict[int, dict[int, Completion]] = {}
     models, other_tasks = set(), set()
     for file in find_files(path):
+        if path.is_dir() and not _is_completion_file(file):
+            continue
         metadata, data = _read_file(file)
         key = metadata.get("dataset_key")
         if key != task.name:
@@ -88,6 +90,15 @@ def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[P
     ]
 
 
+def _is_completion_file(file: Path) -> bool:
+    """A folder may hold other JSON files too, such as data sets."""
+    try:
+        data = read_json(file)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and isinstance(data.get("data"), dict)
+
+
 def _read_file(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Its metadata and its completions."""
     try:
@@ -115,4 +126,5 @@ def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, s
             f"{file}: the question of sample index {index} is not the data set's. File: {question[:80]!r}; "
             f"data: {questions[index][:80]!r}. Was it made from rows in another order?"
         )
-    return Completion(index, slot, row["reasoning_completion"], row["completion"], row.get("finish_reason"))
+    rationale, answer = (row[name].encode("utf-8", "replace").decode() for name in ("reasoning_completion", "completion"))
+    return Completion(index, slot, rationale, answer, row.get("finish_reason"))

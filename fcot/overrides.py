@@ -1,0 +1,71 @@
+"""The command line before Hydra reads it, and Hydra's complaints about it in our words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fcot.errors import FcotError
+
+_SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
+_SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
+MARK = "diversity_is_swept"
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """Check the overrides, and mark a sweep over D that the command line spells out.
+
+    Raises:
+        FcotError: An override looks like a secret (no field can hold one, and Hydra writes overrides to disk), adds a key
+            that nothing reads, or mixes up ``split-mode`` (the choice) and ``split_mode`` (its values).
+    """
+    for argument in arguments:
+        name, found, value = argument.lstrip("+~").partition("=")
+        if found and _looks_secret(name, value):
+            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY) only")
+        if found and argument.startswith("+") and not name.startswith("hydra"):
+            raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
+        if name == "split_mode":
+            raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
+        if name.startswith("split-mode."):
+            raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
+    swept = any(re.match(r"diversity=.*[,(]", argument) for argument in arguments)
+    return [*arguments, f"{MARK}=true"] if swept else arguments
+
+
+def _looks_secret(name: str, value: str) -> bool:
+    if not value:
+        return False
+    words = re.split(r"[\s,\[\]{}\"':=]+", value)
+    return bool(_SECRET_NAME.search(name) or _SECRET_TEXT.search(value) or any(_SECRET_TOKEN.fullmatch(word) for word in words))
+
+
+def explain(error: Exception) -> str:
+    """Hydra's complaint about an override, with what exists in its place."""
+    cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    message = str(error).strip()
+    parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if isinstance(parent, DictConfig) and key is not None and str(key) not in parent:
+        full = str(getattr(cause, "full_key", key))
+        prefix = full[: -len(str(key))]
+        known = sorted(str(name) for name in parent if str(name) != MARK)
+        close = difflib.get_close_matches(str(key), known, n=1)
+        hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+        return f"there is no {full}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(known)}"
+    if missing := re.search(
+        r"Could not find '([\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL
+    ):
+        known = missing[3].split()
+        close = difflib.get_close_matches(missing[2], known, n=1)
+        hint = f" Did you mean {missing[1]}={close[0]}?" if close else ""
+        return f"there is no {missing[1]}={missing[2]}.{hint}\n{missing[1]} has: {', '.join(known)}"
+    if "LexerNoViableAlt" in message or "mismatched input" in message or "token recognition" in message:
+        return f"{message}\nvalues with special characters need quotes: \"KEY='VALUE'\""
+    if cause is not error:
+        message += f"\n{cause}"
+    return re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", message)

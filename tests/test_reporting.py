@@ -1,0 +1,119 @@
+"""Tables and pictures: what tells runs apart is shown, numbers are those of the metrics, 80 columns suffice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from matplotlib import pyplot
+from rich.console import Console
+
+from fcot.errors import FcotError
+from fcot.report import find_jobs, report
+from fcot.reporting import figures
+from fcot.reporting.tables import comparison, label, notes, ordered, stage_line
+
+BASE = {
+    "run_id": "toy-gpt-0000000001", "method": "fine_tune_cot", "task": "toy_arithmetic", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
+    "n_test": 405, "accuracy": 0.98272, "accuracy_ci95": [0.9648, 0.9916], "accuracy_best_epoch": None, "accuracy_checkpoint": "validation",
+    "completions_asked": 3404, "completions_kept": 3059, "seconds": {"train": 70.2, "evaluate": 1.1}, "random_guess": 0.0,
+    "test_questions_also_in_train": 0, "rows_in_published_order": None, "cut_completions": 0,
+}  # fmt: skip
+
+
+def run(number: int, **changes):
+    return BASE | {"run_id": f"toy-gpt-{number:010d}"} | changes
+
+
+def text(runs, width=80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison(runs))
+    return console.export_text()
+
+
+def test_the_quickstart_table_fits_80_columns_unabridged():
+    runs = [
+        run(1, method="zero_shot", diversity=None, accuracy=0.0, completions_asked=0, accuracy_checkpoint="untrained", seed=1),
+        run(2, method="fine_tune", diversity=None, accuracy=0.0568, completions_asked=0),
+        run(3, diversity=1, accuracy=0.879),
+        run(4),
+    ]
+    table = text(runs)
+    assert "…" not in table
+    assert all(len(line) <= 80 for line in table.splitlines())
+    for part in ("Zero-shot", "Fine-tune-CoT", "3,059/3,404", "98.27", "96.5-99.2", "405", "71", "5.68"):
+        assert part in table
+
+
+def test_what_a_sweep_varies_has_a_column_and_a_name_in_the_picture():
+    runs = [run(1, varied={"trainer.lr": "1e-3"}), run(2, varied={"trainer.lr": "5e-3"})]
+    assert "trainer.lr" in text(runs)
+    assert [label(metrics, runs) for metrics in runs] == ["Fine-tune-CoT D=4, trainer.lr=1e-3", "Fine-tune-CoT D=4, trainer.lr=5e-3"]
+
+
+def test_runs_that_look_alike_show_their_hashes():
+    runs = [run(1), run(2)]
+    assert "0000000001" in text(runs)
+    assert label(runs[1], runs).endswith("0000000002")
+    assert "0000000001" not in text([run(1), run(3, seed=1)])
+
+
+def test_each_run_once_and_in_the_papers_order():
+    runs = [run(4, diversity=16), run(1, method="fine_tune", diversity=None), run(2, diversity=2), run(2, diversity=2)]
+    assert [(metrics["method"], metrics["diversity"]) for metrics in ordered(runs)] == [
+        ("fine_tune", None), ("fine_tune_cot", 2), ("fine_tune_cot", 16),
+    ]  # fmt: skip
+
+
+def test_notes_say_what_a_reader_must_know():
+    said = " ".join(notes([
+        run(1, accuracy_checkpoint="last", accuracy_best_epoch=0.99), run(2, method="zero_shot", accuracy_checkpoint="untrained"),
+        run(3, task="coin_flip", random_guess=0.5, test_questions_also_in_train=5, rows_in_published_order=False, cut_completions=7),
+    ]))  # fmt: skip
+    for part in ("last step's weights", "chosen on the test set", "by construction", "guessing gives 50.0 %", "5 test questions",
+                 "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
+        assert part in said
+    assert notes([run(1)]) == []
+    assert "last" in text([run(1, accuracy_checkpoint="last")])
+
+
+def test_the_picture_draws_the_metrics_numbers(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    figures.accuracy_figure([run(1), run(2, diversity=1, accuracy=0.5, accuracy_ci95=[0.4, 0.6], n_test=90)], tmp_path / "picture.png")
+    axis = kept[0].axes[0]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([98.272, 50.0])
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["Fine-tune-CoT D=4", "Fine-tune-CoT D=1"]
+    assert "n = 90 to 405" in axis.get_title(loc="left")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
+    for number, lr in ((0, "1e-3"), (1, "5e-3"), (2, "1")):
+        folder = tmp_path / "elsewhere" / f"run{number}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        if number < 2:
+            (folder / "metrics.json").write_text(json.dumps(run(number)))
+        job = {"job": number, "overrides": [f"trainer.lr={lr}", "seed=0"], "run_id": f"{number}", "run": str(folder), "status": "done"}
+        jobs = tmp_path / "sweep" / "jobs"
+        jobs.mkdir(parents=True, exist_ok=True)
+        (jobs / f"{number}.json").write_text(json.dumps(job))
+    report([tmp_path / "sweep"], tmp_path / "picture.png")
+    printed = capsys.readouterr().out
+    assert "1e-3" in printed
+    assert "1 of 3 runs are not finished" in printed
+    assert len(find_jobs(tmp_path / "elsewhere")) == 2
+    with pytest.raises(FcotError, match="no evaluated run"):
+        report([tmp_path / "elsewhere" / "run2"], tmp_path / "picture.png")
+    with pytest.raises(FcotError, match="no such folder"):
+        find_jobs(tmp_path / "nowhere")
+
+
+def test_a_partial_run_says_what_it_did():
+    usage = {"requests": 5, "served_from_store": 3}
+    assert "5 requests sent, 3 generations" in stage_line("generate", {"asked": 4, "teacher_usage": usage}, "x")
+    said = stage_line("curate", {"asked": 4, "kept": 3, "refused": {"wrong_answer": 1}}, "outputs/runs/x")
+    assert said == "kept 3 of 4 completions (75.0%); refused: wrong_answer 1; see outputs/runs/x/curated.jsonl"
+    assert "outputs/runs/x/student" in stage_line("train", {"n_steps": 7}, "outputs/runs/x")
