@@ -116,6 +116,7 @@ def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
     except FcotError as error:
         job["error"] = str(error)
         _failed.append(f"{number} ({' '.join(overrides)})")
+        _jobs.pop(str(job["run_id"]), None)  # an equal job later tries again
         say(f"job {number} failed: {error}")
     except KeyboardInterrupt:
         job["status"] = "interrupted"
