@@ -2,7 +2,7 @@ r"""Answer extraction and comparison, one rule per answer type.
 
 Extraction follows paper A (Ho et al. 2023, ``src/evaluation/evaluator.py``): every answer type has *candidates* in a
 text, and the elicitation decides which one counts. What goes beyond the upstream patterns (bracket styles, Markdown,
-``\\boxed{}``) only widens what is recognised; for numbers the reading is a choice, because paper A's pattern takes
+``\boxed{}``) only widens what is recognised; for numbers the reading is a choice, because paper A's pattern takes
 "9/10" for 9 and ".5" for 5, and its published figures depend on that.
 """
 
@@ -104,7 +104,7 @@ class AnswerRule:
     Attributes:
         answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
         choices: The task's letters (``"ABCDE"``); read for ``choice`` only.
-        numbers: ``extended`` reads fractions, mixed numbers and ".5"; ``paper`` is paper A's ``-?\\d+(?:\\.\\d+)?``.
+        numbers: ``extended`` reads fractions, mixed numbers and ".5"; ``paper`` is paper A's ``-?\d+(?:\.\d+)?``.
     """
 
     answer_type: AnswerType

@@ -80,7 +80,14 @@ class Teacher(Protocol):
     max_choices: int
 
     async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
-        """Answer one request with up to ``n`` choices; ``first_slot`` seeds the draw. Retries are the teacher's own."""
+        """Answer one request with up to ``n`` choices.
+
+        ``first_slot`` seeds the draw: the first slot to fill, or a larger number where an earlier answer was refused.
+        Retries of a request that failed are the teacher's own.
+
+        Raises:
+            FcotError: More requests are pointless.
+        """
         ...
 
     async def close(self) -> None:
