@@ -109,14 +109,30 @@ def _missing(plan: Plan, folder: StoreFolder, key: str, problem: Problem) -> Ite
             if end > slot:
                 yield _Job(plan.step1(problem), key, slot, end - slot)
             slot = max(end, slot + 1)
-    wanted: dict[str, int] = {}
+    for answer in _answers(plan, folder, key, problem):
+        if answer.slot not in folder.filled(answer.key) and not _gave_up(plan, folder, answer.key):
+            yield _Job(answer.request, answer.key, answer.slot, 1)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Where the answer to one stored rationale belongs: its request, key, and slot under that key."""
+
+    rationale: Row
+    request: Request
+    key: str
+    slot: int
+
+
+def _answers(plan: Plan, folder: StoreFolder, key: str, problem: Problem) -> Iterator[_Answer]:
+    """For each rationale of a problem, in slot order: identical ones share a step-2 key and take its slots in turn."""
+    taken: Counter[str] = Counter()
     for slot in range(plan.diversity):
-        if slot in filled:
-            request = plan.step2(problem, key, filled[slot]["text"])
+        if (row := folder.filled(key).get(slot)) is not None:
+            request = plan.step2(problem, key, row["text"])
             answer_key = plan.key(request)
-            occurrence = wanted[answer_key] = wanted.get(answer_key, -1) + 1
-            if occurrence not in folder.filled(answer_key) and not _gave_up(plan, folder, answer_key):
-                yield _Job(request, answer_key, occurrence, 1)
+            yield _Answer(row, request, answer_key, taken[answer_key])
+            taken[answer_key] += 1
 
 
 @dataclass
@@ -150,9 +166,8 @@ class _Purchase:
         for key, problem in problems.items():
             jobs = list(_missing(self.plan, self.folder, key, problem))
             self.advance(self.plan.diversity - sum(job.n for job in jobs))
-            for slot, row in self.folder.filled(key).items():
-                if slot < self.plan.diversity:  # as _missing counts them, before new ones arrive
-                    self._claim(problem, key, row["text"])
+            for answer in _answers(self.plan, self.folder, key, problem):  # before new ones arrive
+                self.claimed[answer.key] = answer.slot
             yield from jobs
 
     def _claim(self, problem: Problem, root: str, rationale: str) -> tuple[Request, str, int]:
@@ -244,15 +259,12 @@ def _to_rows(job: _Job, filled: Sequence[tuple[int | None, Choice]], usage: Usag
 def _assemble(plan: Plan, folder: StoreFolder, problem: Problem) -> Iterator[Completion]:
     """A problem's completions from the store; a slot the teacher never filled is an empty completion."""
     key = plan.key(plan.step1(problem))
-    occurrences: dict[str, int] = {}
+    answers = {answer.rationale["slot"]: answer for answer in _answers(plan, folder, key, problem)}
     for slot in range(plan.diversity):
-        row = folder.filled(key).get(slot)
-        if row is None:
+        if slot not in answers:
             yield Completion(problem.sample_index, slot, "", "", "refused")
             continue
-        answer_key = plan.key(plan.step2(problem, key, row["text"]))
-        occurrence = occurrences[answer_key] = occurrences.get(answer_key, -1) + 1
-        answer = folder.filled(answer_key).get(occurrence)
+        row, answer = answers[slot].rationale, folder.filled(answers[slot].key).get(answers[slot].slot)
         finish = row["finish_reason"] if answer else "refused"
         yield Completion(problem.sample_index, slot, row["text"], answer["text"] if answer else "", finish)
 
@@ -262,12 +274,10 @@ def _usage(plan: Plan, folder: StoreFolder, by_key: Mapping[str, Problem]) -> di
     requests: dict[str, Row] = {}
     served = 0
     for key, problem in by_key.items():
-        used = [folder.filled(key)[slot] for slot in range(plan.diversity) if slot in folder.filled(key)]
-        answer_keys = Counter(plan.key(plan.step2(problem, key, row["text"])) for row in used)
-        rows = [*used, *folder.refused(key)]
-        for answer_key, n in answer_keys.items():
-            rows += [row for slot, row in folder.filled(answer_key).items() if slot < n]
-            rows += folder.refused(answer_key)
+        answers = list(_answers(plan, folder, key, problem))
+        rows = [*(answer.rationale for answer in answers), *folder.refused(key)]
+        rows += [folder.filled(answer.key)[answer.slot] for answer in answers if answer.slot in folder.filled(answer.key)]
+        rows += [row for answer_key in {answer.key for answer in answers} for row in folder.refused(answer_key)]
         for row in rows:
             if row["run"] == plan.run_id:
                 requests[row["request"]] = row
