@@ -1,29 +1,21 @@
-"""The configuration: a typed schema for every group, and the checks that report all faults at once.
+"""The configuration: a typed schema for every group.
 
 Nothing heavy is imported here: ``--help`` and ``--cfg job`` go through this module.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-from fcot.errors import ConfigFaults
-from fcot.prompts.answers import ANSWER_TYPES
-from fcot.prompts.student import METHODS
-from fcot.tasks.table import TASKS
-
-STAGES = ("generate", "curate", "train", "evaluate")
-SPLIT_MODES = ("sample", "published", "template", "file")
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
-OPENAI_URL = "https://api.openai.com"
+# Beside the package in a wheel, beside it in the repository.
+CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
+PRICES = CONF / "prices.yaml"
 
 
 # --- dataset ------------------------------------------------------------------------------------------------------
@@ -100,15 +92,41 @@ class OpenAITeacher:
     """Any OpenAI-compatible server; the key comes from OPENAI_API_KEY."""
 
     name: str = "openai"
+    batch: bool = False  # through the Batch API
     model: str = MISSING
     model_id: str | None = None  # name in the store's keys; null takes model
     endpoint: str = "chat"  # chat or completions
     base_url: str | None = None  # null asks OpenAI
     temperature: float | None = None  # null: 0 for a single D = 1 run, else 0.7
-    concurrency: int = 16  # requests in flight
-    max_choices_per_request: int = 1
+    parameters: dict[str, Any] = field(default_factory=dict)  # further request parameters; null leaves one out
+    max_tokens_parameter: str = "max_tokens"  # reasoning models want max_completion_tokens
+    max_choices_per_request: int = 8  # samples of one prompt asked for together, so that the prompt is paid once
+    resample_identical: bool = False  # buy up to D more rationales in the place of identical ones
+    concurrency: int | None = None  # requests in flight; null finds out what the server takes
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     timeout_s: float = 120.0  # one request, in seconds
-    max_retries: int = 8
+    max_retries: int = 20
+    poll_s: float = 30.0  # between two looks at a batch, in seconds
+    budget_usd: float | None = None  # hard stop of one run, in USD
+    prices: str | None = None  # YAML file; null takes conf/prices.yaml
+
+
+@dataclass
+class HFTeacher:
+    """A local transformers model, causal or encoder-decoder."""
+
+    name: str = "hf"
+    model: str | None = None  # hub id
+    revision: str | None = None  # of the hub id; null takes its main branch
+    path: str | None = None  # local folder; takes the hub's place
+    model_id: str | None = None  # name in the store's keys; null takes hub id and revision, or the folder's content hash
+    endpoint: str = "completions"  # or chat: through the tokenizer's chat template
+    temperature: float | None = None
+    batch_size: int = 16  # rows decoded at once; changes no result in float32
+    dtype: str = "auto"  # auto: bfloat16 where the GPU has it, else float32
+    max_choices_per_request: int = 8
+    resample_identical: bool = False
 
 
 # --- prompt, curation, method --------------------------------------------------------------------------------------
@@ -116,13 +134,19 @@ class OpenAITeacher:
 
 @dataclass
 class Prompt:
-    """A two-step teacher prompt."""
+    """A teacher prompt."""
 
     name: str = MISSING
-    question: str = MISSING
-    answer_triggers: dict[str, str] = field(default_factory=dict)  # by answer type
-    rationale_tokens: int = 128
-    answer_tokens: int = 128
+    template: str | None = MISSING  # text with {question}; may hold {exemplars} and {trigger}
+    path: str | None = None  # file with the template
+    answer_triggers: dict[str, str] = field(default_factory=dict)  # by answer type: what stands before the answer
+    two_steps: bool = MISSING  # a second request asks for the answer
+    chat_only: bool = False
+    rationale_tokens: int = 128  # limit of the first request
+    answer_tokens: int = 128  # limit of the second
+    stop: list[str] = field(default_factory=list)
+    exemplars: str | None = None  # the authors' file, JSON Lines, or a run's folder
+    n_exemplars: int | None = None  # null: all of a file, 8 of a run
     numbers: str = "task"  # paper, extended, or the task's own reading of numbers
 
 
@@ -216,6 +240,8 @@ class Config:
     seed: int = 0
     diversity_is_swept: bool = False  # set by sweeps over diversity: D = 1 then samples too, as the first of the 64
     until: str = "evaluate"  # stop after generate, curate, train or evaluate
+    preview: int | None = None  # ask for one completion of so many problems, show them and stop
+    dry_run: bool = False  # show what the run would ask for and cost, and stop
     output_dir: str = "outputs"
 
 
@@ -227,6 +253,7 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("teacher", "oracle"): OracleTeacher,
     ("teacher", "replay"): ReplayTeacher,
     ("teacher", "openai"): OpenAITeacher,
+    ("teacher", "hf"): HFTeacher,
     ("prompt", "prompt"): Prompt,
     ("curation", "curation"): Curation,
     ("method", "method"): Method,
@@ -243,202 +270,3 @@ def register_schemas() -> None:
     store.store(name="schema", node=Config)
     for (group, name), schema in SCHEMAS.items():
         store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("-", "_"))
-
-
-def to_config(composed: DictConfig) -> Config:
-    """The composed configuration as plain dataclasses, after every check.
-
-    Raises:
-        ConfigFaults: Everything that is wrong with it, in one message.
-    """
-    missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
-    if faults := [f"{key} is not set: {key}=..." for key in missing]:
-        raise ConfigFaults(faults + _faults_beside(composed, missing))
-    config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    if faults := list(faults_of(config)):
-        raise ConfigFaults(faults)
-    return config
-
-
-def _faults_beside(composed: DictConfig, missing: list[str]) -> list[str]:
-    """The other faults of a configuration with missing values: those are filled in, and what is said of them is dropped."""
-    filled = composed.copy()
-    try:
-        for key in missing:
-            OmegaConf.update(filled, key, "")
-    except OmegaConfBaseException:  # a missing number: the rest has to wait for it
-        return []
-    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
-    return [fault for fault in faults_of(config) if not any(fault.startswith(f"{key}=") for key in missing)]
-
-
-def faults_of(config: Config) -> Iterator[str]:
-    """Every fault that can be told without reading data: choices, ranges, files, impossible combinations."""
-    yield from _root_faults(config)
-    yield from _dataset_faults(config)
-    yield from _split_faults(config)
-    yield from _teacher_faults(config)
-    yield from _student_faults(config)
-    yield from _trainer_faults(config.trainer)
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
-    if value not in known:
-        yield f"{option}={value}: choose from {', '.join(known)}"
-
-
-def _at_least(option: str, value: float | None, least: float) -> Iterator[str]:
-    if value is not None and value < least:
-        yield f"{option}={value}: at least {least}"
-
-
-def _readable_file(option: str, value: str | None) -> Iterator[str]:
-    if value is None:
-        return
-    path = Path(value)
-    if not path.exists():
-        yield f"{option}={value}: no such file"
-    elif not path.is_file():
-        yield f"{option}={value}: a folder, not a file"
-    elif not os.access(path, os.R_OK):
-        yield f"{option}={value}: not readable"
-
-
-def _root_faults(config: Config) -> Iterator[str]:
-    yield from _at_least("diversity", config.diversity, 1)
-    if not 0 <= config.seed < 2**32:
-        yield f"seed={config.seed}: between 0 and {2**32 - 1}"
-    yield from _one_of("until", config.until, STAGES)
-    yield from _one_of("method", config.method.name, tuple(METHODS))
-    yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
-    yield from _at_least("prompt.rationale_tokens", config.prompt.rationale_tokens, 1)
-    yield from _at_least("prompt.answer_tokens", config.prompt.answer_tokens, 1)
-    if "{question}" not in config.prompt.question:
-        yield "prompt.question: the template must contain {question}"
-    for answer_type in ANSWER_TYPES:
-        if answer_type not in config.prompt.answer_triggers:
-            yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
-    for name in config.curation.filters:
-        yield from _one_of("curation.filters", name, ("answer", "truncated", "duplicate", "length"))
-    yield from _at_least("curation.max_words", config.curation.max_words, 1)
-    yield from _one_of("logger", config.logger.name, ("csv", "none"))
-
-
-def _dataset_faults(config: Config) -> Iterator[str]:
-    dataset = config.dataset
-    yield from _at_least("dataset.limit", dataset.limit, 1)
-    if isinstance(dataset, ToyDataset):
-        yield from _at_least("dataset.n_problems", dataset.n_problems, 10)
-    elif isinstance(dataset, PublishedDataset):
-        yield from _readable_file("dataset.path", dataset.path)
-    else:
-        yield from _one_of("dataset.answer_type", dataset.answer_type, ANSWER_TYPES)
-        if dataset.answer_type == "choice" and not (dataset.choices.isalpha() and dataset.choices.isupper()):
-            yield "dataset.answer_type=choice needs its letters in capitals: dataset.choices=ABCD"
-        if not _is_hub_id(dataset.path):
-            yield from _readable_file("dataset.path", dataset.path)
-
-
-def _is_hub_id(source: str) -> bool:
-    from fcot.tasks.loaders import is_hub_id
-
-    return is_hub_id(source)
-
-
-def _split_faults(config: Config) -> Iterator[str]:
-    split = config.split_mode
-    yield from _one_of("split-mode", split.name, SPLIT_MODES)
-    for option in ("train_fraction", "validation_fraction"):
-        if not 0 < getattr(split, option) < 1:
-            yield f"split_mode.{option}={getattr(split, option)}: between 0 and 1"
-    yield from _at_least("split_mode.subset", split.subset, 1)
-    yield from _readable_file("split_mode.path", split.path)
-    yield from _readable_file("split_mode.templates", split.templates)
-    if split.name == "file" and split.path is None:
-        yield 'split-mode=file needs split_mode.path=FILE with {"train": [...], "test": [...]}'
-    if split.name != "file" and split.path is not None:
-        yield f"split_mode.path is read by split-mode=file only, not by split-mode={split.name}"
-    if split.name != "template" and split.templates is not None:
-        yield f"split_mode.templates is read by split-mode=template only, not by split-mode={split.name}"
-    if split.name == "published" and (config.dataset.name not in TASKS or not TASKS[config.dataset.name].n_rows):
-        yield f"split-mode=published: {config.dataset.name} has no published split; split-mode=sample or template"
-    elif split.name == "published" and TASKS[config.dataset.name].split != "published":
-        yield f"split-mode=published: upstream publishes no split of {config.dataset.name}; paper A uses split-mode=sample"
-
-
-def _teacher_faults(config: Config) -> Iterator[str]:
-    teacher = config.teacher
-    method = METHODS.get(config.method.name)
-    if method is not None and not method.asks_teacher:
-        if config.until in ("generate", "curate"):
-            yield f"until={config.until}: method={config.method.name} asks no teacher"
-        if config.until == "train" and not method.trains:
-            yield f"until=train: method={config.method.name} trains nothing"
-        return
-    if isinstance(teacher, OracleTeacher):
-        if not 0 <= teacher.error_rate <= 1:
-            yield f"teacher.error_rate={teacher.error_rate}: between 0 and 1"
-        if not isinstance(config.dataset, ToyDataset):
-            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
-    elif isinstance(teacher, ReplayTeacher):
-        if isinstance(config.dataset, ToyDataset):
-            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
-        if teacher.path and not Path(teacher.path).exists():
-            yield f"teacher.path={teacher.path}: no such file or folder"
-    else:
-        yield from _openai_faults(teacher)
-    temperature = getattr(teacher, "temperature", None)
-    yield from _at_least("teacher.temperature", temperature, 0)
-    if temperature == 0 and config.diversity > 1 and not isinstance(teacher, OracleTeacher):
-        yield f"teacher.temperature=0 with diversity={config.diversity}: greedy decoding gives the same rationale every time"
-
-
-def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
-    yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
-    yield from _at_least("teacher.concurrency", teacher.concurrency, 1)
-    yield from _at_least("teacher.max_choices_per_request", teacher.max_choices_per_request, 1)
-    yield from _at_least("teacher.max_retries", teacher.max_retries, 0)
-    if teacher.timeout_s <= 0:
-        yield f"teacher.timeout_s={teacher.timeout_s}: more than 0 seconds"
-    if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
-        yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
-    if not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or OPENAI_URL).startswith(OPENAI_URL):
-        yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
-
-
-def _student_faults(config: Config) -> Iterator[str]:
-    student = config.student
-    for option, least in (("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1)):
-        yield from _at_least(f"student.{option}", getattr(student, option), least)
-    if isinstance(student, TinyStudent):
-        for option in ("width", "layers", "heads"):
-            yield from _at_least(f"student.{option}", getattr(student, option), 1)
-        yield from _at_least("student.vocab_size", student.vocab_size, 300)
-        if student.heads >= 1 and student.width % student.heads:
-            yield f"student.width={student.width} is not a multiple of student.heads={student.heads}"
-        return
-    if student.path is None:
-        return
-    folder = Path(student.path)
-    if not folder.is_dir():
-        yield f"student.path={folder}: no such folder"
-    elif not (folder / "config.json").is_file():
-        yield f"student.path={folder}: no config.json in it, so not a transformers model"
-    elif not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
-        yield f"student.path={folder}: no weights in it (model.safetensors or pytorch_model.bin)"
-
-
-def _trainer_faults(trainer: Trainer) -> Iterator[str]:
-    if trainer.lr <= 0:
-        yield f"trainer.lr={trainer.lr}: more than 0"
-    if trainer.clip_norm is not None and trainer.clip_norm <= 0:
-        yield f"trainer.clip_norm={trainer.clip_norm}: more than 0, or null"
-    yield from _at_least("trainer.weight_decay", trainer.weight_decay, 0)
-    yield from _at_least("trainer.warmup_steps", trainer.warmup_steps, 0)
-    for option in ("batch_size", "epochs", "max_steps", "evaluate_every_steps", "eval_batch_size"):
-        yield from _at_least(f"trainer.{option}", getattr(trainer, option), 1)
-    if trainer.epochs is None and trainer.max_steps is None:
-        yield "trainer.epochs and trainer.max_steps are both null: training would not end"
-    yield from _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
-    yield from _one_of("trainer.selection", trainer.selection, ("validation", "last"))
-    yield from _one_of("trainer.precision", trainer.precision, ("auto", "32-true", "bf16-mixed", "16-mixed"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
@@ -47,35 +47,18 @@ def execute(run: Run, config_text: str) -> Summary:
         return metrics
 
 
+_STAGES = {  # module and function: each is imported when it runs
+    "generate": ("fcot.stages.rationales", "generate"),
+    "curate": ("fcot.stages.rationales", "curate_stage"),
+    "train": ("fcot.stages.student", "train_student"),
+    "evaluate": ("fcot.stages.student", "evaluate_student"),
+}
+
+
 def _stages(run: Run) -> dict[str, Stage]:
-    """The stages of the run's method, in order; each imports what it needs when it runs."""
-
-    def generate(run: Run) -> Summary:
-        from fcot.stages.rationales import generate as stage
-
-        return stage(run)[1]
-
-    def curate(run: Run) -> Summary:
-        from fcot.stages.rationales import curate_stage as stage
-
-        return stage(run)
-
-    def train(run: Run) -> Summary:
-        from fcot.stages.student import train_student as stage
-
-        return stage(run)
-
-    def evaluate(run: Run) -> Summary:
-        from fcot.stages.student import evaluate_student as stage
-
-        return stage(run)
-
-    stages: dict[str, Stage] = {}
-    if run.asks_teacher:
-        stages |= {"generate": generate, "curate": curate}
-    if run.trains:
-        stages["train"] = train
-    return stages | {"evaluate": evaluate}
+    """The stages of the run's method, in order."""
+    names = [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
+    return {name: getattr(import_module(_STAGES[name][0]), _STAGES[name][1]) for name in names}
 
 
 def _check_student(run: Run) -> None:

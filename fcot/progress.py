@@ -15,13 +15,35 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def unwatched(n: int) -> None:
-    """An ``advance`` for callers whom nobody watches."""
+def unwatched(_: object) -> None:
+    """An ``advance`` or ``watch`` for callers whom nobody watches."""
+
+
+class Bar:
+    """Shows done/total, rate and remaining time on stderr, and what :meth:`watch` was given.
+
+    Args:
+        show: Called with what is done and the note, at each step; decides itself how often to draw.
+    """
+
+    def __init__(self, show: Callable[[int, object], object]) -> None:
+        self._show = show
+        self._done = 0
+        self._watched: object = ""
+
+    def advance(self, n: int) -> None:
+        """Count ``n`` more as done; 0 redraws."""
+        self._done += n
+        self._show(self._done, self._watched)
+
+    def watch(self, status: object) -> None:
+        """Show ``str(status)`` beside the rate from now on."""
+        self._watched = status
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yield ``advance(n)``; shows done/total, rate and remaining time on stderr."""
+def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -29,31 +51,30 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         columns = (
             TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )  # fmt: skip
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total, rate="")
+            task = bar.add_task(what, total=total, rate="", note="")
             start = time.monotonic()
 
-            def advance(n: int) -> None:
-                done = bar.tasks[0].completed + n
-                bar.update(task, advance=n, rate=f"{done / max(1e-9, time.monotonic() - start):,.1f}/s")
+            def draw(done: int, note: object) -> None:
+                bar.update(task, completed=done, rate=f"{done / max(1e-9, time.monotonic() - start):,.1f}/s", note=note)
 
-            yield advance
+            yield Bar(draw)
     else:
-        yield _plain(what, total, unit)
+        yield Bar(_plain(what, total, unit))
 
 
-def _plain(what: str, total: int, unit: str) -> Callable[[int], None]:
+def _plain(what: str, total: int, unit: str) -> Callable[[int, object], None]:
     start = last = time.monotonic()
-    done = 0
 
-    def advance(n: int) -> None:
-        nonlocal done, last
-        done += n
+    def show(done: int, note: object) -> None:
+        nonlocal last
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
             rate = done / (now - start)
-            say(f"{what}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+            left = f"{(total - done) / rate:,.0f} s left" if rate else "nothing yet"
+            say(f"{what}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left}" + (f"; {note}" if note != "" else ""))
 
-    return advance
+    return show

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
+REFUSED = "refused:"  # begins the finish reason of a completion the teacher never gave
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Completion:
         completion_index: 0..D-1, the draw among the problem's D completions.
         rationale: The reasoning text (step 1 of Zero-shot-CoT).
         answer_text: The text that holds the answer (step 2).
-        finish_reason: ``stop``, ``length``, ``content_filter``..., None where the source does not tell.
+        finish_reason: ``stop``, ``length``..., None where the source does not tell; ``refused:REASON`` for a completion
+            the teacher never gave, which is empty.
     """
 
     sample_index: int

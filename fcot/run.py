@@ -15,12 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.config import register_schemas, to_config
+from fcot.checks import to_config
+from fcot.config import CONF, register_schemas
 from fcot.errors import FcotError
 from fcot.overrides import MARK, explain, prepare
 from fcot.progress import say
 
-_CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
 # What this process has run of its sweep, for the summary at the end.
 _sweeps: list[Path] = []
 _jobs: dict[str, int] = {}
@@ -30,7 +30,7 @@ _failed: list[str] = []
 def main() -> None:
     """Entry point. Exit code 0, 1 after a message, 130 after Ctrl-C."""
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would print the same text after listing every group's files
-        print(OmegaConf.load(_CONF / "config.yaml").hydra.help.template)
+        print(OmegaConf.load(CONF / "config.yaml").hydra.help.template)
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the message is ours
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make two runs on one machine 20 times slower
@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit(1)
 
 
-@hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _application(composed: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
+from fcot.checks import price_of
 from fcot.config import (
     SAMPLING_TEMPERATURE,
     Config,
     CustomDataset,
+    HFTeacher,
     OpenAITeacher,
     OracleTeacher,
     PretrainedStudent,
@@ -21,6 +23,7 @@ from fcot.config import (
 )  # fmt: skip
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Problem, to_row
@@ -40,11 +43,12 @@ from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher import replay
 from fcot.teacher.oracle import Oracle
+from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
-from fcot.teacher.store import readable
+from fcot.teacher.store import StoreFolder, readable
 
 # Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
-STAGE_VERSIONS = {"generate": 1, "curate": 1, "train": 1, "evaluate": 1}
+STAGE_VERSIONS = {"generate": 2, "curate": 1, "train": 1, "evaluate": 1}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Run:
         split: Sample indices of train, validation and test.
         order_known: Whether the rows were verified to stand in the order that index splits presuppose.
         temperature: The teacher's, resolved.
+        prompt: The teacher's, exemplars loaded.
+        teacher: Who is asked, None for ``teacher=replay`` and for methods without a teacher.
         replayed: The completions of ``teacher=replay``, None for teachers that are asked.
         teacher_name: Who wrote the rationales, None for methods without a teacher.
         precision: Lightning's name, resolved.
@@ -70,6 +76,8 @@ class Run:
     split: Split
     order_known: bool
     temperature: float
+    prompt: TeacherPrompt
+    teacher: Teacher | None
     replayed: list[Completion] | None
     teacher_name: str | None
     precision: str
@@ -84,12 +92,6 @@ class Run:
     def trains(self) -> bool:
         """Whether the method trains at all."""
         return METHODS[self.config.method.name].trains
-
-    @property
-    def prompt(self) -> TeacherPrompt:
-        """The teacher prompt."""
-        prompt = self.config.prompt
-        return TeacherPrompt(prompt.name, prompt.question, prompt.answer_triggers, prompt.rationale_tokens, prompt.answer_tokens)
 
     @cached_property
     def run_id(self) -> str:
@@ -106,10 +108,23 @@ class Run:
         return RunDirectory(self.outputs / "runs" / self.run_id)
 
     @property
-    def store_folder(self) -> Path:
+    def store(self) -> StoreFolder:
         """The completion store's folder for this task, teacher and prompt."""
         assert self.teacher_name is not None
-        return self.outputs / "store" / readable(self.task.name) / readable(self.teacher_name) / readable(self.prompt.name)
+        parts = (self.task.name, self.teacher_name, self.prompt.name)
+        return StoreFolder(self.outputs / "store" / Path(*map(readable, parts)))
+
+    @property
+    def plan(self) -> Plan:
+        """What is asked of the teacher."""
+        assert self.teacher is not None
+        config = self.config.teacher
+        priced = isinstance(config, OpenAITeacher)
+        return Plan(
+            self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id,
+            resample_identical=getattr(config, "resample_identical", False),
+            price=price_of(config) if priced else None, budget_usd=config.budget_usd if priced else None,
+        )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:
         """Problems by sample index, in that order."""
@@ -135,14 +150,15 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     if not split.test:
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
     temperature = _temperature(config, sweeps_diversity)
-    replayed, teacher_name = None, None
+    teacher, replayed, teacher_name = None, None, None
     if method.asks_teacher and isinstance(config.teacher, ReplayTeacher):
         replayed, teacher_name = _replay(config, task, problems, split)
     elif method.asks_teacher:
-        teacher_name = str(build_teacher(config, temperature).identity["model"])
+        teacher = build_teacher(config, temperature)
+        teacher_name = str(teacher.identity["model"])
     return Run(
-        config, task, problems, split, order_known, temperature, replayed, teacher_name, _precision(config.trainer.precision),
-        Path(config.output_dir),
+        config, task, problems, split, order_known, temperature, _prompt(config, task, problems), teacher, replayed, teacher_name,
+        _precision(config.trainer.precision), Path(config.output_dir),
     )  # fmt: skip
 
 
@@ -151,14 +167,45 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
     teacher = config.teacher
     if isinstance(teacher, OracleTeacher):
         return Oracle(config.dataset.name, teacher.error_rate, temperature)
-    assert isinstance(teacher, OpenAITeacher)
-    from fcot.teacher.openai import OpenAITeacher as Server
+    if isinstance(teacher, HFTeacher):
+        from fcot.teacher.hf import HFTeacher as Local
 
-    return Server(
-        model=teacher.model, model_id=teacher.model_id or teacher.model, endpoint=teacher.endpoint, temperature=temperature,
-        base_url=teacher.base_url, concurrency=teacher.concurrency, max_choices=teacher.max_choices_per_request,
-        timeout_s=teacher.timeout_s, max_retries=teacher.max_retries,
+        return Local(
+            teacher.path or str(teacher.model), None if teacher.path else teacher.revision, teacher.model_id, teacher.endpoint == "chat",
+            temperature, teacher.batch_size, teacher.max_choices_per_request, teacher.dtype,
+        )  # fmt: skip
+    assert isinstance(teacher, OpenAITeacher)
+    from fcot.teacher.openai import OpenAITeacher as Online
+    from fcot.teacher.openai import Server
+    from fcot.teacher.throttle import Throttle
+
+    server = Server(
+        model=teacher.model, model_id=teacher.model_id or teacher.model, chat=teacher.endpoint == "chat", temperature=temperature,
+        parameters=teacher.parameters, max_tokens_parameter=teacher.max_tokens_parameter, base_url=teacher.base_url,
+        timeout_s=teacher.timeout_s,
     )  # fmt: skip
+    if teacher.batch:
+        from fcot.teacher.batch import BatchTeacher
+
+        return BatchTeacher(server, teacher.max_choices_per_request, teacher.poll_s, teacher.max_retries)
+    throttle = Throttle(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
+    return Online(server, throttle, teacher.max_choices_per_request, teacher.max_retries)
+
+
+def _prompt(config: Config, task: Task, problems: Mapping[int, Problem]) -> TeacherPrompt:
+    prompt = config.prompt
+    template = prompt.template
+    if prompt.path is not None:
+        template = Path(prompt.path).read_text(encoding="utf-8")
+        if "{question}" not in template:
+            raise FcotError(f"prompt.path={prompt.path}: the template must contain {{question}}")
+    assert template is not None
+    made = TeacherPrompt(
+        prompt.name, template, prompt.answer_triggers, prompt.two_steps, prompt.rationale_tokens, prompt.answer_tokens, tuple(prompt.stop)
+    )
+    if prompt.exemplars is None:
+        return made
+    return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, problems))
 
 
 def _task(config: Config) -> Task:
@@ -266,7 +313,10 @@ def _identity(run: Run) -> dict[str, Any]:
         if run.replayed is not None:
             teacher: Any = fingerprint([to_row(completion) for completion in run.replayed])
         else:
-            teacher = dict(build_teacher(config, run.temperature).identity)
+            assert run.teacher is not None
+            teacher = dict(run.teacher.identity)
+        if getattr(config.teacher, "resample_identical", False):
+            identity["resample_identical"] = True
         identity |= {
             "diversity": config.diversity,
             "teacher": teacher,

@@ -5,10 +5,16 @@ on ``/v1/chat/completions`` and ``/v1/completions``: the rationale's wording fol
 
 ``--faults`` is JSON. A list is used up one entry a request, in order of arrival (null: no fault), then all is well. An
 object gives each fault's probability a request, and a ``seed``. A fault is a name of ``FAULTS`` with an optional
-argument: ``429`` has no Retry-After, ``429:1`` asks for one second, ``slow:2`` stalls for two.
+argument: ``429`` has no Retry-After, ``429:1`` asks for one second, ``slow:2`` stalls for two. Requests that an option
+refuses (``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``--help``) use up no fault.
+
+It has the Batch API too (``/v1/files``, ``/v1/batches``), which answers with the same code and works in ``--batch-seconds``.
+``--batch-faults`` is a JSON list of ``BATCH_FAULTS``, used up one entry a batch; an argument is the seconds that batch takes.
 
 ``GET /stats`` tells what the server did: ``good`` usable choices by prompt, ``faulty`` answers by fault, tokens of what it
 charged for, the most requests it had at once, how many came back before their Retry-After, and the last requests in full.
+Of batches: ``batches`` created, ``batch_requests`` answered, ``batch_faults`` (planned ones, and why input was refused).
+What batches answered is in the choices and the tokens too, but not in ``requests``, ``good_requests`` and ``faulty``.
 """
 
 from __future__ import annotations
@@ -17,13 +23,17 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import re
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
+import uuid
+import zlib
 from collections import Counter, deque
 from typing import Any
 
@@ -33,8 +43,13 @@ TASK = TOY_TASKS["toy_arithmetic"]
 STATUS = {  # fault -> status, code of the error object
     "408": (408, "timeout"), "429": (429, "rate_limit_exceeded"), "500": (500, "server_error"), "503": (503, "overloaded"),
     "400": (400, "unsupported_parameter"), "401": (401, "invalid_api_key"), "404": (404, "model_not_found"),
-    "quota": (429, "insufficient_quota"),
+    "quota": (429, "insufficient_quota"), "529": (529, "overloaded"), "content_filter_400": (400, "content_filter"),
+    "too_long": (400, "context_length_exceeded"),
 }  # fmt: skip
+MESSAGES = {  # code -> message, where the error is of type invalid_request_error
+    "content_filter": "The response was filtered due to the prompt triggering the content management policy.",
+    "context_length_exceeded": "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.",
+}
 BODIES = {  # status 200, and no completion inside
     "invalid_json": b'{"choices": [{"text": "oh',
     "invalid_utf8": b'{"choices": [{"text": "\xff\xfe"}]}',
@@ -44,11 +59,32 @@ BODIES = {  # status 200, and no completion inside
     "empty_body": b"",
 }
 FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "more", "empty", "content_filter", "length", "surrogate"}
+FAULTS.add("html")
+BATCH_FAULTS = {"create_500", "failed", "token_limit", "expired", "cancelled", "errors", "filtered", "slow"}
+COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+REFUSED_BATCH = {  # fault -> the error of a batch that fails
+    "failed": {"code": "invalid_json_line", "message": "This line is not parseable as valid JSON.", "line": 1},
+    "token_limit": {
+        "code": "token_limit_exceeded",
+        "message": "Enqueued token limit reached for fake in organization org-x. Limit: 90,000 enqueued tokens. "
+        "Please try again once some in_progress batches have been completed.",
+    },
+}
+UNDONE = {  # status -> code and message of what a batch did not come to
+    "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
+    "cancelled": ("batch_cancelled", "This request was not executed because the batch was cancelled."),
+}
 
 
 def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
-    """The answer to one prompt: a rationale, or where the prompt holds one, what it concludes."""
-    text = prompt if isinstance(prompt, str) else prompt[0]["content"]
+    """The answer to one prompt: a rationale, what it concludes where the prompt holds one, both where it asks for both."""
+    text = prompt if isinstance(prompt, str) else next(m["content"] for m in prompt if m["role"] == "user")
+    asked = re.search(r"\n\nLet's think step by step\b.*?begins with \"([^\"]+)\"", text, re.DOTALL)
+    trigger = asked[1] if asked else "The answer is" if text.endswith("\nA:") else ""
+    if trigger and (isinstance(prompt, str) or all(m["role"] != "assistant" for m in prompt)):
+        question = text[: asked.start()] if asked else text.removesuffix("\nA:").rpartition("Q: ")[2]
+        rationale = TASK.rationale(question.removeprefix("Q: "), wording % TASK.n_wordings, None)
+        return f" {rationale} {trigger} {TASK.conclusion(rationale)}."
     question, _, rest = text.partition("\nA: Let's think step by step.")
     rationale = rest.rpartition("\n")[0] if isinstance(prompt, str) else "".join(m["content"] for m in prompt if m["role"] == "assistant")
     if rationale:
@@ -56,12 +92,47 @@ def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
     return " " + TASK.rationale(question.removeprefix("Q: "), wording % TASK.n_wordings, None)
 
 
+def problem(code: str | None, message: str, type: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+class Bucket:
+    """A token bucket of ``per_minute`` that holds ``burst`` seconds' worth."""
+
+    def __init__(self, per_minute: float, burst: float) -> None:
+        self.per_minute, self.rate = per_minute, per_minute / 60
+        self.level = self.capacity = max(1.0, self.rate * burst)
+        self.at = time.monotonic()
+
+    def wait(self, cost: float) -> float:
+        """Seconds until ``cost`` may be taken; what no bucket can hold waits for a full one."""
+        now = time.monotonic()
+        self.level, self.at = min(self.capacity, self.level + (now - self.at) * self.rate), now
+        return max(0.0, (min(cost, self.capacity) - self.level) / self.rate)
+
+    def headers(self, kind: str) -> dict[str, str]:
+        reset = duration(self.wait(self.capacity))
+        values = {"limit": f"{self.per_minute:g}", "remaining": str(max(0, int(self.level))), "reset": reset}
+        return {f"x-ratelimit-{name}-{kind}": value for name, value in values.items()}
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: ``20ms``, ``1.5s``, ``6m0s``."""
+    milliseconds = math.ceil(seconds * 1000)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{milliseconds / 1000:g}s"
+
+
 class FakeOpenAI:
     """The server's state: its fault plan and its account of what it did."""
 
-    def __init__(self, faults: Any, latency: float) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
+        faults = options.faults
         assert {str(fault).partition(":")[0] for fault in faults} <= FAULTS | {"seed", "None"}, faults
-        self.latency = latency
+        self.options = options
         self.probabilities = {name: share for name, share in faults.items() if name != "seed"} if isinstance(faults, dict) else {}
         self.random = random.Random(faults.get("seed") if isinstance(faults, dict) else 0)
         self.plan = deque(faults if isinstance(faults, list) else ())
@@ -71,11 +142,15 @@ class FakeOpenAI:
         self.last: deque[dict[str, Any]] = deque(maxlen=500)
         self.in_flight = 0
         self.not_before: dict[str, float] = {}
+        limits = {"requests": options.requests_per_minute, "tokens": options.tokens_per_minute}
+        self.buckets = {kind: Bucket(limit, options.burst_seconds) for kind, limit in limits.items() if limit}
+        self.batches = Batches(self)
 
     def stats(self) -> dict[str, Any]:
-        names = ("requests", "good_requests", "prompt_tokens", "completion_tokens", "peak_in_flight", "early")
-        numbers = {name: self.numbers[name] for name in names}
-        return numbers | {"good_choices": self.good.total(), "good": self.good, "faulty": self.faulty, "last": list(self.last)}
+        names = ("requests", "good_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "peak_in_flight", "early")
+        numbers = {name: self.numbers[name] for name in (*names, "batches", "batch_requests")}
+        good = {"good_choices": self.good.total(), "good": self.good}
+        return numbers | good | {"faulty": self.faulty, "batch_faults": self.batches.faults, "last": list(self.last)}
 
     def next_fault(self) -> tuple[str, str]:
         """Name and argument of the next request's fault; empty where it has none."""
@@ -96,46 +171,90 @@ class FakeOpenAI:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 first, *lines = head.decode("latin-1").split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                path = first.split()[1]
+                body = await read_body(reader, headers)
+                method, path, _ = first.split()
                 if path == "/stats":
                     await send(writer, 200, json.dumps(self.stats()).encode())
                     continue
-                self.in_flight += 1
+                if path not in COMPLETIONS:
+                    await send(writer, *self.batches.answer(method, path, headers, body))
+                    continue
+                full = 0 < self.options.max_in_flight <= self.in_flight
+                self.in_flight += not full
                 self.numbers["peak_in_flight"] = max(self.numbers["peak_in_flight"], self.in_flight)
                 try:
-                    await self.answer(writer, path, headers, json.loads(body))
+                    await self.answer(writer, path, headers, json.loads(body), full)
                 finally:
-                    self.in_flight -= 1
+                    self.in_flight -= not full
         writer.close()
 
-    async def answer(self, writer: asyncio.StreamWriter, path: str, headers: dict[str, str], body: dict[str, Any]) -> None:
+    async def answer(self, writer: asyncio.StreamWriter, path: str, headers: dict[str, str], body: dict[str, Any], full: bool) -> None:
         """Answer one request as the plan says, and keep the account."""
-        prompt = body["messages"] if path == "/v1/chat/completions" else body["prompt"]
-        key = prompt if isinstance(prompt, str) else json.dumps(prompt)
-        fault, argument = self.next_fault()
+        prompt, key = read_prompt(body)
+        refusal = ("over_capacity", 429, problem("rate_limit_exceeded", "Too many requests at once", "requests"), 0.0) if full else None
+        refusal = refusal or self.over_rate(key, body) or self.refusal(body)
+        fault, argument = (refusal[0], "") if refusal else self.next_fault()
         self.numbers["requests"] += 1
         self.last.append({"path": path, "body": body, "authorization": headers.get("authorization"), "fault": fault})
         self.numbers["early"] += time.monotonic() < self.not_before.pop(f"{body.get('seed')} {key}", 0.0)
-        await asyncio.sleep(self.latency + (float(argument) if fault == "slow" else 0))
+        if not fault.startswith("over_"):
+            await asyncio.sleep(self.options.latency + (float(argument) if fault == "slow" else 0))
         if fault:
             self.faulty[fault] += 1
-        if fault in STATUS:
+        if refusal:
+            _, status, error, wait = refusal
+            if wait:
+                self.not_before[f"{body.get('seed')} {key}"] = time.monotonic() + wait
+            after = {"Retry-After": f"{math.ceil(wait * 1000) / 1000:g}"} if wait else {}
+            await send(writer, status, json.dumps(error).encode(), after | self.rate_headers())
+        elif fault in STATUS:
             if argument:
                 self.not_before[f"{body.get('seed')} {key}"] = time.monotonic() + float(argument)
             status, code = STATUS[fault]
-            error = {"message": f"{code} for {headers.get('authorization')}", "type": code, "code": code, "param": None}
-            await send(writer, status, json.dumps({"error": error}).encode(), {"Retry-After": argument} if argument else {})
+            error = problem(code, MESSAGES[code]) if code in MESSAGES else problem(code, f"{code} for {headers.get('authorization')}", code)
+            await send(writer, status, json.dumps(error).encode(), ({"Retry-After": argument} if argument else {}) | self.rate_headers())
+        elif fault == "html":
+            await send(writer, 502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", {"Content-Type": "text/html"})
         elif fault in BODIES:
-            await send(writer, 200, BODIES[fault])
+            await send(writer, 200, BODIES[fault], self.rate_headers())
         else:
             await self.complete(writer, key, prompt, body, fault)
 
-    async def complete(self, writer: asyncio.StreamWriter, key: str, prompt: Any, body: dict[str, Any], fault: str) -> None:
-        n = body.get("n") or 1
+    def over_rate(self, key: str, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
+        """Why a request must wait, and how long; takes what it costs where it need not."""
+        tokens = len(key.split()) + (body.get("n") or 1) * (body.get("max_tokens") or body.get("max_completion_tokens") or 16)
+        costs = {"requests": 1, "tokens": tokens}
+        wait, kind = max(((bucket.wait(costs[kind]), kind) for kind, bucket in self.buckets.items()), default=(0.0, ""))
+        if wait > 1e-6:
+            message = f"Rate limit reached for {body['model']} on {kind} per min. Please try again in {duration(wait)}."
+            return "over_rate", 429, problem("rate_limit_exceeded", message, kind), wait
+        for kind, bucket in self.buckets.items():
+            bucket.level -= costs[kind]
+        return None
+
+    def rate_headers(self) -> dict[str, str]:
+        buckets = {} if self.options.no_rate_headers else self.buckets
+        return {name: value for kind, bucket in buckets.items() for name, value in bucket.headers(kind).items()}
+
+    def refusal(self, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
+        """Why a request is never answered, whenever it comes."""
+        if self.options.only_model and body["model"] != self.options.only_model:
+            error = problem("model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it.")
+            return "model_not_found", 404, error, 0.0
+        for name in self.options.refuse:
+            if name in body and (name != "n" or (body["n"] or 1) > 1):
+                message = f"Unsupported parameter: '{name}' is not supported with this model."
+                return "refused_parameter", 400, problem("unsupported_parameter", message, param=name), 0.0
+        return None
+
+    def write(self, key: str, prompt: Any, body: dict[str, Any], fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """A completion's choices, and its usage."""
+        n = 1 if self.options.ignore_n else body.get("n") or 1
         n = max(1, n // 2) if fault == "fewer" else n + 1 if fault == "more" else n
-        seed = body["seed"] if body.get("seed") is not None else self.numbers["requests"]
-        choices = [{"index": i, "text": write_choice(prompt, seed + i), "finish_reason": "stop"} for i in range(n)]
+        asked = self.numbers["requests"] + self.numbers["batch_requests"]
+        seed = body["seed"] if body.get("seed") is not None else asked
+        wordings = [zlib.crc32(key.encode())] * n if self.options.ignore_seed else range(seed, seed + n)
+        choices = [{"index": i, "text": write_choice(prompt, wording), "finish_reason": "stop"} for i, wording in enumerate(wordings)]
         first = choices[0]
         if fault in ("empty", "content_filter"):
             first.update(text="", finish_reason="stop" if fault == "empty" else fault)
@@ -144,10 +263,20 @@ class FakeOpenAI:
         elif fault == "surrogate":
             first["text"] = f" \ud83d{first['text']}"
         usage: dict[str, Any] = {"prompt_tokens": len(key.split()), "completion_tokens": sum(len(str(c["text"]).split()) for c in choices)}
+        if self.options.cached_tokens:
+            usage["prompt_tokens_details"] = {"cached_tokens": usage["prompt_tokens"] // 2}
         if fault == "odd_usage":
             usage["prompt_tokens"] = "many"
         if "messages" in body:
             choices = [{**c, "message": {"role": "assistant", "content": c.pop("text")}} for c in choices]
+        return choices, usage
+
+    def charge(self, usage: dict[str, Any]) -> None:
+        self.numbers.update({name: usage[name] for name in ("prompt_tokens", "completion_tokens")})
+        self.numbers["cached_tokens"] += usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+
+    async def complete(self, writer: asyncio.StreamWriter, key: str, prompt: Any, body: dict[str, Any], fault: str) -> None:
+        choices, usage = self.write(key, prompt, body, fault)
         answer = {"id": "fake", "object": "fake", "created": 0, "model": body["model"], "choices": choices}
         data = json.dumps(answer if fault == "no_usage" else {**answer, "usage": usage}).encode()
         if fault == "reset":
@@ -156,40 +285,279 @@ class FakeOpenAI:
             await writer.drain()
             writer.transport.abort()
             return
-        self.good[key] += n - (fault in ("empty", "content_filter"))
+        self.good[key] += len(choices) - (fault in ("empty", "content_filter"))
         self.numbers["good_requests"] += 1
         if fault not in ("no_usage", "odd_usage"):
-            self.numbers.update(usage)
-        await send(writer, 200, data)
+            self.charge(usage)
+        await send(writer, 200, data, self.rate_headers())
+
+
+class Batches:
+    """Files and batches, kept as long as the process lives."""
+
+    def __init__(self, fake: FakeOpenAI) -> None:
+        assert {str(fault).partition(":")[0] for fault in fake.options.batch_faults} <= BATCH_FAULTS | {"None"}, fake.options.batch_faults
+        self.fake = fake
+        self.plan = deque(fake.options.batch_faults)
+        self.random = random.Random(0)
+        self.faults: Counter[str] = Counter()
+        self.files: dict[str, tuple[dict[str, Any], bytes]] = {}
+        self.all: dict[str, dict[str, Any]] = {}
+        self.at_work: set[asyncio.Task[None]] = set()
+
+    def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        """Status, content and headers of one request to the files or the batches."""
+        url = urllib.parse.urlsplit(target)
+        status, found = 404, problem(None, f"Invalid URL ({method} {url.path})")
+        match [method, *url.path.strip("/").split("/")]:
+            case ["POST", "v1", "files"]:
+                status, found = self.upload(headers, body)
+            case ["GET", "v1", "files", file_id, *rest] if file_id in self.files and rest in ([], ["content"]):
+                if rest:
+                    return 200, self.files[file_id][1], {"Content-Type": "application/octet-stream"}
+                status, found = 200, self.files[file_id][0]
+            case ["POST", "v1", "batches"]:
+                status, found = self.create(json.loads(body))
+            case ["GET", "v1", "batches"]:
+                status, found = self.page(dict(urllib.parse.parse_qsl(url.query)))
+            case ["GET", "v1", "batches", batch_id] if batch_id in self.all:
+                status, found = 200, self.all[batch_id]
+            case ["POST", "v1", "batches", batch_id, "cancel"] if batch_id in self.all:
+                status, found = 200, self.all[batch_id]
+                if found["status"] in ("validating", "in_progress", "finalizing"):
+                    advance(found, "cancelling")
+                elif found["status"] != "cancelling":
+                    status, found = 409, problem(None, f"Cannot cancel a batch with status '{found['status']}'.")
+        return status, json.dumps(found).encode(), {}
+
+    def upload(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
+        boundary = headers.get("content-type", "").partition("boundary=")[2].strip('"')
+        form = {}
+        for part in (b"\r\n" + body).split(f"\r\n--{boundary}".encode())[1:-1]:
+            head, _, content = part.partition(b"\r\n\r\n")
+            form.update(dict.fromkeys(re.findall(rb'\bname="([^"]*)"', head), (content, head)))
+        if b"file" not in form or form.get(b"purpose", (b"",))[0] != b"batch":
+            return 400, problem(None, "A file with the purpose 'batch' is needed.", param="purpose")
+        content, head = form[b"file"]
+        name = re.search(rb'filename="([^"]*)"', head)
+        return 200, self.keep(content, name[1].decode() if name else "file", "batch")
+
+    def keep(self, content: bytes, name: str, purpose: str) -> dict[str, Any]:
+        made = {"id": f"file-{uuid.uuid4().hex}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
+        made |= {"filename": name, "purpose": purpose, "status": "processed"}
+        self.files[made["id"]] = (made, content)
+        return made
+
+    def page(self, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """Newest first, 20 at a time where the client does not say."""
+        ids = [*reversed(self.all)]
+        ids = ids[ids.index(query["after"]) + 1 :] if query.get("after") in ids else ids
+        some = ids[: int(query.get("limit", 20))]
+        ends = {"first_id": some[0], "last_id": some[-1]} if some else {"first_id": None, "last_id": None}
+        return 200, {"object": "list", "data": [self.all[i] for i in some], "has_more": len(ids) > len(some), **ends}
+
+    def create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        endpoint, metadata, file_id = asked["endpoint"], asked.get("metadata"), asked["input_file_id"]
+        if endpoint not in COMPLETIONS or asked["completion_window"] != "24h":
+            return 400, problem("invalid_value", "Invalid value: 'endpoint' or 'completion_window'.")
+        if len(metadata or {}) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in (metadata or {}).items()):
+            return 400, problem("invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata")
+        if file_id not in self.files:
+            return 400, problem("invalid_value", f"No such File object: {file_id}", param="input_file_id")
+        fault, _, seconds = (self.plan.popleft() if self.plan else None or "").partition(":")
+        if fault == "create_500":
+            self.faults[fault] += 1
+            return 500, problem("server_error", "The server had an error while processing your request.", "server_error")
+        times = dict.fromkeys(f"{name}_at" for name in "in_progress finalizing completed failed expired cancelling cancelled".split())
+        batch = {
+            "id": f"batch_{uuid.uuid4().hex}", "object": "batch", "endpoint": endpoint, "errors": None, "input_file_id": file_id,
+            "completion_window": "24h", "status": "validating", "output_file_id": None, "error_file_id": None,
+            "created_at": int(time.time()), "expires_at": int(time.time()) + 86400, **times,
+            "request_counts": {"total": 0, "completed": 0, "failed": 0}, "metadata": metadata,
+        }  # fmt: skip
+        self.all[batch["id"]] = batch
+        self.fake.numbers["batches"] += 1
+        task = asyncio.create_task(self.work(batch, fault, float(seconds or self.fake.options.batch_seconds)))
+        self.at_work.add(task)
+        task.add_done_callback(self.at_work.discard)
+        return 200, batch
+
+    def read(self, batch: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The requests of a batch's file, and what is wrong with the file."""
+        content, options = self.files[batch["input_file_id"]][1], self.fake.options
+        if len(content) > options.batch_max_bytes:
+            return [], [{"code": "file_too_large", "message": f"The file is larger than {options.batch_max_bytes} bytes."}]
+        lines = content.removesuffix(b"\n").split(b"\n") if content else []
+        if not lines or len(lines) > options.batch_max_requests:
+            message = f"A batch has 1 to {options.batch_max_requests} requests, this one has {len(lines)}."
+            return [], [{"code": "too_many_tasks" if lines else "empty_file", "message": message}]
+        requests: dict[str, dict[str, Any]] = {}
+        errors, models = [], {options.only_model} - {""}
+        for number, line in enumerate(lines, 1):
+            code, request = "", {}
+            try:
+                request = json.loads(line)
+                custom_id, model, _ = request["custom_id"], request["body"]["model"], read_prompt(request["body"])
+            except (ValueError, TypeError):
+                code, message = "invalid_json_line", "This line is not parseable as valid JSON."
+            except KeyError as error:
+                code, message = "missing_required_parameter", f"Missing required parameter: {error}."
+            else:
+                models = models or {model}
+                if custom_id in requests:
+                    code, message = "duplicate_custom_id", "The custom_id for this request is a duplicate of another request."
+                elif request.get("method") != "POST" or request.get("url") != batch["endpoint"]:
+                    code, message = "url_mismatch", "The URL of this request is not the endpoint of the batch."
+                elif model not in models:
+                    code = "model_not_found" if options.only_model else "mismatched_model"
+                    message = f"The model {model} is not {next(iter(models))}."
+                else:
+                    requests[custom_id] = request
+            errors += [{"code": code, "message": message, "line": number}] if code else []
+        return [*requests.values()], errors
+
+    async def work(self, batch: dict[str, Any], fault: str, seconds: float) -> None:
+        """The life of one batch: it is checked, answered in an order of its own, and written down."""
+        begin = time.monotonic()
+
+        async def until(share: float) -> None:
+            while (left := begin + share * seconds - time.monotonic()) > 0 and batch["status"] != "cancelling":
+                await asyncio.sleep(min(left, 0.05))
+            await asyncio.sleep(0)
+
+        if fault:
+            self.faults[fault] += 1
+        await until(0.1)
+        requests, errors = self.read(batch)
+        if not fault and errors:
+            self.faults[errors[0]["code"]] += 1
+        errors = [REFUSED_BATCH[fault]] if fault in REFUSED_BATCH else errors
+        if errors:
+            batch["errors"] = {"object": "list", "data": [{"line": None, "param": None, **error} for error in errors[:100]]}
+            advance(batch, "failed")
+            return
+        if batch["status"] != "cancelling":
+            advance(batch, "in_progress")
+        self.random.shuffle(requests)
+        counts, good, bad, done = batch["request_counts"], [], [], 0
+        counts["total"] = len(requests)
+        n_faulty = math.ceil(len(requests) / 5) if fault in ("errors", "filtered") else 0
+        end = len(requests) // 2 if fault == "expired" else 0 if fault == "cancelled" else len(requests)
+        while done < end and batch["status"] != "cancelling":
+            status, body = self.complete(requests[done]["body"], fault if done < n_faulty else "")
+            response = {"status_code": status, "request_id": uuid.uuid4().hex, "body": body}
+            (good if status == 200 else bad).append(result(requests[done], response, None))
+            counts["completed" if status == 200 else "failed"] += 1
+            done += 1
+            await until(0.1 + 0.8 * done / len(requests))
+        await until(0.9)
+        if batch["status"] != "cancelling" and fault not in UNDONE:
+            advance(batch, "finalizing")
+        await until(1.0)
+        final = "cancelled" if batch["status"] == "cancelling" else fault if fault in UNDONE else "completed"
+        if final in UNDONE and fault != "cancelled":
+            code, message = UNDONE[final]
+            bad += [result(request, None, {"code": code, "message": message}) for request in requests[done:]]
+            counts["failed"] = len(bad)
+        for name, rows in (("output", good), ("error", bad)):
+            content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+            batch[f"{name}_file_id"] = self.keep(content, f"{batch['id']}_{name}.jsonl", "batch_output")["id"] if rows else None
+        advance(batch, final)
+
+    def complete(self, body: dict[str, Any], fault: str) -> tuple[int, dict[str, Any]]:
+        """Status and body of one request's answer."""
+        if fault == "errors":
+            return 500, problem("server_error", "The server had an error while processing your request.", "server_error")
+        if fault == "filtered":
+            return 400, problem("content_filter", MESSAGES["content_filter"])
+        if refusal := self.fake.refusal(body):
+            return refusal[1], refusal[2]
+        prompt, key = read_prompt(body)
+        try:
+            choices, usage = self.fake.write(key, prompt, body, "")
+        except Exception as error:  # a prompt this server cannot answer must not end the whole batch
+            return 400, problem("invalid_prompt", repr(error))
+        self.fake.numbers["batch_requests"] += 1
+        self.fake.good[key] += len(choices)
+        self.fake.charge(usage)
+        return 200, {"id": "fake", "object": "fake", "created": 0, "model": body["model"], "choices": choices, "usage": usage}
+
+
+def advance(batch: dict[str, Any], status: str) -> None:
+    batch.update({"status": status, f"{status}_at": int(time.time())})
+
+
+def result(request: dict[str, Any], response: dict[str, Any] | None, error: dict[str, str] | None) -> dict[str, Any]:
+    """One line of a batch's output or error file."""
+    return {"id": f"batch_req_{uuid.uuid4().hex}", "custom_id": request["custom_id"], "response": response, "error": error}
+
+
+async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if headers.get("transfer-encoding") != "chunked":
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+    chunks = []
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        chunks.append((await reader.readexactly(size + 2))[:-2])
+    await reader.readexactly(2)
+    return b"".join(chunks)
+
+
+def read_prompt(body: dict[str, Any]) -> tuple[Any, str]:
+    """A request's prompt, and the text it is counted under."""
+    prompt = body["messages"] if "messages" in body else body["prompt"]
+    return prompt, prompt if isinstance(prompt, str) else json.dumps(prompt)
 
 
 async def send(writer: asyncio.StreamWriter, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(data)}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    shown = {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in shown.items())]
     writer.write("\r\n".join([*lines, "\r\n"]).encode() + data)
     await writer.drain()
 
 
-async def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--faults", type=json.loads, default=[])
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds until the server ends")
-    arguments = parser.parse_args()
-    fake, parent, end = FakeOpenAI(arguments.faults, arguments.latency), os.getppid(), time.monotonic() + arguments.limit
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", arguments.port, limit=2**20)
+    add = parser.add_argument
+    add("--port", type=int, default=0)
+    add("--faults", type=json.loads, default=[])
+    add("--latency", type=float, default=0.0, help="seconds before each answer")
+    add("--limit", type=float, default=300.0, help="seconds until the server ends")
+    add("--max-in-flight", type=int, default=0, help="more completion requests at once get a 429 at once (over_capacity)")
+    add("--requests-per-minute", type=float, default=0.0, help="more get a 429 with Retry-After (over_rate)")
+    add("--tokens-per-minute", type=float, default=0.0, help="likewise; a request costs its prompt's words + n * max_tokens")
+    add("--burst-seconds", type=float, default=1.0, help="what the limits a minute allow at once, in seconds' worth")
+    add("--no-rate-headers", action="store_true", help="keep the limits a minute to itself")
+    add("--refuse", type=lambda names: names.split(","), default=[], help="parameters that get a 400, by comma (n: above 1)")
+    add("--ignore-n", action="store_true", help="one choice, whatever n")
+    add("--ignore-seed", action="store_true", help="one wording a prompt, whatever the seed and the choice")
+    add("--cached-tokens", action="store_true", help="usage says that half of the prompt came from the cache")
+    add("--only-model", default="", help="all other models get a 404")
+    add("--batch-seconds", type=float, default=0.3, help="seconds a batch takes")
+    add("--batch-faults", type=json.loads, default=[])
+    add("--batch-max-requests", type=int, default=50_000)
+    add("--batch-max-bytes", type=int, default=200 * 10**6)
+    return parser.parse_args()
+
+
+async def main() -> None:
+    options = read_options()
+    fake, parent, end = FakeOpenAI(options), os.getppid(), time.monotonic() + options.limit
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", options.port, limit=2**20)
     print(server.sockets[0].getsockname()[1], flush=True)
     while os.getppid() == parent and time.monotonic() < end:
         await asyncio.sleep(0.2)
 
 
 class FakeServer:
-    """The server as a child process, for ``with``; ends with the block."""
+    """The server as a child process, for ``with``; ends with the block. Options as on the command line: ``max_in_flight=50``."""
 
-    def __init__(self, faults: Any = (), latency: float = 0.0) -> None:
-        plan = json.dumps(faults if isinstance(faults, dict) else list(faults))
-        command = [sys.executable, __file__, "--port", "0", "--faults", plan, "--latency", str(latency)]
+    def __init__(self, faults: Any = (), latency: float = 0.0, **options: Any) -> None:
+        plan = faults if isinstance(faults, dict) else list(faults)
+        command = [sys.executable, __file__]
+        for name, value in {"port": 0, "faults": plan, "latency": latency, **options}.items():
+            if value is not None and value is not False:
+                text = json.dumps(value) if isinstance(value, list | dict) else str(value)
+                command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [text])
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.base_url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"

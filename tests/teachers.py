@@ -23,21 +23,25 @@ from fcot.teacher.requests import Choice, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
 
 RULE = AnswerRule("number")
-PROMPT = TeacherPrompt("zero_shot_cot", "Q: {question}\nA: Let's think step by step.", {"number": "Therefore, the answer is"}, 128, 16)
+PROMPT = TeacherPrompt(
+    "zero_shot_cot", "Q: {question}\nA: Let's think step by step.", {"number": "Therefore, the answer is"}, answer_tokens=16
+)
 
 
 def problems(n: int) -> list:
     return make_problems(TOY_TASKS["toy_arithmetic"], n, seed=0)
 
 
-def plan(teacher, diversity: int, prompt: TeacherPrompt = PROMPT, run_id: str = "run") -> Plan:
-    return Plan(teacher, prompt, RULE, chat=False, diversity=diversity, run_id=run_id)
+def plan(teacher, diversity: int, prompt: TeacherPrompt = PROMPT, run_id: str = "run", **options) -> Plan:
+    return Plan(teacher, prompt, RULE, diversity, run_id, **options)
 
 
 class Scripted:
     """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Keeps every call."""
 
     identity = MappingProxyType({"model": "scripted", "temperature": 0.7})
+    chat = False
+    retries = MappingProxyType({})
 
     def __init__(self, answer, concurrency: int = 4, max_choices: int = 1) -> None:
         self.answer, self.concurrency, self.max_choices = answer, concurrency, max_choices
@@ -63,6 +67,8 @@ class Slow:
     """Sells unique texts and writes each sale to a log when the request arrives: from then on it is to be paid."""
 
     identity = MappingProxyType({"model": "slow", "temperature": 0.7})
+    chat = False
+    retries = MappingProxyType({})
     concurrency = 4
     max_choices = 2
 
@@ -94,7 +100,7 @@ def main() -> None:
     print("buying", flush=True)
     teacher = Slow(arguments.log, arguments.delay)
     try:
-        bought, _ = generate_completions(plan(teacher, arguments.diversity), StoreFolder(arguments.store), problems(arguments.problems))
+        bought = generate_completions(plan(teacher, arguments.diversity), StoreFolder(arguments.store), problems(arguments.problems))
     except FcotError as error:
         sys.exit(str(error))
     print(fingerprint([to_row(completion) for completion in bought]))

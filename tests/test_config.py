@@ -10,7 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fcot.config import SCHEMAS, register_schemas, to_config
+from fcot.checks import to_config
+from fcot.config import SCHEMAS, register_schemas
 from fcot.errors import ConfigFaults, FcotError
 from fcot.overrides import prepare
 

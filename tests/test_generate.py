@@ -28,10 +28,16 @@ class CountingOracle(Oracle):
         self.max_choices = max_choices
         self.calls = []
 
-    async def generate(self, request, n, first_slot):
-        self.calls.append((request, n, first_slot))
+    async def generate(self, request, n, seed):
+        self.calls.append((request, n, seed))
         await asyncio.sleep(0)
-        return await super().generate(request, n, first_slot)
+        return await super().generate(request, n, seed)
+
+
+NOTHING = {
+    "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "usd": None,
+    "served_from_store": 0, "identical_rationales": 0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,7 +46,8 @@ def generate(tmp_path):
 
     def run(teacher, diversity, some=None, prompt=PROMPT, run_id="run", **options):
         one = plan(teacher, diversity, prompt, run_id)
-        return generate_completions(one, StoreFolder(tmp_path / "store"), problems(5) if some is None else some, **options)
+        generated = generate_completions(one, StoreFolder(tmp_path / "store"), problems(5) if some is None else some, **options)
+        return list(generated), generated.usage()
 
     return run
 
@@ -98,11 +105,11 @@ def test_the_oracle_knows_the_toy_tasks_only():
 
 def test_a_second_call_asks_nothing_and_says_what_the_store_served(generate):
     first, usage = generate(CountingOracle(), 4, run_id="one")
-    assert usage == {"requests": 5 + 20, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 0}
+    assert usage == NOTHING | {"requests": 5 + 20, "requests_without_usage": 5 + 20}
     again = CountingOracle()
     second, usage = generate(again, 4, run_id="two")
     assert (again.calls, second) == ([], first)
-    assert usage == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 2 * 20}
+    assert usage == NOTHING | {"served_from_store": 2 * 20}
     assert generate(CountingOracle(), 2, run_id="three")[1]["served_from_store"] == 2 * 10
     more = CountingOracle()
     _, usage = generate(more, 6, run_id="four")
@@ -126,7 +133,7 @@ def test_a_corrected_answer_another_index_and_more_problems_buy_nothing_twice(ge
     [
         (CountingOracle(temperature=1.0), PROMPT),
         (CountingOracle(error_rate=0.5), PROMPT),
-        (CountingOracle(), replace(PROMPT, question="Q: {question}\nA: Think.")),
+        (CountingOracle(), replace(PROMPT, template="Q: {question}\nA: Think.")),
         (CountingOracle(), replace(PROMPT, rationale_tokens=256)),
     ],
     ids=["temperature", "error rate", "prompt", "rationale tokens"],
@@ -198,7 +205,7 @@ def test_step_2_continues_the_rationale_and_lives_in_its_shard(generate, tmp_pat
     assert len(list((tmp_path / "store").glob("*.jsonl"))) == 1
     step1, *step2 = [[row for row in rows_of(tmp_path) if row["key"] == key] for key in dict.fromkeys(r["key"] for r in rows_of(tmp_path))]
     assert {row["root"] for rows in step2 for row in rows} == {step1[0]["key"]}
-    assert [row["prompt"] for rows in (step1, *step2) for row in rows if row["slot"] == 0] == prompts
+    assert [row["asked"]["prompt"] for rows in (step1, *step2) for row in rows if row["slot"] == 0] == prompts
 
 
 def test_identical_rationales_get_an_answer_each(generate, tmp_path):
@@ -248,7 +255,8 @@ def test_a_refused_answer_is_kept_and_bought_again(generate, tmp_path):
 def test_a_prompt_that_is_always_refused_is_given_up(generate, reply, diversity, limit):
     teacher, done = Scripted(lambda *call: list(reply), concurrency=1), []
     completions, usage = generate(teacher, diversity, problems(2), advance=done.append)
-    assert completions == [Completion(i, slot, "", "", "refused") for i in range(2) for slot in range(diversity)]
+    reason = f"refused:{reply[0].refused if reply else 'empty'}"
+    assert completions == [Completion(i, slot, "", "", reason) for i in range(2) for slot in range(diversity)]
     assert usage["requests"] == len(teacher.calls) == 2 * limit
     assert sum(done) == 2 * diversity
     again = Scripted(lambda *call: list(reply))
@@ -266,7 +274,7 @@ def test_refused_step_2_gives_up_one_answer_and_no_other(generate):
     completions, usage = generate(teacher, 3, problems(1), advance=done.append)
     assert completions == [
         Completion(0, 0, " because 0", " 7", "stop"),
-        Completion(0, 1, " because 1", "", "refused"),
+        Completion(0, 1, " because 1", "", "refused:empty"),
         Completion(0, 2, " because 2", " 7", "stop"),
     ]
     assert usage["requests"] == 3 + 2 + 3
@@ -367,7 +375,7 @@ def test_what_a_run_did_not_pay_is_not_in_its_usage(generate):
 
 def test_a_server_that_does_not_say_its_usage_counts_as_nothing(generate):
     teacher = Scripted(lambda request, n, first_slot: Reply([Choice(" 1", "stop")] * n))
-    assert generate(teacher, 2)[1] == {"requests": 20, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 0}
+    assert generate(teacher, 2)[1] == NOTHING | {"requests": 20, "requests_without_usage": 20, "identical_rationales": 5}
 
 
 def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
@@ -398,8 +406,8 @@ def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_new(generate, tmp_
 
     with pytest.raises(FcotError, match=r"^quota used up$"):
         generate(Slow(None, concurrency=4), 1, problems(20))
-    assert sorted(sent) == [0, 1, 2, 3]
-    assert {row["sample_index"] for row in rows_of(tmp_path)} == {1, 2, 3}
+    assert len(sent) == 4
+    assert {row["sample_index"] for row in rows_of(tmp_path)} == {*sent} - {0}
 
 
 def test_nothing_to_do_with_no_problems(generate):

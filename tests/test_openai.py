@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 
 import fake_openai
 import pytest
@@ -20,9 +19,10 @@ from teachers import PROMPT, RULE, plan, problems
 
 from fcot.errors import FcotError
 from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher
+from fcot.teacher.openai import OpenAITeacher, Server
 from fcot.teacher.requests import Request, Usage
 from fcot.teacher.store import StoreFolder
+from fcot.teacher.throttle import Throttle
 
 KEY = "sk-made-up-0123456789abcdefghij"
 
@@ -34,36 +34,36 @@ def no_proxy(monkeypatch):
 
 
 def teacher(server, **options):
-    defaults = {
-        "model": "fake", "model_id": "fake", "endpoint": "chat", "temperature": 0.7, "base_url": server.base_url, "concurrency": 4,
-        "max_choices": 1, "timeout_s": 20.0, "max_retries": 3,
-    }  # fmt: skip
-    return OpenAITeacher(**{**defaults, **options})
+    """Of keyword arguments of the server, the throttle and the teacher together."""
+    wanted = {
+        "model": "fake", "model_id": "fake", "chat": True, "temperature": 0.7, "base_url": server.base_url, "timeout_s": 20.0,
+        "parameters": {}, "max_tokens_parameter": "max_tokens", "concurrency": 4, "max_choices": 1, "max_retries": 3,
+    } | options  # fmt: skip
+    rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
+    last = wanted.pop("max_choices"), wanted.pop("max_retries")
+    return OpenAITeacher(Server(**wanted), Throttle(*rates), *last)
 
 
-def ask(one, request=None, n=1, first_slot=0):
+def ask(one, request=None, n=1, seed=0):
     """One request and its reply."""
 
     async def run():
         try:
-            return await one.generate(request or step1(one), n, first_slot)
+            return await one.generate(request or step1(one), n, seed)
         finally:
             await one.close()
 
     return asyncio.run(run())
 
 
-def chat(one):
-    return one._endpoint == "chat"
-
-
 def step1(one):
-    return Request(PROMPT.ask(problems(1)[0].question, chat(one)), 128, problem=problems(1)[0])
+    return Request(PROMPT.ask(problems(1)[0].question, RULE, one.chat), 128, problem=problems(1)[0])
 
 
-def generate(one, tmp_path, diversity=4, n=5, run_id="run"):
-    made = replace(plan(one, diversity, run_id=run_id), chat=chat(one))
-    return generate_completions(made, StoreFolder(tmp_path / "store"), problems(n))
+def generate(one, tmp_path, diversity=4, n=5, run_id="run", **options):
+    made = plan(one, diversity, run_id=run_id, **options)
+    generated = generate_completions(made, StoreFolder(tmp_path / "store"), problems(n))
+    return list(generated), generated.usage()
 
 
 def assert_right(completions, n, diversity):
@@ -78,7 +78,7 @@ def assert_right(completions, n, diversity):
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_two_steps_of_one_completion(tmp_path, endpoint):
     with FakeServer() as server:
-        (completion,), usage = generate(teacher(server, endpoint=endpoint, model_id="other name"), tmp_path, diversity=1, n=1)
+        (completion,), usage = generate(teacher(server, chat=endpoint == "chat", model_id="other name"), tmp_path, diversity=1, n=1)
         stats = server.stats()
     first, second = stats["last"]
     ask_text = f"Q: {problems(1)[0].question}\nA: Let's think step by step."
@@ -101,7 +101,7 @@ def test_two_steps_of_one_completion(tmp_path, endpoint):
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_several_choices_in_one_request(tmp_path, endpoint):
     with FakeServer() as server:
-        completions, usage = generate(teacher(server, endpoint=endpoint, max_choices=3), tmp_path, diversity=8)
+        completions, usage = generate(teacher(server, chat=endpoint == "chat", max_choices=3), tmp_path, diversity=8)
         stats = server.stats()
     assert_right(completions, 5, 8)
     assert all(len({c.rationale for c in completions if c.sample_index == i}) == 8 for i in range(5))
@@ -119,7 +119,7 @@ def test_the_same_store_serves_another_url_concurrency_and_chunk_and_not_another
         assert server.stats()["requests"] == 0
         assert (again, usage["served_from_store"]) == (first, 2 * 20)
         generate(teacher(server, model_id="fake-2"), tmp_path)
-        generate(teacher(server, endpoint="completions"), tmp_path)
+        generate(teacher(server, chat=False), tmp_path)
         assert server.stats()["good_choices"] == 2 * 2 * 20
 
 
@@ -154,7 +154,7 @@ PASSING = [
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_passing_fault_is_tried_again(endpoint, fault):
     with FakeServer([fault]) as server:
-        one = teacher(server, endpoint=endpoint)
+        one = teacher(server, chat=endpoint == "chat")
         reply = ask(one)
         stats = server.stats()
     first, second = stats["last"]
@@ -199,7 +199,7 @@ def test_tries_come_to_an_end():
 def test_a_server_that_is_not_there_is_named():
     with FakeServer() as server:
         url = server.base_url
-    with pytest.raises(FcotError, match=f"teacher.base_url={url}: 2 tries of one request failed, .*Connection error"):
+    with pytest.raises(FcotError, match=f"teacher.base_url={url}: 2 tries of one request failed, .*Cannot connect to host"):
         ask(teacher(server, max_retries=1))
 
 
@@ -209,7 +209,7 @@ def test_a_server_that_is_not_there_is_named():
 @pytest.mark.parametrize(("fault", "refused"), [("empty", "empty"), ("content_filter", "content_filter"), ("length", None)])
 def test_the_end_of_an_answer_is_told(fault, refused):
     with FakeServer([fault]) as server:
-        first, second = ask(teacher(server), n=2).choices
+        first, second = ask(teacher(server, max_choices=2), n=2).choices
     assert (first.refused, second.refused) == (refused, None)
     assert first.finish_reason == ("stop" if fault == "empty" else fault)
     assert second.finish_reason == "stop"
@@ -244,7 +244,7 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
         assert_right(completions, 12, 8)
         assert {*stats["faulty"]} == {fault.partition(":")[0] for fault in faults} - {"seed"}, "a plan that never struck proves nothing"
         assert stats["good_choices"] == 2 * 12 * 8
-        asked = {json.dumps(PROMPT.ask(problem.question, True)) for problem in problems(12)}
+        asked = {json.dumps(PROMPT.ask(problem.question, RULE, True)) for problem in problems(12)}
         assert {count for prompt, count in stats["good"].items() if prompt in asked} == {8}
         assert usage["requests"] == stats["good_requests"]
         assert usage["prompt_tokens"] == stats["prompt_tokens"]
@@ -297,7 +297,14 @@ def test_a_server_of_ones_own_needs_no_key():
 # --- whole runs -------------------------------------------------------------------------------------------------------------
 
 
-COMMAND = ("dataset=toy_arithmetic", "teacher=openai", "teacher.model=fake", "until=curate", "dataset.n_problems=40")
+COMMAND = (
+    "dataset=toy_arithmetic",
+    "teacher=openai",
+    "prompt=zero_shot_cot",
+    "teacher.model=fake",
+    "until=curate",
+    "dataset.n_problems=40",
+)
 
 
 def wrote(folder):

@@ -7,11 +7,11 @@ then trains on the gold answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Completion, CuratedCompletion, Problem
+from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Parse = Callable[[Completion, AnswerRule], str | None]
 
@@ -25,7 +25,7 @@ class _Judged:
     prediction: str | None
     correct: bool
     max_words: int
-    kept_before: set[str] = field(default_factory=set)
+    kept_before: set[str]
 
 
 def _answer(judged: _Judged) -> str | None:
@@ -55,46 +55,47 @@ FILTERS: dict[str, Callable[[_Judged], str | None]] = {
 
 
 def curate(
-    completions: Sequence[Completion],
+    completions: Iterable[Completion],
     problems: Mapping[int, Problem],
     rule: AnswerRule,
     parse: Parse,
     filters: Sequence[str],
     max_words: int,
-) -> list[CuratedCompletion]:
-    """The verdict on every completion, in order; the first filter that refuses gives the reason.
+) -> Iterator[CuratedCompletion]:
+    """The verdict on each completion as it comes; the first filter that refuses gives the reason.
 
     Args:
-        completions: Raw teacher outputs.
+        completions: Raw teacher outputs; those of one problem follow each other.
         problems: By sample index, for the gold answers.
         rule: How answers are compared.
         parse: The prompt's parser.
         filters: Names in :data:`FILTERS`, applied in this order. A completion the teacher never gave is refused
-            as ``empty`` whatever they are.
+            whatever they are, for the reason it was not given (``empty``, ``content_filter``, ``too_long``...).
         max_words: The ``length`` filter's limit on a rationale, in words.
     """
-    curated = []
-    kept: dict[int, set[str]] = {}
+    current: int | None = None
+    kept: set[str] = set()
     for completion in completions:
-        problem = problems[completion.sample_index]
+        if completion.sample_index != current:
+            current, kept = completion.sample_index, set()
+        gold = problems[completion.sample_index].answer
         rationale = completion.rationale.strip()
         prediction = parse(completion, rule)
-        correct = rule.same(prediction, problem.answer)
-        before = kept.setdefault(completion.sample_index, set())
-        judged = _Judged(completion, rationale, prediction, correct, max_words, before)
-        reasons = ["empty"] if not rationale else [reason for name in filters if (reason := FILTERS[name](judged))]
-        if not reasons:
-            before.add(" ".join(rationale.split()))
-        curated.append(
-            CuratedCompletion(
-                completion.sample_index, completion.completion_index, prediction, correct, not reasons,
-                reasons[0] if reasons else None, rationale, problem.answer,
-            )
-        )  # fmt: skip
-    return curated
+        correct = rule.same(prediction, gold)
+        judged = _Judged(completion, rationale, prediction, correct, max_words, kept)
+        if rationale:
+            reason = next((reason for name in filters if (reason := FILTERS[name](judged))), None)
+        else:
+            _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
+            reason = why if never_given else "empty"
+        if reason is None:
+            kept.add(" ".join(rationale.split()))
+        yield CuratedCompletion(
+            completion.sample_index, completion.completion_index, prediction, correct, reason is None, reason, rationale, gold
+        )
 
 
-def count_reasons(curated: Sequence[CuratedCompletion]) -> dict[str, int]:
+def count_reasons(curated: Iterable[CuratedCompletion]) -> dict[str, int]:
     """Refused completions by reason code, the most frequent first."""
     return dict(Counter(row.reason for row in curated if row.reason).most_common())
 

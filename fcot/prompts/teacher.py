@@ -1,45 +1,72 @@
 """What a teacher is asked, together with the parser of what it answers.
 
-``zero_shot_cot`` is paper A's two-step prompt (Kojima et al. 2022): the first request elicits a rationale, the second
-continues it with an answer trigger. Its parser takes the first candidate of the second answer.
+Two forms. ``zero_shot_cot`` is paper A's (Kojima et al. 2022): the first request elicits a rationale, the second
+continues it with an answer trigger. The others take one request: the teacher itself writes the trigger, before its answer.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Completion
 
+Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
+
+_CONNECTIVE = re.compile(r"(?:\b(?:so|thus|hence|therefore)\b[,:]?)?[\s*_]*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A worked problem that stands before the question (few-shot).
+
+    Attributes:
+        question: The bare question, by which a prompt leaves out the problem that is being asked.
+        text: The block as it is shown, question and answer.
+    """
+
+    question: str
+    text: str
+
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """A two-step prompt.
+    """A prompt and its parser.
 
     Attributes:
         name: The config choice; names the store's folder.
-        question: Template around ``{question}``, the trigger included.
-        answer_triggers: By answer type, what follows the rationale; ``{last}`` is the task's last choice letter.
-        rationale_tokens: Limit of step 1, in tokens.
-        answer_tokens: Limit of step 2, in tokens.
+        template: Text around ``{question}``; may hold ``{exemplars}`` and ``{trigger}``.
+        answer_triggers: By answer type, what stands before the answer; ``{last}`` is the task's last choice letter.
+        two_steps: Whether a second request asks for the answer; otherwise the teacher writes trigger and answer itself.
+        rationale_tokens: Limit of the first request, in tokens.
+        answer_tokens: Limit of the second request, in tokens.
+        stop: Strings that end an answer.
+        exemplars: For ``{exemplars}``, in order.
     """
 
     name: str
-    question: str
+    template: str
     answer_triggers: Mapping[str, str]
-    rationale_tokens: int
-    answer_tokens: int
+    two_steps: bool = True
+    rationale_tokens: int = 128
+    answer_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    exemplars: tuple[Exemplar, ...] = ()
 
-    def ask(self, question: str, chat: bool) -> str | list[dict[str, str]]:
-        """Step 1: the question and "Let's think step by step.", as text or as one user turn."""
-        text = self.question.replace("{question}", question)
+    def trigger(self, rule: AnswerRule) -> str:
+        """What introduces the answer, such as "Therefore, the answer is"."""
+        return self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
+
+    def ask(self, question: str, rule: AnswerRule, chat: bool) -> Text:
+        """The first request, as text or as one user turn. An exemplar of the same question is left out: it holds the answer."""
+        text = self._render(question, rule)
         return [{"role": "user", "content": text}] if chat else text
 
-    def ask_answer(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> str | list[dict[str, str]]:
-        """Step 2: step 1 with its rationale and the answer trigger; on chat endpoints a further user turn."""
-        trigger = self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
-        text = self.question.replace("{question}", question)
+    def ask_answer(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> Text:
+        """The second request: the first with its rationale and the trigger; on chat endpoints a further user turn."""
+        text, trigger = self._render(question, rule), self.trigger(rule)
         if chat:
             return [
                 {"role": "user", "content": text},
@@ -48,6 +75,35 @@ class TeacherPrompt:
             ]
         return f"{text}{rationale}\n{trigger}"
 
+    def _render(self, question: str, rule: AnswerRule) -> str:
+        exemplars = "\n".join(exemplar.text for exemplar in self.exemplars if exemplar.question.split() != question.split())
+        values = {"question": question, "exemplars": exemplars, "trigger": self.trigger(rule)}
+        return re.sub(r"\{(question|exemplars|trigger)\}", lambda match: values[match[1]], self.template)
+
+    def answer(self, rationale: str, answer: str, rule: AnswerRule) -> str:
+        """What a teacher that does as it is told writes in one request; exemplars are made of it."""
+        return f"{rationale} {self.trigger(rule)} {answer}."
+
+    def split(self, text: str, rule: AnswerRule) -> tuple[str, str]:
+        """Rationale and answer text of an answer to a one-request prompt; the last trigger counts.
+
+        Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
+        text is empty.
+        """
+        for stop in self.stop:
+            text = text.partition(stop)[0]
+        literal = r"[\s*_]+".join(re.escape(word) for word in self.trigger(rule).split())
+        found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
+        if not found:
+            return text, ""
+        return _CONNECTIVE.sub("", text[: found[-1].start()]), text[found[-1].end() :].lstrip(":*_ ")
+
     def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
-        """The answer of a completion: the first candidate of what follows the trigger, or None."""
-        return rule.first(completion.answer_text)
+        """The answer of a completion: the first candidate after the trigger, or None.
+
+        Where a one-request answer lacks the trigger, its last candidate (paper A's rule for a missing prefix).
+        """
+        if self.two_steps or completion.answer_text:
+            return rule.first(completion.answer_text)
+        found = rule.candidates(completion.rationale)
+        return found[-1] if found else None

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from fcot.artifacts import write_jsonl
-from fcot.curation.filters import count_reasons, curate, expected_share
+from fcot.curation.filters import curate, expected_share
 from fcot.errors import FcotError
 from fcot.progress import progress, say
 from fcot.records import Completion, CuratedCompletion, to_row
-from fcot.runs import Run, build_teacher
-from fcot.teacher.generate import Plan, generate_completions
-from fcot.teacher.store import StoreFolder
+from fcot.runs import Run
+from fcot.teacher.generate import Generated, generate_completions
 
 Summary = dict[str, Any]
 
 
-def generate(run: Run) -> tuple[list[Completion], Summary]:
-    """D completions of every train problem: from the store, from the teacher, or from replayed files."""
-    problems = run.select(run.split.train)
-    asked = len(problems) * run.config.diversity
+def generate(run: Run) -> Summary:
+    """Buy what the store lacks of D completions of every train problem."""
+    asked = len(run.split.train) * run.config.diversity
     if run.replayed is not None:
-        usage = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": None, "served_from_store": 0}
-        return run.replayed, {"asked": asked, "teacher_usage": usage}
-    chat = getattr(run.config.teacher, "endpoint", "completions") == "chat"
-    teacher = build_teacher(run.config, run.temperature)
-    plan = Plan(teacher, run.prompt, run.task.rule, chat, run.config.diversity, run.run_id)
-    with progress("generate", asked, "completions") as advance:
-        completions, usage = generate_completions(plan, StoreFolder(run.store_folder), problems, advance)
-    return completions, {"asked": asked, "teacher_usage": usage}
+        return {"asked": asked, "teacher_usage": None}
+    return {"asked": asked, "teacher_usage": _bought(run).usage()}
+
+
+def _bought(run: Run) -> Generated:
+    def judge(completion: Completion) -> bool:
+        gold = run.problems[completion.sample_index].answer
+        return run.task.rule.same(run.prompt.parse(completion, run.task.rule), gold)
+
+    problems = run.select(run.split.train)
+    with progress("generate", len(problems) * run.config.diversity, "completions") as bar:
+        return generate_completions(run.plan, run.store, problems, bar.advance, judge, bar.watch)
 
 
 def curate_stage(run: Run) -> Summary:
@@ -38,34 +42,45 @@ def curate_stage(run: Run) -> Summary:
     Raises:
         FcotError: Not a single completion was kept.
     """
-    completions, _ = generate(run)
     config = run.config.curation
-    curated = curate(completions, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words)
-    write_jsonl(run.directory.curated, (to_row(row) for row in curated))
-    kept, reasons = sum(row.kept for row in curated), count_reasons(curated)
-    said = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-    examples = _examples(completions, curated)
+    reasons: Counter[str] = Counter()
+    asked = correct = unknown = 0
+    refused: dict[int, str] = {}
+
+    def verdicts() -> Iterator[dict[str, Any]]:
+        nonlocal asked, correct, unknown
+        completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
+        for _, group in groupby(completions, key=lambda completion: completion.sample_index):
+            drawn = list(group)
+            rows = curate(drawn, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words)
+            for completion, row in zip(drawn, rows, strict=True):
+                asked += 1
+                correct += row.correct
+                unknown += completion.finish_reason is None
+                if row.reason is not None:
+                    reasons[row.reason] += 1
+                    if len(refused) < 3:
+                        refused.setdefault(row.sample_index, _example(completion, row))
+                yield to_row(row)
+
+    write_jsonl(run.directory.curated, verdicts())
+    kept, said = asked - reasons.total(), ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    examples = "\n".join(refused.values())
     if not kept:
         raise FcotError(
-            f"no completion survives curation: {len(curated)} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
+            f"no completion survives curation: {asked} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
         )
-    share, expected = kept / len(curated), expected_share(run.task.random_guess, run.task.teacher_accuracy)
+    share, expected = kept / asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
     if share < expected:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
-    if "truncated" in config.filters and (unknown := sum(row.finish_reason is None for row in completions)):
+    if "truncated" in config.filters and unknown:
         say(f"warning: {unknown} completions do not say why they ended; the truncated filter cannot judge them")
-    return {"asked": len(curated), "kept": kept, "correct": sum(row.correct for row in curated), "refused": reasons}
+    return {"asked": asked, "kept": kept, "correct": correct, "refused": dict(reasons.most_common())}
 
 
-def _examples(completions: Sequence[Completion], curated: Sequence[CuratedCompletion]) -> str:
-    """Three refused completions of different problems, to see at a glance what went wrong."""
-    first: dict[int, tuple[Completion, CuratedCompletion]] = {}
-    for completion, row in zip(completions, curated, strict=True):
-        if not row.kept:
-            first.setdefault(row.sample_index, (completion, row))
-    refused = list(first.values())[:3]
-    return "\n".join(
+def _example(completion: Completion, row: CuratedCompletion) -> str:
+    """A refused completion, to see at a glance what went wrong."""
+    return (
         f"  sample {row.sample_index}: {row.reason}; gold {row.answer!r}, parsed {row.prediction!r} from {completion.answer_text[:120]!r}\n"
         f"    rationale: {completion.rationale[:160]!r}"
-        for completion, row in refused
     )

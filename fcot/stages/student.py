@@ -53,12 +53,12 @@ def train_student(run: Run) -> Summary:
             return {"test_accuracy": scoring.accuracy(predict(run, student, run.split.test))}
         return {}
 
-    with progress("train", n_steps, "steps") as advance:
+    with progress("train", n_steps, "steps") as bar:
         report = train(
             student, samples.rows, seed=run.config.seed, lr=config.lr, weight_decay=config.weight_decay,
             batch_size=config.batch_size, n_steps=n_steps, schedule=config.schedule, warmup_steps=config.warmup_steps,
             clip_norm=config.clip_norm, precision=run.precision, evaluate_every=config.evaluate_every_steps,
-            evaluate=evaluate, advance=advance,
+            evaluate=evaluate, advance=bar.advance,
             log_folder=run.directory.logs if run.config.logger.name == "csv" else None,
         )  # fmt: skip
     if not selecting:
@@ -81,8 +81,8 @@ def train_student(run: Run) -> Summary:
 def evaluate_student(run: Run) -> Summary:
     """Greedy answers to every test problem, scored by the parser of the run's format."""
     student = load_student(str(run.directory.student)) if run.trains else build_student(run)
-    with progress("evaluate", len(run.split.test), "problems") as advance:
-        predictions = predict(run, student, run.split.test, advance)
+    with progress("evaluate", len(run.split.test), "problems") as bar:
+        predictions = predict(run, student, run.split.test, bar.advance)
     write_jsonl(run.directory.predictions, (to_row(prediction) for prediction in predictions))
     return scoring.summarise(predictions, text_format(run, student), run.task.rule)
 

@@ -6,30 +6,37 @@ import asyncio
 import json
 import os
 import random
+import time
+from collections import Counter
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fcot.errors import FcotError
+from fcot.progress import say
 from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.throttle import Throttle
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _RETRY_STATUS = {408, 409, 425, 429}
-_LONGEST_WAIT_S = 60.0
+_PUSH_BACK_STATUS = {429, 503, 529}
+_LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
+_LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
+_TRIES_OF_THE_FIRST = 4  # until anything has succeeded: a wrong URL is told within seconds
 
 
-class OpenAITeacher:
-    """A model behind ``/chat/completions`` or ``/completions``.
+class Server:
+    """Where and how a server is asked: shared by the online and the batch back end.
 
     Args:
         model: The name sent to the server.
         model_id: The name in the store's keys; the same weights behind two names share completions.
-        endpoint: ``chat`` or ``completions``.
+        chat: ``/chat/completions`` rather than ``/completions``.
         temperature: Sampling temperature.
+        parameters: Further request parameters; None drops one that would be sent (``temperature``, ``seed``).
+        max_tokens_parameter: Its name for this model: ``max_tokens``, or ``max_completion_tokens``.
         base_url: Server, None for OpenAI's own. The key comes from ``OPENAI_API_KEY``; a server of one's own needs none.
-        concurrency: Requests in flight.
-        max_choices: Choices asked for in one request.
         timeout_s: Limit on one request, in seconds.
-        max_retries: Further tries of a request that failed for a passing reason.
     """
 
     def __init__(
@@ -37,79 +44,186 @@ class OpenAITeacher:
         *,
         model: str,
         model_id: str,
-        endpoint: str,
+        chat: bool,
         temperature: float,
+        parameters: Mapping[str, Any],
+        max_tokens_parameter: str,
         base_url: str | None,
-        concurrency: int,
-        max_choices: int,
         timeout_s: float,
-        max_retries: int,
     ) -> None:
-        self.identity: Mapping[str, Any] = {"model": model_id, "temperature": temperature}
-        self.concurrency = concurrency
-        self.max_choices = max_choices
-        self._model = model
-        self._endpoint = endpoint
-        self._temperature = temperature
-        self._base_url = base_url
+        self.model = model
+        self.chat = chat
+        self.path = "/chat/completions" if chat else "/completions"
+        self.base_url = base_url
         self._timeout_s = timeout_s
+        self._parameters = {"temperature": temperature, **parameters}
+        self._max_tokens_parameter = max_tokens_parameter
+        more = {name: value for name, value in parameters.items() if name not in ("temperature", "seed", "n") and value is not None}
+        self.identity: Mapping[str, Any] = {
+            "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": more} if more else {}),
+        }  # fmt: skip
+
+    def client(self, **http: Any) -> Any:
+        """A new client; each event loop needs its own."""
+        import openai
+
+        return openai.AsyncOpenAI(
+            api_key=_key() or "unused", base_url=self.base_url, max_retries=0, timeout=self._timeout_s,
+            http_client=openai.DefaultAioHttpClient(timeout=self._timeout_s, **http),
+        )  # fmt: skip
+
+    def body(self, request: Request, n: int, seed: int) -> dict[str, Any]:
+        """The JSON that is sent."""
+        body = {
+            "model": self.model, ("messages" if self.chat else "prompt"): request.prompt, "n": n, "seed": seed,
+            self._max_tokens_parameter: request.max_tokens, **({"stop": list(request.stop)} if request.stop else {}),
+            **self._parameters,
+        }  # fmt: skip
+        return {name: value for name, value in body.items() if value is not None}
+
+    def refusal(self, error: Exception) -> Choice | None:
+        """The skipped answer that an error stands for, None for other errors: the prompt is at fault, not the server."""
+        if getattr(error, "status_code", None) not in (400, 413, 422):
+            return None
+        code, message = str(getattr(error, "code", None) or ""), str(error).lower()
+        if code == "content_filter" or "content management policy" in message:
+            return Choice("", None, refused="prompt_filtered")
+        if code in ("context_length_exceeded", "string_above_max_length") or "maximum context length" in message:
+            return Choice("", None, refused="too_long")
+        return None
+
+    def stop_message(self, error: Exception) -> str | None:
+        """Why more requests are pointless, or None where the reason may pass."""
+        import openai
+
+        if not isinstance(error, openai.APIStatusError):
+            passing = (openai.APIConnectionError, json.JSONDecodeError, UnicodeDecodeError, Malformed)
+            return None if isinstance(error, passing) else f"{describe(error)} while asking teacher.model={self.model}"
+        status, reason = error.status_code, describe(error)
+        if status in (401, 403):
+            sent = f"the server refuses the key in ${KEY_VARIABLE}" if _key() else "the server wants a key"
+            return f"{sent}: {reason}" + ("" if _key() else f". Set the environment variable {KEY_VARIABLE}")
+        if status == 404:
+            where = f"teacher.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
+            endpoint = "chat" if self.chat else "completions"
+            return f"no model teacher.model={self.model} or no endpoint teacher.endpoint={endpoint} at {where} ({reason})"
+        if error.code == "insufficient_quota":
+            return f"the account's quota is used up: {reason}. The same command continues once there is more"
+        if status >= 500 or status in _RETRY_STATUS:
+            return None
+        return f"the server refuses the request: {reason}{self._remedy(error)}"
+
+    def _remedy(self, error: Any) -> str:
+        """The override that drops or renames the parameter a 400 complains about."""
+        name = refused_parameter(error)
+        if name == self._max_tokens_parameter:
+            other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+            return f". teacher.max_tokens_parameter={other} renames it"
+        if name is None or "." in name:
+            return ""
+        return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value in the place of null)'
+
+
+def refused_parameter(error: Any) -> str | None:
+    """The request parameter a refusal names, where it does."""
+    param = getattr(error, "param", None)
+    return str(param) if param and getattr(error, "status_code", None) in (400, 422) else None
+
+
+class OpenAITeacher:
+    """A model behind ``/chat/completions`` or ``/completions``, asked online.
+
+    Args:
+        server: Which.
+        throttle: Concurrency and rates.
+        max_choices: Choices asked for in one request.
+        max_retries: Further tries of a request that failed for a passing reason.
+    """
+
+    def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
+        self.identity = server.identity
+        self.chat = server.chat
+        self.max_choices = max_choices
+        self.retries: Counter[str] = Counter()
+        self._server = server
+        self._throttle = throttle
         self._max_retries = max_retries
         self._client: Any = None
+        self._told: set[str] = set()
 
-    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
+    @property
+    def concurrency(self) -> int:
+        """What the server has been found to take."""
+        return self._throttle.limit
+
+    async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """One request, retried while the reason may pass.
 
         Raises:
             FcotError: The server refuses (key, model, parameters, quota), or every retry failed.
         """
+        lost = 0
         for attempt in range(self._max_retries + 1):
+            n = min(n, self.max_choices)
+            ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
             try:
-                return _to_reply(await self._send(request, n, first_slot))
+                reply = await self._send(request, n, seed)
+                self._throttle.succeeded()
+                if len(reply.choices) < n:
+                    self._tell_once(f"the server returned {len(reply.choices)} of the {n} choices asked for: the rest is asked for again")
+                return Reply(reply.choices, reply.usage, lost)
             except Exception as error:
-                if (stop := self._stop_message(error)) is not None:
-                    raise FcotError(stop) from error
-                if attempt == self._max_retries:
-                    where = f" at teacher.base_url={self._base_url}" if self._base_url else ""
-                    raise FcotError(
-                        f"teacher.model={self._model}{where}: {attempt + 1} tries of one request failed, the last with {_describe(error)}. "
-                        "What was bought is in the store; the same command continues"
-                    ) from error
-                await asyncio.sleep(_wait(error, attempt))
+                if (refused := self._server.refusal(error)) is not None:
+                    self._throttle.succeeded()
+                    return Reply([refused], Usage(0, 0), lost)
+                if n > 1 and refused_parameter(error) == "n":
+                    self.max_choices = 1
+                    self._tell_once("the server refuses several choices in one request (n): they are asked for one by one")
+                    continue
+                wait = self._passing(error, attempt, ticket)
+                lost += _may_be_charged(error)
+            finally:
+                self._throttle.leave()
+            await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def _send(self, request: Request, n: int, first_slot: int) -> Any:
-        import openai
-
+    async def _send(self, request: Request, n: int, seed: int) -> Reply:
         if self._client is None:
-            self._client = openai.AsyncOpenAI(api_key=_key() or "unused", base_url=self._base_url, max_retries=0, timeout=self._timeout_s)
-        shared = {
-            "model": self._model, "temperature": self._temperature, "max_tokens": request.max_tokens, "n": n, "seed": first_slot,
-        }  # fmt: skip
-        if self._endpoint == "chat":
-            return await self._client.chat.completions.create(messages=request.prompt, **shared)
-        return await self._client.completions.create(prompt=request.prompt, **shared)
+            self._client = self._server.client(event_hooks={"response": [self._observe]})
+        # Not through `.create`: building its models takes two thirds of the processor time of a request.
+        return to_reply(json.loads(await self._client.post(self._server.path, cast_to=bytes, body=self._server.body(request, n, seed))))
 
-    def _stop_message(self, error: Exception) -> str | None:
-        """Why more requests are pointless, or None where the reason may pass."""
-        import openai
+    async def _observe(self, response: Any) -> None:
+        self._throttle.observe(response.headers)
 
-        if isinstance(error, openai.APIStatusError):
-            status, reason = error.status_code, _describe(error)
-            if status in (401, 403):
-                sent = f"the server refuses the key in ${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else "the server wants a key"
-                return f"{sent}: {reason}" + ("" if os.environ.get(KEY_VARIABLE) else f". Set the environment variable {KEY_VARIABLE}")
-            if status == 404:
-                where = f"teacher.base_url={self._base_url}: does it end in /v1?" if self._base_url else "OpenAI"
-                return f"no model teacher.model={self._model} or no endpoint teacher.endpoint={self._endpoint} at {where} ({reason})"
-            if getattr(error, "code", None) == "insufficient_quota":
-                return f"the account's quota is used up: {reason}. The same command continues once there is more"
-            if status < 500 and status not in _RETRY_STATUS:
-                return f"the server refuses the request: {reason}"
-            return None
-        passing = (
-            openai.APIConnectionError, openai.APIResponseValidationError, json.JSONDecodeError, UnicodeDecodeError, _Malformed,
-        )  # fmt: skip
-        return None if isinstance(error, passing) else f"{_describe(error)} while asking teacher.model={self._model}"
+    def _passing(self, error: Exception, attempt: int, ticket: int) -> float:
+        """Seconds to wait before another try, or the end of all tries."""
+        if (stop := self._server.stop_message(error)) is not None:
+            raise FcotError(stop) from error
+        kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
+        self.retries[kind] += 1
+        tries = self._max_retries if self._throttle.proven else min(self._max_retries, _TRIES_OF_THE_FIRST - 1)
+        if attempt >= tries:
+            where = f" at teacher.base_url={self._server.base_url}" if self._server.base_url else ""
+            raise FcotError(
+                f"teacher.model={self._server.model}{where}: {attempt + 1} tries of one request failed, the last with "
+                f"{describe(error)}. What was bought is in the store; the same command continues"
+            ) from error
+        asked = _retry_after(error)
+        if asked is not None and asked > _LONGEST_RETRY_AFTER_S:
+            raise FcotError(
+                f"the server asks to wait {asked:,.0f} s: {describe(error)}. What was bought is in the store; the same command continues"
+            )
+        if getattr(error, "status_code", None) in _PUSH_BACK_STATUS:
+            self._throttle.pushed_back(ticket, asked)
+        if asked is not None:
+            return asked + random.random() * 0.1
+        return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            say(message)
 
     async def close(self) -> None:
         """Close the connections; a later request opens new ones (each event loop needs its own)."""
@@ -118,7 +232,7 @@ class OpenAITeacher:
             await client.close()
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """An answer with status 200 that is not a completion."""
 
 
@@ -127,39 +241,66 @@ def _key() -> str:
     return os.environ.get(KEY_VARIABLE, "").strip()
 
 
-def _to_reply(answer: Any) -> Reply:
-    choices = getattr(answer, "choices", None)
+def to_reply(answer: Any) -> Reply:
+    """A completion object as the API returns it, chat or plain.
+
+    Raises:
+        Malformed: It is none.
+    """
+    choices = answer.get("choices") if isinstance(answer, dict) else None
     if not choices or not isinstance(choices, list):
-        raise _Malformed("an answer without choices")
-    usage = getattr(answer, "usage", None)
-    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    return Reply([_to_choice(choice) for choice in choices], Usage(*(count if isinstance(count, int) else None for count in tokens)))
+        raise Malformed("an answer without choices")
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    return Reply([_to_choice(choice) for choice in choices], Usage(*(count if type(count) is int else None for count in counts)))
 
 
 def _to_choice(choice: Any) -> Choice:
-    holder = getattr(choice, "message", None) or choice
-    text = getattr(holder, "content", getattr(holder, "text", 0))
+    if not isinstance(choice, dict):
+        raise Malformed("a choice that is none")
+    holder = choice["message"] if isinstance(choice.get("message"), dict) else choice
+    text = holder["content"] if "content" in holder else holder.get("text", 0)
     if not isinstance(text, str | None):
-        raise _Malformed("a choice without text")
+        raise Malformed("a choice without text")
     text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-    if choice.finish_reason == "content_filter":
-        return Choice(text, choice.finish_reason, refused="content_filter")
-    return Choice(text, choice.finish_reason, refused=None if text.strip() else "empty")
+    reason = choice.get("finish_reason")
+    if reason == "content_filter":
+        return Choice(text, reason, refused="content_filter")
+    if text.strip():
+        return Choice(text, reason)
+    return Choice(text, reason, refused="empty_at_limit" if reason == "length" else "empty")
 
 
-def _wait(error: Exception, attempt: int) -> float:
-    """Seconds before the next try: what the server asks for, else exponential with full jitter."""
+def _retry_after(error: Exception) -> float | None:
+    """Seconds the server asks to wait, None where it does not say."""
     response = getattr(error, "response", None)
-    asked = response.headers.get("retry-after") if response is not None else ""
+    if response is None:
+        return None
+    asked, milliseconds = response.headers.get("retry-after", ""), response.headers.get("retry-after-ms", "")
     try:
-        return min(_LONGEST_WAIT_S, float(asked or "")) + random.random() * 0.1
-    except (TypeError, ValueError):
-        return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
+        return max(0.0, float(milliseconds) / 1000 if milliseconds else float(asked))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
-def _describe(error: Exception) -> str:
+def _may_be_charged(error: Exception) -> bool:
+    """Whether a try broke off after the server may have done its work."""
+    never_reached = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+    return not hasattr(error, "status_code") and not never_reached
+
+
+def describe(error: Exception) -> str:
     """One line about an error; never the request, which holds the key, nor the key itself, which some servers repeat."""
-    message = " ".join(str(getattr(error, "message", None) or error).split())
+    message = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
+    if error.__cause__ is not None:
+        message += f" ({' '.join(str(error.__cause__).split())})"
     if key := _key():
         message = message.replace(key, "***")
     return f"{type(error).__name__}: {message[:300].rstrip('.')}"

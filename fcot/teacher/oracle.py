@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fcot.errors import FcotError
@@ -22,8 +23,10 @@ class Oracle:
         temperature: Carried in the keys only, as for any teacher.
     """
 
+    chat = False
     concurrency = 1
     max_choices = 64
+    retries: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, task: str, error_rate: float, temperature: float) -> None:
         if task not in TOY_TASKS:
@@ -34,12 +37,12 @@ class Oracle:
             "model": f"oracle-v{VERSION}", "error_rate": error_rate, "temperature": temperature,
         }  # fmt: skip
 
-    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
-        """Step 1: ``n`` wordings from ``first_slot`` on. Step 2: what the rationale concludes, right or wrong."""
+    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+        """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong."""
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
         assert request.problem is not None
-        return Reply([Choice(self._rationale(request.problem.question, first_slot + i), "stop") for i in range(n)])
+        return Reply([Choice(self._rationale(request.problem.question, seed + i), "stop") for i in range(n)])
 
     def _rationale(self, question: str, slot: int) -> str:
         wordings = random.Random(question).sample(range(self._task.n_wordings), self._task.n_wordings)

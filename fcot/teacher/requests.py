@@ -12,6 +12,9 @@ from fcot.records import Problem
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
+# Refusals that another try cannot mend: the prompt itself is at fault.
+FINAL = frozenset({"too_long", "prompt_filtered"})
+
 
 @dataclass(frozen=True)
 class Request:
@@ -20,6 +23,7 @@ class Request:
     Attributes:
         prompt: A text (plain completions) or chat messages.
         max_tokens: Limit on the answer, in tokens.
+        stop: Strings that end the answer.
         root: Key of the step-1 request this one continues, None for step 1. Both steps of a completion live in one
             shard, so that one lock covers them.
         problem: What is asked about; not part of the key.
@@ -28,22 +32,33 @@ class Request:
 
     prompt: Prompt
     max_tokens: int
+    stop: tuple[str, ...] = ()
     root: str | None = None
     problem: Problem | None = None
     rationale: str | None = None
 
-    def key(self, identity: Mapping[str, Any]) -> str:
-        """SHA-256 (hex) of everything that changes the distribution of answers.
+    def canonical(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that changes the distribution of answers; ``identity`` is the teacher's.
 
-        ``identity`` is the teacher's: model id and decoding parameters. The gold answer, sample index, seed, number of
-        choices, base URL and concurrency are left out on purpose.
+        The gold answer, sample index, seed, number of choices, base URL and concurrency are left out on purpose.
         """
-        return fingerprint({"prompt": self.prompt, "max_tokens": self.max_tokens, **identity})
+        stop = {"stop": list(self.stop)} if self.stop else {}
+        return {"prompt": self.prompt, "max_tokens": self.max_tokens, **stop, **identity}
+
+    def key(self, identity: Mapping[str, Any]) -> str:
+        """SHA-256 (hex) of the canonical request."""
+        return fingerprint(self.canonical(identity))
+
+    def most_prompt_tokens(self) -> int:
+        """An upper bound: no token is shorter than a byte, and a chat message adds a few."""
+        if isinstance(self.prompt, str):
+            return len(self.prompt.encode())
+        return sum(len(message["content"].encode()) + 16 for message in self.prompt)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One returned text; ``refused`` says why it cannot be used (``empty``, ``content_filter``), None where it can."""
+    """One returned text; ``refused`` says why it cannot be used (``empty``, ``content_filter``...), None where it can."""
 
     text: str
     finish_reason: str | None
@@ -52,18 +67,26 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, all choices together; None where the server did not say."""
+    """Tokens of one request, all choices together; None where the server did not say.
+
+    Attributes:
+        prompt_tokens: Of the prompt, cached ones included.
+        completion_tokens: Of all choices, reasoning tokens included.
+        cached_tokens: Those of the prompt that the server had in its cache.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request bought."""
+    """What one request bought; ``lost`` counts tries that broke off when the server may already have charged them."""
 
     choices: Sequence[Choice]
     usage: Usage = field(default_factory=Usage)
+    lost: int = 0
 
 
 class Teacher(Protocol):
@@ -71,19 +94,27 @@ class Teacher(Protocol):
 
     Attributes:
         identity: Model id and the parameters that change the distribution; part of every key.
-        concurrency: Requests in flight at most.
+        chat: Whether it is asked with messages rather than with a text.
+        concurrency: Calls to keep outstanding at most; may change from one moment to the next.
         max_choices: Choices to ask for in one request at most.
+        retries: Failed tries by kind.
     """
 
     identity: Mapping[str, Any]
-    concurrency: int
+    chat: bool
     max_choices: int
 
-    async def generate(self, request: Request, n: int, first_slot: int) -> Reply:
+    @property
+    def concurrency(self) -> int: ...  # noqa: D102
+
+    @property
+    def retries(self) -> Mapping[str, int]: ...  # noqa: D102
+
+    async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """Answer one request with up to ``n`` choices.
 
-        ``first_slot`` seeds the draw: the first slot to fill, or a larger number where an earlier answer was refused.
-        Retries of a request that failed are the teacher's own.
+        ``seed`` is the first slot to fill, or a larger number where an earlier answer was refused. Retries of a request
+        that failed are the teacher's own.
 
         Raises:
             FcotError: More requests are pointless.

@@ -2,7 +2,8 @@
 
 The unit is a generation: one choice of one request, filed under the request's key. Samples of one key are exchangeable,
 so they fill slots 0..D-1 in the order they arrive and D = 8 is a prefix of D = 64. Files are JSON Lines shards under
-``<task>/<model>/<prompt>/``, split by the first hex digit of the step-1 key.
+``<task>/<model>/<prompt>/``, split by the first hex digit of the step-1 key. In memory there is only an index of where
+each row begins: texts stay on disk.
 
 To buy, a process holds the kernel lock of a shard (``fcntl.lockf`` on a ``.lock`` file that nothing else opens: closing
 any handle on a POSIX-locked file drops the lock). Reading needs no lock: lines that do not parse are skipped, and the
@@ -18,14 +19,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from fcot.artifacts import disk_error
-from fcot.progress import say
 
 Row = dict[str, Any]
+_EMPTY = -1
 
 
 def readable(name: str) -> str:
@@ -34,141 +35,177 @@ def readable(name: str) -> str:
 
 
 class StoreFolder:
-    """The shards of one task, model and prompt."""
+    """The shards of one task, model and prompt, each opened when it is first asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: dict[str, dict[int, Row]] = {}
-        self._refused: dict[str, list[Row]] = {}
-        self._read_up_to: dict[str, int] = {}
+        self._shards: dict[str, Shard] = {}
 
-    def shard_of(self, root_key: str) -> str:
+    def shard(self, root_key: str) -> Shard:
         """The shard that holds a step-1 key and everything that continues it."""
-        return root_key[0]
+        name = root_key[0]
+        if name not in self._shards:
+            self._shards[name] = Shard(self.path / f"{name}.jsonl")
+        return self._shards[name]
 
-    def refresh(self, shard: str) -> None:
-        """Read what was appended to a shard since the last look; complete lines only."""
-        path = self.path / f"{shard}.jsonl"
-        start = self._read_up_to.get(shard, 0)
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
-        except FileNotFoundError:
+    def shards(self) -> Iterator[Shard]:
+        """Every shard there is."""
+        for path in sorted(self.path.glob("?.jsonl")):
+            yield self.shard(path.stem)
+
+
+class Shard:
+    """One JSON Lines file: an index of its rows, and the right to append while its lock is held.
+
+    Args:
+        path: The file; need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filled: dict[bytes, list[int]] = {}  # key -> offset of the row in each slot
+        self._refused: dict[bytes, list[int]] = {}
+        self._end = 0
+        self._reader: BinaryIO | None = None
+        self._lock: int | None = None
+        self._appender: int | None = None
+        self._synced = 0.0
+
+    # --- reading ---
+
+    def refresh(self) -> Shard:
+        """Index what was appended since the last look, complete lines only."""
+        for begin, end, row in self.rows(self._end):
+            self._end = end
+            if row is not None:
+                self._add(row, begin)
+        return self
+
+    def rows(self, start: int = 0) -> Iterator[tuple[int, int, Row | None]]:
+        """Begin, end and row of each complete line from byte ``start`` on; no row for a line that a killed writer tore."""
+        reader = self._open()
+        if reader is None:
             return
-        end = data.rfind(b"\n") + 1
-        self._read_up_to[shard] = start + end
-        for line in data[:end].splitlines():
-            try:
-                row = json.loads(line)
-                self._add(row)
-            except (ValueError, KeyError, TypeError):
-                continue  # a torn line that its writer's successor sealed
+        reader.seek(start)
+        for line in reader:
+            if not line.endswith(b"\n"):
+                return
+            yield start, start + len(line), _parse(line)
+            start += len(line)
 
-    def _add(self, row: Row) -> None:
-        key = row["key"]
-        if row["slot"] is None:
-            self._refused.setdefault(key, []).append(row)
-        else:
-            self._rows.setdefault(key, {}).setdefault(row["slot"], row)
+    def _open(self) -> BinaryIO | None:
+        if self._reader is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._reader = self.path.open("rb")
+        return self._reader
 
-    def appended(self, shard: str, size: int, rows: Iterable[Row]) -> None:
-        """Take over rows this process wrote itself; ``size`` is the shard's length in bytes after them."""
-        for row in rows:
-            self._add(row)
-        self._read_up_to[shard] = size
+    def _add(self, row: Row, offset: int) -> None:
+        key, slot = bytes.fromhex(row["key"]), row["slot"]
+        if slot is None:
+            self._refused.setdefault(key, []).append(offset)
+            return
+        slots = self._filled.setdefault(key, [])
+        slots.extend([_EMPTY] * (slot + 1 - len(slots)))
+        if slots[slot] == _EMPTY:
+            slots[slot] = offset
 
-    def filled(self, key: str) -> Mapping[int, Row]:
-        """Good rows of a key by slot, as of the last refresh."""
-        return self._rows.get(key, {})
+    def has(self, key: str, slot: int) -> bool:
+        """Whether a good row fills the slot."""
+        slots = self._filled.get(bytes.fromhex(key), ())
+        return slot < len(slots) and slots[slot] != _EMPTY
 
-    def refused(self, key: str) -> Sequence[Row]:
-        """Answers to a key that were paid for and unusable, as of the last refresh."""
-        return self._refused.get(key, ())
+    def slots(self, key: str) -> list[int]:
+        """The filled slots of a key, ascending."""
+        return [slot for slot, offset in enumerate(self._filled.get(bytes.fromhex(key), ())) if offset != _EMPTY]
 
-    @contextlib.contextmanager
-    def buying(self, shards: Iterable[str]) -> Iterator[dict[str, ShardWriter]]:
-        """Writers for as many of ``shards`` as are free now; waits for one of them where none is.
+    def row(self, key: str, slot: int) -> Row:
+        """The good row of a filled slot."""
+        return self._read(self._filled[bytes.fromhex(key)][slot])
 
-        Holding some, it never waits for another, so two processes cannot wait for each other.
-        """
-        wanted = sorted(set(shards))
-        writers: dict[str, ShardWriter] = {}
-        with contextlib.ExitStack() as stack:
-            for wait in (False, True):
-                if wait:
-                    say(f"waiting for another run that is buying from the same part of the store ({self.path})")
-                for shard in wanted:
-                    lock = _lock(self.path / f"{shard}.lock", wait=wait) if not (wait and writers) else None
-                    if lock is not None:
-                        stack.callback(lock.close)
-                        writers[shard] = ShardWriter(self, shard)
-                        stack.callback(writers[shard].close)
-                if writers or not wanted:
-                    break
-            for shard in writers:
-                self.refresh(shard)
-            yield writers
+    def n_refused(self, key: str) -> int:
+        """How many answers to a key were paid for, or asked for, and unusable."""
+        return len(self._refused.get(bytes.fromhex(key), ()))
 
+    def refused(self, key: str) -> list[Row]:
+        """Those answers."""
+        return [self._read(offset) for offset in self._refused.get(bytes.fromhex(key), ())]
 
-def _lock(path: Path, wait: bool) -> TextIO | None:
-    """An open, exclusively locked lock file; None where another process has it and ``wait`` is false."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise disk_error(error, path) from error
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return None
-        raise disk_error(error, path) from error
-    return file
+    def _read(self, offset: int) -> Row:
+        reader = self._open()
+        assert reader is not None
+        reader.seek(offset)
+        return dict(json.loads(reader.readline()))
 
+    # --- appending ---
 
-class ShardWriter:
-    """Appends to one shard under its lock: one write per answer, fsync each second and at the end."""
-
-    def __init__(self, folder: StoreFolder, shard: str) -> None:
-        self._folder = folder
-        self._shard = shard
-        self._path = folder.path / f"{shard}.jsonl"
-        self._synced = time.monotonic()
+    def acquire(self, wait: bool) -> bool:
+        """Lock the shard for buying and read what others appended; False where another process has it and ``wait`` is false."""
         try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")  # seal the line a killed writer tore: readers skip it
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self._appender = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            size = os.fstat(self._appender).st_size
+            if size and os.pread(self._appender, 1, size - 1) != b"\n":
+                os.write(self._appender, b"\n")  # seal the line a killed writer tore: readers skip it
+            self._synced = time.monotonic()
         except OSError as error:
-            raise disk_error(error, self._path) from error
+            self._close()
+            if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
+                return False
+            raise disk_error(error, self.path) from error
+        self.refresh()
+        return True
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append the rows of one answer; where the disk fills up, whole rows stay and a torn one is taken back."""
+        """Append the rows of one answer in one write; where the disk fills up, whole rows stay and a torn one is taken back."""
+        assert self._appender is not None, "append needs the lock"
         rows = list(rows)
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-        size, written = os.fstat(self._file).st_size, 0
+        lines = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
+        data, size, written = b"".join(lines), self._end, 0
         try:
             while written < len(data):
-                written += os.write(self._file, data[written:])
+                written += os.write(self._appender, data[written:])
+            if time.monotonic() - self._synced > 1.0:
+                self._sync()
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, size + data.rfind(b"\n", 0, written) + 1)  # the lock is ours: nobody else has appended
-            raise disk_error(error, self._path) from error
-        self._folder.appended(self._shard, size + len(data), rows)
-        if time.monotonic() - self._synced > 1.0:
-            self.sync()
+                os.ftruncate(self._appender, size + data.rfind(b"\n", 0, written) + 1)  # the lock is ours: nobody else has appended
+            self.refresh()
+            raise disk_error(error, self.path) from error
+        for row, line in zip(rows, lines, strict=True):
+            self._add(row, self._end)
+            self._end += len(line)
 
-    def sync(self) -> None:
-        """Force what was appended to the disk."""
-        try:
-            os.fsync(self._file)
-        except OSError as error:
-            raise disk_error(error, self._path) from error
+    def _sync(self) -> None:
+        assert self._appender is not None
+        os.fsync(self._appender)
         self._synced = time.monotonic()
 
-    def close(self) -> None:
-        """Sync and close the data file; the lock is released by whoever took it."""
-        self.sync()
-        os.close(self._file)
+    def release(self) -> None:
+        """Force what was appended to the disk, and let others buy."""
+        try:
+            if self._appender is not None:
+                self._sync()
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Close the data file first: the lock goes last."""
+        for file in (self._appender, self._lock):
+            if file is not None:
+                os.close(file)
+        self._appender = self._lock = None
+
+
+def _parse(line: bytes) -> Row | None:
+    """A line's row, None where it is none: no JSON, no key, no slot that a list could hold."""
+    try:
+        row = json.loads(line)
+        slot = row["slot"]
+        whole = len(bytes.fromhex(row["key"])) == 32 and (slot is None or (type(slot) is int and 0 <= slot < 1 << 20))
+        return row if whole else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,278 @@
+"""Everything that is wrong with a configuration, found before any data is read or money spent, and told in one message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fcot.config import (
+    PRICES,
+    Config,
+    HFTeacher,
+    OpenAITeacher,
+    OracleTeacher,
+    PublishedDataset,
+    ReplayTeacher,
+    TinyStudent,
+    ToyDataset,
+    Trainer,
+)  # fmt: skip
+from fcot.errors import ConfigFaults
+from fcot.prompts.answers import ANSWER_TYPES
+from fcot.prompts.student import METHODS
+from fcot.tasks.table import TASKS
+from fcot.teacher.money import Price, read_price
+
+STAGES = ("generate", "curate", "train", "evaluate")
+SPLIT_MODES = ("sample", "published", "template", "file")
+_OPENAI_URL = "https://api.openai.com"
+
+
+def to_config(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses, after every check.
+
+    Raises:
+        ConfigFaults: Everything that is wrong with it, in one message.
+    """
+    missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
+    if faults := [f"{key} is not set: {key}=..." for key in missing]:
+        raise ConfigFaults(faults + _faults_beside(composed, missing))
+    config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if faults := list(faults_of(config)):
+        raise ConfigFaults(faults)
+    return config
+
+
+def _faults_beside(composed: DictConfig, missing: list[str]) -> list[str]:
+    """The other faults of a configuration with missing values: those are filled in, and what is said of them is dropped."""
+    filled = composed.copy()
+    try:
+        for key in missing:
+            OmegaConf.update(filled, key, "")
+    except OmegaConfBaseException:  # a missing number: the rest has to wait for it
+        return []
+    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
+    return [fault for fault in faults_of(config) if not any(fault.startswith(f"{key}=") for key in missing)]
+
+
+def faults_of(config: Config) -> Iterator[str]:
+    """Every fault that can be told without reading data: choices, ranges, files, impossible combinations."""
+    yield from _root_faults(config)
+    yield from _dataset_faults(config)
+    yield from _split_faults(config)
+    yield from _teacher_faults(config)
+    yield from _student_faults(config)
+    yield from _trainer_faults(config.trainer)
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
+    if value not in known:
+        yield f"{option}={value}: choose from {', '.join(known)}"
+
+
+def _at_least(option: str, value: float | None, least: float) -> Iterator[str]:
+    if value is not None and value < least:
+        yield f"{option}={value}: at least {least}"
+
+
+def _readable_file(option: str, value: str | None) -> Iterator[str]:
+    if value is None:
+        return
+    path = Path(value)
+    if not path.exists():
+        yield f"{option}={value}: no such file"
+    elif not path.is_file():
+        yield f"{option}={value}: a folder, not a file"
+    elif not os.access(path, os.R_OK):
+        yield f"{option}={value}: not readable"
+
+
+def _root_faults(config: Config) -> Iterator[str]:
+    yield from _at_least("diversity", config.diversity, 1)
+    if not 0 <= config.seed < 2**32:
+        yield f"seed={config.seed}: between 0 and {2**32 - 1}"
+    yield from _one_of("until", config.until, STAGES)
+    yield from _one_of("method", config.method.name, tuple(METHODS))
+    yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
+    yield from _at_least("preview", config.preview, 1)
+    yield from _prompt_faults(config)
+    for name in config.curation.filters:
+        yield from _one_of("curation.filters", name, ("answer", "truncated", "duplicate", "length"))
+    yield from _at_least("curation.max_words", config.curation.max_words, 1)
+    yield from _one_of("logger", config.logger.name, ("csv", "none"))
+
+
+def _prompt_faults(config: Config) -> Iterator[str]:
+    prompt = config.prompt
+    yield from _at_least("prompt.rationale_tokens", prompt.rationale_tokens, 1)
+    yield from _at_least("prompt.answer_tokens", prompt.answer_tokens, 1)
+    yield from _at_least("prompt.n_exemplars", prompt.n_exemplars, 1)
+    yield from _readable_file("prompt.path", prompt.path)
+    if (prompt.template is None) == (prompt.path is None):
+        yield "prompt: either prompt.template or prompt.path=FILE"
+    if prompt.template is not None and "{question}" not in prompt.template:
+        yield "prompt.template: the template must contain {question}"
+    if prompt.exemplars is not None and not Path(prompt.exemplars).exists():
+        yield f"prompt.exemplars={prompt.exemplars}: no such file or folder"
+    for answer_type in ANSWER_TYPES:
+        if answer_type not in prompt.answer_triggers:
+            yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
+    if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
+        yield f"prompt={prompt.name} is for chat endpoints; with teacher.endpoint=completions add prompt=zero_shot_cot"
+
+
+def _dataset_faults(config: Config) -> Iterator[str]:
+    dataset = config.dataset
+    yield from _at_least("dataset.limit", dataset.limit, 1)
+    if isinstance(dataset, ToyDataset):
+        yield from _at_least("dataset.n_problems", dataset.n_problems, 10)
+    elif isinstance(dataset, PublishedDataset):
+        yield from _readable_file("dataset.path", dataset.path)
+    else:
+        yield from _one_of("dataset.answer_type", dataset.answer_type, ANSWER_TYPES)
+        if dataset.answer_type == "choice" and not (dataset.choices.isalpha() and dataset.choices.isupper()):
+            yield "dataset.answer_type=choice needs its letters in capitals: dataset.choices=ABCD"
+        if not _is_hub_id(dataset.path):
+            yield from _readable_file("dataset.path", dataset.path)
+
+
+def _is_hub_id(source: str) -> bool:
+    from fcot.tasks.loaders import is_hub_id
+
+    return is_hub_id(source)
+
+
+def _split_faults(config: Config) -> Iterator[str]:
+    split = config.split_mode
+    yield from _one_of("split-mode", split.name, SPLIT_MODES)
+    for option in ("train_fraction", "validation_fraction"):
+        if not 0 < getattr(split, option) < 1:
+            yield f"split_mode.{option}={getattr(split, option)}: between 0 and 1"
+    yield from _at_least("split_mode.subset", split.subset, 1)
+    yield from _readable_file("split_mode.path", split.path)
+    yield from _readable_file("split_mode.templates", split.templates)
+    if split.name == "file" and split.path is None:
+        yield 'split-mode=file needs split_mode.path=FILE with {"train": [...], "test": [...]}'
+    if split.name != "file" and split.path is not None:
+        yield f"split_mode.path is read by split-mode=file only, not by split-mode={split.name}"
+    if split.name != "template" and split.templates is not None:
+        yield f"split_mode.templates is read by split-mode=template only, not by split-mode={split.name}"
+    if split.name == "published" and (config.dataset.name not in TASKS or not TASKS[config.dataset.name].n_rows):
+        yield f"split-mode=published: {config.dataset.name} has no published split; split-mode=sample or template"
+    elif split.name == "published" and TASKS[config.dataset.name].split != "published":
+        yield f"split-mode=published: upstream publishes no split of {config.dataset.name}; paper A uses split-mode=sample"
+
+
+def _teacher_faults(config: Config) -> Iterator[str]:
+    teacher = config.teacher
+    method = METHODS.get(config.method.name)
+    if method is not None and not method.asks_teacher:
+        if config.until in ("generate", "curate"):
+            yield f"until={config.until}: method={config.method.name} asks no teacher"
+        if config.until == "train" and not method.trains:
+            yield f"until=train: method={config.method.name} trains nothing"
+        return
+    if isinstance(teacher, OracleTeacher):
+        if not 0 <= teacher.error_rate <= 1:
+            yield f"teacher.error_rate={teacher.error_rate}: between 0 and 1"
+        if not isinstance(config.dataset, ToyDataset):
+            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
+    elif isinstance(teacher, ReplayTeacher):
+        if isinstance(config.dataset, ToyDataset):
+            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
+        if teacher.path and not Path(teacher.path).exists():
+            yield f"teacher.path={teacher.path}: no such file or folder"
+    elif isinstance(teacher, HFTeacher):
+        yield from _hf_faults(teacher)
+    else:
+        yield from _openai_faults(teacher)
+    temperature = getattr(teacher, "temperature", None)
+    yield from _at_least("teacher.temperature", temperature, 0)
+    if temperature == 0 and config.diversity > 1 and not isinstance(teacher, OracleTeacher):
+        yield f"teacher.temperature=0 with diversity={config.diversity}: greedy decoding gives the same rationale every time"
+
+
+def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
+    yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
+    yield from _one_of("teacher.max_tokens_parameter", teacher.max_tokens_parameter, ("max_tokens", "max_completion_tokens"))
+    for option in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_choices_per_request"):
+        yield from _at_least(f"teacher.{option}", getattr(teacher, option), 1)
+    yield from _at_least("teacher.max_retries", teacher.max_retries, 0)
+    for option in ("timeout_s", "poll_s", "budget_usd"):
+        if (value := getattr(teacher, option)) is not None and value <= 0:
+            yield f"teacher.{option}={value}: more than 0"
+    if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
+        yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
+    if not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
+        yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
+    for name in teacher.parameters:
+        if name in ("n", "model", "messages", "prompt", "stop", "stream"):
+            yield f"teacher.parameters: {name} is fcot's own to set"
+    yield from _readable_file("teacher.prices", teacher.prices)
+    if teacher.budget_usd is not None and teacher.model:
+        if price_of(teacher) is None:
+            yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {teacher.model}: teacher.prices=FILE"
+        if teacher.parameters.get(teacher.max_tokens_parameter, 0) is None:
+            yield f"teacher.budget_usd needs a limit on answers: {teacher.max_tokens_parameter} cannot be left out"
+
+
+def price_of(teacher: OpenAITeacher) -> Price | None:
+    """The teacher's price, None where nobody knows it."""
+    path = Path(teacher.prices) if teacher.prices else PRICES
+    return read_price(path, teacher.model) if path.is_file() else None
+
+
+def _hf_faults(teacher: HFTeacher) -> Iterator[str]:
+    yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
+    yield from _one_of("teacher.dtype", teacher.dtype, ("auto", "float32", "bfloat16", "float16"))
+    yield from _at_least("teacher.batch_size", teacher.batch_size, 1)
+    yield from _at_least("teacher.max_choices_per_request", teacher.max_choices_per_request, 1)
+    if teacher.path is None and teacher.model is None:
+        yield "teacher=hf needs teacher.path=FOLDER or teacher.model=HUB_ID"
+    if teacher.path is not None:
+        yield from _model_folder("teacher.path", teacher.path)
+
+
+def _model_folder(option: str, value: str) -> Iterator[str]:
+    folder = Path(value)
+    if not folder.is_dir():
+        yield f"{option}={folder}: no such folder"
+    elif not (folder / "config.json").is_file():
+        yield f"{option}={folder}: no config.json in it, so not a transformers model"
+    elif not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+        yield f"{option}={folder}: no weights in it (model.safetensors or pytorch_model.bin)"
+
+
+def _student_faults(config: Config) -> Iterator[str]:
+    student = config.student
+    for option, least in (("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1)):
+        yield from _at_least(f"student.{option}", getattr(student, option), least)
+    if isinstance(student, TinyStudent):
+        for option in ("width", "layers", "heads"):
+            yield from _at_least(f"student.{option}", getattr(student, option), 1)
+        yield from _at_least("student.vocab_size", student.vocab_size, 300)
+        if student.heads >= 1 and student.width % student.heads:
+            yield f"student.width={student.width} is not a multiple of student.heads={student.heads}"
+        return
+    if student.path is not None:
+        yield from _model_folder("student.path", student.path)
+
+
+def _trainer_faults(trainer: Trainer) -> Iterator[str]:
+    if trainer.lr <= 0:
+        yield f"trainer.lr={trainer.lr}: more than 0"
+    if trainer.clip_norm is not None and trainer.clip_norm <= 0:
+        yield f"trainer.clip_norm={trainer.clip_norm}: more than 0, or null"
+    yield from _at_least("trainer.weight_decay", trainer.weight_decay, 0)
+    yield from _at_least("trainer.warmup_steps", trainer.warmup_steps, 0)
+    for option in ("batch_size", "epochs", "max_steps", "evaluate_every_steps", "eval_batch_size"):
+        yield from _at_least(f"trainer.{option}", getattr(trainer, option), 1)
+    if trainer.epochs is None and trainer.max_steps is None:
+        yield "trainer.epochs and trainer.max_steps are both null: training would not end"
+    yield from _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
+    yield from _one_of("trainer.selection", trainer.selection, ("validation", "last"))
+    yield from _one_of("trainer.precision", trainer.precision, ("auto", "32-true", "bf16-mixed", "16-mixed"))

@@ -1,0 +1,7 @@
+from typing import Any
+
+
+class BatchTeacher: ...
+
+
+def buy_in_batches(*a: Any) -> None: ...

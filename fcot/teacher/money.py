@@ -1,0 +1,86 @@
+"""Prices and what requests cost. An unknown price is None everywhere, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from fcot.errors import FcotError
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens.
+
+    Attributes:
+        input: Of prompt tokens.
+        output: Of completion tokens, reasoning tokens included.
+        cached_input: Of prompt tokens that the server had in its cache.
+        batch: What the Batch API costs of the online price.
+    """
+
+    input: float
+    output: float
+    cached_input: float
+    batch: float = 1.0
+
+    def usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, batch: bool = False) -> float:
+        """What so many tokens cost."""
+        fresh = max(0.0, prompt_tokens - cached_tokens)
+        online = (fresh * self.input + cached_tokens * self.cached_input + completion_tokens * self.output) / _MILLION
+        return online * (self.batch if batch else 1.0)
+
+
+def read_price(path: Path, model: str) -> Price | None:
+    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch}}``; None where it is not in there.
+
+    Raises:
+        FcotError: The file is unreadable, or an entry is not made of such numbers.
+    """
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path)).get(model)  # type: ignore[union-attr]
+        if found is None:
+            return None
+        strange = set(found) - {"input", "output", "cached_input", "batch"}
+        values = {name: float(value) for name, value in found.items()}
+        if strange or min(values.values()) < 0:
+            raise ValueError(f"{sorted(strange) or found}")
+        return Price(values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
+        raise FcotError(
+            f"teacher.prices={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share}} per million "
+            f"tokens ({type(error).__name__}: {error})"
+        ) from error
+
+
+def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
+    """The usage record of store rows; each request's tokens stand in the first of its rows.
+
+    Returns:
+        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server
+        did not say: tokens and dollars lack them) and ``usd`` (None without a price).
+    """
+    usage: dict[str, Any] = {
+        "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0,
+    }  # fmt: skip
+    usd = 0.0
+    for row in rows:
+        if "prompt_tokens" not in row:
+            continue
+        tokens = {name: row.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
+        usage["requests"] += 1
+        usage["requests_without_usage"] += tokens["prompt_tokens"] is None or tokens["completion_tokens"] is None
+        for name, count in tokens.items():
+            usage[name] += count or 0
+        if price is not None:
+            usd += price.usd(
+                tokens["prompt_tokens"] or 0, tokens["completion_tokens"] or 0, tokens["cached_tokens"] or 0, bool(row.get("batch"))
+            )
+    return usage | {"usd": None if price is None else round(usd, 6)}

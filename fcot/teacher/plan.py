@@ -1,0 +1,236 @@
+"""What a run wants of its teacher, and what of that the store lacks: pure functions of the two."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.records import REFUSED, Completion, Problem
+from fcot.teacher.money import Price
+from fcot.teacher.requests import FINAL, Choice, Request, Teacher, Usage
+from fcot.teacher.store import Row, Shard
+
+_NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
+_TRIES = 3  # of a prompt whose answers are unusable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a run's requests, beside the problem: kept together because every step needs all of it.
+
+    Attributes:
+        resample_identical: Whether up to D more rationales are bought in the place of identical ones.
+        price: None where it is unknown.
+        budget_usd: The most this run may spend, None for no limit.
+    """
+
+    teacher: Teacher
+    prompt: TeacherPrompt
+    rule: AnswerRule
+    diversity: int
+    run_id: str
+    resample_identical: bool = False
+    price: Price | None = None
+    budget_usd: float | None = None
+
+    def step1(self, problem: Problem) -> Request:
+        """The request for rationales."""
+        text = self.prompt.ask(problem.question, self.rule, self.teacher.chat)
+        return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
+
+    def step2(self, problem: Problem, root: str, rationale: str) -> Request:
+        """The request for the answer that a rationale leads to."""
+        text = self.prompt.ask_answer(problem.question, rationale, self.rule, self.teacher.chat)
+        return Request(text, self.prompt.answer_tokens, self.prompt.stop, root, problem, rationale)
+
+    def key(self, request: Request) -> str:
+        """The request's key under this teacher."""
+        return request.key(self.teacher.identity)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Consecutive slots of one request that are to be bought together."""
+
+    request: Request
+    key: str
+    first_slot: int
+    n: int
+    seed: int
+
+    @property
+    def root(self) -> str:
+        """Key of the step-1 request, which decides the shard."""
+        return self.request.root or self.key
+
+
+def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[Job]:
+    """The requests that a problem needs next; none where it is whole, or given up.
+
+    Step 1 for empty slots, step 2 for rationales without an answer. Asked again after they came back, it tops up what a
+    server returned too little of, and replaces what was refused, with another seed: a server that honours seeds would
+    give the same answer again, for money.
+    """
+    jobs: list[Job] = []
+    if not _gave_up(plan, shard, key):
+        request = plan.step1(problem)
+        seed = _NEXT_SEED * shard.n_refused(key)
+        for first, n in _runs(wanted_slots(plan, shard, key), plan.teacher.max_choices):
+            jobs.append(Job(request, key, first, n, first + seed))
+    for answer in answers(plan, shard, key, problem):
+        if not shard.has(answer.key, answer.slot) and not _gave_up(plan, shard, answer.key):
+            seed = _NEXT_SEED * shard.n_refused(answer.key)
+            jobs.append(Job(answer.request, answer.key, answer.slot, 1, answer.slot + seed))
+    return jobs
+
+
+def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
+    """The empty step-1 slots to fill next: of the first D, then as many of the next D as rationales are repeated."""
+    empty = [slot for slot in range(plan.diversity) if not shard.has(key, slot)]
+    if empty or not plan.resample_identical:
+        return empty
+    repeated = plan.diversity - len({shard.row(key, slot)["text"].strip() for slot in shard.slots(key) if slot < 2 * plan.diversity})
+    return [slot for slot in range(plan.diversity, 2 * plan.diversity) if not shard.has(key, slot)][: max(0, repeated)]
+
+
+def _runs(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+    """First slot and length of each run of consecutive slots, cut to ``longest``: what a draw is does not depend on interruptions."""
+    start = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1 or end - start == longest:
+            yield slots[start], end - start
+            start = end
+
+
+def _gave_up(plan: Plan, shard: Shard, key: str) -> bool:
+    """Whether a prompt has brought enough unusable answers: three requests and as many as completions are wanted, or a final one."""
+    if not shard.n_refused(key):
+        return False
+    refused = shard.refused(key)
+    enough = len(refused) >= plan.diversity and len({row["request"] for row in refused}) >= _TRIES
+    return enough or any(row["refused"] in FINAL for row in refused)
+
+
+def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
+    """The filled slots whose rationales are the problem's: the first D, or with resampling the first D distinct ones."""
+    if not plan.resample_identical:
+        return [slot for slot in range(plan.diversity) if shard.has(key, slot)]
+    texts: Counter[str] = Counter()
+    ranked = []
+    for slot in (slot for slot in shard.slots(key) if slot < 2 * plan.diversity):
+        text = shard.row(key, slot)["text"].strip()
+        ranked.append((texts[text], slot))
+        texts[text] += 1
+    return sorted(slot for _, slot in sorted(ranked)[: plan.diversity])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the answer to one stored rationale belongs: its request, key, and slot under that key."""
+
+    rationale: Row
+    request: Request
+    key: str
+    slot: int
+
+
+def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[Answer]:
+    """For each rationale of a problem, in slot order: identical ones share a step-2 key and take its slots in turn.
+
+    Nothing for prompts of one request.
+    """
+    if not plan.prompt.two_steps:
+        return
+    taken: Counter[str] = Counter()
+    for slot in chosen_slots(plan, shard, key):
+        row = shard.row(key, slot)
+        request = plan.step2(problem, key, row["text"])
+        answer_key = plan.key(request)
+        yield Answer(row, request, answer_key, taken[answer_key])
+        taken[answer_key] += 1
+
+
+def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Completion, list[Row]]]:
+    """A problem's D completions with the rows they are made of; one the teacher never gave is empty, with the refusal's reason.
+
+    A completion ends as its rationale ended: an answer step that runs on after its answer is no fault.
+    """
+    chosen = chosen_slots(plan, shard, key)
+    by_slot = {answer.rationale["slot"]: answer for answer in answers(plan, shard, key, problem)}
+    for index, slot in enumerate(_in_place(chosen, plan)):
+        if slot is None:
+            yield Completion(problem.sample_index, index, "", "", _reason(shard, key)), []
+            continue
+        row = shard.row(key, slot)
+        if not plan.prompt.two_steps:
+            rationale, answer_text = plan.prompt.split(row["text"], plan.rule)
+            yield Completion(problem.sample_index, index, rationale, answer_text, row["finish_reason"]), [row]
+            continue
+        answer = by_slot[slot]
+        if shard.has(answer.key, answer.slot):
+            answered = shard.row(answer.key, answer.slot)
+            yield Completion(problem.sample_index, index, row["text"], answered["text"], row["finish_reason"]), [row, answered]
+        else:
+            yield Completion(problem.sample_index, index, row["text"], "", _reason(shard, answer.key)), [row]
+
+
+def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Row, bool]]:
+    """Every row that was ever bought for a problem's prompts, and whether it is part of one of its D completions."""
+    used = {key: set(chosen_slots(plan, shard, key))}
+    for answer in answers(plan, shard, key, problem):
+        used.setdefault(answer.key, set()).add(answer.slot)
+    for one, slots in used.items():
+        for slot in shard.slots(one):
+            yield shard.row(one, slot), slot in slots
+        for row in shard.refused(one):
+            yield row, False
+
+
+def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
+    """D places: a slot stands at its own number; with resampling the chosen ones follow each other."""
+    if plan.resample_identical:
+        return [*chosen, *[None] * (plan.diversity - len(chosen))]
+    return [slot if slot in set(chosen) else None for slot in range(plan.diversity)]
+
+
+def _reason(shard: Shard, key: str) -> str:
+    """Why a prompt has no answer: the last refusal's reason."""
+    refused = shard.refused(key)
+    return REFUSED + (refused[-1]["refused"] if refused else "empty")
+
+
+def to_rows(plan: Plan, shard: Shard, job: Job, choices: Sequence[Choice], usage: Usage, **more: object) -> list[Row]:
+    """Store rows of one reply: usable choices fill the asked slots that are empty, then, where the server sent more, others.
+
+    The first row carries the request's usage, the row of slot 0 the request itself. ``more`` goes into each row.
+    """
+    asked = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
+    filled = set(shard.slots(job.key))
+    spare = (slot for slot in range(plan.diversity, 1 << 20) if slot not in filled and slot not in asked)
+    free = iter(asked)
+    request_id = uuid.uuid4().hex[:16]
+    rows: list[Row] = []
+    for choice in choices or [Choice("", None, refused="empty")]:
+        slot = None if choice.refused else next(free, None)
+        if slot is None and not choice.refused:
+            slot = next(spare)
+        row: Row = {
+            "key": job.key, "slot": slot, "root": job.request.root,
+            "sample_index": job.request.problem.sample_index if job.request.problem else None,
+            "text": choice.text, "finish_reason": choice.finish_reason, "request": request_id, "seed": job.seed, "n": job.n,
+            "run": plan.run_id, "time": round(time.time(), 3), **more,
+        }  # fmt: skip
+        if not rows:
+            row |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+            row |= {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
+        if slot is None:
+            row["refused"] = choice.refused
+        if slot == 0:
+            row["asked"] = job.request.canonical(plan.teacher.identity)
+        rows.append(row)
+    return rows

@@ -1,0 +1,290 @@
+"""Buying online: as many requests in flight as the teacher takes, each answer on disk before the next step uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fcot.errors import FcotError
+from fcot.progress import say
+from fcot.records import Completion, Problem
+from fcot.teacher.plan import Job, Plan, assemble, missing, to_rows
+from fcot.teacher.requests import Reply
+from fcot.teacher.store import Shard, StoreFolder
+
+
+@dataclass
+class Meter:
+    """What a purchase has done so far, for the budget and for whoever watches.
+
+    Attributes:
+        asked: Completions in all.
+        paid_usd: Spent by this run before and now, as far as the prices are known.
+        reserved_usd: Upper bound on what is in flight.
+        judge: Whether a completion will be kept.
+        advance: Called with the completions that became whole or were given up, and with 0 as time passes.
+    """
+
+    asked: int
+    advance: Callable[[int], object]
+    judge: Callable[[Completion], bool] = bool
+    paid_usd: float | None = None
+    reserved_usd: float = 0.0
+    done: int = 0
+    bought: int = 0
+    judged: int = 0
+    kept: int = 0
+    requests: int = 0
+    tokens: int = 0
+    in_flight: int = 0
+    started: float = field(default_factory=time.monotonic)
+    retries: Callable[[], str] = str
+
+    def finished(self, n: int) -> None:
+        """Count ``n`` more completions as whole or given up."""
+        self.done += n
+        self.advance(n)
+
+    def __str__(self) -> str:
+        """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 in flight, retried: 3 429``."""
+        seconds = max(1e-9, time.monotonic() - self.started)
+        parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
+        if self.paid_usd is not None:
+            share = self.bought / max(1, self.asked - (self.done - self.bought))
+            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd / share:,.2f}" if share else ""))
+        if self.judged:
+            parts.append(f"kept {self.kept / self.judged:.0%}")
+        parts.append(f"{self.in_flight} in flight")
+        if retries := self.retries():
+            parts.append(f"retried: {retries}")
+        return ", ".join(parts)
+
+
+@dataclass
+class _Open:
+    """A problem being bought: its requests in flight or queued, and the completions already counted."""
+
+    key: str
+    problem: Problem
+    shard: Shard
+    outstanding: int = 0
+    counted: int = 0
+
+
+def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
+    """Complete all problems of ``wanted``, sharing the store with whoever else buys from it.
+
+    Shards are taken one after the other, each until its problems are whole: two processes work side by side, and
+    holding one, neither ever waits for another.
+
+    Raises:
+        FcotError: The teacher stops, the budget is used up, or the disk is full. What was bought is in the store.
+        KeyboardInterrupt: After waiting for what was in flight.
+    """
+    left: dict[Shard, list[tuple[str, Problem]]] = {}
+    for key, problem in wanted:
+        left.setdefault(folder.shard(key), []).append((key, problem))
+    held: Shard | None = None
+    try:
+        while left:
+            if held is None and not any(shard.acquire(wait=False) and (held := shard) for shard in left):
+                say(f"waiting for another run that is buying from the same part of the store ({folder.path})")
+                held = next(iter(left))
+                held.acquire(wait=True)
+            purchase = _Purchase(plan, meter, left, held)
+            held = None
+            asyncio.run(purchase.run())
+    finally:
+        if held is not None:
+            held.release()
+
+
+class _Purchase:
+    """One pass over the shards that are free; what others hold stays in ``left``."""
+
+    def __init__(self, plan: Plan, meter: Meter, left: dict[Shard, list[tuple[str, Problem]]], first: Shard | None) -> None:
+        self.plan = plan
+        self.meter = meter
+        self.left = left
+        self.first = first
+        self.jobs: deque[tuple[_Open, Job]] = deque()
+        self.open: dict[Shard, int] = {}  # problems not yet whole
+        self.stop: FcotError | KeyboardInterrupt | None = None
+
+    async def run(self) -> None:
+        self.wake = asyncio.Event()
+        self.source = self._problems()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.meter.retries = lambda: ", ".join(f"{count} {kind}" for kind, count in self.plan.teacher.retries.items())
+        try:
+            with self._interruptible():
+                await self._loop()
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            for shard in list(self.open):
+                shard.release()
+            if self.first is not None:
+                self.first.release()
+            await self.plan.teacher.close()
+        if self.stop is not None:
+            raise self.stop
+
+    async def _loop(self) -> None:
+        while True:
+            self._start_jobs()
+            if not self.tasks:
+                return
+            self.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), 1.0)
+            self.meter.in_flight = len(self.tasks)
+            self.meter.advance(0)
+
+    def _start_jobs(self) -> None:
+        """Keep as many requests in flight as the teacher takes and the budget allows."""
+        while self.stop is None and len(self.tasks) < self.plan.teacher.concurrency:
+            if not self.jobs and not self._open_next():
+                return
+            state, job = self.jobs[0]
+            bound = self._bound(job)
+            if not self._affordable(bound):
+                if not self.tasks:
+                    self.stop = FcotError(self._over_budget(bound))
+                return
+            self.jobs.popleft()
+            self.meter.reserved_usd += bound
+            task = asyncio.create_task(self._buy(state, job, bound))
+            self.tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self.wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nothing new is sent; what is in flight is paid for, so it is waited for.
+            self.stop = self.stop or (error if isinstance(error, FcotError) else FcotError(f"{type(error).__name__}: {error}"))
+            if not isinstance(error, FcotError):
+                self.stop.__cause__ = error
+
+    async def _buy(self, state: _Open, job: Job, bound: float) -> None:
+        try:
+            reply = await self.plan.teacher.generate(job.request, job.n, job.seed)
+        finally:
+            self.meter.reserved_usd -= bound
+        rows = to_rows(self.plan, state.shard, job, reply.choices, reply.usage)
+        state.shard.append(rows)
+        self._account(reply, bound)
+        if job.request.root is not None or not self.plan.prompt.two_steps:
+            new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
+            self._count(state, min(new, self.plan.diversity - state.counted))
+        state.outstanding -= 1
+        if not state.outstanding:
+            self._go_on(state)
+
+    def _go_on(self, state: _Open) -> None:
+        """Queue what a problem needs next; where that is nothing, it is whole."""
+        jobs = missing(self.plan, state.shard, state.key, state.problem)
+        state.outstanding = len(jobs)
+        self.jobs.extendleft((state, job) for job in reversed(jobs))  # before new problems: fewer are open at once
+        if jobs:
+            return
+        self._count(state, self.plan.diversity - state.counted)
+        for completion, _ in assemble(self.plan, state.shard, state.key, state.problem):
+            self.meter.judged += 1
+            self.meter.kept += self.meter.judge(completion)
+        self._close(state.shard)
+
+    def _close(self, shard: Shard) -> None:
+        self.open[shard] -= 1
+        if not self.open[shard]:
+            del self.open[shard]
+            shard.release()
+
+    def _count(self, state: _Open, n: int) -> None:
+        state.counted += n
+        self.meter.bought += n
+        self.meter.finished(n)
+
+    def _open_next(self) -> bool:
+        """Open problems until there is something to ask; False where none are left that this process may buy."""
+        while not self.jobs and (state := next(self.source, None)) is not None:
+            self._go_on(state)
+        return bool(self.jobs)
+
+    def _problems(self) -> Iterator[_Open]:
+        for shard in list(self.left):
+            if shard is not self.first and not shard.acquire(wait=False):
+                continue
+            if shard is self.first:
+                self.first = None
+            problems = self.left.pop(shard)
+            self.open[shard] = len(problems) + 1  # one for this loop: closed only when all of them were opened
+            for key, problem in problems:
+                yield _Open(key, problem, shard)
+            self._close(shard)
+
+    # --- money ---
+
+    def _bound(self, job: Job) -> float:
+        """The most a request can cost, in USD; 0 where that does not matter."""
+        if self.plan.price is None or self.plan.budget_usd is None:
+            return 0.0
+        return self.plan.price.usd(job.request.most_prompt_tokens(), job.n * job.request.max_tokens)
+
+    def _affordable(self, bound: float) -> bool:
+        budget, paid = self.plan.budget_usd, self.meter.paid_usd
+        return budget is None or paid is None or paid + self.meter.reserved_usd + bound <= budget
+
+    def _over_budget(self, bound: float) -> str:
+        return (
+            f"teacher.budget_usd={self.plan.budget_usd:g}: ${self.meter.paid_usd:,.4f} spent, and the next request may cost "
+            f"${bound:,.4f}. {self.meter.done:,} of {self.meter.asked:,} completions are whole and kept in the store; the same "
+            "command with a larger budget continues"
+        )
+
+    def _account(self, reply: Reply, bound: float) -> None:
+        """Enter what a reply cost: by its usage, or at its bound where the server did not say, lost tries included."""
+        usage = reply.usage
+        self.meter.requests += 1
+        self.meter.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        if self.plan.price is None or self.meter.paid_usd is None:
+            return
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
+            self.meter.paid_usd += bound
+        else:
+            self.meter.paid_usd += self.plan.price.usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
+        self.meter.paid_usd += reply.lost * bound
+
+    # --- interruption ---
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        if self.stop is not None:
+            for task in self.tasks:
+                task.cancel()
+            return
+        self.stop = KeyboardInterrupt()
+        say(f"\nstopping: waiting for {len(self.tasks)} requests in flight, which are paid for (again to leave them)")
+        self.wake.set()

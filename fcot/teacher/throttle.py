@@ -1,0 +1,136 @@
+"""How many requests may be in flight, and when the next one may go."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_MOST = 1024
+_START = 8
+_BACK_OFF = 0.9
+
+
+@dataclass
+class _Bucket:
+    """A token bucket: ``level`` units now, ``rate`` more a second up to ``capacity``."""
+
+    capacity: float
+    rate: float
+    level: float
+    updated: float
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until ``amount`` may be taken; an amount over the capacity waits for a full bucket."""
+        self.level = min(self.capacity, self.level + (now - self.updated) * self.rate)
+        self.updated = now
+        return max(0.0, (min(amount, self.capacity) - self.level) / self.rate)
+
+
+class Throttle:
+    """Concurrency, requests and tokens a minute, and pauses the server asks for.
+
+    The first request goes alone: a wrong key, model or parameter is found out by one request. With ``concurrency=None``
+    the limit then doubles with every round trip until the server pushes back, drops by a tenth, and from there creeps up
+    by one a round trip (additive increase, multiplicative decrease).
+
+    Args:
+        concurrency: Requests in flight at most, None to find out.
+        requests_per_minute: None for no limit of one's own; what the server's headers say is kept in any case.
+        tokens_per_minute: The same, of prompt and asked-for completion tokens.
+    """
+
+    def __init__(self, concurrency: int | None, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        now = time.monotonic()
+        self._fixed = concurrency
+        self._limit = 1.0
+        self._proven = False  # a request has succeeded
+        self._doubling = True
+        self._round = 0  # pushbacks of requests sent before the last reduction do not reduce again
+        self._in_flight = 0
+        self._resume_at = 0.0
+        self._buckets: dict[str, _Bucket] = {}
+        for name, per_minute in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            if per_minute is not None:  # a second's worth at once at most, so that a minute's start is no burst
+                burst = max(1.0, per_minute / 60)
+                self._buckets[f"own {name}"] = _Bucket(burst, per_minute / 60, burst, now)
+        self._changed = asyncio.Event()
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight now."""
+        return max(1, int(self._limit))
+
+    @property
+    def proven(self) -> bool:
+        """Whether any request has succeeded."""
+        return self._proven
+
+    async def enter(self, tokens: int) -> int:
+        """Wait until a request of so many tokens may go; a ticket for :meth:`leave` and :meth:`pushed_back`."""
+        while (wait := self._wait(tokens)) > 0 or self._in_flight >= self.limit:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait if wait > 0 else None)
+            except TimeoutError:
+                continue
+        for name, bucket in self._buckets.items():
+            bucket.level -= tokens if name.endswith("tokens") else 1
+        self._in_flight += 1
+        return self._round
+
+    def _wait(self, tokens: int) -> float:
+        now = time.monotonic()
+        waits = [bucket.wait(tokens if name.endswith("tokens") else 1, now) for name, bucket in self._buckets.items()]
+        return max([self._resume_at - now, *waits])
+
+    def leave(self) -> None:
+        """A request has ended, one way or the other."""
+        self._in_flight -= 1
+        self._changed.set()
+
+    def succeeded(self) -> None:
+        """The server has answered: more may go."""
+        if not self._proven:
+            self._proven = True
+            self._limit = float(self._fixed or _START)
+        elif self._fixed is None and self._in_flight >= self.limit - 1:  # a limit nobody reaches proves nothing
+            self._limit = min(_MOST, self._limit + (1.0 if self._doubling else 1.0 / self._limit))
+        self._changed.set()
+
+    def pushed_back(self, ticket: int, pause_s: float | None) -> None:
+        """The server wants less (429, overloaded): fewer at once, and none before ``pause_s`` seconds where it says so."""
+        if pause_s is not None:
+            self._resume_at = max(self._resume_at, time.monotonic() + pause_s)
+        if self._fixed is None and ticket == self._round and self._proven:
+            self._round += 1
+            self._doubling = False
+            self._limit = max(1.0, min(self._limit, self._in_flight) * _BACK_OFF)
+
+    def observe(self, headers: Mapping[str, str]) -> None:
+        """Keep to the rate limits an answer's headers tell (OpenAI's ``x-ratelimit-*``)."""
+        now = time.monotonic()
+        for name in ("requests", "tokens"):
+            limit, remaining, reset = (headers.get(f"x-ratelimit-{what}-{name}") for what in ("limit", "remaining", "reset"))
+            try:
+                capacity, level, seconds = float(limit or ""), float(remaining or ""), _seconds(reset or "")
+            except ValueError:
+                continue
+            if capacity <= 0:
+                continue
+            # `reset` is when the bucket will be full again: what is missing now comes back in that time.
+            rate = max(1e-3, (capacity - level) / seconds) if seconds > 0 else capacity
+            self._buckets[name] = _Bucket(capacity, rate, level, now)
+
+
+def _seconds(duration: str) -> float:
+    """The server's way to write durations: ``6m0s``, ``1.5s``, ``20ms``, or bare seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", duration):
+        return float(duration)
+    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|[dhms])", duration)
+    if not parts:
+        raise ValueError(duration)
+    return sum(float(amount) * units[unit] for amount, unit in parts)

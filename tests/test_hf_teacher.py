@@ -1,0 +1,343 @@
+"""A local transformers model as the teacher: exact sampling, batching that no answer can tell, and what cannot be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from students import save_gpt2, save_t5
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2LMHeadModel
+
+from fcot.artifacts import folder_fingerprint
+from fcot.errors import FcotError
+from fcot.teacher.hf import HFTeacher
+from fcot.teacher.requests import Choice, Request, Usage
+
+PROMPTS = [
+    "Zoe has 3 apples.",
+    "Take the last letters of the words in Amir Nora and concatenate them. ###",
+    "Why?",
+    "Greg takes 5 marbles away",
+]
+KINDS = ("t5", "gpt2")
+
+
+def load(folder):
+    kind = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
+    return kind.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders by kind, with weights so large that the next token depends on what stands before it."""
+    root = tmp_path_factory.mktemp("models")
+    for kind, save in (("t5", save_t5), ("gpt2", save_gpt2)):
+        folder = save(root / kind)
+        model = load(folder)
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.3)
+        model.save_pretrained(folder)
+    return {kind: root / kind for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def folder(request, folders):
+    return folders[request.param]
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Rows of each batch that GPT-2 was given."""
+    sizes, original = [], GPT2LMHeadModel.generate
+
+    def generate(self, **options):
+        sizes.append(len(options["input_ids"]))
+        return original(self, **options)
+
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+    return sizes
+
+
+def teacher(folder, temperature=0.0, batch_size=4, chat=False, model_id="m"):
+    return HFTeacher(str(folder), None, model_id, chat, temperature, batch_size, 8, "float32")
+
+
+def ask(teacher, *calls):
+    """Replies to (request, n, seed) calls made at the same time."""
+
+    async def run():
+        try:
+            return await asyncio.gather(*(teacher.generate(*call) for call in calls))
+        finally:
+            await teacher.close()
+
+    return asyncio.run(run())
+
+
+def texts(reply):
+    return [choice.text for choice in reply.choices]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_texts_depend_neither_on_the_batch_size_nor_on_the_neighbours(folder, temperature):
+    calls = [(Request(prompt, 20), n, 10 * n) for prompt, n in zip(PROMPTS, (1, 3, 2, 5), strict=True)]
+    alone = [texts(ask(teacher(folder, temperature, 1), call)[0]) for call in calls]
+    assert len({text for group in alone for text in group}) == (4 if temperature == 0 else 11)
+    for batch_size in (1, 3, 16):
+        together = teacher(folder, temperature, batch_size)
+        assert [texts(reply) for reply in ask(together, *calls)] == alone
+        assert [texts(reply) for reply in ask(together, *reversed(calls))] == alone[::-1]  # a second loop, the same model
+
+
+def test_seeds_and_prompts_draw_different_texts(folder):
+    replies = ask(teacher(folder, 0.7), *((Request(prompt, 20), 1, seed) for prompt in PROMPTS[:2] for seed in range(5)))
+    assert len({text for reply in replies for text in texts(reply)}) == 10
+
+
+def test_choices_of_one_request_are_those_of_single_requests_with_consecutive_seeds(folder):
+    request = Request(PROMPTS[0], 20)
+    many, *single = ask(teacher(folder, 0.7), (request, 5, 7), *((request, 1, 7 + index) for index in range(5)))
+    assert texts(many) == [texts(reply)[0] for reply in single]
+
+
+def test_greedy_is_generate_of_transformers_whatever_the_folder_says(folder, tmp_path):
+    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
+    expected = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)[0]
+        expected.append(tokenizer.decode(output[1 if model.config.is_encoder_decoder else ids.shape[1] :], skip_special_tokens=True))
+    spoilt = shutil.copytree(folder, tmp_path / "spoilt")
+    habits = json.loads((spoilt / "generation_config.json").read_text())
+    habits |= {"num_beams": 3, "repetition_penalty": 9.0, "do_sample": True, "temperature": 5.0, "top_k": 3, "no_repeat_ngram_size": 1}
+    (spoilt / "generation_config.json").write_text(json.dumps(habits))
+    for path in (folder, spoilt):
+        assert [texts(reply)[0] for reply in ask(teacher(path), *((Request(prompt, 20), 1, 0) for prompt in PROMPTS))] == expected
+
+
+def test_the_first_token_is_drawn_from_the_softmax(folder):
+    model, tokenizer = load(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
+    start = {"decoder_input_ids": torch.tensor([[tokenizer.pad_token_id]])} if model.config.is_encoder_decoder else {}
+    with torch.inference_mode():
+        probabilities = torch.softmax(model(ids, **start).logits[0, -1].double() / 0.7, -1).tolist()
+    share = Counter()
+    for token, probability in enumerate(probabilities):
+        share[tokenizer.decode([token], skip_special_tokens=True)] += probability
+    n = 1000
+    seen = Counter(texts(ask(teacher(folder, 0.7, 250), (Request(PROMPTS[0], 1), n, 0))[0]))
+    common = [text for text, probability in share.items() if probability * n >= 8]
+    assert len(common) >= 8
+    observed, expected = [seen[text] for text in common], [share[text] * n for text in common]
+    assert chisquare([*observed, n - sum(observed)], [*expected, n - sum(expected)]).pvalue > 0.01
+
+
+def test_length_and_the_model_s_own_ends(folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    cut = ask(teacher(folder, 0.7), (Request(PROMPTS[0], 6), 2, 0))[0]
+    assert [choice.finish_reason for choice in cut.choices] == ["length"] * 2
+    assert cut.usage == Usage(len(tokenizer(PROMPTS[0]).input_ids), 12)
+    ends = shutil.copytree(folder, tmp_path / "ends")
+    habits = json.loads((ends / "generation_config.json").read_text())
+    habits["eos_token_id"] = [index for index in range(len(tokenizer)) if index % 3 == 0]  # as chat models have several
+    (ends / "generation_config.json").write_text(json.dumps(habits))
+    ended = ask(teacher(ends, 0.7), (Request(PROMPTS[0], 100), 4, 0), (Request(PROMPTS[0], 100), 1, 2))
+    assert {choice.finish_reason for reply in ended for choice in reply.choices} == {"stop"}
+    assert ended[0].usage.completion_tokens < 100
+    assert ended[0].choices[2] == ended[1].choices[0]
+    whole = ask(teacher(folder, 0.7), (Request(PROMPTS[0], 100), 1, 2))[0]
+    assert whole.choices[0].text.startswith(ended[1].choices[0].text)
+    spent = ended[1].usage.completion_tokens
+    to_the_end = ask(teacher(ends, 0.7), (Request(PROMPTS[0], spent), 1, 2), (Request(PROMPTS[0], spent - 1), 1, 2))
+    assert [reply.choices[0].finish_reason for reply in to_the_end] == ["stop", "length"]  # the end token counts
+
+
+def test_a_stop_string_ends_the_text_before_it(folder):
+    request = Request(PROMPTS[1], 40)
+    whole = ask(teacher(folder, 0.7), (request, 4, 0))[0]
+    stop = whole.choices[1].text[5:9]
+    short = ask(teacher(folder, 0.7), (Request(PROMPTS[1], 40, stop=("never written", stop)), 4, 0))[0]
+    assert texts(short) == [text.partition(stop)[0] for text in texts(whole)]
+    reasons = ["stop" if stop in choice.text else choice.finish_reason for choice in whole.choices]
+    assert [choice.finish_reason for choice in short.choices] == reasons
+    assert "length" in reasons
+    n_whole, n_short = (reply.usage.completion_tokens for reply in (whole, short))
+    assert n_whole - 40 < n_short < n_whole
+    assert short.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_an_empty_text_is_refused(folder):
+    first = texts(ask(teacher(folder), (Request(PROMPTS[0], 8), 1, 0))[0])[0]
+    assert ask(teacher(folder), (Request(PROMPTS[0], 8, stop=(first[0],)), 1, 0))[0].choices == [Choice("", "stop", refused="empty")]
+
+
+def test_positions_bound_prompt_and_answer(folders):
+    tokenizer = AutoTokenizer.from_pretrained(folders["gpt2"])
+    word = next(text for text in (" the", " of", " 1", " is") if len(tokenizer(text).input_ids) == 1)
+    lengths = (1024, 1023, 1000, 10)
+    replies = ask(teacher(folders["gpt2"], 0.7), *((Request(word * length, 30), 2, 0) for length in lengths))
+    assert list(replies[0].choices) == [Choice("", None, refused="too_long")] * 2
+    assert [reply.usage.completion_tokens for reply in replies] == [0, 2 * 1, 2 * 24, 2 * 30]
+    assert {choice.finish_reason for reply in replies[1:] for choice in reply.choices} == {"length"}
+
+
+def test_t5_has_no_bound(folders):
+    assert ask(teacher(folders["t5"]), (Request("1 " * 1500, 3), 1, 0))[0].usage.completion_tokens == 3
+
+
+def test_messages_go_through_the_chat_template(folder, tmp_path):
+    messages = [{"role": "user", "content": PROMPTS[0]}, {"role": "assistant", "content": "No."}, {"role": "user", "content": "So?"}]
+    with pytest.raises(FcotError, match=r"teacher\.path=.*no chat template; teacher\.endpoint=completions"):
+        ask(teacher(folder, chat=True), (Request(messages, 10), 1, 0))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+    chatty = shutil.copytree(folder, tmp_path / "chatty")
+    tokenizer.save_pretrained(chatty)
+    ids = tokenizer("user: Zoe has 3 apples.\nassistant: No.\nuser: So?\nA:", add_special_tokens=False, return_tensors="pt").input_ids
+    model = load(folder)
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False)[0]
+    expected = tokenizer.decode(output[1 if model.config.is_encoder_decoder else ids.shape[1] :], skip_special_tokens=True)
+    reply = ask(teacher(chatty, chat=True), (Request(messages, 10), 1, 0))[0]
+    assert texts(reply) == [expected]
+    assert reply.usage == Usage(ids.shape[1], 10)
+
+
+def test_a_continuation_keeps_the_space_that_sentencepiece_drops(folders, tmp_path):
+    mixed = shutil.copytree(folders["gpt2"], tmp_path / "mixed", ignore=lambda _, names: [name for name in names if "token" in name])
+    AutoTokenizer.from_pretrained(folders["t5"]).save_pretrained(mixed)
+    model = load(mixed)
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(mixed)))
+    model.save_pretrained(mixed)
+    written = texts(ask(teacher(mixed, 1.0), (Request("Zoe has", 5), 30, 0))[0])
+    assert 3 < sum(text.startswith(" ") for text in written) < 30
+
+
+def test_calls_share_batches_and_large_requests_are_split(folders, batches):
+    local = teacher(folders["gpt2"], 0.7, 4)
+    assert local.concurrency == 8
+    ask(local, *((Request(prompt, 5), 1, 0) for prompt in PROMPTS), (Request(PROMPTS[0], 5), 6, 0), (Request(PROMPTS[0], 7), 1, 0))
+    assert batches == [4, 4, 2, 1]
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_a_batch_that_does_not_fit_is_halved(folders, monkeypatch, batches, fits):
+    recorded = GPT2LMHeadModel.generate
+
+    def generate(self, **options):
+        if len(options["input_ids"]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return recorded(self, **options)
+
+    calls = [(Request(prompt, 5), 4, 0) for prompt in PROMPTS]
+    expected = [texts(reply) for reply in ask(teacher(folders["gpt2"], 0.7, 16), *calls)]
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+    local = teacher(folders["gpt2"], 0.7, 16)
+    assert [texts(reply) for reply in ask(local, *calls)] == expected
+    smaller = {1: 1, 3: 2}[fits]
+    assert batches == [16, *[smaller] * (16 // smaller)]
+    ask(local, *calls)  # remembered
+    assert set(batches[1:]) == {smaller}
+
+
+def test_one_row_that_does_not_fit_ends_the_run(folders, monkeypatch):
+    def generate(self, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+    length = len(AutoTokenizer.from_pretrained(folders["gpt2"])(PROMPTS[0]).input_ids)
+    with pytest.raises(FcotError, match=rf"teacher\.batch_size.*prompt of {length} tokens"):
+        ask(teacher(folders["gpt2"]), (Request(PROMPTS[0], 5), 3, 0))
+
+
+def test_a_failure_reaches_every_caller_of_its_batch_and_no_other(folders, monkeypatch):
+    original = GPT2LMHeadModel.generate
+
+    def generate(self, **options):
+        if options["max_new_tokens"] == 5:
+            raise RuntimeError("device-side assert")
+        return original(self, **options)
+
+    async def run():
+        local = teacher(folders["gpt2"])
+        calls = [local.generate(Request(prompt, limit), 1, 0) for prompt, limit in zip(PROMPTS, (5, 6, 5, 6), strict=True)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        await local.close()
+        return answers
+
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+    answers = asyncio.run(run())
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [True, False, True, False]
+
+
+def test_the_loop_stays_free_and_a_batch_nobody_waits_for_ends(folders, monkeypatch):
+    widths, original = [], GPT2LMHeadModel.generate
+
+    async def run():
+        loop, entered = asyncio.get_running_loop(), asyncio.Event()
+
+        def generate(self, **options):
+            loop.call_soon_threadsafe(entered.set)
+            output = original(self, **options)
+            widths.append(output.shape[1])
+            return output
+
+        monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+        local = teacher(folders["gpt2"])
+        call = asyncio.create_task(local.generate(Request("Why?", 1000), 4, 0))
+        await entered.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await local.close()
+        return await local.generate(Request("Why?", 5), 1, 0)  # still of use
+
+    assert asyncio.run(run()).usage.completion_tokens == 5
+    assert widths[0] < 900
+
+
+def test_the_name_in_the_keys_follows_the_weights(folder, tmp_path):
+    name = HFTeacher(str(folder), None, None, False, 0.7, 1, 1).identity
+    assert name == {"model": f"{folder.name}-{folder_fingerprint(folder)[:12]}", "temperature": 0.7}
+    changed = shutil.copytree(folder, tmp_path / folder.name)
+    (changed / "model.safetensors").write_bytes(b"others")
+    assert HFTeacher(str(changed), None, None, False, 0.7, 1, 1).identity != name
+    assert HFTeacher("google/flan-t5-xl", None, None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@main"
+    assert HFTeacher("google/flan-t5-xl", "v2", None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@v2"
+    assert HFTeacher(str(changed), None, "mine", False, 0, 1, 1).identity["model"] == "mine"
+
+
+def test_naming_it_imports_no_torch():
+    code = "import sys; from fcot.teacher.hf import HFTeacher as H; H('a/b', None, None, False, 0, 1, 1); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("spoil", ["all", "config.json", "model.safetensors", "tokens", "truncated"])
+def test_a_folder_that_is_no_model_is_named(folder, tmp_path, spoil):
+    broken = tmp_path / "broken"
+    if spoil == "all":
+        broken.mkdir()
+        (broken / "notes.txt").write_text("nothing")
+    else:
+        unwanted = {"tokens": "token"}.get(spoil, spoil)
+        shutil.copytree(folder, broken, ignore=lambda _, names: [name for name in names if unwanted in name])
+    if spoil == "truncated":
+        (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(FcotError, match=rf"teacher\.path={broken}"):
+        ask(teacher(broken), (Request("Why?", 5), 1, 0))
+
+
+@pytest.mark.parametrize(("source", "name"), [("/no/where", "path"), ("no/where", "model")])
+def test_what_is_nowhere_is_named(source, name):
+    with pytest.raises(FcotError, match=rf"teacher\.{name}={source}"):
+        ask(teacher(source), (Request("Why?", 5), 1, 0))
