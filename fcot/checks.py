@@ -116,6 +116,8 @@ def _prompt_faults(config: Config) -> Iterator[str]:
         yield "prompt: either prompt.template or prompt.path=FILE"
     if prompt.template is not None and "{question}" not in prompt.template:
         yield "prompt.template: the template must contain {question}"
+    if not all(prompt.stop):
+        yield "prompt.stop: an empty string would end every answer at once"
     if prompt.exemplars is not None and not Path(prompt.exemplars).exists():
         yield f"prompt.exemplars={prompt.exemplars}: no such file or folder"
     for answer_type in ANSWER_TYPES:

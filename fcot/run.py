@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from fcot.progress import say
 _sweeps: list[Path] = []
 _jobs: dict[str, int] = {}
 _failed: list[str] = []
+_estimates: list[Any] = []
+_planned: dict[str, int] = {}
 
 
 def main() -> None:
@@ -69,11 +71,14 @@ def _application(composed: DictConfig) -> None:
 
     if "accuracy" in metrics:
         print_comparison([metrics])
-    else:
+    elif metrics:
         print(stage_line(composed.until, metrics, str(folder)))
 
 
 def _announce(run: Any) -> bool:
+    if run.config.dry_run or run.config.preview:
+        _look_ahead(run, ())
+        return False
     say(f"run {run.directory.path}")
     return True
 
@@ -93,12 +98,25 @@ def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], bool])
     return run.directory.path, execute(run, OmegaConf.to_yaml(settled, resolve=True))
 
 
+def _look_ahead(run: Any, label: Sequence[str]) -> None:
+    """A preview; or what the run would cost, shown at the end."""
+    if run.config.dry_run:
+        from fcot.stages.dry_run import estimate
+
+        _estimates.append(estimate(run, _planned, label))
+    else:
+        from fcot.stages.preview import preview
+
+        preview(run, run.config.preview)
+
+
 def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
     """One job of a sweep: its outcome goes into ``jobs/<number>.json`` of the sweep's folder; a failure ends only the job."""
     from fcot.artifacts import write_json
 
     folder, number = Path(hydra_config.sweep.dir), hydra_config.job.num
-    if folder not in _sweeps:
+    ahead = bool(composed.dry_run or composed.preview)  # nothing is run, so nothing is reported
+    if folder not in _sweeps and not ahead:
         _sweeps.append(folder)
     overrides = [override for override in hydra_config.overrides.task if not override.startswith(MARK)]
     job: dict[str, Any] = {"job": number, "overrides": overrides, "run_id": None, "run": None, "status": "failed"}
@@ -107,6 +125,9 @@ def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
     def announce(run: Any) -> bool:
         job.update(run_id=run.run_id, run=str(run.directory.path))
         first = _jobs.setdefault(run.run_id, number)
+        if first == number and ahead:
+            _look_ahead(run, overrides)
+            return False
         say(f"run {run.directory.path}" if first == number else f"the same run as job {first}: this method does not use what differs")
         return bool(first == number)
 
@@ -122,11 +143,16 @@ def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
         job["status"] = "interrupted"
         raise
     finally:
-        write_json(folder / "jobs" / f"{number}.json", job)
+        if not ahead:
+            write_json(folder / "jobs" / f"{number}.json", job)
 
 
 def _report_sweeps() -> None:
-    """The comparison of what the sweep's jobs left, whether or not all of them finished."""
+    """The comparison of what the sweep's jobs left, whether or not all of them finished; or what they would cost."""
+    if _estimates:
+        from fcot.stages.dry_run import show
+
+        show(_estimates)
     for folder in _sweeps:
         from fcot.report import report
 

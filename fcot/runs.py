@@ -42,6 +42,7 @@ from fcot.tasks.splits import (
 from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher import replay
+from fcot.teacher.money import FREE
 from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
@@ -123,7 +124,7 @@ class Run:
         return Plan(
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id,
             resample_identical=getattr(config, "resample_identical", False),
-            price=price_of(config) if priced else None, budget_usd=config.budget_usd if priced else None,
+            price=price_of(config) if priced else FREE, budget_usd=config.budget_usd if priced else None,
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:
@@ -184,12 +185,13 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
         parameters=teacher.parameters, max_tokens_parameter=teacher.max_tokens_parameter, base_url=teacher.base_url,
         timeout_s=teacher.timeout_s,
     )  # fmt: skip
-    if teacher.batch:
-        from fcot.teacher.batch import BatchTeacher
-
-        return BatchTeacher(server, teacher.max_choices_per_request, teacher.poll_s, teacher.max_retries)
     throttle = Throttle(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
-    return Online(server, throttle, teacher.max_choices_per_request, teacher.max_retries)
+    online = Online(server, throttle, teacher.max_choices_per_request, teacher.max_retries)
+    if not teacher.batch:
+        return online
+    from fcot.teacher.batch import BatchTeacher
+
+    return BatchTeacher(server, online, teacher.poll_s)
 
 
 def _prompt(config: Config, task: Task, problems: Mapping[int, Problem]) -> TeacherPrompt:

@@ -308,7 +308,7 @@ class Batches:
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Status, content and headers of one request to the files or the batches."""
         url = urllib.parse.urlsplit(target)
-        status, found = 404, problem(None, f"Invalid URL ({method} {url.path})")
+        status, found = 404, problem(None, f"No such file, batch or URL: {method} {url.path}")
         match [method, *url.path.strip("/").split("/")]:
             case ["POST", "v1", "files"]:
                 status, found = self.upload(headers, body)
@@ -364,7 +364,7 @@ class Batches:
             return 400, problem("invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata")
         if file_id not in self.files:
             return 400, problem("invalid_value", f"No such File object: {file_id}", param="input_file_id")
-        fault, _, seconds = (self.plan.popleft() if self.plan else None or "").partition(":")
+        fault, _, seconds = ((self.plan.popleft() if self.plan else "") or "").partition(":")
         if fault == "create_500":
             self.faults[fault] += 1
             return 500, problem("server_error", "The server had an error while processing your request.", "server_error")

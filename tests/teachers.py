@@ -55,6 +55,9 @@ class Scripted:
             return reply
         return Reply([c if isinstance(c, Choice) else Choice(c, "stop") for c in reply], Usage(10, len(reply)))
 
+    def halt(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
@@ -80,6 +83,9 @@ class Slow:
         os.write(self.log, "".join(f"{name}\n" for name in names).encode())
         await asyncio.sleep(self.delay)
         return Reply([Choice(f" sold as {name}", "stop") for name in names], Usage(10, n))
+
+    def halt(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass

@@ -35,6 +35,10 @@ NEEDS = {
     ("dataset", "custom"): ["dataset.path=a/hub_id", "dataset.answer_type=number", "teacher=openai", "teacher.model=m"],
     ("teacher", "replay"): ["dataset=multiarith", f"teacher.path={CONF}"],
     ("teacher", "openai"): ["teacher.model=m"],
+    ("teacher", "openai_batch"): ["teacher.model=m"],
+    ("teacher", "hf"): ["teacher.model=owner/name"],
+    ("prompt", "few_shot_cot"): [f"prompt.exemplars={CONF / 'config.yaml'}"],
+    ("prompt", "custom"): [f"prompt.path={CONF / 'config.yaml'}"],
     ("split-mode", "file"): [f"split_mode.path={CONF / 'config.yaml'}"],
     ("split-mode", "published"): ["dataset=gsm8k", "teacher=openai", "teacher.model=m"],
 }
@@ -150,7 +154,7 @@ def test_all_faults_come_together():
         (["curation.filters=[answr]"], "choose from answer, truncated, duplicate, length"),
         (["method=fine_tune", "until=curate"], "asks no teacher"),
         (["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"], "needs its letters"),
-        (["prompt.question=hello"], "must contain {question}"),
+        (["prompt.template=hello"], "must contain {question}"),
     ],
 )
 def test_impossible_configurations_say_what_to_change(overrides, said, monkeypatch):

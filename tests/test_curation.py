@@ -16,7 +16,7 @@ def verdicts(filters, *completions: Completion, max_words: int = 5) -> list[Cura
     def parse(completion: Completion, rule: AnswerRule) -> str | None:
         return rule.first(completion.answer_text)
 
-    return curate(completions, PROBLEMS, RULE, parse, filters, max_words)
+    return list(curate(completions, PROBLEMS, RULE, parse, filters, max_words))
 
 
 def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:

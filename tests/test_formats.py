@@ -23,7 +23,7 @@ RULES = [AnswerRule("number"), AnswerRule("number", numbers="paper"), AnswerRule
 
 def teacher_prompt(name: str) -> TeacherPrompt:
     conf = OmegaConf.load(CONF / f"{name}.yaml")
-    return TeacherPrompt(name, conf.question, conf.answer_triggers, rationale_tokens=128, answer_tokens=128)
+    return TeacherPrompt(name, conf.template, conf.answer_triggers, conf.two_steps, stop=tuple(conf.get("stop", ())))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.answer_type}-{rule.numbers}")
@@ -70,7 +70,7 @@ def test_well_formed_is_one_prefix_with_an_answer_after_it(text, formed):
 def test_zero_shot_cot_in_one_text(question):
     prompt = teacher_prompt("zero_shot_cot")
     first = f"Q: {question}\nA: Let's think step by step."
-    assert prompt.ask(question, chat=False) == first
+    assert prompt.ask(question, RULES[0], chat=False) == first
     for rule in RULES:
         second = prompt.ask_answer(question, " {r} First, ...", rule, chat=False)
         assert second == first + " {r} First, ...\nTherefore, the answer is"
@@ -79,7 +79,7 @@ def test_zero_shot_cot_in_one_text(question):
 def test_zero_shot_cot_as_a_chat_has_a_further_turn():
     prompt = teacher_prompt("zero_shot_cot")
     first = {"role": "user", "content": "Q: q?\nA: Let's think step by step."}
-    assert prompt.ask("q?", chat=True) == [first]
+    assert prompt.ask("q?", AnswerRule("text"), chat=True) == [first]
     assert prompt.ask_answer("q?", "r.", AnswerRule("text"), chat=True) == [
         first,
         {"role": "assistant", "content": "r."},
@@ -112,7 +112,7 @@ def test_kojimas_prompts_are_those_the_real_completions_were_made_with(shared_da
         held = json.loads(file.read_text())
         rule = TASKS[held["metadata"]["dataset_key"]].rule
         for row in (row for rows in held["data"].values() for row in rows):
-            assert prompt.ask(row["question"], chat=False) == row["reasoning_prompt"]
+            assert prompt.ask(row["question"], rule, chat=False) == row["reasoning_prompt"]
             assert prompt.ask_answer(row["question"], row["reasoning_completion"], rule, chat=False) == row["prompt"]
 
 

@@ -364,7 +364,7 @@ def test_a_run_that_is_refused_ends_with_one_message_without_the_key(run_fcot, t
 
 def test_a_run_killed_twice_ends_like_one_that_was_not(run_fcot, tmp_path):
     with FakeServer(latency=0.05) as server:
-        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.concurrency=4")
+        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.concurrency=4", "teacher.max_choices_per_request=1")
         for target in (30, 90):
             command = [sys.executable, "-m", "fcot.run", *arguments]
             process = subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

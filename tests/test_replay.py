@@ -18,7 +18,7 @@ from fcot.tasks.loaders import load_problems
 from fcot.tasks.table import TASKS, custom_task
 from fcot.teacher.replay import choose, read_completions
 
-PROMPT = TeacherPrompt("zero_shot_cot", "Q: {question}", {}, 128, 128)
+PROMPT = TeacherPrompt("zero_shot_cot", "Q: {question}", {})
 CURATION = OmegaConf.load(Path(__file__).parent.parent / "conf" / "curation" / "answer.yaml")
 MINE = custom_task("mine", AnswerRule("number"))
 QUESTIONS = {0: "How many?", 1: "How much?", 7: "How far?"}
@@ -47,7 +47,7 @@ def test_the_teachers_accuracy_over_the_whole_file_as_curated(name, accuracy, sh
     # The folder holds all tasks: the file of this one is found by its key.
     completions, model = read_completions(shared_data / "completion_data", task, questions)
     answered = choose(completions, [problems[index] for index in sorted(completions)], 1, "file")
-    curated = curate(answered, problems, task.rule, PROMPT.parse, CURATION.filters, 300)
+    curated = list(curate(answered, problems, task.rule, PROMPT.parse, CURATION.filters, 300))
     assert model == "text-davinci-002"
     assert len(curated) == (1221 if name == "commonsense_qa" else task.n_rows)
     assert 100 * sum(row.kept for row in curated) / len(curated) == pytest.approx(accuracy, abs=0.1)

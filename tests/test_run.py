@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_dir
 from students import save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fcot.config import register_schemas, to_config
+from fcot.checks import to_config
+from fcot.config import register_schemas
 from fcot.errors import FcotError
 from fcot.pipeline import execute
 from fcot.runs import resolve

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -30,42 +31,45 @@ def row(slot, text="t", key=KEY, **more):
 
 
 def buy(path, *rows):
-    folder = StoreFolder(path)
-    with folder.buying(["a"]) as writers:
-        for one in rows:
-            writers["a"].append([one])
+    shard = StoreFolder(path).shard(KEY)
+    assert shard.acquire(wait=False)
+    for one in rows:
+        shard.append([one])
+    shard.release()
 
 
 def texts(path, key=KEY):
-    folder = StoreFolder(path)
-    folder.refresh("a")
-    return {slot: one["text"] for slot, one in folder.filled(key).items()}
+    return texts_of(StoreFolder(path).shard(key).refresh(), key)
+
+
+def texts_of(shard, key=KEY):
+    return {slot: shard.row(key, slot)["text"] for slot in shard.slots(key)}
 
 
 # --- one process --------------------------------------------------------------------------------------------------
 
 
 def test_what_one_process_appended_another_reads(tmp_path):
-    reader = StoreFolder(tmp_path)
-    reader.refresh("a")
-    assert reader.filled(KEY) == {}
+    reader = StoreFolder(tmp_path).shard(KEY).refresh()
+    assert reader.slots(KEY) == []
     buy(tmp_path, row(0, "zero\n\u2028ü"), row(1, "one"))
     buy(tmp_path, row(2, "two"), row(None, "no", refused="empty"), row(0, "other", key="a" * 63 + "b"))
-    reader.refresh("a")
-    reader.refresh("a")
-    assert {slot: one["text"] for slot, one in reader.filled(KEY).items()} == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
+    reader.refresh().refresh()
+    assert texts_of(reader) == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
     assert [one["text"] for one in reader.refused(KEY)] == ["no"]
-    assert reader.filled("a" * 63 + "b")[0]["text"] == "other"
+    assert texts_of(reader, "a" * 63 + "b") == {0: "other"}
+    assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_refused(KEY)) == (True, False, 1)
 
 
 def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
     buy(tmp_path, row(0, "zero"))
-    folder = StoreFolder(tmp_path)
-    with folder.buying(["a"]) as writers:
-        writers["a"].append([row(1, "one"), row(None, "no", refused="empty")])
-        assert [folder.filled(KEY)[slot]["text"] for slot in (0, 1)] == ["zero", "one"]
-    folder.refresh("a")
-    assert len(folder.refused(KEY)) == 1
+    shard = StoreFolder(tmp_path).shard(KEY)
+    shard.acquire(wait=False)
+    shard.append([row(1, "one ü"), row(None, "no", refused="empty"), row(2, "two")])
+    assert texts_of(shard) == {0: "zero", 1: "one ü", 2: "two"}
+    shard.release()
+    assert len(shard.refresh().refused(KEY)) == 1
+    assert texts_of(shard) == texts(tmp_path)
 
 
 def test_the_first_row_of_a_slot_wins(tmp_path):
@@ -98,11 +102,10 @@ def test_a_tail_that_lacks_only_its_newline_is_not_lost(tmp_path):
 
 def test_a_reader_takes_a_growing_line_when_it_is_whole(tmp_path):
     line = json.dumps(row(0, "zero")).encode() + b"\n"
-    reader = StoreFolder(tmp_path)
+    reader = StoreFolder(tmp_path).shard(KEY)
     for end in (10, len(line) - 1, len(line)):
         (tmp_path / "a.jsonl").write_bytes(line[:end])
-        reader.refresh("a")
-        assert list(reader.filled(KEY)) == ([0] if end == len(line) else [])
+        assert reader.refresh().slots(KEY) == ([0] if end == len(line) else [])
 
 
 def test_lines_that_do_not_parse_are_skipped(tmp_path):
@@ -115,7 +118,9 @@ def test_lines_that_do_not_parse_are_skipped(tmp_path):
         b"{}",
         b'{"key": "a"}',
         b'{"key": ["a"], "slot": 0}',
-        b'{"key": "a", "slot": [0]}',
+        json.dumps({"key": KEY, "slot": [0]}).encode(),
+        json.dumps({"key": KEY, "slot": -1}).encode(),
+        json.dumps({"key": KEY, "slot": True}).encode(),
         b'"\xff\xfe"',
     ]
     good = [json.dumps(row(slot)).encode() for slot in range(len(junk))]
@@ -137,14 +142,24 @@ def test_names_become_one_folder(name, folder):
     assert readable(name) == folder
 
 
-def test_only_free_shards_are_taken_and_a_lock_file_in_the_way_is_named(tmp_path):
-    with StoreFolder(tmp_path).buying([]) as writers:
-        assert writers == {}
-    with StoreFolder(tmp_path).buying("cab" * 2) as writers:
-        assert sorted(writers) == ["a", "b", "c"]
+def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(FcotError, match=r"cannot write .*a\.lock"), StoreFolder(tmp_path / "file").buying("a"):
-        pass
+    with pytest.raises(FcotError, match=r"cannot write .*a\.jsonl"):
+        StoreFolder(tmp_path / "file").shard(KEY).acquire(wait=False)
+
+
+def test_the_index_holds_no_texts(tmp_path):
+    """Memory does not grow with the length of what was bought."""
+    shard = StoreFolder(tmp_path).shard(KEY)
+    shard.acquire(wait=False)
+    shard.append([row(slot, "x" * 100_000) for slot in range(50)])
+    shard.release()
+    tracemalloc.start()
+    reader = StoreFolder(tmp_path).shard(KEY).refresh()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(reader.slots(KEY)) == 50
+    assert held < 400_000
 
 
 # --- real processes -----------------------------------------------------------------------------------------------
@@ -212,7 +227,7 @@ def what_is_read(tmp_path, n_problems, diversity):
     teacher.identity = teachers.Slow.identity
     plan = teachers.plan(teacher, diversity)
     return fingerprint(
-        [to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))[0]]
+        [to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))]
     )
 
 
@@ -276,15 +291,15 @@ def test_shards_that_are_free_are_bought_while_another_process_holds_one(tmp_pat
     """A holder that never ends: all else gets bought meanwhile, and its shard when it is dead."""
     folder = StoreFolder(tmp_path / "store")
     plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
-    shards = {folder.shard_of(plan.key(plan.step1(problem))) for problem in teachers.problems(30)}
+    shards = [folder.shard(plan.key(plan.step1(problem))).path.stem for problem in teachers.problems(30)]
     held = min(shards)
     script = "import sys, time\nfrom fcot.teacher.store import StoreFolder\nfrom pathlib import Path\n"
-    script += "with StoreFolder(Path(sys.argv[1])).buying(sys.argv[2]): print('held', flush=True); time.sleep(1000)"
+    script += "print('held' if StoreFolder(Path(sys.argv[1])).shard(sys.argv[2]).acquire(wait=False) else '', flush=True); time.sleep(1000)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store"), held], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
         process = buyer()
-        n_held = sum(folder.shard_of(plan.key(plan.step1(problem))) == held for problem in teachers.problems(30))
+        n_held = shards.count(held)
         deadline = time.monotonic() + 60
         while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_held) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -336,7 +351,8 @@ def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
         "import json, resource, signal, sys\nfrom pathlib import Path\n"
         "from fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
-        "try:\n    with StoreFolder(Path(sys.argv[1])).buying('a') as writers: writers['a'].append(json.loads(sys.argv[3]))\n"
+        "shard = StoreFolder(Path(sys.argv[1])).shard('a')\nshard.acquire(wait=False)\n"
+        "try: shard.append(json.loads(sys.argv[3]))\n"
         "except FcotError as error: sys.exit(str(error))"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(whole_rows * length + length // 2), json.dumps(rows)]

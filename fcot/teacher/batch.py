@@ -1,7 +1,392 @@
+"""OpenAI's Batch API: requests go up in files, answers come within 24 hours at a lower price, into the same store.
+
+Each batch leaves two files under ``batches/`` of the store's folder until it is collected: its jobs, written before the
+upload, and its state with the server's batch id. A killed run finds them and collects before it asks for anything;
+where it was killed before the id was written, the batch is found by its metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
+from fcot.errors import FcotError
+from fcot.progress import say
+from fcot.records import Problem
+from fcot.teacher.openai import Malformed, OpenAITeacher, Server, describe, to_reply
+from fcot.teacher.plan import Job, Plan, missing, to_rows
+from fcot.teacher.purchase import Meter, over_budget
+from fcot.teacher.requests import Reply, Request, Usage
+from fcot.teacher.store import StoreFolder
 
-class BatchTeacher: ...
+_ENDED = {"completed", "expired", "failed", "cancelled"}
+_TRIES_WITHOUT_PROGRESS = 3
 
 
-def buy_in_batches(*a: Any) -> None: ...
+class BatchTeacher:
+    """A model behind the Batch API.
+
+    Args:
+        server: Which.
+        online: The same model asked directly, for previews; its answers have the same keys.
+        poll_s: Seconds between two looks.
+        max_tries: Tries of one call that fails for a passing reason.
+        max_requests: The API's limit on requests in a file.
+        max_bytes: The API's limit on a file's size.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        online: OpenAITeacher,
+        poll_s: float,
+        max_tries: int = 20,
+        max_requests: int = 50_000,
+        max_bytes: int = 190_000_000,
+    ) -> None:
+        self.server = server
+        self.online = online
+        self.identity = server.identity
+        self.chat = server.chat
+        self.max_choices = online.max_choices
+        self.poll_s = poll_s
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self.retries: Counter[str] = Counter()
+        self.client: Any = None
+        self._max_tries = max_tries
+
+    @property
+    def concurrency(self) -> int:
+        """Of the online requests."""
+        return self.online.concurrency
+
+    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+        """One request, online."""
+        return await self.online.generate(request, n, seed)
+
+    def halt(self) -> None:
+        """Send nothing more online."""
+        self.online.halt()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.online.close()
+        if self.client is not None:
+            client, self.client = self.client, None
+            await client.close()
+
+    async def call(self, send: Callable[[Any], Awaitable[Any]]) -> Any:
+        """``send(client)``, again while it fails for a passing reason.
+
+        Raises:
+            FcotError: The server refuses, or every try failed.
+        """
+        self.client = self.client or self.server.client()
+        for attempt in range(self._max_tries):
+            try:
+                return await send(self.client)
+            except Exception as error:
+                stop = self.server.stop_message(error)
+                if stop is not None or attempt + 1 == self._max_tries:
+                    raise FcotError(stop or f"the Batch API fails: {describe(error)}. The same command continues") from error
+                self.retries[str(getattr(error, "status_code", None) or type(error).__name__)] += 1
+                await asyncio.sleep(random.uniform(0.1, min(60.0, 0.5 * 2.0**attempt)))
+        raise AssertionError("unreachable")
+
+    async def download(self, file_id: str) -> bytes:
+        """A file's content."""
+        return bytes(await self.call(lambda client: client.get(f"/files/{file_id}/content", cast_to=bytes)))
+
+
+def open_batches(folder: StoreFolder) -> list[Path]:
+    """The jobs files of batches that were not collected yet."""
+    return sorted((folder.path / "batches").glob("*.jobs.jsonl"))
+
+
+def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
+    """Complete all problems of ``wanted``, holding every shard: a batch's answers may fall into any.
+
+    Raises:
+        FcotError: The server refuses, a batch failed or was cancelled, or the budget is used up.
+    """
+    with _all_shards(folder):
+        try:
+            asyncio.run(_Batches(plan, folder, meter).run(wanted))
+        except KeyboardInterrupt:
+            say("\nsubmitted batches go on at the server; the same command collects them")
+            raise
+
+
+@contextlib.contextmanager
+def _all_shards(folder: StoreFolder) -> Iterator[None]:
+    """Every shard of a folder locked; waits for one only while holding none."""
+    with contextlib.ExitStack() as held:
+        for shard in [folder.shard(digit) for digit in "0123456789abcdef"]:
+            if not shard.acquire(wait=False):
+                break
+            held.callback(shard.release)
+        else:
+            yield
+            return
+    say(f"waiting for another run that is buying from the same part of the store ({folder.path})")
+    shard.acquire(wait=True)
+    shard.release()
+    with _all_shards(folder):
+        yield
+
+
+class _Batches:
+    """Rounds of: collect what is open, ask for what is missing."""
+
+    def __init__(self, plan: Plan, folder: StoreFolder, meter: Meter) -> None:
+        assert isinstance(plan.teacher, BatchTeacher)
+        self.plan = plan
+        self.teacher = plan.teacher
+        self.folder = folder
+        self.meter = meter
+        self.max_requests = self.teacher.max_requests
+
+    async def run(self, wanted: Sequence[tuple[str, Problem]]) -> None:
+        fruitless = 0
+        try:
+            while True:
+                filed = await self._collect_all()
+                jobs, left = [], []
+                for key, problem in wanted:
+                    if more := missing(self.plan, self.folder.shard(key), key, problem):
+                        jobs += more
+                        left.append((key, problem))
+                    else:
+                        self.meter.bought += self.plan.diversity
+                        self.meter.finished(self.plan.diversity)
+                        self.meter.judge_all(self.plan, self.folder.shard(key), key, problem)
+                wanted = left
+                if not wanted:
+                    return
+                fruitless = 0 if filed else fruitless + 1
+                if fruitless > _TRIES_WITHOUT_PROGRESS:
+                    raise FcotError(
+                        f"{fruitless} rounds of batches brought no answer: {dict(self.teacher.retries)}. The same command tries again"
+                    )
+                await self._submit(jobs)
+        finally:
+            await self.teacher.close()
+
+    # --- asking ---
+
+    async def _submit(self, jobs: Sequence[Job]) -> None:
+        """Write, upload and start batches for as many jobs as the budget allows."""
+        within = list(self._affordable(jobs))
+        if not within:
+            raise FcotError(over_budget(self.plan, self.meter, self._bound(jobs[0])))
+        for chunk in self._files(within):
+            path = self.folder.path / "batches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
+            write_jsonl(path, (_to_line(self.plan, job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
+            await self._start(path)
+
+    def _affordable(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        left = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
+        for job in jobs:
+            if left is not None:
+                left -= self._bound(job)
+                if left < 0:
+                    return
+            yield job
+
+    def _bound(self, job: Job) -> float:
+        if self.plan.price is None:
+            return 0.0
+        return self.plan.price.usd(job.request.most_prompt_tokens(), job.n * job.request.max_tokens, batch=True)
+
+    def _files(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """Jobs in files within the API's limits."""
+        chunk: list[Job] = []
+        size = 0
+        for job in jobs:
+            length = len(json.dumps(self.teacher.server.body(job.request, job.n, job.seed))) + 200
+            if chunk and (len(chunk) == self.max_requests or size + length > self.teacher.max_bytes):
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(job)
+            size += length
+        yield chunk
+
+    async def _start(self, path: Path) -> None:
+        """Upload a jobs file and start its batch, unless that has happened; the server's id goes into the state file."""
+        if _state(path).exists():
+            return
+        name = path.name[:24]
+        batch = await self._find(name)
+        if batch is None:
+            lines = (self._request_line(row) for row in read_jsonl(path))
+            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+            file = await self.teacher.call(lambda client: client.files.create(file=(f"{name}.jsonl", io.BytesIO(data)), purpose="batch"))
+            batch = await self.teacher.call(lambda client: self._create(client, file.id, name))
+        write_json(_state(path), {"batch": batch.id, "requests": sum(1 for _ in read_jsonl(path))})
+
+    async def _create(self, client: Any, file_id: str, name: str) -> Any:
+        """Start a batch once: a try whose answer was lost may have succeeded."""
+        if (batch := await self._find(name)) is not None:
+            return batch
+        return await client.batches.create(
+            input_file_id=file_id, endpoint=f"/v1{self.teacher.server.path}", completion_window="24h", metadata={"fcot": name}
+        )
+
+    async def _find(self, name: str) -> Any:
+        """The batch of that name among the server's latest, None where there is none."""
+        latest = await self.teacher.call(lambda client: client.batches.list(limit=100))
+        return next((batch for batch in latest.data if (batch.metadata or {}).get("fcot") == name and batch.status != "failed"), None)
+
+    def _request_line(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        job = _from_line(row)
+        body = self.teacher.server.body(job.request, job.n, job.seed)
+        return {"custom_id": row["custom_id"], "method": "POST", "url": f"/v1{self.teacher.server.path}", "body": body}
+
+    # --- collecting ---
+
+    async def _collect_all(self) -> int:
+        """Wait for all open batches; the number of requests whose answers were filed."""
+        filed = 0
+        for path in open_batches(self.folder):
+            await self._start(path)
+        while paths := open_batches(self.folder):
+            batches = {path: await self._look(path) for path in paths}
+            ended = {path: batch for path, batch in batches.items() if batch.status in _ENDED}
+            for path, batch in ended.items():
+                filed += await self._collect(path, batch)
+            if not ended:
+                counts = [batch.request_counts for batch in batches.values() if batch.request_counts is not None]
+                done, total = sum(count.completed + count.failed for count in counts), sum(count.total for count in counts)
+                self.meter.note = f"{len(batches)} batches, {done:,}/{total:,} requests answered"
+                self.meter.advance(0)
+                await asyncio.sleep(self.teacher.poll_s)
+        return filed
+
+    async def _look(self, path: Path) -> Any:
+        batch_id = read_json(_state(path))["batch"]
+        return await self.teacher.call(lambda client: client.batches.retrieve(batch_id))
+
+    async def _collect(self, path: Path, batch: Any) -> int:
+        """File an ended batch's answers, then forget the batch; those without an answer stay missing and are asked for again."""
+        jobs = {row["custom_id"]: row for row in read_jsonl(path)}
+        stop = _failure(batch, self.teacher.retries)
+        answered = 0
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is None:
+                continue
+            content = await self.teacher.download(file_id)
+            for line in content.splitlines():
+                try:
+                    answer = json.loads(line)
+                    reply = self._reply(answer)
+                    row = jobs[answer["custom_id"]]
+                except FcotError as error:
+                    stop = stop or str(error)
+                except (ValueError, KeyError, TypeError, Malformed) as error:
+                    self.teacher.retries[type(error).__name__] += 1
+                else:
+                    if reply is not None:
+                        answered += self._file(row, reply, batch.id)
+        _state(path).unlink(missing_ok=True)
+        path.unlink()
+        if _token_limit(batch):
+            await self._make_room(len(jobs))
+        elif stop:
+            raise FcotError(stop)
+        return answered
+
+    def _reply(self, answer: Mapping[str, Any]) -> Reply | None:
+        """What one line of an output or error file brought; None where it is to be asked for again."""
+        response = answer.get("response") or {}
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200:
+            return to_reply(body)
+        error = (body or {}).get("error") or answer.get("error") or {}
+        failure = _Failed(status, error)
+        if (refused := self.teacher.server.refusal(failure)) is not None:
+            return Reply([refused], Usage(0, 0))
+        if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
+            raise FcotError(f"the server refuses the request: {failure}{self.teacher.server.remedy(failure)}")
+        self.teacher.retries[str(status or error.get("code"))] += 1
+        return None
+
+    def _file(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
+        """Append an answer's rows, unless a killed run has done it; they belong to the run that asked."""
+        job = _from_line(row)
+        shard = self.folder.shard(job.root)
+        known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key)
+        if any(one["request"] == row["custom_id"] for one in known):
+            return False
+        more = {"request": row["custom_id"], "batch": batch_id, "run": row["run"]}
+        shard.append(to_rows(self.plan, shard, job, reply.choices, reply.usage, **more))
+        if row["run"] == self.plan.run_id:
+            self.meter.account(self.plan, reply, self._bound(job), batch=True)
+        return True
+
+    async def _make_room(self, n: int) -> None:
+        """After the enqueued-token limit: wait for other batches where there are any, else ask for less at once."""
+        others = len(open_batches(self.folder))
+        if not others:
+            self.max_requests = max(1, min(self.max_requests, n) // 2)
+        say(
+            f"the account's limit on enqueued tokens is reached: {n:,} requests wait"
+            + ("" if others else f" and go up {self.max_requests:,} at a time")
+        )
+        await asyncio.sleep(self.teacher.poll_s)
+
+
+class _Failed(Exception):
+    """An error inside a batch, in the shape of the client's exceptions."""
+
+    def __init__(self, status: int | None, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error.get("message") or error.get("code") or "no reason given"))
+        self.status_code = status
+        self.code = error.get("code")
+        self.param = error.get("param")
+
+
+def _state(path: Path) -> Path:
+    return path.with_name(path.name.replace(".jobs.jsonl", ".state.json"))
+
+
+def _token_limit(batch: Any) -> bool:
+    return any(error.code == "token_limit_exceeded" for error in (batch.errors.data or [] if batch.errors else []))
+
+
+def _failure(batch: Any, retries: Counter[str]) -> str | None:
+    """Why the run ends with this batch, None where it goes on."""
+    if batch.status == "failed" and not _token_limit(batch):
+        errors = batch.errors.data or [] if batch.errors else []
+        said = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
+        return f"batch {batch.id} failed: {said or 'no reason given'}. Nothing of it was bought"
+    if batch.status == "cancelled":
+        return f"batch {batch.id} was cancelled; what it had answered is in the store, the same command asks for the rest"
+    if batch.status == "expired":
+        retries["expired"] += 1
+    return None
+
+
+def _to_line(plan: Plan, job: Job, custom_id: str) -> dict[str, Any]:
+    problem = job.request.problem
+    return {
+        "custom_id": custom_id, "key": job.key, "root": job.request.root, "first_slot": job.first_slot, "n": job.n, "seed": job.seed,
+        "sample_index": problem.sample_index if problem else None, "prompt": job.request.prompt,
+        "max_tokens": job.request.max_tokens, "stop": list(job.request.stop), "identity": dict(job.identity), "run": plan.run_id,
+    }  # fmt: skip
+
+
+def _from_line(row: Mapping[str, Any]) -> Job:
+    problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
+    request = Request(row["prompt"], row["max_tokens"], tuple(row["stop"]), row["root"], problem)
+    return Job(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])

@@ -70,7 +70,7 @@ class HFTeacher:
         ids = self._model.encode(request.prompt, self.chat)
         room = self._model.room(len(ids))
         if room < 1:
-            return Reply([Choice("", None, refused="too_long")] * n, Usage(0, 0))
+            return Reply([Choice("", None, refused="too_long")], Usage(0, 0))
         loop, limit = asyncio.get_running_loop(), min(request.max_tokens, room)
         rows = [_Row(request, ids, limit, seed + index, loop.create_future()) for index in range(n)]
         self._queue += rows
@@ -78,6 +78,9 @@ class HFTeacher:
             self._worker = asyncio.create_task(self._work())
         answers = await asyncio.gather(*(row.answer for row in rows))
         return Reply([choice for choice, _ in answers], Usage(len(ids), sum(n_tokens for _, n_tokens in answers)))
+
+    def halt(self) -> None:
+        """What is queued is answered: two batches at most."""
 
     async def close(self) -> None:
         """Wait for the worker; one whose callers are gone ends with the next token. The model stays for later requests."""
@@ -226,8 +229,8 @@ class _Model:
         text = self._text(row, tokens[:end])
         cut = min((text.index(stop) for stop in row.request.stop if stop in text), default=None)
         reason = "length" if end is None and cut is None else "stop"
-        choice = Choice(text[:cut], reason, refused=None if text[:cut].strip() else "empty")
-        return choice, len(tokens) if end is None else end + 1
+        refused = None if text[:cut].strip() else "empty_at_limit" if reason == "length" else "empty"
+        return Choice(text[:cut], reason, refused), len(tokens) if end is None else end + 1
 
     def _text(self, row: _Row, tokens: list[int]) -> str:
         """What was written. A plain prompt is continued: decoded alone, SentencePiece would drop the space at the seam."""

@@ -38,6 +38,9 @@ class Price:
         return online * (self.batch if batch else 1.0)
 
 
+FREE = Price(0.0, 0.0, 0.0)  # what runs on one's own machine
+
+
 def read_price(path: Path, model: str) -> Price | None:
     """The price of a model in a YAML of ``{model: {input, output, cached_input, batch}}``; None where it is not in there.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -111,9 +110,9 @@ class Server:
             return f"the account's quota is used up: {reason}. The same command continues once there is more"
         if status >= 500 or status in _RETRY_STATUS:
             return None
-        return f"the server refuses the request: {reason}{self._remedy(error)}"
+        return f"the server refuses the request: {reason}{self.remedy(error)}"
 
-    def _remedy(self, error: Any) -> str:
+    def remedy(self, error: Any) -> str:
         """The override that drops or renames the parameter a 400 complains about."""
         name = refused_parameter(error)
         if name == self._max_tokens_parameter:
@@ -153,8 +152,8 @@ class OpenAITeacher:
 
     @property
     def concurrency(self) -> int:
-        """What the server has been found to take."""
-        return self._throttle.limit
+        """What the server is found to take, and some more that wait for their turn: a freed place is taken at once."""
+        return self._throttle.limit * 5 // 4 + 1
 
     async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """One request, retried while the reason may pass.
@@ -184,14 +183,16 @@ class OpenAITeacher:
                 lost += _may_be_charged(error)
             finally:
                 self._throttle.leave()
-            await asyncio.sleep(wait)
+            await self._throttle.pause(wait)
         raise AssertionError("unreachable")
 
     async def _send(self, request: Request, n: int, seed: int) -> Reply:
         if self._client is None:
             self._client = self._server.client(event_hooks={"response": [self._observe]})
+        body = self._server.body(request, n, seed)
         # Not through `.create`: building its models takes two thirds of the processor time of a request.
-        return to_reply(json.loads(await self._client.post(self._server.path, cast_to=bytes, body=self._server.body(request, n, seed))))
+        data = await self._client.post(self._server.path, cast_to=bytes, body=body)
+        return to_reply(json.loads(data))
 
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)
@@ -199,6 +200,7 @@ class OpenAITeacher:
     def _passing(self, error: Exception, attempt: int, ticket: int) -> float:
         """Seconds to wait before another try, or the end of all tries."""
         if (stop := self._server.stop_message(error)) is not None:
+            self._throttle.halt()
             raise FcotError(stop) from error
         kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
         self.retries[kind] += 1
@@ -225,8 +227,13 @@ class OpenAITeacher:
             self._told.add(message)
             say(message)
 
+    def halt(self) -> None:
+        """Send nothing more."""
+        self._throttle.halt()
+
     async def close(self) -> None:
         """Close the connections; a later request opens new ones (each event loop needs its own)."""
+        self._throttle.reset()
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()

@@ -50,5 +50,8 @@ class Oracle:
         slip = rng if rng.random() < self._error_rate else None
         return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip)
 
+    def halt(self) -> None:
+        """Nothing waits."""
+
     async def close(self) -> None:
         """Nothing to release."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
@@ -62,6 +63,7 @@ class Job:
     first_slot: int
     n: int
     seed: int
+    identity: Mapping[str, Any]
 
     @property
     def root(self) -> str:
@@ -80,12 +82,12 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[Job]:
     if not _gave_up(plan, shard, key):
         request = plan.step1(problem)
         seed = _NEXT_SEED * shard.n_refused(key)
-        for first, n in _runs(wanted_slots(plan, shard, key), plan.teacher.max_choices):
-            jobs.append(Job(request, key, first, n, first + seed))
+        for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
+            jobs.append(Job(request, key, first, n, first + seed, plan.teacher.identity))
     for answer in answers(plan, shard, key, problem):
         if not shard.has(answer.key, answer.slot) and not _gave_up(plan, shard, answer.key):
             seed = _NEXT_SEED * shard.n_refused(answer.key)
-            jobs.append(Job(answer.request, answer.key, answer.slot, 1, answer.slot + seed))
+            jobs.append(Job(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
     return jobs
 
 
@@ -98,7 +100,7 @@ def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
     return [slot for slot in range(plan.diversity, 2 * plan.diversity) if not shard.has(key, slot)][: max(0, repeated)]
 
 
-def _runs(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
+def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
     """First slot and length of each run of consecutive slots, cut to ``longest``: what a draw is does not depend on interruptions."""
     start = 0
     for end in range(1, len(slots) + 1):
@@ -231,6 +233,6 @@ def to_rows(plan: Plan, shard: Shard, job: Job, choices: Sequence[Choice], usage
         if slot is None:
             row["refused"] = choice.refused
         if slot == 0:
-            row["asked"] = job.request.canonical(plan.teacher.identity)
+            row["asked"] = job.request.canonical(job.identity)
         rows.append(row)
     return rows

@@ -45,11 +45,31 @@ class Meter:
     in_flight: int = 0
     started: float = field(default_factory=time.monotonic)
     retries: Callable[[], str] = str
+    note: str = ""
+
+    def account(self, plan: Plan, reply: Reply, bound: float, batch: bool = False) -> None:
+        """Enter what a reply cost: by its usage, or at its bound where the server did not say, lost tries included."""
+        usage = reply.usage
+        self.requests += 1
+        self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        if plan.price is None or self.paid_usd is None:
+            return
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
+            self.paid_usd += bound
+        else:
+            self.paid_usd += plan.price.usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0, batch)
+        self.paid_usd += reply.lost * bound
 
     def finished(self, n: int) -> None:
         """Count ``n`` more completions as whole or given up."""
         self.done += n
         self.advance(n)
+
+    def judge_all(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
+        """Count how many of a whole problem's completions will be kept."""
+        for completion, _ in assemble(plan, shard, key, problem):
+            self.judged += 1
+            self.kept += self.judge(completion)
 
     def __str__(self) -> str:
         """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 in flight, retried: 3 429``."""
@@ -60,10 +80,18 @@ class Meter:
             parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd / share:,.2f}" if share else ""))
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
-        parts.append(f"{self.in_flight} in flight")
+        parts.append(self.note or f"{self.in_flight} in flight")
         if retries := self.retries():
             parts.append(f"retried: {retries}")
         return ", ".join(parts)
+
+
+def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
+    """The message that ends a run whose next request may cost more than is left."""
+    return (
+        f"teacher.budget_usd={plan.budget_usd:g}: ${meter.paid_usd:,.4f} spent, and the next request may cost ${bound:,.4f}. "
+        f"{meter.done:,} of {meter.asked:,} completions are whole and kept in the store; the same command with a larger budget continues"
+    )
 
 
 @dataclass
@@ -156,7 +184,7 @@ class _Purchase:
             bound = self._bound(job)
             if not self._affordable(bound):
                 if not self.tasks:
-                    self.stop = FcotError(self._over_budget(bound))
+                    self.stop = FcotError(over_budget(self.plan, self.meter, bound))
                 return
             self.jobs.popleft()
             self.meter.reserved_usd += bound
@@ -168,7 +196,7 @@ class _Purchase:
         self.tasks.discard(task)
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Nothing new is sent; what is in flight is paid for, so it is waited for.
+            self.plan.teacher.halt()  # nothing new is sent; what is in flight is paid for, so it is waited for
             self.stop = self.stop or (error if isinstance(error, FcotError) else FcotError(f"{type(error).__name__}: {error}"))
             if not isinstance(error, FcotError):
                 self.stop.__cause__ = error
@@ -180,7 +208,7 @@ class _Purchase:
             self.meter.reserved_usd -= bound
         rows = to_rows(self.plan, state.shard, job, reply.choices, reply.usage)
         state.shard.append(rows)
-        self._account(reply, bound)
+        self.meter.account(self.plan, reply, bound)
         if job.request.root is not None or not self.plan.prompt.two_steps:
             new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
@@ -196,9 +224,7 @@ class _Purchase:
         if jobs:
             return
         self._count(state, self.plan.diversity - state.counted)
-        for completion, _ in assemble(self.plan, state.shard, state.key, state.problem):
-            self.meter.judged += 1
-            self.meter.kept += self.meter.judge(completion)
+        self.meter.judge_all(self.plan, state.shard, state.key, state.problem)
         self._close(state.shard)
 
     def _close(self, shard: Shard) -> None:
@@ -242,26 +268,6 @@ class _Purchase:
         budget, paid = self.plan.budget_usd, self.meter.paid_usd
         return budget is None or paid is None or paid + self.meter.reserved_usd + bound <= budget
 
-    def _over_budget(self, bound: float) -> str:
-        return (
-            f"teacher.budget_usd={self.plan.budget_usd:g}: ${self.meter.paid_usd:,.4f} spent, and the next request may cost "
-            f"${bound:,.4f}. {self.meter.done:,} of {self.meter.asked:,} completions are whole and kept in the store; the same "
-            "command with a larger budget continues"
-        )
-
-    def _account(self, reply: Reply, bound: float) -> None:
-        """Enter what a reply cost: by its usage, or at its bound where the server did not say, lost tries included."""
-        usage = reply.usage
-        self.meter.requests += 1
-        self.meter.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        if self.plan.price is None or self.meter.paid_usd is None:
-            return
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            self.meter.paid_usd += bound
-        else:
-            self.meter.paid_usd += self.plan.price.usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0)
-        self.meter.paid_usd += reply.lost * bound
-
     # --- interruption ---
 
     @contextlib.contextmanager
@@ -286,5 +292,6 @@ class _Purchase:
                 task.cancel()
             return
         self.stop = KeyboardInterrupt()
+        self.plan.teacher.halt()
         say(f"\nstopping: waiting for {len(self.tasks)} requests in flight, which are paid for (again to leave them)")
         self.wake.set()

@@ -121,6 +121,10 @@ class Teacher(Protocol):
         """
         ...
 
+    def halt(self) -> None:
+        """Send nothing more: calls that wait for their turn may raise ``FcotError``, those that were sent are answered."""
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fcot.errors import FcotError
+
 _MOST = 1024
 _START = 8
-_BACK_OFF = 0.9
+_BACK_OFF = 0.95
 
 
 @dataclass
@@ -29,11 +32,15 @@ class _Bucket:
         return max(0.0, (min(amount, self.capacity) - self.level) / self.rate)
 
 
+class Halted(FcotError):
+    """A request was not sent because everything was stopped."""
+
+
 class Throttle:
     """Concurrency, requests and tokens a minute, and pauses the server asks for.
 
     The first request goes alone: a wrong key, model or parameter is found out by one request. With ``concurrency=None``
-    the limit then doubles with every round trip until the server pushes back, drops by a tenth, and from there creeps up
+    the limit then doubles with every round trip until the server pushes back, drops by a twentieth, and from there creeps up
     by one a round trip (additive increase, multiplicative decrease).
 
     Args:
@@ -50,13 +57,34 @@ class Throttle:
         self._doubling = True
         self._round = 0  # pushbacks of requests sent before the last reduction do not reduce again
         self._in_flight = 0
+        self._reached = 0  # most in flight since the last reduction: a limit nobody comes near proves nothing
         self._resume_at = 0.0
         self._buckets: dict[str, _Bucket] = {}
         for name, per_minute in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
             if per_minute is not None:  # a second's worth at once at most, so that a minute's start is no burst
                 burst = max(1.0, per_minute / 60)
                 self._buckets[f"own {name}"] = _Bucket(burst, per_minute / 60, burst, now)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget a halt; what was learnt about the server stays. Each event loop needs its own events."""
         self._changed = asyncio.Event()
+        self._halted = asyncio.Event()
+
+    def halt(self) -> None:
+        """Let nothing more go: who waits for its turn, or for another try, gets :class:`Halted`."""
+        self._halted.set()
+        self._changed.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before another try.
+
+        Raises:
+            Halted: Meanwhile everything was stopped.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._halted.wait(), seconds)
+            raise Halted
 
     @property
     def limit(self) -> int:
@@ -69,16 +97,23 @@ class Throttle:
         return self._proven
 
     async def enter(self, tokens: int) -> int:
-        """Wait until a request of so many tokens may go; a ticket for :meth:`leave` and :meth:`pushed_back`."""
-        while (wait := self._wait(tokens)) > 0 or self._in_flight >= self.limit:
+        """Wait until a request of so many tokens may go; a ticket for :meth:`pushed_back`.
+
+        Raises:
+            Halted: Meanwhile everything was stopped.
+        """
+        while not self._halted.is_set() and ((wait := self._wait(tokens)) > 0 or self._in_flight >= self.limit):
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), wait if wait > 0 else None)
             except TimeoutError:
                 continue
+        if self._halted.is_set():
+            raise Halted
         for name, bucket in self._buckets.items():
             bucket.level -= tokens if name.endswith("tokens") else 1
         self._in_flight += 1
+        self._reached = max(self._reached, self._in_flight)
         return self._round
 
     def _wait(self, tokens: int) -> float:
@@ -96,8 +131,10 @@ class Throttle:
         if not self._proven:
             self._proven = True
             self._limit = float(self._fixed or _START)
-        elif self._fixed is None and self._in_flight >= self.limit - 1:  # a limit nobody reaches proves nothing
-            self._limit = min(_MOST, self._limit + (1.0 if self._doubling else 1.0 / self._limit))
+        elif self._fixed is None and self._doubling and 2 * self._reached > self._limit:
+            self._limit = min(_MOST, self._limit + 1.0)
+        elif self._fixed is None and not self._doubling and self._reached >= self.limit:
+            self._limit = min(_MOST, self._limit + 1.0 / self._limit)
         self._changed.set()
 
     def pushed_back(self, ticket: int, pause_s: float | None) -> None:
@@ -108,6 +145,7 @@ class Throttle:
             self._round += 1
             self._doubling = False
             self._limit = max(1.0, min(self._limit, self._in_flight) * _BACK_OFF)
+            self._reached = 0
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Keep to the rate limits an answer's headers tell (OpenAI's ``x-ratelimit-*``)."""

@@ -1,0 +1,242 @@
+"""``dry_run=true``: what a run or a sweep would ask for and cost, without asking for anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from fcot.config import PRICES, OpenAITeacher, PretrainedStudent
+from fcot.runs import Run
+from fcot.teacher.plan import answers, consecutive
+from fcot.teacher.store import StoreFolder
+
+Interval = NDArray[np.float64]  # lower end, middle, upper end
+
+_ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
+_ASSUMED_SHARE_OF_LIMIT = np.array([0.2, 0.5, 1.0])  # output tokens of a rationale, of its limit
+_ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
+_LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
+_ASSUMED_ROW_BYTES = 900
+
+
+@dataclass
+class Estimate:
+    """One run's needs beyond what the store has. Token counts and USD are (low, middle, high)."""
+
+    label: Sequence[str]
+    problems: int = 0
+    diversity: int = 0
+    asked: int = 0
+    stored: int = 0
+    requests: int = 0
+    prompt_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    completion_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    shared_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    usd: Interval | None = None
+    usd_batch: Interval | None = None
+    usd_shared: Interval | None = None
+    steps: int = 0
+    disk_bytes: float = 0.0
+    weights_unknown: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def estimate(run: Run, planned: dict[str, int], label: Sequence[str] = ()) -> Estimate:
+    """What a run would buy.
+
+    Args:
+        run: Resolved.
+        planned: By step-1 key, the D that earlier runs of the same sweep will have bought; this run's is entered.
+        label: The overrides that made it.
+    """
+    made = Estimate(
+        label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run)
+    )
+    if not run.asks_teacher or run.teacher is None:
+        return made
+    plan, folder = run.plan, run.store
+    for shard in folder.shards():
+        shard.refresh()
+    measured = _Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
+    rows = 0
+    for problem in run.select(run.split.train):
+        request = plan.step1(problem)
+        key = plan.key(request)
+        shard = folder.shard(key)
+        empty = [slot for slot in range(planned.get(key, 0), plan.diversity) if not shard.has(key, slot)]
+        unanswered = 0 if key in planned else sum(not shard.has(answer.key, answer.slot) for answer in answers(plan, shard, key, problem))
+        planned[key] = max(plan.diversity, planned.get(key, 0))
+        n_requests = sum(1 for _ in consecutive(empty, plan.teacher.max_choices))
+        prompt = measured.per_character * _characters(request.prompt)
+        made.asked += plan.diversity
+        made.stored += plan.diversity - len(empty)
+        made.requests += n_requests
+        made.prompt_tokens += n_requests * prompt
+        made.shared_tokens += (len(empty) - n_requests) * prompt
+        made.completion_tokens += len(empty) * measured.rationale
+        rows += len(empty)
+        if plan.prompt.two_steps:
+            n_answers = len(empty) + unanswered
+            made.requests += n_answers
+            made.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
+            made.completion_tokens += n_answers * measured.answer
+            rows += n_answers
+    made.disk_bytes += rows * measured.row_bytes + made.asked * measured.row_bytes / 2
+    if (price := plan.price) is not None:
+        made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
+        made.usd_batch = made.usd * price.batch if price.batch != 1 else None
+        made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
+    made.notes = [measured.said, *_price_notes(run)]
+    return made
+
+
+class _Measured:
+    """Lengths of this store folder's prompts and answers, or assumptions where it is empty."""
+
+    def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
+        lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
+        ratios: list[float] = []
+        size = n_rows = 0
+        for shard in folder.shards():
+            group: list[dict[str, Any]] = []
+            for begin, end, row in shard.rows():
+                size, n_rows = size + end - begin, n_rows + 1
+                if row is None:
+                    continue
+                if "prompt_tokens" in row and row["prompt_tokens"] and "asked" in row:
+                    ratios.append(row["prompt_tokens"] / max(1, _characters(row["asked"]["prompt"])))
+                if "prompt_tokens" in row:
+                    group = []
+                group.append(row)
+                tokens = group[0].get("completion_tokens")
+                if tokens and len(group) == row["n"]:
+                    lengths[row["root"] is not None] += [tokens / len(group)] * len(group)
+        self.row_bytes = size / n_rows if n_rows else _ASSUMED_ROW_BYTES
+        self.per_character = _interval(ratios) if ratios else _ASSUMED_TOKENS_PER_CHARACTER
+        self.rationale = np.minimum(
+            _interval(lengths[False]) if lengths[False] else _ASSUMED_SHARE_OF_LIMIT * rationale_limit, rationale_limit
+        )
+        self.answer = np.minimum(_interval(lengths[True]) if lengths[True] else _ASSUMED_ANSWER_TOKENS, answer_limit)
+        n = len(lengths[False])
+        self.said = (
+            f"lengths: from {n:,} generations in the store" if n
+            else "lengths: ASSUMED (a rationale 20-100 % of its limit, a token 3-5 characters); preview=5 measures them"
+        )  # fmt: skip
+
+
+def _interval(sample: Sequence[float]) -> Interval:
+    """The mean with two standard errors, at least a tenth, on either side."""
+    mean = float(np.mean(sample))
+    width = max(_LEAST_WIDTH * mean, 2 * float(np.std(sample)) / math.sqrt(len(sample)))
+    return np.array([max(0.0, mean - width), mean, mean + width])
+
+
+def _characters(prompt: Any) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
+
+
+def _steps(run: Run) -> int:
+    """Optimizer steps if every completion is kept."""
+    if not run.trains:
+        return 0
+    trainer = run.config.trainer
+    samples = len(run.split.train) * (run.config.diversity if run.asks_teacher else 1)
+    epochs = math.inf if trainer.epochs is None else trainer.epochs * math.ceil(samples / trainer.batch_size)
+    return int(min(epochs, trainer.max_steps or math.inf))
+
+
+def _student_bytes(run: Run) -> float:
+    student = run.config.student
+    if isinstance(student, PretrainedStudent) and student.path is not None and run.trains:
+        return float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))
+    return 0.0
+
+
+def _price_notes(run: Run) -> list[str]:
+    teacher = run.config.teacher
+    if not isinstance(teacher, OpenAITeacher):
+        return []
+    price, source = run.plan.price, teacher.prices or PRICES
+    if price is None:
+        return [f"price: unknown; {source} has none for {teacher.model}"]
+    return [f"price: ${price.input:g} in, ${price.cached_input:g} cached, ${price.output:g} out per million tokens, from {source}"]
+
+
+def money(interval: Interval | None) -> str:
+    """Such as ``$1.20 ($0.80-$1.90)``."""
+    if interval is None:
+        return "price unknown"
+    if not interval[2]:
+        return "$0"
+    low, middle, high = (f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}" for value in interval)
+    return f"{middle} ({low}-{high})"
+
+
+def show(estimates: Sequence[Estimate]) -> None:
+    """Print a run's needs as a list; for a sweep, a table of its runs and the list of their sum."""
+    console = Console(highlight=False)
+    if len(estimates) > 1:
+        console.print(_table(estimates))
+    total = _total(estimates)
+    facts = {
+        "completions asked for": f"{total.asked:,}"
+        + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
+        "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.asked:.0%})" if total.asked else ""),
+        "requests": f"{total.requests:,}",
+        "prompt tokens": _tokens(total.prompt_tokens),
+        "completion tokens": _tokens(total.completion_tokens),
+        "price online": money(total.usd),
+        "price through the Batch API": money(total.usd_batch) if total.usd_batch is not None else None,
+        "saved by several choices a request": f"{total.shared_tokens[1]:,.0f} prompt tokens, {money(total.usd_shared)}"
+        if total.shared_tokens[1]
+        else None,
+        "optimizer steps, if all are kept": f"{total.steps:,}",
+        "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
+    }
+    console.print("dry run: nothing was asked", style="bold")
+    for name, value in facts.items():
+        if value is not None:
+            console.print(f"  {name:<34} {value}", markup=False, soft_wrap=True)
+    for note in dict.fromkeys(note for one in estimates for note in one.notes):
+        console.print(f"  {note}", markup=False, soft_wrap=True)
+
+
+def _table(estimates: Sequence[Estimate]) -> Table:
+    """A row for each run of a sweep, named by what differs; what an earlier row buys is in the store of the later ones."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    heads = ("run", "asked", "in store", "requests", "tokens in", "tokens out", "online", "steps")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "run" else "right", no_wrap=head != "run")
+    common = set.intersection(*(set(one.label) for one in estimates))
+    for one in estimates:
+        usd = "" if one.usd is None else money(one.usd).partition(" ")[0]
+        table.add_row(
+            "\n".join(word for word in one.label if word not in common), f"{one.asked:,}", f"{one.stored:,}", f"{one.requests:,}",
+            f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, f"{one.steps:,}",
+        )  # fmt: skip
+    return table
+
+
+def _tokens(interval: Interval) -> str:
+    return f"{interval[1]:,.0f}" + (f" ({interval[0]:,.0f}-{interval[2]:,.0f})" if interval[1] else "")
+
+
+def _total(estimates: Sequence[Estimate]) -> Estimate:
+    total = Estimate((), estimates[0].problems, estimates[0].diversity)
+    for one in estimates:
+        for name in ("asked", "stored", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes"):
+            setattr(total, name, getattr(total, name) + getattr(one, name))
+        total.weights_unknown |= one.weights_unknown
+    for name in ("usd", "usd_batch", "usd_shared"):
+        known = [getattr(one, name) for one in estimates if one.requests]
+        setattr(total, name, None if any(value is None for value in known) else sum(known, np.zeros(3)))
+    return total

@@ -1,0 +1,77 @@
+"""``preview=N``: one completion of N problems, shown with what was made of it. It goes through the store, so it is not lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console
+from rich.text import Text
+
+from fcot.errors import FcotError
+from fcot.records import Completion, Problem
+from fcot.runs import Run
+from fcot.stages.dry_run import estimate, money
+from fcot.teacher.generate import generate_completions
+from fcot.teacher.money import paid
+from fcot.teacher.plan import Plan, answers, rows_of
+from fcot.teacher.store import StoreFolder
+
+
+def preview(run: Run, n: int) -> None:
+    """Ask for one completion of the first ``n`` train problems and print prompt, completion, parsed answer, verdict and price."""
+    console = Console(highlight=False)
+    problems = run.select(run.split.train[:n])
+    if not run.asks_teacher:
+        raise FcotError(f"preview={n}: method={run.config.method.name} asks no teacher")
+    if run.replayed is not None:
+        first = {completion.sample_index: completion for completion in reversed(run.replayed)}
+        for problem in problems:
+            _show(console, run, problem, first[problem.sample_index], [], "")
+        return
+    assert run.teacher is not None
+    teacher = getattr(run.teacher, "online", run.teacher)  # a preview by batch would take hours
+    plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
+    for problem, completion in zip(problems, generate_completions(plan, folder, problems), strict=True):
+        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem))
+    console.rule()
+    whole = estimate(run, {})
+    console.print(
+        f"the whole run: {whole.asked:,} completions, {whole.stored:,} of them in the store; the rest: {money(whole.usd)}", markup=False
+    )
+
+
+def _prompts(plan: Plan, folder: StoreFolder, problem: Problem) -> list[str]:
+    """What was sent, one text a request."""
+    request = plan.step1(problem)
+    key = plan.key(request)
+    requests = [request, *(answer.request for answer in answers(plan, folder.shard(key), key, problem))]
+    return [
+        one.prompt if isinstance(one.prompt, str) else "\n".join(f"[{message['role']}] {message['content']}" for message in one.prompt)
+        for one in requests
+    ]
+
+
+def _price(plan: Plan, folder: StoreFolder, problem: Problem) -> str:
+    """Tokens and dollars of a problem's completion, whoever paid them."""
+    key = plan.key(plan.step1(problem))
+    usage = paid((row for row, used in rows_of(plan, folder.shard(key), key, problem) if used), plan.price)
+    said = f"{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion tokens"
+    return said + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")
+
+
+def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str) -> None:
+    prediction = run.prompt.parse(completion, run.task.rule)
+    console.rule(f"sample {problem.sample_index}")
+    for number, prompt in enumerate(prompts, 1):
+        console.print(Text(f"prompt {number}:" if len(prompts) > 1 else "prompt:", "bold"))
+        console.print(Text(prompt))
+    console.print(Text("rationale:", "bold"))
+    console.print(Text(completion.rationale.strip() or f"(none: {completion.finish_reason})"))
+    console.print(Text("answer text:", "bold"), Text(completion.answer_text.strip() or "(none)"))
+    verdict = "correct" if run.task.rule.same(prediction, problem.answer) else "wrong"
+    style = "bold green" if verdict == "correct" else "bold red"
+    console.print(
+        Text(f"parsed {prediction!r}, gold {problem.answer!r}: "), Text(verdict, style), Text(f"  ended: {completion.finish_reason}")
+    )
+    if price:
+        console.print(Text(price))
