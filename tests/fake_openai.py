@@ -183,12 +183,14 @@ class FakeOpenAI:
                 self.in_flight += not full
                 self.numbers["peak_in_flight"] = max(self.numbers["peak_in_flight"], self.in_flight)
                 try:
-                    await self.answer(writer, path, headers, json.loads(body), full)
+                    await self.answer(reader, writer, path, headers, json.loads(body), full)
                 finally:
                     self.in_flight -= not full
         writer.close()
 
-    async def answer(self, writer: asyncio.StreamWriter, path: str, headers: dict[str, str], body: dict[str, Any], full: bool) -> None:
+    async def answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, headers: dict[str, str], body: dict[str, Any], full: bool
+    ) -> None:
         """Answer one request as the plan says, and keep the account."""
         prompt, key = read_prompt(body)
         refusal = ("over_capacity", 429, problem("rate_limit_exceeded", "Too many requests at once", "requests"), 0.0) if full else None
@@ -197,10 +199,12 @@ class FakeOpenAI:
         self.numbers["requests"] += 1
         self.last.append({"path": path, "body": body, "authorization": headers.get("authorization"), "fault": fault})
         self.numbers["early"] += time.monotonic() < self.not_before.pop(f"{body.get('seed')} {key}", 0.0)
-        if not fault.startswith("over_"):
-            await asyncio.sleep(self.options.latency + (float(argument) if fault == "slow" else 0))
         if fault:
             self.faulty[fault] += 1
+        if not fault.startswith("over_"):
+            await asyncio.sleep(self.options.latency + (float(argument) if fault == "slow" else 0))
+        if fault == "slow" and reader.at_eof():
+            return  # the client did not wait so long
         if refusal:
             _, status, error, wait = refusal
             if wait:

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = ["prompts", "tasks", "teacher", "curation", "student", "evaluation", "reporting"]
 FOUNDATION = {"errors", "records", "artifacts", "progress", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
-ABOVE = {"config", "checks", "runs", "stages", "pipeline", "report", "run", "overrides"}
+ABOVE = {"config", "checks", "runs", "stages", "pipeline", "report", "run", "overrides", "store"}
 
 
 def imports(path: Path) -> set[str]:

@@ -96,7 +96,7 @@ class TeacherPrompt:
         found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not found:
             return text, ""
-        return _CONNECTIVE.sub("", text[: found[-1].start()]), text[found[-1].end() :].lstrip(":*_ ")
+        return _CONNECTIVE.sub("", text[: found[-1].start()]).rstrip(), text[found[-1].end() :].lstrip(":*_ ")
 
     def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
         """The answer of a completion: the first candidate after the trigger, or None.

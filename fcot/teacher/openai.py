@@ -152,8 +152,8 @@ class OpenAITeacher:
 
     @property
     def concurrency(self) -> int:
-        """What the server is found to take, and some more that wait for their turn: a freed place is taken at once."""
-        return self._throttle.limit * 5 // 4 + 1
+        """What the server is found to take, and some that wait."""
+        return self._throttle.outstanding
 
     async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """One request, retried while the reason may pass.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -57,6 +56,7 @@ class Throttle:
         self._doubling = True
         self._round = 0  # pushbacks of requests sent before the last reduction do not reduce again
         self._in_flight = 0
+        self._pausing = 0
         self._reached = 0  # most in flight since the last reduction: a limit nobody comes near proves nothing
         self._resume_at = 0.0
         self._buckets: dict[str, _Bucket] = {}
@@ -82,14 +82,24 @@ class Throttle:
         Raises:
             Halted: Meanwhile everything was stopped.
         """
-        with contextlib.suppress(TimeoutError):
+        self._pausing += 1
+        try:
             await asyncio.wait_for(self._halted.wait(), seconds)
             raise Halted
+        except TimeoutError:
+            return
+        finally:
+            self._pausing -= 1
 
     @property
     def limit(self) -> int:
         """Requests that may be in flight now."""
         return max(1, int(self._limit))
+
+    @property
+    def outstanding(self) -> int:
+        """Calls to keep at hand: those in flight, some that take a freed place at once, and those that wait for another try."""
+        return self.limit * 5 // 4 + 1 + min(self._pausing, 4 * self.limit)
 
     @property
     def proven(self) -> bool:
@@ -143,9 +153,10 @@ class Throttle:
             self._resume_at = max(self._resume_at, time.monotonic() + pause_s)
         if self._fixed is None and ticket == self._round and self._proven:
             self._round += 1
+            proven = min(self._limit, self._reached) if self._doubling else self._limit
             self._doubling = False
-            self._limit = max(1.0, min(self._limit, self._in_flight) * _BACK_OFF)
-            self._reached = 0
+            self._limit = max(1.0, proven * _BACK_OFF)
+            self._reached = self._in_flight
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Keep to the rate limits an answer's headers tell (OpenAI's ``x-ratelimit-*``)."""

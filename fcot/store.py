@@ -1,0 +1,396 @@
+"""``python -m fcot.store``: what the completion store holds, whether it is sound, and completions out of it and into it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcot.artifacts import fingerprint, read_json, write_atomic
+from fcot.errors import FcotError
+from fcot.progress import say
+from fcot.records import REFUSED, Completion, Problem
+from fcot.teacher.generate import Generated
+from fcot.teacher.plan import Job, Plan, to_rows
+from fcot.teacher.replay import read_completions
+from fcot.teacher.requests import Choice, Request, Usage
+from fcot.teacher.store import Row, Shard, StoreFolder
+
+if TYPE_CHECKING:
+    from fcot.runs import Run
+
+_SHOWN_FAULTS = 10
+_COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
+_FIELDS: dict[str, Any] = {"root": str | None, "text": str, "finish_reason": str | None, "request": str, "run": str, "time": float | int}
+_AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}
+_OPTIONS = {"base_model": "teacher.model_id", "temperature": "teacher.temperature", "max_tokens": "prompt.rationale_tokens"}
+_HELP = {
+    "list": "what is stored, by task, model and prompt",
+    "verify": "whether every row is sound; exit code 1 if not",
+    "export": "write what is stored of a configuration's training problems in the authors' format; nothing is bought",
+    "import": "store a file's completions (the authors' format) as a configuration's own, so that no run buys them again",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exit code 1 with one message where something is wrong."""
+    parser = argparse.ArgumentParser(prog="fcot.store", description="The completion store: every generation that was ever paid for.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in _HELP.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name in ("list", "verify"):
+            command.add_argument("store", nargs="?", type=Path, default="outputs/store", metavar="STORE", help="default: outputs/store")
+        else:
+            command.add_argument("file", type=Path, metavar="FILE")
+            command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for fcot.run: dataset=svamp teacher=openai ...")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command in ("list", "verify"):
+            (show if options.command == "list" else verify)(options.store)
+        else:
+            (export_file if options.command == "export" else import_file)(options.file, configured(options.overrides))
+    except (FcotError, OSError) as error:
+        say(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("\ninterrupted; the same command can be run again")
+        sys.exit(130)
+
+
+# --- list and verify ----------------------------------------------------------------------------------------------
+
+
+def _folders(store: Path) -> Iterator[tuple[str, StoreFolder]]:
+    """Each folder with shards, and its name below the store."""
+    paths = sorted({path.parent for path in store.rglob("?.jsonl")})
+    if not paths:
+        raise FcotError(f"{store}: {'no completions are stored here' if store.is_dir() else 'no such folder'}")
+    return ((str(path.relative_to(store)), StoreFolder(path)) for path in paths)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def show(store: Path) -> None:
+    """Print a line per task, model and prompt, and the total."""
+    lines = [(name, *_count(folder)) for name, folder in _folders(store)]
+    lines.append(("total", sum((counts for _, counts, _ in lines), Counter()), max(last for *_, last in lines)))
+    rows = []
+    for name, counts, last in lines:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
+        rows.append([name, *(f"{counts[column]:,}" for column in _COUNTS), f"{counts['bytes'] / 1e6:,.1f} MB", when])
+    _print_table(("task/model/prompt", *_COUNTS, "size", "last"), rows)
+
+
+def _count(folder: StoreFolder) -> tuple[Counter[str], float]:
+    """What a folder holds, and the time of its last row."""
+    counts, last = Counter[str](), 0.0
+    for shard in folder.shards():
+        prompts = set()
+        for row in (row for _, _, row in shard.rows() if row is not None):
+            if row.get("root") is None:
+                prompts.add(bytes.fromhex(row["key"]))
+            counts["refused" if row["slot"] is None else "answers" if row.get("root") else "rationales"] += 1
+            counts["prompt tokens"] += row.get("prompt_tokens") or 0
+            counts["completion tokens"] += row.get("completion_tokens") or 0
+            last = max(last, row.get("time") or 0.0)
+        counts += Counter({"prompts": len(prompts), "bytes": shard.path.stat().st_size})
+    return counts, last
+
+
+def verify(store: Path) -> None:
+    """Print a line per folder and the first faults.
+
+    Raises:
+        FcotError: There are faults. Lines that a killed writer tore are none.
+    """
+    rows: list[list[str]] = []
+    shown: list[str] = []
+    faults: Counter[str] = Counter()
+    for name, folder in _folders(store):
+        counts = Counter[str]()
+        for shard in folder.shards():
+            for line, fault in _faults(shard, counts):
+                counts["faults"] += 1
+                faults[fault] += 1
+                if len(shown) < _SHOWN_FAULTS:
+                    shown.append(f"{shard.path}:{line}: {fault}")
+        rows.append([name, *(f"{counts[column]:,}" for column in ("rows", "torn", "unfinished", "faults"))])
+    _print_table(("task/model/prompt", "rows", "torn lines", "unfinished lines", "faults"), rows)
+    if faults:
+        print(*shown, *["..."][: faults.total() - len(shown)], sep="\n")
+        raise FcotError(f"{store}: {faults.total():,} faults: " + "; ".join(f"{n:,} x {fault}" for fault, n in faults.most_common()))
+
+
+def _faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[int, str]]:
+    """Line and description of each fault; rows, and lines that a writer tore or has not finished, are counted."""
+    seen: set[bytes] = set()  # half a key: a rationale; with a slot: a row
+    unrooted: list[tuple[bytes, int]] = []
+    size, end = shard.path.stat().st_size, 0
+    for line, (begin, end, row) in enumerate(shard.rows(), 1):
+        if row is None:
+            if _is_json(shard.path, begin, end):
+                yield line, "no row: no key, or no slot"
+            else:
+                counts["torn"] += 1
+            continue
+        counts["rows"] += 1
+        yield from ((line, fault) for fault in _row_faults(row, shard.path.stem))
+        root = str(row.get("root") or "").encode()[:32]
+        if row["slot"] is not None:
+            key = row["key"].encode()[:32]
+            place = b"%s %d" % (key, row["slot"])
+            if place in seen:
+                yield line, "a second row for its key and slot"
+            seen |= {place} if root else {place, key}
+        if root and root not in seen:
+            unrooted.append((root, line))
+    counts["unfinished"] += end < size
+    yield from ((line, "an answer whose rationale has no row") for root, line in unrooted if root not in seen)
+
+
+def _row_faults(row: Row, shard: str) -> Iterator[str]:
+    """What is wrong with a row by itself."""
+    fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if row["slot"] == 0 else {})
+    for name, kind in fields.items():
+        if name not in row or not isinstance(row[name], kind):
+            yield f"{'a strange' if name in row else 'no'} field {name}"
+    if str(row.get("root") or row["key"])[:1] != shard:
+        yield "a row of another shard"
+    if isinstance(row.get("asked"), dict) and fingerprint(row["asked"]) != row["key"]:
+        yield "a request (asked) that does not hash to its key"
+
+
+def _is_json(path: Path, begin: int, end: int) -> bool:
+    """Whether a line that is no row is JSON all the same; what a killed writer tore never is."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        try:
+            json.loads(file.read(end - begin))
+        except ValueError:
+            return False
+    return True
+
+
+# --- export and import --------------------------------------------------------------------------------------------
+
+
+def configured(overrides: Sequence[str]) -> Run:
+    """The run that ``fcot.run`` would make of the overrides, its teacher never asked; no key is needed for that.
+
+    Raises:
+        FcotError: The configuration is faulty, or asks no teacher.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from fcot.checks import to_config
+    from fcot.config import CONF, ReplayTeacher, register_schemas
+    from fcot.overrides import explain, prepare
+    from fcot.prompts.student import METHODS
+    from fcot.runs import resolve
+
+    register_schemas()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", prepare(list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise FcotError(explain(error)) from error
+    if "base_url" in composed.teacher:
+        composed.teacher.base_url = "http://localhost:9/nobody-is-asked"  # so that no key is needed; part of no store key
+    composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
+    config = to_config(composed)
+    if isinstance(config.teacher, ReplayTeacher) or not METHODS[config.method.name].asks_teacher:
+        asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
+        raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
+    return resolve(config, config.diversity_is_swept)
+
+
+def _metadata(run: Run) -> dict[str, Any]:
+    """What the authors' format says of the completions of a run."""
+    prompt = _AUTHORS_NAMES.get(run.prompt.name, run.prompt.name)
+    return {
+        "dataset_key": run.task.name, "base_model": run.teacher_name, "completion_key": prompt, "prediction_template": prompt,
+        "temperature": run.plan.teacher.identity.get("temperature"), "max_tokens": run.prompt.rationale_tokens,
+    }  # fmt: skip
+
+
+def _prompts(plan: Plan, problem: Problem, rationale: str) -> dict[str, str]:
+    """The texts of both requests, or twice the one; messages to a chat endpoint as the text they amount to."""
+    first = str(plan.prompt.ask(problem.question, plan.rule, chat=False))
+    second = str(plan.prompt.ask_answer(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
+    return {"reasoning_prompt": first, "prompt": second}
+
+
+def export_file(file: Path, run: Run) -> None:
+    """Write what the store has of the training problems' completions.
+
+    Raises:
+        FcotError: It has none.
+    """
+    problems, plan, folder = run.select(run.split.train), run.plan, run.store
+    for shard in {folder.shard(plan.key(plan.step1(problem))) for problem in problems}:
+        shard.refresh()
+    written: Counter[int] = Counter()
+    write_atomic(file, _pieces(run, Generated(plan, folder, problems), written))
+    wanted = plan.diversity * len(problems)
+    print(
+        f"{file}: {written.total():,} completions of {len(written):,} problems; "
+        f"{wanted - written.total():,} of the {wanted:,} ({plan.diversity} x {len(problems):,}) are missing"
+    )
+
+
+def _pieces(run: Run, completions: Iterable[Completion], written: Counter[int]) -> Iterator[str]:
+    """The file, a problem at a time."""
+    yield f'{{"metadata": {json.dumps(_metadata(run))},\n"data": {{'
+    plan = run.plan
+    for index, of_problem in groupby(completions, key=lambda completion: completion.sample_index):
+        given = [completion for completion in of_problem if not (completion.finish_reason or "").startswith(REFUSED)]
+        if given:
+            rows = [_to_row(plan, run.problems[index], completion) for completion in given]
+            yield f'{"," if written else ""}\n"{index}": {json.dumps(rows)}'
+            written[index] = len(rows)
+    if not written:
+        raise FcotError(f"nothing of this configuration is stored in {run.store.path} (diversity=1 and more are different requests)")
+    yield "}}\n"
+
+
+def _to_row(plan: Plan, problem: Problem, completion: Completion) -> dict[str, Any]:
+    finish = {} if completion.finish_reason is None else {"finish_reason": completion.finish_reason}
+    return {
+        "sample_index": problem.sample_index, "completion_index": completion.completion_index, "question": problem.question,
+        "answer": problem.answer, **_prompts(plan, problem, completion.rationale), "completion": completion.answer_text,
+        "reasoning_completion": completion.rationale, **finish,
+    }  # fmt: skip
+
+
+def import_file(file: Path, run: Run) -> None:
+    """Store the completions of a file that the store lacks.
+
+    Raises:
+        FcotError: The file is none of this task, or was made by other requests than the configuration's.
+    """
+    if not file.is_file():
+        raise FcotError(f"{file}: no such file")
+    try:
+        completions, _ = read_completions(file, run.task, {index: problem.question for index, problem in run.problems.items()})
+    except FcotError as error:
+        raise FcotError(str(error).replace(f"teacher.path={file}", str(file))) from None
+    _check_requests(file, run)
+    plan, folder, new = run.plan, run.store, 0
+    shards: dict[Shard, list[tuple[str, Problem, list[tuple[str, Completion]]]]] = {}
+    for index, of_problem in sorted(completions.items()):
+        key = plan.key(plan.step1(run.problems[index]))
+        draws = [(_first_text(plan, completion, file), completion) for completion in of_problem]
+        shards.setdefault(folder.shard(key), []).append((key, run.problems[index], draws))
+    for shard, wanted in shards.items():
+        if not shard.acquire(wait=False):
+            say(f"waiting for a run that is buying from the same part of the store ({shard.path})")
+            shard.acquire(wait=True)
+        try:
+            new += sum(_store(plan, shard, *one) for one in wanted)
+        finally:
+            shard.release()
+    total = sum(map(len, completions.values()))
+    print(f"{folder.path}: {new:,} completions of {len(completions):,} problems imported, {total - new:,} were stored already")
+
+
+def _check_requests(file: Path, run: Run) -> None:
+    """Compare what the file says of its requests, as far as it does, with what the configuration would ask."""
+    content, plan, own = read_json(file), run.plan, _metadata(run)
+    for name, option in _OPTIONS.items():
+        if (theirs := content["metadata"].get(name, own[name])) != own[name]:
+            raise FcotError(f"{file} was made with {name}={theirs}, the configuration asks with {own[name]}: {option}={theirs}")
+    for row in (row for rows in content["data"].values() for row in (rows if isinstance(rows, list) else [rows])):
+        for name, text in _prompts(plan, run.problems[row["sample_index"]], row["reasoning_completion"]).items():
+            ours, theirs = (" ".join(each.encode("utf-8", "replace").decode().split()) for each in (text, str(row.get(name) or text)))
+            if ours != theirs:
+                alike = next(
+                    (i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+                )
+                start = max(0, alike - 60)
+                raise FcotError(
+                    f"{file} was made with another prompt than prompt={plan.prompt.name}: choose its own with prompt=... "
+                    f"({name} of sample index {row['sample_index']})\n"
+                    f"  file:          {theirs[start : start + 120]!r}\n  configuration: {ours[start : start + 120]!r}"
+                )
+
+
+def _first_text(plan: Plan, completion: Completion, file: Path) -> str:
+    """What the first request was answered with: of a prompt of one request, a text that splits into rationale and answer."""
+    rationale, answer = completion.rationale, completion.answer_text
+    if plan.prompt.two_steps:
+        return rationale
+    end = f"{plan.prompt.trigger(plan.rule)} {answer}"
+    # Split drops one "so" or "therefore" before the trigger: where the rationale ends in another, that one has to be given back.
+    for text in [rationale] * (not answer) + [f"{rationale} {end}", f"{rationale} Therefore, {end}"]:
+        if _stripped(plan.prompt.split(text, plan.rule)) == _stripped((rationale, answer)):
+            return text
+    raise FcotError(
+        f"{file}: completion {completion.completion_index} of sample index {completion.sample_index} cannot be an answer to "
+        f"prompt={plan.prompt.name}: {end[:60]!r} after {rationale[-60:]!r} does not split there"
+    )
+
+
+def _stripped(pair: tuple[str, str]) -> tuple[str, str]:
+    return pair[0].strip(), pair[1].strip()
+
+
+def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence[tuple[str, Completion]]) -> int:
+    """Append what the store lacks of a problem's completions, each as often as the file has it; how many that were.
+
+    Counted per problem: those with the same question share their rows, so each of them finds what another brought. A
+    rationale that is stored without its answer gets the file's.
+    """
+    rationales = Counter(shard.row(key, slot)["text"] for slot in shard.slots(key))
+    stored: dict[str, Counter[tuple[str, str]]] = {}  # by key: texts that no completion of the file has claimed
+    new = 0
+
+    def parts(text: str) -> tuple[str, str]:
+        return (text, "") if plan.prompt.two_steps else _stripped(plan.prompt.split(text, plan.rule))
+
+    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[Row]:
+        free = next(slot for slot in count() if not shard.has(of, slot))
+        job = Job(request, of, free, 1, 0, plan.teacher.identity)
+        return to_rows(plan, shard, job, [Choice(text, finish_reason)], Usage(), run="import", seed=None)
+
+    for first, completion in draws:
+        if plan.prompt.two_steps:
+            request, text = plan.step2(problem, key, first), completion.answer_text
+        else:
+            request, text = plan.step1(problem), first
+        last = plan.key(request)
+        if last not in stored:
+            stored[last] = Counter(parts(shard.row(last, slot)["text"]) for slot in shard.slots(last))
+        if stored[last][parts(text)]:
+            stored[last][parts(text)] -= 1
+            continue
+        rows = row(request, last, text, None if request.root else completion.finish_reason)
+        if request.root and rationales[first] <= len(shard.slots(last)):
+            rows = row(plan.step1(problem), key, first, completion.finish_reason) + rows
+            rationales[first] += 1
+        shard.append(rows)
+        new += 1
+    return new
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""One-request prompts: what they ask for is what their parser reads; exemplars from files and from runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_formats import ANSWERS, QUESTIONS, RULES, teacher_prompt
+
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.exemplars import load_exemplars
+from fcot.prompts.teacher import Exemplar, TeacherPrompt
+from fcot.records import Completion, Problem
+from fcot.tasks.loaders import load_problems
+from fcot.tasks.table import TASKS
+
+ONE_REQUEST = ["zero_shot_cot_chat", "few_shot_cot", "custom"]
+TRIGGERS = {"number": "The answer is", "choice": "The answer is", "yes_no": "The answer is", "text": "The answer is"}
+
+
+def prompt_of(name):
+    return TeacherPrompt("custom", "{question} {trigger}", TRIGGERS, two_steps=False) if name == "custom" else teacher_prompt(name)
+
+
+def parsed(prompt, text, rule):
+    rationale, answer = prompt.split(text, rule)
+    return rationale, prompt.parse(Completion(0, 0, rationale, answer), rule)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.answer_type}-{rule.numbers}")
+@pytest.mark.parametrize("name", ONE_REQUEST)
+def test_an_obedient_teachers_answer_parses_to_its_rationale_and_answer(name, rule):
+    prompt, answer = prompt_of(name), ANSWERS[rule.answer_type]
+    rationale = 'Take {7} and (A), yes.\nThen "no" {rationale} 9.'
+    assert parsed(prompt, " " + prompt.answer(rationale, answer, rule), rule) == (f" {rationale}", answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "rationale", "answer"),
+    [
+        ("2 + 3 = 5. Therefore, the answer (arabic numerals) is 5.", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5.\n\n**Therefore, the answer (arabic numerals) is 5.**", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5. therefore, the Answer (Arabic numerals)\nis: 5", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5. So the final answer is 5.", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5. Therefore, the answer is **5**. ", "2 + 3 = 5.", "5"),
+        ("I thought the answer is 7. No: 2 + 3 = 5. Therefore, the answer (arabic numerals) is 5.", None, "5"),
+        ("2 + 3 = 5. The answer is \\boxed{5}.", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5", "2 + 3 = 5", "5"),  # no closing sentence: the last candidate
+        ("unclear", "unclear", None),
+    ],
+)
+def test_closing_sentences_as_chat_models_word_them(text, rationale, answer):
+    found = parsed(teacher_prompt("zero_shot_cot_chat"), text, AnswerRule("number"))
+    assert found[1] == answer
+    if rationale is not None:
+        assert found[0] == rationale
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_one_request_asks_with_the_trigger_of_the_answer_type(question):
+    prompt = teacher_prompt("zero_shot_cot_chat")
+    rule = TASKS["aqua"].rule
+    (message,) = prompt.ask(question, rule, chat=True)
+    assert message == {"role": "user", "content": prompt.ask(question, rule, chat=False)}
+    assert message["content"].startswith(f"{question}\n\nLet's think step by step.")
+    assert 'begins with "Therefore, among A through E, the answer is".' in message["content"]
+
+
+# --- exemplars ----------------------------------------------------------------------------------------------------------
+
+
+N_EXEMPLARS = {  # paper A
+    "single_eq": 8, "addsub": 8, "multiarith": 8, "gsm8k": 8, "svamp": 8, "aqua": 4, "date_understanding": 6, "last_letter_concatenation": 8,
+    "coin_flip": 8, "commonsense_qa": 7, "strategy_qa": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", sorted(N_EXEMPLARS))
+def test_the_authors_exemplars_are_cut_into_blocks_that_parse(task, shared_data):
+    prompt, rule = teacher_prompt("few_shot_cot"), TASKS[task].rule
+    source = shared_data / "few_shot_cot_prompts.json"
+    exemplars = load_exemplars(str(source), None, task, prompt, rule, {})
+    assert len(exemplars) == N_EXEMPLARS[task]
+    few = TeacherPrompt("few_shot_cot", prompt.template, prompt.answer_triggers, two_steps=False, exemplars=exemplars)
+    text = json.loads(source.read_text())[task]["prompt"]
+    assert few.ask("New?", rule, chat=False) == f"{text}\nQ: New?\nA:"
+    for exemplar in exemplars:
+        assert exemplar.question in exemplar.text
+        rationale, answer = parsed(few, exemplar.text.partition("\nA:")[2], rule)
+        assert rationale.strip()
+        assert answer is not None
+    assert len(load_exemplars(str(source), 3, task, prompt, rule, {})) == 3
+
+
+def test_a_problem_that_is_an_exemplar_is_asked_without_itself(shared_data):
+    """Its answer would stand in the prompt: the authors drew Coin Flip's exemplars from the data."""
+    task = TASKS["coin_flip"]
+    problems = {p.sample_index: p for p in load_problems(task, str(shared_data / "dataset" / "coin_flip.json"))}
+    prompt = teacher_prompt("few_shot_cot")
+    source = shared_data / "few_shot_cot_prompts.json"
+    exemplars = load_exemplars(str(source), None, "coin_flip", prompt, task.rule, problems)
+    few = TeacherPrompt("few_shot_cot", prompt.template, prompt.answer_triggers, two_steps=False, exemplars=exemplars)
+    own = [few.ask(problems[index].question, task.rule, chat=False).count("\nA:") for index in (7, 66, 76, 166, 271, 274, 383, 418)]
+    assert own == [8] * 8
+    assert few.ask(problems[0].question, task.rule, chat=False).count("\nA:") == 9
+
+
+def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
+    rule, prompt = AnswerRule("number"), teacher_prompt("few_shot_cot")
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(json.dumps({"question": "One?", "rationale": " It is 1.", "answer": "1"}) + "\n")
+    assert load_exemplars(str(mine), None, "t", prompt, rule, {}) == (Exemplar("One?", "Q: One?\nA: It is 1. The answer is 1."),)
+    problems = {i: Problem(i, f"Question {i}?", str(i)) for i in range(20)}
+    rows = [{"sample_index": i // 2, "kept": i % 3 > 0, "rationale": f"r{i}.", "answer": str(i // 2)} for i in range(40)]
+    (tmp_path / "curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = load_exemplars(str(tmp_path), None, "t", prompt, rule, problems)
+    assert len({exemplar.question for exemplar in drawn}) == 8
+    assert drawn == load_exemplars(str(tmp_path), None, "t", prompt, rule, problems)
+    kept = {(problems[row["sample_index"]].question, row["rationale"]) for row in rows if row["kept"]}
+    assert all(any(q == e.question and e.text == f"Q: {q}\nA: {r} The answer is {q[9:-1]}." for q, r in kept) for e in drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", "{", "JSONDecodeError"),
+        ("x.json", '{"other": {"prompt": "Q: a\\nA: b"}}', "has nothing for t; it has other"),
+        ("x.json", '{"t": {}}', "KeyError: 'prompt'"),
+        ("x.jsonl", '{"question": "q"}\n', "KeyError: 'rationale'"),
+        ("x.jsonl", "", "holds 0 exemplars of t"),
+        ("curated.jsonl", '{"sample_index": 9, "kept": true}\n', "sample index 9 does not exist"),
+    ],
+)
+def test_bad_exemplars_are_one_message(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    source = tmp_path if name == "curated.jsonl" else tmp_path / name
+    with pytest.raises(FcotError, match=said):
+        load_exemplars(str(source), None, "t", teacher_prompt("few_shot_cot"), AnswerRule("number"), {})
+
+
+def test_a_run_with_its_own_template(run_fcot, tmp_path):
+    (tmp_path / "mine.txt").write_text("Solve: {question}\nShow your steps, then write: {trigger} N.")
+    done = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1", "dataset.n_problems=40")
+    assert done.returncode == 0, done.stderr
+    assert "Solve: " in done.stdout
+    assert "then write: The answer is N." in done.stdout
+    assert "correct" in done.stdout
+    (tmp_path / "mine.txt").write_text("no place for it")
+    wrong = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1")
+    assert (wrong.returncode, "prompt.path=mine.txt: the template must contain {question}" in wrong.stderr) == (1, True)

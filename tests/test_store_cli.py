@@ -1,0 +1,429 @@
+"""``python -m fcot.store`` on stores that were really bought and on the real teacher's file: nothing is lost, misfiled or bought twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from teachers import Scripted
+
+from fcot.artifacts import read_json
+from fcot.store import configured, main
+from fcot.teacher.generate import generate_completions
+from fcot.teacher.plan import missing
+from fcot.teacher.requests import Choice
+
+NOBODY = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
+TWO_STEPS = (*NOBODY, "teacher.endpoint=completions", "prompt=zero_shot_cot")
+CHAT_IN_TWO = (*NOBODY, "prompt=zero_shot_cot")
+ONE_REQUEST = (*NOBODY, "prompt=zero_shot_cot_chat")
+ORACLE = ("dataset.n_problems=40",)
+N_TRAIN = 13  # of 20 toy problems: 14, of which validation holds out one
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """An empty folder, and a person without a key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def store(capsys):
+    """``store("list") -> (code, out, err)``."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+class Seller:
+    """Texts that repeat, in every way in which they may: rationales with equal and with other answers, the wordings of one request."""
+
+    def __init__(self, refuses=lambda request: False):
+        self.serial, self.refuses = itertools.count(), refuses
+
+    def __call__(self, request, n, seed):
+        if self.refuses(request):
+            return [Choice("", "content_filter", refused="content_filter")]
+        if request.rationale is not None:
+            return [f" {next(self.serial) % 2}." for _ in range(n)]
+        if isinstance(request.prompt, list) and "End with" in request.prompt[0]["content"]:
+            texts = [
+                "Two. So, therefore, the answer (arabic numerals) is: **2**.",
+                "No idea",
+                "The answer is 3. So the answer is",
+                "The answer is 4",
+            ]
+        else:
+            texts = [" One and one.", " Two.", " One and one.\n", " Ünd\u2028."]
+        return [Choice(texts[next(self.serial) * 7 % 4], ("stop", "length")[seed % 2]) for _ in range(n)]
+
+
+def buy(*overrides, seller=None):
+    """Fill the store of a configuration from a teacher in this process that has the named one's identity."""
+    run = configured(overrides)
+    if seller is not None:
+        teacher = Scripted(seller, max_choices=3)
+        teacher.identity, teacher.chat = run.teacher.identity, run.teacher.chat
+        run = replace(run, teacher=teacher)
+    generate_completions(run.plan, run.store, run.select(run.split.train))
+    return run.store.path
+
+
+def lacking(*overrides):
+    """Completions that a run of the configuration would still buy."""
+    run = configured(overrides)
+    n = 0
+    for problem in run.select(run.split.train):
+        key = run.plan.key(run.plan.step1(problem))
+        n += sum(job.n for job in missing(run.plan, run.store.shard(key).refresh(), key, problem))
+    return n
+
+
+def pairs(path):
+    """Rationale, answer and finish reason of each completion of a file, by problem."""
+    names = ("reasoning_completion", "completion", "finish_reason")
+    return {int(index): [tuple(row.get(name) for name in names) for row in rows] for index, rows in read_json(Path(path))["data"].items()}
+
+
+def counted(path):
+    return {index: Counter(rows) for index, rows in pairs(path).items()}
+
+
+def files():
+    return {path: path.read_bytes() for path in Path("outputs").rglob("*.jsonl")}
+
+
+def move_away():
+    Path("outputs").rename("elsewhere")
+
+
+# --- list and verify ----------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_a_run_bought_is_listed_and_sound(run_fcot, store):
+    assert run_fcot("until=generate", *ORACLE).returncode == 0
+    done = run_fcot("list", module="fcot.store")
+    assert done.returncode == 0
+    lines = [line.split() for line in done.stdout.splitlines() if "oracle" in line or "total" in line]
+    n_rows = len(b"".join(files().values()).splitlines())
+    for line in lines:
+        assert line[1:5] == ["25", "100", "100", "0"], "25 of 40 problems: 28 for training, 3 held out"
+    assert lines[0][0].startswith("toy_arithmetic/oracle-v1/")
+    assert n_rows == 200
+    code, out, err = store("verify", "outputs/store")
+    assert (code, err) == (0, "")
+    assert re.search(r"oracle-v1/\S+ +200 +0 +0 +0\b", out)
+
+
+def test_refusals_and_tokens_are_counted(store):
+    refused = configured(TWO_STEPS).split.train[:2]
+    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+    line = next(line.split() for line in store("list")[1].splitlines() if "zero_shot" in line)
+    usage = [row for data in files().values() for row in map(json.loads, data.splitlines()) if "prompt_tokens" in row]
+    assert line[1:4] == ["13", "22", "22"]
+    assert int(line[4]) >= 4
+    assert line[5].replace(",", "") == str(sum(row["prompt_tokens"] or 0 for row in usage))
+    assert line[6].replace(",", "") == str(sum(row["completion_tokens"] or 0 for row in usage))
+    assert store("verify")[0] == 0
+
+
+def spoiled(change):
+    """Rewrite the largest shard through ``change(lines)``, rows as objects."""
+    path = max(files(), key=lambda path: path.stat().st_size)
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in change(rows)))
+    return path
+
+
+def with_other_prompt(rows):
+    index = next(i for i, row in enumerate(rows) if row["slot"] == 0)
+    rows[index]["asked"]["prompt"] += "!"
+    return rows
+
+
+def in_wrong_shard(rows):
+    other = next(digit for digit in "0123456789abcdef" if digit != rows[0]["key"][0])
+    return [*rows, rows[1] | {"key": other + rows[1]["key"][1:], "slot": 1}]
+
+
+def without(name):
+    return lambda rows: [{key: value for key, value in rows[0].items() if key != name}, *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "fault"),
+    [
+        (lambda rows: [*rows, rows[3]], -1, "a second row for its key and slot"),
+        (in_wrong_shard, -1, "a row of another shard"),
+        (with_other_prompt, 0, "a request (asked) that does not hash to its key"),
+        (lambda rows: [row for row in rows if row["root"] or row["key"] != rows[0]["key"]], None, "an answer whose rationale has no row"),
+        (without("text"), 0, "no field text"),
+        (without("asked"), 0, "no field asked"),
+        (without("slot"), 0, "no row: no key, or no slot"),
+        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "a strange field text"),
+        (lambda rows: [*rows, "[]"], -1, "no row: no key, or no slot"),
+    ],
+)
+def test_a_planted_fault_is_found_in_its_line(change, line, fault, store):
+    buy(*ORACLE)
+    path = spoiled(change)
+    code, out, err = store("verify")
+    assert code == 1
+    assert re.fullmatch(rf"outputs/store: [\d,]+ faults?: .*{re.escape(fault)}.*\n", err)
+    if line is not None:
+        number = line % len(path.read_bytes().splitlines()) + 1
+        assert f"{path}:{number}: {fault}\n" in out
+    else:
+        assert fault in out
+
+
+def test_what_writers_tore_or_have_not_finished_is_no_fault(store):
+    buy(*ORACLE)
+    path = spoiled(lambda rows: [json.dumps(rows[0])[:50], "", *rows])
+    with path.open("ab") as file:
+        file.write(b'{"key": "to')
+    code, out, err = store("verify")
+    assert (code, err) == (0, "")
+    assert re.search(r"oracle-v1/\S+ +200 +2 +1 +0\b", out)
+    assert store("list")[0] == 0
+
+
+def test_many_faults_are_counted_and_ten_are_shown(store):
+    buy(*ORACLE)
+    path = spoiled(lambda rows: [*rows, *rows])
+    code, out, err = store("verify")
+    n = len(path.read_bytes().splitlines()) // 2
+    assert code == 1
+    assert err == f"outputs/store: {n} faults: {n} x a second row for its key and slot\n"
+    assert out.count(f"{path}:") == min(n, 10)
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_no_store_gives_one_message(command, store, tmp_path):
+    assert store(command) == (1, "", "outputs/store: no such folder\n")
+    assert store(command, tmp_path) == (1, "", f"{tmp_path}: no completions are stored here\n")
+
+
+# --- export and import --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overrides", [TWO_STEPS, CHAT_IN_TWO, ONE_REQUEST])
+@pytest.mark.parametrize("diversity", [1, 6])
+def test_what_was_exported_fills_an_empty_store_and_nothing_is_bought_again(overrides, diversity, store):
+    overrides = (*overrides, f"diversity={diversity}")
+    buy(*overrides, seller=Seller())
+    code, out, _ = store("export", "one.json", *overrides)
+    assert code == 0
+    n = N_TRAIN * diversity
+    assert f"one.json: {n} completions of {N_TRAIN} problems; 0 of the {n} ({diversity} x {N_TRAIN}) are missing" in out
+    move_away()
+    assert lacking(*overrides) == n
+    assert f"{n} completions of {N_TRAIN} problems imported, 0 were stored already" in store("import", "one.json", *overrides)[1]
+    assert lacking(*overrides) == 0
+    assert store("verify")[0] == 0
+    store("export", "two.json", *overrides)
+    assert counted("two.json") == counted("one.json")
+    before = files()
+    assert f" 0 completions of {N_TRAIN} problems imported, {n} were stored already" in store("import", "one.json", *overrides)[1]
+    assert files() == before
+
+
+def test_the_shop_is_not_asked_for_what_was_imported_into_the_store_it_came_from(store):
+    """Importing a store's own export into it changes nothing, one-request texts included, which an export does not hold verbatim."""
+    for overrides in (TWO_STEPS, ONE_REQUEST):
+        buy(*overrides, "diversity=6", seller=Seller())
+        before = files()
+        store("export", "one.json", *overrides, "diversity=6")
+        assert " 0 completions" in store("import", "one.json", *overrides, "diversity=6")[1]
+        assert files() == before
+
+
+def test_four_imported_draws_are_the_first_of_eight(store):
+    buy(*TWO_STEPS, "diversity=4", seller=Seller())
+    store("export", "four.json", *TWO_STEPS, "diversity=4")
+    move_away()
+    store("import", "four.json", *TWO_STEPS, "diversity=4")
+    assert lacking(*TWO_STEPS, "diversity=8") == 4 * N_TRAIN
+    buy(*TWO_STEPS, "diversity=8", seller=Seller())
+    store("export", "eight.json", *TWO_STEPS, "diversity=8")
+    four, eight = counted("four.json"), counted("eight.json")
+    assert all(four[index] <= eight[index] for index in four)
+    assert {rows.total() for rows in eight.values()} == {8}
+    store("export", "four_of_eight.json", *TWO_STEPS, "diversity=4")
+    assert counted("four_of_eight.json") == four
+
+
+def test_a_rationale_without_its_answer_gets_the_files(store):
+    buy(*TWO_STEPS, "diversity=4", seller=Seller())
+    store("export", "whole.json", *TWO_STEPS, "diversity=4")
+    for path, data in files().items():
+        path.write_bytes(b"".join(line for line in data.splitlines(keepends=True) if json.loads(line)["root"] is None))
+    code, _, err = store("export", "none.json", *TWO_STEPS, "diversity=4")
+    assert code == 1
+    assert err.startswith("nothing of this configuration is stored in outputs/store/")
+    assert not Path("none.json").exists()
+    assert f"{4 * N_TRAIN} completions of" in store("import", "whole.json", *TWO_STEPS, "diversity=4")[1]
+    store("export", "again.json", *TWO_STEPS, "diversity=4")
+    assert counted("again.json") == counted("whole.json")
+    assert sum(json.loads(line)["root"] is None for data in files().values() for line in data.splitlines()) == 4 * N_TRAIN
+
+
+def test_refused_completions_are_left_out_and_counted(store):
+    refused = configured(TWO_STEPS).split.train[:2]
+    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+    _, out, _ = store("export", "some.json", *TWO_STEPS, "diversity=2")
+    assert "22 completions of 11 problems; 4 of the 26 (2 x 13) are missing" in out
+    assert not set(refused) & set(pairs("some.json"))
+    buy(*ONE_REQUEST, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+    assert "22 completions of 11 problems" in store("export", "some.json", *ONE_REQUEST, "diversity=2")[1]
+
+
+def test_the_export_is_the_authors_format(store):
+    buy(*CHAT_IN_TWO, "diversity=2", seller=Seller())
+    store("export", "file.json", *CHAT_IN_TWO, "diversity=2")
+    content = read_json(Path("file.json"))
+    assert content["metadata"] == {
+        "dataset_key": "toy_arithmetic", "base_model": "m", "completion_key": "zs_cot", "prediction_template": "zs_cot",
+        "temperature": 0.7, "max_tokens": 128,
+    }  # fmt: skip
+    row = next(iter(content["data"].values()))[0]
+    assert row["reasoning_prompt"] == f"Q: {row['question']}\nA: Let's think step by step."
+    assert row["prompt"] == f"{row['reasoning_prompt']}{row['reasoning_completion']}\nTherefore, the answer is"
+
+
+def test_a_replay_has_nothing_in_the_store(store):
+    Path("mine.jsonl").write_text('{"question": "How many?", "answer": "3"}\n' * 2)
+    Path("file.json").write_text("{}")
+    mine = ("dataset=custom", "dataset.path=mine.jsonl", "dataset.answer_type=number", "teacher=replay", "teacher.path=file.json")
+    for command in ("import", "export"):
+        code, _, err = store(command, "file.json", *mine)
+        assert code == 1
+        assert err == "teacher=replay asks no teacher, so the store has nothing of it: name the teacher whose completions these are\n"
+
+
+def edited(change):
+    content = read_json(Path("file.json"))
+    change(content)
+    Path("file.json").write_text(json.dumps(content))
+
+
+def every(**values):
+    return lambda content: [row.update(values) for rows in content["data"].values() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "message"),
+    [
+        (lambda content: content["metadata"].update(dataset_key="svamp"), TWO_STEPS, "file.json holds completions of svamp, not of toy_"),
+        (
+            lambda content: None,
+            (*TWO_STEPS, "teacher.model=n"),
+            "was made with base_model=m, the configuration asks with n: teacher.model_id=m",
+        ),
+        (lambda content: None, (*TWO_STEPS, "diversity=1"), "was made with temperature=0.7, the configuration asks with 0.0: teacher.temp"),
+        (
+            lambda content: None,
+            (*TWO_STEPS, "prompt.rationale_tokens=64"),
+            "max_tokens=128, the configuration asks with 64: prompt.rationale_",
+        ),
+        (lambda content: None, (*TWO_STEPS, "prompt=zero_shot_cot_kojima"), "another prompt than prompt=zero_shot_cot_kojima"),
+        (lambda content: None, (*ONE_REQUEST, "prompt.rationale_tokens=128"), "another prompt than prompt=zero_shot_cot_chat"),
+        (every(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
+        (every(question="Why?"), TWO_STEPS, "is not the data set's"),
+        (lambda content: content.pop("data"), TWO_STEPS, "file.json: not a completion file"),
+        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune asks no teacher"),
+        (lambda content: None, (*TWO_STEPS, "teacher.modle=x"), "Did you mean teacher.model?"),
+        (lambda content: None, (*TWO_STEPS, "diversity=0"), "diversity=0: at least 1"),
+        (lambda content: None, (*TWO_STEPS, "diversity=1,2"), "diversity"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_one_message(change, overrides, message, store):
+    buy(*TWO_STEPS, "diversity=2", seller=Seller())
+    store("export", "file.json", *TWO_STEPS, "diversity=2")
+    edited(change)
+    before = files()
+    diversity = () if any("diversity" in override for override in overrides) else ("diversity=2",)
+    code, out, err = store("import", "file.json", *overrides, *diversity)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert "teacher.path" not in err
+    assert files() == before
+
+
+def test_files_without_prompts_and_metadata_are_taken_at_their_word(store):
+    buy(*TWO_STEPS, "diversity=2", seller=Seller())
+    store("export", "file.json", *TWO_STEPS, "diversity=2")
+
+    def strip(content):
+        content["metadata"] = {"dataset_key": "toy_arithmetic"}
+        for row in (row for rows in content["data"].values() for row in rows):
+            del row["prompt"], row["reasoning_prompt"], row["finish_reason"]
+
+    edited(strip)
+    move_away()
+    assert store("import", "file.json", *TWO_STEPS, "diversity=2")[0] == 0
+    assert lacking(*TWO_STEPS, "diversity=2") == 0
+
+
+def test_an_answer_that_does_not_split_back_is_refused(store):
+    buy(*ONE_REQUEST, "diversity=2", seller=Seller())
+    store("export", "file.json", *ONE_REQUEST, "diversity=2")
+    edited(every(completion="2. Or rather, the answer is 3."))
+    move_away()
+    code, _, err = store("import", "file.json", *ONE_REQUEST, "diversity=2")
+    assert code == 1
+    assert "cannot be an answer to prompt=zero_shot_cot_chat" in err
+    assert not Path("outputs").exists()
+
+
+def test_no_file_gives_one_message(store):
+    assert store("import", "nowhere.json", *TWO_STEPS) == (1, "", "nowhere.json: no such file\n")
+    Path("text.json").write_text("{")
+    code, _, err = store("import", "text.json", *TWO_STEPS)
+    assert code == 1
+    assert err.startswith("text.json: not JSON")
+
+
+# --- the real teacher's file --------------------------------------------------------------------------------------
+
+
+def test_the_real_file_is_imported_exported_and_run_without_a_request(shared_data, store, run_fcot):
+    file = shared_data / "completion_data" / "B_text-davinci-002__C_zs_cot" / "D_multiarith.json"
+    data = ("dataset=multiarith", f"dataset.path={shared_data}/dataset/multiarith.json", "prompt=zero_shot_cot_kojima", "diversity=1")
+    asked = ("teacher=openai", "teacher.endpoint=completions", "teacher.model=text-davinci-002", "teacher.base_url=http://127.0.0.1:9/v1")
+    code, _, err = store("import", file, *data, *asked, "prompt=zero_shot_cot")
+    assert code == 1
+    assert "another prompt than prompt=zero_shot_cot:" in err
+    assert "the answer (arabic numerals) is'" in err
+    assert store("import", file, *data, *asked)[0] == 0
+    assert store("verify")[0] == 0
+    assert store("export", "mine.json", *data, *asked)[0] == 0
+    mine, theirs = pairs("mine.json"), pairs(file)
+    run = configured([*data, *asked])
+    assert set(mine) == set(run.split.train)
+    # Twenty questions stand twice in this task and share a key: where greedy decoding was not deterministic, the first counts.
+    other = [index for index in mine if mine[index] != theirs[index]]
+    questions = Counter(problem.question for problem in run.problems.values())
+    assert all(questions[run.problems[index].question] > 1 for index in other)
+    assert len(other) <= 1
+    kept = []
+    for teacher in (asked, ("teacher=replay", f"teacher.path={file}")):
+        done = run_fcot("until=curate", *data, *teacher)
+        assert done.returncode == 0, done.stderr
+        kept.append(re.search(r"kept (\d+) of (\d+)", done.stdout + done.stderr).groups())
+    assert kept[0] == kept[1]
