@@ -191,14 +191,14 @@ def _teacher_faults(config: Config) -> Iterator[str]:
     elif isinstance(teacher, HFTeacher):
         yield from _hf_faults(teacher)
     else:
-        yield from _openai_faults(teacher)
+        yield from _openai_faults(teacher, config.dry_run)
     temperature = getattr(teacher, "temperature", None)
     yield from _at_least("teacher.temperature", temperature, 0)
     if temperature == 0 and config.diversity > 1 and not isinstance(teacher, OracleTeacher):
         yield f"teacher.temperature=0 with diversity={config.diversity}: greedy decoding gives the same rationale every time"
 
 
-def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
+def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
     yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
     yield from _one_of("teacher.max_tokens_parameter", teacher.max_tokens_parameter, ("max_tokens", "max_completion_tokens"))
     for option in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_choices_per_request"):
@@ -209,7 +209,7 @@ def _openai_faults(teacher: OpenAITeacher) -> Iterator[str]:
             yield f"teacher.{option}={value}: more than 0"
     if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
         yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
-    if not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
+    if not dry_run and not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
         yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
     for name in teacher.parameters:
         if name in ("n", "model", "messages", "prompt", "stop", "stream"):

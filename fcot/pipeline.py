@@ -123,7 +123,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "completions_correct": curated.get("correct", 0),
         "refused": curated.get("refused", {}),
         "teacher_usage": stages.get("generate", {}).get("teacher_usage"),
-        "temperature": run.temperature if run.asks_teacher and run.replayed is None else None,
+        "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
         "precision": run.precision,
         "n_steps": trained.get("n_steps", 0),
         "train_samples_per_second": trained.get("samples_per_second"),

@@ -189,7 +189,13 @@ class FakeOpenAI:
         writer.close()
 
     async def answer(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, headers: dict[str, str], body: dict[str, Any], full: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        path: str,
+        headers: dict[str, str],
+        body: dict[str, Any],
+        full: bool,
     ) -> None:
         """Answer one request as the plan says, and keep the account."""
         prompt, key = read_prompt(body)

@@ -41,7 +41,6 @@ class Scripted:
 
     identity = MappingProxyType({"model": "scripted", "temperature": 0.7})
     chat = False
-    retries = MappingProxyType({})
 
     def __init__(self, answer, concurrency: int = 4, max_choices: int = 1) -> None:
         self.answer, self.concurrency, self.max_choices = answer, concurrency, max_choices
@@ -54,6 +53,9 @@ class Scripted:
         if isinstance(reply, Reply):
             return reply
         return Reply([c if isinstance(c, Choice) else Choice(c, "stop") for c in reply], Usage(10, len(reply)))
+
+    def status(self) -> str:
+        return ""
 
     def halt(self) -> None:
         pass
@@ -71,7 +73,6 @@ class Slow:
 
     identity = MappingProxyType({"model": "slow", "temperature": 0.7})
     chat = False
-    retries = MappingProxyType({})
     concurrency = 4
     max_choices = 2
 
@@ -83,6 +84,9 @@ class Slow:
         os.write(self.log, "".join(f"{name}\n" for name in names).encode())
         await asyncio.sleep(self.delay)
         return Reply([Choice(f" sold as {name}", "stop") for name in names], Usage(10, n))
+
+    def status(self) -> str:
+        return ""
 
     def halt(self) -> None:
         pass

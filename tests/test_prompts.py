@@ -71,7 +71,8 @@ def test_one_request_asks_with_the_trigger_of_the_answer_type(question):
 
 
 N_EXEMPLARS = {  # paper A
-    "single_eq": 8, "addsub": 8, "multiarith": 8, "gsm8k": 8, "svamp": 8, "aqua": 4, "date_understanding": 6, "last_letter_concatenation": 8,
+    "single_eq": 8,
+    "addsub": 8, "multiarith": 8, "gsm8k": 8, "svamp": 8, "aqua": 4, "date_understanding": 6, "last_letter_concatenation": 8,
     "coin_flip": 8, "commonsense_qa": 7, "strategy_qa": 6,
 }  # fmt: skip
 

@@ -226,9 +226,7 @@ def what_is_read(tmp_path, n_problems, diversity):
     teacher = teachers.Scripted(refuse)
     teacher.identity = teachers.Slow.identity
     plan = teachers.plan(teacher, diversity)
-    return fingerprint(
-        [to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))]
-    )
+    return fingerprint([to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))])
 
 
 @pytest.mark.parametrize("n", [2, 4])

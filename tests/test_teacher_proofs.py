@@ -21,7 +21,8 @@ COMMAND = (
     "teacher.max_choices_per_request=2", "teacher.timeout_s=4",
 )  # fmt: skip
 FAULTS = {
-    "seed": 3, "429": 0.045, "429:1": 0.005, "500": 0.05, "503": 0.02, "slow:30": 0.01, "reset": 0.04, "invalid_json": 0.03, "no_usage": 0.03,
+    "seed": 3, "429": 0.045, "429:1": 0.005, "500": 0.05, "503": 0.02, "slow:30": 0.01,
+    "reset": 0.04, "invalid_json": 0.03, "no_usage": 0.03,
     "fewer": 0.03, "empty": 0.02, "length": 0.02,
 }  # fmt: skip
 
@@ -33,7 +34,9 @@ def no_proxy(monkeypatch):
 
 def start(server, folder, *more, **environment):
     command = [sys.executable, "-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", *more]
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def rows_of(folder):
@@ -134,6 +137,7 @@ def test_the_key_is_in_nothing_a_run_wrote_error_paths_included(tmp_path):
         with FakeServer(faults) as server:
             process = start(server, tmp_path, f"seed={number}", "dataset.limit=20", OPENAI_API_KEY=key)
             out, err = process.communicate(timeout=300)
+            assert server.stats()["last"], err
             assert server.stats()["last"][0]["authorization"] == f"Bearer {key}"
         assert key not in out + err
     wrote = [path for path in tmp_path.rglob("*") if key in path.name or (path.is_file() and key.encode() in path.read_bytes())]

@@ -102,6 +102,8 @@ def notes(runs: Sequence[Metrics]) -> list[str]:
             found.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         found.append(f"{cut} training completions were cut at the length limit.")
+    if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
+        found.append(f"teacher: ${usd:,.4f} paid by these runs.")
     return found
 
 
@@ -109,9 +111,11 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
     """What a run that stopped after a stage has to say."""
     if stage == "generate":
         usage = summary["teacher_usage"]
+        price = "price unknown" if usage["usd"] is None else f"${usage['usd']:,.4f}"
         return (
-            f"generated {summary['asked']:,} completions: {usage['requests']:,} requests sent, {usage['served_from_store']:,} "
-            "generations from the store (a completion is two generations, rationale and answer)"
+            f"{summary['asked']:,} completions: {usage['requests']:,} requests sent, {usage['prompt_tokens']:,} prompt and "
+            f"{usage['completion_tokens']:,} completion tokens, {price}; {usage['served_from_store']:,} generations from the store; "
+            f"{usage['identical_rationales']:,} rationales repeat an earlier one of their problem"
         )
     if stage == "curate":
         refused = ", ".join(f"{reason} {count:,}" for reason, count in summary["refused"].items()) or "none"

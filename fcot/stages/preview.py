@@ -31,10 +31,13 @@ def preview(run: Run, n: int) -> None:
     assert run.teacher is not None
     teacher = getattr(run.teacher, "online", run.teacher)  # a preview by batch would take hours
     plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
-    for problem, completion in zip(problems, generate_completions(plan, folder, problems), strict=True):
+    generated = generate_completions(plan, folder, problems)
+    for problem, completion in zip(problems, generated, strict=True):
         _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem))
     console.rule()
-    whole = estimate(run, {})
+    usage, whole = generated.usage(), estimate(run, {})
+    usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
+    console.print(f"paid for these: {usage['requests']:,} requests, {usd}", markup=False)
     console.print(
         f"the whole run: {whole.asked:,} completions, {whole.stored:,} of them in the store; the rest: {money(whole.usd)}", markup=False
     )

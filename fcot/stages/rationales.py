@@ -14,6 +14,7 @@ from fcot.progress import progress, say
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
 from fcot.teacher.generate import Generated, generate_completions
+from fcot.teacher.money import FREE, paid
 
 Summary = dict[str, Any]
 
@@ -22,7 +23,9 @@ def generate(run: Run) -> Summary:
     """Buy what the store lacks of D completions of every train problem."""
     asked = len(run.split.train) * run.config.diversity
     if run.replayed is not None:
-        return {"asked": asked, "teacher_usage": None}
+        texts = Counter((completion.sample_index, completion.rationale.strip()) for completion in run.replayed)
+        nothing = paid((), FREE) | {"served_from_store": 0, "identical_rationales": texts.total() - len(texts)}
+        return {"asked": asked, "teacher_usage": nothing}
     return {"asked": asked, "teacher_usage": _bought(run).usage()}
 
 

@@ -63,6 +63,7 @@ class BatchTeacher:
         self.max_requests = max_requests
         self.max_bytes = max_bytes
         self.retries: Counter[str] = Counter()
+        self.progress = ""
         self.client: Any = None
         self._max_tries = max_tries
 
@@ -74,6 +75,10 @@ class BatchTeacher:
     async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """One request, online."""
         return await self.online.generate(request, n, seed)
+
+    def status(self) -> str:
+        """How far the batches are, and what was tried again."""
+        return ", ".join([self.progress, *(f"{count} x {kind}" for kind, count in self.retries.most_common())])
 
     def halt(self) -> None:
         """Send nothing more online."""
@@ -156,6 +161,7 @@ class _Batches:
         self.folder = folder
         self.meter = meter
         self.max_requests = self.teacher.max_requests
+        self.full = False  # the enqueued-token limit was reached: waiting is all there is to do
 
     async def run(self, wanted: Sequence[tuple[str, Problem]]) -> None:
         fruitless = 0
@@ -174,7 +180,7 @@ class _Batches:
                 wanted = left
                 if not wanted:
                     return
-                fruitless = 0 if filed else fruitless + 1
+                fruitless = 0 if filed or self.full else fruitless + 1
                 if fruitless > _TRIES_WITHOUT_PROGRESS:
                     raise FcotError(
                         f"{fruitless} rounds of batches brought no answer: {dict(self.teacher.retries)}. The same command tries again"
@@ -192,7 +198,7 @@ class _Batches:
             raise FcotError(over_budget(self.plan, self.meter, self._bound(jobs[0])))
         for chunk in self._files(within):
             path = self.folder.path / "batches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
-            write_jsonl(path, (_to_line(self.plan, job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
+            write_jsonl(path, (self._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
             await self._start(path)
 
     def _affordable(self, jobs: Sequence[Job]) -> Iterator[Job]:
@@ -222,6 +228,17 @@ class _Batches:
             size += length
         yield chunk
 
+    def _to_row(self, job: Job, custom_id: str) -> dict[str, Any]:
+        """A row of a jobs file: the API's line as it will be sent, and what files its answer."""
+        body = self.teacher.server.body(job.request, job.n, job.seed)
+        problem = job.request.problem
+        return {
+            "key": job.key, "root": job.request.root, "first_slot": job.first_slot, "n": job.n, "seed": job.seed,
+            "sample_index": problem.sample_index if problem else None, "max_tokens": job.request.max_tokens,
+            "identity": dict(job.identity), "run": self.plan.run_id,
+            "line": {"custom_id": custom_id, "method": "POST", "url": f"/v1{self.teacher.server.path}", "body": body},
+        }  # fmt: skip
+
     async def _start(self, path: Path) -> None:
         """Upload a jobs file and start its batch, unless that has happened; the server's id goes into the state file."""
         if _state(path).exists():
@@ -229,11 +246,10 @@ class _Batches:
         name = path.name[:24]
         batch = await self._find(name)
         if batch is None:
-            lines = (self._request_line(row) for row in read_jsonl(path))
-            data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+            data = "".join(json.dumps(row["line"], ensure_ascii=False) + "\n" for row in read_jsonl(path)).encode()
             file = await self.teacher.call(lambda client: client.files.create(file=(f"{name}.jsonl", io.BytesIO(data)), purpose="batch"))
             batch = await self.teacher.call(lambda client: self._create(client, file.id, name))
-        write_json(_state(path), {"batch": batch.id, "requests": sum(1 for _ in read_jsonl(path))})
+        write_json(_state(path), {"batch": batch.id})
 
     async def _create(self, client: Any, file_id: str, name: str) -> Any:
         """Start a batch once: a try whose answer was lost may have succeeded."""
@@ -248,16 +264,11 @@ class _Batches:
         latest = await self.teacher.call(lambda client: client.batches.list(limit=100))
         return next((batch for batch in latest.data if (batch.metadata or {}).get("fcot") == name and batch.status != "failed"), None)
 
-    def _request_line(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        job = _from_line(row)
-        body = self.teacher.server.body(job.request, job.n, job.seed)
-        return {"custom_id": row["custom_id"], "method": "POST", "url": f"/v1{self.teacher.server.path}", "body": body}
-
     # --- collecting ---
 
     async def _collect_all(self) -> int:
         """Wait for all open batches; the number of requests whose answers were filed."""
-        filed = 0
+        filed, self.full = 0, False
         for path in open_batches(self.folder):
             await self._start(path)
         while paths := open_batches(self.folder):
@@ -268,7 +279,7 @@ class _Batches:
             if not ended:
                 counts = [batch.request_counts for batch in batches.values() if batch.request_counts is not None]
                 done, total = sum(count.completed + count.failed for count in counts), sum(count.total for count in counts)
-                self.meter.note = f"{len(batches)} batches, {done:,}/{total:,} requests answered"
+                self.teacher.progress = f"{len(batches)} batches, {done:,}/{total:,} requests answered"
                 self.meter.advance(0)
                 await asyncio.sleep(self.teacher.poll_s)
         return filed
@@ -279,7 +290,7 @@ class _Batches:
 
     async def _collect(self, path: Path, batch: Any) -> int:
         """File an ended batch's answers, then forget the batch; those without an answer stay missing and are asked for again."""
-        jobs = {row["custom_id"]: row for row in read_jsonl(path)}
+        jobs = {row["line"]["custom_id"]: row for row in read_jsonl(path)}
         stop = _failure(batch, self.teacher.retries)
         answered = 0
         for file_id in (batch.output_file_id, batch.error_file_id):
@@ -323,19 +334,19 @@ class _Batches:
 
     def _file(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
         """Append an answer's rows, unless a killed run has done it; they belong to the run that asked."""
-        job = _from_line(row)
+        job, request_id = _to_job(row), row["line"]["custom_id"]
         shard = self.folder.shard(job.root)
         known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key)
-        if any(one["request"] == row["custom_id"] for one in known):
+        if any(one["request"] == request_id for one in known):
             return False
-        more = {"request": row["custom_id"], "batch": batch_id, "run": row["run"]}
-        shard.append(to_rows(self.plan, shard, job, reply.choices, reply.usage, **more))
+        shard.append(to_rows(self.plan, shard, job, reply.choices, reply.usage, request=request_id, batch=batch_id, run=row["run"]))
         if row["run"] == self.plan.run_id:
             self.meter.account(self.plan, reply, self._bound(job), batch=True)
         return True
 
     async def _make_room(self, n: int) -> None:
         """After the enqueued-token limit: wait for other batches where there are any, else ask for less at once."""
+        self.full = True
         others = len(open_batches(self.folder))
         if not others:
             self.max_requests = max(1, min(self.max_requests, n) // 2)
@@ -377,16 +388,10 @@ def _failure(batch: Any, retries: Counter[str]) -> str | None:
     return None
 
 
-def _to_line(plan: Plan, job: Job, custom_id: str) -> dict[str, Any]:
-    problem = job.request.problem
-    return {
-        "custom_id": custom_id, "key": job.key, "root": job.request.root, "first_slot": job.first_slot, "n": job.n, "seed": job.seed,
-        "sample_index": problem.sample_index if problem else None, "prompt": job.request.prompt,
-        "max_tokens": job.request.max_tokens, "stop": list(job.request.stop), "identity": dict(job.identity), "run": plan.run_id,
-    }  # fmt: skip
-
-
-def _from_line(row: Mapping[str, Any]) -> Job:
+def _to_job(row: Mapping[str, Any]) -> Job:
+    """A row of a jobs file back; of the problem it knows no more than the store's rows say."""
+    body = row["line"]["body"]
     problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
-    request = Request(row["prompt"], row["max_tokens"], tuple(row["stop"]), row["root"], problem)
+    prompt = body["messages"] if "messages" in body else body["prompt"]
+    request = Request(prompt, row["max_tokens"], tuple(body.get("stop", ())), row["root"], problem)
     return Job(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])

@@ -86,6 +86,7 @@ def generate_completions(
         return generated
     if plan.price is not None:
         meter.paid_usd = generated.usage()["usd"]
+    meter.status = plan.teacher.status
     watch(meter)
     to_buy = [(key, problem) for key, problem in wanted.items() if key in open_keys]
     from fcot.teacher.batch import BatchTeacher, buy_in_batches, open_batches

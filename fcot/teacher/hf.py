@@ -55,7 +55,6 @@ class HFTeacher:
         self.chat = chat
         self.concurrency = 2 * batch_size  # while one batch is in the model the next one gathers
         self.max_choices = max_choices
-        self.retries: Mapping[str, int] = {}  # none: nothing here fails for a passing reason
         self._batch_size = batch_size
         self._model = _Model(path_or_id, revision, temperature, dtype)
         self._queue: list[_Row] = []
@@ -78,6 +77,10 @@ class HFTeacher:
             self._worker = asyncio.create_task(self._work())
         answers = await asyncio.gather(*(row.answer for row in rows))
         return Reply([choice for choice, _ in answers], Usage(len(ids), sum(n_tokens for _, n_tokens in answers)))
+
+    def status(self) -> str:
+        """How many rows wait for the model."""
+        return f"{len(self._queue)} rows waiting"
 
     def halt(self) -> None:
         """What is queued is answered: two batches at most."""

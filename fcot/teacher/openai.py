@@ -143,7 +143,7 @@ class OpenAITeacher:
         self.identity = server.identity
         self.chat = server.chat
         self.max_choices = max_choices
-        self.retries: Counter[str] = Counter()
+        self._retries: Counter[str] = Counter()
         self._server = server
         self._throttle = throttle
         self._max_retries = max_retries
@@ -203,7 +203,7 @@ class OpenAITeacher:
             self._throttle.halt()
             raise FcotError(stop) from error
         kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
-        self.retries[kind] += 1
+        self._retries[kind] += 1
         tries = self._max_retries if self._throttle.proven else min(self._max_retries, _TRIES_OF_THE_FIRST - 1)
         if attempt >= tries:
             where = f" at teacher.base_url={self._server.base_url}" if self._server.base_url else ""
@@ -226,6 +226,11 @@ class OpenAITeacher:
         if message not in self._told:
             self._told.add(message)
             say(message)
+
+    def status(self) -> str:
+        """Such as ``47 of 50 in flight, retried: 3 x 429``."""
+        tried_again = ", ".join(f"{count} x {kind}" for kind, count in self._retries.most_common())
+        return f"{self._throttle.in_flight} of {self._throttle.limit} in flight" + (f", retried: {tried_again}" if tried_again else "")
 
     def halt(self) -> None:
         """Send nothing more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from fcot.errors import FcotError
@@ -26,7 +25,6 @@ class Oracle:
     chat = False
     concurrency = 1
     max_choices = 64
-    retries: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, task: str, error_rate: float, temperature: float) -> None:
         if task not in TOY_TASKS:
@@ -49,6 +47,10 @@ class Oracle:
         rng = random.Random(f"{question} {slot}")
         slip = rng if rng.random() < self._error_rate else None
         return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip)
+
+    def status(self) -> str:
+        """Nothing to tell."""
+        return ""
 
     def halt(self) -> None:
         """Nothing waits."""

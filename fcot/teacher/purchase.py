@@ -28,6 +28,7 @@ class Meter:
         paid_usd: Spent by this run before and now, as far as the prices are known.
         reserved_usd: Upper bound on what is in flight.
         judge: Whether a completion will be kept.
+        status: What the teacher has to add.
         advance: Called with the completions that became whole or were given up, and with 0 as time passes.
     """
 
@@ -42,10 +43,8 @@ class Meter:
     kept: int = 0
     requests: int = 0
     tokens: int = 0
-    in_flight: int = 0
     started: float = field(default_factory=time.monotonic)
-    retries: Callable[[], str] = str
-    note: str = ""
+    status: Callable[[], str] = str
 
     def account(self, plan: Plan, reply: Reply, bound: float, batch: bool = False) -> None:
         """Enter what a reply cost: by its usage, or at its bound where the server did not say, lost tries included."""
@@ -72,7 +71,7 @@ class Meter:
             self.kept += self.judge(completion)
 
     def __str__(self) -> str:
-        """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 in flight, retried: 3 429``."""
+        """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 of 50 in flight, retried: 3 x 429``."""
         seconds = max(1e-9, time.monotonic() - self.started)
         parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
         if self.paid_usd is not None:
@@ -80,10 +79,7 @@ class Meter:
             parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd / share:,.2f}" if share else ""))
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
-        parts.append(self.note or f"{self.in_flight} in flight")
-        if retries := self.retries():
-            parts.append(f"retried: {retries}")
-        return ", ".join(parts)
+        return ", ".join([*parts, *filter(None, [self.status()])])
 
 
 def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
@@ -149,7 +145,6 @@ class _Purchase:
         self.wake = asyncio.Event()
         self.source = self._problems()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.meter.retries = lambda: ", ".join(f"{count} {kind}" for kind, count in self.plan.teacher.retries.items())
         try:
             with self._interruptible():
                 await self._loop()
@@ -172,7 +167,6 @@ class _Purchase:
             self.wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), 1.0)
-            self.meter.in_flight = len(self.tasks)
             self.meter.advance(0)
 
     def _start_jobs(self) -> None:

@@ -97,7 +97,6 @@ class Teacher(Protocol):
         chat: Whether it is asked with messages rather than with a text.
         concurrency: Calls to keep outstanding at most; may change from one moment to the next.
         max_choices: Choices to ask for in one request at most.
-        retries: Failed tries by kind.
     """
 
     identity: Mapping[str, Any]
@@ -107,8 +106,9 @@ class Teacher(Protocol):
     @property
     def concurrency(self) -> int: ...  # noqa: D102
 
-    @property
-    def retries(self) -> Mapping[str, int]: ...  # noqa: D102
+    def status(self) -> str:
+        """For the progress line: requests in flight and failed tries by kind, or nothing."""
+        ...
 
     async def generate(self, request: Request, n: int, seed: int) -> Reply:
         """Answer one request with up to ``n`` choices.

@@ -97,9 +97,14 @@ class Throttle:
         return max(1, int(self._limit))
 
     @property
+    def in_flight(self) -> int:
+        """Requests that are in flight now."""
+        return self._in_flight
+
+    @property
     def outstanding(self) -> int:
         """Calls to keep at hand: those in flight, some that take a freed place at once, and those that wait for another try."""
-        return self.limit * 5 // 4 + 1 + min(self._pausing, 4 * self.limit)
+        return self.limit * 5 // 4 + 1 + min(self._pausing, 4 * self.limit) if self._proven else 1
 
     @property
     def proven(self) -> bool:

@@ -1,0 +1,475 @@
+"""How many requests may be in flight and when the next one may go: mostly on a clock that only the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import time
+
+import pytest
+
+from fcot.teacher.throttle import Halted, Throttle
+
+
+class Clock:
+    """Stands in for the module ``time`` in the throttle; the event loop keeps the real one."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("fcot.teacher.throttle.time", made)
+    return made
+
+
+def in_a_loop(test):
+    """A test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*arguments, **fixtures):
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
+
+
+async def settle():
+    """Let every task run until it waits for a clock or for another task."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def try_to_enter(throttle, tokens=1):
+    """A ticket where a request may go now, None where it would have to wait."""
+    task = asyncio.create_task(throttle.enter(tokens))
+    await settle()
+    if task.done():
+        return task.result()
+    task.cancel()
+    return None
+
+
+async def may_go(throttle, tokens=1):
+    return await try_to_enter(throttle, tokens) is not None
+
+
+async def fill(throttle):
+    """The tickets of as many requests as may be in flight."""
+    tickets = []
+    while (ticket := await try_to_enter(throttle)) is not None:
+        tickets.append(ticket)
+    return tickets
+
+
+def succeed(throttle, n=1):
+    for _ in range(n):
+        throttle.succeeded()
+        throttle.leave()
+
+
+async def round_trip(throttle):
+    """As many requests as the throttle allows at once, all answered; how many they were."""
+    n = len(await fill(throttle))
+    succeed(throttle, n)
+    return n
+
+
+# --- how many at once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [None, 5])
+@in_a_loop
+async def test_requests_go_one_by_one_until_the_first_has_succeeded(concurrency):
+    throttle = Throttle(concurrency, None, None)
+    for _ in range(3):  # failed tries
+        assert not throttle.proven
+        assert len(await fill(throttle)) == 1
+        throttle.leave()
+    assert await round_trip(throttle) == 1
+    assert throttle.proven
+    assert len(await fill(throttle)) == (concurrency or 8)
+
+
+@in_a_loop
+async def test_a_fixed_limit_neither_grows_nor_shrinks():
+    throttle = Throttle(3, None, None)
+    assert [await round_trip(throttle) for _ in range(5)] == [1, 3, 3, 3, 3]
+    tickets = await fill(throttle)
+    for ticket in tickets:
+        throttle.pushed_back(ticket, None)
+        throttle.leave()
+    assert await round_trip(throttle) == 3
+    assert len(await fill(throttle)) == 3
+    throttle.leave()
+    assert await may_go(throttle)
+    assert not await may_go(throttle)
+
+
+@in_a_loop
+async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_and_grows_by_one():
+    throttle = Throttle(None, None, None)
+    assert [await round_trip(throttle) for _ in range(6)] == [1, 8, 16, 32, 64, 128]
+    tickets = await fill(throttle)
+    assert len(tickets) == 256
+    throttle.pushed_back(tickets[0], None)
+    for _ in tickets:
+        throttle.leave()
+    after = [await round_trip(throttle) for _ in range(4)]
+    assert after[0] == int(256 * 0.95)
+    assert all(0 <= later - earlier <= 1 for earlier, later in itertools.pairwise(after))
+    assert after[-1] > after[0]
+
+
+@in_a_loop
+async def test_pushbacks_of_one_round_trip_reduce_once():
+    throttle = Throttle(None, None, None)
+    for _ in range(4):
+        await round_trip(throttle)
+    tickets = await fill(throttle)
+    assert len(tickets) == 64
+    for ticket in tickets[:40]:
+        throttle.pushed_back(ticket, None)
+        throttle.leave()
+    assert throttle.limit == 60
+    late, early = tickets[40], await try_to_enter(throttle)
+    throttle.pushed_back(late, None)
+    assert throttle.limit == 60, "sent before the reduction"
+    throttle.pushed_back(early, None)
+    assert throttle.limit < 60, "sent after the reduction"
+
+
+@in_a_loop
+async def test_before_anything_has_succeeded_a_pushback_says_nothing_about_the_limit():
+    throttle = Throttle(None, None, None)
+    throttle.pushed_back(await try_to_enter(throttle), None)
+    throttle.leave()
+    assert [await round_trip(throttle) for _ in range(3)] == [1, 8, 16]
+
+
+@in_a_loop
+async def test_the_limit_never_falls_below_one():
+    throttle = Throttle(None, None, None)
+    await round_trip(throttle)
+    for _ in range(200):
+        throttle.pushed_back(await try_to_enter(throttle), None)
+        throttle.leave()
+    assert throttle.limit == 1
+    assert await may_go(throttle)
+
+
+@in_a_loop
+async def test_a_limit_that_nobody_reaches_does_not_grow_beyond_twice_what_was_reached():
+    throttle = Throttle(None, None, None)
+    await round_trip(throttle)
+    await round_trip(throttle)
+    for _ in range(12):
+        await throttle.enter(1)
+    for _ in range(1000):
+        throttle.leave()
+        throttle.succeeded()
+        await throttle.enter(1)
+    assert throttle.limit == 24
+
+
+@in_a_loop
+async def test_after_a_pushback_a_limit_that_nobody_reaches_does_not_grow_at_all():
+    throttle = Throttle(None, None, None)
+    for _ in range(3):
+        await round_trip(throttle)
+    tickets = await fill(throttle)
+    for _ in tickets[1:]:
+        throttle.leave()
+    throttle.pushed_back(tickets[0], None)
+    throttle.leave()
+    reduced = throttle.limit
+    assert 8 < reduced < 32
+    for _ in range(1000):
+        await throttle.enter(1)
+        succeed(throttle)
+    assert throttle.limit == reduced
+
+
+# --- own rates --------------------------------------------------------------------------------------------------------------
+
+
+async def send(throttle, n, tokens=1):
+    """Seconds until ``n`` requests were sent, and answered at once."""
+
+    async def one():
+        await throttle.enter(tokens)
+        succeed(throttle)
+
+    begin = time.monotonic()
+    await asyncio.gather(*(one() for _ in range(n)))
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("concurrency", [None, 50])
+@in_a_loop
+async def test_requests_per_minute_spread_requests(concurrency):
+    """600 a minute: ten may go at once, six more need a tenth of a second each."""
+    assert await send(Throttle(concurrency, 600, None), 16) > 0.59
+
+
+@in_a_loop
+async def test_tokens_per_minute_spread_requests():
+    """60,000 a minute: a second's worth is 1,000 tokens, 600 more take 0.6 s."""
+    assert await send(Throttle(50, None, 60_000), 4, tokens=400) > 0.59
+
+
+@in_a_loop
+async def test_the_slower_of_two_rates_counts(clock):
+    throttle = Throttle(50, 600, 60_000)
+    await round_trip_of(throttle, 1, tokens=1000)
+    assert not await may_go(throttle, tokens=100)
+    clock.now += 0.09
+    assert not await may_go(throttle, tokens=100)
+    clock.now += 0.02
+    assert await may_go(throttle, tokens=100)
+
+
+async def round_trip_of(throttle, n, tokens=1):
+    for _ in range(n):
+        assert await may_go(throttle, tokens)
+        succeed(throttle)
+
+
+@pytest.mark.parametrize(("rate", "waits"), [(60, 1.0), (6, 10.0), (0.5, 120.0)])
+@in_a_loop
+async def test_a_minute_does_not_begin_with_a_burst(clock, rate, waits):
+    throttle = Throttle(50, rate, None)
+    await round_trip_of(throttle, 1)
+    for _ in range(3):
+        clock.now += waits * 0.99
+        assert not await may_go(throttle)
+        clock.now += waits * 0.02
+        await round_trip_of(throttle, 1)
+
+
+@in_a_loop
+async def test_idle_time_is_not_saved_up_beyond_a_second(clock):
+    throttle = Throttle(50, 600, None)
+    clock.now += 3600
+    await round_trip_of(throttle, 10)
+    assert not await may_go(throttle)
+
+
+@in_a_loop
+async def test_a_request_larger_than_the_bucket_goes_and_is_paid_off_by_the_next(clock):
+    throttle = Throttle(50, None, 60_000)
+    await round_trip_of(throttle, 1, tokens=5000)
+    clock.now += 3.9
+    assert not await may_go(throttle)
+    clock.now += 0.2
+    assert await may_go(throttle)
+
+
+# --- what the server's headers say ------------------------------------------------------------------------------------------
+
+
+def headers(kind="requests", limit="10", remaining="0", reset="1s"):
+    return {f"x-ratelimit-limit-{kind}": limit, f"x-ratelimit-remaining-{kind}": remaining, f"x-ratelimit-reset-{kind}": reset}
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [
+        ("1s", 1.0), ("6m0s", 360.0), ("20ms", 0.02), ("8.64s", 8.64), ("1h2m3.5s", 3723.5), ("1d", 86400.0), ("2", 2.0), ("500us", 5e-4),
+    ],
+)  # fmt: skip
+@in_a_loop
+async def test_an_empty_bucket_of_the_server_holds_back_until_it_has_one_again(clock, reset, seconds):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(headers(limit="1000", reset=reset))
+    clock.now += seconds / 1000 * 0.98  # a thousand come back in that time
+    assert not await may_go(throttle)
+    clock.now += seconds / 1000 * 0.04
+    assert await may_go(throttle)
+    assert not await may_go(throttle)
+
+
+@in_a_loop
+async def test_what_remains_may_go_at_once(clock):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(headers(limit="100", remaining="7", reset="1m"))
+    await round_trip_of(throttle, 7)
+    assert not await may_go(throttle)
+
+
+@in_a_loop
+async def test_the_servers_tokens_hold_back_large_requests_and_let_small_ones_through(clock):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1, tokens=100)
+    throttle.observe(headers("tokens", "60000", "200", "59.8s"))
+    assert not await may_go(throttle, tokens=300)
+    assert await may_go(throttle, tokens=150)
+    clock.now += 0.3
+    assert await may_go(throttle, tokens=300)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {}, headers(limit="many"), headers(remaining=""), headers(reset="soon"), headers(reset=""), headers(limit="0"), headers(limit="-1"),
+        {"x-ratelimit-remaining-requests": "0"}, headers("flowers"), headers(limit="nan"),
+    ],
+)  # fmt: skip
+@in_a_loop
+async def test_headers_that_make_no_sense_hold_nothing_back(clock, told):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(told)
+    await round_trip_of(throttle, 40)
+
+
+@in_a_loop
+async def test_a_full_bucket_with_nothing_to_reset_holds_nothing_back(clock):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(headers(limit="100", remaining="100", reset="0s"))
+    await round_trip_of(throttle, 40)
+
+
+@in_a_loop
+async def test_the_newest_headers_count(clock):
+    throttle = Throttle(50, None, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(headers(reset="1h"))
+    assert not await may_go(throttle)
+    throttle.observe(headers(remaining="5", reset="1h"))
+    await round_trip_of(throttle, 5)
+    assert not await may_go(throttle)
+
+
+@in_a_loop
+async def test_the_servers_headers_do_not_lift_ones_own_limit(clock):
+    throttle = Throttle(50, 60, None)
+    await round_trip_of(throttle, 1)
+    throttle.observe(headers(limit="10000", remaining="9999", reset="6ms"))
+    assert not await may_go(throttle)
+
+
+# --- pauses -----------------------------------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_a_retry_after_holds_everybody_back_and_a_shorter_one_does_not_shorten_it(clock):
+    throttle = Throttle(4, None, None)
+    await round_trip_of(throttle, 1)
+    ticket = await throttle.enter(1)
+    throttle.pushed_back(ticket, 5.0)
+    throttle.pushed_back(ticket, 1.0)
+    throttle.leave()
+    clock.now += 4.9
+    assert not await may_go(throttle)
+    clock.now += 0.2
+    assert len(await fill(throttle)) == 4
+
+
+@in_a_loop
+async def test_who_waits_for_a_place_is_held_back_too():
+    """The place is freed before the pause is over: the waiting request goes at its end."""
+    throttle = Throttle(1, None, None)
+    ticket = await throttle.enter(1)
+    waiting = asyncio.create_task(throttle.enter(1))
+    await settle()
+    throttle.succeeded()
+    begin = time.monotonic()
+    throttle.pushed_back(ticket, 0.3)
+    throttle.leave()
+    await waiting
+    assert time.monotonic() - begin > 0.29
+
+
+@in_a_loop
+async def test_a_pause_lasts_as_long_as_it_should():
+    begin = time.monotonic()
+    await Throttle(1, None, None).pause(0.2)
+    assert time.monotonic() - begin > 0.19
+
+
+# --- the end, and another beginning -----------------------------------------------------------------------------------------
+
+
+@in_a_loop
+async def test_halt_wakes_everybody_who_waits():
+    """For a place, for a rate, for the end of a pause the server asked for, for another try."""
+    for_a_place, for_the_server, for_another_try = (Throttle(1, None, None) for _ in range(3))
+    for_a_rate = Throttle(5, 0.001, None)
+    for throttle in (for_a_place, for_a_rate, for_the_server):
+        ticket = await throttle.enter(1)
+        throttle.succeeded()
+        if throttle is for_the_server:
+            throttle.pushed_back(ticket, 3600.0)
+        if throttle is not for_a_place:
+            throttle.leave()
+    waiting = [asyncio.create_task(throttle.enter(1)) for throttle in (for_a_place, for_a_rate, for_the_server) for _ in range(3)]
+    waiting.append(asyncio.create_task(for_another_try.pause(3600.0)))
+    await settle()
+    assert not any(task.done() for task in waiting)
+    for throttle in (for_a_place, for_a_rate, for_the_server, for_another_try):
+        throttle.halt()
+    ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 60)
+    assert {type(error) for error in ended} == {Halted}
+
+
+@in_a_loop
+async def test_after_a_halt_nothing_goes():
+    throttle = Throttle(5, None, None)
+    throttle.halt()
+    with pytest.raises(Halted):
+        await throttle.enter(1)
+    with pytest.raises(Halted):
+        await throttle.pause(3600.0)
+
+
+def test_a_reset_makes_it_usable_in_another_event_loop_and_keeps_what_was_learnt():
+    throttle = Throttle(None, None, None)
+
+    async def first():
+        for _ in range(3):
+            await round_trip(throttle)
+        tickets = await fill(throttle)
+        waiting = asyncio.create_task(throttle.enter(1))
+        await settle()
+        throttle.halt()
+        with pytest.raises(Halted):
+            await waiting
+        for _ in tickets:
+            throttle.leave()
+        throttle.reset()
+
+    async def second():
+        assert throttle.proven
+        assert len(await fill(throttle)) == 32
+        waiting = asyncio.create_task(throttle.enter(1))
+        await settle()
+        assert not waiting.done()
+        succeed(throttle)
+        await asyncio.wait_for(waiting, 60)
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+@in_a_loop
+async def test_who_gives_up_waiting_takes_no_place():
+    throttle = Throttle(2, None, None)
+    await round_trip(throttle)
+    await fill(throttle)
+    waiting = [asyncio.create_task(throttle.enter(1)) for _ in range(5)]
+    await settle()
+    for task in waiting:
+        task.cancel()
+    await settle()
+    for _ in range(2):
+        throttle.leave()
+    assert len(await fill(throttle)) == 2
