@@ -682,9 +682,7 @@ def test_a_second_interruption_leaves_what_is_in_flight(tmp_path):
     with FakeServer([None] * 4 + ["slow:600"] * 50) as server:
         process = start_and_wait_for(5, server, ("-c", BUY_FORTY, server.base_url, str(tmp_path)), os.path.dirname(__file__))
         process.send_signal(signal.SIGINT)
-        said = ""
-        while "stopping: waiting for" not in said:
-            said += process.stderr.readline()
+        assert any("stopping: waiting for" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGINT

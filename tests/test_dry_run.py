@@ -1,0 +1,435 @@
+"""What a run would cost is told without asking for anything, and a preview asks for no more than it shows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_openai import FakeServer
+from hydra import compose, initialize_config_dir
+
+from fcot.checks import to_config
+from fcot.config import register_schemas
+from fcot.errors import FcotError
+from fcot.runs import resolve
+from fcot.stages.dry_run import estimate, show
+from fcot.stages.preview import preview
+from fcot.teacher.generate import generate_completions
+
+CONF = Path(__file__).parent.parent / "conf"
+DEAD = "http://127.0.0.1:9/v1"
+N = 10  # problems of every run here
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def make_run(output, *overrides, swept=False):
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+
+
+def openai_run(output, url, *overrides, model="gpt-4.1-mini", limit=N, swept=False):
+    """A run of ten train problems, at the price of a model that is in conf/prices.yaml."""
+    small = ("dataset.n_problems=60", f"dataset.limit={limit}", "split_mode.validation_fraction=0.05")
+    run = make_run(output, "teacher=openai", f"teacher.model={model}", f"teacher.base_url={url}", *small, *overrides, swept=swept)
+    assert len(run.split.train) == limit
+    return run
+
+
+def complete(run, n=None):
+    """Buy what the run lacks, of its first ``n`` problems; the usage."""
+    return generate_completions(run.plan, run.store, run.select(run.split.train[:n])).usage()
+
+
+def characters(run):
+    """Of the step-1 prompts of all train problems."""
+    prompts = [run.plan.step1(problem).prompt for problem in run.select(run.split.train)]
+    return sum(len(prompt[0]["content"]) for prompt in prompts)
+
+
+def width(interval):
+    """Of an interval, relative to its middle."""
+    return (interval[2] - interval[0]) / interval[1]
+
+
+def within(interval, number):
+    return interval[0] <= number <= interval[2]
+
+
+# --- nothing is asked -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_asks_nothing_and_leaves_nothing(run_fcot, tmp_path):
+    arguments = ("teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={DEAD}", "dataset.n_problems=60", "dry_run=true")
+    done = run_fcot(*arguments, "diversity=3")
+    assert done.returncode == 0, done.stderr
+    assert "dry run: nothing was asked" in done.stdout
+    assert "lengths: ASSUMED" in done.stdout
+    assert re.search(r"price online\s+\$[\d.]+ \(\$[\d.]+-\$?[\d.]+\)", done.stdout)
+    assert re.search(r"price through the Batch API\s+\$", done.stdout)
+    assert not (tmp_path / "outputs" / "runs").exists()
+    assert not (tmp_path / "outputs" / "store").exists()
+
+
+def test_an_estimate_touches_nothing_in_a_store_with_something_in_it(tmp_path):
+    with FakeServer() as server:
+        complete(openai_run(tmp_path, server.base_url), 4)
+        asked = server.stats()["requests"]
+        before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
+        estimate(openai_run(tmp_path, server.base_url), {})
+        assert server.stats()["requests"] == asked
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+# --- numbers by hand ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_request_prompts_by_hand(tmp_path):
+    run = openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2", "trainer.epochs=3", "trainer.batch_size=8")
+    made = estimate(run, {})
+    assert (made.problems, made.diversity, made.asked, made.stored) == (N, 5, 50, 0)
+    assert made.requests == N * 3, "2 + 2 + 1 choices"
+    assert list(made.prompt_tokens) == pytest.approx([3 * characters(run) / assumed for assumed in (5, 4, 3)])
+    assert list(made.shared_tokens) == pytest.approx([2 * characters(run) / assumed for assumed in (5, 4, 3)])
+    assert list(made.completion_tokens) == pytest.approx([50 * 512 * share for share in (0.2, 0.5, 1.0)])
+    expected = [(0.4 * p + 1.6 * c) / 1e6 for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)]
+    assert list(made.usd) == pytest.approx(expected)
+    assert list(made.usd_batch) == pytest.approx([usd / 2 for usd in expected])
+    assert list(made.usd_shared) == pytest.approx([0.4 * tokens / 1e6 for tokens in made.shared_tokens])
+    assert made.steps == min(3 * 7, run.config.trainer.max_steps or 10**9)
+
+
+def test_two_step_prompts_by_hand(tmp_path):
+    run = openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3", "teacher.max_choices_per_request=2")
+    made = estimate(run, {})
+    assert (made.asked, made.stored) == (30, 0)
+    assert made.requests == N * (2 + 3), "rationales in two requests, each answer in one of its own"
+    assert list(made.shared_tokens) == pytest.approx([characters(run) / assumed for assumed in (5, 4, 3)])
+    rationale, answer = (128 * 0.2, 128 * 0.5, 128.0), (2.0, 8.0, 32.0)
+    assert list(made.completion_tokens) == pytest.approx([30 * (r + a) for r, a in zip(rationale, answer, strict=True)])
+    first = [2 * characters(run) / assumed for assumed in (5, 4, 3)]
+    second = [3 * characters(run) / assumed + 30 * r for assumed, r in zip((5, 4, 3), rationale, strict=True)]
+    for low_to_high, one, two in zip(made.prompt_tokens, first, second, strict=True):
+        assert one + two <= low_to_high <= one + two + 30 * 20, "and a trigger"
+
+
+def test_what_a_partial_run_left_is_not_asked_for_again(tmp_path):
+    with FakeServer() as server:
+        complete(openai_run(tmp_path, server.base_url, "diversity=2"), 4)
+    made = estimate(openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2"), {})
+    assert (made.asked, made.stored, made.requests) == (50, 8, 4 * 2 + 6 * 3)
+    whole = estimate(openai_run(tmp_path, DEAD, "diversity=2"), {})
+    assert (whole.asked, whole.stored, whole.requests) == (20, 8, 6)
+
+
+def test_rationales_without_answers_are_asked_for_their_answers_only(tmp_path):
+    with FakeServer([None, "401", "401", "401"]) as server:
+        run = openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot", "diversity=3", "teacher.concurrency=1")
+        with pytest.raises(FcotError, match="key"):
+            complete(run)
+    made = estimate(openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3"), {})
+    assert (made.asked, made.stored) == (30, 3)
+    assert made.requests == 3 + 9 * (1 + 3)
+
+
+def test_a_whole_run_in_the_store_costs_nothing(tmp_path):
+    with FakeServer() as server:
+        complete(openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot"))
+    made = estimate(openai_run(tmp_path, DEAD, "prompt=zero_shot_cot"), {})
+    assert (made.asked, made.stored, made.requests) == (40, 40, 0)
+    assert not made.prompt_tokens.any()
+    assert not made.completion_tokens.any()
+    assert not made.usd.any()
+
+
+def test_a_prompt_that_was_given_up_is_not_going_to_be_asked_again(tmp_path):
+    # BUG: its slots are empty for ever, and each dry run counts them as requests that no run sends.
+    with FakeServer(["too_long"]) as server:
+        complete(openai_run(tmp_path, server.base_url, "teacher.concurrency=1"))
+        asked = server.stats()["requests"]
+        made = estimate(openai_run(tmp_path, server.base_url), {})
+        complete(openai_run(tmp_path, server.base_url))
+        assert server.stats()["requests"] == asked
+    assert made.requests == 0
+
+
+# --- measured lengths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["zero_shot_cot_chat", "zero_shot_cot"])
+def test_after_a_preview_lengths_are_measured_and_hold_for_the_run(tmp_path, capsys, prompt):
+    overrides = (f"prompt={prompt}", "diversity=4")
+    before = estimate(openai_run(tmp_path, DEAD, *overrides, limit=30), {})
+    assert any("ASSUMED" in note for note in before.notes)
+    with FakeServer() as server:
+        preview(openai_run(tmp_path, server.base_url, *overrides, limit=30), 5)
+        previewed = server.stats()
+        after = estimate(openai_run(tmp_path, DEAD, *overrides, limit=30), {})
+        assert any("lengths: from 5 generations in the store" in note for note in after.notes)
+        assert not any("ASSUMED" in note for note in after.notes)
+        for name in ("prompt_tokens", "completion_tokens", "usd"):
+            assert width(getattr(after, name)) < width(getattr(before, name))
+        usage = complete(openai_run(tmp_path, server.base_url, *overrides, limit=30))
+        stats = server.stats()
+    assert stats["requests"] - previewed["requests"] == after.requests
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert usage[name] == stats[name], "the run's usage counts what its preview bought"
+        assert within(getattr(after, name), stats[name] - previewed[name]), name
+    charged = {name: stats[name] - previewed[name] for name in ("prompt_tokens", "completion_tokens")}
+    assert within(after.usd, (0.4 * charged["prompt_tokens"] + 1.6 * charged["completion_tokens"]) / 1e6)
+
+
+def test_lengths_are_measured_on_requests_of_several_choices_too(tmp_path):
+    with FakeServer() as server:
+        complete(openai_run(tmp_path, server.base_url, "diversity=6", "teacher.max_choices_per_request=4"), 3)
+        stats = server.stats()
+    made = estimate(openai_run(tmp_path, DEAD, "diversity=6"), {})
+    assert any("from 18 generations" in note for note in made.notes)
+    assert made.completion_tokens[1] == pytest.approx(7 * 6 * stats["completion_tokens"] / 18)
+
+
+def test_lengths_are_measured_where_usage_is_missing_from_some(tmp_path):
+    with FakeServer(["no_usage", None, "odd_usage"]) as server:
+        complete(openai_run(tmp_path, server.base_url, "teacher.concurrency=1"), 4)
+        stats = server.stats()
+    made = estimate(openai_run(tmp_path, DEAD), {})
+    assert within(made.completion_tokens / 24, stats["completion_tokens"] / 8)
+
+
+def test_where_no_server_ever_told_a_length_it_is_still_assumed(tmp_path):
+    with FakeServer(["no_usage"] * 50) as server:
+        complete(openai_run(tmp_path, server.base_url), 4)
+    made = estimate(openai_run(tmp_path, DEAD), {})
+    assert any("ASSUMED" in note for note in made.notes)
+    assert made.stored == 16
+
+
+# --- sweeps ---------------------------------------------------------------------------------------------------------------------
+
+
+def estimates_of(runs):
+    planned = {}
+    return [estimate(run, planned, [f"run {i}"]) for i, run in enumerate(runs)]
+
+
+def test_a_sweep_over_diversity_counts_each_completion_once(tmp_path, capsys):
+    def runs(url, folder):
+        return [openai_run(folder, url, f"diversity={d}", "prompt=zero_shot_cot", swept=True) for d in (1, 2, 4)]
+
+    made = estimates_of(runs(DEAD, tmp_path / "a"))
+    assert [one.asked for one in made] == [10, 20, 40]
+    assert [one.requests for one in made] == [10 + 10, 10 + 10, 10 + 20]
+    largest = estimate(runs(DEAD, tmp_path / "a")[-1], {})
+    assert sum(one.completion_tokens for one in made) == pytest.approx(largest.completion_tokens)
+    assert sum(one.requests for one in estimates_of(reversed(runs(DEAD, tmp_path / "a")))) == largest.requests
+    with FakeServer() as server:
+        for run in runs(server.base_url, tmp_path / "b"):
+            complete(run)
+        assert server.stats()["requests"] == sum(one.requests for one in made)
+    show(made)
+    said = capsys.readouterr().out
+    assert re.search(r"completions asked for\s+70\n", said)
+    assert re.search(r"\n  requests\s+70\n", said)
+    assert said.count("lengths: ASSUMED") == 1
+    for number in (0, 1, 2):
+        assert f"run {number}" in said
+
+
+def test_two_problems_with_one_question_are_bought_once(tmp_path):
+    data = tmp_path / "twins.jsonl"
+    data.write_text("".join(json.dumps({"question": f"How many are {i // 2} and 1?", "answer": str(i // 2 + 1)}) + "\n" for i in range(40)))
+    overrides = ("dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "teacher=openai", "teacher.model=m", "diversity=2")
+    run = make_run(tmp_path, *overrides, f"teacher.base_url={DEAD}")
+    questions = {problem.question for problem in run.select(run.split.train)}
+    assert len(questions) < len(run.split.train)
+    made = estimate(run, {})
+    assert made.asked == 2 * len(run.split.train)
+    assert made.requests == len(questions)
+
+
+def test_a_sweep_over_prompts_with_the_same_first_request_buys_each_prompts_rationales(tmp_path):
+    # BUG: `planned` is by step-1 key, the store's folders are by prompt name too: the second prompt is taken to be free.
+    def runs(url, folder):
+        return [openai_run(folder, url, "diversity=2", f"prompt={name}") for name in ("zero_shot_cot", "zero_shot_cot_kojima")]
+
+    with FakeServer() as server:
+        for run in runs(server.base_url, tmp_path / "a"):
+            complete(run)
+        requests = server.stats()["requests"]
+    assert requests == 2 * N * (1 + 2)
+    assert sum(one.requests for one in estimates_of(runs(DEAD, tmp_path / "b"))) == requests
+
+
+def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
+    # BUG: where an earlier run plans the rationales, the answers of the later one count as bought, though their key is another.
+    def runs(url, folder):
+        return [openai_run(folder, url, "diversity=2", "prompt=zero_shot_cot", f"prompt.answer_tokens={n}") for n in (16, 32)]
+
+    with FakeServer() as server:
+        for run in runs(server.base_url, tmp_path / "a"):
+            complete(run)
+        requests = server.stats()["requests"]
+    assert requests == N * (1 + 2) + N * 2
+    assert sum(one.requests for one in estimates_of(runs(DEAD, tmp_path / "b"))) == requests
+
+
+def test_a_sweep_counts_the_answers_that_an_interrupted_run_left_open(tmp_path):
+    # BUG: the first run of the sweep enters the key, so that the answers of later slots are not looked at any more.
+    def runs(url):
+        return [openai_run(tmp_path, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.concurrency=1", swept=True) for d in (1, 4)]
+
+    with FakeServer([None, "401", "401", "401"]) as server, pytest.raises(FcotError, match="key"):
+        complete(runs(server.base_url)[1])
+    made = estimates_of(runs(DEAD))
+    with FakeServer() as server:
+        for run in runs(server.base_url):
+            complete(run)
+        assert sum(one.requests for one in made) == server.stats()["requests"]
+
+
+# --- prices ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_price_is_said_and_not_guessed(tmp_path, capsys):
+    made = estimate(openai_run(tmp_path, DEAD, model="nobody-knows"), {})
+    assert (made.usd, made.usd_batch, made.usd_shared) == (None, None, None)
+    show([made])
+    said = capsys.readouterr().out
+    assert re.search(r"price online\s+price unknown", said)
+    assert "prices.yaml has none for nobody-knows" in said
+    assert "Batch API" not in said
+    assert "$" not in said
+
+
+def test_where_one_price_of_a_sweep_is_unknown_so_is_the_sum(tmp_path, capsys):
+    show(estimates_of([openai_run(tmp_path, DEAD), openai_run(tmp_path, DEAD, model="nobody-knows")]))
+    assert re.search(r"price online\s+price unknown", capsys.readouterr().out)
+
+
+def test_a_known_price_is_said_with_its_source(tmp_path, capsys):
+    prices = tmp_path / "mine.yaml"
+    prices.write_text("m: {input: 1, output: 2}")
+    show([estimate(openai_run(tmp_path, DEAD, f"teacher.prices={prices}", model="m"), {})])
+    said = capsys.readouterr().out
+    assert f"price: $1 in, $1 cached, $2 out per million tokens, from {prices}" in said
+    assert "Batch API" not in said, "the file knows no batch price"
+
+
+@pytest.mark.parametrize("overrides", [["method=zero_shot"], ["method=fine_tune"], []], ids=["zero_shot", "fine_tune", "oracle"])
+def test_what_is_free_costs_nothing(tmp_path, capsys, overrides):
+    made = estimate(make_run(tmp_path, "dataset.n_problems=60", *overrides), {})
+    assert (made.requests == 0) == bool(overrides)
+    assert (made.asked == 0) == bool(overrides)
+    assert (made.steps == 0) == (overrides == ["method=zero_shot"])
+    show([made])
+    assert re.search(r"price online\s+\$0\n", capsys.readouterr().out)
+
+
+# --- previews -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_shows_what_was_made_of_each_problem_and_the_run_buys_the_rest(tmp_path, capsys):
+    with FakeServer() as server:
+        run = openai_run(tmp_path, server.base_url, "diversity=4", "teacher.max_choices_per_request=4")
+        preview(run, 3)
+        said = " ".join(capsys.readouterr().out.split())
+        assert server.stats()["requests"] == 3
+        problems = run.select(run.split.train[:3])
+        for problem, completion in zip(problems, generate_completions(replace(run.plan, diversity=1), run.store, problems), strict=True):
+            assert problem.question in said
+            assert " ".join(completion.rationale.split()) in said
+            assert f"parsed {problem.answer!r}, gold {problem.answer!r}: correct" in said
+            assert f"sample {problem.sample_index}" in said
+        assert said.count("sample ") == said.count("prompt:") == said.count("rationale:") == said.count("answer text:") == 3
+        assert len(re.findall(r"\d+ prompt and \d+ completion tokens, \$0\.0\d+", said)) == 3
+        assert "the whole run: 40 completions, 3 of them in the store; the rest: $" in said
+        assert not (tmp_path / "runs").exists()
+
+        preview(run, 3)
+        assert server.stats()["requests"] == 3, "the second time it is in the store"
+
+        complete(run)
+        stats = server.stats()
+        assert stats["good_choices"] == 4 * N
+        assert stats["requests"] == 3 + N
+
+
+def test_a_preview_of_two_steps_shows_both_prompts(tmp_path, capsys):
+    with FakeServer() as server:
+        run = openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot")
+        preview(run, 2)
+        assert server.stats()["requests"] == 4
+    said = capsys.readouterr().out
+    assert said.count("prompt 1:") == said.count("prompt 2:") == said.count("correct") == 2
+    assert said.count("Therefore, the answer is") == 2
+
+
+def test_a_preview_tells_what_went_wrong(tmp_path, capsys):
+    """An unknown price, an answer that is wrong, and a prompt that is refused."""
+    with FakeServer(["content_filter_400", "length"]) as server:
+        preview(openai_run(tmp_path, server.base_url, "teacher.concurrency=1", model="nobody-knows"), 2)
+    said = capsys.readouterr().out
+    assert "(none: refused:prompt_filtered)" in said
+    assert "parsed None, gold" in said
+    assert said.count("wrong") == 2
+    assert "ended: length" in said
+    assert "price unknown" in said
+
+
+def replayed(index, question, slot):
+    """A completion as the authors' files hold it: right in slot 0, wrong in slot 1."""
+    return {
+        "sample_index": index, "completion_index": slot, "question": question, "answer": str(index + 1), "prompt": "...",
+        "completion": f" {index + 1 + slot}.", "reasoning_prompt": "...", "reasoning_completion": f" Because of {index} in {slot}.",
+    }  # fmt: skip
+
+
+def test_a_preview_of_replayed_completions_asks_nobody(tmp_path, capsys):
+    questions = [f"What are {i} and 1?" for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"question": q, "answer": str(i + 1)}) + "\n" for i, q in enumerate(questions)))
+    rows = {str(i): [replayed(i, q, slot) for slot in (1, 0)] for i, q in enumerate(questions)}
+    (tmp_path / "D_mine.json").write_text(json.dumps({"metadata": {"dataset_key": "custom", "base_model": "m"}, "data": rows}))
+    run = make_run(
+        tmp_path, "dataset=custom", f"dataset.path={tmp_path}/mine.jsonl", "dataset.answer_type=number", "teacher=replay",
+        f"teacher.path={tmp_path}/D_mine.json", "diversity=2",
+    )  # fmt: skip
+    preview(run, 3)
+    said = capsys.readouterr().out
+    assert said.count("sample ") == said.count("correct") == 3
+    for index in run.split.train[:3]:
+        assert f"Because of {index} in 0." in said
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
+def test_a_preview_of_a_method_without_a_teacher_is_one_clear_message(tmp_path, method):
+    with pytest.raises(FcotError, match=rf"^preview=2: method={method} asks no teacher$"):
+        preview(make_run(tmp_path, f"method={method}", "dataset.n_problems=60"), 2)
+
+
+def test_a_preview_keeps_to_the_budget(tmp_path):
+    with FakeServer() as server:
+        with contextlib.suppress(FcotError):
+            preview(openai_run(tmp_path, server.base_url, "teacher.budget_usd=0.000001"), 3)
+        assert server.stats()["requests"] == 0
+
+
+def test_resampling_in_the_place_of_identical_rationales_is_in_the_interval(tmp_path):
+    # BUG: the estimate knows nothing of teacher.resample_identical: here twice as many completions are bought.
+    overrides = ("diversity=4", "teacher.resample_identical=true")
+    with FakeServer(ignore_seed=True) as server:
+        preview(openai_run(tmp_path, server.base_url, *overrides), 3)
+        previewed = server.stats()["completion_tokens"]
+        made = estimate(openai_run(tmp_path, DEAD, *overrides), {})
+        complete(openai_run(tmp_path, server.base_url, *overrides))
+        assert within(made.completion_tokens, server.stats()["completion_tokens"] - previewed)
