@@ -178,7 +178,7 @@ WHOLE = 12 * 4  # completions of `buy`
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("max_choices", [1, 4])
 def test_what_the_server_charges_stays_below_the_budget_and_a_larger_one_continues(tmp_path, concurrency, max_choices):
-    with FakeServer(latency=0.01) as server:
+    with FakeServer(latency=0.003) as server:
         budget = 0.01
         bought = 0
         while True:
@@ -196,7 +196,7 @@ def test_what_the_server_charges_stays_below_the_budget_and_a_larger_one_continu
                 assert spent(stats) <= budget
             assert bought < stats["good_choices"] < 2 * WHOLE, "it went as far as it could"
             bought = stats["good_choices"]
-            budget += 0.006
+            budget += 0.012
         assert bought > 0, "the first budget was too small"
         assert server.stats()["good_choices"] == 2 * WHOLE, "nothing was bought twice"
         assert buy(teacher(server), tmp_path, budget)["usd"] == pytest.approx(spent(server.stats()), abs=1e-6)
@@ -244,7 +244,7 @@ def test_what_the_run_paid_before_counts_and_what_others_paid_does_not(tmp_path)
 @pytest.mark.parametrize("max_choices", [1, 4])
 def test_under_faults_too_the_budget_holds_what_broke_off_included(tmp_path, monkeypatch, concurrency, max_choices):
     """A reset came after the server had done its work, and it may charge it; answers without usage are on the bill as well."""
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
     faults = {"seed": 5, "no_usage": 0.15, "reset": 0.15, "500:0": 0.1, "fewer": 0.1, "empty": 0.05}
     with FakeServer(faults, latency=0.005) as server:
         with pytest.raises(FcotError, match="budget"):
@@ -262,7 +262,7 @@ def most_of(body):
 def test_tries_that_break_off_are_within_the_budget_before_they_are_sent(tmp_path, monkeypatch):
     # BUG: only the first try of a request is checked against the budget; each that breaks off may be charged, and up to
     # max_retries more are sent without another look.
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
     prompt = replace(PROMPT, two_steps=False, rationale_tokens=40)
     with FakeServer([None] + ["reset"] * 8) as server:
         one = teacher(server, concurrency=1, max_retries=10)
@@ -306,7 +306,7 @@ def test_tries_that_broke_off_count_at_their_bound(tmp_path):
     with pytest.raises(FcotError, match="budget"):
         buy(one, tmp_path, 0.02, n=100)
     least = min(PRICE.usd(request.most_prompt_tokens(), n * request.max_tokens) for request, n, _ in one.calls)
-    assert 1 < len(one.calls)
+    assert len(one.calls) > 1
     assert (len(one.calls) - 1) * 3 * least <= 0.02, "the last one was not known to break off"
 
 

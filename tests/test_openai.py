@@ -210,8 +210,8 @@ def test_a_server_that_is_not_there_is_named():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waits between tries of a tenth of a second, where the server does not say."""
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.1)
+    """Waits between tries of a tenth of a second at most, where the server does not say."""
+    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
 
 
 def test_a_server_that_has_never_answered_is_given_up_after_four_tries_and_one_that_has_is_not(impatient):
@@ -230,14 +230,14 @@ def test_a_server_that_has_never_answered_is_given_up_after_four_tries_and_one_t
         assert server.stats()["requests"] == 1 + 6 + 1
 
 
-@pytest.mark.parametrize("fault", ["500", "reset", "429:0", "empty", "content_filter_400", "too_long", "slow:60", "no_choices"])
+@pytest.mark.parametrize("fault", ["500", "reset", "429:0", "empty", "too_long", "slow:60"])
 def test_whatever_an_answer_was_its_place_is_free_again(impatient, fault):
-    """Of two places: were one lost for each of five faults, the request after them would wait for ever."""
-    with FakeServer([None] + [fault] * 5) as server:
-        one = teacher(server, concurrency=2, max_retries=8, timeout_s=0.3 if fault.startswith("slow") else 20.0)
+    """Of two places: were one lost for each of three faults, the request after them would wait for ever."""
+    with FakeServer([None] + [fault] * 3) as server:
+        one = teacher(server, concurrency=2, max_retries=8, timeout_s=0.2 if fault.startswith("slow") else 20.0)
 
         async def run():
-            for _ in range(6):
+            for _ in range(4):
                 await asyncio.wait_for(one.generate(step1(one), 1, 0), 60)
             together = asyncio.gather(*(one.generate(step1(one), 1, 0) for _ in range(4)))
             replies = await asyncio.wait_for(together, 60)
@@ -653,13 +653,12 @@ def start_and_wait_for(n, server, command, folder):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_waits_for_what_is_in_flight_and_loses_nothing(tmp_path, number):
+def test_an_interrupted_run_waits_for_what_is_in_flight_and_loses_nothing(tmp_path):
     with FakeServer(latency=0.3) as server:
         rate = ("teacher.concurrency=6", "teacher.max_choices_per_request=2", "until=generate")
         command = ("-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", *rate)
         process = start_and_wait_for(14, server, command, tmp_path)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
         stats = server.stats()
     assert process.returncode == 130, err
@@ -675,6 +674,19 @@ import sys, pathlib, types, test_openai
 server = types.SimpleNamespace(base_url=sys.argv[1])
 test_openai.generate(test_openai.teacher(server, concurrency=2, timeout_s=900.0), pathlib.Path(sys.argv[2]), n=40)
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_wait_for_what_is_in_flight(tmp_path, number):
+    with FakeServer([None] * 9 + ["slow:0.5"] * 500) as server:
+        process = start_and_wait_for(10, server, ("-c", BUY_FORTY, server.base_url, str(tmp_path)), os.path.dirname(__file__))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+        stats = server.stats()
+    assert process.returncode == -signal.SIGINT, "it ends with KeyboardInterrupt"
+    assert "stopping: waiting for" in err
+    assert stats["faulty"]["slow"] > 0
+    assert stored(tmp_path) == stats["good_choices"] == stats["requests"]
 
 
 def test_a_second_interruption_leaves_what_is_in_flight(tmp_path):
