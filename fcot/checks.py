@@ -26,6 +26,7 @@ from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
 from fcot.tasks.table import TASKS
 from fcot.teacher.money import Price, read_price
+from fcot.teacher.requests import OWN_PARAMETERS
 
 STAGES = ("generate", "curate", "train", "evaluate")
 SPLIT_MODES = ("sample", "published", "template", "file")
@@ -211,9 +212,11 @@ def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
         yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
     if not dry_run and not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
         yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
-    for name in teacher.parameters:
-        if name in ("n", "model", "messages", "prompt", "stop", "stream"):
+    for name, value in teacher.parameters.items():
+        if name in OWN_PARAMETERS:
             yield f"teacher.parameters: {name} is fcot's own to set"
+        elif name in ("seed", "max_tokens", "max_completion_tokens") and value is not None:
+            yield f"teacher.parameters: {name} is fcot's own to set; null leaves it out; prompt.rationale_tokens limits"
     yield from _readable_file("teacher.prices", teacher.prices)
     if teacher.budget_usd is not None and teacher.model:
         if price_of(teacher) is None:

@@ -26,7 +26,7 @@ _sweeps: list[Path] = []
 _jobs: dict[str, int] = {}
 _failed: list[str] = []
 _estimates: list[Any] = []
-_planned: dict[str, int] = {}
+_planned: dict[tuple[object, ...], int] = {}
 
 
 def main() -> None:

@@ -370,7 +370,7 @@ def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence
     def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[Row]:
         free = next(slot for slot in count() if not shard.has(of, slot))
         job = Job(request, of, free, 1, 0, plan.teacher.identity)
-        return to_rows(plan, shard, job, [Choice(text, finish_reason)], Usage(), run="import", seed=None)
+        return to_rows(plan, job, shard, [Choice(text, finish_reason)], Usage(), run="import", seed=None)
 
     for first, completion in draws:
         if plan.prompt.two_steps:

@@ -153,7 +153,6 @@ def test_a_whole_run_in_the_store_costs_nothing(tmp_path):
 
 
 def test_a_prompt_that_was_given_up_is_not_going_to_be_asked_again(tmp_path):
-    # BUG: its slots are empty for ever, and each dry run counts them as requests that no run sends.
     with FakeServer(["too_long"]) as server:
         complete(openai_run(tmp_path, server.base_url, "teacher.concurrency=1"))
         asked = server.stats()["requests"]
@@ -258,7 +257,6 @@ def test_two_problems_with_one_question_are_bought_once(tmp_path):
 
 
 def test_a_sweep_over_prompts_with_the_same_first_request_buys_each_prompts_rationales(tmp_path):
-    # BUG: `planned` is by step-1 key, the store's folders are by prompt name too: the second prompt is taken to be free.
     def runs(url, folder):
         return [openai_run(folder, url, "diversity=2", f"prompt={name}") for name in ("zero_shot_cot", "zero_shot_cot_kojima")]
 
@@ -271,7 +269,6 @@ def test_a_sweep_over_prompts_with_the_same_first_request_buys_each_prompts_rati
 
 
 def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
-    # BUG: where an earlier run plans the rationales, the answers of the later one count as bought, though their key is another.
     def runs(url, folder):
         return [openai_run(folder, url, "diversity=2", "prompt=zero_shot_cot", f"prompt.answer_tokens={n}") for n in (16, 32)]
 
@@ -284,7 +281,6 @@ def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
 
 
 def test_a_sweep_counts_the_answers_that_an_interrupted_run_left_open(tmp_path):
-    # BUG: the first run of the sweep enters the key, so that the answers of later slots are not looked at any more.
     def runs(url):
         return [openai_run(tmp_path, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.concurrency=1", swept=True) for d in (1, 4)]
 
@@ -425,7 +421,6 @@ def test_a_preview_keeps_to_the_budget(tmp_path):
 
 
 def test_resampling_in_the_place_of_identical_rationales_is_in_the_interval(tmp_path):
-    # BUG: the estimate knows nothing of teacher.resample_identical: here twice as many completions are bought.
     overrides = ("diversity=4", "teacher.resample_identical=true")
     with FakeServer(ignore_seed=True) as server:
         preview(openai_run(tmp_path, server.base_url, *overrides), 3)

@@ -64,7 +64,7 @@ def test_what_a_price_leaves_out_has_its_default(tmp_path):
     assert read_price(path, "c") == Price(1.0, 2.0, cached_input=0.0, batch=0.25)
 
 
-@pytest.mark.parametrize("text", ["other: {input: 1, output: 2}", "", "m:\n", "model: {input: 1, output: 2}"])
+@pytest.mark.parametrize("text", ["other: {input: 1, output: 2}", "", "model: {input: 1, output: 2}"])
 def test_a_model_that_is_not_in_the_file_has_no_price(tmp_path, text):
     (tmp_path / "prices.yaml").write_text(text)
     assert read_price(tmp_path / "prices.yaml", "m") is None
@@ -84,6 +84,8 @@ def test_a_model_that_is_not_in_the_file_has_no_price(tmp_path, text):
         "m: {input: null, output: 2}",
         "m: [1, 2]",
         "m: 3",
+        "m:",
+        "just a text",
         "m: cheap",
         "m: {input: 1, output: 2",
         "- m",
@@ -113,7 +115,6 @@ def test_a_file_that_cannot_be_read_is_one_message(tmp_path, content):
 
 @pytest.mark.parametrize("value", [".nan", ".inf"])
 def test_a_price_is_a_number(tmp_path, value):
-    # BUG: both are taken; with nan no request is ever within the budget, and every sum is nan.
     path = tmp_path / "prices.yaml"
     path.write_text(f"m: {{input: {value}, output: 2}}")
     with pytest.raises(FcotError, match="an entry is"):
@@ -260,7 +261,6 @@ def most_of(body):
 
 
 def test_tries_that_break_off_are_within_the_budget_before_they_are_sent(tmp_path, monkeypatch):
-    # BUG: only the first try of a request is checked against the budget; each that breaks off may be charged, and up to
     # max_retries more are sent without another look.
     monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
     prompt = replace(PROMPT, two_steps=False, rationale_tokens=40)
@@ -287,7 +287,6 @@ def test_a_server_that_never_tells_its_usage_is_not_paid_beyond_the_budget(tmp_p
 
 
 def test_the_budget_holds_over_several_attempts_of_a_run_where_usage_is_not_told(tmp_path):
-    # BUG: `paid` counts rows without usage as 0, so the same command again begins at $0 and spends the budget once more.
     def answer(request, n, first_slot):
         return Reply([Choice(f" {first_slot}", "stop")] * n, Usage())
 
@@ -301,21 +300,32 @@ def test_the_budget_holds_over_several_attempts_of_a_run_where_usage_is_not_told
     assert rows == calls, "what the first attempt bought used up the budget"
 
 
+class Breaking(Scripted):
+    """Each request breaks off three times before it is answered."""
+
+    n_lost = 0
+
+    async def generate(self, request, n, first_slot, lost=int):
+        for _ in range(3):
+            self.n_lost += 1
+            lost()
+        return await super().generate(request, n, first_slot)
+
+
 def test_tries_that_broke_off_count_at_their_bound(tmp_path):
-    one = Scripted(lambda request, n, first_slot: Reply([Choice(f" {first_slot}", "stop")] * n, Usage(1, 1), lost=3), concurrency=1)
+    one = Breaking(lambda request, n, first_slot: [f" {first_slot}"] * n, concurrency=1)
     with pytest.raises(FcotError, match="budget"):
         buy(one, tmp_path, 0.02, n=100)
     least = min(PRICE.usd(request.most_prompt_tokens(), n * request.max_tokens) for request, n, _ in one.calls)
-    assert len(one.calls) > 1
-    assert (len(one.calls) - 1) * 3 * least <= 0.02, "the last one was not known to break off"
+    assert one.n_lost > 3
+    assert one.n_lost * least <= 0.02
 
 
 def test_the_budget_holds_over_several_attempts_of_a_run_where_tries_broke_off(tmp_path):
-    # BUG: lost tries are in no row, so a second attempt does not count them, though the first one did.
     def answer(request, n, first_slot):
-        return Reply([Choice(f" {first_slot}", "stop")] * n, Usage(1, 1), lost=3)
+        return [f" {first_slot}"] * n
 
-    first, second = Scripted(answer), Scripted(answer)
+    first, second = Breaking(answer), Breaking(answer)
     with pytest.raises(FcotError, match="budget"):
         buy(first, tmp_path, 0.02, n=100)
     with pytest.raises(FcotError, match="budget"):
@@ -325,7 +335,6 @@ def test_the_budget_holds_over_several_attempts_of_a_run_where_tries_broke_off(t
 
 
 def test_a_limit_of_ones_own_on_answers_is_in_the_bound_or_refused(tmp_path):
-    # BUG: the bound takes the prompt's limit, the request sends what teacher.parameters says, and checks.py looks at null only.
     prices = tmp_path / "prices.yaml"
     prices.write_text("fake: {input: 0, output: 8}")
     budget = 1e-4  # three answers of four tokens; the server's answers have about thirty

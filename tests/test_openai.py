@@ -354,7 +354,6 @@ def test_a_server_without_several_choices_is_asked_again_for_the_rest_and_that_i
 
 
 def test_a_server_that_refuses_several_choices_is_asked_one_by_one_also_without_retries():
-    # BUG: the request without `n` uses up a try, so that with max_retries=0 the loop ends: AssertionError("unreachable").
     with FakeServer(refuse="n") as server:
         reply = ask(teacher(server, max_choices=4, max_retries=0), n=4)
     assert [choice.refused for choice in reply.choices] == [None]
@@ -443,7 +442,6 @@ def test_a_prompt_that_is_itself_refused_costs_one_request_and_the_others_go_on(
 
 
 def test_a_prompt_that_is_itself_refused_is_not_sent_once_for_each_of_its_completions(tmp_path):
-    # BUG: all requests of a prompt are queued at once, and those that wait are still sent after the first was refused for good.
     with FakeServer(["too_long"]) as server:
         one = teacher(server, concurrency=1, max_choices=2, chat=False)
         generate(one, tmp_path, diversity=16, n=1)
@@ -496,7 +494,6 @@ def test_a_refused_parameter_is_found_out_by_one_request_and_the_override_in_the
 
 @pytest.mark.parametrize("refused", ["stop", "model", "messages"])
 def test_no_override_is_named_that_the_configuration_refuses(refused):
-    # BUG: `teacher.parameters={stop:null}` is named, and checks.py answers "stop is fcot's own to set" (prompt.stop=[] would do).
     with FakeServer(refuse=refused) as server:
         one = teacher(server)
         with pytest.raises(FcotError, match="the server refuses the request") as error:

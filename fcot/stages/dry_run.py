@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fcot.config import PRICES, OpenAITeacher, PretrainedStudent
 from fcot.runs import Run
-from fcot.teacher.plan import answers, consecutive
+from fcot.teacher.plan import answers, consecutive, gave_up
 from fcot.teacher.store import StoreFolder
 
 Interval = NDArray[np.float64]  # lower end, middle, upper end
@@ -37,6 +37,7 @@ class Estimate:
     diversity: int = 0
     asked: int = 0
     stored: int = 0
+    bought: int = 0
     requests: int = 0
     prompt_tokens: Interval = field(default_factory=lambda: np.zeros(3))
     completion_tokens: Interval = field(default_factory=lambda: np.zeros(3))
@@ -50,12 +51,12 @@ class Estimate:
     notes: list[str] = field(default_factory=list)
 
 
-def estimate(run: Run, planned: dict[str, int], label: Sequence[str] = ()) -> Estimate:
+def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str] = ()) -> Estimate:
     """What a run would buy.
 
     Args:
         run: Resolved.
-        planned: By step-1 key, the D that earlier runs of the same sweep will have bought; this run's is entered.
+        planned: The D that earlier runs of the same sweep will have bought, by folder and key; this run's is entered.
         label: The overrides that made it.
     """
     made = Estimate(
@@ -72,20 +73,30 @@ def estimate(run: Run, planned: dict[str, int], label: Sequence[str] = ()) -> Es
         request = plan.step1(problem)
         key = plan.key(request)
         shard = folder.shard(key)
-        empty = [slot for slot in range(planned.get(key, 0), plan.diversity) if not shard.has(key, slot)]
-        unanswered = 0 if key in planned else sum(not shard.has(answer.key, answer.slot) for answer in answers(plan, shard, key, problem))
-        planned[key] = max(plan.diversity, planned.get(key, 0))
+        asked = range(plan.diversity)
+        have = {slot for slot in asked if shard.has(key, slot)}
+        empty = [slot for slot in range(_take(planned, plan.diversity, folder.path, key), plan.diversity) if slot not in have]
+        there = set(asked)  # the rationales to be answered
+        if gave_up(plan, shard, key):
+            empty, there = [], have
         n_requests = sum(1 for _ in consecutive(empty, plan.teacher.max_choices))
         prompt = measured.per_character * _characters(request.prompt)
         made.asked += plan.diversity
-        made.stored += plan.diversity - len(empty)
+        made.stored += len(have)
+        made.bought += len(empty)
         made.requests += n_requests
         made.prompt_tokens += n_requests * prompt
         made.shared_tokens += (len(empty) - n_requests) * prompt
         made.completion_tokens += len(empty) * measured.rationale
+        if empty and plan.resample_identical:  # up to D more: the upper end
+            made.prompt_tokens += np.array([0, 0, math.ceil(plan.diversity / plan.teacher.max_choices)]) * prompt
+            made.completion_tokens += np.array([0, 0, plan.diversity]) * measured.rationale
         rows += len(empty)
         if plan.prompt.two_steps:
-            n_answers = len(empty) + unanswered
+            second = plan.key(plan.step2(problem, key, ""))  # its wording and limits
+            answered = {one.rationale["slot"] for one in answers(plan, shard, key, problem) if shard.has(one.key, one.slot)}
+            wanted = set(range(_take(planned, plan.diversity, folder.path, key, second), plan.diversity)) & there
+            n_answers = len(wanted - answered)
             made.requests += n_answers
             made.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
             made.completion_tokens += n_answers * measured.answer
@@ -96,7 +107,16 @@ def estimate(run: Run, planned: dict[str, int], label: Sequence[str] = ()) -> Es
         made.usd_batch = made.usd * price.batch if price.batch != 1 else None
         made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
     made.notes = [measured.said, *_price_notes(run)]
+    if plan.resample_identical:
+        made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     return made
+
+
+def _take(planned: dict[tuple[object, ...], int], diversity: int, *what: object) -> int:
+    """How many slots earlier runs of the sweep will have filled; this one's are entered."""
+    before = planned.get(what, 0)
+    planned[what] = max(before, diversity)
+    return before
 
 
 class _Measured:
@@ -191,6 +211,7 @@ def show(estimates: Sequence[Estimate]) -> None:
         "completions asked for": f"{total.asked:,}"
         + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
         "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.asked:.0%})" if total.asked else ""),
+        "to be bought": f"{total.bought:,}" + (" (what several runs share once)" if len(estimates) > 1 else ""),
         "requests": f"{total.requests:,}",
         "prompt tokens": _tokens(total.prompt_tokens),
         "completion tokens": _tokens(total.completion_tokens),
@@ -211,16 +232,16 @@ def show(estimates: Sequence[Estimate]) -> None:
 
 
 def _table(estimates: Sequence[Estimate]) -> Table:
-    """A row for each run of a sweep, named by what differs; what an earlier row buys is in the store of the later ones."""
+    """A row for each run of a sweep, named by what differs; what an earlier row buys is not bought again."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    heads = ("run", "asked", "in store", "requests", "tokens in", "tokens out", "online", "steps")
+    heads = ("run", "asked", "to buy", "requests", "tokens in", "tokens out", "online", "steps")
     for head in heads:
         table.add_column(head, justify="left" if head == "run" else "right", no_wrap=head != "run")
     common = set.intersection(*(set(one.label) for one in estimates))
     for one in estimates:
         usd = "" if one.usd is None else money(one.usd).partition(" ")[0]
         table.add_row(
-            "\n".join(word for word in one.label if word not in common), f"{one.asked:,}", f"{one.stored:,}", f"{one.requests:,}",
+            "\n".join(word for word in one.label if word not in common), f"{one.asked:,}", f"{one.bought:,}", f"{one.requests:,}",
             f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, f"{one.steps:,}",
         )  # fmt: skip
     return table
@@ -233,7 +254,7 @@ def _tokens(interval: Interval) -> str:
 def _total(estimates: Sequence[Estimate]) -> Estimate:
     total = Estimate((), estimates[0].problems, estimates[0].diversity)
     for one in estimates:
-        for name in ("asked", "stored", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes"):
+        for name in ("asked", "stored", "bought", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes"):
             setattr(total, name, getattr(total, name) + getattr(one, name))
         total.weights_unknown |= one.weights_unknown
     for name in ("usd", "usd_batch", "usd_shared"):

@@ -26,7 +26,7 @@ from fcot.records import Problem
 from fcot.teacher.openai import Malformed, OpenAITeacher, Server, describe, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
 from fcot.teacher.purchase import Meter, over_budget
-from fcot.teacher.requests import Reply, Request, Usage
+from fcot.teacher.requests import Reply, Request, Usage, unheard
 from fcot.teacher.store import StoreFolder
 
 _ENDED = {"completed", "expired", "failed", "cancelled"}
@@ -72,9 +72,9 @@ class BatchTeacher:
         """Of the online requests."""
         return self.online.concurrency
 
-    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
         """One request, online."""
-        return await self.online.generate(request, n, seed)
+        return await self.online.generate(request, n, seed, lost)
 
     def status(self) -> str:
         """How far the batches are, and what was tried again."""
@@ -339,9 +339,11 @@ class _Batches:
         known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key)
         if any(one["request"] == request_id for one in known):
             return False
-        shard.append(to_rows(self.plan, shard, job, reply.choices, reply.usage, request=request_id, batch=batch_id, run=row["run"]))
+        bound = 0.0 if reply.usage.told else self._bound(job)
+        more = {"request": request_id, "batch": batch_id, "run": row["run"]}
+        shard.append(to_rows(self.plan, job, shard, reply.choices, reply.usage, bound, **more))
         if row["run"] == self.plan.run_id:
-            self.meter.account(self.plan, reply, self._bound(job), batch=True)
+            self.meter.account(self.plan, reply.usage, self._bound(job), batch=True)
         return True
 
     async def _make_room(self, n: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
 from fcot.errors import FcotError
-from fcot.teacher.requests import Choice, Prompt, Reply, Request, Usage
+from fcot.teacher.requests import Choice, Prompt, Reply, Request, Usage, unheard
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class HFTeacher:
         self._queue: list[_Row] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
         """Queue ``n`` rows, seeded ``seed`` and following, and wait for their batches.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,15 @@ def read_price(path: Path, model: str) -> Price | None:
         FcotError: The file is unreadable, or an entry is not made of such numbers.
     """
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path)).get(model)  # type: ignore[union-attr]
+        prices: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if strays := [name for name, price in prices.items() if not isinstance(price, dict)]:
+            raise ValueError(f"{strays[0]!r} has no price")
+        found = prices.get(model)
         if found is None:
             return None
         strange = set(found) - {"input", "output", "cached_input", "batch"}
         values = {name: float(value) for name, value in found.items()}
-        if strange or min(values.values()) < 0:
+        if strange or not all(math.isfinite(value) and value >= 0 for value in values.values()):
             raise ValueError(f"{sorted(strange) or found}")
         return Price(values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
@@ -68,13 +72,15 @@ def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, An
 
     Returns:
         ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server
-        did not say: tokens and dollars lack them) and ``usd`` (None without a price).
+        did not say: tokens lack them, dollars hold their upper bound where a budget asked for it) and ``usd`` (None without a
+        price).
     """
     usage: dict[str, Any] = {
         "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0,
     }  # fmt: skip
     usd = 0.0
     for row in rows:
+        usd += row.get("bound_usd", 0.0)  # the server did not say: what it can have charged at most
         if "prompt_tokens" not in row:
             continue
         tokens = {name: row.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
@@ -82,7 +88,7 @@ def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, An
         usage["requests_without_usage"] += tokens["prompt_tokens"] is None or tokens["completion_tokens"] is None
         for name, count in tokens.items():
             usage[name] += count or 0
-        if price is not None:
+        if price is not None and "bound_usd" not in row:
             usd += price.usd(
                 tokens["prompt_tokens"] or 0, tokens["completion_tokens"] or 0, tokens["cached_tokens"] or 0, bool(row.get("batch"))
             )

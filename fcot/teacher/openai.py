@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fcot.errors import FcotError
 from fcot.progress import say
-from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.requests import OWN_PARAMETERS, Choice, Reply, Request, Usage, unheard
 from fcot.teacher.throttle import Throttle
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -115,10 +116,12 @@ class Server:
     def remedy(self, error: Any) -> str:
         """The override that drops or renames the parameter a 400 complains about."""
         name = refused_parameter(error)
+        if name == "stop":
+            return ". prompt.stop=[] leaves it out"
         if name == self._max_tokens_parameter:
             other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
             return f". teacher.max_tokens_parameter={other} renames it"
-        if name is None or "." in name:
+        if name is None or name in OWN_PARAMETERS or "." in name:
             return ""
         return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value in the place of null)'
 
@@ -155,14 +158,14 @@ class OpenAITeacher:
         """What the server is found to take, and some that wait."""
         return self._throttle.outstanding
 
-    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
         """One request, retried while the reason may pass.
 
         Raises:
-            FcotError: The server refuses (key, model, parameters, quota), or every retry failed.
+            FcotError: The server refuses (key, model, parameters, quota), every retry failed, or ``lost`` raises.
         """
-        lost = 0
-        for attempt in range(self._max_retries + 1):
+        failures = 0
+        while True:
             n = min(n, self.max_choices)
             ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
             try:
@@ -170,21 +173,22 @@ class OpenAITeacher:
                 self._throttle.succeeded()
                 if len(reply.choices) < n:
                     self._tell_once(f"the server returned {len(reply.choices)} of the {n} choices asked for: the rest is asked for again")
-                return Reply(reply.choices, reply.usage, lost)
+                return reply
             except Exception as error:
                 if (refused := self._server.refusal(error)) is not None:
                     self._throttle.succeeded()
-                    return Reply([refused], Usage(0, 0), lost)
+                    return Reply([refused], Usage(0, 0))
                 if n > 1 and refused_parameter(error) == "n":
                     self.max_choices = 1
                     self._tell_once("the server refuses several choices in one request (n): they are asked for one by one")
                     continue
-                wait = self._passing(error, attempt, ticket)
-                lost += _may_be_charged(error)
+                wait = self._passing(error, failures, ticket)
+                failures += 1
+                if _may_be_charged(error):
+                    lost()
             finally:
                 self._throttle.leave()
             await self._throttle.pause(wait)
-        raise AssertionError("unreachable")
 
     async def _send(self, request: Request, n: int, seed: int) -> Reply:
         if self._client is None:
@@ -291,15 +295,12 @@ def _retry_after(error: Exception) -> float | None:
     response = getattr(error, "response", None)
     if response is None:
         return None
-    asked, milliseconds = response.headers.get("retry-after", ""), response.headers.get("retry-after-ms", "")
-    try:
-        return max(0.0, float(milliseconds) / 1000 if milliseconds else float(asked))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    except ValueError:
-        return None
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(KeyError, ValueError):
+            return max(0.0, float(response.headers[name]) / unit)
+    with contextlib.suppress(KeyError, ValueError):
+        return max(0.0, parsedate_to_datetime(response.headers["retry-after"]).timestamp() - time.time())
+    return None
 
 
 def _may_be_charged(error: Exception) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fcot.errors import FcotError
 from fcot.tasks.toy import TOY_TASKS
-from fcot.teacher.requests import Choice, Reply, Request
+from fcot.teacher.requests import Choice, Reply, Request, unheard
 
 VERSION = 1  # bump when wordings change: the store's keys carry it
 
@@ -35,7 +35,7 @@ class Oracle:
             "model": f"oracle-v{VERSION}", "error_rate": error_rate, "temperature": temperature,
         }  # fmt: skip
 
-    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
         """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong."""
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)

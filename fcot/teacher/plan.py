@@ -13,7 +13,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import REFUSED, Completion, Problem
 from fcot.teacher.money import Price
-from fcot.teacher.requests import FINAL, Choice, Request, Teacher, Usage
+from fcot.teacher.requests import FINAL, LOST, Choice, Request, Teacher, Usage
 from fcot.teacher.store import Row, Shard
 
 _NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
@@ -79,13 +79,15 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[Job]:
     give the same answer again, for money.
     """
     jobs: list[Job] = []
-    if not _gave_up(plan, shard, key):
+    if not gave_up(plan, shard, key):
         request = plan.step1(problem)
         seed = _NEXT_SEED * shard.n_refused(key)
         for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
             jobs.append(Job(request, key, first, n, first + seed, plan.teacher.identity))
+    if jobs and plan.resample_identical:
+        return jobs  # which rationales are the problem's is not known yet
     for answer in answers(plan, shard, key, problem):
-        if not shard.has(answer.key, answer.slot) and not _gave_up(plan, shard, answer.key):
+        if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
             seed = _NEXT_SEED * shard.n_refused(answer.key)
             jobs.append(Job(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
     return jobs
@@ -109,11 +111,11 @@ def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]
             start = end
 
 
-def _gave_up(plan: Plan, shard: Shard, key: str) -> bool:
+def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
     """Whether a prompt has brought enough unusable answers: three requests and as many as completions are wanted, or a final one."""
     if not shard.n_refused(key):
         return False
-    refused = shard.refused(key)
+    refused = [row for row in shard.refused(key) if row["refused"] != LOST]
     enough = len(refused) >= plan.diversity and len({row["request"] for row in refused}) >= _TRIES
     return enough or any(row["refused"] in FINAL for row in refused)
 
@@ -202,14 +204,17 @@ def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
 
 def _reason(shard: Shard, key: str) -> str:
     """Why a prompt has no answer: the last refusal's reason."""
-    refused = shard.refused(key)
-    return REFUSED + (refused[-1]["refused"] if refused else "empty")
+    refused = [row["refused"] for row in shard.refused(key) if row["refused"] != LOST]
+    return REFUSED + (refused[-1] if refused else "empty")
 
 
-def to_rows(plan: Plan, shard: Shard, job: Job, choices: Sequence[Choice], usage: Usage, **more: object) -> list[Row]:
+def to_rows(
+    plan: Plan, job: Job, shard: Shard, choices: Sequence[Choice], usage: Usage | None, bound_usd: float = 0.0, **more: object
+) -> list[Row]:
     """Store rows of one reply: usable choices fill the asked slots that are empty, then, where the server sent more, others.
 
-    The first row carries the request's usage, the row of slot 0 the request itself. ``more`` goes into each row.
+    The first row carries the request's usage (None: there was no answer) and where it is unknown an upper bound on its price,
+    the row of slot 0 the request itself. ``more`` goes into each row.
     """
     asked = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
     filled = set(shard.slots(job.key))
@@ -227,7 +232,9 @@ def to_rows(plan: Plan, shard: Shard, job: Job, choices: Sequence[Choice], usage
             "text": choice.text, "finish_reason": choice.finish_reason, "request": request_id, "seed": job.seed, "n": job.n,
             "run": plan.run_id, "time": round(time.time(), 3), **more,
         }  # fmt: skip
-        if not rows:
+        if not rows and bound_usd:
+            row["bound_usd"] = bound_usd
+        if not rows and usage is not None:
             row |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
             row |= {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
         if slot is None:

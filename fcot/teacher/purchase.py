@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.records import Completion, Problem
-from fcot.teacher.plan import Job, Plan, assemble, missing, to_rows
-from fcot.teacher.requests import Reply
+from fcot.teacher.plan import Job, Plan, assemble, gave_up, missing, to_rows
+from fcot.teacher.requests import LOST, Choice, Usage
 from fcot.teacher.store import Shard, StoreFolder
 
 
@@ -46,18 +46,14 @@ class Meter:
     started: float = field(default_factory=time.monotonic)
     status: Callable[[], str] = str
 
-    def account(self, plan: Plan, reply: Reply, bound: float, batch: bool = False) -> None:
-        """Enter what a reply cost: by its usage, or at its bound where the server did not say, lost tries included."""
-        usage = reply.usage
+    def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> None:
+        """Enter what a reply cost: by its usage, or at its bound where the server did not say."""
         self.requests += 1
         self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         if plan.price is None or self.paid_usd is None:
             return
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            self.paid_usd += bound
-        else:
-            self.paid_usd += plan.price.usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens or 0, batch)
-        self.paid_usd += reply.lost * bound
+        tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0
+        self.paid_usd += plan.price.usd(*tokens, batch) if usage.told else bound
 
     def finished(self, n: int) -> None:
         """Count ``n`` more completions as whole or given up."""
@@ -139,7 +135,7 @@ class _Purchase:
         self.first = first
         self.jobs: deque[tuple[_Open, Job]] = deque()
         self.open: dict[Shard, int] = {}  # problems not yet whole
-        self.stop: FcotError | KeyboardInterrupt | None = None
+        self.stop: BaseException | None = None
 
     async def run(self) -> None:
         self.wake = asyncio.Event()
@@ -175,6 +171,10 @@ class _Purchase:
             if not self.jobs and not self._open_next():
                 return
             state, job = self.jobs[0]
+            if gave_up(self.plan, state.shard, job.key):  # since it was queued
+                self.jobs.popleft()
+                self._came_back(state)
+                continue
             bound = self._bound(job)
             if not self._affordable(bound):
                 if not self.tasks:
@@ -191,21 +191,31 @@ class _Purchase:
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.plan.teacher.halt()  # nothing new is sent; what is in flight is paid for, so it is waited for
-            self.stop = self.stop or (error if isinstance(error, FcotError) else FcotError(f"{type(error).__name__}: {error}"))
-            if not isinstance(error, FcotError):
-                self.stop.__cause__ = error
+            self.stop = self.stop or error
 
     async def _buy(self, state: _Open, job: Job, bound: float) -> None:
+        def lost() -> None:
+            """Count a try that broke off at its bound, here and for later attempts of this run, before another one goes out."""
+            if not bound:
+                return
+            state.shard.append(to_rows(self.plan, job, state.shard, [Choice("", None, LOST)], None, bound))
+            self.meter.paid_usd = (self.meter.paid_usd or 0.0) + bound
+            if not self._affordable(0.0):
+                raise FcotError(over_budget(self.plan, self.meter, bound))
+
         try:
-            reply = await self.plan.teacher.generate(job.request, job.n, job.seed)
+            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, lost)
         finally:
             self.meter.reserved_usd -= bound
-        rows = to_rows(self.plan, state.shard, job, reply.choices, reply.usage)
+        rows = to_rows(self.plan, job, state.shard, reply.choices, reply.usage, 0.0 if reply.usage.told else bound)
         state.shard.append(rows)
-        self.meter.account(self.plan, reply, bound)
+        self.meter.account(self.plan, reply.usage, bound)
         if job.request.root is not None or not self.plan.prompt.two_steps:
             new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
+        self._came_back(state)
+
+    def _came_back(self, state: _Open) -> None:
         state.outstanding -= 1
         if not state.outstanding:
             self._go_on(state)
@@ -287,5 +297,5 @@ class _Purchase:
             return
         self.stop = KeyboardInterrupt()
         self.plan.teacher.halt()
-        say(f"\nstopping: waiting for {len(self.tasks)} requests in flight, which are paid for (again to leave them)")
+        say(f"\nstopping: waiting for what was sent and is paid for ({self.plan.teacher.status() or 'a moment'}; again to leave it)")
         self.wake.set()

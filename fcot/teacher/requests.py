@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,10 @@ Prompt = str | Sequence[Message]
 
 # Refusals that another try cannot mend: the prompt itself is at fault.
 FINAL = frozenset({"too_long", "prompt_filtered"})
+OWN_PARAMETERS = ("n", "best_of", "model", "messages", "prompt", "stop", "stream")  # nobody else may set these
+
+# A row that is no answer: a try that broke off when the server may have charged it.
+LOST = "lost"
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,22 @@ class Usage:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
 
+    @property
+    def told(self) -> bool:
+        """Whether the server said what it charges for."""
+        return self.prompt_tokens is not None and self.completion_tokens is not None
+
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request bought; ``lost`` counts tries that broke off when the server may already have charged them."""
+    """What one request bought."""
 
     choices: Sequence[Choice]
     usage: Usage = field(default_factory=Usage)
-    lost: int = 0
+
+
+def unheard() -> None:
+    """A ``lost`` for callers who do not count money."""
 
 
 class Teacher(Protocol):
@@ -110,11 +122,12 @@ class Teacher(Protocol):
         """For the progress line: requests in flight and failed tries by kind, or nothing."""
         ...
 
-    async def generate(self, request: Request, n: int, seed: int) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object]) -> Reply:
         """Answer one request with up to ``n`` choices.
 
         ``seed`` is the first slot to fill, or a larger number where an earlier answer was refused. Retries of a request
-        that failed are the teacher's own.
+        that failed are the teacher's own; where a try broke off when the server may have charged it, ``lost`` is called
+        before the next one, and may raise.
 
         Raises:
             FcotError: More requests are pointless.

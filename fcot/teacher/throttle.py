@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -172,10 +173,10 @@ class Throttle:
                 capacity, level, seconds = float(limit or ""), float(remaining or ""), _seconds(reset or "")
             except ValueError:
                 continue
-            if capacity <= 0:
+            if not (0 < capacity < math.inf and 0 <= level < math.inf and seconds < math.inf):
                 continue
             # `reset` is when the bucket will be full again: what is missing now comes back in that time.
-            rate = max(1e-3, (capacity - level) / seconds) if seconds > 0 else capacity
+            rate = max(1.0, capacity - level) / seconds if seconds > 0 else capacity
             self._buckets[name] = _Bucket(capacity, rate, level, now)
 
 
