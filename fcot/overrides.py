@@ -34,6 +34,8 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
+    # The keys of this mapping are the server's, not the schema's: Hydra has to be told to add them.
+    arguments = [f"++{argument}" if re.match(r"teacher\.parameters[.=]", argument) else argument for argument in arguments]
     swept = any(re.match(r"diversity=.*[,(]", argument) for argument in arguments)
     return [*arguments, f"{MARK}=true"] if swept else arguments
 

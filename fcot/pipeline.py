@@ -122,7 +122,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "completions_kept": curated.get("kept", 0),
         "completions_correct": curated.get("correct", 0),
         "refused": curated.get("refused", {}),
-        "teacher_usage": stages.get("generate", {}).get("teacher_usage"),
+        "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
         "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
         "precision": run.precision,
         "n_steps": trained.get("n_steps", 0),

@@ -157,8 +157,9 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     elif method.asks_teacher:
         teacher = build_teacher(config, temperature)
         teacher_name = str(teacher.identity["model"])
+    prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     return Run(
-        config, task, problems, split, order_known, temperature, _prompt(config, task, problems), teacher, replayed, teacher_name,
+        config, task, problems, split, order_known, temperature, prompt, teacher, replayed, teacher_name,
         _precision(config.trainer.precision), Path(config.output_dir),
     )  # fmt: skip
 
@@ -185,7 +186,7 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
         parameters=teacher.parameters, max_tokens_parameter=teacher.max_tokens_parameter, base_url=teacher.base_url,
         timeout_s=teacher.timeout_s,
     )  # fmt: skip
-    throttle = Throttle(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
+    throttle = Throttle(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout_s)
     online = Online(server, throttle, teacher.max_choices_per_request, teacher.max_retries)
     if not teacher.batch:
         return online
@@ -194,7 +195,7 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
     return BatchTeacher(server, online, teacher.poll_s)
 
 
-def _prompt(config: Config, task: Task, problems: Mapping[int, Problem]) -> TeacherPrompt:
+def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> TeacherPrompt:
     prompt = config.prompt
     template = prompt.template
     if prompt.path is not None:
@@ -207,7 +208,7 @@ def _prompt(config: Config, task: Task, problems: Mapping[int, Problem]) -> Teac
     )
     if prompt.exemplars is None:
         return made
-    return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, problems))
+    return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
 
 
 def _task(config: Config) -> Task:

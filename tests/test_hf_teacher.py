@@ -308,17 +308,19 @@ def test_the_loop_stays_free_and_a_batch_nobody_waits_for_ends(folders, monkeypa
 
 def test_the_name_in_the_keys_follows_the_weights(folder, tmp_path):
     name = HFTeacher(str(folder), None, None, False, 0.7, 1, 1).identity
-    assert name == {"model": f"{folder.name}-{folder_fingerprint(folder)[:12]}", "temperature": 0.7}
+    assert name == {"model": f"{folder.name}-{folder_fingerprint(folder)[:12]}", "temperature": 0.7, "dtype": "float32"}
     changed = shutil.copytree(folder, tmp_path / folder.name)
     (changed / "model.safetensors").write_bytes(b"others")
     assert HFTeacher(str(changed), None, None, False, 0.7, 1, 1).identity != name
+    assert HFTeacher(str(folder), None, None, False, 0.7, 1, 1, "bfloat16").identity != name
     assert HFTeacher("google/flan-t5-xl", None, None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@main"
     assert HFTeacher("google/flan-t5-xl", "v2", None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@v2"
     assert HFTeacher(str(changed), None, "mine", False, 0, 1, 1).identity["model"] == "mine"
 
 
 def test_naming_it_imports_no_torch():
-    code = "import sys; from fcot.teacher.hf import HFTeacher as H; H('a/b', None, None, False, 0, 1, 1); print('torch' in sys.modules)"
+    code = "import sys; from fcot.teacher.hf import HFTeacher as H\n"
+    code += "H('a/b', None, None, False, 0, 1, 1, 'float32'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

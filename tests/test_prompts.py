@@ -46,6 +46,7 @@ def test_an_obedient_teachers_answer_parses_to_its_rationale_and_answer(name, ru
         ("2 + 3 = 5. Therefore, the answer is **5**. ", "2 + 3 = 5.", "5"),
         ("I thought the answer is 7. No: 2 + 3 = 5. Therefore, the answer (arabic numerals) is 5.", None, "5"),
         ("2 + 3 = 5. The answer is \\boxed{5}.", "2 + 3 = 5.", "5"),
+        ("2 + 3 = 5. Therefore, the answer is 5. I checked that the answer is right.", "2 + 3 = 5.", "5"),
         ("2 + 3 = 5", "2 + 3 = 5", "5"),  # no closing sentence: the last candidate
         ("unclear", "unclear", None),
     ],
@@ -55,6 +56,19 @@ def test_closing_sentences_as_chat_models_word_them(text, rationale, answer):
     assert found[1] == answer
     if rationale is not None:
         assert found[0] == rationale
+
+
+@pytest.mark.parametrize("text", ['the answer is "nk".\n\nLet me know if you want more.', "The answer is \\(\\boxed{nk}\\)."])
+def test_a_text_answer_ends_with_its_line(text):
+    assert parsed(teacher_prompt("few_shot_cot"), f"n and k. {text}", AnswerRule("text"))[1] == "nk"
+
+
+def test_exemplars_of_a_run_come_from_this_runs_train_problems(tmp_path):
+    rows = [{"sample_index": i, "kept": True, "rationale": f"r{i}.", "answer": "1"} for i in range(20)]
+    (tmp_path / "curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = {i: Problem(i, f"Question {i}?", "1") for i in range(0, 20, 2)}
+    drawn = load_exemplars(str(tmp_path), 10, "t", teacher_prompt("few_shot_cot"), AnswerRule("number"), train)
+    assert {exemplar.question for exemplar in drawn} == {problem.question for problem in train.values()}
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -130,7 +144,7 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
         ("x.json", '{"t": {}}', "KeyError: 'prompt'"),
         ("x.jsonl", '{"question": "q"}\n', "KeyError: 'rationale'"),
         ("x.jsonl", "", "holds 0 exemplars of t"),
-        ("curated.jsonl", '{"sample_index": 9, "kept": true}\n', "sample index 9 does not exist"),
+        ("curated.jsonl", '{"sample_index": 9, "kept": true}\n', "holds 0 exemplars of t"),
     ],
 )
 def test_bad_exemplars_are_one_message(tmp_path, name, content, said):

@@ -135,7 +135,7 @@ def test_the_key_is_in_nothing_a_run_wrote_error_paths_included(tmp_path):
     key = "sk-made-up-0123456789abcdefghij"
     for number, faults in enumerate((["401"] * 9, ["500"] * 9, ["404"] * 9, ["400"] * 9, ["quota"] * 9, FAULTS)):
         with FakeServer(faults) as server:
-            process = start(server, tmp_path, f"seed={number}", "dataset.limit=20", OPENAI_API_KEY=key)
+            process = start(server, tmp_path, f"dataset.generator_seed={number}", "dataset.limit=20", OPENAI_API_KEY=key)
             out, err = process.communicate(timeout=300)
             assert server.stats()["last"], err
             assert server.stats()["last"][0]["authorization"] == f"Bearer {key}"

@@ -67,16 +67,18 @@ async def fill(throttle):
     return tickets
 
 
-def succeed(throttle, n=1):
+def succeed(throttle, n=1, seconds=0.0):
     for _ in range(n):
-        throttle.succeeded()
+        throttle.succeeded(seconds)
         throttle.leave()
 
 
-async def round_trip(throttle):
+async def round_trip(throttle, clock=None, seconds=1.0):
     """As many requests as the throttle allows at once, all answered; how many they were."""
     n = len(await fill(throttle))
-    succeed(throttle, n)
+    if clock is not None:
+        clock.now += seconds
+    succeed(throttle, n, seconds if clock is not None else 0.0)
     return n
 
 
@@ -112,9 +114,9 @@ async def test_a_fixed_limit_neither_grows_nor_shrinks():
 
 
 @in_a_loop
-async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_and_grows_by_one():
+async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_and_grows_by_one(clock):
     throttle = Throttle(None, None, None)
-    assert [await round_trip(throttle) for _ in range(6)] == [1, 8, 16, 32, 64, 128]
+    assert [await round_trip(throttle, clock) for _ in range(6)] == [1, 8, 16, 32, 64, 128]
     tickets = await fill(throttle)
     assert len(tickets) == 256
     throttle.pushed_back(tickets[0], None)
@@ -127,10 +129,27 @@ async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_an
 
 
 @in_a_loop
-async def test_pushbacks_of_one_round_trip_reduce_once():
+async def test_a_server_that_queues_is_not_asked_for_ever_more_at_once(clock):
+    """Twice as many at once take twice as long: it answers 20 a second whatever is asked."""
+    throttle = Throttle(None, None, None)
+    for _ in range(60):
+        await round_trip(throttle, clock, throttle.limit / 20)
+    assert throttle.limit < 100
+
+
+@in_a_loop
+async def test_a_limit_does_not_grow_where_requests_take_long_for_their_timeout(clock):
+    throttle = Throttle(None, None, None, timeout_s=3.0)
+    for _ in range(5):
+        await round_trip(throttle, clock, 1.0)
+    assert throttle.limit == 8
+
+
+@in_a_loop
+async def test_pushbacks_of_one_round_trip_reduce_once(clock):
     throttle = Throttle(None, None, None)
     for _ in range(4):
-        await round_trip(throttle)
+        await round_trip(throttle, clock)
     tickets = await fill(throttle)
     assert len(tickets) == 64
     for ticket in tickets[:40]:
@@ -279,7 +298,7 @@ def headers(kind="requests", limit="10", remaining="0", reset="1s"):
 @pytest.mark.parametrize(
     ("reset", "seconds"),
     [
-        ("1s", 1.0), ("6m0s", 360.0), ("20ms", 0.02), ("8.64s", 8.64), ("1h2m3.5s", 3723.5), ("1d", 86400.0), ("2", 2.0), ("500us", 5e-4),
+        ("1s", 1.0), ("6m0s", 360.0), ("20ms", 0.02), ("8.64s", 8.64), ("0h2m3.5s", 123.5), ("2", 2.0), ("500us", 5e-4),
     ],
 )  # fmt: skip
 @in_a_loop
@@ -341,9 +360,9 @@ async def test_a_full_bucket_with_nothing_to_reset_holds_nothing_back(clock):
 async def test_the_newest_headers_count(clock):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
-    throttle.observe(headers(reset="1h"))
+    throttle.observe(headers(reset="10m"))
     assert not await may_go(throttle)
-    throttle.observe(headers(remaining="5", reset="1h"))
+    throttle.observe(headers(remaining="5", reset="10m"))
     await round_trip_of(throttle, 5)
     assert not await may_go(throttle)
 

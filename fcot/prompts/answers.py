@@ -34,6 +34,7 @@ _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
 def _plain(text: str) -> str:
     """Strip the mark-up that hides an answer: LaTeX wrappers and fractions, Markdown emphasis, exotic minus signs."""
     text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
+    text = text.replace("\\(", "").replace("\\)", "")
     text = _LATEX_FRACTION.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]}", text)
     for _ in range(3):  # wrappers nest: \boxed{\text{5}}
         text, count = _LATEX_WRAPPER.subn(r"\1", text)

@@ -18,7 +18,7 @@ DEFAULT_FROM_RUN = 8  # paper A's usual number
 
 
 def load_exemplars(
-    source: str, n: int | None, task: str, prompt: TeacherPrompt, rule: AnswerRule, problems: Mapping[int, Problem]
+    source: str, n: int | None, task: str, prompt: TeacherPrompt, rule: AnswerRule, train: Mapping[int, Problem]
 ) -> tuple[Exemplar, ...]:
     r"""The exemplars of ``prompt.exemplars``.
 
@@ -29,7 +29,7 @@ def load_exemplars(
         task: Name in the authors' file.
         prompt: Words the exemplars that are not text yet.
         rule: Its trigger depends on the answer type.
-        problems: The task's, by sample index; a run's indices refer to them.
+        train: The train problems by sample index; a run's rationales of other problems are left out.
 
     Raises:
         FcotError: The source is unreadable, or holds fewer than ``n`` exemplars of the task.
@@ -37,7 +37,7 @@ def load_exemplars(
     path = Path(source)
     try:
         if path.is_dir():
-            found = _kept(RunDirectory(path), n or DEFAULT_FROM_RUN, prompt, rule, problems)
+            found = _kept(RunDirectory(path), n or DEFAULT_FROM_RUN, prompt, rule, train)
         elif path.suffix == ".jsonl":
             found = [_worded(prompt, rule, row["question"], row["rationale"], row["answer"]) for row in read_jsonl(path)]
         else:
@@ -61,12 +61,10 @@ def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
     return [Exemplar(block.removeprefix("Q: ").partition("\nA:")[0], block) for block in blocks]
 
 
-def _kept(run: RunDirectory, n: int, prompt: TeacherPrompt, rule: AnswerRule, problems: Mapping[int, Problem]) -> list[Exemplar]:
+def _kept(run: RunDirectory, n: int, prompt: TeacherPrompt, rule: AnswerRule, train: Mapping[int, Problem]) -> list[Exemplar]:
     first: dict[int, dict[str, Any]] = {}
     for row in read_jsonl(run.curated):
-        if row["kept"]:
+        if row["kept"] and row["sample_index"] in train:  # what is train there may be test here
             first.setdefault(row["sample_index"], row)
-    if strangers := [index for index in first if index not in problems]:
-        raise FcotError(f"prompt.exemplars={run.path}: sample index {strangers[0]} does not exist in this data set")
     chosen = random.Random(0).sample(sorted(first), min(n, len(first)))
-    return [_worded(prompt, rule, problems[i].question, first[i]["rationale"], first[i]["answer"]) for i in chosen]
+    return [_worded(prompt, rule, train[i].question, first[i]["rationale"], first[i]["answer"]) for i in chosen]

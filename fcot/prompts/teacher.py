@@ -85,7 +85,7 @@ class TeacherPrompt:
         return f"{rationale} {self.trigger(rule)} {answer}."
 
     def split(self, text: str, rule: AnswerRule) -> tuple[str, str]:
-        """Rationale and answer text of an answer to a one-request prompt; the last trigger counts.
+        """Rationale and answer text of an answer to a one-request prompt; the last trigger with an answer behind it counts.
 
         Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
         text is empty.
@@ -96,7 +96,11 @@ class TeacherPrompt:
         found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not found:
             return text, ""
-        return _CONNECTIVE.sub("", text[: found[-1].start()]).rstrip(), text[found[-1].end() :].lstrip(":*_ ")
+        behind = {match: text[match.end() :].lstrip(":*_ ") for match in found}
+        if rule.answer_type == "text":  # such an answer is a whole text: what stands on the trigger's line
+            behind = {match: answer.partition("\n")[0] for match, answer in behind.items()}
+        last = next((match for match in reversed(found) if rule.first(behind[match]) is not None), found[-1])
+        return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), behind[last]
 
     def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
         """The answer of a completion: the first candidate after the trigger, or None.

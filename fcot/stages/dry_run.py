@@ -204,6 +204,8 @@ def money(interval: Interval | None) -> str:
 def show(estimates: Sequence[Estimate]) -> None:
     """Print a run's needs as a list; for a sweep, a table of its runs and the list of their sum."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
     if len(estimates) > 1:
         console.print(_table(estimates))
     total = _total(estimates)
@@ -236,7 +238,7 @@ def _table(estimates: Sequence[Estimate]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     heads = ("run", "asked", "to buy", "requests", "tokens in", "tokens out", "online", "steps")
     for head in heads:
-        table.add_column(head, justify="left" if head == "run" else "right", no_wrap=head != "run")
+        table.add_column(head, justify="left" if head == "run" else "right", no_wrap=True)
     common = set.intersection(*(set(one.label) for one in estimates))
     for one in estimates:
         usd = "" if one.usd is None else money(one.usd).partition(" ")[0]

@@ -50,9 +50,10 @@ def curate_stage(run: Run) -> Summary:
     asked = correct = unknown = 0
     refused: dict[int, str] = {}
 
+    completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
+
     def verdicts() -> Iterator[dict[str, Any]]:
         nonlocal asked, correct, unknown
-        completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
         for _, group in groupby(completions, key=lambda completion: completion.sample_index):
             drawn = list(group)
             rows = curate(drawn, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words)
@@ -78,7 +79,8 @@ def curate_stage(run: Run) -> Summary:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
     if "truncated" in config.filters and unknown:
         say(f"warning: {unknown} completions do not say why they ended; the truncated filter cannot judge them")
-    return {"asked": asked, "kept": kept, "correct": correct, "refused": dict(reasons.most_common())}
+    usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
+    return {"asked": asked, "kept": kept, "correct": correct, "refused": dict(reasons.most_common()), **usage}
 
 
 def _example(completion: Completion, row: CuratedCompletion) -> str:

@@ -23,7 +23,7 @@ from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.records import Problem
-from fcot.teacher.openai import Malformed, OpenAITeacher, Server, describe, to_reply
+from fcot.teacher.openai import Malformed, OpenAITeacher, Server, describe, masked, refused_parameter, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
 from fcot.teacher.purchase import Meter, over_budget
 from fcot.teacher.requests import Reply, Request, Usage, unheard
@@ -112,11 +112,6 @@ class BatchTeacher:
     async def download(self, file_id: str) -> bytes:
         """A file's content."""
         return bytes(await self.call(lambda client: client.get(f"/files/{file_id}/content", cast_to=bytes)))
-
-
-def open_batches(folder: StoreFolder) -> list[Path]:
-    """The jobs files of batches that were not collected yet."""
-    return sorted((folder.path / "batches").glob("*.jobs.jsonl"))
 
 
 def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
@@ -260,18 +255,27 @@ class _Batches:
         )
 
     async def _find(self, name: str) -> Any:
-        """The batch of that name among the server's latest, None where there is none."""
-        latest = await self.teacher.call(lambda client: client.batches.list(limit=100))
-        return next((batch for batch in latest.data if (batch.metadata or {}).get("fcot") == name and batch.status != "failed"), None)
+        """The batch of that name, None where there is none; newest first, back to when the name was given."""
+        oldest = time.mktime(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - 3600
+
+        async def search(client: Any) -> Any:
+            async for batch in client.batches.list(limit=100):
+                if (batch.metadata or {}).get("fcot") == name and batch.status != "failed":
+                    return batch
+                if batch.created_at < oldest:
+                    break
+            return None
+
+        return await self.teacher.call(search)
 
     # --- collecting ---
 
     async def _collect_all(self) -> int:
         """Wait for all open batches; the number of requests whose answers were filed."""
         filed, self.full = 0, False
-        for path in open_batches(self.folder):
+        for path in self.folder.open_batches():
             await self._start(path)
-        while paths := open_batches(self.folder):
+        while paths := self.folder.open_batches():
             batches = {path: await self._look(path) for path in paths}
             ended = {path: batch for path, batch in batches.items() if batch.status in _ENDED}
             for path, batch in ended.items():
@@ -286,7 +290,15 @@ class _Batches:
 
     async def _look(self, path: Path) -> Any:
         batch_id = read_json(_state(path))["batch"]
-        return await self.teacher.call(lambda client: client.batches.retrieve(batch_id))
+        try:
+            return await self.teacher.call(lambda client: client.batches.retrieve(batch_id))
+        except FcotError as error:
+            if getattr(error.__cause__, "status_code", None) != 404:
+                raise
+            raise FcotError(
+                f"this server does not know the batch {batch_id}, submitted {time.ctime(path.stat().st_mtime)}: another "
+                f"teacher.base_url or key? Deleting {path} and {_state(path).name} forgets it, and what it would bring is bought again"
+            ) from error
 
     async def _collect(self, path: Path, batch: Any) -> int:
         """File an ended batch's answers, then forget the batch; those without an answer stay missing and are asked for again."""
@@ -328,7 +340,12 @@ class _Batches:
         if (refused := self.teacher.server.refusal(failure)) is not None:
             return Reply([refused], Usage(0, 0))
         if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
-            raise FcotError(f"the server refuses the request: {failure}{self.teacher.server.remedy(failure)}")
+            if refused_parameter(failure) == "n" and self.teacher.max_choices > 1:
+                self.teacher.max_choices = 1
+                say("the server refuses several choices in one request (n): they are asked for one by one")
+            if refused_parameter(failure) == "n":
+                return None
+            raise FcotError(f"the server refuses the request: {masked(str(failure))}{self.teacher.server.remedy(failure)}")
         self.teacher.retries[str(status or error.get("code"))] += 1
         return None
 
@@ -349,7 +366,7 @@ class _Batches:
     async def _make_room(self, n: int) -> None:
         """After the enqueued-token limit: wait for other batches where there are any, else ask for less at once."""
         self.full = True
-        others = len(open_batches(self.folder))
+        others = len(self.folder.open_batches())
         if not others:
             self.max_requests = max(1, min(self.max_requests, n) // 2)
         say(
@@ -382,7 +399,7 @@ def _failure(batch: Any, retries: Counter[str]) -> str | None:
     if batch.status == "failed" and not _token_limit(batch):
         errors = batch.errors.data or [] if batch.errors else []
         said = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
-        return f"batch {batch.id} failed: {said or 'no reason given'}. Nothing of it was bought"
+        return f"batch {batch.id} failed: {masked(said) or 'no reason given'}. Nothing of it was bought"
     if batch.status == "cancelled":
         return f"batch {batch.id} was cancelled; what it had answered is in the store, the same command asks for the rest"
     if batch.status == "expired":

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcot.errors import FcotError
 from fcot.progress import unwatched
 from fcot.records import Completion, Problem
 from fcot.teacher.money import paid
@@ -85,19 +84,14 @@ def generate_completions(
     if not open_keys:
         return generated
     if plan.price is not None:
-        meter.paid_usd = generated.usage()["usd"]
+        meter.paid_usd = meter.paid_before = generated.usage()["usd"]
     meter.status = plan.teacher.status
     watch(meter)
     to_buy = [(key, problem) for key, problem in wanted.items() if key in open_keys]
-    from fcot.teacher.batch import BatchTeacher, buy_in_batches, open_batches
+    from fcot.teacher.batch import BatchTeacher, buy_in_batches
 
     if isinstance(plan.teacher, BatchTeacher):
         buy_in_batches(plan, folder, to_buy, meter)
-    elif pending := open_batches(folder):
-        raise FcotError(
-            f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
-            "bought twice: teacher=openai_batch collects them"
-        )
     else:
         buy(plan, folder, to_buy, meter)
     return generated

@@ -51,7 +51,10 @@ class HFTeacher:
         max_choices: int,
         dtype: str = "auto",
     ) -> None:
-        self.identity: Mapping[str, Any] = {"model": model_id or _default_id(path_or_id, revision), "temperature": temperature}
+        dtype = _resolved(dtype)
+        self.identity: Mapping[str, Any] = {
+            "model": model_id or _default_id(path_or_id, revision), "temperature": temperature, "dtype": dtype,
+        }  # fmt: skip
         self.chat = chat
         self.concurrency = 2 * batch_size  # while one batch is in the model the next one gathers
         self.max_choices = max_choices
@@ -168,8 +171,7 @@ class _Model:
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
         cuda = torch.cuda.is_available()
-        dtype = ("bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32") if self._dtype == "auto" else self._dtype
-        model = self._load(AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM, dtype=dtype)
+        model = self._load(AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM, dtype=self._dtype)
         own, tokenizer = model.generation_config, self._tokenizer
         # Folders bring decoding habits (beams, penalties, sampling); only where an answer begins and ends is the model's to say:
         # chat models end a turn with a token that need not be their tokenizer's.
@@ -300,6 +302,15 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 def _noise_seed(row: _Row) -> int:
     """A seed of 60 bits for one choice; those of different prompts have nothing in common."""
     return int(fingerprint([row.request.prompt, row.seed])[:15], 16)
+
+
+def _resolved(dtype: str) -> str:
+    """What ``auto`` is on this machine: other weights give other answers, so the keys have to tell."""
+    if dtype != "auto":
+        return dtype
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _default_id(path_or_id: str, revision: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,9 +21,10 @@ from fcot.teacher.throttle import Throttle
 KEY_VARIABLE = "OPENAI_API_KEY"
 _RETRY_STATUS = {408, 409, 425, 429}
 _PUSH_BACK_STATUS = {429, 503, 529}
+_TOO_LONG = ("maximum context length", "context length is only", "available context size", "exceed_context_size")  # vLLM, llama.cpp
 _LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
 _LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
-_TRIES_OF_THE_FIRST = 4  # until anything has succeeded: a wrong URL is told within seconds
+_TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is told within seconds
 
 
 class Server:
@@ -55,10 +57,14 @@ class Server:
         self.chat = chat
         self.path = "/chat/completions" if chat else "/completions"
         self.base_url = base_url
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._parameters = {"temperature": temperature, **parameters}
         self._max_tokens_parameter = max_tokens_parameter
-        more = {name: value for name, value in parameters.items() if name not in ("temperature", "seed", "n") and value is not None}
+        # A limit that is left out changes the answers; who asks, and on which terms, does not.
+        more = {
+            name: value for name, value in parameters.items()
+            if name not in ("temperature", "seed", "user", "service_tier", "metadata", "store") and (value is not None or "max_" in name)
+        }  # fmt: skip
         self.identity: Mapping[str, Any] = {
             "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": more} if more else {}),
         }  # fmt: skip
@@ -68,8 +74,8 @@ class Server:
         import openai
 
         return openai.AsyncOpenAI(
-            api_key=_key() or "unused", base_url=self.base_url, max_retries=0, timeout=self._timeout_s,
-            http_client=openai.DefaultAioHttpClient(timeout=self._timeout_s, **http),
+            api_key=_key() or "unused", base_url=self.base_url, max_retries=0, timeout=self.timeout_s,
+            http_client=openai.DefaultAioHttpClient(timeout=self.timeout_s, **http),
         )  # fmt: skip
 
     def body(self, request: Request, n: int, seed: int) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Server:
         code, message = str(getattr(error, "code", None) or ""), str(error).lower()
         if code == "content_filter" or "content management policy" in message:
             return Choice("", None, refused="prompt_filtered")
-        if code in ("context_length_exceeded", "string_above_max_length") or "maximum context length" in message:
+        if code in ("context_length_exceeded", "string_above_max_length") or any(words in message for words in _TOO_LONG):
             return Choice("", None, refused="too_long")
         return None
 
@@ -97,7 +103,7 @@ class Server:
         import openai
 
         if not isinstance(error, openai.APIStatusError):
-            passing = (openai.APIConnectionError, json.JSONDecodeError, UnicodeDecodeError, Malformed)
+            passing = (openai.APIConnectionError, TimeoutError, json.JSONDecodeError, UnicodeDecodeError, Malformed)
             return None if isinstance(error, passing) else f"{describe(error)} while asking teacher.model={self.model}"
         status, reason = error.status_code, describe(error)
         if status in (401, 403):
@@ -169,8 +175,9 @@ class OpenAITeacher:
             n = min(n, self.max_choices)
             ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
             try:
+                began = time.monotonic()
                 reply = await self._send(request, n, seed)
-                self._throttle.succeeded()
+                self._throttle.succeeded(time.monotonic() - began)
                 if len(reply.choices) < n:
                     self._tell_once(f"the server returned {len(reply.choices)} of the {n} choices asked for: the rest is asked for again")
                 return reply
@@ -195,7 +202,8 @@ class OpenAITeacher:
             self._client = self._server.client(event_hooks={"response": [self._observe]})
         body = self._server.body(request, n, seed)
         # Not through `.create`: building its models takes two thirds of the processor time of a request.
-        data = await self._client.post(self._server.path, cast_to=bytes, body=body)
+        async with asyncio.timeout(self._server.timeout_s):  # the client's own ends a silence, not an answer that trickles
+            data = await self._client.post(self._server.path, cast_to=bytes, body=body)
         return to_reply(json.loads(data))
 
     async def _observe(self, response: Any) -> None:
@@ -208,7 +216,7 @@ class OpenAITeacher:
             raise FcotError(stop) from error
         kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
         self._retries[kind] += 1
-        tries = self._max_retries if self._throttle.proven else min(self._max_retries, _TRIES_OF_THE_FIRST - 1)
+        tries = min(self._max_retries, _TRIES_TO_CONNECT - 1) if _not_reached(error) and not self._throttle.proven else self._max_retries
         if attempt >= tries:
             where = f" at teacher.base_url={self._server.base_url}" if self._server.base_url else ""
             raise FcotError(
@@ -220,11 +228,9 @@ class OpenAITeacher:
             raise FcotError(
                 f"the server asks to wait {asked:,.0f} s: {describe(error)}. What was bought is in the store; the same command continues"
             )
-        if getattr(error, "status_code", None) in _PUSH_BACK_STATUS:
+        if getattr(error, "status_code", None) in _PUSH_BACK_STATUS or "Timeout" in kind:
             self._throttle.pushed_back(ticket, asked)
-        if asked is not None:
-            return asked + random.random() * 0.1
-        return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
+        return (asked or 0.0) + random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -283,6 +289,8 @@ def _to_choice(choice: Any) -> Choice:
         raise Malformed("a choice without text")
     text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
     reason = choice.get("finish_reason")
+    if choice.get("error") or not isinstance(reason, str | None) or reason == "error":
+        raise Malformed("a choice that broke off")
     if reason == "content_filter":
         return Choice(text, reason, refused="content_filter")
     if text.strip():
@@ -303,17 +311,24 @@ def _retry_after(error: Exception) -> float | None:
     return None
 
 
+def _not_reached(error: Exception) -> bool:
+    """Whether a try never got to the server."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
 def _may_be_charged(error: Exception) -> bool:
     """Whether a try broke off after the server may have done its work."""
-    never_reached = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-    return not hasattr(error, "status_code") and not never_reached
+    return not hasattr(error, "status_code") and not _not_reached(error)
+
+
+def masked(text: str) -> str:
+    """A text without the key, which some servers repeat."""
+    return text.replace(key, "***") if (key := _key()) else text
 
 
 def describe(error: Exception) -> str:
-    """One line about an error; never the request, which holds the key, nor the key itself, which some servers repeat."""
+    """One line about an error; never the request, which holds the key, nor the key itself."""
     message = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
     if error.__cause__ is not None:
         message += f" ({' '.join(str(error.__cause__).split())})"
-    if key := _key():
-        message = message.replace(key, "***")
-    return f"{type(error).__name__}: {message[:300].rstrip('.')}"
+    return f"{type(error).__name__}: {masked(message)[:300].rstrip('.')}"

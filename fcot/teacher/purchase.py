@@ -26,6 +26,7 @@ class Meter:
     Attributes:
         asked: Completions in all.
         paid_usd: Spent by this run before and now, as far as the prices are known.
+        paid_before: Spent by earlier attempts of it.
         reserved_usd: Upper bound on what is in flight.
         judge: Whether a completion will be kept.
         status: What the teacher has to add.
@@ -36,6 +37,7 @@ class Meter:
     advance: Callable[[int], object]
     judge: Callable[[Completion], bool] = bool
     paid_usd: float | None = None
+    paid_before: float = 0.0
     reserved_usd: float = 0.0
     done: int = 0
     bought: int = 0
@@ -71,8 +73,8 @@ class Meter:
         seconds = max(1e-9, time.monotonic() - self.started)
         parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
         if self.paid_usd is not None:
-            share = self.bought / max(1, self.asked - (self.done - self.bought))
-            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd / share:,.2f}" if share else ""))
+            to_come = (self.paid_usd - self.paid_before) / self.bought * (self.asked - self.done) if self.bought else None
+            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + to_come:,.2f}" if to_come is not None else ""))
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
         return ", ".join([*parts, *filter(None, [self.status()])])
@@ -113,11 +115,13 @@ def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], 
     held: Shard | None = None
     try:
         while left:
-            if held is None and not any(shard.acquire(wait=False) and (held := shard) for shard in left):
+            held = next((shard for shard in left if shard.acquire(wait=False)), None)
+            if held is None:
                 say(f"waiting for another run that is buying from the same part of the store ({folder.path})")
                 held = next(iter(left))
                 held.acquire(wait=True)
-            purchase = _Purchase(plan, meter, left, held)
+            _check_no_batches(folder)
+            purchase = _Purchase(plan, folder, meter, left, held)
             held = None
             asyncio.run(purchase.run())
     finally:
@@ -125,11 +129,24 @@ def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], 
             held.release()
 
 
+def _check_no_batches(folder: StoreFolder) -> None:
+    """Look after a lock was taken: whoever submits batches holds all locks, so one that died has left them open."""
+    if pending := folder.open_batches():
+        raise FcotError(
+            f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
+            "bought twice: teacher=openai_batch collects them"
+        )
+
+
 class _Purchase:
     """One pass over the shards that are free; what others hold stays in ``left``."""
 
-    def __init__(self, plan: Plan, meter: Meter, left: dict[Shard, list[tuple[str, Problem]]], first: Shard | None) -> None:
+    def __init__(
+        self, plan: Plan, folder: StoreFolder, meter: Meter, left: dict[Shard, list[tuple[str, Problem]]], first: Shard | None
+    ) -> None:
         self.plan = plan
+        self.folder = folder
+        self.interrupts = 0
         self.meter = meter
         self.left = left
         self.first = first
@@ -157,7 +174,10 @@ class _Purchase:
 
     async def _loop(self) -> None:
         while True:
-            self._start_jobs()
+            try:
+                self._start_jobs()
+            except FcotError as error:
+                self._halt(error)
             if not self.tasks:
                 return
             self.wake.clear()
@@ -190,8 +210,12 @@ class _Purchase:
         self.tasks.discard(task)
         self.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.plan.teacher.halt()  # nothing new is sent; what is in flight is paid for, so it is waited for
-            self.stop = self.stop or error
+            self._halt(error)
+
+    def _halt(self, reason: BaseException) -> None:
+        """Send nothing new; what is in flight is paid for, so it is waited for."""
+        self.plan.teacher.halt()
+        self.stop = self.stop or reason
 
     async def _buy(self, state: _Open, job: Job, bound: float) -> None:
         def lost() -> None:
@@ -256,6 +280,7 @@ class _Purchase:
                 self.first = None
             problems = self.left.pop(shard)
             self.open[shard] = len(problems) + 1  # one for this loop: closed only when all of them were opened
+            _check_no_batches(self.folder)
             for key, problem in problems:
                 yield _Open(key, problem, shard)
             self._close(shard)
@@ -291,11 +316,11 @@ class _Purchase:
                 loop.remove_signal_handler(number)
 
     def _interrupt(self) -> None:
-        if self.stop is not None:
+        self.interrupts += 1
+        if self.interrupts > 1:
             for task in self.tasks:
                 task.cancel()
             return
-        self.stop = KeyboardInterrupt()
-        self.plan.teacher.halt()
+        self._halt(KeyboardInterrupt())
         say(f"\nstopping: waiting for what was sent and is paid for ({self.plan.teacher.status() or 'a moment'}; again to leave it)")
         self.wake.set()

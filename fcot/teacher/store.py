@@ -48,6 +48,10 @@ class StoreFolder:
             self._shards[name] = Shard(self.path / f"{name}.jsonl")
         return self._shards[name]
 
+    def open_batches(self) -> list[Path]:
+        """The jobs files of batches that were submitted and not collected yet."""
+        return sorted((self.path / "batches").glob("*.jobs.jsonl"))
+
     def shards(self) -> Iterator[Shard]:
         """Every shard there is."""
         for path in sorted(self.path.glob("?.jsonl")):

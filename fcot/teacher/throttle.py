@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fcot.errors import FcotError
 
 _MOST = 1024
+_LONGEST_RESET_S = 600.0  # headers that speak of days are left to the server to enforce
 _START = 8
 _BACK_OFF = 0.95
 
@@ -40,17 +41,29 @@ class Throttle:
     """Concurrency, requests and tokens a minute, and pauses the server asks for.
 
     The first request goes alone: a wrong key, model or parameter is found out by one request. With ``concurrency=None``
-    the limit then doubles with every round trip until the server pushes back, drops by a twentieth, and from there creeps up
-    by one a round trip (additive increase, multiplicative decrease).
+    the limit then doubles with every round trip until the server pushes back or twice the requests at once bring less than a
+    fifth more a second (a server that queues), drops by a twentieth at each pushback, and creeps up by one a round trip
+    (additive increase, multiplicative decrease).
 
     Args:
         concurrency: Requests in flight at most, None to find out.
         requests_per_minute: None for no limit of one's own; what the server's headers say is kept in any case.
         tokens_per_minute: The same, of prompt and asked-for completion tokens.
+        timeout_s: Of a request: a limit under which requests take more than a quarter of it does not grow.
     """
 
-    def __init__(self, concurrency: int | None, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+    def __init__(
+        self,
+        concurrency: int | None,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        timeout_s: float = math.inf,
+    ) -> None:
         now = time.monotonic()
+        self._timeout_s = timeout_s
+        self._latency = 0.0  # seconds a request takes, a moving average
+        self._answered = 0
+        self._mark: tuple[float, float, int, float] | None = None  # where doubling was last judged: time, limit, answers, rate
         self._fixed = concurrency
         self._limit = 1.0
         self._proven = False  # a request has succeeded
@@ -142,16 +155,36 @@ class Throttle:
         self._in_flight -= 1
         self._changed.set()
 
-    def succeeded(self) -> None:
-        """The server has answered: more may go."""
+    def succeeded(self, seconds: float = 0.0) -> None:
+        """The server has answered, after so many seconds: more may go."""
+        self._answered += 1
+        self._latency += (seconds - self._latency) * (0.1 if self._proven else 1.0)
         if not self._proven:
             self._proven = True
             self._limit = float(self._fixed or _START)
-        elif self._fixed is None and self._doubling and 2 * self._reached > self._limit:
-            self._limit = min(_MOST, self._limit + 1.0)
-        elif self._fixed is None and not self._doubling and self._reached >= self.limit:
-            self._limit = min(_MOST, self._limit + 1.0 / self._limit)
+        elif self._fixed is None and self._latency < self._timeout_s / 4:
+            if self._doubling and 2 * self._reached > self._limit:
+                self._limit = min(_MOST, self._limit + 1.0)
+                self._judge_doubling()
+            elif not self._doubling and self._reached >= self.limit:
+                self._limit = min(_MOST, self._limit + 1.0 / self._limit)
         self._changed.set()
+
+    def _judge_doubling(self) -> None:
+        """Each time the limit has doubled, see whether that brought more answers a second; if not, go back."""
+        now = time.monotonic()
+        if self._mark is None:
+            self._mark = now, self._limit, self._answered, 0.0
+            return
+        began, limit, answered, before = self._mark
+        if self._limit < 2 * limit or now <= began:
+            return
+        rate = (self._answered - answered) / (now - began)
+        if rate < 1.2 * before:
+            self._doubling = False
+            self._limit = limit
+            return
+        self._mark = now, self._limit, self._answered, rate
 
     def pushed_back(self, ticket: int, pause_s: float | None) -> None:
         """The server wants less (429, overloaded): fewer at once, and none before ``pause_s`` seconds where it says so."""
@@ -173,7 +206,7 @@ class Throttle:
                 capacity, level, seconds = float(limit or ""), float(remaining or ""), _seconds(reset or "")
             except ValueError:
                 continue
-            if not (0 < capacity < math.inf and 0 <= level < math.inf and seconds < math.inf):
+            if not (0 < capacity < math.inf and 0 <= level < math.inf and seconds <= _LONGEST_RESET_S):
                 continue
             # `reset` is when the bucket will be full again: what is missing now comes back in that time.
             rate = max(1.0, capacity - level) / seconds if seconds > 0 else capacity
