@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
 from fcot.errors import FcotError
-from fcot.teacher.batch import BatchTeacher
+from fcot.teacher.batch import BatchTeacher, _failure
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import Price
 from fcot.teacher.openai import OpenAITeacher, Server
@@ -111,6 +113,35 @@ def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_one_goes_on(tmp_p
 def test_a_parameter_the_model_refuses_is_named_with_its_remedy(tmp_path):
     with FakeServer(refuse="max_tokens") as server, pytest.raises(FcotError, match="max_tokens_parameter=max_completion_tokens renames it"):
         generate(teacher(server), tmp_path)
+
+
+def test_a_server_that_refuses_several_choices_is_asked_one_by_one(tmp_path, capsys):
+    with FakeServer(refuse="n") as server:
+        assert_whole(generate(teacher(server), tmp_path, n=3)[0], 3, 4)
+        assert server.stats()["good_choices"] == 2 * 3 * 4
+    assert capsys.readouterr().err.count("refuses several choices") == 1
+
+
+def test_a_batch_that_the_server_does_not_know_is_named_with_what_forgets_it(tmp_path):
+    with FakeServer(batch_faults=["slow:30"]) as server:
+        process = buyer(server, tmp_path)
+        wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
+        process.kill()
+        process.wait()
+    with FakeServer() as other:
+        with pytest.raises(FcotError, match=r"does not know the batch .* Deleting .*\.jobs\.jsonl and .*\.state\.json forgets it"):
+            generate(teacher(other), tmp_path)
+        for file in (tmp_path / "batches").iterdir():
+            file.unlink()
+        assert_whole(generate(teacher(other), tmp_path)[0], 6, 4)
+
+
+def test_the_key_is_in_no_message_about_a_batch(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
+    error = SimpleNamespace(code="invalid_api_key", message="Incorrect key sk-made-up-0123456789abcdefghij", line=None)
+    failed = SimpleNamespace(id="b", status="failed", errors=SimpleNamespace(data=[error]))
+    assert "sk-made-up" not in _failure(failed, Counter())
+    assert "invalid_api_key: Incorrect key ***" in _failure(failed, Counter())
 
 
 def test_files_keep_to_the_limits_of_the_api(tmp_path):
