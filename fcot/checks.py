@@ -117,6 +117,8 @@ def _prompt_faults(config: Config) -> Iterator[str]:
         yield "prompt: either prompt.template or prompt.path=FILE"
     if prompt.template is not None and "{question}" not in prompt.template:
         yield "prompt.template: the template must contain {question}"
+    if "{exemplars}" in (prompt.template or "") and prompt.exemplars is None:
+        yield f"prompt={prompt.name} needs prompt.exemplars=FILE, or prompt.exemplars=outputs/runs/<run> to take that run's rationales"
     if not all(prompt.stop):
         yield "prompt.stop: an empty string would end every answer at once"
     if prompt.exemplars is not None and not Path(prompt.exemplars).exists():

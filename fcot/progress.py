@@ -23,58 +23,61 @@ class Bar:
     """Shows done/total, rate and remaining time on stderr, and what :meth:`watch` was given.
 
     Args:
-        show: Called with what is done and the note, at each step; decides itself how often to draw.
+        show: Called with what is done, the rate (1/s) and the note, at each step; decides itself how often to draw.
     """
 
-    def __init__(self, show: Callable[[int, object], object]) -> None:
+    def __init__(self, show: Callable[[int, float, object], object]) -> None:
         self._show = show
-        self._done = 0
+        self._start = time.monotonic()
+        self._before = self._done = 0
         self._watched: object = ""
 
     def advance(self, n: int) -> None:
         """Count ``n`` more as done; 0 redraws."""
         self._done += n
-        self._show(self._done, self._watched)
+        self._show(self._done, (self._done - self._before) / max(1e-9, time.monotonic() - self._start), self._watched)
 
     def watch(self, status: object) -> None:
-        """Show ``str(status)`` beside the rate from now on."""
-        self._watched = status
+        """Show ``str(status)`` from now on; what was done before counts for no rate."""
+        self._watched, self._before, self._start = status, self._done, time.monotonic()
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
-    """A bar on a terminal, a line every ten seconds elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total, rate="", note="")
-            start = time.monotonic()
-
-            def draw(done: int, note: object) -> None:
-                bar.update(task, completed=done, rate=f"{done / max(1e-9, time.monotonic() - start):,.1f}/s", note=note)
-
-            yield Bar(draw)
-    else:
+    """A bar on a terminal with the note on a line of its own; elsewhere a line every ten seconds."""
+    if not sys.stderr.isatty():
         yield Bar(_plain(what, total, unit))
+        return
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.text import Text
+
+    columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn(f"{unit} {{task.fields[rate]}}")
+    bar, note = Progress(*columns), Text()
+    task = bar.add_task(what, total=total, rate="")
+
+    def draw(done: int, rate: float, status: object) -> None:
+        bar.update(task, completed=done, rate=f"{rate:,.1f}/s, {_left(done, total, rate)}")
+        note.plain = f"  {status}" if status != "" else ""
+
+    with Live(Group(bar, note), console=Console(stderr=True), transient=True):
+        yield Bar(draw)
 
 
-def _plain(what: str, total: int, unit: str) -> Callable[[int, object], None]:
-    start = last = time.monotonic()
+def _left(done: int, total: int, rate: float) -> str:
+    return f"{(total - done) / rate:,.0f} s left" if rate else "nothing yet"
 
-    def show(done: int, note: object) -> None:
+
+def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], None]:
+    last = time.monotonic()
+
+    def show(done: int, rate: float, status: object) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
-            rate = done / (now - start)
-            left = f"{(total - done) / rate:,.0f} s left" if rate else "nothing yet"
-            say(f"{what}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {left}" + (f"; {note}" if note != "" else ""))
+            said = f"; {status}" if status != "" else ""
+            say(f"{what}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {_left(done, total, rate)}{said}")
 
     return show

@@ -35,6 +35,8 @@ def load_exemplars(
         FcotError: The source is unreadable, or holds fewer than ``n`` exemplars of the task.
     """
     path = Path(source)
+    if path.is_dir() and not (path / "curated.jsonl").exists():
+        raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales; such as outputs/runs/<run>")
     try:
         if path.is_dir():
             found = _kept(RunDirectory(path), n or DEFAULT_FROM_RUN, prompt, rule, train)

@@ -120,7 +120,10 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
     if stage == "curate":
         refused = ", ".join(f"{reason} {count:,}" for reason, count in summary["refused"].items()) or "none"
         share = summary["kept"] / summary["asked"]
-        return f"kept {summary['kept']:,} of {summary['asked']:,} completions ({share:.1%}); refused: {refused}; see {folder}/curated.jsonl"
+        usd = (summary.get("teacher_usage") or {}).get("usd")
+        paid = f"; ${usd:,.4f} paid" if usd else ""
+        kept = f"kept {summary['kept']:,} of {summary['asked']:,} completions ({share:.1%})"
+        return f"{kept}; refused: {refused}; see {folder}/curated.jsonl{paid}"
     return f"trained {summary['n_steps']:,} steps; the student is in {folder}/student"
 
 

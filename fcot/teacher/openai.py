@@ -218,6 +218,11 @@ class OpenAITeacher:
         self._retries[kind] += 1
         tries = min(self._max_retries, _TRIES_TO_CONNECT - 1) if _not_reached(error) and not self._throttle.proven else self._max_retries
         if attempt >= tries:
+            if _not_reached(error):
+                raise FcotError(
+                    f"no server answers at teacher.base_url={self._server.base_url or 'OpenAI'} ({_root(error)}): is it running? "
+                    f"{attempt + 1} tries"
+                ) from error
             where = f" at teacher.base_url={self._server.base_url}" if self._server.base_url else ""
             raise FcotError(
                 f"teacher.model={self._server.model}{where}: {attempt + 1} tries of one request failed, the last with "
@@ -314,6 +319,13 @@ def _retry_after(error: Exception) -> float | None:
 def _not_reached(error: Exception) -> bool:
     """Whether a try never got to the server."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+def _root(error: BaseException) -> str:
+    """What the first cause says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return masked(" ".join(str(error).split()))
 
 
 def _may_be_charged(error: Exception) -> bool:

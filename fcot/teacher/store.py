@@ -147,7 +147,9 @@ class Shard:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not self._try_lock(wait):
+                self._close()
+                return False
             self._appender = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             size = os.fstat(self._appender).st_size
             if size and os.pread(self._appender, 1, size - 1) != b"\n":
@@ -155,10 +157,18 @@ class Shard:
             self._synced = time.monotonic()
         except OSError as error:
             self._close()
-            if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
-                return False
             raise disk_error(error, self.path) from error
         self.refresh()
+        return True
+
+    def _try_lock(self, wait: bool) -> bool:
+        assert self._lock is not None
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
+                return False
+            raise
         return True
 
     def append(self, rows: Iterable[Row]) -> None:
