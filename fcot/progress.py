@@ -6,6 +6,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_EVERY_S = 10.0
 
@@ -13,6 +17,14 @@ PLAIN_EVERY_S = 10.0
 def say(message: str) -> None:
     """One line to the person at the terminal; results go to stdout, everything else to stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def result_console() -> Console:
+    """Where results are printed: stdout, as wide as tables need where that is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def unwatched(_: object) -> None:

@@ -15,7 +15,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.checks import to_config
 from fcot.config import CONF, register_schemas
 from fcot.errors import FcotError
 from fcot.overrides import MARK, explain, prepare
@@ -85,6 +84,8 @@ def _announce(run: Any) -> bool:
 
 def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], bool]) -> tuple[Path, dict[str, Any]]:
     """Resolve and execute one run, unless ``before`` declines it; its folder and metrics."""
+    from fcot.checks import to_config
+
     config = to_config(composed)
     from fcot.pipeline import execute
     from fcot.runs import resolve

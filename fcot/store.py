@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, read_json, write_atomic
 from fcot.errors import FcotError
-from fcot.progress import say
+from fcot.progress import result_console, say
 from fcot.records import REFUSED, Completion, Problem
 from fcot.teacher.generate import Generated
 from fcot.teacher.plan import Job, Plan, to_rows
@@ -76,7 +76,6 @@ def _folders(store: Path) -> Iterator[tuple[str, StoreFolder]]:
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -84,8 +83,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    result_console().print(table)
 
 
 def show(store: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 
 Metrics = Mapping[str, Any]
@@ -129,9 +129,7 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
 
 def print_comparison(runs: Sequence[Metrics]) -> None:
     """The table and its notes on stdout; as wide as needed where that is no terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    console = result_console()
     console.print(comparison(runs))
     for note in notes(runs):
-        console.print(f"  {note}", highlight=False)
+        console.print(f"  {note}")

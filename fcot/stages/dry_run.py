@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from fcot.config import PRICES, OpenAITeacher, PretrainedStudent
+from fcot.progress import result_console
 from fcot.runs import Run
 from fcot.teacher.plan import answers, consecutive, gave_up
 from fcot.teacher.store import StoreFolder
@@ -203,9 +203,7 @@ def money(interval: Interval | None) -> str:
 
 def show(estimates: Sequence[Estimate]) -> None:
     """Print a run's needs as a list; for a sweep, a table of its runs and the list of their sum."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+    console = result_console()
     if len(estimates) > 1:
         console.print(_table(estimates))
     total = _total(estimates)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import io
 import json
-import random
 import time
 import uuid
 from collections import Counter
@@ -23,7 +22,7 @@ from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.records import Problem
-from fcot.teacher.openai import Malformed, OpenAITeacher, Server, describe, masked, refused_parameter, to_reply
+from fcot.teacher.openai import Malformed, OpenAITeacher, Server, back_off_s, describe, masked, refused_parameter, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
 from fcot.teacher.purchase import Meter, over_budget
 from fcot.teacher.requests import Reply, Request, Usage, unheard
@@ -106,7 +105,7 @@ class BatchTeacher:
                 if stop is not None or attempt + 1 == self._max_tries:
                     raise FcotError(stop or f"the Batch API fails: {describe(error)}. The same command continues") from error
                 self.retries[str(getattr(error, "status_code", None) or type(error).__name__)] += 1
-                await asyncio.sleep(random.uniform(0.1, min(60.0, 0.5 * 2.0**attempt)))
+                await asyncio.sleep(back_off_s(attempt))
         raise AssertionError("unreachable")
 
     async def download(self, file_id: str) -> bytes:

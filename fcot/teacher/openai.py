@@ -235,7 +235,7 @@ class OpenAITeacher:
             )
         if getattr(error, "status_code", None) in _PUSH_BACK_STATUS or "Timeout" in kind:
             self._throttle.pushed_back(ticket, asked)
-        return (asked or 0.0) + random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
+        return (asked or 0.0) + back_off_s(attempt)
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -301,6 +301,11 @@ def _to_choice(choice: Any) -> Choice:
     if text.strip():
         return Choice(text, reason)
     return Choice(text, reason, refused="empty_at_limit" if reason == "length" else "empty")
+
+
+def back_off_s(attempt: int) -> float:
+    """Seconds before try ``attempt + 2``: exponential, with full jitter."""
+    return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
 
 
 def _retry_after(error: Exception) -> float | None:
