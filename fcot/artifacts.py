@@ -197,6 +197,16 @@ class RunDirectory:
         return self.path / "student"
 
     @property
+    def checkpoints(self) -> Path:
+        """What an unfinished training continues from."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """A row per sampled answer, where several were drawn for each test problem."""
+        return self.path / "samples.jsonl"
+
+    @property
     def predictions(self) -> Path:
         """A row per test problem."""
         return self.path / "predictions.jsonl"

@@ -256,8 +256,12 @@ def _model_folder(option: str, value: str) -> Iterator[str]:
 
 def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
-    for option, least in (("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1)):
+    for option, least in (
+        ("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1), ("self_consistency", 1), ("top_k", 1),
+    ):  # fmt: skip
         yield from _at_least(f"student.{option}", getattr(student, option), least)
+    if student.temperature <= 0:
+        yield f"student.temperature={student.temperature}: more than 0; student.self_consistency=1 decodes greedily"
     if isinstance(student, TinyStudent):
         for option in ("width", "layers", "heads"):
             yield from _at_least(f"student.{option}", getattr(student, option), 1)
@@ -267,6 +271,9 @@ def _student_faults(config: Config) -> Iterator[str]:
         return
     if student.path is not None:
         yield from _model_folder("student.path", student.path)
+    yield from _at_least("student.lora.rank", student.lora.rank, 1)
+    if not 0 <= student.lora.dropout < 1:
+        yield f"student.lora.dropout={student.lora.dropout}: from 0 to below 1"
 
 
 def _trainer_faults(trainer: Trainer) -> Iterator[str]:
@@ -276,10 +283,19 @@ def _trainer_faults(trainer: Trainer) -> Iterator[str]:
         yield f"trainer.clip_norm={trainer.clip_norm}: more than 0, or null"
     yield from _at_least("trainer.weight_decay", trainer.weight_decay, 0)
     yield from _at_least("trainer.warmup_steps", trainer.warmup_steps, 0)
-    for option in ("batch_size", "epochs", "max_steps", "evaluate_every_steps", "eval_batch_size"):
+    for option in (
+        "batch_size", "batch_tokens", "micro_batches", "epochs", "max_steps", "evaluate_every_steps", "evaluate_every_epochs",
+        "patience", "eval_batch_tokens", "devices", "nodes",
+    ):  # fmt: skip
         yield from _at_least(f"trainer.{option}", getattr(trainer, option), 1)
+    yield from _at_least("trainer.prompt_loss_weight", trainer.prompt_loss_weight, 0)
+    yield from _at_least("trainer.checkpoint_every_s", trainer.checkpoint_every_s, 0)
+    if trainer.patience is not None and trainer.selection != "validation":
+        yield "trainer.patience needs validation problems: trainer.selection=validation"
     if trainer.epochs is None and trainer.max_steps is None:
         yield "trainer.epochs and trainer.max_steps are both null: training would not end"
-    yield from _one_of("trainer.schedule", trainer.schedule, ("linear", "constant"))
+    yield from _one_of("trainer.schedule", trainer.schedule, ("constant", "linear", "cosine"))
+    yield from _one_of("trainer.strategy", trainer.strategy, ("ddp", "fsdp"))
+    yield from _one_of("trainer.eval_precision", trainer.eval_precision, ("32-true", "bf16-true"))
     yield from _one_of("trainer.selection", trainer.selection, ("validation", "last"))
     yield from _one_of("trainer.precision", trainer.precision, ("auto", "32-true", "bf16-mixed", "16-mixed"))

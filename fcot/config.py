@@ -170,16 +170,31 @@ class Method:
 
 
 @dataclass
+class Lora:
+    """Low-rank adapters in the place of all weights; the saved student has them merged."""
+
+    rank: int | None = None  # null trains all weights
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] | None = None  # names of layers; null takes peft's choice for the family
+
+
+@dataclass
 class PretrainedStudent:
-    """T5, Flan-T5 or GPT-2."""
+    """An encoder-decoder or a decoder of transformers: T5, Flan-T5, GPT-2, Llama, Qwen, SmolLM and the like."""
 
     name: str = MISSING
     hub_id: str = MISSING
     revision: str | None = None  # of the hub id; null takes its main branch
     path: str | None = None  # local folder; takes the hub's place
+    chat_template: bool = False  # put questions into the tokenizer's chat template
+    lora: Lora = field(default_factory=Lora)
     max_prompt_tokens: int = 512
     max_completion_tokens: int = 512
     max_new_tokens: int = 1024  # paper A's limit at evaluation
+    self_consistency: int = 1  # answers sampled per problem for a majority vote; 1 decodes greedily
+    temperature: float = 0.7  # of those samples
+    top_k: int | None = None  # likeliest tokens they are drawn from; null for all
 
 
 @dataclass
@@ -195,6 +210,9 @@ class TinyStudent:
     max_prompt_tokens: int = 256
     max_completion_tokens: int = 256
     max_new_tokens: int = 256
+    self_consistency: int = 1
+    temperature: float = 0.7
+    top_k: int | None = None
 
 
 @dataclass
@@ -204,16 +222,31 @@ class Trainer:
     name: str = MISSING
     lr: float = MISSING
     weight_decay: float = 0.01
-    batch_size: int = MISSING  # samples per optimizer step
+    batch_size: int = MISSING  # samples per optimizer step, over all devices
+    batch_tokens: int | None = None  # tokens per optimizer step, padding included; takes the place of batch_size
+    micro_batches: int = 1  # gradient accumulation: parts of a step computed one after the other
+    packing: bool = False  # decoders: samples one behind the other in a row, none of which sees another
+    prompt_loss_weight: float = 0.0  # decoders: of a prompt token beside a completion token's 1; OpenAI's recipe has 0.01
     epochs: int | None = None  # the first of epochs and max_steps ends the training
     max_steps: int | None = None
-    schedule: str = "linear"  # linear or constant
+    schedule: str = "linear"  # constant, linear or cosine
     warmup_steps: int = 0
     clip_norm: float | None = 1.0
     precision: str = "auto"  # auto: bf16-mixed where the GPU has it, else 32-true
-    evaluate_every_steps: int | None = None  # null: once an epoch
-    selection: str = "validation"  # validation, or last (paper A: no validation, the test set is evaluated each time)
-    eval_batch_size: int = 64  # prompts decoded at once; changes no result
+    tf32: bool = False  # let a GPU round the factors of float32 products
+    compile: bool = False  # torch.compile the forward pass
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them
+    evaluate_every_steps: int | None = None  # takes the place of evaluate_every_epochs
+    evaluate_every_epochs: int | None = 1  # null: at the end only
+    selection: str = "validation"  # the checkpoint that is reported: validation (problems held out from train) or last
+    best_epoch: bool = False  # evaluate the test set each time as well: accuracy_best_epoch (paper A's figure)
+    patience: int | None = None  # stop after so many evaluations without a better validation accuracy
+    eval_batch_tokens: int = 32768  # tokens in the model at once while decoding, rows times length; changes no result
+    eval_precision: str = "32-true"  # of decoding: 32-true, or bf16-true
+    devices: int = 1  # processes on each machine, one a device
+    nodes: int = 1  # machines
+    strategy: str = "ddp"  # of several devices: ddp, or fsdp (weights spread over them)
+    checkpoint_every_s: float = 60.0  # least time between two checkpoints, in seconds
 
 
 @dataclass

@@ -12,22 +12,46 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import PretrainedStudent
+from fcot.config import Config, PretrainedStudent
+from fcot.errors import FcotError
 from fcot.progress import say
-from fcot.runs import Run
+from fcot.ranks import Team, World, started_outside
+from fcot.runs import Run, resolve
 from fcot.tasks.splits import questions_hash, shared_questions
 
 Summary = dict[str, Any]
-Stage = Callable[[Run], Summary]
 
 
 def execute(run: Run, config_text: str) -> Summary:
     """Bring a run as far as ``until`` says, doing only what is not done; returns the metrics, or the last summary.
 
+    Where the run has several ranks, the first one does this; of the others one that ``srun`` or ``torchrun`` started comes
+    here too, helps and returns nothing.
+
     Args:
         run: Resolved.
         config_text: The configuration as YAML, kept with the run.
     """
+    trainer = run.config.trainer
+    outside = started_outside(trainer.devices, trainer.nodes)
+    if outside is None and trainer.nodes > 1:
+        raise FcotError(f"trainer.nodes={trainer.nodes}: start one process a device on every node, by srun or torchrun")
+    world = outside or World(size=trainer.devices)
+    with Team(world, outside is not None, _help, (run.config, run.sweeps_diversity)) as team:
+        if world.rank == 0:
+            return _execute(run, config_text, team)
+        team.follow(lambda name: _stage(name)(run, world))
+        return {}
+
+
+def _help(world: World, config: Config, sweeps_diversity: bool) -> None:
+    """What a spawned rank does: the stages the first one leads it to."""
+    run = resolve(config, sweeps_diversity)
+    with Team(world, False, _help, ()) as team:
+        team.follow(lambda name: _stage(name)(run, world))
+
+
+def _execute(run: Run, config_text: str, team: Team) -> Summary:
     directory = run.directory
     with directory.lock(say):
         if directory.done.exists() and directory.metrics.exists():
@@ -37,8 +61,8 @@ def execute(run: Run, config_text: str) -> Summary:
         _write_inputs(run, config_text)
         _check_student(run)
         summaries: dict[str, Summary] = {}
-        for name, stage in _stages(run).items():
-            summaries[name] = _once(run, name, stage)
+        for name in _names(run):
+            summaries[name] = _once(run, name, team)
             if name == run.config.until != "evaluate":
                 return summaries[name]
         metrics = summarise(run, summaries)
@@ -55,30 +79,47 @@ _STAGES = {  # module and function: each is imported when it runs
 }
 
 
-def _stages(run: Run) -> dict[str, Stage]:
+_SHARED = ("train", "evaluate")  # all ranks take part
+
+
+def _names(run: Run) -> list[str]:
     """The stages of the run's method, in order."""
-    names = [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
-    return {name: getattr(import_module(_STAGES[name][0]), _STAGES[name][1]) for name in names}
+    return [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
+
+
+def _stage(name: str) -> Callable[..., Summary]:
+    module, function = _STAGES[name]
+    return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
 
 def _check_student(run: Run) -> None:
-    """A student that cannot be had is found out before the teacher is paid, not after."""
-    student = run.config.student
-    if isinstance(student, PretrainedStudent) and run.config.until in ("train", "evaluate"):
+    """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after."""
+    student, trainer = run.config.student, run.config.trainer
+    if run.config.until not in ("train", "evaluate"):
+        return
+    if isinstance(student, PretrainedStudent):
         from fcot.student.loading import check_student
 
-        limits = student.max_prompt_tokens, student.max_completion_tokens
-        check_student(student.path or student.hub_id, student.revision, *limits)
+        architecture: str = check_student(
+            student.path or student.hub_id, student.revision, student.max_prompt_tokens, student.max_completion_tokens,
+            chat=student.chat_template, lora=student.lora.rank is not None,
+        )  # fmt: skip
+    else:
+        architecture = student.architecture
+    wanted = [name for name in ("packing", "prompt_loss_weight") if getattr(trainer, name)] if run.trains else []
+    if architecture == "encoder_decoder" and wanted:
+        raise FcotError(f"trainer.{' and trainer.'.join(wanted)}: for decoders only, and student={student.name} is an encoder-decoder")
 
 
-def _once(run: Run, name: str, stage: Stage) -> Summary:
+def _once(run: Run, name: str, team: Team) -> Summary:
     """The summary of a stage, from its file or by running it."""
     path = run.directory.stage(name)
     left = {"curate": run.directory.curated, "train": run.directory.student, "evaluate": run.directory.predictions}
     if path.exists() and (name not in left or left[name].exists()):
         return dict(read_json(path))
     start = time.monotonic()
-    summary = stage(run)
+    stage = _stage(name)
+    summary: Summary = team.lead(name, lambda: stage(run, team.world)) if name in _SHARED else stage(run)
     summary["seconds"] = round(time.monotonic() - start, 3)
     write_json(path, summary)
     return summary
@@ -127,6 +168,9 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "precision": run.precision,
         "n_steps": trained.get("n_steps", 0),
         "train_samples_per_second": trained.get("samples_per_second"),
+        "padding_efficiency": trained.get("padding_efficiency"),
+        "accuracy_single_sample": evaluated.get("accuracy_single_sample"),
+        "cut_questions": evaluated.get("cut_questions", 0),
         "cut_prompts": trained.get("cut_prompts", 0),
         "cut_completions": trained.get("cut_completions", 0),
         "unknown_token_share": trained.get("unknown_token_share", 0.0),

@@ -49,7 +49,9 @@ from fcot.teacher.requests import Teacher
 from fcot.teacher.store import StoreFolder, readable
 
 # Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
-STAGE_VERSIONS = {"generate": 2, "curate": 1, "train": 1, "evaluate": 1}
+STAGE_VERSIONS = {"generate": 2, "curate": 1, "train": 2, "evaluate": 2}
+# Of the trainer: where and how fast, not what. Decoding's precision counts for every method.
+_CHANGES_NO_WEIGHTS = ("name", "eval_batch_tokens", "eval_precision", "devices", "nodes", "strategy", "checkpoint_every_s")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Run:
     teacher_name: str | None
     precision: str
     outputs: Path
+    sweeps_diversity: bool
 
     @property
     def asks_teacher(self) -> bool:
@@ -114,6 +117,11 @@ class Run:
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, self.prompt.name)
         return StoreFolder(self.outputs / "store" / Path(*map(readable, parts)))
+
+    @property
+    def token_cache(self) -> Path:
+        """Folder of tokenised samples that runs share."""
+        return self.outputs / "cache" / "tokens"
 
     @property
     def plan(self) -> Plan:
@@ -160,7 +168,7 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     return Run(
         config, task, problems, split, order_known, temperature, prompt, teacher, replayed, teacher_name,
-        _precision(config.trainer.precision), Path(config.output_dir),
+        _precision(config.trainer.precision), Path(config.output_dir), sweeps_diversity,
     )  # fmt: skip
 
 
@@ -307,11 +315,12 @@ def _identity(run: Run) -> dict[str, Any]:
         "problems": [[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()],
         "split": asdict(run.split),
         "student": _student_identity(config),
+        "eval_precision": config.trainer.eval_precision,
     }
     if run.trains:
         # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
         trainer = asdict(config.trainer)
-        identity["trainer"] = {key: value for key, value in trainer.items() if key not in ("name", "eval_batch_size")}
+        identity["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
     if run.asks_teacher:
         if run.replayed is not None:
             teacher: Any = fingerprint([to_row(completion) for completion in run.replayed])
@@ -332,6 +341,8 @@ def _identity(run: Run) -> dict[str, Any]:
 def _student_identity(config: Config) -> dict[str, Any]:
     student = config.student
     identity = asdict(student)
+    if student.self_consistency == 1:  # greedy: what sampling would read changes nothing
+        identity |= {"temperature": None, "top_k": None}
     if isinstance(student, PretrainedStudent) and student.path is not None:
         identity = identity | {"path": None, "hub_id": None, "content": folder_fingerprint(Path(student.path))}
     return identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,16 @@ def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_forma
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
         complete, n_tokens,
     )  # fmt: skip
+
+
+def majority(samples: Sequence[Prediction]) -> Prediction:
+    """Self-consistency (Wang et al. 2023): of several answers to one problem the first that gives the most frequent prediction.
+
+    Answers without a prediction have no vote; of equals the one drawn first wins.
+    """
+    votes = Counter(sample.prediction for sample in samples if sample.prediction is not None)
+    winner = votes.most_common(1)[0][0] if votes else None
+    return next(sample for sample in samples if sample.prediction == winner)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

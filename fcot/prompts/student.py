@@ -8,6 +8,7 @@ from typing import Literal
 from fcot.prompts.answers import AnswerRule
 
 Architecture = Literal["encoder_decoder", "decoder"]
+Layout = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ class Method:
         title: The papers' name.
         asks_teacher: Whether it trains on rationales.
         trains: Whether it trains at all.
-        formats: What its students read and write.
+        formats: What its students read and write. Paper A's " ###" before a completion stands in for the turns that a
+            chat has itself.
     """
 
     title: str
     asks_teacher: bool
     trains: bool
-    formats: dict[Architecture, StudentFormat]
+    formats: dict[Layout, StudentFormat]
 
 
 METHODS = {
@@ -67,6 +69,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("question: {question}", "{answer}", None),
             "decoder": StudentFormat("Q: {question}\n\nA:", " {answer}", None),
+            "chat": StudentFormat("{question}", "{answer}", None),
         },
     ),
     "fine_tune": Method(
@@ -74,6 +77,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("{question}", "{answer}", None),
             "decoder": StudentFormat("{question} ###", " {answer}", None),
+            "chat": StudentFormat("{question}", "{answer}", None),
         },
     ),
     "fine_tune_cot": Method(
@@ -81,6 +85,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
             "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
+            "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
         },
     ),
 }  # fmt: skip

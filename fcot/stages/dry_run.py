@@ -170,8 +170,16 @@ def _steps(run: Run) -> int:
         return 0
     trainer = run.config.trainer
     samples = len(run.split.train) * (run.config.diversity if run.asks_teacher else 1)
-    epochs = math.inf if trainer.epochs is None else trainer.epochs * math.ceil(samples / trainer.batch_size)
+    epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_a_step(run)))
     return int(min(epochs, trainer.max_steps or math.inf))
+
+
+def _samples_a_step(run: Run) -> float:
+    trainer = run.config.trainer
+    if trainer.batch_tokens is None:
+        return trainer.batch_size
+    prompt = sum(len(problem.question) for problem in run.select(run.split.train)) / len(run.split.train) / 4
+    return max(1.0, trainer.batch_tokens / (prompt + (run.prompt.rationale_tokens / 2 if run.asks_teacher else 4)))
 
 
 def _student_bytes(run: Run) -> float:

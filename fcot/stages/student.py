@@ -1,8 +1,11 @@
-"""The student's stages: train, evaluate."""
+"""The student's stages: train, evaluate. Every rank runs them; the first one writes."""
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,20 @@ import pytorch_lightning as pl
 import torch
 from transformers.utils import logging as transformers_logging
 
-from fcot.artifacts import read_jsonl, write_folder, write_jsonl
-from fcot.config import TinyStudent
+from fcot.artifacts import fingerprint, read_jsonl, write_folder, write_jsonl
+from fcot.config import PretrainedStudent, TinyStudent
 from fcot.evaluation import scoring
 from fcot.progress import progress, say, unwatched
 from fcot.prompts.student import METHODS, StudentFormat
+from fcot.ranks import World
 from fcot.records import CuratedCompletion, Prediction, from_row, to_row
 from fcot.runs import Run
-from fcot.student.decoding import decode
-from fcot.student.loading import Student, build_tiny, load_student
-from fcot.student.tokenization import Tokenized, tokenize
-from fcot.student.training import count_steps, train
+from fcot.student.checkpoints import Checkpoints, is_sharded
+from fcot.student.decoding import Prompt, Sampling, decode
+from fcot.student.loading import Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.tokenization import Tokenized, encode_prompts, tokenize, tokenize_once
+from fcot.student.training import History, Recipe, plan, train
+from fcot.student.using import Usage, write_usage
 
 Summary = dict[str, Any]
 
@@ -28,76 +34,99 @@ transformers_logging.disable_progress_bar()  # one bar at a time: ours
 transformers_logging.set_verbosity_error()
 
 
-def train_student(run: Run) -> Summary:
+def train_student(run: Run, world: World) -> Summary:
     """Train, evaluating in between; the chosen checkpoint becomes ``student/``.
 
     With validation problems the best validation accuracy chooses, the latest of equals. Without, the last step's
-    weights are kept; under ``trainer.selection=last`` the test set is evaluated each time beside it (paper A).
+    weights are kept. ``trainer.best_epoch`` evaluates the test set beside it, which chooses nothing (paper A's figure).
     """
     config = run.config.trainer
     student = build_student(run)
-    samples = tokenize_samples(run, student)
-    n_steps = count_steps(len(samples.rows), config.batch_size, config.epochs, config.max_steps)
-    selecting = bool(run.split.validation)
-    best = -1.0
+    rows = training_rows(run, student)
+    recipe = Recipe(**{one.name: getattr(config, one.name) for one in fields(Recipe)} | {"precision": run.precision})
 
-    def evaluate() -> Summary:
-        nonlocal best
-        if selecting:
-            accuracy = scoring.accuracy(predict(run, student, run.split.validation)) or 0.0
-            if accuracy >= best:
-                best = accuracy
+    def evaluate(history: History) -> Summary:
+        entry: Summary = {}
+        if run.split.validation:
+            accuracy = scoring.accuracy(predict(run, student, run.split.validation, world)) or 0.0
+            if accuracy >= max((before["validation_accuracy"] for before in history), default=0.0) and world.rank == 0:
                 save(run, student)
-            return {"validation_accuracy": accuracy}
-        if config.selection == "last":
-            return {"test_accuracy": scoring.accuracy(predict(run, student, run.split.test))}
-        return {}
+            entry["validation_accuracy"] = accuracy
+        if config.best_epoch:
+            entry["test_accuracy"] = scoring.accuracy(predict(run, student, run.split.test, world))
+        return entry
 
-    with progress("train", n_steps, "steps") as bar:
+    with progress("train", plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
         report = train(
-            student, samples.rows, seed=run.config.seed, lr=config.lr, weight_decay=config.weight_decay,
-            batch_size=config.batch_size, n_steps=n_steps, schedule=config.schedule, warmup_steps=config.warmup_steps,
-            clip_norm=config.clip_norm, precision=run.precision, evaluate_every=config.evaluate_every_steps,
-            evaluate=evaluate, advance=bar.advance,
-            log_folder=run.directory.logs if run.config.logger.name == "csv" else None,
+            student, rows, recipe, seed=run.config.seed, evaluate=evaluate, stop=lambda history: out_of_patience(history, config.patience),
+            checkpoints=Checkpoints(run.directory.checkpoints, config.checkpoint_every_s), advance=bar.advance,
+            log_folder=run.directory.logs if run.config.logger.name == "csv" else None, world=world,
         )  # fmt: skip
-    if not selecting:
-        save(run, student)
-    tests = [entry["test_accuracy"] for entry in report.history if "test_accuracy" in entry]
+    if world.rank == 0:
+        if not run.split.validation:
+            save(run, student)
+        shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
-        "n_reasoning_samples": len(samples.rows) if run.asks_teacher else 0,
+        "n_reasoning_samples": len(rows) if run.asks_teacher else 0,
         "n_steps": report.n_steps,
         "samples_per_second": round(report.n_samples / max(report.train_seconds, 1e-9), 2),
-        "checkpoint": "validation" if selecting else "last",
-        "validation_accuracy": best if selecting else None,
-        "best_test_accuracy": max(tests) if tests else None,
-        "cut_prompts": samples.cut_prompts,
-        "cut_completions": samples.cut_completions,
-        "unknown_token_share": samples.unknown_share,
+        "padding_efficiency": round(report.n_tokens / max(1, report.n_padded), 4),
+        "checkpoint": "validation" if run.split.validation else "last",
+        "validation_accuracy": best,
+        "best_test_accuracy": max((entry["test_accuracy"] for entry in report.history), default=None) if config.best_epoch else None,
+        "cut_prompts": rows.cut_prompts,
+        "cut_completions": rows.cut_completions,
+        "unknown_token_share": rows.unknown_share,
         "history": report.history,
     }
 
 
-def evaluate_student(run: Run) -> Summary:
-    """Greedy answers to every test problem, scored by the parser of the run's format."""
-    student = load_student(str(run.directory.student)) if run.trains else build_student(run)
-    with progress("evaluate", len(run.split.test), "problems") as bar:
-        predictions = predict(run, student, run.split.test, bar.advance)
-    write_jsonl(run.directory.predictions, (to_row(prediction) for prediction in predictions))
-    return scoring.summarise(predictions, text_format(run, student), run.task.rule)
+def out_of_patience(history: History, patience: int | None) -> bool:
+    """Whether the last ``patience`` evaluations have brought no better validation accuracy."""
+    accuracies = [entry["validation_accuracy"] for entry in history] if patience is not None else []
+    return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
+
+
+def evaluate_student(run: Run, world: World) -> Summary:
+    """Answers to every test problem, scored by the parser of the run's format: greedy, or a majority vote over samples."""
+    student = load_student(str(run.directory.student), chat=_asks_in_chat(run)) if run.trains else build_student(run)
+    limits = run.config.student
+    draws = limits.self_consistency
+    with progress("evaluate", len(run.split.test) * draws, "answers") as bar:
+        drawn = draw(run, student, run.split.test, world, draws, bar.advance)
+    predictions = [scoring.majority(samples) for samples in drawn]
+    form = text_format(run, student)
+    more: Summary = {}
+    if draws > 1:
+        singles = [prediction for samples in drawn for prediction in samples]
+        more["accuracy_single_sample"] = scoring.accuracy(singles)
+        if world.rank == 0:
+            write_jsonl(run.directory.samples, ({"draw": n} | to_row(one) for samples in drawn for n, one in enumerate(samples)))
+    if world.rank == 0:
+        write_jsonl(run.directory.predictions, (to_row(prediction) for prediction in predictions))
+    cut = encode_prompts(student, form, [one.question for one in run.select(run.split.test)], limits.max_prompt_tokens)[1]
+    return scoring.summarise(predictions, form, run.task.rule) | more | {"cut_questions": cut}
 
 
 def build_student(run: Run) -> Student:
     """The student before training: from a folder, from the hub, or from scratch with the run's seed."""
     config = run.config.student
-    if not isinstance(config, TinyStudent):
-        return load_student(config.path or config.hub_id, config.revision)
-    pl.seed_everything(run.config.seed, verbose=False)
+    pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
+    if isinstance(config, PretrainedStudent):
+        student = load_student(config.path or config.hub_id, config.revision, chat=config.chat_template)
+        if config.lora.rank is None or not run.trains:
+            return student
+        return add_lora(student, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
     texts = [text for question, answer, rationale in training_texts(run) for text in (question, f"{rationale or ''} {answer}")]
     return build_tiny(
-        config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,  # type: ignore[arg-type]
+        config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
         vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
     )  # fmt: skip
+
+
+def _asks_in_chat(run: Run) -> bool:
+    return not isinstance(run.config.student, TinyStudent) and bool(run.config.student.chat_template)
 
 
 def training_texts(run: Run) -> list[tuple[str, str, str | None]]:
@@ -110,54 +139,73 @@ def training_texts(run: Run) -> list[tuple[str, str, str | None]]:
 
 def text_format(run: Run, student: Student) -> StudentFormat:
     """The format of the run's method for this student."""
-    return METHODS[run.config.method.name].formats[student.architecture]
+    return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
 
 
-def tokenize_samples(run: Run, student: Student) -> Tokenized:
-    """The training samples as token ids; says what was cut or cannot be represented."""
+def training_rows(run: Run, student: Student) -> Tokenized:
+    """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
     form, limits = text_format(run, student), run.config.student
     samples = [(question, form.completion(answer, rationale)) for question, answer, rationale in training_texts(run)]
-    tokenized = tokenize(
-        student.tokenizer, form, student.architecture, samples,
-        max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens,
-    )  # fmt: skip
-    if tokenized.cut_prompts:
-        say(f"warning: {tokenized.cut_prompts} questions lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
-    if tokenized.cut_completions:
+    name = fingerprint(
+        [1, samples, vars(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
+    )
+    rows = tokenize_once(
+        run.token_cache / f"{name[:16]}.arrow",
+        lambda: tokenize(student, form, samples, max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens),
+    )
+    if rows.cut_prompts:
+        say(f"warning: {rows.cut_prompts} questions lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
+    if rows.cut_completions:
         say(
-            f"warning: {tokenized.cut_completions} of {len(samples)} completions were cut at "
+            f"warning: {rows.cut_completions} of {len(samples)} completions were cut at "
             f"student.max_completion_tokens={limits.max_completion_tokens}: they end without an answer"
         )
-    if tokenized.unknown_share:
-        say(f"warning: the tokenizer cannot represent {tokenized.unknown_share:.2%} of the training tokens")
-    return tokenized
+    if rows.unknown_share:
+        say(f"warning: the tokenizer cannot represent {rows.unknown_share:.2%} of the training tokens")
+    return rows
 
 
-def predict(run: Run, student: Student, indices: Sequence[int], advance: Callable[[int], object] = unwatched) -> list[Prediction]:
+def predict(run: Run, student: Student, indices: Sequence[int], world: World) -> list[Prediction]:
     """Greedy answers of a student to problems, scored, in the order of ``indices``."""
+    return [prediction for (prediction,) in draw(run, student, indices, world)]
+
+
+def draw(
+    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
+) -> list[list[Prediction]]:
+    """Scored answers of a student, ``draws`` to each problem: one is greedy, several are sampled."""
     form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
-    tokenized = tokenize(
-        student.tokenizer, form, student.architecture, [(problem.question, None) for problem in problems],
-        max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens,
-    )  # fmt: skip
-    if tokenized.cut_prompts:
-        say(f"warning: {tokenized.cut_prompts} questions to answer lost their beginning at student.max_prompt_tokens")
+    ids, cut = encode_prompts(student, form, [problem.question for problem in problems], limits.max_prompt_tokens)
+    if cut and world.rank == 0:
+        say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
+    prompts = [
+        Prompt(tokens, limits.max_new_tokens, (run.config.seed, problem.sample_index, number) if draws > 1 else ())
+        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws)
+    ]  # fmt: skip
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
-    decoded = decode(
-        student, tokenized.rows, max_new_tokens=limits.max_new_tokens, batch_size=run.config.trainer.eval_batch_size, advance=advance
-    )
+    if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
+        student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
+    answers = iter(decode(
+        student, prompts, max_tokens=run.config.trainer.eval_batch_tokens, world=world, advance=advance,
+        sampling=Sampling(limits.temperature, limits.top_k) if draws > 1 else Sampling(),
+    ))  # fmt: skip
     return [
-        scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
-        for problem, answer in zip(problems, decoded, strict=True)
+        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in (next(answers) for _ in range(draws))]
+        for problem in problems
     ]
 
 
 def save(run: Run, student: Student) -> None:
-    """Make the student's present weights the run's ``student/`` folder, in transformers' format."""
+    """Make the student's present weights the run's ``student/`` folder, in transformers' format, with how it is used."""
+    limits = run.config.student
+    usage = Usage(
+        run.task.name, run.config.method.name, text_format(run, student), run.task.rule, student.chat, limits.max_prompt_tokens,
+        limits.max_new_tokens,
+    )  # fmt: skip
 
     def fill(folder: Path) -> None:
-        student.model.save_pretrained(folder)
-        student.tokenizer.save_pretrained(folder)
+        save_student(student, folder)
+        write_usage(folder, usage)
 
     write_folder(run.directory.student, fill)

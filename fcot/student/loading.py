@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from fcot.artifacts import fingerprint
 from fcot.errors import FcotError
 from fcot.prompts.student import Architecture
 
@@ -34,15 +37,33 @@ TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.j
 
 @dataclass(frozen=True)
 class Student:
-    """A model with its tokenizer; ``architecture`` decides the format and how batches are laid out."""
+    """A model with its tokenizer.
+
+    Attributes:
+        model: Of transformers.
+        tokenizer: Its own.
+        architecture: Decides the format and how batches are laid out.
+        chat: Whether questions are put into the tokenizer's chat template.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
+    chat: bool = False
+
+    @property
+    def positions(self) -> int | None:
+        """Positions the model has for prompt and completion together, None without a limit."""
+        return _positions(self.model.config)
 
 
-def load_student(source: str, revision: str | None = None) -> Student:
+def load_student(source: str, revision: str | None = None, chat: bool = False) -> Student:
     """Load model and tokenizer from a hub id or a local folder, weights in float32.
+
+    Args:
+        source: Hub id or folder.
+        revision: Of the hub id.
+        chat: Whether questions are to be put into the tokenizer's chat template.
 
     Raises:
         FcotError: Not found, no weights in the folder, or the hub cannot be reached.
@@ -59,10 +80,47 @@ def load_student(source: str, revision: str | None = None) -> Student:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
     )  # fmt: skip
-    return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder")
+    return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder", chat)
 
 
-def check_student(source: str, revision: str | None, max_prompt: int, max_completion: int) -> None:
+def add_lora(student: Student, rank: int, alpha: float, dropout: float, targets: list[str] | None) -> Student:
+    """The student with low-rank adapters (Hu et al. 2022), which alone are trained.
+
+    Raises:
+        FcotError: peft is not installed, or knows no layers to adapt in this family.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise FcotError("student.lora needs peft: pip install 'fcot[lora]'") from error
+    kind = "SEQ_2_SEQ_LM" if student.architecture == "encoder_decoder" else "CAUSAL_LM"
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)  # type: ignore[arg-type]
+    try:
+        return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise FcotError(f"student.lora.targets={targets}: {str(error).strip().splitlines()[0]}") from error
+
+
+def save_student(student: Student, folder: Path) -> None:
+    """Write model and tokenizer so that transformers loads them; adapters are merged into the weights."""
+    model: Any = student.model
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+
+
+def tokenizer_identity(student: Student) -> str:
+    """Everything that decides which ids a text becomes."""
+    tokenizer: Any = student.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    return fingerprint([content, tokenizer.chat_template, tokenizer.eos_token_id, tokenizer.bos_token_id])
+
+
+def check_student(
+    source: str, revision: str | None, max_prompt: int, max_completion: int, *, chat: bool = False, lora: bool = False
+) -> Architecture:
     """Make sure that a student can be had and used, from its configuration and tokenizer alone: before a teacher is paid.
 
     Args:
@@ -70,21 +128,33 @@ def check_student(source: str, revision: str | None, max_prompt: int, max_comple
         revision: Of the hub id.
         max_prompt: Tokens of a prompt.
         max_completion: Tokens of a completion.
+        chat: Whether a chat template is needed.
+        lora: Whether peft is needed.
 
     Raises:
-        FcotError: As :func:`load_student`, or the model has fewer positions than prompt and completion need.
+        FcotError: As :func:`load_student`, or the model has fewer positions than prompt and completion need, or lacks what is asked of it.
     """
     try:
         config, tokenizer = _load_light(source, revision)
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
     check_fit(source, config, tokenizer)
-    positions = None if config.is_encoder_decoder else getattr(config, "n_positions", None)
+    if lora and find_spec("peft") is None:
+        raise FcotError("student.lora needs peft: pip install 'fcot[lora]'")
+    if chat and not tokenizer.chat_template:
+        raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
+    positions = _positions(config)
     if positions is not None and max_prompt + max_completion > positions:
         raise FcotError(
             f"student '{source}' has {positions} positions: student.max_prompt_tokens={max_prompt} and "
             f"student.max_completion_tokens={max_completion} together may not exceed them"
         )
+    return "encoder_decoder" if config.is_encoder_decoder else "decoder"
+
+
+def _positions(config: Any) -> int | None:
+    """A decoder's; encoder-decoders have relative positions (T5) or a limit of their own for either side."""
+    return None if config.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
 
 
 def check_fit(source: str, config: Any, tokenizer: Any) -> None:

@@ -1,40 +1,48 @@
-"""Training losses."""
+"""Training losses. All are sums: the caller divides by what the whole optimizer step holds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from fcot.prompts.student import Architecture
-from fcot.student.tokenization import IGNORED
+Batch = dict[str, Any]  # as fcot.student.data builds it
 
 
-def completion_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor], architecture: Architecture) -> tuple[torch.Tensor, int]:
-    """Cross-entropy over completion tokens, summed, and the number of those tokens.
+@contextmanager
+def only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
+    """Within, the model's head sees only the hidden states at ``positions`` of the flattened (batch, length): it is the dearest layer.
 
-    The caller divides by the tokens of the whole optimizer step, so that neither batch size nor neighbours change a
-    sample's weight.
+    A hook, because what models do around the head differs (scales, caps) and stays theirs.
+    """
+
+    def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].flatten(0, 1)[positions][None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def logits_at_targets(model: Any, batch: Batch) -> torch.Tensor:
+    """The model's logits where the batch has targets, (targets, vocabulary), in float32."""
+    with only_at(model, batch["positions"]):
+        logits = model(**batch["inputs"], use_cache=False).logits
+    return logits[0].float()  # type: ignore[no-any-return]
+
+
+def token_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the targets, weighted and summed: a scalar.
 
     Args:
-        model: A causal or encoder-decoder language model.
-        batch: As :func:`fcot.student.tokenization.collate` builds it.
-        architecture: Decoders predict label t from position t - 1; encoder-decoders shift their own decoder input.
-
-    Returns:
-        A scalar (float32) and a count.
+        logits: (targets, vocabulary).
+        batch: With ``targets`` (targets,) and ``weights`` (targets,), None for all ones.
     """
-    labels = batch["labels"]
-    if architecture == "encoder_decoder":
-        # The shifted labels themselves: given labels, the model would compute a loss of its own beside this one.
-        shifted = model.prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=shifted, use_cache=False
-        ).logits
-    else:
-        labels = labels[:, 1:]
-        wanted = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)  # prompt positions need no logits: the head is the dearest layer
-        labels = labels[:, wanted]
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, logits_to_keep=wanted).logits
-    loss = functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return loss, int((labels != IGNORED).sum())
+    if batch["weights"] is None:
+        return functional.cross_entropy(logits, batch["targets"], reduction="sum")
+    return functional.cross_entropy(logits, batch["targets"], reduction="none") @ batch["weights"]  # type: ignore[no-any-return]

@@ -2,52 +2,85 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.distributed.fsdp import fully_shard
+from transformers import PreTrainedModel
 
-from fcot.student.loading import Student
-from fcot.student.losses import completion_loss
+from fcot.student.losses import logits_at_targets, token_loss
+
+Batch = dict[str, Any]
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 class StudentModule(pl.LightningModule):
-    """Fine-tunes all weights on completion tokens.
+    """Fine-tunes the weights that require gradients.
+
+    The loss of a step is the weighted sum over its tokens divided by their weighted number, whatever carries them:
+    Lightning divides by the micro-batches and averages over the ranks, and both are taken back here.
 
     Args:
-        student: Model, tokenizer and architecture.
+        model: The student's.
+        seed: Of dropout.
         lr: Peak learning rate of AdamW.
         weight_decay: AdamW's.
-        schedule: ``constant`` or ``linear`` (decay to zero at the last step), both after the warm-up.
+        schedule: ``constant``, or ``linear`` or ``cosine`` (decay to zero at the last step), after the warm-up.
         warmup_steps: Optimizer steps of linear warm-up.
+        first_step: Where this process begins.
         n_steps: Optimizer steps in all.
+        micro_batches: Micro-batches a step.
+        fused: Whether AdamW runs as one kernel.
+        compile: Whether the forward pass is compiled.
     """
 
-    def __init__(self, student: Student, *, lr: float, weight_decay: float, schedule: str, warmup_steps: int, n_steps: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, seed: int, lr: float, weight_decay: float, schedule: str, warmup_steps: int, n_steps: int,
+        first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.model = student.model
-        self._architecture = student.architecture
+        self.model = model
+        self._seed = seed
         self._lr = lr
         self._weight_decay = weight_decay
         self._schedule = schedule
         self._warmup_steps = warmup_steps
+        self._first_step = first_step
         self._n_steps = n_steps
+        self._micro_batches = micro_batches
+        self._fused = fused
+        self._logits = torch.compile(logits_at_targets, dynamic=True) if compile else logits_at_targets
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Mean loss over the completion tokens of the step."""
-        total, n_tokens = completion_loss(self.model, batch, self._architecture)
-        loss = total / max(1, n_tokens)
-        self.log("train_loss", loss, on_step=True)
-        return loss
+    def configure_model(self) -> None:
+        """Shard the weights over the ranks where the strategy asks for it: layer by layer, then what is left."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is None:
+            return
+        kinds = set(self.model._no_split_modules or ())
+        for layer in self.model.modules():
+            if type(layer).__name__ in kinds:
+                fully_shard(layer, mesh=mesh["data_parallel"])
+        fully_shard(self.model, mesh=mesh["data_parallel"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """This micro-batch's share of the step's mean loss over its tokens."""
+        words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
+        torch.manual_seed((int(words[0]) << 32) | int(words[1]))
+        share = token_loss(self._logits(self.model, batch), batch) / batch["loss_tokens"]
+        return share * self._micro_batches * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:
         """AdamW with torch's defaults besides learning rate and weight decay, and a schedule per optimizer step."""
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self._lr, weight_decay=self._weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self._lr, weight_decay=self._weight_decay, fused=self._fused)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(self._first_step + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _factor(self, step: int) -> float:
+        """Of the peak learning rate, at a step counted from 0."""
         warm = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
-        if self._schedule == "constant":
-            return warm
-        return warm * max(0.0, (self._n_steps - step) / max(1, self._n_steps))
+        left = max(0.0, 1 - step / max(1, self._n_steps))
+        return warm * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self._schedule]

@@ -5,115 +5,139 @@ A *row* is one training sample: prompt ids and completion ids, the latter ending
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from fcot.prompts.student import Architecture, StudentFormat
+from fcot.artifacts import TEMPORARY, disk_error, exclusive
+from fcot.progress import say
+from fcot.prompts.student import StudentFormat
+from fcot.student.loading import Student
 
-IGNORED = -100  # torch's cross-entropy skips this label
+_BATCH = 4096  # samples a call of the tokenizer, which spreads them over all processors
+_SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32())})
+
+Sample = tuple[str, str | None]  # question and completion; None for a prompt that waits to be answered
 
 
 @dataclass(frozen=True)
 class Row:
     """Token ids of one sample; ``completion`` is empty for a prompt that waits to be answered."""
 
-    prompt: list[int]
-    completion: list[int]
+    prompt: Sequence[int]
+    completion: Sequence[int]
 
 
-@dataclass(frozen=True)
-class Tokenized:
-    """Rows with what was lost on the way.
+class Tokenized(Sequence[Row]):
+    """The rows of some samples, in order, in flat arrays (memory-mapped where they come from a file).
 
     Attributes:
-        rows: One per sample, in order.
+        table: Columns ``prompt`` and ``completion``, lists of ids.
+        lengths: Tokens of prompt and completion, (n, 2).
         cut_prompts: Prompts over the limit; their beginning was cut.
         cut_completions: Completions over the limit; their end was cut, the end-of-sequence token included.
         unknown_share: Share of all tokens that the tokenizer cannot represent.
     """
 
-    rows: list[Row]
-    cut_prompts: int
-    cut_completions: int
-    unknown_share: float
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._columns = [_flat(table.column(name)) for name in ("prompt", "completion")]
+        self.lengths: NDArray[np.int64] = np.stack([np.diff(offsets) for _, offsets in self._columns], axis=1).astype(np.int64)
+        counts = json.loads((table.schema.metadata or {}).get(b"fcot", b"{}"))
+        self.cut_prompts: int = counts.get("cut_prompts", 0)
+        self.cut_completions: int = counts.get("cut_completions", 0)
+        self.unknown_share: float = counts.get("unknown", 0) / max(1, int(self.lengths.sum()))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return Row(*(values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns))
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt_format: StudentFormat, architecture: Architecture, question: str, limit: int
-) -> tuple[list[int], bool]:
-    """Prompt ids of at most ``limit`` tokens, and whether the beginning was cut to get there.
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Values and offsets of a list column."""
+    lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    return lists.values.to_numpy(), lists.offsets.to_numpy()
 
-    The question's end and the delimiter always stay. Encoder inputs end with the end-of-sequence token, as T5 was
-    trained.
+
+def tokenize(student: Student, text_format: StudentFormat, samples: Sequence[Sample], *, max_prompt: int, max_completion: int) -> Tokenized:
+    """Tokenise samples; limits in tokens."""
+    counts = {"cut_prompts": 0, "cut_completions": 0, "unknown": 0}
+    batches = list(_encode(student, text_format, samples, max_prompt, max_completion, counts))
+    return Tokenized(pa.Table.from_batches(batches, _SCHEMA).replace_schema_metadata({"fcot": json.dumps(counts)}))
+
+
+def tokenize_once(path: Path, make: Callable[[], Tokenized]) -> Tokenized:
+    """The rows in an Arrow file, which the first that needs them writes: the runs of a sweep share it.
+
+    Args:
+        path: Named after everything that the rows depend on.
+        make: Tokenises.
     """
-    ids = tokenizer(prompt_format.prompt(question), add_special_tokens=False)["input_ids"]
-    tail = [tokenizer.eos_token_id] if architecture == "encoder_decoder" else []
-    kept = ids[len(ids) + len(tail) - limit :] if len(ids) + len(tail) > limit else ids
-    return kept + tail, len(kept) < len(ids)
+    if not path.exists():
+        with exclusive(path.with_suffix(".lock"), say):
+            if not path.exists():
+                _write(path, make().table)
+    return Tokenized(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase,
-    text_format: StudentFormat,
-    architecture: Architecture,
-    samples: Iterable[tuple[str, str | None]],
-    *,
-    max_prompt: int,
-    max_completion: int,
-) -> Tokenized:
-    """Tokenise (question, completion or None) pairs; limits in tokens."""
-    rows: list[Row] = []
-    cut_prompts = cut_completions = unknown = total = 0
-    for question, completion in samples:
-        prompt, cut = encode_prompt(tokenizer, text_format, architecture, question, max_prompt)
-        cut_prompts += cut
-        ids: list[int] = []
-        if completion is not None:
-            ids = tokenizer(completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-            cut_completions += len(ids) > max_completion
-            ids = ids[:max_completion]
-        rows.append(Row(prompt, ids))
-        total += len(prompt) + len(ids)
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
-            unknown += (prompt + ids).count(tokenizer.unk_token_id)
-    return Tokenized(rows, cut_prompts, cut_completions, unknown / max(1, total))
+def _write(path: Path, table: pa.Table) -> None:
+    temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    try:
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
 
 
-def _pad(sequences: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
-    """Rectangular (batch, longest) int64 tensor."""
-    width = max(len(sequence) for sequence in sequences)
-    rows = [
-        [value] * (width - len(sequence)) + list(sequence) if left else list(sequence) + [value] * (width - len(sequence))
-        for sequence in sequences
-    ]
-    return torch.tensor(rows, dtype=torch.long)
+def _encode(
+    student: Student, text_format: StudentFormat, samples: Sequence[Sample], max_prompt: int, max_completion: int, counts: dict[str, int]
+) -> Iterator[pa.RecordBatch]:
+    """Batches of rows; what is lost on the way is added to ``counts``."""
+    tokenizer = student.tokenizer
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
+    for start in range(0, len(samples), _BATCH):
+        questions, completions = zip(*samples[start : start + _BATCH], strict=True)
+        prompts, cut = encode_prompts(student, text_format, questions, max_prompt)
+        counts["cut_prompts"] += cut
+        written = [text for text in completions if text is not None]
+        encoded = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
+        ends = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
+        counts["cut_completions"] += sum(len(ids) > max_completion for ids in ends)
+        ends = [ids[:max_completion] for ids in ends]
+        if unknown is not None:
+            counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *ends))
+        yield pa.record_batch([pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32()))], schema=_SCHEMA)
 
 
-def collate(rows: Sequence[Row], architecture: Architecture, pad_id: int) -> dict[str, torch.Tensor]:
-    """A training batch, padded to its own longest row.
+def encode_prompts(student: Student, text_format: StudentFormat, questions: Sequence[str], limit: int) -> tuple[list[list[int]], int]:
+    """Prompt ids of at most ``limit`` tokens each, and how many had their beginning cut to get there.
 
-    Returns:
-        ``input_ids`` and ``attention_mask`` (batch, length), and ``labels``: (batch, length) for a decoder, where
-        prompt and padding are ``IGNORED``; (batch, completion length) for an encoder-decoder.
+    The question's end and the delimiter always stay, and the token that the tokenizer puts before every text (Llama's).
+    Encoder inputs end with the end-of-sequence token, as T5 was trained. Students with ``chat`` are asked in their
+    tokenizer's chat template.
     """
-    if architecture == "encoder_decoder":
-        inputs = [row.prompt for row in rows]
-        labels = _pad([row.completion for row in rows], IGNORED)
-    else:
-        inputs = [row.prompt + row.completion for row in rows]
-        labels = _pad([[IGNORED] * len(row.prompt) + row.completion for row in rows], IGNORED)
-    mask = _pad([[1] * len(ids) for ids in inputs], 0)
-    return {"input_ids": _pad(inputs, pad_id), "attention_mask": mask, "labels": labels}
-
-
-def collate_prompts(rows: Sequence[Row], architecture: Architecture, pad_id: int) -> dict[str, torch.Tensor]:
-    """A decoding batch: prompts padded on the left for a decoder (generation continues at the right edge)."""
-    prompts = [row.prompt for row in rows]
-    left = architecture == "decoder"
-    return {
-        "input_ids": _pad(prompts, pad_id, left),
-        "attention_mask": _pad([[1] * len(ids) for ids in prompts], 0, left),
-    }
+    tokenizer: Any = student.tokenizer
+    texts = [text_format.prompt(question) for question in questions]
+    head: list[int] = []
+    tail = [tokenizer.eos_token_id] if student.architecture == "encoder_decoder" else []
+    if student.chat:
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    elif not tail:
+        head = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
+    room = limit - len(head) - len(tail)
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [[*head, *ids[max(0, len(ids) - room) :], *tail] for ids in encoded], sum(len(ids) > room for ids in encoded)

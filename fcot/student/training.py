@@ -1,4 +1,4 @@
-"""Training: a Lightning run over a fixed number of optimizer steps, with evaluations in between."""
+"""Training: a Lightning run over optimizer steps, with evaluations in between, that continues where a kill left it."""
 
 from __future__ import annotations
 
@@ -6,126 +6,177 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import LightningEnvironment
+import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from fcot.artifacts import disk_error
-from fcot.student.data import ReasoningData, steps_per_epoch
+from fcot.progress import say
+from fcot.ranks import World
+from fcot.student.attention import allow_packing
+from fcot.student.batching import StepSampler
+from fcot.student.checkpoints import (
+    Checkpoints,
+    gather_weights,
+    is_sharded,
+    optimizer_state,
+    restore_optimizer,
+    trained_weights,
+    whole,
+)  # fmt: skip
+from fcot.student.data import Layout, ReasoningData
 from fcot.student.loading import Student
 from fcot.student.module import StudentModule
-from fcot.student.tokenization import Row
+from fcot.student.tokenization import Tokenized
+
+History = list[dict[str, Any]]
+_LOG_EVERY = 10  # optimizer steps
 
 
-def count_steps(n_samples: int, batch_size: int, epochs: int | None, max_steps: int | None) -> int:
-    """Optimizer steps of a training: so many epochs or so many steps, whichever comes first."""
-    by_epochs = epochs * steps_per_epoch(n_samples, batch_size) if epochs is not None else None
-    return min(limit for limit in (by_epochs, max_steps) if limit is not None)
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: AdamW's.
+        schedule: One of :data:`fcot.student.module.SCHEDULES`.
+        warmup_steps: Optimizer steps of warm-up.
+        clip_norm: Gradient norm limit, None for none.
+        batch_size: Samples an optimizer step, over all ranks and micro-batches.
+        batch_tokens: Tokens an optimizer step, padding included; takes the place of ``batch_size``.
+        micro_batches: Parts of a step that are computed one after the other (gradient accumulation).
+        packing: Lay a decoder's samples one behind the other, without padding.
+        prompt_loss_weight: Of a prompt token beside a completion token's 1 (decoders).
+        epochs: The first of epochs and ``max_steps`` ends the training.
+        max_steps: Optimizer steps.
+        evaluate_every_steps: Optimizer steps between two evaluations; takes the place of epochs.
+        evaluate_every_epochs: Epochs between two evaluations; None for one at the end. The last step always evaluates.
+        precision: Lightning's name (``32-true``, ``bf16-mixed``).
+        tf32: Let a GPU round float32 products.
+        compile: Compile the forward pass.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+        strategy: ``ddp`` or ``fsdp``, where there are several ranks.
+        checkpoint_every_s: Seconds between two checkpoints.
+    """
+
+    lr: float
+    weight_decay: float = 0.01
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    batch_size: int | None = None
+    batch_tokens: int | None = None
+    micro_batches: int = 1
+    packing: bool = False
+    prompt_loss_weight: float = 0.0
+    epochs: int | None = None
+    max_steps: int | None = None
+    evaluate_every_steps: int | None = None
+    evaluate_every_epochs: int | None = 1
+    precision: str = "32-true"
+    tf32: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    strategy: str = "ddp"
+    checkpoint_every_s: float = 60.0
 
 
 @dataclass
 class TrainingReport:
-    """What a training did.
+    """What a training did, over all its restarts.
 
     Attributes:
-        n_steps: Optimizer steps.
+        n_steps: Optimizer steps done.
         n_samples: Samples seen, repetitions included.
+        n_tokens: Their tokens.
+        n_padded: The same with padding.
         train_seconds: Time in training, evaluations left out.
         history: One entry per evaluation: ``step``, ``epoch``, and what the evaluation returned.
     """
 
-    n_steps: int
+    n_steps: int = 0
     n_samples: int = 0
+    n_tokens: int = 0
+    n_padded: int = 0
     train_seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: History = field(default_factory=list)
 
 
-class _Between(pl.Callback):
-    """Runs the evaluation after the steps that are due, counts samples, moves the progress bar."""
-
-    def __init__(
-        self, report: TrainingReport, every: int, per_epoch: int, evaluate: Callable[[], dict[str, Any]], advance: Callable[[int], None]
-    ) -> None:
-        self._report = report
-        self._every = every
-        self._per_epoch = per_epoch
-        self._evaluate = evaluate
-        self._advance = advance
-        self._evaluating_s = 0.0
-        self._start = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start = time.monotonic()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        report, step = self._report, trainer.global_step
-        report.n_samples += len(batch["input_ids"])
-        self._advance(1)
-        if step % self._every == 0 or step == report.n_steps:
-            began = time.monotonic()
-            report.history.append({"step": step, "epoch": round(step / self._per_epoch, 3), **self._evaluate()})
-            self._evaluating_s += time.monotonic() - began
-        report.train_seconds = time.monotonic() - self._start - self._evaluating_s
+Evaluate = Callable[[History], dict[str, Any]]
 
 
 def train(
     student: Student,
-    rows: Sequence[Row],
+    rows: Tokenized,
+    recipe: Recipe,
     *,
     seed: int,
-    lr: float,
-    weight_decay: float,
-    batch_size: int,
-    n_steps: int,
-    schedule: str,
-    warmup_steps: int,
-    clip_norm: float | None,
-    precision: str,
-    evaluate_every: int | None,
-    evaluate: Callable[[], dict[str, Any]],
-    advance: Callable[[int], None],
-    log_folder: Path | None,
+    evaluate: Evaluate,
+    stop: Callable[[History], bool] = lambda _: False,
+    checkpoints: Checkpoints | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    log_folder: Path | None = None,
+    world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
-    """Fine-tune the student in place.
+    """Fine-tune the student in place, from the newest checkpoint on where there is one.
+
+    Every rank calls it.
 
     Args:
-        student: Is changed.
+        student: Is changed; afterwards it has the last step's weights.
         rows: Tokenised samples.
+        recipe: How.
         seed: Order of samples and dropout.
-        lr: Peak learning rate.
-        weight_decay: AdamW's.
-        schedule: ``constant`` or ``linear``.
-        warmup_steps: Optimizer steps of warm-up.
-        batch_size: Samples per optimizer step.
-        n_steps: Optimizer steps.
-        clip_norm: Gradient norm limit, None for none.
-        precision: Lightning's name (``32-true``, ``bf16-mixed``).
-        evaluate_every: Optimizer steps between evaluations; None for once an epoch. The last step always evaluates.
-        evaluate: Called after those steps; its result joins the history.
-        advance: Called with 1 after each step.
+        evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
+            history so far; its result joins the history.
+        stop: Whether to stop early, judged by the history after each evaluation.
+        checkpoints: Where to, None for none.
+        advance: Called with the number of steps done since the last call.
         log_folder: Where the CSV log goes, None for no log.
+        world: Ranks, and this one's place.
     """
     _quiet()
-    pl.seed_everything(seed, verbose=False)
-    report = TrainingReport(n_steps)
-    per_epoch = steps_per_epoch(len(rows), batch_size)
-    module = StudentModule(student, lr=lr, weight_decay=weight_decay, schedule=schedule, warmup_steps=warmup_steps, n_steps=n_steps)
+    layout, sampler, n_steps = plan(student, rows, recipe, seed)
+    report, optimizer = _resume(student, checkpoints)
+    if report.n_steps and world.rank == 0:
+        say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
+    advance(report.n_steps)
+    between = _Between(
+        student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
+        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
+    )  # fmt: skip
+    between.evaluate_if_due()
+    if report.n_steps == n_steps or stop(report.history):
+        return report
+    if layout.packing:
+        allow_packing(student.model)
+    if recipe.gradient_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    cuda = torch.cuda.is_available()
+    fused = recipe.precision != "16-mixed" and recipe.strategy != "fsdp"  # the scaler unscales inside a fused step, which forbids clipping
+    module = StudentModule(
+        student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
+        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
+        fused=fused, compile=recipe.compile,
+    )  # fmt: skip
     data = ReasoningData(
-        rows, architecture=student.architecture, pad_id=student.tokenizer.pad_token_id, batch_size=batch_size, seed=seed,
-        n_steps=n_steps,
+        rows, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
+        rank=world.rank, workers=2 if cuda else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
-        accelerator="auto", devices=1, precision=precision, max_epochs=1, gradient_clip_val=clip_norm,  # type: ignore[arg-type]
+        accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
+        gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
         logger=CSVLogger(log_folder.parent, name=log_folder.name, version="") if log_folder else False,
-        callbacks=[_Between(report, evaluate_every or per_epoch, per_epoch, evaluate, advance)],
-        plugins=[LightningEnvironment()], use_distributed_sampler=False, log_every_n_steps=min(10, n_steps),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
     student.model.train()
     try:
         trainer.fit(module, datamodule=data)
@@ -134,7 +185,131 @@ def train(
         raise KeyboardInterrupt from error
     except OSError as error:
         raise disk_error(error, log_folder or Path("the training log")) from error
+    finally:
+        torch.set_float32_matmul_precision(before)
+    gather_weights(student.model)
     return report
+
+
+def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:
+    """How samples are laid out, which of them each step sees, and how many steps there are."""
+    layout = Layout(
+        student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
+        recipe.prompt_loss_weight, recipe.packing,
+    )  # fmt: skip
+    sampler = StepSampler(layout.lengths(rows.lengths), seed, None if recipe.batch_tokens else recipe.batch_size, recipe.batch_tokens)
+    return layout, sampler, sampler.count(recipe.epochs, recipe.max_steps)
+
+
+def _resume(student: Student, checkpoints: Checkpoints | None) -> tuple[TrainingReport, dict[str, Any] | None]:
+    """Where the last process stopped, its weights loaded, and the state of its optimizer."""
+    found = checkpoints.load() if checkpoints else None
+    if found is None:
+        return TrainingReport(), None
+    missing, strange = student.model.load_state_dict(found["weights"], strict=False)
+    trained = {name for name, parameter in student.model.named_parameters() if parameter.requires_grad}
+    assert not strange, strange
+    assert not trained & set(missing), missing
+    return TrainingReport(**found["report"]), {"optimizer": found["optimizer"], "precision": found["precision"]}
+
+
+def _due(sampler: StepSampler, n_steps: int, every_steps: int | None, every_epochs: int | None) -> set[int]:
+    """The steps after which there is an evaluation."""
+    if every_steps is not None:
+        return {*range(every_steps, n_steps + 1, every_steps), n_steps}
+    if every_epochs is None:
+        return {n_steps}
+    return {*sampler.epoch_ends(n_steps)[every_epochs - 1 :: every_epochs], n_steps}
+
+
+class _Between(pl.Callback):
+    """What happens between two optimizer steps: counting, logging, checkpoints, evaluations, an early stop."""
+
+    def __init__(
+        self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
+        stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
+        advance: Callable[[int], None], due: Collection[int], micro_batches: int,
+    ) -> None:  # fmt: skip
+        self._student = student
+        self._report = report
+        self._sampler = sampler
+        self._n_steps = n_steps
+        self._evaluate = evaluate
+        self._stop = stop
+        self._checkpoints = checkpoints
+        self._restored = restored
+        self._advance = advance
+        self._due = due
+        self._micro_batches = micro_batches
+        self._loss = torch.zeros(())
+        self._since = 0.0
+        self._logged = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._restored is not None:
+            restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
+            trainer.precision_plugin.load_state_dict(self._restored["precision"])
+            self._restored = None  # its memory is needed
+        self._since = time.monotonic()
+        self._logged = (self._report.train_seconds, self._report.n_tokens)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        report = self._report
+        report.n_samples += batch["n_samples"]
+        report.n_tokens += batch["n_tokens"]
+        report.n_padded += batch["n_padded"] * trainer.world_size  # the ranks' shares are alike
+        self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
+        if (batch_idx + 1) % self._micro_batches:
+            return
+        report.n_steps += 1
+        self._advance(1)
+        now = time.monotonic()
+        report.train_seconds += now - self._since
+        self._log(trainer)
+        self._checkpoint(trainer)
+        with whole(self._student.model):
+            evaluated = self.evaluate_if_due()
+        if evaluated:
+            self._checkpoint(trainer)
+            trainer.should_stop = self._stop(report.history)
+        self._since = time.monotonic()
+
+    def evaluate_if_due(self) -> bool:
+        """Evaluate after a step that asks for it, once."""
+        step, history = self._report.n_steps, self._report.history
+        if step not in self._due or (history and history[-1]["step"] == step):
+            return False
+        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **self._evaluate(history)})
+        return True
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        report = self._report
+        if report.n_steps % _LOG_EVERY == 0 or report.n_steps == self._n_steps:
+            loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean"))
+            seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
+            values = {
+                "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
+                "padding_efficiency": report.n_tokens / report.n_padded,
+            }  # fmt: skip
+            for logger in trainer.loggers:
+                logger.log_metrics(values, report.n_steps)
+            self._logged = (report.train_seconds, report.n_tokens)
+        self._loss = torch.zeros(())
+
+    def _checkpoint(self, trainer: pl.Trainer) -> None:
+        if self._checkpoints is None:
+            return
+        sharded = is_sharded(self._student.model)
+        due = self._checkpoints.due
+        if not (trainer.strategy.broadcast(due) if sharded else due and trainer.is_global_zero):
+            return
+        state = {
+            "step": self._report.n_steps, "weights": trained_weights(self._student.model),
+            "optimizer": optimizer_state(self._student.model, trainer.optimizers[0]), "precision": trainer.precision_plugin.state_dict(),
+            "report": vars(self._report),
+        }  # fmt: skip
+        if trainer.is_global_zero:
+            self._checkpoints.save(state)
 
 
 def _quiet() -> None:

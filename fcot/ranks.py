@@ -1,0 +1,195 @@
+"""Several processes at one run: who they are, how they start, how they share work.
+
+The first rank runs the pipeline; the others follow it into the stages that are shared (training, evaluation) and wait
+meanwhile. They are spawned by the first one, or were started from outside, one a device: ``srun`` or ``torchrun``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from fcot.errors import FcotError
+from fcot.progress import say
+
+T = TypeVar("T")
+_PATIENCE = timedelta(days=14)  # the others wait while the first one buys
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run.
+
+    Attributes:
+        rank: Of this one.
+        size: How many there are.
+        nodes: Machines they are on, as many on each.
+        slurm: Whether SLURM started them.
+    """
+
+    rank: int = 0
+    size: int = 1
+    nodes: int = 1
+    slurm: bool = False
+
+    def placement(self, strategy: str) -> dict[str, Any]:
+        """The arguments of Lightning's trainer that put it into this world; it starts no process of its own."""
+        from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+        from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+
+        environment = SLURMEnvironment(auto_requeue=False) if self.slurm else LightningEnvironment()
+        place: dict[str, Any] = {"devices": self.size // self.nodes, "num_nodes": self.nodes, "plugins": [environment]}
+        if self.size == 1:
+            return place
+        if strategy == "fsdp":
+            whole = ModelParallelStrategy(data_parallel_size=self.size, tensor_parallel_size=1, save_distributed_checkpoint=False)
+            return place | {"strategy": whole}
+        return place | {"strategy": DDPStrategy(gradient_as_bucket_view=True)}
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of some work: every ``size``-th item."""
+        return list(items[self.rank :: self.size])
+
+    def gather(self, share: list[T], n: int) -> list[T]:
+        """All ``n`` results, on every rank, in the order of the items, from each rank's results of its :meth:`share`."""
+        if self.size == 1:
+            return share
+        import torch.distributed
+
+        parts: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(parts, share)
+        return [parts[index % self.size][index // self.size] for index in range(n)]
+
+
+def started_outside(devices: int, nodes: int) -> World | None:
+    """The world that ``srun`` or ``torchrun`` made, None where this process was started alone.
+
+    Raises:
+        FcotError: It has another size than the configuration says.
+    """
+    environment = os.environ
+    slurm = "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
+    if slurm:
+        rank, size = int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
+    elif "TORCHELASTIC_RUN_ID" in environment:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    else:
+        return None
+    if size != devices * nodes:
+        raise FcotError(
+            f"{size} processes were started, and trainer.devices={devices} times trainer.nodes={nodes} is {devices * nodes}: "
+            "one process a device"
+        )
+    return World(rank, size, nodes, slurm) if size > 1 else None
+
+
+class Team:
+    """All ranks of a run, as a context.
+
+    Args:
+        world: This process's place; a size above what was started outside means that the first rank spawns the others.
+        follow: Module-level function that a spawned process calls with ``arguments``; it ends in :meth:`follow`.
+        arguments: Can be pickled.
+    """
+
+    def __init__(self, world: World, outside: bool, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self.world = world
+        self._outside = outside
+        self._follow = follow
+        self._arguments = arguments
+        self._context: Any = None
+        self._joined = False
+        self._before = {name: os.environ.get(name) for name in _RENDEZVOUS}
+
+    def __enter__(self) -> Team:
+        return self
+
+    def lead(self, task: str, work: Callable[[], T]) -> T:
+        """Do a shared task together with the other ranks, which know it by its name."""
+        if self.world.size > 1:
+            self._join()
+            _broadcast(task)
+        return work()
+
+    def follow(self, tasks: Callable[[str], object]) -> None:
+        """Do what the first rank leads to, until it has nothing more."""
+        self._join()
+        while (task := _broadcast(None)) is not None:
+            tasks(task)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self._joined:
+            return
+        import torch.distributed
+
+        if kind is None and self.world.rank == 0:
+            _broadcast(None)
+        torch.distributed.destroy_process_group()
+        for name, value in self._before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        for process in self._context.processes if self._context and kind is not None else ():
+            process.terminate()
+        if self._context is not None and kind is None:
+            self._context.join()
+
+    def _join(self) -> None:
+        """Meet the other ranks; the first one starts them where nobody did."""
+        import torch
+
+        if self._joined:
+            return
+        self._joined = True
+        if not self._outside and self.world.rank == 0:
+            port = _free_port()
+            _set_rendezvous(0, self.world.size, port)
+            say(f"starting {self.world.size - 1} more processes")
+            self._context = torch.multiprocessing.start_processes(
+                _spawned,
+                (self.world.size, port, self._follow, self._arguments),
+                nprocs=self.world.size - 1,
+                join=False,
+                start_method="spawn",
+            )
+        elif self.world.slurm:
+            from lightning_fabric.plugins.environments import SLURMEnvironment
+
+            slurm = SLURMEnvironment(auto_requeue=False)
+            os.environ.update(
+                MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port), RANK=str(self.world.rank), WORLD_SIZE=str(self.world.size)
+            )
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+
+
+def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    rank = index + 1
+    _set_rendezvous(rank, size, port)
+    follow(World(rank, size), *arguments)
+
+
+def _set_rendezvous(rank: int, size: int, port: int) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), NODE_RANK="0"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _broadcast(value: str | None) -> str | None:
+    import torch.distributed
+
+    holder = [value]
+    torch.distributed.broadcast_object_list(holder, 0)
+    return holder[0]

@@ -1,0 +1,75 @@
+"""Keys and values of rows that come and go: every row ends at the right edge, what is left of its beginning is masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
+
+_SPARE = 64  # columns allocated at once: a new buffer for each token would copy the whole cache each time
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's keys and values, (rows, heads, columns, width), as windows of buffers with spare columns on the right."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append columns."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._set(key_states, value_states)
+            return self.keys, self.values  # type: ignore[return-value]
+        n = key_states.shape[2]
+        if self._end + n > self._buffers[0].shape[2]:
+            self._set(self.keys, self.values)  # type: ignore[arg-type]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._end : self._end + n] = states
+        self._show(self._begin, self._end + n)
+        return self.keys, self.values  # type: ignore[return-value]
+
+    def crop_to(self, columns: int) -> None:
+        """Drop columns on the right until so many are left."""
+        self._show(self._begin, min(self._end, self._begin + columns))
+
+    def select(self, rows: torch.Tensor, columns: slice) -> None:
+        """Keep these rows, and of their columns a window."""
+        self._set(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])  # type: ignore[index]
+
+    def join(self, other: GrowingLayer) -> None:
+        """Take in another cache's rows below these; the narrower of both is filled up on the left."""
+        width = max(self.get_seq_length(), other.get_seq_length())
+        pairs: Any = ((self.keys, other.keys), (self.values, other.values))
+        self._set(*(torch.cat([widened(mine, width), widened(theirs, width)]) for mine, theirs in pairs))
+
+    def _set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        n = keys.shape[2]
+        self._buffers = [torch.empty((*states.shape[:2], n + _SPARE, states.shape[3]), dtype=states.dtype, device=states.device)
+                         for states in (keys, values)]  # fmt: skip
+        for buffer, states in zip(self._buffers, (keys, values), strict=True):
+            buffer[:, :, :n] = states
+        self._show(0, n)
+
+    def _show(self, begin: int, end: int) -> None:
+        self._begin, self._end = begin, end
+        self.keys, self.values = (buffer[:, :, begin:end] for buffer in self._buffers)
+
+
+def widened(states: torch.Tensor, columns: int) -> torch.Tensor:
+    """(rows, heads, columns, width) with zeros on the left up to ``columns``."""
+    return torch.nn.functional.pad(states, (0, 0, columns - states.shape[2], 0))
+
+
+def new_cache(encoder_decoder: bool) -> Any:
+    """An empty cache for one batch."""
+    own = Cache(layer_class_to_replicate=GrowingLayer)
+    return EncoderDecoderCache(own, Cache(layer_class_to_replicate=GrowingLayer)) if encoder_decoder else own
+
+
+def own_layers(cache: Any) -> list[Any]:
+    """The layers of what was written and, in decoders, of the prompt."""
+    return list(getattr(cache, "self_attention_cache", cache).layers)
+
+
+def cross_layers(cache: Any) -> list[Any]:
+    """The layers of an encoder-decoder's prompts; none in decoders."""
+    return list(cache.cross_attention_cache.layers) if isinstance(cache, EncoderDecoderCache) else []

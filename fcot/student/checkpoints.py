@@ -1,0 +1,128 @@
+"""Checkpoints of a training: written whole or not at all, the last two kept, a damaged one recognised."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)  # fmt: skip
+from torch.distributed.fsdp import FSDPModule
+
+from fcot.artifacts import TEMPORARY, disk_error, file_fingerprint
+from fcot.progress import say
+
+_KEPT = 2  # the last, and the one before it should the last be damaged
+_SHARE = 0.05  # of the time that writing may take
+_ASSEMBLED = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder of their own: ``step_<k>.<digest>.ckpt``.
+
+    Args:
+        folder: Theirs alone.
+        every_s: Least time between two, in seconds; more where writing is slow.
+    """
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        self._folder = folder
+        self._every_s = every_s
+        self._wait_s = every_s
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another."""
+        return time.monotonic() - self._last >= self._wait_s
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint (with its ``step``), then remove those no longer needed.
+
+        Raises:
+            FcotError: The disk is full or the folder not writable; the older checkpoints stay.
+        """
+        began = time.monotonic()
+        temporary = self._folder / f"step{TEMPORARY}-{os.getpid()}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._folder / f"step_{state['step']}.{file_fingerprint(temporary)[:16]}.ckpt")
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
+            temporary.unlink(missing_ok=True)
+            raise disk_error(error if isinstance(error, OSError) else OSError(None, str(error)), self._folder) from error
+        for old in self._newest_first()[_KEPT:]:
+            old.unlink(missing_ok=True)
+        self._last = time.monotonic()
+        self._wait_s = max(self._every_s, (self._last - began) / _SHARE)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint, None without any."""
+        for path in self._newest_first():
+            if file_fingerprint(path)[:16] == path.name.split(".")[1]:
+                return dict(torch.load(path, map_location="cpu", weights_only=True))
+            say(f"warning: {path} is damaged and is left out")
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._folder.glob("step_*.*.ckpt"), key=lambda path: -int(path.name.split(".")[0].removeprefix("step_")))
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether the weights are spread over the ranks."""
+    return isinstance(model, FSDPModule)
+
+
+@contextlib.contextmanager
+def whole(model: torch.nn.Module) -> Iterator[None]:
+    """Within, every rank has all weights, and forward passes need no other rank: decoding takes different ranks different steps."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    gather_weights(model)
+    yield
+    model.set_reshard_after_forward(True)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def gather_weights(model: torch.nn.Module) -> None:
+    """Give every rank all weights, for good."""
+    if isinstance(model, FSDPModule):
+        model.set_reshard_after_forward(False)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.unshard()
+
+
+def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
+    """The weights that training changes, by name; whole on the first rank, and nothing on the others, where they are sharded."""
+    if is_sharded(model):
+        return get_model_state_dict(model, options=_ASSEMBLED)
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's state; as :func:`trained_weights`."""
+    return dict(get_optimizer_state_dict(model, optimizer, options=_ASSEMBLED) if is_sharded(model) else optimizer.state_dict())
+
+
+def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up a state of :func:`optimizer_state`, which every rank has read."""
+    if is_sharded(model):
+        set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
+    else:
+        optimizer.load_state_dict(state)

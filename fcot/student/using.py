@@ -1,0 +1,54 @@
+"""What a student's folder says about its use, so that it answers as it was trained, wherever the folder is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fcot.artifacts import read_json, write_json
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import StudentFormat
+
+FILE = "fcot.json"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a student is asked and read.
+
+    Attributes:
+        task: What it was trained on.
+        method: How.
+        format: Prompt, completion and answer prefix.
+        rule: How answers are read.
+        chat: Whether questions go through the tokenizer's chat template.
+        max_prompt_tokens: The beginning of longer questions is cut.
+        max_new_tokens: Limit on an answer.
+    """
+
+    task: str
+    method: str
+    format: StudentFormat
+    rule: AnswerRule
+    chat: bool
+    max_prompt_tokens: int
+    max_new_tokens: int
+
+
+def write_usage(folder: Path, usage: Usage) -> None:
+    """Write ``fcot.json``."""
+    write_json(folder / FILE, asdict(usage))
+
+
+def read_usage(folder: Path) -> Usage:
+    """Read ``fcot.json``.
+
+    Raises:
+        FcotError: It is not there, or not of this kind.
+    """
+    try:
+        found = read_json(folder / FILE)
+        return Usage(**found | {"format": StudentFormat(**found["format"]), "rule": AnswerRule(**found["rule"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FcotError(f"{folder}: not a student that fcot trained, its {FILE} is missing or damaged ({error})") from error
