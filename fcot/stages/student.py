@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from fcot.artifacts import fingerprint, read_jsonl, write_folder, write_jsonl
 from fcot.config import PretrainedStudent, TinyStudent
+from fcot.decoding.engine import Prompt, Sampling
 from fcot.evaluation import scoring
 from fcot.progress import progress, say, unwatched
 from fcot.prompts.student import METHODS, StudentFormat
@@ -22,7 +23,7 @@ from fcot.ranks import World
 from fcot.records import CuratedCompletion, Prediction, from_row, to_row
 from fcot.runs import Run
 from fcot.student.checkpoints import Checkpoints, is_sharded
-from fcot.student.decoding import Prompt, Sampling, decode
+from fcot.student.decoding import decode
 from fcot.student.loading import Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize, tokenize_once
 from fcot.student.training import History, Recipe, plan, train

@@ -1,0 +1,314 @@
+"""Decoding many prompts with one model: finished rows leave the batch, waiting ones take their place.
+
+A row's text does not depend on its neighbours: masks and positions are its own, and the noise of sampling comes from the
+row alone. In float32 it equals that of transformers' ``generate``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
+from fcot.errors import FcotError
+
+_HEADROOM = 64  # columns that a row is given beyond its present length when it is decided whether it fits
+_REFILL = 4  # waiting rows enter when a quarter of the places is free: each time the cache is copied
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A row to be decoded.
+
+    Attributes:
+        ids: Token ids.
+        limit: Most tokens to write, the end token included.
+        noise: What the row's noise is drawn from (sampling).
+        halt: Asked with all tokens written so far; ends the row like an end token. None for no such question.
+    """
+
+    ids: Sequence[int]
+    limit: int
+    noise: tuple[int, ...] = ()
+    halt: Callable[[list[int]], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote.
+
+    Attributes:
+        ids: Without the end token.
+        complete: Whether it ended by itself.
+        n_tokens: The end token included.
+    """
+
+    ids: list[int]
+    complete: bool
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: greedily at temperature 0, else drawn, from the ``top_k`` likeliest where set."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+
+    def choose(self, logits: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
+        """Tokens from (rows, vocabulary) logits; a row's draw is where its uniform number falls in the cumulated probabilities."""
+        if not self.temperature:
+            return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
+        scores = logits.double() / self.temperature
+        if self.top_k is not None and self.top_k < scores.shape[1]:
+            scores = scores.masked_fill(scores < scores.topk(self.top_k).values[:, -1:], -torch.inf)
+        cumulated = scores.softmax(-1).cumsum(-1)
+        drawn = torch.tensor(uniforms, dtype=torch.double, device=logits.device)[:, None] * cumulated[:, -1:]
+        return torch.searchsorted(cumulated, drawn, right=True).squeeze(1).tolist()  # type: ignore[no-any-return]
+
+
+@dataclass(eq=False)
+class _Row:
+    key: Any
+    prompt: Prompt
+    written: list[int] = field(default_factory=list)
+    complete: bool | None = None  # None while it goes on
+    ended: bool = False  # by an end token
+    uniforms: Any = None
+
+    @property
+    def last(self) -> int:
+        """The token the model is given next."""
+        return self.written[-1] if self.written else 0
+
+    def __post_init__(self) -> None:
+        if self.prompt.noise:
+            self.uniforms = np.random.default_rng(self.prompt.noise).random(self.prompt.limit)
+
+
+class Decoder:
+    """The rows that are in a model.
+
+    Args:
+        model: In evaluation mode, on its device.
+        ends: Token ids that end a row.
+        sampling: How tokens are chosen.
+        max_tokens: Tokens of the cache, rows times columns, up to which rows are taken in; halved when memory runs out.
+        max_rows: Rows at once, None for no limit.
+    """
+
+    def __init__(self, model: Any, ends: Sequence[int], sampling: Sampling, max_tokens: int, max_rows: int | None = None) -> None:
+        self._model = model
+        self._ends = set(ends)
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._max_rows = max_rows
+        self._encoder_decoder = bool(model.config.is_encoder_decoder)
+        self._start: Any = getattr(model.config, "decoder_start_token_id", None)
+        self._positions = getattr(model.config, "max_position_embeddings", None)
+        self._rows: list[_Row] = []
+        self._finished: list[_Row] = []
+        self._waiting: list[_Row] = []  # taken from the source, or put back
+        self._cache: Any = None
+        self._lengths = torch.zeros(0, dtype=torch.long)  # columns of the cache that are a row's own
+        self._cross_mask = torch.zeros(0, 0, dtype=torch.bool)
+
+    @torch.inference_mode()
+    def run(self, source: Iterator[tuple[Any, Prompt] | None]) -> Iterator[tuple[Any, Written]]:
+        """Decode what the source yields, until all rows are finished and it has no more: it ends, or yields None.
+
+        Results come as they are ready, with their key.
+        """
+        try:
+            while self._fill(source) or self._rows:
+                while self._rows and not self._time_to_refill():
+                    self._step()
+                    yield from self._drain()
+                yield from self._drain()
+                self._compact()
+        finally:  # also where the caller stops listening
+            self._rows, self._waiting, self._finished, self._cache = [], [], [], None
+
+    def _drain(self) -> Iterator[tuple[Any, Written]]:
+        finished, self._finished = self._finished, []
+        for row in finished:
+            yield row.key, Written(row.written, bool(row.complete), len(row.written) + row.ended)
+
+    # --- rows come and go ---
+
+    def _active(self) -> list[_Row]:
+        return [row for row in self._rows if row.complete is None]
+
+    def _time_to_refill(self) -> bool:
+        done = len(self._rows) - len(self._active())
+        return done * _REFILL >= len(self._rows)
+
+    def _columns(self) -> int:
+        """Of the cache that are in use."""
+        return int(self._lengths.max()) if len(self._lengths) else 0
+
+    def _compact(self) -> None:
+        """Let finished rows go."""
+        keep = [index for index, row in enumerate(self._rows) if row.complete is None]
+        if len(keep) == len(self._rows):
+            return
+        self._rows = [self._rows[index] for index in keep]
+        if not keep:
+            self._cache, self._lengths = None, self._lengths[:0]
+            return
+        picked = torch.tensor(keep)
+        self._lengths = self._lengths[picked]
+        picked = picked.to(self._model.device)
+        for layer in own_layers(self._cache):
+            layer.select(picked, slice(layer.get_seq_length() - self._columns(), None))
+        if self._encoder_decoder:
+            mask = self._cross_mask[picked]
+            used = mask.any(0).nonzero()
+            window = slice(int(used[0]), int(used[-1]) + 1)
+            self._cross_mask = mask[:, window]
+            for layer in cross_layers(self._cache):
+                layer.select(picked, window)
+
+    def _fill(self, source: Iterator[tuple[Any, Prompt] | None]) -> bool:
+        """Take in waiting rows while there is room; whether any were."""
+        if self._rows and self._encoder_decoder and self._positions is not None:
+            return False  # such decoders count their positions from the cache's left edge: rows have to start together
+        new: list[_Row] = []
+        columns = max(self._columns(), self._cross_mask.shape[1] if self._rows else 0)
+        while self._max_rows is None or len(self._rows) + len(new) < self._max_rows:
+            if not self._waiting:
+                if (item := next(source, None)) is None:
+                    break
+                self._waiting.append(_Row(*item))
+            columns = max(columns, len(self._waiting[0].prompt.ids))
+            n = len(self._rows) + len(new)
+            if n and (n + 1) * (columns + _HEADROOM) > self._max_tokens:
+                break
+            new.append(self._waiting.pop(0))
+        if not new:
+            return False
+        try:
+            self._prefill(new)
+        except torch.OutOfMemoryError as error:
+            self._overflow(new, error)
+        return True
+
+    def _overflow(self, rows: list[_Row], error: Exception) -> None:
+        """Halve what is taken in at once; these rows start again later."""
+        if len(rows) == 1 and len(self._rows) == 0:
+            prompt = rows[0].prompt
+            raise FcotError(
+                f"one row does not fit into memory, a prompt of {len(prompt.ids)} tokens with up to {prompt.limit} to write: take a "
+                "smaller model or shorter limits"
+            ) from error
+        error.__traceback__ = None  # it holds on to the tensors
+        self._max_tokens = max(1, self._max_tokens // 2)
+        if self._max_rows is not None:
+            self._max_rows = max(1, self._max_rows // 2)
+        self._waiting = [_Row(row.key, row.prompt) for row in rows] + self._waiting
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # --- the model ---
+
+    def _prefill(self, rows: list[_Row]) -> None:
+        """Put new rows through the model and beside those that are there."""
+        device, width = self._model.device, max(len(row.prompt.ids) for row in rows)
+        lengths = torch.tensor([len(row.prompt.ids) for row in rows])
+        padding = [[0] * (width - len(row.prompt.ids)) for row in rows]
+        cache = new_cache(self._encoder_decoder)
+        if self._encoder_decoder:
+            mask = _right_aligned(lengths, width).flip(1).to(device)
+            ids = torch.tensor([[*row.prompt.ids, *zeros] for row, zeros in zip(rows, padding, strict=True)], device=device)
+            starts = torch.full((len(rows), 1), self._start, device=device)
+            lengths = torch.ones_like(lengths)
+            more: dict[str, Any] = {"decoder_input_ids": starts}
+        else:
+            mask = _right_aligned(lengths, width).to(device)
+            ids = torch.tensor([[*zeros, *row.prompt.ids] for row, zeros in zip(rows, padding, strict=True)], device=device)
+            more = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0), "logits_to_keep": 1}
+        logits = self._model(input_ids=ids, attention_mask=mask, **more, past_key_values=cache, use_cache=True).logits
+        if self._rows:
+            self._join(cache, mask)
+        else:
+            self._cache, self._cross_mask = cache, mask
+        self._rows += rows
+        self._lengths = torch.cat([self._lengths, lengths])
+        self._write(rows, logits[:, -1])
+
+    def _join(self, cache: Any, mask: torch.Tensor) -> None:
+        for mine, theirs in zip(own_layers(self._cache) + cross_layers(self._cache), own_layers(cache) + cross_layers(cache), strict=True):
+            mine.join(theirs)
+        if self._encoder_decoder:
+            width = max(mask.shape[1], self._cross_mask.shape[1])
+            self._cross_mask = torch.cat([widened(part[:, None, :, None], width)[:, 0, :, 0] for part in (self._cross_mask, mask)])
+
+    def _step(self) -> None:
+        """Write one more token in each row."""
+        columns = self._columns()
+        try:
+            logits = self._forward(columns)
+        except torch.OutOfMemoryError as error:
+            self._make_room(columns, error)
+            return
+        self._lengths = self._lengths + 1
+        self._write(self._rows, logits[:, -1])
+
+    def _forward(self, columns: int) -> torch.Tensor:
+        device = self._model.device
+        last = torch.tensor([[row.last] for row in self._rows], device=device)
+        mask = _right_aligned(self._lengths + 1, columns + 1).to(device)
+        more: dict[str, Any]
+        if self._encoder_decoder:
+            shape = (*self._cross_mask.shape, self._model.config.hidden_size)
+            states = torch.zeros(1, 1, 1, dtype=self._model.dtype, device=device).expand(shape)  # only its shape is looked at
+            more = {
+                "decoder_input_ids": last, "decoder_attention_mask": mask, "attention_mask": self._cross_mask,
+                "encoder_outputs": BaseModelOutput(last_hidden_state=states),
+            }  # fmt: skip
+        else:
+            places = self._lengths.clamp(max=(self._positions or sys.maxsize) - 1)  # finished rows may run over
+            more = {"input_ids": last, "attention_mask": mask, "position_ids": places[:, None].to(device)}
+        return self._model(**more, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
+
+    def _make_room(self, columns: int, error: Exception) -> None:
+        """Memory ran out within a step: finished rows go, or else the half that has written least, to start again later."""
+        for layer in own_layers(self._cache):
+            layer.crop_to(columns)  # some layers may have got their column already
+        active = sorted(self._active(), key=lambda row: -len(row.written))
+        if len(active) < len(self._rows):
+            self._compact()
+            return
+        put_back = active[(len(active) + 1) // 2 :] or active
+        for row in put_back:
+            row.complete = False
+        self._compact()
+        self._overflow(put_back, error)
+
+    def _write(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
+        """Append a token to each row that goes on, and see whether it ends there."""
+        uniforms = [0.0 if row.uniforms is None or row.complete is not None else row.uniforms[len(row.written)] for row in rows]
+        for row, token in zip(rows, self._sampling.choose(logits, uniforms), strict=True):
+            if row.complete is not None:
+                continue
+            if token in self._ends:
+                row.complete = row.ended = True
+            else:
+                row.written.append(token)
+                if row.prompt.halt is not None and row.prompt.halt(row.written):
+                    row.complete = True
+                elif len(row.written) >= row.prompt.limit:
+                    row.complete = False
+            if row.complete is not None:
+                self._finished.append(row)
+
+
+def _right_aligned(lengths: torch.Tensor, columns: int) -> torch.Tensor:
+    """A mask (rows, columns) of each row's last so many columns."""
+    return torch.arange(columns)[None] >= columns - lengths[:, None]
