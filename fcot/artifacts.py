@@ -193,8 +193,13 @@ class RunDirectory:
 
     @property
     def student(self) -> Path:
-        """The trained student, loadable by transformers' ``from_pretrained``."""
+        """The trained student, loadable by transformers' ``from_pretrained``; of an API student its name at the server."""
         return self.path / "student"
+
+    @property
+    def fine_tuning(self) -> Path:
+        """An API student's training file, and its job at the server."""
+        return self.path / "finetune"
 
     @property
     def predictions(self) -> Path:

@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import PretrainedStudent
+from fcot.config import ApiStudent, PretrainedStudent
 from fcot.progress import say
 from fcot.runs import Run
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -53,12 +53,17 @@ _STAGES = {  # module and function: each is imported when it runs
     "train": ("fcot.stages.student", "train_student"),
     "evaluate": ("fcot.stages.student", "evaluate_student"),
 }
+_API_STAGES = _STAGES | {
+    "train": ("fcot.stages.api_student", "train_api_student"),
+    "evaluate": ("fcot.stages.api_student", "evaluate_api_student"),
+}
 
 
 def _stages(run: Run) -> dict[str, Stage]:
     """The stages of the run's method, in order."""
     names = [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
-    return {name: getattr(import_module(_STAGES[name][0]), _STAGES[name][1]) for name in names}
+    table = _API_STAGES if isinstance(run.config.student, ApiStudent) else _STAGES
+    return {name: getattr(import_module(table[name][0]), table[name][1]) for name in names}
 
 
 def _check_student(run: Run) -> None:
@@ -123,8 +128,9 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "completions_correct": curated.get("correct", 0),
         "refused": curated.get("refused", {}),
         "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
+        "student_usage": trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
         "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
-        "precision": run.precision,
+        "precision": None if isinstance(config.student, ApiStudent) else run.precision,
         "n_steps": trained.get("n_steps", 0),
         "train_samples_per_second": trained.get("samples_per_second"),
         "cut_prompts": trained.get("cut_prompts", 0),

@@ -12,6 +12,7 @@ from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
 from fcot.checks import price_of
 from fcot.config import (
     SAMPLING_TEMPERATURE,
+    ApiStudent,
     Config,
     CustomDataset,
     HFTeacher,
@@ -256,7 +257,8 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
     validation: list[int] = []
-    if config.trainer.selection == "validation" and METHODS[config.method.name].trains and chosen:
+    selects = config.trainer.selection == "validation" and not isinstance(config.student, ApiStudent)  # the API returns its last step
+    if selects and METHODS[config.method.name].trains and chosen:
         chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
     return Split(chosen, validation, test), order_known
 
@@ -308,7 +310,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "split": asdict(run.split),
         "student": _student_identity(config),
     }
-    if run.trains:
+    if run.trains and not isinstance(config.student, ApiStudent):
         # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
         trainer = asdict(config.trainer)
         identity["trainer"] = {key: value for key, value in trainer.items() if key not in ("name", "eval_batch_size")}
@@ -331,6 +333,9 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _student_identity(config: Config) -> dict[str, Any]:
     student = config.student
+    if isinstance(student, ApiStudent):
+        trained = {"epochs": student.epochs} if METHODS[config.method.name].trains else {}
+        return {"model": student.model, "max_new_tokens": student.max_new_tokens, **trained}
     identity = asdict(student)
     if isinstance(student, PretrainedStudent) and student.path is not None:
         identity = identity | {"path": None, "hub_id": None, "content": folder_fingerprint(Path(student.path))}

@@ -1,4 +1,9 @@
-"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``)."""
+"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``).
+
+Paper A's GPT-3 students read ``{question} ###`` and end with `` END`` because the completion endpoint they were trained
+for knows one running text. Today's fine-tuning API takes a user turn and an assistant turn, which mark both places
+themselves: an ``api`` student's prompt and completion are the bare turns.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from typing import Literal
 
 from fcot.prompts.answers import AnswerRule
 
-Architecture = Literal["encoder_decoder", "decoder"]
+Architecture = Literal["encoder_decoder", "decoder", "api"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,9 @@ class StudentFormat:
     """One method's format for one architecture: prompt template, completion template and the parser's answer prefix.
 
     Attributes:
-        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input.
-        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's.
+        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input, for an API student the user's turn.
+        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's. For an API
+            student the assistant's turn.
         answer_prefix: What stands before the answer in a completion, None where the completion is the answer.
     """
 
@@ -67,6 +73,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("question: {question}", "{answer}", None),
             "decoder": StudentFormat("Q: {question}\n\nA:", " {answer}", None),
+            "api": StudentFormat("Q: {question}\n\nA:", "{answer}", None),
         },
     ),
     "fine_tune": Method(
@@ -74,6 +81,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("{question}", "{answer}", None),
             "decoder": StudentFormat("{question} ###", " {answer}", None),
+            "api": StudentFormat("{question}", "{answer}", None),
         },
     ),
     "fine_tune_cot": Method(
@@ -81,6 +89,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
             "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
+            "api": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
         },
     ),
 }  # fmt: skip
