@@ -14,7 +14,8 @@ It has the Batch API too (``/v1/files``, ``/v1/batches``), which answers with th
 It has fine-tuning too (``/v1/fine_tuning/jobs`` and uploads for it). A job goes one status further each time it is looked at,
 ``--tuning-looks`` times in all; its model then answers as its training file does, with a rationale and ``-->`` or without.
 ``--tuning-faults`` is JSON: by call (``upload``, ``file``, ``list``, ``create``, ``look``) a list as ``--faults``, of ``STATUS``,
-``BODIES``, ``reset``, and two that do the work before: ``lost`` drops the answer, ``late:2`` sends it after two seconds.
+``BODIES``, ``reset``, ``slow:2`` (does nothing for two seconds), and two that do the work at once: ``lost`` drops the
+answer, ``late:2`` sends it after two seconds.
 ``--job-faults`` is a list with an entry a job: ``failed`` or ``cancelled``.
 
 ``GET /stats`` tells what the server did: ``good`` usable choices by prompt, ``faulty`` answers by fault, tokens of what it
@@ -537,11 +538,12 @@ class Tuning:
         elif fault == "reset":
             writer.transport.abort()
         else:
+            await asyncio.sleep(float(argument) if fault == "slow" else 0)
             answer = self.answer(method, target, headers, body)
             if fault == "lost":
                 writer.transport.abort()
                 return
-            await asyncio.sleep(float(argument or 0))
+            await asyncio.sleep(float(argument) if fault == "late" else 0)
             await send(writer, *answer)
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:

@@ -142,13 +142,26 @@ def test_what_changes_only_the_evaluation_trains_no_second_time(tmp_path):
         first = execute(run_of(server, tmp_path), "")
         run = run_of(server, tmp_path, "student.max_new_tokens=500")
         second = execute(run, "")
-        assert len(server.stats()["jobs"]) == 1
+        assert (len(server.stats()["jobs"]), server.stats()["uploads"]) == (1, 1)
         assert second["run_id"] != first["run_id"]
         assert (first["student_usage"]["training_usd"] > 0, second["student_usage"]["training_usd"]) == (True, 0.0)
         execute(run_of(server, tmp_path, "seed=1"), "")
         execute(run_of(server, tmp_path, "student.epochs=2"), "")
         assert [job["seed"] for job in server.stats()["jobs"]] == [0, 1, 0]
         assert [job["hyperparameters"]["n_epochs"] for job in server.stats()["jobs"]] == [4, 4, 2]
+
+
+def test_what_was_paid_is_in_the_metrics_after_a_stop_between_stages_too(tmp_path):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path)
+        first = execute(run, "")
+        asked = server.stats()["requests"]
+        for path in (run.directory.stage("train"), run.directory.stage("evaluate"), run.directory.metrics, run.directory.done):
+            path.unlink()
+        again = execute(run_of(server, tmp_path), "")
+        assert (len(server.stats()["jobs"]), server.stats()["uploads"], server.stats()["requests"]) == (1, 1, asked)
+    assert {**again, "seconds": None} == {**first, "seconds": None}
+    assert first["student_usage"]["training_usd"] > 0
 
 
 def test_the_identity_of_a_run(tmp_path):
@@ -178,6 +191,14 @@ def test_an_answer_the_server_never_gives_is_wrong_and_incomplete(tmp_path):
     predictions = rows(run.directory.predictions)
     assert sum(row["completion"] == "" for row in predictions) == 1
     assert metrics["complete"] == pytest.approx(10 / 12)
+
+
+def test_a_model_that_is_not_ready_yet_is_told_and_the_same_command_goes_on(tmp_path):
+    with FakeServer(["404"]) as server:
+        with pytest.raises(FcotError, match=rf"no model student\.model=ft:{NANO}\S+ .* A model just trained may need some minutes"):
+            execute(run_of(server, tmp_path), "")
+        assert execute(run_of(server, tmp_path), "")["accuracy"] == 1.0
+        assert len(server.stats()["jobs"]) == 1
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------------
@@ -236,8 +257,10 @@ def test_a_kill_in_evaluation_buys_no_answer_twice(tmp_path):
 
 
 def test_two_runs_at_once_share_one_job(tmp_path):
-    with FakeServer(tuning_faults={"create": ["late:2"]}) as server:
-        processes = [start("tune", server.base_url, tmp_path, name) for name in ("one", "two")]
+    with FakeServer(tuning_faults={"create": ["slow:6"]}) as server:  # the first's job is not in the list for six seconds
+        processes = [start("tune", server.base_url, tmp_path, "one")]
+        wait_for(lambda: "slow" in server.stats()["tuning_faulty"], processes[0])
+        processes.append(start("tune", server.base_url, tmp_path, "two"))
         said = [process.communicate()[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
         assert len(server.stats()["jobs"]) == 1

@@ -157,7 +157,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
     made.student = needs
     made.notes += [
-        "student: lengths ASSUMED (a token 3-5 characters), all completions kept",
+        "student: a token is ASSUMED to be 3-5 characters",
         _student_price_note(config, price, run.trains),
     ]
 

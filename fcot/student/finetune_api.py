@@ -177,7 +177,9 @@ class _Job:
                 if job["status"] in _ENDED_WITHOUT_MODEL:
                     error = job.get("error") or {}
                     said = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-                    raise FcotError(f"fine-tuning job {job_id} {job['status']}: {masked(said) or 'no reason given'}. {self._anew()}")
+                    raise FcotError(
+                        f"fine-tuning job {job_id} {job['status']}: {masked(said).rstrip('.') or 'no reason given'}. {self._anew()}"
+                    )
                 watch(_progress(job))
                 await asyncio.sleep(poll_s)
         finally:
