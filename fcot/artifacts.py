@@ -193,7 +193,7 @@ class RunDirectory:
 
     @property
     def student(self) -> Path:
-        """The trained student, loadable by transformers' ``from_pretrained``."""
+        """The trained student, loadable by transformers' ``from_pretrained``; of an API student its name at the server."""
         return self.path / "student"
 
     @property
@@ -205,6 +205,11 @@ class RunDirectory:
     def samples(self) -> Path:
         """A row per sampled answer, where several were drawn for each test problem."""
         return self.path / "samples.jsonl"
+
+    @property
+    def fine_tuning(self) -> Path:
+        """An API student's training file, and its job at the server."""
+        return self.path / "finetune"
 
     @property
     def predictions(self) -> Path:

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fcot.config import (
     PRICES,
+    ApiStudent,
     Config,
     HFTeacher,
     OpenAITeacher,
@@ -202,24 +203,16 @@ def _teacher_faults(config: Config) -> Iterator[str]:
 
 
 def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
+    yield from _server_faults("teacher", teacher, asked=not dry_run)
     yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
-    yield from _one_of("teacher.max_tokens_parameter", teacher.max_tokens_parameter, ("max_tokens", "max_completion_tokens"))
-    for option in ("concurrency", "requests_per_minute", "tokens_per_minute", "max_choices_per_request"):
-        yield from _at_least(f"teacher.{option}", getattr(teacher, option), 1)
-    yield from _at_least("teacher.max_retries", teacher.max_retries, 0)
-    for option in ("timeout_s", "poll_s", "budget_usd"):
-        if (value := getattr(teacher, option)) is not None and value <= 0:
-            yield f"teacher.{option}={value}: more than 0"
-    if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
-        yield f"teacher.base_url={teacher.base_url}: a URL such as http://127.0.0.1:8000/v1"
-    if not dry_run and not os.environ.get("OPENAI_API_KEY") and (teacher.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
-        yield "teacher=openai needs the environment variable OPENAI_API_KEY (a server of your own: teacher.base_url=...)"
+    yield from _at_least("teacher.max_choices_per_request", teacher.max_choices_per_request, 1)
+    if teacher.budget_usd is not None and teacher.budget_usd <= 0:
+        yield f"teacher.budget_usd={teacher.budget_usd}: more than 0"
     for name, value in teacher.parameters.items():
         if name in OWN_PARAMETERS:
             yield f"teacher.parameters: {name} is fcot's own to set"
         elif name in ("seed", "max_tokens", "max_completion_tokens") and value is not None:
             yield f"teacher.parameters: {name} is fcot's own to set; null leaves it out; prompt.rationale_tokens limits"
-    yield from _readable_file("teacher.prices", teacher.prices)
     if teacher.budget_usd is not None and teacher.model:
         if price_of(teacher) is None:
             yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {teacher.model}: teacher.prices=FILE"
@@ -227,10 +220,27 @@ def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
             yield f"teacher.budget_usd needs a limit on answers: {teacher.max_tokens_parameter} cannot be left out"
 
 
-def price_of(teacher: OpenAITeacher) -> Price | None:
-    """The teacher's price, None where nobody knows it."""
-    path = Path(teacher.prices) if teacher.prices else PRICES
-    return read_price(path, teacher.model) if path.is_file() else None
+def _server_faults(group: str, server: OpenAITeacher | ApiStudent, asked: bool) -> Iterator[str]:
+    """What can be wrong about a server and how it is asked."""
+    yield from _one_of(f"{group}.max_tokens_parameter", server.max_tokens_parameter, ("max_tokens", "max_completion_tokens"))
+    for option in ("concurrency", "requests_per_minute", "tokens_per_minute"):
+        yield from _at_least(f"{group}.{option}", getattr(server, option), 1)
+    yield from _at_least(f"{group}.max_retries", server.max_retries, 0)
+    for option in ("timeout_s", "poll_s"):
+        if (value := getattr(server, option)) <= 0:
+            yield f"{group}.{option}={value}: more than 0"
+    if server.base_url is not None and not server.base_url.startswith(("http://", "https://")):
+        yield f"{group}.base_url={server.base_url}: a URL such as http://127.0.0.1:8000/v1"
+    if asked and not os.environ.get("OPENAI_API_KEY") and (server.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
+        yield f"{group}=openai needs the environment variable OPENAI_API_KEY (a server of your own: {group}.base_url=...)"
+    yield from _readable_file(f"{group}.prices", server.prices)
+
+
+def price_of(server: OpenAITeacher | ApiStudent, model: str | None = None) -> Price | None:
+    """The price of a server's model, or of another of its models; None where nobody knows it."""
+    path = Path(server.prices) if server.prices else PRICES
+    option = "student.prices" if isinstance(server, ApiStudent) else "teacher.prices"
+    return read_price(path, model or server.model, option) if path.is_file() else None
 
 
 def _hf_faults(teacher: HFTeacher) -> Iterator[str]:
@@ -256,6 +266,12 @@ def _model_folder(option: str, value: str) -> Iterator[str]:
 
 def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
+    if isinstance(student, ApiStudent):
+        yield from _at_least("student.epochs", student.epochs, 1)
+        yield from _at_least("student.max_new_tokens", student.max_new_tokens, 1)
+        yield from _at_least("student.self_consistency", student.self_consistency, 1)
+        yield from _server_faults("student", student, asked=not config.dry_run and config.until in ("train", "evaluate"))
+        return
     for option, least in (
         ("max_prompt_tokens", 8), ("max_completion_tokens", 2), ("max_new_tokens", 1), ("self_consistency", 1), ("top_k", 1),
     ):  # fmt: skip

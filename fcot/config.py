@@ -216,6 +216,27 @@ class TinyStudent:
 
 
 @dataclass
+class ApiStudent:
+    """A model fine-tuned through OpenAI's API; the key comes from OPENAI_API_KEY. Trainer settings do not apply to it."""
+
+    name: str = MISSING
+    model: str = MISSING  # the base model
+    base_url: str | None = None  # null asks OpenAI
+    epochs: int = 4  # paper A's for GPT-3; the other hyperparameters are the API's own
+    max_new_tokens: int = 1024  # limit of an answer at evaluation, in tokens
+    self_consistency: int = 1  # answers sampled per problem for a majority vote; 1 asks for a greedy one
+    temperature: float = 0.7  # of those samples
+    max_tokens_parameter: str = "max_tokens"  # reasoning models want max_completion_tokens
+    concurrency: int | None = None  # requests in flight at evaluation; null finds out what the server takes
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout_s: float = 120.0  # one request, in seconds
+    max_retries: int = 20
+    poll_s: float = 30.0  # between two looks at the fine-tuning job, in seconds
+    prices: str | None = None  # YAML file; null takes conf/prices.yaml
+
+
+@dataclass
 class Trainer:
     """How the student is trained and which checkpoint is reported."""
 
@@ -292,6 +313,7 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("method", "method"): Method,
     ("student", "pretrained"): PretrainedStudent,
     ("student", "tiny"): TinyStudent,
+    ("student", "api"): ApiStudent,
     ("trainer", "trainer"): Trainer,
     ("logger", "logger"): Logger,
 }

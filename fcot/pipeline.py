@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import Config, PretrainedStudent
+from fcot.config import ApiStudent, Config, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.ranks import Team, World, started_outside
@@ -40,7 +40,7 @@ def execute(run: Run, config_text: str) -> Summary:
     with Team(world, outside is not None, _help, (run.config, run.sweeps_diversity)) as team:
         if world.rank == 0:
             return _execute(run, config_text, team)
-        team.follow(lambda name: _stage(name)(run, world))
+        team.follow(lambda name: _stage(run, name)(run, world))
         return {}
 
 
@@ -48,7 +48,7 @@ def _help(world: World, config: Config, sweeps_diversity: bool) -> None:
     """What a spawned rank does: the stages the first one leads it to."""
     run = resolve(config, sweeps_diversity)
     with Team(world, False, _help, ()) as team:
-        team.follow(lambda name: _stage(name)(run, world))
+        team.follow(lambda name: _stage(run, name)(run, world))
 
 
 def _execute(run: Run, config_text: str, team: Team) -> Summary:
@@ -77,9 +77,15 @@ _STAGES = {  # module and function: each is imported when it runs
     "train": ("fcot.stages.student", "train_student"),
     "evaluate": ("fcot.stages.student", "evaluate_student"),
 }
+_API_STAGES = _STAGES | {
+    "train": ("fcot.stages.api_student", "train_api_student"),
+    "evaluate": ("fcot.stages.api_student", "evaluate_api_student"),
+}
 
 
-_SHARED = ("train", "evaluate")  # all ranks take part
+def _shared(run: Run) -> tuple[str, ...]:
+    """The stages in which all ranks take part."""
+    return () if isinstance(run.config.student, ApiStudent) else ("train", "evaluate")
 
 
 def _names(run: Run) -> list[str]:
@@ -87,8 +93,8 @@ def _names(run: Run) -> list[str]:
     return [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
 
 
-def _stage(name: str) -> Callable[..., Summary]:
-    module, function = _STAGES[name]
+def _stage(run: Run, name: str) -> Callable[..., Summary]:
+    module, function = (_API_STAGES if isinstance(run.config.student, ApiStudent) else _STAGES)[name]
     return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
 
@@ -104,6 +110,8 @@ def _check_student(run: Run) -> None:
             student.path or student.hub_id, student.revision, student.max_prompt_tokens, student.max_completion_tokens,
             chat=student.chat_template, lora=student.lora.rank is not None,
         )  # fmt: skip
+    elif isinstance(student, ApiStudent):
+        return
     else:
         architecture = student.architecture
     wanted = [name for name in ("packing", "prompt_loss_weight") if getattr(trainer, name)] if run.trains else []
@@ -118,8 +126,8 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     if path.exists() and (name not in left or left[name].exists()):
         return dict(read_json(path))
     start = time.monotonic()
-    stage = _stage(name)
-    summary: Summary = team.lead(name, lambda: stage(run, team.world)) if name in _SHARED else stage(run)
+    stage = _stage(run, name)
+    summary: Summary = team.lead(name, lambda: stage(run, team.world)) if name in _shared(run) else stage(run)
     summary["seconds"] = round(time.monotonic() - start, 3)
     write_json(path, summary)
     return summary
@@ -164,8 +172,9 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "completions_correct": curated.get("correct", 0),
         "refused": curated.get("refused", {}),
         "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
+        "student_usage": trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
         "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
-        "precision": run.precision,
+        "precision": None if isinstance(config.student, ApiStudent) else run.precision,
         "n_steps": trained.get("n_steps", 0),
         "train_samples_per_second": trained.get("samples_per_second"),
         "padding_efficiency": trained.get("padding_efficiency"),

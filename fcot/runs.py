@@ -12,6 +12,7 @@ from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
 from fcot.checks import price_of
 from fcot.config import (
     SAMPLING_TEMPERATURE,
+    ApiStudent,
     Config,
     CustomDataset,
     HFTeacher,
@@ -264,7 +265,8 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
     validation: list[int] = []
-    if config.trainer.selection == "validation" and METHODS[config.method.name].trains and chosen:
+    selects = config.trainer.selection == "validation" and not isinstance(config.student, ApiStudent)  # the API returns its last step
+    if selects and METHODS[config.method.name].trains and chosen:
         chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
     return Split(chosen, validation, test), order_known
 
@@ -317,7 +319,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "student": _student_identity(config),
         "eval_precision": config.trainer.eval_precision,
     }
-    if run.trains:
+    if run.trains and not isinstance(config.student, ApiStudent):
         # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
         trainer = asdict(config.trainer)
         identity["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
@@ -340,6 +342,10 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _student_identity(config: Config) -> dict[str, Any]:
     student = config.student
+    if isinstance(student, ApiStudent):
+        trained = {"epochs": student.epochs} if METHODS[config.method.name].trains else {}
+        votes = {"self_consistency": student.self_consistency, "temperature": student.temperature} if student.self_consistency > 1 else {}
+        return {"model": student.model, "max_new_tokens": student.max_new_tokens, **trained, **votes}
     identity = asdict(student)
     if student.self_consistency == 1:  # greedy: what sampling would read changes nothing
         identity |= {"temperature": None, "top_k": None}

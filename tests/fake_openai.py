@@ -11,9 +11,17 @@ refuses (``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``
 It has the Batch API too (``/v1/files``, ``/v1/batches``), which answers with the same code and works in ``--batch-seconds``.
 ``--batch-faults`` is a JSON list of ``BATCH_FAULTS``, used up one entry a batch; an argument is the seconds that batch takes.
 
+It has fine-tuning too (``/v1/fine_tuning/jobs`` and uploads for it). A job goes one status further each time it is looked at,
+``--tuning-looks`` times in all; its model then answers as its training file does, with a rationale and ``-->`` or without.
+``--tuning-faults`` is JSON: by call (``upload``, ``file``, ``list``, ``create``, ``look``) a list as ``--faults``, of ``STATUS``,
+``BODIES``, ``reset``, ``slow:2`` (does nothing for two seconds), and two that do the work at once: ``lost`` drops the
+answer, ``late:2`` sends it after two seconds.
+``--job-faults`` is a list with an entry a job: ``failed`` or ``cancelled``.
+
 ``GET /stats`` tells what the server did: ``good`` usable choices by prompt, ``faulty`` answers by fault, tokens of what it
 charged for, the most requests it had at once, how many came back before their Retry-After, and the last requests in full.
 Of batches: ``batches`` created, ``batch_requests`` answered, ``batch_faults`` (planned ones, and why input was refused).
+Of fine-tuning: ``uploads`` for it, ``looks`` at jobs, the ``jobs`` themselves and ``tuning_faulty``.
 What batches answered is in the choices and the tokens too, but not in ``requests``, ``good_requests`` and ``faulty``.
 """
 
@@ -145,12 +153,14 @@ class FakeOpenAI:
         limits = {"requests": options.requests_per_minute, "tokens": options.tokens_per_minute}
         self.buckets = {kind: Bucket(limit, options.burst_seconds) for kind, limit in limits.items() if limit}
         self.batches = Batches(self)
+        self.tuning = Tuning(self)
 
     def stats(self) -> dict[str, Any]:
         names = ("requests", "good_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "peak_in_flight", "early")
-        numbers = {name: self.numbers[name] for name in (*names, "batches", "batch_requests")}
+        numbers = {name: self.numbers[name] for name in (*names, "batches", "batch_requests", "uploads", "looks")}
+        tuning = {"jobs": list(self.tuning.jobs.values()), "tuning_faulty": self.tuning.faulty}
         good = {"good_choices": self.good.total(), "good": self.good}
-        return numbers | good | {"faulty": self.faulty, "batch_faults": self.batches.faults, "last": list(self.last)}
+        return numbers | good | tuning | {"faulty": self.faulty, "batch_faults": self.batches.faults, "last": list(self.last)}
 
     def next_fault(self) -> tuple[str, str]:
         """Name and argument of the next request's fault; empty where it has none."""
@@ -177,7 +187,7 @@ class FakeOpenAI:
                     await send(writer, 200, json.dumps(self.stats()).encode())
                     continue
                 if path not in COMPLETIONS:
-                    await send(writer, *self.batches.answer(method, path, headers, body))
+                    await self.tuning.serve(writer, method, path, headers, body)
                     continue
                 full = 0 < self.options.max_in_flight <= self.in_flight
                 self.in_flight += not full
@@ -249,8 +259,9 @@ class FakeOpenAI:
     def refusal(self, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
         """Why a request is never answered, whenever it comes."""
         if self.options.only_model and body["model"] != self.options.only_model:
-            error = problem("model_not_found", f"The model `{body['model']}` does not exist or you do not have access to it.")
-            return "model_not_found", 404, error, 0.0
+            return "model_not_found", 404, no_model(body["model"]), 0.0
+        if body["model"].startswith("ft:") and body["model"] not in self.tuning.rationales:
+            return "model_not_found", 404, no_model(body["model"]), 0.0
         for name in self.options.refuse:
             if name in body and (name != "n" or (body["n"] or 1) > 1):
                 message = f"Unsupported parameter: '{name}' is not supported with this model."
@@ -264,7 +275,9 @@ class FakeOpenAI:
         asked = self.numbers["requests"] + self.numbers["batch_requests"]
         seed = body["seed"] if body.get("seed") is not None else asked
         wordings = [zlib.crc32(key.encode())] * n if self.options.ignore_seed else range(seed, seed + n)
-        choices = [{"index": i, "text": write_choice(prompt, wording), "finish_reason": "stop"} for i, wording in enumerate(wordings)]
+        write = self.tuning.write_choice if body["model"].startswith("ft:") else lambda prompt, wording, _: write_choice(prompt, wording)
+        texts = [write(prompt, wording, body["model"]) for wording in wordings]
+        choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
         first = choices[0]
         if fault in ("empty", "content_filter"):
             first.update(text="", finish_reason="stop" if fault == "empty" else fault)
@@ -346,15 +359,17 @@ class Batches:
         for part in (b"\r\n" + body).split(f"\r\n--{boundary}".encode())[1:-1]:
             head, _, content = part.partition(b"\r\n\r\n")
             form.update(dict.fromkeys(re.findall(rb'\bname="([^"]*)"', head), (content, head)))
-        if b"file" not in form or form.get(b"purpose", (b"",))[0] != b"batch":
-            return 400, problem(None, "A file with the purpose 'batch' is needed.", param="purpose")
+        purpose = form.get(b"purpose", (b"",))[0].decode()
+        if b"file" not in form or purpose not in ("batch", "fine-tune"):
+            return 400, problem(None, "A file with the purpose 'batch' or 'fine-tune' is needed.", param="purpose")
         content, head = form[b"file"]
         name = re.search(rb'filename="([^"]*)"', head)
-        return 200, self.keep(content, name[1].decode() if name else "file", "batch")
+        self.fake.numbers["uploads"] += purpose == "fine-tune"
+        return 200, self.keep(content, name[1].decode() if name else "file", purpose)
 
     def keep(self, content: bytes, name: str, purpose: str) -> dict[str, Any]:
         made = {"id": f"file-{uuid.uuid4().hex}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
-        made |= {"filename": name, "purpose": purpose, "status": "processed"}
+        made |= {"filename": name, "purpose": purpose, "status": "uploaded" if purpose == "fine-tune" else "processed"}
         self.files[made["id"]] = (made, content)
         return made
 
@@ -493,6 +508,126 @@ class Batches:
         return 200, {"id": "fake", "object": "fake", "created": 0, "model": body["model"], "choices": choices, "usage": usage}
 
 
+class Tuning:
+    """Fine-tuning jobs; everything else that is no completion is passed on to the batches."""
+
+    def __init__(self, fake: FakeOpenAI) -> None:
+        self.fake = fake
+        self.plan = {call: deque(faults) for call, faults in fake.options.tuning_faults.items()}
+        assert set(self.plan) <= {"upload", "file", "list", "create", "look"}, self.plan
+        self.job_plan = deque(fake.options.job_faults)
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.rationales: dict[str, bool] = {}  # trained model -> whether its training file has rationales
+        self.faulty: Counter[str] = Counter()
+
+    async def serve(self, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
+        """Answer one request, or what the plan has for it."""
+        path = urllib.parse.urlsplit(target).path
+        call = {"POST /v1/files": "upload", "GET /v1/fine_tuning/jobs": "list", "POST /v1/fine_tuning/jobs": "create"}.get(
+            f"{method} {path}", "look" if path.startswith("/v1/fine_tuning/jobs/") else "file" if path.startswith("/v1/files/") else ""
+        )
+        plan = self.plan.get(call)
+        fault, _, argument = ((plan.popleft() if plan else None) or "").partition(":")
+        self.faulty.update([fault] if fault else ())
+        if fault in STATUS:
+            status, code = STATUS[fault]
+            error = problem(code, f"{code} for {headers.get('authorization')}", code)
+            await send(writer, status, json.dumps(error).encode(), {"Retry-After": argument} if argument else {})
+        elif fault in BODIES:
+            await send(writer, 200, BODIES[fault])
+        elif fault == "reset":
+            writer.transport.abort()
+        else:
+            await asyncio.sleep(float(argument) if fault == "slow" else 0)
+            answer = self.answer(method, target, headers, body)
+            if fault == "lost":
+                writer.transport.abort()
+                return
+            await asyncio.sleep(float(argument) if fault == "late" else 0)
+            await send(writer, *answer)
+
+    def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        url = urllib.parse.urlsplit(target)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        match [method, *url.path.strip("/").split("/")]:
+            case ["POST", "v1", "fine_tuning", "jobs"]:
+                status, found = self.create(json.loads(body))
+            case ["GET", "v1", "fine_tuning", "jobs"]:
+                jobs = [*reversed(self.jobs.values())]
+                ids = [job["id"] for job in jobs]
+                jobs = jobs[ids.index(query["after"]) + 1 :] if query.get("after") in ids else jobs
+                some = jobs[: min(int(query.get("limit", 20)), self.fake.options.job_page)]  # metadata filters are not known here
+                status, found = 200, {"object": "list", "data": some, "has_more": len(jobs) > len(some)}
+            case ["GET", "v1", "fine_tuning", "jobs", job_id] if job_id in self.jobs:
+                status, found = 200, self.look(self.jobs[job_id])
+            case ["GET", "v1", "files", file_id] if file_id in self.fake.batches.files:
+                file = self.fake.batches.files[file_id][0]
+                status, found = 200, dict(file)
+                file["status"] = "processed"  # until the next look
+            case _:
+                return self.fake.batches.answer(method, target, headers, body)
+        return status, json.dumps(found).encode(), {}
+
+    def create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """A job; refuses what the API refuses."""
+        unknown = set(asked) - {"model", "training_file", "method", "seed", "suffix", "metadata"}
+        metadata = asked.get("metadata") or {}
+        if unknown or asked["method"]["type"] != "supervised" or not 0 <= asked["seed"] < 2**31 or len(asked["suffix"]) > 64:
+            return 400, problem("invalid_value", f"Invalid value: {sorted(unknown) or asked}")
+        if len(metadata) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in metadata.items()):
+            return 400, problem("invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata")
+        if self.fake.options.only_model and asked["model"] != self.fake.options.only_model:
+            message = f"Model {asked['model']} is not available for fine-tuning or does not exist."
+            return 400, problem("model_not_available", message, param="model")
+        file, content = self.fake.batches.files.get(asked["training_file"], ({"status": "missing"}, b""))
+        if file["status"] != "processed":
+            return 400, problem("invalid_value", f"File '{asked['training_file']}' is {file['status']}.", param="training_file")
+        rows = [[message["content"] for message in json.loads(line)["messages"]] for line in content.splitlines()]
+        fault = (self.job_plan.popleft() if self.job_plan else None) or ""
+        if len(rows) < 10:
+            fault = "failed"
+        epochs = asked["method"]["supervised"]["hyperparameters"]["n_epochs"]
+        job_id = f"ftjob-{uuid.uuid4().hex[:12]}"
+        job = {
+            "id": job_id, "object": "fine_tuning.job", "created_at": int(time.time()), "error": None, "fine_tuned_model": None,
+            "finished_at": None, "hyperparameters": {"n_epochs": epochs, "batch_size": 4, "learning_rate_multiplier": 1.8},
+            "model": asked["model"], "organization_id": "org-x", "result_files": [], "status": "validating_files",
+            "trained_tokens": None, "training_file": asked["training_file"], "validation_file": None, "seed": asked["seed"],
+            "method": asked["method"], "metadata": metadata, "estimated_finish": None,
+            "_": {"looks": 0, "fault": fault, "tokens": epochs * sum(len(text.split()) for row in rows for text in row),
+                  "name": f"ft:{asked['model']}:org-x:{asked['suffix']}:{job_id[6:]}", "rationales": any("-->" in row[1] for row in rows)},
+        }  # fmt: skip
+        self.jobs[job_id] = job
+        return 200, job
+
+    def look(self, job: dict[str, Any]) -> dict[str, Any]:
+        """One status further with each look."""
+        self.fake.numbers["looks"] += 1
+        hidden = job["_"]
+        hidden["looks"] += 1
+        end = self.fake.options.tuning_looks
+        if hidden["looks"] < end:
+            job["status"] = ("validating_files", "queued")[hidden["looks"] - 1] if hidden["looks"] <= 2 else "running"
+            job["estimated_finish"] = int(time.time()) + 60 if job["status"] == "running" else None
+        elif hidden["fault"]:
+            error = {"code": "invalid_n_examples", "message": "Training file has too few examples.", "param": "training_file"}
+            job |= {"status": hidden["fault"], "error": error if hidden["fault"] == "failed" else {}}
+        else:
+            job |= {"status": "succeeded", "fine_tuned_model": hidden["name"], "trained_tokens": hidden["tokens"], "estimated_finish": None}
+            self.rationales[hidden["name"]] = hidden["rationales"]
+        return job
+
+    def write_choice(self, prompt: Any, wording: int, model: str) -> str:
+        """What a trained model answers to the bare question of its training file."""
+        assert [message["role"] for message in prompt] == ["user"], prompt
+        rationale = TASK.rationale(prompt[0]["content"], wording % TASK.n_wordings, None)
+        return f"{rationale} --> {TASK.conclusion(rationale)}" if self.rationales[model] else TASK.conclusion(rationale)
+
+
+def no_model(name: str) -> dict[str, Any]:
+    return problem("model_not_found", f"The model `{name}` does not exist or you do not have access to it.")
+
+
 def advance(batch: dict[str, Any], status: str) -> None:
     batch.update({"status": status, f"{status}_at": int(time.time())})
 
@@ -546,6 +681,10 @@ def read_options() -> argparse.Namespace:
     add("--batch-faults", type=json.loads, default=[])
     add("--batch-max-requests", type=int, default=50_000)
     add("--batch-max-bytes", type=int, default=200 * 10**6)
+    add("--tuning-looks", type=int, default=4, help="looks until a fine-tuning job has ended")
+    add("--tuning-faults", type=json.loads, default={})
+    add("--job-faults", type=json.loads, default=[])
+    add("--job-page", type=int, default=100, help="jobs on a page of their list at most")
     return parser.parse_args()
 
 

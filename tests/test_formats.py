@@ -51,6 +51,9 @@ def test_prompts_hold_the_question_as_it_is(key, question):
         (("fine_tune", "decoder"), "q? ###", " 5"),
         (("fine_tune_cot", "encoder_decoder"), "q?", "r. --> 5"),
         (("fine_tune_cot", "decoder"), "q? ###", " r. --> 5"),
+        (("fine_tune", "chat"), "q?", "5"),  # GPT-3's "q? ###" and " 5 END": the turns stand for the separators
+        (("fine_tune_cot", "chat"), "q?", "r. --> 5"),
+        (("zero_shot", "chat"), "Q: q?\n\nA:", "5"),
     ],
 )
 def test_the_formats_of_paper_a(key, prompt, completion):

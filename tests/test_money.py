@@ -57,6 +57,32 @@ def test_every_entry_of_the_price_file_parses():
     assert read_price(PRICES, "gpt-4.1-mini") == Price(0.4, 1.6, 0.1, 0.5)
 
 
+def test_fine_tuned_models_have_their_bases_fine_tuned_price(tmp_path):
+    nano = Price(0.2, 0.8, 0.05, training=1.5)
+    for name in ("ft:gpt-4.1-nano-2025-04-14:org::id", "ft:gpt-4.1-nano-2025-04-14", "ft:gpt-4.1-nano:org:suffix:id"):
+        assert read_price(PRICES, name) == nano
+    assert read_price(PRICES, "gpt-4.1-nano-2025-04-14") == read_price(PRICES, "gpt-4.1-nano") == Price(0.1, 0.4, 0.025, 0.5)
+    assert read_price(PRICES, "ft:o3:org::id") is None, "no price for training it"
+    assert read_price(PRICES, "ft:gpt-4.1-nano-2031-01-01:org::id") is None, "another date may have another price"
+    assert nano.training_usd(2_000_000) == 3.0
+    assert PRICE.training_usd(1) is None
+    path = tmp_path / "prices.yaml"
+    for entry in (
+        "{input: 1, output: 2}",
+        "{training: 1, output: 2}",
+        "{training: 1, input: 1, output: 2, more: 3}",
+        "7",
+        "{training: -1, input: 1, output: 2}",
+    ):
+        path.write_text(f"m: {{input: 1, output: 2, fine_tuned: {entry}}}")
+        for name in ("ft:m:x", "m"):
+            with pytest.raises(FcotError, match=r"student\.prices=.*fine_tuned: \{training: USD"):
+                read_price(path, name, "student.prices")
+    path.write_text("m: {input: 1, output: 2, training: 3}")
+    with pytest.raises(FcotError, match="training"):
+        read_price(path, "m")
+
+
 def test_what_a_price_leaves_out_has_its_default(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text("a.b: {input: 3, output: 9}\nc: {input: 1, output: 2, cached_input: 0, batch: 0.25}\n")

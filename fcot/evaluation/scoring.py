@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
 
+from fcot.artifacts import write_jsonl
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
-from fcot.records import Prediction, Problem
+from fcot.records import Prediction, Problem, to_row
 
 
 def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
@@ -43,6 +45,27 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 def accuracy(predictions: Sequence[Prediction]) -> float | None:
     """Share of correct predictions (0..1), None without any."""
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
+
+
+def report(
+    drawn: Sequence[Sequence[Prediction]], text_format: StudentFormat, rule: AnswerRule, predictions: Path, samples: Path
+) -> dict[str, Any]:
+    """Write what was answered, one row a problem, and return its summary; with several answers a problem, those too.
+
+    Args:
+        drawn: The answers to each problem.
+        text_format: Theirs.
+        rule: The task's.
+        predictions: File for the answer of each problem, by :func:`majority`.
+        samples: File for all answers, where there are several a problem.
+    """
+    voted = [majority(answers) for answers in drawn]
+    write_jsonl(predictions, map(to_row, voted))
+    summary = summarise(voted, text_format, rule)
+    if any(len(answers) > 1 for answers in drawn):
+        write_jsonl(samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
+        summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
+    return summary
 
 
 def summarise(predictions: Sequence[Prediction], text_format: StudentFormat, rule: AnswerRule) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``)."""
+"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``).
+
+Paper A's GPT-3 students read ``{question} ###`` and end with `` END`` because the completion endpoint they were trained
+for knows one running text. Today's fine-tuning API takes a user turn and an assistant turn, which mark both places
+themselves: in a ``chat``, that of an API or of a local student's template, prompt and completion are the bare turns.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,9 @@ class StudentFormat:
     """One method's format for one architecture: prompt template, completion template and the parser's answer prefix.
 
     Attributes:
-        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input.
-        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's.
+        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input, in a chat the user's turn.
+        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's. In a
+            chat the assistant's turn.
         answer_prefix: What stands before the answer in a completion, None where the completion is the answer.
     """
 
@@ -53,8 +59,7 @@ class Method:
         title: The papers' name.
         asks_teacher: Whether it trains on rationales.
         trains: Whether it trains at all.
-        formats: What its students read and write. Paper A's " ###" before a completion stands in for the turns that a
-            chat has itself.
+        formats: What its students read and write.
     """
 
     title: str
@@ -69,7 +74,7 @@ METHODS = {
         {
             "encoder_decoder": StudentFormat("question: {question}", "{answer}", None),
             "decoder": StudentFormat("Q: {question}\n\nA:", " {answer}", None),
-            "chat": StudentFormat("{question}", "{answer}", None),
+            "chat": StudentFormat("Q: {question}\n\nA:", "{answer}", None),
         },
     ),
     "fine_tune": Method(

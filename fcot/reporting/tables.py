@@ -104,6 +104,9 @@ def notes(runs: Sequence[Metrics]) -> list[str]:
         found.append(f"{cut} training completions were cut at the length limit.")
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
         found.append(f"teacher: ${usd:,.4f} paid by these runs.")
+    students = [metrics.get("student_usage") or {} for metrics in runs]
+    if usd := sum((usage.get("usd") or 0.0) + (usage.get("training_usd") or 0.0) for usage in students):
+        found.append(f"student: ${usd:,.4f} paid by these runs for training and answers.")
     return found
 
 
@@ -124,7 +127,8 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
         paid = f"; ${usd:,.4f} paid" if usd else ""
         kept = f"kept {summary['kept']:,} of {summary['asked']:,} completions ({share:.1%})"
         return f"{kept}; refused: {refused}; see {folder}/curated.jsonl{paid}"
-    return f"trained {summary['n_steps']:,} steps; the student is in {folder}/student"
+    steps = "" if summary["n_steps"] is None else f" {summary['n_steps']:,} steps"
+    return f"trained{steps}; the student is in {folder}/student"
 
 
 def print_comparison(runs: Sequence[Metrics]) -> None:

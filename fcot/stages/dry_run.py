@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fcot.config import PRICES, OpenAITeacher, PretrainedStudent
+from fcot.artifacts import read_jsonl
+from fcot.checks import price_of
+from fcot.config import PRICES, ApiStudent, OpenAITeacher, PretrainedStudent
 from fcot.progress import result_console
 from fcot.runs import Run
+from fcot.teacher.money import Price
 from fcot.teacher.plan import answers, consecutive, gave_up
 from fcot.teacher.store import StoreFolder
 
@@ -26,6 +29,8 @@ _ASSUMED_SHARE_OF_LIMIT = np.array([0.2, 0.5, 1.0])  # output tokens of a ration
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
 _LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
 _ASSUMED_ROW_BYTES = 900
+_ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # of a chat model that nobody told how to answer
+_TURN_TOKENS = 4  # what a chat message costs beside its text
 
 
 @dataclass
@@ -45,10 +50,24 @@ class Estimate:
     usd: Interval | None = None
     usd_batch: Interval | None = None
     usd_shared: Interval | None = None
+    student: StudentNeeds | None = None
     steps: int = 0
     disk_bytes: float = 0.0
     weights_unknown: bool = False
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StudentNeeds:
+    """What an API student is still to be trained on and asked. Token counts and USD are (low, middle, high)."""
+
+    trained_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    requests: int = 0
+    answers: int = 0
+    prompt_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    completion_tokens: Interval = field(default_factory=lambda: np.zeros(3))
+    usd_training: Interval | None = None
+    usd_answers: Interval | None = None
 
 
 def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str] = ()) -> Estimate:
@@ -63,6 +82,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run)
     )
     if not run.asks_teacher or run.teacher is None:
+        _add_student(made, run, np.zeros(3))
         return made
     plan, folder = run.plan, run.store
     for shard in folder.shards():
@@ -109,7 +129,66 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     made.notes = [measured.said, *_price_notes(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
+    _add_student(made, run, measured.rationale)
     return made
+
+
+def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
+    """What an API student needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
+    config = run.config.student
+    if not isinstance(config, ApiStudent) or run.config.until in ("generate", "curate"):
+        return
+    from fcot.stages.api_student import fine_tuned, student_model, student_plan, student_store
+
+    model, needs = student_model(run), StudentNeeds()
+    n, question, completion = _samples(run, rationale)
+    if model is None:
+        needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
+    plan = student_plan(run, model or fine_tuned(config.model))
+    folder = None if model is None else student_store(run, model)
+    for key, problem in {plan.key(plan.step1(problem)): problem for problem in run.select(run.split.test)}.items():
+        missing = [slot for slot in range(plan.diversity) if folder is None or not folder.shard(key).refresh().has(key, slot)]
+        needs.answers += len(missing)
+        for _ in consecutive(missing, plan.teacher.max_choices):
+            needs.requests += 1
+            needs.prompt_tokens += _ASSUMED_TOKENS_PER_CHARACTER * _characters(plan.step1(problem).prompt) + _TURN_TOKENS
+    needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, config.max_new_tokens)
+    price, trained_price = plan.price, price_of(config, fine_tuned(config.model))
+    if price is not None:
+        needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
+    if trained_price is not None:
+        needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
+    made.student = needs
+    made.notes += [
+        "student: a token is ASSUMED to be 3-5 characters",
+        _student_price_note(config, price, run.trains),
+    ]
+
+
+def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
+    """Number of training samples as far as it is known, mean tokens of their questions, and of what the student is to write."""
+    train, per_character = run.split.train, _ASSUMED_TOKENS_PER_CHARACTER
+    texts: list[str] = []  # rationales that are known
+    if run.asks_teacher and run.directory.curated.exists():
+        kept = [row for row in read_jsonl(run.directory.curated) if row["kept"]]
+        train, texts = [row["sample_index"] for row in kept], [row["rationale"] for row in kept]
+    elif run.replayed is not None:
+        train, texts = [one.sample_index for one in run.replayed], [one.rationale for one in run.replayed]
+    elif run.asks_teacher:
+        train = train * run.config.diversity
+    if texts:
+        rationale = per_character * float(np.mean([len(text) for text in texts]))
+    problems = run.select(train) or run.select(run.split.test)
+    question, answer = (per_character * float(np.mean([len(getattr(one, name)) for one in problems])) for name in ("question", "answer"))
+    return len(train), question, rationale + answer + (_TURN_TOKENS if run.asks_teacher else 0)
+
+
+def _student_price_note(config: ApiStudent, price: Price | None, trains: bool) -> str:
+    name, source = f"models fine-tuned from {config.model}" if trains else config.model, config.prices or PRICES
+    if price is None:
+        return f"price: unknown; {source} has none for {name}"
+    training = f"${price.training:g} training, " if trains else ""
+    return f"price of {name}: {training}${price.input:g} in, ${price.output:g} out per million tokens, from {source}"
 
 
 def _take(planned: dict[tuple[object, ...], int], diversity: int, *what: object) -> int:
@@ -166,7 +245,7 @@ def _characters(prompt: Any) -> int:
 
 def _steps(run: Run) -> int:
     """Optimizer steps if every completion is kept."""
-    if not run.trains:
+    if not run.trains or isinstance(run.config.student, ApiStudent):
         return 0
     trainer = run.config.trainer
     samples = len(run.split.train) * (run.config.diversity if run.asks_teacher else 1)
@@ -228,7 +307,8 @@ def show(estimates: Sequence[Estimate]) -> None:
         "saved by several choices a request": f"{total.shared_tokens[1]:,.0f} prompt tokens, {money(total.usd_shared)}"
         if total.shared_tokens[1]
         else None,
-        "optimizer steps, if all are kept": f"{total.steps:,}",
+        **_student_facts(total.student),
+        "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
     }
     console.print("dry run: nothing was asked", style="bold")
@@ -239,10 +319,29 @@ def show(estimates: Sequence[Estimate]) -> None:
         console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
+def _student_facts(needs: StudentNeeds | None) -> dict[str, str]:
+    if needs is None:
+        return {}
+    return {
+        "student: tokens to train on": f"{_tokens(needs.trained_tokens)}, all epochs, if all are kept",
+        "student: price of the training": money(needs.usd_training),
+        "student: answers to be asked for": f"{needs.requests:,}",
+        "student: prompt tokens": _tokens(needs.prompt_tokens),
+        "student: completion tokens": _tokens(needs.completion_tokens),
+        "student: price of the answers": money(needs.usd_answers),
+    }
+
+
+def _student_usd(needs: StudentNeeds | None) -> str:
+    """Training and answers together, the middle of the interval."""
+    return "" if needs is None else money(_sum([needs.usd_training, needs.usd_answers])).partition(" (")[0]
+
+
 def _table(estimates: Sequence[Estimate]) -> Table:
     """A row for each run of a sweep, named by what differs; what an earlier row buys is not bought again."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    heads = ("run", "asked", "to buy", "requests", "tokens in", "tokens out", "online", "steps")
+    students = any(one.student is not None for one in estimates)
+    heads = ("run", "asked", "to buy", "requests", "tokens in", "tokens out", "online", *(("student",) if students else ()), "steps")
     for head in heads:
         table.add_column(head, justify="left" if head == "run" else "right", no_wrap=True)
     common = set.intersection(*(set(one.label) for one in estimates))
@@ -250,7 +349,8 @@ def _table(estimates: Sequence[Estimate]) -> Table:
         usd = "" if one.usd is None else money(one.usd).partition(" ")[0]
         table.add_row(
             "\n".join(word for word in one.label if word not in common), f"{one.asked:,}", f"{one.bought:,}", f"{one.requests:,}",
-            f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, f"{one.steps:,}",
+            f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, *([_student_usd(one.student)] if students else []),
+            f"{one.steps:,}",
         )  # fmt: skip
     return table
 
@@ -266,6 +366,14 @@ def _total(estimates: Sequence[Estimate]) -> Estimate:
             setattr(total, name, getattr(total, name) + getattr(one, name))
         total.weights_unknown |= one.weights_unknown
     for name in ("usd", "usd_batch", "usd_shared"):
-        known = [getattr(one, name) for one in estimates if one.requests]
-        setattr(total, name, None if any(value is None for value in known) else sum(known, np.zeros(3)))
+        setattr(total, name, _sum([getattr(one, name) for one in estimates if one.requests]))
+    if students := [one.student for one in estimates if one.student is not None]:
+        total.student = StudentNeeds(requests=sum(needs.requests for needs in students))
+        for name in ("trained_tokens", "prompt_tokens", "completion_tokens", "usd_training", "usd_answers"):
+            setattr(total.student, name, _sum([getattr(needs, name) for needs in students]))
     return total
+
+
+def _sum(known: Sequence[Interval | None]) -> Interval | None:
+    """Their sum, None where one of them is unknown."""
+    return None if any(value is None for value in known) else sum((value for value in known if value is not None), np.zeros(3))

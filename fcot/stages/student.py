@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 import torch
 from transformers.utils import logging as transformers_logging
 
-from fcot.artifacts import fingerprint, read_jsonl, write_folder, write_jsonl
+from fcot.artifacts import fingerprint, read_jsonl, write_folder
 from fcot.config import PretrainedStudent, TinyStudent
 from fcot.decoding.engine import Prompt, Sampling
 from fcot.evaluation import scoring
 from fcot.progress import progress, say, unwatched
 from fcot.prompts.student import METHODS, StudentFormat
 from fcot.ranks import World
-from fcot.records import CuratedCompletion, Prediction, from_row, to_row
+from fcot.records import CuratedCompletion, Prediction, from_row
 from fcot.runs import Run
 from fcot.student.checkpoints import Checkpoints, is_sharded
 from fcot.student.decoding import decode
@@ -96,18 +96,11 @@ def evaluate_student(run: Run, world: World) -> Summary:
     draws = limits.self_consistency
     with progress("evaluate", len(run.split.test) * draws, "answers") as bar:
         drawn = draw(run, student, run.split.test, world, draws, bar.advance)
-    predictions = [scoring.majority(samples) for samples in drawn]
     form = text_format(run, student)
-    more: Summary = {}
-    if draws > 1:
-        singles = [prediction for samples in drawn for prediction in samples]
-        more["accuracy_single_sample"] = scoring.accuracy(singles)
-        if world.rank == 0:
-            write_jsonl(run.directory.samples, ({"draw": n} | to_row(one) for samples in drawn for n, one in enumerate(samples)))
-    if world.rank == 0:
-        write_jsonl(run.directory.predictions, (to_row(prediction) for prediction in predictions))
     cut = encode_prompts(student, form, [one.question for one in run.select(run.split.test)], limits.max_prompt_tokens)[1]
-    return scoring.summarise(predictions, form, run.task.rule) | more | {"cut_questions": cut}
+    if world.rank > 0:
+        return {}
+    return scoring.report(drawn, form, run.task.rule, run.directory.predictions, run.directory.samples) | {"cut_questions": cut}
 
 
 def build_student(run: Run) -> Student:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import signal
 import time
@@ -158,26 +159,31 @@ def train(
         allow_packing(student.model)
     if recipe.gradient_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
-    cuda = torch.cuda.is_available()
-    fused = recipe.precision != "16-mixed" and recipe.strategy != "fsdp"  # the scaler unscales inside a fused step, which forbids clipping
     module = StudentModule(
         student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
         warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
-        fused=fused, compile=recipe.compile,
+        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
+        fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
     )  # fmt: skip
     data = ReasoningData(
         rows, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
-        rank=world.rank, workers=2 if cuda else 0,
+        rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
         gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
-        logger=CSVLogger(log_folder.parent, name=log_folder.name, version="") if log_folder else False,
+        logger=_logger(log_folder, report.n_steps) if log_folder and world.rank == 0 else False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
     student.model.train()
+    _fit(trainer, module, data, recipe.tf32, log_folder)
+    gather_weights(student.model)
+    return report
+
+
+def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         trainer.fit(module, datamodule=data)
     except SystemExit as error:  # Lightning's answer to Ctrl-C; it also ignores further ones from then on
@@ -187,8 +193,17 @@ def train(
         raise disk_error(error, log_folder or Path("the training log")) from error
     finally:
         torch.set_float32_matmul_precision(before)
-    gather_weights(student.model)
-    return report
+
+
+def _logger(folder: Path, first_step: int) -> CSVLogger:
+    """A log that keeps what was written before this process, up to where it goes on: Lightning's own would begin anew."""
+    written = folder / "metrics.csv"
+    rows = list(csv.DictReader(written.open(newline=""))) if first_step and written.exists() else []
+    logger = CSVLogger(folder.parent, name=folder.name, version="")
+    for row in rows:
+        if int(row["step"]) <= first_step:
+            logger.log_metrics({name: float(value) for name, value in row.items() if name != "step" and value}, int(row["step"]))
+    return logger
 
 
 def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:

@@ -14,7 +14,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.records import Problem
-from fcot.teacher.openai import Malformed, OpenAITeacher, Server, back_off_s, describe, masked, refused_parameter, to_reply
+from fcot.teacher.calls import Calls
+from fcot.teacher.openai import Malformed, OpenAITeacher, Server, masked, refused_parameter, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
 from fcot.teacher.purchase import Meter, over_budget
 from fcot.teacher.requests import Reply, Request, Usage, unheard
@@ -61,10 +62,9 @@ class BatchTeacher:
         self.poll_s = poll_s
         self.max_requests = max_requests
         self.max_bytes = max_bytes
-        self.retries: Counter[str] = Counter()
+        self.call = Calls(server, "the Batch API", max_tries)
+        self.retries = self.call.retries
         self.progress = ""
-        self.client: Any = None
-        self._max_tries = max_tries
 
     @property
     def concurrency(self) -> int:
@@ -86,27 +86,7 @@ class BatchTeacher:
     async def close(self) -> None:
         """Close the connections."""
         await self.online.close()
-        if self.client is not None:
-            client, self.client = self.client, None
-            await client.close()
-
-    async def call(self, send: Callable[[Any], Awaitable[Any]]) -> Any:
-        """``send(client)``, again while it fails for a passing reason.
-
-        Raises:
-            FcotError: The server refuses, or every try failed.
-        """
-        self.client = self.client or self.server.client()
-        for attempt in range(self._max_tries):
-            try:
-                return await send(self.client)
-            except Exception as error:
-                stop = self.server.stop_message(error)
-                if stop is not None or attempt + 1 == self._max_tries:
-                    raise FcotError(stop or f"the Batch API fails: {describe(error)}. The same command continues") from error
-                self.retries[str(getattr(error, "status_code", None) or type(error).__name__)] += 1
-                await asyncio.sleep(back_off_s(attempt))
-        raise AssertionError("unreachable")
+        await self.call.close()
 
     async def download(self, file_id: str) -> bytes:
         """A file's content."""

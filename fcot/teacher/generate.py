@@ -59,7 +59,7 @@ def generate_completions(
     folder: StoreFolder,
     problems: Sequence[Problem],
     advance: Callable[[int], object] = unwatched,
-    judge: Callable[[Completion], bool] = bool,
+    judge: Callable[[Completion], bool] | None = None,
     watch: Callable[[Meter], object] = unwatched,
 ) -> Generated:
     """D completions of each problem, buying only what the store lacks.
@@ -69,7 +69,7 @@ def generate_completions(
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
         advance: Called with the number of completions that became whole or were given up.
-        judge: Whether a completion will be kept, for the progress line.
+        judge: Whether a completion will be kept, for the progress line; None shows nothing of the kind.
         watch: Given the meter before the first request.
     """
     wanted: dict[str, Problem] = {}

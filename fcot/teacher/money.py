@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ class Price:
         output: Of completion tokens, reasoning tokens included.
         cached_input: Of prompt tokens that the server had in its cache.
         batch: What the Batch API costs of the online price.
+        training: Of trained tokens, each epoch's counted; None for models that are asked as they are.
     """
 
     input: float
     output: float
     cached_input: float
     batch: float = 1.0
+    training: float | None = None
 
     def usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, batch: bool = False) -> float:
         """What so many tokens cost."""
@@ -38,12 +40,19 @@ class Price:
         online = (fresh * self.input + cached_tokens * self.cached_input + completion_tokens * self.output) / _MILLION
         return online * (self.batch if batch else 1.0)
 
+    def training_usd(self, tokens: float) -> float | None:
+        """What training on so many tokens costs, None where it has no price."""
+        return None if self.training is None else tokens * self.training / _MILLION
+
 
 FREE = Price(0.0, 0.0, 0.0)  # what runs on one's own machine
 
 
-def read_price(path: Path, model: str) -> Price | None:
-    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch}}``; None where it is not in there.
+def read_price(path: Path, model: str, option: str = "teacher.prices") -> Price | None:
+    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch, fine_tuned}}``; None where it is not in there.
+
+    ``fine_tuned`` is an entry of the same form with ``training``: the price of models fine-tuned from this one, whose
+    names are ``ft:MODEL:...``.
 
     Raises:
         FcotError: The file is unreadable, or an entry is not made of such numbers.
@@ -52,19 +61,29 @@ def read_price(path: Path, model: str) -> Price | None:
         prices: Any = OmegaConf.to_container(OmegaConf.load(path))
         if strays := [name for name, price in prices.items() if not isinstance(price, dict)]:
             raise ValueError(f"{strays[0]!r} has no price")
-        found = prices.get(model)
+        found = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
         if found is None:
             return None
-        strange = set(found) - {"input", "output", "cached_input", "batch"}
-        values = {name: float(value) for name, value in found.items()}
-        if strange or not all(math.isfinite(value) and value >= 0 for value in values.values()):
-            raise ValueError(f"{sorted(strange) or found}")
-        return Price(values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0))
+        tuned = found.pop("fine_tuned", None)
+        price, tuned_price = _to_price(found), None if tuned is None else _to_price(tuned, {"training"})
+        return tuned_price if model.startswith("ft:") else price
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
         raise FcotError(
-            f"teacher.prices={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share}} per million "
-            f"tokens ({type(error).__name__}: {error})"
+            f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
+            f"USD, input: USD...}}}} per million tokens ({type(error).__name__}: {error})"
         ) from error
+
+
+def _to_price(entry: Mapping[str, Any], more: Set[str] = frozenset()) -> Price:
+    """An entry's numbers; those named in ``more`` must be there too."""
+    strange = set(entry) - {"input", "output", "cached_input", "batch"} - more
+    values = {name: float(value) for name, value in entry.items()}
+    if strange or not all(math.isfinite(value) and value >= 0 for value in values.values()):
+        raise ValueError(f"{sorted(strange) or entry}")
+    return Price(
+        values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0),
+        **{name: values[name] for name in more},
+    )  # fmt: skip
 
 
 def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _PUSH_BACK_STATUS = {429, 503, 529}
 _TOO_LONG = ("maximum context length", "context length is only", "available context size", "exceed_context_size")  # vLLM, llama.cpp
 _LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
 _LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
-_TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is told within seconds
+TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is told within seconds
 
 
 class Server:
@@ -39,6 +39,7 @@ class Server:
         max_tokens_parameter: Its name for this model: ``max_tokens``, or ``max_completion_tokens``.
         base_url: Server, None for OpenAI's own. The key comes from ``OPENAI_API_KEY``; a server of one's own needs none.
         timeout_s: Limit on one request, in seconds.
+        group: The config group that messages name: ``teacher``, or ``student`` for API students.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Server:
         max_tokens_parameter: str,
         base_url: str | None,
         timeout_s: float,
+        group: str = "teacher",
     ) -> None:
+        self.group = group
         self.model = model
         self.chat = chat
         self.path = "/chat/completions" if chat else "/completions"
@@ -104,15 +107,16 @@ class Server:
 
         if not isinstance(error, openai.APIStatusError):
             passing = (openai.APIConnectionError, TimeoutError, json.JSONDecodeError, UnicodeDecodeError, Malformed)
-            return None if isinstance(error, passing) else f"{describe(error)} while asking teacher.model={self.model}"
+            return None if isinstance(error, passing) else f"{describe(error)} while asking {self.group}.model={self.model}"
         status, reason = error.status_code, describe(error)
         if status in (401, 403):
             sent = f"the server refuses the key in ${KEY_VARIABLE}" if _key() else "the server wants a key"
             return f"{sent}: {reason}" + ("" if _key() else f". Set the environment variable {KEY_VARIABLE}")
         if status == 404:
-            where = f"teacher.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
-            endpoint = "chat" if self.chat else "completions"
-            return f"no model teacher.model={self.model} or no endpoint teacher.endpoint={endpoint} at {where} ({reason})"
+            where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
+            own = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else error.request.url.path
+            young = ". A model just trained may need some minutes: the same command goes on" if self.model.startswith("ft:") else ""
+            return f"no model {self.group}.model={self.model} or no endpoint {own} at {where} ({reason}){young}"
         if error.code == "insufficient_quota":
             return f"the account's quota is used up: {reason}. The same command continues once there is more"
         if status >= 500 or status in _RETRY_STATUS:
@@ -126,10 +130,17 @@ class Server:
             return ". prompt.stop=[] leaves it out"
         if name == self._max_tokens_parameter:
             other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
-            return f". teacher.max_tokens_parameter={other} renames it"
+            return f". {self.group}.max_tokens_parameter={other} renames it"
+        if self.group == "student":
+            return f" (student.model={self.model})"
         if name is None or name in OWN_PARAMETERS or "." in name:
             return ""
         return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value in the place of null)'
+
+    def no_answer(self, error: Exception, tries: int) -> str:
+        """The message for tries none of which got to a server."""
+        where = f"{self.group}.base_url={self.base_url or 'OpenAI'}"
+        return f"no server answers at {where} ({_root(error)}): is it running? {tries} tries"
 
 
 def refused_parameter(error: Any) -> str | None:
@@ -216,16 +227,14 @@ class OpenAITeacher:
             raise FcotError(stop) from error
         kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
         self._retries[kind] += 1
-        tries = min(self._max_retries, _TRIES_TO_CONNECT - 1) if _not_reached(error) and not self._throttle.proven else self._max_retries
+        tries = min(self._max_retries, TRIES_TO_CONNECT - 1) if not_reached(error) and not self._throttle.proven else self._max_retries
         if attempt >= tries:
-            if _not_reached(error):
-                raise FcotError(
-                    f"no server answers at teacher.base_url={self._server.base_url or 'OpenAI'} ({_root(error)}): is it running? "
-                    f"{attempt + 1} tries"
-                ) from error
-            where = f" at teacher.base_url={self._server.base_url}" if self._server.base_url else ""
+            if not_reached(error):
+                raise FcotError(self._server.no_answer(error, attempt + 1)) from error
+            group = self._server.group
+            where = f" at {group}.base_url={self._server.base_url}" if self._server.base_url else ""
             raise FcotError(
-                f"teacher.model={self._server.model}{where}: {attempt + 1} tries of one request failed, the last with "
+                f"{group}.model={self._server.model}{where}: {attempt + 1} tries of one request failed, the last with "
                 f"{describe(error)}. What was bought is in the store; the same command continues"
             ) from error
         asked = _retry_after(error)
@@ -321,7 +330,7 @@ def _retry_after(error: Exception) -> float | None:
     return None
 
 
-def _not_reached(error: Exception) -> bool:
+def not_reached(error: Exception) -> bool:
     """Whether a try never got to the server."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
@@ -335,7 +344,7 @@ def _root(error: BaseException) -> str:
 
 def _may_be_charged(error: Exception) -> bool:
     """Whether a try broke off after the server may have done its work."""
-    return not hasattr(error, "status_code") and not _not_reached(error)
+    return not hasattr(error, "status_code") and not not_reached(error)
 
 
 def masked(text: str) -> str:

@@ -28,14 +28,14 @@ class Meter:
         paid_usd: Spent by this run before and now, as far as the prices are known.
         paid_before: Spent by earlier attempts of it.
         reserved_usd: Upper bound on what is in flight.
-        judge: Whether a completion will be kept.
+        judge: Whether a completion will be kept; None where that is nobody's question.
         status: What the teacher has to add.
         advance: Called with the completions that became whole or were given up, and with 0 as time passes.
     """
 
     asked: int
     advance: Callable[[int], object]
-    judge: Callable[[Completion], bool] = bool
+    judge: Callable[[Completion], bool] | None = None
     paid_usd: float | None = None
     paid_before: float = 0.0
     reserved_usd: float = 0.0
@@ -64,6 +64,8 @@ class Meter:
 
     def judge_all(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
         """Count how many of a whole problem's completions will be kept."""
+        if self.judge is None:
+            return
         for completion, _ in assemble(plan, shard, key, problem):
             self.judged += 1
             self.kept += self.judge(completion)

@@ -1,0 +1,474 @@
+"""API students over real HTTP: one job however often a run is killed, answers bought once, faults and prices told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_openai import FakeServer
+from hydra import compose, initialize_config_dir
+
+from fcot.checks import to_config
+from fcot.config import register_schemas
+from fcot.errors import ConfigFaults, FcotError
+from fcot.pipeline import execute
+from fcot.runs import resolve
+from fcot.stages.dry_run import estimate, money, show
+from fcot.student.finetune_api import fine_tune
+from fcot.teacher import calls
+from fcot.teacher.openai import Server
+
+CONF = Path(__file__).parent.parent / "conf"
+NANO = "gpt-4.1-nano-2025-04-14"
+SAMPLES = [(f"Question {i}?", f"Reason {i} --> {i}") for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(calls, "back_off_s", lambda attempt: 0.01)
+
+
+def overrides_of(server, output, *more):
+    return [
+        f"output_dir={output}", "dataset.n_problems=40", "diversity=2", "student=openai", f"student.model={NANO}",
+        f"student.base_url={server.base_url}", "student.poll_s=0.02", "trainer.precision=32-true", *more,
+    ]  # fmt: skip
+
+
+def run_of(server, output, *more):
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(to_config(compose("config", overrides_of(server, output, *more))), False)
+
+
+def tune(server, folder, samples=SAMPLES, run_id="run", seed=0, epochs=4, model=NANO, poll_s=0.02, max_tries=5, watch=lambda status: None):
+    asked = Server(
+        model=model, model_id=model, chat=True, temperature=0.0, parameters={}, max_tokens_parameter="max_tokens",
+        base_url=server.base_url, timeout_s=20.0, group="student",
+    )  # fmt: skip
+    return fine_tune(
+        asked, samples, Path(folder) / run_id, Path(folder) / "lock",
+        run_id=run_id, epochs=epochs, seed=seed, poll_s=poll_s, max_tries=max_tries, watch=watch,
+    )  # fmt: skip
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_run_from_the_command_line(run_fcot, tmp_path):
+    with FakeServer() as server:
+        done = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
+        assert done.returncode == 0, done.stderr
+        stats = server.stats()
+        again = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
+        assert "nothing to do" in again.stderr
+        assert server.stats()["requests"] == stats["requests"]
+    folder = next((tmp_path / "outputs" / "runs").iterdir())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (job,) = stats["jobs"]
+    assert job["model"] == NANO
+    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}}
+    assert job["metadata"]["fcot"] == metrics["run_id"]
+    assert (metrics["accuracy"], metrics["complete"], metrics["well_formed"]) == (1.0, 1.0, 1.0)
+    assert (metrics["accuracy_checkpoint"], metrics["n_validation_problems"], metrics["precision"]) == ("last", 0, None)
+    assert metrics["n_train_problems"] == 28
+    assert metrics["n_test"] == stats["good_choices"] == 12
+    student = json.loads((folder / "student" / "openai.json").read_text())
+    assert (student["model"], student["job"], student["file"]) == (job["fine_tuned_model"], job["id"], job["training_file"])
+    usage = metrics["student_usage"]
+    assert (usage["requests"], usage["prompt_tokens"], usage["completion_tokens"]) == (
+        12, stats["prompt_tokens"], stats["completion_tokens"],
+    )  # fmt: skip
+    assert usage["usd"] == pytest.approx((0.2 * stats["prompt_tokens"] + 0.8 * stats["completion_tokens"]) / 1e6, abs=1e-6)
+    assert usage["trained_tokens"] == job["trained_tokens"] > 0
+    assert usage["training_usd"] == pytest.approx(1.5 * job["trained_tokens"] / 1e6, abs=1e-6)
+    assert metrics["n_steps"] == 4 * -(-metrics["n_reasoning_samples"] // 4), "the server's batches are of four samples"
+    asked = stats["last"][0]["body"]
+    assert (asked["temperature"], asked["max_tokens"], asked["n"]) == (0.0, 1024, 1)
+    predictions = rows(folder / "predictions.jsonl")
+    assert asked["messages"] in [[{"role": "user", "content": row["question"]}] for row in predictions]
+    assert all(row["completion"].count(" --> ") == 1 and row["n_tokens"] == len(row["completion"].split()) for row in predictions)
+    assert "student: $" in done.stdout
+
+
+@pytest.mark.parametrize("method", ["fine_tune_cot", "fine_tune"])
+def test_the_training_file_line_by_line(method, tmp_path):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path, f"method={method}", "until=train")
+        execute(run, "")
+    lines = rows(run.directory.fine_tuning / "train.jsonl")
+    if method == "fine_tune":
+        texts = [(problem.question, problem.answer) for problem in run.select(run.split.train)]
+    else:
+        kept = [row for row in rows(run.directory.curated) if row["kept"]]
+        texts = [(run.problems[row["sample_index"]].question, f"{row['rationale']} --> {row['answer']}") for row in kept]
+        assert 28 < len(kept) <= 56
+    expected = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in texts]
+    assert lines == expected
+
+
+def test_zero_shot_asks_the_base_model_and_trains_nothing(tmp_path):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path, "method=zero_shot")
+        metrics = execute(run, "")
+        stats = server.stats()
+        other = execute(run_of(server, tmp_path, "method=zero_shot", "seed=1"), "")
+        assert server.stats()["requests"] == stats["requests"], "another seed asks the same greedy questions"
+    assert (stats["jobs"], stats["uploads"]) == ([], 0)
+    assert {request["body"]["model"] for request in stats["last"]} == {NANO}
+    question = run.problems[run.split.test[0]].question
+    assert f"Q: {question}\n\nA:" in [request["body"]["messages"][0]["content"] for request in stats["last"]]
+    assert metrics["student_usage"]["usd"] == pytest.approx(
+        (0.1 * stats["prompt_tokens"] + 0.4 * stats["completion_tokens"]) / 1e6, abs=1e-6
+    )
+    assert metrics["accuracy_checkpoint"] == "untrained"
+    assert (other["student_usage"]["requests"], other["student_usage"]["served_from_store"]) == (0, 12)
+
+
+def test_what_changes_only_the_evaluation_trains_no_second_time(tmp_path):
+    with FakeServer() as server:
+        first = execute(run_of(server, tmp_path), "")
+        run = run_of(server, tmp_path, "student.max_new_tokens=500")
+        second = execute(run, "")
+        assert (len(server.stats()["jobs"]), server.stats()["uploads"]) == (1, 1)
+        assert second["run_id"] != first["run_id"]
+        assert (first["student_usage"]["training_usd"] > 0, second["student_usage"]["training_usd"]) == (True, 0.0)
+        execute(run_of(server, tmp_path, "seed=1"), "")
+        execute(run_of(server, tmp_path, "student.epochs=2"), "")
+        assert [job["seed"] for job in server.stats()["jobs"]] == [0, 1, 0]
+        assert [job["hyperparameters"]["n_epochs"] for job in server.stats()["jobs"]] == [4, 4, 2]
+
+
+def test_what_was_paid_is_in_the_metrics_after_a_stop_between_stages_too(tmp_path):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path)
+        first = execute(run, "")
+        asked = server.stats()["requests"]
+        for path in (run.directory.stage("train"), run.directory.stage("evaluate"), run.directory.metrics, run.directory.done):
+            path.unlink()
+        again = execute(run_of(server, tmp_path), "")
+        assert (len(server.stats()["jobs"]), server.stats()["uploads"], server.stats()["requests"]) == (1, 1, asked)
+    assert {**again, "seconds": None} == {**first, "seconds": None}
+    assert first["student_usage"]["training_usd"] > 0
+
+
+def test_the_identity_of_a_run(tmp_path):
+    with FakeServer() as server:
+        identity = run_of(server, tmp_path).run_id
+        same = (
+            "student.concurrency=3",
+            "student.poll_s=7",
+            "student.timeout_s=9",
+            "trainer.lr=1",
+            "trainer.selection=last",
+            "trainer=paper",
+        )
+        assert {run_of(server, tmp_path, more).run_id for more in same} == {identity}
+        others = ("student.model=gpt-4.1-mini-2025-04-14", "student.epochs=3", "student.max_new_tokens=9", "seed=1")
+        assert len({identity, *(run_of(server, tmp_path, more).run_id for more in others)}) == 5
+        server.base_url = "http://127.0.0.1:9/v1"
+        assert run_of(server, tmp_path).run_id == identity
+        zero_shot = {run_of(server, tmp_path, "method=zero_shot", f"student.epochs={epochs}").run_id for epochs in (3, 4)}
+        assert len(zero_shot) == 1
+
+
+def test_an_answer_the_server_never_gives_is_wrong_and_incomplete(tmp_path):
+    with FakeServer(["content_filter_400", "length"]) as server:
+        run = run_of(server, tmp_path, "student.concurrency=1")
+        metrics = execute(run, "")
+    predictions = rows(run.directory.predictions)
+    assert sum(row["completion"] == "" for row in predictions) == 1
+    assert metrics["complete"] == pytest.approx(10 / 12)
+
+
+def test_a_model_that_is_not_ready_yet_is_told_and_the_same_command_goes_on(tmp_path):
+    with FakeServer(["404"]) as server:
+        with pytest.raises(FcotError, match=rf"no model student\.model=ft:{NANO}\S+ .* A model just trained may need some minutes"):
+            execute(run_of(server, tmp_path), "")
+        assert execute(run_of(server, tmp_path), "")["accuracy"] == 1.0
+        assert len(server.stats()["jobs"]) == 1
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+MOMENTS = {  # what keeps the moment open, and how it is seen
+    "uploaded, not recorded": ({"upload": ["late:60"]}, lambda stats, folder: stats["uploads"] == 1),
+    "uploaded and recorded": ({"file": ["late:60"]}, lambda stats, folder: (folder / "job.json").exists()),
+    "created, not recorded": ({"create": ["late:60"]}, lambda stats, folder: len(stats["jobs"]) == 1),
+    "polling": ({"look": [None] * 3 + ["late:60"]}, lambda stats, folder: stats["looks"] == 4),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_any_moment_leaves_one_job_of_one_file(moment, tmp_path):
+    faults, seen = MOMENTS[moment]
+    with FakeServer(tuning_faults=faults, tuning_looks=6) as server:
+        process = start("tune", server.base_url, tmp_path)
+        wait_for(lambda: seen(server.stats(), tmp_path / "run"), process)
+        process.kill()
+        process.communicate()
+        assert ("job" in json.loads((tmp_path / "run" / "job.json").read_text())) if moment == "polling" else True
+        tuned = tune(server, tmp_path)
+        stats = server.stats()
+    (job,) = stats["jobs"]
+    assert (tuned.job, tuned.model, tuned.file) == (job["id"], job["fine_tuned_model"], job["training_file"])
+    assert stats["uploads"] == (2 if moment == "uploaded, not recorded" else 1)
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["file"] == job["training_file"]
+
+
+def test_a_kill_in_evaluation_buys_no_answer_twice(tmp_path):
+    with FakeServer(["slow:60" if i == 7 else None for i in range(8)]) as server:
+        process = start("run", *overrides_of(server, tmp_path, "student.concurrency=1"))
+        wait_for(lambda: server.stats()["requests"] == 8, process)
+        process.kill()
+        process.communicate()
+        run = run_of(server, tmp_path)
+        metrics = execute(run, "")
+        stats = server.stats()
+    assert len(stats["jobs"]) == 1
+    # The eighth request was in flight, unanswered: only that one is asked for again.
+    assert max(stats["good"].values()) == 1
+    assert (stats["good_choices"], metrics["student_usage"]["requests"], metrics["accuracy"]) == (12, 12, 1.0)
+
+
+def test_two_runs_at_once_share_one_job(tmp_path):
+    with FakeServer(tuning_faults={"create": ["slow:6"]}) as server:  # the first's job is not in the list for six seconds
+        processes = [start("tune", server.base_url, tmp_path, "one")]
+        wait_for(lambda: "slow" in server.stats()["tuning_faulty"], processes[0])
+        processes.append(start("tune", server.base_url, tmp_path, "two"))
+        said = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+        assert len(server.stats()["jobs"]) == 1
+
+
+def test_ctrl_c_leaves_the_job_running(tmp_path):
+    with FakeServer(tuning_looks=1000) as server:
+        process = start("tune", server.base_url, tmp_path)
+        wait_for(lambda: server.stats()["looks"] > 2, process)
+        process.send_signal(2)
+        said = process.communicate()[1]
+        assert "goes on at the server; the same command waits for it again" in said
+        assert [job["status"] for job in server.stats()["jobs"]] == ["running"]
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------------
+
+PASSING = ["429", "500", "503", "reset", "invalid_json", "empty_body", "no_choices", "null_choice"]
+
+
+@pytest.mark.parametrize("call", ["upload", "file", "list", "create", "look"])
+def test_passing_faults_are_tried_again(call, tmp_path):
+    faults = [*PASSING, "lost"]
+    with FakeServer(tuning_faults={call: faults}) as server:
+        tuned = tune(server, tmp_path, max_tries=len(faults) + 1)
+        stats = server.stats()
+    assert stats["tuning_faulty"] == dict.fromkeys(faults, 1), "every fault was met"
+    assert [job["id"] for job in stats["jobs"]] == [tuned.job]
+    assert tuned.model == stats["jobs"][0]["fine_tuned_model"]
+
+
+def test_jobs_are_found_on_later_pages_of_the_list(tmp_path):
+    with FakeServer(job_page=2) as server:
+        first = tune(server, tmp_path, run_id="first")
+        for seed in range(1, 6):
+            tune(server, tmp_path, run_id=f"seed{seed}", seed=seed)
+        assert tune(server, tmp_path, run_id="again").job == first.job
+        assert len(server.stats()["jobs"]) == 6
+
+
+def test_a_fault_that_does_not_pass_ends_the_run_and_the_same_command_goes_on(tmp_path):
+    with FakeServer(tuning_faults={"look": ["500"] * 3}) as server:
+        with pytest.raises(FcotError, match=r"the fine-tuning API fails: .* The same command continues"):
+            tune(server, tmp_path, max_tries=3)
+        tune(server, tmp_path)
+        assert len(server.stats()["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("failed", "failed: invalid_n_examples: Training file has too few"), ("cancelled", "cancelled: no reason")]
+)
+def test_a_failed_job_is_told_with_what_starts_another(fault, said, tmp_path):
+    with FakeServer(job_faults=[fault]) as server:
+        for _ in range(2):
+            with pytest.raises(FcotError, match=rf"fine-tuning job ftjob-\w+ {said}.* Deleting .*job\.json forgets it"):
+                tune(server, tmp_path)
+        assert len(server.stats()["jobs"]) == 1, "no second job without being told"
+        (tmp_path / "run" / "job.json").unlink()
+        tuned = tune(server, tmp_path)
+        assert [job["id"] for job in server.stats()["jobs"]][1:] == [tuned.job]
+
+
+def test_too_few_samples_cost_nothing(tmp_path):
+    with FakeServer() as server:
+        with pytest.raises(FcotError, match=r"9 reasoning samples .* wants 10 or more"):
+            tune(server, tmp_path, SAMPLES[:9])
+        assert server.stats()["uploads"] == 0
+        tune(server, tmp_path, SAMPLES[:10])
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("401", "the server wants a key: .*OPENAI_API_KEY"),
+        ("404", r"no model student\.model=gpt-4\.1-nano-2025-04-14 or no endpoint /v1/fine_tuning/jobs at student\.base_url="),
+        ("400", r"the server refuses the request: .* \(student\.model=gpt-4\.1-nano-2025-04-14\)"),
+        ("quota", "the account's quota is used up"),
+    ],
+)
+def test_what_the_server_refuses_is_told_at_once(fault, said, tmp_path):
+    with FakeServer(tuning_faults={"list": [fault]}) as server:
+        with pytest.raises(FcotError, match=said):
+            tune(server, tmp_path)
+        assert server.stats()["uploads"] == 0
+
+
+def test_a_wrong_key_is_in_no_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
+    with FakeServer(tuning_faults={"list": ["401"]}) as server, pytest.raises(FcotError) as refused:
+        tune(server, tmp_path)
+    assert "the server refuses the key in $OPENAI_API_KEY" in str(refused.value)
+    assert "sk-made-up" not in str(refused.value)
+    assert "***" in str(refused.value)
+
+
+def test_a_model_that_cannot_be_trained_is_named(tmp_path):
+    with FakeServer(only_model="other") as server, pytest.raises(FcotError, match=r"is not available for fine-tuning.*student\.model="):
+        tune(server, tmp_path)
+
+
+def test_no_server_is_told_within_seconds(tmp_path):
+    class Nowhere:
+        base_url = "http://127.0.0.1:9/v1"
+
+    with pytest.raises(FcotError, match=r"no server answers at student\.base_url=http://127\.0\.0\.1:9/v1 .* 4 tries"):
+        tune(Nowhere, tmp_path, max_tries=20)
+
+
+@pytest.mark.parametrize(("what", "looked_at"), [("training file", "file"), ("fine-tuning job", "look")])
+def test_another_servers_file_or_job_is_told(what, looked_at, tmp_path):
+    with FakeServer(tuning_faults={looked_at: ["quota"]}) as server, pytest.raises(FcotError, match="quota"):
+        tune(server, tmp_path)
+    with FakeServer() as other:
+        with pytest.raises(FcotError, match=rf"does not know the {what} \S+: another student\.base_url or key\? Deleting .*job\.json"):
+            tune(other, tmp_path)
+        (tmp_path / "run" / "job.json").unlink()
+        tune(other, tmp_path)
+
+
+def test_other_training_data_start_another_job(tmp_path):
+    with FakeServer() as server:
+        tune(server, tmp_path)
+        tune(server, tmp_path, [*SAMPLES, ("More?", "Yes --> 1")])
+        assert len({job["training_file"] for job in server.stats()["jobs"]}) == 2
+
+
+def test_progress_is_told(tmp_path):
+    said = []
+    with FakeServer() as server:
+        tune(server, tmp_path, watch=said.append)
+    assert [status.partition(",")[0] for status in said] == ["validating_files", "queued", "running"]
+    assert "s since it was created" in said[0]
+    assert "done at about" in said[-1]
+
+
+# --- configuration and money ------------------------------------------------------------------------------------------------
+
+
+def test_faults_of_the_configuration_come_together():
+    register_schemas()
+    wrong = ["student=openai_gpt4_1_mini", "student.epochs=0", "student.base_url=here", "student.poll_s=0", "student.concurrency=0"]
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigFaults) as caught:
+        to_config(compose("config", wrong))
+    assert {fault.partition("=")[0] for fault in caught.value.faults} == {
+        "student.epochs", "student.base_url", "student.poll_s", "student.concurrency",
+    }  # fmt: skip
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigFaults) as caught:
+        to_config(compose("config", ["student=openai_gpt4_1_mini"]))
+    assert "OPENAI_API_KEY" in str(caught.value)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        to_config(compose("config", ["student=openai_gpt4_1_mini", "until=curate"]))
+
+
+def test_a_dry_run_shows_training_and_answers(tmp_path, capsys):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path, "method=fine_tune")
+        made = estimate(run, {})
+        train, test = (run.select(part) for part in (run.split.train, run.split.test))
+        characters = sum(len(problem.question) + len(problem.answer) for problem in train)
+        assert made.student.trained_tokens == pytest.approx([4 * (characters / part + 28 * 8) for part in (5, 4, 3)])
+        assert made.student.usd_training == pytest.approx(made.student.trained_tokens * 1.5 / 1e6, abs=1e-6)
+        prompts = sum(len(problem.question) for problem in test)
+        assert (made.student.requests, made.steps) == (12, 0)
+        assert made.student.prompt_tokens == pytest.approx([prompts / part + 12 * 4 for part in (5, 4, 3)])
+        answers = made.student.prompt_tokens * 0.2 + made.student.completion_tokens * 0.8
+        assert made.student.usd_answers == pytest.approx(answers / 1e6, abs=1e-6)
+        show([made])
+        said = capsys.readouterr().out
+        assert f"price of the training     {money(made.student.usd_training)}" in said
+        assert f"price of the answers      {money(made.student.usd_answers)}" in said
+        assert "$1.5 training, $0.2 in, $0.8 out" in said
+        assert "optimizer steps" not in said
+        execute(run, "")
+        left = estimate(run, {}).student
+        assert (left.trained_tokens[2], left.requests, left.usd_training[2]) == (0, 0, 0)
+        assert estimate(run_of(server, tmp_path, "method=fine_tune", "until=curate", "method=fine_tune_cot"), {}).student is None
+
+
+def test_a_dry_run_bounds_what_training_comes_to(tmp_path):
+    with FakeServer() as server:
+        run = run_of(server, tmp_path)
+        before = estimate(run, {}).student.trained_tokens
+        execute(run, "")
+        texts = [message["content"] for row in rows(run.directory.fine_tuning / "train.jsonl") for message in row["messages"]]
+        assert before[0] < 4 * sum(map(len, texts)) / 4 < before[2]
+
+
+def test_a_model_without_a_price_has_none(tmp_path):
+    with FakeServer() as server:
+        made = estimate(run_of(server, tmp_path, "student.model=o3"), {})
+        assert (made.student.usd_training, made.student.usd_answers) == (None, None)
+        assert any("none for models fine-tuned from o3" in note for note in made.notes)
+        metrics = execute(run_of(server, tmp_path, "student.model=o3"), "")
+    assert (metrics["student_usage"]["usd"], metrics["student_usage"]["training_usd"]) == (None, None)
+
+
+def main(kind, *arguments):
+    class At:
+        base_url = arguments[0]
+
+    if kind == "tune":
+        tune(At, *arguments[1:2], run_id=arguments[2] if len(arguments) > 2 else "run")
+    else:
+        register_schemas()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = to_config(compose("config", list(arguments)))
+        execute(resolve(config, False), "")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
