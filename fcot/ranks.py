@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -134,10 +135,10 @@ class Team:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        for process in self._context.processes if self._context and kind is not None else ():
-            process.terminate()
-        if self._context is not None and kind is None:
-            self._context.join()
+        for process in self._context.processes if self._context else ():
+            if kind is not None:
+                process.terminate()
+            process.join()  # their work is done: how they end does not matter
 
     def _join(self) -> None:
         """Meet the other ranks; the first one starts them where nobody did."""
@@ -173,6 +174,9 @@ def _spawned(index: int, size: int, port: int, follow: Callable[..., None], argu
     rank = index + 1
     _set_rendezvous(rank, size, port)
     follow(World(rank, size), *arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # taking down a process group's threads one by one can abort
 
 
 def _set_rendezvous(rank: int, size: int, port: int) -> None:
