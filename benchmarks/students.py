@@ -374,9 +374,8 @@ def compare_decoding(
     results: dict[Any, Any] = {}
     for turn in range(turns):
         for key in rotated(list(runs), turn):
-            begun = now()
-            results[key] = runs[key](prompts, lengths)
-            seconds[key].append(now() - begun)
+            results[key], spent = timed(lambda key=key: runs[key](prompts, lengths))
+            seconds[key].append(spent)
     ours, theirs = (min((key for key in runs if key[0] == side), key=lambda key: median(seconds[key])) for side in ("fcot", "generate"))
     texts, computed = results[theirs]
     same = sum(mine == other for mine, other in zip(results[ours], texts, strict=True))
