@@ -184,7 +184,7 @@ class PretrainedStudent:
     """An encoder-decoder or a decoder of transformers: T5, Flan-T5, GPT-2, Llama, Qwen, SmolLM and the like."""
 
     name: str = MISSING
-    hub_id: str = MISSING
+    hub_id: str | None = MISSING  # null where path says it
     revision: str | None = None  # of the hub id; null takes its main branch
     path: str | None = None  # local folder; takes the hub's place
     chat_template: bool = False  # put questions into the tokenizer's chat template

@@ -15,6 +15,7 @@ from fcot.artifacts import read_json, write_atomic, write_json
 from fcot.config import ApiStudent, Config, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.prompts.student import METHODS, Layout
 from fcot.ranks import Team, World, started_outside
 from fcot.runs import Run, resolve
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -66,6 +67,8 @@ def _execute(run: Run, config_text: str, team: Team) -> Summary:
             if name == run.config.until != "evaluate":
                 return summaries[name]
         metrics = summarise(run, summaries)
+        if run.trains:
+            write_atomic(directory.student / "README.md", _card(run, metrics, config_text))
         write_json(directory.metrics, metrics)
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         return metrics
@@ -131,6 +134,26 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     summary["seconds"] = round(time.monotonic() - start, 3)
     write_json(path, summary)
     return summary
+
+
+def _card(run: Run, metrics: Summary, config_text: str) -> str:
+    """The student's model card."""
+    from fcot.reporting.card import model_card
+
+    student = run.config.student
+    base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
+    use = f'`python -m fcot.predict student={run.directory.student} "..."`'
+    if not isinstance(student, ApiStudent):
+        form = METHODS[run.config.method.name].formats["chat" if getattr(student, "chat_template", False) else _architecture(run)]
+        use += f", or any `transformers` pipeline with the prompt `{form.prompt_template!r}` and greedy decoding."
+    teacher = run.config.teacher.name if run.asks_teacher else None
+    return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
+
+
+def _architecture(run: Run) -> Layout:
+    from transformers import AutoConfig
+
+    return "encoder_decoder" if AutoConfig.from_pretrained(run.directory.student).is_encoder_decoder else "decoder"
 
 
 def _write_inputs(run: Run, config_text: str) -> None:

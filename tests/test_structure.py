@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "evaluation", "reporting"]
 FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
-ABOVE = {"config", "checks", "runs", "stages", "pipeline", "report", "run", "overrides", "store"}
+ABOVE = {"config", "checks", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict"}
 
 
 def imports(path: Path) -> set[str]:

@@ -29,9 +29,13 @@ def majority(samples: Sequence[Prediction]) -> Prediction:
 
     Answers without a prediction have no vote; of equals the one drawn first wins.
     """
-    votes = Counter(sample.prediction for sample in samples if sample.prediction is not None)
-    winner = votes.most_common(1)[0][0] if votes else None
+    winner = next(iter(votes(samples)), None)
     return next(sample for sample in samples if sample.prediction == winner)
+
+
+def votes(samples: Sequence[Prediction]) -> dict[str, int]:
+    """How often each prediction was given, the most frequent first, of equals the one drawn first."""
+    return dict(Counter(sample.prediction for sample in samples if sample.prediction is not None).most_common())
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Prediction, Problem
 from fcot.runs import Run
 from fcot.student.finetune_api import FineTuned, fine_tune
+from fcot.student.using import Usage, write_usage
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import OpenAITeacher, Server
 from fcot.teacher.plan import Plan, chosen_slots
@@ -75,6 +77,9 @@ def _save(run: Run, tuned: FineTuned) -> None:
 
     def fill(folder: Path) -> None:
         write_json(folder / "openai.json", student)
+        write_usage(
+            folder, Usage(run.task.name, run.config.method.name, text_format(run), run.task.rule, True, sys.maxsize, config.max_new_tokens)
+        )
 
     write_folder(run.directory.student, fill)
 

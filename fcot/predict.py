@@ -1,0 +1,222 @@
+"""``python -m fcot.predict student=DIR QUESTION...``: ask a trained student, from the command line or a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcot.errors import FcotError
+from fcot.progress import progress, say
+
+HELP = """Ask a trained student.
+
+  python -m fcot.predict student=outputs/runs/<run>/student "Ada has 3 coins and finds 4 more. How many has she?"
+  python -m fcot.predict student=outputs/runs/<run>/student file=questions.jsonl output=answers.jsonl
+
+  student=DIR           the folder a run left
+  file=FILE             questions: one a line, or JSON (a list, or a line each) with "question"; with "answer", answers are scored
+  output=FILE           JSON Lines instead of text on the terminal
+  self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
+  temperature=0.7       of those samples
+  max_new_tokens=N      limit on an answer; the student's own by default
+  seed=0                of the samples
+"""
+
+
+@dataclass
+class Options:
+    """What is asked for, of whom."""
+
+    student: str
+    file: str | None = None
+    output: str | None = None
+    self_consistency: int = 1
+    temperature: float = 0.7
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exit code 1 with one message where something is wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or {"--help", "-h"} & set(given):
+        print(HELP, end="")
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        options, questions = parse(given)
+        rows = list(read_questions(options.file)) if options.file else [{"question": question} for question in questions]
+        if not rows:
+            raise FcotError("no question: write one in quotes, or file=FILE")
+        answers = answer(options, rows)
+        _show(answers, options.output)
+    except FcotError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """Options and questions; whatever does not begin with an option's name is a question."""
+    kinds = {"student": str, "file": str, "output": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int}
+    values: dict[str, Any] = {}
+    questions = []
+    for argument in arguments:
+        name, found, value = argument.partition("=")
+        if not found or name not in kinds:
+            if found and name.isidentifier():
+                raise FcotError(f"{name}: no such option; {', '.join(kinds)}")
+            questions.append(argument)
+            continue
+        try:
+            values[name] = kinds[name](value)
+        except ValueError as error:
+            raise FcotError(f"{argument}: {error}") from error
+        if kinds[name] is not str and name != "seed" and values[name] <= 0:
+            raise FcotError(f"{argument}: more than 0")
+    if "student" not in values:
+        raise FcotError("student=DIR is missing: the student/ folder of a run")
+    return Options(**values), questions
+
+
+def read_questions(file: str) -> Iterator[dict[str, Any]]:
+    """Rows with ``question`` from a text file (one a line), a JSON list, or JSON Lines.
+
+    Raises:
+        FcotError: Unreadable, or a row without a question, with its line.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise FcotError(f"file={file}: {error}") from error
+    if text.lstrip().startswith("["):
+        rows: Any = enumerate(_json(text, f"file={file}"), 1)
+    elif text.lstrip().startswith("{"):
+        rows = ((number, _json(line, f"file={file} line {number}")) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    for number, row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+            raise FcotError(f'file={file}, entry {number}: no "question"')
+        yield row
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise FcotError(f"{where}: {error}") from error
+
+
+def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with ``completion``, ``prediction`` (None without one), ``complete``, ``n_tokens``, and ``correct`` where it has an answer.
+
+    With several samples a question, ``completion`` is the first that gives the majority's prediction, and ``votes`` counts all.
+
+    Raises:
+        FcotError: The folder is no student of fcot's, or a gold answer is not of the task's type.
+    """
+    from fcot.evaluation import scoring
+    from fcot.records import Problem
+    from fcot.student.using import read_usage
+
+    folder = Path(options.student)
+    usage = read_usage(folder)
+    limit = options.max_new_tokens or usage.max_new_tokens
+    ask = _ask_server if (folder / "openai.json").exists() else _ask_model
+    drawn = ask(folder, usage, [row["question"] for row in rows], options, limit)
+    answers = []
+    for number, (row, texts) in enumerate(zip(rows, drawn, strict=True)):
+        gold = usage.rule.gold(str(row["answer"])) if "answer" in row else ""
+        if gold is None:
+            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the kind {usage.task} has")
+        problem = Problem(number, row["question"], gold)
+        samples = [scoring.score(problem, text, complete, n_tokens, usage.format, usage.rule) for text, complete, n_tokens in texts]
+        chosen = scoring.majority(samples)
+        votes = {"votes": scoring.votes(samples)} if len(samples) > 1 else {}
+        scored = {"correct": chosen.correct} if "answer" in row else {}
+        said = {name: getattr(chosen, name) for name in ("completion", "prediction", "complete", "n_tokens")}
+        answers.append({**row, **said, **votes, **scored})
+    return answers
+
+
+Answers = list[list[tuple[str, bool, int]]]  # to each question: text, whether it ended by itself, tokens
+
+
+def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Options, limit: int) -> Answers:
+    import torch
+    from transformers.utils import logging
+
+    from fcot.decoding.engine import Prompt, Sampling
+    from fcot.student.decoding import decode
+    from fcot.student.loading import load_student
+    from fcot.student.tokenization import encode_prompts
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    student = load_student(str(folder), chat=usage.chat)
+    student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    ids, cut = encode_prompts(student, usage.format, questions, usage.max_prompt_tokens)
+    if cut:
+        say(f"warning: {cut} questions lost their beginning: the student reads {usage.max_prompt_tokens} tokens")
+    n = options.self_consistency
+    prompts = [Prompt(one, limit, (options.seed, index, draw) if n > 1 else ()) for index, one in enumerate(ids) for draw in range(n)]
+    sampling = Sampling(options.temperature) if n > 1 else Sampling()
+    with progress("predict", len(prompts), "answers") as bar:
+        decoded = decode(student, prompts, max_tokens=32768, sampling=sampling, advance=bar.advance)
+    answers = [(one.text, one.complete, one.n_tokens) for one in decoded]
+    return [answers[start : start + n] for start in range(0, len(answers), n)]
+
+
+def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Options, limit: int) -> Answers:
+    import asyncio
+
+    from fcot.artifacts import read_json
+    from fcot.teacher.openai import OpenAITeacher, Server
+    from fcot.teacher.requests import Request
+    from fcot.teacher.throttle import Throttle
+
+    student, n = read_json(folder / "openai.json"), options.self_consistency
+    server = Server(
+        model=student["model"], model_id=student["model"], chat=True, temperature=options.temperature if n > 1 else 0.0, parameters={},
+        max_tokens_parameter="max_tokens", base_url=student["base_url"], timeout_s=120.0, group="student",
+    )  # fmt: skip
+    asked = OpenAITeacher(server, Throttle(None, None, None, 120.0), 1, 20)
+
+    async def run() -> Answers:
+        async def one(question: str, draw: int) -> tuple[str, bool, int]:
+            prompt = [{"role": "user", "content": usage.format.prompt(question)}]
+            reply = await asked.generate(Request(prompt, limit), 1, options.seed + draw)
+            return reply.choices[0].text, reply.choices[0].finish_reason == "stop", reply.usage.completion_tokens or 0
+
+        try:
+            return [list(await asyncio.gather(*(one(question, draw) for draw in range(n)))) for question in questions]
+        finally:
+            await asked.close()
+
+    return asyncio.run(run())
+
+
+def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
+    if output is not None:
+        from fcot.artifacts import write_jsonl
+
+        write_jsonl(Path(output), answers)
+        say(f"{len(answers)} answers: {output}")
+    else:
+        for row in answers:
+            print(f"{row['question']}\n  {row['completion'].strip()}\n  answer: {row['prediction']}", end="")
+            print("" if row["complete"] else "   (cut at the length limit)")
+    judged = [row["correct"] for row in answers if "correct" in row]
+    if judged:
+        say(f"{sum(judged)} of {len(judged)} correct")
+
+
+if __name__ == "__main__":
+    main()

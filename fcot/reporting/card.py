@@ -1,0 +1,61 @@
+"""The model card beside a student: what it is, what made it, how good it is, and on whose terms its training text came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fcot.prompts.student import METHODS
+
+TERMS = {
+    "oracle": "The training rationales were written by a program of fcot's; there are no terms to observe.",
+    "replay": "The training rationales were read from a file of completions of {teacher}. Whoever provides that model may restrict what "
+    "its output is used for, such as training other models: read their terms before you publish or sell this student.",
+    "openai": "The training rationales were written by {teacher} behind an API. Its provider's terms apply to them; OpenAI's, for one, "
+    "do not allow output to be used to develop models that compete with OpenAI's. Read them before you publish or sell this student.",
+    "hf": "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
+    "attribution, some restrict commercial use).",
+}
+NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose licence applies."
+
+
+def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str | None, base_model: str | None, use: str) -> str:
+    """The card's Markdown.
+
+    Args:
+        metrics: The run's.
+        config_text: The run's configuration as YAML.
+        teacher_kind: ``teacher.name`` of the configuration, None where no teacher took part.
+        base_model: Name of what was fine-tuned at its hub or API, None for a student from scratch or from a folder.
+        use: How it is asked, as Markdown.
+    """
+    low, high = metrics["accuracy_ci95"]
+    teacher, best = metrics["teacher"], metrics["accuracy_best_epoch"]
+    interval = f"{_percent(metrics['accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
+    facts = [
+        f"| accuracy on {metrics['n_test']:,} test problems | {interval} |",
+        f"| random guess | {_percent(metrics['random_guess'])} |",
+        f"| checkpoint | {metrics['accuracy_checkpoint']} |",
+    ]
+    if best is not None:
+        facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic) | {_percent(best)} |")
+    data = f"{metrics['n_train_problems']:,} train problems of {metrics['task']} (split mode {metrics['split_mode']})"
+    if teacher is not None:
+        kept = f"{metrics['n_reasoning_samples']:,} rationales kept of {metrics['completions_asked']:,}"
+        data += f", {kept} that {teacher} wrote (D = {metrics['diversity']})"
+    terms = TERMS[teacher_kind].format(teacher=teacher) if teacher_kind else NO_TEACHER
+    head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
+    head += [f"base_model: {base_model}"] if base_model else []
+    writes = "its reasoning, then the answer" if teacher is not None else "the answer"
+    title = f"# {metrics['student']}, {METHODS[metrics['method']].title} on {metrics['task']}"
+    return "\n".join(
+        [
+            "---", *head, "---", "", title, "", f"A student of fcot: it writes {writes}. Run `{metrics['run_id']}`.", "",
+            "## Results", "", "| | |", "|---|---|", *facts, "", "## Data", "", data + ".", "", "## Terms", "", terms, "",
+            "## Use", "", use, "", "## Configuration", "", "```yaml", config_text.strip(), "```", "",
+        ]
+    )  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.2f} %"
