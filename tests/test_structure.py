@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fcot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import itself, what stands before it, and the foundation; a later one never.
 ORDER = ["prompts", "tasks", "teacher", "curation", "student", "evaluation", "reporting"]
-FOUNDATION = {"errors", "records", "artifacts", "progress", "__version__"}
+FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {"config", "checks", "runs", "stages", "pipeline", "report", "run", "overrides", "store"}
 

@@ -126,7 +126,7 @@ class Decoder:
                 yield from self._drain()
                 self._compact()
         finally:  # also where the caller stops listening
-            self._rows, self._waiting, self._finished, self._cache = [], [], [], None
+            self._rows, self._waiting, self._finished, self._cache, self._lengths = [], [], [], None, self._lengths[:0]
 
     def _drain(self) -> Iterator[tuple[Any, Written]]:
         finished, self._finished = self._finished, []

@@ -61,6 +61,7 @@ class Tokenized(Sequence[Row]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # also from the end
         return Row(*(values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns))
 
 
