@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ SIZES = [{"batch_size": 8}, {"batch_size": None, "batch_tokens": 500}]
 
 def epochs_of(sampler, n):
     ends = [0, *sampler.epoch_ends(sampler.count(n, None))]
-    return [[sampler.step(step) for step in range(start, end)] for start, end in zip(ends, ends[1:], strict=False)]
+    return [[sampler.step(step) for step in range(start, end)] for start, end in pairwise(ends)]
 
 
 def padded(batch, lengths):
@@ -97,8 +99,8 @@ def test_epochs_of_token_batches_end_where_every_sample_was_seen():
     sampler = StepSampler(lengths_of(150), 1, None, 400)
     ends = sampler.epoch_ends(sampler.count(4, None))
     assert len(ends) == 4
-    assert len({end - start for start, end in zip([0, *ends], ends, strict=False)}) > 1, "epochs of different numbers of steps"
-    for epoch, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+    assert len({end - start for start, end in pairwise([0, *ends])}) > 1, "epochs of different numbers of steps"
+    for epoch, (start, end) in enumerate(pairwise([0, *ends])):
         assert sampler.epochs_done(end) == epoch + 1
         assert epoch < sampler.epochs_done(end - 1) < epoch + 1 or end - start == 1
 
@@ -118,4 +120,4 @@ def test_a_step_is_dealt_out_without_gaps_or_copies(n, micro_batches, ranks):
     wholes = [np.concatenate(part) for part in parts]
     assert max(map(len, wholes)) - min(map(len, wholes)) <= 1
     borders = [(lengths[whole].sum(1).min(), lengths[whole].sum(1).max()) for whole in wholes if len(whole)]
-    assert all(one[1] <= two[0] for one, two in zip(borders, borders[1:], strict=False)), "micro-batches are runs of like length"
+    assert all(one[1] <= two[0] for one, two in pairwise(borders)), "micro-batches are runs of like length"

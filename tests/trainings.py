@@ -18,6 +18,7 @@ from fcot.student.training import Recipe, TrainingReport, train
 
 STEPS = 50
 ANSWERS = 7
+ALONE = World()
 
 
 @dataclass
@@ -44,7 +45,7 @@ def recipe_of(**options: Any) -> Recipe:
 
 
 def trained(
-    folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = World(),
+    folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
     **options: Any,
 ) -> Outcome:  # fmt: skip
