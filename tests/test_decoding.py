@@ -13,6 +13,7 @@ from students import DECODERS, ENCODER_DECODERS, make_rows, make_student
 
 from fcot.errors import FcotError
 from fcot.ranks import World
+from fcot.student.cache import GrowingLayer
 from fcot.student.data import Layout
 from fcot.student.decoding import Decoded, Decoder, Prompt, Sampling, decode
 from fcot.student.losses import logits_at_targets, token_loss
@@ -289,3 +290,20 @@ def test_ranks_share_work_without_gaps_or_copies(n, size, monkeypatch):
     for rank in range(size):
         done = [f"done {item}" for item in shares[rank]]
         assert World(rank, size).gather(done, n) == [f"done {item}" for item in items]
+
+
+@pytest.mark.xfail(strict=True, raises=(RuntimeError, AssertionError, torch.OutOfMemoryError), reason="layers joined before it stay joined")
+@pytest.mark.parametrize("place", ["join", "select"])
+def test_memory_running_out_while_the_cache_is_copied_changes_no_text(place, some_case, monkeypatch):
+    student, prompts, texts = some_case
+    calls, real = [], getattr(GrowingLayer, place)
+
+    def full(layer, *arguments):
+        calls.append(layer)
+        if len(calls) == 2:  # the second layer of the first copy
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(layer, *arguments)
+
+    monkeypatch.setattr(GrowingLayer, place, full)
+    assert decode(student, prompts, max_tokens=budget_for(7, prompts)) == texts
+    assert len(calls) > 2
