@@ -253,6 +253,7 @@ def test_batches_by_tokens_train_on_every_sample(batch_tokens, tmp_path):
     assert run.report.n_padded <= batch_tokens * run.report.n_steps
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="the head's hook is a new closure over a new tensor at every step: each step compiles anew")
 def test_compiling_happens_once_not_at_every_step():
     student, graphs = make_student("gpt2"), []
