@@ -69,6 +69,7 @@ def faults_of(config: Config) -> Iterator[str]:
     yield from _teacher_faults(config)
     yield from _student_faults(config)
     yield from _trainer_faults(config.trainer)
+    yield from _together_faults(config)
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
@@ -292,6 +293,13 @@ def _student_faults(config: Config) -> Iterator[str]:
     yield from _at_least("student.lora.rank", student.lora.rank, 1)
     if not 0 <= student.lora.dropout < 1:
         yield f"student.lora.dropout={student.lora.dropout}: from 0 to below 1"
+
+
+def _together_faults(config: Config) -> Iterator[str]:
+    """What student and trainer cannot do together."""
+    lora = getattr(config.student, "lora", None)
+    if lora is not None and lora.rank is not None and config.trainer.strategy == "fsdp":
+        yield "student.lora with trainer.strategy=fsdp: adapters are small; trainer.strategy=ddp"
 
 
 def _trainer_faults(trainer: Trainer) -> Iterator[str]:

@@ -6,6 +6,7 @@ What a stage leaves are the files of the run directory and, written last, one su
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from importlib import import_module, metadata
@@ -110,8 +111,8 @@ def _check_student(run: Run) -> None:
         from fcot.student.loading import check_student
 
         architecture: str = check_student(
-            student.path or student.hub_id, student.revision, student.max_prompt_tokens, student.max_completion_tokens,
-            chat=student.chat_template, lora=student.lora.rank is not None,
+            student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
+            chat=student.chat_template, lora=student.lora.rank is not None, packing=trainer.packing,
         )  # fmt: skip
     elif isinstance(student, ApiStudent):
         return
@@ -133,6 +134,8 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     summary: Summary = team.lead(name, lambda: stage(run, team.world)) if name in _shared(run) else stage(run)
     summary["seconds"] = round(time.monotonic() - start, 3)
     write_json(path, summary)
+    if name == "train":
+        shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
     return summary
 
 

@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_S = 10.0
+_silent = False
+
+
+def be_silent() -> None:
+    """Say and show nothing from now on: another process does."""
+    global _silent
+    _silent = True
 
 
 def say(message: str) -> None:
     """One line to the person at the terminal; results go to stdout, everything else to stderr."""
+    if _silent:
+        return
     print(message, file=sys.stderr, flush=True)
 
 
@@ -57,7 +66,7 @@ class Bar:
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar on a terminal with the note on a line of its own; elsewhere a line every ten seconds."""
-    if not sys.stderr.isatty():
+    if _silent or not sys.stderr.isatty():
         yield Bar(_plain(what, total, unit))
         return
     from rich.console import Console, Group

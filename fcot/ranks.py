@@ -6,7 +6,9 @@ meanwhile. They are spawned by the first one, or were started from outside, one 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +17,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from fcot.errors import FcotError
-from fcot.progress import say
+from fcot.progress import be_silent, say
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=14)  # the others wait while the first one buys
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux: a killed run leaves nothing behind
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
 
 
@@ -118,7 +121,8 @@ class Team:
         return work()
 
     def follow(self, tasks: Callable[[str], object]) -> None:
-        """Do what the first rank leads to, until it has nothing more."""
+        """Do what the first rank leads to, silently, until it has nothing more."""
+        be_silent()
         self._join()
         while (task := _broadcast(None)) is not None:
             tasks(task)
@@ -171,6 +175,7 @@ class Team:
 
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     rank = index + 1
     _set_rendezvous(rank, size, port)
     follow(World(rank, size), *arguments)

@@ -1,12 +1,34 @@
-"""Small students of the real classes with random weights, saved as transformers saves them: what a hub folder looks like."""
+"""Small students of the real classes with random weights, in memory and saved as transformers saves them: what a hub folder looks like."""
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, T5Config, T5ForConditionalGeneration, T5Tokenizer
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Tokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)  # fmt: skip
 
+from fcot.prompts.student import METHODS
+from fcot.student.loading import Student, train_tokenizer
+from fcot.student.losses import TargetLogits
+from fcot.student.tokenization import Tokenized, tokenize
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
 TEXTS = [
@@ -15,6 +37,77 @@ TEXTS = [
     for problem in make_problems(task, 30, seed=7)
     for text in (problem.question + " ###", f"{task.rationale(problem.question, problem.sample_index, None)} --> {problem.answer}")
 ]
+ENCODER_DECODERS = ("t5", "flan_t5")
+DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral")
+_MODERN = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 12}),
+}
+
+
+@cache
+def tokenizer() -> Any:
+    """Of all students that are not loaded from a folder."""
+    return train_tokenizer(TEXTS, 350)
+
+
+def make_student(family: str, *, dropout: float = 0.0, positions: int = 512, noise: float = 0.3) -> Student:
+    """A student of a family, in evaluation mode; the weights are large enough that answers differ."""
+    return copy.deepcopy(_made(family, dropout, positions, noise))
+
+
+@cache
+def _made(family: str, dropout: float, positions: int, noise: float) -> Student:
+    ids = {"pad_token_id": tokenizer().pad_token_id, "eos_token_id": tokenizer().eos_token_id, "bos_token_id": tokenizer().eos_token_id}
+    common = {"vocab_size": len(tokenizer()), **ids}
+    torch.manual_seed(0)
+    model: Any
+    if family in ENCODER_DECODERS:
+        gated = family == "flan_t5"
+        model = T5ForConditionalGeneration(T5Config(
+            **common, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=dropout, tie_word_embeddings=not gated,
+            feed_forward_proj="gated-gelu" if gated else "relu", decoder_start_token_id=tokenizer().pad_token_id,
+        ))  # fmt: skip
+    elif family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(
+            **common, n_positions=positions, n_embd=32, n_layer=2, n_head=4, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+        ))  # fmt: skip
+    else:
+        config, kind, more = _MODERN[family]
+        model = kind(config(
+            **common, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=positions, attention_dropout=dropout, **more,
+        ))  # fmt: skip
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * noise)
+    return Student(model.eval(), tokenizer(), "encoder_decoder" if family in ENCODER_DECODERS else "decoder")
+
+
+def make_samples(student: Student, n: int) -> list[tuple[str, str]]:
+    """(question, completion) of very different lengths, out of two toy tasks."""
+    form = METHODS["fine_tune_cot"].formats[student.architecture]
+    samples = []
+    for name in ("toy_arithmetic", "toy_last_letter"):
+        for problem in make_problems(TOY_TASKS[name], -(-n // 2), seed=3):
+            rationale = TOY_TASKS[name].rationale(problem.question, problem.sample_index, None)[: 8 + 9 * problem.sample_index]
+            question = " ".join(problem.question.split()[-2 - 2 * (problem.sample_index % 7) :])
+            samples.append((question, form.completion(problem.answer, rationale)))
+    return samples[:n]
+
+
+def make_rows(student: Student, n: int, limit: int = 48) -> Tokenized:
+    """Those samples as token ids."""
+    form = METHODS["fine_tune_cot"].formats[student.architecture]
+    return tokenize(student, form, make_samples(student, n), max_prompt=limit, max_completion=limit)
+
+
+def weights_of(student: Student) -> torch.Tensor:
+    """All weights that are trained, in one row."""
+    return torch.cat([parameter.detach().flatten() for parameter in student.model.parameters() if parameter.requires_grad])
 
 
 def save_t5(folder: Path, gated: bool = False) -> Path:
@@ -31,7 +124,7 @@ def save_t5(folder: Path, gated: bool = False) -> Path:
     return folder
 
 
-def save_gpt2(folder: Path) -> Path:
+def save_gpt2(folder: Path, chat_template: str | None = None) -> Path:
     """A GPT-2; like the real one it has no padding token."""
     torch.manual_seed(0)
     tokenizer = GPT2Tokenizer().train_new_from_iterator(TEXTS, 400)
@@ -40,5 +133,15 @@ def save_gpt2(folder: Path) -> Path:
         bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def logits_at_targets(model, batch):
+    """What training computes of a batch, and the model left as it was."""
+    head = TargetLogits(model)
+    try:
+        return head(batch)
+    finally:
+        head.remove()

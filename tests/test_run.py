@@ -150,7 +150,7 @@ def test_until_stops_after_a_stage_and_the_rest_continues_there(tmp_path):
 
 def test_what_changes_a_prediction_changes_the_run_and_nothing_else_does(tmp_path):
     base = make_run(tmp_path).run_id
-    for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_size=7", "until=train", "curation.max_words=9"):
+    for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_tokens=7", "until=train", "curation.max_words=9"):
         assert make_run(tmp_path, override).run_id == base, override
     changing = ("seed=1", "diversity=5", "trainer.lr=1e-3", "trainer.precision=bf16-mixed", "dataset.generator_seed=1", "dataset.limit=50",
                 "teacher.error_rate=0.2", "curation=strict", "prompt.rationale_tokens=64", "student.width=32", "student.max_new_tokens=9",
@@ -362,17 +362,17 @@ def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tm
 
 
 def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkeypatch, tmp_path):
-    """What ``predict`` is asked for: validation problems during training, the test problems after it."""
+    """What is decoded: validation problems during training, the test problems after it."""
     from fcot.stages import student as stage
 
     asked = []
-    real = stage.predict
+    real = stage.draw
 
     def watched(run, student, indices, *arguments):
         asked.append((list(indices), student.model.training))
         return real(run, student, indices, *arguments)
 
-    monkeypatch.setattr(stage, "predict", watched)
+    monkeypatch.setattr(stage, "draw", watched)
     run = make_run(tmp_path, *SMALL, "method=fine_tune")
     execute(run, "")
     assert [indices for indices, _ in asked] == [run.split.validation, run.split.validation, run.split.test]

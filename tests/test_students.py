@@ -1,146 +1,53 @@
-"""Students: batch invariance, truncation, formats on tokens, and what is said about bad folders."""
+"""Students: loading and its messages, texts as tokens, the Arrow cache that runs share, and what a saved student says of itself."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 
+import pyarrow as pa
 import pytest
 import torch
-from students import TEXTS, save_gpt2, save_t5
+from students import make_rows, make_samples, make_student, save_gpt2, save_t5
+from tokenizers import processors
 
+from fcot.artifacts import TEMPORARY
 from fcot.errors import FcotError
+from fcot.evaluation.scoring import majority
+from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS
-from fcot.student.data import StepBatches, batch_of_step, steps_per_epoch
-from fcot.student.decoding import decode
-from fcot.student.loading import build_tiny, check_student, load_student
-from fcot.student.losses import completion_loss
-from fcot.student.module import StudentModule
-from fcot.student.tokenization import IGNORED, Row, collate, tokenize
-from fcot.student.training import count_steps, train
-from fcot.tasks.toy import TOY_TASKS, make_problems
+from fcot.ranks import World, started_outside
+from fcot.records import Prediction
+from fcot.student import tokenization
+from fcot.student.decoding import Prompt, decode
+from fcot.student.loading import PAD, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
+from fcot.student.tokenization import Row, encode_prompts, tokenize, tokenize_once
+from fcot.student.using import FILE, Usage, read_usage, write_usage
 
-FAMILIES = ("t5", "flan_t5", "gpt2", "tiny_t5", "tiny_gpt2")
-
-
-def make_student(family, folder):
-    """Any family without dropout, pretrained ones through a folder; weights large enough that answers differ."""
-    if family == "gpt2":
-        student = load_student(str(save_gpt2(folder)))
-    elif family in ("t5", "flan_t5"):
-        student = load_student(str(save_t5(folder, gated=family == "flan_t5")))
-    else:
-        torch.manual_seed(0)
-        architecture = "encoder_decoder" if family == "tiny_t5" else "decoder"
-        student = build_tiny(architecture, TEXTS, width=32, layers=2, heads=4, vocab_size=400, max_length=256)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in student.model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    student.model.eval()
-    return student
+COT = METHODS["fine_tune_cot"].formats
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def student(request, tmp_path_factory):
-    return make_student(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(params=["t5", "gpt2"])
+def student(request):
+    return make_student(request.param)
 
 
-def make_rows(student, n, with_completion=True):
-    """Rows of very different lengths, out of two toy tasks."""
-    form = METHODS["fine_tune_cot"].formats[student.architecture]
-    samples = []
-    for name in ("toy_arithmetic", "toy_last_letter"):
-        for problem in make_problems(TOY_TASKS[name], n // 2, seed=3):
-            rationale = TOY_TASKS[name].rationale(problem.question, problem.sample_index, None)
-            rationale = rationale[: 20 + 12 * problem.sample_index]
-            samples.append((problem.question, form.completion(problem.answer, rationale) if with_completion else None))
-    return tokenize(student.tokenizer, form, student.architecture, samples, max_prompt=128, max_completion=128).rows
-
-
-@pytest.mark.parametrize("batch_size", [3, 16])
-def test_loss_does_not_depend_on_batch_size_or_neighbours(student, batch_size):
-    rows = make_rows(student, 16)
-    pad = student.tokenizer.pad_token_id
-
-    def losses(size):
-        parts = [
-            completion_loss(student.model, collate(rows[i : i + size], student.architecture, pad), student.architecture)
-            for i in range(0, 16, size)
-        ]
-        return sum(loss.item() for loss, _ in parts), sum(count for _, count in parts)
-
-    alone, n_alone = losses(1)
-    together, n_together = losses(batch_size)
-    assert n_alone == n_together == sum(len(row.completion) for row in rows)
-    assert together / n_together == pytest.approx(alone / n_alone, abs=1e-5)
-
-
-def test_one_row_has_the_same_loss_beside_longer_neighbours(student):
-    rows = sorted(make_rows(student, 16), key=lambda row: len(row.prompt) + len(row.completion))
-    pad = student.tokenizer.pad_token_id
-    alone, n = completion_loss(student.model, collate(rows[:1], student.architecture, pad), student.architecture)
-    batch = collate([rows[0], *rows[-3:]], student.architecture, pad)
-    batch["labels"][1:] = IGNORED
-    beside, n_beside = completion_loss(student.model, batch, student.architecture)
-    assert n == n_beside
-    assert beside.item() / n == pytest.approx(alone.item() / n, abs=1e-5)
-
-
-@pytest.mark.parametrize("batch_size", [3, 16])
-def test_texts_do_not_depend_on_batch_size_or_neighbours(student, batch_size):
-    rows = make_rows(student, 16, with_completion=False)
-    one_by_one = decode(student, rows, max_new_tokens=24, batch_size=1)
-    assert decode(student, rows, max_new_tokens=24, batch_size=batch_size) == one_by_one
-    assert decode(student, rows[::-1], max_new_tokens=24, batch_size=batch_size) == one_by_one[::-1]
-    assert len({answer.text for answer in one_by_one}) > 4, "a student that always says the same would prove nothing"
-
-
-def test_loss_counts_completion_tokens_only(student):
-    """Against the model's own mean loss on one row, prompt positions masked by hand."""
-    row = make_rows(student, 2)[0]
-    loss, n = completion_loss(student.model, collate([row], student.architecture, 0), student.architecture)
-    if student.architecture == "encoder_decoder":
-        expected = student.model(input_ids=torch.tensor([row.prompt]), labels=torch.tensor([row.completion])).loss
-    else:
-        ids = torch.tensor([row.prompt + row.completion])
-        logits = student.model(input_ids=ids).logits[0, len(row.prompt) - 1 : -1]
-        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(row.completion))
-    assert n == len(row.completion)
-    assert loss.item() / n == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_decoding_stops_at_the_end_token(student):
-    """A student overfitted on one short answer ends by itself; its length counts the end token."""
-    model = student.model
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    row = tokenize(
-        student.tokenizer, METHODS["fine_tune"].formats[student.architecture], student.architecture, [("How many?", "13")],
-        max_prompt=64, max_completion=64,
-    ).rows[0]  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss, n = completion_loss(model, collate([row], student.architecture, 0), student.architecture)
-        (loss / n).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    answer = decode(student, [Row(row.prompt, [])], max_new_tokens=40, batch_size=4)[0]
-    model.load_state_dict(state)
-    assert answer.text.strip() == "13"
-    assert answer.complete
-    assert answer.n_tokens == len(row.completion)
+# --- texts as tokens ---
 
 
 def test_truncation_spares_the_questions_end_and_is_counted(student):
-    form = METHODS["fine_tune_cot"].formats[student.architecture]
+    form = COT[student.architecture]
     question = "Ada has many coins. " * 30 + "How many are left now?"
-    result = tokenize(
-        student.tokenizer, form, student.architecture, [(question, "So 3. --> 3"), ("Short?", "3 " * 100)], max_prompt=40, max_completion=20
-    )
-    assert (result.cut_prompts, result.cut_completions) == (1, 1)
-    assert len(result.rows[0].prompt) == 40
-    assert len(result.rows[1].completion) == 20
-    text = student.tokenizer.decode(result.rows[0].prompt, skip_special_tokens=True)
+    rows = tokenize(student, form, [(question, "So 3. --> 3"), ("Short?", "3 " * 100)], max_prompt=40, max_completion=20)
+    assert (rows.cut_prompts, rows.cut_completions) == (1, 1)
+    assert rows.lengths.tolist() == [[40, len(rows[0].completion)], [len(rows[1].prompt), 20]]
+    text = student.tokenizer.decode(rows[0].prompt, skip_special_tokens=True)
     assert text.replace(" ", "").endswith(form.prompt("How many are left now?").replace(" ", ""))
+    assert rows[0].completion[-1] == student.tokenizer.eos_token_id != rows[1].completion[-1]
 
 
 def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
@@ -149,37 +56,145 @@ def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
     assert (row.prompt[-1] == student.tokenizer.eos_token_id) == (student.architecture == "encoder_decoder")
 
 
+def test_prompts_to_answer_are_those_of_training(student):
+    samples = make_samples(student, 6)
+    rows = tokenize(student, COT[student.architecture], samples, max_prompt=20, max_completion=48)
+    prompts, cut = encode_prompts(student, COT[student.architecture], [question for question, _ in samples], 20)
+    assert prompts == [row.prompt for row in rows]
+    assert cut == rows.cut_prompts > 0
+    assert [row.completion for row in tokenize(student, COT["decoder"], [("Why?", None)], max_prompt=20, max_completion=9)] == [[]]
+
+
+def test_a_token_that_stands_before_every_text_stays():
+    """As Llama's does: kept where the question's beginning is cut."""
+    student = make_student("llama")
+    plain = encode_prompts(student, COT["decoder"], ["How many are left?"], 64)[0][0]
+    student.tokenizer.bos_token = PAD
+    student.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{PAD} $A", special_tokens=[(PAD, 0)])
+    assert encode_prompts(student, COT["decoder"], ["How many are left?"], 64) == ([[0, *plain]], 0)
+    assert encode_prompts(student, COT["decoder"], ["How many are left?"], 5) == ([[0, *plain[-4:]]], 1)
+
+
+def test_questions_go_through_the_chat_template(tmp_path):
+    student = load_student(str(save_gpt2(tmp_path, TEMPLATE)), chat=True)
+    prompts, cut = encode_prompts(student, COT["chat"], ["How many?", "Who?"], 64)
+    assert [student.tokenizer.decode(ids) for ids in prompts] == ["<user>How many?</s><assistant>", "<user>Who?</s><assistant>"]
+    assert cut == 0
+    check_student(str(tmp_path), None, 64, 64, chat=True)
+    save_gpt2(tmp_path / "without")
+    with pytest.raises(FcotError, match=r"student\.chat_template: the tokenizer of .* has none; student\.chat_template=false"):
+        check_student(str(tmp_path / "without"), None, 64, 64, chat=True)
+
+
 def test_what_the_tokenizer_cannot_represent_is_measured(tmp_path):
     form = METHODS["fine_tune"].formats["encoder_decoder"]
     student = load_student(str(save_t5(tmp_path)))
-    plain = tokenize(student.tokenizer, form, "encoder_decoder", [("How many?", "3")], max_prompt=64, max_completion=64)
-    braces = tokenize(student.tokenizer, form, "encoder_decoder", [(r"How many \frac{1}{2}?", "3")], max_prompt=64, max_completion=64)
+    plain = tokenize(student, form, [("How many?", "3")], max_prompt=64, max_completion=64)
+    braces = tokenize(student, form, [(r"How many \frac{1}{2}?", "3")], max_prompt=64, max_completion=64)
     assert plain.unknown_share == 0
-    unknown = sum(row.prompt.count(student.tokenizer.unk_token_id) for row in braces.rows)
+    unknown = sum(row.prompt.count(student.tokenizer.unk_token_id) for row in braces)
     assert unknown >= 4
-    assert braces.unknown_share == unknown / sum(len(row.prompt) + len(row.completion) for row in braces.rows)
+    assert braces.unknown_share == unknown / sum(len(row.prompt) + len(row.completion) for row in braces)
 
 
-def test_batches_are_padded_to_their_own_longest_row(student):
-    rows = make_rows(student, 16)
-    batch = collate(rows[:3], student.architecture, 0)
-    longest = max(len(row.prompt) + (0 if student.architecture == "encoder_decoder" else len(row.completion)) for row in rows[:3])
-    assert batch["input_ids"].shape[1] == longest
+def test_more_samples_than_one_call_of_the_tokenizer_takes(student, monkeypatch, tmp_path):
+    whole = list(make_rows(student, 10))
+    monkeypatch.setattr(tokenization, "_BATCH", 3)
+    assert list(make_rows(student, 10)) == whole
+    assert list(tokenize_once(tmp_path / "rows.arrow", lambda: make_rows(student, 10))) == whole
+    assert make_rows(student, 10)[-1] == whole[-1]
+    assert make_rows(student, 10)[2:5] == whole[2:5]
 
 
-def test_every_epoch_sees_every_sample_once_in_its_own_order():
-    per_epoch = steps_per_epoch(10, 4)
-    assert per_epoch == 3
-    epochs = [[i for step in range(e * per_epoch, (e + 1) * per_epoch) for i in batch_of_step(10, 4, 0, step)] for e in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
-    assert epochs[0] != epochs[1]
-    assert batch_of_step(10, 4, 0, 4) == batch_of_step(10, 4, 0, 4) != batch_of_step(10, 4, 1, 4)
-    assert [len(batch) for batch in StepBatches(10, 4, 0, 5)] == [4, 4, 2, 4, 4]
+# --- the cache that runs share ---
 
 
-@pytest.mark.parametrize(("epochs", "max_steps", "expected"), [(20, None, 60), (None, 7, 7), (2, 100, 6), (20, 7, 7)])
-def test_the_first_of_epochs_and_steps_ends_training(epochs, max_steps, expected):
-    assert count_steps(10, 4, epochs, max_steps) == expected
+def test_the_cache_gives_back_what_was_tokenised(student, tmp_path):
+    rows = tokenize(student, COT[student.architecture], make_samples(student, 9), max_prompt=20, max_completion=10)
+    path = tmp_path / "cache" / "rows.arrow"
+    stored = tokenize_once(path, lambda: rows)
+    assert list(stored) == list(rows)
+    assert (stored.lengths == rows.lengths).all()
+    assert (stored.cut_prompts, stored.cut_completions, stored.unknown_share) == (
+        rows.cut_prompts,
+        rows.cut_completions,
+        rows.unknown_share,
+    )
+    assert rows.cut_prompts
+    assert rows.cut_completions
+    again = tokenize_once(path, lambda: pytest.fail("tokenised twice"))
+    assert list(again) == list(rows)
+    assert all(isinstance(token, int) for token in again[0].prompt), "plain numbers"
+
+
+def _tokenise(path, log, begun):
+    def make():
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        begun.set()
+        time.sleep(0.3)
+        return tokenization.Tokenized(pa.table({"prompt": [[1, 2], [3]], "completion": [[4], [5, 6]]}, schema=tokenization._SCHEMA))
+
+    assert list(tokenize_once(path, make)) == [Row([1, 2], [4]), Row([3], [5, 6])]
+
+
+def _processes(n, *arguments):
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    processes = [context.Process(target=_tokenise, args=(*arguments, begun)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    return begun, processes
+
+
+def test_two_processes_tokenise_once(tmp_path):
+    _, processes = _processes(2, tmp_path / "rows.arrow", tmp_path / "log")
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len((tmp_path / "log").read_text().split()) == 1
+
+
+def test_a_killed_process_leaves_no_half_file_and_no_lock(tmp_path):
+    begun, (process,) = _processes(1, tmp_path / "rows.arrow", tmp_path / "log")
+    begun.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "rows.arrow").exists()
+    _, processes = _processes(1, tmp_path / "rows.arrow", tmp_path / "log")
+    processes[0].join()
+    assert processes[0].exitcode == 0
+
+
+def test_a_write_that_fails_leaves_no_file(monkeypatch, tmp_path):
+    rows = make_rows(make_student("gpt2"), 3)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(FcotError, match="no space left"):
+        tokenize_once(tmp_path / "rows.arrow", lambda: rows)
+    assert not list(tmp_path.glob("*.arrow*"))
+    assert not [path for path in tmp_path.iterdir() if TEMPORARY in path.name]
+
+
+def test_a_truncated_file_is_made_again(tmp_path):
+    rows, path = make_rows(make_student("gpt2"), 3), tmp_path / "rows.arrow"
+    tokenize_once(path, lambda: rows)
+    path.write_bytes(path.read_bytes()[:100])
+    assert list(tokenize_once(path, lambda: rows)) == list(rows)
+
+
+def test_the_tokenizers_identity_is_its_content(tmp_path):
+    one, two = (load_student(str(save_gpt2(tmp_path / name))) for name in ("one", "two"))
+    chat = load_student(str(save_gpt2(tmp_path / "chat", TEMPLATE)))
+    t5 = load_student(str(save_t5(tmp_path / "t5")))
+    assert tokenizer_identity(one) == tokenizer_identity(two)
+    assert len({tokenizer_identity(student) for student in (one, chat, t5)}) == 3
+
+
+# --- loading ---
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
@@ -189,7 +204,7 @@ def test_a_folder_without_weights_is_named(tmp_path):
         load_student(str(folder))
 
 
-def test_an_unreachable_hub_says_where_to_point(monkeypatch):
+def test_an_unreachable_hub_says_where_to_point():
     with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
         load_student("nobody/nothing")
 
@@ -201,85 +216,52 @@ def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
     with_habits = load_student(str(tmp_path))
-    rows = make_rows(plain, 6, with_completion=False)
-    answers = [decode(student, rows, max_new_tokens=12, batch_size=6) for student in (plain, with_habits)]
+    prompts = [Prompt(row.prompt, 12) for row in make_rows(plain, 4)]
+    answers = [decode(student, prompts, max_tokens=10**6) for student in (plain, with_habits)]
     assert answers[0] == answers[1]
     assert not with_habits.model.generation_config.do_sample
+    assert with_habits.model.generation_config.num_beams in (None, 1)
 
 
-def test_saved_students_load_in_transformers(student, tmp_path):
+@pytest.mark.parametrize("family", ["t5", "flan_t5", "gpt2", "llama", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_saved_students_load_in_transformers(family, lora, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    student.model.save_pretrained(tmp_path)
-    student.tokenizer.save_pretrained(tmp_path)
+    student = make_student(family)
+    if lora:
+        student = add_lora(student, 2, 8.0, 0.0, None)
+        with torch.no_grad():  # adapters start at zero
+            for parameter in student.model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    save_student(student, tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items()), "training may go on"
     kind = AutoModelForSeq2SeqLM if student.architecture == "encoder_decoder" else AutoModelForCausalLM
-    again = kind.from_pretrained(tmp_path)
-    assert all(torch.equal(one, two) for one, two in zip(student.model.parameters(), again.parameters(), strict=True))
+    again, found = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    assert type(again) is type(make_student(family).model), "without peft"
+    assert not list(tmp_path.glob("adapter*"))
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])} | ({"labels": torch.tensor([[9, 8]])} if family in ("t5", "flan_t5") else {})
+    with torch.no_grad():
+        mine, theirs = student.model.eval()(**inputs).logits, again.eval()(**inputs).logits
+        plain = make_student(family).model(**inputs).logits
+    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert (mine - plain).abs().max() > 1e-2 or not lora
     text = "Rosa has 7 coins. --> 13"
-    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == student.tokenizer(text)["input_ids"]
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"]
+    # Transformers cuts words as Qwen2's own tokenizer does, which the small one is not.
+    assert family == "qwen2" or AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == student.tokenizer(text)["input_ids"]
 
 
-def test_texts_at_the_position_limit_do_not_depend_on_the_batch(tmp_path):
-    """A GPT-2 that never stops: each row writes until its own positions are used up, whatever stands beside it."""
-    student = make_student("gpt2", tmp_path)
-    student.model.config.n_positions = 160  # an untrained model ends nowhere: the limit is what stops it
-    rows = make_rows(student, 12, with_completion=False)
-    alone = decode(student, rows, max_new_tokens=1000, batch_size=1)
-    assert decode(student, rows, max_new_tokens=1000, batch_size=12) == alone
-    cut = [(row, answer) for row, answer in zip(rows, alone, strict=True) if not answer.complete]
-    assert len({len(row.prompt) for row, _ in cut}) > 3
-    assert all(len(row.prompt) + answer.n_tokens == 160 for row, answer in cut)
-
-
-def test_dropout_is_off_while_decoding_and_on_again_afterwards(tmp_path):
-    student = make_student("t5", tmp_path)
-    student.model.train()
-    rows = make_rows(student, 8, with_completion=False)
-    answers = [decode(student, rows, max_new_tokens=16, batch_size=8) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert student.model.training
-    batch = collate(make_rows(student, 8), student.architecture, 0)
-    losses = {completion_loss(student.model, batch, student.architecture)[0].item() for _ in range(3)}
-    assert len(losses) == 3, "dropout is on in training"
-
-
-@pytest.mark.parametrize(
-    ("schedule", "warmup", "expected"), [("constant", 0, [1, 1, 1]), ("constant", 4, [0.25, 0.75, 1]), ("linear", 4, [0.25, 0.6, 0.1])]
-)
-def test_the_learning_rate_follows_its_schedule(schedule, warmup, expected, tmp_path):
-    """At steps 0, 2 and 9 of 10."""
-    student = make_student("tiny_gpt2", tmp_path)
-    module = StudentModule(student, lr=0.01, weight_decay=0.3, schedule=schedule, warmup_steps=warmup, n_steps=10)
-    configured = module.configure_optimizers()
-    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    assert optimizer.param_groups[0]["weight_decay"] == 0.3
-    rates = []
-    for _ in range(10):
-        rates.append(optimizer.param_groups[0]["lr"] / 0.01)
-        optimizer.step()
-        scheduler.step()
-    assert [rates[0], rates[2], rates[9]] == pytest.approx(expected)
-
-
-def test_training_clips_evaluates_on_time_and_depends_on_its_seed(tmp_path):
-    def trained(seed, clip_norm=None, lr=0.01):
-        student = make_student("tiny_gpt2", tmp_path)
-        seen = []
-        report = train(
-            student, make_rows(student, 8), seed=seed, lr=lr, weight_decay=0.0, batch_size=3, n_steps=5, schedule="constant",
-            warmup_steps=0, clip_norm=clip_norm, precision="32-true", evaluate_every=2,
-            evaluate=lambda: {"training": student.model.training}, advance=seen.append, log_folder=None,
-        )  # fmt: skip
-        assert [entry["step"] for entry in report.history] == [2, 4, 5]
-        assert all(entry["training"] for entry in report.history)
-        assert (sum(seen), report.n_samples) == (5, 3 + 3 + 2 + 3 + 3)
-        return torch.cat([parameter.flatten() for parameter in student.model.parameters()])
-
-    first = trained(0)
-    assert torch.equal(first, trained(0))
-    assert not torch.equal(first, trained(1))
-    assert not torch.equal(first, trained(0, clip_norm=1e-6))
+def test_adapters_alone_are_trained_and_unknown_layers_refused(student):
+    n = sum(parameter.numel() for parameter in student.model.parameters())
+    adapted = add_lora(make_student("gpt2"), 2, 8.0, 0.0, ["c_proj"])
+    trained = {name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name and "c_proj" in name for name in trained)
+    assert 0 < sum(p.numel() for p in adapted.model.parameters() if p.requires_grad) < n / 10
+    with pytest.raises(FcotError, match=r"student\.lora\.targets=\['nothing'\]"):
+        add_lora(student, 2, 8.0, 0.0, ["nothing"])
 
 
 @pytest.mark.parametrize(("save", "lost"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])
@@ -296,7 +278,86 @@ def test_too_few_positions_and_broken_weights_are_refused(tmp_path):
     folder = save_gpt2(tmp_path)
     with pytest.raises(FcotError, match="has 1024 positions"):
         check_student(str(folder), None, 512, 513)
-    check_student(str(folder), None, 512, 512)
+    assert check_student(str(folder), None, 512, 512) == "decoder"
+    assert check_student(str(save_t5(tmp_path / "t5")), None, 9999, 9999) == "encoder_decoder"
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(FcotError, match=r"student\.path="):
         load_student(str(folder))
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder"])
+def test_a_tiny_student_has_no_dropout_and_represents_any_text(architecture):
+    student = build_tiny(architecture, ["some text"], width=16, layers=1, heads=2, vocab_size=300, max_length=64)
+    student.model.train()
+    inputs = {"input_ids": torch.tensor([[5, 6]])} | ({"labels": torch.tensor([[3]])} if architecture == "encoder_decoder" else {})
+    assert torch.equal(student.model(**inputs).logits, student.model(**inputs).logits)
+    text = "naïve → 日本 {x}\n"
+    assert student.tokenizer.decode(student.tokenizer(text)["input_ids"]) == text
+
+
+# --- how a student is used ---
+
+
+def test_a_students_folder_says_how_it_is_used(tmp_path):
+    rule = AnswerRule("number")
+    usage = Usage("toy_arithmetic", "fine_tune_cot", COT["chat"], rule, True, 256, 99)
+    write_usage(tmp_path, usage)
+    assert read_usage(tmp_path) == usage
+    found = json.loads((tmp_path / FILE).read_text())
+    for broken in (found | {"more": 1}, {k: v for k, v in found.items() if k != "rule"}, found | {"format": {"x": 1}}, [1]):
+        (tmp_path / FILE).write_text(json.dumps(broken))
+        with pytest.raises(FcotError, match=r"not a student that fcot trained, its fcot\.json is missing or damaged"):
+            read_usage(tmp_path)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(FcotError, match="missing or damaged"):
+        read_usage(tmp_path)
+
+
+def prediction(value, text=""):
+    return Prediction(0, "How many?", "3", text, value, value == "3", True, 4)
+
+
+@pytest.mark.parametrize(("drawn", "winner"), [
+    (["3", "4", "3"], 0), (["4", "3", "3"], 1), (["4", "3"], 0), ([None, None, "7"], 2), ([None, None], 0), (["3"], 0),
+    ([None, "4", "3", "4", None, None], 1), (["1", "2", "2", "1"], 0),
+])  # fmt: skip
+def test_the_majority_decides(drawn, winner):
+    samples = [prediction(value, str(index)) for index, value in enumerate(drawn)]
+    assert majority(samples) is samples[winner]
+
+
+# --- processes ---
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ("SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4"}
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}
+
+
+@pytest.mark.parametrize(("variables", "world"), [
+    ({}, None), (TORCHRUN, World(3, 4, 2)), (SRUN, World(2, 4, 2, slurm=True)),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, None), ({"RANK": "1", "WORLD_SIZE": "4"}, None),
+])  # fmt: skip
+def test_what_was_started_from_outside_is_recognised(variables, world, environment):
+    environment(**variables)
+    assert started_outside(2, 2) == world
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN])
+def test_another_number_of_processes_than_configured_is_refused(variables, environment):
+    environment(**variables)
+    with pytest.raises(FcotError, match=r"4 processes were started, and trainer\.devices=2 times trainer\.nodes=1 is 2"):
+        started_outside(2, 1)
+
+
+def test_one_process_alone_is_no_world(environment):
+    environment(**SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    assert started_outside(1, 1) is None
+    environment(TORCHELASTIC_RUN_ID="none", RANK="0", WORLD_SIZE="1")
+    assert started_outside(1, 1) is None

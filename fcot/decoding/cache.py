@@ -27,10 +27,6 @@ class GrowingLayer(DynamicLayer):
         self._show(self._begin, self._end + n)
         return self.keys, self.values  # type: ignore[return-value]
 
-    def crop_to(self, columns: int) -> None:
-        """Drop columns on the right until so many are left."""
-        self._show(self._begin, min(self._end, self._begin + columns))
-
     def select(self, rows: torch.Tensor, columns: slice) -> None:
         """Keep these rows, and of their columns a window."""
         self._set(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])  # type: ignore[index]

@@ -67,7 +67,8 @@ class Sampling:
             return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
         scores = logits.double() / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[1]:
-            scores = scores.masked_fill(scores < scores.topk(self.top_k).values[:, -1:], -torch.inf)
+            likeliest = scores.topk(self.top_k)
+            scores = torch.full_like(scores, -torch.inf).scatter(1, likeliest.indices, likeliest.values)
         cumulated = scores.softmax(-1).cumsum(-1)
         drawn = torch.tensor(uniforms, dtype=torch.double, device=logits.device)[:, None] * cumulated[:, -1:]
         return torch.searchsorted(cumulated, drawn, right=True).squeeze(1).tolist()  # type: ignore[no-any-return]
@@ -116,8 +117,9 @@ class Decoder:
         self._finished: list[_Row] = []
         self._waiting: list[_Row] = []  # taken from the source, or put back
         self._cache: Any = None
-        self._lengths = torch.zeros(0, dtype=torch.long)  # columns of the cache that are a row's own
-        self._cross_mask = torch.zeros(0, 0, dtype=torch.bool)
+        self._lengths: torch.Tensor  # columns of the cache that are a row's own
+        self._cross_mask: torch.Tensor  # the own of an encoder-decoder's prompts
+        self._forget()
 
     @torch.inference_mode()
     def run(self, source: Iterator[tuple[Any, Prompt] | None]) -> Iterator[tuple[Any, Written]]:
@@ -126,14 +128,29 @@ class Decoder:
         Results come as they are ready, with their key.
         """
         try:
-            while self._fill(source) or self._rows:
-                while self._rows and not self._time_to_refill():
-                    self._step()
-                    yield from self._drain()
+            while self._advance(source):
                 yield from self._drain()
-                self._compact()
+            yield from self._drain()
         finally:  # also where the caller stops listening
-            self._rows, self._waiting, self._finished, self._cache = [], [], [], None
+            self._rows, self._waiting, self._finished = [], [], []
+            self._forget()
+
+    def _advance(self, source: Iterator[tuple[Any, Prompt] | None]) -> bool:
+        """Let rows go and come where it is time to, and write a token in each; whether any are left."""
+        entering: list[_Row] = []
+        try:
+            if self._time_to_refill():
+                self._compact()
+                entering = self._admitted(source)
+                if entering:
+                    self._prefill(entering)
+                    del self._waiting[: len(entering)]
+                    entering = []
+            if self._active():
+                self._step()
+        except torch.OutOfMemoryError as error:
+            self._start_over(len(entering), error)
+        return bool(self._rows or self._waiting)
 
     def _drain(self) -> Iterator[tuple[Any, Written]]:
         finished, self._finished = self._finished, []
@@ -160,7 +177,7 @@ class Decoder:
             return
         self._rows = [self._rows[index] for index in keep]
         if not keep:
-            self._cache, self._lengths = None, self._lengths[:0]
+            self._forget()
             return
         picked = torch.tensor(keep)
         self._lengths = self._lengths[picked]
@@ -175,34 +192,28 @@ class Decoder:
             for layer in cross_layers(self._cache):
                 layer.select(picked, window)
 
-    def _fill(self, source: Iterator[tuple[Any, Prompt] | None]) -> bool:
-        """Take in waiting rows while there is room; whether any were."""
+    def _admitted(self, source: Iterator[tuple[Any, Prompt] | None]) -> list[_Row]:
+        """The first of the waiting rows, as many as there is room for."""
         if self._rows and self._encoder_decoder and self._positions is not None:
-            return False  # such decoders count their positions from the cache's left edge: rows have to start together
-        new: list[_Row] = []
-        columns = max(self._columns(), self._cross_mask.shape[1] if self._rows else 0)
-        while self._max_rows is None or len(self._rows) + len(new) < self._max_rows:
-            if not self._waiting:
+            return []  # such decoders count their positions from the cache's left edge: rows have to start together
+        there, n = len(self._rows), 0
+        columns = max(self._columns(), self._cross_mask.shape[1] if there else 0)
+        while self._max_rows is None or there + n < self._max_rows:
+            if n == len(self._waiting):
                 if (item := next(source, None)) is None:
                     break
                 self._waiting.append(_Row(*item))
-            columns = max(columns, len(self._waiting[0].prompt.ids))
-            n = len(self._rows) + len(new)
-            if n and (n + 1) * (columns + _HEADROOM) > self._max_tokens:
+            columns = max(columns, len(self._waiting[n].prompt.ids))
+            if there + n and (there + n + 1) * (columns + _HEADROOM) > self._max_tokens:
                 break
-            new.append(self._waiting.pop(0))
-        if not new:
-            return False
-        try:
-            self._prefill(new)
-        except torch.OutOfMemoryError as error:
-            self._overflow(new, error)
-        return True
+            n += 1
+        return self._waiting[:n]
 
-    def _overflow(self, rows: list[_Row], error: Exception) -> None:
-        """Halve what is taken in at once; these rows start again later."""
-        if len(rows) == 1 and len(self._rows) == 0:
-            prompt = rows[0].prompt
+    def _start_over(self, entering: int, error: Exception) -> None:
+        """Memory ran out, wherever that was: what is in the model starts again later, half as much at once."""
+        active = self._active()
+        if len(active) + entering <= 1:
+            prompt = (active or self._waiting)[0].prompt
             raise FcotError(
                 f"one row does not fit into memory, a prompt of {len(prompt.ids)} tokens with up to {prompt.limit} to write: take a "
                 "smaller model or shorter limits"
@@ -211,9 +222,14 @@ class Decoder:
         self._max_tokens = max(1, self._max_tokens // 2)
         if self._max_rows is not None:
             self._max_rows = max(1, self._max_rows // 2)
-        self._waiting = [_Row(row.key, row.prompt) for row in rows] + self._waiting
+        self._waiting = [_Row(row.key, row.prompt) for row in active] + self._waiting
+        self._rows = []
+        self._forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _forget(self) -> None:
+        self._cache, self._lengths, self._cross_mask = None, torch.zeros(0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool)
 
     # --- the model ---
 
@@ -251,12 +267,7 @@ class Decoder:
 
     def _step(self) -> None:
         """Write one more token in each row."""
-        columns = self._columns()
-        try:
-            logits = self._forward(columns)
-        except torch.OutOfMemoryError as error:
-            self._make_room(columns, error)
-            return
+        logits = self._forward(self._columns())
         self._lengths = self._lengths + 1
         self._write(self._rows, logits[:, -1])
 
@@ -276,20 +287,6 @@ class Decoder:
             places = self._lengths.clamp(max=(self._positions or sys.maxsize) - 1)  # finished rows may run over
             more = {"input_ids": last, "attention_mask": mask, "position_ids": places[:, None].to(device)}
         return self._model(**more, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
-
-    def _make_room(self, columns: int, error: Exception) -> None:
-        """Memory ran out within a step: finished rows go, or else the half that has written least, to start again later."""
-        for layer in own_layers(self._cache):
-            layer.crop_to(columns)  # some layers may have got their column already
-        active = sorted(self._active(), key=lambda row: -len(row.written))
-        if len(active) < len(self._rows):
-            self._compact()
-            return
-        put_back = active[(len(active) + 1) // 2 :] or active
-        for row in put_back:
-            row.complete = False
-        self._compact()
-        self._overflow(put_back, error)
 
     def _write(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
         """Append a token to each row that goes on, and see whether it ends there."""

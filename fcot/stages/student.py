@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from fcot.prompts.student import METHODS, StudentFormat
 from fcot.ranks import World
 from fcot.records import CuratedCompletion, Prediction, from_row
 from fcot.runs import Run
-from fcot.student.checkpoints import Checkpoints, is_sharded
+from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
 from fcot.student.decoding import decode
 from fcot.student.loading import Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize, tokenize_once
@@ -50,11 +49,11 @@ def train_student(run: Run, world: World) -> Summary:
         entry: Summary = {}
         if run.split.validation:
             accuracy = scoring.accuracy(predict(run, student, run.split.validation, world)) or 0.0
-            if accuracy >= max((before["validation_accuracy"] for before in history), default=0.0) and world.rank == 0:
-                save(run, student)
             entry["validation_accuracy"] = accuracy
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, run.split.test, world))
+        if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
+            save(run, student, world)  # last: it may spread the weights over the ranks again
         return entry
 
     with progress("train", plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
@@ -63,10 +62,8 @@ def train_student(run: Run, world: World) -> Summary:
             checkpoints=Checkpoints(run.directory.checkpoints, config.checkpoint_every_s), advance=bar.advance,
             log_folder=run.directory.logs if run.config.logger.name == "csv" else None, world=world,
         )  # fmt: skip
-    if world.rank == 0:
-        if not run.split.validation:
-            save(run, student)
-        shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    if not run.split.validation:
+        save(run, student, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
         "n_reasoning_samples": len(rows) if run.asks_teacher else 0,
@@ -108,7 +105,7 @@ def build_student(run: Run) -> Student:
     config = run.config.student
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
     if isinstance(config, PretrainedStudent):
-        student = load_student(config.path or config.hub_id, config.revision, chat=config.chat_template)
+        student = load_student(config.path or str(config.hub_id), config.revision, chat=config.chat_template)
         if config.lora.rank is None or not run.trains:
             return student
         return add_lora(student, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
@@ -190,8 +187,14 @@ def draw(
     ]
 
 
-def save(run: Run, student: Student) -> None:
-    """Make the student's present weights the run's ``student/`` folder, in transformers' format, with how it is used."""
+def save(run: Run, student: Student, world: World) -> None:
+    """Make the student's present weights the run's ``student/`` folder, in transformers' format, with how it is used.
+
+    All ranks take part in gathering the weights; the first one writes.
+    """
+    weights = trained_weights(student.model) if is_sharded(student.model) else None
+    if world.rank > 0:
+        return
     limits = run.config.student
     usage = Usage(
         run.task.name, run.config.method.name, text_format(run, student), run.task.rule, student.chat, limits.max_prompt_tokens,
@@ -199,7 +202,7 @@ def save(run: Run, student: Student) -> None:
     )  # fmt: skip
 
     def fill(folder: Path) -> None:
-        save_student(student, folder)
+        save_student(student, folder, weights)
         write_usage(folder, usage)
 
     write_folder(run.directory.student, fill)

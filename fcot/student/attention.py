@@ -10,8 +10,6 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from fcot.errors import FcotError
-
 PACKED = "fcot_packed"
 
 
@@ -53,14 +51,7 @@ def packed_attention(
 
 
 def allow_packing(model: PreTrainedModel) -> None:
-    """Let a decoder take packed rows; it goes on taking others.
-
-    Raises:
-        FcotError: Its layers do not all attend to everything before them (sliding windows, state spaces).
-    """
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
-        raise FcotError(f"trainer.packing: {type(model).__name__} has layers of other kinds than full attention; trainer.packing=false")
+    """Let a decoder take packed rows; it goes on taking others. All its layers have to attend to everything before them."""
     AttentionInterface.register(PACKED, packed_attention)
     AttentionMaskInterface.register(PACKED, sdpa_mask)
     model.set_attn_implementation(PACKED)

@@ -77,7 +77,11 @@ class Checkpoints:
         return None
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("step_*.*.ckpt"), key=lambda path: -int(path.name.split(".")[0].removeprefix("step_")))
+        return sorted(self._folder.glob("step_*.*.ckpt"), key=_age)
+
+
+def _age(path: Path) -> tuple[int, int]:
+    return -int(path.name.split(".")[0].removeprefix("step_")), -path.stat().st_mtime_ns
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

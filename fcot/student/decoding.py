@@ -43,19 +43,21 @@ def decode(
         world: The ranks that share the work.
         advance: Called with the number of prompts finished.
     """
-    training = student.model.training
-    student.model.eval()
     names = [(tuple(prompt.ids), prompt.limit, prompt.noise) for prompt in prompts]
     copies = Counter(names)
     different = sorted(dict(zip(names, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
     mine = world.share(different)
     decoder = Decoder(student.model, [student.tokenizer.eos_token_id], sampling, max_tokens)
     answers: dict[Any, Decoded] = {}
-    for name, written in decoder.run((name, _bounded(prompt, student.positions)) for name, prompt in mine):
-        text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
-        answers[name] = Decoded(text, written.complete, written.n_tokens)
-        advance(copies[name] * world.size)
-    student.model.train(training)
+    training = student.model.training
+    student.model.eval()
+    try:
+        for name, written in decoder.run((name, _bounded(prompt, student.positions)) for name, prompt in mine):
+            text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
+            answers[name] = Decoded(text, written.complete, written.n_tokens)
+            advance(copies[name] * world.size)
+    finally:
+        student.model.train(training)
     gathered = world.gather([answers[name] for name, _ in mine], len(different))
     found = {name: answer for (name, _), answer in zip(different, gathered, strict=True)}
     return [found[name] for name in names]

@@ -101,12 +101,18 @@ def add_lora(student: Student, rank: int, alpha: float, dropout: float, targets:
         raise FcotError(f"student.lora.targets={targets}: {str(error).strip().splitlines()[0]}") from error
 
 
-def save_student(student: Student, folder: Path) -> None:
-    """Write model and tokenizer so that transformers loads them; adapters are merged into the weights."""
+def save_student(student: Student, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write model and tokenizer so that transformers loads them; adapters are merged into the weights.
+
+    Args:
+        student: Whose.
+        folder: Where to.
+        weights: All weights by name, where the model's own are spread over ranks.
+    """
     model: Any = student.model
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     student.tokenizer.save_pretrained(folder)
 
 
@@ -119,7 +125,14 @@ def tokenizer_identity(student: Student) -> str:
 
 
 def check_student(
-    source: str, revision: str | None, max_prompt: int, max_completion: int, *, chat: bool = False, lora: bool = False
+    source: str,
+    revision: str | None,
+    max_prompt: int,
+    max_completion: int,
+    *,
+    chat: bool = False,
+    lora: bool = False,
+    packing: bool = False,
 ) -> Architecture:
     """Make sure that a student can be had and used, from its configuration and tokenizer alone: before a teacher is paid.
 
@@ -130,6 +143,7 @@ def check_student(
         max_completion: Tokens of a completion.
         chat: Whether a chat template is needed.
         lora: Whether peft is needed.
+        packing: Whether samples are to be packed.
 
     Raises:
         FcotError: As :func:`load_student`, or the model has fewer positions than prompt and completion need, or lacks what is asked of it.
@@ -143,6 +157,9 @@ def check_student(
         raise FcotError("student.lora needs peft: pip install 'fcot[lora]'")
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if packing and (kinds != {"full_attention"} or getattr(config, "sliding_window", None)):
+        raise FcotError(f"trainer.packing: '{source}' has layers of other kinds than full attention; trainer.packing=false")
     positions = _positions(config)
     if positions is not None and max_prompt + max_completion > positions:
         raise FcotError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,28 +10,42 @@ from torch.nn import functional
 Batch = dict[str, Any]  # as fcot.student.data builds it
 
 
-@contextmanager
-def only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Within, the model's head sees only the hidden states at ``positions`` of the flattened (batch, length): it is the dearest layer.
+class TargetLogits:
+    """A model's logits where a batch has targets: its head, the dearest layer, sees only those hidden states.
 
-    A hook, because what models do around the head differs (scales, caps) and stays theirs.
+    By a hook, because what models do around the head differs (scales, caps) and stays theirs; and by one for good, because
+    ``torch.compile`` takes a new one for a new model. :meth:`remove` takes it off.
+
+    Args:
+        model: A language model of transformers.
+        compile: Whether the forward pass is compiled.
     """
 
-    def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0].flatten(0, 1)[positions][None],)
+    def __init__(self, model: Any, compile: bool = False) -> None:
+        self._positions: torch.Tensor | None = None
+        self._handle = model.get_output_embeddings().register_forward_pre_hook(self._select)
+        self._model = model
+        self._forward = torch.compile(self._run, dynamic=True) if compile else self._run
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """(targets, vocabulary), in float32."""
+        try:
+            return self._forward(batch["inputs"], batch["positions"])
+        finally:
+            self._positions = None
 
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        self._handle.remove()
 
-def logits_at_targets(model: Any, batch: Batch) -> torch.Tensor:
-    """The model's logits where the batch has targets, (targets, vocabulary), in float32."""
-    with only_at(model, batch["positions"]):
-        logits = model(**batch["inputs"], use_cache=False).logits
-    return logits[0].float()  # type: ignore[no-any-return]
+    def _run(self, inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
+        self._positions = positions
+        return self._model(**inputs, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+
+    def _select(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if self._positions is None:  # decoding, between two steps
+            return inputs
+        return (inputs[0].flatten(0, 1)[self._positions][None],)
 
 
 def token_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

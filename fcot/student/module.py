@@ -11,7 +11,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from fcot.student.losses import logits_at_targets, token_loss
+from fcot.student.losses import TargetLogits, token_loss
 
 Batch = dict[str, Any]
 SCHEDULES = ("constant", "linear", "cosine")
@@ -52,7 +52,7 @@ class StudentModule(pl.LightningModule):
         self._n_steps = n_steps
         self._micro_batches = micro_batches
         self._fused = fused
-        self._logits = torch.compile(logits_at_targets, dynamic=True) if compile else logits_at_targets
+        self.logits = TargetLogits(model, compile)
 
     def configure_model(self) -> None:
         """Shard the weights over the ranks where the strategy asks for it: layer by layer, then what is left."""
@@ -69,7 +69,7 @@ class StudentModule(pl.LightningModule):
         """This micro-batch's share of the step's mean loss over its tokens."""
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
-        share = token_loss(self._logits(self.model, batch), batch) / batch["loss_tokens"]
+        share = token_loss(self.logits(batch), batch) / batch["loss_tokens"]
         return share * self._micro_batches * self.trainer.world_size
 
     def configure_optimizers(self) -> Any:

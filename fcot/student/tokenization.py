@@ -61,6 +61,7 @@ class Tokenized(Sequence[Row]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
+        index = range(len(self))[index]  # also from the end
         return Row(*(values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns))
 
 
@@ -84,11 +85,21 @@ def tokenize_once(path: Path, make: Callable[[], Tokenized]) -> Tokenized:
         path: Named after everything that the rows depend on.
         make: Tokenises.
     """
-    if not path.exists():
-        with exclusive(path.with_suffix(".lock"), say):
-            if not path.exists():
-                _write(path, make().table)
-    return Tokenized(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    if (rows := _read(path)) is not None:
+        return rows
+    with exclusive(path.with_suffix(".lock"), say):
+        if (rows := _read(path)) is None:
+            rows = make()
+            _write(path, rows.table)
+    return rows
+
+
+def _read(path: Path) -> Tokenized | None:
+    """What a file holds, None where there is none or it is damaged."""
+    try:
+        return Tokenized(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -96,6 +107,8 @@ def _write(path: Path, table: pa.Table) -> None:
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -176,7 +176,10 @@ def train(
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     student.model.train()
-    _fit(trainer, module, data, recipe.tf32, log_folder)
+    try:
+        _fit(trainer, module, data, recipe.tf32, log_folder)
+    finally:
+        module.logits.remove()
     gather_weights(student.model)
     return report
 

@@ -1,0 +1,200 @@
+"""A training that is stopped, by whatever, goes on where it was: the result is bitwise that of one that was left alone."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+from trainings import trained
+
+from fcot.artifacts import TEMPORARY
+from fcot.errors import FcotError
+from fcot.stages.student import out_of_patience
+from fcot.student import checkpoints as module
+from fcot.student.checkpoints import Checkpoints
+
+STEPS = 14
+DUE = {"max_steps": STEPS, "evaluate_every_steps": 5}  # after steps 5, 10 and 14
+WAYS = {
+    "plain": {},
+    "dropout in micro-batches": {"dropout": 0.1, "micro_batches": 2, "schedule": "cosine"},
+    "encoder-decoder": {"family": "t5", "dropout": 0.1, "batch_tokens": 300},
+    "lora": {"lora": True, "dropout": 0.1, "micro_batches": 2},
+    "packed": {"family": "llama", "dropout": 0.0, "packing": True, "prompt_loss_weight": 0.01},
+}
+
+
+class Stop(Exception):
+    """What a test throws into a training."""
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch):
+    """A checkpoint after every step, however slow writing is."""
+    monkeypatch.setattr(module, "_SHARE", float("inf"))
+
+
+def run(folder, *, keep=True, stop_after=None, kind=Stop, at="step", **options):
+    """Train with checkpoints; stop where ``at`` says: once a step is done, before or after the evaluation that follows it."""
+    done = 0
+
+    def advance(n):
+        nonlocal done
+        done += n
+        if at == "step" and done == stop_after and n == 1:
+            raise kind
+
+    def evaluate(history):
+        if at == "evaluation" and done == stop_after:
+            raise kind
+        return {"n": len(history), "step_seen": done}
+
+    def judge(history):
+        if at == "after evaluation" and history and history[-1]["step"] == stop_after == done:
+            raise kind
+        return False
+
+    return trained(
+        folder, evaluate=evaluate, stop=judge, advance=advance, checkpoints=Checkpoints(folder / "checkpoints", 0) if keep else None,
+        **(DUE | options),
+    )  # fmt: skip
+
+
+def saved(folder):
+    """Steps of the checkpoints there are, newest first."""
+    files = list((folder / "checkpoints").iterdir())
+    assert not [file for file in files if TEMPORARY in file.name]
+    return sorted((int(file.name.split(".")[0].removeprefix("step_")) for file in files), reverse=True)
+
+
+def newest_first(folder):
+    return sorted((folder / "checkpoints").iterdir(), key=lambda file: -int(file.name.split(".")[0].removeprefix("step_")))
+
+
+def assert_same(one, two):
+    assert torch.equal(one.weights, two.weights)
+    assert one.report.history == two.report.history
+    assert vars(one.report) | {"train_seconds": 0} == vars(two.report) | {"train_seconds": 0}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stops_change_nothing(way, tmp_path):
+    """In one training: after a step, before an evaluation, after one, by Ctrl-C, and after the last step."""
+    left_alone = run(tmp_path / "alone", keep=False, **WAYS[way])
+    folder = tmp_path / "stopped"
+    for options, newest in (
+        ({"stop_after": 3}, 2), ({"stop_after": 5, "at": "evaluation"}, 5), ({"stop_after": 10, "at": "after evaluation"}, 10),
+        ({"stop_after": 12, "kind": KeyboardInterrupt}, 11), ({"stop_after": 14, "at": "evaluation"}, 14),
+    ):  # fmt: skip
+        with pytest.raises(options.get("kind", Stop)):
+            run(folder, **options, **WAYS[way])
+        assert saved(folder) in ([newest, newest - 1], [newest, newest], [newest])
+    end = run(folder, **WAYS[way])
+    assert_same(end, left_alone)
+    assert len(left_alone.losses) == STEPS
+
+
+@pytest.mark.parametrize("way", ["dropout in micro-batches"])
+def test_losses_and_learning_rates_go_on(way, tmp_path):
+    left_alone = run(tmp_path / "alone", keep=False, **WAYS[way])
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped", stop_after=7, **WAYS[way])
+    rest = run(tmp_path / "stopped", **WAYS[way])
+    assert rest.losses == left_alone.losses, "the log keeps what was written before the stop"
+    assert rest.rates == left_alone.rates
+
+
+def test_it_says_where_it_goes_on(tmp_path, capsys):
+    with pytest.raises(Stop):
+        run(tmp_path, stop_after=7)
+    run(tmp_path)
+    assert "training goes on at step 6 of 14" in capsys.readouterr().err
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    first = run(tmp_path)
+    again = run(tmp_path)
+    assert_same(first, again)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-9] + b"x" * 9])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_is_left_out(damage, both, tmp_path, capsys):
+    left_alone = run(tmp_path / "alone", keep=False)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stop):
+        run(folder, stop_after=8)
+    assert saved(folder) == [7, 6]
+    files = newest_first(folder)
+    for file in files if both else files[:1]:
+        file.write_bytes(damage(file.read_bytes()))
+    capsys.readouterr()
+    assert_same(run(folder), left_alone)
+    said = capsys.readouterr().err
+    assert said.count("is damaged and is left out") == (2 if both else 1)
+    assert files[0].name in said
+    assert ("goes on at step 6" in said) != both
+
+
+def test_at_most_two_checkpoints_stay(tmp_path):
+    folder, counts = tmp_path / "checkpoints", []
+    trained(tmp_path, max_steps=6, checkpoints=Checkpoints(folder, 0), advance=lambda _: counts.append(len(list(folder.glob("*")))))
+    assert counts == [0, 0, 1, 2, 2, 2, 2], "before the first step, and after each, before its own is written"
+    assert saved(tmp_path) in ([6, 5], [6, 6]), "there may be one before and one after the last evaluation"
+
+
+def test_checkpoints_come_as_seldom_as_they_are_asked_for(tmp_path):
+    trained(tmp_path, max_steps=6, checkpoints=Checkpoints(tmp_path / "checkpoints", 3600))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_writing_takes_a_small_share_of_the_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_SHARE", 0.05)
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    real = torch.save
+    monkeypatch.setattr(torch, "save", lambda *arguments: (real(*arguments), now.__setitem__(0, now[0] + 2)))
+    checkpoints = Checkpoints(tmp_path, 10)
+    now[0] = 10.0
+    assert checkpoints.due
+    checkpoints.save({"step": 1})
+    now[0] = 12 + 39.9
+    assert not checkpoints.due
+    now[0] = 12 + 40.1
+    assert checkpoints.due
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_leaves_the_older_checkpoints(error, monkeypatch, tmp_path):
+    left_alone = run(tmp_path / "alone", keep=False)
+    folder, real = tmp_path / "full", torch.save
+
+    def full(state, file):
+        if state["step"] >= 9:
+            file.write(b"half of it")
+            raise error
+        real(state, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(FcotError, match="no space left to write" if isinstance(error, OSError) else "cannot write"):
+            run(folder)
+    assert saved(folder) == [8, 7]
+    assert_same(run(folder), left_alone)
+
+
+def test_an_early_stop_is_kept_over_a_restart(tmp_path):
+    options = {"evaluate_every_steps": 2, "max_steps": 20, "stop": lambda history: len(history) == 3}
+    first = trained(tmp_path, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), **options)
+    again = trained(tmp_path, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), **options)
+    assert first.report.n_steps == again.report.n_steps == 6
+    assert_same(first, again)
+
+
+@pytest.mark.parametrize(("accuracies", "patience", "expected"), [
+    ([], 1, False), ([0.5], 1, False), ([0.5, 0.5], 1, True), ([0.5, 0.6], 1, False), ([0.5, 0.4, 0.6, 0.5, 0.6], 2, True),
+    ([0.5, 0.4, 0.6, 0.5, 0.6], 3, False), ([0.9, 0.1, 0.1, 0.1], None, False),
+])  # fmt: skip
+def test_patience_counts_evaluations_since_the_best(accuracies, patience, expected):
+    assert out_of_patience([{"validation_accuracy": accuracy} for accuracy in accuracies], patience) is expected

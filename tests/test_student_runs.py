@@ -1,0 +1,197 @@
+"""Whole runs with every way to train and to ask a student: adapters, chat, self-consistency, precision, packing, several processes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from students import save_gpt2, save_t5
+from test_run import METRICS, QUICK, SMALL, make_run, schemas, timeless  # noqa: F401 - a fixture
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from fcot.errors import FcotError
+from fcot.pipeline import execute
+from fcot.stages import student as stage
+from fcot.student import checkpoints as checkpoints_module
+from fcot.student.using import read_usage
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+SHORT = [*QUICK, "diversity=1", "trainer.precision=32-true", "student.max_new_tokens=12"]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("student", "save", "kind"), [
+    ("gpt2", save_gpt2, AutoModelForCausalLM), ("t5_small", save_t5, AutoModelForSeq2SeqLM),
+])  # fmt: skip
+def test_a_run_with_adapters_leaves_an_ordinary_student(student, save, kind, tmp_path, monkeypatch):
+    adapted = []
+    real = stage.save
+
+    def watched(run, trained, world):
+        real(run, trained, world)
+        inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | ({"labels": torch.tensor([[9, 8]])} if kind is AutoModelForSeq2SeqLM else {})
+        was = trained.model.training
+        trained.model.eval()
+        with torch.no_grad():
+            adapted.append((inputs, trained.model(**inputs).logits.clone()))
+        trained.model.train(was)
+
+    monkeypatch.setattr(stage, "save", watched)
+    folder = save(tmp_path / "weights")
+    options = [f"student={student}", f"student.path={folder}", "student.lora.rank=4", "student.lora.dropout=0.1", "trainer.lr=1e-2"]
+    run = make_run(tmp_path, *SHORT, *options)
+    metrics = execute(run, "")
+    assert metrics["n_steps"] == 12
+    saved = kind.from_pretrained(run.directory.student)
+    inputs, logits = adapted[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(saved(**inputs).logits, logits, atol=1e-4, rtol=1e-4)
+        assert (kind.from_pretrained(folder)(**inputs).logits - logits).abs().max() > 1e-3, "something was learnt"
+    assert not list(run.directory.student.glob("adapter*"))
+    assert make_run(tmp_path, *SHORT, *options[:2]).run_id != run.run_id
+
+
+def test_a_run_through_a_chat_template(tmp_path, monkeypatch):
+    texts = []
+    real = stage.decode
+
+    def watched(student, prompts, **more):
+        texts.extend(student.tokenizer.decode(list(prompt.ids)) for prompt in prompts)
+        return real(student, prompts, **more)
+
+    monkeypatch.setattr(stage, "decode", watched)
+    folder = save_gpt2(tmp_path / "weights", TEMPLATE)
+    run = make_run(tmp_path, *SHORT, "student=gpt2", f"student.path={folder}", "student.chat_template=true")
+    execute(run, "")
+    assert texts
+    assert all(text.startswith("<user>") and text.endswith("</s><assistant>") and "###" not in text for text in texts)
+    assert len(texts) > len(run.split.test), "in training and for the test"
+    usage = read_usage(run.directory.student)
+    assert usage.chat
+    assert usage.format.prompt_template == "{question}"
+    assert AutoTokenizer.from_pretrained(run.directory.student).chat_template == TEMPLATE
+
+
+def test_self_consistency_samples_and_votes(tmp_path):
+    options = [*SMALL, "diversity=1", "student.self_consistency=3", "student.top_k=20"]
+    run = make_run(tmp_path / "one", *options)
+    metrics = execute(run, "")
+    samples, predictions = lines(run.directory.samples), lines(run.directory.predictions)
+    assert [(row["sample_index"], row["draw"]) for row in samples] == [(i, draw) for i in run.split.test for draw in range(3)]
+    assert [row["sample_index"] for row in predictions] == run.split.test
+    assert set(predictions[0]) == {"sample_index", "question", "answer", "completion", "prediction", "correct", "complete", "n_tokens"}
+    assert set(metrics) >= METRICS
+    assert metrics["accuracy_single_sample"] == sum(row["correct"] for row in samples) / len(samples)
+    assert metrics["accuracy"] == sum(row["correct"] for row in predictions) / len(predictions)
+    for prediction in predictions:
+        drawn = [row for row in samples if row["sample_index"] == prediction["sample_index"]]
+        votes = Counter(row["prediction"] for row in drawn if row["prediction"] is not None)
+        assert prediction["prediction"] is None if not votes else votes[prediction["prediction"]] == max(votes.values())
+        assert prediction["completion"] in [row["completion"] for row in drawn]
+    assert len({row["completion"] for row in samples}) > len(predictions), "draws differ"
+    again = make_run(tmp_path / "two", *options, "trainer.eval_batch_tokens=200")
+    assert again.run_id == run.run_id
+    execute(again, "")
+    assert lines(again.directory.samples) == samples
+    assert make_run(tmp_path, *options, "student.temperature=0.5").run_id != run.run_id
+
+
+def test_decoding_in_bfloat16_leaves_training_alone(tmp_path):
+    options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=4"]
+    whole, half = (make_run(tmp_path, *options, f"trainer.eval_precision={name}") for name in ("32-true", "bf16-true"))
+    assert whole.run_id != half.run_id
+    execute(whole, "")
+    metrics = execute(half, "")
+    assert metrics["n_test"] == len(half.split.test)
+    one, two = (AutoModelForCausalLM.from_pretrained(run.directory.student) for run in (whole, half))
+    assert {parameter.dtype for parameter in two.parameters()} == {torch.float32}
+    if metrics["history"][-1]["validation_accuracy"] == max(entry["validation_accuracy"] for entry in metrics["history"]):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("overrides", [["student=tiny_t5"], ["student=t5_small", "student.path={folder}"]])
+@pytest.mark.parametrize("option", ["trainer.packing=true", "trainer.prompt_loss_weight=0.01"])
+def test_what_only_decoders_do_is_refused_before_the_teacher_is_paid(overrides, option, tmp_path):
+    folder = save_t5(tmp_path / "weights")
+    run = make_run(tmp_path, *QUICK, *(override.format(folder=folder) for override in overrides), option)
+    with pytest.raises(FcotError, match=rf"{option.split('=')[0]}: for decoders only"):
+        execute(run, "")
+    assert not (tmp_path / "store").exists()
+
+
+def test_packing_and_batches_by_tokens_through_a_run(tmp_path):
+    runs = [make_run(tmp_path, *SMALL, "diversity=1", "trainer.batch_tokens=400", option) for option in ("trainer.packing=true", "seed=0")]
+    packed, padded = (execute(run, "") for run in runs)
+    assert packed["padding_efficiency"] == 1 > padded["padding_efficiency"] > 0.8
+    assert packed["n_steps"] == padded["n_steps"] == 12
+    assert runs[0].run_id != runs[1].run_id
+    losses = [[entry["validation_accuracy"] for entry in metrics["history"]] for metrics in (packed, padded)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("at", [4, 6, 8, 9])
+def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch):
+    """The second of four evaluations is the best: what is saved is that step's student, wherever the run was stopped."""
+    monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
+    accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
+    options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
+    real = stage.train
+
+    def run_until(folder, last):
+        def watched(*arguments, evaluate, advance, **more):
+            done = 0
+
+            def count(n):
+                nonlocal done
+                done += n
+                advance(n)
+                if done == last:
+                    raise ConnectionAbortedError
+
+            def judged(history):
+                monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
+                return evaluate(history)
+
+            return real(*arguments, evaluate=judged, advance=count, **more)
+
+        monkeypatch.setattr(stage, "train", watched)
+        run = make_run(folder, *options)
+        return run, execute(run, "")
+
+    straight, expected = run_until(tmp_path / "straight", None)
+    with pytest.raises((ConnectionAbortedError, FcotError)):
+        run_until(tmp_path / "stopped", at)
+    stopped, summary = run_until(tmp_path / "stopped", None)
+    assert summary["history"] == expected["history"]
+    assert summary["validation_accuracy"] == 0.9
+    file = "model.safetensors"
+    assert (stopped.directory.student / file).read_bytes() == (straight.directory.student / file).read_bytes()
+    assert not stopped.directory.checkpoints.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [
+    [],
+    pytest.param(
+        ["student=tiny_t5", "trainer.strategy=fsdp", "trainer.micro_batches=2"],
+    ),
+])  # fmt: skip
+def test_two_processes_give_the_metrics_of_one(more, run_fcot, tmp_path):
+    found = []
+    for devices in (1, 2):
+        result = run_fcot(*SMALL, *more, "diversity=1", f"trainer.devices={devices}", f"output_dir={tmp_path}/{devices}")
+        assert result.returncode == 0, result.stderr
+        (run,) = (tmp_path / str(devices) / "runs").iterdir()
+        found.append((run.name, timeless(json.loads((run / "metrics.json").read_text())), (run / "predictions.jsonl").read_text()))
+    one, two = found
+    assert "padding_efficiency" in one[1]
+    assert two[0] == one[0]
+    assert {key: value for key, value in two[1].items() if key != "padding_efficiency"} == {
+        key: value for key, value in one[1].items() if key != "padding_efficiency"
+    }
+    assert two[2] == one[2]

@@ -1,0 +1,76 @@
+"""Trainings of small students as tests compare them: the loss of every step, the weights afterwards. Spawned ranks import this."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from students import make_rows, make_student, weights_of
+
+from fcot.ranks import Team, World
+from fcot.student import training
+from fcot.student.decoding import Decoded, Prompt, decode
+from fcot.student.loading import add_lora
+from fcot.student.training import Recipe, TrainingReport, train
+
+STEPS = 50
+ANSWERS = 7
+ALONE = World()
+
+
+@dataclass
+class Outcome:
+    """What a training left."""
+
+    losses: list[float]
+    rates: list[float]
+    weights: torch.Tensor
+    report: TrainingReport
+    answers: list[Decoded]
+
+
+def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
+    """One that training finds easy: small weights."""
+    student = make_student(family, dropout=dropout, noise=0.02)
+    torch.manual_seed(5)
+    return add_lora(student, 4, 16.0, dropout, None) if lora else student
+
+
+def recipe_of(**options: Any) -> Recipe:
+    """A short one in which everything counts: warm-up, decay, clipping."""
+    return Recipe(**({"lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0} | options))
+
+
+def trained(
+    folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
+    evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
+    **options: Any,
+) -> Outcome:  # fmt: skip
+    """Train a student of a family from its first weights on; ``options`` are the recipe's."""
+    training._LOG_EVERY = 1
+    student = student_of(family, dropout, lora)
+    rows = make_rows(student, n)
+    report = train(
+        student, rows, recipe_of(**options), seed=seed, evaluate=evaluate, stop=stop, checkpoints=checkpoints, advance=advance,
+        log_folder=folder / "logs", world=world,
+    )  # fmt: skip
+    prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
+    answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
+    path = folder / "logs" / "metrics.csv"
+    logged = list(csv.DictReader(path.open())) if path.exists() else []
+    return Outcome([float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers)
+
+
+def trained_by(ranks: int, folder: Path, **options: Any) -> Outcome:
+    """The same by several processes."""
+    world = World(size=ranks)
+    with Team(world, False, _follow, (folder, options)) as team:
+        return team.lead("train", lambda: trained(folder, world=world, **options))
+
+
+def _follow(world: World, folder: Path, options: dict[str, Any]) -> None:
+    with Team(world, False, _follow, ()) as team:
+        team.follow(lambda _: trained(folder / f"rank_{world.rank}", world=world, **options))
