@@ -38,6 +38,7 @@ NEEDS = {
     ("teacher", "openai_batch"): ["teacher.model=m"],
     ("teacher", "hf"): ["teacher.model=owner/name"],
     ("student", "openai"): ["student.model=m"],
+    ("student", "causal"): ["student.hub_id=owner/name"],
     ("prompt", "few_shot_cot"): [f"prompt.exemplars={CONF / 'config.yaml'}"],
     ("prompt", "custom"): [f"prompt.path={CONF / 'config.yaml'}"],
     ("split-mode", "file"): [f"split_mode.path={CONF / 'config.yaml'}"],

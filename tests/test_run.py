@@ -386,7 +386,7 @@ def test_the_latest_of_equal_checkpoints_is_kept(monkeypatch, tmp_path):
     saved = []
     monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: next(accuracies))
     real = stage.save
-    monkeypatch.setattr(stage, "save", lambda run, student: (saved.append(next(steps)), real(run, student)))
+    monkeypatch.setattr(stage, "save", lambda *arguments: (saved.append(next(steps)), real(*arguments)))
     steps = iter(range(10))
     run = make_run(tmp_path, *SMALL, "trainer.evaluate_every_steps=3", "method=fine_tune", "until=train")
     summary = execute(run, "")

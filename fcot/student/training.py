@@ -338,3 +338,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view.*")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable. is deprecated.*")

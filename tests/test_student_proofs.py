@@ -1,0 +1,59 @@
+"""The long proofs of the students' side: ``make test-slow``."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+KILLS = 30
+TRAINING = [
+    "dataset.n_problems=300", "trainer.max_steps=1500", "trainer.evaluate_every_steps=150", "trainer.checkpoint_every_s=0",
+    "trainer.best_epoch=true", "diversity=2",
+]  # fmt: skip
+
+
+def command(folder, *more):
+    return [sys.executable, "-m", "fcot.run", f"output_dir={folder}", *TRAINING, *more]
+
+
+def result(folder):
+    (path,) = (folder / "runs").glob("*/metrics.json")
+    metrics = json.loads(path.read_text())
+    for name in ("seconds", "train_samples_per_second", "teacher_usage"):
+        metrics.pop(name)
+    weights = (path.parent / "student" / "model.safetensors").read_bytes()
+    return metrics, weights, (path.parent / "predictions.jsonl").read_bytes(), sorted(one.name for one in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
+def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
+    subprocess.run(command(tmp_path / "alone", f"student={student}"), check=True, capture_output=True)
+    rng, places = random.Random(4), []
+    kills, wait = 0, (4.0, 12.0)
+    while kills < KILLS:
+        process = subprocess.Popen(command(tmp_path / "killed", f"student={student}"), stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = process.communicate(timeout=rng.uniform(*wait))
+            assert process.returncode == 0, said
+            # Done before it was killed: the end is lost, so that the next one is killed near it.
+            (folder,) = (tmp_path / "killed" / "runs").iterdir()
+            (folder / "DONE.json").unlink(missing_ok=True)
+            (folder / "stages" / "evaluate.json").unlink(missing_ok=True)
+            wait = (3.0, 8.0)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            said = process.communicate()[1]
+            kills += 1
+            places += [line for line in said.splitlines() if line.startswith("training goes on")] or ["before or after training"]
+        time.sleep(0.1)
+    subprocess.run(command(tmp_path / "killed", f"student={student}"), check=True, capture_output=True)
+    print("\n".join(places))
+    assert len(set(places)) > 5, "kills have hit the training at different steps"
+    assert result(tmp_path / "killed") == result(tmp_path / "alone")
