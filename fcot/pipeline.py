@@ -196,6 +196,8 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "completions_asked": curated.get("asked", 0),
         "completions_kept": curated.get("kept", 0),
         "completions_correct": curated.get("correct", 0),
+        "teacher_accuracy": curated["correct"] / curated["asked"] if curated else None,
+        "teacher_accuracy_voted": curated["voted_correct"] / len(split.train) if curated else None,
         "refused": curated.get("refused", {}),
         "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
         "student_usage": trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,

@@ -29,13 +29,18 @@ def majority(samples: Sequence[Prediction]) -> Prediction:
 
     Answers without a prediction have no vote; of equals the one drawn first wins.
     """
-    winner = next(iter(votes(samples)), None)
-    return next(sample for sample in samples if sample.prediction == winner)
+    return samples[most_frequent([sample.prediction for sample in samples])]
 
 
-def votes(samples: Sequence[Prediction]) -> dict[str, int]:
+def votes(predictions: Sequence[str | None]) -> dict[str, int]:
     """How often each prediction was given, the most frequent first, of equals the one drawn first."""
-    return dict(Counter(sample.prediction for sample in samples if sample.prediction is not None).most_common())
+    return dict(Counter(prediction for prediction in predictions if prediction is not None).most_common())
+
+
+def most_frequent(predictions: Sequence[str | None]) -> int:
+    """Where the winner of a vote stands first; 0 where nobody votes."""
+    winner = next(iter(votes(predictions)), None)
+    return predictions.index(winner)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from fcot.artifacts import write_jsonl
 from fcot.curation.filters import curate, expected_share
 from fcot.errors import FcotError
+from fcot.evaluation.scoring import most_frequent
 from fcot.progress import progress, say
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
@@ -47,16 +48,17 @@ def curate_stage(run: Run) -> Summary:
     """
     config = run.config.curation
     reasons: Counter[str] = Counter()
-    asked = correct = unknown = 0
+    asked = correct = unknown = voted = 0
     refused: dict[int, str] = {}
 
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
 
     def verdicts() -> Iterator[dict[str, Any]]:
-        nonlocal asked, correct, unknown
+        nonlocal asked, correct, unknown, voted
         for _, group in groupby(completions, key=lambda completion: completion.sample_index):
             drawn = list(group)
-            rows = curate(drawn, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words)
+            rows = list(curate(drawn, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words))
+            voted += rows[most_frequent([row.prediction for row in rows])].correct
             for completion, row in zip(drawn, rows, strict=True):
                 asked += 1
                 correct += row.correct
@@ -80,7 +82,7 @@ def curate_stage(run: Run) -> Summary:
     if "truncated" in config.filters and unknown:
         say(f"warning: {unknown} completions do not say why they ended; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
-    return {"asked": asked, "kept": kept, "correct": correct, "refused": dict(reasons.most_common()), **usage}
+    return {"asked": asked, "kept": kept, "correct": correct, "voted_correct": voted, "refused": dict(reasons.most_common()), **usage}
 
 
 def _example(completion: Completion, row: CuratedCompletion) -> str:

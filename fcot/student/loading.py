@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -96,7 +97,9 @@ def add_lora(student: Student, rank: int, alpha: float, dropout: float, targets:
     kind = "SEQ_2_SEQ_LM" if student.architecture == "encoder_decoder" else "CAUSAL_LM"
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)  # type: ignore[arg-type]
     try:
-        return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # GPT-2's layers: peft sees to it itself
+            return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
     except ValueError as error:
         raise FcotError(f"student.lora.targets={targets}: {str(error).strip().splitlines()[0]}") from error
 
