@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
 import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,8 @@ def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
-        trainer.fit(module, datamodule=data)
+        with _keeping_freed_memory():
+            trainer.fit(module, datamodule=data)
     except SystemExit as error:  # Lightning's answer to Ctrl-C; it also ignores further ones from then on
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from error
@@ -196,6 +199,27 @@ def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: 
         raise disk_error(error, log_folder or Path("the training log")) from error
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def _keeping_freed_memory() -> Iterator[None]:
+    """Within, glibc keeps what is freed: it would give each large gradient back to the system and fault it in again, step after step.
+
+    A tenth of a step's time on a CPU. Without effect elsewhere.
+    """
+    libc = ctypes.CDLL(None)
+    if torch.cuda.is_available() or not hasattr(libc, "mallopt"):
+        yield
+        return
+    trim, pad, maps = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+    for option, value in ((maps, 0), (trim, 2**31 - 1), (pad, 2**26)):
+        libc.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in ((maps, 65536), (trim, 2**17), (pad, 0)):
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 def _logger(folder: Path, first_step: int) -> CSVLogger:
