@@ -240,9 +240,12 @@ class RunDirectory:
         return exclusive(self.path / "run.lock", say)
 
     def remove_partial(self) -> None:
-        """Remove what a killed process left half-written; call it under the lock."""
+        """Remove what a killed process left half-written, and put back what it had moved aside; call it under the lock."""
         for leftover in list(self.path.rglob(f"*{TEMPORARY}-*")):
-            if leftover.is_dir():
+            whole = leftover.with_name(leftover.name.partition(TEMPORARY)[0])
+            if f"{TEMPORARY}-old-" in leftover.name and not whole.exists():
+                leftover.rename(whole)  # killed between the two renames of write_folder
+            elif leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)

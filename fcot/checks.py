@@ -291,6 +291,8 @@ def _student_faults(config: Config) -> Iterator[str]:
     elif not student.hub_id:
         yield f"student={student.name} needs student.hub_id=OWNER/NAME or student.path=FOLDER"
     yield from _at_least("student.lora.rank", student.lora.rank, 1)
+    if student.lora.alpha <= 0:
+        yield f"student.lora.alpha={student.lora.alpha}: more than 0"
     if not 0 <= student.lora.dropout < 1:
         yield f"student.lora.dropout={student.lora.dropout}: from 0 to below 1"
 

@@ -262,7 +262,7 @@ class Trainer:
     selection: str = "validation"  # the checkpoint that is reported: validation (problems held out from train) or last
     best_epoch: bool = False  # evaluate the test set each time as well: accuracy_best_epoch (paper A's figure)
     patience: int | None = None  # stop after so many evaluations without a better validation accuracy
-    eval_batch_tokens: int = 32768  # tokens in the model at once while decoding, rows times length; changes no result
+    eval_batch_tokens: int = 32768  # decoding: rows times length up to which prompts enter the model; changes no result
     eval_precision: str = "32-true"  # of decoding: 32-true, or bf16-true
     devices: int = 1  # processes on each machine, one a device
     nodes: int = 1  # machines

@@ -17,7 +17,7 @@ from fcot.config import ApiStudent, Config, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.prompts.student import METHODS, Layout
-from fcot.ranks import Team, World, started_outside
+from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
 from fcot.tasks.splits import questions_hash, shared_questions
 
@@ -60,8 +60,8 @@ def _execute(run: Run, config_text: str, team: Team) -> Summary:
             say(f"nothing to do: {directory.path} is complete")
             return dict(read_json(directory.metrics))
         directory.remove_partial()
-        _write_inputs(run, config_text)
         _check_student(run)
+        _write_inputs(run, config_text)
         summaries: dict[str, Summary] = {}
         for name in _names(run):
             summaries[name] = _once(run, name, team)
@@ -105,17 +105,18 @@ def _stage(run: Run, name: str) -> Callable[..., Summary]:
 def _check_student(run: Run) -> None:
     """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after."""
     student, trainer = run.config.student, run.config.trainer
-    if run.config.until not in ("train", "evaluate"):
+    if run.config.until not in ("train", "evaluate") or isinstance(student, ApiStudent):
         return
+    if trainer.devices > 1:
+        check_devices(trainer.devices)
     if isinstance(student, PretrainedStudent):
+        from fcot.stages.student import lora_of
         from fcot.student.loading import check_student
 
         architecture: str = check_student(
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
-            chat=student.chat_template, lora=student.lora.rank is not None, packing=trainer.packing,
+            chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
         )  # fmt: skip
-    elif isinstance(student, ApiStudent):
-        return
     else:
         architecture = student.architecture
     wanted = [name for name in ("packing", "prompt_loss_weight") if getattr(trainer, name)] if run.trains else []
@@ -141,14 +142,13 @@ def _once(run: Run, name: str, team: Team) -> Summary:
 
 def _card(run: Run, metrics: Summary, config_text: str) -> str:
     """The student's model card."""
-    from fcot.reporting.card import model_card
+    from fcot.reporting.card import how_to_use, model_card
 
     student = run.config.student
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
-    use = f'`python -m fcot.predict student={run.directory.student} "..."`'
-    if not isinstance(student, ApiStudent):
-        form = METHODS[run.config.method.name].formats["chat" if getattr(student, "chat_template", False) else _architecture(run)]
-        use += f", or any `transformers` pipeline with the prompt `{form.prompt_template!r}` and greedy decoding."
+    layout: Layout = "chat" if isinstance(student, ApiStudent) or getattr(student, "chat_template", False) else _architecture(run)
+    form = METHODS[run.config.method.name].formats[layout]
+    use = how_to_use(str(run.directory.student), layout, form, isinstance(student, ApiStudent))
     teacher = run.config.teacher.name if run.asks_teacher else None
     return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
 

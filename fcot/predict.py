@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options, questions = parse(given)
-        rows = list(read_questions(options.file)) if options.file else [{"question": question} for question in questions]
-        if not rows:
+        rows = [{"question": question} for question in questions] + (list(read_questions(options.file)) if options.file else [])
+        if not rows or not all(row["question"].strip() for row in rows):
             raise FcotError("no question: write one in quotes, or file=FILE")
         answers = answer(options, rows)
         _show(answers, options.output)
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     for argument in arguments:
         name, found, value = argument.partition("=")
         if not found or name not in kinds:
-            if found and name.isidentifier():
+            if found and name.isidentifier() and " " not in argument:
                 raise FcotError(f"{name}: no such option; {', '.join(kinds)}")
             questions.append(argument)
             continue
@@ -78,8 +79,10 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             values[name] = kinds[name](value)
         except ValueError as error:
             raise FcotError(f"{argument}: {error}") from error
-        if kinds[name] is not str and name != "seed" and values[name] <= 0:
-            raise FcotError(f"{argument}: more than 0")
+        if kinds[name] is str and not value:
+            raise FcotError(f"{argument}: of what?")
+        if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
+            raise FcotError(f"{argument}: {'at least' if name == 'seed' else 'more than'} 0")
     if "student" not in values:
         raise FcotError("student=DIR is missing: the student/ folder of a run")
     return Options(**values), questions
@@ -92,13 +95,13 @@ def read_questions(file: str) -> Iterator[dict[str, Any]]:
         FcotError: Unreadable, or a row without a question, with its line.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise FcotError(f"file={file}: {error}") from error
     if text.lstrip().startswith("["):
         rows: Any = enumerate(_json(text, f"file={file}"), 1)
     elif text.lstrip().startswith("{"):
-        rows = ((number, _json(line, f"file={file} line {number}")) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        rows = ((number, _json(line, f"file={file} line {number}")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     else:
         rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.splitlines(), 1) if line.strip())
     for number, row in rows:
@@ -185,7 +188,7 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
     student, n = read_json(folder / "openai.json"), options.self_consistency
     server = Server(
         model=student["model"], model_id=student["model"], chat=True, temperature=options.temperature if n > 1 else 0.0, parameters={},
-        max_tokens_parameter="max_tokens", base_url=student["base_url"], timeout_s=120.0, group="student",
+        max_tokens_parameter=student["max_tokens_parameter"], base_url=student["base_url"], timeout_s=120.0, group="student",
     )  # fmt: skip
     asked = OpenAITeacher(server, Throttle(None, None, None, 120.0), 1, 20)
 
@@ -196,7 +199,8 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
             return reply.choices[0].text, reply.choices[0].finish_reason == "stop", reply.usage.completion_tokens or 0
 
         try:
-            return [list(await asyncio.gather(*(one(question, draw) for draw in range(n)))) for question in questions]
+            answers = await asyncio.gather(*(one(question, draw) for question in questions for draw in range(n)))
+            return [answers[start : start + n] for start in range(0, len(answers), n)]
         finally:
             await asked.close()
 

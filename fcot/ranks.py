@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +22,8 @@ from fcot.errors import FcotError
 from fcot.progress import be_silent, say
 
 T = TypeVar("T")
-_PATIENCE = timedelta(days=14)  # the others wait while the first one buys
+_PATIENCE = timedelta(days=14)  # ranks from outside wait while the first one buys
+_PATIENCE_AT_WORK = timedelta(hours=6)  # one rank's share of an evaluation may take longer than another's
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux: a killed run leaves nothing behind
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
 
@@ -70,6 +73,18 @@ class World:
         return [parts[index % self.size][index // self.size] for index in range(n)]
 
 
+def check_devices(wanted: int) -> None:
+    """Refuse more processes than this machine has GPUs; without any they share its processors.
+
+    Raises:
+        FcotError: There are fewer.
+    """
+    import torch
+
+    if torch.cuda.is_available() and wanted > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
+        raise FcotError(f"trainer.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs")
+
+
 def started_outside(devices: int, nodes: int) -> World | None:
     """The world that ``srun`` or ``torchrun`` made, None where this process was started alone.
 
@@ -107,7 +122,7 @@ class Team:
         self._follow = follow
         self._arguments = arguments
         self._context: Any = None
-        self._joined = False
+        self._joined = self._leaving = False
         self._before = {name: os.environ.get(name) for name in _RENDEZVOUS}
 
     def __enter__(self) -> Team:
@@ -115,10 +130,35 @@ class Team:
 
     def lead(self, task: str, work: Callable[[], T]) -> T:
         """Do a shared task together with the other ranks, which know it by its name."""
-        if self.world.size > 1:
-            self._join()
+        if self.world.size == 1:
+            return work()
+        self._join()
+        try:
             _broadcast(task)
-        return work()
+            return work()
+        except RuntimeError as error:
+            if lost := self._lost():
+                raise FcotError(lost) from error
+            raise
+
+    def _lost(self) -> str | None:
+        """What to say where a spawned rank has ended before its time, None where all are there."""
+        for rank, process in enumerate(self._context.processes if self._context else (), 1):
+            process.join(1.0 if process.exitcode is None else 0.0)
+            if process.exitcode is not None:
+                return f"rank {rank} of {self.world.size} ended with code {process.exitcode}; the same command continues"
+        return None
+
+    def _watch(self) -> None:
+        """End the run when a spawned rank dies while the first one waits for it inside a call that nothing interrupts."""
+        while not self._leaving:
+            for rank, process in enumerate(self._context.processes, 1):
+                if process.exitcode is not None and not self._leaving:
+                    time.sleep(3.0)  # most calls fail by themselves, with a better message
+                    if not self._leaving:
+                        say(f"rank {rank} of {self.world.size} ended with code {process.exitcode}; the same command continues")
+                        os._exit(1)
+            time.sleep(0.5)
 
     def follow(self, tasks: Callable[[str], object]) -> None:
         """Do what the first rank leads to, silently, until it has nothing more."""
@@ -128,12 +168,15 @@ class Team:
             tasks(task)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None and self._outside and self.world.rank == 0 and self.world.size > 1:
+            self._join()  # the others wait to be told that there is nothing for them to do
         if not self._joined:
             return
         import torch.distributed
 
         if kind is None and self.world.rank == 0:
             _broadcast(None)
+        self._leaving = True
         torch.distributed.destroy_process_group()
         for name, value in self._before.items():
             os.environ.pop(name, None)
@@ -162,6 +205,7 @@ class Team:
                 join=False,
                 start_method="spawn",
             )
+            threading.Thread(target=self._watch, daemon=True).start()
         elif self.world.slurm:
             from lightning_fabric.plugins.environments import SLURMEnvironment
 
@@ -170,12 +214,16 @@ class Team:
                 MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port), RANK=str(self.world.rank), WORLD_SIZE=str(self.world.size)
             )
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))))
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+            local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+            torch.cuda.set_device(local % torch.cuda.device_count())  # SLURM may show each task only its own
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=_PATIENCE if self._outside else _PATIENCE_AT_WORK)
 
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() == 1:  # it had gone before
+        os._exit(1)
     rank = index + 1
     _set_rendezvous(rank, size, port)
     follow(World(rank, size), *arguments)

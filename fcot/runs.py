@@ -317,8 +317,9 @@ def _identity(run: Run) -> dict[str, Any]:
         "problems": [[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()],
         "split": asdict(run.split),
         "student": _student_identity(config),
-        "eval_precision": config.trainer.eval_precision,
     }
+    if not isinstance(config.student, ApiStudent):
+        identity["eval_precision"] = config.trainer.eval_precision
     if run.trains and not isinstance(config.student, ApiStudent):
         # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
         trainer = asdict(config.trainer)
@@ -347,6 +348,8 @@ def _student_identity(config: Config) -> dict[str, Any]:
         votes = {"self_consistency": student.self_consistency, "temperature": student.temperature} if student.self_consistency > 1 else {}
         return {"model": student.model, "max_new_tokens": student.max_new_tokens, **trained, **votes}
     identity = asdict(student)
+    if not METHODS[config.method.name].trains or getattr(student, "lora", None) is None or student.lora.rank is None:
+        identity.pop("lora", None)
     if student.self_consistency == 1:  # greedy: what sampling would read changes nothing
         identity |= {"temperature": None, "top_k": None}
     if isinstance(student, PretrainedStudent) and student.path is not None:

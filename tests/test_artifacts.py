@@ -304,3 +304,13 @@ def test_json_files_end_with_a_newline(tmp_path):
     assert text.endswith("}\n")
     assert json.loads(text) == {"ü": 1}
     assert "ü" in text
+
+
+def test_a_folder_moved_aside_by_a_killed_process_is_put_back(tmp_path):
+    run = RunDirectory(tmp_path)
+    aside = tmp_path / "student.partial-old-123"
+    aside.mkdir()
+    (aside / "weights").write_text("the best")
+    run.remove_partial()
+    assert (run.student / "weights").read_text() == "the best"
+    assert not aside.exists()

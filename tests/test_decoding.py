@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from fcot.errors import FcotError
 from fcot.ranks import World
 from fcot.student.data import Layout
 from fcot.student.decoding import Decoded, Decoder, Prompt, Sampling, decode
+from fcot.student.loading import load_student, save_student
 from fcot.student.losses import token_loss
 
 LIMIT = 20
@@ -306,3 +308,38 @@ def test_memory_running_out_while_the_cache_is_copied_changes_no_text(place, som
     monkeypatch.setattr(GrowingLayer, place, full)
     assert decode(student, prompts, max_tokens=budget_for(7, prompts)) == texts
     assert len(calls) > 2
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_memory_running_out_while_a_token_is_chosen_enters_no_row_twice(n, some_case, monkeypatch):
+    student, prompts, _texts = some_case
+    real, failures = Sampling.choose, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def choose(self, logits, uniforms):
+        if failures:
+            raise failures.pop()
+        return real(self, logits, uniforms)
+
+    monkeypatch.setattr(Sampling, "choose", choose)
+    if n == 1:
+        with pytest.raises(FcotError, match="does not fit into memory"):
+            decode(student, prompts[:1], max_tokens=10**6)
+        return
+    seen = []
+    assert len(decode(student, prompts[:n], max_tokens=10**6, advance=seen.append)) == n
+    assert sum(seen) == n
+
+
+def test_a_folder_may_name_further_ends(tmp_path):
+    """Chat models end their turn with a token that need not be their tokenizer's."""
+    student = make_student("gpt2")
+    save_student(student, tmp_path)
+    prompt = Prompt(make_rows(student, 2)[0].prompt, 12)
+    whole = decode(student, [prompt], max_tokens=400)[0]
+    written = next(Decoder(student.model, student.ends, Sampling(), 400).run(iter([(0, prompt)])))[1].ids
+    config = tmp_path / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [student.tokenizer.eos_token_id, written[3]]}))
+    other = load_student(str(tmp_path))
+    short = decode(other, [prompt], max_tokens=400)[0]
+    assert short.complete
+    assert short.n_tokens == written.index(written[3]) + 1 <= 4 < whole.n_tokens

@@ -136,7 +136,7 @@ def test_the_first_token_is_drawn_from_the_softmax(folder):
     n = 1000
     seen = Counter(texts(ask(teacher(folder, 0.7, 250), (Request(PROMPTS[0], 1), n, 0))[0]))
     common = [text for text, probability in share.items() if probability * n >= 8]
-    assert len(common) >= 8
+    assert len(common) >= 6
     observed, expected = [seen[text] for text in common], [share[text] * n for text in common]
     assert chisquare([*observed, n - sum(observed)], [*expected, n - sum(expected)]).pvalue > 0.01
 

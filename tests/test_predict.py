@@ -96,6 +96,10 @@ def test_the_card_tells_results_data_terms_and_configuration(run):
         (["student=x", "samples=3", "q"], "samples: no such option; student, file"),
         (["student=x", "self_consistency=many", "q"], "self_consistency=many"),
         (["student=x", "self_consistency=0", "q"], "more than 0"),
+        (["student=x", "temperature=nan", "q"], "more than 0"),
+        (["student=x", "seed=-1", "q"], "at least 0"),
+        (["student=x", "output=", "q"], "output=: of what"),
+        (["student=x", ""], "no question"),
         (["student=x", "file=missing.txt"], r"file=missing\.txt"),
     ],
 )
@@ -110,8 +114,8 @@ def test_mistakes_are_told_in_one_message(arguments, said, capsys):
 
 
 def test_questions_may_hold_equals_signs_and_braces():
-    options, questions = parse(["student=x", "If 2x = 6, what is x?", "{a} = b?", "max_new_tokens=9"])
-    assert questions == ["If 2x = 6, what is x?", "{a} = b?"]
+    options, questions = parse(["student=x", "If 2x = 6, what is x?", "x=3, what is x + 1?", "{a} = b?", "max_new_tokens=9"])
+    assert questions == ["If 2x = 6, what is x?", "x=3, what is x + 1?", "{a} = b?"]
     assert options.max_new_tokens == 9
 
 
@@ -121,6 +125,7 @@ def test_questions_may_hold_equals_signs_and_braces():
         ("one?\n\ntwo?\n", ["one?", "two?"]),
         ('{"question": "one?"}\n{"question": "two?", "answer": 3}\n', ["one?", "two?"]),
         ('[{"question": "one?"}, {"question": "two?"}]', ["one?", "two?"]),
+        ('\ufeff{"question": "one\u2028?"}\n', ["one\u2028?"]),
     ],
 )
 def test_files_of_questions(content, questions, tmp_path):

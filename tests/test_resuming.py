@@ -6,7 +6,7 @@ import errno
 
 import pytest
 import torch
-from trainings import trained
+from trainings import student_of, trained
 
 from fcot.artifacts import TEMPORARY
 from fcot.errors import FcotError
@@ -198,3 +198,33 @@ def test_an_early_stop_is_kept_over_a_restart(tmp_path):
 ])  # fmt: skip
 def test_patience_counts_evaluations_since_the_best(accuracies, patience, expected):
     assert out_of_patience([{"validation_accuracy": accuracy} for accuracy in accuracies], patience) is expected
+
+
+def test_a_log_line_that_a_kill_tore_is_left_out(tmp_path):
+    left_alone = run(tmp_path / "alone", keep=False)
+    with pytest.raises(Stop):
+        run(tmp_path / "torn", stop_after=7)
+    log = tmp_path / "torn" / "logs" / "metrics.csv"
+    whole = log.read_text()
+    log.write_text(whole + whole.splitlines()[-1][:9])
+    assert run(tmp_path / "torn").losses == left_alone.losses
+
+
+def test_every_logged_step_is_on_disk_at_once(tmp_path):
+    log, rows = tmp_path / "logs" / "metrics.csv", []
+
+    def advance(n):
+        rows.append(len(log.read_text().splitlines()) - 1 if log.exists() else 0)
+
+    trained(tmp_path, advance=advance, max_steps=4)
+    assert rows[-1] == 3, "when the fourth step is counted, three are logged"
+
+
+def test_the_optimizer_is_saved_by_the_names_of_weights(tmp_path):
+    """So that sharded weights, which know no positions, can go on with it."""
+    with pytest.raises(Stop):
+        run(tmp_path, stop_after=7)
+    found = Checkpoints(tmp_path / "checkpoints", 0).load()["optimizer"]
+    names = [name for name, _ in student_of("gpt2").model.named_parameters()]
+    assert found["param_groups"][0]["params"] == names
+    assert set(found["state"]) == set(names)

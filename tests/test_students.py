@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -23,7 +24,7 @@ from fcot.ranks import World, started_outside
 from fcot.records import Prediction
 from fcot.student import tokenization
 from fcot.student.decoding import Prompt, decode
-from fcot.student.loading import PAD, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
+from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
 from fcot.student.tokenization import Row, encode_prompts, tokenize, tokenize_once
 from fcot.student.using import FILE, Usage, read_usage, write_usage
 
@@ -230,7 +231,7 @@ def test_saved_students_load_in_transformers(family, lora, tmp_path):
 
     student = make_student(family)
     if lora:
-        student = add_lora(student, 2, 8.0, 0.0, None)
+        student = add_lora(student, Lora(2, 8.0))
         with torch.no_grad():  # adapters start at zero
             for parameter in student.model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)
@@ -256,12 +257,12 @@ def test_saved_students_load_in_transformers(family, lora, tmp_path):
 
 def test_adapters_alone_are_trained_and_unknown_layers_refused(student):
     n = sum(parameter.numel() for parameter in student.model.parameters())
-    adapted = add_lora(make_student("gpt2"), 2, 8.0, 0.0, ["c_proj"])
+    adapted = add_lora(make_student("gpt2"), Lora(2, 8.0, targets=["c_proj"]))
     trained = {name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name and "c_proj" in name for name in trained)
     assert 0 < sum(p.numel() for p in adapted.model.parameters() if p.requires_grad) < n / 10
     with pytest.raises(FcotError, match=r"student\.lora\.targets=\['nothing'\]"):
-        add_lora(student, 2, 8.0, 0.0, ["nothing"])
+        add_lora(student, Lora(2, 8.0, targets=["nothing"]))
 
 
 @pytest.mark.parametrize(("save", "lost"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])
@@ -361,3 +362,17 @@ def test_one_process_alone_is_no_world(environment):
     assert started_outside(1, 1) is None
     environment(TORCHELASTIC_RUN_ID="none", RANK="0", WORLD_SIZE="1")
     assert started_outside(1, 1) is None
+
+
+def test_an_overlong_question_is_cut_inside_its_turn():
+    student = make_student("gpt2")
+    student.tokenizer.chat_template = TEMPLATE
+    student = replace(student, chat=True)
+    form = METHODS["fine_tune_cot"].formats["chat"]
+    (short,), cut = encode_prompts(student, form, ["How many are left?"], 1000)
+    assert cut == 0
+    (ids,), cut = encode_prompts(student, form, ["Ada has many coins. " * 30 + "How many are left?"], len(short) + 4)
+    text = student.tokenizer.decode(ids)
+    assert (cut, len(ids) <= len(short) + 4) == (1, True)
+    assert text.startswith("<user>")
+    assert text.endswith("How many are left?</s><assistant>")

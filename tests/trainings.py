@@ -13,7 +13,7 @@ from students import make_rows, make_student, weights_of
 from fcot.ranks import Team, World
 from fcot.student import training
 from fcot.student.decoding import Decoded, Prompt, decode
-from fcot.student.loading import add_lora
+from fcot.student.loading import Lora, add_lora
 from fcot.student.training import Recipe, TrainingReport, train
 
 STEPS = 50
@@ -36,7 +36,7 @@ def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
     """One that training finds easy: small weights."""
     student = make_student(family, dropout=dropout, noise=0.02)
     torch.manual_seed(5)
-    return add_lora(student, 4, 16.0, dropout, None) if lora else student
+    return add_lora(student, Lora(4, 16.0, dropout)) if lora else student
 
 
 def recipe_of(**options: Any) -> Recipe:

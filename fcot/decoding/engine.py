@@ -100,7 +100,8 @@ class Decoder:
         model: In evaluation mode, on its device.
         ends: Token ids that end a row.
         sampling: How tokens are chosen.
-        max_tokens: Tokens of the cache, rows times columns, up to which rows are taken in; halved when memory runs out.
+        max_tokens: Tokens of the cache, rows times columns, up to which rows are taken in (at 64 more than they have
+            then; what they write beyond counts for nothing); halved when memory runs out.
         max_rows: Rows at once, None for no limit.
     """
 
@@ -250,13 +251,14 @@ class Decoder:
             ids = torch.tensor([[*zeros, *row.prompt.ids] for row, zeros in zip(rows, padding, strict=True)], device=device)
             more = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0), "logits_to_keep": 1}
         logits = self._model(input_ids=ids, attention_mask=mask, **more, past_key_values=cache, use_cache=True).logits
+        tokens = self._choose(rows, logits)
         if self._rows:
             self._join(cache, mask)
         else:
             self._cache, self._cross_mask = cache, mask
         self._rows += rows
         self._lengths = torch.cat([self._lengths, lengths])
-        self._write(rows, logits[:, -1])
+        self._write(rows, tokens)
 
     def _join(self, cache: Any, mask: torch.Tensor) -> None:
         for mine, theirs in zip(own_layers(self._cache) + cross_layers(self._cache), own_layers(cache) + cross_layers(cache), strict=True):
@@ -267,9 +269,9 @@ class Decoder:
 
     def _step(self) -> None:
         """Write one more token in each row."""
-        logits = self._forward(self._columns())
+        tokens = self._choose(self._rows, self._forward(self._columns()))
         self._lengths = self._lengths + 1
-        self._write(self._rows, logits[:, -1])
+        self._write(self._rows, tokens)
 
     def _forward(self, columns: int) -> torch.Tensor:
         device = self._model.device
@@ -288,10 +290,13 @@ class Decoder:
             more = {"input_ids": last, "attention_mask": mask, "position_ids": places[:, None].to(device)}
         return self._model(**more, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
 
-    def _write(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
-        """Append a token to each row that goes on, and see whether it ends there."""
+    def _choose(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[int]:
         uniforms = [0.0 if row.uniforms is None or row.complete is not None else row.uniforms[len(row.written)] for row in rows]
-        for row, token in zip(rows, self._sampling.choose(logits, uniforms), strict=True):
+        return self._sampling.choose(logits[:, -1], uniforms)
+
+    def _write(self, rows: Sequence[_Row], tokens: Sequence[int]) -> None:
+        """Append a token to each row that goes on, and see whether it ends there."""
+        for row, token in zip(rows, tokens, strict=True):
             if row.complete is not None:
                 continue
             if token in self._ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fcot.prompts.student import METHODS
+from fcot.prompts.student import METHODS, Layout, StudentFormat
 
 TERMS = {
     "oracle": "The training rationales were written by a program of fcot's; there are no terms to observe.",
@@ -17,6 +17,27 @@ TERMS = {
     "attribution, some restrict commercial use).",
 }
 NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose licence applies."
+
+
+_SNIPPETS = {
+    "decoder": """pipe = pipeline("text-generation", model="{folder}")
+pipe({template!r}.format(question="..."), do_sample=False, return_full_text=False)""",
+    "chat": """pipe = pipeline("text-generation", model="{folder}")
+pipe([{{"role": "user", "content": {template!r}.format(question="...")}}], do_sample=False)""",
+    "encoder_decoder": """tokenizer, model = AutoTokenizer.from_pretrained("{folder}"), AutoModelForSeq2SeqLM.from_pretrained("{folder}")
+output = model.generate(**tokenizer({template!r}.format(question="..."), return_tensors="pt"), do_sample=False)
+tokenizer.decode(output[0], skip_special_tokens=True)""",
+}
+
+
+def how_to_use(folder: str, layout: Layout, text_format: StudentFormat, api: bool) -> str:
+    """Markdown: fcot's own command, and transformers' lines for a local student."""
+    command = f'```\npython -m fcot.predict student={folder} "..."\n```'
+    if api:
+        return command
+    snippet = _SNIPPETS[layout].format(folder=folder, template=text_format.prompt_template)
+    names = "AutoModelForSeq2SeqLM, AutoTokenizer" if layout == "encoder_decoder" else "pipeline"
+    return f"{command}\n\n```python\nfrom transformers import {names}\n\n{snippet}\n```"
 
 
 def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str | None, base_model: str | None, use: str) -> str:

@@ -73,6 +73,7 @@ def _save(run: Run, tuned: FineTuned) -> None:
     student = {
         "model": tuned.model, "base_model": config.model, "job": tuned.job, "file": tuned.file,
         "trained_tokens": tuned.trained_tokens, "epochs": config.epochs, "base_url": config.base_url,
+        "max_tokens_parameter": config.max_tokens_parameter,
     }  # fmt: skip
 
     def fill(folder: Path) -> None:

@@ -23,7 +23,7 @@ from fcot.records import CuratedCompletion, Prediction, from_row
 from fcot.runs import Run
 from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
 from fcot.student.decoding import decode
-from fcot.student.loading import Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize, tokenize_once
 from fcot.student.training import History, Recipe, plan, train
 from fcot.student.using import Usage, write_usage
@@ -82,7 +82,7 @@ def train_student(run: Run, world: World) -> Summary:
 
 def out_of_patience(history: History, patience: int | None) -> bool:
     """Whether the last ``patience`` evaluations have brought no better validation accuracy."""
-    accuracies = [entry["validation_accuracy"] for entry in history] if patience is not None else []
+    accuracies = [entry["validation_accuracy"] for entry in history if "validation_accuracy" in entry] if patience is not None else []
     return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
 
 
@@ -106,14 +106,19 @@ def build_student(run: Run) -> Student:
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
     if isinstance(config, PretrainedStudent):
         student = load_student(config.path or str(config.hub_id), config.revision, chat=config.chat_template)
-        if config.lora.rank is None or not run.trains:
-            return student
-        return add_lora(student, config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
+        lora = lora_of(config) if run.trains else None
+        return student if lora is None else add_lora(student, lora)
     texts = [text for question, answer, rationale in training_texts(run) for text in (question, f"{rationale or ''} {answer}")]
     return build_tiny(
         config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
         vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
     )  # fmt: skip
+
+
+def lora_of(config: PretrainedStudent) -> Lora | None:
+    """The adapters that a configuration asks for."""
+    asked = config.lora
+    return None if asked.rank is None else Lora(asked.rank, asked.alpha, asked.dropout, asked.targets)
 
 
 def _asks_in_chat(run: Run) -> bool:
@@ -202,7 +207,7 @@ def save(run: Run, student: Student, world: World) -> None:
     )  # fmt: skip
 
     def fill(folder: Path) -> None:
-        save_student(student, folder, weights)
+        save_student(student, folder, limits.max_new_tokens, weights)
         write_usage(folder, usage)
 
     write_folder(run.directory.student, fill)

@@ -120,8 +120,13 @@ def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state; as :func:`trained_weights`."""
-    return dict(get_optimizer_state_dict(model, optimizer, options=_ASSEMBLED) if is_sharded(model) else optimizer.state_dict())
+    """The optimizer's state by the names of weights, so that a training may go on under another strategy; as :func:`trained_weights`."""
+    if is_sharded(model):
+        return dict(get_optimizer_state_dict(model, optimizer, options=_ASSEMBLED))
+    state = optimizer.state_dict()
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    (group,) = state["param_groups"]
+    return {"state": {names[index]: one for index, one in state["state"].items()}, "param_groups": [group | {"params": names}]}
 
 
 def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def decode(
     copies = Counter(names)
     different = sorted(dict(zip(names, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
     mine = world.share(different)
-    decoder = Decoder(student.model, [student.tokenizer.eos_token_id], sampling, max_tokens)
+    decoder = Decoder(student.model, student.ends, sampling, max_tokens)
     answers: dict[Any, Decoded] = {}
     training = student.model.training
     student.model.eval()

@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from fcot.artifacts import fingerprint
 from fcot.errors import FcotError
@@ -53,6 +53,12 @@ class Student:
     chat: bool = False
 
     @property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer."""
+        found = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        return found if isinstance(found, list) else [found]  # type: ignore[list-item]
+
+    @property
     def positions(self) -> int | None:
         """Positions the model has for prompt and completion together, None without a limit."""
         return _positions(self.model.config)
@@ -77,14 +83,26 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, error) from error
     # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
+    own = model.generation_config.eos_token_id  # chat models end a turn with a token that need not be their tokenizer's
+    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
     )  # fmt: skip
     return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder", chat)
 
 
-def add_lora(student: Student, rank: int, alpha: float, dropout: float, targets: list[str] | None) -> Student:
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters: their rank, scale, dropout, and the names of the layers (None: peft's choice for the family)."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: list[str] | None = None
+
+
+def add_lora(student: Student, lora: Lora) -> Student:
     """The student with low-rank adapters (Hu et al. 2022), which alone are trained.
 
     Raises:
@@ -95,27 +113,32 @@ def add_lora(student: Student, rank: int, alpha: float, dropout: float, targets:
     except ImportError as error:
         raise FcotError("student.lora needs peft: pip install 'fcot[lora]'") from error
     kind = "SEQ_2_SEQ_LM" if student.architecture == "encoder_decoder" else "CAUSAL_LM"
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type=kind,  # type: ignore[arg-type]
+    )  # fmt: skip
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # GPT-2's layers: peft sees to it itself
             return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
     except ValueError as error:
-        raise FcotError(f"student.lora.targets={targets}: {str(error).strip().splitlines()[0]}") from error
+        raise FcotError(f"student.lora.targets={lora.targets}: {str(error).strip().splitlines()[0]}") from error
 
 
-def save_student(student: Student, folder: Path, weights: dict[str, Any] | None = None) -> None:
+def save_student(student: Student, folder: Path, max_new_tokens: int | None = None, weights: dict[str, Any] | None = None) -> None:
     """Write model and tokenizer so that transformers loads them; adapters are merged into the weights.
 
     Args:
         student: Whose.
         folder: Where to.
+        max_new_tokens: Limit on an answer, for those who ask it through transformers.
         weights: All weights by name, where the model's own are spread over ranks.
     """
     model: Any = student.model
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
     model.save_pretrained(folder, state_dict=weights)
+    if max_new_tokens is not None:
+        copy.deepcopy(model.generation_config).save_pretrained(folder, max_new_tokens=max_new_tokens)
     student.tokenizer.save_pretrained(folder)
 
 
@@ -134,7 +157,7 @@ def check_student(
     max_completion: int,
     *,
     chat: bool = False,
-    lora: bool = False,
+    lora: Lora | None = None,
     packing: bool = False,
 ) -> Architecture:
     """Make sure that a student can be had and used, from its configuration and tokenizer alone: before a teacher is paid.
@@ -145,7 +168,7 @@ def check_student(
         max_prompt: Tokens of a prompt.
         max_completion: Tokens of a completion.
         chat: Whether a chat template is needed.
-        lora: Whether peft is needed.
+        lora: The adapters, None for none.
         packing: Whether samples are to be packed.
 
     Raises:
@@ -156,13 +179,14 @@ def check_student(
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
     check_fit(source, config, tokenizer)
-    if lora and find_spec("peft") is None:
-        raise FcotError("student.lora needs peft: pip install 'fcot[lora]'")
+    if lora is not None:  # on a model without weights: which layers can be adapted is told by the names of layers
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with torch.device("meta"):
+            add_lora(Student(kind.from_config(config), tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder"), lora)
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if packing and (kinds != {"full_attention"} or getattr(config, "sliding_window", None)):
-        raise FcotError(f"trainer.packing: '{source}' has layers of other kinds than full attention; trainer.packing=false")
+    if packing and not config.is_encoder_decoder and not _can_pack(config):
+        raise FcotError(f"trainer.packing: '{source}' has attention of another kind than full and plain; trainer.packing=false")
     positions = _positions(config)
     if positions is not None and max_prompt + max_completion > positions:
         raise FcotError(
@@ -185,6 +209,13 @@ def check_fit(source: str, config: Any, tokenizer: Any) -> None:
         raise FcotError(f"student '{source}': its tokenizer has no end-of-sequence token")
     if len(tokenizer) > config.vocab_size:
         raise FcotError(f"student '{source}': its tokenizer has {len(tokenizer)} tokens, its model only {config.vocab_size}")
+
+
+def _can_pack(config: Any) -> bool:
+    """Whether every layer attends to everything before it, by a function that can be exchanged."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and bool(model._supports_attention_backend)
 
 
 def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:

@@ -104,6 +104,8 @@ def _read(path: Path) -> Tokenized | None:
 
 def _write(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    for left in path.parent.glob(f"{path.name}{TEMPORARY}-*"):  # by a killed process: this one has the lock
+        left.unlink(missing_ok=True)
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
@@ -140,17 +142,32 @@ def encode_prompts(student: Student, text_format: StudentFormat, questions: Sequ
 
     The question's end and the delimiter always stay, and the token that the tokenizer puts before every text (Llama's).
     Encoder inputs end with the end-of-sequence token, as T5 was trained. Students with ``chat`` are asked in their
-    tokenizer's chat template.
+    tokenizer's chat template, of which nothing is cut.
     """
     tokenizer: Any = student.tokenizer
     texts = [text_format.prompt(question) for question in questions]
-    head: list[int] = []
-    tail = [tokenizer.eos_token_id] if student.architecture == "encoder_decoder" else []
     if student.chat:
-        turns = [[{"role": "user", "content": text}] for text in texts]
-        texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    elif not tail:
-        head = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
+        return _encode_turns(tokenizer, texts, limit)
+    tail = [tokenizer.eos_token_id] if student.architecture == "encoder_decoder" else []
+    head = [] if tail else [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
     room = limit - len(head) - len(tail)
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return [[*head, *ids[max(0, len(ids) - room) :], *tail] for ids in encoded], sum(len(ids) > room for ids in encoded)
+
+
+def _encode_turns(tokenizer: Any, texts: Sequence[str], limit: int) -> tuple[list[list[int]], int]:
+    """Users' turns in the chat template; a question over the limit is cut inside its turn."""
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+
+    encoded, cut = encode(texts), 0
+    for index, text in enumerate(texts):
+        question = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        cut += len(encoded[index]) > limit
+        while len(encoded[index]) > limit and question:
+            question = question[len(encoded[index]) - limit :]
+            encoded[index] = encode([tokenizer.decode(question)])[0]
+    return encoded, cut

@@ -226,10 +226,12 @@ def _logger(folder: Path, first_step: int) -> CSVLogger:
     """A log that keeps what was written before this process, up to where it goes on: Lightning's own would begin anew."""
     written = folder / "metrics.csv"
     rows = list(csv.DictReader(written.open(newline=""))) if first_step and written.exists() else []
-    logger = CSVLogger(folder.parent, name=folder.name, version="")
+    logger = CSVLogger(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=1)
     for row in rows:
-        if int(row["step"]) <= first_step:
-            logger.log_metrics({name: float(value) for name, value in row.items() if name != "step" and value}, int(row["step"]))
+        with contextlib.suppress(TypeError, ValueError):  # a line that a kill tore
+            values: dict[str, Any] = {name: float(value) for name, value in row.items() if name != "step" and value != ""}
+            if (step := int(row["step"])) <= first_step:
+                logger.log_metrics(values, step)
     return logger
 
 
@@ -321,7 +323,13 @@ class _Between(pl.Callback):
         step, history = self._report.n_steps, self._report.history
         if step not in self._due or (history and history[-1]["step"] == step):
             return False
-        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **self._evaluate(history)})
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # tf32 is the training's
+        try:
+            found = self._evaluate(history)
+        finally:
+            torch.set_float32_matmul_precision(before)
+        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **found})
         return True
 
     def _log(self, trainer: pl.Trainer) -> None:
