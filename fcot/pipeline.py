@@ -148,7 +148,7 @@ def _card(run: Run, metrics: Summary, config_text: str) -> str:
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     layout: Layout = "chat" if isinstance(student, ApiStudent) or getattr(student, "chat_template", False) else _architecture(run)
     form = METHODS[run.config.method.name].formats[layout]
-    use = how_to_use(str(run.directory.student), layout, form, isinstance(student, ApiStudent))
+    use = how_to_use("DIR", layout, form, isinstance(student, ApiStudent))
     teacher = run.config.teacher.name if run.asks_teacher else None
     return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
 

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     questions = []
     for argument in arguments:
         name, found, value = argument.partition("=")
-        if not found or name not in kinds:
+        if not found or name not in kinds or (" " in value and kinds[name] is not str):
             if found and name.isidentifier() and " " not in argument:
                 raise FcotError(f"{name}: no such option; {', '.join(kinds)}")
             questions.append(argument)
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         try:
             values[name] = kinds[name](value)
         except ValueError as error:
-            raise FcotError(f"{argument}: {error}") from error
+            raise FcotError(f"{argument}: a {'whole ' if kinds[name] is int else ''}number") from error
         if kinds[name] is str and not value:
             raise FcotError(f"{argument}: of what?")
         if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
@@ -97,7 +97,7 @@ def read_questions(file: str) -> Iterator[dict[str, Any]]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise FcotError(f"file={file}: {error}") from error
+        raise FcotError(f"file={file}: {getattr(error, 'strerror', None) or error}") from error
     if text.lstrip().startswith("["):
         rows: Any = enumerate(_json(text, f"file={file}"), 1)
     elif text.lstrip().startswith("{"):
@@ -217,6 +217,8 @@ def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
         for row in answers:
             print(f"{row['question']}\n  {row['completion'].strip()}\n  answer: {row['prediction']}", end="")
             print("" if row["complete"] else "   (cut at the length limit)")
+            if "votes" in row:
+                print(f"  votes: {', '.join(f'{count} for {prediction}' for prediction, count in row['votes'].items()) or 'none'}")
     judged = [row["correct"] for row in answers if "correct" in row]
     if judged:
         say(f"{sum(judged)} of {len(judged)} correct")

@@ -74,13 +74,15 @@ class World:
 
 
 def check_devices(wanted: int) -> None:
-    """Refuse more processes than this machine has GPUs; without any they share its processors.
+    """Refuse more processes than this machine has GPUs or, without any, processors.
 
     Raises:
         FcotError: There are fewer.
     """
     import torch
 
+    if not torch.cuda.is_available() and wanted > (os.cpu_count() or 1):
+        raise FcotError(f"trainer.devices={wanted}: this machine has {os.cpu_count()} processors and no GPU")
     if torch.cuda.is_available() and wanted > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
         raise FcotError(f"trainer.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs")
 
@@ -197,7 +199,7 @@ class Team:
         if not self._outside and self.world.rank == 0:
             port = _free_port()
             _set_rendezvous(0, self.world.size, port)
-            say(f"starting {self.world.size - 1} more processes")
+            say(f"training and evaluating with {self.world.size} processes")
             self._context = torch.multiprocessing.start_processes(
                 _spawned,
                 (self.world.size, port, self._follow, self._arguments),

@@ -83,7 +83,7 @@ def test_the_card_tells_results_data_terms_and_configuration(run):
     assert f"{metrics['completions_kept']:,} rationales kept of {metrics['completions_asked']:,} that oracle-v1 wrote (D = 4)" in card
     assert "## Terms" in card
     assert "```yaml\ndiversity: 4\n```" in card
-    assert "python -m fcot.predict student=" in card
+    assert "python -m fcot.predict student=DIR" in card
     assert card.startswith("---\nlibrary_name: transformers\n")
 
 

@@ -31,7 +31,7 @@ tokenizer.decode(output[0], skip_special_tokens=True)""",
 
 
 def how_to_use(folder: str, layout: Layout, text_format: StudentFormat, api: bool) -> str:
-    """Markdown: fcot's own command, and transformers' lines for a local student."""
+    """Markdown, DIR standing for where the student is: fcot's own command, and transformers' lines for a local student."""
     command = f'```\npython -m fcot.predict student={folder} "..."\n```'
     if api:
         return command
@@ -53,10 +53,14 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
     low, high = metrics["accuracy_ci95"]
     teacher, best = metrics["teacher"], metrics["accuracy_best_epoch"]
     interval = f"{_percent(metrics['accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
+    chosen = metrics["validation_accuracy"]
+    held_out = f"{metrics['n_validation_problems']:,} validation problems"
+    checkpoint = "the last" if chosen is None else f"the best on {held_out} ({_percent(chosen)})"
     facts = [
         f"| accuracy on {metrics['n_test']:,} test problems | {interval} |",
         f"| random guess | {_percent(metrics['random_guess'])} |",
-        f"| checkpoint | {metrics['accuracy_checkpoint']} |",
+        f"| checkpoint | {checkpoint} |",
+        f"| seed, optimizer steps | {metrics['seed']}, {metrics['n_steps'] or 'unknown'} |",
     ]
     if best is not None:
         facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic) | {_percent(best)} |")

@@ -50,6 +50,7 @@ def train_student(run: Run, world: World) -> Summary:
         if run.split.validation:
             accuracy = scoring.accuracy(predict(run, student, run.split.validation, world)) or 0.0
             entry["validation_accuracy"] = accuracy
+            bar.watch(f"validation accuracy {accuracy:.1%}")
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, run.split.test, world))
         if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):

@@ -87,7 +87,7 @@ class Recipe:
     compile: bool = False
     gradient_checkpointing: bool = False
     strategy: str = "ddp"
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: float = 10.0
 
 
 @dataclass
@@ -147,6 +147,10 @@ def train(
     _quiet()
     layout, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints)
+    if recipe.warmup_steps >= n_steps and world.rank == 0:
+        say(
+            f"warning: trainer.warmup_steps={recipe.warmup_steps}, and there are {n_steps:,} steps: the learning rate never gets to its peak"
+        )
     if report.n_steps and world.rank == 0:
         say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
     advance(report.n_steps)
@@ -316,6 +320,8 @@ class _Between(pl.Callback):
         if evaluated:
             self._checkpoint(trainer)
             trainer.should_stop = self._stop(report.history)
+            if trainer.should_stop and report.n_steps < self._n_steps and trainer.is_global_zero:
+                say(f"training stops early, at step {report.n_steps:,} of {self._n_steps:,}")
         self._since = time.monotonic()
 
     def evaluate_if_due(self) -> bool:
@@ -373,3 +379,4 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view.*")
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable. is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*")

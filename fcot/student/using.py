@@ -50,5 +50,8 @@ def read_usage(folder: Path) -> Usage:
     try:
         found = read_json(folder / FILE)
         return Usage(**found | {"format": StudentFormat(**found["format"]), "rule": AnswerRule(**found["rule"])})
+    except FileNotFoundError as error:
+        hint = f": {folder / 'student'} is one" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
+        raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise FcotError(f"{folder}: not a student that fcot trained, its {FILE} is missing or damaged ({error})") from error
+        raise FcotError(f"{folder}: its {FILE} is damaged ({error})") from error
