@@ -307,10 +307,10 @@ def test_a_students_folder_says_how_it_is_used(tmp_path):
     found = json.loads((tmp_path / FILE).read_text())
     for broken in (found | {"more": 1}, {k: v for k, v in found.items() if k != "rule"}, found | {"format": {"x": 1}}, [1]):
         (tmp_path / FILE).write_text(json.dumps(broken))
-        with pytest.raises(FcotError, match=r"not a student that fcot trained, its fcot\.json is missing or damaged"):
+        with pytest.raises(FcotError, match=r"its fcot\.json is (missing|damaged)"):
             read_usage(tmp_path)
     (tmp_path / FILE).unlink()
-    with pytest.raises(FcotError, match="missing or damaged"):
+    with pytest.raises(FcotError, match="is missing"):
         read_usage(tmp_path)
 
 

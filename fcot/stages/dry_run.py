@@ -325,7 +325,7 @@ def _student_facts(needs: StudentNeeds | None) -> dict[str, str]:
     return {
         "student: tokens to train on": f"{_tokens(needs.trained_tokens)}, all epochs, if all are kept",
         "student: price of the training": money(needs.usd_training),
-        "student: answers to be asked for": f"{needs.requests:,}",
+        "student: answers to be asked for": f"{needs.answers:,}",
         "student: prompt tokens": _tokens(needs.prompt_tokens),
         "student: completion tokens": _tokens(needs.completion_tokens),
         "student: price of the answers": money(needs.usd_answers),

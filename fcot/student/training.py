@@ -148,9 +148,7 @@ def train(
     layout, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints)
     if recipe.warmup_steps >= n_steps and world.rank == 0:
-        say(
-            f"warning: trainer.warmup_steps={recipe.warmup_steps}, and there are {n_steps:,} steps: the learning rate never gets to its peak"
-        )
+        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
     if report.n_steps and world.rank == 0:
         say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
     advance(report.n_steps)
