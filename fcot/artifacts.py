@@ -50,8 +50,9 @@ def disk_error(error: OSError, path: Path) -> FcotError:
     return FcotError(f"cannot write {path}: {error.strerror or error}")
 
 
-def write_atomic(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text file so that ``path`` is either its old self or whole: temporary file, fsync, rename.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to fill, which then takes ``path``'s place: that is either its old self or whole (fsync, rename).
 
     Raises:
         FcotError: The disk is full or the folder not writable; nothing is left behind.
@@ -59,10 +60,9 @@ def write_atomic(path: Path, text: str | Iterable[str]) -> None:
     temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -70,6 +70,12 @@ def write_atomic(path: Path, text: str | Iterable[str]) -> None:
         if isinstance(error, OSError):
             raise disk_error(error, path) from error
         raise
+
+
+def write_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file by :func:`replacing`, with its errors."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 def _system_error(error: Exception) -> OSError | None:

@@ -16,7 +16,7 @@ from fcot.artifacts import read_json, write_atomic, write_json
 from fcot.config import ApiStudent, Config, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
-from fcot.prompts.student import METHODS, Layout
+from fcot.prompts.student import METHODS, Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -60,7 +60,7 @@ def _execute(run: Run, config_text: str, team: Team) -> Summary:
             say(f"nothing to do: {directory.path} is complete")
             return dict(read_json(directory.metrics))
         directory.remove_partial()
-        _check_student(run)
+        architecture = _check_student(run)
         _write_inputs(run, config_text)
         summaries: dict[str, Summary] = {}
         for name in _names(run):
@@ -69,7 +69,7 @@ def _execute(run: Run, config_text: str, team: Team) -> Summary:
                 return summaries[name]
         metrics = summarise(run, summaries)
         if run.trains:
-            write_atomic(directory.student / "README.md", _card(run, metrics, config_text))
+            write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
         write_json(directory.metrics, metrics)
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         return metrics
@@ -102,18 +102,22 @@ def _stage(run: Run, name: str) -> Callable[..., Summary]:
     return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
 
-def _check_student(run: Run) -> None:
-    """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after."""
+def _check_student(run: Run) -> Architecture | None:
+    """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after.
+
+    Returns:
+        The architecture; None for API students, and where ``until`` says that no student is wanted.
+    """
     student, trainer = run.config.student, run.config.trainer
     if run.config.until not in ("train", "evaluate") or isinstance(student, ApiStudent):
-        return
+        return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
     if isinstance(student, PretrainedStudent):
         from fcot.stages.student import lora_of
         from fcot.student.loading import check_student
 
-        architecture: str = check_student(
+        architecture: Architecture = check_student(
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
         )  # fmt: skip
@@ -122,6 +126,7 @@ def _check_student(run: Run) -> None:
     wanted = [name for name in ("packing", "prompt_loss_weight") if getattr(trainer, name)] if run.trains else []
     if architecture == "encoder_decoder" and wanted:
         raise FcotError(f"trainer.{' and trainer.'.join(wanted)}: for decoders only, and student={student.name} is an encoder-decoder")
+    return architecture
 
 
 def _once(run: Run, name: str, team: Team) -> Summary:
@@ -140,23 +145,17 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     return summary
 
 
-def _card(run: Run, metrics: Summary, config_text: str) -> str:
+def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_text: str) -> str:
     """The student's model card."""
     from fcot.reporting.card import how_to_use, model_card
 
     student = run.config.student
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
-    layout: Layout = "chat" if isinstance(student, ApiStudent) or getattr(student, "chat_template", False) else _architecture(run)
+    layout: Layout = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
     form = METHODS[run.config.method.name].formats[layout]
-    use = how_to_use("DIR", layout, form, isinstance(student, ApiStudent))
+    use = how_to_use("DIR", layout, form, api=architecture is None)
     teacher = run.config.teacher.name if run.asks_teacher else None
     return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
-
-
-def _architecture(run: Run) -> Layout:
-    from transformers import AutoConfig
-
-    return "encoder_decoder" if AutoConfig.from_pretrained(run.directory.student).is_encoder_decoder else "decoder"
 
 
 def _write_inputs(run: Run, config_text: str) -> None:

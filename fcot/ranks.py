@@ -139,6 +139,7 @@ class Team:
             _broadcast(task)
             return work()
         except RuntimeError as error:
+            time.sleep(1.0)  # a connection breaks before its process has ended
             if lost := self._lost():
                 raise FcotError(lost) from error
             raise
@@ -146,7 +147,6 @@ class Team:
     def _lost(self) -> str | None:
         """What to say where a spawned rank has ended before its time, None where all are there."""
         for rank, process in enumerate(self._context.processes if self._context else (), 1):
-            process.join(1.0 if process.exitcode is None else 0.0)
             if process.exitcode is not None:
                 return f"rank {rank} of {self.world.size} ended with code {process.exitcode}; the same command continues"
         return None
@@ -154,12 +154,11 @@ class Team:
     def _watch(self) -> None:
         """End the run when a spawned rank dies while the first one waits for it inside a call that nothing interrupts."""
         while not self._leaving:
-            for rank, process in enumerate(self._context.processes, 1):
-                if process.exitcode is not None and not self._leaving:
-                    time.sleep(3.0)  # most calls fail by themselves, with a better message
-                    if not self._leaving:
-                        say(f"rank {rank} of {self.world.size} ended with code {process.exitcode}; the same command continues")
-                        os._exit(1)
+            if self._lost():
+                time.sleep(3.0)  # most calls fail by themselves, with a better message
+                if not self._leaving and (lost := self._lost()):
+                    say(lost)
+                    os._exit(1)
             time.sleep(0.5)
 
     def follow(self, tasks: Callable[[str], object]) -> None:

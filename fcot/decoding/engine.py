@@ -93,6 +93,12 @@ class _Row:
             self.uniforms = np.random.default_rng(self.prompt.noise).random(self.prompt.limit)
 
 
+def end_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's own, and those of the model's folder (chat models end a turn with others)."""
+    own = generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
 class Decoder:
     """The rows that are in a model.
 

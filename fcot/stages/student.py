@@ -90,14 +90,12 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 def evaluate_student(run: Run, world: World) -> Summary:
     """Answers to every test problem, scored by the parser of the run's format: greedy, or a majority vote over samples."""
     student = load_student(str(run.directory.student), chat=_asks_in_chat(run)) if run.trains else build_student(run)
-    limits = run.config.student
-    draws = limits.self_consistency
+    draws = run.config.student.self_consistency
     with progress("evaluate", len(run.split.test) * draws, "answers") as bar:
-        drawn = draw(run, student, run.split.test, world, draws, bar.advance)
-    form = text_format(run, student)
-    cut = encode_prompts(student, form, [one.question for one in run.select(run.split.test)], limits.max_prompt_tokens)[1]
+        drawn, cut = draw(run, student, run.split.test, world, draws, bar.advance)
     if world.rank > 0:
         return {}
+    form = text_format(run, student)
     return scoring.report(drawn, form, run.task.rule, run.directory.predictions, run.directory.samples) | {"cut_questions": cut}
 
 
@@ -164,13 +162,13 @@ def training_rows(run: Run, student: Student) -> Tokenized:
 
 def predict(run: Run, student: Student, indices: Sequence[int], world: World) -> list[Prediction]:
     """Greedy answers of a student to problems, scored, in the order of ``indices``."""
-    return [prediction for (prediction,) in draw(run, student, indices, world)]
+    return [prediction for (prediction,) in draw(run, student, indices, world)[0]]
 
 
 def draw(
     run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
-) -> list[list[Prediction]]:
-    """Scored answers of a student, ``draws`` to each problem: one is greedy, several are sampled."""
+) -> tuple[list[list[Prediction]], int]:
+    """Scored answers of a student, ``draws`` to each problem (one is greedy, several are sampled), and how many questions were cut."""
     form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
     ids, cut = encode_prompts(student, form, [problem.question for problem in problems], limits.max_prompt_tokens)
     if cut and world.rank == 0:
@@ -187,10 +185,11 @@ def draw(
         student, prompts, max_tokens=run.config.trainer.eval_batch_tokens, world=world, advance=advance,
         sampling=Sampling(limits.temperature, limits.top_k) if draws > 1 else Sampling(),
     ))  # fmt: skip
-    return [
+    drawn = [
         [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in (next(answers) for _ in range(draws))]
         for problem in problems
     ]
+    return drawn, cut
 
 
 def save(run: Run, student: Student, world: World) -> None:

@@ -75,7 +75,8 @@ class StepSampler:
 
     def _reach(self, epochs: int) -> None:
         while len(self._ends) <= epochs:
-            self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends) - 1)))
+            n_steps = -(-len(self._lengths) // self._batch_size) if self._batch_size else len(self._epoch(len(self._ends) - 1))
+            self._ends.append(self._ends[-1] + n_steps)
 
     def _plan(self, epoch: int) -> list[Ids]:
         """The batches of an epoch, in order."""

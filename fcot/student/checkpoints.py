@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )  # fmt: skip
 from torch.distributed.fsdp import FSDPModule
 
-from fcot.artifacts import TEMPORARY, disk_error, file_fingerprint
+from fcot.artifacts import file_fingerprint, replacing
 from fcot.progress import say
 
 _KEPT = 2  # the last, and the one before it should the last be damaged
@@ -52,17 +52,13 @@ class Checkpoints:
             FcotError: The disk is full or the folder not writable; the older checkpoints stay.
         """
         began = time.monotonic()
-        temporary = self._folder / f"step{TEMPORARY}-{os.getpid()}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(dict(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._folder / f"step_{state['step']}.{file_fingerprint(temporary)[:16]}.ckpt")
-        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
-            temporary.unlink(missing_ok=True)
-            raise disk_error(error if isinstance(error, OSError) else OSError(None, str(error)), self._folder) from error
+        unnamed = self._folder / "step"
+        with replacing(unnamed) as temporary:
+            try:
+                torch.save(dict(state), temporary)
+            except RuntimeError as error:  # a full disk, as torch's writer reports it
+                raise OSError(None, str(error)) from error
+        os.replace(unnamed, self._folder / f"step_{state['step']}.{file_fingerprint(unnamed)[:16]}.ckpt")
         for old in self._newest_first()[_KEPT:]:
             old.unlink(missing_ok=True)
         self._last = time.monotonic()

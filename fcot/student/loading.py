@@ -29,6 +29,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from fcot.artifacts import fingerprint
+from fcot.decoding.engine import end_tokens
 from fcot.errors import FcotError
 from fcot.prompts.student import Architecture
 
@@ -55,8 +56,7 @@ class Student:
     @property
     def ends(self) -> list[int]:
         """The tokens that end an answer."""
-        found = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
-        return found if isinstance(found, list) else [found]  # type: ignore[list-item]
+        return end_tokens(self.tokenizer, self.model.generation_config)
 
     @property
     def positions(self) -> int | None:
@@ -78,18 +78,16 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
     try:
         config, tokenizer = _load_light(source, revision)
         check_fit(source, config, tokenizer)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(source, revision=revision, dtype=torch.float32)
+        model = _model_class(config).from_pretrained(source, revision=revision, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise _unavailable(source, error) from error
     # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
-    own = model.generation_config.eos_token_id  # chat models end a turn with a token that need not be their tokenizer's
-    ends = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+    ends = end_tokens(tokenizer, model.generation_config)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
     )  # fmt: skip
-    return Student(model, tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder", chat)
+    return Student(model, tokenizer, _architecture(config), chat)
 
 
 @dataclass(frozen=True)
@@ -180,9 +178,8 @@ def check_student(
         raise _unavailable(source, error) from error
     check_fit(source, config, tokenizer)
     if lora is not None:  # on a model without weights: which layers can be adapted is told by the names of layers
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
-            add_lora(Student(kind.from_config(config), tokenizer, "encoder_decoder" if config.is_encoder_decoder else "decoder"), lora)
+            add_lora(Student(_model_class(config).from_config(config), tokenizer, _architecture(config)), lora)
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
     if packing and not config.is_encoder_decoder and not _can_pack(config):
@@ -193,7 +190,15 @@ def check_student(
             f"student '{source}' has {positions} positions: student.max_prompt_tokens={max_prompt} and "
             f"student.max_completion_tokens={max_completion} together may not exceed them"
         )
+    return _architecture(config)
+
+
+def _architecture(config: Any) -> Architecture:
     return "encoder_decoder" if config.is_encoder_decoder else "decoder"
+
+
+def _model_class(config: Any) -> Any:
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _positions(config: Any) -> int | None:

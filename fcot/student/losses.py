@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-Batch = dict[str, Any]  # as fcot.student.data builds it
+from fcot.student.data import Batch
 
 
 class TargetLogits:

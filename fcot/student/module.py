@@ -11,10 +11,8 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
+from fcot.student.data import Batch
 from fcot.student.losses import TargetLogits, token_loss
-
-Batch = dict[str, Any]
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 class StudentModule(pl.LightningModule):
@@ -28,7 +26,7 @@ class StudentModule(pl.LightningModule):
         seed: Of dropout.
         lr: Peak learning rate of AdamW.
         weight_decay: AdamW's.
-        schedule: ``constant``, or ``linear`` or ``cosine`` (decay to zero at the last step), after the warm-up.
+        schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last; the warm-up multiplies it.
         warmup_steps: Optimizer steps of linear warm-up.
         first_step: Where this process begins.
         n_steps: Optimizer steps in all.

@@ -6,7 +6,6 @@ A *row* is one training sample: prompt ids and completion ids, the latter ending
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fcot.artifacts import TEMPORARY, disk_error, exclusive
+from fcot.artifacts import TEMPORARY, exclusive, replacing
 from fcot.progress import say
 from fcot.prompts.student import StudentFormat
 from fcot.student.loading import Student
@@ -103,18 +102,10 @@ def _read(path: Path) -> Tokenized | None:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
     for left in path.parent.glob(f"{path.name}{TEMPORARY}-*"):  # by a killed process: this one has the lock
         left.unlink(missing_ok=True)
-    try:
-        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+    with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _encode(

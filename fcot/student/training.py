@@ -48,7 +48,7 @@ class Recipe:
     Attributes:
         lr: Peak learning rate.
         weight_decay: AdamW's.
-        schedule: One of :data:`fcot.student.module.SCHEDULES`.
+        schedule: ``constant``, ``linear`` or ``cosine``, as :class:`fcot.student.module.StudentModule` has them.
         warmup_steps: Optimizer steps of warm-up.
         clip_norm: Gradient norm limit, None for none.
         batch_size: Samples an optimizer step, over all ranks and micro-batches.

@@ -172,12 +172,10 @@ class _Model:
     @cached_property
     def decoder(self) -> Any:
         """The rows in the model. Of a folder's decoding habits only where an answer ends is the model's to say."""
-        from fcot.decoding.engine import Decoder, Sampling
+        from fcot.decoding.engine import Decoder, Sampling, end_tokens
 
-        # Chat models end a turn with a token that need not be their tokenizer's.
-        ends = self._model.generation_config.eos_token_id
-        ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        return Decoder(self._model, sorted(ends), Sampling(self._temperature), sys.maxsize, self._batch_size)
+        ends = end_tokens(self._tokenizer, self._model.generation_config)
+        return Decoder(self._model, ends, Sampling(self._temperature), sys.maxsize, self._batch_size)
 
     def _load(self, kind: Any, **options: Any) -> Any:
         from safetensors import SafetensorError
