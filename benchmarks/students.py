@@ -356,7 +356,7 @@ def evaluation(arguments: argparse.Namespace, budgets: Sequence[int] = (32768,),
             student = build(shape, samples, arguments.width, arguments.layers, positions=2048)
             student.model.to(DEVICE)  # type: ignore[arg-type]
             without_ends(student)
-            prompts, _ = encode_prompts(student, METHODS["fine_tune_cot"].formats[student.architecture], test, 512)
+            prompts, _ = encode_prompts(student, [METHODS["fine_tune_cot"].formats[student.architecture].prompt(one) for one in test], 512)
             print(f"\n{task.title}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(prompts)} problems"
                   f" ({len(set(map(tuple, prompts)))} different), {DEVICE}")  # fmt: skip
             compare_decoding(student, prompts, arguments.turns, budgets, batches)
@@ -402,7 +402,7 @@ def precision(arguments: argparse.Namespace) -> None:
         problems = load_problems(TASKS[usage.task], str(arguments.data / "dataset" / f"{usage.task}.json"))[: arguments.n]
     else:
         problems = make_problems(TOY_TASKS[usage.task], arguments.n, seed=1000)
-    ids, _ = encode_prompts(student, usage.format, [one.question for one in problems], usage.max_prompt_tokens)
+    ids, _ = encode_prompts(student, [usage.format.prompt(one.question) for one in problems], usage.max_prompt_tokens)
     answers, seconds = {}, {}
     for kind in (torch.float32, torch.bfloat16):
         cast = replace(student, model=copy.deepcopy(student.model).to(kind))  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from fcot.config import (
     OracleTeacher,
     PublishedDataset,
     ReplayTeacher,
+    TeacherItself,
     TinyStudent,
     ToyDataset,
     Trainer,
@@ -102,6 +103,7 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _one_of("method", config.method.name, tuple(METHODS))
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
     yield from _at_least("preview", config.preview, 1)
+    yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
     yield from _prompt_faults(config)
     for name in config.curation.filters:
         yield from _one_of("curation.filters", name, ("answer", "truncated", "duplicate", "length"))
@@ -120,10 +122,13 @@ def _prompt_faults(config: Config) -> Iterator[str]:
     if prompt.template is not None and "{question}" not in prompt.template:
         yield "prompt.template: the template must contain {question}"
     if "{exemplars}" in (prompt.template or "") and prompt.exemplars is None:
-        yield f"prompt={prompt.name} needs prompt.exemplars=FILE, or prompt.exemplars=outputs/runs/<run> to take that run's rationales"
+        yield (
+            f"prompt={prompt.name} needs prompt.exemplars=FILE, prompt.exemplars=outputs/runs/<run> to take that run's rationales, or "
+            "prompt.exemplars=train to take the task's human ones"
+        )
     if not all(prompt.stop):
         yield "prompt.stop: an empty string would end every answer at once"
-    if prompt.exemplars is not None and not Path(prompt.exemplars).exists():
+    if prompt.exemplars not in (None, "train") and not Path(prompt.exemplars).exists():
         yield f"prompt.exemplars={prompt.exemplars}: no such file or folder"
     for answer_type in ANSWER_TYPES:
         if answer_type not in prompt.answer_triggers:
@@ -177,7 +182,7 @@ def _split_faults(config: Config) -> Iterator[str]:
 def _teacher_faults(config: Config) -> Iterator[str]:
     teacher = config.teacher
     method = METHODS.get(config.method.name)
-    if method is not None and not method.asks_teacher:
+    if method is not None and not method.asks_teacher and not isinstance(config.student, TeacherItself):
         if config.until in ("generate", "curate"):
             yield f"until={config.until}: method={config.method.name} asks no teacher"
         if config.until == "train" and not method.trains:
@@ -189,6 +194,8 @@ def _teacher_faults(config: Config) -> Iterator[str]:
         if not isinstance(config.dataset, ToyDataset):
             yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
     elif isinstance(teacher, ReplayTeacher):
+        if config.method.name == "zero_shot":
+            yield "teacher=replay holds rationales, not bare answers: method=zero_shot_cot"
         if isinstance(config.dataset, ToyDataset):
             yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
         if teacher.path and not Path(teacher.path).exists():
@@ -267,6 +274,11 @@ def _model_folder(option: str, value: str) -> Iterator[str]:
 
 def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
+    if isinstance(student, TeacherItself):
+        yield from _at_least("student.self_consistency", student.self_consistency, 1)
+        if config.method.name in METHODS and METHODS[config.method.name].trains:
+            yield f"student=teacher is not trained: method=zero_shot, zero_shot_cot or few_shot_cot, not method={config.method.name}"
+        return
     if isinstance(student, ApiStudent):
         yield from _at_least("student.epochs", student.epochs, 1)
         yield from _at_least("student.max_new_tokens", student.max_new_tokens, 1)

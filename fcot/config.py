@@ -161,9 +161,10 @@ class Curation:
 
 @dataclass
 class Method:
-    """What the student learns from."""
+    """How the student is made, and asked."""
 
     name: str = MISSING
+    prompt_tokens: int | None = None  # few-shot: limit on a prompt, above which whole exemplars are dropped; null takes the student's
 
 
 # --- student and trainer --------------------------------------------------------------------------------------------
@@ -237,6 +238,14 @@ class ApiStudent:
 
 
 @dataclass
+class TeacherItself:
+    """The teacher in the student's place: it answers the test problems, untrained."""
+
+    name: str = MISSING
+    self_consistency: int = 1  # completions a problem for a majority vote; 1 asks for a greedy one
+
+
+@dataclass
 class Trainer:
     """How the student is trained and which checkpoint is reported."""
 
@@ -299,6 +308,8 @@ class Config:
     output_dir: str = "outputs"
 
 
+ASKED = (ApiStudent, TeacherItself)  # students that are asked over a network or as teachers are, not loaded
+
 SCHEMAS: dict[tuple[str, str], type] = {
     ("dataset", "published"): PublishedDataset,
     ("dataset", "toy"): ToyDataset,
@@ -314,6 +325,7 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("student", "pretrained"): PretrainedStudent,
     ("student", "tiny"): TinyStudent,
     ("student", "api"): ApiStudent,
+    ("student", "teacher"): TeacherItself,
     ("trainer", "trainer"): Trainer,
     ("logger", "logger"): Logger,
 }

@@ -13,7 +13,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ApiStudent, Config, PretrainedStudent
+from fcot.config import ASKED, Config, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.prompts.student import METHODS, Architecture, Layout
@@ -81,15 +81,15 @@ _STAGES = {  # module and function: each is imported when it runs
     "train": ("fcot.stages.student", "train_student"),
     "evaluate": ("fcot.stages.student", "evaluate_student"),
 }
-_API_STAGES = _STAGES | {
+_ASKED_STAGES = _STAGES | {
     "train": ("fcot.stages.api_student", "train_api_student"),
-    "evaluate": ("fcot.stages.api_student", "evaluate_api_student"),
+    "evaluate": ("fcot.stages.asked", "evaluate_asked"),
 }
 
 
 def _shared(run: Run) -> tuple[str, ...]:
     """The stages in which all ranks take part."""
-    return () if isinstance(run.config.student, ApiStudent) else ("train", "evaluate")
+    return () if isinstance(run.config.student, ASKED) else ("train", "evaluate")
 
 
 def _names(run: Run) -> list[str]:
@@ -98,7 +98,7 @@ def _names(run: Run) -> list[str]:
 
 
 def _stage(run: Run, name: str) -> Callable[..., Summary]:
-    module, function = (_API_STAGES if isinstance(run.config.student, ApiStudent) else _STAGES)[name]
+    module, function = (_ASKED_STAGES if isinstance(run.config.student, ASKED) else _STAGES)[name]
     return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
 
@@ -106,10 +106,10 @@ def _check_student(run: Run) -> Architecture | None:
     """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after.
 
     Returns:
-        The architecture; None for API students, and where ``until`` says that no student is wanted.
+        The architecture; None for students that are asked, and where ``until`` says that no student is wanted.
     """
     student, trainer = run.config.student, run.config.trainer
-    if run.config.until not in ("train", "evaluate") or isinstance(student, ApiStudent):
+    if run.config.until not in ("train", "evaluate") or isinstance(student, ASKED):
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
@@ -201,12 +201,16 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
         "student_usage": trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
         "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
-        "precision": None if isinstance(config.student, ApiStudent) else run.precision,
+        "precision": None if isinstance(config.student, ASKED) else run.precision,
         "n_steps": trained.get("n_steps", 0),
         "train_samples_per_second": trained.get("samples_per_second"),
         "padding_efficiency": trained.get("padding_efficiency"),
         "accuracy_single_sample": evaluated.get("accuracy_single_sample"),
         "cut_questions": evaluated.get("cut_questions", 0),
+        "shortened_prompts": evaluated.get("shortened_prompts", 0),
+        "dropped_exemplars": evaluated.get("dropped_exemplars", 0),
+        "exemplars_left_out": run.exemplars_left_out,
+        "n_parameters": evaluated.get("n_parameters"),
         "cut_prompts": trained.get("cut_prompts", 0),
         "cut_completions": trained.get("cut_completions", 0),
         "unknown_token_share": trained.get("unknown_token_share", 0.0),

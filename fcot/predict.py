@@ -165,7 +165,7 @@ def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Opti
     logging.set_verbosity_error()
     student = load_student(str(folder), chat=usage.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    ids, cut = encode_prompts(student, usage.format, questions, usage.max_prompt_tokens)
+    ids, cut = encode_prompts(student, [usage.format.prompt(question) for question in questions], usage.max_prompt_tokens)
     if cut:
         say(f"warning: {cut} questions lost their beginning: the student reads {usage.max_prompt_tokens} tokens")
     n = options.self_consistency

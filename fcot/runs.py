@@ -11,6 +11,7 @@ from typing import Any
 from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
 from fcot.checks import price_of
 from fcot.config import (
+    ASKED,
     SAMPLING_TEMPERATURE,
     ApiStudent,
     Config,
@@ -20,6 +21,7 @@ from fcot.config import (
     OracleTeacher,
     PretrainedStudent,
     ReplayTeacher,
+    TeacherItself,
     ToyDataset,
 )  # fmt: skip
 from fcot.errors import FcotError
@@ -63,7 +65,8 @@ class Run:
         config: The checked configuration.
         task: The task with its answer rule.
         problems: All problems by sample index.
-        split: Sample indices of train, validation and test.
+        split: Sample indices of train, validation and test; without the test problems that are exemplars of a few-shot prompt.
+        exemplars_left_out: How many those are (paper A's few-shot fractions imply it).
         order_known: Whether the rows were verified to stand in the order that index splits presuppose.
         temperature: The teacher's, resolved.
         prompt: The teacher's, exemplars loaded.
@@ -78,6 +81,7 @@ class Run:
     task: Task
     problems: dict[int, Problem]
     split: Split
+    exemplars_left_out: int
     order_known: bool
     temperature: float
     prompt: TeacherPrompt
@@ -97,6 +101,11 @@ class Run:
     def trains(self) -> bool:
         """Whether the method trains at all."""
         return METHODS[self.config.method.name].trains
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself stands in the student's place."""
+        return isinstance(self.config.student, TeacherItself)
 
     @cached_property
     def run_id(self) -> str:
@@ -160,15 +169,19 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     if not split.test:
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
     temperature = _temperature(config, sweeps_diversity)
+    prompt = _prompt(config, task, {index: problems[index] for index in split.train})
+    n_test = len(split.test)
+    if method.prompted:
+        split = replace(split, test=_without_exemplars(split.test, problems, prompt, order_known))
     teacher, replayed, teacher_name = None, None, None
-    if method.asks_teacher and isinstance(config.teacher, ReplayTeacher):
+    asks = method.asks_teacher or isinstance(config.student, TeacherItself)
+    if asks and isinstance(config.teacher, ReplayTeacher):
         replayed, teacher_name = _replay(config, task, problems, split)
-    elif method.asks_teacher:
+    elif asks:
         teacher = build_teacher(config, temperature)
         teacher_name = str(teacher.identity["model"])
-    prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     return Run(
-        config, task, problems, split, order_known, temperature, prompt, teacher, replayed, teacher_name,
+        config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
         _precision(config.trainer.precision), Path(config.output_dir), sweeps_diversity,
     )  # fmt: skip
 
@@ -220,6 +233,13 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
 
 
+def _without_exemplars(test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, order_known: bool) -> list[int]:
+    """The test problems that no exemplar is made of: by its sample index where the rows' order is known, and by its question."""
+    indices = {exemplar.sample_index for exemplar in prompt.exemplars} if order_known else set()
+    questions = {" ".join(exemplar.question.split()) for exemplar in prompt.exemplars}
+    return [index for index in test if index not in indices and " ".join(problems[index].question.split()) not in questions]
+
+
 def _task(config: Config) -> Task:
     dataset = config.dataset
     if isinstance(dataset, CustomDataset):
@@ -265,7 +285,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
     validation: list[int] = []
-    selects = config.trainer.selection == "validation" and not isinstance(config.student, ApiStudent)  # the API returns its last step
+    selects = config.trainer.selection == "validation" and not isinstance(config.student, ASKED)  # the API returns its last step
     if selects and METHODS[config.method.name].trains and chosen:
         chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
     return Split(chosen, validation, test), order_known
@@ -287,6 +307,8 @@ def _temperature(config: Config, sweeps_diversity: bool) -> float:
     asked = getattr(config.teacher, "temperature", None)
     if asked is not None:
         return float(asked)
+    if isinstance(config.student, TeacherItself):
+        return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
     return SAMPLING_TEMPERATURE if config.diversity > 1 or sweeps_diversity else 0.0
 
 
@@ -294,8 +316,11 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
-    train = [problems[index] for index in split.train]
-    return replay.choose(completions, train, config.diversity, str(path)), model
+    if isinstance(config.student, TeacherItself):
+        wanted, diversity = split.test, config.student.self_consistency
+    else:
+        wanted, diversity = split.train, config.diversity
+    return replay.choose(completions, [problems[index] for index in wanted], diversity, str(path)), model
 
 
 def _precision(asked: str) -> str:
@@ -318,24 +343,26 @@ def _identity(run: Run) -> dict[str, Any]:
         "split": asdict(run.split),
         "student": _student_identity(config),
     }
-    if not isinstance(config.student, ApiStudent):
+    if not isinstance(config.student, ASKED):
         identity["eval_precision"] = config.trainer.eval_precision
-    if run.trains and not isinstance(config.student, ApiStudent):
+    if run.trains and not isinstance(config.student, ASKED):
         # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
         trainer = asdict(config.trainer)
         identity["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
+    prompted = METHODS[config.method.name].prompted
+    if run.asks_teacher or prompted:
+        identity["prompt"] = asdict(replace(run.prompt, name=""))
+    if prompted:
+        identity["prompt_tokens"] = config.method.prompt_tokens
+    if run.replayed is not None:
+        identity["teacher"] = fingerprint([to_row(completion) for completion in run.replayed])
+    elif run.teacher is not None:
+        identity["teacher"] = dict(run.teacher.identity)
     if run.asks_teacher:
-        if run.replayed is not None:
-            teacher: Any = fingerprint([to_row(completion) for completion in run.replayed])
-        else:
-            assert run.teacher is not None
-            teacher = dict(run.teacher.identity)
         if getattr(config.teacher, "resample_identical", False):
             identity["resample_identical"] = True
         identity |= {
             "diversity": config.diversity,
-            "teacher": teacher,
-            "prompt": asdict(replace(run.prompt, name="")),
             "filters": [[name, config.curation.max_words] if name == "length" else name for name in config.curation.filters],
         }
     return identity
@@ -343,6 +370,8 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _student_identity(config: Config) -> dict[str, Any]:
     student = config.student
+    if isinstance(student, TeacherItself):
+        return asdict(student)
     if isinstance(student, ApiStudent):
         trained = {"epochs": student.epochs} if METHODS[config.method.name].trains else {}
         votes = {"self_consistency": student.self_consistency, "temperature": student.temperature} if student.self_consistency > 1 else {}

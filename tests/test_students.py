@@ -60,7 +60,7 @@ def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
 def test_prompts_to_answer_are_those_of_training(student):
     samples = make_samples(student, 6)
     rows = tokenize(student, COT[student.architecture], samples, max_prompt=20, max_completion=48)
-    prompts, cut = encode_prompts(student, COT[student.architecture], [question for question, _ in samples], 20)
+    prompts, cut = encode_prompts(student, [COT[student.architecture].prompt(question) for question, _ in samples], 20)
     assert prompts == [row.prompt for row in rows]
     assert cut == rows.cut_prompts > 0
     assert [row.completion for row in tokenize(student, COT["decoder"], [("Why?", None)], max_prompt=20, max_completion=9)] == [[]]
@@ -69,16 +69,16 @@ def test_prompts_to_answer_are_those_of_training(student):
 def test_a_token_that_stands_before_every_text_stays():
     """As Llama's does: kept where the question's beginning is cut."""
     student = make_student("llama")
-    plain = encode_prompts(student, COT["decoder"], ["How many are left?"], 64)[0][0]
+    plain = encode_prompts(student, [COT["decoder"].prompt("How many are left?")], 64)[0][0]
     student.tokenizer.bos_token = PAD
     student.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{PAD} $A", special_tokens=[(PAD, 0)])
-    assert encode_prompts(student, COT["decoder"], ["How many are left?"], 64) == ([[0, *plain]], 0)
-    assert encode_prompts(student, COT["decoder"], ["How many are left?"], 5) == ([[0, *plain[-4:]]], 1)
+    assert encode_prompts(student, [COT["decoder"].prompt("How many are left?")], 64) == ([[0, *plain]], 0)
+    assert encode_prompts(student, [COT["decoder"].prompt("How many are left?")], 5) == ([[0, *plain[-4:]]], 1)
 
 
 def test_questions_go_through_the_chat_template(tmp_path):
     student = load_student(str(save_gpt2(tmp_path, TEMPLATE)), chat=True)
-    prompts, cut = encode_prompts(student, COT["chat"], ["How many?", "Who?"], 64)
+    prompts, cut = encode_prompts(student, ["How many?", "Who?"], 64)
     assert [student.tokenizer.decode(ids) for ids in prompts] == ["<user>How many?</s><assistant>", "<user>Who?</s><assistant>"]
     assert cut == 0
     check_student(str(tmp_path), None, 64, 64, chat=True)
@@ -369,9 +369,9 @@ def test_an_overlong_question_is_cut_inside_its_turn():
     student.tokenizer.chat_template = TEMPLATE
     student = replace(student, chat=True)
     form = METHODS["fine_tune_cot"].formats["chat"]
-    (short,), cut = encode_prompts(student, form, ["How many are left?"], 1000)
+    (short,), cut = encode_prompts(student, [form.prompt("How many are left?")], 1000)
     assert cut == 0
-    (ids,), cut = encode_prompts(student, form, ["Ada has many coins. " * 30 + "How many are left?"], len(short) + 4)
+    (ids,), cut = encode_prompts(student, [form.prompt("Ada has many coins. " * 30 + "How many are left?")], len(short) + 4)
     text = student.tokenizer.decode(ids)
     assert (cut, len(ids) <= len(short) + 4) == (1, True)
     assert text.startswith("<user>")

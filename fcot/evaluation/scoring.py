@@ -12,7 +12,10 @@ from scipy.stats import binomtest
 from fcot.artifacts import write_jsonl
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
-from fcot.records import Prediction, Problem, to_row
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.records import Completion, Prediction, Problem, to_row
+
+Form = StudentFormat | TeacherPrompt  # of what was asked and how it is read
 
 
 def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
@@ -21,6 +24,15 @@ def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_forma
     return Prediction(
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
         complete, n_tokens,
+    )  # fmt: skip
+
+
+def score_completion(problem: Problem, completion: Completion, n_tokens: int, prompt: TeacherPrompt, rule: AnswerRule) -> Prediction:
+    """The same for what answers a teacher's prompt."""
+    prediction = prompt.parse(completion, rule)
+    return Prediction(
+        problem.sample_index, problem.question, problem.answer, prompt.text(completion, rule), prediction,
+        rule.same(prediction, problem.answer), completion.finish_reason == "stop", n_tokens,
     )  # fmt: skip
 
 
@@ -56,28 +68,26 @@ def accuracy(predictions: Sequence[Prediction]) -> float | None:
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
 
 
-def report(
-    drawn: Sequence[Sequence[Prediction]], text_format: StudentFormat, rule: AnswerRule, predictions: Path, samples: Path
-) -> dict[str, Any]:
+def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, predictions: Path, samples: Path) -> dict[str, Any]:
     """Write what was answered, one row a problem, and return its summary; with several answers a problem, those too.
 
     Args:
         drawn: The answers to each problem.
-        text_format: Theirs.
+        form: Theirs.
         rule: The task's.
         predictions: File for the answer of each problem, by :func:`majority`.
         samples: File for all answers, where there are several a problem.
     """
     voted = [majority(answers) for answers in drawn]
     write_jsonl(predictions, map(to_row, voted))
-    summary = summarise(voted, text_format, rule)
+    summary = summarise(voted, form, rule)
     if any(len(answers) > 1 for answers in drawn):
         write_jsonl(samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
         summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
     return summary
 
 
-def summarise(predictions: Sequence[Prediction], text_format: StudentFormat, rule: AnswerRule) -> dict[str, Any]:
+def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -> dict[str, Any]:
     """Accuracy with its interval, and what the completions look like; all rates in 0..1.
 
     ``answer_in_completion``: the gold answer is among all candidates of the text. ``well_formed``: the text has the
@@ -86,7 +96,7 @@ def summarise(predictions: Sequence[Prediction], text_format: StudentFormat, rul
     n = len(predictions)
     right = sum(prediction.correct for prediction in predictions)
     contained = sum(prediction.correct or rule.contains(prediction.completion, prediction.answer) for prediction in predictions)
-    formed = sum(text_format.well_formed(prediction.completion, rule) for prediction in predictions)
+    formed = sum(form.well_formed(prediction.completion, rule) for prediction in predictions)
     ended = sum(prediction.complete for prediction in predictions)
     return {
         "n_test": n,

@@ -14,7 +14,8 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
 from fcot.records import Problem
 
-DEFAULT_FROM_RUN = 8  # paper A's usual number
+DEFAULT_DRAWN = 8  # paper A's usual number
+TRAIN = "train"
 
 
 def load_exemplars(
@@ -24,8 +25,9 @@ def load_exemplars(
 
     Args:
         source: The authors' file (``{task: {"prompt": "Q: ...\nA: ..."}}``), JSON Lines with ``question``, ``rationale`` and
-            ``answer``, or a run's folder: of its kept rationales, one for each of ``n`` problems drawn at random (seed 0).
-        n: How many; None takes all of a file, 8 of a run.
+            ``answer``, a run's folder, or ``train``: of the rationales that the run kept, or that humans wrote for the train
+            problems, those of ``n`` problems drawn at random (seed 0).
+        n: How many; None takes all of a file, 8 otherwise.
         task: Name in the authors' file.
         prompt: Words the exemplars that are not text yet.
         rule: Its trigger depends on the answer type.
@@ -35,11 +37,14 @@ def load_exemplars(
         FcotError: The source is unreadable, or holds fewer than ``n`` exemplars of the task.
     """
     path = Path(source)
+    if source == TRAIN:
+        return tuple(_drawn({index: one.rationale for index, one in train.items() if one.rationale}, n, prompt, rule, train, path))
     if path.is_dir() and not (path / "curated.jsonl").exists():
         raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales; such as outputs/runs/<run>")
     try:
         if path.is_dir():
-            found = _kept(RunDirectory(path), n or DEFAULT_FROM_RUN, prompt, rule, train)
+            kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
+            found = _drawn({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
             found = [_worded(prompt, rule, row["question"], row["rationale"], row["answer"]) for row in read_jsonl(path)]
         else:
@@ -51,8 +56,8 @@ def load_exemplars(
     return tuple(found[:n])
 
 
-def _worded(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale: str, answer: str) -> Exemplar:
-    return Exemplar(question, f"Q: {question}\nA: {prompt.answer(rationale.strip(), str(answer), rule)}")
+def _worded(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale: str, answer: str, index: int | None = None) -> Exemplar:
+    return Exemplar(question, f"Q: {question}\nA: {prompt.answer(rationale.strip(), str(answer), rule)}", index)
 
 
 def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
@@ -60,13 +65,16 @@ def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
     if task not in file:
         raise FcotError(f"prompt.exemplars={path} has nothing for {task}; it has {', '.join(file)}")
     blocks = re.split(r"\n+(?=Q: )", file[task]["prompt"].strip())
-    return [Exemplar(block.removeprefix("Q: ").partition("\nA:")[0], block) for block in blocks]
+    indices = file[task].get("sample_indices") or [None] * len(blocks)
+    return [Exemplar(block.removeprefix("Q: ").partition("\nA:")[0], block, index) for block, index in zip(blocks, indices, strict=True)]
 
 
-def _kept(run: RunDirectory, n: int, prompt: TeacherPrompt, rule: AnswerRule, train: Mapping[int, Problem]) -> list[Exemplar]:
-    first: dict[int, dict[str, Any]] = {}
-    for row in read_jsonl(run.curated):
-        if row["kept"] and row["sample_index"] in train:  # what is train there may be test here
-            first.setdefault(row["sample_index"], row)
-    chosen = random.Random(0).sample(sorted(first), min(n, len(first)))
-    return [_worded(prompt, rule, train[i].question, first[i]["rationale"], first[i]["answer"]) for i in chosen]
+def _drawn(
+    rationales: Mapping[int, str], n: int | None, prompt: TeacherPrompt, rule: AnswerRule, train: Mapping[int, Problem], source: Path
+) -> list[Exemplar]:
+    """Of rationales by sample index those of ``n`` train problems; what is train elsewhere may be test here."""
+    known = sorted(set(rationales) & set(train))
+    if len(known) < (n or 1):
+        raise FcotError(f"prompt.exemplars={source}: {len(known)} train problems have a rationale; asked for {n or 'at least one'}")
+    chosen = random.Random(0).sample(known, min(n or DEFAULT_DRAWN, len(known)))
+    return [_worded(prompt, rule, train[i].question, rationales[i], train[i].answer, i) for i in chosen]

@@ -53,19 +53,24 @@ class StudentFormat:
 
 @dataclass(frozen=True)
 class Method:
-    """What a student learns from.
+    """How a student is made, and asked.
 
     Attributes:
         title: The papers' name.
         asks_teacher: Whether it trains on rationales.
         trains: Whether it trains at all.
-        formats: What its students read and write.
+        formats: What its students read and write; none where they are asked by the run's prompt, as a teacher is.
     """
 
     title: str
     asks_teacher: bool
     trains: bool
     formats: dict[Layout, StudentFormat]
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the student, untrained, is asked by the run's prompt."""
+        return not self.formats
 
 
 METHODS = {
@@ -77,6 +82,8 @@ METHODS = {
             "chat": StudentFormat("Q: {question}\n\nA:", "{answer}", None),
         },
     ),
+    "zero_shot_cot": Method("Zero-shot-CoT", False, False, {}),
+    "few_shot_cot": Method("Few-shot-CoT", False, False, {}),
     "fine_tune": Method(
         "Fine-tune", False, True,
         {

@@ -25,10 +25,12 @@ class Exemplar:
     Attributes:
         question: The bare question, by which a prompt leaves out the problem that is being asked.
         text: The block as it is shown, question and answer.
+        sample_index: The task's problem it was made of, None where nobody says.
     """
 
     question: str
     text: str
+    sample_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,19 @@ class TeacherPrompt:
         """What a teacher that does as it is told writes in one request; exemplars are made of it."""
         return f"{rationale} {self.trigger(rule)} {answer}."
 
+    def cut(self, text: str) -> str:
+        """A text up to the first string that ends an answer."""
+        for stop in self.stop:
+            text = text.partition(stop)[0]
+        return text
+
     def split(self, text: str, rule: AnswerRule) -> tuple[str, str]:
         """Rationale and answer text of an answer to a one-request prompt; the last trigger with an answer behind it counts.
 
         Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
         text is empty.
         """
-        for stop in self.stop:
-            text = text.partition(stop)[0]
+        text = self.cut(text)
         literal = r"[\s*_]+".join(re.escape(word) for word in self.trigger(rule).split())
         found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not found:
@@ -101,6 +108,15 @@ class TeacherPrompt:
             behind = {match: answer.partition("\n")[0] for match, answer in behind.items()}
         last = next((match for match in reversed(found) if rule.first(behind[match]) is not None), found[-1])
         return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), behind[last]
+
+    def text(self, completion: Completion, rule: AnswerRule) -> str:
+        """Rationale, trigger and answer of a completion as one text."""
+        between = f"\n{self.trigger(rule)}" if self.two_steps else f" {self.trigger(rule)} "
+        return completion.rationale + (between + completion.answer_text if completion.answer_text else "")
+
+    def well_formed(self, text: str, rule: AnswerRule) -> bool:
+        """Whether a text has the trigger with an answer behind it."""
+        return rule.first(self.split(text, rule)[1]) is not None
 
     def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
         """The answer of a completion: the first candidate after the trigger, or None.

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
-from fcot.config import PRICES, ApiStudent, OpenAITeacher, PretrainedStudent
+from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent
 from fcot.progress import result_console
 from fcot.runs import Run
 from fcot.teacher.money import Price
@@ -82,7 +82,8 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run)
     )
     if not run.asks_teacher or run.teacher is None:
-        _add_student(made, run, np.zeros(3))
+        if run.replayed is None or not run.is_teacher:
+            _add_student(made, run, np.zeros(3))
         return made
     plan, folder = run.plan, run.store
     for shard in folder.shards():
@@ -134,34 +135,36 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
 
 
 def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
-    """What an API student needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
+    """What a student that is asked needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
     config = run.config.student
-    if not isinstance(config, ApiStudent) or run.config.until in ("generate", "curate"):
+    if not isinstance(config, ASKED) or run.config.until in ("generate", "curate"):
         return
-    from fcot.stages.api_student import fine_tuned, student_model, student_plan, student_store
+    from fcot.stages.asked import answering_model, asked_plan, asked_store, fine_tuned
 
-    model, needs = student_model(run), StudentNeeds()
+    model, needs = answering_model(run), StudentNeeds()
     n, question, completion = _samples(run, rationale)
-    if model is None:
+    if model is None and isinstance(config, ApiStudent):
         needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
-    plan = student_plan(run, model or fine_tuned(config.model))
-    folder = None if model is None else student_store(run, model)
+    plan = asked_plan(run, model)
+    folder = None if model is None else asked_store(run, model)
     for key, problem in {plan.key(plan.step1(problem)): problem for problem in run.select(run.split.test)}.items():
         missing = [slot for slot in range(plan.diversity) if folder is None or not folder.shard(key).refresh().has(key, slot)]
         needs.answers += len(missing)
         for _ in consecutive(missing, plan.teacher.max_choices):
             needs.requests += 1
             needs.prompt_tokens += _ASSUMED_TOKENS_PER_CHARACTER * _characters(plan.step1(problem).prompt) + _TURN_TOKENS
-    needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, config.max_new_tokens)
-    price, trained_price = plan.price, price_of(config, fine_tuned(config.model))
-    if price is not None:
+    if plan.prompt.two_steps:
+        needs.requests, needs.prompt_tokens = 2 * needs.requests, 2 * needs.prompt_tokens + needs.answers * rationale
+    limit = plan.prompt.rationale_tokens + (plan.prompt.answer_tokens if plan.prompt.two_steps else 0)
+    needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, limit)
+    if (price := plan.price) is not None:
         needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
-    if trained_price is not None:
+    if isinstance(config, ApiStudent) and (trained_price := price_of(config, fine_tuned(config.model))) is not None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
     made.student = needs
     made.notes += [
         "student: a token is ASSUMED to be 3-5 characters",
-        _student_price_note(config, price, run.trains),
+        *(_price_notes(run) if run.is_teacher else [_student_price_note(config, price, run.trains)]),
     ]
 
 

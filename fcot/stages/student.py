@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from transformers.utils import logging as transformers_logging
 
 from fcot.artifacts import fingerprint, read_jsonl, write_folder
 from fcot.config import PretrainedStudent, TinyStudent
-from fcot.decoding.engine import Prompt, Sampling
 from fcot.evaluation import scoring
-from fcot.progress import progress, say, unwatched
-from fcot.prompts.student import METHODS, StudentFormat
+from fcot.progress import progress, say
+from fcot.prompts.student import METHODS
 from fcot.ranks import World
-from fcot.records import CuratedCompletion, Prediction, from_row
+from fcot.records import CuratedCompletion, from_row
 from fcot.runs import Run
+from fcot.stages.answering import draw, predict, prompt_student, text_format
 from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
-from fcot.student.decoding import decode
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
-from fcot.student.tokenization import Tokenized, encode_prompts, tokenize, tokenize_once
+from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, Recipe, plan, train
 from fcot.student.using import Usage, write_usage
 
@@ -91,12 +87,14 @@ def evaluate_student(run: Run, world: World) -> Summary:
     """Answers to every test problem, scored by the parser of the run's format: greedy, or a majority vote over samples."""
     student = load_student(str(run.directory.student), chat=_asks_in_chat(run)) if run.trains else build_student(run)
     draws = run.config.student.self_consistency
+    prompted = METHODS[run.config.method.name].prompted
+    answer, form = (prompt_student, run.prompt) if prompted else (draw, text_format(run, student))
     with progress("evaluate", len(run.split.test) * draws, "answers") as bar:
-        drawn, cut = draw(run, student, run.split.test, world, draws, bar.advance)
+        drawn, facts = answer(run, student, run.split.test, world, draws, bar.advance)
     if world.rank > 0:
         return {}
-    form = text_format(run, student)
-    return scoring.report(drawn, form, run.task.rule, run.directory.predictions, run.directory.samples) | {"cut_questions": cut}
+    size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
+    return scoring.report(drawn, form, run.task.rule, run.directory.predictions, run.directory.samples) | facts | size
 
 
 def build_student(run: Run) -> Student:
@@ -132,11 +130,6 @@ def training_texts(run: Run) -> list[tuple[str, str, str | None]]:
     return [(run.problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
 
 
-def text_format(run: Run, student: Student) -> StudentFormat:
-    """The format of the run's method for this student."""
-    return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
-
-
 def training_rows(run: Run, student: Student) -> Tokenized:
     """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
     form, limits = text_format(run, student), run.config.student
@@ -158,38 +151,6 @@ def training_rows(run: Run, student: Student) -> Tokenized:
     if rows.unknown_share:
         say(f"warning: the tokenizer cannot represent {rows.unknown_share:.2%} of the training tokens")
     return rows
-
-
-def predict(run: Run, student: Student, indices: Sequence[int], world: World) -> list[Prediction]:
-    """Greedy answers of a student to problems, scored, in the order of ``indices``."""
-    return [prediction for (prediction,) in draw(run, student, indices, world)[0]]
-
-
-def draw(
-    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
-) -> tuple[list[list[Prediction]], int]:
-    """Scored answers of a student, ``draws`` to each problem (one is greedy, several are sampled), and how many questions were cut."""
-    form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
-    ids, cut = encode_prompts(student, form, [problem.question for problem in problems], limits.max_prompt_tokens)
-    if cut and world.rank == 0:
-        say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
-    prompts = [
-        Prompt(tokens, limits.max_new_tokens, (run.config.seed, problem.sample_index, number) if draws > 1 else ())
-        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws)
-    ]  # fmt: skip
-    if torch.cuda.is_available():
-        student.model.to("cuda")  # type: ignore[arg-type]
-    if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
-        student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
-    answers = iter(decode(
-        student, prompts, max_tokens=run.config.trainer.eval_batch_tokens, world=world, advance=advance,
-        sampling=Sampling(limits.temperature, limits.top_k) if draws > 1 else Sampling(),
-    ))  # fmt: skip
-    drawn = [
-        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in (next(answers) for _ in range(draws))]
-        for problem in problems
-    ]
-    return drawn, cut
 
 
 def save(run: Run, student: Student, world: World) -> None:

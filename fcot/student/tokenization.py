@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fcot.artifacts import TEMPORARY, exclusive, replacing
 from fcot.progress import say
 from fcot.prompts.student import StudentFormat
+from fcot.prompts.teacher import Text
 from fcot.student.loading import Student
 
 _BATCH = 4096  # samples a call of the tokenizer, which spreads them over all processors
@@ -116,7 +117,7 @@ def _encode(
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
     for start in range(0, len(samples), _BATCH):
         questions, completions = zip(*samples[start : start + _BATCH], strict=True)
-        prompts, cut = encode_prompts(student, text_format, questions, max_prompt)
+        prompts, cut = encode_prompts(student, [text_format.prompt(question) for question in questions], max_prompt)
         counts["cut_prompts"] += cut
         written = [text for text in completions if text is not None]
         encoded = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
@@ -128,15 +129,14 @@ def _encode(
         yield pa.record_batch([pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32()))], schema=_SCHEMA)
 
 
-def encode_prompts(student: Student, text_format: StudentFormat, questions: Sequence[str], limit: int) -> tuple[list[list[int]], int]:
+def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:
     """Prompt ids of at most ``limit`` tokens each, and how many had their beginning cut to get there.
 
-    The question's end and the delimiter always stay, and the token that the tokenizer puts before every text (Llama's).
-    Encoder inputs end with the end-of-sequence token, as T5 was trained. Students with ``chat`` are asked in their
-    tokenizer's chat template, of which nothing is cut.
+    The text's end always stays, and the token that the tokenizer puts before every text (Llama's). Encoder inputs end with
+    the end-of-sequence token, as T5 was trained. Students with ``chat`` are asked in their tokenizer's chat template, of
+    which nothing is cut: a text is a user's turn.
     """
     tokenizer: Any = student.tokenizer
-    texts = [text_format.prompt(question) for question in questions]
     if student.chat:
         return _encode_turns(tokenizer, texts, limit)
     tail = [tokenizer.eos_token_id] if student.architecture == "encoder_decoder" else []
@@ -146,19 +146,19 @@ def encode_prompts(student: Student, text_format: StudentFormat, questions: Sequ
     return [[*head, *ids[max(0, len(ids) - room) :], *tail] for ids in encoded], sum(len(ids) > room for ids in encoded)
 
 
-def _encode_turns(tokenizer: Any, texts: Sequence[str], limit: int) -> tuple[list[list[int]], int]:
-    """Users' turns in the chat template; a question over the limit is cut inside its turn."""
+def _encode_turns(tokenizer: Any, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:
+    """Turns in the chat template; where they are over the limit the first one is cut."""
+    turns = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in texts]
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        turns = [[{"role": "user", "content": text}] for text in texts]
+    def encode(turns: Sequence[Text]) -> list[list[int]]:
         written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
 
-    encoded, cut = encode(texts), 0
-    for index, text in enumerate(texts):
-        question = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    encoded, cut = encode(turns), 0
+    for index, (first, *others) in enumerate(turns):
+        question = tokenizer(first["content"], add_special_tokens=False, verbose=False)["input_ids"]
         cut += len(encoded[index]) > limit
         while len(encoded[index]) > limit and question:
             question = question[len(encoded[index]) - limit :]
-            encoded[index] = encode([tokenizer.decode(question)])[0]
+            encoded[index] = encode([[{"role": "user", "content": tokenizer.decode(question)}, *others]])[0]
     return encoded, cut

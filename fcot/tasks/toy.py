@@ -39,7 +39,7 @@ class ToyTask:
 
 
 def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
-    """``n`` problems with distinct questions, a pure function of ``seed``."""
+    """``n`` problems with distinct questions and a right rationale each, a pure function of ``seed``."""
     rng = random.Random(seed)
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -47,7 +47,7 @@ def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
         question, answer, template_id = task.problem(rng)
         if question not in seen:
             seen.add(question)
-            problems.append(Problem(len(problems), question, answer, template_id=template_id))
+            problems.append(Problem(len(problems), question, answer, task.rationale(question, 0, None), template_id))
     return problems
 
 

@@ -1,0 +1,169 @@
+"""A local student's answers: in its method's format, or, untrained, to the prompt that a teacher is asked by."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fcot.decoding.engine import Prompt, Sampling
+from fcot.errors import FcotError
+from fcot.evaluation import scoring
+from fcot.progress import say, unwatched
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import METHODS, StudentFormat
+from fcot.prompts.teacher import TeacherPrompt, Text
+from fcot.ranks import World
+from fcot.records import Completion, Prediction, Problem
+from fcot.runs import Run
+from fcot.student.checkpoints import is_sharded
+from fcot.student.decoding import Decoded, decode
+from fcot.student.loading import Student
+from fcot.student.tokenization import encode_prompts
+
+Summary = dict[str, Any]
+Drawn = tuple[list[list[Prediction]], Summary]  # answers to each problem, scored, and what was cut to ask for them
+
+
+def text_format(run: Run, student: Student) -> StudentFormat:
+    """The format of the run's method for this student."""
+    return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
+
+
+def predict(run: Run, student: Student, indices: Sequence[int], world: World) -> list[Prediction]:
+    """Greedy answers of a student to problems, scored, in the order of ``indices``."""
+    return [prediction for (prediction,) in draw(run, student, indices, world)[0]]
+
+
+def draw(
+    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
+) -> Drawn:
+    """Answers of a student in its method's format, ``draws`` to each problem: one is greedy, several are sampled."""
+    form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
+    ids, cut = encode_prompts(student, [form.prompt(problem.question) for problem in problems], limits.max_prompt_tokens)
+    if cut and world.rank == 0:
+        say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
+    prompts = [
+        Prompt(tokens, limits.max_new_tokens, _noise(run, problem, number, draws))
+        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws)
+    ]  # fmt: skip
+    answers = _decode(run, student, prompts, world, draws, advance)
+    drawn = [
+        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in answers[start : start + draws]]
+        for start, problem in zip(range(0, len(answers), draws), problems, strict=True)
+    ]
+    return drawn, {"cut_questions": cut}
+
+
+def _noise(run: Run, problem: Problem, number: int, draws: int) -> tuple[int, ...]:
+    return (run.config.seed, problem.sample_index, number) if draws > 1 else ()
+
+
+def _decode(
+    run: Run, student: Student, prompts: Sequence[Prompt], world: World, draws: int, advance: Callable[[int], object]
+) -> list[Decoded]:
+    """On the GPU where there is one, in the precision that is asked for."""
+    limits = run.config.student
+    if torch.cuda.is_available():
+        student.model.to("cuda")  # type: ignore[arg-type]
+    if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
+        student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
+    return decode(
+        student, prompts, max_tokens=run.config.trainer.eval_batch_tokens, world=world, advance=advance,
+        sampling=Sampling(limits.temperature, limits.top_k) if draws > 1 else Sampling(),
+    )  # fmt: skip
+
+
+def prompt_student(
+    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
+) -> Drawn:
+    """Answers of an untrained student to the run's prompt, as a teacher is asked: Zero-shot-CoT in two steps, Few-shot-CoT in one."""
+    prompt, rule, problems = run.prompt, run.task.rule, run.select(list(indices))
+    longest = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens
+    after = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
+    room = longest if student.positions is None else min(longest, student.positions - after)
+    if room < 1:
+        raise FcotError(
+            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {after}: "
+            "lower prompt.rationale_tokens"
+        )
+    fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
+    draw_of = [(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws)]
+
+    def write(texts: Sequence[Text], limit: int, most: int, offset: int, advance: Callable[[int], object]) -> list[Decoded]:
+        ids, facts["cut_questions"] = encode_prompts(student, texts, most)
+        prompts = [
+            Prompt(tokens, limit, _noise(run, problem, number + offset, draws), _stopper(student, prompt.stop))
+            for tokens, (problem, _, number) in zip(ids, draw_of, strict=True)
+        ]
+        written = _decode(run, student, prompts, world, draws, advance)
+        return [replace(one, text=text, complete=one.complete or text != one.text) for one in written for text in [prompt.cut(one.text)]]
+
+    rationales = write([one.ask(problem.question, rule, student.chat) for problem, one, _ in draw_of], prompt.rationale_tokens, room, 0,
+                       unwatched if prompt.two_steps else advance)  # fmt: skip
+    if prompt.two_steps:
+        texts = [
+            one.ask_answer(problem.question, _continued(first.text), rule, student.chat)
+            for (problem, one, _), first in zip(draw_of, rationales, strict=True)
+        ]
+        most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
+        answers = write(texts, prompt.answer_tokens, most, draws, advance)
+        found = [
+            (Completion(problem.sample_index, number, first.text.strip(), last.text, _reason(first)), first.n_tokens + last.n_tokens)
+            for (problem, _, number), first, last in zip(draw_of, rationales, answers, strict=True)
+        ]
+    else:
+        found = [
+            (Completion(problem.sample_index, number, *prompt.split(one.text, rule), _reason(one)), one.n_tokens)
+            for (problem, _, number), one in zip(draw_of, rationales, strict=True)
+        ]
+    scored = [
+        scoring.score_completion(problem, completion, n_tokens, prompt, rule)
+        for (problem, _, _), (completion, n_tokens) in zip(draw_of, found, strict=True)
+    ]
+    return [scored[start : start + draws] for start in range(0, len(scored), draws)], facts
+
+
+def _reason(decoded: Decoded) -> str:
+    return "stop" if decoded.complete else "length"
+
+
+def _continued(text: str) -> str:
+    """What continues a prompt: decoded alone, SentencePiece drops the space at the seam."""
+    return text if text[:1].isspace() else f" {text}"
+
+
+def _stopper(student: Student, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Whether what was written holds a string that ends an answer."""
+    if not stop:
+        return None
+
+    def halt(written: list[int]) -> bool:
+        text = str(student.tokenizer.decode(written, skip_special_tokens=True))
+        return any(one in text for one in stop)
+
+    return halt
+
+
+def fit_exemplars(
+    student: Student, prompt: TeacherPrompt, rule: AnswerRule, problems: Sequence[Problem], room: int
+) -> tuple[list[TeacherPrompt], Summary]:
+    """For each problem the prompt with as many of its exemplars as fit into ``room`` tokens, the last ones, and what was dropped."""
+    fitted, waiting = [prompt] * len(problems), list(range(len(problems)))
+    for n_dropped in range(1, len(prompt.exemplars) + 1):
+        texts = [fitted[position].ask(problems[position].question, rule, student.chat) for position in waiting]
+        lengths = map(len, encode_prompts(student, texts, sys.maxsize)[0] if texts else ())
+        waiting = [position for position, length in zip(waiting, lengths, strict=True) if length > room]
+        for position in waiting:
+            fitted[position] = replace(prompt, exemplars=prompt.exemplars[n_dropped:])
+    dropped = [len(prompt.exemplars) - len(one.exemplars) for one in fitted]
+    if sum(dropped):
+        say(
+            f"warning: {sum(map(bool, dropped))} of {len(problems)} prompts were longer than {room} tokens and lost exemplars, "
+            f"{sum(dropped) / len(dropped):.1f} of {len(prompt.exemplars)} on average"
+        )
+    return fitted, {"shortened_prompts": sum(map(bool, dropped)), "dropped_exemplars": sum(dropped)}
