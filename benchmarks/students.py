@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import transformers as hf
 
-from fcot.curation.filters import curate
+from fcot.curation.filters import Rules, curate
 from fcot.prompts.student import METHODS
 from fcot.records import Completion
 from fcot.student.decoding import Prompt, decode
@@ -66,7 +66,7 @@ def rationales(data: Path, name: str) -> list[Sample]:
     file = next((data / "completion_data").rglob(f"D_{name}.json"))
     found, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
     completions: list[Completion] = [one for slots in found.values() for one in slots]
-    curated = curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), ["answer"], 300)
+    curated = curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), Rules(["answer"]))
     return [(problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fcot.curation.filters import count_reasons, curate
+from fcot.curation.filters import Rules, count_reasons, curate
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Completion
 from fcot.tasks.loaders import load_problems
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
         problems = {problem.sample_index: problem for problem in load_problems(task, str(folder / "dataset" / f"{task.name}.json"))}
         completions, model = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
         rows = [completion for slots in completions.values() for completion in slots]
-        curated = list(curate(rows, problems, task.rule, first_candidate, ["answer"], 300))
+        curated = list(curate(rows, problems, task.rule, first_candidate, Rules(["answer"])))
         kept = sum(row.kept for row in curated)
         print(
             f"{task.title:18} {model} kept {kept:4}/{len(curated):4} = {100 * kept / len(curated):.2f} % refused {count_reasons(curated)}"

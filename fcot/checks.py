@@ -23,6 +23,7 @@ from fcot.config import (
     ToyDataset,
     Trainer,
 )  # fmt: skip
+from fcot.curation.filters import CONCISE, FILTERS
 from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
@@ -105,10 +106,22 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _at_least("preview", config.preview, 1)
     yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
     yield from _prompt_faults(config)
-    for name in config.curation.filters:
-        yield from _one_of("curation.filters", name, ("answer", "truncated", "duplicate", "length"))
-    yield from _at_least("curation.max_words", config.curation.max_words, 1)
+    yield from _curation_faults(config)
     yield from _one_of("logger", config.logger.name, ("csv", "none"))
+
+
+def _curation_faults(config: Config) -> Iterator[str]:
+    curation = config.curation
+    for name in curation.filters:
+        yield from _one_of("curation.filters", name, (*FILTERS, CONCISE))
+    yield from _one_of("curation.labels", curation.labels, ("gold", "vote"))
+    for option in ("max_words", "max_repeats", "max_samples"):
+        yield from _at_least(f"curation.{option}", getattr(curation, option), 1)
+    yield from _readable_file("curation.golden", curation.golden)
+    if ("golden" in curation.filters) != (curation.golden is not None):
+        yield "curation.golden=FILE and the filter golden go together: curation=golden curation.golden=FILE"
+    if curation.labels == "vote" and config.diversity < 3 and config.method.name == "fine_tune_cot":
+        yield f"curation.labels=vote with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
 
 
 def _prompt_faults(config: Config) -> Iterator[str]:

@@ -155,8 +155,12 @@ class Curation:
     """Which completions become reasoning samples."""
 
     name: str = MISSING
-    filters: list[str] = field(default_factory=list)
+    filters: list[str] = field(default_factory=list)  # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise
+    labels: str = "gold"  # or vote: the majority of a problem's completions gives the answer to train on
     max_words: int = 300  # the length filter's limit, in words
+    max_repeats: int = 2  # the repetition filter's: how often a sentence may stand in a rationale
+    golden: str | None = None  # the golden filter's file: [sample index, ...] or {"sample index": [completion index, ...]}
+    max_samples: int | None = None  # undersample what is kept to so many, at random
 
 
 @dataclass

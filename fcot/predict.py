@@ -126,6 +126,7 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
         FcotError: The folder is no student of fcot's, or a gold answer is not of the task's type.
     """
     from fcot.evaluation import scoring
+    from fcot.prompts.answers import votes as count_votes
     from fcot.records import Problem
     from fcot.student.using import read_usage
 
@@ -142,7 +143,7 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
         problem = Problem(number, row["question"], gold)
         samples = [scoring.score(problem, text, complete, n_tokens, usage.format, usage.rule) for text, complete, n_tokens in texts]
         chosen = scoring.majority(samples)
-        votes = {"votes": scoring.votes([sample.prediction for sample in samples])} if len(samples) > 1 else {}
+        votes = {"votes": count_votes([sample.prediction for sample in samples])} if len(samples) > 1 else {}
         scored = {"correct": chosen.correct} if "answer" in row else {}
         said = {name: getattr(chosen, name) for name in ("completion", "prediction", "complete", "n_tokens")}
         answers.append({**row, **said, **votes, **scored})

@@ -24,6 +24,7 @@ from fcot.config import (
     TeacherItself,
     ToyDataset,
 )  # fmt: skip
+from fcot.curation.filters import Rules, read_golden
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
@@ -127,6 +128,13 @@ class Run:
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, self.prompt.name)
         return StoreFolder(self.outputs / "store" / Path(*map(readable, parts)))
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What becomes a reasoning sample."""
+        asked = self.config.curation
+        golden = read_golden(Path(asked.golden)) if asked.golden else None
+        return Rules(tuple(asked.filters), asked.labels, asked.max_words, asked.max_repeats, golden)
 
     @property
     def token_cache(self) -> Path:
@@ -255,14 +263,15 @@ def _problems(config: Config, task: Task) -> list[Problem]:
         return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
     if isinstance(dataset, CustomDataset):
         columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
-        return load_problems(task, dataset.path, columns)
+        return load_problems(task, dataset.path, columns, unlabelled=config.curation.labels == "vote")
     return load_problems(task, dataset.path)
 
 
 def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:
     """Train, validation and test of a configuration, and whether the rows' order was verified."""
     mode = config.split_mode
-    indices = sorted(problems)
+    unlabelled = sorted(index for index, problem in problems.items() if not problem.answer)
+    indices = sorted(set(problems) - set(unlabelled))
     templates = None
     split_hash = None
     if mode.name == "file":
@@ -288,7 +297,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     selects = config.trainer.selection == "validation" and not isinstance(config.student, ASKED)  # the API returns its last step
     if selects and METHODS[config.method.name].trains and chosen:
         chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
-    return Split(chosen, validation, test), order_known
+    return Split(sorted([*chosen, *unlabelled]), validation, test), order_known
 
 
 def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
@@ -361,11 +370,23 @@ def _identity(run: Run) -> dict[str, Any]:
     if run.asks_teacher:
         if getattr(config.teacher, "resample_identical", False):
             identity["resample_identical"] = True
+        if config.curation.labels != "gold":
+            identity["labels"] = config.curation.labels
+        if config.curation.max_samples is not None:
+            identity["max_samples"] = config.curation.max_samples
         identity |= {
             "diversity": config.diversity,
-            "filters": [[name, config.curation.max_words] if name == "length" else name for name in config.curation.filters],
+            "filters": [_filter_identity(run.rules, name) for name in run.rules.filters],
         }
     return identity
+
+
+def _filter_identity(rules: Rules, name: str) -> Any:
+    settings = {"length": rules.max_words, "repetition": rules.max_repeats}
+    if name == "golden":
+        assert rules.golden is not None
+        return [name, sorted((index, sorted(chosen or ())) for index, chosen in rules.golden.items())]
+    return [name, settings[name]] if name in settings else name
 
 
 def _student_identity(config: Config) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcot.curation.filters import FILTERS, count_reasons, curate, expected_share
+from fcot.curation.filters import Rules, count_reasons, curate, expected_share
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Completion, CuratedCompletion, Problem
 
@@ -12,11 +12,11 @@ PROBLEMS = {0: Problem(0, "How many?", "$18.00"), 1: Problem(1, "How much?", "5"
 RULE = AnswerRule("number")
 
 
-def verdicts(filters, *completions: Completion, max_words: int = 5) -> list[CuratedCompletion]:
+def verdicts(filters, *completions: Completion, max_words: int = 5, **rules) -> list[CuratedCompletion]:
     def parse(completion: Completion, rule: AnswerRule) -> str | None:
         return rule.first(completion.answer_text)
 
-    return list(curate(completions, PROBLEMS, RULE, parse, filters, max_words))
+    return list(curate(completions, PROBLEMS, RULE, parse, Rules(filters, max_words=max_words, **rules)))
 
 
 def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:
@@ -87,10 +87,6 @@ def test_reasons_are_counted_the_most_frequent_first():
     )
     assert list(count_reasons(curated).items()) == [("wrong_answer", 2), ("empty", 1), ("truncated", 1)]
     assert count_reasons(verdicts(["answer"], right(0))) == {}
-
-
-def test_every_filter_is_known_by_name():
-    assert set(FILTERS) == {"answer", "truncated", "duplicate", "length"}
 
 
 @pytest.mark.parametrize(

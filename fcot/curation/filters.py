@@ -6,14 +6,42 @@ then trains on the gold answer.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
 
-from fcot.prompts.answers import AnswerRule
+from fcot.artifacts import fingerprint
+from fcot.curation.equations import wrong_equations
+from fcot.errors import FcotError
+from fcot.prompts.answers import AnswerRule, most_frequent
 from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Parse = Callable[[Completion, AnswerRule], str | None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What becomes a reasoning sample.
+
+    Attributes:
+        filters: Names in :data:`FILTERS`, in the order in which they are asked; and ``concise``, which looks at what the
+            others leave: of a problem's completions it keeps the shortest (paper A, limitation 7.1).
+        labels: ``gold``, or ``vote``: the answer most of a problem's D completions give takes the gold one's place
+            (self-consistency labelling: nothing is known of the gold answer).
+        max_words: The ``length`` filter's limit, in words of a rationale.
+        max_repeats: The ``repetition`` filter's limit on how often a sentence may stand in a rationale.
+        golden: The ``golden`` filter's completion indices by sample index; None for all of a problem.
+    """
+
+    filters: Sequence[str]
+    labels: str = "gold"
+    max_words: int = 300
+    max_repeats: int = 2
+    golden: Mapping[int, frozenset[int] | None] | None = None
 
 
 @dataclass
@@ -23,15 +51,15 @@ class _Judged:
     completion: Completion
     rationale: str
     prediction: str | None
-    correct: bool
-    max_words: int
+    agrees: bool
+    rules: Rules
     kept_before: set[str]
 
 
 def _answer(judged: _Judged) -> str | None:
     if judged.prediction is None:
         return "no_answer"
-    return None if judged.correct else "wrong_answer"
+    return None if judged.agrees else "outvoted" if judged.rules.labels == "vote" else "wrong_answer"
 
 
 def _truncated(judged: _Judged) -> str | None:
@@ -43,7 +71,21 @@ def _duplicate(judged: _Judged) -> str | None:
 
 
 def _length(judged: _Judged) -> str | None:
-    return "over_length" if len(judged.rationale.split()) > judged.max_words else None
+    return "over_length" if len(judged.rationale.split()) > judged.rules.max_words else None
+
+
+def _repetition(judged: _Judged) -> str | None:
+    return "repetitive" if most_repeated(judged.rationale) > judged.rules.max_repeats else None
+
+
+def _arithmetic(judged: _Judged) -> str | None:
+    return "wrong_equation" if wrong_equations(judged.rationale) else None
+
+
+def _golden(judged: _Judged) -> str | None:
+    golden, completion = judged.rules.golden or {}, judged.completion
+    chosen = golden.get(completion.sample_index, frozenset())
+    return None if chosen is None or completion.completion_index in chosen else "not_golden"
 
 
 FILTERS: dict[str, Callable[[_Judged], str | None]] = {
@@ -51,48 +93,94 @@ FILTERS: dict[str, Callable[[_Judged], str | None]] = {
     "truncated": _truncated,
     "duplicate": _duplicate,
     "length": _length,
+    "repetition": _repetition,
+    "arithmetic": _arithmetic,
+    "golden": _golden,
 }
+CONCISE = "concise"
+
+
+def most_repeated(text: str) -> int:
+    """How often the sentence or line that a text repeats most stands in it; those of one word do not count."""
+    sentences = (" ".join(part.split()).lower() for part in re.split(r"(?<=[.!?])\s+|\n+", text))
+    return max(Counter(sentence for sentence in sentences if " " in sentence).values(), default=0)
 
 
 def curate(
-    completions: Iterable[Completion],
-    problems: Mapping[int, Problem],
-    rule: AnswerRule,
-    parse: Parse,
-    filters: Sequence[str],
-    max_words: int,
+    completions: Iterable[Completion], problems: Mapping[int, Problem], rule: AnswerRule, parse: Parse, rules: Rules
 ) -> Iterator[CuratedCompletion]:
-    """The verdict on each completion as it comes; the first filter that refuses gives the reason.
+    """The verdict on each completion; the first filter that refuses gives the reason.
+
+    A completion the teacher never gave is refused whatever the rules are, for the reason it was not given (``empty``,
+    ``content_filter``, ``too_long``...).
 
     Args:
         completions: Raw teacher outputs; those of one problem follow each other.
-        problems: By sample index, for the gold answers.
+        problems: By sample index, for the gold answers; an unlabelled problem has an empty one.
         rule: How answers are compared.
         parse: The prompt's parser.
-        filters: Names in :data:`FILTERS`, applied in this order. A completion the teacher never gave is refused
-            whatever they are, for the reason it was not given (``empty``, ``content_filter``, ``too_long``...).
-        max_words: The ``length`` filter's limit on a rationale, in words.
+        rules: What is kept.
     """
-    current: int | None = None
-    kept: set[str] = set()
-    for completion in completions:
-        if completion.sample_index != current:
-            current, kept = completion.sample_index, set()
-        gold = problems[completion.sample_index].answer
+    for index, group in groupby(completions, key=lambda completion: completion.sample_index):
+        drawn = list(group)
+        rows = _judge(drawn, [parse(completion, rule) for completion in drawn], problems[index].answer, rule, rules)
+        kept = [row for row in rows if row.kept]
+        if CONCISE in rules.filters and kept:
+            shortest = min(kept, key=lambda row: len(row.rationale.split()))
+            rows = [replace(row, kept=False, reason="not_shortest") if row.kept and row is not shortest else row for row in rows]
+        yield from rows
+
+
+def _judge(
+    drawn: Sequence[Completion], predictions: Sequence[str | None], gold: str, rule: AnswerRule, rules: Rules
+) -> list[CuratedCompletion]:
+    """The verdicts on one problem's completions, one by one."""
+    label = (predictions[most_frequent(predictions)] or "") if rules.labels == "vote" else gold
+    rows, kept_before = [], set[str]()
+    for completion, prediction in zip(drawn, predictions, strict=True):
         rationale = completion.rationale.strip()
-        prediction = parse(completion, rule)
-        correct = rule.same(prediction, gold)
-        judged = _Judged(completion, rationale, prediction, correct, max_words, kept)
+        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), rules, kept_before)
         if rationale:
-            reason = next((reason for name in filters if (reason := FILTERS[name](judged))), None)
+            reason = next((reason for name in rules.filters if name != CONCISE and (reason := FILTERS[name](judged))), None)
         else:
             _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
             reason = why if never_given else "empty"
         if reason is None:
-            kept.add(" ".join(rationale.split()))
-        yield CuratedCompletion(
-            completion.sample_index, completion.completion_index, prediction, correct, reason is None, reason, rationale, gold
-        )
+            kept_before.add(" ".join(rationale.split()))
+        correct = rule.same(prediction, gold)
+        slot = completion.completion_index
+        rows.append(CuratedCompletion(completion.sample_index, slot, prediction, correct, reason is None, reason, rationale, label))
+    return rows
+
+
+def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]:
+    """``n`` of the kept completions (sample and completion index), drawn at random by a fixed seed; all where there are fewer.
+
+    A smaller ``n`` takes a part of what a larger one takes.
+    """
+    return set(sorted(kept, key=lambda one: fingerprint(["undersample", *one]))[:n])
+
+
+def read_golden(path: Path) -> dict[int, frozenset[int] | None]:
+    """Golden ids: ``[sample index, ...]``, or ``{"sample index": [completion index, ...]}``.
+
+    Raises:
+        FcotError: Not such a file.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, list):
+            return {_index(index): None for index in data}
+        return {int(index): frozenset(map(_index, chosen)) for index, chosen in data.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        shape = '[sample index, ...] or {"sample index": [completion index, ...]}'
+        raise FcotError(f"curation.golden={path}: expected {shape} ({error})") from error
+
+
+def _index(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no index")
+    return value
 
 
 def count_reasons(curated: Iterable[CuratedCompletion]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from fcot.artifacts import write_jsonl
-from fcot.prompts.answers import AnswerRule
+from fcot.prompts.answers import AnswerRule, most_frequent
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Prediction, Problem, to_row
@@ -42,17 +41,6 @@ def majority(samples: Sequence[Prediction]) -> Prediction:
     Answers without a prediction have no vote; of equals the one drawn first wins.
     """
     return samples[most_frequent([sample.prediction for sample in samples])]
-
-
-def votes(predictions: Sequence[str | None]) -> dict[str, int]:
-    """How often each prediction was given, the most frequent first, of equals the one drawn first."""
-    return dict(Counter(prediction for prediction in predictions if prediction is not None).most_common())
-
-
-def most_frequent(predictions: Sequence[str | None]) -> int:
-    """Where the winner of a vote stands first; 0 where nobody votes."""
-    winner = next(iter(votes(predictions)), None)
-    return predictions.index(winner)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

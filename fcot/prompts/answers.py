@@ -9,6 +9,8 @@ text, and the elicitation decides which one counts. What goes beyond the upstrea
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -160,3 +162,14 @@ class AnswerRule:
         if self.answer_type == "number":
             return abs(float(prediction) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
         return prediction == expected
+
+
+def votes(predictions: Sequence[str | None]) -> dict[str, int]:
+    """How often each prediction was given, the most frequent first, of equals the one drawn first."""
+    return dict(Counter(prediction for prediction in predictions if prediction is not None).most_common())
+
+
+def most_frequent(predictions: Sequence[str | None]) -> int:
+    """Where the winner of a vote stands first; 0 where nobody votes."""
+    winner = next(iter(votes(predictions)), None)
+    return predictions.index(winner)

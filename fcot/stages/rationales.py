@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from fcot.artifacts import write_jsonl
-from fcot.curation.filters import curate, expected_share
+from fcot.artifacts import read_jsonl, write_jsonl
+from fcot.curation.filters import CONCISE, curate, expected_share, undersample
 from fcot.errors import FcotError
-from fcot.evaluation.scoring import most_frequent
 from fcot.progress import progress, say
+from fcot.prompts.answers import most_frequent
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
 from fcot.teacher.generate import Generated, generate_completions
@@ -46,43 +47,71 @@ def curate_stage(run: Run) -> Summary:
     Raises:
         FcotError: Not a single completion was kept.
     """
-    config = run.config.curation
-    reasons: Counter[str] = Counter()
-    asked = correct = unknown = voted = 0
-    refused: dict[int, str] = {}
-
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
-
-    def verdicts() -> Iterator[dict[str, Any]]:
-        nonlocal asked, correct, unknown, voted
-        for _, group in groupby(completions, key=lambda completion: completion.sample_index):
-            drawn = list(group)
-            rows = list(curate(drawn, run.problems, run.task.rule, run.prompt.parse, config.filters, config.max_words))
-            voted += rows[most_frequent([row.prediction for row in rows])].correct
-            for completion, row in zip(drawn, rows, strict=True):
-                asked += 1
-                correct += row.correct
-                unknown += completion.finish_reason is None
-                if row.reason is not None:
-                    reasons[row.reason] += 1
-                    if len(refused) < 3:
-                        refused.setdefault(row.sample_index, _example(completion, row))
-                yield to_row(row)
-
-    write_jsonl(run.directory.curated, verdicts())
-    kept, said = asked - reasons.total(), ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    examples = "\n".join(refused.values())
+    seen = _Seen()
+    write_jsonl(run.directory.curated, seen.watch(run, completions))
+    if (wanted := run.config.curation.max_samples) is not None and wanted < len(seen.kept):
+        chosen = undersample(seen.kept, wanted)
+        seen.reasons["undersampled"] += len(seen.kept) - wanted
+        write_jsonl(run.directory.curated, _without(run, chosen))
+    kept, said = len(seen.kept), ", ".join(f"{reason} {count}" for reason, count in seen.reasons.most_common())
+    examples = "\n".join(seen.refused.values())
     if not kept:
         raise FcotError(
-            f"no completion survives curation: {asked} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
+            f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
         )
-    share, expected = kept / asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
-    if share < expected:
+    share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
+    if share < expected and not {"golden", CONCISE} & set(run.rules.filters):
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
-    if "truncated" in config.filters and unknown:
-        say(f"warning: {unknown} completions do not say why they ended; the truncated filter cannot judge them")
+    if "truncated" in run.rules.filters and seen.unknown:
+        say(f"warning: {seen.unknown} completions do not say why they ended; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
-    return {"asked": asked, "kept": kept, "correct": correct, "voted_correct": voted, "refused": dict(reasons.most_common()), **usage}
+    return {
+        "asked": seen.asked, "kept": kept - seen.reasons["undersampled"], "labelled": seen.labelled, "correct": seen.correct,
+        "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2), **usage,
+    }  # fmt: skip
+
+
+@dataclass
+class _Seen:
+    """What is counted while the verdicts are written: texts never stand in memory together."""
+
+    asked: int = 0
+    labelled: int = 0
+    correct: int = 0
+    voted: int = 0
+    unknown: int = 0
+    words: int = 0
+    kept: list[tuple[int, int]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def watch(self, run: Run, completions: Iterable[Completion]) -> Iterator[dict[str, Any]]:
+        """The rows of ``curated.jsonl``."""
+        for index, group in groupby(completions, key=lambda completion: completion.sample_index):
+            drawn = list(group)
+            rows = list(curate(drawn, run.problems, run.task.rule, run.prompt.parse, run.rules))
+            self.voted += rows[most_frequent([row.prediction for row in rows])].correct
+            self.labelled += len(rows) if run.problems[index].answer else 0
+            for completion, row in zip(drawn, rows, strict=True):
+                self.asked += 1
+                self.correct += row.correct
+                self.unknown += completion.finish_reason is None
+                if row.reason is None:
+                    self.kept.append((row.sample_index, row.completion_index))
+                    self.words += len(row.rationale.split())
+                else:
+                    self.reasons[row.reason] += 1
+                    if len(self.refused) < 3:
+                        self.refused.setdefault(row.sample_index, _example(completion, row))
+                yield to_row(row)
+
+
+def _without(run: Run, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """The verdicts once more; of the kept completions those that were not chosen are refused."""
+    for row in read_jsonl(run.directory.curated):
+        refused = row["kept"] and (row["sample_index"], row["completion_index"]) not in chosen
+        yield row | {"kept": False, "reason": "undersampled"} if refused else row
 
 
 def _example(completion: Completion, row: CuratedCompletion) -> str:

@@ -31,7 +31,7 @@ class Columns:
     template: str = "template_id"
 
 
-def load_problems(task: Task, source: str | None, columns: Columns = Columns()) -> list[Problem]:
+def load_problems(task: Task, source: str | None, columns: Columns = Columns(), unlabelled: bool = False) -> list[Problem]:
     """The task's problems in the order of their sample indices.
 
     Args:
@@ -39,6 +39,7 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns()) 
         source: A file (the authors' JSON, JSON Lines, CSV, Parquet), a hub id ``owner/name`` or
             ``owner/name:config`` (split ``train``), or None for the task's own hub source.
         columns: Column names of a file or hub id; the task's own hub source knows its columns.
+        unlabelled: Whether problems without a gold answer are let through.
 
     Raises:
         FcotError: File or hub not found, malformed lines, missing columns, empty questions, repeated sample indices,
@@ -54,7 +55,7 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns()) 
         rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
         where = _Rows(source)
         problems = _to_problems(rows, columns, where)
-    check_problems(problems, task, where)
+    check_problems(problems if not unlabelled else [one for one in problems if one.answer.strip()], task, where)
     if task.template_pattern:
         pattern = re.compile(task.template_pattern, re.DOTALL)
         problems = [_with_template(problem, pattern) for problem in problems]

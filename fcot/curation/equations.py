@@ -1,0 +1,113 @@
+"""The arithmetic of a rationale: every ``a op b = c`` in it, and whether it holds."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+_TOKEN = re.compile(
+    r"(?P<number>\d[\d,]*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
+)
+# A calculation in the tokens' letters: n number, o operator, w word (a unit behind a number), v one letter (a variable).
+_TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"
+_CALCULATION = rf"{_TERM}(?:[-o]{_TERM})*"
+_PLAIN = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " ", "\\times": "*", "\\div": "/", "\\$": "$"}
+_NOISE = Fraction(1, 10**9)  # of numbers that a machine wrote: 0.8333333333333334
+_SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An equality between numbers.
+
+    Attributes:
+        text: As it is written.
+        holds: Whether both sides are equal, the right one rounded to the decimals that it shows.
+    """
+
+    text: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def letter(self) -> str:
+        """What stands for it where calculations are looked for."""
+        if self.kind == "sign":
+            return "o" if self.text in "+*/" else self.text
+        if self.kind == "word":
+            return "w" if len(self.text) > 1 else "v"
+        return "n" if self.kind == "number" else "_"
+
+
+def equations(text: str) -> Iterator[Equation]:
+    """Every equality of a text whose left side is a calculation with numbers; what has a variable in it is passed over.
+
+    Units and currency signs are ignored ("5 apples + 3 apples = 8 apples"), ``x`` between numbers multiplies, ``20%`` is a fifth.
+    In a running chain ("3 + 4 = 7 + 2 = 9") a side is held against what begins the next one.
+    """
+    for plain, sign in _PLAIN.items():
+        text = text.replace(plain, sign)
+    tokens = [_token(match, text) for match in _TOKEN.finditer(text) if match.lastgroup != "money"]
+    letters = "".join(token.letter for token in tokens)
+    for position in (index for index, token in enumerate(tokens) if token.text == "="):
+        found = re.search(rf"{_CALCULATION}$", letters[:position]), re.match(_CALCULATION, letters[position + 1 :])
+        if None in found:
+            continue
+        start, end = found[0].start(), position + 1 + found[1].end()  # type: ignore[union-attr]
+        if not re.search(r"n.*[-o].*n", letters[start:position]) or re.search(r"[-o(%v?]$", letters[:start].rstrip("_")):
+            continue  # no calculation, or a part of something larger, such as an equation with a variable
+        if letters[end : end + 1] in ("v", "-", "o", "(") or "and" in (tokens[start - 1].text if start else "", tokens[end - 1].text):
+            continue  # a side goes on with what is no number, or is a mixed number in words: "2 and 1/8"
+        left, right = tokens[start:position], tokens[position + 1 : end]
+        first = letters.index("n", position + 1) - position  # the right side's first number, with its sign
+        if re.match(r"\s*(?:r|rem|remainder)\b|\s*:\d", text[right[-1].end :], re.IGNORECASE) or right[-1].text in ("remainder", "r"):
+            continue  # "7 / 2 = 3 remainder 1" is right, "= 3:1" is no number
+        value, others = _value(left), (_value(right), _value(right[:first]))
+        if value is None or others[1] is None:
+            continue
+        decimals = len(right[first - 1].text.partition(".")[2])
+        near = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
+        yield Equation(text[left[0].start : right[-1].end], any(other is not None and abs(value - other) <= near for other in others))
+
+
+def wrong_equations(text: str) -> list[str]:
+    """Those that do not hold, as they are written."""
+    return [one.text for one in equations(text) if not one.holds]
+
+
+def _token(match: re.Match[str], text: str) -> _Token:
+    if match.group() in ("x", "X") and re.match(r" *[$€£¥(]? *\.?\d", text[match.end() :]):  # between two numbers it multiplies
+        return _Token("sign", "*", *match.span())
+    return _Token(str(match.lastgroup), match.group(), *match.span())
+
+
+def _value(side: Sequence[_Token]) -> Fraction | None:
+    """What a calculation comes to, None where it is none."""
+    source = re.sub(r"([\d.]+) %", r"(\1/100)", " ".join(token.text.replace(",", "") for token in side if token.kind != "word"))
+    try:
+        return _evaluate(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", source), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return Fraction(str(node.value))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:
+        return _SIGNS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
+    raise ValueError("no calculation")
