@@ -118,8 +118,10 @@ def _curation_faults(config: Config) -> Iterator[str]:
     for option in ("max_words", "max_repeats", "max_samples"):
         yield from _at_least(f"curation.{option}", getattr(curation, option), 1)
     yield from _readable_file("curation.golden", curation.golden)
-    if ("golden" in curation.filters) != (curation.golden is not None):
-        yield "curation.golden=FILE and the filter golden go together: curation=golden curation.golden=FILE"
+    if ("golden" in curation.filters or curation.match_golden) and curation.golden is None:
+        yield f"curation={curation.name} needs curation.golden=FILE"
+    if curation.match_golden and curation.max_samples is not None:
+        yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
     if curation.labels == "vote" and config.diversity < 3 and config.method.name == "fine_tune_cot":
         yield f"curation.labels=vote with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 # Beside the package in a wheel, beside it in the repository.
@@ -62,7 +62,7 @@ class SplitMode:
     name: str = MISSING
     train_fraction: float = 0.7  # of problems (sample) or templates (template)
     path: str | None = None  # file: {"train": [...], "test": [...]}
-    templates: str | None = None  # template: {"template id": [sample indices]}; null takes the task's own
+    templates: str | None = None  # template: {"template id": [sample indices]}; null takes the task's own, else groups by wording
     subset: int | None = None  # few-shot subset of train, in problems: paper A uses 8, 32, 128
     validation_fraction: float = 0.1  # of train; trainer=paper holds out none
 
@@ -161,6 +161,7 @@ class Curation:
     max_repeats: int = 2  # the repetition filter's: how often a sentence may stand in a rationale
     golden: str | None = None  # the golden filter's file: [sample index, ...] or {"sample index": [completion index, ...]}
     max_samples: int | None = None  # undersample what is kept to so many, at random
+    match_golden: bool = False  # undersample to as many as the golden ids name
 
 
 @dataclass
@@ -305,7 +306,7 @@ class Config:
     logger: Logger = MISSING
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
-    diversity_is_swept: bool = False  # set by sweeps over diversity: D = 1 then samples too, as the first of the 64
+    diversity_is_swept: bool | None = None  # D = 1 then samples too, as the first of the 64; null: true in sweeps over diversity
     until: str = "evaluate"  # stop after generate, curate, train or evaluate
     preview: int | None = None  # ask for one completion of so many problems, show them and stop
     dry_run: bool = False  # show what the run would ask for and cost, and stop
@@ -335,8 +336,19 @@ SCHEMAS: dict[tuple[str, str], type] = {
 }
 
 
+def _paper_diversity(task: str) -> int:
+    """Paper A's D for diverse reasoning on a task: 64, 8, or 1 where it was left out."""
+    from fcot.tasks.table import TASKS
+
+    return TASKS[task].diversity if task in TASKS else 8
+
+
 def register_schemas() -> None:
-    """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list."""
+    """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list.
+
+    And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it.
+    """
+    OmegaConf.register_new_resolver("paper_diversity", _paper_diversity, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for (group, name), schema in SCHEMAS.items():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fcot.artifacts import read_json
+from fcot.artifacts import read_json, read_jsonl
 from fcot.errors import FcotError
 
 
@@ -24,20 +25,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def report(folders: Sequence[Path], picture: Path) -> None:
-    """Print the comparison of all finished runs in the folders, and draw it."""
-    from fcot.reporting.figures import accuracy_figure
-    from fcot.reporting.tables import ordered, print_comparison
+    """Print the comparison of all finished runs in the folders with what is signal in it, and draw it."""
+    from fcot.reporting.figures import accuracy_figure, scaling_figure
+    from fcot.reporting.scaling import lines
+    from fcot.reporting.settings import group
+    from fcot.reporting.tables import print_analysis, print_comparison
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
     done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
     if not done:
         raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
-    runs = ordered(read_json(path) | {"varied": varied} for path, varied in reversed(done))
-    print_comparison(runs)
+    settings = group(load(path, varied) for path, varied in done)
+    print_comparison(settings)
+    scaling = lines(settings)
+    print_analysis(settings, scaling)
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")
-    accuracy_figure(runs, picture)
+    accuracy_figure(settings, picture)
     print(f"picture: {picture}")
+    if scaling:
+        scaling_figure(scaling, picture.with_name("scaling.png"))
+        print(f"picture: {picture.with_name('scaling.png')}")
+
+
+def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool]]:
+    """A run's metrics, and which test problems it answered rightly, by sample index."""
+    answers = {row["sample_index"]: row["correct"] for row in read_jsonl(path.with_name("predictions.jsonl"))}
+    return read_json(path) | {"varied": dict(varied or {})}, answers
 
 
 Job = tuple[Path | None, dict[str, str]]  # a run's metrics.json, existing or not, and what the sweep varied in it

@@ -66,11 +66,15 @@ def _application(composed: DictConfig) -> None:
     except FcotError as error:  # here, because Hydra would announce it with the overrides first
         say(str(error))
         sys.exit(1)
-    from fcot.reporting.tables import print_comparison, stage_line
-
     if "accuracy" in metrics:
-        print_comparison([metrics])
+        from fcot.report import load
+        from fcot.reporting.settings import group
+        from fcot.reporting.tables import print_comparison
+
+        print_comparison(group([load(folder / "metrics.json")]))
     elif metrics:
+        from fcot.reporting.tables import stage_line
+
         print(stage_line(composed.until, metrics, str(folder)))
 
 
@@ -90,7 +94,8 @@ def _run(composed: DictConfig, hydra_config: Any, before: Callable[[Any], bool])
     from fcot.pipeline import execute
     from fcot.runs import resolve
 
-    run = resolve(config, composed.diversity_is_swept or "diversity" in (hydra_config.sweeper.get("params") or {}))
+    swept = composed.diversity_is_swept
+    run = resolve(config, "diversity" in (hydra_config.sweeper.get("params") or {}) if swept is None else swept)
     if not before(run):
         return run.directory.path, {}
     settled = composed.copy()

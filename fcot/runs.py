@@ -26,11 +26,13 @@ from fcot.config import (
 )  # fmt: skip
 from fcot.curation.filters import Rules, read_golden
 from fcot.errors import FcotError
+from fcot.progress import say
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Problem, to_row
+from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import Columns, load_problems
 from fcot.tasks.splits import (
     Split,
@@ -116,6 +118,11 @@ class Run:
         if self.asks_teacher:
             parts.append(f"D{config.diversity}")
         return "-".join([*map(readable, parts), f"seed{config.seed}", fingerprint(_identity(self))[:10]])
+
+    @property
+    def setting(self) -> str:
+        """What runs that differ in nothing but their seed have in common, as a hash."""
+        return fingerprint(_identity(self) | {"seed": None})[:10]
 
     @property
     def directory(self) -> RunDirectory:
@@ -236,7 +243,7 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     made = TeacherPrompt(
         prompt.name, template, prompt.answer_triggers, prompt.two_steps, prompt.rationale_tokens, prompt.answer_tokens, tuple(prompt.stop)
     )
-    if prompt.exemplars is None:
+    if prompt.exemplars is None or "{exemplars}" not in template:
         return made
     return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
 
@@ -304,6 +311,9 @@ def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> d
     if config.split_mode.templates is not None:
         return read_templates_file(Path(config.split_mode.templates), sorted(problems))
     templates = {index: problem.template_id for index, problem in problems.items() if problem.template_id is not None}
+    if not templates:
+        templates = group_by_template(problems)
+        say(f"{task.name}: nobody labelled its templates; by their wording its problems have {len(set(templates.values())):,}")
     if len(templates) < len(problems):
         raise FcotError(
             f"split-mode=template: {len(problems) - len(templates)} of {len(problems)} problems of {task.name} have no template; "
@@ -374,6 +384,8 @@ def _identity(run: Run) -> dict[str, Any]:
             identity["labels"] = config.curation.labels
         if config.curation.max_samples is not None:
             identity["max_samples"] = config.curation.max_samples
+        if config.curation.match_golden:
+            identity["match_golden"] = _filter_identity(run.rules, "golden")
         identity |= {
             "diversity": config.diversity,
             "filters": [_filter_identity(run.rules, name) for name in run.rules.filters],

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from fcot.evaluation.scoring import accuracy, score, summarise, wilson_interval
+from fcot.evaluation.scoring import accuracy, score, summarise
+from fcot.evaluation.statistics import wilson_interval
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS
 from fcot.records import Problem

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from fcot.artifacts import write_jsonl
+from fcot.evaluation.errors import count, mark
+from fcot.evaluation.statistics import wilson_interval
 from fcot.prompts.answers import AnswerRule, most_frequent
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Prediction, Problem, to_row
 
+ERRORS = "errors.jsonl"
 Form = StudentFormat | TeacherPrompt  # of what was asked and how it is read
 
 
@@ -43,21 +44,13 @@ def majority(samples: Sequence[Prediction]) -> Prediction:
     return samples[most_frequent([sample.prediction for sample in samples])]
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion, as two numbers in 0..1; (0, 1) without observations."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def accuracy(predictions: Sequence[Prediction]) -> float | None:
     """Share of correct predictions (0..1), None without any."""
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
 
 
 def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, predictions: Path, samples: Path) -> dict[str, Any]:
-    """Write what was answered, one row a problem, and return its summary; with several answers a problem, those too.
+    """Write what was answered, one row a problem, and what is wrong with the wrong ones; return the summary.
 
     Args:
         drawn: The answers to each problem.
@@ -69,6 +62,10 @@ def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, 
     voted = [majority(answers) for answers in drawn]
     write_jsonl(predictions, map(to_row, voted))
     summary = summarise(voted, form, rule)
+    separator = form.answer_prefix if isinstance(form, StudentFormat) else form.trigger(rule)
+    marked = [mark(one, rule, separator) for one in voted if not one.correct]
+    write_jsonl(predictions.with_name(ERRORS), map(to_row, marked))
+    summary["errors"] = count(marked)
     if any(len(answers) > 1 for answers in drawn):
         write_jsonl(samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
         summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
@@ -88,6 +85,7 @@ def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -
     ended = sum(prediction.complete for prediction in predictions)
     return {
         "n_test": n,
+        "answer_tokens": sum(prediction.n_tokens for prediction in predictions) / n if n else None,
         "accuracy": right / n if n else None,
         "accuracy_ci95": list(wilson_interval(right, n)),
         "answer_in_completion": contained / n if n else None,

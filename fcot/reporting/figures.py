@@ -1,54 +1,124 @@
-"""The comparison as a picture."""
+"""The report's pictures: a bar a setting, and curves along scaling axes."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from fcot.artifacts import disk_error
-from fcot.reporting.tables import Metrics, label
+from fcot.artifacts import replacing
+from fcot.reporting.published import published
+from fcot.reporting.scaling import AXES, Line
+from fcot.reporting.settings import Setting
+from fcot.reporting.tables import label
 
-COLOURS = {"zero_shot": "#9a9a9a", "fine_tune": "#d9a441", "fine_tune_cot": "#2f6fa8"}
+COLOURS = {
+    "zero_shot": "#9a9a9a", "zero_shot_cot": "#7a7a7a", "few_shot_cot": "#5f8f6b", "fine_tune": "#d9a441", "fine_tune_cot": "#2f6fa8",
+}  # fmt: skip
+_LINES = ("#2f6fa8", "#d9a441", "#5f8f6b", "#b0413e", "#7a5195", "#3a3a3a", "#00a0a0", "#a05000")
 
 
-def accuracy_figure(runs: Sequence[Metrics], path: Path) -> None:
-    """A bar a run with its 95 % Wilson interval, one panel per task and student; PNG or SVG by the suffix of ``path``."""
+@contextlib.contextmanager
+def _figure(path: Path, rows: int, columns: int, size: tuple[float, float], **layout: Any) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, (rows, columns); written at the end as PNG or SVG, by the suffix of ``path``."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels: dict[tuple[str, str], list[Metrics]] = {}
-    for metrics in runs:
-        panels.setdefault((metrics["task"], metrics["student"]), []).append(metrics)
-    heights = [0.7 + 0.42 * len(group) for group in panels.values()]
-    figure, axes = pyplot.subplots(
-        len(panels), 1, figsize=(7.5, sum(heights) + 0.5), squeeze=False, height_ratios=heights, layout="constrained"
-    )
-    for axis, ((task, student), group) in zip(axes[:, 0], panels.items(), strict=True):
-        for position, metrics in enumerate(group):
-            low, high = (100 * bound for bound in metrics["accuracy_ci95"])
-            value = 100 * metrics["accuracy"]
-            axis.barh(position, value, color=COLOURS[metrics["method"]], height=0.65)
-            axis.errorbar(value, position, xerr=[[value - low], [high - value]], color="#222222", capsize=3, lw=1.2)
-            axis.text(max(high, value) + 1.5, position, f"{value:.1f}", va="center", fontsize=9)
-        axis.set_yticks(range(len(group)), [label(metrics, group) for metrics in group])
-        axis.invert_yaxis()
-        axis.set_xlim(0, 112)
-        axis.set_xticks(range(0, 101, 20))
-        sizes = sorted({metrics["n_test"] for metrics in group})
-        n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        axis.set_title(f"{task}, {student}, n = {n}", loc="left", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1, 0].set_xlabel("test accuracy, %, with 95 % Wilson interval")
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **layout)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        yield figure, axes
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix[1:])
     finally:
         pyplot.close(figure)
+
+
+def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
+    """A bar a setting with its 95 % interval, one panel per task and student; what paper A published is a diamond."""
+    from fcot.reporting.published import find
+
+    panels: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings:
+        panels.setdefault((setting["task"], setting["student"]), []).append(setting)
+    heights = [0.7 + 0.42 * len(group) for group in panels.values()]
+    with _figure(path, len(panels), 1, (7.5, sum(heights) + 0.5), height_ratios=heights) as (_, axes):
+        for axis, ((task, student), group) in zip(axes[:, 0], panels.items(), strict=True):
+            for position, setting in enumerate(group):
+                value, high = 100 * setting.accuracy.mean, 100 * setting.accuracy.high
+                axis.barh(position, value, color=COLOURS[setting["method"]], height=0.65)
+                axis.errorbar(value, position, xerr=_bars(setting), color="#222222", capsize=3, lw=1.2)
+                axis.text(max(high, value) + 1.5, position, f"{value:.1f}", va="center", fontsize=9)
+                if cell := find(setting.runs[0]):
+                    axis.plot(cell.percent, position, "D", color="#b0413e", ms=4)
+            axis.set_yticks(range(len(group)), [label(setting, group) for setting in group])
+            axis.invert_yaxis()
+            axis.set_xlim(0, 112)
+            axis.set_xticks(range(0, 101, 20))
+            axis.set_title(f"{task}, {student}, {_sizes(group)}", loc="left", fontsize=10)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[-1, 0].set_xlabel("test accuracy, %, with 95 % interval")
+
+
+def scaling_figure(lines: Sequence[Line], path: Path) -> None:
+    """A panel per axis and task: accuracy along the axis with 95 % intervals, and paper A's curve over D dashed behind it."""
+    panels: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with _figure(path, rows, columns, (6.0 * columns, 4.2 * rows)) as (_, axes):
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, ((name, task), group) in zip(axes.flat, panels.items(), strict=False):
+            for colour, line in zip(_LINES * (1 + len(group) // len(_LINES)), group, strict=False):
+                places, settings = zip(*line.points, strict=True)
+                values = [100 * setting.accuracy.mean for setting in settings]
+                bars = [list(side) for side in zip(*(_flat(setting) for setting in settings), strict=True)]
+                axis.errorbar(places, values, yerr=bars, marker="o", ms=4, capsize=2.5, lw=1.4, color=colour, label=line.label)
+                if curve := _curve(line):
+                    axis.plot(*zip(*curve, strict=True), "--", color=colour, lw=1, alpha=0.6, label="paper A")
+            _scale(axis, sorted({place for line in group for place, _ in line.points}))
+            axis.set_xlabel(AXES.get(name, name))
+            axis.set_ylabel("test accuracy, %")
+            axis.set_title(f"{task}, {_sizes([setting for line in group for _, setting in line.points])}", loc="left", fontsize=10)
+            axis.set_ylim(0, 103)
+            axis.legend(fontsize=7.5, frameon=False)
+            axis.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axis: Any, places: Sequence[float]) -> None:
+    """Powers of two are as far from each other as they are; ticks stand where something was measured."""
+    if places[0] > 0 and places[-1] >= 8 * places[0]:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(places, [f"{place:g}" for place in places])
+    axis.minorticks_off()
+
+
+def _curve(line: Line) -> list[tuple[int, float]]:
+    """Paper A's values along D for this line's task and student."""
+    if line.axis != "diversity":
+        return []
+    setting = line.points[0][1]
+    return [
+        (one.diversity or 1, one.percent) for one in published()
+        if one.source == "figure9" and (one.task, one.student) == (setting["task"], setting["student"])
+    ]  # fmt: skip
+
+
+def _flat(setting: Setting) -> tuple[float, float]:
+    """How far the interval reaches below and above the mean, in percent."""
+    accuracy = setting.accuracy
+    return 100 * max(0.0, accuracy.mean - accuracy.low), 100 * max(0.0, accuracy.high - accuracy.mean)
+
+
+def _bars(setting: Setting) -> list[list[float]]:
+    below, above = _flat(setting)
+    return [[below], [above]]
+
+
+def _sizes(settings: Sequence[Setting]) -> str:
+    sizes = sorted({len(setting.problems) for setting in settings})
+    return f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"

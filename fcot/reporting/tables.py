@@ -1,77 +1,51 @@
-"""The comparison table: one line a run."""
+"""The tables of a report: a line a setting, paired tests, wrong answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
 
 from rich import box
 from rich.table import Table
 
+from fcot.evaluation.errors import MARKS
+from fcot.evaluation.statistics import compare, holm
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
-
-Metrics = Mapping[str, Any]
-SHOWN = ("task", "student", "seed")  # columns where runs differ in them; method and D always have one
-
-
-def ordered(runs: Iterable[Metrics]) -> list[Metrics]:
-    """Each run once, by task, student, method, D, what a sweep varied, and seed."""
-    unique = {metrics["run_id"]: metrics for metrics in runs}
-    methods = list(METHODS)
-    return sorted(
-        unique.values(),
-        key=lambda m: (
-            m["task"], m["student"], methods.index(m["method"]), m["diversity"] or 0, str(m.get("varied")), m["seed"], m["run_id"],
-        ),
-    )  # fmt: skip
+from fcot.reporting.cost import asks_for_cost, cost_table
+from fcot.reporting.published import find
+from fcot.reporting.scaling import Line, trend_table
+from fcot.reporting.settings import SHOWN, Metrics, Setting
 
 
-def label(metrics: Metrics, runs: Sequence[Metrics]) -> str:
-    """What tells a run apart from the others of its task and student: method, D, swept values, seed; else its hash."""
-    parts = [METHODS[metrics["method"]].title + (f" D={metrics['diversity']}" if metrics["diversity"] else "")]
-    parts += [f"{key}={value}" for key, value in (metrics.get("varied") or {}).items()]
-    parts += [f"seed {metrics['seed']}"] if len({other["seed"] for other in runs}) > 1 else []
-    parts += [metrics["run_id"][-10:]] if metrics in _alike(runs) else []
-    return ", ".join(parts)
-
-
-def _alike(runs: Sequence[Metrics]) -> list[Metrics]:
-    """Runs that all the columns together do not tell apart."""
-    groups: dict[str, list[Metrics]] = {}
-    for metrics in runs:
-        visible = [metrics[name] for name in (*SHOWN, "method", "diversity")]
-        groups.setdefault(f"{visible} {metrics.get('varied')}", []).append(metrics)
-    return [metrics for group in groups.values() if len(group) > 1 for metrics in group]
-
-
-def comparison(runs: Sequence[Metrics]) -> Table:
-    """Method, D, kept/asked, accuracy with its 95 % Wilson interval, n, seconds; and whatever else tells the runs apart."""
-    extra = [name for name in SHOWN if len({metrics[name] for metrics in runs}) > 1]
-    varied = list(dict.fromkeys(key for metrics in runs for key in metrics.get("varied") or {}))
-    best = any(metrics["accuracy_best_epoch"] is not None for metrics in runs)
-    last = any(metrics["accuracy_checkpoint"] == "last" for metrics in runs)
-    alike = _alike(runs)
-    table = Table(box=box.SIMPLE_HEAD, title=f"{runs[0]['task']}, {runs[0]['student']}" if runs else None, title_justify="left")
-    if {"task", "student"} & set(extra):
-        table.title = None
-    columns = {name: [str(metrics[name]) for metrics in runs] for name in extra}
-    columns["method"] = [METHODS[metrics["method"]].title for metrics in runs]
-    columns["D"] = [str(metrics["diversity"] or "-") for metrics in runs]
-    columns |= {key: [str((metrics.get("varied") or {}).get(key, "-")) for metrics in runs] for key in varied}
-    columns["kept/asked"] = [
-        f"{metrics['completions_kept']:,}/{metrics['completions_asked']:,}" if metrics["completions_asked"] else "-" for metrics in runs
-    ]
-    columns["acc %"] = [f"{100 * metrics['accuracy']:.2f}" for metrics in runs]
-    columns["95 % CI"] = ["{:.1f}-{:.1f}".format(*(100 * bound for bound in metrics["accuracy_ci95"])) for metrics in runs]
-    if best:
-        columns["best epoch %"] = [_percent(metrics["accuracy_best_epoch"]) for metrics in runs]
-    if last:
-        columns["checkpoint"] = [metrics["accuracy_checkpoint"] for metrics in runs]
-    columns["n"] = [str(metrics["n_test"]) for metrics in runs]
-    columns["s"] = [f"{sum(metrics['seconds'].values()):.0f}" for metrics in runs]
-    if alike:
-        columns["run"] = [metrics["run_id"][-10:] if metrics in alike else "" for metrics in runs]
+def comparison(settings: Sequence[Setting]) -> Table:
+    """A line a setting: method, D, kept/asked, accuracy with its 95 % interval, what paper A published, n, seconds a run."""
+    extra = [name for name in SHOWN if len({setting[name] for setting in settings}) > 1]
+    first = settings[0]
+    title = None if extra else f"{first['task']}, {first['student']}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    columns = {name: [str(setting[name]) for setting in settings] for name in extra}
+    columns["method"] = [METHODS[setting["method"]].title for setting in settings]
+    columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
+    for key in dict.fromkeys(key for setting in settings for key in setting.varied):
+        columns[key] = [setting.varied.get(key, "-") for setting in settings]
+    columns["kept/asked"] = [_kept(setting) for setting in settings]
+    if _differ(settings, "rationale_words"):
+        columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
+    columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
+    columns["95 % CI"] = [f"{100 * setting.accuracy.low:.1f}-{100 * setting.accuracy.high:.1f}" for setting in settings]
+    if any(len(setting.runs) > 1 for setting in settings):
+        columns["sd"] = [_percent(setting.accuracy.spread) for setting in settings]
+        columns["seeds"] = [str(len(setting.runs)) for setting in settings]
+    columns |= _published(settings)
+    if any(setting["accuracy_best_epoch"] is not None for setting in settings):
+        columns["best epoch %"] = [_percent(setting.mean("accuracy_best_epoch")) for setting in settings]
+    if any(setting["accuracy_checkpoint"] == "last" for setting in settings):
+        columns["checkpoint"] = [setting["accuracy_checkpoint"] for setting in settings]
+    columns["n"] = [str(len(setting.problems)) for setting in settings]
+    columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
+    if alike := _alike(settings):
+        columns["run"] = [setting["run_id"][-10:] if setting in alike else "" for setting in settings]
     for name in columns:
         table.add_column(name, justify="left" if name in ("task", "student", "method", "checkpoint", "run") else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
@@ -79,27 +53,132 @@ def comparison(runs: Sequence[Metrics]) -> Table:
     return table
 
 
+def _published(settings: Sequence[Setting]) -> dict[str, list[str]]:
+    """Paper A's figure for each cell, the difference to it, and whether the measured interval covers it."""
+    cells = [find(setting.runs[0]) for setting in settings]
+    if not any(cells):
+        return {}
+    columns: dict[str, list[str]] = {"paper %": [], "diff": [], "covered": []}
+    for setting, cell in zip(settings, cells, strict=True):
+        mean, low, high = (100 * value for value in (setting.accuracy.mean, setting.accuracy.low, setting.accuracy.high))
+        columns["paper %"].append(f"{cell.percent:.2f}" if cell else "")
+        columns["diff"].append(f"{mean - cell.percent:+.2f}" if cell else "")
+        columns["covered"].append(("yes" if low <= cell.percent <= high else "no") if cell else "")
+    return columns
+
+
+def _kept(setting: Setting) -> str:
+    asked = setting["completions_asked"]
+    return f"{setting.mean('completions_kept'):,.0f}/{asked:,}" if asked else "-"
+
+
+def _differ(settings: Sequence[Setting], name: str) -> bool:
+    """Whether a figure of the rationales moves by more than a tenth between settings."""
+    known = [value for setting in settings if (value := setting.mean(name)) is not None]
+    return len(known) > 1 and max(known) > 1.1 * min(known)
+
+
+def _plain(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _alike(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings that all the columns together do not tell apart."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(f"{setting['task']} {setting['student']} {setting.title}", []).append(setting)
+    return [setting for members in groups.values() if len(members) > 1 for setting in members]
+
+
+def label(setting: Setting, settings: Sequence[Setting]) -> str:
+    """What tells a setting apart from the others of its task and student: method, D, swept values; else its run's hash."""
+    return ", ".join([setting.title, *([setting["run_id"][-10:]] if setting in _alike(settings) else [])])
+
+
+def paired(settings: Sequence[Setting]) -> Table | None:
+    """Each setting against the one above it on the same task and student: difference, interval, test with Holm's correction.
+
+    None where nothing can be compared.
+    """
+    pairs = [
+        (one, other)
+        for one, other in pairwise(settings)
+        if all(one[name] == other[name] for name in SHOWN) and one.problems & other.problems
+    ]
+    if not pairs:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, title="against the line above, on the same problems", title_justify="left")
+    for name in ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken"):
+        table.add_column(name, justify="left" if name == "comparison" else "right")
+    found = []
+    for one, other in pairs:
+        problems = sorted(one.problems & other.problems)
+        found.append(compare(one.correct(problems), other.correct(problems)))
+    several = len({tuple(setting[name] for name in SHOWN) for setting in settings}) > 1
+    for (one, other), result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
+        where = f"{other['task']}, {other['student']}: " if several else ""
+        table.add_row(
+            f"{where}{label(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
+            f"{100 * result.low:+.1f} to {100 * result.high:+.1f}", f"{p:.2g}", str(result.repaired), str(result.broken),
+        )  # fmt: skip
+    return table
+
+
+def error_table(settings: Sequence[Setting]) -> Table | None:
+    """How often each mark stands on a wrong answer, in percent of the wrong answers; None where nothing is wrong."""
+    wrong = [setting for setting in settings if setting["errors"]]
+    if not wrong:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, title="wrong answers, by mark (% of them; one may have several)", title_justify="left")
+    marks = [name for name in MARKS if any(name in run["errors"] for setting in wrong for run in setting.runs)]
+    for name in ("setting", "wrong", *marks):
+        table.add_column(name.replace("_", " "), justify="left" if name == "setting" else "right")
+    several = len({tuple(setting[name] for name in SHOWN) for setting in settings}) > 1
+    for setting in wrong:
+        n = sum(round((1 - run["accuracy"]) * run["n_test"]) for run in setting.runs)
+        shares = [100 * sum(run["errors"].get(name, 0) for run in setting.runs) / n for name in marks]
+        where = f"{setting['task']}, {setting['student']}: " if several else ""
+        table.add_row(f"{where}{label(setting, settings)}", str(n), *(f"{share:.0f}" if share else "" for share in shares))
+    return table
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def notes(runs: Sequence[Metrics]) -> list[str]:
+def notes(settings: Sequence[Setting]) -> list[str]:
     """What a reader must know about the numbers."""
+    runs = [run for setting in settings for run in setting.runs]
     found = []
+    if any(len(setting.runs) > 1 for setting in settings):
+        found.append("95 % CI with several seeds: hierarchical bootstrap over seeds and problems; sd: over seeds.")
+    if any(find(setting.runs[0]) for setting in settings):
+        found.append(
+            "paper: Ho et al. 2023, text-davinci-002 as teacher; fine-tuned open students by their best test epoch of 20 (optimistic). "
+            "covered: by this interval."
+        )
     if any(metrics["accuracy_checkpoint"] == "last" for metrics in runs):
         found.append("checkpoint last: no validation problems; the accuracy is that of the last step's weights.")
     if any(metrics["accuracy_best_epoch"] is not None for metrics in runs):
         found.append("best epoch: the best test accuracy of all evaluations, chosen on the test set itself (paper A).")
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
-        found.append("zero-shot of a student from scratch has random weights: it can answer nothing, by construction.")
-    per_task = {metrics["task"]: metrics for metrics in runs}
-    for task, metrics in per_task.items():
+        found.append("an untrained student from scratch has random weights: it can answer nothing, but by chance.")
+    for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
         if metrics["random_guess"]:
             found.append(f"{task}: guessing gives {100 * metrics['random_guess']:.1f} %.")
         if shared := metrics["test_questions_also_in_train"]:
             found.append(f"{task}: {shared} test questions also stand in train.")
         if metrics["rows_in_published_order"] is False:
             found.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
+    for metrics in runs:
+        if left_out := metrics.get("exemplars_left_out"):
+            found.append(f"{metrics['task']}: {left_out} test problems are exemplars of the prompt and are not scored.")
+        if n := metrics.get("shortened_prompts"):
+            dropped = metrics["dropped_exemplars"] / metrics["n_test"]
+            found.append(
+                f"{metrics['task']}, {metrics['student']}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
+                f"({dropped:.1f} on average)."
+            )
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         found.append(f"{cut} training completions were cut at the length limit.")
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
@@ -107,7 +186,7 @@ def notes(runs: Sequence[Metrics]) -> list[str]:
     students = [metrics.get("student_usage") or {} for metrics in runs]
     if usd := sum((usage.get("usd") or 0.0) + (usage.get("training_usd") or 0.0) for usage in students):
         found.append(f"student: ${usd:,.4f} paid by these runs for training and answers.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def stage_line(stage: str, summary: Metrics, folder: str) -> str:
@@ -131,9 +210,18 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
     return f"trained{steps}; the student is in {folder}/student"
 
 
-def print_comparison(runs: Sequence[Metrics]) -> None:
+def print_comparison(settings: Sequence[Setting]) -> None:
     """The table and its notes on stdout; as wide as needed where that is no terminal."""
     console = result_console()
-    console.print(comparison(runs))
-    for note in notes(runs):
+    console.print(comparison(settings))
+    for note in notes(settings):
         console.print(f"  {note}")
+
+
+def print_analysis(settings: Sequence[Setting], found: Sequence[Line]) -> None:
+    """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
+    console = result_console()
+    costs = cost_table(settings) if asks_for_cost(settings) else None
+    for table in (paired(settings), trend_table(found) if found else None, error_table(settings), costs):
+        if table is not None:
+            console.print(table)

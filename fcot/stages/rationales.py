@@ -50,7 +50,11 @@ def curate_stage(run: Run) -> Summary:
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
     seen = _Seen()
     write_jsonl(run.directory.curated, seen.watch(run, completions))
-    if (wanted := run.config.curation.max_samples) is not None and wanted < len(seen.kept):
+    wanted = run.config.curation.max_samples
+    if run.config.curation.match_golden:
+        golden = run.rules.golden or {}
+        wanted = sum(golden.get(index, frozenset()) is None or slot in (golden.get(index) or ()) for index, slot in seen.kept)
+    if wanted is not None and wanted < len(seen.kept):
         chosen = undersample(seen.kept, wanted)
         seen.reasons["undersampled"] += len(seen.kept) - wanted
         write_jsonl(run.directory.curated, _without(run, chosen))
@@ -68,7 +72,8 @@ def curate_stage(run: Run) -> Summary:
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
     return {
         "asked": seen.asked, "kept": kept - seen.reasons["undersampled"], "labelled": seen.labelled, "correct": seen.correct,
-        "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2), **usage,
+        "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2),
+        "characters": seen.characters, **usage,
     }  # fmt: skip
 
 
@@ -82,6 +87,7 @@ class _Seen:
     voted: int = 0
     unknown: int = 0
     words: int = 0
+    characters: int = 0
     kept: list[tuple[int, int]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     refused: dict[int, str] = field(default_factory=dict)
@@ -95,6 +101,7 @@ class _Seen:
             self.labelled += len(rows) if run.problems[index].answer else 0
             for completion, row in zip(drawn, rows, strict=True):
                 self.asked += 1
+                self.characters += len(completion.rationale) + len(completion.answer_text)
                 self.correct += row.correct
                 self.unknown += completion.finish_reason is None
                 if row.reason is None:

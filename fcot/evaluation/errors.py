@@ -1,0 +1,84 @@
+"""Why an answer is wrong: marks that a program can give (after paper A, appendix D)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fcot.curation.equations import wrong_equations
+from fcot.curation.filters import most_repeated
+from fcot.prompts.answers import AnswerRule
+from fcot.records import Prediction
+
+MARKS = (
+    "no_answer", "truncated", "repeats_question", "loops", "arithmetic_slip", "right_reasoning", "foreign_number", "skipped_number",
+    "other",
+)  # fmt: skip
+_SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+          "nineteen twenty").split()  # fmt: skip
+_HARMLESS = {"1", "2", "100"}  # numbers that a rationale may bring along: of one, of a pair, in percent
+_LOOP = 3
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A wrong prediction and what is wrong with it (a row of ``errors.jsonl``).
+
+    Attributes:
+        marks: Of :data:`MARKS`, in their order; ``other`` where none of them fits.
+        equation: The first wrong equation of an arithmetic slip.
+    """
+
+    sample_index: int
+    marks: Sequence[str]
+    equation: str | None
+
+
+def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Marked:
+    """The marks of a wrong prediction.
+
+    Args:
+        prediction: Wrong.
+        rule: The task's.
+        separator: What stands between reasoning and answer, None where the completion is the answer. Marks of the reasoning
+            are given only with one.
+    """
+    reasoning = prediction.completion.partition(separator)[0] if separator else ""
+    slips = wrong_equations(reasoning)
+    question, reasoned = _numbers(prediction.question), _numbers(reasoning)
+    derived = {number for equation in re.findall(r"=\s*[$€£]?\s*(-?[\d.,]+)", reasoning) for number in _numbers(equation)}
+    last = rule.candidates(reasoning.strip().splitlines()[-1]) if reasoning.strip() else []
+    told = {
+        "no_answer": prediction.prediction is None,
+        "truncated": not prediction.complete,
+        "repeats_question": _repeats(prediction.question, prediction.completion),
+        "loops": most_repeated(prediction.completion) >= _LOOP,
+        "arithmetic_slip": bool(slips),
+        "right_reasoning": bool(last) and rule.same(last[-1], prediction.answer),
+        "foreign_number": rule.answer_type == "number" and bool(reasoned - question - derived - _HARMLESS),
+        "skipped_number": rule.answer_type == "number" and bool(reasoning.strip()) and bool(question - reasoned - _HARMLESS),
+    }
+    marks = [name for name in MARKS if told.get(name)]
+    return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None)
+
+
+def count(marked: Iterable[Marked]) -> dict[str, int]:
+    """How many wrong predictions have each mark; one may have several."""
+    found = Counter(name for one in marked for name in one.marks)
+    return {name: found[name] for name in MARKS if found[name]}
+
+
+def _numbers(text: str) -> set[str]:
+    """The numbers of a text, in one spelling each; words up to twenty are numbers too."""
+    digits = (number.replace(",", "").rstrip(".") for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text))
+    words = (str(_SPELT.index(word)) for word in re.findall(r"[a-z]+", text.lower()) if word in _SPELT)
+    return {str(float(number)).removesuffix(".0") for number in (*digits, *words)}
+
+
+def _repeats(question: str, completion: str) -> bool:
+    """Whether half of the question or more stands in the completion, word for word."""
+    words, text = question.lower().split(), " ".join(completion.lower().split())
+    half = max(6, (len(words) + 1) // 2)
+    return any(" ".join(words[start : start + half]) in text for start in range(len(words) - half + 1))

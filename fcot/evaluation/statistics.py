@@ -1,0 +1,166 @@
+"""What is signal and what is noise: intervals over seeds and problems, paired comparisons, trends, corrections for many tests.
+
+Answers are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Answers = NDArray[np.float64]
+
+_RESAMPLES = 4000
+_PERMUTATIONS = 4999
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion, as two numbers in 0..1; (0, 1) without observations."""
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy.
+
+    Attributes:
+        mean: Over seeds and problems, 0..1.
+        low, high: 95 % interval.
+        spread: Standard deviation over seeds, None for one.
+    """
+
+    mean: float
+    low: float
+    high: float
+    spread: float | None
+
+
+def estimate(answers: Answers) -> Estimate:
+    """Mean accuracy and its interval: Wilson's for one seed, else a hierarchical bootstrap over seeds and, within, problems."""
+    n_seeds, n_problems = answers.shape
+    mean = float(answers.mean())
+    if n_seeds == 1:
+        return Estimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
+    if mean in (0.0, 1.0):  # every resample is alike
+        return Estimate(mean, *wilson_interval(int(mean) * n_problems, n_problems), 0.0)
+    low, high = np.percentile(_resampled(answers, np.random.default_rng(0)), [2.5, 97.5])
+    return Estimate(mean, float(low), float(high), float(answers.mean(axis=1).std(ddof=1)))
+
+
+def _resampled(answers: Answers, rng: np.random.Generator, problems: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Means of resamples: seeds with replacement, then problems with replacement, the same ones for all seeds."""
+    n_seeds, n_problems = answers.shape
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=_RESAMPLES)
+    drawn = _draw(n_problems, rng) if problems is None else problems
+    return np.asarray(((seeds @ answers) * drawn).sum(axis=1) / (n_seeds * n_problems))
+
+
+def _draw(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How often each of ``n`` problems stands in each resample."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting against another on the same problems.
+
+    Attributes:
+        difference: Of the accuracies, second minus first, -1..1.
+        low, high: 95 % interval by a paired bootstrap: both sides have the same resampled problems.
+        p: Exact McNemar for one seed each; else a permutation test that swaps the two sides of a problem's mean answers.
+        repaired, broken: Problems that most seeds answer wrongly in the first and rightly in the second, and the reverse.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    repaired: int
+    broken: int
+
+
+def compare(first: Answers, second: Answers) -> Comparison:
+    """The second setting against the first."""
+    rng = np.random.default_rng(0)
+    drawn = _draw(first.shape[1], rng)
+    low, high = np.percentile(_resampled(second, rng, drawn) - _resampled(first, rng, drawn), [2.5, 97.5])
+    before, after = first.mean(axis=0), second.mean(axis=0)
+    repaired, broken = int(((before <= 0.5) & (after > 0.5)).sum()), int(((before > 0.5) & (after <= 0.5)).sum())
+    return Comparison(float(after.mean() - before.mean()), float(low), float(high), _paired_p(first, second), repaired, broken)
+
+
+def _paired_p(first: Answers, second: Answers) -> float:
+    from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
+
+    if len(first) == len(second) == 1:
+        table = [[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)]
+        return float(mcnemar(np.array(table), exact=True).pvalue)
+    if np.array_equal(first.mean(axis=0), second.mean(axis=0)):
+        return 1.0
+    sides = (first.mean(axis=0), second.mean(axis=0))
+    result = stats.permutation_test(
+        sides, lambda a, b, axis: np.mean(b - a, axis=axis), permutation_type="samples", vectorized=True, n_resamples=_PERMUTATIONS,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Whether accuracy moves with an ordered setting.
+
+    Attributes:
+        direction: 1 where it rises, -1 where it falls, 0 where it does not move.
+        p: Two-sided.
+        over: ``runs``: Kendall's tau of the runs' accuracies against the setting, which counts the chance of training; or
+            ``problems``: a permutation of each problem's answers over the levels, which takes the trained students as they are.
+    """
+
+    direction: int
+    p: float
+    over: str
+
+
+def trend(levels: Sequence[Answers]) -> Trend:
+    """The trend over answers in increasing order of the setting; by runs where every level has three seeds or more."""
+    means = [float(answers.mean()) for answers in levels]
+    if min(len(answers) for answers in levels) >= 3:
+        places = [place for place, answers in enumerate(levels) for _ in answers]
+        tau = stats.kendalltau(places, [mean for answers in levels for mean in answers.mean(axis=1)])
+        return Trend(int(np.nan_to_num(np.sign(tau.statistic))), float(np.nan_to_num(tau.pvalue, nan=1.0)), "runs")
+    weights = np.arange(len(levels)) - (len(levels) - 1) / 2
+    direction = int(np.sign(round(float(weights @ means), 12)))
+    per_problem = tuple(answers.mean(axis=0) for answers in levels)
+    if direction == 0:
+        return Trend(0, 1.0, "problems")
+
+    def rise(*columns: Any, axis: int) -> Any:
+        return sum(weight * column.sum(axis=axis) for weight, column in zip(weights, columns, strict=True))
+
+    result = stats.permutation_test(
+        per_problem, rise, permutation_type="samples", vectorized=True, n_resamples=_PERMUTATIONS, batch=500, rng=np.random.default_rng(0)
+    )
+    return Trend(direction, float(result.pvalue), "problems")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values of one table that keep their family-wise error."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def independence(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
+    """Whether two fail on the same problems: the odds ratio of their failures, and Fisher's exact p (one-sided: more than chance)."""
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    result = stats.fisher_exact(table, alternative="greater")
+    return float(result.statistic), float(result.pvalue)

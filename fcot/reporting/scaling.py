@@ -1,0 +1,90 @@
+"""Scaling axes: an ordered setting (D, train problems, teacher, student...) and whether accuracy moves with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fcot.evaluation.statistics import Trend, holm, trend
+from fcot.prompts.student import METHODS
+from fcot.reporting.settings import Setting, number
+
+AXES = {  # in the words of a figure; others go by their own name
+    "diversity": "rationales a problem (D)",
+    "split_mode.subset": "train problems",
+    "n_parameters": "student's parameters",
+    "teacher_accuracy": "teacher's accuracy on train",
+    "teacher.error_rate": "teacher's error rate",
+}
+_TEACHER = {"teacher", "teacher.model", "teacher.path", "teacher.error_rate"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Settings that differ in one ordered thing only.
+
+    Attributes:
+        axis: What that is: a key of :data:`AXES` or an override's key.
+        label: What they have in common.
+        points: Value and setting, by value.
+        trend: Over the test problems that all of them answered.
+    """
+
+    axis: str
+    label: str
+    points: Sequence[tuple[float, Setting]]
+    trend: Trend
+
+
+def lines(settings: Sequence[Setting]) -> list[Line]:
+    """Every line of three points or more."""
+    keys = dict.fromkeys(key for setting in settings for key in setting.varied)
+    found = [line for key in keys for line in _along(key, {key}, lambda setting, key=key: _place(setting, key), settings)]  # type: ignore[misc]
+    found += _along("diversity", {"D"}, lambda setting: setting["diversity"], settings)
+    found += _along("n_parameters", {"student", "student.width"}, lambda setting: setting["n_parameters"], settings)
+    if not {line.axis for line in found} & _TEACHER:
+        found += _along("teacher_accuracy", _TEACHER, lambda setting: setting.mean("teacher_accuracy"), settings)
+    return found
+
+
+def _place(setting: Setting, key: str) -> float | None:
+    """A setting's place on the axis of a swept key; ``split_mode.subset=null`` stands at all train problems."""
+    if key == "split_mode.subset" and setting.varied.get(key) == "null":
+        return float(setting["n_train_problems"])
+    return number(setting.varied.get(key))
+
+
+def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settings: Sequence[Setting]) -> Iterator[Line]:
+    """Lines along an axis, each through the settings that have all in common but what is ``dropped``."""
+    groups: dict[tuple[str, ...], list[tuple[float, Setting]]] = {}
+    for setting in settings:
+        if (place := value(setting)) is not None:
+            words = {"student": setting["student"], "D": f"D={setting['diversity']}" if setting["diversity"] else ""}
+            words |= {key: f"{key}={varied}" for key, varied in setting.varied.items()}
+            common = (setting["task"], METHODS[setting["method"]].title, *(word for key, word in words.items() if key not in dropped))
+            groups.setdefault(common, []).append((float(place), setting))
+    for common, points in groups.items():
+        if len({place for place, _ in points}) < max(3, len(points)):  # two settings at one place are no line
+            continue
+        points = sorted(points, key=lambda point: point[0])
+        problems = sorted(set.intersection(*(setting.problems for _, setting in points)))
+        measured = trend([setting.correct(problems) for _, setting in points])
+        yield Line(axis, ", ".join(word for word in common if word), points, measured)
+
+
+def trend_table(found: Sequence[Line]) -> Table:
+    """Axis, line, accuracies, and whether they rise or fall, with Holm's correction over the table."""
+    table = Table(box=box.SIMPLE_HEAD, title="scaling", title_justify="left")
+    for name in ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"):
+        table.add_column(name, justify="left" if name in ("axis", "line", "trend", "over") else "right")
+    for line, p in zip(found, holm([line.trend.p for line in found]), strict=True):
+        held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "not shown"
+        table.add_row(
+            AXES.get(line.axis, line.axis), line.label, " ".join(f"{place:g}" for place, _ in line.points),
+            " ".join(f"{100 * setting.accuracy.mean:.1f}" for _, setting in line.points), held, f"{p:.2g}", line.trend.over,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,90 @@
+"""What a report compares: settings, each with the runs that differ in nothing but the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fcot.evaluation.statistics import Answers, Estimate, estimate
+from fcot.prompts.student import METHODS
+
+Metrics = Mapping[str, Any]
+SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        runs: Metrics of its runs, by seed; what a sweep varied is under ``varied``.
+        answers: Of each run, whether each test problem was answered rightly, by sample index.
+    """
+
+    runs: Sequence[Metrics]
+    answers: Sequence[Mapping[int, bool]]
+
+    def __getitem__(self, name: str) -> Any:
+        """What the runs have in common."""
+        return self.runs[0].get(name)
+
+    @property
+    def title(self) -> str:
+        """Method, D and swept values."""
+        parts = [METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")]
+        return ", ".join([*parts, *(f"{key}={value}" for key, value in self.varied.items())])
+
+    @property
+    def varied(self) -> Mapping[str, str]:
+        """What the sweep varied beside task, student, method, D and seed."""
+        return self["varied"] or {}
+
+    @property
+    def problems(self) -> set[int]:
+        """The test problems that all runs answered."""
+        return set.intersection(*(set(one) for one in self.answers))
+
+    def correct(self, problems: Sequence[int]) -> Answers:
+        """Answers to these problems, (seeds, problems)."""
+        return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
+
+    @cached_property
+    def accuracy(self) -> Estimate:
+        """Over seeds and problems."""
+        return estimate(self.correct(sorted(self.problems)))
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a figure over the runs that have it."""
+        known = [run[name] for run in self.runs if run.get(name) is not None]
+        return sum(known) / len(known) if known else None
+
+
+def group(runs: Iterable[tuple[Metrics, Mapping[int, bool]]]) -> list[Setting]:
+    """The settings of some runs, ordered by task, student, method, D and what was varied; a run counts once.
+
+    Runs belong together when their configurations differ in the seed only, whatever their sweeps varied.
+    """
+    unique = {metrics["run_id"]: (metrics, answers) for metrics, answers in runs}
+    members: dict[str, list[tuple[Metrics, Mapping[int, bool]]]] = {}
+    for metrics, answers in sorted(unique.values(), key=lambda run: run[0]["seed"]):
+        members.setdefault(metrics.get("setting") or metrics["run_id"], []).append((metrics, answers))
+    settings = [Setting(*zip(*runs_of, strict=True)) for runs_of in members.values()]
+    return sorted(settings, key=_order)
+
+
+def _order(setting: Setting) -> tuple[Any, ...]:
+    varied = [(key, number(value) if number(value) is not None else 0.0, value) for key, value in setting.varied.items()]
+    method = list(METHODS).index(setting["method"])
+    return setting["task"], setting["n_parameters"] or 0, setting["student"], method, setting["diversity"] or 0, varied, setting["run_id"]
+
+
+def number(value: object) -> float | None:
+    """A swept value as a number, None where it is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
