@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json, read_jsonl
+from fcot.artifacts import read_json, read_jsonl, write_json
 from fcot.errors import FcotError
 
 
@@ -28,8 +29,8 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and draw it."""
     from fcot.reporting.figures import accuracy_figure, scaling_figure
     from fcot.reporting.scaling import lines
-    from fcot.reporting.settings import group
-    from fcot.reporting.tables import print_analysis, print_comparison
+    from fcot.reporting.settings import group, named
+    from fcot.reporting.tables import comparisons, print_analysis, print_comparison
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
     done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
@@ -38,6 +39,10 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     settings = group(load(path, varied) for path, varied in done)
     print_comparison(settings)
     scaling = lines(settings)
+    drift = [
+        {"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in comparisons(settings)
+    ]
+    write_json(picture.with_name("comparisons.json"), {"comparisons": drift})
     print_analysis(settings, scaling)
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")
@@ -48,10 +53,12 @@ def report(folders: Sequence[Path], picture: Path) -> None:
         print(f"picture: {picture.with_name('scaling.png')}")
 
 
-def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool]]:
-    """A run's metrics, and which test problems it answered rightly, by sample index."""
-    answers = {row["sample_index"]: row["correct"] for row in read_jsonl(path.with_name("predictions.jsonl"))}
-    return read_json(path) | {"varied": dict(varied or {})}, answers
+def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool], dict[int, int]]:
+    """A run's metrics; by sample index which test problems it answered rightly, and in how many tokens."""
+    answers, lengths = {}, {}
+    for row in read_jsonl(path.with_name("predictions.jsonl")):
+        answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
+    return read_json(path) | {"varied": dict(varied or {})}, answers, lengths
 
 
 Job = tuple[Path | None, dict[str, str]]  # a run's metrics.json, existing or not, and what the sweep varied in it

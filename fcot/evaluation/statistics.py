@@ -76,24 +76,25 @@ class Comparison:
         difference: Of the accuracies, second minus first, -1..1.
         low, high: 95 % interval by a paired bootstrap: both sides have the same resampled problems.
         p: Exact McNemar for one seed each; else a permutation test that swaps the two sides of a problem's mean answers.
-        repaired, broken: Problems that most seeds answer wrongly in the first and rightly in the second, and the reverse.
+        repaired, broken: Sample indices that most seeds answer wrongly in the first and rightly in the second, and the reverse.
     """
 
     difference: float
     low: float
     high: float
     p: float
-    repaired: int
-    broken: int
+    repaired: list[int]
+    broken: list[int]
 
 
-def compare(first: Answers, second: Answers) -> Comparison:
-    """The second setting against the first."""
+def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Comparison:
+    """The second setting against the first, on these sample indices."""
     rng = np.random.default_rng(0)
     drawn = _draw(first.shape[1], rng)
     low, high = np.percentile(_resampled(second, rng, drawn) - _resampled(first, rng, drawn), [2.5, 97.5])
     before, after = first.mean(axis=0), second.mean(axis=0)
-    repaired, broken = int(((before <= 0.5) & (after > 0.5)).sum()), int(((before > 0.5) & (after <= 0.5)).sum())
+    repaired = [index for index, wrong, right in zip(problems, before <= 0.5, after > 0.5, strict=True) if wrong and right]
+    broken = [index for index, right, wrong in zip(problems, before > 0.5, after <= 0.5, strict=True) if right and wrong]
     return Comparison(float(after.mean() - before.mean()), float(low), float(high), _paired_p(first, second), repaired, broken)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from fcot.artifacts import replacing
 from fcot.reporting.published import published
 from fcot.reporting.scaling import AXES, Line
-from fcot.reporting.settings import Setting
-from fcot.reporting.tables import label
+from fcot.reporting.settings import Setting, label
 
 COLOURS = {
     "zero_shot": "#9a9a9a", "zero_shot_cot": "#7a7a7a", "few_shot_cot": "#5f8f6b", "fine_tune": "#d9a441", "fine_tune_cot": "#2f6fa8",

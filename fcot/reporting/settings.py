@@ -23,10 +23,12 @@ class Setting:
     Attributes:
         runs: Metrics of its runs, by seed; what a sweep varied is under ``varied``.
         answers: Of each run, whether each test problem was answered rightly, by sample index.
+        lengths: Of each run, the tokens of each answer.
     """
 
     runs: Sequence[Metrics]
     answers: Sequence[Mapping[int, bool]]
+    lengths: Sequence[Mapping[int, int]]
 
     def __getitem__(self, name: str) -> Any:
         """What the runs have in common."""
@@ -63,15 +65,18 @@ class Setting:
         return sum(known) / len(known) if known else None
 
 
-def group(runs: Iterable[tuple[Metrics, Mapping[int, bool]]]) -> list[Setting]:
+Loaded = tuple[Metrics, Mapping[int, bool], Mapping[int, int]]  # metrics, answers, lengths
+
+
+def group(runs: Iterable[Loaded]) -> list[Setting]:
     """The settings of some runs, ordered by task, student, method, D and what was varied; a run counts once.
 
     Runs belong together when their configurations differ in the seed only, whatever their sweeps varied.
     """
-    unique = {metrics["run_id"]: (metrics, answers) for metrics, answers in runs}
-    members: dict[str, list[tuple[Metrics, Mapping[int, bool]]]] = {}
-    for metrics, answers in sorted(unique.values(), key=lambda run: run[0]["seed"]):
-        members.setdefault(metrics.get("setting") or metrics["run_id"], []).append((metrics, answers))
+    unique = {run[0]["run_id"]: run for run in runs}
+    members: dict[str, list[Loaded]] = {}
+    for run in sorted(unique.values(), key=lambda run: run[0]["seed"]):
+        members.setdefault(run[0].get("setting") or run[0]["run_id"], []).append(run)
     settings = [Setting(*zip(*runs_of, strict=True)) for runs_of in members.values()]
     return sorted(settings, key=_order)
 
@@ -88,3 +93,22 @@ def number(value: object) -> float | None:
         return float(str(value))
     except ValueError:
         return None
+
+
+def alike(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings that task, student, method, D and swept values do not tell apart."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(f"{setting['task']} {setting['student']} {setting.title}", []).append(setting)
+    return [setting for members in groups.values() if len(members) > 1 for setting in members]
+
+
+def label(setting: Setting, settings: Sequence[Setting]) -> str:
+    """What tells a setting apart from the others of its task and student: method, D, swept values; else its run's hash."""
+    return ", ".join([setting.title, *([setting["run_id"][-10:]] if setting in alike(settings) else [])])
+
+
+def named(setting: Setting, settings: Sequence[Setting]) -> str:
+    """The label, after task and student where the settings are of several."""
+    several = len({tuple(one[name] for name in SHOWN) for one in settings}) > 1
+    return (f"{setting['task']}, {setting['student']}: " if several else "") + label(setting, settings)

@@ -8,14 +8,14 @@ from itertools import pairwise
 from rich import box
 from rich.table import Table
 
-from fcot.evaluation.errors import MARKS
-from fcot.evaluation.statistics import compare, holm
+from fcot.evaluation.statistics import Comparison, compare, holm
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import asks_for_cost, cost_table
+from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.published import find
 from fcot.reporting.scaling import Line, trend_table
-from fcot.reporting.settings import SHOWN, Metrics, Setting
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
 
 
 def comparison(settings: Sequence[Setting]) -> Table:
@@ -44,8 +44,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
         columns["checkpoint"] = [setting["accuracy_checkpoint"] for setting in settings]
     columns["n"] = [str(len(setting.problems)) for setting in settings]
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
-    if alike := _alike(settings):
-        columns["run"] = [setting["run_id"][-10:] if setting in alike else "" for setting in settings]
+    if same := alike(settings):
+        columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
     for name in columns:
         table.add_column(name, justify="left" if name in ("task", "student", "method", "checkpoint", "run") else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
@@ -82,17 +82,16 @@ def _plain(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _alike(settings: Sequence[Setting]) -> list[Setting]:
-    """Settings that all the columns together do not tell apart."""
-    groups: dict[str, list[Setting]] = {}
-    for setting in settings:
-        groups.setdefault(f"{setting['task']} {setting['student']} {setting.title}", []).append(setting)
-    return [setting for members in groups.values() if len(members) > 1 for setting in members]
+Compared = tuple[Setting, Setting, Comparison]
 
 
-def label(setting: Setting, settings: Sequence[Setting]) -> str:
-    """What tells a setting apart from the others of its task and student: method, D, swept values; else its run's hash."""
-    return ", ".join([setting.title, *([setting["run_id"][-10:]] if setting in _alike(settings) else [])])
+def comparisons(settings: Sequence[Setting]) -> list[Compared]:
+    """Each setting of a task and student against the one before it, on the problems that both answered."""
+    found = []
+    for one, other in pairwise(settings):
+        if all(one[name] == other[name] for name in SHOWN) and (problems := sorted(one.problems & other.problems)):
+            found.append((one, other, compare(one.correct(problems), other.correct(problems), problems)))
+    return found
 
 
 def paired(settings: Sequence[Setting]) -> Table | None:
@@ -100,45 +99,17 @@ def paired(settings: Sequence[Setting]) -> Table | None:
 
     None where nothing can be compared.
     """
-    pairs = [
-        (one, other)
-        for one, other in pairwise(settings)
-        if all(one[name] == other[name] for name in SHOWN) and one.problems & other.problems
-    ]
-    if not pairs:
+    compared = comparisons(settings)
+    if not compared:
         return None
     table = Table(box=box.SIMPLE_HEAD, title="against the line above, on the same problems", title_justify="left")
     for name in ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken"):
         table.add_column(name, justify="left" if name == "comparison" else "right")
-    found = []
-    for one, other in pairs:
-        problems = sorted(one.problems & other.problems)
-        found.append(compare(one.correct(problems), other.correct(problems)))
-    several = len({tuple(setting[name] for name in SHOWN) for setting in settings}) > 1
-    for (one, other), result, p in zip(pairs, found, holm([result.p for result in found]), strict=True):
-        where = f"{other['task']}, {other['student']}: " if several else ""
+    for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
-            f"{where}{label(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
-            f"{100 * result.low:+.1f} to {100 * result.high:+.1f}", f"{p:.2g}", str(result.repaired), str(result.broken),
+            f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
+            f"{100 * result.low:+.1f} to {100 * result.high:+.1f}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
         )  # fmt: skip
-    return table
-
-
-def error_table(settings: Sequence[Setting]) -> Table | None:
-    """How often each mark stands on a wrong answer, in percent of the wrong answers; None where nothing is wrong."""
-    wrong = [setting for setting in settings if setting["errors"]]
-    if not wrong:
-        return None
-    table = Table(box=box.SIMPLE_HEAD, title="wrong answers, by mark (% of them; one may have several)", title_justify="left")
-    marks = [name for name in MARKS if any(name in run["errors"] for setting in wrong for run in setting.runs)]
-    for name in ("setting", "wrong", *marks):
-        table.add_column(name.replace("_", " "), justify="left" if name == "setting" else "right")
-    several = len({tuple(setting[name] for name in SHOWN) for setting in settings}) > 1
-    for setting in wrong:
-        n = sum(round((1 - run["accuracy"]) * run["n_test"]) for run in setting.runs)
-        shares = [100 * sum(run["errors"].get(name, 0) for run in setting.runs) / n for name in marks]
-        where = f"{setting['task']}, {setting['student']}: " if several else ""
-        table.add_row(f"{where}{label(setting, settings)}", str(n), *(f"{share:.0f}" if share else "" for share in shares))
     return table
 
 
@@ -221,7 +192,10 @@ def print_comparison(settings: Sequence[Setting]) -> None:
 def print_analysis(settings: Sequence[Setting], found: Sequence[Line]) -> None:
     """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
     console = result_console()
-    costs = cost_table(settings) if asks_for_cost(settings) else None
-    for table in (paired(settings), trend_table(found) if found else None, error_table(settings), costs):
+    tables = [
+        paired(settings), trend_table(found) if found else None, error_table(settings), length_table(settings), aligned_table(settings),
+        cost_table(settings) if asks_for_cost(settings) else None,
+    ]  # fmt: skip
+    for table in tables:
         if table is not None:
             console.print(table)

@@ -1,0 +1,80 @@
+"""What wrong answers have in common: marks, problems that the teacher fails too, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from fcot.evaluation.errors import MARKS
+from fcot.evaluation.statistics import holm, independence
+from fcot.prompts.student import METHODS
+from fcot.reporting.settings import Setting, named
+
+_QUARTERS = 4
+
+
+def error_table(settings: Sequence[Setting]) -> Table | None:
+    """How often each mark stands on a wrong answer, in percent of the wrong answers; None where nothing is wrong."""
+    wrong = [setting for setting in settings if any(run["errors"] for run in setting.runs)]
+    if not wrong:
+        return None
+    table = _table("wrong answers, by mark (% of them; one may have several)")
+    marks = [name for name in MARKS if any(name in run["errors"] for setting in wrong for run in setting.runs)]
+    for name in ("setting", "wrong", *marks):
+        table.add_column(name.replace("_", " "), justify="left" if name == "setting" else "right")
+    for setting in wrong:
+        n = sum(not right for answers in setting.answers for right in answers.values())
+        shares = [100 * sum(run["errors"].get(name, 0) for run in setting.runs) / n for name in marks]
+        table.add_row(named(setting, settings), str(n), *(f"{share:.0f}" if share else "" for share in shares))
+    return table
+
+
+def aligned_table(settings: Sequence[Setting]) -> Table | None:
+    """Whether students fail where the teacher fails, more than chance; None without the teacher among the settings."""
+    pairs = [
+        (teacher, student) for teacher in settings if teacher["student"] == "teacher"
+        for student in settings if student["student"] != "teacher" and student["task"] == teacher["task"]
+    ]  # fmt: skip
+    if not pairs:
+        return None
+    table = _table("failures together with the teacher's, on the same problems")
+    for name in ("teacher", "setting", "both wrong", "by chance", "odds ratio", "p (Holm)"):
+        table.add_column(name, justify="left" if name in ("teacher", "setting") else "right")
+    rows, p_values = [], []
+    for teacher, student in pairs:
+        problems = sorted(teacher.problems & student.problems)
+        sides = [one.correct(problems).mean(axis=0) <= 0.5 for one in (teacher, student)]
+        odds, p = independence(*(side.tolist() for side in sides))
+        chance = sides[0].mean() * sides[1].mean() * len(problems)
+        rows.append((teacher.title, named(student, settings), f"{int((sides[0] & sides[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
+        p_values.append(p)
+    for row, p in zip(rows, holm(p_values), strict=True):
+        table.add_row(*row, f"{p:.2g}")
+    return table
+
+
+def length_table(settings: Sequence[Setting]) -> Table | None:
+    """Accuracy by how long the answers are, in quarters from short to long; of methods whose answers hold a rationale."""
+    reasoning = [one for one in settings if METHODS[one["method"]].prompted or one["method"] == "fine_tune_cot"]
+    reasoning = [one for one in reasoning if any(any(lengths.values()) for lengths in one.lengths)]
+    if not reasoning:
+        return None
+    table = _table("accuracy (%) by length of the answer, quarters from short to long (mean tokens)")
+    for name in ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1))):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    for setting in reasoning:
+        pairs = sorted(
+            (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)
+            for index, tokens in lengths.items()
+        )  # fmt: skip
+        quarters = np.array_split(np.array(pairs, dtype=np.float64), _QUARTERS)
+        cells = [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f})" if len(part) else "-" for part in quarters]
+        table.add_row(named(setting, settings), *cells)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
