@@ -35,7 +35,11 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     jobs = [job for folder in folders for job in find_jobs(folder)]
     done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
     if not done:
-        raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+        curated = [path.parent for path, _ in jobs if path is not None and path.with_name("curated.jsonl").exists()]
+        if not curated:
+            raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+        _report_lengths(list(dict.fromkeys(curated)), picture.with_name("lengths.png"))
+        return
     settings = group(load(path, varied) for path, varied in done)
     print_comparison(settings)
     scaling = lines(settings)
@@ -51,6 +55,17 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     if scaling:
         scaling_figure(scaling, picture.with_name("scaling.png"))
         print(f"picture: {picture.with_name('scaling.png')}")
+
+
+def _report_lengths(runs: Sequence[Path], picture: Path) -> None:
+    """What can be said of runs that stopped after curation."""
+    from fcot.progress import result_console
+    from fcot.reporting.lengths import lengths_figure, lengths_of, lengths_table
+
+    found = [lengths_of(run) for run in runs]
+    result_console().print(lengths_table(found))
+    lengths_figure(found, picture)
+    print(f"picture: {picture}")
 
 
 def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool], dict[int, int]]:

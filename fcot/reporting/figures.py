@@ -19,20 +19,20 @@ _LINES = ("#2f6fa8", "#d9a441", "#5f8f6b", "#b0413e", "#7a5195", "#3a3a3a", "#00
 
 
 @contextlib.contextmanager
-def _figure(path: Path, rows: int, columns: int, size: tuple[float, float], **layout: Any) -> Iterator[tuple[Any, Any]]:
+def figure(path: Path, rows: int, columns: int, size: tuple[float, float], **layout: Any) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes, (rows, columns); written at the end as PNG or SVG, by the suffix of ``path``."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **layout)
+    drawn, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **layout)
     try:
-        yield figure, axes
+        yield drawn, axes
         with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150, format=path.suffix[1:])
+            drawn.savefig(temporary, dpi=150, format=path.suffix[1:])
     finally:
-        pyplot.close(figure)
+        pyplot.close(drawn)
 
 
 def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
@@ -43,7 +43,7 @@ def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
     heights = [0.7 + 0.42 * len(group) for group in panels.values()]
-    with _figure(path, len(panels), 1, (7.5, sum(heights) + 0.5), height_ratios=heights) as (_, axes):
+    with figure(path, len(panels), 1, (7.5, sum(heights) + 0.5), height_ratios=heights) as (_, axes):
         for axis, ((task, student), group) in zip(axes[:, 0], panels.items(), strict=True):
             for position, setting in enumerate(group):
                 value, high = 100 * setting.accuracy.mean, 100 * setting.accuracy.high
@@ -68,7 +68,7 @@ def scaling_figure(lines: Sequence[Line], path: Path) -> None:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with _figure(path, rows, columns, (6.0 * columns, 4.2 * rows)) as (_, axes):
+    with figure(path, rows, columns, (6.0 * columns, 4.2 * rows)) as (_, axes):
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         for axis, ((name, task), group) in zip(axes.flat, panels.items(), strict=False):

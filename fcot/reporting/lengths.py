@@ -1,0 +1,64 @@
+"""How long rationales are (paper A, Figure 7), of runs that stopped after curation too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from rich import box
+from rich.table import Table
+
+from fcot.artifacts import RunDirectory, read_jsonl
+from fcot.reporting.figures import figure
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Words of a run's rationales.
+
+    Attributes:
+        title: Task and teacher.
+        kept, refused: One number a rationale.
+    """
+
+    title: str
+    kept: Sequence[int]
+    refused: Sequence[int]
+
+
+def lengths_of(folder: Path) -> Lengths:
+    """Of a run that has curated."""
+    run, words = RunDirectory(folder), ([], [])  # type: ignore[var-annotated]
+    for row in read_jsonl(run.curated):
+        words[row["kept"]].append(len(row["rationale"].split()))
+    config = OmegaConf.load(run.config)
+    return Lengths(f"{config.dataset.name}, {config.teacher.get('model') or config.teacher.name}", words[True], words[False])
+
+
+def lengths_table(found: Sequence[Lengths]) -> Table:
+    """A line a run: how many were kept, and the words of kept and refused rationales."""
+    table = Table(box=box.SIMPLE_HEAD, title="words of a rationale", title_justify="left")
+    for name in ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for one in found:
+        kept = np.array(one.kept or [0])
+        refused = f"{np.mean(one.refused):.1f}" if one.refused else "-"
+        table.add_row(
+            one.title, f"{len(one.kept):,}/{len(one.kept) + len(one.refused):,}", f"{kept.mean():.1f}", f"{np.median(kept):.0f}",
+            f"{np.percentile(kept, 95):.0f}", f"{kept.max()}", refused,
+        )  # fmt: skip
+    return table
+
+
+def lengths_figure(found: Sequence[Lengths], path: Path) -> None:
+    """A histogram a run, kept and refused rationales on top of each other."""
+    with figure(path, len(found), 1, (7.5, 1.9 * len(found) + 0.5)) as (_, axes):
+        for axis, one in zip(axes[:, 0], found, strict=True):
+            most = max([*one.kept, *one.refused], default=1)
+            axis.hist([one.kept, one.refused], bins=np.linspace(0, most + 1, 41), stacked=True, color=["#2f6fa8", "#c9c9c9"])
+            axis.set_title(f"{one.title}: {len(one.kept):,} kept, {len(one.refused):,} refused (grey)", loc="left", fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[-1, 0].set_xlabel("words of a rationale")
