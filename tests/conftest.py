@@ -36,3 +36,20 @@ def run_fcot(tmp_path):
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def make_run():
+    """``(output folder, *overrides) -> resolved run``, in this process."""
+    from hydra import compose, initialize_config_dir
+
+    from fcot.checks import to_config
+    from fcot.config import CONF, register_schemas
+    from fcot.runs import resolve
+
+    def make(output: Path, *overrides: str, swept: bool = False):
+        register_schemas()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+
+    return make

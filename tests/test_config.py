@@ -40,6 +40,7 @@ NEEDS = {
     ("student", "openai"): ["student.model=m"],
     ("student", "teacher"): ["method=zero_shot_cot"],
     ("method", "few_shot_cot"): ["prompt.exemplars=train"],
+    ("curation", "golden_matched"): [f"curation.golden={CONF / 'config.yaml'}"],
     ("curation", "golden"): [f"curation.golden={CONF / 'config.yaml'}"],
     ("student", "causal"): ["student.hub_id=owner/name"],
     ("prompt", "few_shot_cot"): [f"prompt.exemplars={CONF / 'config.yaml'}"],
@@ -55,6 +56,8 @@ def test_every_choice_composes_to_a_faultless_configuration(group, choice, monke
     needs = NEEDS.get((group, choice), [])
     if group == "dataset" and not choice.startswith("toy") and not needs:
         needs = ["teacher=openai", "teacher.model=m"]
+    if group == "experiment" and choice != "quickstart":
+        needs = ["teacher.model=m"]
     config = to_config(composed(f"{group}={choice}", *needs))
     if group != "experiment":
         assert getattr(config, group.replace("-", "_")).name == choice

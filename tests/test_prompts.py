@@ -144,7 +144,7 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
         ("x.json", '{"t": {}}', "KeyError: 'prompt'"),
         ("x.jsonl", '{"question": "q"}\n', "KeyError: 'rationale'"),
         ("x.jsonl", "", "holds 0 exemplars of t"),
-        ("curated.jsonl", '{"sample_index": 9, "kept": true}\n', "holds 0 exemplars of t"),
+        ("curated.jsonl", '{"sample_index": 9, "kept": true, "rationale": "r"}\n', "0 train problems have a rationale"),
     ],
 )
 def test_bad_exemplars_are_one_message(tmp_path, name, content, said):

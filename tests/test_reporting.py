@@ -11,13 +11,16 @@ from rich.console import Console
 from fcot.errors import FcotError
 from fcot.report import find_jobs, report
 from fcot.reporting import figures
-from fcot.reporting.tables import comparison, label, notes, ordered, stage_line
+from fcot.reporting.settings import group, label
+from fcot.reporting.tables import comparison, notes, stage_line
 
 BASE = {
     "run_id": "toy-gpt-0000000001", "method": "fine_tune_cot", "task": "toy_arithmetic", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
     "n_test": 405, "accuracy": 0.98272, "accuracy_ci95": [0.9648, 0.9916], "accuracy_best_epoch": None, "accuracy_checkpoint": "validation",
     "completions_asked": 3404, "completions_kept": 3059, "seconds": {"train": 70.2, "evaluate": 1.1}, "random_guess": 0.0,
     "test_questions_also_in_train": 0, "rows_in_published_order": None, "cut_completions": 0,
+    "errors": {"other": 7}, "n_parameters": 212000,
+    "n_train_problems": 851, "n_validation_problems": 94, "rationale_words": 54.0, "answer_tokens": 100.0,
 }  # fmt: skip
 
 
@@ -25,9 +28,18 @@ def run(number: int, **changes):
     return BASE | {"run_id": f"toy-gpt-{number:010d}"} | changes
 
 
+def predictions(metrics) -> dict[int, bool]:
+    """The first test problems are answered rightly, as many as the accuracy says."""
+    return {index: index < round(metrics["accuracy"] * metrics["n_test"]) for index in range(metrics["n_test"])}
+
+
+def settings(runs):
+    return group((metrics, predictions(metrics), dict.fromkeys(range(metrics["n_test"]), 100)) for metrics in runs)
+
+
 def text(runs, width=80) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(comparison(runs))
+    console.print(comparison(settings(runs)))
     return console.export_text()
 
 
@@ -48,42 +60,55 @@ def test_the_quickstart_table_fits_80_columns_unabridged():
 def test_what_a_sweep_varies_has_a_column_and_a_name_in_the_picture():
     runs = [run(1, varied={"trainer.lr": "1e-3"}), run(2, varied={"trainer.lr": "5e-3"})]
     assert "trainer.lr" in text(runs)
-    assert [label(metrics, runs) for metrics in runs] == ["Fine-tune-CoT D=4, trainer.lr=1e-3", "Fine-tune-CoT D=4, trainer.lr=5e-3"]
+    assert [label(setting, settings(runs)) for setting in settings(runs)] == [
+        "Fine-tune-CoT D=4, trainer.lr=1e-3",
+        "Fine-tune-CoT D=4, trainer.lr=5e-3",
+    ]
 
 
 def test_runs_that_look_alike_show_their_hashes():
     runs = [run(1), run(2)]
     assert "0000000001" in text(runs)
-    assert label(runs[1], runs).endswith("0000000002")
-    assert "0000000001" not in text([run(1), run(3, seed=1)])
+    assert label(settings(runs)[1], settings(runs)).endswith("0000000002")
+    assert "0000000001" not in text([run(1, setting="same"), run(3, seed=1, setting="same")])
+
+
+def test_seeds_of_a_setting_are_one_line():
+    table = text(
+        [run(1, setting="same", accuracy=0.8), run(2, setting="same", seed=1, accuracy=0.9), run(3, diversity=1, accuracy=0.5)], 120
+    )
+    assert "84.94" in table  # 324 and 364 of 405
+    assert "6.98" in table  # their standard deviation
+    assert "49.88" in table
+    assert len([line for line in table.splitlines() if "Fine-tune-CoT" in line]) == 2
 
 
 def test_each_run_once_and_in_the_papers_order():
     runs = [run(4, diversity=16), run(1, method="fine_tune", diversity=None), run(2, diversity=2), run(2, diversity=2)]
-    assert [(metrics["method"], metrics["diversity"]) for metrics in ordered(runs)] == [
+    assert [(setting["method"], setting["diversity"]) for setting in settings(runs)] == [
         ("fine_tune", None), ("fine_tune_cot", 2), ("fine_tune_cot", 16),
     ]  # fmt: skip
 
 
 def test_notes_say_what_a_reader_must_know():
-    said = " ".join(notes([
+    said = " ".join(notes(settings([
         run(1, accuracy_checkpoint="last", accuracy_best_epoch=0.99), run(2, method="zero_shot", accuracy_checkpoint="untrained"),
         run(3, task="coin_flip", random_guess=0.5, test_questions_also_in_train=5, rows_in_published_order=False, cut_completions=7),
-    ]))  # fmt: skip
-    for part in ("last step's weights", "chosen on the test set", "by construction", "guessing gives 50.0 %", "5 test questions",
+    ])))  # fmt: skip
+    for part in ("last step's weights", "chosen on the test set", "but by chance", "guessing gives 50.0 %", "5 test questions",
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in said
-    assert notes([run(1)]) == []
+    assert notes(settings([run(1)])) == []
     assert "last" in text([run(1, accuracy_checkpoint="last")])
 
 
 def test_the_picture_draws_the_metrics_numbers(monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(pyplot, "close", kept.append)
-    figures.accuracy_figure([run(1), run(2, diversity=1, accuracy=0.5, accuracy_ci95=[0.4, 0.6], n_test=90)], tmp_path / "picture.png")
+    figures.accuracy_figure(settings([run(1), run(2, diversity=1, accuracy=0.5, n_test=90)]), tmp_path / "picture.png")
     axis = kept[0].axes[0]
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([98.272, 50.0])
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["Fine-tune-CoT D=4", "Fine-tune-CoT D=1"]
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx([50.0, 100 * 398 / 405])
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["Fine-tune-CoT D=1", "Fine-tune-CoT D=4"]
     assert "n = 90 to 405" in axis.get_title(loc="left")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
@@ -96,6 +121,8 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
         (folder / "config.yaml").write_text("")
         if number < 2:
             (folder / "metrics.json").write_text(json.dumps(run(number)))
+            rows = [{"sample_index": index, "correct": right, "n_tokens": 9} for index, right in predictions(run(number)).items()]
+            (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         job = {"job": number, "overrides": [f"trainer.lr={lr}", "seed=0"], "run_id": f"{number}", "run": str(folder), "status": "done"}
         jobs = tmp_path / "sweep" / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)

@@ -323,8 +323,8 @@ def test_a_sweep_ends_in_one_table_and_one_picture(run_fcot, tmp_path):
     assert len({job["run_id"] for job in jobs}) == 4
     assert {job["status"] for job in jobs} == {"done"}
     assert (sweep / "comparison.png").stat().st_size > 5000
-    assert result.stdout.count("Fine-tune-CoT") == 2
-    assert "by construction" in result.stdout
+    assert result.stdout.partition("against the line above")[0].count("Fine-tune-CoT") == 2
+    assert "but by chance" in result.stdout
     report = run_fcot(str(sweep), module="fcot.report")
     assert report.stdout.split("picture")[0] == result.stdout.split("picture")[0]
 
@@ -363,15 +363,17 @@ def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tm
 
 def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkeypatch, tmp_path):
     """What is decoded: validation problems during training, the test problems after it."""
+    from fcot.stages import answering
     from fcot.stages import student as stage
 
     asked = []
-    real = stage.draw
+    real = answering.draw
 
     def watched(run, student, indices, *arguments):
         asked.append((list(indices), student.model.training))
         return real(run, student, indices, *arguments)
 
+    monkeypatch.setattr(answering, "draw", watched)
     monkeypatch.setattr(stage, "draw", watched)
     run = make_run(tmp_path, *SMALL, "method=fine_tune")
     execute(run, "")

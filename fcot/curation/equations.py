@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _TOKEN = re.compile(
-    r"(?P<number>\d[\d,]*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
+    r"(?P<number>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
 )
 # A calculation in the tokens' letters: n number, o operator, w word (a unit behind a number), v one letter (a variable).
 _TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"
@@ -80,7 +80,8 @@ def equations(text: str) -> Iterator[Equation]:
             continue
         decimals = len(right[first - 1].text.partition(".")[2])
         near = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
-        yield Equation(text[left[0].start : right[-1].end], any(other is not None and abs(value - other) <= near for other in others))
+        last = max(token.end for token in right if token.kind != "word")
+        yield Equation(text[left[0].start : last], any(other is not None and abs(value - other) <= near for other in others))
 
 
 def wrong_equations(text: str) -> list[str]:

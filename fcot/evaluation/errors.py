@@ -18,8 +18,10 @@ MARKS = (
 )  # fmt: skip
 _SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
           "nineteen twenty").split()  # fmt: skip
-_HARMLESS = {"1", "2", "100"}  # numbers that a rationale may bring along: of one, of a pair, in percent
+_HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may bring along: of one, of a pair, in percent
 _LOOP = 3
+_MOST = 60  # numbers of a rationale that are looked at: students in a loop write thousands
+_NEAR = 0.006  # two decimals are enough for a rounded result
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
     reasoning = prediction.completion.partition(separator)[0] if separator else ""
     slips = wrong_equations(reasoning)
     question, reasoned = _numbers(prediction.question), _numbers(reasoning)
-    derived = {number for equation in re.findall(r"=\s*[$€£]?\s*(-?[\d.,]+)", reasoning) for number in _numbers(equation)}
     last = rule.candidates(reasoning.strip().splitlines()[-1]) if reasoning.strip() else []
     told = {
         "no_answer": prediction.prediction is None,
@@ -57,8 +58,9 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
         "loops": most_repeated(prediction.completion) >= _LOOP,
         "arithmetic_slip": bool(slips),
         "right_reasoning": bool(last) and rule.same(last[-1], prediction.answer),
-        "foreign_number": rule.answer_type == "number" and bool(reasoned - question - derived - _HARMLESS),
-        "skipped_number": rule.answer_type == "number" and bool(reasoning.strip()) and bool(question - reasoned - _HARMLESS),
+        "foreign_number": rule.answer_type == "number"
+        and bool(_foreign(question, reasoned, [*_results_of(reasoning), *_numbers(prediction.answer)])),
+        "skipped_number": rule.answer_type == "number" and bool(reasoning.strip()) and bool(set(question) - set(reasoned) - _HARMLESS),
     }
     marks = [name for name in MARKS if told.get(name)]
     return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None)
@@ -70,11 +72,30 @@ def count(marked: Iterable[Marked]) -> dict[str, int]:
     return {name: found[name] for name in MARKS if found[name]}
 
 
-def _numbers(text: str) -> set[str]:
-    """The numbers of a text, in one spelling each; words up to twenty are numbers too."""
-    digits = (number.replace(",", "").rstrip(".") for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text))
-    words = (str(_SPELT.index(word)) for word in re.findall(r"[a-z]+", text.lower()) if word in _SPELT)
-    return {str(float(number)).removesuffix(".0") for number in (*digits, *words)}
+def _numbers(text: str) -> list[float]:
+    """The numbers of a text, in their order; words up to twenty are numbers too."""
+    found = re.findall(r"\d+(?:,\d+)*(?:\.\d+)?|[a-z]+", text.lower())
+    return [float(_SPELT.index(one) if one in _SPELT else one.replace(",", "")) for one in found if one[0].isdigit() or one in _SPELT]
+
+
+def _results_of(reasoning: str) -> list[float]:
+    """What stands behind an equals sign, right or wrong."""
+    return [number for one in re.findall(r"=\s*[$€£]?\s*-?(\d[\d,]*(?:\.\d+)?)", reasoning) for number in _numbers(one)]
+
+
+def _foreign(question: Sequence[float], reasoned: Sequence[float], results: Sequence[float]) -> list[float]:
+    """Numbers of the reasoning that neither stand in the question or as a result nor come of two known ones by one operation."""
+    known, foreign = {*question, *results}, []
+    for number in dict.fromkeys(reasoned[:_MOST]):
+        pairs = ((a, b) for a in known for b in known)
+        if number not in known | _HARMLESS and not any(abs(number - one) < _NEAR for a, b in pairs for one in _combined(a, b)):
+            foreign.append(number)
+        known.add(number)
+    return foreign
+
+
+def _combined(a: float, b: float) -> tuple[float, ...]:
+    return (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))
 
 
 def _repeats(question: str, completion: str) -> bool:

@@ -1,0 +1,62 @@
+"""The arithmetic of rationales: what is an equation, and whether it holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fcot.curation.equations import equations, wrong_equations
+
+HOLD = [
+    "5 + 3 = 8", "5 apples + 3 apples = 8 apples", "$5 x 3 = $15", "12/4=3", "20% x 50 = 10", "10 / 3 = 3.33", "10 / 3 = 3.3",
+    "(5 + 3) * 2 = 16", "7 - 9 = -2", "1,200 + 300 = 1,500", "3 * (4 + 2) = 18", "1/2 + 1/4 = 3/4", "24 - 6 - 2 = 16", "007 + 1 = 8",
+    "1.66- 0.02= 1.64", "3 × 4 = 12", "8 ÷ 2 = 4", "9 − 4 = 5", "2 + 3 * 4 = 14", "\\$5 + \\$3 = \\$8",
+    "0.8333333333333334 + 0.16666666666666666 = 1", "172-158 = 14 t-shirts", "3 boxes x 12 crayons per box = 36 crayons", "n = 5 + 3 = 8",
+]  # fmt: skip
+WRONG = [
+    "5 + 4 = 10", "10/3 = 3", "10 / 3 = 3.34", "3 × 16 + 7 × 12 = 84", "172-186 = 14 t-shirts", "(79-44)/5 = 15 pictures",
+    "1/2 + 1/8 = 3/8",
+    "967 x 1091 weeks = $1,061,297", "1.05 + 1 = 2.5", "105 green tomatoes + 71 red tomatoes = 175 tomatoes",
+]  # fmt: skip
+NONE = [
+    "x + 3 + 4 = 9", "2x + 3 = 7", "3 + x = 9", "y * 3 + 4 = 9", "12 + 2x = 63", "15 + 48 = 12 + 2x", "8 = 3 + 5", "the answer = 5",
+    "25 / 2 = 12 remainder 1", "1 and 1/8 laps + 2 and 1/8 laps = 3 and 1/4 laps", "5 + 3", "7 + 2 = ?", "= 5", "",
+    "At least 29 good carrots + at least 16 good carrots = 38", "5 -\n3 = 9",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOLD)
+def test_what_holds(text):
+    assert [one.holds for one in equations(f"We know that {text}. So")] == [True]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_does_not_hold(text):
+    assert [one.holds for one in equations(f"First, {text}.\nThen")] == [False]
+    assert len(wrong_equations(text)) == 1
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_what_is_no_calculation_is_passed_over(text):
+    assert list(equations(text)) == []
+
+
+def test_a_running_chain_is_read_side_by_side():
+    assert [one.holds for one in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
+    assert [one.holds for one in equations("3 + 4 = 8 + 2 = 10")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 5000 + " + 1 = 2", "(" * 3000 + "1 + 1 = 2", "1 / 0 = 3", "1 + " * 2000 + "1 = 5", "1,,2 + 3.4.5 = 9"]
+)
+def test_nonsense_is_survived(text):
+    list(equations(text))
+
+
+@pytest.mark.parametrize(("task", "n_wrong"), [("svamp", 17), ("multiarith", 8)])
+def test_real_rationales(task, n_wrong, shared_data):
+    """Each of these was read by a person: all are wrong as they are written."""
+    (file,) = (shared_data / "completion_data").rglob(f"D_{task}.json")
+    rows = [row for rows in json.loads(file.read_text())["data"].values() for row in rows]
+    assert abs(sum(bool(wrong_equations(row["reasoning_completion"])) for row in rows) - n_wrong) <= 1

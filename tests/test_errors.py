@@ -1,0 +1,45 @@
+"""Marks of wrong answers: each is given where it fits, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from fcot.evaluation.errors import MARKS, Marked, count, mark
+from fcot.prompts.answers import AnswerRule
+from fcot.records import Prediction
+
+QUESTION = "Ada has 13 coins. Ben gives her 4 and Cleo takes 6. How many coins has Ada now?"
+NUMBER = AnswerRule("number")
+
+
+def marks(completion: str, prediction: str | None = "12", complete: bool = True, separator: str | None = "-->", rule=NUMBER, answer="11"):
+    found = mark(Prediction(7, QUESTION, answer, completion, prediction, False, complete, 9), rule, separator)
+    return found.marks
+
+
+@pytest.mark.parametrize(("expected", "found"), [
+    (["no_answer"], lambda: marks("She counts 13, 4 and 6.", None)),
+    (["truncated", "right_reasoning"], lambda: marks("13 + 4 = 17. 17 - 6 = 11 and then", complete=False)),
+    (["repeats_question", "right_reasoning"], lambda: marks(f"{QUESTION} It is 11. --> 12")),
+    (["loops"], lambda: marks("13 + 4 = 17 now. She has coins. She has coins. She has coins. Then 6 go. --> 12")),
+    (["arithmetic_slip"], lambda: marks("13 + 4 = 18, 18 - 6 = 12. --> 12")),
+    (["right_reasoning"], lambda: marks("13 + 4 = 17, 17 - 6 = 11. --> 12")),
+    (["foreign_number"], lambda: marks("13 + 4 = 17, 17 - 6 = 11, and 50 more. --> 12")),
+    (["skipped_number"], lambda: marks("13 + 4 = 17. --> 17", "17")),
+    (["other"], lambda: marks("17", "17", separator=None)),
+    (["other"], lambda: marks("Thirteen and four, less six, is some. --> 12")),
+    (["other"], lambda: marks("It is heads. --> no", "no", rule=AnswerRule("yes_no"), answer="yes")),
+])  # fmt: skip
+def test_each_mark(expected, found):
+    assert found() == expected
+
+
+def test_the_wrong_equation_is_named():
+    found = mark(Prediction(7, QUESTION, "11", "13 + 4 = 18, so 18 - 6 = 12. --> 12", "12", False, True, 9), NUMBER, "-->")
+    assert found == Marked(7, ["arithmetic_slip"], "13 + 4 = 18")
+
+
+def test_marks_are_counted_in_their_order():
+    found = count([Marked(0, ["loops", "truncated"], None), Marked(1, ["truncated"], None), Marked(2, ["other"], None)])
+    assert found == {"truncated": 2, "loops": 1, "other": 1}
+    assert list(found) == [name for name in MARKS if name in found]

@@ -1,0 +1,101 @@
+"""Every experiment composes at every point of its axes, and its toy form runs and ends in a table and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from fcot.checks import to_config
+from fcot.config import CONF, register_schemas
+
+EXPERIMENTS = sorted(path for path in (CONF / "experiment").glob("**/*.yaml"))
+TOYS = [path.stem for path in EXPERIMENTS if path.parent.name == "toy"]
+SMALLEST = [
+    "dataset.n_problems=40", "trainer.max_steps=2", "trainer.warmup_steps=1", "trainer.evaluate_every_steps=2", "student.vocab_size=400",
+    "student.max_new_tokens=24", "prompt.rationale_tokens=24", "prompt.answer_tokens=4",
+]  # fmt: skip
+LESS = {  # points that are left out, or that 40 problems cannot have
+    "table9": ["dataset=toy_last_letter"], "scaling_data": ["split_mode.subset=null,16,8"], "cost": ["split_mode.subset=null,16"],
+    "table1": ["dataset=toy_coin_flip"], "inference_length": ["student.max_new_tokens=12,24"],
+}  # fmt: skip
+
+
+def axes(path: Path) -> dict[str, list[str]]:
+    """The points of each axis."""
+    params = OmegaConf.load(path).hydra.sweeper.params
+    parsed = (
+        OverridesParser.create().parse_override(f"{key}={value}") for key, value in OmegaConf.to_container(params, resolve=False).items()
+    )
+    return {
+        one.key_or_group: list(one.sweep_string_iterator()) if one.is_sweep_override() else [str(one.get_value_element_as_str())]
+        for one in parsed
+    }
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_point_of_every_axis_is_a_faultless_configuration(path, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    register_schemas()
+    golden = tmp_path / "golden.json"
+    golden.write_text("[1, 2]")
+    name = str(path.relative_to(CONF / "experiment").with_suffix(""))
+    needs = [] if name.startswith(("toy/", "quickstart")) else ["teacher.model=m", "prompt.exemplars=train"]
+    needs += [f"curation.golden={golden}"] if name == "rationale_filter" else []
+    points = axes(path)
+    for number in range(max(map(len, points.values()))):  # along all axes at once
+        chosen = {key: values[number % len(values)] for key, values in points.items()}
+        kept = [need for need in needs if need.partition("=")[0] not in chosen]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            to_config(compose("config", [f"experiment={name}", *kept, *(f"{key}={value}" for key, value in chosen.items())]))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_experiment_says_what_it_is_for_and_what_it_costs(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    name = str(path.relative_to(CONF / "experiment").with_suffix(""))
+    assert any("ost" in line for line in head)
+    assert any(line.startswith(f"#   python -m fcot.run -m experiment={name}") for line in head)
+
+
+def test_every_experiment_has_a_toy_form():
+    assert {path.stem for path in EXPERIMENTS} - {"quickstart", "teacher"} == set(TOYS)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_toy_form_runs(name, run_fcot, tmp_path):
+    overrides = [*SMALLEST, *LESS.get(name, [])]
+    if name == "inference_length":
+        overrides.remove("student.max_new_tokens=24")
+    if name == "table1":  # the teacher has no such settings
+        overrides = [one for one in overrides if not one.startswith("student.")]
+    if name == "rationale_length":
+        overrides.append("curation.max_words=50,300")
+    result = run_fcot("-m", f"experiment=toy/{name}", *overrides, timeout=600)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    jobs = [json.loads(path.read_text()) for path in sweep.glob("jobs/*.json")]
+    assert {job["status"] for job in jobs} == {"done"}
+    assert list(sweep.glob("*.png"))
+    assert ("rationales a problem (D)" in result.stdout) == (name in ("scaling_diversity",))
+    if name.startswith("scaling"):
+        assert (sweep / "scaling.png").stat().st_size > 5000
+    if name == "cost":
+        assert "Pareto" in result.stdout
+
+
+def test_a_sweep_over_d_asks_the_teacher_once(run_fcot, tmp_path):
+    overrides = [*SMALLEST, "until=curate"]
+    plan = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides, "dry_run=true")
+    assert "what several runs share once" in plan.stdout
+    assert "to be bought                       100 (" in plan.stdout, plan.stdout  # 25 train problems, D = 4
+    result = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for path in (tmp_path / "outputs" / "store").rglob("*.jsonl") for line in path.read_text().splitlines()]
+    first = [row for row in rows if row["root"] is None]
+    assert len(first) == 100
+    assert len({row["run"] for row in rows}) == 1, "the largest D comes first and buys for all"

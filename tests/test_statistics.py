@@ -1,0 +1,100 @@
+"""Intervals, comparisons and trends: known values, invariances, and coverage of what was simulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from fcot.evaluation.statistics import compare, estimate, holm, independence, trend, wilson_interval
+
+
+def answers(*counts: int, n: int = 100) -> np.ndarray:
+    """The first problems of each seed are right."""
+    return np.array([[float(index < count) for index in range(n)] for count in counts])
+
+
+def test_one_seed_has_wilsons_interval():
+    found = estimate(answers(30))
+    assert (found.mean, found.spread) == (0.3, None)
+    assert (found.low, found.high) == wilson_interval(30, 100)
+
+
+def test_seeds_widen_the_interval_that_problems_alone_would_give():
+    alike, apart = estimate(answers(50, 50, 50)), estimate(answers(20, 50, 80))
+    assert alike.spread == 0
+    assert apart.spread == pytest.approx(0.3)
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
+    assert alike.low == pytest.approx(0.40, abs=0.015)  # as a binomial proportion of 100 problems
+    assert alike.high == pytest.approx(0.60, abs=0.015)
+
+
+@pytest.mark.parametrize("right", [0, 100])
+def test_all_or_nothing_still_has_an_interval(right):
+    found = estimate(answers(right, right))
+    assert (found.low, found.high) == wilson_interval(right, 100)
+
+
+def test_mcnemar_is_exact():
+    first, second = np.array([[1.0] * 10 + [0.0] * 20]), np.array([[1.0] * 8 + [0.0] * 2 + [1.0] * 11 + [0.0] * 9])
+    found = compare(first, second, range(30))
+    assert found.p == pytest.approx(2 * binom.cdf(2, 13, 0.5))  # 11 repaired, 2 broken
+    assert (found.broken, found.repaired) == ([8, 9], list(range(10, 21)))
+    assert found.difference == pytest.approx(9 / 30)
+    assert found.low < 9 / 30 < found.high
+
+
+def test_a_comparison_turned_round_changes_its_sign_only():
+    rng = np.random.default_rng(1)
+    first, second = (rng.random((1, 200)) < 0.5).astype(float), (rng.random((1, 200)) < 0.6).astype(float)
+    there, back = compare(first, second, range(200)), compare(second, first, range(200))
+    assert there.difference == pytest.approx(-back.difference)
+    assert there.p == pytest.approx(back.p)
+    assert (there.repaired, there.broken) == (back.broken, back.repaired)
+
+
+def test_what_is_equal_differs_by_nothing():
+    found = compare(answers(40, 60), answers(60, 40), range(100))
+    assert found.difference == pytest.approx(0)
+    assert found.p == 1
+    assert found.repaired == found.broken == []
+
+
+def test_paired_intervals_use_the_pairing():
+    """Two students that agree on all but five of 200 problems are told apart far better than by their own intervals."""
+    rng = np.random.default_rng(0)
+    first = (rng.random((1, 200)) < 0.5).astype(float)
+    second = first.copy()
+    second[0, np.flatnonzero(first[0] == 0)[:5]] = 1.0
+    found, own = compare(first, second, range(200)), estimate(first)
+    assert found.high - found.low < (own.high - own.low) / 2
+
+
+@pytest.mark.parametrize(("levels", "direction"), [((0.2, 0.4, 0.6), 1), ((0.6, 0.4, 0.2), -1)])
+def test_a_trend_is_found_over_problems_and_over_runs(levels, direction):
+    rng = np.random.default_rng(0)
+    one = trend([(rng.random((1, 200)) < level).astype(float) for level in levels])
+    assert (one.direction, one.over) == (direction, "problems")
+    assert one.p < 0.01
+    three = trend([(rng.random((3, 200)) < level).astype(float) for level in levels])
+    assert (three.direction, three.over) == (direction, "runs")
+    assert three.p < 0.01
+
+
+def test_no_trend_is_seldom_found_where_there_is_none():
+    rng = np.random.default_rng(0)
+    found = [trend([(rng.random((1, 100)) < 0.3).astype(float) for _ in range(3)]).p < 0.05 for _ in range(100)]
+    assert sum(found) <= 12  # 5 expected; 13 or more has a probability of 0.1 %
+    assert trend([answers(50), answers(50), answers(50)]).p == 1
+
+
+def test_holm_is_its_definition():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_common_failures_are_held_against_chance():
+    wrong = [index < 20 for index in range(100)]
+    together, apart = independence(wrong, wrong), independence(wrong, [index >= 80 for index in range(100)])
+    assert together[1] < 1e-10
+    assert apart[1] > 0.99
