@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from typing import Any
 
 from omegaconf import DictConfig
@@ -58,6 +59,11 @@ def explain(error: Exception) -> str:
         known = sorted(str(name) for name in parent if str(name) != MARK)
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+        group = prefix.rstrip(".").replace("_", "-")
+        if any(
+            re.match(rf"{re.escape(group)}=.*,", argument) for argument in sys.argv[1:]
+        ):  # Hydra composes a sweep without its axes first
+            hint += f" In a sweep over {group} only what the default {group} has can be set beside it; make an experiment of it."
         return f"there is no {full}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(known)}"
     if missing := re.search(
         r"Could not find '([\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL

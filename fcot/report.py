@@ -96,8 +96,16 @@ def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """Of each job's overrides those in which the jobs differ and that have no column of their own."""
     settings = [dict(override.partition("=")[::2] for override in job) for job in overrides]
     keys = dict.fromkeys(key for job in settings for key in job if key not in ("dataset", "student", "method", "diversity", "seed"))
-    differing = [key for key in keys if len({job.get(key) for job in settings}) > 1]
+    differing = [key for key in keys if len({job.get(key) for job in settings}) > 1 and not _follows(key, settings)]
     return [{key: job[key] for key in differing if key in job} for job in settings]
+
+
+def _follows(key: str, settings: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a value is another one for each data set and the same within: a path that names the data set."""
+    values: dict[str | None, set[str | None]] = {}
+    for job in settings:
+        values.setdefault(job.get("dataset"), set()).add(job.get(key))
+    return len(values) > 1 and all(len(found) == 1 for found in values.values())
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_forma
 
 
 def score_completion(problem: Problem, completion: Completion, n_tokens: int, prompt: TeacherPrompt, rule: AnswerRule) -> Prediction:
-    """The same for what answers a teacher's prompt."""
+    """The same for what answers a teacher's prompt; where nobody says why it ended, it ended by itself."""
     prediction = prompt.parse(completion, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, prompt.text(completion, rule), prediction,
-        rule.same(prediction, problem.answer), completion.finish_reason == "stop", n_tokens,
+        rule.same(prediction, problem.answer), completion.finish_reason in ("stop", None), n_tokens,
     )  # fmt: skip
 
 

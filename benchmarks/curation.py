@@ -1,0 +1,83 @@
+"""What curation sees in real completions: python benchmarks/curation.py arithmetic|templates DATA.
+
+DATA holds ``dataset/`` and ``completion_data/`` in the authors' formats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from pathlib import Path
+
+from fcot.curation.equations import equations, wrong_equations
+from fcot.curation.filters import Rules, curate
+from fcot.records import Completion, Problem
+from fcot.tasks.grouping import group_by_template
+from fcot.tasks.loaders import load_problems
+from fcot.tasks.splits import template_split
+from fcot.tasks.table import TASKS
+from fcot.teacher.replay import read_completions
+
+N_SHOWN = 10
+N_GROUPS = 20
+
+
+def load(data: Path, name: str) -> dict[int, Problem]:
+    return {one.sample_index: one for one in load_problems(TASKS[name], str(data / "dataset" / f"{name}.json"))}
+
+
+def arithmetic(data: Path, names: list[str]) -> None:
+    """Kept completions with a wrong equation: their share, and ten of them."""
+    for name in names:
+        problems, task = load(data, name), TASKS[name]
+        file = next((data / "completion_data").rglob(f"D_{name}.json"))
+        found, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
+        completions: list[Completion] = [one for slots in found.values() for one in slots]
+        rows = [
+            row
+            for row in curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), Rules(["answer"]))
+            if row.kept
+        ]
+        wrong = [(row, wrong_equations(row.rationale)) for row in rows]
+        wrong = [(row, slips) for row, slips in wrong if slips]
+        n_equations = sum(1 for row in rows for _ in equations(row.rationale))
+        print(
+            f"\n{task.title}: {len(wrong)} of {len(rows)} kept completions ({len(wrong) / len(rows):.2%}) have a wrong equation; {n_equations} read"
+        )
+        for row, slips in wrong[:N_SHOWN]:
+            print(f"  {row.sample_index}: {'; '.join(slips)}   (answer {row.answer})")
+
+
+def templates(data: Path, names: list[str]) -> None:
+    """Groups by wording: their number, sizes, the split they make, and twenty at random with up to three questions each."""
+    for name in names:
+        problems = load(data, name)
+        found = group_by_template(problems)
+        sizes = Counter(found.values())
+        train, test = template_split([found[index] for index in sorted(problems)])
+        print(f"\n{name}: {len(problems)} problems, {len(sizes)} groups; template split {len(train)} / {len(test)}")
+        print("  groups by size:", dict(sorted(Counter(sizes.values()).items())))
+        for group in random.Random(0).sample(sorted(sizes), min(N_GROUPS, len(sizes))):
+            members = [index for index in sorted(problems) if found[index] == group]
+            print(f"\n  {group} ({len(members)})")
+            for index in members[:3]:
+                print(f"    {problems[index].question}")
+    labels = Counter(one.template_id for one in load(data, "date_understanding").values())
+    print(f"\ndate_understanding, by its own labels: {len(labels)} contexts of {sorted(set(labels.values()))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("command", choices=["arithmetic", "templates"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--task", nargs="+")
+    options = parser.parse_args()
+    if options.command == "arithmetic":
+        arithmetic(options.data, options.task or ["svamp", "multiarith"])
+    else:
+        templates(options.data, options.task or ["multiarith"])
+
+
+if __name__ == "__main__":
+    main()
