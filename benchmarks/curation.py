@@ -42,9 +42,8 @@ def arithmetic(data: Path, names: list[str]) -> None:
         wrong = [(row, wrong_equations(row.rationale)) for row in rows]
         wrong = [(row, slips) for row, slips in wrong if slips]
         n_equations = sum(1 for row in rows for _ in equations(row.rationale))
-        print(
-            f"\n{task.title}: {len(wrong)} of {len(rows)} kept completions ({len(wrong) / len(rows):.2%}) have a wrong equation; {n_equations} read"
-        )
+        share = f"{len(wrong)} of {len(rows)} kept completions ({len(wrong) / len(rows):.2%})"
+        print(f"\n{task.title}: {share} have a wrong equation; {n_equations} equations read")
         for row, slips in wrong[:N_SHOWN]:
             print(f"  {row.sample_index}: {'; '.join(slips)}   (answer {row.answer})")
 
