@@ -13,7 +13,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config, PretrainedStudent
+from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.prompts.student import METHODS, Architecture, Layout
@@ -203,6 +203,8 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "teacher_accuracy_voted": curated["voted_correct"] * config.diversity / curated["labelled"] if curated.get("labelled") else None,
         "rationale_words": curated.get("rationale_words"),
         "teacher_characters": curated.get("characters"),
+        "teacher_prompt_characters": curated.get("prompt_characters"),
+        "teacher_price": _teacher_price(run),
         "devices": 1 if isinstance(config.student, ASKED) else config.trainer.devices * config.trainer.nodes,
         "refused": curated.get("refused", {}),
         "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
@@ -228,6 +230,12 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "history": trained.get("history", []),
         "versions": _versions(),
     }
+
+
+def _teacher_price(run: Run) -> tuple[float, float] | None:
+    """USD for a million tokens in and out, None for teachers without a price."""
+    price = run.plan.price if run.teacher is not None and isinstance(run.config.teacher, OpenAITeacher) else None
+    return None if price is None else (price.input, price.output)
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def report(folders: Sequence[Path], picture: Path) -> None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and draw it."""
-    from fcot.reporting.figures import accuracy_figure, scaling_figure
+    from fcot.reporting.cost import asks_for_cost, cost_of
+    from fcot.reporting.figures import accuracy_figure, cost_figure, scaling_figure
     from fcot.reporting.scaling import lines
     from fcot.reporting.settings import group, named
     from fcot.reporting.tables import comparisons, print_analysis, print_comparison
@@ -55,6 +56,9 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     if scaling:
         scaling_figure(scaling, picture.with_name("scaling.png"))
         print(f"picture: {picture.with_name('scaling.png')}")
+    if asks_for_cost(settings):
+        cost_figure([cost_of(setting) for setting in settings], picture.with_name("cost.png"))
+        print(f"picture: {picture.with_name('cost.png')}")
 
 
 def _report_lengths(runs: Sequence[Path], picture: Path) -> None:

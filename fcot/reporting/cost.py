@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from fcot.reporting.settings import Setting
+from fcot.reporting.settings import Metrics, Setting
 
 ANNOTATION_USD = 20 / 30  # a gold answer: $20 an hour, 30 an hour (paper A, appendix F)
-TEACHER_USD = 20.0  # a million tokens where a run paid nothing: text-davinci-002's price in 2022
+DAVINCI_USD = 20.0  # a million tokens, in and out: text-davinci-002's price in 2022, for teachers without one
 _CHARACTERS_A_TOKEN = 4
 
 
@@ -22,8 +22,8 @@ class Cost:
     Attributes:
         problems: Annotated train problems, those held out for validation included.
         annotation_usd: Of their gold answers.
-        teacher_usd: Of the rationales as if each had to be bought: by measured tokens, or by those of the rationales' length.
-        measured: Whether the tokens were counted by the teacher.
+        teacher_usd: Of the rationales as if all were bought by this run: measured tokens, or those of their length, at the teacher's price.
+        measured: Whether the teacher counted the tokens, and this run bought all.
         gpu_hours: Of training, times devices.
         answer_tokens: Mean length of an answer at evaluation; None where it was not counted.
     """
@@ -42,24 +42,22 @@ class Cost:
         return self.annotation_usd + self.teacher_usd
 
 
-def cost_of(setting: Setting, price: float = TEACHER_USD) -> Cost:
-    """A setting's cost.
-
-    Args:
-        setting: Trained or not; an untrained one costs its answers only.
-        price: USD for a million tokens of the teacher.
-    """
+def cost_of(setting: Setting) -> Cost:
+    """A setting's cost; an untrained one costs its answers only."""
     run = setting.runs[0]
     problems = run["n_train_problems"] + (run["n_validation_problems"] if run["n_train_problems"] else 0)
     usage = run.get("teacher_usage") or {}
-    counted = (usage.get("prompt_tokens") or 0) + (usage.get("completion_tokens") or 0)
-    bought = usage.get("requests") and not usage.get("served_from_store")  # otherwise others paid for a part of it
-    tokens = counted if counted and bought else (run.get("teacher_characters") or 0) / _CHARACTERS_A_TOKEN
+    measured = bool(usage.get("completion_tokens") and not usage.get("served_from_store"))  # otherwise others paid for a part of it
+    tokens = (usage.get("prompt_tokens") or 0, usage["completion_tokens"]) if measured else _by_length(run)
+    usd = sum(n * price / 1e6 for n, price in zip(tokens, run.get("teacher_price") or (DAVINCI_USD, DAVINCI_USD), strict=True))
     seconds = [one["seconds"].get("train", 0.0) for one in setting.runs]
     hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
-    return Cost(
-        setting, problems, problems * ANNOTATION_USD, tokens * price / 1e6, bool(counted and bought), hours, setting.mean("answer_tokens"),
-    )  # fmt: skip
+    return Cost(setting, problems, problems * ANNOTATION_USD, usd, measured, hours, setting.mean("answer_tokens"))
+
+
+def _by_length(run: Metrics) -> tuple[float, float]:
+    """Tokens of prompts and completions by their characters: each completion asked for with its question."""
+    return tuple((run.get(name) or 0) / _CHARACTERS_A_TOKEN for name in ("teacher_prompt_characters", "teacher_characters"))  # type: ignore[return-value]
 
 
 def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> list[bool]:
@@ -89,8 +87,8 @@ def cost_table(settings: Sequence[Setting]) -> Table:
             f"{cost.gpu_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
     table.caption = (
-        f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at ${TEACHER_USD:g} a million tokens; "
-        "~: tokens by length, the teacher did not count them. GPU h: of the machine that ran it."
+        f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at the teacher's price, else at ${DAVINCI_USD:g} a million "
+        "tokens; ~: tokens by length. GPU h: hours of training times devices, on the machine that ran it."
     )
     table.caption_justify = "left"
     return table

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcot.artifacts import replacing
+from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.published import published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
@@ -85,6 +86,27 @@ def scaling_figure(lines: Sequence[Line], path: Path) -> None:
             axis.set_title(f"{task}, {_sizes([setting for line in group for _, setting in line.points])}", loc="left", fontsize=10)
             axis.set_ylim(0, 103)
             axis.legend(fontsize=7.5, frameon=False)
+            axis.spines[["top", "right"]].set_visible(False)
+
+
+def cost_figure(costs: Sequence[Cost], path: Path) -> None:
+    """Accuracy against dollars (annotation and rationales), a panel a task; what is on the Pareto front is joined."""
+    tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
+    with figure(path, len(tasks), 1, (7.5, 4.2 * len(tasks))) as (_, axes):
+        for axis, task in zip(axes[:, 0], tasks, strict=True):
+            here = [cost for cost in costs if cost.setting["task"] == task]
+            front = sorted((cost for cost, on in zip(here, pareto(here, lambda one: one.usd), strict=True) if on), key=lambda one: one.usd)
+            axis.plot([one.usd for one in front], [100 * one.setting.accuracy.mean for one in front], "-", color="#b0413e", lw=1)
+            for cost in here:
+                accuracy = 100 * cost.setting.accuracy.mean
+                axis.errorbar(
+                    cost.usd, accuracy, yerr=_bars(cost.setting), marker="o", ms=4, capsize=2, color=COLOURS[cost.setting["method"]]
+                )
+                axis.annotate(cost.setting.title, (cost.usd, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=6.5)
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xlabel("USD: gold answers and rationales")
+            axis.set_ylabel("test accuracy, %")
+            axis.set_title(f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front", loc="left", fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
 
 

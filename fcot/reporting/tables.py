@@ -13,7 +13,7 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import asks_for_cost, cost_table
 from fcot.reporting.failures import aligned_table, error_table, length_table
-from fcot.reporting.published import find
+from fcot.reporting.published import find, published
 from fcot.reporting.scaling import Line, trend_table
 from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
 
@@ -80,6 +80,25 @@ def _differ(settings: Sequence[Setting], name: str) -> bool:
 
 def _plain(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def reference(settings: Sequence[Setting]) -> Table | None:
+    """Paper A's students on the tasks and methods of settings whose own student it did not have; None where there are none."""
+    strangers = {(one["task"], one["method"]) for one in settings} - {(one["task"], one["method"]) for one in settings if find(one.runs[0])}
+    cells = [one for one in published() if one.subset is None and one.source != "figure9" and (one.task, one.method) in strangers]
+    tasks = list(dict.fromkeys(one.task for one in cells))
+    if not cells:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, title="paper A, for reference (%; other students and another teacher)", title_justify="left")
+    for name in ("student", "method", *tasks):
+        table.add_column(name, justify="left" if name in ("student", "method") else "right")
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for one in cells:
+        title = METHODS[one.method].title + (", diverse" if one.diversity is not None and one.sampled else "")
+        rows.setdefault((one.student, title), {})[one.task] = one.percent
+    for names, values in rows.items():
+        table.add_row(*names, *(f"{values[task]:.2f}" if task in values else "" for task in tasks))
+    return table
 
 
 Compared = tuple[Setting, Setting, Comparison]
@@ -192,10 +211,9 @@ def print_comparison(settings: Sequence[Setting]) -> None:
 def print_analysis(settings: Sequence[Setting], found: Sequence[Line]) -> None:
     """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
     console = result_console()
-    tables = [
-        paired(settings), trend_table(found) if found else None, error_table(settings), length_table(settings), aligned_table(settings),
-        cost_table(settings) if asks_for_cost(settings) else None,
-    ]  # fmt: skip
+    tables = [make(settings) for make in (reference, paired, error_table, length_table, aligned_table)]
+    tables.insert(2, trend_table(found) if found else None)
+    tables.append(cost_table(settings) if asks_for_cost(settings) else None)
     for table in tables:
         if table is not None:
             console.print(table)

@@ -73,7 +73,7 @@ def curate_stage(run: Run) -> Summary:
     return {
         "asked": seen.asked, "kept": kept - seen.reasons["undersampled"], "labelled": seen.labelled, "correct": seen.correct,
         "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2),
-        "characters": seen.characters, **usage,
+        "characters": seen.characters, "prompt_characters": seen.prompt_characters, **usage,
     }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ class _Seen:
     unknown: int = 0
     words: int = 0
     characters: int = 0
+    prompt_characters: int = 0
     kept: list[tuple[int, int]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     refused: dict[int, str] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class _Seen:
             for completion, row in zip(drawn, rows, strict=True):
                 self.asked += 1
                 self.characters += len(completion.rationale) + len(completion.answer_text)
+                self.prompt_characters += len(run.problems[index].question)
                 self.correct += row.correct
                 self.unknown += completion.finish_reason is None
                 if row.reason is None:
