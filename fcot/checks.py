@@ -114,7 +114,7 @@ def _curation_faults(config: Config) -> Iterator[str]:
     curation = config.curation
     for name in curation.filters:
         yield from _one_of("curation.filters", name, (*FILTERS, CONCISE))
-    yield from _one_of("curation.labels", curation.labels, ("gold", "vote"))
+    yield from _one_of("curation.labels", curation.labels, ("gold", "vote", "vote_all"))
     for option in ("max_words", "max_repeats", "max_samples"):
         yield from _at_least(f"curation.{option}", getattr(curation, option), 1)
     yield from _readable_file("curation.golden", curation.golden)
@@ -122,8 +122,8 @@ def _curation_faults(config: Config) -> Iterator[str]:
         yield f"curation={curation.name} needs curation.golden=FILE"
     if curation.match_golden and curation.max_samples is not None:
         yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
-    if curation.labels == "vote" and config.diversity < 3 and config.method.name == "fine_tune_cot":
-        yield f"curation.labels=vote with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
+    if curation.labels != "gold" and config.diversity < 3 and config.method.name == "fine_tune_cot":
+        yield f"curation.labels={curation.labels} with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
 
 
 def _prompt_faults(config: Config) -> Iterator[str]:
@@ -148,6 +148,9 @@ def _prompt_faults(config: Config) -> Iterator[str]:
     for answer_type in ANSWER_TYPES:
         if answer_type not in prompt.answer_triggers:
             yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
+    prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
+    if prompted and prompt.chat_only and getattr(config.student, "chat_template", not isinstance(config.student, TinyStudent)) is False:
+        yield f"prompt={prompt.name} is for chats: with method={config.method.name} student={config.student.name} add prompt=zero_shot_cot"
     if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
         yield f"prompt={prompt.name} is for chat endpoints; with teacher.endpoint=completions add prompt=zero_shot_cot"
 
@@ -209,8 +212,8 @@ def _teacher_faults(config: Config) -> Iterator[str]:
         if not isinstance(config.dataset, ToyDataset):
             yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
     elif isinstance(teacher, ReplayTeacher):
-        if config.method.name == "zero_shot":
-            yield "teacher=replay holds rationales, not bare answers: method=zero_shot_cot"
+        if isinstance(config.student, TeacherItself) and config.method.name in ("zero_shot", "few_shot_cot"):
+            yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
         if isinstance(config.dataset, ToyDataset):
             yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
         if teacher.path and not Path(teacher.path).exists():
@@ -221,8 +224,10 @@ def _teacher_faults(config: Config) -> Iterator[str]:
         yield from _openai_faults(teacher, config.dry_run)
     temperature = getattr(teacher, "temperature", None)
     yield from _at_least("teacher.temperature", temperature, 0)
-    if temperature == 0 and config.diversity > 1 and not isinstance(teacher, OracleTeacher):
-        yield f"teacher.temperature=0 with diversity={config.diversity}: greedy decoding gives the same rationale every time"
+    itself = isinstance(config.student, TeacherItself)
+    option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
+    if temperature == 0 and n > 1 and not isinstance(teacher, OracleTeacher):
+        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
 
 
 def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
@@ -291,6 +296,8 @@ def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
     if isinstance(student, TeacherItself):
         yield from _at_least("student.self_consistency", student.self_consistency, 1)
+        if config.until != "evaluate":
+            yield f"until={config.until}: student=teacher is evaluated, and nothing else"
         if config.method.name in METHODS and METHODS[config.method.name].trains:
             yield f"student=teacher is not trained: method=zero_shot, zero_shot_cot or few_shot_cot, not method={config.method.name}"
         return

@@ -145,7 +145,7 @@ class Prompt:
     rationale_tokens: int = 128  # limit of the first request
     answer_tokens: int = 128  # limit of the second
     stop: list[str] = field(default_factory=list)
-    exemplars: str | None = None  # the authors' file, JSON Lines, or a run's folder
+    exemplars: str | None = None  # the authors' file, JSON Lines, a run's folder, or train: the task's human rationales
     n_exemplars: int | None = None  # null: all of a file, 8 of a run
     numbers: str = "task"  # paper, extended, or the task's own reading of numbers
 
@@ -156,7 +156,7 @@ class Curation:
 
     name: str = MISSING
     filters: list[str] = field(default_factory=list)  # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise
-    labels: str = "gold"  # or vote: the majority of a problem's completions gives the answer to train on
+    labels: str = "gold"  # vote: where there is none, the majority of a problem's completions; vote_all: everywhere
     max_words: int = 300  # the length filter's limit, in words
     max_repeats: int = 2  # the repetition filter's: how often a sentence may stand in a rationale
     golden: str | None = None  # the golden filter's file: [sample index, ...] or {"sample index": [completion index, ...]}

@@ -180,6 +180,8 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "split_mode": config.split_mode.name,
         "seed": config.seed,
         "setting": run.setting,
+        "as_published": _as_published(run),
+        "sampled": run.temperature > 0,
         "subset": config.split_mode.subset,
         "n_train_problems": len(split.train) if run.trains else 0,
         "n_validation_problems": len(split.validation),
@@ -194,8 +196,8 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "answer_in_completion": evaluated["answer_in_completion"],
         "well_formed": evaluated["well_formed"],
         "complete": evaluated["complete"],
-        "answer_tokens": evaluated["answer_tokens"],
-        "errors": evaluated["errors"],
+        "answer_tokens": evaluated.get("answer_tokens"),
+        "errors": evaluated.get("errors", {}),
         "completions_asked": curated.get("asked", 0),
         "completions_kept": curated.get("kept", 0),
         "completions_correct": curated.get("correct", 0),
@@ -230,6 +232,22 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "history": trained.get("history", []),
         "versions": _versions(),
     }
+
+
+def _as_published(run: Run) -> bool:
+    """Whether the run is of the kind paper A reports: its split of its rows, the answer filter, one greedy answer, all weights."""
+    config, student = run.config, run.config.student
+    curation = config.curation
+    plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None and not curation.match_golden
+    return bool(
+        (run.order_known or run.task.order is None)
+        and config.split_mode.name == run.task.split
+        and config.dataset.limit is None
+        and (plain or not run.asks_teacher)
+        and student.self_consistency == 1
+        and getattr(student, "max_new_tokens", 1024) >= 1024
+        and getattr(getattr(student, "lora", None), "rank", None) is None
+    )
 
 
 def _teacher_price(run: Run) -> tuple[float, float] | None:

@@ -41,7 +41,7 @@ def report(folders: Sequence[Path], picture: Path) -> None:
             raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
         _report_lengths(list(dict.fromkeys(curated)), picture.with_name("lengths.png"))
         return
-    settings = group(load(path, varied) for path, varied in done)
+    settings = group(load(path, varied) for path, varied in reversed(done))  # of a run that several jobs share the first names it
     print_comparison(settings)
     scaling = lines(settings)
     drift = [

@@ -181,7 +181,7 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
         raise FcotError(
             f"dataset={task.name}: this data has no train problems under split-mode={config.split_mode.name}; try split-mode=sample"
         )
-    if not split.test:
+    if not split.test and config.until == "evaluate":
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
     temperature = _temperature(config, sweeps_diversity)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
@@ -270,29 +270,21 @@ def _problems(config: Config, task: Task) -> list[Problem]:
         return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
     if isinstance(dataset, CustomDataset):
         columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
-        return load_problems(task, dataset.path, columns, unlabelled=config.curation.labels == "vote")
+        return load_problems(task, dataset.path, columns, unlabelled=config.curation.labels != "gold")
     return load_problems(task, dataset.path)
 
 
 def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:
-    """Train, validation and test of a configuration, and whether the rows' order was verified."""
-    mode = config.split_mode
-    unlabelled = sorted(index for index, problem in problems.items() if not problem.answer)
-    indices = sorted(set(problems) - set(unlabelled))
-    templates = None
-    split_hash = None
-    if mode.name == "file":
-        assert mode.path is not None
-        train, test, split_hash = read_split_file(Path(mode.path), indices)
-    elif mode.name == "template":
-        templates = _templates(config, task, problems)
-        positions = template_split([templates[index] for index in indices], mode.train_fraction)
-        train, test = ([indices[position] for position in part] for part in positions)
-    else:
-        n = len(indices)
-        positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)
-        train, test = ([indices[position] for position in part] for part in positions)
-    order_known = check_order(task, [problems[index] for index in indices], split_hash)
+    """Train, validation and test of a configuration, and whether the rows' order was verified.
+
+    Problems without a gold answer (``curation.labels=vote``) are trained on where the method asks a teacher, and nothing else.
+    """
+    mode, method = config.split_mode, METHODS[config.method.name]
+    templates = _templates(config, task, problems) if mode.name == "template" else None
+    train, test, split_hash = _train_and_test(config, task, problems, templates)
+    order_known = check_order(task, [problems[index] for index in sorted(problems)], split_hash)
+    if not method.asks_teacher:
+        train = [index for index in train if _is_labelled(problems[index])]
     chosen = train
     if mode.subset is not None:
         if mode.subset > len(train):
@@ -300,11 +292,43 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
         chosen = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
-    validation: list[int] = []
     selects = config.trainer.selection == "validation" and not isinstance(config.student, ASKED)  # the API returns its last step
-    if selects and METHODS[config.method.name].trains and chosen:
-        chosen, validation = hold_out_validation(train, chosen, mode.validation_fraction, templates)
-    return Split(sorted([*chosen, *unlabelled]), validation, test), order_known
+    known, labelled = ([index for index in part if _is_labelled(problems[index])] for part in (train, chosen))
+    if not (selects and method.trains and labelled):
+        return Split(chosen, [], test), order_known
+    kept, validation = hold_out_validation(known, labelled, mode.validation_fraction, templates)
+    held = {templates[index] for index in validation} if templates is not None else set()
+    others = [index for index in set(chosen) - set(labelled) if templates is None or templates[index] not in held]
+    return Split(sorted([*kept, *others]), validation, test), order_known
+
+
+def _is_labelled(problem: Problem) -> bool:
+    return bool(problem.answer.strip())
+
+
+def _train_and_test(
+    config: Config, task: Task, problems: Mapping[int, Problem], templates: Mapping[int, str] | None
+) -> tuple[list[int], list[int], str | None]:
+    """The split of the labelled problems; unlabelled ones join train. And a split file's hash of the questions."""
+    mode = config.split_mode
+    if mode.name == "file":
+        assert mode.path is not None
+        train, test, split_hash = read_split_file(Path(mode.path), sorted(problems))
+        if strange := [index for index in test if not _is_labelled(problems[index])]:
+            raise FcotError(
+                f"split_mode.path={mode.path}: {len(strange)} test problems have no answer, the first is sample index {strange[0]}"
+            )
+        return train, test, split_hash
+    indices = [index for index in sorted(problems) if _is_labelled(problems[index])]
+    if templates is not None:
+        positions = template_split([templates[index] for index in indices], mode.train_fraction)
+    else:
+        n = len(indices)
+        positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)
+    train, test = ([indices[position] for position in part] for part in positions)
+    tested = {templates[index] for index in test} if templates is not None else set()
+    joining = [index for index in set(problems) - set(indices) if templates is None or templates[index] not in tested]
+    return sorted([*train, *joining]), test, None
 
 
 def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
@@ -369,7 +393,7 @@ def _identity(run: Run) -> dict[str, Any]:
         trainer = asdict(config.trainer)
         identity["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
     prompted = METHODS[config.method.name].prompted
-    if run.asks_teacher or prompted:
+    if run.asks_teacher or run.is_teacher or prompted:
         identity["prompt"] = asdict(replace(run.prompt, name=""))
     if prompted:
         identity["prompt_tokens"] = config.method.prompt_tokens
@@ -397,7 +421,7 @@ def _filter_identity(rules: Rules, name: str) -> Any:
     settings = {"length": rules.max_words, "repetition": rules.max_repeats}
     if name == "golden":
         assert rules.golden is not None
-        return [name, sorted((index, sorted(chosen or ())) for index, chosen in rules.golden.items())]
+        return [name, sorted((index, None if chosen is None else sorted(chosen)) for index, chosen in rules.golden.items())]
     return [name, settings[name]] if name in settings else name
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fcot.curation.filters import Rules, count_reasons, curate, expected_share
+from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, read_golden, undersample
+from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Completion, CuratedCompletion, Problem
 
@@ -95,3 +96,79 @@ def test_reasons_are_counted_the_most_frequent_first():
 )
 def test_the_share_to_expect(random_guess, teacher_accuracy, share):
     assert expected_share(random_guess, teacher_accuracy) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("filters", "rationale", "reason"), [
+    (["arithmetic"], "9 + 9 = 18", None), (["arithmetic"], "9 + 9 = 19", "wrong_equation"),
+    (["repetition"], "He has 3. He has 3. So 18.", None), (["repetition"], "He has 3. He has 3.\nhe  has 3. So 18.", "repetitive"),
+])  # fmt: skip
+def test_filters_of_the_rationale_itself(filters, rationale, reason):
+    (verdict,) = verdicts(filters, right(0, rationale), max_words=99)
+    assert verdict.reason == reason
+
+
+def test_repetition_counts_sentences_not_words():
+    assert most_repeated("No. No. No. A b. A  B.") == 2
+    assert most_repeated("") == 0
+
+
+def test_golden_ids_name_problems_or_completions():
+    drawn = [right(slot, f"r {slot}") for slot in range(3)] + [right(0, problem=1)]
+    reasons = [verdict.reason for verdict in verdicts(["golden"], *drawn, golden={0: frozenset({1})})]
+    assert reasons == ["not_golden", None, "not_golden", "not_golden"]
+    assert [verdict.kept for verdict in verdicts(["golden"], *drawn, golden={0: None})] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("[3, 5]", {3: None, 5: None}), ('{"3": [0, 2], "5": []}', {3: frozenset({0, 2}), 5: frozenset()}),
+])  # fmt: skip
+def test_golden_files(text, found, tmp_path):
+    (tmp_path / "golden.json").write_text(text)
+    assert read_golden(tmp_path / "golden.json") == found
+
+
+@pytest.mark.parametrize("text", ["{", '"3"', '["a"]', "[true]", '{"3": 1}', '{"a": [1]}', "[1.5]"])
+def test_bad_golden_files_are_one_message(text, tmp_path):
+    (tmp_path / "golden.json").write_text(text)
+    with pytest.raises(FcotError, match=r"curation.golden=.*golden.json: expected \["):
+        read_golden(tmp_path / "golden.json")
+
+
+def test_concise_keeps_the_shortest_of_what_the_others_leave():
+    curated = verdicts(
+        ["answer", "concise"],
+        right(0, "a b c"),
+        right(1, "a b"),
+        Completion(0, 2, "a", " 99"),
+        right(3, "c d"),
+        right(0, "x y z", problem=1),
+    )
+    assert [verdict.reason for verdict in curated] == ["not_shortest", None, "wrong_answer", "not_shortest", None]
+
+
+def drawn_answers(*answers: str) -> list[Completion]:
+    return [Completion(0, slot, f"r {slot}", f" {answer}") for slot, answer in enumerate(answers)]
+
+
+def test_votes_take_the_place_of_missing_answers_only(monkeypatch):
+    monkeypatch.setitem(PROBLEMS, 0, Problem(0, "How many?", ""))
+    curated = verdicts(["answer"], *drawn_answers("7", "8", "8", "?"), labels="vote")
+    assert [(verdict.reason, verdict.answer) for verdict in curated] == [("outvoted", "8"), (None, "8"), (None, "8"), ("no_answer", "8")]
+    assert not any(verdict.correct for verdict in curated)
+    assert {verdict.reason for verdict in verdicts([], *drawn_answers("7", "8", "9"), labels="vote")} == {"no_majority"}
+
+
+def test_voting_on_all_does_not_look_at_the_gold_answer():
+    answers = drawn_answers("7", "8", "8", "18")
+    assert [verdict.kept for verdict in verdicts(["answer"], *answers, labels="vote")] == [False, False, False, True]
+    curated = verdicts(["answer"], *answers, labels="vote_all")
+    assert [verdict.kept for verdict in curated] == [False, True, True, False]
+    assert [verdict.correct for verdict in curated] == [False, False, False, True]
+
+
+def test_undersampling_is_a_fixed_draw_and_smaller_ones_are_parts_of_larger_ones():
+    kept = [(index, slot) for index in range(50) for slot in range(2)]
+    ten, thirty = undersample(kept, 10), undersample(reversed(kept), 30)
+    assert (len(ten), len(thirty)) == (10, 30)
+    assert ten < thirty < set(kept)
+    assert undersample(kept, 1000) == set(kept)

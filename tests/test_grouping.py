@@ -31,6 +31,14 @@ def test_the_mask_keeps_function_words_and_punctuation():
     assert mask("") == ()
 
 
+def test_questions_in_other_scripts_are_not_all_alike():
+    assert groups(
+        "リンゴが3個あります。2個食べると何個残りますか。",
+        "リンゴが12個あります。4個食べると何個残りますか。",
+        "列車は時速60kmで走ります。距離は？",
+    ) == ["T0", "T0", "T1"]
+
+
 def test_groups_do_not_depend_on_how_problems_are_given():
     problems = {problem.sample_index: problem for problem in make_problems(TOY_TASKS["toy_arithmetic"], 200, seed=3)}
     backwards = dict(reversed(problems.items()))

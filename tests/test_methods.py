@@ -44,7 +44,7 @@ def test_the_teachers_vote_beats_its_single_answers(make_run, tmp_path):
 def test_the_teacher_is_not_trained(make_run, tmp_path):
     with pytest.raises(ConfigFaults, match="student=teacher is not trained"):
         make_run(tmp_path, "student=teacher")
-    with pytest.raises(ConfigFaults, match="holds rationales, not bare answers"):
+    with pytest.raises(ConfigFaults, match="holds rationales of Zero-shot-CoT"):
         make_run(tmp_path, "student=teacher", "method=zero_shot", "dataset=multiarith", "teacher=replay", f"teacher.path={tmp_path}")
 
 

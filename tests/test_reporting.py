@@ -11,8 +11,11 @@ from rich.console import Console
 from fcot.errors import FcotError
 from fcot.report import find_jobs, report
 from fcot.reporting import figures
+from fcot.reporting.cost import asks_for_cost, cost_of, pareto
+from fcot.reporting.failures import aligned_table, error_table
+from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
-from fcot.reporting.tables import comparison, notes, stage_line
+from fcot.reporting.tables import comparison, comparisons, notes, stage_line
 
 BASE = {
     "run_id": "toy-gpt-0000000001", "method": "fine_tune_cot", "task": "toy_arithmetic", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
@@ -20,7 +23,7 @@ BASE = {
     "completions_asked": 3404, "completions_kept": 3059, "seconds": {"train": 70.2, "evaluate": 1.1}, "random_guess": 0.0,
     "test_questions_also_in_train": 0, "rows_in_published_order": None, "cut_completions": 0,
     "errors": {"other": 7}, "n_parameters": 212000,
-    "n_train_problems": 851, "n_validation_problems": 94, "rationale_words": 54.0, "answer_tokens": 100.0,
+    "n_train_problems": 851, "n_validation_problems": 94, "rationale_words": 54.0, "answer_tokens": 100.0, "questions_sha256": "abc",
 }  # fmt: skip
 
 
@@ -59,7 +62,7 @@ def test_the_quickstart_table_fits_80_columns_unabridged():
 
 def test_what_a_sweep_varies_has_a_column_and_a_name_in_the_picture():
     runs = [run(1, varied={"trainer.lr": "1e-3"}), run(2, varied={"trainer.lr": "5e-3"})]
-    assert "trainer.lr" in text(runs)
+    assert "trainer.lr" in text(runs, 120)
     assert [label(setting, settings(runs)) for setting in settings(runs)] == [
         "Fine-tune-CoT D=4, trainer.lr=1e-3",
         "Fine-tune-CoT D=4, trainer.lr=5e-3",
@@ -146,3 +149,75 @@ def test_a_partial_run_says_what_it_did():
     said = stage_line("curate", {"asked": 4, "kept": 3, "refused": {"wrong_answer": 1}}, "outputs/runs/x")
     assert said == "kept 3 of 4 completions (75.0%); refused: wrong_answer 1; see outputs/runs/x/curated.jsonl"
     assert "outputs/runs/x/student" in stage_line("train", {"n_steps": 7}, "outputs/runs/x")
+
+
+def test_settings_are_compared_in_pairs_and_what_is_repaired_is_named():
+    one, other = settings([run(1, diversity=1, accuracy=0.5), run(2, accuracy=0.6)])
+    ((_, _, found),) = comparisons([one, other])
+    assert (len(found.repaired), found.broken) == (41, [])  # 243 against 202 of 405
+    several = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 5)])
+    assert len(comparisons(several)) == 6
+    many = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 8)])
+    assert [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(many)] == [(1, number) for number in range(2, 8)]
+
+
+def test_problems_of_other_data_are_never_paired():
+    assert comparisons(settings([run(1, questions_sha256="a"), run(2, questions_sha256="b", diversity=1)])) == []
+    swept = [run(n, diversity=n, questions_sha256=f"{n % 2}") for n in range(1, 5)]
+    assert lines(settings(swept)) == []
+
+
+def test_a_scaling_line_is_of_one_family_and_three_points():
+    sizes = {"t5_small": 60e6, "t5_base": 220e6, "t5_large": 700e6, "gpt2": 124e6, "gpt2_medium": 355e6}
+    runs = [run(n, student=name, n_parameters=size, accuracy=0.1 * n) for n, (name, size) in enumerate(sizes.items(), 1)]
+    (line,) = lines(settings(runs))
+    assert (line.axis, [place for place, _ in line.points]) == ("n_parameters", [60e6, 220e6, 700e6])
+    assert (line.trend.direction, line.trend.p < 0.01) == (1, True)
+    assert "t5" in line.label
+    assert lines(settings(runs[:2])) == []
+
+
+def test_a_subset_of_null_stands_at_all_train_problems():
+    runs = [run(n, varied={"split_mode.subset": value}, accuracy=0.2 * n) for n, value in enumerate(("64", "256", "null"), 1)]
+    (line,) = lines(settings(runs))
+    assert [place for place, _ in line.points] == [64, 256, 851]
+
+
+def test_the_paper_is_held_against_best_epochs_where_they_were_measured():
+    cell = {"task": "multiarith", "student": "t5_base", "method": "fine_tune", "diversity": None, "as_published": True, "sampled": False,
+            "subset": None, "n_test": 180, "accuracy": 0.1, "completions_asked": 0}  # fmt: skip
+    table = text([run(1, **cell, accuracy_best_epoch=0.15, accuracy_checkpoint="last")], 140)
+    assert all(part in table for part in ("15.00", "+0.00", "yes"))
+    assert "-5.00" in text([run(1, **cell)], 140)
+
+
+def test_cost_knows_what_is_known_and_draws_it(tmp_path):
+    usage = {"used_prompt_tokens": 2_000_000, "used_completion_tokens": 1_000_000}
+    runs = [
+        run(1, diversity=1, n_train_problems=100, n_validation_problems=20, accuracy=0.5, teacher_usage=usage, teacher_price=(1.0, 4.0)),
+        run(2, diversity=4, accuracy=0.9, teacher_characters=4_000_000, teacher_prompt_characters=400_000, answer_tokens=None),
+        run(3, diversity=2, accuracy=0.6, n_train_problems=1000, n_validation_problems=0, teacher_characters=4_000_000),
+    ]
+    one, two, four = (cost_of(setting) for setting in settings(runs))
+    assert (one.problems, one.annotation_usd, one.teacher_usd, one.measured) == (120, pytest.approx(80), pytest.approx(6), True)
+    assert (four.teacher_usd, four.measured) == (pytest.approx(20 * 1.1), False)
+    assert pareto([one, two, four], lambda cost: cost.usd) == [True, False, True]
+    assert pareto([one, two, four], lambda cost: cost.answer_tokens) == [False, True, False], "the unknown is on no front"
+    assert asks_for_cost(settings(runs))
+    figures.cost_figure([one, two, four], tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").stat().st_size > 5000
+
+
+def test_students_that_fail_with_the_teacher():
+    table = aligned_table(settings([run(1, student="teacher", method="zero_shot_cot", diversity=None, accuracy=0.5), run(2, accuracy=0.6)]))
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    shown = console.export_text()
+    assert "162" in shown  # all of the student's failures are the teacher's
+    assert aligned_table(settings([run(2)])) is None
+
+
+def test_older_runs_without_marks_are_reported_too():
+    older = {key: value for key, value in run(1).items() if key not in ("errors", "setting", "answer_tokens", "rationale_words")}
+    assert "98.27" in text([older])
+    assert error_table(settings([older])) is None

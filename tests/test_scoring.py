@@ -69,7 +69,7 @@ def test_no_observations_say_nothing():
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert accuracy([]) is None
     assert summarise([], COT, NUMBER) == {
-        "n_test": 0, "answer_tokens": None, "accuracy": None, "accuracy_ci95": [0.0, 1.0],
+        "n_test": 0, "accuracy": None, "accuracy_ci95": [0.0, 1.0],
         "answer_in_completion": None, "well_formed": None, "complete": None,
     }  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_the_summarys_rates():
     ]
     summary = summarise(predictions, COT, NUMBER)
     assert summary == {
-        "n_test": 5, "answer_tokens": 7.0, "accuracy": 0.4, "accuracy_ci95": list(wilson_interval(2, 5)),
+        "n_test": 5, "accuracy": 0.4, "accuracy_ci95": list(wilson_interval(2, 5)),
         "answer_in_completion": 0.6, "well_formed": 0.4, "complete": 0.6,
     }  # fmt: skip
     assert accuracy(predictions) == 0.4

@@ -16,6 +16,8 @@ _TOKEN = re.compile(
 _TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"
 _CALCULATION = rf"{_TERM}(?:[-o]{_TERM})*"
 _PLAIN = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " ", "\\times": "*", "\\div": "/", "\\$": "$"}
+_UNITS = frozenset("second minute hour day week month year mm cm km meter kilometer inche inch feet foot yard mile gram kg kilogram ounce "
+                   "pound cent dollar percent".split())  # of which one equation with two converts  # fmt: skip
 _NOISE = Fraction(1, 10**9)  # of numbers that a machine wrote: 0.8333333333333334
 _SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -64,24 +66,48 @@ def equations(text: str) -> Iterator[Equation]:
     letters = "".join(token.letter for token in tokens)
     for position in (index for index, token in enumerate(tokens) if token.text == "="):
         found = re.search(rf"{_CALCULATION}$", letters[:position]), re.match(_CALCULATION, letters[position + 1 :])
-        if None in found:
+        if found[0] is None or found[1] is None:
             continue
-        start, end = found[0].start(), position + 1 + found[1].end()  # type: ignore[union-attr]
-        if not re.search(r"n.*[-o].*n", letters[start:position]) or re.search(r"[-o(%v?]$", letters[:start].rstrip("_")):
-            continue  # no calculation, or a part of something larger, such as an equation with a variable
-        if letters[end : end + 1] in ("v", "-", "o", "(") or "and" in (tokens[start - 1].text if start else "", tokens[end - 1].text):
-            continue  # a side goes on with what is no number, or is a mixed number in words: "2 and 1/8"
+        start, end = found[0].start(), position + 1 + found[1].end()
+        if letters[start : start + 1] == "(" and _unbalanced(letters[start:position]):  # "(5 + 3 = 8)": the bracket holds the equation
+            start += 1
+        if letters[start] == "-" and tokens[start + 1].start > tokens[start].end:  # no sign, but a bullet or a dash
+            start += 1
+        while end > position + 2 and letters[end - 1] == ")" and _unbalanced(letters[position + 1 : end]):
+            end -= 1
+        if not re.search(r"n.*[-o].*n", letters[start:position]) or _goes_on(tokens, letters, start, end):
+            continue
         left, right = tokens[start:position], tokens[position + 1 : end]
         first = letters.index("n", position + 1) - position  # the right side's first number, with its sign
-        if re.match(r"\s*(?:r|rem|remainder)\b|\s*:\d", text[right[-1].end :], re.IGNORECASE) or right[-1].text in ("remainder", "r"):
-            continue  # "7 / 2 = 3 remainder 1" is right, "= 3:1" is no number
         value, others = _value(left), (_value(right), _value(right[:first]))
         if value is None or others[1] is None:
             continue
-        decimals = len(right[first - 1].text.partition(".")[2])
+        decimals = len(right[first - 1].text.partition(".")[2]) + 2 * (letters[position + first + 1 : position + first + 2] == "%")
         near = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
         last = max(token.end for token in right if token.kind != "word")
         yield Equation(text[left[0].start : last], any(other is not None and abs(value - other) <= near for other in others))
+
+
+def _unbalanced(letters: str) -> bool:
+    return letters.count("(") != letters.count(")")
+
+
+def _goes_on(tokens: Sequence[_Token], letters: str, start: int, end: int) -> bool:
+    """Whether an equation is a part of something that is not read: a power, a function, a variable, a mixed number, unlike units."""
+    before = tokens[start - 1] if start else None
+    bullet = before is not None and before.text == "-" and letters[max(0, start - 2) : start - 1] in ("", "_")  # "- 5 + 3 = 8"
+    if before is not None and not bullet:
+        if before.text == "^" or letters[start - 1] in "-o%v" or before.text == "and":
+            return True  # "2 and 1/8" is a mixed number
+        if before.text == "(" and letters[end : end + 1] != ")":
+            return True
+        if before.kind == "word" and before.end == tokens[start].start:
+            return True  # sqrt(16)
+    after = tokens[end] if end < len(tokens) else None
+    if after is not None and (letters[end] in "v-o(" or letters[end - 1 : end + 1] == "nn" or after.text in ("^", ":")):
+        return True
+    words = {token.text.lower().rstrip("s") for token in tokens[start:end] if token.kind == "word"}
+    return "and" in words or "remainder" in words or len(words & _UNITS) > 1
 
 
 def wrong_equations(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from fcot.artifacts import fingerprint
 from fcot.curation.equations import wrong_equations
 from fcot.errors import FcotError
-from fcot.prompts.answers import AnswerRule, most_frequent
+from fcot.prompts.answers import AnswerRule, votes
 from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Parse = Callable[[Completion, AnswerRule], str | None]
@@ -30,8 +30,8 @@ class Rules:
     Attributes:
         filters: Names in :data:`FILTERS`, in the order in which they are asked; and ``concise``, which looks at what the
             others leave: of a problem's completions it keeps the shortest (paper A, limitation 7.1).
-        labels: ``gold``, or ``vote``: the answer most of a problem's D completions give takes the gold one's place
-            (self-consistency labelling: nothing is known of the gold answer).
+        labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
+            least (self-consistency labelling); ``vote_all``: of every problem, as if no gold answer were known.
         max_words: The ``length`` filter's limit, in words of a rationale.
         max_repeats: The ``repetition`` filter's limit on how often a sentence may stand in a rationale.
         golden: The ``golden`` filter's completion indices by sample index; None for all of a problem.
@@ -52,6 +52,7 @@ class _Judged:
     rationale: str
     prediction: str | None
     agrees: bool
+    voted: bool
     rules: Rules
     kept_before: set[str]
 
@@ -59,7 +60,7 @@ class _Judged:
 def _answer(judged: _Judged) -> str | None:
     if judged.prediction is None:
         return "no_answer"
-    return None if judged.agrees else "outvoted" if judged.rules.labels == "vote" else "wrong_answer"
+    return None if judged.agrees else "outvoted" if judged.voted else "wrong_answer"
 
 
 def _truncated(judged: _Judged) -> str | None:
@@ -135,12 +136,15 @@ def _judge(
     drawn: Sequence[Completion], predictions: Sequence[str | None], gold: str, rule: AnswerRule, rules: Rules
 ) -> list[CuratedCompletion]:
     """The verdicts on one problem's completions, one by one."""
-    label = (predictions[most_frequent(predictions)] or "") if rules.labels == "vote" else gold
+    voted = rules.labels == "vote_all" or (rules.labels == "vote" and not gold.strip())
+    label = next((answer for answer, count in votes(predictions).items() if count > 1), "") if voted else gold
     rows, kept_before = [], set[str]()
     for completion, prediction in zip(drawn, predictions, strict=True):
         rationale = completion.rationale.strip()
-        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), rules, kept_before)
-        if rationale:
+        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), voted, rules, kept_before)
+        if rationale and voted and not label:
+            reason: str | None = "no_majority"
+        elif rationale:
             reason = next((reason for name in rules.filters if name != CONCISE and (reason := FILTERS[name](judged))), None)
         else:
             _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)

@@ -66,6 +66,8 @@ def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, 
     marked = [mark(one, rule, separator) for one in voted if not one.correct]
     write_jsonl(predictions.with_name(ERRORS), map(to_row, marked))
     summary["errors"] = count(marked)
+    written = sum(answer.n_tokens for answers in drawn for answer in answers)
+    summary["answer_tokens"] = written / len(drawn) if written else None  # of all draws; nobody counts an oracle's or a file's
     if any(len(answers) > 1 for answers in drawn):
         write_jsonl(samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
         summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
@@ -85,7 +87,6 @@ def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -
     ended = sum(prediction.complete for prediction in predictions)
     return {
         "n_test": n,
-        "answer_tokens": sum(prediction.n_tokens for prediction in predictions) / n if n else None,
         "accuracy": right / n if n else None,
         "accuracy_ci95": list(wilson_interval(right, n)),
         "answer_in_completion": contained / n if n else None,

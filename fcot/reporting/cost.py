@@ -22,8 +22,8 @@ class Cost:
     Attributes:
         problems: Annotated train problems, those held out for validation included.
         annotation_usd: Of their gold answers.
-        teacher_usd: Of the rationales as if all were bought by this run: measured tokens, or those of their length, at the teacher's price.
-        measured: Whether the teacher counted the tokens, and this run bought all.
+        teacher_usd: Of the rationales, whoever bought them: measured tokens, or those of their length, at the teacher's price.
+        measured: Whether the teacher counted the tokens.
         gpu_hours: Of training, times devices.
         answer_tokens: Mean length of an answer at evaluation; None where it was not counted.
     """
@@ -47,8 +47,8 @@ def cost_of(setting: Setting) -> Cost:
     run = setting.runs[0]
     problems = run["n_train_problems"] + (run["n_validation_problems"] if run["n_train_problems"] else 0)
     usage = run.get("teacher_usage") or {}
-    measured = bool(usage.get("completion_tokens") and not usage.get("served_from_store"))  # otherwise others paid for a part of it
-    tokens = (usage.get("prompt_tokens") or 0, usage["completion_tokens"]) if measured else _by_length(run)
+    measured = bool(usage.get("used_completion_tokens"))
+    tokens = (usage["used_prompt_tokens"], usage["used_completion_tokens"]) if measured else _by_length(run)
     usd = sum(n * price / 1e6 for n, price in zip(tokens, run.get("teacher_price") or (DAVINCI_USD, DAVINCI_USD), strict=True))
     seconds = [one["seconds"].get("train", 0.0) for one in setting.runs]
     hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
@@ -61,14 +61,19 @@ def _by_length(run: Metrics) -> tuple[float, float]:
 
 
 def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> list[bool]:
-    """Which settings no other one of the task beats: as accurate or more, for as little or less, and better in one of the two."""
+    """Which settings no other one of the task beats: as accurate or more, for as little or less, and better in one of the two.
+
+    What is unknown is not on the front.
+    """
 
     def beats(one: Cost, other: Cost) -> bool:
-        mine, theirs = (resource(cost) or 0.0 for cost in (one, other))
+        mine, theirs = resource(one), resource(other)
+        if mine is None or theirs is None:
+            return False
         better = one.setting.accuracy.mean - other.setting.accuracy.mean
         return one.setting["task"] == other.setting["task"] and better >= 0 and mine <= theirs and (better > 0 or mine < theirs)
 
-    return [not any(beats(other, one) for other in costs) for one in costs]
+    return [resource(one) is not None and not any(beats(other, one) for other in costs) for one in costs]
 
 
 def cost_table(settings: Sequence[Setting]) -> Table:
@@ -87,8 +92,8 @@ def cost_table(settings: Sequence[Setting]) -> Table:
             f"{cost.gpu_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
     table.caption = (
-        f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at the teacher's price, else at ${DAVINCI_USD:g} a million "
-        "tokens; ~: tokens by length. GPU h: hours of training times devices, on the machine that ran it."
+        f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at the teacher's price, else ${DAVINCI_USD:g} a "
+        "million tokens; ~: tokens by length. GPU h: hours of training times devices, on the machine that ran it."
     )
     table.caption_justify = "left"
     return table

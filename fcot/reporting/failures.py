@@ -18,16 +18,16 @@ _QUARTERS = 4
 
 def error_table(settings: Sequence[Setting]) -> Table | None:
     """How often each mark stands on a wrong answer, in percent of the wrong answers; None where nothing is wrong."""
-    wrong = [setting for setting in settings if any(run["errors"] for run in setting.runs)]
+    wrong = [setting for setting in settings if any(run.get("errors") for run in setting.runs)]
     if not wrong:
         return None
     table = _table("wrong answers, by mark (% of them; one may have several)")
-    marks = [name for name in MARKS if any(name in run["errors"] for setting in wrong for run in setting.runs)]
+    marks = [name for name in MARKS if any(name in (run.get("errors") or {}) for setting in wrong for run in setting.runs)]
     for name in ("setting", "wrong", *marks):
         table.add_column(name.replace("_", " "), justify="left" if name == "setting" else "right")
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
-        shares = [100 * sum(run["errors"].get(name, 0) for run in setting.runs) / n for name in marks]
+        shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
         table.add_row(named(setting, settings), str(n), *(f"{share:.0f}" if share else "" for share in shares))
     return table
 
@@ -36,7 +36,8 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     """Whether students fail where the teacher fails, more than chance; None without the teacher among the settings."""
     pairs = [
         (teacher, student) for teacher in settings if teacher["student"] == "teacher"
-        for student in settings if student["student"] != "teacher" and student["task"] == teacher["task"]
+        for student in settings if student["student"] != "teacher" and student["questions_sha256"] == teacher["questions_sha256"]
+        if student.problems & teacher.problems
     ]  # fmt: skip
     if not pairs:
         return None

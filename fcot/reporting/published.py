@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 FILE = Path(__file__).with_name("paper_a.yaml")
-TEACHER = "text-davinci-002"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Published:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All verified values. Figure 5 (other teachers) and Table 6 are read by :func:`parts`."""
+    """All verified accuracies by task, student, method and D; Figure 5 (other teachers) and Table 6 are in :func:`parts` only."""
     return tuple(_values(parts()))
 
 
@@ -71,10 +70,12 @@ def _values(data: Mapping[str, Any]) -> Iterator[Published]:
 
 
 def find(metrics: Mapping[str, Any]) -> Published | None:
-    """The published accuracy of a run's cell, None where there is none."""
-    sampled = (metrics["diversity"] or 1) > 1 or bool(metrics.get("temperature"))
-    wanted = (metrics["task"], metrics["student"], metrics["method"], metrics["diversity"], metrics.get("subset"))
+    """The published accuracy of a run's cell, None where there is none, or the run is of another kind."""
+    if not metrics.get("as_published"):
+        return None
+    wanted = (metrics["task"], metrics["student"], metrics["method"], metrics["diversity"], metrics["subset"])
     for one in published():
-        if (one.task, one.student, one.method, one.diversity, one.subset) == wanted and (one.diversity is None or one.sampled == sampled):
+        cell = (one.task, one.student, one.method, one.diversity, one.subset)
+        if cell == wanted and (one.diversity is None or one.sampled == metrics["sampled"]):
             return one
     return None

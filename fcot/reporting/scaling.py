@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,11 @@ def lines(settings: Sequence[Setting]) -> list[Line]:
     return found
 
 
+def family(student: str) -> str:
+    """A student's name without its size."""
+    return re.sub(r"[_-](?:small|base|medium|large|xl|nano|mini|[\d_.]+[mb])$", "", student)
+
+
 def _place(setting: Setting, key: str) -> float | None:
     """A setting's place on the axis of a swept key; ``split_mode.subset=null`` stands at all train problems."""
     if key == "split_mode.subset" and setting.varied.get(key) == "null":
@@ -63,17 +69,30 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
     groups: dict[tuple[str, ...], list[tuple[float, Setting]]] = {}
     for setting in settings:
         if (place := value(setting)) is not None:
-            words = {"student": setting["student"], "D": f"D={setting['diversity']}" if setting["diversity"] else ""}
+            words = {
+                "student": setting["student"],
+                "family": family(setting["student"]),
+                "D": f"D={setting['diversity']}" if setting["diversity"] else "",
+            }
             words |= {key: f"{key}={varied}" for key, varied in setting.varied.items()}
-            common = (setting["task"], METHODS[setting["method"]].title, *(word for key, word in words.items() if key not in dropped))
+            if "student" not in dropped:
+                del words["family"]
+            common = (
+                setting["questions_sha256"],
+                setting["task"],
+                METHODS[setting["method"]].title,
+                *(word for key, word in words.items() if key not in dropped),
+            )
             groups.setdefault(common, []).append((float(place), setting))
     for common, points in groups.items():
         if len({place for place, _ in points}) < max(3, len(points)):  # two settings at one place are no line
             continue
         points = sorted(points, key=lambda point: point[0])
         problems = sorted(set.intersection(*(setting.problems for _, setting in points)))
+        if not problems:
+            continue
         measured = trend([setting.correct(problems) for _, setting in points])
-        yield Line(axis, ", ".join(word for word in common if word), points, measured)
+        yield Line(axis, ", ".join(word for word in common[1:] if word), points, measured)
 
 
 def trend_table(found: Sequence[Line]) -> Table:

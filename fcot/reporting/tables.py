@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, groupby
 
 from rich import box
 from rich.table import Table
 
-from fcot.evaluation.statistics import Comparison, compare, holm
+from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import asks_for_cost, cost_table
@@ -32,6 +32,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns["kept/asked"] = [_kept(setting) for setting in settings]
     if _differ(settings, "rationale_words"):
         columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
+    if any(key.startswith("trainer.") for setting in settings for key in setting.varied):  # what chooses among them
+        columns["validation %"] = [_percent(setting.mean("validation_accuracy")) for setting in settings]
     columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
     columns["95 % CI"] = [f"{100 * setting.accuracy.low:.1f}-{100 * setting.accuracy.high:.1f}" for setting in settings]
     if any(len(setting.runs) > 1 for setting in settings):
@@ -60,11 +62,20 @@ def _published(settings: Sequence[Setting]) -> dict[str, list[str]]:
         return {}
     columns: dict[str, list[str]] = {"paper %": [], "diff": [], "covered": []}
     for setting, cell in zip(settings, cells, strict=True):
-        mean, low, high = (100 * value for value in (setting.accuracy.mean, setting.accuracy.low, setting.accuracy.high))
+        accuracy = _as_the_paper_measures(setting)
         columns["paper %"].append(f"{cell.percent:.2f}" if cell else "")
-        columns["diff"].append(f"{mean - cell.percent:+.2f}" if cell else "")
-        columns["covered"].append(("yes" if low <= cell.percent <= high else "no") if cell else "")
+        columns["diff"].append(f"{100 * accuracy.mean - cell.percent:+.2f}" if cell else "")
+        columns["covered"].append(("yes" if accuracy.low <= cell.percent / 100 <= accuracy.high else "no") if cell else "")
     return columns
+
+
+def _as_the_paper_measures(setting: Setting) -> Estimate:
+    """Best test epoch where every run has it, as paper A reports fine-tuned open students; else the accuracy."""
+    best = [run["accuracy_best_epoch"] for run in setting.runs]
+    if None in best:
+        return setting.accuracy
+    mean, n = sum(best) / len(best), len(setting.problems)
+    return Estimate(mean, *wilson_interval(round(mean * n), n), None)
 
 
 def _kept(setting: Setting) -> str:
@@ -101,27 +112,31 @@ def reference(settings: Sequence[Setting]) -> Table | None:
     return table
 
 
+_ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
 Compared = tuple[Setting, Setting, Comparison]
 
 
 def comparisons(settings: Sequence[Setting]) -> list[Compared]:
-    """Each setting of a task and student against the one before it, on the problems that both answered."""
+    """Settings of a task and student in pairs, on the problems that both answered: all pairs of few, else each with the first."""
     found = []
-    for one, other in pairwise(settings):
-        if all(one[name] == other[name] for name in SHOWN) and (problems := sorted(one.problems & other.problems)):
-            found.append((one, other, compare(one.correct(problems), other.correct(problems), problems)))
+    for _, members in groupby(settings, key=lambda one: [one[name] for name in (*SHOWN, "questions_sha256")]):
+        group = list(members)
+        pairs = combinations(group, 2) if len(group) <= _ALL_PAIRS else ((group[0], other) for other in group[1:])
+        for one, other in pairs:
+            if problems := sorted(one.problems & other.problems):
+                found.append((one, other, compare(one.correct(problems), other.correct(problems), problems)))
     return found
 
 
 def paired(settings: Sequence[Setting]) -> Table | None:
-    """Each setting against the one above it on the same task and student: difference, interval, test with Holm's correction.
+    """Settings against each other (:func:`comparisons`): difference, interval, test with Holm's correction.
 
     None where nothing can be compared.
     """
     compared = comparisons(settings)
     if not compared:
         return None
-    table = Table(box=box.SIMPLE_HEAD, title="against the line above, on the same problems", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="against each other, on the same problems", title_justify="left")
     for name in ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken"):
         table.add_column(name, justify="left" if name == "comparison" else "right")
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
@@ -145,7 +160,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     if any(find(setting.runs[0]) for setting in settings):
         found.append(
             "paper: Ho et al. 2023, text-davinci-002 as teacher; fine-tuned open students by their best test epoch of 20 (optimistic). "
-            "covered: by this interval."
+            "diff and covered: against the best epoch where it was measured, else the accuracy, and its interval."
         )
     if any(metrics["accuracy_checkpoint"] == "last" for metrics in runs):
         found.append("checkpoint last: no validation problems; the accuracy is that of the last step's weights.")

@@ -82,7 +82,10 @@ def prompt_student(
     run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
 ) -> Drawn:
     """Answers of an untrained student to the run's prompt, as a teacher is asked: Zero-shot-CoT in two steps, Few-shot-CoT in one."""
-    prompt, rule, problems = run.prompt, run.task.rule, run.select(list(indices))
+    rule, problems = run.task.rule, run.select(list(indices))
+    prompt = run.prompt
+    if student.architecture == "encoder_decoder":  # T5's tokenizer has no newlines
+        prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     longest = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens
     after = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
     room = longest if student.positions is None else min(longest, student.positions - after)
@@ -92,10 +95,13 @@ def prompt_student(
             "lower prompt.rationale_tokens"
         )
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
+    if world.rank == 0 and facts["shortened_prompts"]:
+        say(f"warning: {facts['shortened_prompts']} of {len(problems)} prompts were longer than {room} tokens and lost exemplars")
     draw_of = [(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws)]
 
     def write(texts: Sequence[Text], limit: int, most: int, offset: int, advance: Callable[[int], object]) -> list[Decoded]:
-        ids, facts["cut_questions"] = encode_prompts(student, texts, most)
+        ids, cut = encode_prompts(student, texts, most)
+        facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         prompts = [
             Prompt(tokens, limit, _noise(run, problem, number + offset, draws), _stopper(student, prompt.stop))
             for tokens, (problem, _, number) in zip(ids, draw_of, strict=True)
@@ -121,6 +127,8 @@ def prompt_student(
             (Completion(problem.sample_index, number, *prompt.split(one.text, rule), _reason(one)), one.n_tokens)
             for (problem, _, number), one in zip(draw_of, rationales, strict=True)
         ]
+    if world.rank == 0 and facts["cut_questions"]:
+        say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
     scored = [
         scoring.score_completion(problem, completion, n_tokens, prompt, rule)
         for (problem, _, _), (completion, n_tokens) in zip(draw_of, found, strict=True)
@@ -161,9 +169,4 @@ def fit_exemplars(
         for position in waiting:
             fitted[position] = replace(prompt, exemplars=prompt.exemplars[n_dropped:])
     dropped = [len(prompt.exemplars) - len(one.exemplars) for one in fitted]
-    if sum(dropped):
-        say(
-            f"warning: {sum(map(bool, dropped))} of {len(problems)} prompts were longer than {room} tokens and lost exemplars, "
-            f"{sum(dropped) / len(dropped):.1f} of {len(prompt.exemplars)} on average"
-        )
     return fitted, {"shortened_prompts": sum(map(bool, dropped)), "dropped_exemplars": sum(dropped)}

@@ -19,7 +19,7 @@ from fcot.records import Prediction, Problem
 from fcot.runs import Run
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.plan import Plan, assemble, chosen_slots
+from fcot.teacher.plan import Plan, assemble, chosen_slots, rows_of
 from fcot.teacher.store import StoreFolder, readable
 from fcot.teacher.throttle import Throttle
 
@@ -49,15 +49,18 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
     """One problem's answers, scored; empty ones where the server never gave any. Tokens are 0 where it did not count them."""
     key = plan.key(plan.step1(problem))
     shard = folder.shard(key)
+    tokens = {
+        row["request"]: row["completion_tokens"] / row["n"] for row, _ in rows_of(plan, shard, key, problem) if row.get("completion_tokens")
+    }
     if isinstance(form, TeacherPrompt):
         for completion, rows in assemble(plan, shard, key, problem):
-            n_tokens = sum(row.get("completion_tokens") or 0 for row in rows)
+            n_tokens = round(sum(tokens.get(row["request"], 0) for row in rows))
             yield scoring.score_completion(problem, completion, n_tokens, form, run.task.rule)
         return
     rows = [shard.row(key, slot) for slot in chosen_slots(plan, shard, key)]
     for row in rows + [{}] * (plan.diversity - len(rows)):
-        complete = row.get("finish_reason") == "stop"
-        yield scoring.score(problem, row.get("text", ""), complete, row.get("completion_tokens") or 0, form, run.task.rule)
+        complete, n_tokens = row.get("finish_reason") == "stop", round(tokens.get(row.get("request", ""), 0))
+        yield scoring.score(problem, row.get("text", ""), complete, n_tokens, form, run.task.rule)
 
 
 def text_format(run: Run) -> StudentFormat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -50,14 +50,8 @@ def curate_stage(run: Run) -> Summary:
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
     seen = _Seen()
     write_jsonl(run.directory.curated, seen.watch(run, completions))
-    wanted = run.config.curation.max_samples
-    if run.config.curation.match_golden:
-        golden = run.rules.golden or {}
-        wanted = sum(golden.get(index, frozenset()) is None or slot in (golden.get(index) or ()) for index, slot in seen.kept)
-    if wanted is not None and wanted < len(seen.kept):
-        chosen = undersample(seen.kept, wanted)
-        seen.reasons["undersampled"] += len(seen.kept) - wanted
-        write_jsonl(run.directory.curated, _without(run, chosen))
+    if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
+        write_jsonl(run.directory.curated, seen.undersample(run, undersample(seen.kept, wanted)))
     kept, said = len(seen.kept), ", ".join(f"{reason} {count}" for reason, count in seen.reasons.most_common())
     examples = "\n".join(seen.refused.values())
     if not kept:
@@ -65,13 +59,14 @@ def curate_stage(run: Run) -> Summary:
             f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
         )
     share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
-    if share < expected and not {"golden", CONCISE} & set(run.rules.filters):
+    chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
+    if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
     if "truncated" in run.rules.filters and seen.unknown:
         say(f"warning: {seen.unknown} completions do not say why they ended; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
     return {
-        "asked": seen.asked, "kept": kept - seen.reasons["undersampled"], "labelled": seen.labelled, "correct": seen.correct,
+        "asked": seen.asked, "kept": kept, "labelled": seen.labelled, "correct": seen.correct,
         "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2),
         "characters": seen.characters, "prompt_characters": seen.prompt_characters, **usage,
     }  # fmt: skip
@@ -115,12 +110,24 @@ class _Seen:
                         self.refused.setdefault(row.sample_index, _example(completion, row))
                 yield to_row(row)
 
+    def undersample(self, run: Run, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+        """The rows once more; of the kept completions those that were not chosen are refused."""
+        kept, self.kept, self.words = self.kept, [], 0
+        for row in read_jsonl(run.directory.curated):
+            one = (row["sample_index"], row["completion_index"])
+            if row["kept"] and one in chosen:
+                self.kept.append(one)
+                self.words += len(row["rationale"].split())
+            yield row | {"kept": False, "reason": "undersampled"} if row["kept"] and one not in chosen else row
+        self.reasons["undersampled"] += len(kept) - len(self.kept)
 
-def _without(run: Run, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-    """The verdicts once more; of the kept completions those that were not chosen are refused."""
-    for row in read_jsonl(run.directory.curated):
-        refused = row["kept"] and (row["sample_index"], row["completion_index"]) not in chosen
-        yield row | {"kept": False, "reason": "undersampled"} if refused else row
+
+def _wanted(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:
+    """How many of the kept completions are trained on, None for all."""
+    if not run.config.curation.match_golden:
+        return run.config.curation.max_samples
+    golden = run.rules.golden or {}
+    return sum(golden[index] is None or slot in (golden[index] or ()) for index, slot in kept if index in golden)
 
 
 def _example(completion: Completion, row: CuratedCompletion) -> str:

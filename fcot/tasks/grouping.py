@@ -25,16 +25,21 @@ FUNCTION_WORDS = frozenset(
     "under until up upon us very was we were what when where whether which while who whom whose why will with within without would yet you "
     "your".split()
 )
-_WORD = re.compile(r"[A-Za-z]+|\d[\d,./:]*|[?.,;$%]")
+_WORD = re.compile(r"[^\W\d_]+|\d[\d,./:]*|[?.,;$%]")
 
 
 def mask(question: str) -> tuple[str, ...]:
-    """The question's words with every run of others than function words as one ``_``; marks of punctuation stay."""
+    """The question's words with every run of others than function words as one ``_``; marks of punctuation stay.
+
+    Of a question without any English function word only numbers are masked, letter by letter.
+    """
     masked: list[str] = []
     for word in _WORD.findall(question):
         kept = word.lower() if word.lower() in FUNCTION_WORDS or not word[0].isalnum() else "_"
         if kept != "_" or masked[-1:] != ["_"]:
             masked.append(kept)
+    if not FUNCTION_WORDS & set(masked):
+        return tuple(re.sub(r"\d[\d,./:]*", "_", question))
     return tuple(masked)
 
 

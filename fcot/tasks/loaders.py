@@ -55,7 +55,9 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
         rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
         where = _Rows(source)
         problems = _to_problems(rows, columns, where)
-    check_problems(problems if not unlabelled else [one for one in problems if one.answer.strip()], task, where)
+    labelled = [one for one in problems if one.answer.strip()] if unlabelled else problems
+    if labelled or not problems:
+        check_problems(labelled, task, where)
     if task.template_pattern:
         pattern = re.compile(task.template_pattern, re.DOTALL)
         problems = [_with_template(problem, pattern) for problem in problems]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +33,19 @@ class Generated:
         """What this run paid for, over all its attempts, counted from the rows that carry its id: right even after a kill.
 
         Beside :func:`fcot.teacher.money.paid`'s record: ``served_from_store``, the generations that another run had paid,
-        and ``identical_rationales``, completions that repeat an earlier one of their problem.
+        ``identical_rationales``, completions that repeat an earlier one of their problem, and ``used_prompt_tokens`` and
+        ``used_completion_tokens``, those of the completions whoever paid them; None where the teacher did not count them all.
         """
         served = identical = 0
+        tokens: list[Row | None] = []
 
         def own() -> Iterator[Row]:
             nonlocal served, identical
             for key, problem in {self.plan.key(self.plan.step1(problem)): problem for problem in self.problems}.items():
                 texts: set[str] = set()
-                for row, used in rows_of(self.plan, self.folder.shard(key), key, problem):
+                rows = list(rows_of(self.plan, self.folder.shard(key), key, problem))
+                tokens.extend(used_tokens(rows))
+                for row, used in rows:
                     if used and row["root"] is None:
                         identical += row["text"].strip() in texts
                         texts.add(row["text"].strip())
@@ -51,7 +55,26 @@ class Generated:
                         served += used
 
         record = paid(own(), self.plan.price)
-        return record | {"served_from_store": served, "identical_rationales": identical}
+        known = [one for one in tokens if one is not None]
+        counted = {f"used_{name}": round(sum(one[name] for one in known)) if len(known) == len(tokens) else None for name in _TOKENS}
+        return record | {"served_from_store": served, "identical_rationales": identical} | counted
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
+
+
+def used_tokens(rows: Iterable[tuple[Row, bool]]) -> list[Row | None]:
+    """Tokens of the requests that brought used rows, each choice with its share; None for a request that nobody counted."""
+    requests: dict[str, list[tuple[Row, bool]]] = {}
+    for row, used in rows:
+        requests.setdefault(row["request"], []).append((row, used))
+    found: list[Row | None] = []
+    for members in requests.values():
+        if n_used := sum(used for _, used in members):
+            usage = next((row for row, _ in members if row.get("completion_tokens")), None)
+            share = n_used / members[0][0]["n"]
+            found.append(usage and {"prompt_tokens": usage["prompt_tokens"] or 0, "completion_tokens": usage["completion_tokens"] * share})
+    return found
 
 
 def generate_completions(

@@ -1,0 +1,157 @@
+"""Curation of whole runs: unlabelled problems, golden ids, undersampling; and what of it is part of a run's identity."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fcot.artifacts import read_jsonl
+from fcot.errors import ConfigFaults, FcotError
+from fcot.pipeline import execute
+from fcot.tasks.toy import TOY_TASKS, make_problems
+
+N = 30
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Problems of which every third has no answer, in templates of six."""
+    problems = make_problems(TOY_TASKS["toy_arithmetic"], N, seed=0)
+    rows = [
+        {"question": one.question, "answer": " " if one.sample_index % 3 == 0 else one.answer, "template_id": f"t{one.sample_index // 6}"}
+        for one in problems
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "mine.jsonl"
+
+
+@pytest.fixture
+def mine(data, make_run, tmp_path):
+    def make(*overrides: str):
+        return make_run(
+            tmp_path / "outputs", "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "teacher=hf",
+            f"teacher.path={tmp_path / 'teacher'}", "curation=vote", "diversity=4", "until=curate", *overrides,
+        )  # fmt: skip
+
+    from students import save_gpt2
+
+    save_gpt2(tmp_path / "teacher")
+    return make
+
+
+UNLABELLED = set(range(0, N, 3))
+
+
+def test_unlabelled_problems_are_trained_on_and_nothing_else(mine):
+    split = mine().split
+    assert set(split.train) >= UNLABELLED
+    assert not UNLABELLED & {*split.validation, *split.test}
+    assert len(split.test) == 6
+
+
+def test_templates_stay_on_one_side(mine):
+    split = mine("split-mode=template").split
+    train, test = ({index // 6 for index in part} for part in (split.train, [*split.test, *split.validation]))
+    assert not train & test
+    assert UNLABELLED & set(split.train)
+
+
+@pytest.mark.parametrize("override", ["dataset.limit=7", "split_mode.subset=7"])
+def test_limits_count_them(override, mine):
+    assert len(mine(override).split.train) == 7
+
+
+def test_a_split_file_names_them_too(mine, tmp_path):
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": [0, 1, 2, 3, 4, 5], "test": [7, 8]}))
+    split = mine("split-mode=file", f"split_mode.path={file}").split
+    assert (set(split.train) | set(split.validation), split.test) == (set(range(6)), [7, 8])
+    assert not set(split.validation) & UNLABELLED
+    file.write_text(json.dumps({"train": [1, 2], "test": [3, 4]}))
+    with pytest.raises(FcotError, match="1 test problems have no answer, the first is sample index 3"):
+        mine("split-mode=file", f"split_mode.path={file}")
+
+
+def test_methods_that_need_answers_leave_them_out(mine):
+    assert not UNLABELLED & set(mine("method=fine_tune", "until=evaluate").split.train)
+
+
+def test_without_votes_an_answer_is_missed(mine):
+    with pytest.raises(FcotError, match=r"line 1: the gold answer ' ' is not a number"):
+        mine("curation=answer")
+    with pytest.raises(ConfigFaults, match="a majority needs three voters"):
+        mine("diversity=2")
+
+
+def test_problems_without_any_answer_can_be_curated_but_not_tested(mine, data):
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    data.write_text("".join(json.dumps(row | {"answer": None}) + "\n" for row in rows))
+    assert len(mine().split.train) == N
+    with pytest.raises(FcotError, match="no test problems"):
+        mine("until=evaluate")
+
+
+# --- golden ids and undersampling, on a toy task ---------------------------------------------------------------------
+
+SMALL = ["dataset.n_problems=60", "until=curate"]
+
+
+@pytest.fixture
+def golden(tmp_path):
+    def write(ids) -> str:
+        path = tmp_path / f"golden{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps(ids))
+        return f"curation.golden={path}"
+
+    return write
+
+
+def curated(run):
+    summary = execute(run, "")
+    return summary, [row for row in read_jsonl(run.directory.curated) if row["kept"]]
+
+
+def test_golden_and_as_many_at_random(make_run, golden, tmp_path):
+    train = make_run(tmp_path, *SMALL).split.train
+    ids = {str(index): [0, 2] for index in train[:10]}
+    summary, rows = curated(make_run(tmp_path, *SMALL, "curation=golden", golden(ids)))
+    assert {(row["sample_index"], row["completion_index"]) for row in rows} <= {(index, slot) for index in train[:10] for slot in (0, 2)}
+    matched, others = curated(make_run(tmp_path, *SMALL, "curation=golden_matched", golden(ids)))
+    assert matched["kept"] == summary["kept"] == len(rows) == len(others)
+    assert {row["sample_index"] for row in others} - {row["sample_index"] for row in rows}
+    assert matched["refused"]["undersampled"] > 0
+
+
+def test_undersampling_counts_what_is_left(make_run, tmp_path):
+    whole, rows = curated(make_run(tmp_path, *SMALL))
+    summary, left = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
+    assert (summary["kept"], len(left)) == (20, 20)
+    assert summary["refused"]["undersampled"] == whole["kept"] - 20
+    assert summary["rationale_words"] == pytest.approx(sum(len(row["rationale"].split()) for row in left) / 20, abs=0.01)
+    assert summary["correct"] == whole["correct"]
+    assert len(rows) == whole["kept"]
+
+
+def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
+    with pytest.raises(FcotError, match="no completion survives curation"):
+        execute(make_run(tmp_path, *SMALL, "curation=golden_matched", golden([100_000])), "")
+
+
+def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):
+    runs = [
+        make_run(tmp_path, *SMALL),
+        make_run(tmp_path, *SMALL, "curation.max_samples=20"),
+        make_run(tmp_path, *SMALL, "curation.labels=vote_all"),
+        make_run(tmp_path, *SMALL, "curation=golden", golden([5])), make_run(tmp_path, *SMALL, "curation=golden", golden({"5": []})),
+        make_run(tmp_path, *SMALL, "curation=golden_matched", golden([5])),
+        *(make_run(tmp_path, SMALL[0], "student=teacher", "method=zero_shot", f"prompt.rationale_tokens={n}") for n in (16, 512)),
+    ]  # fmt: skip
+    assert len({run.run_id for run in runs}) == len(runs)
+
+
+def test_what_changes_no_result_changes_no_run(make_run, golden, tmp_path):
+    first = make_run(tmp_path, *SMALL)
+    assert make_run(tmp_path, *SMALL, "curation.max_repeats=5").run_id == first.run_id
+    assert make_run(tmp_path, *SMALL, golden([5])).run_id == first.run_id, "no filter reads it"
+    assert first.setting == make_run(tmp_path, *SMALL, "seed=1").setting != make_run(tmp_path, *SMALL, "diversity=3").setting
