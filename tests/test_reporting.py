@@ -13,6 +13,7 @@ from fcot.report import find_jobs, report
 from fcot.reporting import figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
 from fcot.reporting.failures import aligned_table, error_table
+from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.tables import comparison, comparisons, notes, stage_line
@@ -221,3 +222,14 @@ def test_older_runs_without_marks_are_reported_too():
     older = {key: value for key, value in run(1).items() if key not in ("errors", "setting", "answer_tokens", "rationale_words")}
     assert "98.27" in text([older])
     assert error_table(settings([older])) is None
+
+
+def test_paper_figures_stand_beside_what_the_paper_did_not_have():
+    ours = run(1, task="date_understanding", student="openai_gpt4_1_nano", diversity=1, varied={"curation": "golden", "teacher.model": "m"})
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in reference_tables(settings([ours])):
+        console.print(table)
+    shown = console.export_text()
+    for part in ("gpt3_curie", "60.36", "t5_small", "Table 6", "golden", "54.95", "Figure 5", "text-davinci-003", "74.77"):
+        assert part in shown
+    assert list(reference_tables(settings([run(1)]))) == [None]

@@ -13,7 +13,8 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import asks_for_cost, cost_table
 from fcot.reporting.failures import aligned_table, error_table, length_table
-from fcot.reporting.published import find, published
+from fcot.reporting.published import find
+from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import Line, trend_table
 from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
 
@@ -91,25 +92,6 @@ def _differ(settings: Sequence[Setting], name: str) -> bool:
 
 def _plain(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
-
-
-def reference(settings: Sequence[Setting]) -> Table | None:
-    """Paper A's students on the tasks and methods of settings whose own student it did not have; None where there are none."""
-    strangers = {(one["task"], one["method"]) for one in settings} - {(one["task"], one["method"]) for one in settings if find(one.runs[0])}
-    cells = [one for one in published() if one.subset is None and one.source != "figure9" and (one.task, one.method) in strangers]
-    tasks = list(dict.fromkeys(one.task for one in cells))
-    if not cells:
-        return None
-    table = Table(box=box.SIMPLE_HEAD, title="paper A, for reference (%; other students and another teacher)", title_justify="left")
-    for name in ("student", "method", *tasks):
-        table.add_column(name, justify="left" if name in ("student", "method") else "right")
-    rows: dict[tuple[str, str], dict[str, float]] = {}
-    for one in cells:
-        title = METHODS[one.method].title + (", diverse" if one.diversity is not None and one.sampled else "")
-        rows.setdefault((one.student, title), {})[one.task] = one.percent
-    for names, values in rows.items():
-        table.add_row(*names, *(f"{values[task]:.2f}" if task in values else "" for task in tasks))
-    return table
 
 
 _ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
@@ -226,9 +208,13 @@ def print_comparison(settings: Sequence[Setting]) -> None:
 def print_analysis(settings: Sequence[Setting], found: Sequence[Line]) -> None:
     """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
     console = result_console()
-    tables = [make(settings) for make in (reference, paired, error_table, length_table, aligned_table)]
-    tables.insert(2, trend_table(found) if found else None)
-    tables.append(cost_table(settings) if asks_for_cost(settings) else None)
+    tables = [
+        *reference_tables(settings),
+        paired(settings),
+        trend_table(found) if found else None,
+        *(make(settings) for make in (error_table, length_table, aligned_table)),
+        cost_table(settings) if asks_for_cost(settings) else None,
+    ]
     for table in tables:
         if table is not None:
             console.print(table)
