@@ -77,14 +77,26 @@ def scaling_figure(lines: Sequence[Line], path: Path) -> None:
                 places, settings = zip(*line.points, strict=True)
                 values = [100 * setting.accuracy.mean for setting in settings]
                 bars = [list(side) for side in zip(*(_flat(setting) for setting in settings), strict=True)]
-                axis.errorbar(places, values, yerr=bars, marker="o", ms=4, capsize=2.5, lw=1.4, color=colour, label=line.label)
+                axis.errorbar(
+                    places,
+                    values,
+                    yerr=bars,
+                    marker="o",
+                    ms=4,
+                    capsize=2.5,
+                    lw=1.4,
+                    color=colour,
+                    label=line.label.removeprefix(f"{task}, "),
+                )
                 if curve := _curve(line):
-                    axis.plot(*zip(*curve, strict=True), "--", color=colour, lw=1, alpha=0.6, label="paper A")
+                    label_once = None if any("paper A" in str(one.get_label()) for one in axis.lines) else "paper A, dashed"
+                    axis.plot(*zip(*curve, strict=True), "--", color=colour, lw=1, alpha=0.6, label=label_once)
             _scale(axis, sorted({place for line in group for place, _ in line.points}))
             axis.set_xlabel(AXES.get(name, name))
             axis.set_ylabel("test accuracy, %")
             axis.set_title(f"{task}, {_sizes([setting for line in group for _, setting in line.points])}", loc="left", fontsize=10)
-            axis.set_ylim(0, 103)
+            highest = max(setting.accuracy.high for line in group for _, setting in line.points)
+            axis.set_ylim(0, min(103, 130 * highest + 2))
             axis.legend(fontsize=7.5, frameon=False)
             axis.spines[["top", "right"]].set_visible(False)
 
@@ -102,9 +114,10 @@ def cost_figure(costs: Sequence[Cost], path: Path) -> None:
                 axis.errorbar(
                     cost.usd, accuracy, yerr=_bars(cost.setting), marker="o", ms=4, capsize=2, color=COLOURS[cost.setting["method"]]
                 )
-                axis.annotate(cost.setting.title, (cost.usd, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=6.5)
-            axis.set_xscale("symlog", linthresh=1)
-            axis.set_xlabel("USD: gold answers and rationales")
+                name = f"{cost.problems}" + (f", D={cost.setting['diversity']}" if cost.setting["diversity"] else ", answers only")
+                axis.annotate(name, (cost.usd, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            axis.set_xlim(0, 1.2 * max(one.usd for one in here))
+            axis.set_xlabel("USD: gold answers and rationales (labels: annotated problems, D)")
             axis.set_ylabel("test accuracy, %")
             axis.set_title(f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front", loc="left", fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
@@ -112,9 +125,12 @@ def cost_figure(costs: Sequence[Cost], path: Path) -> None:
 
 def _scale(axis: Any, places: Sequence[float]) -> None:
     """Powers of two are as far from each other as they are; ticks stand where something was measured."""
+    from matplotlib.ticker import EngFormatter
+
+    many = EngFormatter(sep="")  # 60M
     if places[0] > 0 and places[-1] >= 8 * places[0]:
         axis.set_xscale("log", base=2)
-    axis.set_xticks(places, [f"{place:g}" for place in places])
+    axis.set_xticks(places, [many(place) if place >= 10_000 else f"{place:g}" for place in places])
     axis.minorticks_off()
 
 
