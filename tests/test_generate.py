@@ -12,7 +12,7 @@ from teachers import PROMPT, RULE, Scripted, plan, problems
 
 from fcot.errors import FcotError
 from fcot.records import Completion
-from fcot.teacher.generate import generate_completions
+from fcot.teacher.generate import generate_completions, used_tokens
 from fcot.teacher.oracle import Oracle
 from fcot.teacher.requests import Choice, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
@@ -36,7 +36,7 @@ class CountingOracle(Oracle):
 
 NOTHING = {
     "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "usd": None,
-    "served_from_store": 0, "identical_rationales": 0,
+    "served_from_store": 0, "identical_rationales": 0, "used_prompt_tokens": None, "used_completion_tokens": None,
 }  # fmt: skip
 
 
@@ -515,3 +515,10 @@ def test_nothing_to_do_with_no_problems(generate):
     teacher = CountingOracle()
     assert generate(teacher, 4, [])[0] == []
     assert teacher.calls == []
+
+
+def test_tokens_of_what_is_used_are_shared_by_the_choices_of_a_request():
+    first = {"request": "a", "n": 4, "prompt_tokens": 10, "completion_tokens": 80}
+    rows = [(first, True), ({"request": "a", "n": 4}, True), ({"request": "a", "n": 4}, False), ({"request": "b", "n": 1}, False)]
+    assert used_tokens(rows) == [{"prompt_tokens": 10, "completion_tokens": 40.0}]
+    assert used_tokens([({"request": "b", "n": 1}, True)]) == [None]

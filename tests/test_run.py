@@ -323,7 +323,7 @@ def test_a_sweep_ends_in_one_table_and_one_picture(run_fcot, tmp_path):
     assert len({job["run_id"] for job in jobs}) == 4
     assert {job["status"] for job in jobs} == {"done"}
     assert (sweep / "comparison.png").stat().st_size > 5000
-    assert result.stdout.partition("against the line above")[0].count("Fine-tune-CoT") == 2
+    assert result.stdout.partition("against each other")[0].count("Fine-tune-CoT") == 2
     assert "but by chance" in result.stdout
     report = run_fcot(str(sweep), module="fcot.report")
     assert report.stdout.split("picture")[0] == result.stdout.split("picture")[0]

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from fcot.errors import FcotError
 from fcot.pipeline import execute
+from fcot.stages import answering
 from fcot.stages import student as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.using import read_usage
@@ -61,13 +62,13 @@ def test_a_run_with_adapters_leaves_an_ordinary_student(student, save, kind, tmp
 
 def test_a_run_through_a_chat_template(tmp_path, monkeypatch):
     texts = []
-    real = stage.decode
+    real = answering.decode
 
     def watched(student, prompts, **more):
         texts.extend(student.tokenizer.decode(list(prompt.ids)) for prompt in prompts)
         return real(student, prompts, **more)
 
-    monkeypatch.setattr(stage, "decode", watched)
+    monkeypatch.setattr(answering, "decode", watched)
     folder = save_gpt2(tmp_path / "weights", TEMPLATE)
     run = make_run(tmp_path, *SHORT, "student=gpt2", f"student.path={folder}", "student.chat_template=true")
     execute(run, "")
