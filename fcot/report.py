@@ -47,7 +47,8 @@ def report(folders: Sequence[Path], picture: Path) -> None:
     drift = [
         {"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in comparisons(settings)
     ]
-    write_json(picture.with_name("comparisons.json"), {"comparisons": drift})
+    if drift:
+        write_json(picture.with_name("comparisons.json"), {"comparisons": drift})
     print_analysis(settings, scaling)
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")

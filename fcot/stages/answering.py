@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,66 +78,81 @@ def _decode(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One draw of an answer to a problem, and the prompt with the exemplars that fit."""
+
+    problem: Problem
+    prompt: TeacherPrompt
+    draw: int
+
+
 def prompt_student(
     run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
 ) -> Drawn:
-    """Answers of an untrained student to the run's prompt, as a teacher is asked: Zero-shot-CoT in two steps, Few-shot-CoT in one."""
-    rule, problems = run.task.rule, run.select(list(indices))
-    prompt = run.prompt
+    """Answers of an untrained student to the run's prompt, as a teacher is asked: in two steps, or in one.
+
+    Raises:
+        FcotError: The model has fewer positions than the answer may take.
+    """
+    rule, problems, prompt = run.task.rule, run.select(list(indices)), run.prompt
     if student.architecture == "encoder_decoder":  # T5's tokenizer has no newlines
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
-    longest = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens
-    after = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
-    room = longest if student.positions is None else min(longest, student.positions - after)
-    if room < 1:
-        raise FcotError(
-            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {after}: "
-            "lower prompt.rationale_tokens"
-        )
+    room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    if world.rank == 0 and facts["shortened_prompts"]:
-        say(f"warning: {facts['shortened_prompts']} of {len(problems)} prompts were longer than {room} tokens and lost exemplars")
-    draw_of = [(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws)]
+    asked = [_Asked(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws)]
 
-    def write(texts: Sequence[Text], limit: int, most: int, offset: int, advance: Callable[[int], object]) -> list[Decoded]:
+    def write(texts: Sequence[Text], limit: int, most: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
         ids, cut = encode_prompts(student, texts, most)
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         prompts = [
-            Prompt(tokens, limit, _noise(run, problem, number + offset, draws), _stopper(student, prompt.stop))
-            for tokens, (problem, _, number) in zip(ids, draw_of, strict=True)
+            Prompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws, draws), _stopper(student, prompt.stop))
+            for tokens, one in zip(ids, asked, strict=True)
         ]
         written = _decode(run, student, prompts, world, draws, advance)
         return [replace(one, text=text, complete=one.complete or text != one.text) for one in written for text in [prompt.cut(one.text)]]
 
-    rationales = write([one.ask(problem.question, rule, student.chat) for problem, one, _ in draw_of], prompt.rationale_tokens, room, 0,
-                       unwatched if prompt.two_steps else advance)  # fmt: skip
+    texts = [one.prompt.ask(one.problem.question, rule, student.chat) for one in asked]
+    first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.ask_answer(problem.question, _continued(first.text), rule, student.chat)
-            for (problem, one, _), first in zip(draw_of, rationales, strict=True)
+            one.prompt.ask_answer(one.problem.question, _continued(answer.text), rule, student.chat)
+            for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
-        answers = write(texts, prompt.answer_tokens, most, draws, advance)
-        found = [
-            (Completion(problem.sample_index, number, first.text.strip(), last.text, _reason(first)), first.n_tokens + last.n_tokens)
-            for (problem, _, number), first, last in zip(draw_of, rationales, answers, strict=True)
-        ]
+        second = write(texts, prompt.answer_tokens, most, 1, advance)
+        parts = [(answer.text.strip(), then.text) for answer, then in zip(first, second, strict=True)]
+        lengths = [answer.n_tokens + then.n_tokens for answer, then in zip(first, second, strict=True)]
     else:
-        found = [
-            (Completion(problem.sample_index, number, *prompt.split(one.text, rule), _reason(one)), one.n_tokens)
-            for (problem, _, number), one in zip(draw_of, rationales, strict=True)
-        ]
-    if world.rank == 0 and facts["cut_questions"]:
-        say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
-    scored = [
-        scoring.score_completion(problem, completion, n_tokens, prompt, rule)
-        for (problem, _, _), (completion, n_tokens) in zip(draw_of, found, strict=True)
-    ]
+        parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]
+    if world.rank == 0:
+        _warn(facts, len(problems), room)
+    scored = []
+    for one, answer, (rationale, text), n_tokens in zip(asked, first, parts, lengths, strict=True):
+        completion = Completion(one.problem.sample_index, one.draw, rationale, text, "stop" if answer.complete else "length")
+        scored.append(scoring.score_completion(one.problem, completion, n_tokens, prompt, rule))
     return [scored[start : start + draws] for start in range(0, len(scored), draws)], facts
 
 
-def _reason(decoded: Decoded) -> str:
-    return "stop" if decoded.complete else "length"
+def _room(run: Run, student: Student) -> int:
+    """The most tokens of a prompt that leave room for its answer."""
+    longest, prompt = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens, run.prompt
+    if student.positions is None:
+        return int(longest)
+    after = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
+    if student.positions <= after:
+        raise FcotError(
+            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {after}: "
+            "lower prompt.rationale_tokens"
+        )
+    return int(min(longest, student.positions - after))
+
+
+def _warn(facts: Summary, n: int, room: int) -> None:
+    if facts["shortened_prompts"]:
+        say(f"warning: {facts['shortened_prompts']} of {n} prompts were longer than {room} tokens and lost exemplars")
+    if facts["cut_questions"]:
+        say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
 
 
 def _continued(text: str) -> str:
