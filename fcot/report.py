@@ -43,13 +43,11 @@ def report(folders: Sequence[Path], picture: Path) -> None:
         return
     settings = group(load(path, varied) for path, varied in reversed(done))  # of a run that several jobs share the first names it
     print_comparison(settings)
-    scaling = lines(settings)
-    drift = [
-        {"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in comparisons(settings)
-    ]
-    if drift:
-        write_json(picture.with_name("comparisons.json"), {"comparisons": drift})
-    print_analysis(settings, scaling)
+    scaling, compared = lines(settings), comparisons(settings)
+    print_analysis(settings, scaling, compared)
+    if compared:
+        rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in compared]
+        write_json(picture.with_name("comparisons.json"), {"comparisons": rows})
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")
     accuracy_figure(settings, picture)

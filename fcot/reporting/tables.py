@@ -110,14 +110,8 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
     return found
 
 
-def paired(settings: Sequence[Setting]) -> Table | None:
-    """Settings against each other (:func:`comparisons`): difference, interval, test with Holm's correction.
-
-    None where nothing can be compared.
-    """
-    compared = comparisons(settings)
-    if not compared:
-        return None
+def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
+    """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     table = Table(box=box.SIMPLE_HEAD, title="against each other, on the same problems", title_justify="left")
     for name in ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken"):
         table.add_column(name, justify="left" if name == "comparison" else "right")
@@ -205,12 +199,12 @@ def print_comparison(settings: Sequence[Setting]) -> None:
         console.print(f"  {note}")
 
 
-def print_analysis(settings: Sequence[Setting], found: Sequence[Line]) -> None:
+def print_analysis(settings: Sequence[Setting], found: Sequence[Line], compared: Sequence[Compared]) -> None:
     """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
     console = result_console()
     tables = [
         *reference_tables(settings),
-        paired(settings),
+        paired(compared, settings) if compared else None,
         trend_table(found) if found else None,
         *(make(settings) for make in (error_table, length_table, aligned_table)),
         cost_table(settings) if asks_for_cost(settings) else None,
