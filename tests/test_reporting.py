@@ -233,3 +233,15 @@ def test_paper_figures_stand_beside_what_the_paper_did_not_have():
     for part in ("gpt3_curie", "60.36", "t5_small", "Table 6", "golden", "54.95", "Figure 5", "text-davinci-003", "74.77"):
         assert part in shown
     assert list(reference_tables(settings([run(1)]))) == [None]
+
+
+def test_what_a_vocabulary_adds_to_a_size_changes_no_order():
+    runs = [
+        run(n, diversity=d, n_parameters=200_000 - d, student=s) for n, (s, d) in enumerate([("tiny_gpt2", 4), ("tiny_gpt2", 1), ("a", 2)])
+    ]
+    assert [(one["student"], one["diversity"]) for one in settings(runs)] == [("tiny_gpt2", 1), ("tiny_gpt2", 4), ("a", 2)]
+
+
+def test_widths_and_the_sizes_they_make_are_one_line():
+    runs = [run(n, varied={"student.width": str(16 * n)}, n_parameters=1000 * n, accuracy=0.2 * n) for n in (1, 2, 3)]
+    assert [line.axis for line in lines(settings(runs))] == ["student.width"]

@@ -49,7 +49,8 @@ def lines(settings: Sequence[Setting]) -> list[Line]:
     found += _along("n_parameters", {"student", "student.width"}, lambda setting: setting["n_parameters"], settings)
     if not {line.axis for line in found} & _TEACHER:
         found += _along("teacher_accuracy", _TEACHER, lambda setting: setting.mean("teacher_accuracy"), settings)
-    return found
+    once = {frozenset(setting["run_id"] for _, setting in line.points): line for line in reversed(found)}  # widths are sizes too
+    return list(reversed(once.values()))
 
 
 def family(student: str) -> str:

@@ -78,13 +78,17 @@ def group(runs: Iterable[Loaded]) -> list[Setting]:
     for run in sorted(unique.values(), key=lambda run: run[0]["seed"]):
         members.setdefault(run[0].get("setting") or run[0]["run_id"], []).append(run)
     settings = [Setting(*zip(*runs_of, strict=True)) for runs_of in members.values()]
-    return sorted(settings, key=_order)
+    sizes: dict[str, int] = {}  # a student's smallest: the vocabulary of those from scratch depends on their data
+    for setting in settings:
+        size = setting["n_parameters"] or 0
+        sizes[setting["student"]] = min(size, sizes.get(setting["student"], size))
+    return sorted(settings, key=lambda setting: (setting["task"], sizes[setting["student"]], *_order(setting)))
 
 
 def _order(setting: Setting) -> tuple[Any, ...]:
     varied = [(key, number(value) if number(value) is not None else 0.0, value) for key, value in setting.varied.items()]
     method = list(METHODS).index(setting["method"])
-    return setting["task"], setting["n_parameters"] or 0, setting["student"], method, setting["diversity"] or 0, varied, setting["run_id"]
+    return setting["student"], method, setting["diversity"] or 0, varied, setting["run_id"]
 
 
 def number(value: object) -> float | None:
