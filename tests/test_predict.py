@@ -80,7 +80,7 @@ def test_the_card_tells_results_data_terms_and_configuration(run):
     metrics = json.loads(run.directory.metrics.read_text())
     low, high = metrics["accuracy_ci95"]
     assert f"{100 * metrics['accuracy']:.2f} % (95 % interval {100 * low:.2f} % to {100 * high:.2f} %)" in card
-    assert f"{metrics['completions_kept']:,} rationales kept of {metrics['completions_asked']:,} that oracle-v1 wrote (D = 4)" in card
+    assert f"{metrics['completions_kept']:,} rationales kept of {metrics['completions_asked']:,} that oracle-v2 wrote (D = 4)" in card
     assert "## Terms" in card
     assert "```yaml\ndiversity: 4\n```" in card
     assert "python -m fcot.predict student=DIR" in card

@@ -65,7 +65,7 @@ def test_a_run_leaves_its_contract(default_run):
     assert set(metrics) >= METRICS
     assert metrics == json.loads((folder / "metrics.json").read_text())
     assert metrics["diversity"] == 4
-    assert metrics["teacher"] == "oracle-v1"
+    assert metrics["teacher"] == "oracle-v2"
     curated = [json.loads(line) for line in (folder / "curated.jsonl").read_text().splitlines()]
     assert {"sample_index", "completion_index", "prediction", "correct", "kept", "reason"} <= set(curated[0])
     assert len(curated) == metrics["completions_asked"] == 4 * metrics["n_train_problems"]

@@ -124,11 +124,11 @@ def test_a_store_that_a_run_bought_is_listed_and_sound(run_fcot, store):
     n_rows = len(b"".join(files().values()).splitlines())
     for line in lines:
         assert line[1:5] == ["25", "100", "100", "0"], "25 of 40 problems: 28 for training, 3 held out"
-    assert lines[0][0].startswith("toy_arithmetic/oracle-v1/")
+    assert lines[0][0].startswith("toy_arithmetic/oracle-v2/")
     assert n_rows == 200
     code, out, err = store("verify", "outputs/store")
     assert (code, err) == (0, "")
-    assert re.search(r"oracle-v1/\S+ +200 +0 +0 +0\b", out)
+    assert re.search(r"oracle-v2/\S+ +200 +0 +0 +0\b", out)
 
 
 def test_refusals_and_tokens_are_counted(store):
@@ -200,7 +200,7 @@ def test_what_writers_tore_or_have_not_finished_is_no_fault(store):
         file.write(b'{"key": "to')
     code, out, err = store("verify")
     assert (code, err) == (0, "")
-    assert re.search(r"oracle-v1/\S+ +200 +2 +1 +0\b", out)
+    assert re.search(r"oracle-v2/\S+ +200 +2 +1 +0\b", out)
     assert store("list")[0] == 0
 
 

@@ -10,7 +10,7 @@ from fcot.errors import FcotError
 from fcot.tasks.toy import TOY_TASKS
 from fcot.teacher.requests import Choice, Reply, Request, unheard
 
-VERSION = 1  # bump when wordings change: the store's keys carry it
+VERSION = 2  # bump when wordings change: the store's keys carry it
 
 
 class Oracle:
@@ -36,11 +36,21 @@ class Oracle:
         }  # fmt: skip
 
     async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
-        """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong."""
+        """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong.
+
+        A prompt that ends with "A:" is answered in one step: as its exemplars show it, or without any by the bare answer.
+        """
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
         assert request.problem is not None
-        return Reply([Choice(self._rationale(request.problem.question, seed + i), "stop") for i in range(n)])
+        rationales = [self._rationale(request.problem.question, seed + i) for i in range(n)]
+        prompt = request.prompt if isinstance(request.prompt, str) else ""
+        if not prompt.endswith("A:"):
+            return Reply([Choice(rationale, "stop") for rationale in rationales])
+        worked = "The answer is" in prompt
+        answers = [self._task.conclusion(rationale) for rationale in rationales]
+        texts = [f"{why} The answer is {answer}." if worked else f" {answer}." for why, answer in zip(rationales, answers, strict=True)]
+        return Reply([Choice(text, "stop") for text in texts])
 
     def _rationale(self, question: str, slot: int) -> str:
         wordings = random.Random(question).sample(range(self._task.n_wordings), self._task.n_wordings)
