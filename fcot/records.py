@@ -20,7 +20,7 @@ class Problem:
     Attributes:
         sample_index: Position in the task's upstream row order; unique.
         question: The question as upstream writes it, answer choices included.
-        answer: The gold answer.
+        answer: The gold answer; blank where there is none.
         rationale: A human-written rationale, where the task has one.
         template_id: Problems that share it are the same text with other numbers or names.
     """
@@ -30,6 +30,11 @@ class Problem:
     answer: str
     rationale: str | None = None
     template_id: str | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has a gold answer."""
+        return bool(self.answer.strip())
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from fcot.tasks.loaders import Columns, load_problems
 from fcot.tasks.splits import (
     Split,
     check_order,
+    folded,
     hold_out_validation,
     published_split,
     read_split_file,
@@ -251,8 +252,8 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
 def _without_exemplars(test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, order_known: bool) -> list[int]:
     """The test problems that no exemplar is made of: by its sample index where the rows' order is known, and by its question."""
     indices = {exemplar.sample_index for exemplar in prompt.exemplars} if order_known else set()
-    questions = {" ".join(exemplar.question.split()) for exemplar in prompt.exemplars}
-    return [index for index in test if index not in indices and " ".join(problems[index].question.split()) not in questions]
+    questions = {folded(exemplar.question) for exemplar in prompt.exemplars}
+    return [index for index in test if index not in indices and folded(problems[index].question) not in questions]
 
 
 def _task(config: Config) -> Task:
@@ -284,7 +285,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     train, test, split_hash = _train_and_test(config, task, problems, templates)
     order_known = check_order(task, [problems[index] for index in sorted(problems)], split_hash)
     if not method.asks_teacher:
-        train = [index for index in train if _is_labelled(problems[index])]
+        train = [index for index in train if problems[index].labelled]
     chosen = train
     if mode.subset is not None:
         if mode.subset > len(train):
@@ -293,17 +294,13 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
     selects = config.trainer.selection == "validation" and not isinstance(config.student, ASKED)  # the API returns its last step
-    known, labelled = ([index for index in part if _is_labelled(problems[index])] for part in (train, chosen))
+    known, labelled = ([index for index in part if problems[index].labelled] for part in (train, chosen))
     if not (selects and method.trains and labelled):
         return Split(chosen, [], test), order_known
     kept, validation = hold_out_validation(known, labelled, mode.validation_fraction, templates)
     held = {templates[index] for index in validation} if templates is not None else set()
     others = [index for index in set(chosen) - set(labelled) if templates is None or templates[index] not in held]
     return Split(sorted([*kept, *others]), validation, test), order_known
-
-
-def _is_labelled(problem: Problem) -> bool:
-    return bool(problem.answer.strip())
 
 
 def _train_and_test(
@@ -314,12 +311,12 @@ def _train_and_test(
     if mode.name == "file":
         assert mode.path is not None
         train, test, split_hash = read_split_file(Path(mode.path), sorted(problems))
-        if strange := [index for index in test if not _is_labelled(problems[index])]:
+        if strange := [index for index in test if not problems[index].labelled]:
             raise FcotError(
                 f"split_mode.path={mode.path}: {len(strange)} test problems have no answer, the first is sample index {strange[0]}"
             )
         return train, test, split_hash
-    indices = [index for index in sorted(problems) if _is_labelled(problems[index])]
+    indices = [index for index in sorted(problems) if problems[index].labelled]
     if templates is not None:
         positions = template_split([templates[index] for index in indices], mode.train_fraction)
     else:

@@ -124,7 +124,7 @@ def curate(
     """
     for index, group in groupby(completions, key=lambda completion: completion.sample_index):
         drawn = list(group)
-        rows = _judge(drawn, [parse(completion, rule) for completion in drawn], problems[index].answer, rule, rules)
+        rows = _judge(drawn, [parse(completion, rule) for completion in drawn], problems[index], rule, rules)
         kept = [row for row in rows if row.kept]
         if CONCISE in rules.filters and kept:
             shortest = min(kept, key=lambda row: len(row.rationale.split()))
@@ -133,11 +133,11 @@ def curate(
 
 
 def _judge(
-    drawn: Sequence[Completion], predictions: Sequence[str | None], gold: str, rule: AnswerRule, rules: Rules
+    drawn: Sequence[Completion], predictions: Sequence[str | None], problem: Problem, rule: AnswerRule, rules: Rules
 ) -> list[CuratedCompletion]:
     """The verdicts on one problem's completions, one by one."""
-    voted = rules.labels == "vote_all" or (rules.labels == "vote" and not gold.strip())
-    label = next((answer for answer, count in votes(predictions).items() if count > 1), "") if voted else gold
+    voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
+    label = next((answer for answer, count in votes(predictions).items() if count > 1), "") if voted else problem.answer
     rows, kept_before = [], set[str]()
     for completion, prediction in zip(drawn, predictions, strict=True):
         rationale = completion.rationale.strip()
@@ -151,7 +151,7 @@ def _judge(
             reason = why if never_given else "empty"
         if reason is None:
             kept_before.add(" ".join(rationale.split()))
-        correct = rule.same(prediction, gold)
+        correct = rule.same(prediction, problem.answer)
         slot = completion.completion_index
         rows.append(CuratedCompletion(completion.sample_index, slot, prediction, correct, reason is None, reason, rationale, label))
     return rows

@@ -99,9 +99,9 @@ def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Compari
 
 
 def _paired_p(first: Answers, second: Answers) -> float:
-    from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
-
     if len(first) == len(second) == 1:
+        from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
+
         table = [[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)]
         return float(mcnemar(np.array(table), exact=True).pvalue)
     if np.array_equal(first.mean(axis=0), second.mean(axis=0)):
@@ -132,13 +132,12 @@ class Trend:
 
 def trend(levels: Sequence[Answers]) -> Trend:
     """The trend over answers in increasing order of the setting; by runs where every level has three seeds or more."""
-    means = [float(answers.mean()) for answers in levels]
     if min(len(answers) for answers in levels) >= 3:
         places = [place for place, answers in enumerate(levels) for _ in answers]
         tau = stats.kendalltau(places, [mean for answers in levels for mean in answers.mean(axis=1)])
         return Trend(int(np.nan_to_num(np.sign(tau.statistic))), float(np.nan_to_num(tau.pvalue, nan=1.0)), "runs")
     weights = np.arange(len(levels)) - (len(levels) - 1) / 2
-    direction = int(np.sign(round(float(weights @ means), 12)))
+    direction = int(np.sign(round(float(weights @ [answers.mean() for answers in levels]), 12)))
     per_problem = tuple(answers.mean(axis=0) for answers in levels)
     if direction == 0:
         return Trend(0, 1.0, "problems")

@@ -9,7 +9,7 @@ from typing import Any
 
 from fcot.artifacts import replacing
 from fcot.reporting.cost import Cost, pareto
-from fcot.reporting.published import published
+from fcot.reporting.published import find, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
@@ -38,8 +38,6 @@ def figure(path: Path, rows: int, columns: int, size: tuple[float, float], **lay
 
 def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
     """A bar a setting with its 95 % interval, one panel per task and student; what paper A published is a diamond."""
-    from fcot.reporting.published import find
-
     panels: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)

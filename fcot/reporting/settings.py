@@ -45,7 +45,7 @@ class Setting:
         """What the sweep varied beside task, student, method, D and seed."""
         return self["varied"] or {}
 
-    @property
+    @cached_property
     def problems(self) -> set[int]:
         """The test problems that all runs answered."""
         return set.intersection(*(set(one) for one in self.answers))

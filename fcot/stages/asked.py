@@ -30,19 +30,21 @@ def evaluate_asked(run: Run) -> Summary:
     """Answers to every test problem from the completion store, the missing ones bought: greedy, or a majority vote over samples."""
     problems, rule = run.select(run.split.test), run.task.rule
     form = run.prompt if METHODS[run.config.method.name].prompted else text_format(run)
+    usage: Summary = {}
     if run.replayed is not None:
         drawn = [
             [scoring.score_completion(run.problems[index], completion, 0, run.prompt, rule) for completion in group]
             for index, group in groupby(run.replayed, key=lambda completion: completion.sample_index)
         ]
-        return scoring.report(drawn, form, rule, run.directory.predictions, run.directory.samples)
-    plan, folder = asked_plan(run, answering_model(run)), asked_store(run, answering_model(run))
-    with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
-        generated = generate_completions(plan, folder, problems, bar.advance, watch=bar.watch)
-    drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
-    usage = generated.usage()
-    del usage["identical_rationales"]
-    return scoring.report(drawn, form, rule, run.directory.predictions, run.directory.samples) | {"student_usage": usage}
+    else:
+        model = answering_model(run)
+        plan, folder = asked_plan(run, model), asked_store(run, model)
+        with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
+            generated = generate_completions(plan, folder, problems, bar.advance, watch=bar.watch)
+        drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
+        usage = {"student_usage": generated.usage()}
+        del usage["student_usage"]["identical_rationales"]
+    return scoring.report(drawn, form, rule, run.directory.predictions, run.directory.samples) | usage
 
 
 def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:

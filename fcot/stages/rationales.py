@@ -94,7 +94,7 @@ class _Seen:
             drawn = list(group)
             rows = list(curate(drawn, run.problems, run.task.rule, run.prompt.parse, run.rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
-            self.labelled += len(rows) if run.problems[index].answer else 0
+            self.labelled += len(rows) if run.problems[index].labelled else 0
             for completion, row in zip(drawn, rows, strict=True):
                 self.asked += 1
                 self.characters += len(completion.rationale) + len(completion.answer_text)

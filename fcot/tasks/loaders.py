@@ -55,7 +55,7 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
         rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
         where = _Rows(source)
         problems = _to_problems(rows, columns, where)
-    labelled = [one for one in problems if one.answer.strip()] if unlabelled else problems
+    labelled = [one for one in problems if one.labelled] if unlabelled else problems
     if labelled or not problems:
         check_problems(labelled, task, where)
     if task.template_pattern:

@@ -34,13 +34,14 @@ class Split:
         assert len(parts) == len(set(parts)), "train, validation and test share sample indices"
 
 
-def _words(question: str) -> str:
+def folded(question: str) -> str:
+    """A question with each run of white space as one space: how questions are compared."""
     return " ".join(question.split())
 
 
 def questions_hash(problems: Sequence[Problem], ordered: bool = True) -> str:
     """SHA-256 (hex) over the questions, white space folded, in sample-index order or sorted."""
-    questions = [_words(problem.question) for problem in problems]
+    questions = [folded(problem.question) for problem in problems]
     return hashlib.sha256("\n".join(questions if ordered else sorted(questions)).encode()).hexdigest()
 
 
@@ -221,5 +222,5 @@ def hold_out_validation(
 
 def shared_questions(problems: Mapping[int, Problem], split: Split) -> int:
     """How many test problems ask a question that also stands in train (MultiArith's published split has five)."""
-    trained = {_words(problems[index].question) for index in split.train + split.validation}
-    return sum(_words(problems[index].question) in trained for index in split.test)
+    trained = {folded(problems[index].question) for index in split.train + split.validation}
+    return sum(folded(problems[index].question) in trained for index in split.test)
