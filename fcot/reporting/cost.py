@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 
+from fcot.reporting.frame import framed
 from fcot.reporting.settings import Metrics, Setting
 
 ANNOTATION_USD = 20 / 30  # a gold answer: $20 an hour, 30 an hour (paper A, appendix F)
@@ -80,9 +80,8 @@ def cost_table(settings: Sequence[Setting]) -> Table:
     """A line a setting; a star where it lies on the Pareto front of that column."""
     costs = [cost_of(setting) for setting in settings]
     fronts = [pareto(costs, resource) for resource in (lambda one: one.usd, lambda one: one.gpu_hours, lambda one: one.answer_tokens)]
-    table = Table(box=box.SIMPLE_HEAD, title="cost (*: on the Pareto front)", title_justify="left")
-    for name in ("setting", "problems", "annotation $", "rationales $", "total $", "GPU h", "tokens an answer", "acc %"):
-        table.add_column(name, justify="left" if name == "setting" else "right")
+    columns = ("setting", "problems", "annotation $", "rationales $", "total $", "GPU h", "tokens an answer", "acc %")
+    table = framed("cost (*: on the Pareto front)", columns, ("setting",))
     for cost, *stars in zip(costs, *fronts, strict=True):
         usd, hours, tokens = ("*" if star else " " for star in stars)
         length = "-" if cost.answer_tokens is None else f"{cost.answer_tokens:.0f}"

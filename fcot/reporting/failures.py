@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from fcot.evaluation.errors import MARKS
 from fcot.evaluation.statistics import holm, independence
 from fcot.prompts.student import METHODS
+from fcot.reporting.frame import framed
 from fcot.reporting.settings import Setting, named
 
 _QUARTERS = 4
@@ -21,10 +21,9 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
     wrong = [setting for setting in settings if any(run.get("errors") for run in setting.runs)]
     if not wrong:
         return None
-    table = _table("wrong answers, by mark (% of them; one may have several)")
     marks = [name for name in MARKS if any(name in (run.get("errors") or {}) for setting in wrong for run in setting.runs)]
-    for name in ("setting", "wrong", *marks):
-        table.add_column(name.replace("_", " "), justify="left" if name == "setting" else "right")
+    columns = ("setting", "wrong", *(name.replace("_", " ") for name in marks))
+    table = framed("wrong answers, by mark (% of them; one may have several)", columns, ("setting",))
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
         shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
@@ -41,9 +40,8 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     ]  # fmt: skip
     if not pairs:
         return None
-    table = _table("failures together with the teacher's, on the same problems")
-    for name in ("teacher", "setting", "both wrong", "by chance", "odds ratio", "p (Holm)"):
-        table.add_column(name, justify="left" if name in ("teacher", "setting") else "right")
+    columns = ("teacher", "setting", "both wrong", "by chance", "odds ratio", "p (Holm)")
+    table = framed("failures together with the teacher's, on the same problems", columns, ("teacher", "setting"))
     rows, p_values = [], []
     for teacher, student in pairs:
         problems = sorted(teacher.problems & student.problems)
@@ -63,9 +61,8 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
     reasoning = [one for one in reasoning if any(any(lengths.values()) for lengths in one.lengths)]
     if not reasoning:
         return None
-    table = _table("accuracy (%) by length of the answer, quarters from short to long (mean tokens)")
-    for name in ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1))):
-        table.add_column(name, justify="left" if name == "setting" else "right")
+    columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
+    table = framed("accuracy (%) by length of the answer, quarters from short to long (mean tokens)", columns, ("setting",))
     for setting in reasoning:
         pairs = sorted(
             (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)
@@ -75,7 +72,3 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
         cells = [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f})" if len(part) else "-" for part in quarters]
         table.add_row(named(setting, settings), *cells)
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")

@@ -55,8 +55,7 @@ def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
             axis.invert_yaxis()
             axis.set_xlim(0, 112)
             axis.set_xticks(range(0, 101, 20))
-            axis.set_title(f"{task}, {student}, {_sizes(group)}", loc="left", fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
+            _headed(axis, f"{task}, {student}, {_sizes(group)}")
         axes[-1, 0].set_xlabel("test accuracy, %, with 95 % interval")
 
 
@@ -75,28 +74,18 @@ def scaling_figure(lines: Sequence[Line], path: Path) -> None:
                 places, settings = zip(*line.points, strict=True)
                 values = [100 * setting.accuracy.mean for setting in settings]
                 bars = [list(side) for side in zip(*(_flat(setting) for setting in settings), strict=True)]
-                axis.errorbar(
-                    places,
-                    values,
-                    yerr=bars,
-                    marker="o",
-                    ms=4,
-                    capsize=2.5,
-                    lw=1.4,
-                    color=colour,
-                    label=line.label.removeprefix(f"{task}, "),
-                )
+                name_of_line = line.label.removeprefix(f"{task}, ")
+                axis.errorbar(places, values, yerr=bars, marker="o", ms=4, capsize=2.5, lw=1.4, color=colour, label=name_of_line)
                 if curve := _curve(line):
                     label_once = None if any("paper A" in str(one.get_label()) for one in axis.lines) else "paper A, dashed"
                     axis.plot(*zip(*curve, strict=True), "--", color=colour, lw=1, alpha=0.6, label=label_once)
             _scale(axis, sorted({place for line in group for place, _ in line.points}))
             axis.set_xlabel(AXES.get(name, name))
             axis.set_ylabel("test accuracy, %")
-            axis.set_title(f"{task}, {_sizes([setting for line in group for _, setting in line.points])}", loc="left", fontsize=10)
+            _headed(axis, f"{task}, {_sizes([setting for line in group for _, setting in line.points])}")
             highest = max(setting.accuracy.high for line in group for _, setting in line.points)
             axis.set_ylim(0, min(103, 130 * highest + 2))
             axis.legend(fontsize=7.5, frameon=False)
-            axis.spines[["top", "right"]].set_visible(False)
 
 
 def cost_figure(costs: Sequence[Cost], path: Path) -> None:
@@ -117,8 +106,12 @@ def cost_figure(costs: Sequence[Cost], path: Path) -> None:
             axis.set_xlim(0, 1.2 * max(one.usd for one in here))
             axis.set_xlabel("USD: gold answers and rationales (labels: annotated problems, D)")
             axis.set_ylabel("test accuracy, %")
-            axis.set_title(f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front", loc="left", fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
+            _headed(axis, f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front")
+
+
+def _headed(axis: Any, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _scale(axis: Any, places: Sequence[float]) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
-from rich import box
 from rich.table import Table
 
 from fcot.artifacts import RunDirectory, read_jsonl
 from fcot.reporting.figures import figure
+from fcot.reporting.frame import framed
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ def lengths_of(folder: Path) -> Lengths:
 
 def lengths_table(found: Sequence[Lengths]) -> Table:
     """A line a run: how many were kept, and the words of kept and refused rationales."""
-    table = Table(box=box.SIMPLE_HEAD, title="words of a rationale", title_justify="left")
-    for name in ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"):
-        table.add_column(name, justify="left" if name == "run" else "right")
+    table = framed("words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
     for one in found:
         kept = np.array(one.kept or [0])
         refused = f"{np.mean(one.refused):.1f}" if one.refused else "-"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
 
 from fcot.prompts.student import METHODS
+from fcot.reporting.frame import framed
 from fcot.reporting.published import find, parts, published
 from fcot.reporting.settings import Setting
+
+_TITLE = "paper A, for reference (%)"
 
 
 def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
@@ -30,7 +32,7 @@ def _students(settings: Sequence[Setting]) -> Table | None:
     tasks = list(dict.fromkeys(one.task for one in cells))
     if not cells:
         return None
-    table = _table("other students and another teacher", ("student", "method"), tasks)
+    table = framed(f"{_TITLE}: other students and another teacher", ("student", "method", *tasks), ("student", "method"))
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for one in cells:
         title = METHODS[one.method].title + (", diverse" if one.diversity is not None and one.sampled else "")
@@ -44,7 +46,7 @@ def _filters() -> Table:
     """Table 6."""
     rows = parts()["table6"]["rows"]
     students = [name for name in rows[0] if name not in ("filter", "samples")]
-    table = _table("Table 6, Date Understanding", ("filter", "samples"), students)
+    table = framed(f"{_TITLE}: Table 6, Date Understanding", ("filter", "samples", *students), ("filter", "samples"))
     for row in rows:
         table.add_row(row["filter"], str(row["samples"]), *(f"{row[name]:.2f}" for name in students))
     return table
@@ -56,14 +58,7 @@ def _teachers(tasks: set[str]) -> Table | None:
     rows = [row for row in part["rows"] if row["task"] in tasks]
     if not rows:
         return None
-    table = _table(f"Figure 5, {part['student']} by teacher", ("task",), part["teachers"])
+    table = framed(f"{_TITLE}: Figure 5, {part['student']} by teacher", ("task", *part["teachers"]), ("task",))
     for row in rows:
         table.add_row(row["task"], *("" if value is None else f"{value:.2f}" for value in row["values"]))
-    return table
-
-
-def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"paper A, for reference (%): {title}", title_justify="left")
-    for name in (*names, *numbers):
-        table.add_column(name, justify="left" if name in names else "right")
     return table

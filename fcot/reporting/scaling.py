@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from fcot.evaluation.statistics import Trend, holm, trend
 from fcot.prompts.student import METHODS
+from fcot.reporting.frame import framed
 from fcot.reporting.settings import Setting, number
 
 AXES = {  # in the words of a figure; others go by their own name
@@ -98,9 +98,7 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
 
 def trend_table(found: Sequence[Line]) -> Table:
     """Axis, line, accuracies, and whether they rise or fall, with Holm's correction over the table."""
-    table = Table(box=box.SIMPLE_HEAD, title="scaling", title_justify="left")
-    for name in ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"):
-        table.add_column(name, justify="left" if name in ("axis", "line", "trend", "over") else "right")
+    table = framed("scaling", ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
     for line, p in zip(found, holm([line.trend.p for line in found]), strict=True):
         held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "not shown"
         table.add_row(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations, groupby
 
-from rich import box
 from rich.table import Table
 
 from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
@@ -13,6 +12,7 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import asks_for_cost, cost_table
 from fcot.reporting.failures import aligned_table, error_table, length_table
+from fcot.reporting.frame import framed
 from fcot.reporting.published import find
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import Line, trend_table
@@ -24,7 +24,6 @@ def comparison(settings: Sequence[Setting]) -> Table:
     extra = [name for name in SHOWN if len({setting[name] for setting in settings}) > 1]
     first = settings[0]
     title = None if extra else f"{first['task']}, {first['student']}"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
     columns["method"] = [METHODS[setting["method"]].title for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
@@ -49,8 +48,7 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
     if same := alike(settings):
         columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("task", "student", "method", "checkpoint", "run") else "right", no_wrap=True)
+    table = framed(title, columns, ("task", "student", "method", "checkpoint", "run"), no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
@@ -112,9 +110,8 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
 
 def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
-    table = Table(box=box.SIMPLE_HEAD, title="against each other, on the same problems", title_justify="left")
-    for name in ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken"):
-        table.add_column(name, justify="left" if name == "comparison" else "right")
+    columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken")
+    table = framed("against each other, on the same problems", columns, ("comparison",))
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
