@@ -268,7 +268,8 @@ def test_ctrl_c_leaves_nothing_half_written(landmark, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # A shell says 130 for both: an interrupt inside an eval() somewhere makes the interpreter end itself by the signal.
+    assert process.returncode in (130, -signal.SIGINT), said
     assert "continues" in said
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("*.partial*"))
