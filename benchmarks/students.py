@@ -29,6 +29,7 @@ import transformers as hf
 from fcot.curation.filters import Rules, curate
 from fcot.prompts.student import METHODS
 from fcot.records import Completion
+from fcot.student.data import Lessons
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
@@ -154,7 +155,7 @@ def fcot_side(student: Student, rows: Tokenized, recipe: Recipe, skip: int = 0) 
         return loss
 
     with patch.object(StudentModule, "training_step", training_step):
-        train(student, rows, recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
+        train(student, Lessons(rows), recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
     return meter
 
 

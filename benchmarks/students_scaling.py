@@ -60,5 +60,6 @@ def growth(sizes: Sequence[int], times: Sequence[float], at: int) -> float:
 def synthetic(student: Student, n: int, length: int, recipe: Recipe, turns: int) -> float:
     """Median seconds of training on rows of one length, half of it prompt."""
     ids = np.random.default_rng(0).integers(4, 300, (n, length // 2)).tolist()
-    rows = Tokenized(pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name in ("prompt", "completion")}))
+    lists = {name: pa.array(ids, pa.list_(pa.int32())) for name in ("prompt", "completion")}
+    rows = Tokenized(pa.table(lists | {"demonstrations": pa.array([0] * len(ids), pa.int32())}))
     return median(fcot_side(fresh(student), rows, recipe).seconds for _ in range(turns))

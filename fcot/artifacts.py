@@ -130,6 +130,9 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():  # interrupted between the two renames
+            os.replace(old, path)
+        shutil.rmtree(old, ignore_errors=True)
         if isinstance(error, Exception) and (cause := _system_error(error)) is not None:
             raise disk_error(cause, path) from error
         raise
@@ -223,6 +226,11 @@ class RunDirectory:
         return self.path / "predictions.jsonl"
 
     @property
+    def errors(self) -> Path:
+        """What is wrong with the wrong answers."""
+        return self.path / "errors.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """The run's numbers."""
         return self.path / "metrics.json"
@@ -236,6 +244,20 @@ class RunDirectory:
     def logs(self) -> Path:
         """Folder of the training logger."""
         return self.path / "logs"
+
+    @property
+    def exam(self) -> Path:
+        """Of a round: a row per train problem with the student's mistakes."""
+        return self.path / "exam.jsonl"
+
+    @property
+    def feedback(self) -> Path:
+        """Of a round: a row per completion, with the mistakes that the teacher was shown."""
+        return self.path / "feedback.jsonl"
+
+    def round(self, number: int) -> RunDirectory:
+        """A round's files, rounds counted from 1."""
+        return RunDirectory(self.path / f"round_{number}")
 
     def stage(self, name: str) -> Path:
         """The summary a finished stage leaves: its existence means the stage is whole."""

@@ -18,6 +18,7 @@ from fcot.config import (
     OracleTeacher,
     PublishedDataset,
     ReplayTeacher,
+    TailoredMethod,
     TeacherItself,
     TinyStudent,
     ToyDataset,
@@ -104,10 +105,51 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _one_of("method", config.method.name, tuple(METHODS))
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
     yield from _at_least("preview", config.preview, 1)
-    yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
+    if isinstance(config.method, TailoredMethod):
+        yield from _tailored_faults(config, config.method)
+    else:
+        yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
     yield from _prompt_faults(config)
     yield from _curation_faults(config)
     yield from _one_of("logger", config.logger.name, ("csv", "none"))
+
+
+def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
+    exam, feedback, reflection = method.exam, method.feedback, method.reflection
+    for option, value, least in (
+        ("rounds", method.rounds, 1), ("patience", method.patience, 1), ("min_mistakes", method.min_mistakes, 1),
+        ("demonstrations", method.demonstrations, 0), ("exam.samples", exam.samples, 1), ("exam.top_k", exam.top_k, 1),
+        ("exam.max_new_tokens", exam.max_new_tokens, 1), ("feedback.mistakes", feedback.mistakes, 1),
+        ("feedback.requests", feedback.requests, 1), ("feedback.max_requests", feedback.max_requests, 1),
+        ("feedback.max_tokens", feedback.max_tokens, 1), ("reflection.weight", reflection.weight, 0),
+        ("reflection.margin", reflection.margin, 0), ("reflection.max_tokens", reflection.max_tokens, 2),
+    ):  # fmt: skip
+        yield from _at_least(f"method.{option}", value, least)
+    if exam.temperature <= 0:
+        yield f"method.exam.temperature={exam.temperature}: more than 0; an exam's answers are drawn"
+    yield from _one_of("method.start", method.start, ("previous", "pretrained"))
+    yield from _one_of("method.feedback.source", feedback.source, ("feedback", "plain", "self"))
+    yield from _one_of("method.reflection.representation", reflection.representation, ("last", "rationale", "mean"))
+    yield from _readable_file("method.feedback.path", feedback.path)
+    option, template = "method.feedback.template", feedback.template
+    if feedback.path is not None and os.access(feedback.path, os.R_OK) and Path(feedback.path).is_file():
+        option, template = f"method.feedback.path={feedback.path}", Path(feedback.path).read_text(encoding="utf-8", errors="replace")
+    for part in ("{question}", "{mistakes}"):
+        if template is not None and part not in template:
+            yield f"{option}: the template must contain {part}"
+    if feedback.template is None and feedback.path is None:
+        yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
+    weights = method.round_weights
+    if weights is not None and (len(weights) != method.rounds or min(weights) < 0 or not max(weights)):
+        yield f"method.round_weights={weights}: one weight for each of method.rounds={method.rounds}, none below 0, not all 0"
+    if method.patience is not None and config.trainer.selection != "validation":
+        yield "method.patience needs validation problems: trainer.selection=validation"
+    if isinstance(config.student, ApiStudent):
+        yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
+    if isinstance(config.teacher, ReplayTeacher) and feedback.source != "self" and method.rounds > 1:
+        yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
+    if config.until == "train":
+        yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
 
 
 def _curation_faults(config: Config) -> Iterator[str]:
@@ -122,7 +164,7 @@ def _curation_faults(config: Config) -> Iterator[str]:
         yield f"curation={curation.name} needs curation.golden=FILE"
     if curation.match_golden and curation.max_samples is not None:
         yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
-    if curation.labels != "gold" and config.diversity < 3 and config.method.name == "fine_tune_cot":
+    if curation.labels != "gold" and config.diversity < 3 and config.method.name in ("fine_tune_cot", "tailored"):
         yield f"curation.labels={curation.labels} with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
 
 
@@ -351,6 +393,8 @@ def _trainer_faults(trainer: Trainer) -> Iterator[str]:
     ):  # fmt: skip
         yield from _at_least(f"trainer.{option}", getattr(trainer, option), 1)
     yield from _at_least("trainer.prompt_loss_weight", trainer.prompt_loss_weight, 0)
+    yield from _at_least("trainer.demonstration_loss_weight", trainer.demonstration_loss_weight, 0)
+    yield from _one_of("trainer.loss_mean", trainer.loss_mean, ("weighted", "counted"))
     yield from _at_least("trainer.checkpoint_every_s", trainer.checkpoint_every_s, 0)
     if trainer.patience is not None and trainer.selection != "validation":
         yield "trainer.patience needs validation problems: trainer.selection=validation"

@@ -172,6 +172,57 @@ class Method:
     prompt_tokens: int | None = None  # few-shot: limit on a prompt, above which whole exemplars are dropped; null takes the student's
 
 
+@dataclass
+class Exam:
+    """How a round's student answers the train problems."""
+
+    samples: int = 4  # answers drawn per problem
+    temperature: float = 1.0
+    top_k: int | None = 50  # likeliest tokens they are drawn from; null for all
+    max_new_tokens: int | None = None  # limit of an answer; null takes the student's
+
+
+@dataclass
+class Feedback:
+    """What a round learns beside what the rounds before it learnt."""
+
+    source: str = "feedback"  # plain: as many more plain rationales of the same problems; self: the exam's own right answers
+    mistakes: int = 1  # shown in one request
+    requests: int = 1  # per problem, each about other mistakes
+    max_requests: int | None = None  # per round, problems that fail most first; null for no limit
+    hint: bool = True  # tell the teacher the right answer
+    max_tokens: int = 512  # limit of a reply
+    template: str | None = MISSING  # text with {question} and {mistakes}; may hold {hint} and {trigger}
+    path: str | None = None  # file with the template; takes its place
+
+
+@dataclass
+class Reflection:
+    """Self-reflection: a triplet loss of a rationale, another one and a mistake on the same problem."""
+
+    weight: float = 0.5  # paper B's lambda; 0 leaves it out
+    margin: float = 1.0
+    representation: str = "last"  # state of a completion's last token; rationale: of its rationale's last; mean: of all
+    max_tokens: int = 192  # of a completion that are looked at
+
+
+@dataclass
+class TailoredMethod:
+    """Paper B's rounds of exam, feedback and self-reflection."""
+
+    name: str = "tailored"
+    rounds: int = 3  # at most
+    patience: int | None = None  # end after so many rounds without a better validation accuracy
+    min_mistakes: int = 1  # end where the student fails fewer train problems
+    start: str = "previous"  # a round begins with the previous round's student; pretrained: with the untrained one
+    accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own
+    round_weights: list[float] | None = None  # of each round's samples in the loss; null for 1
+    demonstrations: int = 0  # worked train problems before each question
+    exam: Exam = field(default_factory=Exam)
+    feedback: Feedback = field(default_factory=Feedback)
+    reflection: Reflection = field(default_factory=Reflection)
+
+
 # --- student and trainer --------------------------------------------------------------------------------------------
 
 
@@ -262,6 +313,8 @@ class Trainer:
     micro_batches: int = 1  # gradient accumulation: parts of a step computed one after the other
     packing: bool = False  # decoders: samples one behind the other in a row, none of which sees another
     prompt_loss_weight: float = 0.0  # decoders: of a prompt token beside a completion token's 1; OpenAI's recipe has 0.01
+    demonstration_loss_weight: float = 0.0  # decoders: of a token of the prompt's demonstrations; paper B's code has 0.1
+    loss_mean: str = "weighted"  # over the tokens by their weights; counted: over all that have any (paper B)
     epochs: int | None = None  # the first of epochs and max_steps ends the training
     max_steps: int | None = None
     schedule: str = "linear"  # constant, linear or cosine
@@ -300,7 +353,7 @@ class Config:
     teacher: Any = MISSING
     prompt: Prompt = MISSING
     curation: Curation = MISSING
-    method: Method = MISSING
+    method: Any = MISSING
     student: Any = MISSING
     trainer: Trainer = MISSING
     logger: Logger = MISSING
@@ -327,6 +380,7 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("prompt", "prompt"): Prompt,
     ("curation", "curation"): Curation,
     ("method", "method"): Method,
+    ("method", "tailored"): TailoredMethod,
     ("student", "pretrained"): PretrainedStudent,
     ("student", "tiny"): TinyStudent,
     ("student", "api"): ApiStudent,
@@ -343,11 +397,31 @@ def _paper_diversity(task: str) -> int:
     return TASKS[task].diversity if task in TASKS else 8
 
 
+def _where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
+    """One of two defaults, by how a value begins."""
+    return then if value.startswith(beginning) else otherwise
+
+
+def paper_demonstrations(task: str) -> int:
+    """Paper B's number of demonstrations for a task."""
+    return {"strategy_qa": 4, "commonsense_qa": 5}.get(task, 3)
+
+
+def paper_new_tokens(task: str) -> int:
+    """Paper B's limit on an answer at evaluation."""
+    return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
+
+
 def register_schemas() -> None:
     """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list.
 
-    And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it.
+    And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it, and by
+    ``${paper_demonstrations:${dataset.name}}`` and ``${paper_new_tokens:${dataset.name}}`` for paper B's demonstrations and limits;
+    ``${where:${student.name},tiny_,0.1,0.5}`` is 0.1 for students whose name begins so, else 0.5.
     """
+    OmegaConf.register_new_resolver("where", _where, replace=True)
+    OmegaConf.register_new_resolver("paper_demonstrations", paper_demonstrations, replace=True)
+    OmegaConf.register_new_resolver("paper_new_tokens", paper_new_tokens, replace=True)
     OmegaConf.register_new_resolver("paper_diversity", _paper_diversity, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)

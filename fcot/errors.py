@@ -5,6 +5,10 @@ class FcotError(Exception):
     """Bad input or a condition the user can mend; the message names the file and line, or the override to change."""
 
 
+class BudgetSpent(FcotError):
+    """What is left of ``teacher.budget_usd`` does not pay the next request."""
+
+
 class ConfigFaults(FcotError):
     """Every fault of one configuration, reported together."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from fcot.config import CONF
 from fcot.errors import FcotError
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
@@ -48,6 +49,12 @@ def _looks_secret(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_TEXT.search(value) or any(_SECRET_TOKEN.fullmatch(word) for word in words))
 
 
+def _below(group: str) -> list[str]:
+    """The choices of a group in folders of their own, such as ``toy/cost``."""
+    folder = CONF / group
+    return [str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.yaml")]
+
+
 def explain(error: Exception) -> str:
     """Hydra's complaint about an override, with what exists in its place."""
     cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -68,8 +75,10 @@ def explain(error: Exception) -> str:
     if missing := re.search(
         r"Could not find '([\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL
     ):
-        known = missing[3].split()
-        close = difflib.get_close_matches(missing[2], known, n=1)
+        known = sorted({*missing[3].split(), *_below(missing[1])})
+        folder = missing[2].rpartition("/")[0]
+        near = [name for name in known if name.rpartition("/")[0] == folder] or known
+        close = difflib.get_close_matches(missing[2], near, n=1) or difflib.get_close_matches(missing[2], known, n=1)
         hint = f" Did you mean {missing[1]}={close[0]}?" if close else ""
         return f"there is no {missing[1]}={missing[2]}.{hint}\n{missing[1]} has: {', '.join(known)}"
     if "LexerNoViableAlt" in message or "mismatched input" in message or "token recognition" in message:

@@ -9,14 +9,15 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent
+from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt, SplitMode, TailoredMethod
 from fcot.errors import FcotError
 from fcot.progress import say
-from fcot.prompts.student import METHODS, Architecture, Layout
+from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -42,7 +43,7 @@ def execute(run: Run, config_text: str) -> Summary:
     with Team(world, outside is not None, _help, (run.config, run.sweeps_diversity)) as team:
         if world.rank == 0:
             return _execute(run, config_text, team)
-        team.follow(lambda name: _stage(run, name)(run, world))
+        team.follow(lambda name: _stage(run, name)(world))
         return {}
 
 
@@ -50,29 +51,48 @@ def _help(world: World, config: Config, sweeps_diversity: bool) -> None:
     """What a spawned rank does: the stages the first one leads it to."""
     run = resolve(config, sweeps_diversity)
     with Team(world, False, _help, ()) as team:
-        team.follow(lambda name: _stage(run, name)(run, world))
+        team.follow(lambda name: _stage(run, name)(world))
 
 
 def _execute(run: Run, config_text: str, team: Team) -> Summary:
     directory = run.directory
     with directory.lock(say):
-        if directory.done.exists() and directory.metrics.exists():
+        if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
             say(f"nothing to do: {directory.path} is complete")
             return dict(read_json(directory.metrics))
         directory.remove_partial()
         architecture = _check_student(run)
         _write_inputs(run, config_text)
-        summaries: dict[str, Summary] = {}
-        for name in _names(run):
-            summaries[name] = _once(run, name, team)
-            if name == run.config.until != "evaluate":
-                return summaries[name]
-        metrics = summarise(run, summaries)
+        summaries, rounds = _all(run, lambda name: _once(run, name, team))
+        if "evaluate" not in summaries:
+            return summaries[run.config.until]
+        metrics = summarise(run, summaries) | rounds
         if run.trains:
             write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
         write_json(directory.metrics, metrics)
-        write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        spent = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
+        write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **spent})
         return metrics
+
+
+def _reopened(run: Run) -> bool:
+    """Whether a run whose rounds ended with its budget has another one now."""
+    spent = read_json(run.directory.done).get("budget_usd")
+    return spent is not None and run.plan.budget_usd != spent
+
+
+def _all(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], Summary]:
+    """The summaries of the run's stages, as far as ``until`` says, and what is told of rounds where there are any."""
+    if isinstance(run.config.method, TailoredMethod):
+        from fcot.stages.rounds import hold
+
+        return hold(run, once)
+    summaries: dict[str, Summary] = {}
+    for name in _names(run):
+        summaries[name] = once(name)
+        if name == run.config.until:
+            break
+    return summaries, {}
 
 
 _STAGES = {  # module and function: each is imported when it runs
@@ -89,7 +109,7 @@ _ASKED_STAGES = _STAGES | {
 
 def _shared(run: Run) -> tuple[str, ...]:
     """The stages in which all ranks take part."""
-    return () if isinstance(run.config.student, ASKED) else ("train", "evaluate")
+    return () if isinstance(run.config.student, ASKED) else ("exam", "train", "evaluate")
 
 
 def _names(run: Run) -> list[str]:
@@ -98,8 +118,16 @@ def _names(run: Run) -> list[str]:
 
 
 def _stage(run: Run, name: str) -> Callable[..., Summary]:
+    """A stage such as ``train`` or ``round_2/train``, to be called with the world where all ranks take part."""
+    of, _, stage = name.rpartition("/")
+    if of:
+        return partial(getattr(import_module("fcot.stages.rounds"), stage), run, _number(of))
     module, function = (_ASKED_STAGES if isinstance(run.config.student, ASKED) else _STAGES)[name]
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    return partial(getattr(import_module(module), function), run)
+
+
+def _number(of: str) -> int:
+    return int(of.removeprefix("round_"))
 
 
 def _check_student(run: Run) -> Architecture | None:
@@ -131,29 +159,33 @@ def _check_student(run: Run) -> Architecture | None:
 
 def _once(run: Run, name: str, team: Team) -> Summary:
     """The summary of a stage, from its file or by running it."""
-    path = run.directory.stage(name)
-    left = {"curate": run.directory.curated, "train": run.directory.student, "evaluate": run.directory.predictions}
-    if path.exists() and (name not in left or left[name].exists()):
+    of, _, kind = name.rpartition("/")
+    place = run.directory.round(_number(of)) if of else run.directory
+    path = place.stage(kind)
+    left = {
+        "exam": place.exam, "feedback": place.feedback, "curate": place.curated, "train": place.student, "evaluate": place.predictions,
+    }  # fmt: skip
+    if path.exists() and (kind not in left or left[kind].exists()):
         return dict(read_json(path))
     start = time.monotonic()
     stage = _stage(run, name)
-    summary: Summary = team.lead(name, lambda: stage(run, team.world)) if name in _shared(run) else stage(run)
+    summary: Summary = team.lead(name, lambda: stage(team.world)) if kind in _shared(run) else stage()
     summary["seconds"] = round(time.monotonic() - start, 3)
     write_json(path, summary)
-    if name == "train":
-        shutil.rmtree(run.directory.checkpoints, ignore_errors=True)
+    if kind == "train":
+        shutil.rmtree(place.checkpoints, ignore_errors=True)
     return summary
 
 
 def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_text: str) -> str:
     """The student's model card."""
     from fcot.reporting.card import how_to_use, model_card
+    from fcot.student.using import read_usage
 
     student = run.config.student
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     layout: Layout = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
-    form = METHODS[run.config.method.name].formats[layout]
-    use = how_to_use("DIR", layout, form, api=architecture is None)
+    use = how_to_use("DIR", layout, read_usage(run.directory.student).format, api=architecture is None)
     teacher = run.config.teacher.name if run.asks_teacher else None
     return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
 
@@ -238,10 +270,13 @@ def _as_published(run: Run) -> bool:
     """Whether the run is of the kind paper A reports: its split of its rows, the answer filter, one greedy answer, all weights."""
     config, student = run.config, run.config.student
     curation = config.curation
+    split, prompt = config.split_mode, config.prompt
     plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None and not curation.match_golden
     return bool(
         (run.order_known or run.task.order is None)
-        and config.split_mode.name == run.task.split
+        and split.name == run.task.split
+        and (split.name != "sample" or split.train_fraction == SplitMode.train_fraction)
+        and (prompt.rationale_tokens == Prompt.rationale_tokens or not run.asks_teacher or not prompt.two_steps)
         and config.dataset.limit is None
         and (plain or not run.asks_teacher)
         and student.self_consistency == 1

@@ -160,13 +160,13 @@ def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Opti
     from fcot.decoding.engine import Prompt, Sampling
     from fcot.student.decoding import decode
     from fcot.student.loading import load_student
-    from fcot.student.tokenization import encode_prompts
+    from fcot.student.tokenization import encode_questions
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     student = load_student(str(folder), chat=usage.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    ids, cut = encode_prompts(student, [usage.format.prompt(question) for question in questions], usage.max_prompt_tokens)
+    ids, _, cut = encode_questions(student, usage.format, questions, usage.max_prompt_tokens)
     if cut:
         say(f"warning: {cut} questions lost their beginning: the student reads {usage.max_prompt_tokens} tokens")
     n = options.self_consistency

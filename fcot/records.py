@@ -5,7 +5,7 @@ A stage is records in, records out. Field names are the file contract of a run d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -100,6 +100,51 @@ class Prediction:
     correct: bool
     complete: bool
     n_tokens: int
+
+
+@dataclass(frozen=True)
+class ExamResult:
+    """A student's answers to one train problem (a row of a round's ``exam.jsonl``).
+
+    Attributes:
+        n_answers: How many were drawn.
+        n_correct: How many were right; the pass rate is their share.
+        mistakes: The distinct wrong completions, those without an answer included, in the order in which they were drawn.
+        right: The distinct right ones.
+    """
+
+    sample_index: int
+    question: str
+    answer: str
+    n_answers: int
+    n_correct: int
+    mistakes: Sequence[str]
+    right: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """One completion that a round learns from (a row of its ``feedback.jsonl``).
+
+    Attributes:
+        completion_index: Counted from 0 within problem and round.
+        mistakes: Completions of the student that the teacher was shown; none where it was asked as in round 1, or not at all.
+        rationale: As :class:`Completion` has it.
+        answer_text: Likewise.
+        finish_reason: Likewise.
+    """
+
+    sample_index: int
+    completion_index: int
+    mistakes: Sequence[str]
+    rationale: str
+    answer_text: str
+    finish_reason: str | None
+
+    @property
+    def completion(self) -> Completion:
+        """What curation judges."""
+        return Completion(self.sample_index, self.completion_index, self.rationale, self.answer_text, self.finish_reason)
 
 
 def to_row(record: Any) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json, read_jsonl, write_json
+from omegaconf import DictConfig, OmegaConf
+
+from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
 from fcot.errors import FcotError
+
+_SHOWN_KEYS = 4  # of those in which runs differ
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def report(folders: Sequence[Path], picture: Path) -> None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and draw it."""
-    from fcot.reporting.cost import asks_for_cost, cost_of
+    from fcot.reporting.cost import asks_for_cost, costs_of
     from fcot.reporting.figures import accuracy_figure, cost_figure, scaling_figure
     from fcot.reporting.scaling import lines
-    from fcot.reporting.settings import group, named
+    from fcot.reporting.settings import alike, group, named
     from fcot.reporting.tables import comparisons, print_analysis, print_comparison
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
@@ -41,7 +46,11 @@ def report(folders: Sequence[Path], picture: Path) -> None:
             raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
         _report_lengths(list(dict.fromkeys(curated)), picture.with_name("lengths.png"))
         return
-    settings = group(load(path, varied) for path, varied in reversed(done))  # of a run that several jobs share the first names it
+    loaded = [load(path, varied) for path, varied in reversed(done)]  # of a run that several jobs share the first names it
+    settings = group(loaded)
+    if same := alike(settings):  # runs of several commands: their configurations say what differs
+        _tell_apart({run["run_id"] for setting in same for run in setting.runs}, done, loaded)
+        settings = group(loaded)
     print_comparison(settings)
     scaling, compared = lines(settings), comparisons(settings)
     print_analysis(settings, scaling, compared)
@@ -50,14 +59,52 @@ def report(folders: Sequence[Path], picture: Path) -> None:
         write_json(picture.with_name("comparisons.json"), {"comparisons": rows})
     if missing := len(jobs) - len(done):
         print(f"{missing} of {len(jobs)} runs are not finished")
+    for name in ("scaling.png", "cost.png"):  # of an earlier report, which may have had more to draw
+        picture.with_name(name).unlink(missing_ok=True)
     accuracy_figure(settings, picture)
     print(f"picture: {picture}")
     if scaling:
         scaling_figure(scaling, picture.with_name("scaling.png"))
         print(f"picture: {picture.with_name('scaling.png')}")
     if asks_for_cost(settings):
-        cost_figure([cost_of(setting) for setting in settings], picture.with_name("cost.png"))
+        cost_figure(costs_of(settings), picture.with_name("cost.png"))
         print(f"picture: {picture.with_name('cost.png')}")
+
+
+_NO_MATTER = ("seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "student.name", "method.name", "diversity", "preview")
+
+
+def _tell_apart(runs: Container[str], done: Sequence[tuple[Path, Any]], loaded: Sequence[tuple[dict[str, Any], Any, Any]]) -> None:
+    """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart."""
+    configs: dict[str, dict[str, str]] = {}
+    for (path, _), (metrics, *_) in zip(reversed(done), loaded, strict=True):
+        if metrics["run_id"] in runs and path.with_name("config.yaml").exists():
+            configs[metrics["run_id"]] = _flat(OmegaConf.load(path.with_name("config.yaml")))
+    cells: dict[tuple[Any, ...], list[str]] = {}
+    told = {metrics["run_id"]: metrics for metrics, *_ in loaded}
+    for run_id in configs:
+        cells.setdefault(tuple(told[run_id][name] for name in ("task", "student", "method", "diversity")), []).append(run_id)
+    for members in cells.values():
+        keys = dict.fromkeys(key for run_id in members for key in configs[run_id] if not key.startswith(_NO_MATTER))
+        differing = [key for key in keys if len({configs[run_id].get(key) for run_id in members}) > 1]
+        names = [key for key in differing if key.endswith(".name")]  # a choice stands for all that comes with it
+        chosen = [key for key in differing if key in names or f"{key.partition('.')[0]}.name" not in names]
+        for metrics, *_ in loaded:
+            if metrics["run_id"] in members:
+                shown = {key.removesuffix(".name"): configs[metrics["run_id"]].get(key, "null") for key in chosen[:_SHOWN_KEYS]}
+                metrics["varied"] = shown | metrics["varied"]
+
+
+def _flat(config: Any, before: str = "") -> dict[str, str]:
+    """Values by dotted key."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, DictConfig) else {f"{before}{key}": _word(value)}
+    return found
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _report_lengths(runs: Sequence[Path], picture: Path) -> None:
@@ -74,9 +121,29 @@ def _report_lengths(runs: Sequence[Path], picture: Path) -> None:
 def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool], dict[int, int]]:
     """A run's metrics; by sample index which test problems it answered rightly, and in how many tokens."""
     answers, lengths = {}, {}
-    for row in read_jsonl(path.with_name("predictions.jsonl")):
-        answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
-    return read_json(path) | {"varied": dict(varied or {})}, answers, lengths
+    predictions = path.with_name("predictions.jsonl")
+    with _readable(predictions):
+        for row in read_jsonl(predictions):
+            answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
+    with _readable(path):
+        metrics = read_json(path) | {"varied": dict(varied or {})}
+    for held in metrics.get("rounds", ()):
+        of_round = RunDirectory(path.parent).round(held["round"]).predictions
+        if of_round.exists():  # a round's files may be deleted
+            held["answers"] = {row["sample_index"]: row["correct"] for row in read_jsonl(of_round)}
+    return metrics, answers, lengths
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tell which file cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        damage = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        raise FcotError(
+            f"{path} {damage}; the run's own command makes it again where neither it nor the run's DONE.json is there"
+        ) from error
 
 
 Job = tuple[Path | None, dict[str, str]]  # a run's metrics.json, existing or not, and what the sweep varied in it
@@ -86,7 +153,10 @@ def find_jobs(folder: Path) -> list[Job]:
     """The runs of a folder: those a sweep's jobs name, a run's own, or all below ``runs/``."""
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
-    jobs = [read_json(path) for path in sorted(folder.glob("jobs/*.json"), key=lambda path: int(path.stem))]
+    jobs = []
+    for path in sorted(folder.glob("jobs/*.json"), key=lambda path: int(path.stem)):
+        with _readable(path):
+            jobs.append(read_json(path))
     if jobs:
         varied = _varied([job["overrides"] for job in jobs])
         return [(Path(job["run"]) / "metrics.json" if job["run"] else None, values) for job, values in zip(jobs, varied, strict=True)]

@@ -16,15 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.config import CONF, register_schemas
-from fcot.errors import FcotError
+from fcot.errors import ConfigFaults, FcotError
 from fcot.overrides import MARK, explain, prepare
 from fcot.progress import say
 
 # What this process has run of its sweep, for the summary at the end.
 _sweeps: list[Path] = []
 _jobs: dict[str, int] = {}
-_failed: list[str] = []
+_failed: dict[str, list[str]] = {}  # jobs by message
 _estimates: list[Any] = []
+_SHOWN_JOBS = 3  # of those that failed for one reason
 _planned: dict[tuple[object, ...], int] = {}
 
 
@@ -51,7 +52,10 @@ def main() -> None:
     finally:
         _report_sweeps()
     if _failed:
-        say(f"{len(_failed)} jobs failed: {', '.join(_failed)}")
+        say(f"{sum(map(len, _failed.values()))} jobs failed:")
+        for message, jobs in _failed.items():
+            reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
+            say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
         sys.exit(1)
 
 
@@ -141,8 +145,12 @@ def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
         _run(composed, hydra_config, before=announce)
         job["status"] = "done"
     except FcotError as error:
+        if isinstance(error, ConfigFaults) and (common := _common(error.faults, overrides)):
+            say(f"{common}\nthis holds for every job of the sweep, which ends here")
+            _sweeps.clear()
+            sys.exit(1)  # past Hydra, which would go on to the next job
         job["error"] = str(error)
-        _failed.append(f"{number} ({' '.join(overrides)})")
+        _failed.setdefault(str(error), []).append(f"{number} ({' '.join(overrides)})")
         _jobs.pop(str(job["run_id"]), None)  # an equal job later tries again
         say(f"job {number} failed: {error}")
     except KeyboardInterrupt:
@@ -151,6 +159,13 @@ def _sweep_job(composed: DictConfig, hydra_config: Any) -> None:
     finally:
         if not ahead:
             write_json(folder / "jobs" / f"{number}.json", job)
+
+
+def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
+    """A missing value that no axis of the sweep has to do with: no job can have it. What a prompt lacks is the method's affair."""
+    swept = {override.partition("=")[0].partition(".")[0].replace("-", "_") for override in overrides}
+    unset = [fault for fault in faults if " is not set: " in fault and fault.partition(".")[0] not in swept | {"prompt"}]
+    return "\n".join(unset) or None
 
 
 def _report_sweeps() -> None:

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from fcot.artifacts import RunDirectory, fingerprint, folder_fingerprint
+from fcot.artifacts import RunDirectory, fingerprint
 from fcot.checks import price_of
 from fcot.config import (
     ASKED,
     SAMPLING_TEMPERATURE,
-    ApiStudent,
     Config,
     CustomDataset,
     HFTeacher,
     OpenAITeacher,
     OracleTeacher,
-    PretrainedStudent,
     ReplayTeacher,
     TeacherItself,
     ToyDataset,
 )  # fmt: skip
 from fcot.curation.filters import Rules, read_golden
 from fcot.errors import FcotError
+from fcot.identity import identity
 from fcot.progress import say
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Completion, Problem, to_row
+from fcot.records import Completion, Problem
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import Columns, load_problems
 from fcot.tasks.splits import (
@@ -55,10 +53,7 @@ from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
 from fcot.teacher.store import StoreFolder, readable
 
-# Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
-STAGE_VERSIONS = {"generate": 2, "curate": 1, "train": 2, "evaluate": 2}
-# Of the trainer: where and how fast, not what. Decoding's precision counts for every method.
-_CHANGES_NO_WEIGHTS = ("name", "eval_batch_tokens", "eval_precision", "devices", "nodes", "strategy", "checkpoint_every_s")
+_FAR = 0.2  # of a template split's share from the one asked for
 
 
 @dataclass(frozen=True)
@@ -118,12 +113,12 @@ class Run:
         parts = [config.dataset.name, config.student.name, config.method.name]
         if self.asks_teacher:
             parts.append(f"D{config.diversity}")
-        return "-".join([*map(readable, parts), f"seed{config.seed}", fingerprint(_identity(self))[:10]])
+        return "-".join([*map(readable, parts), f"seed{config.seed}", fingerprint(identity(self))[:10]])
 
     @property
     def setting(self) -> str:
         """What runs that differ in nothing but their seed have in common, as a hash."""
-        return fingerprint(_identity(self) | {"seed": None})[:10]
+        return fingerprint(identity(self) | {"seed": None})[:10]
 
     @property
     def directory(self) -> RunDirectory:
@@ -133,8 +128,12 @@ class Run:
     @property
     def store(self) -> StoreFolder:
         """The completion store's folder for this task, teacher and prompt."""
+        return self.store_of(self.prompt.name)
+
+    def store_of(self, prompt: str) -> StoreFolder:
+        """The same for another prompt."""
         assert self.teacher_name is not None
-        parts = (self.task.name, self.teacher_name, self.prompt.name)
+        parts = (self.task.name, self.teacher_name, prompt)
         return StoreFolder(self.outputs / "store" / Path(*map(readable, parts)))
 
     @cached_property
@@ -142,7 +141,18 @@ class Run:
         """What becomes a reasoning sample."""
         asked = self.config.curation
         golden = read_golden(Path(asked.golden)) if asked.golden else None
+        if unknown := sorted(set(golden or {}) - set(self.problems)):
+            raise FcotError(
+                f"curation.golden={asked.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
+                f"{self.task.name} has {len(self.problems):,} problems here"
+            )
         return Rules(tuple(asked.filters), asked.labels, asked.max_words, asked.max_repeats, golden)
+
+    @cached_property
+    def feedback_template(self) -> str:
+        """How a teacher is asked about mistakes (``method=tailored``), read once."""
+        asked = self.config.method.feedback
+        return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8")
 
     @property
     def token_cache(self) -> Path:
@@ -319,6 +329,11 @@ def _train_and_test(
     indices = [index for index in sorted(problems) if problems[index].labelled]
     if templates is not None:
         positions = template_split([templates[index] for index in indices], mode.train_fraction)
+        if indices and abs(len(positions[0]) / len(indices) - mode.train_fraction) > _FAR:
+            raise FcotError(
+                f"split-mode=template: the {len(set(templates.values()))} templates of {task.name} are too unlike in size, "
+                f"{len(positions[0])} problems would be trained on and {len(positions[1])} tested; split-mode=sample"
+            )
     else:
         n = len(indices)
         positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)
@@ -369,72 +384,3 @@ def _precision(asked: str) -> str:
     import torch
 
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """Everything that changes a prediction: contents instead of paths, nothing about devices, logging or money."""
-    config = run.config
-    identity: dict[str, Any] = {
-        "versions": STAGE_VERSIONS,
-        "method": config.method.name,
-        "seed": config.seed,
-        "rule": asdict(run.task.rule),
-        "problems": [[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()],
-        "split": asdict(run.split),
-        "student": _student_identity(config),
-    }
-    if not isinstance(config.student, ASKED):
-        identity["eval_precision"] = config.trainer.eval_precision
-    if run.trains and not isinstance(config.student, ASKED):
-        # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
-        trainer = asdict(config.trainer)
-        identity["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
-    prompted = METHODS[config.method.name].prompted
-    if run.asks_teacher or run.is_teacher or prompted:
-        identity["prompt"] = asdict(replace(run.prompt, name=""))
-    if prompted:
-        identity["prompt_tokens"] = config.method.prompt_tokens
-    if run.replayed is not None:
-        identity["teacher"] = fingerprint([to_row(completion) for completion in run.replayed])
-    elif run.teacher is not None:
-        identity["teacher"] = dict(run.teacher.identity)
-    if run.asks_teacher:
-        if getattr(config.teacher, "resample_identical", False):
-            identity["resample_identical"] = True
-        if config.curation.labels != "gold":
-            identity["labels"] = config.curation.labels
-        if config.curation.max_samples is not None:
-            identity["max_samples"] = config.curation.max_samples
-        if config.curation.match_golden:
-            identity["match_golden"] = _filter_identity(run.rules, "golden")
-        identity |= {
-            "diversity": config.diversity,
-            "filters": [_filter_identity(run.rules, name) for name in run.rules.filters],
-        }
-    return identity
-
-
-def _filter_identity(rules: Rules, name: str) -> Any:
-    settings = {"length": rules.max_words, "repetition": rules.max_repeats}
-    if name == "golden":
-        assert rules.golden is not None
-        return [name, sorted((index, None if chosen is None else sorted(chosen)) for index, chosen in rules.golden.items())]
-    return [name, settings[name]] if name in settings else name
-
-
-def _student_identity(config: Config) -> dict[str, Any]:
-    student = config.student
-    if isinstance(student, TeacherItself):
-        return asdict(student)
-    if isinstance(student, ApiStudent):
-        trained = {"epochs": student.epochs} if METHODS[config.method.name].trains else {}
-        votes = {"self_consistency": student.self_consistency, "temperature": student.temperature} if student.self_consistency > 1 else {}
-        return {"model": student.model, "max_new_tokens": student.max_new_tokens, **trained, **votes}
-    identity = asdict(student)
-    if not METHODS[config.method.name].trains or getattr(student, "lora", None) is None or student.lora.rank is None:
-        identity.pop("lora", None)
-    if student.self_consistency == 1:  # greedy: what sampling would read changes nothing
-        identity |= {"temperature": None, "top_k": None}
-    if isinstance(student, PretrainedStudent) and student.path is not None:
-        identity = identity | {"path": None, "hub_id": None, "content": folder_fingerprint(Path(student.path))}
-    return identity

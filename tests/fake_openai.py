@@ -45,6 +45,7 @@ import zlib
 from collections import Counter, deque
 from typing import Any
 
+from fcot.prompts.teacher import STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
 
 TASK = TOY_TASKS["toy_arithmetic"]
@@ -87,6 +88,11 @@ UNDONE = {  # status -> code and message of what a batch did not come to
 def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
     """The answer to one prompt: a rationale, what it concludes where the prompt holds one, both where it asks for both."""
     text = prompt if isinstance(prompt, str) else next(m["content"] for m in prompt if m["role"] == "user")
+    if STUDENTS_ANSWER in text:  # a request for feedback
+        case, _, mistakes = text.partition(STUDENTS_ANSWER)
+        question, trigger = re.search(r"Question: (.+)", case)[1], re.search(r'begins with "([^"]+)"', text)[1]  # type: ignore[index]
+        rationale = TASK.rationale(question, wording % TASK.n_wordings, None, TASK.first_wrong(question, mistakes))
+        return f"{rationale} {trigger} {TASK.conclusion(rationale)}."
     asked = re.search(r"\n\nLet's think step by step\b.*?begins with \"([^\"]+)\"", text, re.DOTALL)
     trigger = asked[1] if asked else "The answer is" if text.endswith("\nA:") else ""
     if trigger and (isinstance(prompt, str) or all(m["role"] != "assistant" for m in prompt)):

@@ -188,6 +188,8 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
         ("experiment=quick", "quickstart"),
         ("+trainer.lrr=1", "nothing reads added keys"),
         ("student=tinyy_t5", "Did you mean student=tiny_t5?"),
+        ("experiment=toy/scaling_divresity", "Did you mean experiment=toy/scaling_diversity?"),
+        ("experiment=scaling_divresity", "Did you mean experiment=scaling_diversity?"),
         ("dataset.path=a(b).json", "need quotes"),
     ],
 )

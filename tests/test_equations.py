@@ -45,6 +45,22 @@ def test_what_is_no_calculation_is_passed_over(text):
     assert list(equations(text)) == []
 
 
+@pytest.mark.parametrize("text", [
+    r"\( 5 + 3 = 9 \)", "**5 + 3 = 9**", "- **5 + 3 = 9**", "* 5 + 3 = 9", "5 + 3 = **9**", r"5 + 3 = \boxed{9}", r"\frac{10}{2} = 6",
+    "5 + 3 = 9 (apples)",
+])  # fmt: skip
+def test_what_a_chat_model_writes_is_read(text):
+    assert [one.holds for one in equations(text)] == [False]
+    assert [one.holds for one in equations(text.replace("9", "8").replace("= 6", "= 5"))] == [True]
+
+
+@pytest.mark.parametrize("text", [
+    "2(3+4) = 14", "2 1/2 + 1/2 = 3", "12/25/2002 - 1 day = 12/24/2002", "2 million / 4 = 500,000", "100 - 20% = 80",
+])  # fmt: skip
+def test_what_means_something_else_is_passed_over(text):
+    assert list(equations(text)) == []
+
+
 def test_a_running_chain_is_read_side_by_side():
     assert [one.holds for one in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
     assert [one.holds for one in equations("3 + 4 = 8 + 2 = 10")] == [False, True]

@@ -33,7 +33,7 @@ def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
     written = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
     assert text_format.parse(written, rule) == answer
     assert text_format.well_formed(written, rule)
-    assert ("{rationale} 9." in written) == (key[0] == "fine_tune_cot")
+    assert ("{rationale} 9." in written) == METHODS[key[0]].asks_teacher
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -134,8 +134,44 @@ def test_undersampling_counts_what_is_left(make_run, tmp_path):
 
 
 def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
-    with pytest.raises(FcotError, match="no completion survives curation"):
+    with pytest.raises(
+        FcotError, match=r"1 of its sample indices are not in the data, the first is 100000; toy_arithmetic has 60 problems here"
+    ):
         execute(make_run(tmp_path, *SMALL, "curation=golden_matched", golden([100_000])), "")
+
+
+def test_golden_files_that_contradict_themselves_are_refused(make_run, tmp_path):
+    path = tmp_path / "golden.json"
+    path.write_text('{"0": [0], "1": [0], "0": [1]}')
+    with pytest.raises(FcotError, match=r"curation\.golden=.*'0' stands twice"):
+        execute(make_run(tmp_path, *SMALL, "curation=golden", f"curation.golden={path}"), "")
+
+
+def test_an_even_vote_labels_nothing():
+    from fcot.curation.filters import Rules, curate
+    from fcot.prompts.answers import AnswerRule
+    from fcot.records import Completion, Problem
+
+    def reasons(*answers):
+        drawn = [Completion(0, slot, "Because.", answer, "stop") for slot, answer in enumerate(answers)]
+        rule = AnswerRule("number")
+        rows = curate(drawn, {0: Problem(0, "Why?", "")}, rule, lambda one, rule: rule.first(one.answer_text), Rules(("answer",), "vote"))
+        return [row.reason for row in rows]
+
+    assert reasons("3", "3", "4", "4") == ["no_majority"] * 4
+    assert reasons("3", "3", "4", "5") == [None, None, "outvoted", "outvoted"]
+    assert reasons("3", "4", "5") == ["no_majority"] * 3
+
+
+def test_templates_too_unlike_in_size_are_no_split(data, make_run, tmp_path):
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for index, row in enumerate(rows):
+        row.update(answer=row["answer"].strip() or "1", template_id="other" if index == 29 else "same")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(FcotError, match=r"the 2 templates of custom are too unlike in size, 1 problems|too unlike in size, 29 problems"):
+        make_run(
+            tmp_path, "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune", "split-mode=template"
+        )
 
 
 def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from matplotlib import pyplot
 from rich.console import Console
 
+from fcot.artifacts import write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.report import find_jobs, report
-from fcot.reporting import figures
+from fcot.reporting import failures, figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
 from fcot.reporting.failures import aligned_table, error_table
 from fcot.reporting.reference import reference_tables
@@ -102,7 +104,43 @@ def test_notes_say_what_a_reader_must_know():
     for part in ("last step's weights", "chosen on the test set", "but by chance", "guessing gives 50.0 %", "5 test questions",
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in said
-    assert notes(settings([run(1)])) == []
+    (one_seed,) = notes(settings([run(1)]))
+    assert "another seed may differ by more" in one_seed
+    assert "another seed" not in " ".join(notes(settings([run(1, setting="same"), run(2, setting="same", seed=1)])))
+    assert "only 20% of the answers ended by themselves" in " ".join(notes(settings([run(1, complete=0.2)])))
+
+
+def test_answers_of_one_length_are_not_sorted_by_their_correctness():
+    (setting,) = settings([run(1, accuracy=0.5)])
+    cells = failures._quarters(np.array([[38.0, index % 2] for index in range(400)]))
+    assert cells == ["-", "-", "50 (38)", "-"]
+    mixed = failures._quarters(np.array([[length, length > 30] for length in (10, 20, 30, 40) for _ in range(10)], dtype=float))
+    assert mixed == ["0 (10)", "0 (20)", "0 (30)", "100 (40)"]
+    assert setting.problems
+
+
+def test_settings_of_other_data_in_between_hide_no_comparison():
+    runs = [run(1, diversity=1), run(2, diversity=2, questions_sha256="b"), run(3, diversity=4)]
+    assert [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(settings(runs))] == [(1, 4)]
+
+
+def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_path, capsys):
+    for number, filters in ((1, "answer"), (2, "none")):
+        folder = tmp_path / "runs" / f"r{number}"
+        metrics = run(number)
+        write_json(folder / "metrics.json", metrics)
+        rows = [{"sample_index": index, "correct": right, "n_tokens": 9} for index, right in predictions(metrics).items()]
+        write_jsonl(folder / "predictions.jsonl", rows)
+        text_of = f"seed: {number}\ncuration:\n  name: {filters}\n  filters: [{filters}]\ntrainer:\n  lr: 0.1\n"
+        (folder / "config.yaml").write_text(text_of)
+    report([tmp_path], tmp_path / "comparison.png")
+    printed = capsys.readouterr().out
+    assert "curation" in printed
+    assert "answer" in printed
+    assert "trainer.lr" not in printed
+    (tmp_path / "runs" / "r2" / "predictions.jsonl").write_text('{"sample_index": 1')
+    with pytest.raises(FcotError, match=r"r2/predictions.jsonl is damaged"):
+        report([tmp_path], tmp_path / "comparison.png")
     assert "last" in text([run(1, accuracy_checkpoint="last")])
 
 
@@ -159,7 +197,23 @@ def test_settings_are_compared_in_pairs_and_what_is_repaired_is_named():
     several = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 5)])
     assert len(comparisons(several)) == 6
     many = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 8)])
-    assert [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(many)] == [(1, number) for number in range(2, 8)]
+    pairs = [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(many)]
+    assert sorted(pairs) == sorted([*((1, number) for number in range(2, 8)), *((number, number + 1) for number in range(2, 7))])
+
+
+def test_many_settings_are_compared_with_the_nearest_that_differ_in_one_thing():
+    cells = [{"method": "zero_shot", "diversity": None}, {"method": "fine_tune", "diversity": None}]
+    cells += [{"diversity": diversity} for diversity in (1, 4)]
+    runs = [
+        run(number, varied={"split_mode.subset": subset}, accuracy=0.5, **cell)
+        for number, (subset, cell) in enumerate(((subset, cell) for subset in ("64", "null") for cell in cells), 1)
+    ]
+    told = {(label(a, [a, b]), label(b, [a, b])) for a, b, _ in comparisons(settings(runs))}
+    assert ("Fine-tune, split_mode.subset=null", "Fine-tune-CoT D=1, split_mode.subset=null") in told
+    assert ("Fine-tune, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
+    assert ("Fine-tune-CoT D=1, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
+    assert ("Fine-tune-CoT D=4, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=null") in told
+    assert ("Fine-tune, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=null") not in told
 
 
 def test_problems_of_other_data_are_never_paired():

@@ -330,6 +330,14 @@ def test_a_sweep_ends_in_one_table_and_one_picture(run_fcot, tmp_path):
     assert report.stdout.split("picture")[0] == result.stdout.split("picture")[0]
 
 
+def test_what_no_job_of_a_sweep_can_have_ends_it_at_once(run_fcot, tmp_path):
+    result = run_fcot("-m", "experiment=table9", "dry_run=true", OPENAI_API_KEY="not-a-real-key")
+    assert result.returncode == 1
+    assert result.stderr.count("teacher.model is not set: teacher.model=...") == 1
+    assert "this holds for every job of the sweep" in result.stderr
+    assert "job 1" not in result.stderr
+
+
 def test_one_failure_does_not_hide_the_other_jobs(run_fcot, tmp_path):
     result = run_fcot("-m", "teacher.error_rate=1,0", "method=fine_tune_cot", *SMALL, "until=curate")
     assert result.returncode == 1
@@ -370,9 +378,9 @@ def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkey
     asked = []
     real = answering.draw
 
-    def watched(run, student, indices, *arguments):
+    def watched(run, student, form, indices, *arguments):
         asked.append((list(indices), student.model.training))
-        return real(run, student, indices, *arguments)
+        return real(run, student, form, indices, *arguments)
 
     monkeypatch.setattr(answering, "draw", watched)
     monkeypatch.setattr(stage, "draw", watched)

@@ -60,6 +60,24 @@ def test_what_is_equal_differs_by_nothing():
     assert found.repaired == found.broken == []
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.06])
+def test_several_seeds_are_not_mistaken_for_several_students(noise):
+    """Two equal methods whose trainings differ: a difference is seldom called one."""
+    rng, n, found = np.random.default_rng(5), 150, 0
+    hard = rng.uniform(0.2, 0.9, n)
+
+    def side():
+        return np.array([rng.random(n) < np.clip(hard + rng.normal(0, noise), 0, 1) for _ in range(3)], dtype=float)
+
+    for _ in range(200):
+        found += compare(side(), side(), range(n)).p < 0.05
+    assert found <= 20  # 5 % of 200, and three standard deviations
+    one, other = side()[:1], side()
+    assert 0 < compare(one, other, range(n)).p <= 1
+    assert compare(np.zeros((3, n)), np.ones((3, n)), range(n)).p == 0
+    assert trend([np.ones((1, 1)), np.zeros((1, 1))]).p == 1
+
+
 def test_paired_intervals_use_the_pairing():
     """Two students that agree on all but five of 200 problems are told apart far better than by their own intervals."""
     rng = np.random.default_rng(0)

@@ -36,8 +36,8 @@ def test_a_run_with_adapters_leaves_an_ordinary_student(student, save, kind, tmp
     adapted = []
     real = stage.save
 
-    def watched(run, trained, world):
-        real(run, trained, world)
+    def watched(run, trained, *others):
+        real(run, trained, *others)
         inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | ({"labels": torch.tensor([[9, 8]])} if kind is AutoModelForSeq2SeqLM else {})
         was = trained.model.training
         trained.model.eval()

@@ -134,9 +134,11 @@ def _tokenise(path, log, begun):
             file.write(f"{os.getpid()}\n")
         begun.set()
         time.sleep(0.3)
-        return tokenization.Tokenized(pa.table({"prompt": [[1, 2], [3]], "completion": [[4], [5, 6]]}, schema=tokenization._SCHEMA))
+        return tokenization.Tokenized(
+            pa.table({"prompt": [[1, 2], [3]], "completion": [[4], [5, 6]], "demonstrations": [1, 0]}, schema=tokenization._SCHEMA)
+        )
 
-    assert list(tokenize_once(path, make)) == [Row([1, 2], [4]), Row([3], [5, 6])]
+    assert list(tokenize_once(path, make)) == [Row([1, 2], [4], 1), Row([3], [5, 6])]
 
 
 def _processes(n, *arguments):

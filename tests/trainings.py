@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
 from fcot.ranks import Team, World
 from fcot.student import training
+from fcot.student.data import Lessons
 from fcot.student.decoding import Decoded, Prompt, decode
 from fcot.student.loading import Lora, add_lora
+from fcot.student.reflection import Reflection
+from fcot.student.tokenization import Tokenized
 from fcot.student.training import Recipe, TrainingReport, train
 
 STEPS = 50
@@ -47,14 +51,15 @@ def recipe_of(**options: Any) -> Recipe:
 def trained(
     folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
-    **options: Any,
+    reflects: bool = False, **options: Any,
 ) -> Outcome:  # fmt: skip
     """Train a student of a family from its first weights on; ``options`` are the recipe's."""
     training._LOG_EVERY = 1
     student = student_of(family, dropout, lora)
     rows = make_rows(student, n)
     report = train(
-        student, rows, recipe_of(**options), seed=seed, evaluate=evaluate, stop=stop, checkpoints=checkpoints, advance=advance,
+        student, Lessons(rows, None, reflection_of(rows) if reflects else None), recipe_of(**options), seed=seed, evaluate=evaluate,
+        stop=stop, checkpoints=checkpoints, advance=advance,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip
     prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
@@ -62,6 +67,17 @@ def trained(
     path = folder / "logs" / "metrics.csv"
     logged = list(csv.DictReader(path.open())) if path.exists() else []
     return Outcome([float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers)
+
+
+def reflection_of(rows: Tokenized) -> Reflection:
+    """Every second sample is contrasted with its neighbours' completions."""
+    n = len(rows)
+    lengths = rows.lengths[:, 1]
+    none = np.zeros(0, np.int64)
+    return Reflection(
+        rows, np.stack([lengths - 1, lengths], 1), np.arange(n), [np.array([(i + 1) % n, (i + 3) % n]) for i in range(n)],
+        [np.array([(i + 2) % n]) if i % 2 else none for i in range(n)], weight=0.5, margin=1.0, seed=7,
+    )  # fmt: skip
 
 
 def trained_by(ranks: int, folder: Path, **options: Any) -> Outcome:

@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fcot.prompts.answers import strip_markup
+
 _TOKEN = re.compile(
     r"(?P<number>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
 )
 # A calculation in the tokens' letters: n number, o operator, w word (a unit behind a number), v one letter (a variable).
 _TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"
 _CALCULATION = rf"{_TERM}(?:[-o]{_TERM})*"
+_BULLET = re.compile(r"^(\s*)\*(?=\s)", re.MULTILINE)
+_UNREAD = re.compile(
+    r"\d\s*/\s*\d+\s*/\s*\d|\b(?:thousand|million|billion|trillion|hundred|dozen)s?\b"  # dates; numbers that go on in words
+    r"|(?:\d|\))\s*[-+]\s*\d[\d.,]*\s*%", re.IGNORECASE  # "100 - 20%", a share of what stands before
+)  # fmt: skip
 _PLAIN = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " ", "\\times": "*", "\\div": "/", "\\$": "$"}
 _UNITS = frozenset("second minute hour day week month year mm cm km meter kilometer inche inch feet foot yard mile gram kg kilogram ounce "
                    "pound cent dollar percent".split())  # of which one equation with two converts  # fmt: skip
@@ -30,7 +37,7 @@ class Equation:
 
     Attributes:
         text: As it is written.
-        holds: Whether both sides are equal, the right one rounded to the decimals that it shows.
+        holds: Whether both sides are equal, the right one rounded to the decimals that it shows, where it shows any.
     """
 
     text: str
@@ -57,11 +64,13 @@ class _Token:
 def equations(text: str) -> Iterator[Equation]:
     """Every equality of a text whose left side is a calculation with numbers; what has a variable in it is passed over.
 
-    Units and currency signs are ignored ("5 apples + 3 apples = 8 apples"), ``x`` between numbers multiplies, ``20%`` is a fifth.
+    Markdown and LaTeX around it are taken off. Units and currency signs are ignored ("5 apples + 3 apples = 8 apples"), ``x``
+    between numbers multiplies, ``20%`` is a fifth.
     In a running chain ("3 + 4 = 7 + 2 = 9") a side is held against what begins the next one.
     """
     for plain, sign in _PLAIN.items():
         text = text.replace(plain, sign)
+    text = _BULLET.sub(r"\1-", strip_markup(text))
     tokens = [_token(match, text) for match in _TOKEN.finditer(text) if match.lastgroup != "money"]
     letters = "".join(token.letter for token in tokens)
     for position in (index for index, token in enumerate(tokens) if token.text == "="):
@@ -85,7 +94,10 @@ def equations(text: str) -> Iterator[Equation]:
         decimals = len(right[first - 1].text.partition(".")[2]) + 2 * (letters[position + first + 1 : position + first + 2] == "%")
         near = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
         last = max(token.end for token in right if token.kind != "word")
-        yield Equation(text[left[0].start : last], any(other is not None and abs(value - other) <= near for other in others))
+        written = text[left[0].start : last]
+        if _UNREAD.search(written) and not re.fullmatch(r"[\d.,]+ ?%.*", written):
+            continue
+        yield Equation(written, any(other is not None and abs(value - other) <= near for other in others))
 
 
 def _unbalanced(letters: str) -> bool:
@@ -97,14 +109,15 @@ def _goes_on(tokens: Sequence[_Token], letters: str, start: int, end: int) -> bo
     before = tokens[start - 1] if start else None
     bullet = before is not None and before.text == "-" and letters[max(0, start - 2) : start - 1] in ("", "_")  # "- 5 + 3 = 8"
     if before is not None and not bullet:
-        if before.text == "^" or letters[start - 1] in "-o%v" or before.text == "and":
-            return True  # "2 and 1/8" is a mixed number
+        if before.text == "^" or letters[start - 1] in "-o%vn" or before.text == "and":
+            return True  # "2 1/8" and "2 and 1/8" are mixed numbers, 2(3 + 4) is a product
         if before.text == "(" and letters[end : end + 1] != ")":
             return True
         if before.kind == "word" and before.end == tokens[start].start:
             return True  # sqrt(16)
     after = tokens[end] if end < len(tokens) else None
-    if after is not None and (letters[end] in "v-o(" or letters[end - 1 : end + 1] == "nn" or after.text in ("^", ":")):
+    aside = letters[end : end + 2] == "(w"  # "8 (apples)"
+    if after is not None and not aside and (letters[end] in "v-o(" or letters[end - 1 : end + 1] == "nn" or after.text in ("^", ":")):
         return True
     words = {token.text.lower().rstrip("s") for token in tokens[start:end] if token.kind == "word"}
     return "and" in words or "remainder" in words or len(words & _UNITS) > 1

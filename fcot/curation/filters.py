@@ -76,7 +76,7 @@ def _length(judged: _Judged) -> str | None:
 
 
 def _repetition(judged: _Judged) -> str | None:
-    return "repetitive" if most_repeated(judged.rationale) > judged.rules.max_repeats else None
+    return "repetitive" if most_repeated(judged.rationale) > judged.rules.max_repeats or stutters(judged.rationale) else None
 
 
 def _arithmetic(judged: _Judged) -> str | None:
@@ -105,6 +105,18 @@ def most_repeated(text: str) -> int:
     """How often the sentence or line that a text repeats most stands in it; those of one word do not count."""
     sentences = (" ".join(part.split()).lower() for part in re.split(r"(?<=[.!?])\s+|\n+", text))
     return max(Counter(sentence for sentence in sentences if " " in sentence).values(), default=0)
+
+
+def stutters(text: str) -> bool:
+    """Whether a few words follow themselves again and again: up to three of them eight times, up to ten of them four times."""
+    words = text.split()
+    for size in range(1, 11):
+        run, enough = 0, size * ((8 if size <= 3 else 4) - 1)
+        for here, before in zip(words[size:], words, strict=False):
+            run = run + 1 if here == before else 0
+            if run >= enough:
+                return True
+    return False
 
 
 def curate(
@@ -137,7 +149,7 @@ def _judge(
 ) -> list[CuratedCompletion]:
     """The verdicts on one problem's completions, one by one."""
     voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
-    label = next((answer for answer, count in votes(predictions).items() if count > 1), "") if voted else problem.answer
+    label = _majority(predictions) if voted else problem.answer
     rows, kept_before = [], set[str]()
     for completion, prediction in zip(drawn, predictions, strict=True):
         rationale = completion.rationale.strip()
@@ -157,6 +169,12 @@ def _judge(
     return rows
 
 
+def _majority(predictions: Sequence[str | None]) -> str:
+    """The answer that more completions than any other give, two at least; empty without one."""
+    (first, most), (_, next_most) = [*votes(predictions).items(), ("", 0), ("", 0)][:2]
+    return first if most > max(1, next_most) else ""
+
+
 def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]:
     """``n`` of the kept completions (sample and completion index), drawn at random by a fixed seed; all where there are fewer.
 
@@ -172,13 +190,19 @@ def read_golden(path: Path) -> dict[int, frozenset[int] | None]:
         FcotError: Not such a file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
         if isinstance(data, list):
             return {_index(index): None for index in data}
         return {int(index): frozenset(map(_index, chosen)) for index, chosen in data.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         shape = '[sample index, ...] or {"sample index": [completion index, ...]}'
         raise FcotError(f"curation.golden={path}: expected {shape} ({error})") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
+        raise ValueError(f"{twice[0]!r} stands twice")
+    return dict(pairs)
 
 
 def _index(value: object) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fcot.curation.equations import wrong_equations
-from fcot.curation.filters import most_repeated
+from fcot.curation.filters import most_repeated, stutters
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Prediction
 
@@ -20,7 +20,7 @@ _SPELT = ("zero one two three four five six seven eight nine ten eleven twelve t
           "nineteen twenty").split()  # fmt: skip
 _HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may bring along: of one, of a pair, in percent
 _LOOP = 3
-_MOST = 60  # numbers of a rationale that are looked at: students in a loop write thousands
+_MOST_WORDS = 300  # of a rationale that are looked at: students in a loop write thousands
 _NEAR = 0.006  # two decimals are enough for a rounded result
 
 
@@ -49,18 +49,18 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
     """
     reasoning = prediction.completion.partition(separator)[0] if separator else ""
     slips = wrong_equations(reasoning)
-    question, reasoned = _numbers(prediction.question), _numbers(reasoning)
+    question = _numbers(prediction.question)
     last = rule.candidates(reasoning.strip().splitlines()[-1]) if reasoning.strip() else []
     told = {
         "no_answer": prediction.prediction is None,
         "truncated": not prediction.complete,
         "repeats_question": _repeats(prediction.question, prediction.completion),
-        "loops": most_repeated(prediction.completion) >= _LOOP,
+        "loops": most_repeated(prediction.completion) >= _LOOP or stutters(prediction.completion),
         "arithmetic_slip": bool(slips),
         "right_reasoning": bool(last) and rule.same(last[-1], prediction.answer),
-        "foreign_number": rule.answer_type == "number"
-        and bool(_foreign(question, reasoned, [*_results_of(reasoning), *_numbers(prediction.answer)])),
-        "skipped_number": rule.answer_type == "number" and bool(reasoning.strip()) and bool(set(question) - set(reasoned) - _HARMLESS),
+        "foreign_number": rule.answer_type == "number" and bool(_foreign([*question, *_numbers(prediction.answer)], reasoning)),
+        "skipped_number": rule.answer_type == "number"
+        and bool(reasoning.strip() and _in_digits(prediction.question) - set(_numbers(reasoning))),
     }
     marks = [name for name in MARKS if told.get(name)]
     return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None)
@@ -78,20 +78,27 @@ def _numbers(text: str) -> list[float]:
     return [float(_SPELT.index(one) if one in _SPELT else one.replace(",", "")) for one in found if one[0].isdigit() or one in _SPELT]
 
 
-def _results_of(reasoning: str) -> list[float]:
-    """What stands behind an equals sign, right or wrong."""
-    return [number for one in re.findall(r"=\s*[$€£]?\s*-?(\d[\d,]*(?:\.\d+)?)", reasoning) for number in _numbers(one)]
+def _in_digits(text: str) -> set[float]:
+    """The numbers of a text that are written in digits: "one" and "second" are words of many a question."""
+    return {float(one.replace(",", "")) for one in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", text)}
 
 
-def _foreign(question: Sequence[float], reasoned: Sequence[float], results: Sequence[float]) -> list[float]:
-    """Numbers of the reasoning that neither stand in the question or as a result nor come of two known ones by one operation."""
-    known, foreign = {*question, *results}, []
-    for number in dict.fromkeys(reasoned[:_MOST]):
-        pairs = ((a, b) for a in known for b in known)
-        if number not in known | _HARMLESS and not any(abs(number - one) < _NEAR for a, b in pairs for one in _combined(a, b)):
-            foreign.append(number)
-        known.add(number)
+def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
+    """Numbers of a reasoning, from left to right, that are neither known nor a result nor come of two known ones by one operation.
+
+    Known are those of the question, and every result, right or wrong, once it was reached.
+    """
+    known, foreign = set(question), []
+    for found in list(re.finditer(r"(=\s*[$€£]?\s*-?)?(\d+(?:,\d+)*(?:\.\d+)?|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
+        for number in _numbers(found[2]):
+            if not found[1] and number not in known | _HARMLESS and not _comes_of(number, known):
+                foreign.append(number)
+            known.add(number)
     return foreign
+
+
+def _comes_of(number: float, known: set[float]) -> bool:
+    return any(abs(number - made) < _NEAR for a in known for b in known for made in _combined(a, b))
 
 
 def _combined(a: float, b: float) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ _QUOTED = re.compile(r"^[^\"“]*[\"“]([^\"“”]+)[\"”][\s.]*$")
 _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
 
 
-def _plain(text: str) -> str:
+def strip_markup(text: str) -> str:
     """Strip the mark-up that hides an answer: LaTeX wrappers and fractions, Markdown emphasis, exotic minus signs."""
     text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
     text = text.replace("\\(", "").replace("\\)", "")
@@ -64,7 +64,7 @@ def _numbers(text: str, reading: NumberReading) -> list[str]:
     if reading == "paper":
         found = _PAPER_NUMBER.findall(text.replace(",", ""))
     else:
-        found = [match.group() for match in _NUMBER.finditer(_THOUSANDS.sub("", _plain(text)))]
+        found = [match.group() for match in _NUMBER.finditer(_THOUSANDS.sub("", strip_markup(text)))]
     return [number for match in found if (number := _canonical_number(match)) is not None]
 
 
@@ -74,7 +74,7 @@ def _choices(text: str, letters: str, inside_words: bool = True) -> list[str]:
     The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise, and
     never for gold answers.
     """
-    text = _plain(text)
+    text = strip_markup(text)
     upper, either = letters, letters + letters.lower()
     bracketed = re.findall(rf"[(\[{{<]\s*([{either}])\s*[)\]}}>]|(?<!\w)([{either}])\)", text)
     if bracketed:
@@ -88,12 +88,12 @@ def _choices(text: str, letters: str, inside_words: bool = True) -> list[str]:
 
 
 def _yes_no(text: str) -> list[str]:
-    return re.findall(r"(?<![a-z])(yes|no)(?![a-z])", _plain(text).lower())
+    return re.findall(r"(?<![a-z])(yes|no)(?![a-z])", strip_markup(text).lower())
 
 
 def _texts(text: str) -> list[str]:
     """A free answer is the whole text, or what it puts in quotes, without spaces, quotes and full stops."""
-    text = _plain(text)
+    text = strip_markup(text)
     if quoted := _QUOTED.match(text):
         text = quoted.group(1)
     cleaned = _TEXT_NOISE.sub("", text)
@@ -151,7 +151,7 @@ class AnswerRule:
     def contains(self, text: str, gold: str) -> bool:
         """Whether the gold answer is named anywhere in a text; for free strings, as a part of it without white space."""
         if self.answer_type == "text":
-            return (self.gold(gold) or text) in _TEXT_NOISE.sub("", _plain(text))
+            return (self.gold(gold) or text) in _TEXT_NOISE.sub("", strip_markup(text))
         return any(self.same(candidate, gold) for candidate in self.candidates(text))
 
     def same(self, prediction: str | None, gold: str) -> bool:

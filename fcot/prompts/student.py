@@ -1,4 +1,5 @@
-"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``).
+"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``; paper B's
+``preprocessors.prepare_prompt``).
 
 Paper A's GPT-3 students read ``{question} ###`` and end with `` END`` because the completion endpoint they were trained
 for knows one running text. Today's fine-tuning API takes a user turn and an assistant turn, which mark both places
@@ -7,13 +8,22 @@ themselves: in a ``chat``, that of an API or of a local student's template, prom
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fcot.prompts.answers import AnswerRule
 
 Architecture = Literal["encoder_decoder", "decoder"]
 Layout = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A worked problem that stands before the question in a student's prompt."""
+
+    question: str
+    rationale: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -25,15 +35,31 @@ class StudentFormat:
         completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's. In a
             chat the assistant's turn.
         answer_prefix: What stands before the answer in a completion, None where the completion is the answer.
+        demonstrations: Stand before the question, in order, an empty line after each.
     """
 
     prompt_template: str
     completion_template: str
     answer_prefix: str | None
+    demonstrations: tuple[Demonstration, ...] = ()
+
+    @property
+    def without_demonstrations(self) -> StudentFormat:
+        """The same for the bare question."""
+        return replace(self, demonstrations=())
 
     def prompt(self, question: str) -> str:
-        """The text the student is given."""
-        return self.prompt_template.format(question=question)
+        """The text the student is given. A demonstration of the same question is left out: it holds the answer."""
+        shown = [one for one in self.demonstrations if one.question.split() != question.split()]
+        before = "".join(
+            f"{self.prompt_template.format(question=one.question)}{self.completion(one.answer, one.rationale)}\n\n" for one in shown
+        )
+        return before + self.prompt_template.format(question=question)
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
+        rationale, _prefix, answer = text.partition(self.answer_prefix) if self.answer_prefix else ("", "", text)
+        return rationale.strip(), answer.strip()
 
     def completion(self, answer: str, rationale: str | None = None) -> str:
         """The text the student is trained to write."""
@@ -98,6 +124,14 @@ METHODS = {
             "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
             "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
             "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
+        },
+    ),
+    "tailored": Method(  # paper B's; T5's tokenizer has no newlines
+        "Tailored", True, True,
+        {
+            "encoder_decoder": StudentFormat("Question: {question} Reasoning:", "{rationale} Answer: {answer}", "Answer:"),
+            "decoder": StudentFormat("Question: {question}\nReasoning:", " {rationale}\nAnswer: {answer}", "Answer:"),
+            "chat": StudentFormat("Question: {question}", "Reasoning: {rationale}\nAnswer: {answer}", "Answer:"),
         },
     ),
 }  # fmt: skip

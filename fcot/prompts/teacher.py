@@ -15,6 +15,8 @@ from fcot.records import Completion
 
 Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
 
+STUDENTS_ANSWER = "The student's answer"  # before a mistake in a request for feedback (paper B)
+HINT = "Hint: the right answer is"
 _CONNECTIVE = re.compile(r"(?:\b(?:so|thus|hence|therefore)\b[,:]?)?[\s*_]*$", re.IGNORECASE)
 
 

@@ -35,9 +35,15 @@ def how_to_use(folder: str, layout: Layout, text_format: StudentFormat, api: boo
     command = f'```\npython -m fcot.predict student={folder} "..."\n```'
     if api:
         return command
-    snippet = _SNIPPETS[layout].format(folder=folder, template=text_format.prompt_template)
+    snippet = _SNIPPETS[layout].format(folder=folder, template=_template(text_format))
     names = "AutoModelForSeq2SeqLM, AutoTokenizer" if layout == "encoder_decoder" else "pipeline"
     return f"{command}\n\n```python\nfrom transformers import {names}\n\n{snippet}\n```"
+
+
+def _template(text_format: StudentFormat) -> str:
+    """What stands around ``{question}``, demonstrations included."""
+    mark = "\0"
+    return text_format.prompt(mark).replace("{", "{{").replace("}", "}}").replace(mark, "{question}")
 
 
 def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str | None, base_model: str | None, use: str) -> str:

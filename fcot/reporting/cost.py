@@ -42,6 +42,11 @@ class Cost:
         return self.annotation_usd + self.teacher_usd
 
 
+def costs_of(settings: Sequence[Setting]) -> list[Cost]:
+    """Of all students; the teacher's own answers are what a student is to save."""
+    return [cost_of(setting) for setting in settings if setting["student"] != "teacher"]
+
+
 def cost_of(setting: Setting) -> Cost:
     """A setting's cost; an untrained one costs its answers only."""
     run = setting.runs[0]
@@ -78,7 +83,7 @@ def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> l
 
 def cost_table(settings: Sequence[Setting]) -> Table:
     """A line a setting; a star where it lies on the Pareto front of that column."""
-    costs = [cost_of(setting) for setting in settings]
+    costs = costs_of(settings)
     fronts = [pareto(costs, resource) for resource in (lambda one: one.usd, lambda one: one.gpu_hours, lambda one: one.answer_tokens)]
     columns = ("setting", "problems", "annotation $", "rationales $", "total $", "GPU h", "tokens an answer", "acc %")
     table = framed("cost (*: on the Pareto front)", columns, ("setting",))
@@ -99,7 +104,12 @@ def cost_table(settings: Sequence[Setting]) -> Table:
 
 
 def asks_for_cost(settings: Sequence[Setting]) -> bool:
-    """Whether settings differ both in how many problems are annotated and in D: which of the two pays is then the question."""
+    """Whether settings differ both in how many problems are annotated and in D: which of the two pays is then the question.
+
+    Or in whether the teacher is asked for plain rationales or for feedback.
+    """
+    if len({setting["method"] for setting in settings if setting["diversity"]}) > 1:
+        return True
     return len({setting["n_train_problems"] for setting in settings if setting["diversity"]}) > 1 and (
         len({setting["diversity"] for setting in settings if setting["diversity"]}) > 1
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from fcot.evaluation.errors import MARKS
@@ -36,7 +37,7 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     pairs = [
         (teacher, student) for teacher in settings if teacher["student"] == "teacher"
         for student in settings if student["student"] != "teacher" and student["questions_sha256"] == teacher["questions_sha256"]
-        if student.problems & teacher.problems
+        if student.problems & teacher.problems and 0 < student.accuracy.mean < 1
     ]  # fmt: skip
     if not pairs:
         return None
@@ -57,18 +58,25 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
 
 def length_table(settings: Sequence[Setting]) -> Table | None:
     """Accuracy by how long the answers are, in quarters from short to long; of methods whose answers hold a rationale."""
-    reasoning = [one for one in settings if METHODS[one["method"]].prompted or one["method"] == "fine_tune_cot"]
+    reasoning = [one for one in settings if METHODS[one["method"]].prompted or METHODS[one["method"]].asks_teacher]
     reasoning = [one for one in reasoning if any(any(lengths.values()) for lengths in one.lengths)]
     if not reasoning:
         return None
     columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
     table = framed("accuracy (%) by length of the answer, quarters from short to long (mean tokens)", columns, ("setting",))
     for setting in reasoning:
-        pairs = sorted(
+        pairs = [
             (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)
             for index, tokens in lengths.items()
-        )  # fmt: skip
-        quarters = np.array_split(np.array(pairs, dtype=np.float64), _QUARTERS)
-        cells = [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f})" if len(part) else "-" for part in quarters]
-        table.add_row(named(setting, settings), *cells)
+        ]  # fmt: skip
+        table.add_row(named(setting, settings), *_quarters(np.array(pairs, dtype=np.float64)))
     return table
+
+
+def _quarters(pairs: NDArray[np.float64]) -> list[str]:
+    """Accuracy and mean length of each quarter of (tokens, correct); answers of one length stay together, where their middle falls."""
+    _, inverse, counts = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
+    middles = (np.cumsum(counts) - counts / 2) / len(pairs)
+    quarter = np.minimum((middles * _QUARTERS).astype(int), _QUARTERS - 1)[inverse]
+    parts = [pairs[quarter == number] for number in range(_QUARTERS)]
+    return [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f})" if len(part) else "-" for part in parts]

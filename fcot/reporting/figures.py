@@ -15,6 +15,7 @@ from fcot.reporting.settings import Setting, label
 
 COLOURS = {
     "zero_shot": "#9a9a9a", "zero_shot_cot": "#7a7a7a", "few_shot_cot": "#5f8f6b", "fine_tune": "#d9a441", "fine_tune_cot": "#2f6fa8",
+    "tailored": "#7a5195",
 }  # fmt: skip
 _LINES = ("#2f6fa8", "#d9a441", "#5f8f6b", "#b0413e", "#7a5195", "#3a3a3a", "#00a0a0", "#a05000")
 

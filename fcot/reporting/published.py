@@ -69,9 +69,12 @@ def _values(data: Mapping[str, Any]) -> Iterator[Published]:
             yield from cell("figure4", row["task"], data["figure4"]["student"], row["method"], size, percent)
 
 
+_OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # what a sweep over one of these varies, the paper's cells do not
+
+
 def find(metrics: Mapping[str, Any]) -> Published | None:
     """The published accuracy of a run's cell, None where there is none, or the run is of another kind."""
-    if not metrics.get("as_published"):
+    if not metrics.get("as_published") or any(key.startswith(_OTHER_KIND) for key in metrics.get("varied") or {}):
         return None
     wanted = (metrics["task"], metrics["student"], metrics["method"], metrics["diversity"], metrics["subset"])
     for one in published():

@@ -98,9 +98,10 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
 
 def trend_table(found: Sequence[Line]) -> Table:
     """Axis, line, accuracies, and whether they rise or fall, with Holm's correction over the table."""
-    table = framed("scaling", ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
+    title = "scaling (over problems: the trained students as they are; over runs: other trainings too)"
+    table = framed(title, ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
     for line, p in zip(found, holm([line.trend.p for line in found]), strict=True):
-        held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "not shown"
+        held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "none shown"
         table.add_row(
             AXES.get(line.axis, line.axis), line.label, " ".join(f"{place:g}" for place, _ in line.points),
             " ".join(f"{100 * setting.accuracy.mean:.1f}" for _, setting in line.points), held, f"{p:.2g}", line.trend.over,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,9 +87,14 @@ def group(runs: Iterable[Loaded]) -> list[Setting]:
 
 
 def _order(setting: Setting) -> tuple[Any, ...]:
-    varied = [(key, number(value) if number(value) is not None else 0.0, value) for key, value in setting.varied.items()]
+    varied = [(key, _rank(value), value) for key, value in setting.varied.items()]
     method = list(METHODS).index(setting["method"])
     return setting["student"], method, setting["diversity"] or 0, varied, setting["run_id"]
+
+
+def _rank(value: str) -> float:
+    """Numbers by size, then "null", which stands for all."""
+    return math.inf if value == "null" else number(value) or 0.0
 
 
 def number(value: object) -> float | None:

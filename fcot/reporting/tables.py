@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations, groupby
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
+import numpy as np
 from rich.table import Table
 
 from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
@@ -15,6 +17,7 @@ from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.frame import framed
 from fcot.reporting.published import find
 from fcot.reporting.reference import reference_tables
+from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import Line, trend_table
 from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
 
@@ -74,7 +77,11 @@ def _as_the_paper_measures(setting: Setting) -> Estimate:
     if None in best:
         return setting.accuracy
     mean, n = sum(best) / len(best), len(setting.problems)
-    return Estimate(mean, *wilson_interval(round(mean * n), n), None)
+    if len(best) == 1:
+        return Estimate(mean, *wilson_interval(round(mean * n), n), None)
+    spread = float(np.std(best, ddof=1))
+    half = 1.96 * math.sqrt(mean * (1 - mean) / n + spread**2 / len(best))  # of problems and of trainings
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), spread)
 
 
 def _kept(setting: Setting) -> str:
@@ -92,30 +99,57 @@ def _plain(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
+_ENDED = 0.5  # share of answers that end by themselves, below which an accuracy says little
 _ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
 Compared = tuple[Setting, Setting, Comparison]
 
 
 def comparisons(settings: Sequence[Setting]) -> list[Compared]:
-    """Settings of a task and student in pairs, on the problems that both answered: all pairs of few, else each with the first."""
+    """Settings of a task and student in pairs, on the problems that both answered.
+
+    All pairs of few; of more each with the first, and with the nearest that differs from it in one thing only.
+    """
     found = []
-    for _, members in groupby(settings, key=lambda one: [one[name] for name in (*SHOWN, "questions_sha256")]):
-        group = list(members)
-        pairs = combinations(group, 2) if len(group) <= _ALL_PAIRS else ((group[0], other) for other in group[1:])
-        for one, other in pairs:
+    groups: dict[tuple[object, ...], list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(tuple(setting[name] for name in (*SHOWN, "questions_sha256")), []).append(setting)
+    for group in groups.values():
+        for one, other in combinations(group, 2) if len(group) <= _ALL_PAIRS else _telling(group):
             if problems := sorted(one.problems & other.problems):
                 found.append((one, other, compare(one.correct(problems), other.correct(problems), problems)))
     return found
 
 
+def _telling(group: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+    for place, one in enumerate(group):
+        seen: set[tuple[str | None, object]] = set()
+        for other in group[place + 1 :]:
+            axis = _difference(one, other)
+            direction = (axis, other["diversity"] if axis == "method" else None)  # D = 1 and diverse reasoning are two claims
+            if place == 0 or (axis is not None and direction not in seen):
+                yield one, other
+            if axis is not None:
+                seen.add(direction)
+
+
+def _difference(one: Setting, other: Setting) -> str | None:
+    """The one thing in which two settings differ, None for several; D belongs to the method where one of them has none."""
+    facts = [{"method": side["method"], "diversity": side["diversity"], **side.varied} for side in (one, other)]
+    differing = [key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)]
+    if "method" in differing and None in (one["diversity"], other["diversity"]):
+        differing = [key for key in differing if key != "diversity"]
+    return differing[0] if len(differing) == 1 else None
+
+
 def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
-    columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken")
+    columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = framed("against each other, on the same problems", columns, ("comparison",))
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
             f"{100 * result.low:+.1f} to {100 * result.high:+.1f}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
+            str(len(one.problems & other.problems)),
         )  # fmt: skip
     return table
 
@@ -141,6 +175,15 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         found.append("best epoch: the best test accuracy of all evaluations, chosen on the test set itself (paper A).")
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
         found.append("an untrained student from scratch has random weights: it can answer nothing, but by chance.")
+    trained = [metrics for metrics in runs if metrics["accuracy_checkpoint"] != "untrained"]
+    if trained and all(len(setting.runs) == 1 for setting in settings):
+        found.append("95 % CI and p: over the test problems, of one training each; another seed may differ by more (seed=0,1,2).")
+    if any(metrics["student"] == "teacher" and str(metrics["teacher"]).startswith("oracle") for metrics in runs):
+        found.append("the oracle answers alike however it is asked.")
+    found += [
+        f"{metrics['task']}, {metrics['student']}: only {metrics['complete']:.0%} of the answers ended by themselves."
+        for metrics in trained if metrics.get("complete") is not None and metrics["complete"] < _ENDED
+    ]  # fmt: skip
     for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
         if metrics["random_guess"]:
             found.append(f"{task}: guessing gives {100 * metrics['random_guess']:.1f} %.")
@@ -157,6 +200,10 @@ def notes(settings: Sequence[Setting]) -> list[str]:
                 f"{metrics['task']}, {metrics['student']}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
                 f"({dropped:.1f} on average)."
             )
+    found += [
+        f"{metrics['task']}, {metrics['student']}: {n} of {metrics['n_test']} questions lost their beginning."
+        for metrics in runs if (n := metrics.get("cut_questions"))
+    ]  # fmt: skip
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         found.append(f"{cut} training completions were cut at the length limit.")
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
@@ -194,6 +241,8 @@ def print_comparison(settings: Sequence[Setting]) -> None:
     console.print(comparison(settings))
     for note in notes(settings):
         console.print(f"  {note}")
+    for table in rounds_tables(settings):
+        console.print(table)
 
 
 def print_analysis(settings: Sequence[Setting], found: Sequence[Line], compared: Sequence[Compared]) -> None:

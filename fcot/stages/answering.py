@@ -23,7 +23,7 @@ from fcot.runs import Run
 from fcot.student.checkpoints import is_sharded
 from fcot.student.decoding import Decoded, decode
 from fcot.student.loading import Student
-from fcot.student.tokenization import encode_prompts
+from fcot.student.tokenization import encode_prompts, encode_questions
 
 Summary = dict[str, Any]
 Drawn = tuple[list[list[Prediction]], Summary]  # answers to each problem, scored, and what was cut to ask for them
@@ -34,48 +34,86 @@ def text_format(run: Run, student: Student) -> StudentFormat:
     return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
 
 
-def predict(run: Run, student: Student, indices: Sequence[int], world: World) -> list[Prediction]:
+@dataclass(frozen=True)
+class Draws:
+    """How often each problem is answered, and how.
+
+    Attributes:
+        n: Answers to a problem.
+        sampling: Greedy, or how tokens are drawn.
+        purpose: Numbers that set the noise of these draws apart from that of others.
+        limit: Tokens of an answer, None for the student's own limit.
+        stop: Where an untrained student's answer begins to speak of something else; it ends before.
+    """
+
+    n: int = 1
+    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
+    purpose: tuple[int, ...] = ()
+    limit: int | None = None
+    stop: str | None = None
+
+
+GREEDY = Draws()
+
+
+def voting(run: Run) -> Draws:
+    """How a run's student answers the test problems."""
+    limits = run.config.student
+    return Draws(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
+
+
+def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:
     """Greedy answers of a student to problems, scored, in the order of ``indices``."""
-    return [prediction for (prediction,) in draw(run, student, indices, world)[0]]
+    return [prediction for (prediction,) in draw(run, student, form, indices, world)[0]]
 
 
 def draw(
-    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
+    run: Run,
+    student: Student,
+    form: StudentFormat,
+    indices: Sequence[int],
+    world: World,
+    draws: Draws = GREEDY,
+    advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
-    """Answers of a student in its method's format, ``draws`` to each problem: one is greedy, several are sampled."""
-    form, limits, problems = text_format(run, student), run.config.student, run.select(list(indices))
-    ids, cut = encode_prompts(student, [form.prompt(problem.question) for problem in problems], limits.max_prompt_tokens)
+    """Answers of a student in a format of its own."""
+    limits, problems = run.config.student, run.select(list(indices))
+    ids, _, cut = encode_questions(student, form, [problem.question for problem in problems], limits.max_prompt_tokens)
     if cut and world.rank == 0:
         say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
+    halt = _stopper(student, [draws.stop] if draws.stop else [])
     prompts = [
-        Prompt(tokens, limits.max_new_tokens, _noise(run, problem, number, draws))
-        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws)
+        Prompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
+        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws.n)
     ]  # fmt: skip
-    answers = _decode(run, student, prompts, world, draws, advance)
+    answers = [_before(one, draws.stop) for one in _decode(run, student, prompts, world, draws.sampling, advance)]
     drawn = [
-        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in answers[start : start + draws]]
-        for start, problem in zip(range(0, len(answers), draws), problems, strict=True)
+        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in answers[start : start + draws.n]]
+        for start, problem in zip(range(0, len(answers), draws.n), problems, strict=True)
     ]
     return drawn, {"cut_questions": cut}
 
 
-def _noise(run: Run, problem: Problem, number: int, draws: int) -> tuple[int, ...]:
-    return (run.config.seed, problem.sample_index, number) if draws > 1 else ()
+def _before(answer: Decoded, stop: str | None) -> Decoded:
+    """An answer up to where it begins to speak of something else."""
+    text, found, _ = answer.text.partition(stop) if stop else (answer.text, "", "")
+    return replace(answer, text=text.rstrip(), complete=True) if found else answer
+
+
+def _noise(run: Run, problem: Problem, number: int, draws: Draws) -> tuple[int, ...]:
+    return (run.config.seed, problem.sample_index, number, *draws.purpose) if draws.sampling.temperature else ()
 
 
 def _decode(
-    run: Run, student: Student, prompts: Sequence[Prompt], world: World, draws: int, advance: Callable[[int], object]
+    run: Run, student: Student, prompts: Sequence[Prompt], world: World, sampling: Sampling, advance: Callable[[int], object]
 ) -> list[Decoded]:
     """On the GPU where there is one, in the precision that is asked for."""
-    limits = run.config.student
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
     if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
         student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
-    return decode(
-        student, prompts, max_tokens=run.config.trainer.eval_batch_tokens, world=world, advance=advance,
-        sampling=Sampling(limits.temperature, limits.top_k) if draws > 1 else Sampling(),
-    )  # fmt: skip
+    most = run.config.trainer.eval_batch_tokens
+    return decode(student, prompts, max_tokens=most, world=world, advance=advance, sampling=sampling)
 
 
 @dataclass(frozen=True)
@@ -88,7 +126,7 @@ class _Asked:
 
 
 def prompt_student(
-    run: Run, student: Student, indices: Sequence[int], world: World, draws: int = 1, advance: Callable[[int], object] = unwatched
+    run: Run, student: Student, indices: Sequence[int], world: World, draws: Draws = GREEDY, advance: Callable[[int], object] = unwatched
 ) -> Drawn:
     """Answers of an untrained student to the run's prompt, as a teacher is asked: in two steps, or in one.
 
@@ -100,16 +138,16 @@ def prompt_student(
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    asked = [_Asked(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws)]
+    asked = [_Asked(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
 
     def write(texts: Sequence[Text], limit: int, most: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
         ids, cut = encode_prompts(student, texts, most)
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         prompts = [
-            Prompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws, draws), _stopper(student, prompt.stop))
+            Prompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
             for tokens, one in zip(ids, asked, strict=True)
         ]
-        written = _decode(run, student, prompts, world, draws, advance)
+        written = _decode(run, student, prompts, world, draws.sampling, advance)
         return [replace(one, text=text, complete=one.complete or text != one.text) for one in written for text in [prompt.cut(one.text)]]
 
     texts = [one.prompt.ask(one.problem.question, rule, student.chat) for one in asked]
@@ -131,7 +169,7 @@ def prompt_student(
     for one, answer, (rationale, text), n_tokens in zip(asked, first, parts, lengths, strict=True):
         completion = Completion(one.problem.sample_index, one.draw, rationale, text, "stop" if answer.complete else "length")
         scored.append(scoring.score_completion(one.problem, completion, n_tokens, prompt, rule))
-    return [scored[start : start + draws] for start in range(0, len(scored), draws)], facts
+    return [scored[start : start + draws.n] for start in range(0, len(scored), draws.n)], facts
 
 
 def _room(run: Run, student: Student) -> int:

@@ -20,10 +20,10 @@ Summary = dict[str, Any]
 
 def train_api_student(run: Run) -> Summary:
     """Fine-tune the base model on all of train; ``student/openai.json`` names the model that came of it."""
-    from fcot.stages.student import training_texts  # here: it brings torch, which a dry run need not wait for
+    from fcot.stages.student import training_samples  # here: it brings torch, which a dry run need not wait for
 
     config, form = run.config.student, text_format(run)
-    samples = [(form.prompt(question), form.completion(answer, rationale)) for question, answer, rationale in training_texts(run)]
+    samples = [(form.prompt(question), form.completion(answer, rationale)) for question, answer, rationale in training_samples(run)]
     with progress("fine-tune", 1, "job") as bar:
 
         def watch(status: str) -> None:

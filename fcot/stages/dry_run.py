@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
-from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent
+from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod
 from fcot.progress import result_console
 from fcot.runs import Run
 from fcot.teacher.money import Price
@@ -51,10 +51,22 @@ class Estimate:
     usd_batch: Interval | None = None
     usd_shared: Interval | None = None
     student: StudentNeeds | None = None
+    round: RoundNeeds | None = None
     steps: int = 0
     disk_bytes: float = 0.0
     weights_unknown: bool = False
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RoundNeeds:
+    """What one later round of tailored learning may ask for. All (low, middle, high)."""
+
+    rounds: int
+    requests: Interval
+    prompt_tokens: Interval
+    completion_tokens: Interval
+    usd: Interval | None
 
 
 @dataclass
@@ -130,8 +142,30 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     made.notes = [measured.said, *_price_notes(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
+    if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:
+        made.round = _round(run, run.config.method, measured)
+        made.steps *= run.config.method.rounds
+        made.notes.append("a later round's requests depend on the exam: ASSUMED that none, half or all of the train problems are failed")
     _add_student(made, run, measured.rationale)
     return made
+
+
+def _round(run: Run, method: TailoredMethod, measured: _Measured) -> RoundNeeds:
+    """A later round, by the share of the train problems that the student may fail: none, half, all."""
+    asked = method.feedback
+    n = len(run.split.train) * min(asked.requests, math.ceil(method.exam.samples / asked.mistakes))
+    requests = np.minimum(np.array([0.0, 0.5, 1.0]) * n, asked.max_requests or math.inf)
+    if asked.source == "self":
+        return RoundNeeds(method.rounds - 1, np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3))
+    question = measured.per_character * float(np.mean([len(one.question) for one in run.select(run.split.train)]))
+    reply, prompt = measured.rationale, question
+    if asked.source == "feedback":
+        prompt = prompt + measured.per_character * len(run.feedback_template) + asked.mistakes * measured.rationale
+        reply = np.minimum(measured.rationale, asked.max_tokens)
+    tokens = requests * prompt, requests * reply
+    price = run.plan.price
+    usd = None if price is None else np.array([price.usd(p, c) for p, c in zip(*tokens, strict=True)])
+    return RoundNeeds(method.rounds - 1, requests, *tokens, usd)
 
 
 def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
@@ -310,6 +344,7 @@ def show(estimates: Sequence[Estimate]) -> None:
         "saved by several choices a request": f"{total.shared_tokens[1]:,.0f} prompt tokens, {money(total.usd_shared)}"
         if total.shared_tokens[1]
         else None,
+        **_round_facts(estimates),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
@@ -322,12 +357,35 @@ def show(estimates: Sequence[Estimate]) -> None:
         console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
+def _round_facts(estimates: Sequence[Estimate]) -> dict[str, str]:
+    """What later rounds may ask for, all runs together."""
+    rounds = [one.round for one in estimates if one.round is not None]
+    if not rounds:
+        return {}
+
+    def total(value: Callable[[RoundNeeds], Interval | None]) -> Interval | None:
+        values = [(one.rounds, value(one)) for one in rounds]
+        return _sum([None if interval is None else n * interval for n, interval in values])
+
+    parts = [total(lambda one: one.requests), total(lambda one: one.prompt_tokens), total(lambda one: one.completion_tokens)]
+    n = sum(one.rounds for one in rounds)
+    return {
+        f"later rounds ({n}): requests": _tokens(parts[0]),  # type: ignore[arg-type]
+        "later rounds: prompt tokens": _tokens(parts[1]),  # type: ignore[arg-type]
+        "later rounds: completion tokens": _tokens(parts[2]),  # type: ignore[arg-type]
+        "later rounds: price online": money(total(lambda one: one.usd)),
+    }
+
+
 def _student_facts(needs: StudentNeeds | None) -> dict[str, str]:
     if needs is None:
         return {}
-    return {
+    training = {
         "student: tokens to train on": f"{_tokens(needs.trained_tokens)}, all epochs, if all are kept",
         "student: price of the training": money(needs.usd_training),
+    }
+    return {
+        **(training if needs.trained_tokens[2] else {}),
         "student: answers to be asked for": f"{needs.answers:,}",
         "student: prompt tokens": _tokens(needs.prompt_tokens),
         "student: completion tokens": _tokens(needs.completion_tokens),
@@ -371,7 +429,7 @@ def _total(estimates: Sequence[Estimate]) -> Estimate:
     for name in ("usd", "usd_batch", "usd_shared"):
         setattr(total, name, _sum([getattr(one, name) for one in estimates if one.requests]))
     if students := [one.student for one in estimates if one.student is not None]:
-        total.student = StudentNeeds(requests=sum(needs.requests for needs in students))
+        total.student = StudentNeeds(requests=sum(needs.requests for needs in students), answers=sum(needs.answers for needs in students))
         for name in ("trained_tokens", "prompt_tokens", "completion_tokens", "usd_training", "usd_answers"):
             setattr(total.student, name, _sum([getattr(needs, name) for needs in students]))
     return total

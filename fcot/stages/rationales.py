@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_jsonl, write_jsonl
-from fcot.curation.filters import CONCISE, curate, expected_share, undersample
+from fcot.artifacts import RunDirectory, read_jsonl, write_jsonl
+from fcot.curation.filters import CONCISE, Parse, Rules, curate, expected_share, undersample
 from fcot.errors import FcotError
 from fcot.progress import progress, say
 from fcot.prompts.answers import most_frequent
@@ -41,39 +42,48 @@ def _bought(run: Run) -> Generated:
         return generate_completions(run.plan, run.store, problems, bar.advance, judge, bar.watch)
 
 
-def curate_stage(run: Run) -> Summary:
+def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     """Filter the completions into reasoning samples; warn where suspiciously few are kept.
+
+    Args:
+        run: Whose.
+        place: Where the verdicts go, None for the run's own directory.
 
     Raises:
         FcotError: Not a single completion was kept.
     """
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
-    seen = _Seen()
-    write_jsonl(run.directory.curated, seen.watch(run, completions))
+    path = (place or run.directory).curated
+    seen = judge_all(run, path, completions, run.prompt.parse, run.rules)
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
-        write_jsonl(run.directory.curated, seen.undersample(run, undersample(seen.kept, wanted)))
-    kept, said = len(seen.kept), ", ".join(f"{reason} {count}" for reason, count in seen.reasons.most_common())
+        write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
+    kept, said = len(seen.kept), seen.said
     examples = "\n".join(seen.refused.values())
     if not kept:
-        raise FcotError(
-            f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {run.directory.curated}\n{examples}"
-        )
+        raise FcotError(f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {path}\n{examples}")
     share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
     chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
+    if "golden" in run.rules.filters and (lost := set(run.rules.golden or {}) - {index for index, _ in seen.kept}):
+        say(f"warning: of {len(lost)} of the {len(run.rules.golden or {})} golden problems nothing is kept: no train problems, or refused")
+    if run.rules.labels == "vote" and seen.labelled == seen.asked:
+        say("warning: curation.labels=vote votes on problems without an answer, and all have one; curation.labels=vote_all votes on all")
     if "truncated" in run.rules.filters and seen.unknown:
         say(f"warning: {seen.unknown} completions do not say why they ended; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
-    return {
-        "asked": seen.asked, "kept": kept, "labelled": seen.labelled, "correct": seen.correct,
-        "voted_correct": seen.voted, "refused": dict(seen.reasons.most_common()), "rationale_words": round(seen.words / kept, 2),
-        "characters": seen.characters, "prompt_characters": seen.prompt_characters, **usage,
-    }  # fmt: skip
+    return seen.summary() | usage
+
+
+def judge_all(run: Run, path: Path, completions: Iterable[Completion], parse: Parse, rules: Rules) -> Seen:
+    """Write the verdict on each completion; those of one problem follow each other."""
+    seen = Seen()
+    write_jsonl(path, seen.watch(run, completions, parse, rules))
+    return seen
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What is counted while the verdicts are written: texts never stand in memory together."""
 
     asked: int = 0
@@ -88,11 +98,25 @@ class _Seen:
     reasons: Counter[str] = field(default_factory=Counter)
     refused: dict[int, str] = field(default_factory=dict)
 
-    def watch(self, run: Run, completions: Iterable[Completion]) -> Iterator[dict[str, Any]]:
+    @property
+    def said(self) -> str:
+        """The reasons with their counts."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+
+    def summary(self) -> Summary:
+        """The stage's."""
+        words = round(self.words / len(self.kept), 2) if self.kept else None
+        return {
+            "asked": self.asked, "kept": len(self.kept), "labelled": self.labelled, "correct": self.correct,
+            "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
+            "characters": self.characters, "prompt_characters": self.prompt_characters,
+        }  # fmt: skip
+
+    def watch(self, run: Run, completions: Iterable[Completion], parse: Parse, rules: Rules) -> Iterator[dict[str, Any]]:
         """The rows of ``curated.jsonl``."""
         for index, group in groupby(completions, key=lambda completion: completion.sample_index):
             drawn = list(group)
-            rows = list(curate(drawn, run.problems, run.task.rule, run.prompt.parse, run.rules))
+            rows = list(curate(drawn, run.problems, run.task.rule, parse, rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
             self.labelled += len(rows) if run.problems[index].labelled else 0
             for completion, row in zip(drawn, rows, strict=True):
@@ -110,10 +134,10 @@ class _Seen:
                         self.refused.setdefault(row.sample_index, _example(completion, row))
                 yield to_row(row)
 
-    def undersample(self, run: Run, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    def undersample(self, path: Path, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
         """The rows once more; of the kept completions those that were not chosen are refused."""
         kept, self.kept, self.words = self.kept, [], 0
-        for row in read_jsonl(run.directory.curated):
+        for row in read_jsonl(path):
             one = (row["sample_index"], row["completion_index"])
             if row["kept"] and one in chosen:
                 self.kept.append(one)

@@ -2,65 +2,100 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from transformers.utils import logging as transformers_logging
 
-from fcot.artifacts import fingerprint, read_jsonl, write_folder
+from fcot.artifacts import RunDirectory, fingerprint, read_jsonl, write_folder
 from fcot.config import PretrainedStudent, TinyStudent
 from fcot.evaluation import scoring
 from fcot.progress import progress, say
-from fcot.prompts.student import METHODS
+from fcot.prompts.student import METHODS, Demonstration, StudentFormat
 from fcot.ranks import World
 from fcot.records import CuratedCompletion, from_row
 from fcot.runs import Run
-from fcot.stages.answering import draw, predict, prompt_student, text_format
+from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
 from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
+from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.reflection import Reflection
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, Recipe, plan, train
-from fcot.student.using import Usage, write_usage
+from fcot.student.using import Usage, read_usage, write_usage
 
 Summary = dict[str, Any]
+Sample = tuple[str, str, str | None]  # question, gold answer, rationale where there is one
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
 transformers_logging.set_verbosity_error()
 
 
+@dataclass(frozen=True)
+class Course:
+    """One training of a run: all of a run with one, a round of a run with several.
+
+    Attributes:
+        place: Where it leaves its files.
+        samples: Question, gold answer and rationale (or None) of each training sample.
+        demonstrations: Stand before each question.
+        weights: Of the samples' losses, None for all ones.
+        start: Folder of the student it begins with, None for the configured one.
+        reflect: Makes the material of self-reflection in the student's format; None for none.
+    """
+
+    place: RunDirectory
+    samples: Sequence[Sample]
+    demonstrations: tuple[Demonstration, ...] = ()
+    weights: Sequence[float] | None = None
+    start: Path | None = None
+    reflect: Callable[[Student, StudentFormat], Reflection | None] | None = None
+
+
 def train_student(run: Run, world: World) -> Summary:
+    """The training of a run that has one."""
+    return train_course(run, Course(run.directory, training_samples(run)), world)
+
+
+def train_course(run: Run, course: Course, world: World) -> Summary:
     """Train, evaluating in between; the chosen checkpoint becomes ``student/``.
 
     With validation problems the best validation accuracy chooses, the latest of equals. Without, the last step's
     weights are kept. ``trainer.best_epoch`` evaluates the test set beside it, which chooses nothing (paper A's figure).
     """
     config = run.config.trainer
-    student = build_student(run)
-    rows = training_rows(run, student)
+    student = build_student(run, course.samples, course.start)
+    form = replace(text_format(run, student), demonstrations=course.demonstrations)
+    rows = training_rows(run, student, form, course.samples)
+    reflection = course.reflect(student, form) if course.reflect else None
+    lessons = Lessons(rows, None if course.weights is None else np.array(course.weights), reflection)
     recipe = Recipe(**{one.name: getattr(config, one.name) for one in fields(Recipe)} | {"precision": run.precision})
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}
         if run.split.validation:
-            accuracy = scoring.accuracy(predict(run, student, run.split.validation, world)) or 0.0
+            accuracy = scoring.accuracy(predict(run, student, form, run.split.validation, world)) or 0.0
             entry["validation_accuracy"] = accuracy
             bar.watch(f"validation accuracy {accuracy:.1%}")
         if config.best_epoch:
-            entry["test_accuracy"] = scoring.accuracy(predict(run, student, run.split.test, world))
+            entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
         if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
-            save(run, student, world)  # last: it may spread the weights over the ranks again
+            save(run, student, form, course.place, world)  # last: it may spread the weights over the ranks again
         return entry
 
     with progress("train", plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
         report = train(
-            student, rows, recipe, seed=run.config.seed, evaluate=evaluate, stop=lambda history: out_of_patience(history, config.patience),
-            checkpoints=Checkpoints(run.directory.checkpoints, config.checkpoint_every_s), advance=bar.advance,
-            log_folder=run.directory.logs if run.config.logger.name == "csv" else None, world=world,
+            student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
+            stop=lambda history: out_of_patience(history, config.patience), advance=bar.advance,
+            checkpoints=Checkpoints(course.place.checkpoints, config.checkpoint_every_s),
+            log_folder=course.place.logs if run.config.logger.name == "csv" else None, world=world,
         )  # fmt: skip
     if not run.split.validation:
-        save(run, student, world)
+        save(run, student, form, course.place, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
         "n_reasoning_samples": len(rows) if run.asks_teacher else 0,
@@ -74,6 +109,7 @@ def train_student(run: Run, world: World) -> Summary:
         "cut_completions": rows.cut_completions,
         "unknown_token_share": rows.unknown_share,
         "history": report.history,
+        **({} if reflection is None else {"reflection_share": round(float(reflection.contributes.mean()), 4)}),
     }
 
 
@@ -84,28 +120,57 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 
 
 def evaluate_student(run: Run, world: World) -> Summary:
-    """Answers to every test problem, scored by the parser of the run's format: greedy, or a majority vote over samples."""
-    student = load_student(str(run.directory.student), chat=_asks_in_chat(run)) if run.trains else build_student(run)
-    draws = run.config.student.self_consistency
-    prompted = METHODS[run.config.method.name].prompted
-    answer, form = (prompt_student, run.prompt) if prompted else (draw, text_format(run, student))
-    with progress("evaluate", len(run.split.test) * draws, "answers") as bar:
-        drawn, facts = answer(run, student, run.split.test, world, draws, bar.advance)
+    """The answers of a run's student."""
+    return evaluate_course(run, run.directory, world)
+
+
+def evaluate_course(run: Run, place: RunDirectory, world: World) -> Summary:
+    """Answers to every test problem, scored by the parser of the student's format: greedy, or a majority vote over samples.
+
+    Args:
+        run: Whose.
+        place: Where a training left its student, and where the answers go.
+        world: The ranks.
+    """
+    student = load_trained(run, place) if run.trains else build_student(run)
+    form: scoring.Form
+    with progress("evaluate", len(run.split.test) * run.config.student.self_consistency, "answers") as bar:
+        if METHODS[run.config.method.name].prompted:
+            form = run.prompt
+            drawn, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
+        else:
+            form = read_usage(place.student).format if run.trains else text_format(run, student)
+            drawn, facts = draw(run, student, form, run.split.test, world, voting(run), bar.advance)
     if world.rank > 0:
         return {}
     size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
-    return scoring.report(drawn, form, run.task.rule, run.directory.predictions, run.directory.samples) | facts | size
+    return scoring.report(drawn, form, run.task.rule, place.predictions, place.samples) | facts | size
 
 
-def build_student(run: Run) -> Student:
-    """The student before training: from a folder, from the hub, or from scratch with the run's seed."""
+def load_trained(run: Run, place: RunDirectory) -> Student:
+    """The student that a training left."""
+    return load_student(str(place.student), chat=_asks_in_chat(run))
+
+
+def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path | None = None) -> Student:
+    """The student before training: from a folder, from the hub, or from scratch with the run's seed.
+
+    Args:
+        run: Whose.
+        samples: Of the training, which the tokenizer of one from scratch is trained on; None for the run's.
+        start: Folder of an earlier training to begin with.
+    """
     config = run.config.student
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
     if isinstance(config, PretrainedStudent):
-        student = load_student(config.path or str(config.hub_id), config.revision, chat=config.chat_template)
+        source = str(start) if start else config.path or str(config.hub_id)
+        student = load_student(source, None if start else config.revision, chat=config.chat_template)
         lora = lora_of(config) if run.trains else None
         return student if lora is None else add_lora(student, lora)
-    texts = [text for question, answer, rationale in training_texts(run) for text in (question, f"{rationale or ''} {answer}")]
+    if start is not None:
+        return load_student(str(start))
+    known = training_samples(run) if samples is None else samples
+    texts = [text for question, answer, rationale in known for text in (question, f"{rationale or ''} {answer}")]
     return build_tiny(
         config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
         vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
@@ -122,24 +187,28 @@ def _asks_in_chat(run: Run) -> bool:
     return not isinstance(run.config.student, TinyStudent) and bool(run.config.student.chat_template)
 
 
-def training_texts(run: Run) -> list[tuple[str, str, str | None]]:
-    """(question, gold answer, rationale or None) of every training sample."""
+def training_samples(run: Run) -> list[Sample]:
+    """The training samples of a run."""
     if not run.asks_teacher:
         return [(problem.question, problem.answer, None) for problem in run.select(run.split.train)]
-    curated = (from_row(CuratedCompletion, row) for row in read_jsonl(run.directory.curated))
-    return [(run.problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
+    return [(run.problems[row.sample_index].question, row.answer, row.rationale) for row in kept_rows(run.directory)]
 
 
-def training_rows(run: Run, student: Student) -> Tokenized:
+def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
+    """The reasoning samples that curation left."""
+    return [from_row(CuratedCompletion, row) for row in read_jsonl(place.curated) if row["kept"]]
+
+
+def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[Sample]) -> Tokenized:
     """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
-    form, limits = text_format(run, student), run.config.student
-    samples = [(question, form.completion(answer, rationale)) for question, answer, rationale in training_texts(run)]
+    limits = run.config.student
+    texts = [(question, form.completion(answer, rationale)) for question, answer, rationale in samples]
     name = fingerprint(
-        [1, samples, vars(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
+        [2, texts, asdict(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
     )
     rows = tokenize_once(
         run.token_cache / f"{name[:16]}.arrow",
-        lambda: tokenize(student, form, samples, max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens),
+        lambda: tokenize(student, form, texts, max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens),
     )
     if rows.cut_prompts:
         say(f"warning: {rows.cut_prompts} questions lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
@@ -153,8 +222,8 @@ def training_rows(run: Run, student: Student) -> Tokenized:
     return rows
 
 
-def save(run: Run, student: Student, world: World) -> None:
-    """Make the student's present weights the run's ``student/`` folder, in transformers' format, with how it is used.
+def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, world: World) -> None:
+    """Make the student's present weights the ``student/`` folder, in transformers' format, with how it is used.
 
     All ranks take part in gathering the weights; the first one writes.
     """
@@ -162,13 +231,10 @@ def save(run: Run, student: Student, world: World) -> None:
     if world.rank > 0:
         return
     limits = run.config.student
-    usage = Usage(
-        run.task.name, run.config.method.name, text_format(run, student), run.task.rule, student.chat, limits.max_prompt_tokens,
-        limits.max_new_tokens,
-    )  # fmt: skip
+    usage = Usage(run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens)
 
     def fill(folder: Path) -> None:
         save_student(student, folder, limits.max_new_tokens, weights)
         write_usage(folder, usage)
 
-    write_folder(run.directory.student, fill)
+    write_folder(place.student, fill)

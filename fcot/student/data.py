@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fcot.prompts.student import Architecture
 from fcot.student.batching import Ids, StepSampler, deal
+from fcot.student.reflection import Reflection, triplet_batch
+from fcot.student.tensors import mask, pad
 from fcot.student.tokenization import Row, Tokenized
 
 Batch = dict[str, Any]
@@ -28,6 +30,8 @@ class Layout:
         pad_id: Fills what is masked.
         start_id: What an encoder-decoder's decoder starts with.
         prompt_weight: Of a prompt token's loss beside a completion token's 1 (decoders).
+        demonstration_weight: Of a token of the prompt's demonstrations (decoders).
+        count_weighted: Whether the mean loss is over the tokens by their weights, or over all that have any (paper B).
         packing: Lay a decoder's samples one behind the other instead of one below the other.
     """
 
@@ -35,19 +39,38 @@ class Layout:
     pad_id: int
     start_id: int | None = None
     prompt_weight: float = 0.0
+    demonstration_weight: float = 0.0
+    count_weighted: bool = True
     packing: bool = False
 
     def lengths(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """What is padded together, (n, 1) or (n, 2) tokens, from the lengths of prompt and completion, (n, 2)."""
         return tokens[:, ::-1] if self.architecture == "encoder_decoder" else tokens.sum(1, keepdims=True)
 
-    def loss_tokens(self, tokens: NDArray[np.int64]) -> float:
-        """The weighted number of tokens whose loss counts."""
-        prompts, completions = tokens.sum(0)
-        return float(completions + self.prompt_weight * (prompts - len(tokens)))
+    def loss_tokens(
+        self, tokens: NDArray[np.int64], demonstrations: NDArray[np.int64] | None = None, weights: NDArray[np.float64] | None = None
+    ) -> float:
+        """What the loss of an optimizer step is divided by: how many tokens have a weight, or the sum of their weights.
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
+        Args:
+            tokens: Of prompt and completion, (n, 2).
+            demonstrations: Tokens of the prompts' demonstrations, (n,); None for none.
+            weights: Of the samples, (n,); None for all ones.
+        """
+        shown = np.zeros(len(tokens)) if demonstrations is None else demonstrations
+        targets = np.stack([np.maximum(shown - 1, 0), tokens[:, 0] - np.maximum(shown, 1), tokens[:, 1]])  # the first token is none
+        share = np.array([self.demonstration_weight, self.prompt_weight, 1.0])
+        of_samples = np.ones(len(tokens)) if weights is None else weights
+        if not self.count_weighted:
+            share, of_samples = (share > 0).astype(float), (of_samples > 0).astype(float)
+        return float(share @ targets @ of_samples)
+
+    def batch(self, rows: Sequence[Row], weights: Sequence[float] | None = None) -> Batch:
         """Tensors of a (micro-)batch.
+
+        Args:
+            rows: The samples.
+            weights: Of their losses, None for all ones.
 
         Returns:
             ``inputs``: the model's keyword arguments; ``positions`` (targets,): where, in the flattened (batch, length)
@@ -55,22 +78,23 @@ class Layout:
             all ones; ``n_padded``: tokens, padding included.
         """
         if self.architecture == "encoder_decoder":
-            return self._encoder_decoder(rows)
-        return self._decoder(rows)
+            return self._encoder_decoder(rows, weights)
+        return self._decoder(rows, weights)
 
-    def _encoder_decoder(self, rows: Sequence[Row]) -> Batch:
+    def _encoder_decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
         prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
         shifted = [[self.start_id, *ids[:-1]] for ids in completions]
         inputs = {
-            "input_ids": _pad(prompts, self.pad_id),
-            "attention_mask": _mask(prompts),
-            "decoder_input_ids": _pad(shifted, self.pad_id),
+            "input_ids": pad(prompts, self.pad_id),
+            "attention_mask": mask(prompts),
+            "decoder_input_ids": pad(shifted, self.pad_id),
         }
         width = inputs["decoder_input_ids"].shape[1]
         positions = [row * width + offset for row, ids in enumerate(completions) for offset in range(len(ids))]
-        return _batch(inputs, positions, [token for ids in completions for token in ids], None)
+        of_tokens = None if weights is None else [weight for ids, weight in zip(completions, weights, strict=True) for _ in ids]
+        return _batch(inputs, positions, [token for ids in completions for token in ids], of_tokens)
 
-    def _decoder(self, rows: Sequence[Row]) -> Batch:
+    def _decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
         texts = [[*row.prompt, *row.completion] for row in rows]
         sizes = [len(ids) for ids in texts]
         inputs: dict[str, Any]
@@ -82,17 +106,20 @@ class Layout:
             }  # fmt: skip
             begins = np.cumsum([0, *sizes[:-1]]).tolist()
         else:
-            inputs = {"input_ids": _pad(texts, self.pad_id), "attention_mask": _mask(texts)}
+            inputs = {"input_ids": pad(texts, self.pad_id), "attention_mask": mask(texts)}
             begins = [row * inputs["input_ids"].shape[1] for row in range(len(rows))]
         positions: list[int] = []
         targets: list[int] = []
-        weights: list[float] = []
-        for row, ids, begin in zip(rows, texts, begins, strict=True):
-            first = 1 if self.prompt_weight else len(row.prompt)  # the first target; it is predicted one position before
-            positions += range(begin + first - 1, begin + len(ids) - 1)
-            targets += ids[first:]
-            weights += [self.prompt_weight] * (len(row.prompt) - first) + [1.0] * len(row.completion)
-        return _batch(inputs, positions, targets, weights if self.prompt_weight else None)
+        of_tokens: list[float] = []
+        for row, ids, begin, weight in zip(rows, texts, begins, weights or [1.0] * len(rows), strict=True):
+            shown, asked = max(1, row.demonstrations), len(row.prompt)  # the first token is no target
+            for start, end, share in ((1, shown, self.demonstration_weight), (shown, asked, self.prompt_weight), (asked, len(ids), 1.0)):
+                if share:
+                    positions += range(begin + start - 1, begin + end - 1)  # a token is predicted one position before
+                    targets += ids[start:end]
+                    of_tokens += [weight * share] * (end - start)
+        weighted = weights is not None or self.prompt_weight or self.demonstration_weight
+        return _batch(inputs, positions, targets, of_tokens if weighted else None)
 
 
 def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], weights: list[float] | None) -> Batch:
@@ -103,14 +130,19 @@ def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], wei
     }  # fmt: skip
 
 
-def _pad(sequences: Sequence[Sequence[Any]], value: int) -> torch.Tensor:
-    """Rectangular (batch, longest) int64 tensor, filled on the right."""
-    width = max(map(len, sequences))
-    return torch.tensor([[*sequence, *[value] * (width - len(sequence))] for sequence in sequences], dtype=torch.long)
+@dataclass(frozen=True)
+class Lessons:
+    """What a training learns from.
 
+    Attributes:
+        rows: The samples.
+        weights: Of the samples' losses, (n,); None for all ones.
+        reflection: The material of self-reflection, None without.
+    """
 
-def _mask(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    return _pad([[1] * len(sequence) for sequence in sequences], 0)
+    rows: Tokenized
+    weights: NDArray[np.float64] | None = None
+    reflection: Reflection | None = None
 
 
 class _Part(NamedTuple):
@@ -122,14 +154,15 @@ class _Part(NamedTuple):
     n_samples: int  # of the micro-batch, over all ranks
     n_tokens: int  # likewise
     loss_tokens: float  # of the whole step
+    n_triplets: int  # likewise
 
 
 class ReasoningData(pl.LightningDataModule):
     """Tokenised training samples as one stream of micro-batches, from one optimizer step to another.
 
     Args:
-        rows: All samples.
-        sampler: Which of them a step sees.
+        lessons: What is learnt from.
+        sampler: Which samples a step sees.
         layout: How they become tensors.
         first_step: Where the stream begins.
         n_steps: Where it ends (not included).
@@ -140,12 +173,12 @@ class ReasoningData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, rows: Tokenized, sampler: StepSampler, layout: Layout, *, first_step: int, n_steps: int, micro_batches: int = 1,
+        self, lessons: Lessons, sampler: StepSampler, layout: Layout, *, first_step: int, n_steps: int, micro_batches: int = 1,
         ranks: int = 1, rank: int = 0, workers: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._stream = _Stream(sampler, layout, rows.lengths, range(first_step, n_steps), micro_batches, ranks, rank)
-        self._dataset = _Batches(rows, layout)
+        self._stream = _Stream(sampler, layout, lessons, range(first_step, n_steps), micro_batches, ranks, rank)
+        self._dataset = _Batches(lessons, layout)
         self._workers = workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -159,11 +192,11 @@ class _Stream:
     """A sampler of parts."""
 
     def __init__(
-        self, sampler: StepSampler, layout: Layout, lengths: NDArray[np.int64], steps: range, micro_batches: int, ranks: int, rank: int
+        self, sampler: StepSampler, layout: Layout, lessons: Lessons, steps: range, micro_batches: int, ranks: int, rank: int
     ) -> None:
         self._sampler = sampler
         self._layout = layout
-        self._lengths = lengths
+        self._lessons = lessons
         self._steps = steps
         self._micro_batches = micro_batches
         self._ranks = ranks
@@ -173,23 +206,31 @@ class _Stream:
         return len(self._steps) * self._micro_batches
 
     def __iter__(self) -> Iterator[_Part]:
+        rows, weights, reflection = self._lessons.rows, self._lessons.weights, self._lessons.reflection
+        lengths = rows.lengths
         for step in self._steps:
             ids = self._sampler.step(step)
-            loss_tokens = self._layout.loss_tokens(self._lengths[ids])
-            for index, parts in enumerate(deal(ids, self._lengths, self._micro_batches, self._ranks)):
+            loss_tokens = self._layout.loss_tokens(lengths[ids], rows.demonstrations[ids], None if weights is None else weights[ids])
+            n_triplets = 0 if reflection is None else int(reflection.contributes[ids].sum())
+            for index, parts in enumerate(deal(ids, lengths, self._micro_batches, self._ranks)):
                 whole = np.concatenate(parts)
-                yield _Part(step, index, parts[self._rank], len(whole), int(self._lengths[whole].sum()), loss_tokens)
+                yield _Part(step, index, parts[self._rank], len(whole), int(lengths[whole].sum()), loss_tokens, n_triplets)
 
 
 class _Batches(Dataset[Batch]):
     """Batches by part."""
 
-    def __init__(self, rows: Tokenized, layout: Layout) -> None:
-        self._rows = rows
+    def __init__(self, lessons: Lessons, layout: Layout) -> None:
+        self._lessons = lessons
         self._layout = layout
 
     def __getitem__(self, part: _Part) -> Batch:
-        batch = self._layout.batch([self._rows[index] for index in part.ids] or [self._rows[0]])
+        rows, weights, reflection = self._lessons.rows, self._lessons.weights, self._lessons.reflection
+        batch = self._layout.batch(
+            [rows[index] for index in part.ids] or [rows[0]], None if weights is None or not len(part.ids) else weights[part.ids].tolist()
+        )
         if not len(part.ids):  # every rank takes part in every micro-batch; this one has nothing to say
             batch["weights"] = torch.zeros(len(batch["targets"]))
+        if reflection is not None and part.n_triplets:
+            batch["triplets"] = triplet_batch(reflection, rows, part.ids.tolist(), part.step, self._layout.pad_id, self._layout.start_id)
         return batch | {name: value for name, value in part._asdict().items() if name != "ids"}

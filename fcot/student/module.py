@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from fcot.student.data import Batch
-from fcot.student.losses import TargetLogits, token_loss
+from fcot.student.losses import TargetLogits, token_loss, triplet_loss
 
 
 class StudentModule(pl.LightningModule):
@@ -33,11 +33,14 @@ class StudentModule(pl.LightningModule):
         micro_batches: Micro-batches a step.
         fused: Whether AdamW runs as one kernel.
         compile: Whether the forward pass is compiled.
+        reflection_weight: Of the triplet loss of self-reflection beside the language-model loss.
+        reflection_margin: The triplet loss's.
     """
 
     def __init__(
         self, model: PreTrainedModel, *, seed: int, lr: float, weight_decay: float, schedule: str, warmup_steps: int, n_steps: int,
         first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
+        reflection_weight: float = 0.0, reflection_margin: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
@@ -50,6 +53,8 @@ class StudentModule(pl.LightningModule):
         self._n_steps = n_steps
         self._micro_batches = micro_batches
         self._fused = fused
+        self._reflection_weight = reflection_weight
+        self._reflection_margin = reflection_margin
         self.logits = TargetLogits(model, compile)
 
     def configure_model(self) -> None:
@@ -63,12 +68,21 @@ class StudentModule(pl.LightningModule):
                 fully_shard(layer, mesh=mesh["data_parallel"])
         fully_shard(self.model, mesh=mesh["data_parallel"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """This micro-batch's share of the step's mean loss over its tokens."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """This micro-batch's share of the step's mean loss over its tokens, and of its mean triplet loss, by itself and in the sum."""
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
-        share = token_loss(self.logits(batch), batch) / batch["loss_tokens"]
-        return share * self._micro_batches * self.trainer.world_size
+        loss = token_loss(self.logits(batch), batch) / batch["loss_tokens"]
+        reflection = torch.zeros((), device=loss.device)
+        if "triplets" in batch:
+            triplets = batch["triplets"]
+            summed = triplet_loss(self.logits.states(triplets), triplets["weights"], self._reflection_margin)
+            reflection = summed / batch["n_triplets"]
+        carriers = self._micro_batches * self.trainer.world_size
+        return {
+            "loss": (loss + self._reflection_weight * reflection) * carriers,
+            "reflection": reflection.detach() * self.trainer.world_size,
+        }
 
     def configure_optimizers(self) -> Any:
         """AdamW with torch's defaults besides learning rate and weight decay, and a schedule per optimizer step."""

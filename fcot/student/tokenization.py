@@ -6,8 +6,9 @@ A *row* is one training sample: prompt ids and completion ids, the latter ending
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,30 @@ from fcot.prompts.teacher import Text
 from fcot.student.loading import Student
 
 _BATCH = 4096  # samples a call of the tokenizer, which spreads them over all processors
-_SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32())})
+_SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32()), "demonstrations": pa.int32()})
 
 Sample = tuple[str, str | None]  # question and completion; None for a prompt that waits to be answered
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids of one sample; ``completion`` is empty for a prompt that waits to be answered."""
+    """Token ids of one sample; ``completion`` is empty for a prompt that waits to be answered.
+
+    The first ``demonstrations`` tokens of the prompt belong to its demonstrations.
+    """
 
     prompt: Sequence[int]
     completion: Sequence[int]
+    demonstrations: int = 0
 
 
 class Tokenized(Sequence[Row]):
     """The rows of some samples, in order, in flat arrays (memory-mapped where they come from a file).
 
     Attributes:
-        table: Columns ``prompt`` and ``completion``, lists of ids.
+        table: Columns ``prompt`` and ``completion``, lists of ids, and ``demonstrations``.
         lengths: Tokens of prompt and completion, (n, 2).
+        demonstrations: Tokens of each prompt that belong to its demonstrations, (n,).
         cut_prompts: Prompts over the limit; their beginning was cut.
         cut_completions: Completions over the limit; their end was cut, the end-of-sequence token included.
         unknown_share: Share of all tokens that the tokenizer cannot represent.
@@ -50,6 +56,7 @@ class Tokenized(Sequence[Row]):
         self.table = table
         self._columns = [_flat(table.column(name)) for name in ("prompt", "completion")]
         self.lengths: NDArray[np.int64] = np.stack([np.diff(offsets) for _, offsets in self._columns], axis=1).astype(np.int64)
+        self.demonstrations: NDArray[np.int64] = table.column("demonstrations").to_numpy().astype(np.int64)
         counts = json.loads((table.schema.metadata or {}).get(b"fcot", b"{}"))
         self.cut_prompts: int = counts.get("cut_prompts", 0)
         self.cut_completions: int = counts.get("cut_completions", 0)
@@ -62,7 +69,8 @@ class Tokenized(Sequence[Row]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # also from the end
-        return Row(*(values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns))
+        prompt, completion = (values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns)
+        return Row(prompt, completion, int(self.demonstrations[index]))
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -117,7 +125,7 @@ def _encode(
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
     for start in range(0, len(samples), _BATCH):
         questions, completions = zip(*samples[start : start + _BATCH], strict=True)
-        prompts, cut = encode_prompts(student, [text_format.prompt(question) for question in questions], max_prompt)
+        prompts, shown, cut = encode_questions(student, text_format, questions, max_prompt)
         counts["cut_prompts"] += cut
         written = [text for text in completions if text is not None]
         encoded = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
@@ -126,7 +134,29 @@ def _encode(
         ends = [ids[:max_completion] for ids in ends]
         if unknown is not None:
             counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *ends))
-        yield pa.record_batch([pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32()))], schema=_SCHEMA)
+        columns = [pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32())), pa.array(shown, pa.int32())]
+        yield pa.record_batch(columns, schema=_SCHEMA)
+
+
+def encode_questions(
+    student: Student, text_format: StudentFormat, questions: Sequence[str], limit: int
+) -> tuple[list[list[int]], list[int], int]:
+    """Prompt ids of at most ``limit`` tokens each, how many of them belong to demonstrations, and how many questions were cut.
+
+    Where a prompt is too long whole demonstrations are dropped, the first first; only then the question's beginning is cut.
+    """
+    bare, cut = encode_prompts(student, [text_format.without_demonstrations.prompt(question) for question in questions], limit)
+    encoded, waiting = list(bare), list(range(len(questions)))
+    for n_dropped in range(len(text_format.demonstrations)):
+        shorter = replace(text_format, demonstrations=text_format.demonstrations[n_dropped:])
+        tried, _ = encode_prompts(student, [shorter.prompt(questions[position]) for position in waiting], sys.maxsize)
+        for position, ids in zip(waiting, tried, strict=True):
+            if len(ids) <= limit:
+                encoded[position] = ids
+        waiting = [position for position, ids in zip(waiting, tried, strict=True) if len(ids) > limit]
+        if not waiting:
+            break
+    return encoded, [len(ids) - len(alone) for ids, alone in zip(encoded, bare, strict=True)], cut
 
 
 def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:

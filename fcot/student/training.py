@@ -32,7 +32,7 @@ from fcot.student.checkpoints import (
     trained_weights,
     whole,
 )  # fmt: skip
-from fcot.student.data import Layout, ReasoningData
+from fcot.student.data import Layout, Lessons, ReasoningData
 from fcot.student.loading import Student
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized
@@ -56,6 +56,8 @@ class Recipe:
         micro_batches: Parts of a step that are computed one after the other (gradient accumulation).
         packing: Lay a decoder's samples one behind the other, without padding.
         prompt_loss_weight: Of a prompt token beside a completion token's 1 (decoders).
+        demonstration_loss_weight: Of a token of the prompt's demonstrations (decoders).
+        loss_mean: Over the tokens by their weights (``weighted``), or over all that have any (``counted``).
         epochs: The first of epochs and ``max_steps`` ends the training.
         max_steps: Optimizer steps.
         evaluate_every_steps: Optimizer steps between two evaluations; takes the place of epochs.
@@ -78,6 +80,8 @@ class Recipe:
     micro_batches: int = 1
     packing: bool = False
     prompt_loss_weight: float = 0.0
+    demonstration_loss_weight: float = 0.0
+    loss_mean: str = "weighted"
     epochs: int | None = None
     max_steps: int | None = None
     evaluate_every_steps: int | None = None
@@ -116,7 +120,7 @@ Evaluate = Callable[[History], dict[str, Any]]
 
 def train(
     student: Student,
-    rows: Tokenized,
+    lessons: Lessons,
     recipe: Recipe,
     *,
     seed: int,
@@ -133,7 +137,7 @@ def train(
 
     Args:
         student: Is changed; afterwards it has the last step's weights.
-        rows: Tokenised samples.
+        lessons: What it learns from.
         recipe: How.
         seed: Order of samples and dropout.
         evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
@@ -145,7 +149,7 @@ def train(
         world: Ranks, and this one's place.
     """
     _quiet()
-    layout, sampler, n_steps = plan(student, rows, recipe, seed)
+    layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints)
     if recipe.warmup_steps >= n_steps and world.rank == 0:
         say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
@@ -163,14 +167,16 @@ def train(
         allow_packing(student.model)
     if recipe.gradient_checkpointing:
         student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    reflection = lessons.reflection
     module = StudentModule(
         student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
         warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
         # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
         fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
+        reflection_weight=reflection.weight if reflection else 0.0, reflection_margin=reflection.margin if reflection else 1.0,
     )  # fmt: skip
     data = ReasoningData(
-        rows, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
+        lessons, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
@@ -241,7 +247,7 @@ def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[
     """How samples are laid out, which of them each step sees, and how many steps there are."""
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
-        recipe.prompt_loss_weight, recipe.packing,
+        recipe.prompt_loss_weight, recipe.demonstration_loss_weight, recipe.loss_mean == "weighted", recipe.packing,
     )  # fmt: skip
     sampler = StepSampler(layout.lengths(rows.lengths), seed, None if recipe.batch_tokens else recipe.batch_size, recipe.batch_tokens)
     return layout, sampler, sampler.count(recipe.epochs, recipe.max_steps)
@@ -287,7 +293,7 @@ class _Between(pl.Callback):
         self._advance = advance
         self._due = due
         self._micro_batches = micro_batches
-        self._loss = torch.zeros(())
+        self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
         self._since = 0.0
         self._logged = (0.0, 0)
 
@@ -304,7 +310,8 @@ class _Between(pl.Callback):
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
         report.n_padded += batch["n_padded"] * trainer.world_size  # the ranks' shares are alike
-        self._loss = self._loss.to(outputs["loss"].device) + outputs["loss"].detach()
+        losses = torch.stack([outputs["loss"].detach(), outputs["reflection"]])
+        self._loss = self._loss.to(losses.device) + losses
         if (batch_idx + 1) % self._micro_batches:
             return
         report.n_steps += 1
@@ -339,16 +346,16 @@ class _Between(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
         if report.n_steps % _LOG_EVERY == 0 or report.n_steps == self._n_steps:
-            loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean"))
+            loss, reflection = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
             values = {
                 "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
-                "padding_efficiency": report.n_tokens / report.n_padded,
+                "padding_efficiency": report.n_tokens / report.n_padded, **({"reflection_loss": reflection} if reflection else {}),
             }  # fmt: skip
             for logger in trainer.loggers:
                 logger.log_metrics(values, report.n_steps)
             self._logged = (report.train_seconds, report.n_tokens)
-        self._loss = torch.zeros(())
+        self._loss = torch.zeros(2)
 
     def _checkpoint(self, trainer: pl.Trainer) -> None:
         if self._checkpoints is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fcot.artifacts import read_json, write_json
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import StudentFormat
+from fcot.prompts.student import Demonstration, StudentFormat
 
 FILE = "fcot.json"
 
@@ -49,7 +49,9 @@ def read_usage(folder: Path) -> Usage:
     """
     try:
         found = read_json(folder / FILE)
-        return Usage(**found | {"format": StudentFormat(**found["format"]), "rule": AnswerRule(**found["rule"])})
+        shown = tuple(Demonstration(**one) for one in found["format"].get("demonstrations", ()))
+        form = StudentFormat(**found["format"] | {"demonstrations": shown})
+        return Usage(**found | {"format": form, "rule": AnswerRule(**found["rule"])})
     except FileNotFoundError as error:
         hint = f": {folder / 'student'} is one" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error

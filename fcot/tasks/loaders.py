@@ -270,18 +270,24 @@ def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
         return list(datasets.load_dataset(*arguments, cache_dir=cache, keep_in_memory=True, **options))
 
 
+_unreachable: dict[str, FcotError] = {}  # hub copies that could not be had: the next job of a sweep need not wait again
+
+
 def _load_hub(id: str, config: str | None, splits: Sequence[str], data_files: str | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
+    if known := _unreachable.get(id):
+        raise known
     try:
         for split in splits:
             options = {"data_files": data_files} if data_files else {"name": config}
             rows += _load_dataset(id, split=split, **options)
     except Exception as error:  # the hub's client raises its own, requests' and fsspec's
-        raise FcotError(
+        _unreachable[id] = FcotError(
             f"could not load '{id}' from the hub ({_reason(error)}). "
             "On a machine without internet point to a local copy: dataset.path=FILE (the authors' JSON, JSON Lines, "
             "CSV or Parquet)"
-        ) from error
+        )
+        raise _unreachable[id] from error
     return rows
 
 

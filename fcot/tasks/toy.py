@@ -26,16 +26,27 @@ class ToyTask:
 
     Attributes:
         problem: ``(random) -> (question, answer, template id)``.
-        rationale: ``(question, wording, slip) -> rationale``; ``wording`` picks one of ``n_wordings``, ``slip`` (a
-            random generator or None) makes one wrong step that leads to a wrong answer.
+        rationale: ``(question, wording, slip, explained) -> rationale``; ``wording`` picks one of ``n_wordings``, ``slip`` (a
+            random generator or None) makes one wrong step that leads to a wrong answer, ``explained`` is the number of a
+            step that is taken in smaller steps, None for none.
+        results: ``rationale -> what its steps come to``, in order, as far as they can be read.
         conclusion: ``rationale -> answer``: what the rationale concludes, right or wrong.
         n_wordings: Distinct wordings of a rationale for one problem.
     """
 
     problem: Callable[[random.Random], tuple[str, str, str]]
-    rationale: Callable[[str, int, random.Random | None], str]
+    rationale: Callable[..., str]
+    results: Callable[[str], list[str]]
     conclusion: Callable[[str], str]
     n_wordings: int
+
+    def first_wrong(self, question: str, rationale: str) -> int | None:
+        """The number of the first step of a rationale that is wrong or missing; None where all are right, whatever it concludes."""
+        written = self.results(rationale)
+        for number, result in enumerate(self.results(self.rationale(question, 0, None, None))):
+            if written[number : number + 1] != [result]:
+                return number
+        return None
 
 
 def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
@@ -47,7 +58,7 @@ def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
         question, answer, template_id = task.problem(rng)
         if question not in seen:
             seen.add(question)
-            problems.append(Problem(len(problems), question, answer, task.rationale(question, 0, None), template_id))
+            problems.append(Problem(len(problems), question, answer, task.rationale(question, 0, None, None), template_id))
     return problems
 
 
@@ -106,7 +117,7 @@ def _arithmetic_problem(rng: random.Random) -> tuple[str, str, str]:
     return " ".join(sentences), str(total), template_id
 
 
-def _arithmetic_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+def _arithmetic_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:
     name, start = re.match(r"(\w+) (?:has|starts with) (\d+)", question).groups()  # type: ignore[union-attr]
     moves = re.findall(r"(\w+) (gives|adds|takes|removes) (\d+)\.", question)
     first, step, last = _wording(wording, _FIRST_WORDS, _STEP_WORDS, _LAST_WORDS)
@@ -119,9 +130,17 @@ def _arithmetic_rationale(question: str, wording: int, slip: random.Random | Non
         if slip and number == wrong:
             result += slip.choice((-2, -1, 1, 2))
         equation = f"{total} {sign} {amount} = {result}"
+        if number == explained:  # one by one
+            one = 1 if sign == "+" else -1
+            counted = ", ".join(str(value) for value in range(total + one, result + one, one))
+            sentences.append(f"{other} {verb} {amount}: from {total} count {'up' if one > 0 else 'down'} {amount}, that is {counted}.")
         sentences.append(step.format(other=other, verb=verb, amount=amount, equation=equation))
         total = result
     return " ".join([*sentences, last.format(total=total)])
+
+
+def _equations(rationale: str) -> list[str]:
+    return re.findall(r"-?\d+ [+-] \d+ = -?\d+", rationale)
 
 
 def _last_number(rationale: str) -> str:
@@ -158,17 +177,27 @@ def _coin_problem(rng: random.Random) -> tuple[str, str, str]:
     return " ".join(["A coin is heads up.", *acts, asks]), answer, template_id
 
 
-def _coin_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+def _coin_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:
     acts = re.findall(r"(\w+) (flips|turns|leaves|keeps) the coin\.", question)
     first, step, last = _wording(wording, _COIN_FIRST, _COIN_STEPS, _COIN_LAST)
     wrong = slip.randrange(len(acts)) if slip else None
     heads = True
     sentences = [first]
     for number, (other, verb) in enumerate(acts):
-        heads ^= (verb in ("flips", "turns")) ^ (number == wrong)
+        before, turned = "heads" if heads else "tails", verb in ("flips", "turns")
+        heads ^= turned ^ (number == wrong)
+        if number == explained:
+            fact = f"the other side of {before} is {'tails' if before == 'heads' else 'heads'}" if turned else f"it stays {before}"
+            sentences.append(f"Now look: {other} {verb} the coin, and {fact}.")
         sentences.append(step.format(other=other, verb=verb, side="heads" if heads else "tails"))
     ending = last.format(side="heads" if heads else "tails", answer="yes" if heads else "no")
     return " ".join([*sentences, ending])
+
+
+def _sides(rationale: str) -> list[str]:
+    """After each act; sentences about what stood before are left out."""
+    sentences = re.split(r"(?<=[.!?])\s+", rationale)[1:]
+    return [found[-1] for one in sentences if not one.startswith("Now look") and (found := re.findall(r"\b(heads|tails)\b", one))]
 
 
 def _last_verdict(rationale: str) -> str:
@@ -203,7 +232,7 @@ def _letter_problem(rng: random.Random) -> tuple[str, str, str]:
     return asks.format(words=" ".join(words)), "".join(word[-1] for word in words), template_id
 
 
-def _letter_rationale(question: str, wording: int, slip: random.Random | None) -> str:
+def _letter_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:
     words = re.search(r'"([^"]+)"', question).group(1).split()  # type: ignore[union-attr]
     first, step, last = _wording(wording, _LETTER_FIRST, _LETTER_STEPS, _LETTER_LAST)
     letters = [word[-1] for word in words]
@@ -211,7 +240,13 @@ def _letter_rationale(question: str, wording: int, slip: random.Random | None) -
         number = slip.randrange(len(words))
         letters[number] = slip.choice([letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter != letters[number]])
     steps = [step.format(word=word, letter=letter) for word, letter in zip(words, letters, strict=True)]
+    if explained is not None:
+        steps[explained] = f"{words[explained]} is spelt {', '.join(words[explained])}. {steps[explained]}"
     return " ".join([first, *steps, last.format(result="".join(letters))])
+
+
+def _letters(rationale: str) -> list[str]:
+    return re.findall(r'"([a-z])"', rationale)
 
 
 def _last_quoted(rationale: str) -> str:
@@ -219,7 +254,7 @@ def _last_quoted(rationale: str) -> str:
 
 
 TOY_TASKS: dict[str, ToyTask] = {
-    "toy_arithmetic": ToyTask(_arithmetic_problem, _arithmetic_rationale, _last_number, 80),
-    "toy_coin_flip": ToyTask(_coin_problem, _coin_rationale, _last_verdict, 80),
-    "toy_last_letter": ToyTask(_letter_problem, _letter_rationale, _last_quoted, 80),
+    "toy_arithmetic": ToyTask(_arithmetic_problem, _arithmetic_rationale, _equations, _last_number, 80),
+    "toy_coin_flip": ToyTask(_coin_problem, _coin_rationale, _sides, _last_verdict, 80),
+    "toy_last_letter": ToyTask(_letter_problem, _letter_rationale, _letters, _last_quoted, 80),
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
-from fcot.errors import FcotError
+from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Problem
 from fcot.teacher.calls import Calls
@@ -169,7 +169,7 @@ class _Batches:
         """Write, upload and start batches for as many jobs as the budget allows."""
         within = list(self._affordable(jobs))
         if not within:
-            raise FcotError(over_budget(self.plan, self.meter, self._bound(jobs[0])))
+            raise BudgetSpent(over_budget(self.plan, self.meter, self._bound(jobs[0])))
         for chunk in self._files(within):
             path = self.folder.path / "batches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
             write_jsonl(path, (self._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fcot.errors import FcotError
+from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
 from fcot.teacher.requests import Choice, Reply, Request, unheard
 
@@ -43,6 +45,8 @@ class Oracle:
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
         assert request.problem is not None
+        if STUDENTS_ANSWER in request.problem.question:
+            return Reply([Choice(self._feedback(request.problem.question, seed + i), "stop") for i in range(n)])
         rationales = [self._rationale(request.problem.question, seed + i) for i in range(n)]
         prompt = request.prompt if isinstance(request.prompt, str) else ""
         if not prompt.endswith("A:"):
@@ -56,7 +60,22 @@ class Oracle:
         wordings = random.Random(question).sample(range(self._task.n_wordings), self._task.n_wordings)
         rng = random.Random(f"{question} {slot}")
         slip = rng if rng.random() < self._error_rate else None
-        return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip)
+        return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip, None)
+
+    def _feedback(self, case: str, slot: int) -> str:
+        """A right rationale that takes the first step that the student got wrong in smaller steps.
+
+        Told the answer, it notices a slip and makes none.
+        """
+        asked, _, mistakes = case.partition(STUDENTS_ANSWER)
+        found = re.search(r"Question: (.+)", asked)
+        if found is None:
+            raise FcotError('teacher=oracle looks for the question behind "Question: " in a request for feedback; the template has none')
+        question, rng = found[1].strip(), random.Random(f"{case} {slot}")
+        slip = rng if HINT not in case and rng.random() < self._error_rate else None
+        explained = self._task.first_wrong(question, mistakes.partition(": ")[2])
+        rationale = self._task.rationale(question, rng.randrange(self._task.n_wordings), slip, explained)
+        return f" {rationale} The answer is {self._task.conclusion(rationale)}."
 
     def status(self) -> str:
         """Nothing to tell."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fcot.errors import FcotError
+from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Completion, Problem
 from fcot.teacher.plan import Job, Plan, assemble, gave_up, missing, to_rows
@@ -200,7 +200,7 @@ class _Purchase:
             bound = self._bound(job)
             if not self._affordable(bound):
                 if not self.tasks:
-                    self.stop = FcotError(over_budget(self.plan, self.meter, bound))
+                    self.stop = BudgetSpent(over_budget(self.plan, self.meter, bound))
                 return
             self.jobs.popleft()
             self.meter.reserved_usd += bound
@@ -227,7 +227,7 @@ class _Purchase:
             state.shard.append(to_rows(self.plan, job, state.shard, [Choice("", None, LOST)], None, bound))
             self.meter.paid_usd = (self.meter.paid_usd or 0.0) + bound
             if not self._affordable(0.0):
-                raise FcotError(over_budget(self.plan, self.meter, bound))
+                raise BudgetSpent(over_budget(self.plan, self.meter, bound))
 
         try:
             reply = await self.plan.teacher.generate(job.request, job.n, job.seed, lost)

@@ -1,0 +1,19 @@
+"""Rectangular tensors from sequences of different lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def pad(sequences: Sequence[Sequence[Any]], value: int) -> torch.Tensor:
+    """A (batch, longest) int64 tensor, filled on the right."""
+    width = max(map(len, sequences))
+    return torch.tensor([[*sequence, *[value] * (width - len(sequence))] for sequence in sequences], dtype=torch.long)
+
+
+def mask(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Their own tokens, as ones."""
+    return pad([[1] * len(sequence) for sequence in sequences], 0)

@@ -1,0 +1,275 @@
+"""The losses of tailored learning against an implementation of its own, in float64; and what carries them changes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from students import make_rows, make_student
+from torch.nn import functional
+from trainings import reflection_of, trained, trained_by
+
+from fcot.prompts.student import METHODS
+from fcot.student.data import Layout
+from fcot.student.losses import TargetLogits, token_loss, triplet_loss
+from fcot.student.reflection import Reflection, triplet_batch
+from fcot.student.tokenization import Row, tokenize
+from fcot.tailored.material import material
+
+FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
+SHARES = {"demonstrations": 0.1, "question": 0.25, "completion": 1.0}
+
+
+def layout_of(student, **options):
+    start = student.tokenizer.pad_token_id if student.architecture == "encoder_decoder" else None
+    return Layout(student.architecture, student.tokenizer.pad_token_id, start, **options)
+
+
+# --- the reference: one row at a time, one token at a time, no code of the package ------------------------------------
+
+
+def reference_token_loss(student, row, weight, shares):
+    """Sum over tokens of weight x share x negative log-likelihood."""
+    model, total = student.model, 0.0
+    if student.architecture == "encoder_decoder":
+        for i, token in enumerate(row.completion):
+            before = torch.tensor([[student.tokenizer.pad_token_id, *row.completion[:i]]])
+            logits = model(input_ids=torch.tensor([row.prompt]), decoder_input_ids=before).logits[0, -1]
+            total = total - weight * logits.log_softmax(-1)[token]
+        return total
+    text = [*row.prompt, *row.completion]
+    logits = model(input_ids=torch.tensor([text])).logits[0]
+    for i in range(1, len(text)):
+        part = "demonstrations" if i < row.demonstrations else "question" if i < len(row.prompt) else "completion"
+        total = total - weight * shares[part] * logits[i - 1].log_softmax(-1)[text[i]]
+    return total
+
+
+def reference_state(student, prompt, completion, span):
+    """Mean last-layer state of a completion's tokens, its question under stop-gradient."""
+    model = student.model
+    if student.architecture == "encoder_decoder":
+        with torch.no_grad():
+            encoded = model.encoder(input_ids=torch.tensor([prompt])).last_hidden_state
+        inputs = torch.tensor([[student.tokenizer.pad_token_id, *completion]])
+        states = model.decoder(input_ids=inputs, encoder_hidden_states=encoded).last_hidden_state[0, 1:]
+    else:
+        with torch.no_grad():
+            cache = model(input_ids=torch.tensor([prompt]), use_cache=True).past_key_values
+        found = model(input_ids=torch.tensor([completion]), past_key_values=cache, use_cache=True, output_hidden_states=True)
+        states = found.hidden_states[-1][0]
+    return states[slice(*span)].mean(0)
+
+
+def cosine(a, b):
+    return (a * b).sum() / (a.pow(2).sum().sqrt() * b.pow(2).sum().sqrt())
+
+
+def reference_triplet_loss(student, reflection, rows, samples, step):
+    total, n = 0.0, 0
+    for sample in samples:
+        if not len(reflection.positives[sample]) or not len(reflection.negatives[sample]):
+            continue
+        texts = reflection.triplet(sample, step)
+        anchor, positive, negative = (
+            reference_state(student, rows[sample].prompt, reflection.texts[text].completion, reflection.spans[text]) for text in texts
+        )
+        total = total + torch.clamp(reflection.margin - cosine(anchor, positive) + cosine(anchor, negative), min=0)
+        n += 1
+    return total, n
+
+
+def gradients(student, loss):
+    student.model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters() if parameter.grad is not None}
+
+
+def assert_alike(student, mine, reference):
+    assert mine.item() == pytest.approx(reference.item(), rel=1e-6)
+    one, other = gradients(student, mine), gradients(student, reference)
+    assert set(one) == set(other)
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def double(family):
+    student = make_student(family, noise=0.1)
+    return replace(student, model=student.model.double())
+
+
+# --- language-model loss ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count_weighted", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weighted_loss_and_its_gradients_equal_the_reference(family, count_weighted):
+    student = double(family)
+    rows = [replace(row, demonstrations=n) for row, n in zip(make_rows(student, 4)[1:4], (0, 3, 5), strict=True)]
+    weights, decoder = [1.0, 0.5, 2.0], student.architecture == "decoder"
+    shares = SHARES if decoder else SHARES | {"demonstrations": 0, "question": 0}
+    layout = layout_of(
+        student, prompt_weight=shares["question"], demonstration_weight=shares["demonstrations"], count_weighted=count_weighted
+    )
+    tokens = np.array([[len(row.prompt), len(row.completion)] for row in rows])
+    counted = layout.loss_tokens(tokens, np.array([row.demonstrations for row in rows]), np.array(weights))
+    by_hand = 0.0
+    for row, weight in zip(rows, weights, strict=True):
+        parts = ["demonstrations" if i < row.demonstrations else "question" for i in range(1, len(row.prompt))] if decoder else []
+        parts += ["completion"] * len(row.completion)
+        by_hand += sum(weight * shares[part] if count_weighted else 1.0 for part in parts)
+    assert counted == pytest.approx(by_hand)
+    head = TargetLogits(student.model)
+    batch = layout.batch(rows, weights)
+    mine = token_loss(head(batch).double(), batch | {"weights": batch["weights"].double()}) / counted
+    head.remove()
+    reference = sum(reference_token_loss(student, row, weight, shares) for row, weight in zip(rows, weights, strict=True)) / by_hand
+    assert_alike(student, mine, reference)
+
+
+def test_each_weight_on_a_model_that_knows_nothing():
+    """A uniform model: every target costs log V, so that the loss is the sum of the weights times log V."""
+    student = make_student("gpt2")
+    with torch.no_grad():
+        student.model.transformer.wte.weight.zero_()
+    vocabulary = student.model.config.vocab_size
+    row = Row([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
+    layout = layout_of(student, prompt_weight=0.2, demonstration_weight=0.1, count_weighted=False)
+    head = TargetLogits(student.model)
+    with torch.no_grad():
+        batch = layout.batch([row], [2.0])
+        loss = token_loss(head(batch), batch).item()
+    head.remove()
+    assert loss == pytest.approx(2 * (3 * 0.1 + 2 * 0.2 + 3) * math.log(vocabulary), rel=1e-5)
+    assert layout.loss_tokens(np.array([[6, 3]]), np.array([4]), np.array([2.0])) == 8
+    assert replace(layout, count_weighted=True).loss_tokens(np.array([[6, 3]]), np.array([4]), np.array([2.0])) == pytest.approx(7.4)
+    assert replace(layout, demonstration_weight=0.0).loss_tokens(np.array([[6, 3]]), np.array([4])) == 5
+
+
+# --- self-reflection --------------------------------------------------------------------------------------------------
+
+
+def contrasted(student, representation="last"):
+    """Rows with the material of their contrasts: the third sample has no mistake, the fourth no other rationale."""
+    form = METHODS["tailored"].formats[student.architecture]
+    anchors = [(0, "one and two"), (0, "two, so one"), (1, "three"), (2, "four five")]
+    texts = [(index, form.completion("7", text)) for index, text in anchors]
+    others = {0: [texts[0][1], texts[1][1], form.completion("7", "another way")], 1: [texts[2][1], form.completion("7", "x")], 2: []}
+    mistakes = {0: [form.completion("9", "one one").strip(), "no end"], 2: ["wrong"]}
+    rows = tokenize(student, form, [(f"How many {index}?", text) for index, text in texts], max_prompt=40, max_completion=40)
+    made = material(student, form, texts, others, mistakes, weight=0.5, margin=1.0, representation=representation, max_tokens=40, seed=3)
+    return rows, made
+
+
+@pytest.mark.parametrize("representation", ["last", "rationale", "mean"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, representation):
+    student = double(family)
+    rows, reflection = contrasted(student, representation)
+    layout = layout_of(student)
+    head = TargetLogits(student.model)
+    batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, layout.pad_id, layout.start_id)
+    mine = triplet_loss(head.states(batch).double(), batch["weights"].double(), reflection.margin)
+    head.remove()
+    reference, n = reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)
+    assert len(batch["weights"]) == n == 2
+    # TargetLogits computes in float32 from the head's input on.
+    assert mine.item() == pytest.approx(reference.item(), rel=1e-5)
+    one, other = gradients(student, mine), gradients(student, reference)
+    for name, gradient in other.items():
+        torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_questions_get_no_gradient_from_reflection():
+    """Tokens that stand in questions only keep their embeddings."""
+    student = make_student("gpt2", noise=0.1)
+    rows, reflection = contrasted(student)
+    layout = layout_of(student)
+    head = TargetLogits(student.model)
+    batch = triplet_batch(reflection, rows, [0, 1], 0, layout.pad_id, layout.start_id)
+    found = gradients(student, triplet_loss(head.states(batch), batch["weights"], 1.0))["transformer.wte.weight"]
+    head.remove()
+    questions = {token for row in rows for token in row.prompt}
+    written = {token for row in reflection.texts for token in row.completion}
+    assert questions - written
+    assert not found[sorted(questions - written)].any()
+    assert found[sorted(written)].any()
+
+
+def test_mistakes_keep_their_own_ending_and_rationales_theirs():
+    student = make_student("gpt2")
+    _, reflection = contrasted(student)
+    texts = [student.tokenizer.decode(row.completion) for row in reflection.texts]
+    negatives = {texts[number] for numbers in reflection.negatives for number in numbers}
+    assert {text.replace(student.tokenizer.eos_token, "") for text in negatives} == {" one one\nAnswer: 9", " no end", " wrong"}
+    assert all(text.endswith(student.tokenizer.eos_token) for text in texts)
+    assert reflection.contributes.tolist() == [True, True, False, False]
+    for sample, own in enumerate(reflection.anchors):
+        assert own not in reflection.positives[sample]
+    assert sorted(len(one) for one in reflection.positives) == [0, 1, 2, 2]
+
+
+def test_what_represents_a_text():
+    student = make_student("gpt2")
+    last, rationale, mean = (contrasted(student, name)[1] for name in ("last", "rationale", "mean"))
+    lengths = last.texts.lengths[:, 1]
+    assert (last.spans == np.stack([lengths - 1, lengths], 1)).all()
+    assert (mean.spans == np.stack([np.zeros_like(lengths), lengths], 1)).all()
+    for row, (start, end) in zip(rationale.texts, rationale.spans, strict=True):
+        text = student.tokenizer.decode(row.completion[:end])
+        assert end == start + 1
+        assert "Answer" not in text
+        assert student.tokenizer.decode(row.completion).startswith(text)
+
+
+def test_choices_are_a_function_of_seed_step_and_sample():
+    _, reflection = contrasted(make_student("gpt2"))
+    drawn = [reflection.triplet(0, step) for step in range(40)]
+    assert drawn == [reflection.triplet(0, step) for step in range(40)]
+    assert len(set(drawn)) == len(reflection.positives[0]) * len(reflection.negatives[0])
+    assert drawn != [replace(reflection, seed=4).triplet(0, step) for step in range(40)]
+
+
+# --- what carries a step ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_reflection_does_not_depend_on_what_carries_a_step(family, tmp_path):
+    whole = trained(tmp_path / "8x1", family, reflects=True, batch_size=8)
+    parts = trained(tmp_path / "2x4", family, reflects=True, batch_size=8, micro_batches=4)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    without = trained(tmp_path / "without", family, batch_size=8)
+    assert without.losses[0] != pytest.approx(whole.losses[0], rel=1e-2)
+    if family == "gpt2":
+        packed = trained(tmp_path / "packed", family, reflects=True, batch_size=8, packing=True)
+        assert packed.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_reflect_like_one(strategy, tmp_path):
+    alone = trained(tmp_path / "one", reflects=True, batch_size=8, max_steps=20)
+    both = trained_by(2, tmp_path / "two", reflects=True, batch_size=8, max_steps=20, strategy=strategy)
+    assert both.losses == pytest.approx(alone.losses, rel=1e-4)
+    torch.testing.assert_close(both.weights, alone.weights, rtol=1e-3, atol=1e-5)
+
+
+def test_reflection_with_gradient_checkpointing_is_the_same(tmp_path):
+    plain = trained(tmp_path / "plain", reflects=True, batch_size=8, max_steps=10)
+    saving = trained(tmp_path / "saving", reflects=True, batch_size=8, max_steps=10, gradient_checkpointing=True)
+    assert saving.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_a_part_without_triplets_still_takes_part():
+    student = make_student("gpt2")
+    rows = make_rows(student, 6)
+    reflection: Reflection = reflection_of(rows)
+    batch = triplet_batch(reflection, rows, [0, 2], 0, 0, None)  # even samples have no mistakes
+    assert batch["weights"].tolist() == [0.0]
+    head = TargetLogits(student.model)
+    loss = triplet_loss(head.states(batch), batch["weights"], 1.0)
+    head.remove()
+    assert loss.item() == 0
+    assert functional.relu(loss).requires_grad

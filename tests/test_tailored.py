@@ -1,0 +1,445 @@
+"""Tailored learning: exam, feedback, rounds, why they end, and that a kill anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_openai import FakeServer
+from students import save_gpt2, save_t5
+
+from fcot.artifacts import read_json, read_jsonl
+from fcot.config import TailoredMethod
+from fcot.curation.filters import Rules, curate
+from fcot.errors import BudgetSpent, ConfigFaults, FcotError
+from fcot.pipeline import execute
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import METHODS, Demonstration
+from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
+from fcot.records import ExamResult, Prediction, Problem
+from fcot.stages.dry_run import estimate
+from fcot.stages.rounds import _out_of_patience, _why_not
+from fcot.tailored.exam import examine, summarise
+from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
+from fcot.tasks.toy import TOY_TASKS, make_problems
+from fcot.teacher.oracle import Oracle
+
+NUMBER = AnswerRule("number")
+PROMPT = TeacherPrompt("p", "{question}", {"number": "The answer is"})
+FORM = METHODS["tailored"].formats["decoder"]
+TEMPLATE = 'Question: {question}\n\n{mistakes}\n\n{hint}Explain. End with one sentence that begins with "{trigger}".'
+TINY = [
+    "method=tailored", "dataset.n_problems=60", "diversity=2", "trainer.max_steps=30", "trainer.warmup_steps=5",
+    "trainer.evaluate_every_steps=15", "student.width=16", "student.layers=1", "student.max_new_tokens=40", "method.rounds=2",
+    "method.exam.samples=2",
+]  # fmt: skip
+PROBLEMS = {index: Problem(index, f"Question {index}?", "7") for index in range(4)}
+
+
+def prediction(text, correct, index=0):
+    return Prediction(index, "Why?", "7", text, None, correct, True, 3)
+
+
+def result(index, n_correct, *mistakes):
+    return ExamResult(index, "Why?", "7", 4, n_correct, mistakes, ())
+
+
+# --- exam ---------------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_the_distinct_wrong_answers():
+    found = examine([prediction(" a", False), prediction("b", True), prediction("a", False), prediction("", False), prediction("b", True)])
+    assert (found.mistakes, found.right, found.n_correct, found.n_answers) == (["a", ""], ["b"], 2, 5)
+    assert summarise([found, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
+
+
+# --- feedback -----------------------------------------------------------------------------------------------------------
+
+
+def asked(found):
+    return [(case.problem.sample_index, *case.mistakes) for case in found]
+
+
+def test_which_mistakes_are_asked_about():
+    results = [result(0, 1, "a", "b", "c"), result(1, 4), result(2, 0, "d"), result(3, 3, "e", "f")]
+    assert asked(cases(results, PROBLEMS, 1, 1, None)) == [(0, "a"), (2, "d"), (3, "e")]
+    assert asked(cases(results, PROBLEMS, 2, 1, None)) == [(0, "a", "b"), (2, "d"), (3, "e", "f")]
+    assert asked(cases(results, PROBLEMS, 1, 2, None)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e"), (3, "f")]
+    assert asked(cases(results, PROBLEMS, 1, 3, 2)) == [(0, "a"), (2, "d")], "those that fail most, each once"
+    assert asked(cases(results, PROBLEMS, 1, 3, 4)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e")], "then second ones"
+
+
+@pytest.mark.parametrize("hint", [True, False])
+def test_what_the_teacher_reads(hint):
+    case = Case(PROBLEMS[1], ["So {x} 9.\nAnswer: 9", "no end"])
+    text = as_question(case, TEMPLATE, hint, FORM, PROMPT, NUMBER).question
+    assert text.startswith("Question: Question 1?\n\n" + STUDENTS_ANSWER + " 1: So {x} 9.\nThe student's conclusion: 9")
+    assert f"{STUDENTS_ANSWER} 2: no end\nThe student's conclusion: none" in text
+    assert ("the right answer is 7" in text) is hint
+    assert text.endswith('begins with "The answer is".')
+    chat, plain = (feedback_prompt(64, PROMPT, chat) for chat in (True, False))
+    assert chat.ask(text, NUMBER, True) == [{"role": "user", "content": text}]
+    assert plain.ask(text, NUMBER, False) == text + "\n\nReasoning:"
+    assert plain.split("So 3 + 4 = 7. The answer is 7.", NUMBER) == ("So 3 + 4 = 7.", "7.")
+
+
+@pytest.mark.parametrize("task", TOY_TASKS)
+def test_the_oracle_explains_the_first_wrong_step(task):
+    toy, oracle = TOY_TASKS[task], Oracle(task, 0.0, 0.7)
+    for problem in make_problems(toy, 20, seed=5):
+        plain = toy.rationale(problem.question, 3, None)
+        assert toy.first_wrong(problem.question, plain) is None
+        for seed in range(4):
+            wrong = toy.rationale(problem.question, 3, random.Random(seed))
+            place = toy.first_wrong(problem.question, wrong)
+            same = [one == other for one, other in zip(toy.results(wrong), toy.results(plain), strict=True)]
+            assert place == same.index(False)
+            case = as_question(Case(problem, [wrong]), TEMPLATE, True, FORM, PROMPT, NUMBER).question
+            told = oracle._feedback(case, seed)
+            assert told.endswith(f" The answer is {problem.answer}.")
+            explained = {len(toy.rationale(problem.question, wording, None, place)) for wording in range(toy.n_wordings)}
+            assert len(told.partition(" The answer is")[0]) - 1 in explained
+            assert len(toy.rationale(problem.question, 3, None, place)) > len(plain)
+            assert toy.results(toy.rationale(problem.question, 3, None, place)) == toy.results(plain)
+
+
+def test_small_steps_as_they_read():
+    toy = TOY_TASKS["toy_arithmetic"]
+    question = "Ada has 4 coins. Ben gives 3. Cleo takes 2. How many coins are left?"
+    assert toy.rationale(question, 0, None, 0) == (
+        "Ada has 4. Ben gives 3: from 4 count up 3, that is 5, 6, 7. Ben gives 3, so 4 + 3 = 7. Cleo takes 2, so 7 - 2 = 5. So 5 are left."
+    )
+    assert "Cleo takes 2: from 7 count down 2, that is 6, 5." in toy.rationale(question, 0, None, 1)
+    assert "Milo is spelt M, i, l, o." in TOY_TASKS["toy_last_letter"].rationale(
+        'Take the last letters of the words in "Ada Milo" and concatenate them.', 0, None, 1
+    )
+    coin = TOY_TASKS["toy_coin_flip"].rationale("A coin is heads up. Ada flips the coin. Is it still heads up?", 0, None, 0)
+    assert "Now look: Ada flips the coin, and the other side of heads is tails." in coin
+
+
+def test_an_oracle_that_is_told_the_answer_makes_no_slip():
+    toy, oracle = TOY_TASKS["toy_arithmetic"], Oracle("toy_arithmetic", 1.0, 0.7)
+    problems = make_problems(toy, 10, seed=2)
+    told = {}
+    for hint in (True, False):
+        asked = [as_question(Case(one, ["?"]), TEMPLATE, hint, FORM, PROMPT, NUMBER).question for one in problems]
+        told[hint] = [toy.conclusion(oracle._feedback(case, 0)[:-1]) == one.answer for case, one in zip(asked, problems, strict=True)]
+    assert all(told[True])
+    assert not any(told[False])
+    with pytest.raises(FcotError, match='behind "Question: "'):
+        oracle._feedback(f"What of this? {STUDENTS_ANSWER}: 5", 0)
+
+
+def test_demonstrations_stand_before_the_question_and_never_hold_its_answer():
+    form = METHODS["tailored"].formats["decoder"]
+    shown = (Demonstration("What?", "Because.", "3"), Demonstration("Why {not}?", "So.", "4"))
+    with_them = type(form)(form.prompt_template, form.completion_template, form.answer_prefix, shown)
+    assert with_them.prompt("Who?") == (
+        "Question: What?\nReasoning: Because.\nAnswer: 3\n\nQuestion: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: Who?\nReasoning:"
+    )
+    assert with_them.prompt("What?") == "Question: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: What?\nReasoning:"
+    assert form.split(" Because.\nAnswer: 3") == ("Because.", "3")
+    assert form.split("endless") == ("endless", "")
+
+
+# --- rounds -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_of_rounds_leaves(make_run, tmp_path):
+    run = make_run(tmp_path, *TINY)
+    metrics = execute(run, "")
+    folder = run.directory.path
+    first, second = metrics["rounds"]
+    assert not (folder / "round_1" / "exam.jsonl").exists(), "a student from scratch can answer nothing yet"
+    assert {path.name for path in (folder / "round_2").iterdir()} >= {
+        "exam.jsonl", "feedback.jsonl", "curated.jsonl", "predictions.jsonl", "metrics.json", "student",
+    }  # fmt: skip
+    exam = list(read_jsonl(folder / "round_2" / "exam.jsonl"))
+    assert [row["sample_index"] for row in exam] == run.split.train
+    failed = {row["sample_index"] for row in exam if row["mistakes"]}
+    feedback = list(read_jsonl(folder / "round_2" / "feedback.jsonl"))
+    assert {row["sample_index"] for row in feedback} == failed
+    assert all(set(row["mistakes"]) <= set(by["mistakes"]) for row in feedback for by in exam if by["sample_index"] == row["sample_index"])
+    kept = {number: sum(row["kept"] for row in read_jsonl(folder / f"round_{number}" / "curated.jsonl")) for number in (1, 2)}
+    assert (first["n_reasoning_samples"], second["n_reasoning_samples"]) == (kept[1], kept[1] + kept[2])
+    assert 0 < second["reflection_share"] <= 1
+    assert first["reflection_share"] is None
+    assert metrics["completions_asked"] == first["completions_asked"] + len(feedback)
+    assert [row["round"] for row in read_jsonl(run.directory.curated)].count(2) == len(feedback)
+    best = folder / f"round_{metrics['best_round']}"
+    assert run.directory.predictions.read_bytes() == (best / "predictions.jsonl").read_bytes()
+    assert (run.directory.student / "model.safetensors").read_bytes() == (best / "student" / "model.safetensors").read_bytes()
+    assert metrics["accuracy"] == metrics["rounds"][metrics["best_round"] - 1]["accuracy"]
+    assert metrics["rounds_ended"] == "rounds"
+    assert metrics["test_questions_also_in_train"] == 0
+    assert not set(run.split.test) & {row["sample_index"] for row in exam}
+
+
+def final(run):
+    folder = run.directory.path
+    numbers = range(1, 1 + len(list(folder.glob("round_*"))))
+    names = ("exam.jsonl", "feedback.jsonl", "curated.jsonl", "predictions.jsonl", "student/model.safetensors")
+    files = [folder / f"round_{number}" / name for number in numbers for name in names]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.exists()}
+
+
+def test_rounds_repeat_and_choices_matter(make_run, tmp_path):
+    once, again = make_run(tmp_path / "a", *TINY), make_run(tmp_path / "b", *TINY)
+    execute(once, "")
+    execute(again, "")
+    assert final(once) == final(again)
+    without = make_run(tmp_path / "a", *TINY, "method.reflection.weight=0")
+    execute(without, "")
+    assert without.run_id != once.run_id
+    one, other = final(once), final(without)
+    same = {name for name in one if one[name] == other[name]}
+    assert {"round_1/student/model.safetensors", "round_2/exam.jsonl", "round_2/feedback.jsonl"} <= same
+    assert "round_2/student/model.safetensors" not in same
+
+
+def test_a_round_begins_with_the_previous_student_and_its_own_samples(make_run, tmp_path):
+    metrics = execute(make_run(tmp_path, *TINY, "method.accumulate=false"), "")
+    assert metrics["rounds"][1]["n_reasoning_samples"] == metrics["rounds"][1]["completions_kept"]
+    with_weights = [*TINY, "method.round_weights=[0,1]"]
+    anew = make_run(tmp_path, *with_weights, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
+    execute(anew, "")
+    files = final(anew)
+    assert files["round_1/student/model.safetensors"] == files["round_2/student/model.safetensors"], "the same training twice"
+
+
+@pytest.mark.parametrize("source", ["plain", "self"])
+def test_what_stands_in_the_place_of_feedback(source, make_run, tmp_path):
+    more = ["trainer.max_steps=400", "student.width=32", "dataset.n_problems=100"] if source == "self" else []
+    settings = [*TINY, *more, "dataset=toy_coin_flip", "student.max_new_tokens=80"] if source == "self" else TINY
+    run = make_run(tmp_path, *settings, *more, f"method.feedback.source={source}")
+    metrics = execute(run, "")
+    folder = run.directory.path
+    rows = list(read_jsonl(folder / "round_2" / "feedback.jsonl"))
+    exam = {row["sample_index"]: row for row in read_jsonl(folder / "round_2" / "exam.jsonl")}
+    assert all(row["mistakes"] == [] for row in rows)
+    second = metrics["rounds"][1]
+    if source == "plain":
+        tailored = execute(make_run(tmp_path, *TINY), "")
+        assert second["completions_asked"] == tailored["rounds"][1]["completions_asked"], "as many further ones"
+        assert second["teacher_usage"]["requests"] == 2 * len(rows), "rationale and answer"
+        first = {(row["sample_index"], row["rationale"]) for row in read_jsonl(folder / "round_1" / "curated.jsonl")}
+        assert not first & {(row["sample_index"], row["rationale"].strip()) for row in rows}
+        assert second["teacher_usage"]["served_from_store"] == 0
+        again = make_run(tmp_path, *TINY, "method.feedback.source=plain", "method.reflection.weight=0")
+        assert execute(again, "")["rounds"][1]["teacher_usage"]["requests"] == 0, "what is in the store is not bought again"
+    else:
+        assert second["teacher_usage"]["requests"] == 0
+        assert second["completions_kept"] == second["completions_asked"] == len(rows) > 0
+        for row in rows:
+            assert any(text.startswith(row["rationale"]) for text in exam[row["sample_index"]]["right"])
+
+
+def test_why_rounds_end(make_run, tmp_path):
+    assert [_out_of_patience([{"validation_accuracy": one, "round": n} for n, one in enumerate(accuracies, 1)], 2) for accuracies in
+            ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, False, False]  # fmt: skip
+    method = TailoredMethod(min_mistakes=5)
+    assert _why_not(method, "exam", {"failed_problems": 4}) == "few_mistakes"
+    assert _why_not(method, "exam", {"failed_problems": 5}) is None
+    assert _why_not(method, "curate", {"kept": 0}) == "nothing_kept"
+    ended = execute(make_run(tmp_path, *TINY, "method.min_mistakes=1000"), "")
+    assert (ended["rounds_ended"], len(ended["rounds"])) == ("few_mistakes", 1)
+    ended = execute(make_run(tmp_path, *TINY, "method.feedback.hint=false", "teacher.error_rate=0.9", "method.feedback.max_requests=1",
+                             "teacher.error_rate=0.999", "curation=none", "curation.filters=[golden]",
+                             f"curation.golden={golden(tmp_path)}"), "")  # fmt: skip
+    assert len(ended["rounds"]) == 2, "golden ids name the completions of round 1"
+
+
+def golden(folder):
+    path = folder / "golden.json"
+    path.write_text(json.dumps(list(range(60))))
+    return path
+
+
+@pytest.mark.parametrize(("save", "sits"), [(save_gpt2, True), (save_t5, True), (save_gpt2, False)])
+def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits, make_run, tmp_path, monkeypatch):
+    from fcot.stages import answering
+
+    folder = save(tmp_path / "model")
+    student = "gpt2" if save is save_gpt2 else "t5_small"
+    more = [] if sits else ["method.reflection.weight=0"]
+    run = make_run(
+        tmp_path, "method=tailored", f"student={student}", f"student.path={folder}", "dataset.n_problems=40", "diversity=2",
+        "trainer.max_steps=4", "trainer.evaluate_every_steps=null", "student.max_new_tokens=12", "method.rounds=1",
+        "method.demonstrations=2",
+        "method.exam.samples=2", "trainer.precision=32-true", *more,
+    )  # fmt: skip
+    seen = []
+    encode = answering.encode_questions
+
+    def watch(student, form, questions, limit):
+        seen.append((form, questions))
+        return encode(student, form, questions, limit)
+
+    monkeypatch.setattr(answering, "encode_questions", watch)
+    metrics = execute(run, "")
+    assert (run.directory.round(1).exam.exists()) is sits
+    assert all(len(form.demonstrations) == 2 for form, _ in seen)
+    kept = [row for row in read_jsonl(run.directory.round(1).curated) if row["kept"]]
+    assert {one.rationale for form, _ in seen for one in form.demonstrations} <= {row["rationale"] for row in kept}
+    if sits:
+        assert seen[0][1] == [problem.question for problem in run.select(run.split.train)]
+        assert metrics["rounds"][0]["reflection_share"] > 0
+        for row in read_jsonl(run.directory.round(1).exam):
+            assert not any("Question:" in text for text in row["mistakes"])
+    usage = read_json(run.directory.student / "fcot.json")
+    assert len(usage["format"]["demonstrations"]) == 2
+    assert "Reasoning:" in (run.directory.student / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["student=openai_gpt4_1_nano"], "method=tailored trains local students"),
+    (["teacher=replay", "teacher.path=x", "dataset=svamp"], "teacher=replay answers no feedback: method.feedback.source=self"),
+    (["until=train"], "until=curate or evaluate"),
+    (["method.round_weights=[1,2]"], "one weight for each of method.rounds=3"),
+    (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self"),
+    (["method.reflection.representation=first"], "choose from last, rationale, mean"),
+    (["method.exam.temperature=0"], "an exam's answers are drawn"),
+    (["method.feedback.template=Why?"], "the template must contain {question}"),
+    (["method.feedback.path=nowhere.txt"], "method.feedback.path=nowhere.txt: no such file"),
+    (["method.patience=1", "trainer.selection=last"], "method.patience needs validation problems"),
+    (["method.rounds=0"], "method.rounds=0: at least 1"),
+    (["trainer.loss_mean=other"], "choose from weighted, counted"),
+])  # fmt: skip
+def test_faults_are_told_before_anything_is_asked(overrides, message, make_run, tmp_path):
+    with pytest.raises(ConfigFaults, match=re.escape(message)):
+        make_run(tmp_path, "method=tailored", *overrides)
+
+
+def test_a_template_without_its_parts_in_a_file_is_refused(make_run, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("Look: {question}")
+    with pytest.raises(FcotError, match=r"method\.feedback\.path=.*must contain \{mistakes\}"):
+        make_run(tmp_path, *TINY, f"method.feedback.path={path}")
+    path.write_text(TEMPLATE)
+    one = make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id
+    path.write_text(TEMPLATE + " Please.")
+    assert make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id != one
+
+
+def test_replies_go_through_curation_like_any_other():
+    from fcot.records import Completion
+
+    prompt = feedback_prompt(64, PROMPT, True)
+    drawn = [Completion(1, n, *prompt.split(text, NUMBER), "stop") for n, text in enumerate(
+        ["So 3 + 4 = 7. The answer is 7.", "So 3 + 4 = 8. The answer is 8.", "So 3 + 4 = 8. The answer is 7."])]  # fmt: skip
+    rows = list(curate(drawn, PROBLEMS, NUMBER, prompt.parse, Rules(("answer", "arithmetic"))))
+    assert [row.reason for row in rows] == [None, "wrong_answer", "wrong_equation"]
+
+
+# --- money and kills ------------------------------------------------------------------------------------------------------
+
+
+def paid(folder, server, *more):
+    return [
+        *TINY, "teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={server.base_url}", f"output_dir={folder}",
+        "dataset.n_problems=40", *more,
+    ]  # fmt: skip
+
+
+def test_the_dry_run_tells_what_a_round_may_cost(make_run, tmp_path, run_fcot):
+    settings = [
+        *TINY,
+        "method.rounds=3",
+        "teacher=openai",
+        "teacher.model=gpt-4.1-mini",
+        "teacher.base_url=http://127.0.0.1:9",
+        "dry_run=true",
+    ]
+    run = make_run(tmp_path, *settings)
+    needs = estimate(run, {}).round
+    n = len(run.split.train)
+    assert needs.rounds == 2
+    assert needs.requests.tolist() == [0, n / 2, n]
+    assert needs.usd[0] == 0 < needs.usd[1] < needs.usd[2]
+    capped = make_run(tmp_path, *settings, "method.feedback.requests=2", "method.feedback.max_requests=5")
+    assert estimate(capped, {}).round.requests.tolist() == [0, 5, 5]
+    assert estimate(make_run(tmp_path, *settings, "method.feedback.source=self"), {}).round.usd.tolist() == [0, 0, 0]
+    said = run_fcot(*settings).stdout
+    assert re.search(r"later rounds \(2\): requests\s+\d", said)
+    assert re.search(r"later rounds: price online\s+\$", said)
+
+
+def test_a_spent_budget_ends_the_rounds_and_a_larger_one_goes_on(make_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FakeServer() as server:
+        free = make_run(tmp_path / "free", *paid(tmp_path / "free", server)[:-1])
+        whole = execute(free, "")
+        spent = [one["teacher_usage"]["usd"] for one in whole["rounds"]]
+        assert all(spent)
+        between = spent[0] + spent[1] / 3
+        bounded = make_run(tmp_path, *paid(tmp_path, server)[:-1], f"teacher.budget_usd={between + 0.001}")
+        # The bound on a single request is larger than what it costs, so that round 2 cannot be paid.
+        ended = execute(bounded, "")
+        assert (ended["rounds_ended"], len(ended["rounds"])) == ("budget", 1)
+        assert bounded.directory.done.exists()
+        larger = make_run(tmp_path, *paid(tmp_path, server)[:-1], "teacher.budget_usd=10")
+        assert larger.run_id == bounded.run_id
+        gone_on = execute(larger, "")
+        assert gone_on["rounds_ended"] == "rounds"
+        assert gone_on["teacher_usage"]["usd"] == pytest.approx(whole["teacher_usage"]["usd"])
+        assert final(larger) == final(free)
+        none = make_run(tmp_path / "none", *paid(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
+        with pytest.raises(BudgetSpent):
+            execute(none, "")
+
+
+FAULTS = {"seed": 3, "429": 0.05, "500": 0.05, "503": 0.03, "reset": 0.05, "invalid_json": 0.03, "slow:1": 0.02}
+PLACES = [
+    "round_1/curated.jsonl", "round_1/checkpoints/step_*", "round_1/student/config.json", "round_1/predictions.jsonl",
+    "round_2/exam.jsonl", "store", "round_2/feedback.jsonl", "round_2/curated.jsonl", "round_2/checkpoints/step_*",
+    "round_2/student/config.json", "round_2/predictions.jsonl", "round_2/metrics.json",
+]  # fmt: skip
+SOME = ["store", "round_2/checkpoints/step_*"]
+
+
+def reached(folder: Path, place: str) -> bool:
+    if place == "store":
+        return any(path.stat().st_size > 0 for path in folder.glob("store/*/*/feedback/*.jsonl"))
+    return bool(list(folder.glob(f"runs/*/{place}")))
+
+
+@pytest.mark.parametrize("places", [SOME, pytest.param(PLACES, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_kills_in_each_stage_change_nothing_and_nothing_is_bought_twice(places, make_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FakeServer(FAULTS, latency=0.03, limit=900) as server:
+        settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
+        for place in places:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fcot.run", *settings], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+            )
+            while process.poll() is None and not reached(tmp_path / "killed", place):
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            _, said = process.communicate(timeout=60)
+            assert reached(tmp_path / "killed", place), said
+        run = make_run(tmp_path / "killed", *settings)
+        assert not run.directory.done.exists()
+        metrics = execute(run, "")
+        bought = server.stats()
+    with FakeServer() as server:
+        alone = make_run(tmp_path / "alone", *[one for one in settings if not one.startswith(("output_dir", "teacher.base_url"))],
+                         f"teacher.base_url={server.base_url}", f"output_dir={tmp_path / 'alone'}")  # fmt: skip
+        uninterrupted = execute(alone, "")
+        wanted = server.stats()
+    assert final(run) == final(alone)
+    assert [one["accuracy"] for one in metrics["rounds"]] == [one["accuracy"] for one in uninterrupted["rounds"]]
+    in_flight = sum(bought["good"].values()) - sum(wanted["good"].values())
+    assert set(bought["good"]) == set(wanted["good"])
+    assert in_flight <= 32 * len(places), "only what was in flight at a kill may be paid again"
+    lines = [line for path in (tmp_path / "killed").glob("store/*/*/*/*.jsonl") for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    slots = [(row["key"], row["slot"]) for row in rows if row["slot"] is not None]
+    assert len(slots) == len(set(slots)), "no slot was bought twice"
