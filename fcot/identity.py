@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fcot.runs import Run
 
 # Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
-STAGE_VERSIONS = {"generate": 2, "curate": 1, "train": 2, "evaluate": 2}
+STAGE_VERSIONS = {"generate": 2, "curate": 2, "train": 2, "evaluate": 2}
 # Of the trainer: where and how fast, not what. Decoding's precision counts for every method.
 _CHANGES_NO_WEIGHTS = ("name", "eval_batch_tokens", "eval_precision", "devices", "nodes", "strategy", "checkpoint_every_s")
 

@@ -79,7 +79,8 @@ def _application(composed: DictConfig) -> None:
     elif metrics:
         from fcot.reporting.tables import stage_line
 
-        print(stage_line(composed.until, metrics, str(folder)))
+        first = folder / "round_1"  # of a run of rounds
+        print(stage_line(composed.until, metrics, str(first if first.exists() else folder)))
 
 
 def _announce(run: Any) -> bool:

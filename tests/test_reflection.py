@@ -8,12 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from students import make_rows, make_student
+from students import make_rows, make_student, tokenizer
 from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
+from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
 from fcot.prompts.student import METHODS
 from fcot.student.data import Layout
+from fcot.student.decoding import Prompt, decode
+from fcot.student.loading import Student
 from fcot.student.losses import TargetLogits, token_loss, triplet_loss
 from fcot.student.reflection import Reflection, triplet_batch
 from fcot.student.tokenization import Row, tokenize
@@ -181,6 +184,36 @@ def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, represen
     one, other = gradients(student, mine), gradients(student, reference)
     for name, gradient in other.items():
         torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neo", "opt"])
+def test_paper_bs_models_reflect_like_the_reference(family):
+    """And are decoded together as alone: GPT-J, GPT-Neo (half of its layers look at a window), OPT."""
+    words = tokenizer()
+    ids = {"vocab_size": len(words), "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
+    torch.manual_seed(0)
+    model = {
+        "gptj": lambda: GPTJForCausalLM(GPTJConfig(
+            **ids, n_positions=128, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        )),
+        "gpt_neo": lambda: GPTNeoForCausalLM(GPTNeoConfig(
+            **ids, max_position_embeddings=128, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+            window_size=8, resid_dropout=0, embed_dropout=0, attention_dropout=0,
+        )),
+        "opt": lambda: OPTForCausalLM(OPTConfig(
+            **ids, max_position_embeddings=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+            word_embed_proj_dim=32, dropout=0,
+        )),
+    }[family]().eval()  # fmt: skip
+    student = Student(model, words, "decoder")
+    rows, reflection = contrasted(student)
+    head = TargetLogits(student.model)
+    batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, words.pad_token_id, None)
+    mine = triplet_loss(head.states(batch), batch["weights"], reflection.margin)
+    head.remove()
+    assert mine.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
+    prompts = [Prompt(row.prompt, 8) for row in rows]
+    assert decode(student, prompts, max_tokens=400) == [decode(student, [prompt], max_tokens=400)[0] for prompt in prompts]
 
 
 def test_questions_get_no_gradient_from_reflection():

@@ -39,7 +39,7 @@ class Setting:
     def title(self) -> str:
         """Method, D and swept values."""
         parts = [METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")]
-        return ", ".join([*parts, *(f"{key}={value}" for key, value in self.varied.items())])
+        return ", ".join([*parts, *(f"{key.removeprefix('method.')}={value}" for key, value in self.varied.items())])
 
     @property
     def varied(self) -> Mapping[str, str]:

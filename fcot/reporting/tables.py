@@ -31,7 +31,7 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns["method"] = [METHODS[setting["method"]].title for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
     for key in dict.fromkeys(key for setting in settings for key in setting.varied):
-        columns[key] = [setting.varied.get(key, "-") for setting in settings]
+        columns[key.removeprefix("method.")] = [setting.varied.get(key, "-") for setting in settings]
     columns["kept/asked"] = [_kept(setting) for setting in settings]
     if _differ(settings, "rationale_words"):
         columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
