@@ -417,8 +417,10 @@ def register_schemas() -> None:
 
     And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it, and by
     ``${paper_demonstrations:${dataset.name}}`` and ``${paper_new_tokens:${dataset.name}}`` for paper B's demonstrations and limits;
+    ``${conf:experiment/toy/golden.json}`` is a file beside the configuration;
     ``${where:${student.name},tiny_,0.1,0.5}`` is 0.1 for students whose name begins so, else 0.5.
     """
+    OmegaConf.register_new_resolver("conf", lambda name: str(CONF / name), replace=True)
     OmegaConf.register_new_resolver("where", _where, replace=True)
     OmegaConf.register_new_resolver("paper_demonstrations", paper_demonstrations, replace=True)
     OmegaConf.register_new_resolver("paper_new_tokens", paper_new_tokens, replace=True)

@@ -1,12 +1,18 @@
 """The one exception that reaches the user as a message instead of a traceback."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class FcotError(Exception):
     """Bad input or a condition the user can mend; the message names the file and line, or the override to change."""
 
 
 class BudgetSpent(FcotError):
-    """What is left of ``teacher.budget_usd`` does not pay the next request."""
+    """What is left of ``teacher.budget_usd`` does not pay the next request; ``usage`` is what was paid until then."""
+
+    usage: dict[str, Any] | None = None
 
 
 class ConfigFaults(FcotError):

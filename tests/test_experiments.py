@@ -23,6 +23,7 @@ SMALLEST = [
 LESS = {  # points that are left out, or that 40 problems cannot have
     "table9": ["dataset=toy_last_letter"], "scaling_data": ["split_mode.subset=null,16,8"], "cost": ["split_mode.subset=null,16"],
     "table1": ["dataset=toy_coin_flip"], "tailored_rounds": ["seed=0"], "tailored_reflection": ["method.reflection.weight=0,0.5"],
+    "rationale_filter": ["dataset.n_problems=1350", "curation=answer,golden,golden_matched"],
     "tailored_budget": ["diversity=2"], "tailored_feedback": ["method.reflection.weight=0.1"],
     "inference_length": ["student.max_new_tokens=12,24"],
 }  # fmt: skip

@@ -385,6 +385,7 @@ def test_a_spent_budget_ends_the_rounds_and_a_larger_one_goes_on(make_run, tmp_p
         ended = execute(bounded, "")
         assert (ended["rounds_ended"], len(ended["rounds"])) == ("budget", 1)
         assert bounded.directory.done.exists()
+        assert spent[0] <= ended["teacher_usage"]["usd"] <= between + 0.001, "what the round that was not held has paid counts"
         larger = make_run(tmp_path, *paid(tmp_path, server)[:-1], "teacher.budget_usd=10")
         assert larger.run_id == bounded.run_id
         gone_on = execute(larger, "")

@@ -21,7 +21,7 @@ from fcot.progress import progress, say
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import World
-from fcot.records import ExamResult, from_row, to_row
+from fcot.records import ExamResult, Problem, from_row, to_row
 from fcot.records import Feedback as FeedbackRow
 from fcot.runs import Run
 from fcot.stages.answering import Draws, draw, text_format
@@ -38,7 +38,6 @@ from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import FREE, paid
 
 Summary = dict[str, Any]
-SHARED = ("exam", "train", "evaluate")  # all ranks take part
 _NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
 
 
@@ -64,6 +63,7 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
     method: TailoredMethod = run.config.method
     rounds: list[dict[str, Summary]] = []
     told: list[Summary] = []
+    beside: list[Summary] = []  # paid in a round that was not held to its end
     ended = "rounds"
     for number in range(1, method.rounds + 1):
         stages: dict[str, Summary] = {}
@@ -79,9 +79,10 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
             if number == 1:
                 raise
             say(f"round {number} is not held: {error}")
-            reason = "budget"
+            beside, reason = [error.usage or {}], "budget"
         if reason:
             ended = reason
+            beside += [stages["feedback"]["teacher_usage"]] if "feedback" in stages else []
             break
         rounds.append(stages)
         told.append(_told(number, stages))
@@ -91,7 +92,7 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
             break
     best = _best(told)
     _leave(run, best, len(rounds))
-    return _as_one(rounds, best, method.start == "previous"), {"rounds": told, "best_round": best, "rounds_ended": ended}
+    return _as_one(rounds, beside, best, method.start == "previous"), {"rounds": told, "best_round": best, "rounds_ended": ended}
 
 
 def _why_not(method: TailoredMethod, name: str, summary: Summary) -> str | None:
@@ -147,7 +148,7 @@ def _sum(records: Iterable[Summary]) -> Summary:
     return {key: None if any(value is None for value in values) else sum(values) for key, values in columns.items()}
 
 
-def _as_one(rounds: Sequence[dict[str, Summary]], best: int, from_previous: bool) -> dict[str, Summary]:
+def _as_one(rounds: Sequence[dict[str, Summary]], beside: Sequence[Summary], best: int, from_previous: bool) -> dict[str, Summary]:
     """The summaries of a run of one round that asked, kept and took as much as these, and answered as the best of them."""
     curated = [stages["curate"] for stages in rounds]
     first, chosen = curated[0], rounds[best - 1]
@@ -158,7 +159,7 @@ def _as_one(rounds: Sequence[dict[str, Summary]], best: int, from_previous: bool
     found: dict[str, Summary] = {
         "curate": {
             **first, **sums, "refused": _sum(one["refused"] for one in curated), "rationale_words": round(words, 2),
-            "teacher_usage": _sum(_usage(stages) for stages in rounds),
+            "teacher_usage": _sum([*map(_usage, rounds), *beside]),
         },
         "train": chosen["train"] | {"n_steps": steps},
         "evaluate": chosen["evaluate"],
@@ -257,23 +258,35 @@ def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Feedback
     groups: dict[tuple[int, int], list[int]] = {}
     for index, n in Counter(case.problem.sample_index for case in chosen).items():
         groups.setdefault((run.config.diversity + before[index], n), []).append(index)
-    rows, usages, left = [], [], _left(run, number)
+    rows: list[FeedbackRow] = []
+    usages: list[Summary] = []
+    left = _left(run, number)
     for (had, n), indices in groups.items():
-        # Rows carry the round, so that what an earlier one paid for is not counted again.
-        plan = replace(run.plan, diversity=had + n, run_id=f"{run.run_id}/round_{number}", budget_usd=left)
-        problems = run.select(indices)
-        with progress(f"rationales {number}", len(indices) * plan.diversity, "completions") as bar:
-            bought = generate_completions(plan, run.store, problems, bar.advance, watch=bar.watch)
-        rows += [
-            FeedbackRow(one.sample_index, one.completion_index - had, (), one.rationale, one.answer_text, one.finish_reason)
-            for one in bought if one.completion_index >= had
-        ]  # fmt: skip
-        usage, known = bought.usage(), replace(bought, plan=replace(plan, diversity=had)).usage()
-        for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
-            usage[name] = None if None in (usage[name], known[name]) else usage[name] - known[name]
+        try:
+            bought, usage = _further(run, number, run.select(indices), had, n, left)
+        except BudgetSpent as error:
+            error.usage = _sum([*usages, error.usage or {}])
+            raise
+        rows += bought
         usages.append(usage)
         left = None if left is None else left - (usage["usd"] or 0.0)
     return rows, _sum(usages) if usages else paid((), FREE)
+
+
+def _further(run: Run, number: int, problems: Sequence[Problem], had: int, n: int, left: float | None) -> tuple[list[FeedbackRow], Summary]:
+    """``n`` more plain completions of problems that have ``had``, and what they cost."""
+    # Rows carry the round, so that what an earlier one paid for is not counted again.
+    plan = replace(run.plan, diversity=had + n, run_id=f"{run.run_id}/round_{number}", budget_usd=left)
+    with progress(f"rationales {number}", len(problems) * plan.diversity, "completions") as bar:
+        bought = generate_completions(plan, run.store, problems, bar.advance, watch=bar.watch)
+    usage, known = bought.usage(), replace(bought, plan=replace(plan, diversity=had)).usage()
+    for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
+        usage[name] = None if None in (usage[name], known[name]) else usage[name] - known[name]
+    rows = [
+        FeedbackRow(one.sample_index, one.completion_index - had, (), one.rationale, one.answer_text, one.finish_reason)
+        for one in bought if one.completion_index >= had
+    ]  # fmt: skip
+    return rows, usage
 
 
 def _left(run: Run, number: int) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcot.errors import BudgetSpent
 from fcot.progress import unwatched
 from fcot.records import Completion, Problem
 from fcot.teacher.money import paid
@@ -113,8 +114,12 @@ def generate_completions(
     to_buy = [(key, problem) for key, problem in wanted.items() if key in open_keys]
     from fcot.teacher.batch import BatchTeacher, buy_in_batches
 
-    if isinstance(plan.teacher, BatchTeacher):
-        buy_in_batches(plan, folder, to_buy, meter)
-    else:
-        buy(plan, folder, to_buy, meter)
+    try:
+        if isinstance(plan.teacher, BatchTeacher):
+            buy_in_batches(plan, folder, to_buy, meter)
+        else:
+            buy(plan, folder, to_buy, meter)
+    except BudgetSpent as error:
+        error.usage = generated.usage()
+        raise
     return generated
