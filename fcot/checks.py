@@ -140,8 +140,10 @@ def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
     if feedback.template is None and feedback.path is None:
         yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
     weights = method.round_weights
-    if weights is not None and (len(weights) != method.rounds or min(weights) < 0 or not max(weights)):
-        yield f"method.round_weights={weights}: one weight for each of method.rounds={method.rounds}, none below 0, not all 0"
+    if weights is not None and (len(weights) != method.rounds or min(weights) < 0):
+        yield f"method.round_weights={weights}: one weight for each of method.rounds={method.rounds}, none below 0"
+    elif weights is not None and not (weights[0] if method.accumulate else min(weights)):
+        yield f"method.round_weights={weights}: a round would have nothing to train on; round 1 needs a weight above 0 (not accumulated, all do)"
     if method.patience is not None and config.trainer.selection != "validation":
         yield "method.patience needs validation problems: trainer.selection=validation"
     if isinstance(config.student, ApiStudent):

@@ -208,8 +208,7 @@ def test_rounds_repeat_and_choices_matter(make_run, tmp_path):
 def test_a_round_begins_with_the_previous_student_and_its_own_samples(make_run, tmp_path):
     metrics = execute(make_run(tmp_path, *TINY, "method.accumulate=false"), "")
     assert metrics["rounds"][1]["n_reasoning_samples"] == metrics["rounds"][1]["completions_kept"]
-    with_weights = [*TINY, "method.round_weights=[0,1]"]
-    anew = make_run(tmp_path, *with_weights, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
+    anew = make_run(tmp_path, *TINY, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
     execute(anew, "")
     files = final(anew)
     assert files["round_1/student/model.safetensors"] == files["round_2/student/model.safetensors"], "the same training twice"
@@ -304,6 +303,8 @@ def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits
     (["teacher=replay", "teacher.path=x", "dataset=svamp"], "teacher=replay answers no feedback: method.feedback.source=self"),
     (["until=train"], "until=curate or evaluate"),
     (["method.round_weights=[1,2]"], "one weight for each of method.rounds=3"),
+    (["method.round_weights=[0,1,1]"], "a round would have nothing to train on"),
+    (["method.round_weights=[1,0,1]", "method.accumulate=false"], "a round would have nothing to train on"),
     (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self"),
     (["method.reflection.representation=first"], "choose from last, rationale, mean"),
     (["method.exam.temperature=0"], "an exam's answers are drawn"),

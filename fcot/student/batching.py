@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fcot.errors import FcotError
+
 Ids = NDArray[np.int64]  # sample positions
 
 _BUCKET = 4  # batches a bucket: few enough for little padding, enough for batches that differ from epoch to epoch
@@ -31,9 +33,14 @@ class StepSampler:
         seed: Of the order.
         batch_size: Samples a step; None with ``batch_tokens``.
         batch_tokens: Tokens a step, padding included, at most (but always one sample).
+
+    Raises:
+        FcotError: There is not one sample.
     """
 
     def __init__(self, lengths: NDArray[np.int64], seed: int, batch_size: int | None, batch_tokens: int | None = None) -> None:
+        if not len(lengths):
+            raise FcotError("there are no samples to train on")
         self._lengths = lengths
         self._seed = seed
         self._batch_size = batch_size
