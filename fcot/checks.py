@@ -143,8 +143,8 @@ def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
     if weights is not None and (len(weights) != method.rounds or min(weights) < 0):
         yield f"method.round_weights={weights}: one weight for each of method.rounds={method.rounds}, none below 0"
     elif weights is not None and not (weights[0] if method.accumulate else min(weights)):
-        least = "round 1 needs a weight above 0" if method.accumulate else "each round needs a weight above 0"
-        yield f"method.round_weights={weights}: a round would have nothing to train on; {least}"
+        needed = "round 1 needs a weight above 0" if method.accumulate else "each round needs a weight above 0"
+        yield f"method.round_weights={weights}: a round would have nothing to train on; {needed}"
     if method.patience is not None and config.trainer.selection != "validation":
         yield "method.patience needs validation problems: trainer.selection=validation"
     if isinstance(config.student, ApiStudent):
