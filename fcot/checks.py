@@ -137,6 +137,10 @@ def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
     for part in ("{question}", "{mistakes}"):
         if template is not None and part not in template:
             yield f"{option}: the template must contain {part}"
+    if template is not None and feedback.hint and "{hint}" not in template:
+        yield f"{option}: the template has no {{hint}}: the teacher would not be told the answer; method.feedback.hint=false"
+    if config.curation.labels == "vote_all" and method.rounds > 1:
+        yield "curation.labels=vote_all: an exam needs gold answers, and a reply on a mistake has nobody to vote with; labels=vote or gold"
     if feedback.template is None and feedback.path is None:
         yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
     weights = method.round_weights

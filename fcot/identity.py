@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
 STAGE_VERSIONS = {"generate": 2, "curate": 2, "train": 2, "evaluate": 2}
+ROUND_VERSIONS = {"exam": 1, "feedback": 1}  # of what rounds have beside these
 # Of the trainer: where and how fast, not what. Decoding's precision counts for every method.
 _CHANGES_NO_WEIGHTS = ("name", "eval_batch_tokens", "eval_precision", "devices", "nodes", "strategy", "checkpoint_every_s")
 
@@ -47,6 +48,7 @@ def identity(run: Run) -> dict[str, Any]:
     if isinstance(config.method, TailoredMethod):
         found["tailored"] = asdict(config.method)
         found["tailored"]["feedback"] |= {"path": None, "template": run.feedback_template}
+        found["tailored"]["versions"] = ROUND_VERSIONS
     if run.replayed is not None:
         found["teacher"] = fingerprint([to_row(completion) for completion in run.replayed])
     elif run.teacher is not None:

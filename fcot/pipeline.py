@@ -121,7 +121,8 @@ def _stage(run: Run, name: str) -> Callable[..., Summary]:
     """A stage such as ``train`` or ``round_2/train``, to be called with the world where all ranks take part."""
     of, _, stage = name.rpartition("/")
     if of:
-        return partial(getattr(import_module("fcot.stages.rounds"), stage), run, _number(of))
+        module = "fcot.stages.feedback" if stage == "feedback" else "fcot.stages.rounds"
+        return partial(getattr(import_module(module), stage), run, _number(of))
     module, function = (_ASKED_STAGES if isinstance(run.config.student, ASKED) else _STAGES)[name]
     return partial(getattr(import_module(module), function), run)
 
@@ -151,7 +152,8 @@ def _check_student(run: Run) -> Architecture | None:
         )  # fmt: skip
     else:
         architecture = student.architecture
-    wanted = [name for name in ("packing", "prompt_loss_weight") if getattr(trainer, name)] if run.trains else []
+    for_decoders = ("packing", "prompt_loss_weight", "demonstration_loss_weight")
+    wanted = [name for name in for_decoders if getattr(trainer, name)] if run.trains else []
     if architecture == "encoder_decoder" and wanted:
         raise FcotError(f"trainer.{' and trainer.'.join(wanted)}: for decoders only, and student={student.name} is an encoder-decoder")
     return architecture

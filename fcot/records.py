@@ -111,6 +111,7 @@ class ExamResult:
         n_correct: How many were right; the pass rate is their share.
         mistakes: The distinct wrong completions, those without an answer included, in the order in which they were drawn.
         right: The distinct right ones.
+        unfinished: Of the mistakes those that the length limit ended.
     """
 
     sample_index: int
@@ -120,6 +121,7 @@ class ExamResult:
     n_correct: int
     mistakes: Sequence[str]
     right: Sequence[str]
+    unfinished: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

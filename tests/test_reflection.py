@@ -8,21 +8,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from students import make_rows, make_student, tokenizer
+from students import make_rows, make_student, save_gpt2, tokenizer
 from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
-from fcot.prompts.student import METHODS
+from fcot.prompts.student import METHODS, Demonstration
 from fcot.student.data import Layout
 from fcot.student.decoding import Prompt, decode
-from fcot.student.loading import Student
+from fcot.student.loading import Student, load_student
 from fcot.student.losses import TargetLogits, token_loss, triplet_loss
 from fcot.student.reflection import Reflection, triplet_batch
-from fcot.student.tokenization import Row, tokenize
+from fcot.student.tokenization import Row, encode_questions, tokenize
 from fcot.tailored.material import material
 
 FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 SHARES = {"demonstrations": 0.1, "question": 0.25, "completion": 1.0}
 
 
@@ -152,6 +153,28 @@ def test_each_weight_on_a_model_that_knows_nothing():
     assert replace(layout, demonstration_weight=0.0).loss_tokens(np.array([[6, 3]]), np.array([4])) == 5
 
 
+def test_what_stands_before_every_text_goes_to_the_demonstrations(tmp_path):
+    form = replace(METHODS["tailored"].formats["decoder"], demonstrations=(Demonstration("One?", "So.", "1"),))
+    student = make_student("gpt2")
+    plain, shown, _ = encode_questions(student, form, ["Two?"], 100)
+    assert student.tokenizer.decode(plain[0][shown[0] :]) == "Question: Two?\nReasoning:"
+    chat = load_student(str(save_gpt2(tmp_path, CHAT)), chat=True)
+    turn = replace(METHODS["tailored"].formats["chat"], demonstrations=form.demonstrations)
+    asked, shown, _ = encode_questions(chat, turn, ["Two?"], 100)
+    assert chat.tokenizer.decode(asked[0][shown[0] :]).startswith("Question: Two?")
+    assert "Answer: 1" in chat.tokenizer.decode(asked[0][: shown[0]])
+    short, shown, cut = encode_questions(student, form, ["Two?"], len(plain[0]) - 5)
+    assert (shown, cut, short) == ([0], 0, encode_questions(student, form.without_demonstrations, ["Two?"], 100)[0])
+
+
+def test_half_precision_is_clipped(tmp_path):
+    """Also with a fused optimizer, under which Lightning refuses to."""
+    free = trained(tmp_path / "free", precision="bf16-mixed", max_steps=6, clip_norm=None)
+    clipped = trained(tmp_path / "clipped", precision="bf16-mixed", max_steps=6, clip_norm=1e-6)
+    assert free.losses[0] == clipped.losses[0]
+    assert not torch.equal(free.weights, clipped.weights)
+
+
 # --- self-reflection --------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +186,10 @@ def contrasted(student, representation="last"):
     others = {0: [texts[0][1], texts[1][1], form.completion("7", "another way")], 1: [texts[2][1], form.completion("7", "x")], 2: []}
     mistakes = {0: [form.completion("9", "one one").strip(), "no end"], 2: ["wrong"]}
     rows = tokenize(student, form, [(f"How many {index}?", text) for index, text in texts], max_prompt=40, max_completion=40)
-    made = material(student, form, texts, others, mistakes, weight=0.5, margin=1.0, representation=representation, max_tokens=40, seed=3)
+    made = material(
+        student, form, texts, others, mistakes, {0: ["no end"]}, weight=0.5, margin=1.0, representation=representation, max_tokens=40,
+        seed=3,
+    )  # fmt: skip
     return rows, made
 
 
@@ -248,7 +274,9 @@ def test_mistakes_keep_their_own_ending_and_rationales_theirs():
 def test_what_represents_a_text():
     student = make_student("gpt2")
     last, rationale, mean = (contrasted(student, name)[1] for name in ("last", "rationale", "mean"))
-    lengths = last.texts.lengths[:, 1]
+    unfinished = [student.tokenizer.decode(row.completion).startswith(" no end") for row in last.texts]
+    lengths = last.texts.lengths[:, 1] - np.array(unfinished)  # it never wrote an end token
+    assert sum(unfinished) == 1
     assert (last.spans == np.stack([lengths - 1, lengths], 1)).all()
     assert (mean.spans == np.stack([np.zeros_like(lengths), lengths], 1)).all()
     for row, (start, end) in zip(rationale.texts, rationale.spans, strict=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,7 @@ def result(index, n_correct, *mistakes):
 def test_mistakes_are_the_distinct_wrong_answers():
     found = examine([prediction(" a", False), prediction("b", True), prediction("a", False), prediction("", False), prediction("b", True)])
     assert (found.mistakes, found.right, found.n_correct, found.n_answers) == (["a", ""], ["b"], 2, 5)
+    assert examine([prediction("a", False), replace(prediction("no end", False), complete=False)]).unfinished == ["no end"]
     assert summarise([found, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
 
 
@@ -146,6 +147,11 @@ def test_demonstrations_stand_before_the_question_and_never_hold_its_answer():
         "Question: What?\nReasoning: Because.\nAnswer: 3\n\nQuestion: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: Who?\nReasoning:"
     )
     assert with_them.prompt("What?") == "Question: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: What?\nReasoning:"
+    for layout, expected in (
+        ("encoder_decoder", "Question: What? Reasoning: Because. Answer: 3\n\nQuestion: Who? Reasoning:"),
+        ("chat", "Question: What?\nReasoning: Because.\nAnswer: 3\n\nQuestion: Who?"),
+    ):
+        assert replace(METHODS["tailored"].formats[layout], demonstrations=shown[:1]).prompt("Who?") == expected
     assert form.split(" Because.\nAnswer: 3") == ("Because.", "3")
     assert form.split("endless") == ("endless", "")
 
@@ -241,9 +247,24 @@ def test_what_stands_in_the_place_of_feedback(source, make_run, tmp_path):
             assert any(text.startswith(row["rationale"]) for text in exam[row["sample_index"]]["right"])
 
 
+def test_a_mistake_made_again_is_answered_anew_and_paid_once(make_run, tmp_path):
+    """A student that learns nothing and always draws the likeliest token makes the same mistakes in every round."""
+    run = make_run(tmp_path, *TINY, "method.rounds=3", "trainer.lr=1e-12", "method.exam.top_k=1", "method.exam.samples=1")
+    metrics = execute(run, "")
+    second, third = ([*read_jsonl(run.directory.round(number).feedback)] for number in (2, 3))
+    assert [(row["sample_index"], row["mistakes"]) for row in second] == [(row["sample_index"], row["mistakes"]) for row in third]
+    assert sum(one["rationale"] == other["rationale"] for one, other in zip(second, third, strict=True)) < len(third) / 4
+    usage = [one["teacher_usage"] for one in metrics["rounds"]]
+    assert [one["requests"] for one in usage[1:]] == [len(second), len(third)]
+    assert [one["served_from_store"] for one in usage[1:]] == [0, 0]
+    rows = [line for path in (tmp_path / "store").glob("*/*/*/*.jsonl") for line in path.read_text().splitlines()]
+    assert metrics["teacher_usage"]["requests"] == len({json.loads(line)["request"] for line in rows})
+    assert metrics["completions_correct"] >= metrics["completions_kept"]
+
+
 def test_why_rounds_end(make_run, tmp_path):
     assert [_out_of_patience([{"validation_accuracy": one, "round": n} for n, one in enumerate(accuracies, 1)], 2) for accuracies in
-            ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, False, False]  # fmt: skip
+            ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, True, False]  # fmt: skip
     method = TailoredMethod(min_mistakes=5)
     assert _why_not(method, "exam", {"failed_problems": 4}) == "few_mistakes"
     assert _why_not(method, "exam", {"failed_problems": 5}) is None
@@ -312,6 +333,8 @@ def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits
     (["method.feedback.path=nowhere.txt"], "method.feedback.path=nowhere.txt: no such file"),
     (["method.patience=1", "trainer.selection=last"], "method.patience needs validation problems"),
     (["method.rounds=0"], "method.rounds=0: at least 1"),
+    (["method.feedback.template='{question} {mistakes}'"], "the teacher would not be told the answer; method.feedback.hint=false"),
+    (["curation.labels=vote_all"], "curation.labels=vote_all: an exam needs gold answers"),
     (["trainer.loss_mean=other"], "choose from weighted, counted"),
 ])  # fmt: skip
 def test_faults_are_told_before_anything_is_asked(overrides, message, make_run, tmp_path):
@@ -365,6 +388,11 @@ def test_the_dry_run_tells_what_a_round_may_cost(make_run, tmp_path, run_fcot):
     assert needs.rounds == 2
     assert needs.requests.tolist() == [0, n / 2, n]
     assert needs.usd[0] == 0 < needs.usd[1] < needs.usd[2]
+    plain = estimate(
+        make_run(tmp_path, *settings, "method.feedback.source=plain", "prompt=zero_shot_cot", "teacher.endpoint=completions"), {}
+    ).round
+    assert plain.requests.tolist() == [0, n, 2 * n], "rationale and answer"
+    assert plain.prompt_tokens[1] > 2 * plain.requests[1] * 20
     capped = make_run(tmp_path, *settings, "method.feedback.requests=2", "method.feedback.max_requests=5")
     assert estimate(capped, {}).round.requests.tolist() == [0, 5, 5]
     assert estimate(make_run(tmp_path, *settings, "method.feedback.source=self"), {}).round.usd.tolist() == [0, 0, 0]
@@ -419,9 +447,7 @@ def test_kills_in_each_stage_change_nothing_and_nothing_is_bought_twice(places, 
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
         settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
         for place in places:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fcot.run", *settings], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-            )
+            process = subprocess.Popen([sys.executable, "-m", "fcot.run", *settings], stderr=subprocess.PIPE, text=True)
             while process.poll() is None and not reached(tmp_path / "killed", place):
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)

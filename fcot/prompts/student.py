@@ -51,8 +51,9 @@ class StudentFormat:
     def prompt(self, question: str) -> str:
         """The text the student is given. A demonstration of the same question is left out: it holds the answer."""
         shown = [one for one in self.demonstrations if one.question.split() != question.split()]
+        seam = "" if self.completion_template.startswith(" ") else " " if self.prompt_template.endswith(":") else "\n"
         before = "".join(
-            f"{self.prompt_template.format(question=one.question)}{self.completion(one.answer, one.rationale)}\n\n" for one in shown
+            f"{self.prompt_template.format(question=one.question)}{seam}{self.completion(one.answer, one.rationale)}\n\n" for one in shown
         )
         return before + self.prompt_template.format(question=question)
 

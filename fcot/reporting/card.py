@@ -16,6 +16,11 @@ TERMS = {
     "hf": "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
     "attribution, some restrict commercial use).",
 }
+_LEARNT = {
+    "feedback": "its feedback on the student's mistakes",
+    "plain": "its further rationales",
+    "self": "the student's own right answers",
+}
 NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose licence applies."
 
 
@@ -72,8 +77,13 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
         facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic) | {_percent(best)} |")
     data = f"{metrics['n_train_problems']:,} train problems of {metrics['task']} (split mode {metrics['split_mode']})"
     if teacher is not None:
-        kept = f"{metrics['n_reasoning_samples']:,} rationales kept of {metrics['completions_asked']:,}"
+        rounds = metrics.get("rounds") or []
+        plain = rounds[0] if rounds else metrics
+        kept = f"{plain['completions_kept']:,} rationales kept of {plain['completions_asked']:,}"
         data += f", {kept} that {teacher} wrote (D = {metrics['diversity']})"
+        later = rounds[1 : metrics.get("best_round", 1)]
+        counts = f"{sum(one['completions_kept'] for one in later):,} of {sum(one['completions_asked'] for one in later):,}"
+        data += f"; in {len(later)} later rounds {counts} completions ({_LEARNT[metrics['learnt_from']]})" if later else ""
     terms = TERMS[teacher_kind].format(teacher=teacher) if teacher_kind else NO_TEACHER
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
     head += [f"base_model: {base_model}"] if base_model else []

@@ -152,20 +152,21 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
 
 def _round(run: Run, method: TailoredMethod, measured: _Measured) -> RoundNeeds:
     """A later round, by the share of the train problems that the student may fail: none, half, all."""
-    asked = method.feedback
-    n = len(run.split.train) * min(asked.requests, math.ceil(method.exam.samples / asked.mistakes))
-    requests = np.minimum(np.array([0.0, 0.5, 1.0]) * n, asked.max_requests or math.inf)
-    if asked.source == "self":
-        return RoundNeeds(method.rounds - 1, np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3))
-    question = measured.per_character * float(np.mean([len(one.question) for one in run.select(run.split.train)]))
-    reply, prompt = measured.rationale, question
+    asked, steps = method.feedback, 1
+    examined = [problem for problem in run.select(run.split.train) if problem.labelled]
+    n = len(examined) * min(asked.requests, math.ceil(method.exam.samples / asked.mistakes))
+    completions = np.minimum(np.array([0.0, 0.5, 1.0]) * n, asked.max_requests or math.inf) * (asked.source != "self")
+    prompt = measured.per_character * float(np.mean([len(problem.question) for problem in examined]))
+    reply = measured.rationale
     if asked.source == "feedback":
         prompt = prompt + measured.per_character * len(run.feedback_template) + asked.mistakes * measured.rationale
-        reply = np.minimum(measured.rationale, asked.max_tokens)
-    tokens = requests * prompt, requests * reply
+        reply = np.minimum(reply, asked.max_tokens)
+    elif run.prompt.two_steps:  # the answer is asked for by itself, behind the rationale
+        prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2
+    tokens = completions * prompt, completions * reply
     price = run.plan.price
     usd = None if price is None else np.array([price.usd(p, c) for p, c in zip(*tokens, strict=True)])
-    return RoundNeeds(method.rounds - 1, requests, *tokens, usd)
+    return RoundNeeds(method.rounds - 1, steps * completions, *tokens, usd)
 
 
 def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:

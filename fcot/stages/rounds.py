@@ -6,9 +6,9 @@ that round is trained, so that its mistakes can be contrasted; one from scratch 
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -19,23 +19,18 @@ from fcot.decoding.engine import Sampling
 from fcot.errors import BudgetSpent
 from fcot.progress import progress, say
 from fcot.prompts.student import Demonstration, StudentFormat
-from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import World
-from fcot.records import ExamResult, Problem, from_row, to_row
-from fcot.records import Feedback as FeedbackRow
+from fcot.records import Feedback, from_row, to_row
 from fcot.runs import Run
 from fcot.stages.answering import Draws, draw, text_format
+from fcot.stages.feedback import add, exam_results, feedback_prompt_of
 from fcot.stages.rationales import curate_stage, judge_all
 from fcot.stages.rationales import generate as generate_plain
 from fcot.stages.student import Course, build_student, evaluate_course, kept_rows, load_trained, train_course
 from fcot.student.loading import Student
 from fcot.student.reflection import Reflection
-from fcot.student.using import read_usage
 from fcot.tailored import exam as exams
-from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.tailored.material import material
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.money import FREE, paid
 
 Summary = dict[str, Any]
 _NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
@@ -92,7 +87,11 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
             break
     best = _best(told)
     _leave(run, best, len(rounds))
-    return _as_one(rounds, beside, best, method.start == "previous"), {"rounds": told, "best_round": best, "rounds_ended": ended}
+    facts = {
+        "rounds": told, "learnt_from": method.feedback.source, "best_round": best, "rounds_ended": ended,
+        "completions_correct": sum(stages["curate"]["correct"] for stages in rounds),  # the teacher's accuracy is of round 1
+    }  # fmt: skip
+    return _as_one(rounds, beside, best, method.start == "previous"), facts
 
 
 def _why_not(method: TailoredMethod, name: str, summary: Summary) -> str | None:
@@ -103,7 +102,8 @@ def _why_not(method: TailoredMethod, name: str, summary: Summary) -> str | None:
 
 
 def _out_of_patience(told: Sequence[Summary], patience: int | None) -> bool:
-    return patience is not None and len(told) - _best(told) >= patience
+    accuracies = [one["validation_accuracy"] for one in told]
+    return patience is not None and len(told) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _best(told: Sequence[Summary]) -> int:
@@ -140,26 +140,18 @@ def _usage(stages: dict[str, Summary]) -> Summary:
     return dict(asked)
 
 
-def _sum(records: Iterable[Summary]) -> Summary:
-    """Records added up by key; None where one of them is unknown."""
-    known = list(records)
-    keys = dict.fromkeys(key for record in known for key in record)
-    columns = {key: [record.get(key, 0) for record in known] for key in keys}
-    return {key: None if any(value is None for value in values) else sum(values) for key, values in columns.items()}
-
-
 def _as_one(rounds: Sequence[dict[str, Summary]], beside: Sequence[Summary], best: int, from_previous: bool) -> dict[str, Summary]:
     """The summaries of a run of one round that asked, kept and took as much as these, and answered as the best of them."""
     curated = [stages["curate"] for stages in rounds]
     first, chosen = curated[0], rounds[best - 1]
-    sums = _sum({name: one[name] for name in ("asked", "kept", "characters", "prompt_characters")} for one in curated)
+    sums = add([{name: one[name] for name in ("asked", "kept", "characters", "prompt_characters")} for one in curated])
     words = sum((one["rationale_words"] or 0.0) * one["kept"] for one in curated) / sums["kept"]
-    seconds = _sum({name: summary["seconds"] for name, summary in stages.items()} for stages in rounds)
+    seconds = add([{name: summary["seconds"] for name, summary in stages.items()} for stages in rounds])
     steps = sum(stages["train"]["n_steps"] for stages in rounds[(0 if from_previous else best - 1) : best])
     found: dict[str, Summary] = {
         "curate": {
-            **first, **sums, "refused": _sum(one["refused"] for one in curated), "rationale_words": round(words, 2),
-            "teacher_usage": _sum([*map(_usage, rounds), *beside]),
+            **first, **sums, "refused": add([one["refused"] for one in curated]), "rationale_words": round(words, 2),
+            "teacher_usage": add([*map(_usage, rounds), *beside]),
         },
         "train": chosen["train"] | {"n_steps": steps},
         "evaluate": chosen["evaluate"],
@@ -170,7 +162,7 @@ def _as_one(rounds: Sequence[dict[str, Summary]], beside: Sequence[Summary], bes
 def _leave(run: Run, best: int, n: int) -> None:
     """Make the best round's student and answers, and all rounds' verdicts, the run's."""
     chosen = run.directory.round(best)
-    write_folder(run.directory.student, lambda folder: shutil.copytree(chosen.student, folder, dirs_exist_ok=True))
+    write_folder(run.directory.student, lambda folder: shutil.copytree(chosen.student, folder, copy_function=_link, dirs_exist_ok=True))
     for path in (chosen.predictions, chosen.samples, chosen.errors):
         if path.exists():
             write_jsonl(run.directory.path / path.name, read_jsonl(path))
@@ -181,6 +173,14 @@ def _leave(run: Run, best: int, n: int) -> None:
                 yield {"round": number} | row
 
     write_jsonl(run.directory.curated, verdicts())
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under another name, where the file system can: a student may be large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 # --- the stages of a round ----------------------------------------------------------------------------------------
@@ -212,100 +212,13 @@ def exam(run: Run, number: int, world: World) -> Summary:
     return exams.summarise(results) | facts
 
 
-def feedback(run: Run, number: int) -> Summary:
-    """What the round learns: the teacher's feedback on mistakes, or what an ablation puts in its place."""
-    method: TailoredMethod = run.config.method
-    asked, results = method.feedback, _exam(run, number)
-    rows: Iterable[FeedbackRow]
-    form = read_usage(run.directory.round(number - 1).student).format
-    if asked.source == "self":
-        rows = [
-            FeedbackRow(one.sample_index, index, (), *form.split(text), "stop")
-            for one in results for index, text in enumerate(one.right)
-        ]  # fmt: skip
-        usage = paid((), FREE) | {"served_from_store": 0, "identical_rationales": 0}
-    else:
-        chosen = cases(results, run.problems, asked.mistakes, asked.requests, asked.max_requests)
-        bought = _feedback_on(run, number, chosen, form) if asked.source == "feedback" else _plain(run, number, chosen)
-        rows, usage = bought
-    written = sorted(rows, key=lambda row: (row.sample_index, row.completion_index))
-    write_jsonl(run.directory.round(number).feedback, map(to_row, written))
-    characters = {name: usage.pop(name) for name in ("prompt_characters",) if name in usage}
-    return {"asked": len(written), "teacher_usage": usage, **characters}
-
-
-def _feedback_on(run: Run, number: int, chosen: Sequence[Case], form: StudentFormat) -> tuple[list[FeedbackRow], Summary]:
-    """The teacher's replies to what it was shown."""
-    asked, plan = run.config.method.feedback, run.plan
-    prompt = _feedback_prompt(run)
-    plan = replace(plan, prompt=prompt, diversity=1, budget_usd=_left(run, number), resample_identical=False)
-    problems = [as_question(case, run.feedback_template, asked.hint, form, prompt, run.task.rule) for case in chosen]
-    with progress(f"feedback {number}", len(problems), "completions") as bar:
-        bought = generate_completions(plan, run.store_of(prompt.name), problems, bar.advance, watch=bar.watch)
-    seen: Counter[int] = Counter()
-    rows = []
-    for case, one in zip(chosen, bought, strict=True):
-        rows.append(FeedbackRow(one.sample_index, seen[one.sample_index], case.mistakes, one.rationale, one.answer_text, one.finish_reason))
-        seen[one.sample_index] += 1
-    return rows, bought.usage() | {"prompt_characters": sum(len(problem.question) for problem in problems)}
-
-
-def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[FeedbackRow], Summary]:
-    """As many further plain rationales of the same problems (the ablation without feedback)."""
-    before: Counter[int] = Counter()
-    for earlier in range(2, number):
-        before.update(row["sample_index"] for row in read_jsonl(run.directory.round(earlier).feedback))
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, n in Counter(case.problem.sample_index for case in chosen).items():
-        groups.setdefault((run.config.diversity + before[index], n), []).append(index)
-    rows: list[FeedbackRow] = []
-    usages: list[Summary] = []
-    left = _left(run, number)
-    for (had, n), indices in groups.items():
-        try:
-            bought, usage = _further(run, number, run.select(indices), had, n, left)
-        except BudgetSpent as error:
-            error.usage = _sum([*usages, error.usage or {}])
-            raise
-        rows += bought
-        usages.append(usage)
-        left = None if left is None else left - (usage["usd"] or 0.0)
-    return rows, _sum(usages) if usages else paid((), FREE)
-
-
-def _further(run: Run, number: int, problems: Sequence[Problem], had: int, n: int, left: float | None) -> tuple[list[FeedbackRow], Summary]:
-    """``n`` more plain completions of problems that have ``had``, and what they cost."""
-    # Rows carry the round, so that what an earlier one paid for is not counted again.
-    plan = replace(run.plan, diversity=had + n, run_id=f"{run.run_id}/round_{number}", budget_usd=left)
-    with progress(f"rationales {number}", len(problems) * plan.diversity, "completions") as bar:
-        bought = generate_completions(plan, run.store, problems, bar.advance, watch=bar.watch)
-    usage, known = bought.usage(), replace(bought, plan=replace(plan, diversity=had)).usage()
-    for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
-        usage[name] = None if None in (usage[name], known[name]) else usage[name] - known[name]
-    rows = [
-        FeedbackRow(one.sample_index, one.completion_index - had, (), one.rationale, one.answer_text, one.finish_reason)
-        for one in bought if one.completion_index >= had
-    ]  # fmt: skip
-    return rows, usage
-
-
-def _left(run: Run, number: int) -> float | None:
-    """What is left of the budget, in USD; None without a limit."""
-    budget = run.plan.budget_usd
-    if budget is None:
-        return None
-    stages = [(earlier, "generate" if earlier == 1 else "feedback") for earlier in range(1, number)]
-    spent = (read_json(run.directory.round(earlier).stage(name))["teacher_usage"]["usd"] for earlier, name in stages)
-    return float(budget - sum(spent))
-
-
 def curate(run: Run, number: int) -> Summary:
     """The round's completions as reasoning samples, by the same filters."""
     place = run.directory.round(number)
     if number == 1:
         return curate_stage(run, place)
-    rows = (from_row(FeedbackRow, row).completion for row in read_jsonl(place.feedback))
-    parse = run.prompt.parse if run.config.method.feedback.source == "plain" else _feedback_prompt(run).parse
+    rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
+    parse = run.prompt.parse if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).parse
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
     seen = judge_all(run, place.curated, rows, parse, rules)
     if not seen.kept:
@@ -325,12 +238,13 @@ def train(run: Run, number: int, world: World) -> Summary:
     def reflect(student: Student, form: StudentFormat) -> Reflection | None:
         if not method.reflection.weight or not run.directory.round(number).exam.exists():
             return None
-        others: dict[int, list[str]] = {}
+        found, others = exam_results(run, number), dict[int, list[str]]()
         for row in chain.from_iterable(kept.values()):
             others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
         return material(
             student, form, [(row.sample_index, form.completion(row.answer, row.rationale)) for row in rows], others,
-            {one.sample_index: one.mistakes for one in _exam(run, number)}, weight=method.reflection.weight,
+            {one.sample_index: one.mistakes for one in found}, {one.sample_index: one.unfinished for one in found},
+            weight=method.reflection.weight,
             margin=method.reflection.margin, representation=method.reflection.representation, max_tokens=method.reflection.max_tokens,
             seed=run.config.seed,
         )  # fmt: skip
@@ -349,15 +263,6 @@ def train(run: Run, number: int, world: World) -> Summary:
 def evaluate(run: Run, number: int, world: World) -> Summary:
     """The round's student answers the test problems; that chooses nothing."""
     return evaluate_course(run, run.directory.round(number), world)
-
-
-def _exam(run: Run, number: int) -> list[ExamResult]:
-    return [from_row(ExamResult, row) for row in read_jsonl(run.directory.round(number).exam)]
-
-
-def _feedback_prompt(run: Run) -> TeacherPrompt:
-    chat = run.teacher is not None and run.teacher.chat
-    return feedback_prompt(run.config.method.feedback.max_tokens, run.prompt, chat)
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:

@@ -84,6 +84,15 @@ class StudentModule(pl.LightningModule):
             "reflection": reflection.detach() * self.trainer.world_size,
         }
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By norm. Lightning refuses to under bf16-mixed with a fused optimizer, for a gradient scaler that bf16 has none of."""
+        if gradient_clip_val is not None and self.trainer.precision == "bf16-mixed":
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> Any:
         """AdamW with torch's defaults besides learning rate and weight decay, and a schedule per optimizer step."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

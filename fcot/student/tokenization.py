@@ -143,6 +143,7 @@ def encode_questions(
 ) -> tuple[list[list[int]], list[int], int]:
     """Prompt ids of at most ``limit`` tokens each, how many of them belong to demonstrations, and how many questions were cut.
 
+    What a tokenizer puts before every text counts as a demonstration where there are any.
     Where a prompt is too long whole demonstrations are dropped, the first first; only then the question's beginning is cut.
     """
     bare, cut = encode_prompts(student, [text_format.without_demonstrations.prompt(question) for question in questions], limit)
@@ -156,7 +157,15 @@ def encode_questions(
         waiting = [position for position, ids in zip(waiting, tried, strict=True) if len(ids) > limit]
         if not waiting:
             break
-    return encoded, [len(ids) - len(alone) for ids, alone in zip(encoded, bare, strict=True)], cut
+    head = _head(student) if text_format.demonstrations else 0
+    more = [len(ids) - len(alone) for ids, alone in zip(encoded, bare, strict=True)]
+    return encoded, [head + n if n else 0 for n in more], cut
+
+
+def _head(student: Student) -> int:
+    """How many tokens stand before every text: a beginning-of-sequence token, a chat template's header."""
+    (one, other), _ = encode_prompts(student, ["a", "7"], sys.maxsize)
+    return next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), 0)
 
 
 def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:

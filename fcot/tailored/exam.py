@@ -15,9 +15,11 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     """
     first = answers[0]
     wrong, right = (dict.fromkeys(one.completion.strip() for one in answers if one.correct is verdict) for verdict in (False, True))
+    ended = {one.completion.strip() for one in answers if one.complete}
     return ExamResult(
-        first.sample_index, first.question, first.answer, len(answers), sum(one.correct for one in answers), list(wrong), list(right)
-    )
+        first.sample_index, first.question, first.answer, len(answers), sum(one.correct for one in answers), list(wrong), list(right),
+        [text for text in wrong if text not in ended],
+    )  # fmt: skip
 
 
 def summarise(results: Iterable[ExamResult]) -> dict[str, Any]:

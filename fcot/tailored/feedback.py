@@ -17,6 +17,7 @@ from fcot.prompts.teacher import HINT, STUDENTS_ANSWER, TeacherPrompt
 from fcot.records import ExamResult, Problem
 
 _CUE = "\n\nReasoning:"  # for endpoints that continue a text
+_NEXT = "\nQuestion:"  # with what such a text may go on
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def cases(
 
 def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> TeacherPrompt:
     """How a teacher is asked: one request, its answer behind the run's own trigger."""
-    return TeacherPrompt("feedback", "{question}" if chat else "{question}" + _CUE, prompt.answer_triggers, False, max_tokens)
+    template, stop = ("{question}", ()) if chat else ("{question}" + _CUE, (_NEXT,))
+    return TeacherPrompt("feedback", template, prompt.answer_triggers, False, max_tokens, stop=stop)
 
 
 def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule) -> Problem:

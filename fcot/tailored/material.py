@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ def material(
     anchors: Sequence[tuple[int, str]],
     others: Mapping[int, Sequence[str]],
     mistakes: Mapping[int, Sequence[str]],
+    unfinished: Mapping[int, Collection[str]],
     *,
     weight: float,
     margin: float,
@@ -35,9 +36,10 @@ def material(
         anchors: Sample index and completion of each training sample, in order.
         others: By sample index the completions that may be positives; the anchor itself is none.
         mistakes: By sample index the student's wrong completions, as it wrote them.
+        unfinished: Those of them that the length limit ended: nothing of them stands behind their last token.
         weight: Of the loss.
         margin: Of the loss.
-        representation: ``last``, the last token (the end-of-sequence token of a text that is not cut); ``rationale``, the last
+        representation: ``last``, the last token (the end-of-sequence token of a text that ended); ``rationale``, the last
             before the answer prefix; ``mean``, all.
         max_tokens: Longer completions are cut.
         seed: Of the choice.
@@ -54,7 +56,9 @@ def material(
     none = np.zeros(0, np.int64)
     texts = list(known)
     rows = tokenize(student, form, [("", text) for text in texts], max_prompt=_NO_PROMPT, max_completion=max_tokens)
-    ends = rows.lengths[:, 1]
+    cut = {number(lead + text.strip()) for texts_of in unfinished.values() for text in texts_of}
+    whole = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
+    ends = np.maximum(rows.lengths[:, 1] - whole, 1)  # without the end token that an unfinished one never wrote
     if representation == "rationale":
         before = [("", text.partition(form.answer_prefix)[0].rstrip() if form.answer_prefix else text) for text in texts]
         reasoned = tokenize(student, form, before, max_prompt=_NO_PROMPT, max_completion=max_tokens).lengths[:, 1] - 1  # no end token
