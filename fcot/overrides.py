@@ -67,9 +67,7 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
-        if any(
-            re.match(rf"{re.escape(group)}=.*,", argument) for argument in sys.argv[1:]
-        ):  # Hydra composes a sweep without its axes first
+        if any(argument.startswith(("-m", "--multirun")) for argument in sys.argv[1:]):  # Hydra composes a sweep without its axes first
             hint += f" In a sweep over {group} only what the default {group} has can be set beside it; make an experiment of it."
         return f"there is no {full}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(known)}"
     if missing := re.search(

@@ -342,3 +342,10 @@ def test_an_unreachable_hub_says_how_to_point_to_a_file(monkeypatch, task, sourc
     assert f"could not load '{id}' from the hub (ConnectionError" in str(caught.value)
     assert "dataset.path=FILE" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_gsm8ks_own_answers_are_taken_apart(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "How many?", "answer": "Two and two are <<2+2=4>>4.\\n#### 1,004"}\n')
+    (problem,) = load_problems(custom_task("custom", AnswerRule("number")), str(path))
+    assert (problem.answer, problem.rationale) == ("1,004", "Two and two are <<2+2=4>>4.")

@@ -222,9 +222,16 @@ def test_a_round_begins_with_the_previous_student_and_its_own_samples(make_run, 
 
 @pytest.mark.parametrize("source", ["plain", "self"])
 def test_what_stands_in_the_place_of_feedback(source, make_run, tmp_path):
-    more = ["trainer.max_steps=400", "student.width=32", "dataset.n_problems=100"] if source == "self" else []
-    settings = [*TINY, *more, "dataset=toy_coin_flip", "student.max_new_tokens=80"] if source == "self" else TINY
-    run = make_run(tmp_path, *settings, *more, f"method.feedback.source={source}")
+    settings = [*TINY]
+    if source == "self":  # a coin is right every other time
+        settings += [
+            "dataset=toy_coin_flip",
+            "trainer.max_steps=200",
+            "student.width=32",
+            "student.max_new_tokens=80",
+            "method.reflection.weight=0",
+        ]
+    run = make_run(tmp_path, *settings, f"method.feedback.source={source}")
     metrics = execute(run, "")
     folder = run.directory.path
     rows = list(read_jsonl(folder / "round_2" / "feedback.jsonl"))
@@ -271,6 +278,14 @@ def test_why_rounds_end(make_run, tmp_path):
     assert _why_not(method, "curate", {"kept": 0}) == "nothing_kept"
     ended = execute(make_run(tmp_path, *TINY, "method.min_mistakes=1000"), "")
     assert (ended["rounds_ended"], len(ended["rounds"])) == ("few_mistakes", 1)
+    assert ended["exam_of_no_round"]["failed_problems"] < 1000
+    assert ended["seconds"]["exam"] > 0
+    refused = execute(
+        make_run(tmp_path, *TINY, "method.feedback.hint=false", "teacher.error_rate=0.9", "method.feedback.max_requests=1"), ""
+    )
+    assert (refused["rounds_ended"], len(refused["rounds"])) == ("nothing_kept", 1)
+    assert refused["completions_asked"] == refused["rounds"][0]["completions_asked"] + 1
+    assert refused["teacher_usage"]["requests"] == refused["rounds"][0]["teacher_usage"]["requests"] + 1
     ended = execute(make_run(tmp_path, *TINY, "method.feedback.hint=false", "teacher.error_rate=0.9", "method.feedback.max_requests=1",
                              "teacher.error_rate=0.999", "curation=none", "curation.filters=[golden]",
                              f"curation.golden={golden(tmp_path)}"), "")  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcot.artifacts import replacing
+from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.published import find, published
 from fcot.reporting.scaling import AXES, Line
@@ -90,22 +91,31 @@ def scaling_figure(lines: Sequence[Line], path: Path) -> None:
 
 
 def cost_figure(costs: Sequence[Cost], path: Path) -> None:
-    """Accuracy against dollars (annotation and rationales), a panel a task; what is on the Pareto front is joined."""
+    """Accuracy against dollars, a panel a task; what is on the Pareto front is joined.
+
+    Dollars are for annotation and rationales; for rationales alone where all settings of a task have the same problems annotated.
+    """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     with figure(path, len(tasks), 1, (7.5, 4.2 * len(tasks))) as (_, axes):
         for axis, task in zip(axes[:, 0], tasks, strict=True):
             here = [cost for cost in costs if cost.setting["task"] == task]
-            front = sorted((cost for cost, on in zip(here, pareto(here, lambda one: one.usd), strict=True) if on), key=lambda one: one.usd)
-            axis.plot([one.usd for one in front], [100 * one.setting.accuracy.mean for one in front], "-", color="#b0413e", lw=1)
+            alike = len({cost.problems for cost in here}) == 1
+
+            def usd(cost: Cost, alike: bool = alike) -> float:
+                return cost.teacher_usd if alike else cost.usd
+
+            front = sorted((cost for cost, on in zip(here, pareto(here, usd), strict=True) if on), key=usd)
+            axis.plot([usd(one) for one in front], [100 * one.setting.accuracy.mean for one in front], "-", color="#b0413e", lw=1)
             for cost in here:
-                accuracy = 100 * cost.setting.accuracy.mean
-                axis.errorbar(
-                    cost.usd, accuracy, yerr=_bars(cost.setting), marker="o", ms=4, capsize=2, color=COLOURS[cost.setting["method"]]
-                )
+                accuracy, color = 100 * cost.setting.accuracy.mean, COLOURS[cost.setting["method"]]
+                title = METHODS[cost.setting["method"]].title
+                named = title if title not in axis.get_legend_handles_labels()[1] else None
+                axis.errorbar(usd(cost), accuracy, yerr=_bars(cost.setting), fmt="o", ms=4, capsize=2, color=color, label=named)
                 name = f"{cost.problems}" + (f", D={cost.setting['diversity']}" if cost.setting["diversity"] else ", answers only")
-                axis.annotate(name, (cost.usd, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=7)
-            axis.set_xlim(0, 1.2 * max(one.usd for one in here))
-            axis.set_xlabel("USD: gold answers and rationales (labels: annotated problems, D)")
+                axis.annotate(name, (usd(cost), accuracy), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            axis.set_xlim(0, 1.2 * max(map(usd, here)) or 1)
+            axis.legend(frameon=False, fontsize=8, loc="lower right")
+            axis.set_xlabel(f"USD: {'rationales' if alike else 'gold answers and rationales'} (labels: annotated problems, D)")
             axis.set_ylabel("test accuracy, %")
             _headed(axis, f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front")
 

@@ -19,6 +19,10 @@ ENDED = {
     "nothing_kept": "nothing new was kept",
     "budget": "the budget was spent",
 }
+_EXPLAINED = (
+    "failed: train problems with a wrong answer in the exam, pass %: its right answers, both of the student before the round; samples: "
+    "of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake"
+)
 _COLUMNS = (
     "round", "failed", "pass %", "mistakes", "asked", "kept", "$", "samples", "contrasted %", "validation %", "test %", "95 % CI", "runs",
     "s",
@@ -26,17 +30,16 @@ _COLUMNS = (
 
 
 def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
-    """One for each setting that has rounds: means over its runs, test accuracy with its interval, the last round against the first."""
+    """One for each setting that has rounds: means over its runs, test accuracy with its interval, the kept round against the first."""
     for setting in settings:
-        if not (rounds := [run["rounds"] for run in setting.runs if run.get("rounds")]):
+        if not (rounds := [run["rounds"] for run in setting.runs if _has_rounds(run)]):
             continue
         table = framed(f"rounds of {named(setting, settings)}", _COLUMNS)
         for number in range(max(map(len, rounds))):
             held = [one[number] for one in rounds if len(one) > number]
             table.add_row(*_cells(held))
-        ended = dict.fromkeys(ENDED[run["rounds_ended"]] for run in setting.runs if run.get("rounds"))
-        best = ", ".join(str(run["best_round"]) for run in setting.runs if run.get("rounds"))
-        table.caption = f"kept: the student of round {best}; ended: {', '.join(ended)}{_gain(rounds)}"
+        runs = [run for run in setting.runs if _has_rounds(run)]
+        table.caption = "\n".join([_EXPLAINED, *map(_told, runs), *_gain(runs)])
         table.caption_justify = "left"
         yield table
 
@@ -76,15 +79,25 @@ def _answers(held: Sequence[Metrics]) -> Answers:
     return np.array([[one["answers"][index] for index in sorted(held[0]["answers"])] for one in held], dtype=np.float64)
 
 
-def _gain(rounds: Sequence[Sequence[Metrics]]) -> str:
-    """The last round against the first, where there are two."""
-    several = [one for one in rounds if len(one) > 1]
-    ends = [[one[place] for one in several] for place in (0, -1)]
-    if not several or not _same([*ends[0], *ends[1]]):
-        return ""
-    first, last = map(_answers, ends)
-    found = compare(first, last, sorted(ends[0][0]["answers"]))
-    return (
-        f"\nthe last round against the first: {100 * found.difference:+.2f} points (95 % CI {100 * found.low:+.1f} to "
-        f"{100 * found.high:+.1f}), p = {found.p:.2g}"
-    )
+def _has_rounds(run: Metrics) -> bool:
+    return bool(run.get("rounds"))
+
+
+def _told(run: Metrics) -> str:
+    """Which round's student a run kept, and why it held no more."""
+    exam = run.get("exam_of_no_round")
+    left = f" ({exam['failed_problems']:,} problems were failed)" if exam else ""
+    return f"seed {run['seed']}: the student of round {run['best_round']} is kept; ended: {ENDED[run['rounds_ended']]}{left}"
+
+
+def _gain(runs: Sequence[Metrics]) -> list[str]:
+    """The kept rounds against the first ones, where there are others."""
+    first = [run["rounds"][0] for run in runs]
+    kept = [run["rounds"][run["best_round"] - 1] for run in runs]
+    if all(run["best_round"] == 1 for run in runs) or not _same([*first, *kept]):
+        return []
+    found = compare(_answers(first), _answers(kept), sorted(kept[0]["answers"]))
+    return [
+        f"the kept round against the first, which had fewer steps and samples: {100 * found.difference:+.2f} points "
+        f"(95 % CI {100 * found.low:+.1f} to {100 * found.high:+.1f}), p = {found.p:.2g}"
+    ]

@@ -85,8 +85,8 @@ def _as_the_paper_measures(setting: Setting) -> Estimate:
 
 
 def _kept(setting: Setting) -> str:
-    asked = setting["completions_asked"]
-    return f"{setting.mean('completions_kept'):,.0f}/{asked:,}" if asked else "-"
+    asked = setting.mean("completions_asked")
+    return f"{setting.mean('completions_kept'):,.0f}/{asked:,.0f}" if asked else "-"
 
 
 def _differ(settings: Sequence[Setting], name: str) -> bool:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
-from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod
+from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
 from fcot.progress import result_console
 from fcot.runs import Run
 from fcot.teacher.money import Price
@@ -91,8 +91,9 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         label: The overrides that made it.
     """
     made = Estimate(
-        label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run)
-    )
+        label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run),
+        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not _student_bytes(run),
+    )  # fmt: skip
     if not run.asks_teacher or run.teacher is None:
         if run.replayed is None or not run.is_teacher:
             _add_student(made, run, np.zeros(3))
@@ -300,9 +301,11 @@ def _samples_a_step(run: Run) -> float:
 
 
 def _student_bytes(run: Run) -> float:
+    """Of the trained students, one a round; 0 where nobody knows yet."""
     student = run.config.student
     if isinstance(student, PretrainedStudent) and student.path is not None and run.trains:
-        return float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))
+        size = float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))
+        return size * (run.config.method.rounds if isinstance(run.config.method, TailoredMethod) else 1)
     return 0.0
 
 

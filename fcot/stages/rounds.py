@@ -58,7 +58,8 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
     method: TailoredMethod = run.config.method
     rounds: list[dict[str, Summary]] = []
     told: list[Summary] = []
-    beside: list[Summary] = []  # paid in a round that was not held to its end
+    unheld: dict[str, Summary] = {}  # the stages of a round that was not held to its end
+    spent: Summary = {}  # in a purchase of it that was not ended
     ended = "rounds"
     for number in range(1, method.rounds + 1):
         stages: dict[str, Summary] = {}
@@ -74,10 +75,9 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
             if number == 1:
                 raise
             say(f"round {number} is not held: {error}")
-            beside, reason = [error.usage or {}], "budget"
+            spent, reason = error.usage or {}, "budget"
         if reason:
-            ended = reason
-            beside += [stages["feedback"]["teacher_usage"]] if "feedback" in stages else []
+            ended, unheld = reason, stages
             break
         rounds.append(stages)
         told.append(_told(number, stages))
@@ -86,12 +86,13 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
             ended = "patience"
             break
     best = _best(told)
-    _leave(run, best, len(rounds))
+    _leave(run, best, len(rounds) + ("curate" in unheld))
     facts = {
         "rounds": told, "learnt_from": method.feedback.source, "best_round": best, "rounds_ended": ended,
+        "exam_of_no_round": unheld.get("exam"),
         "completions_correct": sum(stages["curate"]["correct"] for stages in rounds),  # the teacher's accuracy is of round 1
     }  # fmt: skip
-    return _as_one(rounds, beside, best, method.start == "previous"), facts
+    return _as_one(rounds, unheld, spent, best, method.start == "previous"), facts
 
 
 def _why_not(method: TailoredMethod, name: str, summary: Summary) -> str | None:
@@ -140,23 +141,26 @@ def _usage(stages: dict[str, Summary]) -> Summary:
     return dict(asked)
 
 
-def _as_one(rounds: Sequence[dict[str, Summary]], beside: Sequence[Summary], best: int, from_previous: bool) -> dict[str, Summary]:
+def _as_one(
+    rounds: Sequence[dict[str, Summary]], unheld: dict[str, Summary], spent: Summary, best: int, from_previous: bool
+) -> dict[str, Summary]:
     """The summaries of a run of one round that asked, kept and took as much as these, and answered as the best of them."""
-    curated = [stages["curate"] for stages in rounds]
+    curated = [stages["curate"] for stages in (*rounds, unheld) if "curate" in stages]
     first, chosen = curated[0], rounds[best - 1]
     sums = add([{name: one[name] for name in ("asked", "kept", "characters", "prompt_characters")} for one in curated])
     words = sum((one["rationale_words"] or 0.0) * one["kept"] for one in curated) / sums["kept"]
-    seconds = add([{name: summary["seconds"] for name, summary in stages.items()} for stages in rounds])
+    seconds = add([{name: summary["seconds"] for name, summary in stages.items()} for stages in (*rounds, unheld)])
     steps = sum(stages["train"]["n_steps"] for stages in rounds[(0 if from_previous else best - 1) : best])
+    usages = [*map(_usage, rounds), spent, unheld["feedback"]["teacher_usage"] if "feedback" in unheld else {}]
     found: dict[str, Summary] = {
         "curate": {
             **first, **sums, "refused": add([one["refused"] for one in curated]), "rationale_words": round(words, 2),
-            "teacher_usage": add([*map(_usage, rounds), *beside]),
+            "teacher_usage": add(usages),
         },
         "train": chosen["train"] | {"n_steps": steps},
         "evaluate": chosen["evaluate"],
     }  # fmt: skip
-    return {name: found.get(name, {}) | {"seconds": round(spent, 3)} for name, spent in seconds.items()}
+    return {name: found.get(name, {}) | {"seconds": round(total, 3)} for name, total in seconds.items()}
 
 
 def _leave(run: Run, best: int, n: int) -> None:
@@ -256,6 +260,7 @@ def train(run: Run, number: int, world: World) -> Summary:
         None if method.round_weights is None else [weights[one - 1] for one in used for _ in kept[one]],
         run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         reflect,
+        f"train {number}",
     )
     return train_course(run, course, world)
 

@@ -46,6 +46,7 @@ class Course:
         weights: Of the samples' losses, None for all ones.
         start: Folder of the student it begins with, None for the configured one.
         reflect: Makes the material of self-reflection in the student's format; None for none.
+        title: Of the progress line.
     """
 
     place: RunDirectory
@@ -54,6 +55,7 @@ class Course:
     weights: Sequence[float] | None = None
     start: Path | None = None
     reflect: Callable[[Student, StudentFormat], Reflection | None] | None = None
+    title: str = "train"
 
 
 def train_student(run: Run, world: World) -> Summary:
@@ -87,7 +89,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
             save(run, student, form, course.place, world)  # last: it may spread the weights over the ranks again
         return entry
 
-    with progress("train", plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
+    with progress(course.title, plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
         report = train(
             student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), advance=bar.advance,

@@ -55,6 +55,8 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
         rows = _load_hub(source.partition(":")[0], source.partition(":")[2] or None, ("train",), None)
         where = _Rows(source)
         problems = _to_problems(rows, columns, where)
+    if task.rule.answer_type == "number":
+        problems = [_split_at_marks(problem) for problem in problems]
     labelled = [one for one in problems if one.labelled] if unlabelled else problems
     if labelled or not problems:
         check_problems(labelled, task, where)
@@ -62,6 +64,12 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
         pattern = re.compile(task.template_pattern, re.DOTALL)
         problems = [_with_template(problem, pattern) for problem in problems]
     return sorted(problems, key=lambda problem: problem.sample_index)
+
+
+def _split_at_marks(problem: Problem) -> Problem:
+    """An answer as GSM8K's own files write it, a rationale, ``####`` and the number, taken apart."""
+    rationale, found, answer = problem.answer.partition("####")
+    return dataclass_replace(problem, answer=answer.strip(), rationale=problem.rationale or rationale.strip()) if found else problem
 
 
 def is_hub_id(source: str) -> bool:
