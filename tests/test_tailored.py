@@ -154,6 +154,8 @@ def test_demonstrations_stand_before_the_question_and_never_hold_its_answer():
         assert replace(METHODS["tailored"].formats[layout], demonstrations=shown[:1]).prompt("Who?") == expected
     assert form.split(" Because.\nAnswer: 3") == ("Because.", "3")
     assert form.split("endless") == ("endless", "")
+    for layout in METHODS["tailored"].formats.values():
+        assert layout.split(layout.completion("3", "Because so.")) == ("Because so.", "3")
 
 
 # --- rounds -------------------------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ class StudentFormat:
     def split(self, text: str) -> tuple[str, str]:
         """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
         rationale, _prefix, answer = text.partition(self.answer_prefix) if self.answer_prefix else ("", "", text)
-        return rationale.strip(), answer.strip()
+        lead = self.completion_template.partition("{rationale}")[0].strip()
+        return rationale.strip().removeprefix(lead).strip(), answer.strip()
 
     def completion(self, answer: str, rationale: str | None = None) -> str:
         """The text the student is trained to write."""

@@ -63,7 +63,8 @@ class TargetLogits:
                 more = {"past_key_values": before.past_key_values, "use_cache": True}
             self._positions, self._reads = triplets["positions"], []
             logits = model(**triplets["texts"], **more).logits
-            read, owners = self._reads[0].float() + 0 * logits.sum(), triplets["owners"]  # sharded weights wait for the output's gradient
+            # FSDP gathers the root's weights for the backward pass when a gradient reaches the model's output: it has to be in the graph.
+            read, owners = self._reads[0].float() + 0 * logits.sum(), triplets["owners"]
         finally:
             self._positions = self._reads = None
             if checkpoints:
