@@ -172,7 +172,7 @@ def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
 def _report_sweeps() -> None:
     """The comparison of what the sweep's jobs left, whether or not all of them finished; or what they would cost."""
     if _estimates:
-        from fcot.stages.dry_run import show
+        from fcot.stages.needs import show
 
         show(_estimates)
     for folder in _sweeps:

@@ -18,7 +18,8 @@ from fcot.config import register_schemas
 from fcot.errors import ConfigFaults, FcotError
 from fcot.pipeline import execute
 from fcot.runs import resolve
-from fcot.stages.dry_run import estimate, money, show
+from fcot.stages.dry_run import estimate
+from fcot.stages.needs import money, show
 from fcot.student.finetune_api import fine_tune
 from fcot.teacher import calls
 from fcot.teacher.openai import Server

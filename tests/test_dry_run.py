@@ -16,7 +16,8 @@ from fcot.checks import to_config
 from fcot.config import register_schemas
 from fcot.errors import FcotError
 from fcot.runs import resolve
-from fcot.stages.dry_run import estimate, show
+from fcot.stages.dry_run import estimate
+from fcot.stages.needs import show
 from fcot.stages.preview import preview
 from fcot.teacher.generate import generate_completions
 

@@ -10,7 +10,8 @@ from rich.text import Text
 from fcot.errors import FcotError
 from fcot.records import Completion, Problem
 from fcot.runs import Run
-from fcot.stages.dry_run import estimate, money
+from fcot.stages.dry_run import estimate
+from fcot.stages.needs import money
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import paid
 from fcot.teacher.plan import Plan, answers, rows_of
