@@ -51,13 +51,22 @@ def cost_of(setting: Setting) -> Cost:
     """A setting's cost; an untrained one costs its answers only."""
     run = setting.runs[0]
     problems = run["n_train_problems"] + (run["n_validation_problems"] if run["n_train_problems"] else 0)
+    paid = [_rationales_usd(one) for one in setting.runs]  # rounds ask what their exams say, seed by seed
+    seconds = [one["seconds"].get("train", 0.0) for one in setting.runs]
+    hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
+    usd = sum(usd for usd, _ in paid) / len(paid)
+    return Cost(
+        setting, problems, problems * ANNOTATION_USD, usd, all(measured for _, measured in paid), hours, setting.mean("answer_tokens")
+    )
+
+
+def _rationales_usd(run: Metrics) -> tuple[float, bool]:
+    """What a run's rationales cost, and whether their tokens were counted."""
     usage = run.get("teacher_usage") or {}
     measured = bool(usage.get("used_completion_tokens"))
     tokens = (usage["used_prompt_tokens"], usage["used_completion_tokens"]) if measured else _by_length(run)
-    usd = sum(n * price / 1e6 for n, price in zip(tokens, run.get("teacher_price") or (DAVINCI_USD, DAVINCI_USD), strict=True))
-    seconds = [one["seconds"].get("train", 0.0) for one in setting.runs]
-    hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
-    return Cost(setting, problems, problems * ANNOTATION_USD, usd, measured, hours, setting.mean("answer_tokens"))
+    prices = run.get("teacher_price") or (DAVINCI_USD, DAVINCI_USD)
+    return sum(n * price / 1e6 for n, price in zip(tokens, prices, strict=True)), measured
 
 
 def _by_length(run: Metrics) -> tuple[float, float]:
