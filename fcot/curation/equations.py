@@ -22,7 +22,7 @@ _UNREAD = re.compile(
     r"\d\s*/\s*\d+\s*/\s*\d|\b(?:thousand|million|billion|trillion|hundred|dozen)s?\b"  # dates; numbers that go on in words
     r"|(?:\d|\))\s*[-+]\s*\d[\d.,]*\s*%", re.IGNORECASE  # "100 - 20%", a share of what stands before
 )  # fmt: skip
-_PLAIN = {"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "\u00a0": " ", "\\times": "*", "\\div": "/", "\\$": "$"}
+_PLAIN = {"×": "*", "·": "*", "÷": "/", "–": "-", "\\times": "*", "\\div": "/"}  # beside strip_markup
 _UNITS = frozenset("second minute hour day week month year mm cm km meter kilometer inche inch feet foot yard mile gram kg kilogram ounce "
                    "pound cent dollar percent".split())  # of which one equation with two converts  # fmt: skip
 _NOISE = Fraction(1, 10**9)  # of numbers that a machine wrote: 0.8333333333333334

@@ -18,6 +18,7 @@ MARKS = (
 )  # fmt: skip
 _SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
           "nineteen twenty").split()  # fmt: skip
+_DIGITS = r"\d+(?:,\d+)*(?:\.\d+)?"
 _HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may bring along: of one, of a pair, in percent
 _LOOP = 3
 _MOST_WORDS = 300  # of a rationale that are looked at: students in a loop write thousands
@@ -74,13 +75,13 @@ def count(marked: Iterable[Marked]) -> dict[str, int]:
 
 def _numbers(text: str) -> list[float]:
     """The numbers of a text, in their order; words up to twenty are numbers too."""
-    found = re.findall(r"\d+(?:,\d+)*(?:\.\d+)?|[a-z]+", text.lower())
+    found = re.findall(rf"{_DIGITS}|[a-z]+", text.lower())
     return [float(_SPELT.index(one) if one in _SPELT else one.replace(",", "")) for one in found if one[0].isdigit() or one in _SPELT]
 
 
 def _in_digits(text: str) -> set[float]:
     """The numbers of a text that are written in digits: "one" and "second" are words of many a question."""
-    return {float(one.replace(",", "")) for one in re.findall(r"\d+(?:,\d+)*(?:\.\d+)?", text)}
+    return {float(one.replace(",", "")) for one in re.findall(_DIGITS, text)}
 
 
 def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
@@ -89,7 +90,7 @@ def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
     Known are those of the question, and every result, right or wrong, once it was reached.
     """
     known, foreign = set(question), []
-    for found in list(re.finditer(r"(=\s*[$€£]?\s*-?)?(\d+(?:,\d+)*(?:\.\d+)?|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
+    for found in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
         for number in _numbers(found[2]):
             if not found[1] and number not in known | _HARMLESS and not _comes_of(number, known):
                 foreign.append(number)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import write_jsonl
+from fcot.artifacts import RunDirectory, write_jsonl
 from fcot.evaluation.errors import count, mark
 from fcot.evaluation.statistics import wilson_interval
 from fcot.prompts.answers import AnswerRule, most_frequent
@@ -14,7 +13,6 @@ from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, Prediction, Problem, to_row
 
-ERRORS = "errors.jsonl"
 Form = StudentFormat | TeacherPrompt  # of what was asked and how it is read
 
 
@@ -49,27 +47,26 @@ def accuracy(predictions: Sequence[Prediction]) -> float | None:
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
 
 
-def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, predictions: Path, samples: Path) -> dict[str, Any]:
+def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, place: RunDirectory) -> dict[str, Any]:
     """Write what was answered, one row a problem, and what is wrong with the wrong ones; return the summary.
 
     Args:
         drawn: The answers to each problem.
         form: Theirs.
         rule: The task's.
-        predictions: File for the answer of each problem, by :func:`majority`.
-        samples: File for all answers, where there are several a problem.
+        place: Where its files go: the answer of each problem, by :func:`majority`; all answers, where there are several a problem.
     """
     voted = [majority(answers) for answers in drawn]
-    write_jsonl(predictions, map(to_row, voted))
+    write_jsonl(place.predictions, map(to_row, voted))
     summary = summarise(voted, form, rule)
     separator = form.answer_prefix if isinstance(form, StudentFormat) else form.trigger(rule)
     marked = [mark(one, rule, separator) for one in voted if not one.correct]
-    write_jsonl(predictions.with_name(ERRORS), map(to_row, marked))
+    write_jsonl(place.errors, map(to_row, marked))
     summary["errors"] = count(marked)
     written = sum(answer.n_tokens for answers in drawn for answer in answers)
     summary["answer_tokens"] = written / len(drawn) if written else None  # of all draws; nobody counts an oracle's or a file's
     if any(len(answers) > 1 for answers in drawn):
-        write_jsonl(samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
+        write_jsonl(place.samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
         summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
     return summary
 

@@ -32,13 +32,13 @@ _COLUMNS = (
 def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
     """One for each setting that has rounds: means over its runs, test accuracy with its interval, the kept round against the first."""
     for setting in settings:
-        if not (rounds := [run["rounds"] for run in setting.runs if _has_rounds(run)]):
+        if not (runs := [run for run in setting.runs if run.get("rounds")]):
             continue
+        rounds = [run["rounds"] for run in runs]
         table = framed(f"rounds of {named(setting, settings)}", _COLUMNS)
         for number in range(max(map(len, rounds))):
             held = [one[number] for one in rounds if len(one) > number]
             table.add_row(*_cells(held))
-        runs = [run for run in setting.runs if _has_rounds(run)]
         table.caption = "\n".join([_EXPLAINED, *map(_told, runs), *_gain(runs)])
         table.caption_justify = "left"
         yield table
@@ -77,10 +77,6 @@ def _same(held: Sequence[Metrics]) -> bool:
 def _answers(held: Sequence[Metrics]) -> Answers:
     """(rounds, problems)."""
     return np.array([[one["answers"][index] for index in sorted(held[0]["answers"])] for one in held], dtype=np.float64)
-
-
-def _has_rounds(run: Metrics) -> bool:
-    return bool(run.get("rounds"))
 
 
 def _told(run: Metrics) -> str:

@@ -44,7 +44,7 @@ def evaluate_asked(run: Run) -> Summary:
         drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
         usage = {"student_usage": generated.usage()}
         del usage["student_usage"]["identical_rationales"]
-    return scoring.report(drawn, form, rule, run.directory.predictions, run.directory.samples) | usage
+    return scoring.report(drawn, form, rule, run.directory) | usage
 
 
 def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:

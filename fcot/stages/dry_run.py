@@ -35,9 +35,10 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         planned: The D that earlier runs of the same sweep will have bought, by folder and key; this run's is entered.
         label: The overrides that made it.
     """
+    student_bytes = _student_bytes(run)
     made = Estimate(
-        label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=_student_bytes(run),
-        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not _student_bytes(run),
+        label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
+        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not student_bytes,
     )  # fmt: skip
     if not run.asks_teacher or run.teacher is None:
         if run.replayed is None or not run.is_teacher:

@@ -90,7 +90,8 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
     facts = {
         "rounds": told, "learnt_from": method.feedback.source, "best_round": best, "rounds_ended": ended,
         "exam_of_no_round": unheld.get("exam"),
-        "completions_correct": sum(stages["curate"]["correct"] for stages in rounds),  # the teacher's accuracy is of round 1
+        # Of all rounds; the teacher's accuracy is of round 1.
+        "completions_correct": sum(stages["curate"]["correct"] for stages in (*rounds, unheld) if "curate" in stages),
     }  # fmt: skip
     return _as_one(rounds, unheld, spent, best, method.start == "previous"), facts
 

@@ -146,7 +146,7 @@ def evaluate_course(run: Run, place: RunDirectory, world: World) -> Summary:
     if world.rank > 0:
         return {}
     size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
-    return scoring.report(drawn, form, run.task.rule, place.predictions, place.samples) | facts | size
+    return scoring.report(drawn, form, run.task.rule, place) | facts | size
 
 
 def load_trained(run: Run, place: RunDirectory) -> Student:

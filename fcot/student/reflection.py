@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Reflection:
     margin: float
     seed: int
 
-    @property
+    @cached_property
     def contributes(self) -> NDArray[np.bool_]:
         """Which samples have both a positive and a negative, (samples,)."""
         return np.array([bool(len(p) and len(n)) for p, n in zip(self.positives, self.negatives, strict=True)], dtype=np.bool_)
