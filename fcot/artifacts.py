@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from fcot.errors import FcotError
+from fcot.stopping import sleep
 
 TEMPORARY = ".partial"
+_LOOK_EVERY_S = 0.2  # at a lock that another process holds
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 
 def fingerprint(value: Any) -> str:
@@ -174,9 +178,35 @@ def _take(file: int, what: Path, say: Callable[[str], object]) -> None:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
         say(f"waiting for {what}: in use by {os.pread(file, 1000, 0).decode().strip() or 'another process'}")
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        wait_for_lock(file)
     os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+
+
+def wait_for_lock(file: int) -> None:
+    """Take a lock when it becomes free; a stop that is asked for meanwhile is heard, as it is not inside a blocking call."""
+    while True:
+        with contextlib.suppress(BlockingIOError, PermissionError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        sleep(_LOOK_EVERY_S)
+
+
+def holder(lock: Path) -> int | None:
+    """The process that holds a lock of :func:`exclusive` (0 where it is on another machine), None where nobody does.
+
+    Not for the holder itself: looking would release its lock.
+    """
+    try:
+        file = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    finally:
+        os.close(file)
+    return None if kind == fcntl.F_UNLCK else max(process, 0)
 
 
 @dataclass(frozen=True)

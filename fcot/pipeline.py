@@ -5,6 +5,7 @@ What a stage leaves are the files of the run directory and, written last, one su
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
 import time
@@ -170,10 +171,18 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     if path.exists() and (kind not in left or left[kind].exists()):
         return dict(read_json(path))
     start = time.monotonic()
+    spent = path.with_suffix(".interrupted.json")  # by earlier processes that were stopped in this stage
+    before = read_json(spent)["seconds"] if spent.exists() else 0.0
     stage = _stage(run, name)
-    summary: Summary = team.lead(name, lambda: stage(team.world)) if kind in _shared(run) else stage()
-    summary["seconds"] = round(time.monotonic() - start, 3)
+    try:
+        summary: Summary = team.lead(name, lambda: stage(team.world)) if kind in _shared(run) else stage()
+    except BaseException:
+        with contextlib.suppress(FcotError):  # the disk may be what is wrong
+            write_json(spent, {"seconds": before + time.monotonic() - start})
+        raise
+    summary["seconds"] = round(before + time.monotonic() - start, 3)
     write_json(path, summary)
+    spent.unlink(missing_ok=True)
     if kind == "train":
         shutil.rmtree(place.checkpoints, ignore_errors=True)
     return summary

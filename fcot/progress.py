@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_S = 10.0
+_PUBLISHED_EVERY_S = 2.0
 _silent = False
+_publish: Callable[[dict[str, Any]], object] | None = None
+
+
+@contextlib.contextmanager
+def published(publish: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Within, bars are also given to ``publish``, every two seconds: what, done, total, unit and the seconds left (null if unknown)."""
+    global _publish
+    _publish = publish
+    try:
+        yield
+    finally:
+        _publish = None
 
 
 def be_silent() -> None:
@@ -44,11 +58,16 @@ class Bar:
     """Shows done/total, rate and remaining time on stderr, and what :meth:`watch` was given.
 
     Args:
+        what: The work's name.
+        total: How much there is to do.
+        unit: Of what.
         show: Called with what is done, the rate (1/s) and the note, at each step; decides itself how often to draw.
     """
 
-    def __init__(self, show: Callable[[int, float, object], object]) -> None:
+    def __init__(self, what: str, total: int, unit: str, show: Callable[[int, float, object], object]) -> None:
+        self._what, self._total, self._unit = what, total, unit
         self._show = show
+        self._published = -math.inf
         self._start = time.monotonic()
         self._before = self._done = 0
         self._watched: object = ""
@@ -56,7 +75,18 @@ class Bar:
     def advance(self, n: int) -> None:
         """Count ``n`` more as done; 0 redraws."""
         self._done += n
-        self._show(self._done, (self._done - self._before) / max(1e-9, time.monotonic() - self._start), self._watched)
+        now = time.monotonic()
+        rate = (self._done - self._before) / max(1e-9, now - self._start)
+        self._show(self._done, rate, self._watched)
+        if _publish is not None and now - self._published >= _PUBLISHED_EVERY_S:
+            self._published = now
+            left = (self._total - self._done) / rate if rate else None
+            _publish({"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "seconds_left": left})
+
+    def resume(self, n: int) -> None:
+        """Count ``n`` as done before now: they count for no rate."""
+        self._done += n
+        self._before, self._start = self._done, time.monotonic()
 
     def watch(self, status: object) -> None:
         """Show ``str(status)`` from now on; what was done before counts for no rate."""
@@ -67,7 +97,7 @@ class Bar:
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
     """A bar on a terminal with the note on a line of its own; elsewhere a line every ten seconds."""
     if _silent or not sys.stderr.isatty():
-        yield Bar(_plain(what, total, unit))
+        yield Bar(what, total, unit, _plain(what, total, unit))
         return
     from rich.console import Console, Group
     from rich.live import Live
@@ -83,7 +113,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
         note.plain = f"  {status}" if status != "" else ""
 
     with Live(Group(bar, note), console=Console(stderr=True), transient=True):
-        yield Bar(draw)
+        yield Bar(what, total, unit, draw)
 
 
 def _left(done: int, total: int, rate: float) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from fcot.errors import FcotError
 from fcot.progress import be_silent, say
+from fcot.stopping import WARNING
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=14)  # ranks from outside wait while the first one buys
@@ -85,6 +86,11 @@ def check_devices(wanted: int) -> None:
         raise FcotError(f"trainer.devices={wanted}: this machine has {os.cpu_count()} processors and no GPU")
     if torch.cuda.is_available() and wanted > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
         raise FcotError(f"trainer.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs")
+
+
+def started_first() -> bool:
+    """Whether this process is the first of those that ``srun`` or ``torchrun`` started together, or alone."""
+    return int(os.environ.get("SLURM_PROCID" if "SLURM_STEP_ID" in os.environ else "RANK", "0")) == 0
 
 
 def started_outside(devices: int, nodes: int) -> World | None:
@@ -185,7 +191,7 @@ class Team:
                 os.environ[name] = value
         for process in self._context.processes if self._context else ():
             if kind is not None:
-                process.terminate()
+                process.kill()
             process.join()  # their work is done: how they end does not matter
 
     def _join(self) -> None:
@@ -223,6 +229,8 @@ class Team:
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+    for number in (signal.SIGTERM, WARNING):  # SLURM signals every process of a job; the first rank ends this one
+        signal.signal(number, signal.SIG_IGN)
     if os.getppid() == 1:  # it had gone before
         os._exit(1)
     rank = index + 1

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
 from fcot.errors import FcotError
+from fcot.sweeps.plan import plan_path, read_plan
 
 _SHOWN_KEYS = 4  # of those in which runs differ
 
@@ -153,13 +154,10 @@ def find_jobs(folder: Path) -> list[Job]:
     """The runs of a folder: those a sweep's jobs name, a run's own, or all below ``runs/``."""
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
-    jobs = []
-    for path in sorted(folder.glob("jobs/*.json"), key=lambda path: int(path.stem)):
-        with _readable(path):
-            jobs.append(read_json(path))
-    if jobs:
-        varied = _varied([job["overrides"] for job in jobs])
-        return [(Path(job["run"]) / "metrics.json" if job["run"] else None, values) for job, values in zip(jobs, varied, strict=True)]
+    if plan_path(folder).exists():
+        sweep = read_plan(folder)
+        varied = _varied([job.shown for job in sweep.jobs])
+        return [(sweep.directory(job).metrics if job.run else None, values) for job, values in zip(sweep.jobs, varied, strict=True)]
     if (folder / "config.yaml").exists():
         return [(folder / "metrics.json", {})]
     return [(path, {}) for path in (*sorted(folder.glob("*/metrics.json")), *sorted(folder.glob("runs/*/metrics.json")))]

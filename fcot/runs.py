@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from fcot.artifacts import RunDirectory, fingerprint
 from fcot.checks import price_of
 from fcot.config import (
@@ -184,8 +186,8 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
         sweeps_diversity: Whether this run is a point of a sweep over D: its teacher then samples even at D = 1, so
             that D = 1 is the first of the 64.
     """
-    task = _task(config)
-    problems = {problem.sample_index: problem for problem in _problems(config, task)}
+    task = task_of(config)
+    problems = {problem.sample_index: problem for problem in problems_of(config, task)}
     split, order_known = make_split(config, task, problems)
     method = METHODS[config.method.name]
     if method.trains and not split.train:
@@ -210,6 +212,14 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
         config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
         _precision(config.trainer.precision), Path(config.output_dir), sweeps_diversity,
     )  # fmt: skip
+
+
+def kept_config(composed: DictConfig, run: Run) -> str:
+    """The configuration as YAML that repeats the run, whatever its sweep: defaults that depend on it are what they came to."""
+    settled = composed.copy()
+    if "temperature" in settled.teacher:
+        settled.teacher.temperature = run.temperature
+    return OmegaConf.to_yaml(settled, resolve=True)
 
 
 def build_teacher(config: Config, temperature: float) -> Teacher:
@@ -266,7 +276,8 @@ def _without_exemplars(test: list[int], problems: Mapping[int, Problem], prompt:
     return [index for index in test if index not in indices and folded(problems[index].question) not in questions]
 
 
-def _task(config: Config) -> Task:
+def task_of(config: Config) -> Task:
+    """The task of a configuration."""
     dataset = config.dataset
     if isinstance(dataset, CustomDataset):
         task = custom_task(dataset.name, AnswerRule(dataset.answer_type, dataset.choices))  # type: ignore[arg-type]
@@ -275,7 +286,8 @@ def _task(config: Config) -> Task:
     return with_numbers(task, config.prompt.numbers)
 
 
-def _problems(config: Config, task: Task) -> list[Problem]:
+def problems_of(config: Config, task: Task) -> list[Problem]:
+    """All problems of a configuration, in the order of its data."""
     dataset = config.dataset
     if isinstance(dataset, ToyDataset):
         return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)

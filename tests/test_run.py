@@ -319,9 +319,9 @@ def test_a_sweep_ends_in_one_table_and_one_picture(run_fcot, tmp_path):
     result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert len(json.loads((sweep / "plan.json").read_text())["jobs"]) == 6
     jobs = [json.loads(path.read_text()) for path in (sweep / "jobs").iterdir()]
-    assert len(jobs) == 6
-    assert len({job["run_id"] for job in jobs}) == 4
+    assert len({job["run_id"] for job in jobs}) == len(jobs) == 4
     assert {job["status"] for job in jobs} == {"done"}
     assert (sweep / "comparison.png").stat().st_size > 5000
     assert result.stdout.partition("against each other")[0].count("Fine-tune-CoT") == 2

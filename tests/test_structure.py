@@ -11,9 +11,12 @@ PACKAGE = Path(__file__).parent.parent / "fcot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import itself, what stands before it, and the foundation; a later one never.
 ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "evaluation", "tailored", "reporting"]
-FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "__version__"}
+FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "stopping", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
-ABOVE = {"config", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict"}
+ABOVE = {
+    "config", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
+    "sweeps", "sweep", "prefetch",
+}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:

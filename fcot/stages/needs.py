@@ -79,7 +79,7 @@ def show(estimates: Sequence[Estimate]) -> None:
     console = result_console()
     if len(estimates) > 1:
         console.print(_table(estimates))
-    total = _total(estimates)
+    total = sum_of(estimates)
     facts = {
         "completions asked for": f"{total.asked:,}"
         + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
@@ -169,7 +169,8 @@ def _tokens(interval: Interval) -> str:
     return f"{interval[1]:,.0f}" + (f" ({interval[0]:,.0f}-{interval[2]:,.0f})" if interval[1] else "")
 
 
-def _total(estimates: Sequence[Estimate]) -> Estimate:
+def sum_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The needs of several runs together."""
     total = Estimate((), estimates[0].problems, estimates[0].diversity)
     for one in estimates:
         for name in ("asked", "stored", "bought", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes"):

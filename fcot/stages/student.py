@@ -92,7 +92,8 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
     with progress(course.title, plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
         report = train(
             student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
-            stop=lambda history: out_of_patience(history, config.patience), advance=bar.advance,
+            stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
+            advance=bar.advance,
             checkpoints=Checkpoints(course.place.checkpoints, config.checkpoint_every_s),
             log_folder=course.place.logs if run.config.logger.name == "csv" else None, world=world,
         )  # fmt: skip

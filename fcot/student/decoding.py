@@ -10,6 +10,7 @@ from typing import Any
 from fcot.decoding.engine import Decoder, Prompt, Sampling
 from fcot.progress import unwatched
 from fcot.ranks import World
+from fcot.stopping import stop_if_asked
 from fcot.student.loading import Student
 
 
@@ -56,6 +57,7 @@ def decode(
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
             answers[name] = Decoded(text, written.complete, written.n_tokens)
             advance(copies[name] * world.size)
+            stop_if_asked()
     finally:
         student.model.train(training)
     gathered = world.gather([answers[name] for name, _ in mine], len(different))

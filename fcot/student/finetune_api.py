@@ -17,6 +17,7 @@ from typing import Any
 from fcot.artifacts import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.stopping import asyncio_sleep
 from fcot.teacher.calls import Calls
 from fcot.teacher.openai import Malformed, Server, masked
 
@@ -147,7 +148,7 @@ class _Job:
             state["file"] = await self.call(self._upload)
             write_json(self.state, state)
         while (file := await self._look(f"/files/{state['file']}", "training file", "id")).get("status") == "uploaded":
-            await asyncio.sleep(1.0)
+            await asyncio_sleep(1.0)
         if file.get("status") == "error":
             raise FcotError(f"the server refuses the training file: {masked(str(file.get('status_details')))}. {self._anew()}")
 
@@ -181,7 +182,7 @@ class _Job:
                         f"fine-tuning job {job_id} {job['status']}: {masked(said).rstrip('.') or 'no reason given'}. {self._anew()}"
                     )
                 watch(_progress(job))
-                await asyncio.sleep(poll_s)
+                await asyncio_sleep(poll_s)
         finally:
             await self.call.close()
 

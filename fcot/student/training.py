@@ -19,8 +19,9 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from fcot.artifacts import disk_error
-from fcot.progress import say
+from fcot.progress import say, unwatched
 from fcot.ranks import World
+from fcot.stopping import asked, stop_if_asked
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import (
@@ -127,7 +128,8 @@ def train(
     evaluate: Evaluate,
     stop: Callable[[History], bool] = lambda _: False,
     checkpoints: Checkpoints | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    resume: Callable[[int], object] = unwatched,
+    advance: Callable[[int], object] = unwatched,
     log_folder: Path | None = None,
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
@@ -144,6 +146,7 @@ def train(
             history so far; its result joins the history.
         stop: Whether to stop early, judged by the history after each evaluation.
         checkpoints: Where to, None for none.
+        resume: Called with the number of steps that earlier processes did.
         advance: Called with the number of steps done since the last call.
         log_folder: Where the CSV log goes, None for no log.
         world: Ranks, and this one's place.
@@ -155,7 +158,7 @@ def train(
         say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
     if report.n_steps and world.rank == 0:
         say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
-    advance(report.n_steps)
+    resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
@@ -280,7 +283,7 @@ class _Between(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], None], due: Collection[int], micro_batches: int,
+        advance: Callable[[int], object], due: Collection[int], micro_batches: int,
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -320,8 +323,14 @@ class _Between(pl.Callback):
         report.train_seconds += now - self._since
         self._log(trainer)
         self._checkpoint(trainer)
-        with whole(self._student.model):
-            evaluated = self.evaluate_if_due()
+        stop_if_asked()
+        try:
+            with whole(self._student.model):
+                evaluated = self.evaluate_if_due()
+        except KeyboardInterrupt:  # the evaluation is lost, the step is not
+            if not is_sharded(self._student.model):
+                self._checkpoint(trainer)
+            raise
         if evaluated:
             self._checkpoint(trainer)
             trainer.should_stop = self._stop(report.history)
@@ -361,7 +370,7 @@ class _Between(pl.Callback):
         if self._checkpoints is None:
             return
         sharded = is_sharded(self._student.model)
-        due = self._checkpoints.due
+        due = self._checkpoints.due or asked() is not None
         if not (trainer.strategy.broadcast(due) if sharded else due and trainer.is_global_zero):
             return
         state = {
@@ -379,6 +388,7 @@ def _quiet() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

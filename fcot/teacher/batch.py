@@ -22,6 +22,7 @@ from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Problem
+from fcot.stopping import asyncio_sleep
 from fcot.teacher.calls import Calls
 from fcot.teacher.openai import Malformed, OpenAITeacher, Server, masked, refused_parameter, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
@@ -264,7 +265,7 @@ class _Batches:
                 done, total = sum(count.completed + count.failed for count in counts), sum(count.total for count in counts)
                 self.teacher.progress = f"{len(batches)} batches, {done:,}/{total:,} requests answered"
                 self.meter.advance(0)
-                await asyncio.sleep(self.teacher.poll_s)
+                await asyncio_sleep(self.teacher.poll_s)
         return filed
 
     async def _look(self, path: Path) -> Any:
@@ -352,7 +353,7 @@ class _Batches:
             f"the account's limit on enqueued tokens is reached: {n:,} requests wait"
             + ("" if others else f" and go up {self.max_requests:,} at a time")
         )
-        await asyncio.sleep(self.teacher.poll_s)
+        await asyncio_sleep(self.teacher.poll_s)
 
 
 class _Failed(Exception):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Completion, Problem
+from fcot.stopping import asked
 from fcot.teacher.plan import Job, Plan, assemble, gave_up, missing, to_rows
 from fcot.teacher.requests import LOST, Choice, Usage
 from fcot.teacher.store import Shard, StoreFolder
@@ -186,6 +187,8 @@ class _Purchase:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), 1.0)
             self.meter.advance(0)
+            if asked() and not self.interrupts:
+                self._interrupt()
 
     def _start_jobs(self) -> None:
         """Keep as many requests in flight as the teacher takes and the budget allows."""
@@ -303,12 +306,16 @@ class _Purchase:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it."""
+        """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it.
+
+        Signals that somebody else listens to (:mod:`fcot.stopping`) stay theirs.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
+        free = (signal.SIG_DFL, signal.default_int_handler)
+        signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in free]
         for number in signals:
             loop.add_signal_handler(number, self._interrupt)
         try:

@@ -13,7 +13,6 @@ first row of a (key, slot) wins.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -23,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fcot.artifacts import disk_error
+from fcot.artifacts import disk_error, wait_for_lock
 
 Row = dict[str, Any]
 _EMPTY = -1
@@ -163,12 +162,13 @@ class Shard:
 
     def _try_lock(self, wait: bool) -> bool:
         assert self._lock is not None
+        if wait:
+            wait_for_lock(self._lock)
+            return True
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
-                return False
-            raise
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
         return True
 
     def append(self, rows: Iterable[Row]) -> None:

@@ -1,0 +1,107 @@
+"""``python -m fcot.prefetch OVERRIDES``: fetch the models and data sets of a run or a sweep, for compute nodes without internet.
+
+Takes what ``fcot.run`` takes, with ``-m`` and lists too. Afterwards the same command works with ``HF_HUB_OFFLINE=1``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fcot.errors import FcotError
+from fcot.overrides import explain, prepare
+from fcot.progress import say
+
+_NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
+Model = tuple[str, str | None]  # hub id and revision
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exit code 1 with one message where something cannot be had."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(given):
+        print(__doc__)
+        return
+    try:
+        prefetch([argument for argument in prepare(given) if argument not in ("-m", "--multirun")])
+    except (HydraException, OmegaConfBaseException) as error:
+        say(explain(error))
+        sys.exit(1)
+    except FcotError as error:
+        say(str(error))
+        sys.exit(1)
+
+
+def prefetch(overrides: Sequence[str]) -> None:
+    """Fetch everything that the runs of these overrides read from the hub.
+
+    Raises:
+        FcotError: Something cannot be had.
+    """
+    from fcot.checks import to_config
+    from fcot.runs import problems_of, task_of
+
+    models: dict[Model, str] = {}
+    data: set[tuple[str, str | None]] = set()
+    for composed in points(overrides):
+        config = to_config(composed)
+        models |= dict(_models(config))
+        path = getattr(config.dataset, "path", None)
+        if (config.dataset.name, path) not in data:
+            data.add((config.dataset.name, path))
+            say(f"dataset {config.dataset.name}: {len(problems_of(config, task_of(config))):,} problems")
+    for (hub_id, revision), option in models.items():
+        _fetch(hub_id, revision, option)
+    say("all there: jobs may run with HF_HUB_OFFLINE=1 (on SLURM: 'hydra.launcher.setup=[export HF_HUB_OFFLINE=1]')")
+
+
+def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """The composed configurations of a command: one, or where it or its experiment sweeps, all of the sweep's."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from fcot.sweeps.plan import composer
+
+    parser = OverridesParser.create()
+    with composer([]) as compose:
+        plain = [text for text, one in zip(overrides, parser.parse_overrides(list(overrides)), strict=True) if not one.is_sweep_override()]
+        params = compose(plain, return_hydra_config=True).hydra.sweeper.params or {}
+        wanted = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+        for batch in BasicSweeper.split_arguments(parser.parse_overrides(wanted), None):
+            for point in batch:
+                yield compose(point)
+
+
+def _models(config: Any) -> Iterator[tuple[Model, str]]:
+    """The hub's models that a run loads, with the overrides that name them."""
+    from fcot.config import HFTeacher, PretrainedStudent
+    from fcot.prompts.student import METHODS
+
+    student, teacher = config.student, config.teacher
+    if isinstance(student, PretrainedStudent) and student.path is None:
+        yield (str(student.hub_id), student.revision), "student.path"
+    if isinstance(teacher, HFTeacher) and teacher.path is None and METHODS[config.method.name].asks_teacher:
+        yield (str(teacher.model), teacher.revision), "teacher.path"
+
+
+def _fetch(hub_id: str, revision: str | None, option: str) -> None:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        files = HfApi().list_repo_files(hub_id, revision=revision)
+        whole = any(name.endswith(".safetensors") and "/" not in name for name in files)
+        folder = snapshot_download(hub_id, revision=revision, ignore_patterns=[*_NOT_READ, *(["*.bin"] if whole else [])])
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FcotError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {reason}); {option}=FOLDER takes a local one") from error
+    say(f"model {hub_id}: {folder}")
+
+
+if __name__ == "__main__":
+    main()

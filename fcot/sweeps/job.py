@@ -1,0 +1,220 @@
+"""One job of a sweep, in the process that does it: the run, and the record of how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from fcot.artifacts import exclusive, read_json, write_json
+from fcot.errors import FcotError
+from fcot.progress import published, say
+from fcot.ranks import started_first
+from fcot.stopping import asked
+from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job
+
+if TYPE_CHECKING:
+    from fcot.runs import Run
+
+
+@dataclass
+class Attempt:
+    """One start of a job.
+
+    Attributes:
+        started: Seconds since 1970.
+        host: Where.
+        process: Its id there.
+        slurm: SLURM's id of the job, None without SLURM.
+        ended: Seconds since 1970; None while it runs, and for ever where it was killed.
+        outcome: done, failed, interrupted, requeued (by itself, after a warning), stopped (by a signal, without a requeue).
+    """
+
+    started: float
+    host: str
+    process: int
+    slurm: str | None
+    ended: float | None = None
+    outcome: str | None = None
+
+
+@dataclass
+class Record:
+    """What a job has left, ``jobs/<number>.json``, written by the process that does it.
+
+    Attributes:
+        job: Its number, or ``generation``.
+        overrides: As planned.
+        run_id: As planned.
+        run: The run's folder, relative to the sweep's.
+        status: Of the last attempt: running, or its outcome.
+        error: What a failed one said.
+        traceback: Of an error that is not the user's.
+        failed: Of the generation: messages by the numbers of the jobs whose teacher data are not whole.
+        attempts: All starts.
+    """
+
+    job: JobName
+    overrides: list[str]
+    run_id: str | None
+    run: str | None
+    status: str = "running"
+    error: str | None = None
+    traceback: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+def read_record(path: Path) -> Record | None:
+    """A job's record, None where it never started."""
+    try:
+        row = read_json(path)
+    except FileNotFoundError:
+        return None
+    return Record(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
+
+
+def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
+    """Bring one job's run as far as it goes, and record the outcome.
+
+    Args:
+        sweep: Its sweep.
+        number: Which.
+        after: SLURM's id of the job that was to buy its teacher data, None where none was.
+
+    Raises:
+        FcotError: It cannot be run; recorded as failed, as any other exception is.
+        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.stopping.asked` tells which); recorded too.
+    """
+    job = sweep.jobs[number]
+    if started_first():
+        with _recorded(sweep, number, Record(number, job.shown, job.run_id, job.run)):
+            if after is not None:
+                _check_generation(sweep, number, after)
+            _run(sweep, job)
+    else:
+        _run(sweep, job)
+
+
+def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
+    """Buy what the given jobs ask their teachers for, one job after the other; one that fails does not keep the others from it.
+
+    Raises:
+        FcotError: Of some of them it is not whole.
+    """
+    from fcot.pipeline import execute
+    from fcot.runs import kept_config
+
+    record = Record(GENERATION, [], None, None)
+    with _recorded(sweep, GENERATION, record):
+        for number in numbers:
+            job = sweep.jobs[number]
+            say(f"generation for job {number}: {sweep.label(job)}")
+            try:
+                run, composed = _resolved(sweep, job, ["until=generate"])
+                execute(run, kept_config(composed, run))
+            except FcotError as error:
+                record.failed[str(number)] = str(error)
+                say(f"generation for job {number} failed: {error}")
+        if record.failed:
+            raise FcotError("\n".join(dict.fromkeys(record.failed.values())))
+
+
+def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
+    """Whether the SLURM job that was to buy a job's teacher data has done so.
+
+    Raises:
+        FcotError: It has not.
+    """
+    record = read_record(sweep.record(GENERATION))
+    if record is None or not record.attempts or record.attempts[-1].slurm != slurm:
+        raise FcotError(f"the generation job {slurm} never started; `python -m fcot.sweep rerun {sweep.folder}`")
+    if record.status != "done" and (str(number) in record.failed or not record.failed):
+        why = record.failed.get(str(number)) or record.error or f"the generation job {slurm} was killed"
+        raise FcotError(f"the teacher's rationales are not complete: {why}")
+
+
+def give_up(sweep: Sweep, name: JobName, why: str) -> None:
+    """Enter that an attempt which ended well does not go on."""
+    path = sweep.record(name)
+    with exclusive(sweep.lock(name), say):
+        record = read_record(path)
+        assert record is not None
+        record.status, record.error = "failed", why
+        write_json(path, asdict(record))
+
+
+def slurm_id() -> str | None:
+    """SLURM's id of the job this process belongs to, None outside."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+@contextlib.contextmanager
+def _recorded(sweep: Sweep, name: JobName, record: Record) -> Iterator[None]:
+    """Hold the job's lock, and write down that it runs and how it ends."""
+    path, progress = sweep.record(name), sweep.progress(name)
+    with exclusive(sweep.lock(name), say):
+        before = read_record(path)
+        record.attempts = before.attempts if before else []
+        record.attempts.append(Attempt(time.time(), socket.gethostname(), os.getpid(), slurm_id()))
+        progress.unlink(missing_ok=True)
+        write_json(path, asdict(record))
+        try:
+            with published(lambda state: write_json(progress, state)):
+                yield
+            record.status = "done"
+        except BaseException as error:
+            record.status = _outcome(error)
+            if record.status == "failed":
+                record.error = str(error) or type(error).__name__
+                record.traceback = None if isinstance(error, FcotError) else traceback.format_exc()
+            raise
+        finally:
+            record.attempts[-1].ended, record.attempts[-1].outcome = time.time(), record.status
+            write_json(path, asdict(record))
+            progress.unlink(missing_ok=True)
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return {None: "interrupted", signal.SIGTERM: "stopped"}.get(asked(), "requeued")
+    return "failed"
+
+
+def _run(sweep: Sweep, job: Planned) -> None:
+    from fcot.pipeline import execute
+    from fcot.runs import kept_config
+
+    if job.fault is not None:
+        raise FcotError(job.fault)
+    run, composed = _resolved(sweep, job, [])
+    say(f"run {run.directory.path}")
+    execute(run, kept_config(composed, run))
+
+
+def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictConfig]:
+    """The job's run as its configuration is today, which must be the planned one.
+
+    Raises:
+        FcotError: It is another.
+    """
+    with composer(sweep.searchpath) as compose:
+        composed = compose([*job.overrides, *more])
+    run = resolve_job(composed, sweep.swept_diversity)
+    if run.run_id != job.run_id:
+        raise FcotError(
+            f"this job was planned at {sweep.created} as {job.run_id}, and is {run.run_id} now: code, configuration or data have changed "
+            "since. Submit the sweep anew; what is done and stored is not done again"
+        )
+    return run, composed

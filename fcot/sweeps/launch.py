@@ -1,0 +1,226 @@
+"""From all jobs of a sweep to a plan, and from the plan to processes: in this one, in a pool on this machine, or on SLURM."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcot.artifacts import exclusive
+from fcot.config import HFTeacher
+from fcot.errors import FcotError
+from fcot.progress import say
+from fcot.sweeps.job import do_job, read_record
+from fcot.sweeps.plan import Planned, Sweep, make_plan, write_plan
+from fcot.sweeps.pool import run_in_pool
+
+if TYPE_CHECKING:
+    from fcot.runs import Run
+    from fcot.stages.needs import Estimate
+
+_SHOWN_JOBS = 3  # of those that failed for one reason
+
+
+def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], swept: bool, launcher: dict[str, Any]) -> None:
+    """Plan a sweep and run it; of ``dry_run`` and ``preview`` only look ahead.
+
+    Args:
+        folder: The sweep's, made here.
+        job_overrides: Of every job.
+        searchpath: As :class:`Sweep`'s.
+        swept: Whether the sweep varies D.
+        launcher: The launcher's parameters with its ``kind``.
+
+    Raises:
+        FcotError: No job can be run, or SLURM refuses them.
+        SystemExit: Jobs failed, after a list of them and the report over the others.
+    """
+    sweep, runs = make_plan(folder, job_overrides, searchpath, swept, launcher)
+    _refuse_if_all_are_faulty(sweep)
+    if ahead := [run for run in runs.values() if run.config.dry_run or run.config.preview]:
+        _look_ahead(sweep, runs, ahead[0].config.preview)
+        return
+    _go(sweep, [job for job in sweep.distinct if not sweep.whole(job)], runs)
+
+
+def rerun(sweep: Sweep, numbers: Container[int]) -> None:
+    """Run jobs of a sweep again, or submit them, as their configurations are today; the same errors as :func:`launch`'s."""
+    today, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.swept_diversity, sweep.launcher)
+    for before, now in zip(sweep.jobs, today.jobs, strict=True):
+        if before.number in numbers and before.run_id not in (None, now.run_id) and now.run_id is not None:
+            say(f"job {now.number} was {before.run_id} and is {now.run_id} now: code, configuration or data have changed since")
+    jobs = [now if now.number in numbers else before for before, now in zip(sweep.jobs, today.jobs, strict=True)]
+    sweep = replace(sweep, jobs=jobs)
+    _refuse_if_all_are_faulty(sweep)
+    _go(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
+
+
+def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
+    """Write the plan and start; what does not run elsewhere ends in a report, finished or not."""
+    here = sweep.launcher["kind"] != "slurm"
+    with exclusive(sweep.launch_lock, say):
+        write_plan(sweep)
+        try:
+            _start(sweep, todo, runs)
+        finally:
+            if here:
+                _report(sweep)
+    if here:
+        _tell_failures(sweep)
+
+
+def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
+    """Run jobs, or submit them."""
+    for line in _faults(sweep):
+        say(line)
+    if sweep.launcher["kind"] == "serial":
+        _one_by_one(sweep, todo)
+        return
+    estimates = estimates_of(todo, runs)
+    for line in summary(sweep, todo, estimates):
+        say(line)
+    generation = generation_order(estimates, runs)
+    if sweep.launcher["kind"] == "local":
+        run_in_pool(sweep, [job.number for job in todo], generation)
+        return
+    from fcot.sweeps.slurm import submit_sweep
+
+    on_gpu = any(isinstance(runs[number].config.teacher, HFTeacher) for number in generation)
+    submit_sweep(sweep, [job.number for job in todo], generation, on_gpu)
+
+
+def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
+    """Faults of some jobs are theirs; those of all jobs are the command's, and it ends with them."""
+    if not sweep.distinct:
+        raise FcotError("\n".join(dict.fromkeys(str(job.fault) for job in sweep.jobs)) + "\nthis holds for every job of the sweep")
+
+
+# --- what it will cost -----------------------------------------------------------------------------------------------
+
+
+def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, Estimate]:
+    """What jobs would buy and compute, by number; what one buys the later ones do not."""
+    from fcot.stages.dry_run import estimate
+
+    planned: dict[tuple[object, ...], int] = {}
+    return {job.number: estimate(runs[job.number], planned, job.shown) for job in todo}
+
+
+def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run]) -> list[int]:
+    """The jobs that buy from a teacher, the largest D first: of what it buys the others are prefixes."""
+    buying = {number for number, one in estimates.items() if one.bought}
+    shared = {runs[number].store.path for number in buying}
+    touching = [number for number in estimates if runs[number].teacher and runs[number].asks_teacher and runs[number].store.path in shared]
+    return sorted(touching, key=lambda number: -runs[number].config.diversity)
+
+
+def gpu_hours(sweep: Sweep, n_jobs: int) -> str | None:
+    """The most that jobs can take by their time limit, None where they have no GPU or no limit."""
+    launcher = sweep.launcher
+    gpus, minutes = launcher.get("gpus_per_node"), launcher.get("timeout_min")
+    if not gpus or not minutes:
+        return None
+    gpus *= launcher.get("nodes") or 1
+    limit = f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
+    jobs = f"{n_jobs} job{'s' if n_jobs != 1 else ''} x {limit} x {gpus} GPU{'s' if gpus > 1 else ''}"
+    return f"at most {jobs} = {n_jobs * minutes / 60 * gpus:,.1f} GPU-hours"
+
+
+def summary(sweep: Sweep, todo: Sequence[Planned], estimates: Mapping[int, Estimate]) -> list[str]:
+    """What a launch is about to do, in lines."""
+    from fcot.stages.needs import money, sum_of
+
+    jobs = sweep.jobs
+    counts = {
+        "to run": len(todo),
+        "complete already": sum(sweep.whole(job) for job in sweep.distinct),
+        "the same as another": sum(job.same_as is not None for job in jobs),
+        "with a fault": sum(job.fault is not None for job in jobs),
+    }
+    lines = [f"{len(jobs)} jobs: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "to run")]
+    needs = sum_of(list(estimates.values())) if estimates else None
+    if needs is not None and needs.bought:
+        lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
+    if hours := gpu_hours(sweep, len(todo)):
+        lines.append(hours)
+    return lines
+
+
+def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
+    """``dry_run`` or ``preview`` of all jobs."""
+    if preview:
+        from fcot.stages.preview import preview as show_preview
+
+        for run in runs.values():
+            show_preview(run, preview)
+        return
+    from fcot.stages.needs import show
+
+    todo = [job for job in sweep.distinct if not sweep.whole(job)]
+    estimates = estimates_of(sweep.distinct, runs)
+    show(list(estimates.values()))
+    for line in (*_faults(sweep), *summary(sweep, todo, {number: estimates[number] for number in (job.number for job in todo)})):
+        print(line)
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+def _one_by_one(sweep: Sweep, todo: Sequence[Planned]) -> None:
+    """Jobs in this process; one that fails does not keep the others from running."""
+    for job in todo:
+        say(f"job {job.number}: {sweep.label(job)}")
+        try:
+            do_job(sweep, job.number)
+        except FcotError as error:
+            say(f"job {job.number} failed: {error}")
+        except Exception as error:  # recorded with its traceback
+            say(f"job {job.number} failed: {type(error).__name__}: {error}; traceback: {sweep.record(job.number)}")
+
+
+def _faults(sweep: Sweep) -> list[str]:
+    """What is said of jobs that are not run: faults, and equality with another job."""
+    faulty = [f"job {job.number} ({sweep.label(job)}) cannot be run: {job.fault}" for job in sweep.jobs if job.fault]
+    same = [
+        f"job {job.number} ({sweep.label(job)}) is the same run as job {job.same_as}: its method does not use what differs"
+        for job in sweep.jobs
+        if job.same_as is not None
+    ]
+    return faulty + same
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _report(sweep: Sweep) -> None:
+    """The comparison of what the jobs left, whether or not all of them finished."""
+    from fcot.report import report
+
+    try:
+        report([sweep.folder], sweep.folder / "comparison.png")
+    except FcotError as error:
+        say(str(error))
+
+
+def _tell_failures(sweep: Sweep) -> None:
+    """List the failed jobs by what they said.
+
+    Raises:
+        SystemExit: There are some.
+    """
+    failed: dict[str, list[str]] = {}
+    for job in sweep.jobs:
+        record = read_record(sweep.record(job.number))
+        if job.fault or (record and record.status != "done" and not sweep.whole(job)):
+            why = job.fault or (record and record.error) or "it was killed"
+            failed.setdefault(why, []).append(f"{job.number} ({sweep.label(job)})")
+    if not failed:
+        return
+    say(f"{sum(map(len, failed.values()))} jobs failed:")
+    for message, jobs in failed.items():
+        reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
+        say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
+    say(f"to run what failed again: python -m fcot.sweep rerun {sweep.folder}")
+    sys.exit(1)

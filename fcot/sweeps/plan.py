@@ -1,0 +1,217 @@
+"""A sweep's plan: every job with its overrides and its run, made before the first one starts, kept as ``plan.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from fcot.artifacts import RunDirectory, read_json, write_json
+from fcot.config import CONF, register_schemas
+from fcot.errors import FcotError
+from fcot.overrides import MARK
+
+if TYPE_CHECKING:
+    from fcot.runs import Run
+
+GENERATION = "generation"  # the job that buys what several jobs share, in the place of a number
+JobName = int | str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One job of a sweep.
+
+    Attributes:
+        number: From 0, in the order of the sweep.
+        overrides: As on the command line, this job's values in the place of lists.
+        run_id: None where its configuration has a fault.
+        run: The run's folder, relative to the sweep's: both move together.
+        until: The stage it goes to.
+        same_as: An earlier job that is the same run.
+        fault: Why it cannot be run.
+    """
+
+    number: int
+    overrides: list[str]
+    run_id: str | None
+    run: str | None
+    until: str
+    same_as: int | None = None
+    fault: str | None = None
+
+    @property
+    def shown(self) -> list[str]:
+        """Its overrides as a person wrote them."""
+        return [override for override in self.overrides if not override.startswith(MARK)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder and what was planned in it.
+
+    Attributes:
+        folder: ``outputs/sweeps/<id>``.
+        created: When.
+        cwd: Where the command was given: relative paths of its overrides start there.
+        searchpath: Folders of configuration that the command added (``--config-dir``).
+        swept_diversity: Whether it varies D, as :func:`fcot.runs.resolve` wants to know.
+        launcher: The launcher's parameters, ``kind`` among them: serial, local or slurm.
+        jobs: By number.
+    """
+
+    folder: Path
+    created: str
+    cwd: str
+    searchpath: list[str]
+    swept_diversity: bool
+    launcher: dict[str, Any]
+    jobs: list[Planned]
+
+    def directory(self, job: Planned) -> RunDirectory:
+        """The run's files; only for jobs without a fault."""
+        assert job.run is not None
+        return RunDirectory(Path(os.path.normpath(self.folder / job.run)))
+
+    def record(self, name: JobName) -> Path:
+        """What a job has left: ``jobs/<number>.json``."""
+        return self.folder / "jobs" / f"{name}.json"
+
+    def progress(self, name: JobName) -> Path:
+        """How far a job is, written every two seconds."""
+        return self.folder / "running" / f"{name}.json"
+
+    def lock(self, name: JobName) -> Path:
+        """Held by the process that does a job, and by nobody else."""
+        return self.folder / "running" / f"{name}.lock"
+
+    @property
+    def launch_lock(self) -> Path:
+        """Held by whoever launches jobs of this sweep, or runs them in its own process."""
+        return self.folder / "launch.lock"
+
+    @cached_property
+    def distinct(self) -> list[Planned]:
+        """The jobs that are runs of their own and have no fault."""
+        return [job for job in self.jobs if job.run_id is not None and job.same_as is None]
+
+    @cached_property
+    def _common(self) -> set[str]:
+        return set.intersection(*(set(job.overrides) for job in self.jobs))
+
+    def label(self, job: Planned) -> str:
+        """A job in a few words: the overrides in which it differs from others."""
+        return " ".join(override for override in job.shown if override not in self._common) or "the only job"
+
+    def whole(self, job: Planned) -> bool:
+        """Whether there is nothing left to do for a job's run, whoever did it."""
+        return job.run is not None and job.until == "evaluate" and self.directory(job).done.exists()
+
+
+def plan_path(folder: Path) -> Path:
+    """Where a sweep's plan is."""
+    return folder / "plan.json"
+
+
+def write_plan(sweep: Sweep) -> None:
+    """Write it, unless the folder holds the same one.
+
+    Raises:
+        FcotError: It holds another sweep.
+    """
+    path = plan_path(sweep.folder)
+    if path.exists():
+        before = read_plan(sweep.folder)
+        if [job.overrides for job in before.jobs] != [job.overrides for job in sweep.jobs]:
+            raise FcotError(f"{sweep.folder} holds another sweep, of {before.created}: hydra.sweep.dir=ANOTHER, or start again in a second")
+    write_json(path, {name: value for name, value in asdict(sweep).items() if name != "folder"})
+
+
+def read_plan(folder: Path) -> Sweep:
+    """The plan of a sweep's folder.
+
+    Raises:
+        FcotError: There is none, or it is damaged.
+    """
+    path = plan_path(folder)
+    try:
+        plan = read_json(path)
+        return Sweep(folder.absolute(), **plan | {"jobs": [Planned(**job) for job in plan["jobs"]]})
+    except FileNotFoundError as error:
+        what = "no such folder" if not folder.exists() else "not a sweep's folder: it has no plan.json"
+        raise FcotError(f"{folder}: {what}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FcotError(f"{path} is damaged ({error}); the sweep's own command with hydra.sweep.dir={folder} makes it again") from error
+
+
+@contextlib.contextmanager
+def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
+    """Within, a function that composes the configuration of a job's overrides; further arguments are Hydra's ``compose``'s."""
+    register_schemas()
+    added = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
+    hydra = GlobalHydra.instance()
+    outer, hydra.hydra = hydra.hydra, None  # of the command that launches the sweep
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="fcot"):
+            yield lambda overrides, **options: compose("config", [*overrides, *added], **options)
+    finally:
+        hydra.hydra = outer
+
+
+def make_plan(
+    folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], swept_diversity: bool, launcher: dict[str, Any]
+) -> tuple[Sweep, dict[int, Run]]:
+    """Compose and resolve every job.
+
+    Returns:
+        The sweep, not yet written, and the resolved runs of its distinct jobs by number.
+    """
+    jobs: list[Planned] = []
+    runs: dict[int, Run] = {}
+    first: dict[str, int] = {}
+    with composer(searchpath) as composed:
+        for number, overrides in enumerate(job_overrides):
+            job = Planned(number, list(overrides), None, None, "evaluate")
+            try:
+                run = resolve_job(composed(overrides), swept_diversity)
+                _check_ranks(run, launcher)
+            except FcotError as error:
+                jobs.append(replace(job, fault=str(error)))
+                continue
+            path = os.path.relpath(run.directory.path, folder)
+            job = replace(job, run_id=run.run_id, run=path, until=run.config.until, same_as=first.get(run.run_id))
+            if job.same_as is None:
+                first[run.run_id], runs[number] = number, run
+            jobs.append(job)
+    created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return Sweep(folder.absolute(), created, os.getcwd(), list(searchpath), swept_diversity, launcher, jobs), runs
+
+
+def resolve_job(composed: DictConfig, swept_diversity: bool) -> Run:
+    """The run of a composed configuration."""
+    from fcot.checks import to_config
+    from fcot.runs import resolve
+
+    config = to_config(composed)
+    return resolve(config, swept_diversity if config.diversity_is_swept is None else config.diversity_is_swept)
+
+
+def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:
+    """A job whose number of SLURM tasks is not that of its ranks would fail when its turn has come."""
+    tasks = (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1)
+    trainer = run.config.trainer
+    ranks = trainer.devices * trainer.nodes
+    if launcher["kind"] == "slurm" and ranks != tasks and (tasks > 1 or trainer.nodes > 1):
+        raise FcotError(
+            f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes, and a job of this launcher has "
+            f"{tasks} tasks: hydra/launcher=slurm_ddp makes one for each"
+        )

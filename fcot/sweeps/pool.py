@@ -1,0 +1,89 @@
+"""A pool of processes on this machine: each does one job, with a GPU or a share of the processors for itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from fcot.progress import say
+from fcot.sweeps.job import read_record
+from fcot.sweeps.plan import GENERATION, JobName, Sweep
+
+_SIGNAL_AT_PARENT_S_DEATH = 1  # PR_SET_PDEATHSIG of Linux
+Place = dict[str, str]  # environment variables of a process
+
+
+def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]) -> None:
+    """Do jobs, several at once; before them, what they ask a teacher for in common.
+
+    Raises:
+        KeyboardInterrupt: After the running ones were asked to stop, which save and end by themselves.
+    """
+    places = _places(sweep.launcher["processes"], sweep.launcher["gpus_per_job"])
+    running: set[subprocess.Popen[bytes]] = set()
+
+    def work(name: JobName, jobs: Sequence[int]) -> JobName:
+        place = places.get()
+        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), ",".join(map(str, jobs))]
+        log_of(sweep, name).parent.mkdir(exist_ok=True)
+        with log_of(sweep, name).open("ab") as log:
+            process = subprocess.Popen(
+                command if isinstance(name, int) else [*command, "--generation"], env=os.environ | place, stdout=log, stderr=log,
+                start_new_session=True, preexec_fn=_stop_with_parent,
+            )  # fmt: skip
+        running.add(process)
+        process.wait()
+        running.discard(process)
+        places.put(place)
+        return name
+
+    with ThreadPoolExecutor(places.qsize()) as pool:
+        try:
+            if generation:
+                say(f"the teacher's answers for {len(generation)} jobs; log: {log_of(sweep, GENERATION)}")
+                pool.submit(work, GENERATION, generation).result()
+            for future in as_completed([pool.submit(work, number, [number]) for number in numbers]):
+                say(_outcome(sweep, int(future.result())))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.send_signal(signal.SIGINT)
+            raise
+
+
+def log_of(sweep: Sweep, name: JobName) -> Path:
+    """What a job's process printed."""
+    return sweep.folder / "logs" / f"{name}.log"
+
+
+def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Place]:
+    """The environments of the processes that run at once."""
+    import torch
+
+    cores, n_gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count() if gpus_per_job else 0
+    groups = [range(first, first + gpus_per_job) for first in range(0, n_gpus - gpus_per_job + 1, gpus_per_job)] if n_gpus else []
+    n = min(processes or cores, len(groups) or cores)
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // n)))
+    found: queue.Queue[Place] = queue.Queue()
+    for index in range(n):
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, groups[index]))} if groups else {}
+        found.put({"OMP_NUM_THREADS": threads} | gpus)
+    return found
+
+
+def _stop_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENT_S_DEATH, signal.SIGTERM)
+
+
+def _outcome(sweep: Sweep, number: int) -> str:
+    record = read_record(sweep.record(number))
+    status = record.status if record and record.status != "running" else "was killed"
+    why = f": {record.error.splitlines()[0]}" if record and record.error else ""
+    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {log_of(sweep, number)}"

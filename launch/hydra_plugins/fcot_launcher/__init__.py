@@ -1,0 +1,96 @@
+"""Hydra's way to fcot's sweeps: the launcher behind ``hydra/launcher=serial``, ``local``, ``slurm`` and ``slurm_ddp``.
+
+Hydra finds plugins only below ``hydra_plugins`` and executes all of them at every start, so nothing heavy is imported here; and
+it does so outside ``sys.modules``, which dataclasses with postponed annotations do not survive.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from omegaconf import DictConfig, OmegaConf
+
+_TARGET = "hydra_plugins.fcot_launcher.FcotLauncher"
+
+
+@dataclass
+class SerialConf:
+    """One job after the other, in this process."""
+
+    _target_: str = _TARGET
+    kind: str = "serial"
+
+
+@dataclass
+class LocalConf:
+    """A pool of processes on this machine."""
+
+    _target_: str = _TARGET
+    kind: str = "local"
+    processes: int | None = None
+    gpus_per_job: int = 1
+
+
+@dataclass
+class GenerationConf:
+    """What the job that asks the teacher has of its own; null takes the array's, but no GPU."""
+
+    partition: str | None = None
+    qos: str | None = None
+    timeout_min: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    gpus_per_node: int | None = None
+
+
+@dataclass
+class SlurmConf(SlurmQueueConf):  # type: ignore[misc] - hydra-submitit-launcher's parameters, under their names
+    """A job array on SLURM."""
+
+    _target_: str = _TARGET
+    kind: str = "slurm"
+    generation: GenerationConf = field(default_factory=GenerationConf)
+
+
+for _name, _node in {"serial": SerialConf, "local": LocalConf, "slurm": SlurmConf}.items():
+    ConfigStore.instance().store(group="hydra/launcher", name=f"fcot_{_name}", node=_node, provider="fcot")
+
+
+class FcotLauncher(Launcher):
+    """Hands all jobs of a sweep to :func:`fcot.sweeps.launch.launch`."""
+
+    def __init__(self, **parameters: Any) -> None:
+        self._parameters = {
+            name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value for name, value in parameters.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra has composed of the command."""
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Plan and run, or submit, all jobs; their results are in the sweep's folder."""
+        from fcot.errors import FcotError
+        from fcot.sweeps.launch import launch
+
+        sweeper = self._config.hydra.sweeper
+        if sweeper.get("max_batch_size") is not None:
+            raise FcotError(
+                "hydra.sweeper.max_batch_size: a sweep is planned as a whole; hydra.launcher.array_parallelism bounds SLURM jobs"
+            )
+        added = [
+            source.path
+            for source in self._config.hydra.runtime.config_sources
+            if source.provider.startswith(("command", "hydra.searchpath"))
+        ]
+        launch(
+            Path(self._config.hydra.sweep.dir), job_overrides, [f"file://{path}" for path in added],
+            "diversity" in (sweeper.get("params") or {}), self._parameters,
+        )  # fmt: skip
+        return []
