@@ -3,9 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-ARGS ?= -n auto
+ARGS ?= -n auto --dist loadgroup
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-slurm lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fcot.run -m experiment=quickstart
@@ -15,6 +15,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-slurm: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(ARGS) tests/test_slurm.py tests/test_vllm.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

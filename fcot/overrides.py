@@ -24,7 +24,7 @@ def prepare(arguments: list[str]) -> list[str]:
 
     Raises:
         FcotError: An override looks like a secret (no field can hold one, and Hydra writes overrides to disk), adds a key
-            that nothing reads, or mixes up ``split-mode`` (the choice) and ``split_mode`` (its values).
+            that nothing reads, chooses nothing of a group, or mixes up ``split-mode`` (the choice) and ``split_mode`` (its values).
     """
     for argument in arguments:
         name, found, value = argument.lstrip("+~").partition("=")
@@ -34,6 +34,8 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
         if name == "split_mode":
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
+        if value == "null" and (CONF / name).is_dir():  # Hydra would fall over it
+            raise FcotError(f"{argument}: leave it out, or name a choice")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
     # The keys of this mapping are the server's, not the schema's: Hydra has to be told to add them.

@@ -177,8 +177,9 @@ def _recorded(sweep: Sweep, name: JobName, record: Record) -> Iterator[None]:
         except BaseException as error:
             record.status = _outcome(error)
             if record.status == "failed":
-                record.error = str(error) or type(error).__name__
-                record.traceback = None if isinstance(error, FcotError) else traceback.format_exc()
+                ours = isinstance(error, FcotError)
+                record.error = str(error) if ours else traceback.format_exception_only(error)[-1].strip()
+                record.traceback = None if ours else traceback.format_exc()
             raise
         finally:
             record.attempts[-1].ended, record.attempts[-1].outcome = time.time(), record.status

@@ -40,7 +40,7 @@ class Status:
         state: ``done``, ``running``, ``starting``, ``queued``, ``failed``, ``cancelled``, ``interrupted``, ``missing`` (never
             submitted, or not reached), ``same`` (as another job) or ``unknown`` (SLURM would know, and is not here).
         told: One line: progress, reason, accuracy.
-        error: The last lines of what a failed one said.
+        error: A few lines of what a failed one said.
         log: Where all of it is.
         preempted: How often it was stopped and started again.
         slurm: SLURM's id, None without.
@@ -164,9 +164,9 @@ def _log(sweep: Sweep, name: JobName, slurm: str | None) -> Path | None:
 
 
 def _error(record: Record | None, log: Path | None) -> list[str]:
-    """The last lines of what a failed job said: its own words, or where it was killed its log's."""
+    """What a failed job said, as far as a few lines go: its message's beginning, or where it was killed the end of its log."""
     if record is not None and record.error:
-        return record.error.splitlines()[-_TAIL_LINES:]
+        return [line for line in record.error.splitlines() if line.strip()][:_TAIL_LINES]
     if log is None or not log.exists():
         return []
     with log.open("rb") as file:

@@ -1,0 +1,375 @@
+"""Sweeps without a cluster: the plan, the ledger after every kind of end, the pool of processes, stop signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_dir
+
+from fcot import sweep as command
+from fcot.artifacts import exclusive, holder
+from fcot.config import register_schemas
+from fcot.errors import FcotError
+from fcot.sweeps.job import Attempt, Record
+from fcot.sweeps.ledger import Status, _column, _flat, _preempted, _state_on_slurm, counts, statuses
+from fcot.sweeps.plan import read_plan
+from fcot.sweeps.slurm import State
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "dataset.n_problems=60", "trainer.max_steps=12", "trainer.evaluate_every_steps=6", "trainer.warmup_steps=2",
+    "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
+]  # fmt: skip
+LONG = [*SMALL[:1], "trainer.max_steps=100000", "trainer.evaluate_every_steps=100000", *SMALL[3:]]
+ONE = {"OMP_NUM_THREADS": "1"}
+
+
+def the_sweep(folder: Path):
+    (plan,) = folder.glob("outputs/sweeps/*/plan.json")
+    return read_plan(plan.parent)
+
+
+def states(sweep) -> list[str]:
+    return [one.state for one in statuses(sweep) if isinstance(one.name, int)]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fcot.run", *arguments], cwd=folder, env={**os.environ, **ONE}, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def until(condition, seconds: float = 120):
+    """What ``condition`` returns, as soon as it is something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+# --- launchers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf/hydra/launcher").glob("*.yaml")))
+def test_every_launcher_composes_and_is_documented(name):
+    register_schemas()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        launcher = compose("config", [f"hydra/launcher={name}", "trainer.devices=2"], return_hydra_config=True).hydra.launcher
+    assert launcher._target_ == "hydra_plugins.fcot_launcher.FcotLauncher"
+    assert launcher.kind == ("slurm" if "slurm" in name else name)
+    assert launcher.get("tasks_per_node") == {"slurm": 1, "slurm_ddp": 2}.get(name)
+    text = (ROOT / "README.md").read_text() + subprocess.run(
+        [sys.executable, "-m", "fcot.run", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert text.count(f"`{name}`") >= 1
+    assert f" {name} " in text
+
+
+def test_the_plugin_imports_nothing_heavy():
+    code = "import sys, hydra_plugins.fcot_launcher; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "submitit", "transformers", "fcot.sweeps.launch"} & set(loaded)
+
+
+def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_come():
+    code = "import sys, fcot.sweeps.slurm; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & set(loaded)
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("hydra/launcher=slurm", "there is no SLURM on this machine"),
+    ("hydra/launcher=basic", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
+    ("hydra/launcher=submitit_local", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
+    ("hydra.sweeper.max_batch_size=1", "array_parallelism"),
+    ("hydra.launcher.partition=gpu", "hydra.launcher"),
+    ("trainer.nodes=2", "start one process a device"),
+    ("experiment=null", "experiment=null: leave it out"),
+])  # fmt: skip
+def test_what_cannot_be_launched_is_one_message(override, said, run_fcot, tmp_path):
+    (tmp_path / "bin").mkdir()
+    path = f"{tmp_path}/bin"  # without srun
+    result = run_fcot("-m", "seed=0", *SMALL, override, PATH=path)
+    assert result.returncode == 1
+    assert said in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_ranks_that_slurm_will_not_start_are_found_out_before_submission(run_fcot):
+    result = run_fcot("-m", "seed=0", *SMALL, "hydra/launcher=slurm", "trainer.nodes=2", "dry_run=true")
+    assert result.returncode == 1
+    assert "trainer.devices=1 times trainer.nodes=2 is 2 processes, and a job of this launcher has 1 tasks" in result.stderr
+
+
+def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
+    (tmp_path / "conf/hydra/launcher").mkdir(parents=True)
+    (tmp_path / "conf/hydra/launcher/mysite.yaml").write_text("defaults: [slurm, _self_]\npartition: mine\ntimeout_min: 90\n")
+    (tmp_path / "conf/student").mkdir()
+    (tmp_path / "conf/student/narrow.yaml").write_text("defaults: [tiny_gpt2, _self_]\nwidth: 16\n")
+    site = ["--config-dir", str(tmp_path / "conf"), "hydra/launcher=mysite"]
+    result = run_fcot("-m", "seed=0,1", *SMALL, *site, "dry_run=true")
+    assert result.returncode == 0, result.stderr
+    assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours" in result.stdout
+    result = run_fcot("-m", "student=narrow", *[one for one in SMALL if "width" not in one], *site[:2], "until=curate")
+    assert result.returncode == 0, result.stderr
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def test_faulty_jobs_are_told_before_the_first_one_starts_and_do_not_keep_the_others(run_fcot, tmp_path):
+    result = run_fcot("-m", "diversity=0,1", *SMALL, "until=curate", **ONE)
+    assert result.returncode == 1
+    said = result.stderr
+    assert said.index("job 0 (diversity=0) cannot be run") < said.index("job 1: diversity=1")
+    sweep = the_sweep(tmp_path)
+    assert states(sweep) == ["failed", "done"]
+    assert "diversity=0" in "".join(statuses(sweep)[0].error)
+    assert f"python -m fcot.sweep rerun {sweep.folder}" in said
+    again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
+    assert again.returncode == 1
+    assert "again: jobs 0" in again.stderr
+
+
+def test_a_folder_holds_one_sweep(run_fcot, tmp_path):
+    folder = "hydra.sweep.dir=outputs/mine"
+    assert run_fcot("-m", "seed=0,1", *SMALL, folder, "until=generate").returncode == 0
+    assert run_fcot("-m", "seed=0,1", *SMALL, folder, "until=generate").returncode == 0
+    result = run_fcot("-m", "seed=0,2", *SMALL, folder, "until=generate")
+    assert result.returncode == 1
+    assert "outputs/mine holds another sweep" in result.stderr
+
+
+def test_a_job_that_has_become_another_run_stops_and_says_so(run_fcot, tmp_path):
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(30)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = ["dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune"]
+    small = [one for one in SMALL if not one.startswith("dataset")]
+    assert run_fcot("-m", "seed=0", *mine, *small, **ONE).returncode == 0
+    sweep = the_sweep(tmp_path)
+    before = sweep.jobs[0].run_id
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    (sweep.directory(sweep.jobs[0]).done).unlink()
+    told = run_fcot("job", str(sweep.folder), "0", module="fcot.sweep", **ONE)
+    assert told.returncode == 1
+    assert f"was planned at {sweep.created} as {before}, and is" in told.stderr
+    assert states(the_sweep(tmp_path)) == ["failed"]
+    again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
+    assert again.returncode == 0, again.stderr
+    assert f"job 0 was {before} and is" in again.stderr
+    assert states(the_sweep(tmp_path)) == ["done"]
+
+
+def test_plans_that_are_none(run_fcot, tmp_path):
+    for folder, said in (("nowhere", "no such folder"), (".", "it has no plan.json")):
+        result = run_fcot("status", folder, module="fcot.sweep")
+        assert (result.returncode, said in result.stderr) == (1, True)
+    (tmp_path / "plan.json").write_text('{"jobs": [')
+    result = run_fcot("status", ".", module="fcot.sweep")
+    assert "plan.json is damaged" in result.stderr
+    assert result.returncode == 1
+
+
+# --- a pool of processes ---------------------------------------------------------------------------------------------
+
+
+def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
+    sweep = ["-m", "method=fine_tune,fine_tune_cot", "diversity=1,2", *SMALL]
+    local = run_fcot(*sweep, "hydra/launcher=local", "output_dir=local", **ONE)
+    assert local.returncode == 0, local.stderr
+    serial = run_fcot(*sweep, "output_dir=serial", **ONE)
+    rows = [[line for line in result.stdout.splitlines() if line.strip().startswith(("Fine", "Zero"))] for result in (local, serial)]
+    times = [[line.split()[:-1] for line in lines if "kept" not in line] for lines in rows]
+    assert times[0] == times[1]
+    for run in (tmp_path / "serial/runs").iterdir():
+        assert (tmp_path / "local/runs" / run.name / "predictions.jsonl").read_bytes() == (run / "predictions.jsonl").read_bytes()
+    (plan,) = (tmp_path / "local/sweeps").glob("*/plan.json")
+    assert read_plan(plan.parent).launcher["processes"] is None
+    assert [one.state for one in statuses(read_plan(plan.parent))] == ["done", "done", "same", "done", "done"]  # the generation first
+    collected = run_fcot("collect", str(plan.parent), module="fcot.sweep")
+    assert collected.returncode == 0, collected.stderr
+    table = pq.read_table(plan.parent / "jobs.parquet").to_pylist()
+    assert [row["state"] for row in table] == ["done", "same", "done", "done"] or [row["state"] for row in table].count("done") == 3
+    assert table[0]["accuracy"] == table[1]["accuracy"]
+    assert table[0]["override.diversity"] == "1"
+    assert (plan.parent / "jobs.csv").read_text().count("\n") >= 5
+
+
+def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
+    process = start(
+        tmp_path, "-m", "seed=0,1,2", *SMALL[:1], "trainer.max_steps=400", *SMALL[2:], "hydra/launcher=local", "hydra.launcher.processes=2"
+    )
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
+    sweep = the_sweep(tmp_path)
+    until(lambda: sweep.progress(0).exists())
+    assert "of 400 steps" in next(one.told for one in statuses(sweep) if one.name == 0)
+    os.kill(json.loads(sweep.record(0).read_text())["attempts"][0]["process"], signal.SIGKILL)
+    until(lambda: states(sweep)[0] == "failed", 5)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "job 0 (seed=0) was killed" in said
+    assert states(sweep) == ["failed", "done", "done"]
+    assert statuses(sweep)[1].told == "it was killed"
+    result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
+    assert result.returncode == 0, result.stderr
+    assert "again: jobs 0\n" in result.stderr
+    assert states(sweep) == ["done"] * 3
+    assert "nothing to run again" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
+
+
+def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
+    process = start(tmp_path, "-m", "seed=0,1,2", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
+    sweep = the_sweep(tmp_path)
+    until(lambda: sweep.progress(0).exists())
+    assert states(sweep) == ["running", "queued", "queued"]
+    assert "is being run or submitted by process" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
+    assert "cancelled: 0, 1, 2" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert states(sweep) == ["interrupted", "missing", "missing"]
+    assert "nothing waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+
+
+def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
+    process = start(tmp_path, "-m", "seed=0,1", *LONG)
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
+    sweep = the_sweep(tmp_path)
+    assert states(sweep) == ["running", "queued"]
+    process.kill()
+    process.communicate()
+    assert states(sweep) == ["failed", "missing"]
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def record(status: str, slurm: str = "7_0", ended: float | None = 2.0) -> Record:
+    return Record(0, [], "r", "../r", status, attempts=[Attempt(1.0, "node", 1, slurm, ended, None if status == "running" else status)])
+
+
+RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
+
+
+@pytest.mark.parametrize(("left", "slurm", "expected"), [
+    (None, PENDING, ("queued", "Priority")),
+    (None, RUNNING, ("starting", "")),
+    (None, GONE, ("cancelled", "before it started")),
+    (None, State("CANCELLED"), ("cancelled", "before it started")),
+    (None, State("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
+    (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
+    (record("running", ended=None), State("OUT_OF_MEMORY"), ("failed", "it was killed: OUT_OF_MEMORY")),
+    (record("running", ended=None), State("FAILED"), ("failed", "it was killed")),
+    (record("running", ended=None), State("CANCELLED"), ("cancelled", "while it ran")),
+    (record("running", ended=None), PENDING, ("queued", "Priority")),  # SLURM requeued it
+    (record("running", ended=None), GONE, ("failed", "it was killed")),
+    (record("requeued"), PENDING, ("queued", "Priority")),
+    (record("requeued"), State("COMPLETING"), ("queued", "being requeued")),
+    (record("requeued"), GONE, ("cancelled", "while it ran")),
+    (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
+    (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),
+    (record("failed"), State("FAILED"), ("failed", "")),
+    (record("failed"), GONE, ("failed", "")),
+    (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
+    (record("failed", slurm="3_0"), GONE, ("cancelled", "before it started")),
+])  # fmt: skip
+def test_what_became_of_a_submitted_job(left, slurm, expected):
+    last = left.attempts[-1] if left else None
+    assert _state_on_slurm(left, last, "7_0", {} if slurm is None else {"7_0": slurm}) == expected
+
+
+def test_without_slurm_nothing_is_known_of_jobs_that_left_nothing():
+    assert _state_on_slurm(None, None, "7_0", None)[0] == "unknown"
+    assert _state_on_slurm(record("failed"), record("failed").attempts[0], "7_0", None) == ("failed", "")
+
+
+def test_preemptions_are_counted():
+    attempts = [Attempt(1, "n", 1, "7", 2, "requeued"), Attempt(3, "n", 1, "7", None, None), Attempt(5, "n", 1, "7", 6, "done")]
+    assert _preempted(Record(0, [], None, None, "done", attempts=attempts)) == 2
+    assert _preempted(Record(0, [], None, None, "requeued", attempts=attempts[:1])) == 1
+    again = [Attempt(1, "n", 1, "7", 2, "failed"), Attempt(3, "n", 1, "8", 6, "done")]
+    assert _preempted(Record(0, [], None, None, "done", attempts=again)) == 0
+    assert _preempted(None) == 0
+
+
+def test_a_lock_tells_who_holds_it(tmp_path):
+    lock = tmp_path / "a.lock"
+    assert holder(lock) is None
+    code = "from pathlib import Path\nfrom fcot.artifacts import exclusive\n"
+    code += f"with exclusive(Path({str(lock)!r}), print): print('held', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    assert holder(lock) == process.pid
+    process.kill()
+    process.wait()
+    assert holder(lock) is None
+    with exclusive(lock, print):
+        pass
+
+
+def test_rows_of_unlike_runs_make_one_table():
+    flat = _flat({"accuracy_ci95": [0.1, 0.2], "seconds": {"train": 3.5}, "history": [{"step": 1}], "run_id": "x", "subset": None})
+    assert flat == {"accuracy_ci95.low": 0.1, "accuracy_ci95.high": 0.2, "seconds.train": 3.5, "history": '[{"step": 1}]', "subset": None}
+    assert _column([1, None, 2.5]) == [1.0, None, 2.5]
+    assert _column([1, "a", None]) == ["1", "a", None]
+    assert _column([True, None]) == [True, None]
+    assert counts([Status(0, "done"), Status(1, "failed"), Status(2, "done"), Status("generation", "done")]) == "2 done, 1 failed"
+
+
+@pytest.mark.parametrize("word", ["mem_gb", "nothing=1", "kind=serial", "generation=1", "generation.nothing=1", "a.b=1"])
+def test_rerun_takes_parameters_of_the_launcher_only(word):
+    with pytest.raises(FcotError, match="the launcher has no such parameter"):
+        command._launcher_parameters({"kind": "slurm", "mem_gb": 3, "generation": {"partition": None}}, [word])
+    changed = command._launcher_parameters(
+        {"mem_gb": 3, "generation": {"partition": None, "qos": "a"}}, ["mem_gb=64", "generation.partition=web"]
+    )
+    assert changed == {"mem_gb": 64, "generation": {"partition": "web", "qos": "a"}}
+
+
+# --- stop signals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
+    steady = [*LONG, "trainer.checkpoint_every_s=1000000"]
+    process = start(tmp_path, *steady)
+    until(lambda: list(tmp_path.glob("outputs/runs/*/logs/metrics.csv")))
+    time.sleep(1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}; the same command continues" in said
+    assert "Traceback" not in said
+    (saved,) = tmp_path.glob("outputs/runs/*/checkpoints/step_*.ckpt")
+    step = int(saved.name.split(".")[0].removeprefix("step_"))
+    assert step > 0
+    (spent,) = tmp_path.glob("outputs/runs/*/stages/train.interrupted.json")
+    assert json.loads(spent.read_text())["seconds"] > 0
+    process = start(tmp_path, *steady)
+    for line in process.stderr:
+        if "training goes on" in line:
+            break
+    process.kill()
+    process.wait()
+    assert f"training goes on at step {step:,} of 100,000" in line
+
+
+def test_a_second_sigterm_ends_the_process_at_once(tmp_path):
+    process = start(tmp_path, *LONG)
+    until(lambda: list(tmp_path.glob("outputs/runs/*/config.yaml")))
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
