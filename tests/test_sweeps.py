@@ -116,11 +116,11 @@ def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
     (tmp_path / "conf/hydra/launcher/mysite.yaml").write_text("defaults: [slurm, _self_]\npartition: mine\ntimeout_min: 90\n")
     (tmp_path / "conf/student").mkdir()
     (tmp_path / "conf/student/narrow.yaml").write_text("defaults: [tiny_gpt2, _self_]\nwidth: 16\n")
-    site = ["--config-dir", str(tmp_path / "conf"), "hydra/launcher=mysite"]
-    result = run_fcot("-m", "seed=0,1", *SMALL, *site, "dry_run=true")
+    site = ["--config-dir", str(tmp_path / "conf"), "-m"]
+    result = run_fcot(*site, "seed=0,1", *SMALL, "hydra/launcher=mysite", "dry_run=true")
     assert result.returncode == 0, result.stderr
     assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours" in result.stdout
-    result = run_fcot("-m", "student=narrow", *[one for one in SMALL if "width" not in one], *site[:2], "until=curate")
+    result = run_fcot(*site, "student=narrow", *[one for one in SMALL if "width" not in one], "until=curate")
     assert result.returncode == 0, result.stderr
 
 
@@ -200,7 +200,7 @@ def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
     collected = run_fcot("collect", str(plan.parent), module="fcot.sweep")
     assert collected.returncode == 0, collected.stderr
     table = pq.read_table(plan.parent / "jobs.parquet").to_pylist()
-    assert [row["state"] for row in table] == ["done", "same", "done", "done"] or [row["state"] for row in table].count("done") == 3
+    assert [row["state"] for row in table] == ["done"] * 4  # one of them through another
     assert table[0]["accuracy"] == table[1]["accuracy"]
     assert table[0]["override.diversity"] == "1"
     assert (plan.parent / "jobs.csv").read_text().count("\n") >= 5
@@ -212,8 +212,7 @@ def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
     )
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
     sweep = the_sweep(tmp_path)
-    until(lambda: sweep.progress(0).exists())
-    assert "of 400 steps" in next(one.told for one in statuses(sweep) if one.name == 0)
+    until(lambda: "of 400 steps" in next(one.told for one in statuses(sweep) if one.name == 0))
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][0]["process"], signal.SIGKILL)
     until(lambda: states(sweep)[0] == "failed", 5)
     _, said = process.communicate(timeout=300)

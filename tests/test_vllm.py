@@ -340,18 +340,9 @@ def test_a_signal_during_the_generation(place, number, to_all):
     place.check_whole()
 
 
-HASTY = """
-import sys
-from importlib.machinery import SourceFileLoader
-script = SourceFileLoader("launch_vllm", {script!r}).load_module()
-script.DRAIN_S = 2
-sys.exit(script.main(sys.argv[1:]))
-"""
-
-
 def test_a_warned_generation_whose_requests_take_too_long_is_left(place):
     """So that the job can requeue itself before its limit; the server would take ten minutes."""
-    (place.folder / "hasty.py").write_text(HASTY.format(script=str(SCRIPT)))
+    (place.folder / "hasty.py").write_text(SCRIPT.read_text().replace("DRAIN_S = 80", "DRAIN_S = 2"))
     faults = json.dumps([None] * 4 + ["slow:600"] * 50)
     process = place.start(*DATA, "teacher.concurrency=4", options=["--faults", faults], script=(sys.executable, "hasty.py"))
     place.wait_for(4 * D)
