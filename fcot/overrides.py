@@ -16,6 +16,7 @@ from fcot.errors import FcotError
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
+_OPEN = r"(?:teacher\.parameters|hydra\.launcher\.additional_parameters)[.=]"
 MARK = "diversity_is_swept"
 
 
@@ -38,8 +39,8 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{argument}: leave it out, or name a choice")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
-    # The keys of this mapping are the server's, not the schema's: Hydra has to be told to add them.
-    arguments = [f"++{argument}" if re.match(r"teacher\.parameters[.=]", argument) else argument for argument in arguments]
+    # The keys of these mappings are the server's and sbatch's, not the schema's: Hydra has to be told to add them.
+    arguments = [f"++{argument}" if re.match(_OPEN, argument) else argument for argument in arguments]
     swept = any(re.match(r"diversity=.*[,(]", argument) for argument in arguments)
     return [*arguments, f"{MARK}=true"] if swept else arguments
 

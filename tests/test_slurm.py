@@ -140,6 +140,22 @@ def test_what_slurm_refuses_is_one_message(slurm, tmp_path):  # noqa: F811
     wait(sweep, slurm, lambda found: found[0].state == "done")
 
 
+def test_a_site_that_preempts_with_sigterm_alone_and_a_job_that_waits_for_another_one(slurm, tmp_path):  # noqa: F811
+    first = call(tmp_path, slurm, "sbatch", "--parsable", "--hold", "--wrap", "true").stdout.strip()
+    waits = f"hydra.launcher.additional_parameters.dependency=afterok:{first}"
+    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=300", *SLURM, waits))
+    sweep = the_sweep(tmp_path)
+    (submission,) = submissions(sweep)
+    shown = call(tmp_path, slurm, "scontrol", "show", "job", submission.jobs["0"]).stdout
+    assert f"afterok:{first}" in shown
+    assert f"afterany:{submission.generation}" in shown
+    call(tmp_path, slurm, "scontrol", "release", first)
+    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
+    call(tmp_path, slurm, "scancel", "--signal=TERM", submission.jobs["0"])
+    found = wait(sweep, slurm, over)
+    assert (found[0].state, found[0].preempted) == ("done", 1)
+
+
 # --- interrupted and going on ----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
@@ -149,7 +150,10 @@ def summary(sweep: Sweep, todo: Sequence[Planned], estimates: Mapping[int, Estim
 
 
 def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
-    """``dry_run`` or ``preview`` of all jobs."""
+    """``dry_run`` or ``preview`` of all jobs, which leave nothing behind."""
+    (sweep.folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's
+    with contextlib.suppress(OSError):
+        sweep.folder.rmdir()
     if preview:
         from fcot.stages.preview import preview as show_preview
 
@@ -197,6 +201,9 @@ def _faults(sweep: Sweep) -> list[str]:
 def _report(sweep: Sweep) -> None:
     """The comparison of what the jobs left, whether or not all of them finished."""
     from fcot.report import report
+
+    if all(job.until == "generate" for job in sweep.jobs):
+        return  # of completions alone there is nothing to compare
 
     try:
         report([sweep.folder], sweep.folder / "comparison.png")

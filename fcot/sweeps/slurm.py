@@ -26,7 +26,7 @@ from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.ranks import started_first
 from fcot.stopping import WARNING, asked, listen
-from fcot.sweeps.job import do_generation, do_job, give_up
+from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, read_plan
 
 _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
@@ -79,8 +79,12 @@ def _settle() -> None:
 
 
 def _leave(sweep: Sweep, name: JobName, requeue: Any) -> None:
-    """After a warning everything is saved: have submitit requeue the job; after any other signal just go."""
-    if asked() != WARNING:
+    """Everything is saved: have submitit requeue the job, unless it was cancelled or its time is over.
+
+    A partition that preempts with SIGTERM alone leaves the job running until its grace time is over, and would requeue only then.
+    """
+    state = states([slurm_id() or ""]) or {}
+    if asked() != WARNING and not any(one.state == "RUNNING" for one in state.values()):
         say("stopped by a signal; what was done is saved")
         sys.exit(128 + signal.SIGTERM)
     say("warned of a time limit or a preemption: saved, and to be requeued")
@@ -167,7 +171,10 @@ def log_of(sweep: Sweep, slurm: str) -> Path:
 def _executor(sweep: Sweep, parameters: dict[str, Any]) -> Any:
     executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=parameters.get("max_num_timeout", 0))
     given = {name: value for name, value in parameters.items() if value is not None and name not in _NOT_SUBMITIT_S}
-    given["additional_parameters"] = {"requeue": True} | (given.get("additional_parameters") or {})
+    more = {"requeue": True} | (given.get("additional_parameters") or {})
+    if waits := [str(one) for one in (given.pop("dependency", None), more.pop("dependency", None)) if one]:
+        more["dependency"] = ",".join(waits)  # on all of them
+    given["additional_parameters"] = more
     given["srun_args"] = ["--kill-on-bad-exit=1"]  # of several ranks none waits for one that has gone
     executor.update_parameters(**{name if name in _COMMON else f"slurm_{name}": value for name, value in given.items()})
     return executor

@@ -308,14 +308,13 @@ class _Purchase:
     def _interruptible(self) -> Iterator[None]:
         """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it.
 
-        Signals that somebody else listens to (:mod:`fcot.stopping`) stay theirs.
+        A SIGTERM that :mod:`fcot.stopping` listens to stays its own.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        free = (signal.SIG_DFL, signal.default_int_handler)
-        signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in free]
+        signals = [signal.SIGINT, *([signal.SIGTERM] if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else [])]
         for number in signals:
             loop.add_signal_handler(number, self._interrupt)
         try:

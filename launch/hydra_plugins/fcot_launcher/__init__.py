@@ -1,4 +1,4 @@
-"""Hydra's way to fcot's sweeps: the launcher behind ``hydra/launcher=serial``, ``local``, ``slurm`` and ``slurm_ddp``.
+"""Hydra's way to fcot's sweeps: the sweeper, and the launcher behind ``hydra/launcher=serial``, ``local``, ``slurm`` and ``slurm_ddp``.
 
 Hydra finds plugins only below ``hydra_plugins`` and executes all of them at every start, so nothing heavy is imported here; and
 it does so outside ``sys.modules``, which dataclasses with postponed annotations do not survive.
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -60,6 +61,28 @@ class SlurmConf(SlurmQueueConf):  # type: ignore[misc] - hydra-submitit-launcher
 
 for _name, _node in {"serial": SerialConf, "local": LocalConf, "slurm": SlurmConf}.items():
     ConfigStore.instance().store(group="hydra/launcher", name=f"fcot_{_name}", node=_node, provider="fcot")
+
+
+@dataclass
+class SweeperConf:
+    """Hydra's own sweeper, but for one thing."""
+
+    _target_: str = "hydra_plugins.fcot_launcher.FcotSweeper"
+    params: dict[str, str] | None = None
+    max_batch_size: int | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="fcot", node=SweeperConf, provider="fcot")
+
+
+class FcotSweeper(BasicSweeper):
+    """Every combination, as Hydra's own; that every job composes is found out by the plan, once."""
+
+    def __init__(self, max_batch_size: int | None, params: Any = None) -> None:
+        super().__init__(max_batch_size, params)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: it would compose every job a second time."""
 
 
 class FcotLauncher(Launcher):
