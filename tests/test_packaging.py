@@ -1,7 +1,8 @@
-"""The wheel: configuration inside, console scripts declared, and it runs from an empty folder."""
+"""The wheel: configuration and launcher inside, console scripts declared, and it runs from an empty folder."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,3 +35,22 @@ def test_the_wheel_runs_without_the_repository(tmp_path):
     )  # fmt: skip
     assert str(tmp_path / "site") in result.stdout.splitlines()[0]
     assert "diversity: 4" in result.stdout
+    # Hydra finds the launcher below `hydra_plugins` of the wheel, and it plans and runs a sweep.
+    script = "import hydra_plugins.fcot_launcher as plugin, fcot.run; print(plugin.__file__); fcot.run.main()"
+    small = ["dataset.n_problems=40", "diversity=1", "until=generate"]
+    for launcher, dry_run in (("local", "false"), ("slurm", "true")):
+        result = subprocess.run(
+            [sys.executable, "-c", script, "-m", "seed=0,1", f"hydra/launcher={launcher}", *small, f"dry_run={dry_run}"],
+            cwd=empty, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert str(tmp_path / "site") in result.stdout.splitlines()[0]
+    assert "at most 2 jobs x 4 h" in result.stdout
+    (plan,) = (empty / "outputs" / "sweeps").glob("*/plan.json")
+    assert all((plan.parent / json.loads(plan.read_text())["jobs"][job]["run"] / "stages/generate.json").exists() for job in (0, 1))
+
+
+def test_an_editable_install_finds_the_plugin():
+    found = subprocess.run(
+        [sys.executable, "-c", "import hydra_plugins.fcot_launcher as p; print(p.__file__)"], capture_output=True, text=True, cwd="/"
+    )
+    assert found.stdout.strip() == str(ROOT / "launch" / "hydra_plugins" / "fcot_launcher" / "__init__.py"), found.stderr

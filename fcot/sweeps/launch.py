@@ -13,6 +13,7 @@ from fcot.artifacts import exclusive
 from fcot.config import HFTeacher
 from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.sweeps.hours import about, at_most
 from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.plan import Planned, Sweep, make_plan, write_plan
 from fcot.sweeps.pool import run_in_pool
@@ -80,7 +81,7 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
         _one_by_one(sweep, todo)
         return
     estimates = estimates_of(todo, runs)
-    for line in summary(sweep, todo, estimates):
+    for line in summary(sweep, todo, runs, estimates):
         say(line)
     generation = generation_order(estimates, runs)
     if sweep.launcher["kind"] == "local":
@@ -117,19 +118,7 @@ def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run])
     return sorted(touching, key=lambda number: -runs[number].config.diversity)
 
 
-def gpu_hours(sweep: Sweep, n_jobs: int) -> str | None:
-    """The most that jobs can take by their time limit, None where they have no GPU or no limit."""
-    launcher = sweep.launcher
-    gpus, minutes = launcher.get("gpus_per_node"), launcher.get("timeout_min")
-    if not gpus or not minutes:
-        return None
-    gpus *= launcher.get("nodes") or 1
-    limit = f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
-    jobs = f"{n_jobs} job{'s' if n_jobs != 1 else ''} x {limit} x {gpus} GPU{'s' if gpus > 1 else ''}"
-    return f"at most {jobs} = {n_jobs * minutes / 60 * gpus:,.1f} GPU-hours"
-
-
-def summary(sweep: Sweep, todo: Sequence[Planned], estimates: Mapping[int, Estimate]) -> list[str]:
+def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, Estimate]) -> list[str]:
     """What a launch is about to do, in lines."""
     from fcot.stages.needs import money, sum_of
 
@@ -144,9 +133,8 @@ def summary(sweep: Sweep, todo: Sequence[Planned], estimates: Mapping[int, Estim
     needs = sum_of(list(estimates.values())) if estimates else None
     if needs is not None and needs.bought:
         lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
-    if hours := gpu_hours(sweep, len(todo)):
-        lines.append(hours)
-    return lines
+    steps = [estimates[job.number].steps for job in todo]
+    return [*lines, *filter(None, [about([runs[job.number] for job in todo], steps), at_most(sweep.launcher, len(todo))])]
 
 
 def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
@@ -165,7 +153,7 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
     todo = [job for job in sweep.distinct if not sweep.whole(job)]
     estimates = estimates_of(sweep.distinct, runs)
     show(list(estimates.values()))
-    for line in (*_faults(sweep), *summary(sweep, todo, {number: estimates[number] for number in (job.number for job in todo)})):
+    for line in (*_faults(sweep), *summary(sweep, todo, runs, {job.number: estimates[job.number] for job in todo})):
         print(line)
 
 
