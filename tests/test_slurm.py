@@ -52,14 +52,14 @@ def test_the_quickstart_as_an_array_equals_the_same_run_here(slurm, tmp_path):  
 
 def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm, tmp_path):  # noqa: F811
     rates = "teacher.error_rate=0,0.05,0.1,0.15,0.2,0.25,0.3,1"  # the last one leaves nothing to train on
-    call(tmp_path, slurm, *fcot("run", "-m", rates, *LONG, "trainer.max_steps=600", *SLURM))
+    call(tmp_path, slurm, *fcot("run", "-m", rates, *LONG, "trainer.max_steps=300", *SLURM))
     sweep = the_sweep(tmp_path)
     _, first = submissions(sweep)  # after the generation's
     call(tmp_path, slurm, "scancel", first.jobs["6"])
     found = wait(sweep, slurm, lambda found: found[6].state == "cancelled", seconds=10)
     assert found[6].told == "before it started"
     found = wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
-    assert "of 600 steps" in found[0].told
+    assert "of 300 steps" in found[0].told
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][-1]["process"], signal.SIGKILL)
     found = wait(sweep, slurm, lambda found: found[0].state == "failed", seconds=10)
     assert found[0].told == "it was killed"
@@ -81,6 +81,7 @@ def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm,
     assert len(json.loads(sweep.record(1).read_text())["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_outlives_the_terminal_that_launched_it_and_can_be_cancelled(slurm, tmp_path):  # noqa: F811
     process = subprocess.Popen(
         fcot("run", "-m", "seed=0,1,2", *LONG, "trainer.max_steps=150", *SLURM), cwd=tmp_path, env={**os.environ, **slurm},
@@ -109,6 +110,7 @@ def test_a_sweep_outlives_the_terminal_that_launched_it_and_can_be_cancelled(slu
     assert {found[number].state for number in range(3)} == {"cancelled"}
 
 
+@pytest.mark.slow
 def test_two_tasks_of_one_job_equal_one_process(slurm, tmp_path):  # noqa: F811
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
@@ -140,6 +142,7 @@ def test_what_slurm_refuses_is_one_message(slurm, tmp_path):  # noqa: F811
     wait(sweep, slurm, lambda found: found[0].state == "done")
 
 
+@pytest.mark.slow
 def test_a_site_that_preempts_with_sigterm_alone_and_a_job_that_waits_for_another_one(slurm, tmp_path):  # noqa: F811
     first = call(tmp_path, slurm, "sbatch", "--parsable", "--hold", "--wrap", "true").stdout.strip()
     waits = f"hydra.launcher.additional_parameters.dependency=afterok:{first}"
