@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from fcot.artifacts import RunDirectory, read_jsonl
 from fcot.reporting.figures import figure
-from fcot.reporting.frame import framed
+from fcot.reporting.table import Table
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def lengths_of(folder: Path) -> Lengths:
 
 def lengths_table(found: Sequence[Lengths]) -> Table:
     """A line a run: how many were kept, and the words of kept and refused rationales."""
-    table = framed("words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
+    table = Table("lengths", "words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
     for one in found:
         kept = np.array(one.kept or [0])
         refused = f"{np.mean(one.refused):.1f}" if one.refused else "-"
