@@ -11,12 +11,8 @@ import numpy as np
 from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
-from fcot.reporting.cost import asks_for_cost, cost_table
-from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.published import find
-from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.scaling import Line, trend_table
 from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
 from fcot.reporting.table import Table
 
@@ -238,21 +234,5 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
 def print_comparison(settings: Sequence[Setting]) -> None:
     """The table and its notes on stdout; as wide as needed where that is no terminal."""
     console = result_console()
-    console.print(comparison(settings))
-    for table in rounds_tables(settings):
+    for table in (comparison(settings), *rounds_tables(settings)):
         console.print(table)
-
-
-def print_analysis(settings: Sequence[Setting], found: Sequence[Line], compared: Sequence[Compared]) -> None:
-    """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
-    console = result_console()
-    tables = [
-        *reference_tables(settings),
-        paired(compared, settings) if compared else None,
-        trend_table(found) if found else None,
-        *(make(settings) for make in (error_table, length_table, aligned_table)),
-        cost_table(settings) if asks_for_cost(settings) else None,
-    ]
-    for table in tables:
-        if table is not None:
-            console.print(table)

@@ -194,7 +194,7 @@ def _report(sweep: Sweep) -> None:
         return  # of completions alone there is nothing to compare
 
     try:
-        report([sweep.folder], sweep.folder / "comparison.png")
+        report([sweep.folder])
     except FcotError as error:
         say(str(error))
 
