@@ -19,8 +19,9 @@ from fcot.sweeps.plan import plan_path, read_plan
 
 if TYPE_CHECKING:
     from fcot.reporting.document import Document, RunFiles
-    from fcot.reporting.settings import Loaded, Setting
+    from fcot.reporting.settings import Setting
 
+Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _SHOWN_KEYS = 4  # of those in which runs differ
 
 

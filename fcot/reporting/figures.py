@@ -38,7 +38,7 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     return _made("accuracy", "test accuracy, %, with 95 % intervals; diamonds: paper A", alt.vconcat(*charts))
 
 
-def _bars(group: Sequence[Setting]) -> alt.LayerChart:
+def _bars(group: Sequence[Setting]) -> Any:
     names = [label(setting, group) for setting in group]
     rows = [_measured(setting) | {"setting": name, "paper A": _published(setting)} for setting, name in zip(group, names, strict=True)]
     base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None, axis=alt.Axis(labelLimit=320)))
@@ -62,7 +62,7 @@ def scaling_chart(lines: Sequence[Line]) -> Chart:
     return _made("scaling", "test accuracy along each axis, with 95 % intervals; dashed: paper A", made)
 
 
-def _along(axis: str, task: str, group: Sequence[Line]) -> alt.LayerChart:
+def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     rows, paper = [], []
     for line in group:
         name = line.label.removeprefix(f"{task}, ")
@@ -98,7 +98,7 @@ def cost_chart(costs: Sequence[Cost]) -> Chart:
     return _made("cost", "test accuracy by what it cost; line: Pareto front", alt.vconcat(*charts))
 
 
-def _cost(costs: Sequence[Cost], task: str) -> alt.LayerChart:
+def _cost(costs: Sequence[Cost], task: str) -> Any:
     alike = len({cost.problems for cost in costs}) == 1
 
     def usd(cost: Cost) -> float:
@@ -140,7 +140,7 @@ def kept_chart(settings: Sequence[Setting]) -> Chart | None:
     chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
         x=alt.X("D:O", title="rationales a problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
         color=alt.Color("line:N", scale=alt.Scale(range=_LINES), title=None, legend=legend),
-        tooltip=["setting:N", *(alt.Tooltip(f"{name}:Q", format=form) for name, form in (("kept", ",.0f"), ("asked", ",.0f"), ("share", ".1f")))],
+        tooltip=["setting:N", alt.Tooltip("kept:Q", format=",.0f"), "asked:Q", alt.Tooltip("share:Q", format=".1f")],
     )  # fmt: skip
     return _made("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
 
