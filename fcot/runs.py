@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -298,10 +298,18 @@ def problems_of(config: Config, task: Task) -> list[Problem]:
     dataset = config.dataset
     if isinstance(dataset, ToyDataset):
         return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
+    source = Path(dataset.path) if dataset.path is not None else None
+    version = (source.stat().st_mtime_ns, source.stat().st_size) if source is not None and source.is_file() else None
     if isinstance(dataset, CustomDataset):
         columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
-        return load_problems(task, dataset.path, columns, unlabelled=config.curation.labels != "gold")
-    return load_problems(task, dataset.path)
+        return list(_read_once(task, dataset.path, columns, config.curation.labels != "gold", version))
+    return list(_read_once(task, dataset.path, Columns(), False, version))
+
+
+@lru_cache(maxsize=4)
+def _read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool, _version: tuple[int, int] | None) -> tuple[Problem, ...]:
+    """Problems that the runs of a sweep share: a plan holds all of its runs at once."""
+    return tuple(load_problems(task, source, columns, unlabelled=unlabelled))
 
 
 def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:

@@ -19,6 +19,7 @@ from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.tables import comparison, comparisons, notes, stage_line
+from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 BASE = {
     "run_id": "toy-gpt-0000000001", "method": "fine_tune_cot", "task": "toy_arithmetic", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
@@ -157,6 +158,7 @@ def test_the_picture_draws_the_metrics_numbers(monkeypatch, tmp_path):
 
 
 def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
+    jobs = []
     for number, lr in ((0, "1e-3"), (1, "5e-3"), (2, "1")):
         folder = tmp_path / "elsewhere" / f"run{number}"
         folder.mkdir(parents=True)
@@ -165,10 +167,8 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
             (folder / "metrics.json").write_text(json.dumps(run(number)))
             rows = [{"sample_index": index, "correct": right, "n_tokens": 9} for index, right in predictions(run(number)).items()]
             (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        job = {"job": number, "overrides": [f"trainer.lr={lr}", "seed=0"], "run_id": f"{number}", "run": str(folder), "status": "done"}
-        jobs = tmp_path / "sweep" / "jobs"
-        jobs.mkdir(parents=True, exist_ok=True)
-        (jobs / f"{number}.json").write_text(json.dumps(job))
+        jobs.append(Planned(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
+    write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
     report([tmp_path / "sweep"], tmp_path / "picture.png")
     printed = capsys.readouterr().out
     assert "1e-3" in printed

@@ -163,7 +163,7 @@ def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch)
                 monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
                 return evaluate(history)
 
-            return real(*arguments, evaluate=judged, advance=count, **more)
+            return real(*arguments, evaluate=judged, advance=count, **(more | {"resume": count}))
 
         monkeypatch.setattr(stage, "train", watched)
         run = make_run(folder, *options)

@@ -59,7 +59,7 @@ def trained(
     rows = make_rows(student, n)
     report = train(
         student, Lessons(rows, None, reflection_of(rows) if reflects else None), recipe_of(**options), seed=seed, evaluate=evaluate,
-        stop=stop, checkpoints=checkpoints, advance=advance,
+        stop=stop, checkpoints=checkpoints, resume=advance, advance=advance,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip
     prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []

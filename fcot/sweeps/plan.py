@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from fcot.artifacts import RunDirectory, read_json, write_json
 from fcot.config import CONF, register_schemas
-from fcot.errors import FcotError
+from fcot.errors import ConfigFaults, FcotError
 from fcot.overrides import MARK
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ def make_plan(
 
     Returns:
         The sweep, not yet written, and the resolved runs of its distinct jobs by number.
+
+    Raises:
+        FcotError: A value is not set that no job sets.
     """
     jobs: list[Planned] = []
     runs: dict[int, Run] = {}
@@ -185,6 +188,8 @@ def make_plan(
                 run = resolve_job(composed(overrides), swept_diversity)
                 _check_ranks(run, launcher)
             except FcotError as error:
+                if isinstance(error, ConfigFaults) and (common := _common(error.faults, job.shown)):
+                    raise FcotError(f"{common}\nthis holds for every job of the sweep") from error
                 jobs.append(replace(job, fault=str(error)))
                 continue
             path = os.path.relpath(run.directory.path, folder)
@@ -194,6 +199,13 @@ def make_plan(
             jobs.append(job)
     created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return Sweep(folder.absolute(), created, os.getcwd(), list(searchpath), swept_diversity, launcher, jobs), runs
+
+
+def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
+    """A missing value that no axis of the sweep has to do with: no job can have it. What a prompt lacks is the method's affair."""
+    swept = {override.partition("=")[0].partition(".")[0].replace("-", "_") for override in overrides}
+    unset = [fault for fault in faults if " is not set: " in fault and fault.partition(".")[0] not in swept | {"prompt"}]
+    return "\n".join(unset) or None
 
 
 def resolve_job(composed: DictConfig, swept_diversity: bool) -> Run:
