@@ -17,6 +17,7 @@ _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
 _OPEN = r"(?:teacher\.parameters|hydra\.launcher\.additional_parameters)[.=]"
+_INTERNAL = ("fcot_", "submitit_", "basic")  # choices of hydra/launcher that only others build on
 MARK = "diversity_is_swept"
 
 
@@ -29,7 +30,7 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     for argument in arguments:
         name, found, value = argument.lstrip("+~").partition("=")
-        if found and _looks_secret(name, value):
+        if found and looks_secret(name, value):
             raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY) only")
         if found and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
@@ -45,7 +46,8 @@ def prepare(arguments: list[str]) -> list[str]:
     return [*arguments, f"{MARK}=true"] if swept else arguments
 
 
-def _looks_secret(name: str, value: str) -> bool:
+def looks_secret(name: str, value: str) -> bool:
+    """Whether an override's value is one that must not be written down."""
     if not value:
         return False
     words = re.split(r"[\s,\[\]{}\"':=]+", value)
@@ -70,13 +72,15 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
-        if any(argument.startswith(("-m", "--multirun")) for argument in sys.argv[1:]):  # Hydra composes a sweep without its axes first
+        if any(
+            re.match(rf"{group}=.*,|experiment=", argument) for argument in sys.argv[1:]
+        ):  # Hydra composes a sweep without its axes first
             hint += f" In a sweep over {group} only what the default {group} has can be set beside it; make an experiment of it."
         return f"there is no {full}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(known)}"
     if missing := re.search(
-        r"Could not find '([\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL
+        r"Could not find '(hydra/[\w-]+|[\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL
     ):
-        known = sorted({*missing[3].split(), *_below(missing[1])})
+        known = sorted(name for name in {*missing[3].split(), *_below(missing[1])} if not name.startswith(_INTERNAL))
         folder = missing[2].rpartition("/")[0]
         near = [name for name in known if name.rpartition("/")[0] == folder] or known
         close = difflib.get_close_matches(missing[2], near, n=1) or difflib.get_close_matches(missing[2], known, n=1)

@@ -1,17 +1,15 @@
-"""``python -m fcot.prefetch OVERRIDES``: fetch the models and data sets of a run or a sweep, for compute nodes without internet.
-
-Takes what ``fcot.run`` takes, with ``-m`` and lists too. Afterwards the same command works with ``HF_HUB_OFFLINE=1``.
-"""
+"""``python -m fcot.prefetch``: fetch the models and data sets of a run or a sweep, for compute nodes without internet."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.errors import FcotError
@@ -20,13 +18,20 @@ from fcot.progress import say
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
 Model = tuple[str, str | None]  # hub id and revision
+HELP = """Fetch the models and data sets of a run or a sweep from the hub, for compute nodes without internet.
+
+  python -m fcot.prefetch student=flan_t5_base dataset=gsm8k
+  python -m fcot.prefetch -m experiment=scaling_diversity student=t5_small,flan_t5_small
+
+Takes what fcot.run takes; no teacher and no key are needed. Afterwards the run works with HF_HUB_OFFLINE=1.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 1 with one message where something cannot be had."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(given):
-        print(__doc__)
+        print(HELP, end="")
         return
     try:
         prefetch([argument for argument in prepare(given) if argument not in ("-m", "--multirun")])
@@ -44,13 +49,12 @@ def prefetch(overrides: Sequence[str]) -> None:
     Raises:
         FcotError: Something cannot be had.
     """
-    from fcot.checks import to_config
     from fcot.runs import problems_of, task_of
 
     models: dict[Model, str] = {}
     data: set[tuple[str, str | None]] = set()
     for composed in points(overrides):
-        config = to_config(composed)
+        config = _whole(composed)
         models |= dict(_models(config))
         path = getattr(config.dataset, "path", None)
         if (config.dataset.name, path) not in data:
@@ -77,6 +81,20 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
                 yield compose(point)
 
 
+def _whole(composed: DictConfig) -> Any:
+    """The configuration, with something in the place of what is not set: a teacher's model or key fetches nothing.
+
+    Raises:
+        FcotError: The student's or the data set's own is not set.
+    """
+    for key in OmegaConf.missing_keys(composed):
+        if key.startswith(("student.", "dataset.")):
+            raise FcotError(f"{key} is not set: {key}=...")
+        with contextlib.suppress(OmegaConfBaseException):  # a number: nothing here reads it
+            OmegaConf.update(composed, key, "")
+    return OmegaConf.to_object(composed)
+
+
 def _models(config: Any) -> Iterator[tuple[Model, str]]:
     """The hub's models that a run loads, with the overrides that name them."""
     from fcot.config import HFTeacher, PretrainedStudent
@@ -91,13 +109,12 @@ def _models(config: Any) -> Iterator[tuple[Model, str]]:
 
 def _fetch(hub_id: str, revision: str | None, option: str) -> None:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         files = HfApi().list_repo_files(hub_id, revision=revision)
         whole = any(name.endswith(".safetensors") and "/" not in name for name in files)
         folder = snapshot_download(hub_id, revision=revision, ignore_patterns=[*_NOT_READ, *(["*.bin"] if whole else [])])
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # the hub's client and what it is built on raise a zoo of them
         reason = str(error).strip().splitlines()[0]
         raise FcotError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {reason}); {option}=FOLDER takes a local one") from error
     say(f"model {hub_id}: {folder}")

@@ -52,6 +52,9 @@ def _application(composed: DictConfig) -> None:
     """One run. The jobs of a sweep come from its plan (:mod:`fcot.sweeps`), not from here."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise FcotError("sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp")
+    if HydraConfig.get().launcher.get("kind") != "serial":
+        say(f"hydra/launcher={HydraConfig.get().runtime.choices['hydra/launcher']} is for sweeps: add -m, also for one job")
+        sys.exit(1)
     try:
         folder, metrics = _run(composed)
     except FcotError as error:  # here, because Hydra would announce it with the overrides first

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from fcot.ranks import started_first
 from fcot.stopping import listen
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from fcot.sweeps.ledger import Status
     from fcot.sweeps.plan import Sweep
@@ -73,68 +72,92 @@ def _parser() -> argparse.ArgumentParser:
 def _status(sweep: Sweep, options: argparse.Namespace) -> None:
     from rich.live import Live
 
-    from fcot.sweeps.ledger import statuses, wait_for_end
+    from fcot.sweeps.ledger import OVER, statuses, wait_for_end
 
     console = result_console()
     if not options.watch:
-        console.print(_table(sweep, statuses(sweep)))
+        console.print(_shown(sweep, statuses(sweep)))
         return
     with Live(console=console, auto_refresh=False) as live:
-        wait_for_end(sweep, lambda found: live.update(_table(sweep, found), refresh=True), _EVERY_S)
+
+        def show(found: Sequence[Status]) -> None:
+            alive = [one for one in found if one.state not in (*OVER, "same", "queued")]
+            live.update(_shown(sweep, alive[: max(1, console.height - 6)], found), refresh=True)
+
+        wait_for_end(sweep, show, _EVERY_S)
+    console.print(_shown(sweep, statuses(sweep)))
 
 
-def _table(sweep: Sweep, found: Sequence[Status]) -> Table:
+def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None = None) -> Group:
+    """The counts, a line a job, and below them what failed ones said, unbroken: paths are to be copied.
+
+    Args:
+        sweep: Whose.
+        rows: The jobs to be listed.
+        found: All that are counted, where they are others.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from fcot.sweeps.ledger import counts
-    from fcot.sweeps.plan import GENERATION
+    from fcot.sweeps.plan import GENERATION, shown
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=f"{sweep.folder}: {counts(found)}", title_justify="left", title_style="bold")
-    on_slurm = any(one.slurm for one in found)
-    for head in ("job", "state", *(("slurm",) if on_slurm else ()), "preempted", "what differs", ""):
-        table.add_column(head, no_wrap=head in ("job", "state", "slurm"), overflow="fold")
-    for one in found:
-        label = "teacher's answers for all" if one.name == GENERATION else sweep.label(sweep.jobs[int(one.name)])
-        told = Text("\n".join([*filter(None, [one.told]), *one.error]))
-        if one.state == "failed" and one.log is not None:
-            told.append(f"\n{one.log}", style="dim")
-        table.add_row(
-            str(one.name), Text(one.state, style=_STYLES.get(one.state, "")), *([one.slurm or ""] if on_slurm else []),
-            f"{one.preempted}x" if one.preempted else "", Text(label), told,
-        )  # fmt: skip
-    return table
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    columns: dict[str, list[Any]] = {
+        "job": [str(one.name) for one in rows],
+        "state": [Text(one.state, style=_STYLES.get(one.state, "")) for one in rows],
+        "slurm": [one.slurm or "" for one in rows],
+        "requeued": [f"{one.preempted}x" if one.preempted else "" for one in rows],
+        "what differs": ["the teacher's answers" if one.name == GENERATION else sweep.label(sweep.jobs[int(one.name)]) for one in rows],
+        "how it stands": [one.told for one in rows],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells) or name in ("job", "state")}
+    for name in columns:
+        table.add_column(name, no_wrap=name in ("job", "state", "slurm"), overflow="fold")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    said = []
+    for one in rows:
+        if one.state == "failed" and one.error:
+            log = f"\n  {shown(one.log)}" if one.log else ""
+            said.append(Text(f"job {one.name}: " + "\n  ".join(one.error) + log, overflow="fold"))
+    title = Text(f"{shown(sweep.folder)}: {counts(rows if found is None else found)}", style="bold")
+    return Group(title, *([table] if rows else []), *said)
 
 
 def _rerun(sweep: Sweep, options: argparse.Namespace) -> None:
     from fcot.sweeps.launch import rerun
-    from fcot.sweeps.ledger import again
 
     launcher = sweep.launcher | _launcher_parameters(sweep.launcher, options.parameters)
     if not Path(sweep.cwd).is_dir():
         raise FcotError(f"the sweep was started in {sweep.cwd}, which is not here: its relative paths mean nothing")
     os.chdir(sweep.cwd)
-    todo = again(sweep)
-    if not todo:
-        say("nothing to run again: no job has failed or is missing")
-        return
-    say(f"again: jobs {', '.join(str(job.number) for job in todo)}")
-    rerun(replace(sweep, launcher=launcher), {job.number for job in todo})
+    listen()
+    rerun(sweep, launcher)
 
 
 def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` of the launcher; ``generation.KEY=VALUE`` of its generation job."""
     import yaml
 
+    from fcot.overrides import looks_secret
+
     changed: dict[str, Any] = {}
     for word in given:
-        key, found, value = word.partition("=")
+        key, found, value = word.removeprefix("hydra.launcher.").partition("=")
+        if looks_secret(key, value):
+            raise FcotError(
+                f"{key}=...: this looks like a secret, and launcher parameters are written down; keys come from the environment"
+            )
         part, _, inner = key.rpartition(".")
         known = launcher.get("generation", {}) if part == "generation" else launcher
         if not found or part not in ("", "generation") or inner not in known or inner in ("kind", "generation"):
             raise FcotError(f"{word}: the launcher has no such parameter; it has {', '.join(sorted(launcher))}")
-        read = yaml.safe_load(value)
+        read, before = yaml.safe_load(value), known[inner]
+        if isinstance(before, int) and read is not None and not isinstance(read, int):
+            raise FcotError(f"{word}: {inner} is a whole number, such as {before}")
         if part:
             changed["generation"] = launcher["generation"] | changed.get("generation", {}) | {inner: read}
         else:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,13 +16,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fcot import sweep as command
-from fcot.artifacts import exclusive, holder
+from fcot.artifacts import exclusive, holder, write_json
 from fcot.config import register_schemas
 from fcot.errors import FcotError
-from fcot.sweeps.job import Attempt, Record
+from fcot.sweeps.job import Attempt, Record, _check_generation
 from fcot.sweeps.ledger import Status, _column, _flat, _preempted, _state_on_slurm, counts, statuses
-from fcot.sweeps.plan import read_plan
-from fcot.sweeps.slurm import State
+from fcot.sweeps.plan import Planned, Sweep, read_plan
+from fcot.sweeps.pool import _places
+from fcot.sweeps.slurm import State, _generation_parameters, submissions
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -95,6 +97,7 @@ def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_
     ("hydra.launcher.partition=gpu", "hydra.launcher"),
     ("trainer.nodes=2", "start one process a device"),
     ("experiment=null", "experiment=null: leave it out"),
+    ("hydra/launcher=slrum", "Did you mean hydra/launcher=slurm?\nhydra/launcher has: local, serial, slurm, slurm_ddp"),
 ])  # fmt: skip
 def test_what_cannot_be_launched_is_one_message(override, said, run_fcot, tmp_path):
     (tmp_path / "bin").mkdir()
@@ -135,7 +138,7 @@ def test_faulty_jobs_are_told_before_the_first_one_starts_and_do_not_keep_the_ot
     sweep = the_sweep(tmp_path)
     assert states(sweep) == ["failed", "done"]
     assert "diversity=0" in "".join(statuses(sweep)[0].error)
-    assert f"python -m fcot.sweep rerun {sweep.folder}" in said
+    assert f"python -m fcot.sweep rerun {sweep.folder.relative_to(tmp_path)}" in said
     again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
     assert again.returncode == 1
     assert "again: jobs 0" in again.stderr
@@ -200,9 +203,9 @@ def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
     collected = run_fcot("collect", str(plan.parent), module="fcot.sweep")
     assert collected.returncode == 0, collected.stderr
     table = pq.read_table(plan.parent / "jobs.parquet").to_pylist()
-    assert [row["state"] for row in table] == ["done"] * 4  # one of them through another
+    assert [(row["state"], row["same_as"]) for row in table] == [("done", None), ("same", 0), ("done", None), ("done", None)]
     assert table[0]["accuracy"] == table[1]["accuracy"]
-    assert table[0]["override.diversity"] == "1"
+    assert table[0]["override.diversity"] == 1
     assert (plan.parent / "jobs.csv").read_text().count("\n") >= 5
 
 
@@ -233,7 +236,7 @@ def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
     sweep = the_sweep(tmp_path)
     until(lambda: sweep.progress(0).exists())
     assert states(sweep) == ["running", "queued", "queued"]
-    assert "is being run or submitted by process" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
+    assert "is being run by process" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
     assert "cancelled: 0, 1, 2" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -277,6 +280,10 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
     (record("requeued"), PENDING, ("queued", "Priority")),
     (record("requeued"), State("COMPLETING"), ("queued", "being requeued")),
     (record("requeued"), GONE, ("cancelled", "while it ran")),
+    (record("requeued"), State("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
+    (record("requeued"), State("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
+    (record("requeued", ended=time.time()), State("COMPLETED"), ("queued", "being requeued")),
+    (record("stopped"), State("COMPLETING"), ("running", "ending")),
     (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
     (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),
     (record("failed"), State("FAILED"), ("failed", "")),
@@ -318,6 +325,68 @@ def test_a_lock_tells_who_holds_it(tmp_path):
         pass
 
 
+def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
+    jobs = [Planned(0, ["seed=0"], "r", "../r", "evaluate")]
+    sweep = Sweep(tmp_path, "2026-01-31", "/", [], False, {"kind": "slurm"}, jobs)
+    sweep.record(0).parent.mkdir()
+    sweep.record(0).write_text('{"job": 0, "atte')
+    sweep.progress(0).parent.mkdir()
+    sweep.progress(0).write_text('{"what": "tr"}')
+    whole = '{"time": 1.0, "host": "h", "generation": null, "jobs": {"0": "7_0"}}'
+    (tmp_path / "submissions.jsonl").write_text(f'{whole}\n{{"time": 2.0, "ho')
+    assert [one.jobs for one in submissions(sweep)] == [{"0": "7_0"}]
+    assert states(sweep) in (["unknown"], ["cancelled"])
+    assert capsys.readouterr().err.count("is damaged and is left out") >= 3
+
+
+def test_a_generation_is_asked_about_by_its_own_number(tmp_path):
+    sweep = Sweep(tmp_path, "2026-01-31", "/", [], False, {"kind": "slurm"}, [])
+    first = Attempt(1, "n", 1, "35", 2, "failed", {"3": "no such model"})
+    second = Attempt(3, "n", 1, "40", None, None)
+    write_json(sweep.record("generation"), asdict(Record("generation", [], None, None, attempts=[first, second])))
+    _check_generation(sweep, 4, "35")
+    with pytest.raises(FcotError, match="no such model"):
+        _check_generation(sweep, 3, "35")
+    with pytest.raises(FcotError, match="40 was killed"):
+        _check_generation(sweep, 4, "40")
+    with pytest.raises(FcotError, match="50 never started"):
+        _check_generation(sweep, 4, "50")
+
+
+def test_what_the_generation_job_has_of_the_array():
+    launcher = {
+        "name": "fcot", "partition": "gpu", "constraint": "a100", "gpus_per_node": 4, "nodes": 2, "tasks_per_node": 4, "mem_per_gpu": "8G",
+        "account": "mine", "additional_parameters": {"gres": "gpu:1", "reservation": "r"}, "generation": {"partition": "web", "qos": None},
+    }  # fmt: skip
+    without = _generation_parameters(launcher, False)
+    assert (without["partition"], without["account"], without["nodes"], without["tasks_per_node"]) == ("web", "mine", 1, 1)
+    assert not {"constraint", "gpus_per_node", "mem_per_gpu"} & set(without)
+    assert without["additional_parameters"] == {"reservation": "r"}
+    assert _generation_parameters(launcher, True)["gpus_per_node"] == 1
+
+
+def test_a_pool_s_places_are_among_the_gpus_it_was_given(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-bb")
+    places = _places(None, 1)
+    assert {places.get()["CUDA_VISIBLE_DEVICES"] for _ in range(places.qsize())} == {"2", "GPU-bb"}
+    assert _places(None, 2).get()["CUDA_VISIBLE_DEVICES"] == "2,GPU-bb"
+    with pytest.raises(FcotError, match="this machine has 2 GPUs"):
+        _places(None, 3)
+
+
+def test_a_stopped_pool_asks_its_jobs_to_stop(tmp_path):
+    process = start(tmp_path, "-m", "seed=0,1", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "to go on: python -m fcot.sweep rerun outputs/sweeps/" in said
+    assert states(the_sweep(tmp_path)) == ["interrupted", "missing"]
+
+
 def test_rows_of_unlike_runs_make_one_table():
     flat = _flat({"accuracy_ci95": [0.1, 0.2], "seconds": {"train": 3.5}, "history": [{"step": 1}], "run_id": "x", "subset": None})
     assert flat == {"accuracy_ci95.low": 0.1, "accuracy_ci95.high": 0.2, "seconds.train": 3.5, "history": '[{"step": 1}]', "subset": None}
@@ -325,6 +394,12 @@ def test_rows_of_unlike_runs_make_one_table():
     assert _column([1, "a", None]) == ["1", "a", None]
     assert _column([True, None]) == [True, None]
     assert counts([Status(0, "done"), Status(1, "failed"), Status(2, "done"), Status("generation", "done")]) == "2 done, 1 failed"
+
+
+@pytest.mark.parametrize("word", ["mem_gb=64GB", "setup=[export OPENAI_API_KEY=sk-proj-0123456789abcdefgh]"])
+def test_rerun_refuses_what_would_do_harm(word):
+    with pytest.raises(FcotError, match=r"is a whole number|looks like a secret"):
+        command._launcher_parameters({"mem_gb": 3, "setup": []}, [word])
 
 
 @pytest.mark.parametrize("word", ["mem_gb", "nothing=1", "kind=serial", "generation=1", "generation.nothing=1", "a.b=1"])

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 from fcot.artifacts import disk_error
 from fcot.progress import say, unwatched
 from fcot.ranks import World
-from fcot.stopping import asked, stop_if_asked
+from fcot.stopping import asked
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import (
@@ -322,17 +322,19 @@ class _Between(pl.Callback):
         now = time.monotonic()
         report.train_seconds += now - self._since
         self._log(trainer)
-        self._checkpoint(trainer)
-        stop_if_asked()
+        warned, sharded = asked() is not None, is_sharded(self._student.model)
+        self._checkpoint(trainer, warned or (sharded and report.n_steps in self._due))
+        if warned:
+            raise KeyboardInterrupt
         try:
             with whole(self._student.model):
                 evaluated = self.evaluate_if_due()
-        except KeyboardInterrupt:  # the evaluation is lost, the step is not
-            if not is_sharded(self._student.model):
-                self._checkpoint(trainer)
+        except KeyboardInterrupt:  # the evaluation is lost, the step is not; sharded weights were written before it
+            if not sharded:
+                self._checkpoint(trainer, True)
             raise
         if evaluated:
-            self._checkpoint(trainer)
+            self._checkpoint(trainer, False)
             trainer.should_stop = self._stop(report.history)
             if trainer.should_stop and report.n_steps < self._n_steps and trainer.is_global_zero:
                 say(f"training stops early, at step {report.n_steps:,} of {self._n_steps:,}")
@@ -366,11 +368,12 @@ class _Between(pl.Callback):
             self._logged = (report.train_seconds, report.n_tokens)
         self._loss = torch.zeros(2)
 
-    def _checkpoint(self, trainer: pl.Trainer) -> None:
+    def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
+        """Write one where it is due, or wanted ``now``."""
         if self._checkpoints is None:
             return
         sharded = is_sharded(self._student.model)
-        due = self._checkpoints.due or asked() is not None
+        due = self._checkpoints.due or now
         if not (trainer.strategy.broadcast(due) if sharded else due and trainer.is_global_zero):
             return
         state = {

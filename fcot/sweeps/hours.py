@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import read_json
@@ -13,7 +12,7 @@ from fcot.config import ASKED
 if TYPE_CHECKING:
     from fcot.runs import Run
 
-Pace = dict[tuple[str, int], list[float]]  # seconds an optimizer step, evaluations in between included, by student and devices
+Pace = dict[tuple[str, int], tuple[int, float]]  # of the longest run by student and devices: steps, and seconds a step
 
 
 def at_most(launcher: Mapping[str, Any], n_jobs: int) -> str | None:
@@ -28,7 +27,7 @@ def at_most(launcher: Mapping[str, Any], n_jobs: int) -> str | None:
 
 
 def about(runs: Sequence[Run], steps: Sequence[int]) -> str | None:
-    """Such as ``about 3.2 device-hours of training, by the pace of 4 finished runs (2 jobs: none of their student yet)``.
+    """Such as ``about 3.2 device-hours of training, by the pace of the longest finished runs (2 jobs: none of their student yet)``.
 
     Args:
         runs: Those that are to be done.
@@ -41,10 +40,10 @@ def about(runs: Sequence[Run], steps: Sequence[int]) -> str | None:
     known = [(run, n) for run, n in training if _like(run) in pace]
     if not known:
         return None
-    hours = sum(n * mean(pace[_like(run)]) * _like(run)[1] for run, n in known) / 3600
-    n_runs = sum(len(pace[like]) for like in {_like(run) for run, _ in known})
+    seconds = sum(n * pace[_like(run)][1] * _like(run)[1] for run, n in known)
+    time = f"{seconds:,.0f} device-seconds" if seconds < 600 else f"{seconds / 3600:,.2g} device-hours"
     rest = f" ({len(training) - len(known)} jobs: none of their student yet)" if len(known) < len(training) else ""
-    return f"about {hours:,.2g} device-hours of training, by the pace of {n_runs} finished runs{rest}"
+    return f"about {time} of training, by the pace of the longest finished runs{rest}"
 
 
 def _like(run: Run) -> tuple[str, int]:
@@ -56,9 +55,9 @@ def _pace(outputs: Path) -> Pace:
     for path in outputs.glob("runs/*/metrics.json"):
         try:
             metrics = read_json(path)
-            if metrics["n_steps"]:
-                like = metrics["student"], metrics["devices"]
-                found.setdefault(like, []).append(metrics["seconds"]["train"] / metrics["n_steps"])
+            like, n_steps = (metrics["student"], metrics["devices"]), metrics["n_steps"]
+            if n_steps > found.get(like, (0, 0.0))[0]:  # of short runs the start counts for too much
+                found[like] = n_steps, metrics["seconds"]["train"] / n_steps
         except (OSError, ValueError, KeyError, TypeError):  # another version's, or damaged: the report will say so
             continue
     return found

@@ -37,6 +37,7 @@ class Attempt:
         slurm: SLURM's id of the job, None without SLURM.
         ended: Seconds since 1970; None while it runs, and for ever where it was killed.
         outcome: done, failed, interrupted, requeued (by itself, after a warning), stopped (by a signal, without a requeue).
+        failed: Of a generation: messages by the numbers of the jobs whose teacher data are not whole.
     """
 
     started: float
@@ -45,6 +46,7 @@ class Attempt:
     slurm: str | None
     ended: float | None = None
     outcome: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,7 +61,6 @@ class Record:
         status: Of the last attempt: running, or its outcome.
         error: What a failed one said.
         traceback: Of an error that is not the user's.
-        failed: Of the generation: messages by the numbers of the jobs whose teacher data are not whole.
         attempts: All starts.
     """
 
@@ -70,17 +71,19 @@ class Record:
     status: str = "running"
     error: str | None = None
     traceback: str | None = None
-    failed: dict[str, str] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
 
 
 def read_record(path: Path) -> Record | None:
-    """A job's record, None where it never started."""
+    """A job's record, None where it never started, or left nothing that can be read."""
     try:
         row = read_json(path)
+        return Record(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
     except FileNotFoundError:
         return None
-    return Record(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        say(f"warning: {path} is damaged and is left out ({error})")
+        return None
 
 
 def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
@@ -116,6 +119,7 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
 
     record = Record(GENERATION, [], None, None)
     with _recorded(sweep, GENERATION, record):
+        failed = record.attempts[-1].failed
         for number in numbers:
             job = sweep.jobs[number]
             say(f"generation for job {number}: {sweep.label(job)}")
@@ -123,10 +127,10 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
                 run, composed = _resolved(sweep, job, ["until=generate"])
                 execute(run, kept_config(composed, run, job.overrides))
             except FcotError as error:
-                record.failed[str(number)] = str(error)
+                failed[str(number)] = str(error)
                 say(f"generation for job {number} failed: {error}")
-        if record.failed:
-            raise FcotError("\n".join(dict.fromkeys(record.failed.values())))
+        if failed:
+            raise FcotError("\n".join(dict.fromkeys(failed.values())))
 
 
 def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
@@ -136,11 +140,14 @@ def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
         FcotError: It has not.
     """
     record = read_record(sweep.record(GENERATION))
-    if record is None or not record.attempts or record.attempts[-1].slurm != slurm:
+    attempts = [one for one in record.attempts if one.slurm == slurm] if record else []
+    if not attempts:
         raise FcotError(f"the generation job {slurm} never started; `python -m fcot.sweep rerun {sweep.folder}`")
-    if record.status != "done" and (str(number) in record.failed or not record.failed):
-        why = record.failed.get(str(number)) or record.error or f"the generation job {slurm} was killed"
-        raise FcotError(f"the teacher's rationales are not complete: {why}")
+    last = attempts[-1]
+    if last.outcome == "done" or (last.outcome == "failed" and last.failed and str(number) not in last.failed):
+        return
+    why = last.failed.get(str(number)) or f"the generation job {slurm} {last.outcome or 'was killed'}"
+    raise FcotError(f"the teacher's rationales are not complete: {why}")
 
 
 def give_up(sweep: Sweep, name: JobName, why: str) -> None:

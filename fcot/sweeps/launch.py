@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import exclusive
+from fcot.artifacts import exclusive, holder
 from fcot.config import HFTeacher
 from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.stopping import stop_if_asked
 from fcot.sweeps.hours import about, at_most
 from fcot.sweeps.job import do_job, read_record
-from fcot.sweeps.plan import Planned, Sweep, make_plan, write_plan
+from fcot.sweeps.ledger import again, counts, statuses, who
+from fcot.sweeps.plan import Planned, Sweep, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
 
 if TYPE_CHECKING:
@@ -39,38 +41,95 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         FcotError: No job can be run, or SLURM refuses them.
         SystemExit: Jobs failed, after a list of them and the report over the others.
     """
-    sweep, runs = make_plan(folder, job_overrides, searchpath, swept, launcher)
-    _refuse_if_all_are_faulty(sweep)
+    _check(launcher)
+    try:
+        sweep, runs = make_plan(folder, job_overrides, searchpath, swept, launcher)
+        _refuse_if_all_are_faulty(sweep)
+    except FcotError:
+        _leave_nothing(folder)
+        raise
     if ahead := [run for run in runs.values() if run.config.dry_run or run.config.preview]:
         _look_ahead(sweep, runs, ahead[0].config.preview)
         return
-    _go(sweep, [job for job in sweep.distinct if not sweep.whole(job)], runs)
+    with exclusive(sweep.launch_lock, say):
+        write_plan(sweep)
+        live = {one.name for one in statuses(sweep, launching=False) if one.state in ("running", "starting", "queued", "unknown")}
+        if live:
+            say(f"already running or queued: jobs {', '.join(map(str, sorted(live, key=str)))}")
+        _go(sweep, [job for job in sweep.distinct if not sweep.whole(job) and job.number not in live], runs)
 
 
-def rerun(sweep: Sweep, numbers: Container[int]) -> None:
-    """Run jobs of a sweep again, or submit them, as their configurations are today; the same errors as :func:`launch`'s."""
+def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
+    """Run failed and missing jobs again, or submit them, as their configurations are today; the same errors as :func:`launch`'s.
+
+    Args:
+        sweep: Whose.
+        launcher: Its parameters, from now on.
+
+    Raises:
+        FcotError: Another process runs the sweep here.
+    """
+    if sweep.launcher["kind"] != "slurm" and (process := holder(sweep.launch_lock)) is not None:
+        raise FcotError(f"{sweep.folder} is being run by {who(process)}: wait for it, or cancel it")
+    _check(launcher)
+    with exclusive(sweep.launch_lock, say):
+        sweep = read_plan(sweep.folder)
+        todo = again(sweep)
+        if not todo:
+            say(f"nothing to run again: {counts(statuses(sweep, launching=False))}")
+            return
+        say(f"again: jobs {', '.join(str(job.number) for job in todo)}")
+        _again(sweep, {job.number for job in todo}, launcher)
+
+
+def _again(before: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> None:
+    """The same of some jobs, under the launch lock; where they are refused, the plan is as it was."""
+    sweep = replace(before, launcher=launcher)
     today, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.swept_diversity, sweep.launcher)
-    for before, now in zip(sweep.jobs, today.jobs, strict=True):
-        if before.number in numbers and before.run_id not in (None, now.run_id) and now.run_id is not None:
-            say(f"job {now.number} was {before.run_id} and is {now.run_id} now: code, configuration or data have changed since")
-    jobs = [now if now.number in numbers else before for before, now in zip(sweep.jobs, today.jobs, strict=True)]
+    for old, now in zip(sweep.jobs, today.jobs, strict=True):
+        if old.number in numbers and old.run_id not in (None, now.run_id) and now.run_id is not None:
+            say(f"job {now.number} was {old.run_id} and is {now.run_id} now: code, configuration or data have changed since")
+    jobs = [now if now.number in numbers else old for old, now in zip(sweep.jobs, today.jobs, strict=True)]
     sweep = replace(sweep, jobs=jobs)
     _refuse_if_all_are_faulty(sweep)
-    _go(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
+    write_plan(sweep)
+    try:
+        _go(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
+    except FcotError:
+        write_plan(before)
+        raise
 
 
 def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
-    """Write the plan and start; what does not run elsewhere ends in a report, finished or not."""
+    """Start jobs; what does not run elsewhere ends in a report, finished or not."""
     here = sweep.launcher["kind"] != "slurm"
-    with exclusive(sweep.launch_lock, say):
-        write_plan(sweep)
-        try:
-            _start(sweep, todo, runs)
-        finally:
-            if here:
-                _report(sweep)
+    try:
+        _start(sweep, todo, runs)
+    except KeyboardInterrupt:
+        say(f"\nto go on: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        raise
+    finally:
+        if here:
+            _report(sweep)
     if here:
         _tell_failures(sweep)
+
+
+def _check(launcher: Mapping[str, Any]) -> None:
+    """A warning longer before the limit than the limit is long would come at once, again and again."""
+    delay, minutes = launcher.get("signal_delay_s"), launcher.get("timeout_min")
+    if delay and minutes and delay >= 60 * minutes:
+        raise FcotError(
+            f"hydra.launcher.signal_delay_s={delay}: the time limit is timeout_min={minutes}, the warning would come at the start"
+        )
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Take away what Hydra has made of a sweep that does not take place."""
+    if not plan_path(folder).exists():
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
@@ -129,7 +188,10 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
         "the same as another": sum(job.same_as is not None for job in jobs),
         "with a fault": sum(job.fault is not None for job in jobs),
     }
-    lines = [f"{len(jobs)} jobs: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "to run")]
+    lines = [
+        f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: "
+        + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "to run")
+    ]
     needs = sum_of(list(estimates.values())) if estimates else None
     if needs is not None and needs.bought:
         lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
@@ -139,9 +201,7 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
 
 def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
     """``dry_run`` or ``preview`` of all jobs, which leave nothing behind."""
-    (sweep.folder / "multirun.yaml").unlink(missing_ok=True)  # Hydra's
-    with contextlib.suppress(OSError):
-        sweep.folder.rmdir()
+    _leave_nothing(sweep.folder)
     if preview:
         from fcot.stages.preview import preview as show_preview
 
@@ -163,6 +223,7 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
 def _one_by_one(sweep: Sweep, todo: Sequence[Planned]) -> None:
     """Jobs in this process; one that fails does not keep the others from running."""
     for job in todo:
+        stop_if_asked()
         say(f"job {job.number}: {sweep.label(job)}")
         try:
             do_job(sweep, job.number)
@@ -194,7 +255,7 @@ def _report(sweep: Sweep) -> None:
         return  # of completions alone there is nothing to compare
 
     try:
-        report([sweep.folder])
+        report([shown(sweep.folder)])
     except FcotError as error:
         say(str(error))
 
@@ -217,5 +278,5 @@ def _tell_failures(sweep: Sweep) -> None:
     for message, jobs in failed.items():
         reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
         say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
-    say(f"to run what failed again: python -m fcot.sweep rerun {sweep.folder}")
+    say(f"to run what failed again: python -m fcot.sweep rerun {shown(sweep.folder)}")
     sys.exit(1)

@@ -19,11 +19,11 @@ from typing import Any
 
 from fcot.artifacts import holder, read_json, replacing
 from fcot.errors import FcotError
-from fcot.progress import say
 from fcot.sweeps.job import Attempt, Record, read_record
 from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep
 from fcot.sweeps.pool import log_of
 
+_REQUEUE_S = 60  # until a job that had itself requeued is pending again
 _TAIL_LINES = 3
 _TAIL_BYTES = 8192
 # What `rerun` runs again; of a job that SLURM alone could tell about, and cannot be asked, nothing is known.
@@ -59,30 +59,34 @@ class Status:
 class _Known:
     """What is known beside the files: SLURM's ids of jobs and their states (None where SLURM cannot be asked)."""
 
-    ids: Mapping[str, str]
-    states: Mapping[str, Any] | None
+    ids: Mapping[str, str]  # of the newest submission of each job
+    states: Mapping[str, Any] | None  # of all submissions
     launching: bool  # a process holds the sweep: what it has not reached yet it will
 
 
-def statuses(sweep: Sweep) -> list[Status]:
-    """All jobs, by number; before them the generation, where there was one."""
-    known = _known(sweep)
+def statuses(sweep: Sweep, launching: bool | None = None) -> list[Status]:
+    """All jobs, by number; before them the generation, where there was one.
+
+    Args:
+        sweep: Whose.
+        launching: Whether a process holds the sweep's launch lock; None looks. The holder itself must say so: looking would release it.
+    """
+    known = _known(sweep, launching)
     found = [_status(sweep, job, known) for job in sweep.jobs]
     if str(GENERATION) in known.ids or sweep.record(GENERATION).exists():
         return [_own_status(sweep, GENERATION, known), *found]
     return found
 
 
-def _known(sweep: Sweep) -> _Known:
-    launching = holder(sweep.launch_lock) is not None
+def _known(sweep: Sweep, launching: bool | None) -> _Known:
+    launching = holder(sweep.launch_lock) is not None if launching is None else launching
     if sweep.launcher["kind"] != "slurm":
         return _Known({}, None, launching)
     from fcot.sweeps.slurm import states, submissions
 
-    ids: dict[str, str] = {}
-    for submission in submissions(sweep):
-        ids |= submission.jobs | ({GENERATION: submission.generation} if submission.generation else {})
-    return _Known(ids, states(ids.values()), launching)
+    found = [one.jobs | ({GENERATION: one.generation} if one.generation else {}) for one in submissions(sweep)]
+    newest = {name: slurm for ids in found for name, slurm in ids.items()}
+    return _Known(newest, states([slurm for ids in found for slurm in ids.values()]), launching)
 
 
 def _status(sweep: Sweep, job: Planned, known: _Known) -> Status:
@@ -108,12 +112,14 @@ def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None 
 
 def _state(sweep: Sweep, name: JobName, record: Record | None, known: _Known, slurm: str | None) -> tuple[str, str]:
     """A job's state and the reason."""
+    if record and record.status == "running":
+        if holder(sweep.lock(name)) is not None:
+            return "running", ""
+        record = read_record(sweep.record(name))  # it may have ended between the two looks
     last = record.attempts[-1] if record else None
-    if record and record.status == "running" and holder(sweep.lock(name)) is not None:
-        return "running", ""
-    if record and record.status == "done":
+    if record and last and record.status == "done" and (name != GENERATION or slurm is None or last.slurm == slurm):
         return "done", ""
-    if known.ids and slurm is not None:
+    if slurm is not None:
         return _state_on_slurm(record, last, slurm, known.states)
     if record is None:
         return ("queued", "") if known.launching else ("missing", "never started")
@@ -131,10 +137,15 @@ def _state_on_slurm(record: Record | None, last: Attempt | None, slurm: str, sta
     status = record.status if began and record is not None else None
     if status == "failed":
         return "failed", ""
-    if status == "requeued" and state is not None and state.state != "CANCELLED":
-        return "queued", "being requeued"
+    if state is not None and state.state == "COMPLETING" and status is not None:
+        return ("queued", "being requeued") if status == "requeued" else ("running", "ending")
     if state is not None and state.lives:
         return ("running" if status == "running" else "starting"), ""
+    if status == "requeued" and state is not None and state.state != "CANCELLED":
+        assert last is not None
+        if time.time() - (last.ended or 0) < _REQUEUE_S:
+            return "queued", "being requeued"
+        return "failed", f"requeued, and did not start again: {state.state}"
     if states is None and status != "running":
         return "unknown", "submitted; there is no SLURM here to ask"
     if (state is not None and state.state == "CANCELLED") or (state is None and status in (None, "requeued")):
@@ -179,10 +190,10 @@ def _progress(sweep: Sweep, name: JobName) -> str:
     """Such as ``training: 340 of 800 optimizer steps, 12 s left``."""
     try:
         state = read_json(sweep.progress(name))
-    except (OSError, ValueError):
+        left = "" if state["seconds_left"] is None else f", {_span(state['seconds_left'])} left"
+        return f"{state['what']}: {state['done']:,} of {state['total']:,} {state['unit']}{left}"
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
-    left = "" if state["seconds_left"] is None else f", {_span(state['seconds_left'])} left"
-    return f"{state['what']}: {state['done']:,} of {state['total']:,} {state['unit']}{left}"
 
 
 def _span(seconds: float) -> str:
@@ -219,14 +230,12 @@ def counts(found: Sequence[Status]) -> str:
 
 
 def again(sweep: Sweep) -> list[Planned]:
-    """The jobs to be run again: failed and missing ones, and where a configuration has a fault, those too.
+    """The jobs to be run again: failed and missing ones, and where a configuration has a fault, those too; under the launch lock.
 
     Raises:
-        FcotError: A process on this or another machine runs the sweep; SLURM would know of jobs, and is not here.
+        FcotError: SLURM would know of jobs, and is not here.
     """
-    if (process := holder(sweep.launch_lock)) is not None:
-        raise FcotError(f"{sweep.folder} is being run or submitted by {_who(process)}: wait for it, or cancel it")
-    found = [one for one in statuses(sweep) if one.name != GENERATION]
+    found = [one for one in statuses(sweep, launching=False) if one.name != GENERATION]
     if lost := [str(one.name) for one in found if one.state == "unknown"]:
         raise FcotError(f"jobs {', '.join(lost)} were submitted to SLURM, which cannot be asked from here: use a machine of the cluster")
     return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in AGAIN]
@@ -239,24 +248,27 @@ def stop(sweep: Sweep) -> list[JobName]:
         FcotError: They run where this machine cannot reach them.
     """
     if sweep.launcher["kind"] == "slurm":
-        from fcot.sweeps.slurm import cancel
+        from fcot.sweeps.slurm import cancel, states, submissions
 
-        live = [one for one in statuses(sweep) if one.state in ("queued", "starting", "running", "unknown") and one.slurm]
-        if any(one.state == "unknown" for one in live):
+        every = [(name, slurm) for one in submissions(sweep) for name, slurm in (one.jobs | {GENERATION: one.generation or ""}).items()]
+        known = states([slurm for _, slurm in every if slurm])
+        if known is None:
             raise FcotError("SLURM cannot be asked from here: use a machine of the cluster")
-        cancel([str(one.slurm) for one in live])
-        return [one.name for one in live]
+        live = {slurm: name for name, slurm in every if slurm in known and (known[slurm].waits or known[slurm].lives)}
+        cancel(list(live))
+        return [name if name == GENERATION else int(name) for name in live.values()]
     process = holder(sweep.launch_lock)
     if process is None:
         return []
     if process == 0:
-        raise FcotError(f"{sweep.folder} is being run by {_who(process)}: cancel it there")
+        raise FcotError(f"{sweep.folder} is being run by {who(process)}: cancel it there")
     running = [one.name for one in statuses(sweep) if one.state in ("queued", "starting", "running")]
     os.kill(process, signal.SIGINT)
     return running
 
 
-def _who(process: int) -> str:
+def who(process: int) -> str:
+    """Whoever holds a lock, in words."""
     return f"process {process} on this machine" if process else "a process on another machine"
 
 
@@ -267,6 +279,7 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
     """One row a job: what was varied, its state, and its metrics. As ``jobs.parquet`` and ``jobs.csv``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+    import yaml
 
     rows = []
     found = {one.name: one for one in statuses(sweep)}
@@ -274,20 +287,39 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
         one = found[job.number]
         source = sweep.jobs[job.same_as] if job.same_as is not None else job
         metrics = _metrics(sweep, source) if source.run is not None else {}
-        state = found[source.number].state if one.state == "same" else one.state
-        row = {"job": job.number, "state": state, "run_id": job.run_id, "preempted": one.preempted, "error": "\n".join(one.error) or None}
-        overrides = {f"override.{key}": value for key, _, value in (word.partition("=") for word in job.shown)}
+        seconds = _seconds(read_record(sweep.record(job.number)))
+        row = {
+            "job": job.number, "state": one.state, "same_as": job.same_as, "run_id": job.run_id, "slurm": one.slurm,
+            "requeued": one.preempted,
+            "job_seconds": seconds, "device_hours": None if seconds is None else seconds / 3600 * (metrics.get("devices") or 1),
+            "error": "\n".join(one.error) or None, "log": str(one.log) if one.log else None,
+        }  # fmt: skip
+        overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.shown)}
         rows.append(row | overrides | _flat(metrics))
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     parquet, text = folder / "jobs.parquet", folder / "jobs.csv"
     with replacing(parquet) as temporary:
-        pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), temporary)
+        pq.write_table(
+            pa.table(
+                {
+                    name: pa.array(_column(values), pa.string() if not any(one is not None for one in values) else None)
+                    for name, values in columns.items()
+                }
+            ),
+            temporary,
+        )
     with replacing(text) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
     return [parquet, text]
+
+
+def _seconds(record: Record | None) -> float | None:
+    """Of all attempts that ended by themselves."""
+    known = [one.ended - one.started for one in (record.attempts if record else []) if one.ended is not None]
+    return sum(known) if known else None
 
 
 def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -306,6 +338,7 @@ def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def _column(values: Sequence[Any]) -> list[Any]:
     """Values of one type: whole numbers beside others as floats, any mixture with words as text."""
+    values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and float in kinds:
         return [None if value is None else float(value) for value in values]
@@ -325,9 +358,3 @@ def wait_for_end(sweep: Sweep, show: Callable[[Sequence[Status]], object], every
         if not any(one.state in ("running", "starting", "queued") for one in found):
             return
         time.sleep(every_s)
-
-
-def warn_of_unknown(found: Sequence[Status]) -> None:
-    """Say why of some jobs nothing is known."""
-    if n := sum(one.state == "unknown" for one in found):
-        say(f"of {n} jobs only SLURM knows, which cannot be asked from here")

@@ -19,6 +19,7 @@ from fcot.artifacts import RunDirectory, read_json, write_json
 from fcot.config import CONF, register_schemas
 from fcot.errors import ConfigFaults, FcotError
 from fcot.overrides import MARK
+from fcot.stopping import stop_if_asked
 
 if TYPE_CHECKING:
     from fcot.runs import Run
@@ -117,6 +118,11 @@ class Sweep:
         return job.run is not None and job.until == "evaluate" and self.directory(job).done.exists()
 
 
+def shown(path: Path) -> Path:
+    """A path as a person would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def plan_path(folder: Path) -> Path:
     """Where a sweep's plan is."""
     return folder / "plan.json"
@@ -183,6 +189,7 @@ def make_plan(
     first: dict[str, int] = {}
     with composer(searchpath) as composed:
         for number, overrides in enumerate(job_overrides):
+            stop_if_asked()
             job = Planned(number, list(overrides), None, None, "evaluate")
             try:
                 run = resolve_job(composed(overrides), swept_diversity)
@@ -218,12 +225,21 @@ def resolve_job(composed: DictConfig, swept_diversity: bool) -> Run:
 
 
 def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:
-    """A job whose number of SLURM tasks is not that of its ranks would fail when its turn has come."""
-    tasks = (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1)
+    """A job whose processes or GPUs are not what the launcher gives it would fail when its turn has come."""
     trainer = run.config.trainer
-    ranks = trainer.devices * trainer.nodes
-    if launcher["kind"] == "slurm" and ranks != tasks and (tasks > 1 or trainer.nodes > 1):
-        raise FcotError(
-            f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes, and a job of this launcher has "
-            f"{tasks} tasks: hydra/launcher=slurm_ddp makes one for each"
-        )
+    ranks, gpus = trainer.devices * trainer.nodes, launcher.get("gpus_per_node")
+    if launcher["kind"] == "slurm":
+        tasks = (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1)
+        if ranks != tasks and (tasks > 1 or trainer.nodes > 1):
+            asked = f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes"
+            raise FcotError(f"{asked}, and a job of this launcher has {tasks} tasks: hydra/launcher=slurm_ddp makes one for each")
+        if gpus is not None and trainer.devices > gpus:
+            raise FcotError(f"trainer.devices={trainer.devices}: a job of this launcher has {gpus} GPUs: hydra.launcher.gpus_per_node=...")
+    if launcher["kind"] == "local" and launcher["gpus_per_job"] and trainer.devices > launcher["gpus_per_job"] and _gpus():
+        raise FcotError(f"trainer.devices={trainer.devices}: a job has {launcher['gpus_per_job']} GPUs: hydra.launcher.gpus_per_job=...")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -8,15 +8,19 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.stopping import stop_if_asked
 from fcot.sweeps.job import read_record
-from fcot.sweeps.plan import GENERATION, JobName, Sweep
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
 
 _SIGNAL_AT_PARENT_S_DEATH = 1  # PR_SET_PDEATHSIG of Linux
+_LOOK_EVERY_S = 0.5
 Place = dict[str, str]  # environment variables of a process
 
 
@@ -28,6 +32,8 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
     """
     places = _places(sweep.launcher["processes"], sweep.launcher["gpus_per_job"])
     running: set[subprocess.Popen[bytes]] = set()
+    stopping = threading.Event()
+    say(f"{places.qsize()} at once; how it goes: python -m fcot.sweep status {shown(sweep.folder)}; logs: {shown(log_of(sweep, 0).parent)}")
 
     def work(name: JobName, jobs: Sequence[int]) -> JobName:
         place = places.get()
@@ -39,6 +45,8 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
                 start_new_session=True, preexec_fn=_stop_with_parent,
             )  # fmt: skip
         running.add(process)
+        if stopping.is_set():  # since this job's turn came
+            process.send_signal(signal.SIGINT)
         process.wait()
         running.discard(process)
         places.put(place)
@@ -47,15 +55,25 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
     with ThreadPoolExecutor(places.qsize()) as pool:
         try:
             if generation:
-                say(f"the teacher's answers for {len(generation)} jobs; log: {log_of(sweep, GENERATION)}")
-                pool.submit(work, GENERATION, generation).result()
-            for future in as_completed([pool.submit(work, number, [number]) for number in numbers]):
-                say(_outcome(sweep, int(future.result())))
+                say(f"the teacher's answers for {len(generation)} jobs; log: {shown(log_of(sweep, GENERATION))}")
+                list(_finished({pool.submit(work, GENERATION, generation)}))
+            for name in _finished({pool.submit(work, number, [number]) for number in numbers}):
+                say(_outcome(sweep, int(name)))
         except KeyboardInterrupt:
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
                 process.send_signal(signal.SIGINT)
             raise
+
+
+def _finished(futures: set[Future[JobName]]) -> Iterator[JobName]:
+    """Names of jobs as they finish; a stop that a signal asks for is heard meanwhile."""
+    while futures:
+        done, futures = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+        stop_if_asked()
 
 
 def log_of(sweep: Sweep, name: JobName) -> Path:
@@ -64,16 +82,24 @@ def log_of(sweep: Sweep, name: JobName) -> Path:
 
 
 def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Place]:
-    """The environments of the processes that run at once."""
+    """The environments of the processes that run at once.
+
+    Raises:
+        FcotError: There are GPUs, but fewer than one job is to have.
+    """
     import torch
 
     cores, n_gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count() if gpus_per_job else 0
-    groups = [range(first, first + gpus_per_job) for first in range(0, n_gpus - gpus_per_job + 1, gpus_per_job)] if n_gpus else []
+    if 0 < n_gpus < gpus_per_job:
+        raise FcotError(f"hydra.launcher.gpus_per_job={gpus_per_job}: this machine has {n_gpus} GPUs")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:n_gpus] if visible else [str(index) for index in range(n_gpus)]
+    groups = [names[first : first + gpus_per_job] for first in range(0, n_gpus - gpus_per_job + 1, gpus_per_job)] if n_gpus else []
     n = min(processes or cores, len(groups) or cores)
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // n)))
     found: queue.Queue[Place] = queue.Queue()
     for index in range(n):
-        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, groups[index]))} if groups else {}
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[index])} if groups else {}
         found.put({"OMP_NUM_THREADS": threads} | gpus)
     return found
 
@@ -86,4 +112,4 @@ def _outcome(sweep: Sweep, number: int) -> str:
     record = read_record(sweep.record(number))
     status = record.status if record and record.status != "running" else "was killed"
     why = f": {record.error.splitlines()[0]}" if record and record.error else ""
-    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {log_of(sweep, number)}"
+    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {shown(log_of(sweep, number))}"
