@@ -97,7 +97,7 @@ class _Found:
 
     Attributes:
         runs: Numbers of the runs that share it.
-        round: Of a run of rounds; None for the run's own.
+        round: Of a run of rounds, and of every completion: a first round asks the teacher as all runs do. Else None.
         row: The record.
         size: Of its line, in bytes.
     """
@@ -165,7 +165,7 @@ class _Reader:
                 for line in file:
                     try:
                         row = json.loads(line)
-                        of_round = row.get("round") if kind == "completion" else number
+                        of_round = max(row.get("round") or 1, 1) if kind == "completion" else number
                         yield _Found(kind, (self.data_set, int(row["sample_index"])), self.runs, of_round, from_row(record, row), len(line))
                     except _DAMAGE:
                         damaged += 1
@@ -237,7 +237,7 @@ class _Shown:
             self.marks[run] = row
         elif found.kind == "completion":
             self.gold = self.gold or row.answer
-            shown = found.round, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
+            shown = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
             self.completions.setdefault(shown, set()).update(found.runs)
         elif found.kind == "judged":
             self.judged[run, number, row.completion_index] = row
@@ -328,7 +328,7 @@ def _written(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[i
         marked = problem.marks.get(run)
         answer += [list(marked.marks), marked.equation] if marked else [[], None]
     # The one shared by most runs first: D = 8 is a prefix of D = 64.
-    completions = sorted(problem.completions.items(), key=lambda item: (item[0][0] or 0, item[0][1], sorted(item[1])))
+    completions = sorted(problem.completions.items(), key=lambda item: (*item[0][:2], sorted(item[1])))
     return _json([
         key[0], f"{data.tasks[key[0]]}/{key[1]}{data.suffixes[key[0]]}", problem.question, problem.gold,
         [[*shown, groups[tuple(sorted(runs))]] for shown, runs in completions],
