@@ -133,7 +133,8 @@ def _charts(document: Document) -> bool:
 
 def _prose(text: str) -> str:
     """Paragraphs; a number and its per cent sign stay on one line."""
-    return "".join(f'<p dir="auto">{_text(re.sub(r"(?<=[0-9]) %", "\u00a0%", part))}</p>' for part in text.split("\n\n"))
+    together = re.sub(r"(?<=[0-9]) %", "\N{NO-BREAK SPACE}%", text)
+    return "".join(f'<p dir="auto">{_text(part)}</p>' for part in together.split("\n\n"))
 
 
 def _text(text: str) -> str:

@@ -357,4 +357,9 @@ def _tail(runs: Sequence[RunFiles], data: _DataSets, groups: Iterable[tuple[int,
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")
+    """JSON; half of a surrogate pair, which UTF-8 does not have, becomes a replacement character."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

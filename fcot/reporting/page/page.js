@@ -15,6 +15,9 @@ const words = (code) => String(code).replaceAll('_', ' ');
 const count = (n) => n.toLocaleString('en');
 const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
+/** Control characters as their pictures. */
+const visible = (text) => text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, (one) => String.fromCharCode(one === '\x7f' ? 0x2421 : 0x2400 + one.charCodeAt(0)));
+
 /** An element; children that are strings become text. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -22,7 +25,7 @@ function make(tag, attributes = {}, ...children) {
     if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value === true ? '' : value);
   }
-  element.append(...children.filter((child) => child !== null));
+  element.append(...children.filter((child) => child !== null).map((child) => (typeof child === 'string' ? visible(child) : child)));
   return element;
 }
 
@@ -195,7 +198,7 @@ function textBlock(text, marked = new Set()) {
   const block = make('p', { class: 'text', dir: 'auto' });
   const fill = (shown) => block.replaceChildren(...stepsOf(shown).map((step, number) => {
     const bare = step.trimEnd();
-    return marked.has(number) && bare ? make('span', {}, make('mark', {}, bare), step.slice(bare.length)) : step;
+    return marked.has(number) && bare ? make('span', {}, make('mark', {}, bare), step.slice(bare.length)) : visible(step);
   }));
   if (!whole) return make('p', { class: 'note' }, 'empty');
   if (whole.length <= FOLD) { fill(whole); return block; }
