@@ -76,23 +76,19 @@ def main(n_runs: int, n_predictions: int) -> None:
         began = time.perf_counter()
         write_page(Document("Benchmark", "A large sweep.", [], [Section("samples", "Rationales")], runs), page_file)
         seconds = time.perf_counter() - began
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(
-            f"{n_runs} runs x {n_predictions:,} predictions: {seconds:.1f} s, peak memory {after / 1024:,.0f} MB (before {before / 1024:,.0f})"
-        )
-        print(f"file {page_file.stat().st_size / 1e6:.1f} MB")
+        print(f"{n_runs} runs x {n_predictions:,} predictions: {seconds:.1f} s, peak memory {peak():,.0f} MB (before {before:,.0f})")
+        print(f"file: {page_file.stat().st_size / 1e6:.1f} MB")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         page = browser.new_page()
         began = time.perf_counter()
         page.goto(page_file.as_uri())
         page.wait_for_selector("#sample-list .row", timeout=120_000)
-        print(
-            f"open until the list is there: {time.perf_counter() - began:.1f} s; {' '.join(page.locator('#samples .note').all_inner_texts()[:2])}"
-        )
+        seconds = time.perf_counter() - began
+        print(f"open until the list is there: {seconds:.1f} s; {page.locator('#samples .note').first.inner_text()}")
         times = sorted(page.evaluate(TYPE, QUERY))
-        print(
-            f"a keystroke of {QUERY!r}: median {times[len(times) // 2]:.0f} ms, slowest {times[-1]:.0f} ms, 30 of them the pause it waits for"
-        )
+        print(f"a keystroke: median {times[len(times) // 2]:.0f} ms, slowest {times[-1]:.0f} ms, of which it waits 30 for the next one")
+        heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
+        print(f"the browser's JavaScript heap: {heap:,.0f} MB")
         browser.close()
 
 

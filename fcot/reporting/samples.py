@@ -22,7 +22,7 @@ from fcot.reporting.document import RunFiles
 
 ProblemsOf = Callable[[RunFiles], Iterable[Problem]]
 Key = tuple[int, int]  # data set, sample index
-_INFLATED = 4  # times the limit: a browser holds it twice, as it is and in lower case for the search
+_INFLATED = 6  # times the limit: a browser holds it twice, as it is and in lower case for the search
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 Row = TypeVar("Row")
 
@@ -188,7 +188,7 @@ class _Facts:
 
     def add(self, found: _Found) -> None:
         """One more row about it."""
-        self.size += found.size
+        self.size += found.size - len(getattr(found.row, "question", ""))  # written once
         self.path |= found.kind in ("exam", "feedback")
         if found.kind == "answer":
             self.right += bool(found.row.correct)
