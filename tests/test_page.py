@@ -102,7 +102,7 @@ def a_document(runs, label: str = "cot", sections=()) -> Document:
     return Document(f"Report {label}", f"What came out: {label}", ["1 of 4 runs"], sections or placed, runs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, this thread has an event loop, which other tests must not find
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (pip install playwright)")
     if not CHROMIUM.exists():
@@ -345,6 +345,21 @@ def test_twenty_thousand_completions_are_searched(opened, tmp_path):
     page.select_option("#samples select[name=verdict]", "right")
     assert status.inner_text() == "6,667 problems of 20,000"
     assert page.locator("#sample-list .row").count() < 30  # the others exist when they are scrolled to
+
+
+def test_rows_with_strange_values_do_no_harm(opened, tmp_path):
+    strange = prediction(3, None, False, question=None, answer=5, prediction=3, complete=None, n_tokens=None)
+    runs = three_runs(tmp_path)
+    for run in runs[:2]:
+        with run.directory.predictions.open("a") as file:
+            file.write(json.dumps(strange) + "\n")
+    with runs[0].directory.errors.open("a") as file:
+        file.write('{"sample_index": 3, "marks": null, "equation": 7}\n')
+    page = opened(a_document(runs), "#sample=toy/3")
+    detail = page.locator("#samples .detail").inner_text()
+    assert "The question is not in the files" in detail
+    assert "answer: 3 · 0 tokens, cut off" in detail
+    assert "problem 3: a row of kind marks is left out" in page.locator(".warnings").inner_text()
 
 
 def unpacked(samples) -> dict:

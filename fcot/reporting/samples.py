@@ -60,7 +60,7 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
     data = _DataSets(runs)
     facts: dict[Key, _Facts] = {}
     for found in _find(runs, data, warnings):
-        facts.setdefault(found.key, _Facts()).add(found)
+        _add(facts.setdefault(found.key, _Facts()), found, warnings)
     order = _by_interest(facts)
     chosen, size = [], 0
     for key in order:
@@ -70,7 +70,7 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
     problems = {key: _Shown() for key in chosen}
     for found in _find(runs, data, warnings):
         if found.key in problems:
-            problems[found.key].add(found)
+            _add(problems[found.key], found, warnings)
     _add_questions(problems, runs, data, problems_of, warnings)
     return _pack(problems, runs, data, limit, len(facts), list(warnings))
 
@@ -188,7 +188,7 @@ class _Facts:
 
     def add(self, found: _Found) -> None:
         """One more row about it."""
-        self.size += found.size - len(getattr(found.row, "question", ""))  # written once
+        self.size += found.size - len(str(getattr(found.row, "question", "")))  # written once
         self.path |= found.kind in ("exam", "feedback")
         if found.kind == "answer":
             self.right += bool(found.row.correct)
@@ -214,6 +214,14 @@ def _by_interest(facts: Mapping[Key, _Facts]) -> list[Key]:
     return [key for key in alternating if key is not None]
 
 
+def _add(problem: _Facts | _Shown, found: _Found, warnings: dict[str, None]) -> None:
+    """Add a row, unless a field of it holds what it never should."""
+    try:
+        problem.add(found)
+    except _DAMAGE as error:
+        warnings[f"problem {found.key[1]}: a row of kind {found.kind} is left out ({error})"] = None
+
+
 @dataclass
 class _Shown:
     """All that is shown of a problem."""
@@ -221,7 +229,7 @@ class _Shown:
     question: str | None = None
     gold: str | None = None
     answers: dict[int, list[Any]] = field(default_factory=dict)
-    marks: dict[int, Marked] = field(default_factory=dict)
+    marks: dict[int, list[Any]] = field(default_factory=dict)
     completions: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
     events: dict[int, list[tuple[int, int, list[Any]]]] = field(default_factory=dict)  # round, rank within it
     judged: dict[tuple[int, int, int], CuratedCompletion] = field(default_factory=dict)  # run, round, completion
@@ -234,7 +242,7 @@ class _Shown:
         if found.kind == "answer":
             self.answers[run] = [run, row.completion, row.prediction, int(bool(row.correct)), int(bool(row.complete)), row.n_tokens]
         elif found.kind == "marks":
-            self.marks[run] = row
+            self.marks[run] = [list(row.marks), row.equation]
         elif found.kind == "completion":
             self.gold = self.gold or row.answer
             shown = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
@@ -325,8 +333,7 @@ class _Deflated:
 def _written(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[int, ...], int]) -> bytes:
     """A problem: data set, name, question, gold answer, completions, answers, paths."""
     for run, answer in problem.answers.items():
-        marked = problem.marks.get(run)
-        answer += [list(marked.marks), marked.equation] if marked else [[], None]
+        answer += problem.marks.get(run, [[], None])
     # The one shared by most runs first: D = 8 is a prefix of D = 64.
     completions = sorted(problem.completions.items(), key=lambda item: (*item[0][:2], sorted(item[1])))
     return _json([

@@ -149,9 +149,9 @@ function named(data) {
   data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths]) => ({
     task, name, question, gold,
     completions: completions.map(([round, index, rationale, prediction, correct, reason, group]) => (
-      { round, index, text: rationale, prediction, correct, reason, runs: data.groups[group] })),
+      { round, index, text: String(rationale ?? ''), prediction, correct, reason, runs: data.groups[group] })),
     answers: answers.map(([run, text, prediction, correct, complete, tokens, marks, equation]) => (
-      { run, text, prediction, correct, complete, tokens, marks, equation })),
+      { run, text: String(text ?? ''), prediction, correct, complete, tokens: tokens ?? 0, marks, equation })),
     paths: paths.map(([run, events]) => ({ run, events })),
   }));
   const order = new Intl.Collator('en', { numeric: true });
@@ -194,7 +194,7 @@ function differing(text, other) {
 
 /** A text as it is, steps marked, a very long one folded. */
 function textBlock(text, marked = new Set()) {
-  const whole = (text || '').trim();
+  const whole = String(text ?? '').trim();
   const block = make('p', { class: 'text', dir: 'auto' });
   const fill = (shown) => block.replaceChildren(...stepsOf(shown).map((step, number) => {
     const bare = step.trimEnd();
@@ -365,14 +365,14 @@ function summary(problem) {
   const kept = problem.completions.filter((one) => one.reason === null).length;
   if (problem.answers.length) parts.push(`runs ${outcome(problem.answers)}/${problem.answers.length} right`);
   if (problem.completions.length) parts.push(`teacher ${kept}/${problem.completions.length} kept`);
-  return [problem.question || '(question unknown)', [...parts, problem.name].join(' · ')];
+  return [problem.question ?? '(question unknown)', [...parts, problem.name].join(' · ')];
 }
 
 function questionBlock(problem) {
   const unknown = 'The question is not in the files of these runs: none of them was tested on it.';
   return [
     problem.question === null ? make('p', { class: 'note' }, unknown) : make('p', { class: 'text question', dir: 'auto' }, problem.question),
-    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold || 'none'))),
+    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold ?? 'none'))),
   ];
 }
 
@@ -449,6 +449,7 @@ function sampleBrowser(place, data) {
   const narrow = () => {
     const found = search(filters);
     list.set(found);
+    if (open && !linked && found.length) show(found[0], false); // nobody asked for the one that is open
     told.textContent = `${plural(found.length, 'problem')}${found.length < data.problems.length ? ` of ${count(data.problems.length)}` : ''}`;
   };
   const set = (changed) => {
@@ -525,7 +526,7 @@ function feedbackStep([, round, , mistakes, rationale, answer, kept, reason]) {
   const badge = kept === null ? verdict(null, 'not judged') : verdict(Boolean(kept), kept ? 'kept' : `refused: ${words(reason)}`);
   const shown = mistakes.map((text, number) => card(`the student's mistake${mistakes.length > 1 ? ` ${number + 1}` : ''}`, verdict(false, 'wrong'), text, []));
   const title = mistakes.length ? 'the teacher on it' : 'another rationale';
-  return make('li', {}, make('h4', {}, `Learnt in round ${round}`), make('div', { class: 'cards' }, ...shown, card(title, badge, rationale, [`answer: ${answer.trim()}`])));
+  return make('li', {}, make('h4', {}, `Learnt in round ${round}`), make('div', { class: 'cards' }, ...shown, card(title, badge, rationale, [`answer: ${String(answer ?? '').trim()}`])));
 }
 
 const testStep = ([, round, text, prediction, correct]) => make('li', {}, make('h4', {}, `Test after round ${round}`),
@@ -539,7 +540,7 @@ function pathBrowser(place, data) {
   const filters = { run: String(runs[0]), kind: 'exam', change: '' };
   const told = make('p', { class: 'note', role: 'status' });
   const detail = make('div', { class: 'detail' });
-  const describe = (path) => [path.problem.question || '(question unknown)', `${scores(path).map((score) => `${Math.round(100 * score)} %`).join(' → ')} · ${path.problem.name}`];
+  const describe = (path) => [path.problem.question ?? '(question unknown)', `${scores(path).map((score) => `${Math.round(100 * score)} %`).join(' → ')} · ${path.problem.name}`];
   const list = makeList('path-list', 'Paths', describe, (path) => show(path, true));
 
   function show(path, byUser) {
