@@ -53,20 +53,20 @@ def _filled(document: Document, samples: Samples, scripts: dict[str, str]) -> li
         "policy": _policy(scripts.values()),
         "title": _text(document.title),
         "style": _asset("page.css"),
-        "answer": "".join(f"<p>{_text(part)}</p>" for part in document.answer.split("\n\n")),
+        "answer": _prose(document.answer),
         "missing": _missing(document.missing),
         "contents": "".join(f'<li><a href="#{_text(section.id)}">{_text(section.title)}</a></li>' for section in sections),
         "sections": "".join(_section(section, samples) for section in sections),
         "samples": base64.b64encode(samples.packed).decode("ascii"),
+        **scripts,
     }
-    places |= {name: text for name, text in scripts.items()}
     parts = re.split(r"\{\{(\w+)\}\}", _asset("page.html"))
     return [places[part] if number % 2 else part for number, part in enumerate(parts)]
 
 
 def _sections(document: Document, samples: Samples) -> list[Section]:
     """Those of the document; the browsers' are there when there is something to browse, at the end if the document does not place them."""
-    filled = {"samples": samples.total > 0, "rounds": samples.paths > 0}
+    filled = {"samples": samples.shown > 0 or bool(samples.warnings), "rounds": samples.paths > 0}
     placed = {section.id for section in document.sections}
     extra = [Section(name, title) for name, title in _BROWSERS.items() if filled[name] and name not in placed]
     return [section for section in (*document.sections, *extra) if section.blocks or filled.get(section.id)]
@@ -77,7 +77,7 @@ def _section(section: Section, samples: Samples) -> str:
     body = "".join(map(_block, section.blocks))
     if section.id == "samples":
         body += _shown(samples)
-    if section.id in _BROWSERS:
+    if {"samples": samples.shown, "rounds": samples.paths}.get(section.id):
         body += f'<div class="browser" data-browser="{section.id}"><p class="note">Loading; this needs JavaScript.</p></div>'
     name = _text(section.id)
     return f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{_text(section.title)}</h2>{body}</section>'
@@ -85,15 +85,12 @@ def _section(section: Section, samples: Samples) -> str:
 
 def _shown(samples: Samples) -> str:
     """How much of what there is the page holds, and what it could not read."""
-    if samples.shown == samples.total:
-        told = f"All {samples.total:,} problems."
-    else:
-        told = (
-            f"{samples.shown:,} of {samples.total:,} problems, so that the file stays small: "
-            "first those where runs disagree or are wrong, spread evenly over tasks."
-        )
+    told = (
+        f'<p class="note">{samples.shown:,} of {samples.total:,} problems, so that the file stays small: those where runs disagree '
+        "or are wrong before others, spread evenly over tasks.</p>"
+    )
     warnings = "".join(f"<li>{_text(one)}</li>" for one in samples.warnings)
-    return f'<p class="note">{told}</p>' + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
+    return (told if samples.shown < samples.total else "") + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
 
 
 def _missing(missing: Sequence[str]) -> str:
@@ -107,7 +104,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Table):
         return f'<div class="table">{_visible(block.to_html())}</div>'
     if isinstance(block, Paragraph):
-        return "".join(f'<p dir="auto">{_text(part)}</p>' for part in block.text.split("\n\n"))
+        return _prose(block.text)
     return _code(block) if isinstance(block, Code) else _chart(block)
 
 
@@ -122,15 +119,22 @@ def _code(block: Code) -> str:
 
 def _chart(block: Chart) -> str:
     """A picture that the script draws."""
-    title = _text(block.title)
+    height = block.spec.get("height")
+    kept_free = f' style="min-height:{height + 60}px"' if isinstance(height, int) else ""  # nothing moves when it is drawn
     return (
-        f'<figure><figcaption><bdi>{title}</bdi></figcaption><div class="plot" data-name="{_text(block.name)}"></div>'
+        f'<figure><figcaption><bdi>{_text(block.title)}</bdi></figcaption><div class="plot"{kept_free}></div>'
         f'<script type="application/json">{_script_json(block.spec)}</script></figure>'
     )
 
 
 def _charts(document: Document) -> bool:
     return any(isinstance(block, Chart) for section in document.sections for block in section.blocks)
+
+
+def _prose(text: str) -> str:
+    """Paragraphs; a number and its per cent sign stay on one line."""
+    together = re.sub(r"(?<=[0-9]) %", "\N{NO-BREAK SPACE}%", text)
+    return "".join(f'<p dir="auto">{_text(part)}</p>' for part in together.split("\n\n"))
 
 
 def _text(text: str) -> str:
@@ -162,4 +166,4 @@ def _vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script, which leaves ``vegaEmbed`` behind."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -22,7 +22,7 @@ from fcot.reporting.document import RunFiles
 
 ProblemsOf = Callable[[RunFiles], Iterable[Problem]]
 Key = tuple[int, int]  # data set, sample index
-_INFLATED = 4  # times the limit: a browser holds it twice, as it is and in lower case for the search
+_INFLATED = 6  # times the limit: a browser holds it twice, as it is and in lower case for the search
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 Row = TypeVar("Row")
 
@@ -60,7 +60,7 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
     data = _DataSets(runs)
     facts: dict[Key, _Facts] = {}
     for found in _find(runs, data, warnings):
-        facts.setdefault(found.key, _Facts()).add(found)
+        _add(facts.setdefault(found.key, _Facts()), found, warnings)
     order = _by_interest(facts)
     chosen, size = [], 0
     for key in order:
@@ -70,7 +70,7 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
     problems = {key: _Shown() for key in chosen}
     for found in _find(runs, data, warnings):
         if found.key in problems:
-            problems[found.key].add(found)
+            _add(problems[found.key], found, warnings)
     _add_questions(problems, runs, data, problems_of, warnings)
     return _pack(problems, runs, data, limit, len(facts), list(warnings))
 
@@ -97,7 +97,7 @@ class _Found:
 
     Attributes:
         runs: Numbers of the runs that share it.
-        round: Of a run of rounds; None for the run's own.
+        round: Of a run of rounds, and of every completion: a first round asks the teacher as all runs do. Else None.
         row: The record.
         size: Of its line, in bytes.
     """
@@ -165,7 +165,7 @@ class _Reader:
                 for line in file:
                     try:
                         row = json.loads(line)
-                        of_round = row.get("round") if kind == "completion" else number
+                        of_round = max(row.get("round") or 1, 1) if kind == "completion" else number
                         yield _Found(kind, (self.data_set, int(row["sample_index"])), self.runs, of_round, from_row(record, row), len(line))
                     except _DAMAGE:
                         damaged += 1
@@ -188,7 +188,7 @@ class _Facts:
 
     def add(self, found: _Found) -> None:
         """One more row about it."""
-        self.size += found.size
+        self.size += found.size - len(str(getattr(found.row, "question", "")))  # written once
         self.path |= found.kind in ("exam", "feedback")
         if found.kind == "answer":
             self.right += bool(found.row.correct)
@@ -214,6 +214,14 @@ def _by_interest(facts: Mapping[Key, _Facts]) -> list[Key]:
     return [key for key in alternating if key is not None]
 
 
+def _add(problem: _Facts | _Shown, found: _Found, warnings: dict[str, None]) -> None:
+    """Add a row, unless a field of it holds what it never should."""
+    try:
+        problem.add(found)
+    except _DAMAGE as error:
+        warnings[f"problem {found.key[1]}: a row of kind {found.kind} is left out ({error})"] = None
+
+
 @dataclass
 class _Shown:
     """All that is shown of a problem."""
@@ -221,7 +229,7 @@ class _Shown:
     question: str | None = None
     gold: str | None = None
     answers: dict[int, list[Any]] = field(default_factory=dict)
-    marks: dict[int, Marked] = field(default_factory=dict)
+    marks: dict[int, list[Any]] = field(default_factory=dict)
     completions: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
     events: dict[int, list[tuple[int, int, list[Any]]]] = field(default_factory=dict)  # round, rank within it
     judged: dict[tuple[int, int, int], CuratedCompletion] = field(default_factory=dict)  # run, round, completion
@@ -234,10 +242,10 @@ class _Shown:
         if found.kind == "answer":
             self.answers[run] = [run, row.completion, row.prediction, int(bool(row.correct)), int(bool(row.complete)), row.n_tokens]
         elif found.kind == "marks":
-            self.marks[run] = row
+            self.marks[run] = [list(row.marks), row.equation]
         elif found.kind == "completion":
             self.gold = self.gold or row.answer
-            shown = found.round, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
+            shown = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
             self.completions.setdefault(shown, set()).update(found.runs)
         elif found.kind == "judged":
             self.judged[run, number, row.completion_index] = row
@@ -325,10 +333,9 @@ class _Deflated:
 def _written(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[int, ...], int]) -> bytes:
     """A problem: data set, name, question, gold answer, completions, answers, paths."""
     for run, answer in problem.answers.items():
-        marked = problem.marks.get(run)
-        answer += [list(marked.marks), marked.equation] if marked else [[], None]
+        answer += problem.marks.get(run, [[], None])
     # The one shared by most runs first: D = 8 is a prefix of D = 64.
-    completions = sorted(problem.completions.items(), key=lambda item: (item[0][0] or 0, item[0][1], sorted(item[1])))
+    completions = sorted(problem.completions.items(), key=lambda item: (*item[0][:2], sorted(item[1])))
     return _json([
         key[0], f"{data.tasks[key[0]]}/{key[1]}{data.suffixes[key[0]]}", problem.question, problem.gold,
         [[*shown, groups[tuple(sorted(runs))]] for shown, runs in completions],
@@ -357,4 +364,9 @@ def _tail(runs: Sequence[RunFiles], data: _DataSets, groups: Iterable[tuple[int,
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), default=str).encode("ascii")
+    """JSON; half of a surrogate pair, which UTF-8 does not have, becomes a replacement character."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

@@ -15,6 +15,9 @@ const words = (code) => String(code).replaceAll('_', ' ');
 const count = (n) => n.toLocaleString('en');
 const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
+/** Control characters as their pictures. */
+const visible = (text) => text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, (one) => String.fromCharCode(one === '\x7f' ? 0x2421 : 0x2400 + one.charCodeAt(0)));
+
 /** An element; children that are strings become text. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -22,7 +25,7 @@ function make(tag, attributes = {}, ...children) {
     if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value === true ? '' : value);
   }
-  element.append(...children.filter((child) => child !== null));
+  element.append(...children.filter((child) => child !== null).map((child) => (typeof child === 'string' ? visible(child) : child)));
   return element;
 }
 
@@ -56,12 +59,13 @@ function switchTheme() {
 // ---- charts and code ---------------------------------------------------------------------------------------------------
 
 /** Colours follow the text's, so that themes and print need no second drawing. */
-function chartConfig() {
+function chartConfig(room) {
   const axis = { labelColor: 'currentColor', titleColor: 'currentColor', tickColor: 'currentColor', domainColor: 'currentColor',
     gridColor: 'currentColor', gridOpacity: 0.12, tickOpacity: 0.4, domainOpacity: 0.4, titleFontWeight: 'normal' };
   const named = { labelColor: 'currentColor', titleColor: 'currentColor' };
+  const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the picture there would be no picture left
   return {
-    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: named, header: named,
+    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below, labelLimit: 280 }, header: named,
     title: { color: 'currentColor', subtitleColor: 'currentColor' }, view: { stroke: null },
     text: { color: 'currentColor' }, rule: { color: 'currentColor' },
   };
@@ -78,7 +82,7 @@ function fitted(spec, room) {
 async function drawChart(place) {
   const spec = JSON.parse(find('script', place.parentElement).textContent);
   try {
-    await window.vegaEmbed(place, fitted(spec, place.clientWidth), { renderer: 'svg', actions: false, ast: true, config: chartConfig() });
+    await window.vegaEmbed(place, fitted(spec, place.clientWidth), { renderer: 'svg', actions: false, ast: true, config: chartConfig(place.clientWidth) });
   } catch (error) {
     place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
   }
@@ -145,9 +149,9 @@ function named(data) {
   data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths]) => ({
     task, name, question, gold,
     completions: completions.map(([round, index, rationale, prediction, correct, reason, group]) => (
-      { round, index, text: rationale, prediction, correct, reason, runs: data.groups[group] })),
+      { round, index, text: String(rationale ?? ''), prediction, correct, reason, runs: data.groups[group] })),
     answers: answers.map(([run, text, prediction, correct, complete, tokens, marks, equation]) => (
-      { run, text, prediction, correct, complete, tokens, marks, equation })),
+      { run, text: String(text ?? ''), prediction, correct, complete, tokens: tokens ?? 0, marks, equation })),
     paths: paths.map(([run, events]) => ({ run, events })),
   }));
   const order = new Intl.Collator('en', { numeric: true });
@@ -190,11 +194,11 @@ function differing(text, other) {
 
 /** A text as it is, steps marked, a very long one folded. */
 function textBlock(text, marked = new Set()) {
-  const whole = (text || '').trim();
+  const whole = String(text ?? '').trim();
   const block = make('p', { class: 'text', dir: 'auto' });
   const fill = (shown) => block.replaceChildren(...stepsOf(shown).map((step, number) => {
     const bare = step.trimEnd();
-    return marked.has(number) && bare ? make('span', {}, make('mark', {}, bare), step.slice(bare.length)) : step;
+    return marked.has(number) && bare ? make('span', {}, make('mark', {}, bare), step.slice(bare.length)) : visible(step);
   }));
   if (!whole) return make('p', { class: 'note' }, 'empty');
   if (whole.length <= FOLD) { fill(whole); return block; }
@@ -285,7 +289,7 @@ function choice(label, options, onchange, attributes = {}) {
 /** Filters above, list at the left, detail at the right. */
 function layOut(place, filters, told, list, detail) {
   place.replaceChildren(
-    make('div', { class: 'filters', role: 'search' }, ...filters), told, make('div', { class: 'panes' }, make('div', { class: 'list' }, list.box), detail));
+    ...filters, told, make('div', { class: 'panes' }, make('div', { class: 'list' }, list.box), detail));
 }
 
 /** Where the eyes and the keyboard go after opening; on a phone the detail stands below the list. */
@@ -358,17 +362,17 @@ function makeSearch(data) {
 /** A row's two lines: the question, and how runs and teacher did. */
 function summary(problem) {
   const parts = [];
-  if (problem.answers.length) parts.push(`${outcome(problem.answers)} of ${plural(problem.answers.length, 'run')} right`);
   const kept = problem.completions.filter((one) => one.reason === null).length;
-  if (problem.completions.length) parts.push(`${kept} of ${plural(problem.completions.length, 'completion')} kept`);
-  return [problem.question || '(question unknown)', [problem.name, ...parts].join(' · ')];
+  if (problem.answers.length) parts.push(`runs ${outcome(problem.answers)}/${problem.answers.length} right`);
+  if (problem.completions.length) parts.push(`teacher ${kept}/${problem.completions.length} kept`);
+  return [problem.question ?? '(question unknown)', [...parts, problem.name].join(' · ')];
 }
 
 function questionBlock(problem) {
   const unknown = 'The question is not in the files of these runs: none of them was tested on it.';
   return [
     problem.question === null ? make('p', { class: 'note' }, unknown) : make('p', { class: 'text question', dir: 'auto' }, problem.question),
-    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold || 'none'))),
+    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold ?? 'none'))),
   ];
 }
 
@@ -396,10 +400,9 @@ function answersPart(data, answers) {
 }
 
 function completionsPart(data, completions) {
-  const several = completions.some((one) => one.round !== null);
-  const ordered = [...completions].sort((a, b) => (a.reason !== null) - (b.reason !== null));
+  const ordered = [...completions].sort((a, b) => (a.reason !== null) - (b.reason !== null) || a.round - b.round);
   const draws = ordered.map((one) => () => card(
-    `${several ? `round ${one.round} · ` : ''}completion ${one.index + 1}`,
+    `completion ${one.index + 1}${one.round > 1 ? ` of round ${one.round}` : ''}`,
     verdict(one.reason === null, one.reason === null ? 'kept' : `refused: ${words(one.reason)}`), one.text,
     [`answer: ${one.prediction === null ? 'none found' : one.prediction}`,
       one.runs.length === data.runs.length ? '' : `used by ${one.runs.length > 4 ? plural(one.runs.length, 'run') : one.runs.map((run) => data.runs[run].label).join('; ')}`]));
@@ -418,13 +421,13 @@ function filterControls(data, set) {
   const verdicts = [...Object.entries(VERDICTS).map(([name, [label]]) => [name, label]), ...reasons.map((reason) => [`refused:${reason}`, `teacher refused: ${words(reason)}`])];
   const select = (name, label, options) => choice(label, [['', 'all'], ...options], (event) => set({ [name]: event.target.value }), { name });
   return [
-    make('label', { class: 'wide' }, 'Search questions, rationales and answers',
+    make('label', { class: 'search' }, 'Search questions, rationales and answers',
       make('input', { type: 'search', name: 'q', autocomplete: 'off', spellcheck: 'false', placeholder: 'every word must occur' })),
-    select('task', 'Task', [...new Set(data.tasks)].map((task) => [task, task])),
+    make('div', { class: 'filters' }, select('task', 'Task', [...new Set(data.tasks)].map((task) => [task, task])),
     select('method', 'Method', methods.map((method) => [method, NAMES[method] || method])),
     select('run', 'Run', [...new Set(data.runs.map((run) => run.label))].map((label) => [label, label])),
     select('verdict', 'Verdict', verdicts),
-    select('mark', 'Error', marks.map((mark) => [mark, words(mark)])),
+    select('mark', 'Error', marks.map((mark) => [mark, words(mark)]))),
   ];
 }
 
@@ -433,11 +436,12 @@ function sampleBrowser(place, data) {
   const byName = new Map(data.problems.map((problem) => [problem.name, problem]));
   let filters = {};
   let open = null;
+  let linked = false; // whether the address names what is open
   const told = make('p', { class: 'note', role: 'status' });
-  const detail = make('div', { class: 'detail', 'aria-live': 'off' });
+  const detail = make('div', { class: 'detail' });
   const list = makeList('sample-list', 'Problems', summary, (problem) => go(problem));
 
-  const address = () => `#${[...(open ? [linkTo(open)] : []), ...Object.entries(filters).filter(([, value]) => value).map(([name, value]) => `${name}=${encodeURIComponent(value)}`)].join('&')}`;
+  const address = () => `#${[...(linked ? [linkTo(open)] : []), ...Object.entries(filters).filter(([, value]) => value).map(([name, value]) => `${name}=${encodeURIComponent(value)}`)].join('&')}`;
   const remember = (replace) => {
     const next = address() === '#' ? '#samples' : address();
     if (next !== location.hash) history[replace ? 'replaceState' : 'pushState'](null, '', next);
@@ -445,10 +449,16 @@ function sampleBrowser(place, data) {
   const narrow = () => {
     const found = search(filters);
     list.set(found);
+    if (open && !linked && found.length) show(found[0], false); // nobody asked for the one that is open
     told.textContent = `${plural(found.length, 'problem')}${found.length < data.problems.length ? ` of ${count(data.problems.length)}` : ''}`;
   };
-  const set = (changed) => { filters = { ...filters, ...changed }; narrow(); if (open) show(open, false); remember(true); };
-  const go = (problem) => { if (!problem) return; show(problem, true); remember(false); };
+  const set = (changed) => {
+    filters = { ...filters, ...changed };
+    narrow();
+    if ('run' in changed || 'method' in changed) show(open, false);
+    remember(true);
+  };
+  const go = (problem) => { linked = true; show(problem, true); remember(false); };
 
   function show(problem, byUser) {
     open = problem;
@@ -473,18 +483,24 @@ function sampleBrowser(place, data) {
   });
   detail.addEventListener('keydown', (event) => { if (event.key === 'Escape') list.enter(); });
 
-  /** What the address says; `sample` is brought into view. */
+  /** What is shown where the address names no sample: one on which runs disagree, if there is one. */
+  const first = () => data.problems.find(VERDICTS.disagree[1]) || data.problems.find((one) => one.answers.length) || data.problems[0];
+
+  /** What the address says; one that names another part of the page says nothing about this one. */
   const follow = () => {
+    if (location.hash && location.hash !== '#samples' && !location.hash.includes('=')) return;
     const { sample, ...others } = inAddress();
     filters = others;
-    for (const control of place.querySelectorAll('.filters [name]')) control.value = filters[control.name] || '';
+    for (const control of place.querySelectorAll('[name]')) control.value = filters[control.name] || '';
     narrow();
-    const wanted = sample === undefined ? undefined : byName.get(sample);
-    if (sample !== undefined && !wanted) detail.replaceChildren(make('p', { class: 'note' }, make('bdi', {}, `${sample} is not in this page.`)));
-    else if (wanted) { show(wanted, false); place.scrollIntoView(); }
-    else if (data.problems.length) { show(open || search(filters)[0] || data.problems[0], false); if (!Object.keys(inAddress()).length) open = null; }
+    linked = byName.has(sample);
+    show(linked ? byName.get(sample) : first(), false);
+    if (sample !== undefined && !linked) detail.replaceChildren(make('p', { class: 'note' }, make('bdi', {}, `${sample} is not in this page.`)));
+    if (sample !== undefined) place.scrollIntoView();
   };
   window.addEventListener('popstate', follow);
+  narrow();
+  show(first(), false);
   follow();
 }
 
@@ -494,17 +510,23 @@ function sampleBrowser(place, data) {
 const scores = (path) => path.events.flatMap(([kind, , a, b, c]) => (kind === 'exam' ? [a / (b || 1)] : kind === 'test' ? [c] : []));
 const change = (path) => { const all = scores(path); return all.length < 2 ? 0 : Math.sign(all[all.length - 1] - all[0]); };
 
-function examStep([, round, right, asked, mistakes, good]) {
+/** An exam; mistakes that the teacher was shown stand beside what it wrote on them. */
+function examStep([, round, right, asked, mistakes, good], path) {
   const badge = verdict(right === asked, `${right} of ${asked} right`);
-  const draws = mistakes.map((text, number) => () => card(`mistake ${number + 1}`, verdict(false, 'wrong'), text, []));
-  return make('li', {}, make('h4', {}, `Exam before round ${round} `, badge), draws.length ? cards(draws) : good.length ? card('an answer', verdict(true, 'right'), good[0], []) : '');
+  const shown = new Set(path.events.flatMap(([kind, of, , texts]) => (kind === 'feedback' && of === round ? texts : [])));
+  const others = mistakes.filter((text) => !shown.has(text));
+  const draws = others.map((text) => () => card('answer', verdict(false, 'wrong'), text, []));
+  if (good.length) draws.push(() => card('answer', verdict(true, 'right'), good[0], []));
+  const label = `${shown.size ? 'Other answers' : 'Answers'} (${draws.length})`;
+  const more = draws.length ? make('details', { open: !shown.size }, make('summary', {}, label), cards(draws)) : '';
+  return make('li', {}, make('h4', {}, `Exam before round ${round} `, badge), more);
 }
 
 function feedbackStep([, round, , mistakes, rationale, answer, kept, reason]) {
   const badge = kept === null ? verdict(null, 'not judged') : verdict(Boolean(kept), kept ? 'kept' : `refused: ${words(reason)}`);
-  const shown = mistakes.map((text, number) => card(`the mistake it was shown${mistakes.length > 1 ? `, ${number + 1}` : ''}`, verdict(false, 'wrong'), text, []));
-  const title = mistakes.length ? 'the teacher on this mistake' : 'another rationale';
-  return make('li', {}, make('h4', {}, `Learnt in round ${round}`), make('div', { class: 'cards' }, ...shown, card(title, badge, rationale, [`answer: ${answer.trim()}`])));
+  const shown = mistakes.map((text, number) => card(`the student's mistake${mistakes.length > 1 ? ` ${number + 1}` : ''}`, verdict(false, 'wrong'), text, []));
+  const title = mistakes.length ? 'the teacher on it' : 'another rationale';
+  return make('li', {}, make('h4', {}, `Learnt in round ${round}`), make('div', { class: 'cards' }, ...shown, card(title, badge, rationale, [`answer: ${String(answer ?? '').trim()}`])));
 }
 
 const testStep = ([, round, text, prediction, correct]) => make('li', {}, make('h4', {}, `Test after round ${round}`),
@@ -518,13 +540,13 @@ function pathBrowser(place, data) {
   const filters = { run: String(runs[0]), kind: 'exam', change: '' };
   const told = make('p', { class: 'note', role: 'status' });
   const detail = make('div', { class: 'detail' });
-  const describe = (path) => [path.problem.question || '(question unknown)', `${path.problem.name} · ${scores(path).map((score) => `${Math.round(100 * score)} %`).join(' → ')}`];
+  const describe = (path) => [path.problem.question ?? '(question unknown)', `${scores(path).map((score) => `${Math.round(100 * score)} %`).join(' → ')} · ${path.problem.name}`];
   const list = makeList('path-list', 'Paths', describe, (path) => show(path, true));
 
   function show(path, byUser) {
     list.choose(path);
     detail.replaceChildren(make('div', { class: 'bar' }, make('h3', { tabindex: '-1' }, make('bdi', {}, path.problem.name))),
-      ...questionBlock(path.problem), make('h4', {}, 'Path'), make('ol', { class: 'steps' }, ...path.events.map((event) => STEPS[event[0]](event))));
+      ...questionBlock(path.problem), make('ol', { class: 'steps' }, ...path.events.map((event) => STEPS[event[0]](event, path))));
     arrive(detail, byUser);
   }
   const narrow = (changed) => {
@@ -536,10 +558,10 @@ function pathBrowser(place, data) {
     if (found.length) show(found[0], false); else detail.replaceChildren();
   };
   const control = (label, name, options) => choice(label, options, (event) => narrow({ [name]: event.target.value }), { name });
-  layOut(place, [
+  layOut(place, [make('div', { class: 'filters' },
     control('Run', 'run', runs.map((run) => [String(run), data.runs[run].label])),
     control('Problems', 'kind', [['exam', 'trained on: exams and feedback'], ['test', 'of the test: answers after each round']]),
-    control('Change from first to last', 'change', [['', 'all'], ['1', 'better'], ['0', 'neither'], ['-1', 'worse']]),
+    control('Change from first to last', 'change', [['', 'all'], ['1', 'better'], ['0', 'neither'], ['-1', 'worse']])),
   ], told, list, detail);
   detail.addEventListener('keydown', (event) => { if (event.key === 'Escape') list.enter(); });
   narrow({});
