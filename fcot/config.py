@@ -345,6 +345,28 @@ class Logger:
 
 
 @dataclass
+class LightningLogger:
+    """Any logger of Lightning, beside the CSV log."""
+
+    name: str = MISSING
+    target: str = MISSING  # its class, such as pytorch_lightning.loggers.MLFlowLogger
+    options: dict[str, Any] = field(default_factory=dict)  # its arguments; save_dir is the run's logs unless set here
+
+
+@dataclass
+class WandbLogger:
+    """Weights & Biases, beside the CSV log. The key comes from WANDB_API_KEY, a server of your own from WANDB_BASE_URL."""
+
+    name: str = "wandb"
+    project: str = "fcot"
+    entity: str | None = None  # user or team; null takes the key's own
+    mode: str = "auto"  # online where there is a key and the server answers, else offline; online: no run without a key; offline
+    tags: list[str] = field(default_factory=list)  # beside method, task, student, teacher and D
+    log_student: bool = True  # upload the trained student
+    wait_s: int = 120  # for uploads at the end of a run; what is missing then can be synced
+
+
+@dataclass
 class Config:
     """The root."""
 
@@ -356,7 +378,7 @@ class Config:
     method: Any = MISSING
     student: Any = MISSING
     trainer: Trainer = MISSING
-    logger: Logger = MISSING
+    logger: Any = MISSING
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
     diversity_is_swept: bool | None = None  # D = 1 then samples too, as the first of the 64; null: true in sweeps over diversity
@@ -387,6 +409,8 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("student", "teacher"): TeacherItself,
     ("trainer", "trainer"): Trainer,
     ("logger", "logger"): Logger,
+    ("logger", "lightning"): LightningLogger,
+    ("logger", "wandb"): WandbLogger,
 }
 
 
@@ -420,12 +444,13 @@ def register_schemas() -> None:
     ``${conf:experiment/toy/golden.json}`` is a file beside the configuration;
     ``${where:${student.name},tiny_,0.1,0.5}`` is 0.1 for students whose name begins so, else 0.5.
     """
-    OmegaConf.register_new_resolver("conf", lambda name: str(CONF / name), replace=True)
-    OmegaConf.register_new_resolver("where", _where, replace=True)
-    OmegaConf.register_new_resolver("paper_demonstrations", paper_demonstrations, replace=True)
-    OmegaConf.register_new_resolver("paper_new_tokens", paper_new_tokens, replace=True)
-    OmegaConf.register_new_resolver("paper_diversity", _paper_diversity, replace=True)
+    resolvers = {
+        "conf": lambda name: str(CONF / name), "where": _where, "paper_diversity": _paper_diversity,
+        "paper_demonstrations": paper_demonstrations, "paper_new_tokens": paper_new_tokens,
+    }  # fmt: skip
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for (group, name), schema in SCHEMAS.items():
-        store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("-", "_"))
+    for (group, choice), schema in SCHEMAS.items():
+        store.store(group=f"schema/{group}", name=choice, node=schema, package=group.replace("-", "_"))

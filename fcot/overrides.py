@@ -16,7 +16,7 @@ from fcot.errors import FcotError
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN = r"(?:teacher\.parameters|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN = r"(?:teacher\.parameters|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 MARK = "diversity_is_swept"
 
 
