@@ -12,6 +12,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from fcot.resolvers import RESOLVERS
+
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 # Beside the package in a wheel, beside it in the repository.
 CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
@@ -414,42 +416,14 @@ SCHEMAS: dict[tuple[str, str], type] = {
 }
 
 
-def _paper_diversity(task: str) -> int:
-    """Paper A's D for diverse reasoning on a task: 64, 8, or 1 where it was left out."""
-    from fcot.tasks.table import TASKS
-
-    return TASKS[task].diversity if task in TASKS else 8
-
-
-def _where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
-    """One of two defaults, by how a value begins."""
-    return then if value.startswith(beginning) else otherwise
-
-
-def paper_demonstrations(task: str) -> int:
-    """Paper B's number of demonstrations for a task."""
-    return {"strategy_qa": 4, "commonsense_qa": 5}.get(task, 3)
-
-
-def paper_new_tokens(task: str) -> int:
-    """Paper B's limit on an answer at evaluation."""
-    return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
-
-
 def register_schemas() -> None:
     """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list.
 
-    And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it, and by
-    ``${paper_demonstrations:${dataset.name}}`` and ``${paper_new_tokens:${dataset.name}}`` for paper B's demonstrations and limits;
-    ``${conf:experiment/toy/golden.json}`` is a file beside the configuration;
-    ``${where:${student.name},tiny_,0.1,0.5}`` is 0.1 for students whose name begins so, else 0.5.
+    And to its values :mod:`fcot.resolvers`; ``${conf:experiment/toy/golden.json}`` is a file beside the configuration.
     """
-    resolvers = {
-        "conf": lambda name: str(CONF / name), "where": _where, "paper_diversity": _paper_diversity,
-        "paper_demonstrations": paper_demonstrations, "paper_new_tokens": paper_new_tokens,
-    }  # fmt: skip
-    for name, resolver in resolvers.items():
+    for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    OmegaConf.register_new_resolver("conf", lambda name: str(CONF / name), replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for (group, choice), schema in SCHEMAS.items():

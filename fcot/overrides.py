@@ -30,7 +30,7 @@ def prepare(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, found, value = argument.lstrip("+~").partition("=")
         if found and _looks_secret(name, value):
-            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY) only")
+            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY, WANDB_API_KEY) only")
         if found and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
         if name == "split_mode":

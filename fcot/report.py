@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
 from fcot.errors import FcotError
 from fcot.sweeps.plan import plan_path, read_plan
+
+if TYPE_CHECKING:
+    from fcot.reporting.document import Document
 
 _SHOWN_KEYS = 4  # of those in which runs differ
 
@@ -23,12 +28,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 1 with one message where a folder holds no finished run."""
     parser = argparse.ArgumentParser(description="The comparison table and picture of runs and sweeps, from the files they left.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
+    parser.add_argument("--wandb", action="store_true", help="also as a W&B Report; without WANDB_API_KEY its spec as a file")
     options = parser.parse_args(arguments)
     try:
         report(options.folders, options.folders[0] / "comparison.png")
+        if options.wandb:
+            from fcot.reporting.wandb_report import publish
+
+            entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
+            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *map(str, options.folders)])
+            publish(_document(options.folders), entity, project, options.folders[0], again)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def _document(folders: Sequence[Path]) -> Document:
+    """The least that can be said of the finished runs in the folders."""
+    from fcot.reporting.document import Document, RunFiles, Section
+    from fcot.reporting.settings import group, named
+    from fcot.reporting.tables import comparison
+
+    jobs = [job for folder in folders for job in find_jobs(folder)]
+    done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
+    if not done:
+        raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+    paths = {load(path)[0]["run_id"]: path.parent for path, _ in done}
+    settings = group([load(path, varied) for path, varied in reversed(done)])
+    runs = [
+        RunFiles(RunDirectory(paths[run["run_id"]]), f"{named(setting, settings)}, seed {run['seed']}", run)
+        for setting in settings
+        for run in setting.runs
+    ]
+    missing = [f"{len(jobs) - len(done)} of {len(jobs)} runs are not finished"] if len(done) < len(jobs) else []
+    title = ", ".join(folder.resolve().name for folder in folders)
+    return Document(f"fcot: {title}", f"{len(runs)} runs.", missing, [Section("results", "Results", [comparison(settings)])], runs)
 
 
 def report(folders: Sequence[Path], picture: Path) -> None:

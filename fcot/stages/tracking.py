@@ -6,6 +6,7 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Summary = dict[str, Any]
 _PREDICTIONS, _KEPT, _REFUSED = 300, 150, 50  # rows of the sample tables; refused ones for each reason
+_PREDICTION = ("sample_index", "question", "answer", "completion", "prediction", "correct", "complete")
+_RATIONALE = ("sample_index", "completion_index", "answer", "rationale", "prediction", "correct", "kept", "reason")
 _LONG = ("history", "rounds", "versions")  # of metrics.json: told elsewhere
 _told: WandbRun | None = None  # this process's; only the first rank has one
 
@@ -72,14 +75,14 @@ def _label(run: Run, logger: WandbLogger, config_text: str, sweep: str | None) -
 
     before = read_json(run.directory.wandb) if run.directory.wandb.exists() else {}
     # Not of the run's hash alone: another output folder holds another run, and W&B takes no id again that was deleted there.
-    id = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
+    same = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
     if run.asks_teacher:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
     about = {"run_id": run.run_id, "setting": run.setting, "sweep": before.get("group") or sweep}
     return Label(
-        id, run.run_id, logger.project, logger.entity, before.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
+        same, run.run_id, logger.project, logger.entity, before.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
         config | about,
     )  # fmt: skip
 
@@ -133,9 +136,11 @@ def tell_results(run: Run, metrics: Summary | None) -> None:
         _told.log(dict(_numbers("rounds", held)), ("rounds/round", held["round"]))
     if metrics is not None:
         _told.summarise({name: value for name, value in metrics.items() if name not in _LONG})
-    _tell_samples(run, _told)
     place, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
+    if place.predictions.exists():
+        _tell_predictions(run, _told)
     if place.curated.exists():
+        _tell_rationales(run, _told)
         tailored = [run.config.method.name] if run.config.method.name == "tailored" else []
         parts = ["curated", run.task.name, str(run.teacher_name), run.prompt.name, run.config.curation.name, *tailored]
         name = "-".join([*(readable(part) for part in parts), f"D{run.config.diversity}"]).replace("=", "_")
@@ -145,29 +150,24 @@ def tell_results(run: Run, metrics: Summary | None) -> None:
         _told.artifact(f"student-{run.run_id}".replace("=", "_"), "model", place.student, used=False, metadata=facts | more)
 
 
-def _tell_samples(run: Run, told: WandbRun) -> None:
-    """Tables of test answers, with marks on the wrong ones, and of rationales, kept and refused."""
+def _tell_rationales(run: Run, told: WandbRun) -> None:
+    """A table of rationales, kept and refused for each reason."""
+    rows, seen = [], Counter[str]()
+    for row in read_jsonl(run.directory.curated):
+        kind = "kept" if row["kept"] else str(row["reason"])
+        seen[kind] += 1
+        if seen[kind] <= (_KEPT if row["kept"] else _REFUSED):
+            question = run.problems[row["sample_index"]].question
+            rows.append([row.get("round", 1), question, *(row[name] for name in _RATIONALE)])
+    told.table("samples/rationales", ("round", "question", *_RATIONALE), rows)
+
+
+def _tell_predictions(run: Run, told: WandbRun) -> None:
+    """A table of test answers, with marks on the wrong ones."""
     place = run.directory
-    if place.curated.exists():
-        columns = ("round", "sample_index", "question", "gold", "completion_index", "rationale", "prediction", "correct", "kept", "reason")
-        rows, seen = [], Counter[str]()
-        for row in read_jsonl(place.curated):
-            kind = "kept" if row["kept"] else str(row["reason"])
-            seen[kind] += 1
-            if seen[kind] <= (_KEPT if row["kept"] else _REFUSED):
-                problem = run.problems[row["sample_index"]]
-                rows.append([
-                    row.get("round", 1), row["sample_index"], problem.question, row["answer"], row["completion_index"], row["rationale"],
-                    row["prediction"], row["correct"], row["kept"], row["reason"],
-                ])  # fmt: skip
-        told.table("samples/rationales", columns, rows)
-    if place.predictions.exists():
-        columns = ("sample_index", "question", "gold", "completion", "prediction", "correct", "complete", "marks")
-        marks = {row["sample_index"]: ", ".join(row["marks"]) for row in read_jsonl(place.errors)} if place.errors.exists() else {}
-        rows = []
-        for row in read_jsonl(place.predictions):
-            if len(rows) == _PREDICTIONS:
-                break
-            shown = [row[name] for name in ("sample_index", "question", "answer", "completion", "prediction", "correct", "complete")]
-            rows.append([*shown, marks.get(row["sample_index"], "")])
-        told.table("samples/test", columns, rows)
+    marks = {row["sample_index"]: ", ".join(row["marks"]) for row in read_jsonl(place.errors)} if place.errors.exists() else {}
+    rows = [
+        [*(row[name] for name in _PREDICTION), marks.get(row["sample_index"], "")]
+        for row in islice(read_jsonl(place.predictions), _PREDICTIONS)
+    ]
+    told.table("samples/test", (*_PREDICTION, "marks"), rows)
