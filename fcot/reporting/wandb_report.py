@@ -10,7 +10,6 @@ from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
 from fcot.errors import FcotError
-from fcot.progress import say
 from fcot.prompts.student import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published
@@ -71,28 +70,21 @@ def publish(document: Document, entity: str | None, project: str | None, folder:
 
 def _save(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], entity: str, project: str, kept: Path) -> str:
     """Create the report, or update the one whose address is kept."""
-    report = _known(wr, kept, entity, project)
-    if report is None:
-        report = wr.Report(entity=entity, project=project)
+    before = read_json(kept) if kept.exists() else {}
+    report = wr.Report(entity=entity, project=project)
+    if (before.get("entity"), before.get("project")) == (entity, project):
+        report.id = before["id"]
     report.title = document.title[:_TITLE]
     report.description, report.width = "Made by fcot from the files that the runs left", "fluid"
     report.blocks = blocks(wr, document, told, entity, project)
-    report.save()
-    address = str(report.url)
-    write_json(kept, {"url": address, "entity": entity, "project": project})
-    return address
-
-
-def _known(wr: Any, kept: Path, entity: str, project: str) -> Any:
-    """The report that was made before in this project, None where there is none, or no more."""
-    before = read_json(kept) if kept.exists() else {}
-    if (before.get("entity"), before.get("project")) != (entity, project):
-        return None
     try:
-        return wr.Report.from_url(before["url"])
-    except Exception as error:  # a deleted one: wandb has no kind for it
-        say(f"W&B: {before['url']} cannot be read ({type(error).__name__}: {error}); another report is made")
-        return None
+        report.save()
+    except Exception as error:
+        hint = f" (where {before['url']} was deleted there, remove {kept})" if before else ""
+        raise Offline(f"{type(error).__name__}: {error}{hint}") from error
+    address = str(report.url)
+    write_json(kept, {"url": address, "id": report.id, "entity": entity, "project": project})
+    return address
 
 
 def _keep(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], path: Path, why: str, again: str) -> str:

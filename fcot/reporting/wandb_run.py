@@ -75,6 +75,8 @@ class WandbRun:
         except Offline as error:
             return str(error)
         except Exception as error:  # wandb's own kinds
+            self._careful("giving up", _give_up)
+            self._run = None
             return f"{type(error).__name__}: {error}"
         return None
 
@@ -186,9 +188,19 @@ class WandbRun:
             say(f"W&B does not have all of this run ({self._why}); to upload it: {self.sync_command()}")
 
     def sync_command(self) -> str:
-        """Uploads all parts of the run that are here, of earlier processes too."""
-        parts = sorted((self._folder / "wandb").glob(f"*run-*-{self._label.id}"))
+        """Uploads what is not at the server, of earlier processes too."""
+        offline = sorted((self._folder / "wandb").glob(f"offline-run-*-{self._label.id}/*.wandb"))
+        parts = [file.parent for file in offline if not file.with_name(f"{file.name}.synced").exists()]
+        if self.url is not None:  # it was online
+            parts.append(Path(self._run.dir).parent)
         return " ".join(["wandb", "sync", *(shlex.quote(os.path.relpath(part)) for part in parts)])
+
+
+def _give_up() -> None:
+    """End wandb's service process, in which a run that could not start would hold its id."""
+    import wandb
+
+    within(_STOPPING_S, lambda: wandb.teardown(exit_code=1))
 
 
 def _cell(value: Any) -> Any:

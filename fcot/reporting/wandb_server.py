@@ -91,9 +91,9 @@ def _viewer(key: str) -> Any:
 
 @contextlib.contextmanager
 def housed(folder: Path) -> Iterator[None]:
-    """Within, what wandb keeps beside its runs goes into a folder instead of the home directory, and it tells nobody of its errors."""
+    """Within, what wandb keeps beside its runs goes into a folder instead of the home directory, and it says nothing, to nobody."""
     places = {f"WANDB_{name}_DIR": str(folder.absolute() / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-    wanted = places | {"WANDB_ERROR_REPORTING": "false"}
+    wanted = places | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
