@@ -165,6 +165,36 @@ def test_a_killed_run_goes_on_in_the_same_one(tmp_path, clean):
     assert {row["type"] for row in records(both[1])} >= {"preempting", "exit"}
     later = [one["train/step"] for one in history(records(both[1])) if "train/loss" in one]
     assert min(later) > min(seen)
+    # uploaded by the command that was printed, it is one history, in order
+    stub = Stub()
+    command = next(line for line in said.splitlines() if "wandb sync" in line).partition("to upload it: ")[2].split()
+    with served(stub) as url:
+        environment = clean | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+        wandb = str(Path(sys.executable).with_name("wandb"))
+        subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=100)
+    (run_id,) = stub.runs
+    synced = stub.history(run_id)
+    assert [one["train/step"] for one in synced if "train/loss" in one] == [*seen, *later]
+    assert [one["_step"] for one in synced] == list(range(len(synced)))
+
+
+def test_a_run_online_is_told_of_while_it_trains_and_continued(tmp_path, clean):
+    stub = Stub()
+    with served(stub) as url:
+        environment = clean | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+        first = fcot(tmp_path, environment, *SMALL, "logger=wandb", "until=curate")
+        second = fcot(tmp_path, environment, *SMALL, "logger=wandb")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    ((run_id, run),) = stub.runs.items()
+    assert f"W&B: {url}/us/fcot/runs/{run_id}" in second.stderr
+    told = stub.history(run_id)
+    assert [one["train/step"] for one in told if "train/loss" in one] == [10, 12]
+    assert [one["_step"] for one in told] == list(range(len(told)))
+    assert run["ended"]
+    assert set(run["tags"]) >= {"fine_tune_cot", "D4"}
+    assert second.stderr.count("warning: W&B") == 1, "of the artifacts, which this server does not take"
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not list((tmp_path / "home").rglob("*"))
 
 
 def start_again(folder: Path, environment: dict[str, str], options: list[str]) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""A local server in W&B's place: answers the GraphQL calls of wandb-workspaces, or accepts connections and never answers."""
+"""A local server in W&B's place: takes reports and the metrics of runs, refuses artifacts; or one that never answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ KEY = "0123456789abcdef" * 2 + "01234567"  # as long as W&B's
 
 
 class Stub:
-    """What was asked, and the views that were saved."""
+    """What was asked, the views that were saved, and by run id what was told: groups, tags, rows of metrics."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.calls: list[str] = []
         self.views: dict[str, dict] = {}
-        self.authorizations: set[str] = set()
+        self.runs: dict[str, dict] = {}
         self._refuse = refuse
 
     def answer(self, query: str, variables: dict) -> tuple[int, dict]:
@@ -37,7 +37,39 @@ class Stub:
         if name == "upsertView":
             view = self._save(variables)
             return 200, {"data": {"upsertView": {"view": view, "inserted": True}}}
-        return 500, {"errors": [{"message": f"the stub does not know {name}"}]}  # a run's calls: it can only be kept offline
+        if name in ("RunResumeStatus", "UpsertBucket"):
+            return 200, {"data": getattr(self, f"_{name.lower()}")(variables)}
+        return 400, {"errors": [{"message": f"the stub does not know {name}"}]}
+
+    def _runresumestatus(self, variables: dict) -> dict:
+        project = {"id": "p1", "name": "fcot", "entity": {"id": "e1", "name": "us"}}
+        run = self.runs.get(variables["name"])
+        bucket = run and {
+            "id": "b1", "name": variables["name"], "displayName": "", "summaryMetrics": "{}", "config": run["config"], "tags": [],
+            "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "historyLineCount": len(run["rows"]),
+            "historyTail": json.dumps(run["rows"][-1:]), "wandbConfig": json.dumps({"t": 1}),
+        }  # fmt: skip
+        return {"model": project | {"bucket": bucket}}
+
+    def _upsertbucket(self, variables: dict) -> dict:
+        new = variables["name"] not in self.runs
+        run = self.runs.setdefault(variables["name"], {"rows": [], "config": "{}", "group": None, "tags": None, "ended": False})
+        for theirs, ours in (("config", "config"), ("groupName", "group"), ("tags", "tags")):
+            run[ours] = variables.get(theirs) or run[ours]
+        project = {"id": "p1", "name": "fcot", "entity": {"id": "e1", "name": "us"}}
+        bucket = {"id": "b1", "name": variables["name"], "displayName": variables.get("displayName"), "config": run["config"]}
+        return {"upsertBucket": {"bucket": bucket | {"project": project, "historyLineCount": len(run["rows"])}, "inserted": new}}
+
+    def stream(self, run: str, body: dict) -> None:
+        """Take rows of metrics at the place in the history that the client says."""
+        if history := (body.get("files") or {}).get("wandb-history.jsonl"):
+            rows, first = self.runs[run]["rows"], history["offset"]
+            rows[first : first + len(history["content"])] = history["content"]
+        self.runs[run]["ended"] = bool(body.get("complete"))
+
+    def history(self, run: str) -> list[dict]:
+        """A run's metrics as the server has them."""
+        return [json.loads(row) for row in self.runs[run]["rows"]]
 
     def _save(self, variables: dict) -> dict:
         name = variables.get("id") or f"view{len(self.views)}"
@@ -55,9 +87,13 @@ def served(stub: Stub):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-            stub.authorizations.add(self.headers.get("Authorization", ""))
-            status, answer = stub.answer(body.get("query", ""), body.get("variables") or {})
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, answer = 200, {}
+            if self.path == "/graphql":
+                body = json.loads(raw)
+                status, answer = stub.answer(body["query"], body.get("variables") or {})
+            elif self.path.endswith("/file_stream"):
+                stub.stream(self.path.split("/")[-2], json.loads(raw))
             text = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ class WandbRun:
         self._label, self._folder, self._wait_s = label, folder, wait_s
         self._warned = False
         self._steps: set[str] = set()
+        self._uploads: list[Any] = []  # artifacts
         self._run: Any = None
         self.entity, self.url = label.entity, None  # as far as they are known
         self._why = "logger.mode=offline" if mode == "offline" else self._start_online()
@@ -160,6 +163,7 @@ class WandbRun:
                 self._run._log_artifact(made, is_user_created=True, use_after_commit=True)
             else:
                 self._run.log_artifact(made)
+            self._uploads.append(made)
 
         self._careful(f"the {kind}", log)
 
@@ -178,6 +182,8 @@ class WandbRun:
         stopped = isinstance(error, KeyboardInterrupt)
         if stopped:
             self._careful("stopping", lambda: self._run.mark_preempting())
+        elif self.url is not None:
+            self._await_uploads(time.monotonic() + self._wait_s)
         try:
             within(_STOPPING_S if stopped else self._wait_s + _STOPPING_S, lambda: self._run.finish(exit_code=0 if error is None else 1))
         except TimeoutError:
@@ -186,6 +192,12 @@ class WandbRun:
             self._why = f"{type(problem).__name__}: {problem}"
         if self._why is not None:
             say(f"W&B does not have all of this run ({self._why}); to upload it: {self.sync_command()}")
+
+    def _await_uploads(self, until: float) -> None:
+        """A failed upload is told to who waits for it, and to nobody else."""
+        for made in self._uploads:
+            seconds = max(1, round(until - time.monotonic()))
+            self._careful(f"upload of {made.name}", partial(made.wait, timeout=seconds))
 
     def sync_command(self) -> str:
         """Uploads what is not at the server, of earlier processes too."""
