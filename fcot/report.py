@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,20 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 1 with one message where a folder holds no finished run."""
     parser = argparse.ArgumentParser(description="The report of runs and sweeps, from the files they left: tables, figures, one HTML page.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
+    parser.add_argument("--wandb", action="store_true", help="also as a W&B Report; without WANDB_API_KEY its spec as a file")
     options = parser.parse_args(arguments)
     try:
-        report(options.folders, export=True)
+        publishing = report(options.folders, export=True)
+        if options.wandb and publishing is not None:
+            from fcot.reporting.wandb_report import publish
+
+            entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
+            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *map(str, options.folders)])
+            publish(publishing, entity, project, options.folders[0], again)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
 
 
-def report(folders: Sequence[Path], export: bool = False) -> None:
+def report(folders: Sequence[Path], export: bool = False) -> Document | None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and write its page into the first folder.
 
     Args:
         folders: Runs, sweeps, or folders of either.
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
+
+    Returns:
+        The report; None where no run went further than curation.
 
     Raises:
         FcotError: None is finished, or something cannot be read.
@@ -56,7 +68,7 @@ def report(folders: Sequence[Path], export: bool = False) -> None:
     done = [job for job in jobs if job.metrics is not None and job.metrics.exists()]
     if not done:
         _report_lengths(folders, jobs, export)
-        return
+        return None
     settings, loaded = _settings(done)
     console = result_console()
     for table in terminal_tables(settings):
@@ -74,6 +86,7 @@ def report(folders: Sequence[Path], export: bool = False) -> None:
         _export(document, folders[0] / "report")
         print(f"tables and figures: {folders[0] / 'report'}")
     print(f"page: {page}")
+    return document
 
 
 def _settings(done: Sequence[Job]) -> tuple[list[Setting], dict[str, Path]]:

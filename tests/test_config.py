@@ -32,6 +32,7 @@ def composed(*overrides: str):
 
 # What a choice needs beside itself to be a whole configuration.
 NEEDS = {
+    ("logger", "lightning"): ["logger.target=pytorch_lightning.loggers.CSVLogger"],
     ("dataset", "custom"): ["dataset.path=a/hub_id", "dataset.answer_type=number", "teacher=openai", "teacher.model=m"],
     ("teacher", "replay"): ["dataset=multiarith", f"teacher.path={CONF}"],
     ("teacher", "openai"): ["teacher.model=m"],

@@ -9,14 +9,14 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fcot.artifacts import disk_error
 from fcot.progress import say, unwatched
@@ -131,6 +131,7 @@ def train(
     resume: Callable[[int], object] = unwatched,
     advance: Callable[[int], object] = unwatched,
     log_folder: Path | None = None,
+    loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
     """Fine-tune the student in place, from the newest checkpoint on where there is one.
@@ -149,6 +150,7 @@ def train(
         resume: Called with the number of steps that earlier processes did.
         advance: Called with the number of steps done since the last call.
         log_folder: Where the CSV log goes, None for no log.
+        loggers: What else is told the same, and of each evaluation.
         world: Ranks, and this one's place.
     """
     _quiet()
@@ -162,6 +164,7 @@ def train(
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
+        loggers,
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
@@ -185,7 +188,7 @@ def train(
     trainer = pl.Trainer(
         accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
         gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
-        logger=_logger(log_folder, report.n_steps) if log_folder and world.rank == 0 else False,
+        logger=[*([_logger(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     student.model.train()
@@ -284,6 +287,7 @@ class _Between(pl.Callback):
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
         advance: Callable[[int], object], due: Collection[int], micro_batches: int,
+        loggers: Sequence[Logger],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -296,6 +300,9 @@ class _Between(pl.Callback):
         self._advance = advance
         self._due = due
         self._micro_batches = micro_batches
+        self._loggers = loggers
+        for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
+            self._tell(entry)
         self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
         self._since = 0.0
         self._logged = (0.0, 0)
@@ -352,7 +359,14 @@ class _Between(pl.Callback):
         finally:
             torch.set_float32_matmul_precision(before)
         history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **found})
+        self._tell(history[-1])
         return True
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Log an evaluation where evaluations are logged: the CSV log has none."""
+        values = {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, int | float)}
+        for logger in self._loggers:
+            logger.log_metrics(values, entry["step"])
 
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report

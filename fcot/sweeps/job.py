@@ -208,7 +208,7 @@ def _run(sweep: Sweep, job: Planned) -> None:
         raise FcotError(job.fault)
     run, composed = _resolved(sweep, job, [])
     say(f"run {run.directory.path}")
-    execute(run, kept_config(composed, run, job.overrides))
+    execute(run, kept_config(composed, run, job.overrides), sweep.folder.name)
 
 
 def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictConfig]:
