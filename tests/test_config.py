@@ -17,7 +17,7 @@ from fcot.overrides import prepare
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pytorch_lightning", "scipy", "matplotlib")
+HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pytorch_lightning", "scipy", "altair", "vl_convert")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -125,13 +125,19 @@ def _differences(settings: Sequence[Setting], compared: Sequence[Compared]) -> s
     told = [(one, other, result, p) for (one, other, result), p in zip(compared, adjusted, strict=True) if p < _SIGNIFICANT]
     n = len(compared)
     if not told:
-        return f"None of {n} comparisons on the same problems is told apart from chance (p < 0.05 after Holm's correction)."
+        which = f"None of {n} comparisons" if n > 1 else "The comparison"
+        return f"{which} on the same problems is {'' if n > 1 else 'not '}told apart from chance (p < 0.05{_after(n)})."
     one, other, result, p = max(told, key=lambda found: abs(found[2].difference))
+    held = "is" if len(told) == 1 else "are"
     return (
-        f"{len(told)} of {n} comparisons on the same problems are told apart from chance (p < 0.05 after Holm's correction); the largest "
+        f"{len(told)} of {n} comparisons on the same problems {held} told apart from chance (p < 0.05{_after(n)}); the largest "
         f"difference: {named(other, settings)} against {label(one, settings)}, {100 * result.difference:+.1f} points "
         f"({100 * result.low:+.1f} to {100 * result.high:+.1f}, p = {p:.2g})."
     )
+
+
+def _after(n: int) -> str:
+    return " after Holm's correction" if n > 1 else ""
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
