@@ -146,7 +146,7 @@ def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_pat
 
 def test_the_figure_draws_the_metrics_numbers(tmp_path):
     chart = figures.accuracy_chart(settings([run(1), run(2, diversity=1, accuracy=0.5, n_test=90)]))
-    (rows,) = chart.spec["datasets"].values() if "datasets" in chart.spec else [chart.spec["vconcat"][0]["data"]["values"]]
+    rows = chart.spec["data"]["values"]
     assert [row["accuracy"] for row in rows] == pytest.approx([50.0, 100 * 398 / 405])
     assert [row["setting"] for row in rows] == ["Fine-tune-CoT D=1", "Fine-tune-CoT D=4"]
     assert "n = 90 to 405" in json.dumps(chart.spec)

@@ -156,15 +156,12 @@ def train(
     _quiet()
     layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints)
-    if recipe.warmup_steps >= n_steps and world.rank == 0:
-        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
-    if report.n_steps and world.rank == 0:
-        say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
+    if world.rank == 0:
+        _announce(recipe.warmup_steps, report.n_steps, n_steps)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
-        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
-        loggers,
+        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches, loggers,
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
@@ -198,6 +195,13 @@ def train(
         module.logits.remove()
     gather_weights(student.model)
     return report
+
+
+def _announce(warmup_steps: int, done: int, n_steps: int) -> None:
+    if warmup_steps >= n_steps:
+        say(f"warning: trainer.warmup_steps={warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
+    if done:
+        say(f"training goes on at step {done:,} of {n_steps:,}")
 
 
 def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
