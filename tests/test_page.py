@@ -124,6 +124,7 @@ def opened(browser, tmp_path):
         write_page(document, path, problems_of=lambda run: [Problem(11, "Question 11, from the data?", "7")])
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
         page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
         page.on("console", lambda message: seen.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
         page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}"))
@@ -298,6 +299,34 @@ def test_the_keyboard_suffices(opened, tmp_path):
         "(() => { const one = document.querySelector('#theme'); one.focus(); return getComputedStyle(one).outlineStyle; })()"
     )
     assert outline == "solid"
+
+
+def test_charts_of_several_views_are_drawn_and_scroll_in_their_box(opened, tmp_path):
+    bars = {"data": {"values": [{"f": one, "y": 3} for one in "abcdef"]}, "mark": "bar", "width": 200}
+    y = {"field": "y", "type": "quantitative"}
+    specs = [
+        bars | {"encoding": {"y": y, "column": {"field": "f"}}},
+        {"data": bars["data"], "hconcat": [{"mark": "bar", "width": 300, "encoding": {"y": y}}] * 3},
+        bars | {"width": {"step": 90}, "encoding": {"x": {"field": "f"}, "y": y}},
+        bars | {"encoding": {"x": y, "y": {"field": "f"}}},
+    ]
+    charts = [Chart(str(number), f"chart {number}", spec) for number, spec in enumerate(specs)]
+    page = opened(a_document([], sections=[Section("scaling", "Scaling", charts)]), viewport={"width": 390, "height": 800})
+    page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 4")
+    assert all(page.locator(f"figure:nth-of-type({number}) .mark-rect path").count() >= 3 for number in range(1, 5))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    scrolls = page.evaluate("[...document.querySelectorAll('.plot')].map((one) => one.scrollWidth > one.clientWidth)")
+    assert scrolls == [True, True, True, False]
+
+
+def test_code_and_links_are_copied(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#configs .copied > button").last.click()
+    assert page.evaluate("navigator.clipboard.readText()") == "python -m fcot.run"
+    page.locator("#sample-list .row").nth(3).click()
+    page.get_by_role("button", name="Copy link").click()
+    page.goto(page.evaluate("navigator.clipboard.readText()"))
+    assert page.locator("#samples .detail h3").inner_text() == "toy/10"
 
 
 def test_dark_mode_follows_the_system_and_the_switch(opened, tmp_path):

@@ -71,18 +71,25 @@ function chartConfig(room) {
   };
 }
 
-/** A chart of one view takes the width there is, up to its own; one of several scrolls in its box. */
-function fitted(spec, room) {
-  const single = spec.mark || spec.layer;
-  if (!single) return spec;
-  const most = typeof spec.width === 'number' ? spec.width : 640;
-  return { ...spec, width: Math.min(most, room - 8), autosize: { type: 'fit-x', contains: 'padding' } };
+/** The width a chart of one view asks for; null for one of several views, or of steps, which scrolls in its box. */
+function ownWidth(spec) {
+  const { row, column, facet } = spec.encoding || {};
+  if (!(spec.mark || spec.layer) || row || column || facet || typeof spec.width === 'object') return null;
+  return spec.width || 640;
 }
 
+/** Draw; what axes and legend take too much is taken from the width of the picture. */
 async function drawChart(place) {
   const spec = JSON.parse(find('script', place.parentElement).textContent);
+  const room = place.clientWidth;
+  const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
+  const width = ownWidth(spec);
   try {
-    await window.vegaEmbed(place, fitted(spec, place.clientWidth), { renderer: 'svg', actions: false, ast: true, config: chartConfig(place.clientWidth) });
+    if (width === null) { await window.vegaEmbed(place, spec, options); return; }
+    const first = Math.min(width, room);
+    await window.vegaEmbed(place, { ...spec, width: first }, options);
+    const over = find('svg', place).getBoundingClientRect().width - room;
+    if (over > 0) await window.vegaEmbed(place, { ...spec, width: Math.max(100, Math.floor(first - over)) }, options);
   } catch (error) {
     place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
   }
