@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -16,6 +17,7 @@ from fcot.reporting.wandb_server import Offline, account, within
 
 _INIT_S = 30.0  # for the server to take a new run
 _STOPPING_S = 10.0  # for uploads where a signal ends the process: SLURM gives little more
+_GIVING_UP_S = 5.0
 _FLUSH_S = 2.0  # what a kill may lose of an offline run; wandb's own 15 s can be all of a short one
 _CELL = 10_000  # characters of a text in a table
 
@@ -78,7 +80,7 @@ class WandbRun:
         except Offline as error:
             return str(error)
         except Exception as error:  # wandb's own kinds
-            self._careful("giving up", _give_up)
+            _give_up()
             self._run = None
             return f"{type(error).__name__}: {error}"
         return None
@@ -186,10 +188,10 @@ class WandbRun:
             self._await_uploads(time.monotonic() + self._wait_s)
         try:
             within(_STOPPING_S if stopped else self._wait_s + _STOPPING_S, lambda: self._run.finish(exit_code=0 if error is None else 1))
-        except TimeoutError:
-            self._why = "the upload was not finished in time"
         except Exception as problem:
-            self._why = f"{type(problem).__name__}: {problem}"
+            late = isinstance(problem, TimeoutError)
+            self._why = "the upload was not finished in time" if late else f"{type(problem).__name__}: {problem}"
+            _give_up()
         if self._why is not None:
             say(f"W&B does not have all of this run ({self._why}); to upload it: {self.sync_command()}")
 
@@ -209,10 +211,11 @@ class WandbRun:
 
 
 def _give_up() -> None:
-    """End wandb's service process, in which a run that could not start would hold its id."""
+    """End wandb's service process: a run that could not start or end would hold its id there, and the exit of this process."""
     import wandb
 
-    within(_STOPPING_S, lambda: wandb.teardown(exit_code=1))
+    with contextlib.suppress(Exception):  # it may have died, which is why
+        within(_GIVING_UP_S, lambda: wandb.teardown(exit_code=1))
 
 
 def _cell(value: Any) -> Any:
