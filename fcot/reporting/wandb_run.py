@@ -18,6 +18,7 @@ from fcot.reporting.wandb_server import Offline, account, within
 _INIT_S = 30.0  # for the server to take a new run
 _STOPPING_S = 10.0  # for uploads where a signal ends the process: SLURM gives little more
 _GIVING_UP_S = 5.0
+_STUCK_S = 5.0
 _FLUSH_S = 2.0  # what a kill may lose of an offline run; wandb's own 15 s can be all of a short one
 _CELL = 10_000  # characters of a text in a table
 
@@ -63,6 +64,7 @@ class WandbRun:
         self._warned = False
         self._steps: set[str] = set()
         self._uploads: list[Any] = []  # artifacts
+        self._stuck = False  # the server hangs: files, about which wandb asks it first, are not tried again
         self._run: Any = None
         self.entity, self.url = label.entity, None  # as far as they are known
         self._why = "logger.mode=offline" if mode == "offline" else self._start_online()
@@ -103,9 +105,11 @@ class WandbRun:
         )  # fmt: skip
 
     def _careful(self, what: str, work: Callable[[], object]) -> None:
+        begin = time.monotonic()
         try:
             work()
         except Exception as error:
+            self._stuck |= time.monotonic() - begin > _STUCK_S
             if not self._warned:
                 say(f"warning: W&B, {what}: {type(error).__name__}: {error}; the run goes on, and W&B may lack this")
             self._warned = True
@@ -134,7 +138,7 @@ class WandbRun:
         def log() -> None:
             import wandb
 
-            if self._run is not None and rows:
+            if self._run is not None and rows and not self._stuck:
                 self._run.log({name: wandb.Table(columns=list(columns), data=[[_cell(value) for value in row] for row in rows])})
 
         self._careful("a table", log)
@@ -153,7 +157,7 @@ class WandbRun:
         def log() -> None:
             import wandb
 
-            if self._run is None:
+            if self._run is None or self._stuck:
                 return
             made = wandb.Artifact(name[:128], kind, metadata=dict(metadata))
             # Not copied into wandb's cache: a run's files stay as they are once they are written.

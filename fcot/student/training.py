@@ -163,16 +163,12 @@ def train(
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
-        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
-        loggers,
+        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches, loggers,
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
-    if layout.packing:
-        allow_packing(student.model)
-    if recipe.gradient_checkpointing:
-        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    _prepare(student, layout.packing, recipe.gradient_checkpointing)
     reflection = lessons.reflection
     module = StudentModule(
         student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
@@ -198,6 +194,13 @@ def train(
         module.logits.remove()
     gather_weights(student.model)
     return report
+
+
+def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
+    if packing:
+        allow_packing(student.model)
+    if gradient_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
