@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,16 @@ def to_config(composed: DictConfig) -> Config:
     config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if faults := list(faults_of(config)):
         raise ConfigFaults(faults)
+    return config
+
+
+def unchecked(composed: DictConfig) -> Config:
+    """The same without a check, and with something in the place of what is not set: for those who read a part of it only."""
+    filled = composed.copy()
+    for key in OmegaConf.missing_keys(composed):
+        with contextlib.suppress(OmegaConfBaseException):  # a number
+            OmegaConf.update(filled, key, "")
+    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
     return config
 
 

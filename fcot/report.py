@@ -20,6 +20,7 @@ from fcot.progress import result_console
 from fcot.sweeps.plan import plan_path, read_plan
 
 if TYPE_CHECKING:
+    from fcot.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
 
@@ -78,7 +79,7 @@ def report(folders: Sequence[Path], export: bool = False) -> Document | None:
         print(f"{len(missing)} of {len(jobs)} runs are not finished")
     document = build(settings, _files(settings, loaded), missing)
     page = folders[0] / "report.html"
-    write_page(document, page)
+    write_page(document, page, problems_of=_problems)
     if compared := comparisons(settings):
         rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in compared]
         write_json(folders[0] / "comparisons.json", {"comparisons": rows})
@@ -113,6 +114,23 @@ def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[Run
         for setting in settings
         for run in setting.runs
     ]
+
+
+def _problems(run: RunFiles) -> list[Problem]:
+    """All problems of a run's data, made or read again by the command that it keeps: its files hold the tested ones only.
+
+    Raises:
+        FcotError: They are not to be had here.
+    """
+    from fcot.checks import unchecked
+    from fcot.runs import problems_of, task_of
+    from fcot.sweeps.plan import composer
+
+    with _readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
+        overrides = shlex.split(file.readline().removeprefix("# "))[3:]
+    with composer([]) as compose:
+        config = unchecked(compose(overrides))
+    return problems_of(config, task_of(config))
 
 
 def _told(job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -16,6 +17,8 @@ from fcot.reporting.wandb_server import Offline, account, within
 
 _INIT_S = 30.0  # for the server to take a new run
 _STOPPING_S = 10.0  # for uploads where a signal ends the process: SLURM gives little more
+_GIVING_UP_S = 5.0
+_STUCK_S = 5.0
 _FLUSH_S = 2.0  # what a kill may lose of an offline run; wandb's own 15 s can be all of a short one
 _CELL = 10_000  # characters of a text in a table
 
@@ -61,6 +64,7 @@ class WandbRun:
         self._warned = False
         self._steps: set[str] = set()
         self._uploads: list[Any] = []  # artifacts
+        self._stuck = False  # the server hangs: files, about which wandb asks it first, are not tried again
         self._run: Any = None
         self.entity, self.url = label.entity, None  # as far as they are known
         self._why = "logger.mode=offline" if mode == "offline" else self._start_online()
@@ -78,7 +82,7 @@ class WandbRun:
         except Offline as error:
             return str(error)
         except Exception as error:  # wandb's own kinds
-            self._careful("giving up", _give_up)
+            _give_up()
             self._run = None
             return f"{type(error).__name__}: {error}"
         return None
@@ -101,9 +105,11 @@ class WandbRun:
         )  # fmt: skip
 
     def _careful(self, what: str, work: Callable[[], object]) -> None:
+        begin = time.monotonic()
         try:
             work()
         except Exception as error:
+            self._stuck |= time.monotonic() - begin > _STUCK_S
             if not self._warned:
                 say(f"warning: W&B, {what}: {type(error).__name__}: {error}; the run goes on, and W&B may lack this")
             self._warned = True
@@ -132,7 +138,7 @@ class WandbRun:
         def log() -> None:
             import wandb
 
-            if self._run is not None and rows:
+            if self._run is not None and rows and not self._stuck:
                 self._run.log({name: wandb.Table(columns=list(columns), data=[[_cell(value) for value in row] for row in rows])})
 
         self._careful("a table", log)
@@ -151,7 +157,7 @@ class WandbRun:
         def log() -> None:
             import wandb
 
-            if self._run is None:
+            if self._run is None or self._stuck:
                 return
             made = wandb.Artifact(name[:128], kind, metadata=dict(metadata))
             # Not copied into wandb's cache: a run's files stay as they are once they are written.
@@ -186,10 +192,10 @@ class WandbRun:
             self._await_uploads(time.monotonic() + self._wait_s)
         try:
             within(_STOPPING_S if stopped else self._wait_s + _STOPPING_S, lambda: self._run.finish(exit_code=0 if error is None else 1))
-        except TimeoutError:
-            self._why = "the upload was not finished in time"
         except Exception as problem:
-            self._why = f"{type(problem).__name__}: {problem}"
+            late = isinstance(problem, TimeoutError)
+            self._why = "the upload was not finished in time" if late else f"{type(problem).__name__}: {problem}"
+            _give_up()
         if self._why is not None:
             say(f"W&B does not have all of this run ({self._why}); to upload it: {self.sync_command()}")
 
@@ -209,10 +215,11 @@ class WandbRun:
 
 
 def _give_up() -> None:
-    """End wandb's service process, in which a run that could not start would hold its id."""
+    """End wandb's service process: a run that could not start or end would hold its id there, and the exit of this process."""
     import wandb
 
-    within(_STOPPING_S, lambda: wandb.teardown(exit_code=1))
+    with contextlib.suppress(Exception):  # it may have died, which is why
+        within(_GIVING_UP_S, lambda: wandb.teardown(exit_code=1))
 
 
 def _cell(value: Any) -> Any:

@@ -166,10 +166,7 @@ def train(
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
-    if layout.packing:
-        allow_packing(student.model)
-    if recipe.gradient_checkpointing:
-        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    _prepare(student, layout.packing, recipe.gradient_checkpointing)
     reflection = lessons.reflection
     module = StudentModule(
         student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
@@ -202,6 +199,13 @@ def _announce(warmup_steps: int, done: int, n_steps: int) -> None:
         say(f"warning: trainer.warmup_steps={warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
     if done:
         say(f"training goes on at step {done:,} of {n_steps:,}")
+
+
+def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
+    if packing:
+        allow_packing(student.model)
+    if gradient_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
