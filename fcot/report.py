@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_atomic, write_json
 from fcot.errors import FcotError
@@ -127,9 +129,14 @@ def _problems(run: RunFiles) -> list[Problem]:
     from fcot.sweeps.plan import composer
 
     with _readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
-        overrides = shlex.split(file.readline().removeprefix("# "))[3:]
-    with composer([]) as compose:
-        config = unchecked(compose(overrides))
+        command = file.readline()
+    if not command.startswith("# python -m fcot.run"):
+        raise FcotError("its command was not kept")
+    try:
+        with composer([]) as compose:
+            config = unchecked(compose(shlex.split(command.removeprefix("# "))[3:]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise FcotError(str(error).splitlines()[0]) from error
     return problems_of(config, task_of(config))
 
 
