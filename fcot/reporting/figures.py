@@ -35,7 +35,7 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
     charts = [_bars(group).properties(title=f"{task}, {student}, {_sizes(group)}") for (task, student), group in panels.items()]
-    return _made("accuracy", "test accuracy, %, with 95 % intervals; diamonds: paper A", alt.vconcat(*charts))
+    return _made("accuracy", "test accuracy, %, with 95 % intervals; diamonds: paper A", _stacked(charts, 1))
 
 
 def _bars(group: Sequence[Setting]) -> Any:
@@ -58,8 +58,7 @@ def scaling_chart(lines: Sequence[Line]) -> Chart:
     for line in lines:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
     charts = [_along(axis, task, group) for (axis, task), group in panels.items()]
-    made = alt.concat(*charts, columns=2).resolve_scale(color="independent")
-    return _made("scaling", "test accuracy along each axis, with 95 % intervals; dashed: paper A", made)
+    return _made("scaling", "test accuracy along each axis, with 95 % intervals; dashed: paper A", _stacked(charts, 2))
 
 
 def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
@@ -95,7 +94,7 @@ def cost_chart(costs: Sequence[Cost]) -> Chart:
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
-    return _made("cost", "test accuracy by what it cost; line: Pareto front", alt.vconcat(*charts))
+    return _made("cost", "test accuracy by what it cost; line: Pareto front", _stacked(charts, 1))
 
 
 def _cost(costs: Sequence[Cost], task: str) -> Any:
@@ -163,7 +162,7 @@ def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
             tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
             x = alt.X("step:Q", title="optimizer step")
             panels.append(line.encode(x=x, y=y, color=colour, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
-    return _made("training", "how each run was trained", alt.concat(*panels, columns=2)) if panels else None
+    return _made("training", "how each run was trained", _stacked(panels, 2)) if panels else None
 
 
 def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Chart:
@@ -178,7 +177,7 @@ def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Seq
             .encode(x=alt.X("value:Q", bin=alt.Bin(maxbins=40), title=unit), y=alt.Y("count()", title=None), color=colour)
         )
         charts.append(bars.properties(width=_WIDTH, height=110, title=panel))
-    return _made(name, title, alt.vconcat(*charts))
+    return _made(name, title, _stacked(charts, 1))
 
 
 def save(chart: Chart, folder: Path) -> list[Path]:
@@ -197,10 +196,13 @@ def save(chart: Chart, folder: Path) -> list[Path]:
     return paths
 
 
+def _stacked(panels: Sequence[Any], columns: int) -> Any:
+    """Panels side by side and below each other; one alone stays as it is, which lets a page shrink it."""
+    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns).resolve_scale(color="independent")
+
+
 def _made(name: str, title: str, chart: Any) -> Chart:
-    spec = (
-        chart.configure_view(stroke=None).configure_axis(grid=True, gridOpacity=0.35).configure_title(anchor="start", fontSize=12).to_dict()
-    )
+    spec = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12).to_dict()
     return Chart(name, title, spec)
 
 
