@@ -34,9 +34,12 @@ def main(n_jobs: int) -> None:
             (sweep,) = (folder / "outputs/sweeps").iterdir()
             began = time.monotonic()
             timed("status, just submitted", "fcot.sweep", "status", str(sweep), cwd=folder)
-            while f"{n_jobs} done" not in subprocess.run(
-                [sys.executable, "-m", "fcot.sweep", "status", str(sweep)], capture_output=True, text=True, check=True
-            ).stdout:
+            while (
+                f"{n_jobs} done"
+                not in subprocess.run(
+                    [sys.executable, "-m", "fcot.sweep", "status", str(sweep)], capture_output=True, text=True, check=True
+                ).stdout
+            ):
                 time.sleep(5)
             print(f"{f'all {n_jobs} done after':<44} {time.monotonic() - began:6.1f} s")
             timed("status, all done", "fcot.sweep", "status", str(sweep), cwd=folder)

@@ -276,6 +276,11 @@ class RunDirectory:
         return self.path / "logs"
 
     @property
+    def wandb(self) -> Path:
+        """Which W&B run this run is."""
+        return self.logs / "wandb.json"
+
+    @property
     def exam(self) -> Path:
         """Of a round: a row per train problem with the student's mistakes."""
         return self.path / "exam.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from fcot.config import (
     ApiStudent,
     Config,
     HFTeacher,
+    LightningLogger,
+    Logger,
     OpenAITeacher,
     OracleTeacher,
     PublishedDataset,
@@ -23,6 +26,7 @@ from fcot.config import (
     TinyStudent,
     ToyDataset,
     Trainer,
+    WandbLogger,
 )  # fmt: skip
 from fcot.curation.filters import CONCISE, FILTERS
 from fcot.errors import ConfigFaults
@@ -49,6 +53,16 @@ def to_config(composed: DictConfig) -> Config:
     config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if faults := list(faults_of(config)):
         raise ConfigFaults(faults)
+    return config
+
+
+def unchecked(composed: DictConfig) -> Config:
+    """The same without a check, and with something in the place of what is not set: for those who read a part of it only."""
+    filled = composed.copy()
+    for key in OmegaConf.missing_keys(composed):
+        with contextlib.suppress(OmegaConfBaseException):  # a number
+            OmegaConf.update(filled, key, "")
+    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
     return config
 
 
@@ -111,7 +125,19 @@ def _root_faults(config: Config) -> Iterator[str]:
         yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
     yield from _prompt_faults(config)
     yield from _curation_faults(config)
-    yield from _one_of("logger", config.logger.name, ("csv", "none"))
+    yield from _logger_faults(config.logger)
+
+
+def _logger_faults(logger: Logger | LightningLogger | WandbLogger) -> Iterator[str]:
+    if isinstance(logger, Logger):
+        yield from _one_of("logger", logger.name, ("csv", "none"))
+    elif isinstance(logger, WandbLogger):
+        yield from _one_of("logger.mode", logger.mode, ("auto", "online", "offline"))
+        yield from _at_least("logger.wait_s", logger.wait_s, 1)
+        if logger.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            yield "logger.mode=online: no key in WANDB_API_KEY; logger.mode=auto logs offline without one"
+    elif "." not in logger.target:
+        yield f"logger.target={logger.target}: the full name of a class, such as pytorch_lightning.loggers.TensorBoardLogger"
 
 
 def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:

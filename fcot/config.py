@@ -12,6 +12,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from fcot.resolvers import RESOLVERS
+
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 # Beside the package in a wheel, beside it in the repository.
 CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
@@ -345,6 +347,28 @@ class Logger:
 
 
 @dataclass
+class LightningLogger:
+    """Any logger of Lightning, beside the CSV log."""
+
+    name: str = MISSING
+    target: str = MISSING  # its class, such as pytorch_lightning.loggers.MLFlowLogger
+    options: dict[str, Any] = field(default_factory=dict)  # its arguments; save_dir is the run's logs unless set here
+
+
+@dataclass
+class WandbLogger:
+    """Weights & Biases, beside the CSV log. The key comes from WANDB_API_KEY, a server of your own from WANDB_BASE_URL."""
+
+    name: str = "wandb"
+    project: str = "fcot"
+    entity: str | None = None  # user or team; null takes the key's own
+    mode: str = "auto"  # online where there is a key and the server answers, else offline; online: no run without a key; offline
+    tags: list[str] = field(default_factory=list)  # beside method, task, student, teacher and D
+    log_student: bool = True  # upload the trained student
+    wait_s: int = 120  # for uploads at the end of a run; what is missing then can be synced
+
+
+@dataclass
 class Config:
     """The root."""
 
@@ -356,7 +380,7 @@ class Config:
     method: Any = MISSING
     student: Any = MISSING
     trainer: Trainer = MISSING
-    logger: Logger = MISSING
+    logger: Any = MISSING
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
     diversity_is_swept: bool | None = None  # D = 1 then samples too, as the first of the 64; null: true in sweeps over diversity
@@ -387,45 +411,20 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("student", "teacher"): TeacherItself,
     ("trainer", "trainer"): Trainer,
     ("logger", "logger"): Logger,
+    ("logger", "lightning"): LightningLogger,
+    ("logger", "wandb"): WandbLogger,
 }
-
-
-def _paper_diversity(task: str) -> int:
-    """Paper A's D for diverse reasoning on a task: 64, 8, or 1 where it was left out."""
-    from fcot.tasks.table import TASKS
-
-    return TASKS[task].diversity if task in TASKS else 8
-
-
-def _where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
-    """One of two defaults, by how a value begins."""
-    return then if value.startswith(beginning) else otherwise
-
-
-def paper_demonstrations(task: str) -> int:
-    """Paper B's number of demonstrations for a task."""
-    return {"strategy_qa": 4, "commonsense_qa": 5}.get(task, 3)
-
-
-def paper_new_tokens(task: str) -> int:
-    """Paper B's limit on an answer at evaluation."""
-    return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
 
 
 def register_schemas() -> None:
     """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list.
 
-    And ``${paper_diversity:${dataset.name}}`` to its values: experiments ask for paper A's D of each task by it, and by
-    ``${paper_demonstrations:${dataset.name}}`` and ``${paper_new_tokens:${dataset.name}}`` for paper B's demonstrations and limits;
-    ``${conf:experiment/toy/golden.json}`` is a file beside the configuration;
-    ``${where:${student.name},tiny_,0.1,0.5}`` is 0.1 for students whose name begins so, else 0.5.
+    And to its values :mod:`fcot.resolvers`; ``${conf:experiment/toy/golden.json}`` is a file beside the configuration.
     """
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
     OmegaConf.register_new_resolver("conf", lambda name: str(CONF / name), replace=True)
-    OmegaConf.register_new_resolver("where", _where, replace=True)
-    OmegaConf.register_new_resolver("paper_demonstrations", paper_demonstrations, replace=True)
-    OmegaConf.register_new_resolver("paper_new_tokens", paper_new_tokens, replace=True)
-    OmegaConf.register_new_resolver("paper_diversity", _paper_diversity, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for (group, name), schema in SCHEMAS.items():
-        store.store(group=f"schema/{group}", name=name, node=schema, package=group.replace("-", "_"))
+    for (group, choice), schema in SCHEMAS.items():
+        store.store(group=f"schema/{group}", name=choice, node=schema, package=group.replace("-", "_"))

@@ -16,7 +16,7 @@ from fcot.errors import FcotError
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN = r"(?:teacher\.parameters|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN = r"(?:teacher\.parameters|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # choices of hydra/launcher that only others build on
 MARK = "diversity_is_swept"
 
@@ -31,7 +31,7 @@ def prepare(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, found, value = argument.lstrip("+~").partition("=")
         if found and looks_secret(name, value):
-            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY) only")
+            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY, WANDB_API_KEY) only")
         if found and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
         if name == "split_mode":

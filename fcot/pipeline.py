@@ -21,12 +21,13 @@ from fcot.progress import say
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
+from fcot.stages.tracking import tell_results, tell_stage, tracked
 from fcot.tasks.splits import questions_hash, shared_questions
 
 Summary = dict[str, Any]
 
 
-def execute(run: Run, config_text: str) -> Summary:
+def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
     """Bring a run as far as ``until`` says, doing only what is not done; returns the metrics, or the last summary.
 
     Where the run has several ranks, the first one does this; of the others one that ``srun`` or ``torchrun`` started comes
@@ -35,6 +36,7 @@ def execute(run: Run, config_text: str) -> Summary:
     Args:
         run: Resolved.
         config_text: The configuration as YAML, kept with the run.
+        sweep: Name of the sweep it is a job of, for trackers.
     """
     trainer = run.config.trainer
     outside = started_outside(trainer.devices, trainer.nodes)
@@ -43,7 +45,7 @@ def execute(run: Run, config_text: str) -> Summary:
     world = outside or World(size=trainer.devices)
     with Team(world, outside is not None, _help, (run.config, run.sweeps_diversity)) as team:
         if world.rank == 0:
-            return _execute(run, config_text, team)
+            return _execute(run, config_text, sweep, team)
         team.follow(lambda name: _stage(run, name)(world))
         return {}
 
@@ -55,7 +57,7 @@ def _help(world: World, config: Config, sweeps_diversity: bool) -> None:
         team.follow(lambda name: _stage(run, name)(world))
 
 
-def _execute(run: Run, config_text: str, team: Team) -> Summary:
+def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summary:
     directory = run.directory
     with directory.lock(say):
         if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
@@ -64,13 +66,16 @@ def _execute(run: Run, config_text: str, team: Team) -> Summary:
         directory.remove_partial()
         architecture = _check_student(run)
         _write_inputs(run, config_text)
-        summaries, rounds = _all(run, lambda name: _once(run, name, team))
-        if "evaluate" not in summaries:
-            return summaries[run.config.until]
-        metrics = summarise(run, summaries) | rounds
-        if run.trains:
-            write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
-        write_json(directory.metrics, metrics)
+        with tracked(run, config_text, sweep):
+            summaries, rounds = _all(run, lambda name: tell_stage(name, _once(run, name, team)))
+            if "evaluate" not in summaries:
+                tell_results(run, None)
+                return summaries[run.config.until]
+            metrics = summarise(run, summaries) | rounds
+            if run.trains:
+                write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
+            write_json(directory.metrics, metrics)
+            tell_results(run, metrics)
         spent = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **spent})
         return metrics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -49,12 +48,15 @@ def prefetch(overrides: Sequence[str]) -> None:
     Raises:
         FcotError: Something cannot be had.
     """
+    from fcot.checks import unchecked
     from fcot.runs import problems_of, task_of
 
     models: dict[Model, str] = {}
     data: set[tuple[str, str | None]] = set()
     for composed in points(overrides):
-        config = _whole(composed)
+        if missing := [key for key in sorted(OmegaConf.missing_keys(composed)) if key.startswith(("student.", "dataset."))]:
+            raise FcotError(f"{missing[0]} is not set: {missing[0]}=...")
+        config = unchecked(composed)
         models |= dict(_models(config))
         path = getattr(config.dataset, "path", None)
         if (config.dataset.name, path) not in data:
@@ -79,20 +81,6 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
         for batch in BasicSweeper.split_arguments(parser.parse_overrides(wanted), None):
             for point in batch:
                 yield compose(point)
-
-
-def _whole(composed: DictConfig) -> Any:
-    """The configuration, with something in the place of what is not set: a teacher's model or key fetches nothing.
-
-    Raises:
-        FcotError: The student's or the data set's own is not set.
-    """
-    for key in OmegaConf.missing_keys(composed):
-        if key.startswith(("student.", "dataset.")):
-            raise FcotError(f"{key} is not set: {key}=...")
-        with contextlib.suppress(OmegaConfBaseException):  # a number: nothing here reads it
-            OmegaConf.update(composed, key, "")
-    return OmegaConf.to_object(composed)
 
 
 def _models(config: Any) -> Iterator[tuple[Model, str]]:

@@ -1,86 +1,186 @@
-"""``python -m fcot.report DIR...``: the comparison table and picture of runs and sweeps, from the files they left."""
+"""``python -m fcot.report DIR...``: tables, figures and the page of runs and sweeps, from the files they left."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
+from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_atomic, write_json
 from fcot.errors import FcotError
+from fcot.progress import result_console
 from fcot.sweeps.plan import plan_path, read_plan
 
+if TYPE_CHECKING:
+    from fcot.records import Problem
+    from fcot.reporting.document import Document, RunFiles
+    from fcot.reporting.settings import Setting
+
+Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _SHOWN_KEYS = 4  # of those in which runs differ
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 1 with one message where a folder holds no finished run."""
-    parser = argparse.ArgumentParser(description="The comparison table and picture of runs and sweeps, from the files they left.")
+    parser = argparse.ArgumentParser(description="The report of runs and sweeps, from the files they left: tables, figures, one HTML page.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
+    parser.add_argument("--wandb", action="store_true", help="also as a W&B Report; without WANDB_API_KEY its spec as a file")
     options = parser.parse_args(arguments)
     try:
-        report(options.folders, options.folders[0] / "comparison.png")
+        publishing = report(options.folders, export=True)
+        if options.wandb and publishing is not None:
+            from fcot.reporting.wandb_report import publish
+
+            entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
+            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *map(str, options.folders)])
+            publish(publishing, entity, project, options.folders[0], again)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
 
 
-def report(folders: Sequence[Path], picture: Path) -> None:
-    """Print the comparison of all finished runs in the folders with what is signal in it, and draw it."""
-    from fcot.reporting.cost import asks_for_cost, costs_of
-    from fcot.reporting.figures import accuracy_figure, cost_figure, scaling_figure
-    from fcot.reporting.scaling import lines
-    from fcot.reporting.settings import alike, group, named
-    from fcot.reporting.tables import comparisons, print_analysis, print_comparison
+def report(folders: Sequence[Path], export: bool = False) -> Document | None:
+    """Print the comparison of all finished runs in the folders with what is signal in it, and write its page into the first folder.
+
+    Args:
+        folders: Runs, sweeps, or folders of either.
+        export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
+
+    Returns:
+        The report; None where no run went further than curation.
+
+    Raises:
+        FcotError: None is finished, or something cannot be read.
+    """
+    from fcot.reporting.builder import build, terminal_tables
+    from fcot.reporting.page import write_page
+    from fcot.reporting.settings import named
+    from fcot.reporting.tables import comparisons
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
-    done = [(path, varied) for path, varied in jobs if path is not None and path.exists()]
+    done = [job for job in jobs if job.metrics is not None and job.metrics.exists()]
     if not done:
-        curated = [path.parent for path, _ in jobs if path is not None and path.with_name("curated.jsonl").exists()]
-        if not curated:
-            raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
-        _report_lengths(list(dict.fromkeys(curated)), picture.with_name("lengths.png"))
-        return
-    loaded = [load(path, varied) for path, varied in reversed(done)]  # of a run that several jobs share the first names it
+        _report_lengths(folders, jobs, export)
+        return None
+    settings, loaded = _settings(done)
+    console = result_console()
+    for table in terminal_tables(settings):
+        console.print(table)
+    missing = [_told(job) for job in jobs if job not in done]
+    if missing:
+        print(f"{len(missing)} of {len(jobs)} runs are not finished")
+    document = build(settings, _files(settings, loaded), missing)
+    page = folders[0] / "report.html"
+    write_page(document, page, problems_of=_problems)
+    if compared := comparisons(settings):
+        rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in compared]
+        write_json(folders[0] / "comparisons.json", {"comparisons": rows})
+    if export:
+        _export(document, folders[0] / "report")
+        print(f"tables and figures: {folders[0] / 'report'}")
+    print(f"page: {page}")
+    return document
+
+
+def _settings(done: Sequence[Job]) -> tuple[list[Setting], dict[str, Path]]:
+    """What is compared, and each run's folder by its id."""
+    from fcot.reporting.settings import alike, group
+
+    loaded = [load(job.metrics, job.varied) for job in reversed(done) if job.metrics]  # of a run that several jobs share the first names it
     settings = group(loaded)
     if same := alike(settings):  # runs of several commands: their configurations say what differs
         _tell_apart({run["run_id"] for setting in same for run in setting.runs}, done, loaded)
         settings = group(loaded)
-    print_comparison(settings)
-    scaling, compared = lines(settings), comparisons(settings)
-    print_analysis(settings, scaling, compared)
-    if compared:
-        rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in compared]
-        write_json(picture.with_name("comparisons.json"), {"comparisons": rows})
-    if missing := len(jobs) - len(done):
-        print(f"{missing} of {len(jobs)} runs are not finished")
-    for name in ("scaling.png", "cost.png"):  # of an earlier report, which may have had more to draw
-        picture.with_name(name).unlink(missing_ok=True)
-    accuracy_figure(settings, picture)
-    print(f"picture: {picture}")
-    if scaling:
-        scaling_figure(scaling, picture.with_name("scaling.png"))
-        print(f"picture: {picture.with_name('scaling.png')}")
-    if asks_for_cost(settings):
-        cost_figure(costs_of(settings), picture.with_name("cost.png"))
-        print(f"picture: {picture.with_name('cost.png')}")
+    return settings, {
+        metrics["run_id"]: job.metrics.parent for job, (metrics, *_) in zip(reversed(done), loaded, strict=True) if job.metrics
+    }
+
+
+def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[RunFiles]:
+    from fcot.reporting.document import RunFiles
+    from fcot.reporting.settings import named
+
+    several = len({run["seed"] for setting in settings for run in setting.runs}) > 1
+    return [
+        RunFiles(RunDirectory(folders[run["run_id"]]), named(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
+        for setting in settings
+        for run in setting.runs
+    ]
+
+
+def _problems(run: RunFiles) -> list[Problem]:
+    """All problems of a run's data, made or read again by the command that it keeps: its files hold the tested ones only.
+
+    Raises:
+        FcotError: They are not to be had here.
+    """
+    from fcot.checks import unchecked
+    from fcot.runs import problems_of, task_of
+    from fcot.sweeps.plan import composer
+
+    with _readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
+        command = file.readline()
+    if not command.startswith("# python -m fcot.run"):
+        raise FcotError("its command was not kept")
+    try:
+        with composer([]) as compose:
+            config = unchecked(compose(shlex.split(command.removeprefix("# "))[3:]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise FcotError(str(error).splitlines()[0]) from error
+    return problems_of(config, task_of(config))
+
+
+def _told(job: Job) -> str:
+    """Which job is not finished, and what is known of why."""
+    if job.record is None or not job.record.exists():
+        return f"{job.name}: not started"
+    with _readable(job.record):
+        left = read_json(job.record)
+    return f"{job.name}: {left['status']}" + (f": {left['error'].splitlines()[0]}" if left.get("error") else "")
+
+
+def _export(document: Document, folder: Path) -> None:
+    """Every table and figure in files of their own, and all of it as Markdown."""
+    from fcot.reporting.document import Chart, Paragraph
+    from fcot.reporting.figures import save
+    from fcot.reporting.table import Table
+
+    text = [f"# {document.title}", document.answer, *(f"- not finished: {one}" for one in document.missing)]
+    for section in document.sections:
+        text.append(f"## {section.title}" if section.id != "samples" else "")
+        for block in section.blocks:
+            if isinstance(block, Table):
+                for form, made in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
+                    write_atomic(folder / "tables" / f"{block.name}.{form}", made)
+                text.append(block.to_markdown())
+            elif isinstance(block, Chart):
+                picture = save(block, folder / "figures")[0]
+                text.append(f"![{block.title}](figures/{picture.name})")
+            elif isinstance(block, Paragraph):
+                text.append(block.text)
+    write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
 
 
 _NO_MATTER = ("seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "student.name", "method.name", "diversity", "preview")
 
 
-def _tell_apart(runs: Container[str], done: Sequence[tuple[Path, Any]], loaded: Sequence[tuple[dict[str, Any], Any, Any]]) -> None:
+def _tell_apart(runs: Container[str], done: Sequence[Job], loaded: Sequence[Loaded]) -> None:
     """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart."""
     configs: dict[str, dict[str, str]] = {}
-    for (path, _), (metrics, *_) in zip(reversed(done), loaded, strict=True):
-        if metrics["run_id"] in runs and path.with_name("config.yaml").exists():
-            configs[metrics["run_id"]] = _flat(OmegaConf.load(path.with_name("config.yaml")))
+    for job, (metrics, *_) in zip(reversed(done), loaded, strict=True):
+        assert job.metrics is not None
+        if metrics["run_id"] in runs and job.metrics.with_name("config.yaml").exists():
+            configs[metrics["run_id"]] = _flat(OmegaConf.load(job.metrics.with_name("config.yaml")))
     cells: dict[tuple[Any, ...], list[str]] = {}
     told = {metrics["run_id"]: metrics for metrics, *_ in loaded}
     for run_id in configs:
@@ -108,18 +208,25 @@ def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _report_lengths(runs: Sequence[Path], picture: Path) -> None:
-    """What can be said of runs that stopped after curation."""
-    from fcot.progress import result_console
-    from fcot.reporting.lengths import lengths_figure, lengths_of, lengths_table
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], export: bool) -> None:
+    """What can be said of runs that stopped after curation.
 
-    found = [lengths_of(run) for run in runs]
+    Raises:
+        FcotError: There are none.
+    """
+    from fcot.reporting.figures import save
+    from fcot.reporting.lengths import lengths_chart, lengths_of, lengths_table
+
+    curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
+    if not curated:
+        raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+    found = [lengths_of(run) for run in curated]
     result_console().print(lengths_table(found))
-    lengths_figure(found, picture)
-    print(f"picture: {picture}")
+    if export:
+        print(f"figure: {save(lengths_chart(found), folders[0] / 'report' / 'figures')[0]}")
 
 
-def load(path: Path, varied: Mapping[str, str] | None = None) -> tuple[dict[str, Any], dict[int, bool], dict[int, int]]:
+def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
     """A run's metrics; by sample index which test problems it answered rightly, and in how many tokens."""
     answers, lengths = {}, {}
     predictions = path.with_name("predictions.jsonl")
@@ -147,20 +254,41 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-Job = tuple[Path | None, dict[str, str]]  # a run's metrics.json, existing or not, and what the sweep varied in it
+@dataclass(frozen=True)
+class Job:
+    """A run to be reported.
+
+    Attributes:
+        name: In words.
+        metrics: Its metrics.json, existing or not; None where it has no run.
+        varied: What its sweep varied in it.
+        record: What a sweep's job left, None outside sweeps.
+    """
+
+    name: str
+    metrics: Path | None
+    varied: dict[str, str]
+    record: Path | None = None
 
 
 def find_jobs(folder: Path) -> list[Job]:
-    """The runs of a folder: those a sweep's jobs name, a run's own, or all below ``runs/``."""
+    """The runs of a folder: those a sweep's plan names, a run's own, or all below ``runs/``."""
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     if plan_path(folder).exists():
         sweep = read_plan(folder)
         varied = _varied([job.shown for job in sweep.jobs])
-        return [(sweep.directory(job).metrics if job.run else None, values) for job, values in zip(sweep.jobs, varied, strict=True)]
+        return [
+            Job(
+                f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, values,
+                sweep.record(job.number if job.same_as is None else job.same_as),
+            )
+            for job, values in zip(sweep.jobs, varied, strict=True)
+        ]  # fmt: skip
     if (folder / "config.yaml").exists():
-        return [(folder / "metrics.json", {})]
-    return [(path, {}) for path in (*sorted(folder.glob("*/metrics.json")), *sorted(folder.glob("runs/*/metrics.json")))]
+        return [Job(folder.name, folder / "metrics.json", {})]
+    found = (*sorted(folder.glob("*/metrics.json")), *sorted(folder.glob("runs/*/metrics.json")))
+    return [Job(path.parent.name, path, {}) for path in found]
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -92,7 +92,7 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
         from fcot.runs import kept_config
 
         say(f"run {run.directory.path}")
-        return run.directory.path, execute(run, kept_config(composed, run))
+        return run.directory.path, execute(run, kept_config(composed, run, HydraConfig.get().overrides.task))
     return run.directory.path, {}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from fcot.config import (
 from fcot.curation.filters import Rules, read_golden
 from fcot.errors import FcotError
 from fcot.identity import identity
+from fcot.overrides import MARK
 from fcot.progress import say
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
@@ -214,12 +216,17 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     )  # fmt: skip
 
 
-def kept_config(composed: DictConfig, run: Run) -> str:
-    """The configuration as YAML that repeats the run, whatever its sweep: defaults that depend on it are what they came to."""
+def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str]) -> str:
+    """The command that makes the run, as a comment, and its configuration as YAML.
+
+    Both repeat it whatever its sweep: defaults that depend on the sweep are what they came to.
+    """
+    swept = [f"{MARK}=true"] if run.sweeps_diversity and not any(word.startswith(MARK) for word in overrides) else []
+    command = shlex.join(["python", "-m", "fcot.run", *(word for word in overrides if not word.startswith("until=")), *swept])
     settled = composed.copy()
     if "temperature" in settled.teacher:
         settled.teacher.temperature = run.temperature
-    return OmegaConf.to_yaml(settled, resolve=True)
+    return f"# {command}\n{OmegaConf.to_yaml(settled, resolve=True)}"
 
 
 def build_teacher(config: Config, temperature: float) -> Teacher:

@@ -17,7 +17,7 @@ from fcot.overrides import prepare
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pytorch_lightning", "scipy", "matplotlib")
+HEAVY = ("torch", "transformers", "datasets", "wandb", "openai", "pytorch_lightning", "scipy", "altair", "vl_convert")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,6 +32,7 @@ def composed(*overrides: str):
 
 # What a choice needs beside itself to be a whole configuration.
 NEEDS = {
+    ("logger", "lightning"): ["logger.target=pytorch_lightning.loggers.CSVLogger"],
     ("dataset", "custom"): ["dataset.path=a/hub_id", "dataset.answer_type=number", "teacher=openai", "teacher.model=m"],
     ("teacher", "replay"): ["dataset=multiarith", f"teacher.path={CONF}"],
     ("teacher", "openai"): ["teacher.model=m"],

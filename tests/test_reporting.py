@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 from rich.console import Console
 
 from fcot.artifacts import write_json, write_jsonl
@@ -134,27 +133,28 @@ def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_pat
         write_jsonl(folder / "predictions.jsonl", rows)
         text_of = f"seed: {number}\ncuration:\n  name: {filters}\n  filters: [{filters}]\ntrainer:\n  lr: 0.1\n"
         (folder / "config.yaml").write_text(text_of)
-    report([tmp_path], tmp_path / "comparison.png")
+    report([tmp_path])
     printed = capsys.readouterr().out
     assert "curation" in printed
     assert "answer" in printed
     assert "trainer.lr" not in printed
     (tmp_path / "runs" / "r2" / "predictions.jsonl").write_text('{"sample_index": 1')
     with pytest.raises(FcotError, match=r"r2/predictions.jsonl is damaged"):
-        report([tmp_path], tmp_path / "comparison.png")
+        report([tmp_path])
     assert "last" in text([run(1, accuracy_checkpoint="last")])
 
 
-def test_the_picture_draws_the_metrics_numbers(monkeypatch, tmp_path):
-    kept = []
-    monkeypatch.setattr(pyplot, "close", kept.append)
-    figures.accuracy_figure(settings([run(1), run(2, diversity=1, accuracy=0.5, n_test=90)]), tmp_path / "picture.png")
-    axis = kept[0].axes[0]
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([50.0, 100 * 398 / 405])
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["Fine-tune-CoT D=1", "Fine-tune-CoT D=4"]
-    assert "n = 90 to 405" in axis.get_title(loc="left")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+def test_the_figure_draws_the_metrics_numbers(tmp_path):
+    chart = figures.accuracy_chart(settings([run(1), run(2, diversity=1, accuracy=0.5, n_test=90)]))
+    rows = chart.spec["data"]["values"]
+    assert [row["accuracy"] for row in rows] == pytest.approx([50.0, 100 * 398 / 405])
+    assert [row["setting"] for row in rows] == ["Fine-tune-CoT D=1", "Fine-tune-CoT D=4"]
+    assert "n = 90 to 405" in json.dumps(chart.spec)
+    paths = figures.save(chart, tmp_path)
+    assert [path.name for path in paths] == ["accuracy.svg", "accuracy.pdf", "accuracy.png"]
+    assert paths[0].read_text().startswith("<svg")
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
 
 
 def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
@@ -169,13 +169,19 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
             (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         jobs.append(Planned(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
     write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
-    report([tmp_path / "sweep"], tmp_path / "picture.png")
+    report([tmp_path / "sweep"], export=True)
     printed = capsys.readouterr().out
     assert "1e-3" in printed
     assert "1 of 3 runs are not finished" in printed
+    page, exported = (tmp_path / "sweep" / "report.html").read_text(), tmp_path / "sweep" / "report"
+    assert "job 2 (trainer.lr=1): not started" in page
+    assert "job 2 (trainer.lr=1): not started" in (exported / "report.md").read_text()
+    assert "98.27" in (exported / "tables" / "accuracy.csv").read_text()
+    assert r"98.27" in (exported / "tables" / "accuracy.tex").read_text()
+    assert (exported / "figures" / "accuracy.svg").exists()
     assert len(find_jobs(tmp_path / "elsewhere")) == 2
     with pytest.raises(FcotError, match="no evaluated run"):
-        report([tmp_path / "elsewhere" / "run2"], tmp_path / "picture.png")
+        report([tmp_path / "elsewhere" / "run2"])
     with pytest.raises(FcotError, match="no such folder"):
         find_jobs(tmp_path / "nowhere")
 
@@ -259,8 +265,7 @@ def test_cost_knows_what_is_known_and_draws_it(tmp_path):
     assert pareto([one, two, four], lambda cost: cost.usd) == [True, False, True]
     assert pareto([one, two, four], lambda cost: cost.answer_tokens) == [False, True, False], "the unknown is on no front"
     assert asks_for_cost(settings(runs))
-    figures.cost_figure([one, two, four], tmp_path / "cost.png")
-    assert (tmp_path / "cost.png").stat().st_size > 5000
+    assert figures.save(figures.cost_chart([one, two, four]), tmp_path)[2].stat().st_size > 5000
 
 
 def test_students_that_fail_with_the_teacher():

@@ -15,7 +15,7 @@ FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "stopping",
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {
     "config", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
-    "sweeps", "sweep", "prefetch",
+    "sweeps", "sweep", "prefetch", "resolvers",
 }  # fmt: skip
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from fcot.reporting.frame import framed
 from fcot.reporting.settings import Metrics, Setting
+from fcot.reporting.table import Table
 
 ANNOTATION_USD = 20 / 30  # a gold answer: $20 an hour, 30 an hour (paper A, appendix F)
 DAVINCI_USD = 20.0  # a million tokens, in and out: text-davinci-002's price in 2022, for teachers without one
@@ -95,7 +93,7 @@ def cost_table(settings: Sequence[Setting]) -> Table:
     costs = costs_of(settings)
     fronts = [pareto(costs, resource) for resource in (lambda one: one.usd, lambda one: one.gpu_hours, lambda one: one.answer_tokens)]
     columns = ("setting", "problems", "annotation $", "rationales $", "total $", "GPU h", "tokens an answer", "acc %")
-    table = framed("cost (*: on the Pareto front)", columns, ("setting",))
+    table = Table("cost", "cost (*: on the Pareto front)", columns, ("setting",))
     for cost, *stars in zip(costs, *fronts, strict=True):
         usd, hours, tokens = ("*" if star else " " for star in stars)
         length = "-" if cost.answer_tokens is None else f"{cost.answer_tokens:.0f}"
@@ -104,11 +102,10 @@ def cost_table(settings: Sequence[Setting]) -> Table:
             f"{cost.annotation_usd:,.2f}", f"{cost.teacher_usd:,.2f}{'' if cost.measured else '~'}", f"{cost.usd:,.2f}{usd}",
             f"{cost.gpu_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
-    table.caption = (
+    table.notes = [
         f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at the teacher's price, else ${DAVINCI_USD:g} a "
         "million tokens; ~: tokens by length. GPU h: hours of training times devices, on the machine that ran it."
-    )
-    table.caption_justify = "left"
+    ]
     return table
 
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from fcot.evaluation.errors import MARKS
 from fcot.evaluation.statistics import holm, independence
 from fcot.prompts.student import METHODS
-from fcot.reporting.frame import framed
 from fcot.reporting.settings import Setting, named
+from fcot.reporting.table import Table
 
 _QUARTERS = 4
 
@@ -24,7 +23,7 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
         return None
     marks = [name for name in MARKS if any(name in (run.get("errors") or {}) for setting in wrong for run in setting.runs)]
     columns = ("setting", "wrong", *(name.replace("_", " ") for name in marks))
-    table = framed("wrong answers, by mark (% of them; one may have several)", columns, ("setting",))
+    table = Table("errors", "wrong answers, by mark (% of them; one may have several)", columns, ("setting",))
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
         shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
@@ -42,7 +41,7 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     if not pairs:
         return None
     columns = ("teacher", "setting", "both wrong", "by chance", "odds ratio", "p (Holm)")
-    table = framed("failures together with the teacher's, on the same problems", columns, ("teacher", "setting"))
+    table = Table("failures_with_teacher", "failures together with the teacher's, on the same problems", columns, ("teacher", "setting"))
     rows, p_values = [], []
     for teacher, student in pairs:
         problems = sorted(teacher.problems & student.problems)
@@ -63,7 +62,9 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
     if not reasoning:
         return None
     columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
-    table = framed("accuracy (%) by length of the answer, quarters from short to long (mean tokens)", columns, ("setting",))
+    table = Table(
+        "lengths_of_answers", "accuracy (%) by length of the answer, quarters from short to long (mean tokens)", columns, ("setting",)
+    )
     for setting in reasoning:
         pairs = [
             (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)

@@ -1,139 +1,233 @@
-"""The report's pictures: a bar a setting, and curves along scaling axes."""
+"""The report's pictures, as Altair charts: the page shows them alive, papers take them as PDF or SVG."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import altair as alt
 
 from fcot.artifacts import replacing
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
+from fcot.reporting.document import Chart
 from fcot.reporting.published import find, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
-COLOURS = {
-    "zero_shot": "#9a9a9a", "zero_shot_cot": "#7a7a7a", "few_shot_cot": "#5f8f6b", "fine_tune": "#d9a441", "fine_tune_cot": "#2f6fa8",
-    "tailored": "#7a5195",
+COLOURS = {  # of methods; each reads on white and on near-black
+    "zero_shot": "#8f8f8f", "zero_shot_cot": "#b0967a", "few_shot_cot": "#5f9f6b", "fine_tune": "#d99a31", "fine_tune_cot": "#3a82c4",
+    "tailored": "#9a6fc0",
 }  # fmt: skip
-_LINES = ("#2f6fa8", "#d9a441", "#5f8f6b", "#b0413e", "#7a5195", "#3a3a3a", "#00a0a0", "#a05000")
+_METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLOURS], range=list(COLOURS.values()))
+_LINES = ["#3a82c4", "#d99a31", "#5f9f6b", "#c0504d", "#9a6fc0", "#8f8f8f", "#00a0a0", "#b0967a"]
+_PAPER = "#c0504d"
+_INTERVAL = "95 % interval"
+_WIDTH = 520
+_FORMATS = ("svg", "pdf", "png")
+Row = dict[str, Any]
 
 
-@contextlib.contextmanager
-def figure(path: Path, rows: int, columns: int, size: tuple[float, float], **layout: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, (rows, columns); written at the end as PNG or SVG, by the suffix of ``path``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **layout)
-    try:
-        yield drawn, axes
-        with replacing(path) as temporary:
-            drawn.savefig(temporary, dpi=150, format=path.suffix[1:])
-    finally:
-        pyplot.close(drawn)
-
-
-def accuracy_figure(settings: Sequence[Setting], path: Path) -> None:
+def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     """A bar a setting with its 95 % interval, one panel per task and student; what paper A published is a diamond."""
     panels: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
-    heights = [0.7 + 0.42 * len(group) for group in panels.values()]
-    with figure(path, len(panels), 1, (7.5, sum(heights) + 0.5), height_ratios=heights) as (_, axes):
-        for axis, ((task, student), group) in zip(axes[:, 0], panels.items(), strict=True):
-            for position, setting in enumerate(group):
-                value, high = 100 * setting.accuracy.mean, 100 * setting.accuracy.high
-                axis.barh(position, value, color=COLOURS[setting["method"]], height=0.65)
-                axis.errorbar(value, position, xerr=_bars(setting), color="#222222", capsize=3, lw=1.2)
-                axis.text(max(high, value) + 1.5, position, f"{value:.1f}", va="center", fontsize=9)
-                if cell := find(setting.runs[0]):
-                    axis.plot(cell.percent, position, "D", color="#b0413e", ms=4)
-            axis.set_yticks(range(len(group)), [label(setting, group) for setting in group])
-            axis.invert_yaxis()
-            axis.set_xlim(0, 112)
-            axis.set_xticks(range(0, 101, 20))
-            _headed(axis, f"{task}, {student}, {_sizes(group)}")
-        axes[-1, 0].set_xlabel("test accuracy, %, with 95 % interval")
+    charts = [_bars(group).properties(title=f"{task}, {student}, {_sizes(group)}") for (task, student), group in panels.items()]
+    return _made("accuracy", "test accuracy, %, with 95 % intervals; diamonds: paper A", _stacked(charts, 1))
 
 
-def scaling_figure(lines: Sequence[Line], path: Path) -> None:
+def _bars(group: Sequence[Setting]) -> Any:
+    names = [label(setting, group) for setting in group]
+    rows = [_measured(setting) | {"setting": name, "paper A": _published(setting)} for setting, name in zip(group, names, strict=True)]
+    base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None, axis=alt.Axis(labelLimit=320)))
+    colour = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
+    tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "paper A:Q"]
+    bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=colour, tooltip=tooltip)
+    layers = [bars, base.mark_rule().encode(x="low:Q", x2="high:Q")]
+    layers.append(base.mark_text(align="left", dx=5).encode(x="high:Q", text=alt.Text("accuracy:Q", format=".1f")))
+    if any(row["paper A"] is not None for row in rows):
+        layers.append(base.mark_point(shape="diamond", filled=True, size=60, color=_PAPER, opacity=1).encode(x="paper A:Q"))
+    return alt.layer(*layers).properties(width=_WIDTH, height=alt.Step(26))
+
+
+def scaling_chart(lines: Sequence[Line]) -> Chart:
     """A panel per axis and task: accuracy along the axis with 95 % intervals, and paper A's curve over D dashed behind it."""
     panels: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    with figure(path, rows, columns, (6.0 * columns, 4.2 * rows)) as (_, axes):
-        for axis in axes.flat[len(panels) :]:
-            axis.set_visible(False)
-        for axis, ((name, task), group) in zip(axes.flat, panels.items(), strict=False):
-            for colour, line in zip(_LINES * (1 + len(group) // len(_LINES)), group, strict=False):
-                places, settings = zip(*line.points, strict=True)
-                values = [100 * setting.accuracy.mean for setting in settings]
-                bars = [list(side) for side in zip(*(_flat(setting) for setting in settings), strict=True)]
-                name_of_line = line.label.removeprefix(f"{task}, ")
-                axis.errorbar(places, values, yerr=bars, marker="o", ms=4, capsize=2.5, lw=1.4, color=colour, label=name_of_line)
-                if curve := _curve(line):
-                    label_once = None if any("paper A" in str(one.get_label()) for one in axis.lines) else "paper A, dashed"
-                    axis.plot(*zip(*curve, strict=True), "--", color=colour, lw=1, alpha=0.6, label=label_once)
-            _scale(axis, sorted({place for line in group for place, _ in line.points}))
-            axis.set_xlabel(AXES.get(name, name))
-            axis.set_ylabel("test accuracy, %")
-            _headed(axis, f"{task}, {_sizes([setting for line in group for _, setting in line.points])}")
-            highest = max(setting.accuracy.high for line in group for _, setting in line.points)
-            axis.set_ylim(0, min(103, 130 * highest + 2))
-            axis.legend(fontsize=7.5, frameon=False)
+    charts = [_along(axis, task, group) for (axis, task), group in panels.items()]
+    return _made("scaling", "test accuracy along each axis, with 95 % intervals; dashed: paper A", _stacked(charts, 2))
 
 
-def cost_figure(costs: Sequence[Cost], path: Path) -> None:
+def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
+    rows, paper = [], []
+    for line in group:
+        name = line.label.removeprefix(f"{task}, ")
+        rows += [_measured(setting) | {"line": name, "place": place} for place, setting in line.points]
+        paper += [{"line": name, "place": place, "accuracy": percent} for place, percent in _curve(line)]
+    places = sorted({row["place"] for row in (*rows, *paper)})
+    powers = places[0] > 0 and places[-1] >= 8 * places[0]
+    scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
+    x = alt.X("place:Q", scale=scale, title=AXES.get(axis, axis), axis=alt.Axis(values=places, format="~s"))
+    names = list(dict.fromkeys(row["line"] for row in rows))
+    colour = alt.Color("line:N", sort=names, scale=alt.Scale(domain=names, range=_LINES), title=None,
+                       legend=alt.Legend(orient="bottom", columns=1, labelLimit=_WIDTH) if len(names) > 1 else None)  # fmt: skip
+    base = alt.Chart(_data(rows)).encode(x=x, color=colour)
+    y = _percent(alt.Y, "accuracy", min(100.0, 1.25 * max([row["high"] for row in rows] + [one["accuracy"] for one in paper]) + 2))
+    tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
+    layers = [
+        base.mark_line(point={"filled": True, "size": 45}).encode(y=y, tooltip=tooltip),
+        base.mark_rule().encode(y="low:Q", y2="high:Q"),
+    ]
+    if paper:
+        layers.insert(0, alt.Chart(_data(paper)).mark_line(strokeDash=[5, 4], opacity=0.6).encode(x=x, y=y, color=colour))
+    n = _sizes([setting for line in group for _, setting in line.points])
+    return alt.layer(*layers).properties(width=0.75 * _WIDTH, height=260, title=f"{task}, {n}")
+
+
+def cost_chart(costs: Sequence[Cost]) -> Chart:
     """Accuracy against dollars, a panel a task; what is on the Pareto front is joined.
 
     Dollars are for annotation and rationales; for rationales alone where all settings of a task have the same problems annotated.
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
-    with figure(path, len(tasks), 1, (7.5, 4.2 * len(tasks))) as (_, axes):
-        for axis, task in zip(axes[:, 0], tasks, strict=True):
-            here = [cost for cost in costs if cost.setting["task"] == task]
-            alike = len({cost.problems for cost in here}) == 1
-
-            def usd(cost: Cost, alike: bool = alike) -> float:
-                return cost.teacher_usd if alike else cost.usd
-
-            front = sorted((cost for cost, on in zip(here, pareto(here, usd), strict=True) if on), key=usd)
-            axis.plot([usd(one) for one in front], [100 * one.setting.accuracy.mean for one in front], "-", color="#b0413e", lw=1)
-            for cost in here:
-                accuracy, color = 100 * cost.setting.accuracy.mean, COLOURS[cost.setting["method"]]
-                title = METHODS[cost.setting["method"]].title
-                named = title if title not in axis.get_legend_handles_labels()[1] else None
-                axis.errorbar(usd(cost), accuracy, yerr=_bars(cost.setting), fmt="o", ms=4, capsize=2, color=color, label=named)
-                name = f"{cost.problems}" + (f", D={cost.setting['diversity']}" if cost.setting["diversity"] else ", answers only")
-                axis.annotate(name, (usd(cost), accuracy), xytext=(5, 4), textcoords="offset points", fontsize=7)
-            axis.set_xlim(0, 1.2 * max(map(usd, here)) or 1)
-            axis.legend(frameon=False, fontsize=8, loc="lower right")
-            axis.set_xlabel(f"USD: {'rationales' if alike else 'gold answers and rationales'} (labels: annotated problems, D)")
-            axis.set_ylabel("test accuracy, %")
-            _headed(axis, f"{task}, {_sizes([cost.setting for cost in here])}; line: Pareto front")
+    charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
+    return _made("cost", "test accuracy by what it cost; line: Pareto front", _stacked(charts, 1))
 
 
-def _headed(axis: Any, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=10)
-    axis.spines[["top", "right"]].set_visible(False)
+def _cost(costs: Sequence[Cost], task: str) -> Any:
+    alike = len({cost.problems for cost in costs}) == 1
+
+    def usd(cost: Cost) -> float:
+        return cost.teacher_usd if alike else cost.usd
+
+    rows = []
+    for cost, on_front in zip(costs, pareto(costs, usd), strict=True):
+        d = f", D={cost.setting['diversity']}" if cost.setting["diversity"] else ", answers only"
+        rows.append(_measured(cost.setting) | {"USD": usd(cost), "point": f"{cost.problems} problems{d}", "front": on_front,
+                                               "student": cost.setting["student"], "GPU-hours": cost.gpu_hours})  # fmt: skip
+    x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if alike else 'gold answers and rationales'}")
+    y = _percent(alt.Y, "accuracy")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    colour = alt.Color("method:N", scale=_METHOD_SCALE, title=None, legend=alt.Legend(orient="bottom", values=methods))
+    base = alt.Chart(_data(rows)).encode(x=x)
+    tooltip = ["point:N", "student:N", "method:N", alt.Tooltip("USD:Q", format=",.2f"), alt.Tooltip("accuracy:Q", format=".2f"),
+               f"{_INTERVAL}:N", alt.Tooltip("GPU-hours:Q", format=".3f")]  # fmt: skip
+    layers = [
+        alt.Chart(_data([row for row in rows if row["front"]])).mark_line(color=_PAPER, opacity=0.7).encode(x=x, y=y),
+        base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour),
+        base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour, tooltip=tooltip),
+        base.mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(y=y, text="point:N"),
+    ]
+    return alt.layer(*layers).properties(width=_WIDTH, height=280, title=f"{task}, {_sizes([cost.setting for cost in costs])}")
 
 
-def _scale(axis: Any, places: Sequence[float]) -> None:
-    """Powers of two are as far from each other as they are; ticks stand where something was measured."""
-    from matplotlib.ticker import EngFormatter
+def kept_chart(settings: Sequence[Setting]) -> Chart | None:
+    """The share of completions that curation kept, by D; None where no teacher was asked."""
+    asked = [setting for setting in settings if setting.mean("completions_asked")]
+    if not asked:
+        return None
+    rows = [
+        {"line": f"{setting['task']}, {setting['teacher']}", "D": setting["diversity"], "setting": label(setting, settings),
+         "kept": setting.mean("completions_kept"), "asked": setting.mean("completions_asked"),
+         "share": 100 * setting.mean("completions_kept") / setting.mean("completions_asked")}  # type: ignore[operator]
+        for setting in asked
+    ]  # fmt: skip
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=_WIDTH)
+    chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
+        x=alt.X("D:O", title="rationales a problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
+        color=alt.Color("line:N", scale=alt.Scale(range=_LINES), title=None, legend=legend),
+        tooltip=["setting:N", alt.Tooltip("kept:Q", format=",.0f"), "asked:Q", alt.Tooltip("share:Q", format=".1f")],
+    )  # fmt: skip
+    return _made("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
 
-    many = EngFormatter(sep="")  # 60M
-    if places[0] > 0 and places[-1] >= 8 * places[0]:
-        axis.set_xscale("log", base=2)
-    axis.set_xticks(places, [many(place) if place >= 10_000 else f"{place:g}" for place in places])
-    axis.minorticks_off()
+
+def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
+    """Training loss and validation accuracy by optimizer step, a line a run; None without any.
+
+    Args:
+        curves: By run: rows of ``step`` with ``train_loss`` or ``validation``.
+    """
+    rows = [{"run": name} | row for name, curve in curves.items() for row in curve]
+    panels = []
+    for value, title in (("train_loss", "training loss (a token)"), ("validation", "validation accuracy, %")):
+        here = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
+        if here:
+            y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=value != "train_loss"))
+            colour = alt.Color("run:N", sort=list(curves), scale=alt.Scale(range=_LINES), title=None,
+                               legend=alt.Legend(orient="bottom", columns=1, labelLimit=2 * _WIDTH))  # fmt: skip
+            line = alt.Chart(_data(here)).mark_line(point=value == "validation", strokeWidth=1.5)
+            tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
+            x = alt.X("step:Q", title="optimizer step")
+            panels.append(line.encode(x=x, y=y, color=colour, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
+    return _made("training", "how each run was trained", _stacked(panels, 2)) if panels else None
+
+
+def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Chart:
+    """A histogram a panel, its groups on top of each other."""
+    charts = []
+    for panel, groups in panels.items():
+        rows = [{"group": group, "value": value} for group, values in groups.items() for value in values]
+        colour = alt.Color("group:N", sort=list(groups), scale=alt.Scale(range=["#3a82c4", "#b5b5b5"]), title=None)
+        bars = (
+            alt.Chart(_data(rows))
+            .mark_bar()
+            .encode(x=alt.X("value:Q", bin=alt.Bin(maxbins=40), title=unit), y=alt.Y("count()", title=None), color=colour)
+        )
+        charts.append(bars.properties(width=_WIDTH, height=110, title=panel))
+    return _made(name, title, _stacked(charts, 1))
+
+
+def save(chart: Chart, folder: Path) -> list[Path]:
+    """Write a chart as SVG, PDF and PNG."""
+    import vl_convert
+
+    made = {
+        "svg": lambda: vl_convert.vegalite_to_svg(chart.spec).encode(),
+        "pdf": lambda: vl_convert.vegalite_to_pdf(chart.spec),
+        "png": lambda: vl_convert.vegalite_to_png(chart.spec, scale=2),
+    }
+    paths = [folder / f"{chart.name}.{form}" for form in _FORMATS]
+    for path, form in zip(paths, _FORMATS, strict=True):
+        with replacing(path) as temporary:
+            temporary.write_bytes(made[form]())
+    return paths
+
+
+def _stacked(panels: Sequence[Any], columns: int) -> Any:
+    """Panels side by side and below each other; one alone stays as it is, which lets a page shrink it."""
+    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns).resolve_scale(color="independent")
+
+
+def _made(name: str, title: str, chart: Any) -> Chart:
+    spec = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12).to_dict()
+    return Chart(name, title, spec)
+
+
+def _data(rows: Sequence[Row]) -> alt.Data:
+    return alt.Data(values=list(rows))
+
+
+def _measured(setting: Setting) -> Row:
+    """A setting's numbers, in percent."""
+    accuracy = setting.accuracy
+    low, high = 100 * accuracy.low, 100 * accuracy.high
+    return {
+        "method": METHODS[setting["method"]].title, "accuracy": 100 * accuracy.mean, "low": low, "high": high,
+        _INTERVAL: f"{low:.1f}-{high:.1f}", "n": len(setting.problems), "seeds": len(setting.runs),
+    }  # fmt: skip
+
+
+def _published(setting: Setting) -> float | None:
+    cell = find(setting.runs[0])
+    return cell.percent if cell else None
+
+
+def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test accuracy, %") -> Any:
+    """A channel of percentages."""
+    return channel(f"{field}:Q", title=title, scale=alt.Scale(domain=[0, most]))
 
 
 def _curve(line: Line) -> list[tuple[int, float]]:
@@ -145,17 +239,6 @@ def _curve(line: Line) -> list[tuple[int, float]]:
         (one.diversity or 1, one.percent) for one in published()
         if one.source == "figure9" and (one.task, one.student) == (setting["task"], setting["student"])
     ]  # fmt: skip
-
-
-def _flat(setting: Setting) -> tuple[float, float]:
-    """How far the interval reaches below and above the mean, in percent."""
-    accuracy = setting.accuracy
-    return 100 * max(0.0, accuracy.mean - accuracy.low), 100 * max(0.0, accuracy.high - accuracy.mean)
-
-
-def _bars(setting: Setting) -> list[list[float]]:
-    below, above = _flat(setting)
-    return [[below], [above]]
 
 
 def _sizes(settings: Sequence[Setting]) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from fcot.artifacts import RunDirectory, read_jsonl
-from fcot.reporting.figures import figure
-from fcot.reporting.frame import framed
+from fcot.reporting.document import Chart
+from fcot.reporting.figures import histogram_chart
+from fcot.reporting.table import Table
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def lengths_of(folder: Path) -> Lengths:
 
 def lengths_table(found: Sequence[Lengths]) -> Table:
     """A line a run: how many were kept, and the words of kept and refused rationales."""
-    table = framed("words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
+    table = Table("lengths", "words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
     for one in found:
         kept = np.array(one.kept or [0])
         refused = f"{np.mean(one.refused):.1f}" if one.refused else "-"
@@ -51,12 +51,9 @@ def lengths_table(found: Sequence[Lengths]) -> Table:
     return table
 
 
-def lengths_figure(found: Sequence[Lengths], path: Path) -> None:
+def lengths_chart(found: Sequence[Lengths]) -> Chart:
     """A histogram a run, kept and refused rationales on top of each other."""
-    with figure(path, len(found), 1, (7.5, 1.9 * len(found) + 0.5)) as (_, axes):
-        for axis, one in zip(axes[:, 0], found, strict=True):
-            most = max([*one.kept, *one.refused], default=1)
-            axis.hist([one.kept, one.refused], bins=np.linspace(0, most + 1, 41), stacked=True, color=["#2f6fa8", "#c9c9c9"])
-            axis.set_title(f"{one.title}: {len(one.kept):,} kept, {len(one.refused):,} refused (grey)", loc="left", fontsize=9)
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[-1, 0].set_xlabel("words of a rationale")
+    panels = {
+        f"{one.title}: {len(one.kept):,} kept, {len(one.refused):,} refused": {"kept": one.kept, "refused": one.refused} for one in found
+    }
+    return histogram_chart("lengths", "words of a rationale", panels, "words of a rationale")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.table import Table
-
 from fcot.prompts.student import METHODS
-from fcot.reporting.frame import framed
 from fcot.reporting.published import find, parts, published
 from fcot.reporting.settings import Setting
+from fcot.reporting.table import Table
 
 _TITLE = "paper A, for reference (%)"
 
@@ -32,7 +30,7 @@ def _students(settings: Sequence[Setting]) -> Table | None:
     tasks = list(dict.fromkeys(one.task for one in cells))
     if not cells:
         return None
-    table = framed(f"{_TITLE}: other students and another teacher", ("student", "method", *tasks), ("student", "method"))
+    table = Table("paper_students", f"{_TITLE}: other students and another teacher", ("student", "method", *tasks), ("student", "method"))
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for one in cells:
         title = METHODS[one.method].title + (", diverse" if one.diversity is not None and one.sampled else "")
@@ -46,7 +44,7 @@ def _filters() -> Table:
     """Table 6."""
     rows = parts()["table6"]["rows"]
     students = [name for name in rows[0] if name not in ("filter", "samples")]
-    table = framed(f"{_TITLE}: Table 6, Date Understanding", ("filter", "samples", *students), ("filter", "samples"))
+    table = Table("paper_filters", f"{_TITLE}: Table 6, Date Understanding", ("filter", "samples", *students), ("filter", "samples"))
     for row in rows:
         table.add_row(row["filter"], str(row["samples"]), *(f"{row[name]:.2f}" for name in students))
     return table
@@ -58,7 +56,7 @@ def _teachers(tasks: set[str]) -> Table | None:
     rows = [row for row in part["rows"] if row["task"] in tasks]
     if not rows:
         return None
-    table = framed(f"{_TITLE}: Figure 5, {part['student']} by teacher", ("task", *part["teachers"]), ("task",))
+    table = Table("paper_teachers", f"{_TITLE}: Figure 5, {part['student']} by teacher", ("task", *part["teachers"]), ("task",))
     for row in rows:
         table.add_row(row["task"], *("" if value is None else f"{value:.2f}" for value in row["values"]))
     return table

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from fcot.evaluation.statistics import Answers, compare, estimate
-from fcot.reporting.frame import framed
 from fcot.reporting.settings import Metrics, Setting, named
+from fcot.reporting.table import Table
 
 ENDED = {
     "rounds": "after method.rounds",
@@ -35,12 +34,11 @@ def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
         if not (runs := [run for run in setting.runs if run.get("rounds")]):
             continue
         rounds = [run["rounds"] for run in runs]
-        table = framed(f"rounds of {named(setting, settings)}", _COLUMNS)
+        table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS)
         for number in range(max(map(len, rounds))):
             held = [one[number] for one in rounds if len(one) > number]
             table.add_row(*_cells(held))
-        table.caption = "\n".join([_EXPLAINED, *map(_told, runs), *_gain(runs)])
-        table.caption_justify = "left"
+        table.notes = [_EXPLAINED, *map(_told, runs), *_gain(runs)]
         yield table
 
 

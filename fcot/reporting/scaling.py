@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from fcot.evaluation.statistics import Trend, holm, trend
 from fcot.prompts.student import METHODS
-from fcot.reporting.frame import framed
 from fcot.reporting.settings import Setting, number
+from fcot.reporting.table import Table
 
 AXES = {  # in the words of a figure; others go by their own name
     "diversity": "rationales a problem (D)",
@@ -99,7 +97,7 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
 def trend_table(found: Sequence[Line]) -> Table:
     """Axis, line, accuracies, and whether they rise or fall, with Holm's correction over the table."""
     title = "scaling (over problems: the trained students as they are; over runs: other trainings too)"
-    table = framed(title, ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
+    table = Table("scaling", title, ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
     for line, p in zip(found, holm([line.trend.p for line in found]), strict=True):
         held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "none shown"
         table.add_row(

@@ -7,19 +7,14 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
-from rich.table import Table
 
 from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
-from fcot.reporting.cost import asks_for_cost, cost_table
-from fcot.reporting.failures import aligned_table, error_table, length_table
-from fcot.reporting.frame import framed
 from fcot.reporting.published import find
-from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.scaling import Line, trend_table
 from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
+from fcot.reporting.table import Table
 
 
 def comparison(settings: Sequence[Setting]) -> Table:
@@ -51,7 +46,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
     if same := alike(settings):
         columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
-    table = framed(title, columns, ("task", "student", "method", "checkpoint", "run"), no_wrap=True)
+    left = ("task", "student", "method", "checkpoint", "run")
+    table = Table("accuracy", title, list(columns), left, notes=notes(settings), no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
@@ -144,7 +140,7 @@ def _difference(one: Setting, other: Setting) -> str | None:
 def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
-    table = framed("against each other, on the same problems", columns, ("comparison",))
+    table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",))
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
@@ -238,23 +234,5 @@ def stage_line(stage: str, summary: Metrics, folder: str) -> str:
 def print_comparison(settings: Sequence[Setting]) -> None:
     """The table and its notes on stdout; as wide as needed where that is no terminal."""
     console = result_console()
-    console.print(comparison(settings))
-    for note in notes(settings):
-        console.print(f"  {note}")
-    for table in rounds_tables(settings):
+    for table in (comparison(settings), *rounds_tables(settings)):
         console.print(table)
-
-
-def print_analysis(settings: Sequence[Setting], found: Sequence[Line], compared: Sequence[Compared]) -> None:
-    """What is signal in a comparison: paired tests, trends, and what wrong answers look like."""
-    console = result_console()
-    tables = [
-        *reference_tables(settings),
-        paired(compared, settings) if compared else None,
-        trend_table(found) if found else None,
-        *(make(settings) for make in (error_table, length_table, aligned_table)),
-        cost_table(settings) if asks_for_cost(settings) else None,
-    ]
-    for table in tables:
-        if table is not None:
-            console.print(table)

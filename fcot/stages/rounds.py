@@ -14,13 +14,14 @@ from itertools import chain
 from typing import Any
 
 from fcot.artifacts import read_json, read_jsonl, write_folder, write_json, write_jsonl
-from fcot.config import PretrainedStudent, TailoredMethod, paper_demonstrations
+from fcot.config import PretrainedStudent, TailoredMethod
 from fcot.decoding.engine import Sampling
 from fcot.errors import BudgetSpent
 from fcot.progress import progress, say
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.ranks import World
 from fcot.records import Feedback, from_row, to_row
+from fcot.resolvers import paper_demonstrations
 from fcot.runs import Run
 from fcot.stages.answering import Draws, draw, text_format
 from fcot.stages.feedback import add, exam_results, feedback_prompt_of

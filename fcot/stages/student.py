@@ -20,6 +20,7 @@ from fcot.ranks import World
 from fcot.records import CuratedCompletion, from_row
 from fcot.runs import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
+from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
 from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
@@ -95,7 +96,8 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance,
             checkpoints=Checkpoints(course.place.checkpoints, config.checkpoint_every_s),
-            log_folder=course.place.logs if run.config.logger.name == "csv" else None, world=world,
+            log_folder=None if run.config.logger.name == "none" else course.place.logs,
+            loggers=loggers(run, course.place) if world.rank == 0 else (), world=world,
         )  # fmt: skip
     if not run.split.validation:
         save(run, student, form, course.place, world)

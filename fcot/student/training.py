@@ -9,14 +9,14 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fcot.artifacts import disk_error
 from fcot.progress import say, unwatched
@@ -131,6 +131,7 @@ def train(
     resume: Callable[[int], object] = unwatched,
     advance: Callable[[int], object] = unwatched,
     log_folder: Path | None = None,
+    loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
     """Fine-tune the student in place, from the newest checkpoint on where there is one.
@@ -149,27 +150,23 @@ def train(
         resume: Called with the number of steps that earlier processes did.
         advance: Called with the number of steps done since the last call.
         log_folder: Where the CSV log goes, None for no log.
+        loggers: What else is told the same, and of each evaluation.
         world: Ranks, and this one's place.
     """
     _quiet()
     layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints)
-    if recipe.warmup_steps >= n_steps and world.rank == 0:
-        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
-    if report.n_steps and world.rank == 0:
-        say(f"training goes on at step {report.n_steps:,} of {n_steps:,}")
+    if world.rank == 0:
+        _announce(recipe.warmup_steps, report.n_steps, n_steps)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
-        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches,
+        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches, loggers,
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
-    if layout.packing:
-        allow_packing(student.model)
-    if recipe.gradient_checkpointing:
-        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+    _prepare(student, layout.packing, recipe.gradient_checkpointing)
     reflection = lessons.reflection
     module = StudentModule(
         student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
@@ -185,7 +182,7 @@ def train(
     trainer = pl.Trainer(
         accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
         gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
-        logger=_logger(log_folder, report.n_steps) if log_folder and world.rank == 0 else False,
+        logger=[*([_logger(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     student.model.train()
@@ -195,6 +192,20 @@ def train(
         module.logits.remove()
     gather_weights(student.model)
     return report
+
+
+def _announce(warmup_steps: int, done: int, n_steps: int) -> None:
+    if warmup_steps >= n_steps:
+        say(f"warning: trainer.warmup_steps={warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
+    if done:
+        say(f"training goes on at step {done:,} of {n_steps:,}")
+
+
+def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
+    if packing:
+        allow_packing(student.model)
+    if gradient_checkpointing:
+        student.model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
@@ -284,6 +295,7 @@ class _Between(pl.Callback):
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
         advance: Callable[[int], object], due: Collection[int], micro_batches: int,
+        loggers: Sequence[Logger],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -296,6 +308,9 @@ class _Between(pl.Callback):
         self._advance = advance
         self._due = due
         self._micro_batches = micro_batches
+        self._loggers = loggers
+        for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
+            self._tell(entry)
         self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
         self._since = 0.0
         self._logged = (0.0, 0)
@@ -352,7 +367,14 @@ class _Between(pl.Callback):
         finally:
             torch.set_float32_matmul_precision(before)
         history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **found})
+        self._tell(history[-1])
         return True
+
+    def _tell(self, entry: dict[str, Any]) -> None:
+        """Log an evaluation where evaluations are logged: the CSV log has none."""
+        values = {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, int | float)}
+        for logger in self._loggers:
+            logger.log_metrics(values, entry["step"])
 
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report

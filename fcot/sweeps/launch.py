@@ -255,7 +255,7 @@ def _report(sweep: Sweep) -> None:
         return  # of completions alone there is nothing to compare
 
     try:
-        report([shown(sweep.folder)], shown(sweep.folder) / "comparison.png")
+        report([shown(sweep.folder)])
     except FcotError as error:
         say(str(error))
 

@@ -1,0 +1,242 @@
+"""From settings to the report: its tables, charts and the paragraph that answers, all made from the files runs leave."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fcot.evaluation.statistics import holm
+from fcot.reporting.cost import asks_for_cost, cost_table, costs_of
+from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
+from fcot.reporting.failures import aligned_table, error_table, length_table
+from fcot.reporting.figures import accuracy_chart, cost_chart, kept_chart, scaling_chart, training_chart
+from fcot.reporting.reference import reference_tables
+from fcot.reporting.rounds import rounds_tables
+from fcot.reporting.scaling import AXES, Line, lines, trend_table
+from fcot.reporting.settings import Setting, label, named
+from fcot.reporting.table import Table
+from fcot.reporting.tables import Compared, comparison, comparisons, paired
+
+_SIGNIFICANT = 0.05
+_TOLD_GROUPS = 4  # tasks and students of which the first paragraph speaks
+_MOST_CURVES = 40  # runs in one chart of trainings
+_COMMAND = "# "  # the first line of a run's config.yaml
+
+
+def build(settings: Sequence[Setting], runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
+    """A report.
+
+    Args:
+        settings: What is compared.
+        runs: Their runs, for what only files tell.
+        missing: What of the sweeps is not finished.
+    """
+    scaling, compared = lines(settings), comparisons(settings)
+    sections = [
+        _section("results", "Results", [
+            accuracy_chart(settings), comparison(settings), paired(compared, settings) if compared else None, *reference_tables(settings),
+        ]),
+        _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
+        _section("cost", "Cost", _cost(settings)),
+        _section("kept", "What curation kept", [kept_chart(settings), _refused(settings)]),
+        _section("training", "Training", [training_chart(_curves(runs[:_MOST_CURVES])), _left_out(runs)]),
+        _section("errors", "Wrong answers", [make(settings) for make in (error_table, length_table, aligned_table)]),
+        Section("samples", "Rationales and answers"),
+        _section("rounds", "Rounds", list(rounds_tables(settings))),
+        _section("configs", "Configurations and versions", [_versions(runs), *map(_config, runs)]),
+        _section("reproduce", "How to make each cell again", [_commands(settings, runs)]),
+    ]  # fmt: skip
+    kept = [section for section in sections if section.blocks or section.id == "samples"]
+    return Document(_title(settings), answer(settings, scaling, compared), missing, kept, runs)
+
+
+def terminal_tables(settings: Sequence[Setting]) -> list[Table]:
+    """What a terminal shows of it."""
+    scaling, compared = lines(settings), comparisons(settings)
+    found = [
+        comparison(settings), *rounds_tables(settings), *reference_tables(settings),
+        paired(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
+        *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if asks_for_cost(settings) else None,
+    ]  # fmt: skip
+    return [table for table in found if table is not None]
+
+
+def _section(name: str, title: str, blocks: Sequence[Any]) -> Section:
+    return Section(name, title, [block for block in blocks if block is not None])
+
+
+def _title(settings: Sequence[Setting]) -> str:
+    tasks, students = (list(dict.fromkeys(str(setting[name]) for setting in settings)) for name in ("task", "student"))
+    return f"{_listed(tasks)}: {_listed(students)}"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Sequence[Compared]) -> str:
+    """What was run and what came out: best settings, the differences that chance does not explain, what rises and falls."""
+    n_runs = sum(len(setting.runs) for setting in settings)
+    told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault((setting["task"], setting["student"]), []).append(setting)
+    told += [_best(*names, group) for names, group in list(groups.items())[:_TOLD_GROUPS]]
+    if len(groups) > _TOLD_GROUPS:
+        told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
+    if compared:
+        told.append(_differences(settings, compared))
+    held = [
+        line for line, p in zip(scaling, holm([line.trend.p for line in scaling]), strict=True) if p < _SIGNIFICANT and line.trend.direction
+    ]
+    told += [
+        f"Accuracy {'rises' if line.trend.direction > 0 else 'falls'} with {AXES.get(line.axis, line.axis)} ({line.label})."
+        for line in held
+    ]
+    if scaling and len(held) < len(scaling):
+        told.append(f"Of {len(scaling)} scaling lines {len(scaling) - len(held)} show no trend beyond chance.")
+    if all(len(setting.runs) == 1 for setting in settings):
+        told.append("Every setting was trained once: another seed may differ by more than these intervals.")
+    return " ".join(told)
+
+
+def _best(task: str, student: str, group: Sequence[Setting]) -> str:
+    best = max(group, key=lambda setting: setting.accuracy.mean)
+    accuracy = best.accuracy
+    figure = f"{100 * accuracy.mean:.1f} % (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(best.problems)})"
+    if len(group) == 1:
+        return f"{task}, {student}: {label(best, group)} answers {figure} of the test problems."
+    worst = min(group, key=lambda setting: setting.accuracy.mean)
+    return (
+        f"{task}, {student}: {label(best, group)} is best with {figure}; the lowest, {label(worst, group)}, "
+        f"has {100 * worst.accuracy.mean:.1f} %."
+    )
+
+
+def _differences(settings: Sequence[Setting], compared: Sequence[Compared]) -> str:
+    """How many of the comparisons are told apart from chance, and the largest."""
+    adjusted = holm([result.p for _, _, result in compared])
+    told = [(one, other, result, p) for (one, other, result), p in zip(compared, adjusted, strict=True) if p < _SIGNIFICANT]
+    n = len(compared)
+    if not told:
+        which = f"None of {n} comparisons" if n > 1 else "The comparison"
+        return f"{which} on the same problems is {'' if n > 1 else 'not '}told apart from chance (p < 0.05{_after(n)})."
+    one, other, result, p = max(told, key=lambda found: abs(found[2].difference))
+    held = "is" if len(told) == 1 else "are"
+    return (
+        f"{len(told)} of {n} comparisons on the same problems {held} told apart from chance (p < 0.05{_after(n)}); the largest "
+        f"difference: {named(other, settings)} against {label(one, settings)}, {100 * result.difference:+.1f} points "
+        f"({100 * result.low:+.1f} to {100 * result.high:+.1f}, p = {p:.2g})."
+    )
+
+
+def _after(n: int) -> str:
+    return " after Holm's correction" if n > 1 else ""
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _cost(settings: Sequence[Setting]) -> list[Table | Chart]:
+    costs = costs_of(settings)
+    if not costs:
+        return []
+    return [*([cost_chart(costs)] if any(cost.usd for cost in costs) else []), cost_table(settings)]
+
+
+def _refused(settings: Sequence[Setting]) -> Table | None:
+    """Reasons of refusal, a line a setting, mean over its runs."""
+    asked = [setting for setting in settings if setting.mean("completions_asked")]
+    reasons = list(dict.fromkeys(reason for setting in asked for run in setting.runs for reason in run.get("refused") or {}))
+    if not asked:
+        return None
+    table = Table(
+        "refused", "completions by curation's verdict (mean over runs)", ("setting", "asked", "kept", "kept %", *reasons), ("setting",)
+    )
+    for setting in asked:
+        n, kept = setting.mean("completions_asked"), setting.mean("completions_kept")
+        assert n is not None
+        assert kept is not None
+        counts = [sum((run.get("refused") or {}).get(reason, 0) for run in setting.runs) / len(setting.runs) for reason in reasons]
+        table.add_row(
+            named(setting, settings),
+            f"{n:,.0f}",
+            f"{kept:,.0f}",
+            f"{100 * kept / n:.1f}",
+            *(f"{one:,.0f}" if one else "" for one in counts),
+        )
+    return table
+
+
+def _curves(runs: Sequence[RunFiles]) -> dict[str, list[dict[str, Any]]]:
+    """Training loss and validation accuracy by step, of runs that were trained here."""
+    found = {}
+    for run in runs:
+        rows: list[dict[str, Any]] = [
+            {"step": entry["step"], "validation": 100 * entry["validation_accuracy"]}
+            for entry in run.metrics.get("history") or [] if entry.get("validation_accuracy") is not None
+        ]  # fmt: skip
+        log = run.directory.logs / "metrics.csv"
+        if log.exists():
+            with log.open(newline="") as file, contextlib.suppress(csv.Error, UnicodeDecodeError):
+                for row in csv.DictReader(file):
+                    with contextlib.suppress(TypeError, ValueError):  # a line that a kill tore
+                        rows.append({"step": int(row["step"]), "train_loss": float(row["train_loss"])})
+        if rows:
+            found[run.label] = rows
+    return found
+
+
+def _left_out(runs: Sequence[RunFiles]) -> Paragraph | None:
+    n = len(runs) - _MOST_CURVES
+    return Paragraph(f"The first {_MOST_CURVES} of {len(runs)} runs; the others' curves are in their logs/metrics.csv.") if n > 0 else None
+
+
+def _versions(runs: Sequence[RunFiles]) -> Table:
+    """What computed the results, a column a package; runs with the same versions share a line."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics.get("versions") or {}))
+    table = Table("versions", "versions", ("runs", "precision", "devices", *names), ("precision",))
+    lines_of: dict[tuple[str, ...], int] = {}
+    for run in runs:
+        versions = run.metrics.get("versions") or {}
+        cells = (
+            str(run.metrics.get("precision") or "-"),
+            str(run.metrics.get("devices") or "-"),
+            *(versions.get(name, "-") for name in names),
+        )
+        lines_of[cells] = lines_of.get(cells, 0) + 1
+    for cells, n in lines_of.items():
+        table.add_row(str(n), *cells)
+    return table
+
+
+def _config(run: RunFiles) -> Code | None:
+    text = _text(run.directory.config)
+    return Code(f"{run.label}: {run.directory.path.name}/config.yaml", text, folded=True) if text else None
+
+
+def _commands(settings: Sequence[Setting], runs: Sequence[RunFiles]) -> Table:
+    """The command of each run."""
+    table = Table("commands", None, ("setting", "seed", "accuracy %", "command"), ("setting", "command"))
+    of = {run.metrics["run_id"]: run for run in runs}
+    for setting in settings:
+        for metrics in setting.runs:
+            run = of.get(metrics["run_id"])
+            first = _text(run.directory.config).partition("\n")[0] if run else ""
+            command = first.removeprefix(_COMMAND) if first.startswith(f"{_COMMAND}python -m fcot.run") else ""
+            told = command or f"python -m fcot.run with the values of runs/{metrics['run_id']}/config.yaml"
+            table.add_row(named(setting, settings), str(metrics["seed"]), f"{100 * metrics['accuracy']:.2f}", told)
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,105 @@
+"""A table of a report: words and numbers as they are shown, for the terminal, Markdown, LaTeX, CSV and HTML alike."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        name: In file names and links.
+        title: Above it; None where the page says enough.
+        columns: Their heads.
+        left: Heads of columns of words; those of the others, of numbers, stand at the right.
+        rows: Cells as they are shown.
+        notes: Below it.
+        no_wrap: Whether a terminal must not break cells.
+    """
+
+    name: str
+    title: str | None
+    columns: Sequence[str]
+    left: Sequence[str] = ()
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    no_wrap: bool = False
+
+    def add_row(self, *cells: str) -> None:
+        """One more row."""
+        assert len(cells) == len(self.columns), (self.name, cells)
+        self.rows.append(cells)
+
+    def __rich__(self) -> Group:
+        """On a terminal."""
+        table = RichTable(box=box.SIMPLE_HEAD, title=self.title, title_justify="left")
+        for name in self.columns:
+            table.add_column(name, justify=self._side(name), no_wrap=self.no_wrap)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return Group(table, *(Text(f"  {note}") for note in self.notes))
+
+    def _side(self, name: str) -> Literal["left", "right"]:
+        return "left" if name in self.left else "right"
+
+    def to_markdown(self) -> str:
+        """A pipe table."""
+        lines = [_piped(self.columns), _piped([":--" if name in self.left else "--:" for name in self.columns]), *map(_piped, self.rows)]
+        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines, *(["", *self.notes] if self.notes else [])]) + "\n"
+
+    def to_latex(self) -> str:
+        """As the papers print them: booktabs' rules, caption below."""
+        columns = "".join("l" if name in self.left else "r" for name in self.columns)
+        rows = [" & ".join(map(latex, row)) + r" \\" for row in self.rows]
+        caption = " ".join(filter(None, [self.title and latex(self.title) + ".", *map(latex, self.notes)]))
+        return "\n".join([
+            r"\begin{table}[t]", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+            " & ".join(map(latex, self.columns)) + r" \\", r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
+            *([rf"\caption{{{caption}}}"] if caption else []), rf"\label{{tab:{self.name}}}", r"\end{table}", "",
+        ])  # fmt: skip
+
+    def to_csv(self) -> str:
+        """Heads and cells."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+    def to_html(self) -> str:
+        """A ``<table>`` with its title as caption; notes follow as paragraphs."""
+        heads = "".join(f'<th scope="col" class="{self._side(name)}">{html.escape(name)}</th>' for name in self.columns)
+        sides = [self._side(name) for name in self.columns]
+        rows = "".join(
+            "<tr>" + "".join(f'<td class="{side}">{html.escape(cell)}</td>' for side, cell in zip(sides, row, strict=True)) + "</tr>"
+            for row in self.rows
+        )
+        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in self.notes)
+        body = f"{caption}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
+        return f'<div class="scroll"><table id="table-{self.name}">{body}</table></div>{notes}'
+
+
+def latex(text: str) -> str:
+    """Text with what LaTeX would take for commands escaped."""
+    return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+
+
+def _piped(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(re.sub(r"\s*\n\s*", "<br>", cell).replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,37 @@
+"""What experiments ask for by ``${name:...}``: the papers' settings by task, and one of two values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def paper_diversity(task: str) -> int:
+    """Paper A's D for diverse reasoning on a task: 64, 8, or 1 where it was left out."""
+    from fcot.tasks.table import TASKS
+
+    return TASKS[task].diversity if task in TASKS else 8
+
+
+def where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
+    """One of two defaults, by how a value begins."""
+    return then if value.startswith(beginning) else otherwise
+
+
+def paper_demonstrations(task: str) -> int:
+    """Paper B's number of demonstrations for a task."""
+    return {"strategy_qa": 4, "commonsense_qa": 5}.get(task, 3)
+
+
+def paper_new_tokens(task: str) -> int:
+    """Paper B's limit on an answer at evaluation."""
+    return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
+
+
+# ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins so, else 0.5; the others take ${dataset.name}.
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "where": where,
+    "paper_diversity": paper_diversity,
+    "paper_demonstrations": paper_demonstrations,
+    "paper_new_tokens": paper_new_tokens,
+}

@@ -1,0 +1,455 @@
+"""The page in a real browser: nothing is asked of a network, everything is found, reached by keyboard, and shown as text."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+
+from fcot.artifacts import RunDirectory, write_jsonl
+from fcot.records import Problem
+from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
+from fcot.reporting.page import write_page
+from fcot.reporting.samples import read_samples
+from fcot.reporting.table import Table
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+NASTY = {
+    "script": "<script>alert(1)</script>", "end": "</script><!-- <img src=x onerror=alert(2)>", "control": "a\x00b\x07c\x1bd",
+    "arabic": "\u202eabc \u05d0\u05d1\u05d2 \u200f", "emoji": "\U0001f9ee\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "latex": r"$\frac{1}{2}$ \textbf{x} \\ {{title}}", "surrogate": "half \ud83d pair",
+}  # fmt: skip
+LONG = "abcde fghij " * 9000  # 108 kB
+SPEC = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v6.json", "mark": "bar", "height": 200,
+    "data": {"values": [{"y": 2, "who": NASTY["end"]}]},
+    "encoding": {"x": {"field": "who", "type": "nominal"}, "y": {"field": "y", "type": "quantitative"}},
+}  # fmt: skip
+
+
+def prediction(index: int, completion: str, correct: bool, **changes):
+    return {
+        "sample_index": index, "question": f"Question {index}: how many?", "answer": "7", "completion": completion,
+        "prediction": "7" if correct else "8", "correct": correct, "complete": True, "n_tokens": 12,
+    } | changes  # fmt: skip
+
+
+def curated(index: int, number: int, rationale: str, reason: str | None = None, **changes):
+    return {
+        "sample_index": index, "completion_index": number, "prediction": "7", "correct": reason is None, "kept": reason is None,
+        "reason": reason, "rationale": rationale, "answer": "7",
+    } | changes  # fmt: skip
+
+
+def a_run(folder: Path, label: str, predictions, completions=(), errors=(), **metrics) -> RunFiles:
+    write_jsonl(folder / "predictions.jsonl", predictions)
+    write_jsonl(folder / "errors.jsonl", errors)
+    if completions:
+        write_jsonl(folder / "curated.jsonl", completions)
+    facts = {
+        "run_id": folder.name,
+        "task": "toy",
+        "method": "fine_tune_cot",
+        "questions_sha256": "abc",
+        "completions_asked": len(completions),
+    }
+    return RunFiles(RunDirectory(folder), label, facts | metrics)
+
+
+def three_runs(tmp_path: Path) -> list[RunFiles]:
+    """Test problems 0 to 3, trained on 10 and 11; the tailored run has a path of problem 10."""
+    completions = [
+        curated(10, 0, "Ten apples: 3 + 4 = 7."),
+        curated(10, 1, "Ten pears: 3 + 5 = 8.", "wrong_answer"),
+        curated(11, 0, "Eleven."),
+    ]
+    first = a_run(
+        tmp_path / "first", "cot seed 0",
+        [prediction(0, "Start with 3. Then 3 + 4 = 7. So 7.", True), prediction(1, "Both fail zebra", False), prediction(2, "fine", True)],
+        completions, [{"sample_index": 1, "marks": ["arithmetic_slip"], "equation": "3 + 4 = 8"}],
+    )  # fmt: skip
+    second = a_run(
+        tmp_path / "second", "cot seed 1",
+        [prediction(0, "Begin with 3. Then 3 + 4 = 8. So 8.", False), prediction(1, "Both fail yak", False), prediction(2, "fine", True)],
+        completions,
+        [{"sample_index": 0, "marks": ["arithmetic_slip"], "equation": "3 + 4 = 8"}, {"sample_index": 1, "marks": [], "equation": None}],
+    )  # fmt: skip
+    tailored = a_run(
+        tmp_path / "third", "tailored", [prediction(0, "tailored says 7", True)], [{"round": 1} | one for one in completions],
+        method="tailored", rounds=[{"round": 1}, {"round": 2}, {"round": 3}],
+    )  # fmt: skip
+    for number, (mistakes, right) in {2: (["It is nine."], 0), 3: ([], 4)}.items():
+        exam = {"sample_index": 10, "question": "Question 10?", "answer": "7", "n_answers": 4, "n_correct": right, "mistakes": mistakes,
+                "right": ["It is seven."] if right else [], "unfinished": []}  # fmt: skip
+        write_jsonl(tailored.directory.round(number).exam, [exam])
+    feedback = {"sample_index": 10, "completion_index": 0, "mistakes": ["It is nine."], "rationale": "Not nine: 3 + 4.",
+                "answer_text": " 7.", "finish_reason": "stop"}  # fmt: skip
+    write_jsonl(tailored.directory.round(2).feedback, [feedback])
+    write_jsonl(tailored.directory.round(2).curated, [curated(10, 0, "Not nine: 3 + 4.")])
+    return [first, second, tailored]
+
+
+def a_document(runs, label: str = "cot", sections=()) -> Document:
+    table = Table("main", label, ("setting", "acc"), ("setting",), [(label, "12.30")], [label])
+    placed = [
+        Section("results", "Results", [table, Paragraph(label)]), Section("scaling", "Scaling", [Chart("scaling", label, SPEC)]),
+        Section("samples", "Rationales"), Section("rounds", "Rounds"),
+        Section("configs", "Configurations", [Code(label, label, folded=True), Code("run", "python -m fcot.run")]),
+    ]  # fmt: skip
+    return Document(f"Report {label}", f"What came out: {label}", ["1 of 4 runs"], sections or placed, runs)
+
+
+@pytest.fixture(scope="module")  # while it is open, this thread has an event loop, which other tests must not find
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (pip install playwright)")
+    if not CHROMIUM.exists():
+        pytest.skip(f"the page's tests need {CHROMIUM} (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a document's page; whatever it complains of or asks for fails the test."""
+    seen: list[str] = []
+    contexts = []
+
+    def opens(document: Document, fragment: str = "", **options):
+        path = tmp_path / "report.html"
+        write_page(document, path, problems_of=lambda run: [Problem(11, "Question 11, from the data?", "7")])
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: seen.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: seen.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else seen.append(f"request: {request.url}"))
+        page.goto(path.as_uri() + fragment)
+        page.wait_for_selector(".plot svg")
+        if document.runs:
+            page.wait_for_selector("#sample-list .row")
+        return page
+
+    yield opens
+    for context in contexts:
+        context.close()
+    assert not seen
+
+
+def names(page, which: str = "#sample-list") -> list[str]:
+    """The samples of a list, after the search's short wait."""
+    page.wait_for_timeout(120)
+    return [text.split(" · ")[-1] for text in page.locator(f"{which} .row span:last-child").all_inner_texts()]
+
+
+def test_everything_is_there_in_order(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    order = ["h1", ".answer", ".missing", "nav", "#results table", "#scaling svg", "#samples .rows", "#rounds .rows", "#configs details"]
+    tops = [page.locator(one).first.bounding_box()["y"] for one in order]
+    assert tops == sorted(tops)
+    assert page.locator("nav a").all_inner_texts() == ["Results", "Scaling", "Rationales", "Rounds", "Configurations"]
+    assert page.evaluate("[typeof window.vegaEmbed, document.querySelectorAll('#data').length]") == ["function", 0]
+
+
+def test_search_and_filters_find_exactly_what_they_should(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    assert names(page) == ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
+    everything = ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
+    found = {"ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything}
+    for query, expected in found.items():
+        page.fill("input[name=q]", query)
+        assert names(page) == expected, query
+    page.fill("input[name=q]", "")
+
+    def chosen(**filters):
+        for name in ("task", "method", "run", "verdict", "mark"):
+            page.select_option(f"#samples select[name={name}]", filters.get(name, ""))
+        return names(page)
+
+    assert chosen(verdict="disagree") == ["toy/0"]
+    assert chosen(verdict="all_wrong") == ["toy/1"]
+    assert chosen(verdict="all_right") == ["toy/2"]
+    assert chosen(verdict="right") == ["toy/0", "toy/2"]
+    assert chosen(verdict="right", run="cot seed 1") == ["toy/2"]
+    assert chosen(verdict="wrong", run="cot seed 1") == ["toy/0", "toy/1"]
+    assert chosen(verdict="all_right", method="tailored") == ["toy/0"]
+    assert chosen(verdict="kept") == ["toy/10", "toy/11"]
+    assert chosen(verdict="refused:wrong_answer") == ["toy/10"]
+    assert chosen(mark="arithmetic_slip") == ["toy/0", "toy/1"]
+    assert chosen(mark="arithmetic_slip", run="cot seed 0") == ["toy/1"]
+    assert chosen(task="toy", method="tailored") == ["toy/0", "toy/10", "toy/11"]
+
+
+def test_a_sample_shows_answers_side_by_side_and_the_steps_that_differ(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), "#sample=toy/0")
+    detail = page.locator("#samples .detail")
+    assert detail.locator("h3").inner_text() == "toy/0"
+    assert detail.locator(".card header bdi").all_inner_texts() == ["cot seed 0", "cot seed 1", "tailored"]
+    assert detail.locator(".card .verdict").all_inner_texts() == ["right", "wrong", "right"]
+    assert detail.locator(".card").nth(1).locator("mark").all_inner_texts() == ["Begin with 3.", "Then 3 + 4 = 8.", "So 8."]
+    assert "arithmetic slip (3 + 4 = 8)" in detail.inner_text()
+    page.get_by_role("button", name="Compare with this").first.click()
+    assert detail.locator(".card").nth(0).locator("mark").all_inner_texts() == ["Start with 3.", "Then 3 + 4 = 7.", "So 7."]
+
+
+def test_teacher_completions_are_shown_once_for_all_runs_that_share_them(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), "#sample=toy/10")
+    detail = page.locator("#samples .detail")
+    assert detail.locator(".card header").all_inner_texts() == ["completion 1\nkept", "completion 2\nrefused: wrong answer"]
+    assert "Question 10?" in detail.inner_text()
+
+
+def test_a_link_opens_its_sample_and_back_works(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), "#sample=toy/2&verdict=all_right")
+    heading = page.locator("#samples .detail h3")
+    assert heading.inner_text() == "toy/2"
+    assert names(page) == ["toy/2"]
+    page.select_option("#samples select[name=verdict]", "")
+    page.locator("#sample-list .row").nth(1).click()
+    assert heading.inner_text() == "toy/1"
+    assert page.evaluate("location.hash") == "#sample=toy/1"
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Next").click()
+    assert heading.inner_text() == "toy/10"
+    page.click("nav a[href='#results']")
+    for expected in ("toy/10", "toy/10", "toy/2", "toy/1")[1:]:
+        page.go_back()
+        assert heading.inner_text() == expected
+    page.goto(page.url.split("#")[0] + "#sample=toy/999")
+    assert "toy/999 is not in this page" in page.locator("#samples .detail").inner_text()
+
+
+def test_a_path_through_the_rounds(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    assert names(page, "#path-list") == ["toy/10"]
+    path = page.locator("#rounds .steps")
+    assert path.locator("h4").all_text_contents() == [
+        "Exam before round 2 0 of 4 right",
+        "Learnt in round 2",
+        "Exam before round 3 4 of 4 right",
+    ]
+    assert path.locator("li").nth(1).locator(".card .text").all_inner_texts() == ["It is nine.", "Not nine: 3 + 4."]
+    assert path.locator("li").nth(2).locator(".card .text").all_inner_texts() == ["It is seven."]
+    page.select_option("#rounds select[name=change]", "-1")
+    assert names(page, "#path-list") == []
+
+
+@pytest.mark.parametrize("kind", NASTY)
+def test_untrusted_text_is_shown_as_text(opened, tmp_path, kind):
+    text = NASTY[kind]
+    path = tmp_path / "run"
+    path.mkdir()
+    rows = [prediction(0, f"{text} one", True, question=text), prediction(1, LONG + text, False, prediction=text)]
+    for name, lines in {"predictions": rows, "curated": [curated(0, 0, text), curated(0, 1, text, text)], "errors": [
+        {"sample_index": 1, "marks": [text], "equation": text}]}.items():  # fmt: skip
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = RunFiles(RunDirectory(path), text, {"task": text, "method": text, "completions_asked": 2})
+    page = opened(a_document([run], text))
+    shown = text.replace("\ud83d", "\ufffd").replace("\x00", "\u2400").replace("\x07", "\u2407").replace("\x1b", "\u241b")
+    for place in (
+        "h1",
+        "caption",
+        "td",
+        ".table .note",
+        "figcaption",
+        "summary",
+        "#configs code",
+        ".question",
+        ".card .text",
+        ".card .verdict",
+    ):
+        assert any(shown in one for one in page.locator(place).all_text_contents()), place
+    options = page.locator("#samples option").all_text_contents()
+    assert [shown in one for one in options].count(True) == 5  # task, method, run, reason, mark
+    assert page.locator("img").count() == page.locator("script[src]").count() == 0
+    page.locator("#sample-list .row").nth(1).click()
+    assert len(page.locator("#samples .card .text").inner_text()) < 5000
+    page.get_by_role("button", name="Show all").click()
+    assert len(page.locator("#samples .card .text").inner_text()) > 100_000
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_keyboard_suffices(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "q":
+            break
+    page.keyboard.type("fail")
+    assert names(page) == ["toy/1"]
+    page.keyboard.press("Control+A")
+    page.keyboard.type("question")
+    assert len(names(page)) == 5
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    opened_one = page.evaluate("document.activeElement.textContent")
+    assert (opened_one, page.evaluate("location.hash")) == ("toy/1", "#sample=toy/1&q=question")
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "toy/11"
+    outline = page.evaluate(
+        "(() => { const one = document.querySelector('#theme'); one.focus(); return getComputedStyle(one).outlineStyle; })()"
+    )
+    assert outline == "solid"
+
+
+def test_charts_of_several_views_are_drawn_and_scroll_in_their_box(opened, tmp_path):
+    bars = {"data": {"values": [{"f": one, "y": 3} for one in "abcdef"]}, "mark": "bar", "width": 200}
+    y = {"field": "y", "type": "quantitative"}
+    specs = [
+        bars | {"encoding": {"y": y, "column": {"field": "f"}}},
+        {"data": bars["data"], "hconcat": [{"mark": "bar", "width": 300, "encoding": {"y": y}}] * 3},
+        bars | {"width": {"step": 90}, "encoding": {"x": {"field": "f"}, "y": y}},
+        bars | {"encoding": {"x": y, "y": {"field": "f"}}},
+    ]
+    charts = [Chart(str(number), f"chart {number}", spec) for number, spec in enumerate(specs)]
+    page = opened(a_document([], sections=[Section("scaling", "Scaling", charts)]), viewport={"width": 390, "height": 800})
+    page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 4")
+    assert all(page.locator(f"figure:nth-of-type({number}) .mark-rect path").count() >= 3 for number in range(1, 5))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    scrolls = page.evaluate("[...document.querySelectorAll('.plot')].map((one) => one.scrollWidth > one.clientWidth)")
+    assert scrolls == [True, True, True, False]
+
+
+def test_code_and_links_are_copied(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#configs .copied > button").last.click()
+    assert page.evaluate("navigator.clipboard.readText()") == "python -m fcot.run"
+    page.locator("#sample-list .row").nth(3).click()
+    page.get_by_role("button", name="Copy link").click()
+    page.goto(page.evaluate("navigator.clipboard.readText()"))
+    assert page.locator("#samples .detail h3").inner_text() == "toy/10"
+
+
+def test_dark_mode_follows_the_system_and_the_switch(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.click("#theme")
+    light = page.evaluate(ground)
+    assert dark == "rgb(21, 23, 26)"
+    assert light == "rgb(251, 251, 250)"
+    assert page.locator("#theme").inner_text() == "Dark mode"
+    page.reload()
+    assert page.evaluate(ground) == light  # remembered
+
+
+def test_paper_is_light_unfolded_and_without_controls(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), color_scheme="dark")
+    assert not page.locator("#configs details code").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#configs details code").is_visible()
+    assert not any(one.is_visible() for one in page.locator("button, select, input, nav, .rows").all())
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 30, 33)"
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_a_phone_scrolls_in_one_direction(opened, tmp_path):
+    wide = Table("wide", "wide", tuple(f"column {number}" for number in range(30)), (), [tuple("1234567.89" for _ in range(30))])
+    sections = [Section("results", "Results", [wide, Chart("scaling", "chart", SPEC), Code("long", "x" * 500)])]
+    page = opened(a_document(three_runs(tmp_path), sections=sections), viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.querySelector('.scroll').scrollWidth > innerWidth")
+    assert page.evaluate("document.querySelector('.plot').scrollWidth <= document.querySelector('.plot').clientWidth")
+
+
+def test_twenty_thousand_completions_are_searched(opened, tmp_path):
+    rows = [prediction(index, f"Answer number {index} is long enough. " * 4, index % 3 == 0) for index in range(20_000)]
+    page = opened(a_document([a_run(tmp_path / "run", "one", rows)]))
+    status = page.locator("#samples [role=status]")
+    assert status.inner_text() == "20,000 problems"
+    page.fill("input[name=q]", "number 1999")
+    page.get_by_text("12 problems of 20,000", exact=True).wait_for()
+    assert names(page) == ["toy/1999", "toy/11999", *(f"toy/{index}" for index in range(19990, 20000))]
+    page.fill("input[name=q]", "")
+    page.get_by_text("20,000 problems", exact=True).wait_for()
+    page.select_option("#samples select[name=verdict]", "right")
+    assert status.inner_text() == "6,667 problems of 20,000"
+    assert page.locator("#sample-list .row").count() < 30  # the others exist when they are scrolled to
+
+
+def test_rows_with_strange_values_do_no_harm(opened, tmp_path):
+    strange = prediction(3, None, False, question=None, answer=5, prediction=3, complete=None, n_tokens=None)
+    runs = three_runs(tmp_path)
+    for run in runs[:2]:
+        with run.directory.predictions.open("a") as file:
+            file.write(json.dumps(strange) + "\n")
+    with runs[0].directory.errors.open("a") as file:
+        file.write('{"sample_index": 3, "marks": null, "equation": 7}\n')
+    page = opened(a_document(runs), "#sample=toy/3")
+    detail = page.locator("#samples .detail").inner_text()
+    assert "The question is not in the files" in detail
+    assert "answer: 3 · 0 tokens, cut off" in detail
+    assert "problem 3: a row of kind marks is left out" in page.locator(".warnings").inner_text()
+
+
+def unpacked(samples) -> dict:
+    return json.loads(zlib.decompress(samples.packed))
+
+
+def test_damaged_and_missing_files_are_told_of(tmp_path):
+    runs = three_runs(tmp_path)
+    with runs[0].directory.predictions.open("a") as file:
+        file.write('{"sample_index": 5, "question"\n{"sample_index": 6}\n[1]\n')
+    runs[1].directory.predictions.unlink()
+    runs[2].directory.curated.write_bytes(b"\xff\xfe\n")
+    samples = read_samples(runs, 1_000_000)
+    told = " ".join(samples.warnings)
+    assert "first/predictions.jsonl: 3 damaged lines are left out" in told
+    assert "second/predictions.jsonl is missing" in told
+    assert "third/curated.jsonl: 1 damaged line is left out" in told
+    assert samples.shown == samples.total == 5
+    assert read_samples([RunFiles(RunDirectory(tmp_path / "none"), "none", {})], 1_000_000).total == 0
+
+
+def test_no_question_is_made_up(tmp_path):
+    runs = three_runs(tmp_path)
+    questions = {one[1]: one[2] for one in unpacked(read_samples(runs, 1_000_000))["problems"]}
+    assert questions["toy/11"] is None
+    assert questions["toy/10"] == "Question 10?"  # from the exam of another run
+
+
+def test_other_data_of_the_same_task_are_other_problems(tmp_path):
+    runs = [
+        a_run(tmp_path / str(number), f"run {number}", [prediction(0, f"answer {number}", True)], questions_sha256=number)
+        for number in (1, 2)
+    ]
+    assert [one[1] for one in unpacked(read_samples(runs, 1_000_000))["problems"]] == ["toy/0", "toy/0~2"]
+
+
+def test_a_small_file_keeps_whole_problems_that_tell_most(tmp_path):
+    def noise(seed: int) -> str:
+        return " ".join(str(hash((seed, place)) % 10**9) for place in range(60))
+
+    runs = []
+    for task in ("one", "two"):
+        for seed in (0, 1):
+            rows = [prediction(index, noise(index + 1000 * seed), index % 4 != 0 or seed == 0) for index in range(200)]
+            runs.append(a_run(tmp_path / f"{task}{seed}", f"{task} {seed}", rows, task=task))
+    samples = read_samples(runs, 40_000)
+    assert len(samples.packed) <= 40_000
+    data = unpacked(samples)
+    assert 20 < samples.shown == len(data["problems"]) < samples.total == 400
+    assert all(len(one[5]) == 2 for one in data["problems"])
+    indices = [[int(one[1].split("/")[1]) for one in data["problems"] if one[0] == task] for task in (0, 1)]
+    assert abs(len(indices[0]) - len(indices[1])) <= 1
+    assert indices[0][:5] == [0, 4, 8, 12, 16]  # the seeds disagree on every fourth
+    assert samples.packed == read_samples(runs, 40_000).packed
+
+
+def test_a_page_says_how_much_it_shows_and_is_as_small_as_asked(tmp_path):
+    rows = [prediction(index, f"{index} " + " ".join(str(hash((index, place))) for place in range(100)), False) for index in range(500)]
+    document = Document("Report", "Answer", [], [], [a_run(tmp_path / "run", "one", rows)])
+    write_page(document, tmp_path / "all.html")
+    write_page(document, tmp_path / "some.html", limit_bytes=250_000)
+    assert (tmp_path / "some.html").stat().st_size <= 250_000 < (tmp_path / "all.html").stat().st_size
+    assert " of 500 problems, so that the file stays small" in (tmp_path / "some.html").read_text()
+    assert "so that the file stays small:" not in (tmp_path / "all.html").read_text()
