@@ -50,6 +50,7 @@ def test_the_quickstart_as_an_array_equals_the_same_run_here(slurm, tmp_path):  
     assert "nothing to submit" in again.stderr
 
 
+@pytest.mark.slow
 def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm, tmp_path):  # noqa: F811
     rates = "teacher.error_rate=0,0.05,0.1,0.15,0.2,0.25,0.3,1"  # the last one leaves nothing to train on
     call(tmp_path, slurm, *fcot("run", "-m", rates, *LONG, "trainer.max_steps=300", *SLURM))
@@ -159,6 +160,7 @@ def test_a_site_that_preempts_with_sigterm_alone_and_a_job_that_waits_for_anothe
     assert (found[0].state, found[0].preempted) == ("done", 1)
 
 
+@pytest.mark.slow
 def test_reruns_at_once_submit_once_and_a_cancelled_job_stays_cancelled(slurm, tmp_path):  # noqa: F811
     call(tmp_path, slurm, *fcot("run", "-m", "seed=0,1", *LONG, "trainer.max_steps=100000", *SLURM))
     sweep = the_sweep(tmp_path)

@@ -282,7 +282,7 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
     (record("requeued"), GONE, ("cancelled", "while it ran")),
     (record("requeued"), State("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
     (record("requeued"), State("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
-    (record("requeued", ended=time.time()), State("COMPLETED"), ("queued", "being requeued")),
+    (record("requeued", ended=1e11), State("COMPLETED"), ("queued", "being requeued")),
     (record("stopped"), State("COMPLETING"), ("running", "ending")),
     (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
     (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),

@@ -23,6 +23,7 @@ from fcot.pipeline import execute
 from fcot.reporting.document import Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_report import publish
+from fcot.student import training
 from fcot.student.loggers import lightning_logger
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -283,7 +284,8 @@ class Remembering(Logger):
         pass
 
 
-def test_any_logger_of_lightning_by_its_class(tmp_path):
+def test_any_logger_of_lightning_by_its_class(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "_LOG_EVERY", 10)
     Remembering.told.clear()
     run = make_run(tmp_path, *SMALL, "logger=lightning", "logger.target=test_wandb.Remembering", "++logger.options.word=hello")
     execute(run, "")
