@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_atomic, write_json
 from fcot.errors import FcotError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _SHOWN_KEYS = 4  # of those in which runs differ
+_SHOWN_MISSING = 10
+_NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,29 +66,26 @@ def report(folders: Sequence[Path], export: bool = False) -> Document | None:
     Raises:
         FcotError: None is finished, or something cannot be read.
     """
-    from fcot.reporting.builder import build, terminal_tables
+    from fcot.reporting.builder import analyse, build, terminal_tables
     from fcot.reporting.page import write_page
     from fcot.reporting.settings import named
-    from fcot.reporting.tables import comparisons
 
     jobs = [job for folder in folders for job in find_jobs(folder)]
-    done = [job for job in jobs if job.metrics is not None and job.metrics.exists()]
+    done, missing = _finished(jobs)
     if not done:
-        _report_lengths(folders, jobs, export)
+        _report_lengths(folders, jobs, missing, export)
         return None
-    settings, loaded = _settings(done)
+    settings, paths = _settings(done)
+    analysis = analyse(settings)
     console = result_console()
-    for table in terminal_tables(settings):
+    for table in terminal_tables(analysis):
         console.print(table)
-    missing = [_told(job) for job in jobs if job not in done]
-    if missing:
-        print(f"{len(missing)} of {len(jobs)} runs are not finished")
-    document = build(settings, _files(settings, loaded), missing)
+    _print_missing(missing, len(jobs))
+    document = build(analysis, _files(settings, paths), missing)
     page = folders[0] / "report.html"
     write_page(document, page, problems_of=_problems)
-    if compared := comparisons(settings):
-        rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in compared]
-        write_json(folders[0] / "comparisons.json", {"comparisons": rows})
+    rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in analysis.compared]
+    write_json(folders[0] / "comparisons.json", {"comparisons": rows})
     if export:
         _export(document, folders[0] / "report")
         print(f"tables and figures: {folders[0] / 'report'}")
@@ -92,18 +93,39 @@ def report(folders: Sequence[Path], export: bool = False) -> Document | None:
     return document
 
 
-def _settings(done: Sequence[Job]) -> tuple[list[Setting], dict[str, Path]]:
+def _finished(jobs: Sequence[Job]) -> tuple[list[tuple[Path, Loaded]], list[str]]:
+    """What finished runs left, with their folders, and what is to be said of the others: not finished, or damaged."""
+    done, missing = [], []
+    for job in jobs:
+        if job.metrics is None or not job.metrics.exists():
+            missing.append(_told(job))
+            continue
+        try:
+            done.append((job.metrics.parent, load(job.metrics, job.varied)))
+        except FcotError as error:
+            missing.append(f"{job.name}: {error}")
+    return done[::-1], missing  # of a run that several jobs share the first one, now the last, names it
+
+
+def _print_missing(missing: Sequence[str], n: int) -> None:
+    if missing:
+        print(f"{len(missing)} of {n} runs are not in the report:")
+        for one in missing[:_SHOWN_MISSING]:
+            print(f"  {one}")
+        if len(missing) > _SHOWN_MISSING:
+            print(f"  and {len(missing) - _SHOWN_MISSING} more")
+
+
+def _settings(done: Sequence[tuple[Path, Loaded]]) -> tuple[list[Setting], dict[str, Path]]:
     """What is compared, and each run's folder by its id."""
     from fcot.reporting.settings import alike, group
 
-    loaded = [load(job.metrics, job.varied) for job in reversed(done) if job.metrics]  # of a run that several jobs share the first names it
-    settings = group(loaded)
+    loaded = [run for _, run in done]
+    settings, paths = group(loaded), {metrics["run_id"]: folder for folder, (metrics, *_) in done}
     if same := alike(settings):  # runs of several commands: their configurations say what differs
-        _tell_apart({run["run_id"] for setting in same for run in setting.runs}, done, loaded)
+        _tell_apart({run["run_id"] for setting in same for run in setting.runs}, paths, loaded)
         settings = group(loaded)
-    return settings, {
-        metrics["run_id"]: job.metrics.parent for job, (metrics, *_) in zip(reversed(done), loaded, strict=True) if job.metrics
-    }
+    return settings, paths
 
 
 def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[RunFiles]:
@@ -144,18 +166,23 @@ def _told(job: Job) -> str:
     """Which job is not finished, and what is known of why."""
     if job.record is None or not job.record.exists():
         return f"{job.name}: not started"
-    with _readable(job.record):
+    try:
         left = read_json(job.record)
-    return f"{job.name}: {left['status']}" + (f": {left['error'].splitlines()[0]}" if left.get("error") else "")
+    except ValueError:
+        return f"{job.name}: its record is damaged"
+    status = "its metrics are gone" if left["status"] == "done" else left["status"]
+    return f"{job.name}: {status}" + (f": {left['error'].splitlines()[0]}" if left.get("error") else "")
 
 
 def _export(document: Document, folder: Path) -> None:
     """Every table and figure in files of their own, and all of it as Markdown."""
     from fcot.reporting.document import Chart, Paragraph
     from fcot.reporting.figures import save
-    from fcot.reporting.table import Table
+    from fcot.reporting.table import Table, plain
 
-    text = [f"# {document.title}", document.answer, *(f"- not finished: {one}" for one in document.missing)]
+    for name in ("tables", "figures"):  # of an earlier report, which may have had others
+        shutil.rmtree(folder / name, ignore_errors=True)
+    text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(one)}" for one in document.missing)]
     for section in document.sections:
         text.append(f"## {section.title}" if section.id != "samples" else "")
         for block in section.blocks:
@@ -164,36 +191,48 @@ def _export(document: Document, folder: Path) -> None:
                     write_atomic(folder / "tables" / f"{block.name}.{form}", made)
                 text.append(block.to_markdown())
             elif isinstance(block, Chart):
-                picture = save(block, folder / "figures")[0]
-                text.append(f"![{block.title}](figures/{picture.name})")
+                try:
+                    text.append(f"![{plain(block.title)}](figures/{save(block, folder / 'figures')[0].name})")
+                except FcotError as error:
+                    print(error)
             elif isinstance(block, Paragraph):
-                text.append(block.text)
+                text.append(plain(block.text))
+            else:
+                text.append(f"{plain(block.title)}\n\n    " + block.text.rstrip().replace("\n", "\n    "))
     write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
 
 
 _NO_MATTER = ("seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "student.name", "method.name", "diversity", "preview")
 
 
-def _tell_apart(runs: Container[str], done: Sequence[Job], loaded: Sequence[Loaded]) -> None:
-    """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart."""
-    configs: dict[str, dict[str, str]] = {}
-    for job, (metrics, *_) in zip(reversed(done), loaded, strict=True):
-        assert job.metrics is not None
-        if metrics["run_id"] in runs and job.metrics.with_name("config.yaml").exists():
-            configs[metrics["run_id"]] = _flat(OmegaConf.load(job.metrics.with_name("config.yaml")))
-    cells: dict[tuple[Any, ...], list[str]] = {}
+def _tell_apart(runs: Container[str], paths: Mapping[str, Path], loaded: Sequence[Loaded]) -> None:
+    """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart.
+
+    And the same values of the other runs of their task, student and method: a table or a line has them all or none.
+    """
     told = {metrics["run_id"]: metrics for metrics, *_ in loaded}
-    for run_id in configs:
-        cells.setdefault(tuple(told[run_id][name] for name in ("task", "student", "method", "diversity")), []).append(run_id)
-    for members in cells.values():
+    configs = {run_id: _configuration(paths[run_id]) for run_id in told}
+    cells: dict[tuple[Any, ...], list[str]] = {}
+    for run_id in told:
+        if run_id in runs and configs[run_id]:
+            cells.setdefault(tuple(told[run_id][name] for name in ("task", "student", "method", "diversity")), []).append(run_id)
+    for (*kind, _), members in cells.items():
         keys = dict.fromkeys(key for run_id in members for key in configs[run_id] if not key.startswith(_NO_MATTER))
         differing = [key for key in keys if len({configs[run_id].get(key) for run_id in members}) > 1]
         names = [key for key in differing if key.endswith(".name")]  # a choice stands for all that comes with it
-        chosen = [key for key in differing if key in names or f"{key.partition('.')[0]}.name" not in names]
-        for metrics, *_ in loaded:
-            if metrics["run_id"] in members:
-                shown = {key.removesuffix(".name"): configs[metrics["run_id"]].get(key, "null") for key in chosen[:_SHOWN_KEYS]}
-                metrics["varied"] = shown | metrics["varied"]
+        chosen = [key for key in differing if key in names or f"{key.partition('.')[0]}.name" not in names][:_SHOWN_KEYS]
+        for metrics in told.values():
+            config = configs[metrics["run_id"]]
+            if config and kind == [metrics[name] for name in ("task", "student", "method")]:
+                metrics["varied"] = {key.removesuffix(".name"): config.get(key, "null") for key in chosen} | metrics["varied"]
+
+
+def _configuration(folder: Path) -> dict[str, str]:
+    """A run's values by dotted key; empty where they cannot be read."""
+    try:
+        return _flat(OmegaConf.load(folder / "config.yaml"))
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        return {}
 
 
 def _flat(config: Any, before: str = "") -> dict[str, str]:
@@ -208,7 +247,7 @@ def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], export: bool) -> None:
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], export: bool) -> None:
     """What can be said of runs that stopped after curation.
 
     Raises:
@@ -219,11 +258,12 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], export: bool) 
 
     curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
     if not curated:
-        raise FcotError(f"no evaluated run in {', '.join(map(str, folders))}")
+        raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *missing[:_SHOWN_MISSING]]))
     found = [lengths_of(run) for run in curated]
     result_console().print(lengths_table(found))
     if export:
         print(f"figure: {save(lengths_chart(found), folders[0] / 'report' / 'figures')[0]}")
+    _print_missing(missing, len(jobs))
 
 
 def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
@@ -232,13 +272,17 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
     predictions = path.with_name("predictions.jsonl")
     with _readable(predictions):
         for row in read_jsonl(predictions):
+            if not isinstance(row["correct"], bool):
+                raise ValueError(f"correct: {row['correct']!r}")
             answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
     with _readable(path):
         metrics = read_json(path) | {"varied": dict(varied or {})}
-    for held in metrics.get("rounds", ()):
-        of_round = RunDirectory(path.parent).round(held["round"]).predictions
-        if of_round.exists():  # a round's files may be deleted
-            held["answers"] = {row["sample_index"]: row["correct"] for row in read_jsonl(of_round)}
+        if lacking := [name for name in _NEEDED if name not in metrics]:
+            raise ValueError(f"it has no {', '.join(lacking)}")
+        for held in metrics.get("rounds", ()):
+            of_round = RunDirectory(path.parent).round(held["round"]).predictions
+            if of_round.exists():  # a round's files may be deleted
+                held["answers"] = {row["sample_index"]: bool(row["correct"]) for row in read_jsonl(of_round)}
     return metrics, answers, lengths
 
 
@@ -272,7 +316,7 @@ class Job:
 
 
 def find_jobs(folder: Path) -> list[Job]:
-    """The runs of a folder: those a sweep's plan names, a run's own, or all below ``runs/``."""
+    """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``."""
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     if plan_path(folder).exists():
@@ -287,8 +331,12 @@ def find_jobs(folder: Path) -> list[Job]:
         ]  # fmt: skip
     if (folder / "config.yaml").exists():
         return [Job(folder.name, folder / "metrics.json", {})]
-    found = (*sorted(folder.glob("*/metrics.json")), *sorted(folder.glob("runs/*/metrics.json")))
-    return [Job(path.parent.name, path, {}) for path in found]
+    if sweeps := sorted(path.parent for path in folder.glob("*/plan.json")):
+        return [job for sweep in sweeps for job in find_jobs(sweep)]
+    found = {
+        path.parent for pattern in ("*", "runs/*") for name in ("config.yaml", "metrics.json") for path in folder.glob(f"{pattern}/{name}")
+    }
+    return [Job(path.name, path / "metrics.json", {}) for path in sorted(found)]
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,34 @@ from fcot.reporting.tables import Compared, comparison, comparisons, paired
 _SIGNIFICANT = 0.05
 _TOLD_GROUPS = 4  # tasks and students of which the first paragraph speaks
 _MOST_CURVES = 40  # runs in one chart of trainings
+_MOST_POINTS = 400  # of one curve
 _COMMAND = "# "  # the first line of a run's config.yaml
 
 
-def build(settings: Sequence[Setting], runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
+@dataclass(frozen=True)
+class Analysis:
+    """What is compared, and what comparing found: worked out once, shown in several ways."""
+
+    settings: Sequence[Setting]
+    scaling: Sequence[Line]
+    compared: Sequence[Compared]
+    rounds: Sequence[Table]
+
+
+def analyse(settings: Sequence[Setting]) -> Analysis:
+    """Lines, comparisons and rounds of settings."""
+    return Analysis(settings, lines(settings), comparisons(settings), list(rounds_tables(settings)))
+
+
+def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
     """A report.
 
     Args:
-        settings: What is compared.
-        runs: Their runs, for what only files tell.
-        missing: What of the sweeps is not finished.
+        analysis: What is compared.
+        runs: Its runs, for what only files tell.
+        missing: What of the sweeps is not in the report, and why.
     """
-    scaling, compared = lines(settings), comparisons(settings)
+    settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     sections = [
         _section("results", "Results", [
             accuracy_chart(settings), comparison(settings), paired(compared, settings) if compared else None, *reference_tables(settings),
@@ -45,19 +63,19 @@ def build(settings: Sequence[Setting], runs: Sequence[RunFiles], missing: Sequen
         _section("training", "Training", [training_chart(_curves(runs[:_MOST_CURVES])), _left_out(runs)]),
         _section("errors", "Wrong answers", [make(settings) for make in (error_table, length_table, aligned_table)]),
         Section("samples", "Rationales and answers"),
-        _section("rounds", "Rounds", list(rounds_tables(settings))),
+        _section("rounds", "Rounds", analysis.rounds),
         _section("configs", "Configurations and versions", [_versions(runs), *map(_config, runs)]),
-        _section("reproduce", "How to make each cell again", [_commands(settings, runs)]),
+        _section("reproduce", "How to make each cell again", [_command(run) for run in runs]),
     ]  # fmt: skip
     kept = [section for section in sections if section.blocks or section.id == "samples"]
     return Document(_title(settings), answer(settings, scaling, compared), missing, kept, runs)
 
 
-def terminal_tables(settings: Sequence[Setting]) -> list[Table]:
+def terminal_tables(analysis: Analysis) -> list[Table]:
     """What a terminal shows of it."""
-    scaling, compared = lines(settings), comparisons(settings)
+    settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     found = [
-        comparison(settings), *rounds_tables(settings), *reference_tables(settings),
+        comparison(settings), *analysis.rounds, *reference_tables(settings),
         paired(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
         *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if asks_for_cost(settings) else None,
     ]  # fmt: skip
@@ -84,10 +102,10 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     """What was run and what came out: best settings, the differences that chance does not explain, what rises and falls."""
     n_runs = sum(len(setting.runs) for setting in settings)
     told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
-    groups: dict[tuple[str, str], list[Setting]] = {}
+    groups: dict[tuple[str, str, str], list[Setting]] = {}  # on other questions accuracies are of another task
     for setting in settings:
-        groups.setdefault((setting["task"], setting["student"]), []).append(setting)
-    told += [_best(*names, group) for names, group in list(groups.items())[:_TOLD_GROUPS]]
+        groups.setdefault((setting["task"], setting["student"], setting["questions_sha256"]), []).append(setting)
+    told += [_best(*names[:2], group) for names, group in list(groups.items())[:_TOLD_GROUPS]]
     if len(groups) > _TOLD_GROUPS:
         told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
     if compared:
@@ -100,9 +118,16 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
         for line in held
     ]
     if scaling and len(held) < len(scaling):
-        told.append(f"Of {len(scaling)} scaling lines {len(scaling) - len(held)} show no trend beyond chance.")
-    if all(len(setting.runs) == 1 for setting in settings):
-        told.append("Every setting was trained once: another seed may differ by more than these intervals.")
+        n = len(scaling) - len(held)
+        told.append(f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no trend beyond chance.")
+    once = [setting for setting in settings if len(setting.runs) == 1 and setting["accuracy_checkpoint"] != "untrained"]
+    if once:
+        which = (
+            "Every trained setting"
+            if len(once) == sum(one["accuracy_checkpoint"] != "untrained" for one in settings)
+            else _listed([named(setting, settings) for setting in once])
+        )
+        told.append(f"{which}: trained once; another seed may differ by more than these intervals.")
     return " ".join(told)
 
 
@@ -113,6 +138,8 @@ def _best(task: str, student: str, group: Sequence[Setting]) -> str:
     if len(group) == 1:
         return f"{task}, {student}: {label(best, group)} answers {figure} of the test problems."
     worst = min(group, key=lambda setting: setting.accuracy.mean)
+    if worst.accuracy.mean == best.accuracy.mean:
+        return f"{task}, {student}: all settings have {figure}."
     return (
         f"{task}, {student}: {label(best, group)} is best with {figure}; the lowest, {label(worst, group)}, "
         f"has {100 * worst.accuracy.mean:.1f} %."
@@ -175,22 +202,37 @@ def _refused(settings: Sequence[Setting]) -> Table | None:
 
 
 def _curves(runs: Sequence[RunFiles]) -> dict[str, list[dict[str, Any]]]:
-    """Training loss and validation accuracy by step, of runs that were trained here."""
+    """Training loss and validation accuracy by step, of runs that were trained here; the rounds of one follow each other."""
     found = {}
     for run in runs:
-        rows: list[dict[str, Any]] = [
-            {"step": entry["step"], "validation": 100 * entry["validation_accuracy"]}
-            for entry in run.metrics.get("history") or [] if entry.get("validation_accuracy") is not None
-        ]  # fmt: skip
-        log = run.directory.logs / "metrics.csv"
-        if log.exists():
-            with log.open(newline="") as file, contextlib.suppress(csv.Error, UnicodeDecodeError):
-                for row in csv.DictReader(file):
-                    with contextlib.suppress(TypeError, ValueError):  # a line that a kill tore
-                        rows.append({"step": int(row["step"]), "train_loss": float(row["train_loss"])})
+        rounds = run.metrics.get("rounds") or []
+        if rounds:
+            rows, before = [], 0
+            for held in rounds:
+                of_round = _losses(run.directory.round(held["round"]).logs / "metrics.csv")
+                rows += [{**row, "step": before + row["step"]} for row in of_round]
+                before += of_round[-1]["step"] if of_round else 0
+                if held.get("validation_accuracy") is not None:
+                    rows.append({"step": before, "validation": 100 * held["validation_accuracy"]})
+        else:
+            rows = _losses(run.directory.logs / "metrics.csv")
+            entries = [entry for entry in run.metrics.get("history") or [] if entry.get("validation_accuracy") is not None]
+            rows += [{"step": entry["step"], "validation": 100 * entry["validation_accuracy"]} for entry in entries]
         if rows:
             found[run.label] = rows
     return found
+
+
+def _losses(log: Path) -> list[dict[str, Any]]:
+    """Steps and losses of a training's log, at most some hundreds, evenly."""
+    rows = []
+    with contextlib.suppress(OSError, csv.Error, UnicodeDecodeError), log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            with contextlib.suppress(TypeError, ValueError, KeyError):  # a line that a kill tore
+                step, loss = int(row["step"]), float(row["train_loss"])
+                if math.isfinite(loss):  # of a training that diverged
+                    rows.append({"step": step, "train_loss": loss})
+    return rows[:: 1 + len(rows) // _MOST_POINTS]
 
 
 def _left_out(runs: Sequence[RunFiles]) -> Paragraph | None:
@@ -221,18 +263,13 @@ def _config(run: RunFiles) -> Code | None:
     return Code(f"{run.label}: {run.directory.path.name}/config.yaml", text, folded=True) if text else None
 
 
-def _commands(settings: Sequence[Setting], runs: Sequence[RunFiles]) -> Table:
-    """The command of each run."""
-    table = Table("commands", None, ("setting", "seed", "accuracy %", "command"), ("setting", "command"))
-    of = {run.metrics["run_id"]: run for run in runs}
-    for setting in settings:
-        for metrics in setting.runs:
-            run = of.get(metrics["run_id"])
-            first = _text(run.directory.config).partition("\n")[0] if run else ""
-            command = first.removeprefix(_COMMAND) if first.startswith(f"{_COMMAND}python -m fcot.run") else ""
-            told = command or f"python -m fcot.run with the values of runs/{metrics['run_id']}/config.yaml"
-            table.add_row(named(setting, settings), str(metrics["seed"]), f"{100 * metrics['accuracy']:.2f}", told)
-    return table
+def _command(run: RunFiles) -> Code:
+    """The command of a run."""
+    first = _text(run.directory.config).partition("\n")[0]
+    command = first.removeprefix(_COMMAND) if first.startswith(f"{_COMMAND}python -m fcot.run") else ""
+    seed = "" if "seed" in run.label else f", seed {run.metrics['seed']}"
+    told = command or f"python -m fcot.run with the values of runs/{run.metrics['run_id']}/config.yaml"
+    return Code(f"{run.label}{seed}: {100 * run.metrics['accuracy']:.2f} %", told)
 
 
 def _text(path: Path) -> str:

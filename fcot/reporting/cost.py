@@ -83,9 +83,13 @@ def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> l
         if mine is None or theirs is None:
             return False
         better = one.setting.accuracy.mean - other.setting.accuracy.mean
-        return one.setting["task"] == other.setting["task"] and better >= 0 and mine <= theirs and (better > 0 or mine < theirs)
+        return _same_questions(one, other) and better >= 0 and mine <= theirs and (better > 0 or mine < theirs)
 
     return [resource(one) is not None and not any(beats(other, one) for other in costs) for one in costs]
+
+
+def _same_questions(one: Cost, other: Cost) -> bool:
+    return bool(one.setting["questions_sha256"] == other.setting["questions_sha256"] and one.setting["task"] == other.setting["task"])
 
 
 def cost_table(settings: Sequence[Setting]) -> Table:

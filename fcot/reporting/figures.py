@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from fcot.artifacts import replacing
+from fcot.errors import FcotError
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
@@ -41,7 +42,7 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
 def _bars(group: Sequence[Setting]) -> Any:
     names = [label(setting, group) for setting in group]
     rows = [_measured(setting) | {"setting": name, "paper A": _published(setting)} for setting, name in zip(group, names, strict=True)]
-    base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None, axis=alt.Axis(labelLimit=320)))
+    base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None, axis=alt.Axis(labelLimit=480)))
     colour = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
     tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "paper A:Q"]
     bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=colour, tooltip=tooltip)
@@ -181,7 +182,11 @@ def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Seq
 
 
 def save(chart: Chart, folder: Path) -> list[Path]:
-    """Write a chart as SVG, PDF and PNG."""
+    """Write a chart as SVG, PDF and PNG.
+
+    Raises:
+        FcotError: It holds text that cannot be drawn.
+    """
     import vl_convert
 
     made = {
@@ -190,9 +195,12 @@ def save(chart: Chart, folder: Path) -> list[Path]:
         "png": lambda: vl_convert.vegalite_to_png(chart.spec, scale=2),
     }
     paths = [folder / f"{chart.name}.{form}" for form in _FORMATS]
-    for path, form in zip(paths, _FORMATS, strict=True):
-        with replacing(path) as temporary:
-            temporary.write_bytes(made[form]())
+    try:
+        for path, form in zip(paths, _FORMATS, strict=True):
+            with replacing(path) as temporary:
+                temporary.write_bytes(made[form]())
+    except ValueError as error:
+        raise FcotError(f"figure {chart.name} cannot be drawn as a file: {error}") from error
     return paths
 
 
@@ -232,9 +240,9 @@ def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test a
 
 def _curve(line: Line) -> list[tuple[int, float]]:
     """Paper A's values along D for this line's task and student."""
-    if line.axis != "diversity":
-        return []
     setting = line.points[0][1]
+    if line.axis != "diversity" or setting["subset"] is not None or not setting["as_published"]:
+        return []
     return [
         (one.diversity or 1, one.percent) for one in published()
         if one.source == "figure9" and (one.task, one.student) == (setting["task"], setting["student"])

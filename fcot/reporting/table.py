@@ -63,7 +63,12 @@ class Table:
     def to_markdown(self) -> str:
         """A pipe table."""
         lines = [_piped(self.columns), _piped([":--" if name in self.left else "--:" for name in self.columns]), *map(_piped, self.rows)]
-        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines, *(["", *self.notes] if self.notes else [])]) + "\n"
+        return (
+            "\n".join(
+                [*([f"**{plain(self.title)}**", ""] if self.title else []), *lines, *(["", *map(plain, self.notes)] if self.notes else [])]
+            )
+            + "\n"
+        )
 
     def to_latex(self) -> str:
         """As the papers print them: booktabs' rules, caption below."""
@@ -98,8 +103,14 @@ class Table:
 
 def latex(text: str) -> str:
     """Text with what LaTeX would take for commands escaped."""
-    return "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+    escaped = "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
+    return f"{{}}{escaped}" if escaped.startswith("[") else escaped  # after a line's end it would be read as an argument
 
 
 def _piped(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(re.sub(r"\s*\n\s*", "<br>", cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(re.sub(r"\s*\n\s*", "<br>", plain(cell)).replace("|", "\\|") for cell in cells) + " |"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, marks of HTML too."""
+    return html.escape(text, quote=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +131,7 @@ def _sections(document: Document, panels: Mapping[str, Sequence[Any]]) -> Iterat
 def _block(wr: Any, block: Block) -> Iterator[Any]:
     """A block of the document; pictures are W&B's own panels here."""
     if isinstance(block, Table):
-        yield wr.MarkdownBlock(_escaped(block).to_markdown())
+        yield wr.MarkdownBlock(block.to_markdown())
     elif isinstance(block, Paragraph):
         yield wr.P(block.text)
     elif isinstance(block, Code):
@@ -143,19 +141,6 @@ def _block(wr: Any, block: Block) -> Iterator[Any]:
             yield code
     else:
         assert isinstance(block, Chart)
-
-
-def _escaped(table: Table) -> Table:
-    """The table with what Markdown would take for HTML as text."""
-
-    def escape(text: str) -> str:
-        return html.escape(text, quote=False)
-
-    return replace(
-        table, title=table.title and escape(table.title), columns=[escape(name) for name in table.columns],
-        left=[escape(name) for name in table.left], rows=[tuple(map(escape, row)) for row in table.rows],
-        notes=[escape(note) for note in table.notes],
-    )  # fmt: skip
 
 
 def _runset(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> Any:

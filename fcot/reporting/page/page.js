@@ -583,6 +583,8 @@ async function fillBrowsers() {
     const data = named(await inflate(find('#data').textContent));
     find('#data').remove(); // megabytes that are not needed twice
     for (const place of places) (place.dataset.browser === 'samples' ? sampleBrowser : pathBrowser)(place, data);
+    const section = location.hash && !location.hash.includes('=') && document.getElementById(location.hash.slice(1));
+    if (section) section.scrollIntoView(); // what stands above it has grown since the browser went there
   } catch (error) {
     for (const place of places) place.replaceChildren(make('p', { class: 'note' }, `The samples cannot be shown in this browser: ${error.message}`));
     throw error;
