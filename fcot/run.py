@@ -66,6 +66,7 @@ def _application(composed: DictConfig) -> None:
         from fcot.reporting.tables import print_comparison
 
         print_comparison(group([load(folder / "metrics.json")]))
+        say(f"every answer, curves and errors on a page: python -m fcot.report {folder}")
     elif metrics:
         from fcot.reporting.tables import stage_line
 

@@ -339,6 +339,7 @@ def document(tmp_path):
             json.dumps({"id": f"id{diversity}", "project": "p", "entity": None, "group": "sweep's", "url": None})
         )
         facts = {"task": "svamp", "student": "t5_small", "diversity": diversity, "accuracy": 0.5, "n_steps": 10, "rounds": [{"round": 1}]}
+        facts["varied"] = {"trainer.lr": f"{diversity}e-3", "curation": "none" if diversity == 1 else "answer"}
         runs.append(RunFiles(run.directory, f"D{diversity}", facts))
     return Document("A title", "An answer.", ["job 3 has failed"], sections, runs)
 
@@ -386,6 +387,8 @@ def check_spec(spec: dict) -> None:
     assert titles[:2] == ["Results", "Configurations"]
     assert {"Scaling", "Training", "Samples", "Rounds", "The paper's numbers"} <= set(titles)
     assert "An answer." in text
+    assert '"config:trainer.value.lr"' in text  # an axis of the sweep's own
+    assert "config:curation" not in text  # no axis
     assert "job 3 has failed" in text
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\\\|x" in text

@@ -11,6 +11,7 @@ from fcot.errors import FcotError
 from fcot.prompts.student import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published
+from fcot.reporting.settings import number
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_server import KEY, Offline, account, housed
 
@@ -172,6 +173,10 @@ def _panels(wr: Any, document: Document) -> dict[str, list[Any]]:
         "samples": [wr.WeavePanelSummaryTable(table_name="samples/test"), wr.WeavePanelSummaryTable(table_name="samples/rationales")],
         "configs": [wr.RunComparer(diff_only="split")],
     }
+    values = [one.get("varied") or {} for one in metrics]  # what sweeps varied beside that, as it stands in the runs' configurations
+    for key in dict.fromkeys(key for one in values for key in one):
+        if len(known := {one[key] for one in values if key in one}) > 1 and None not in {number(value) for value in known}:
+            found["scaling"].append(wr.ScatterPlot(title=f"accuracy by {key}", x=wr.Config(key), y=summary("accuracy")))
     if any((one.get("teacher_usage") or {}).get("usd") for one in metrics):
         found["cost"] = [scatter("teacher_usage.usd", "dollars for the teacher")]
     if axes:
