@@ -274,7 +274,7 @@ def _add_questions(
                 if shown is not None and shown.question is None:
                     shown.question, shown.gold = one.question, one.answer
         except (FcotError, OSError, *_DAMAGE) as error:
-            warnings[f"the questions that {run.label} trained on cannot be read: {error}"] = None
+            warnings[f"the train questions of {run.metrics['task']} cannot be read: {error}"] = None
 
 
 def _pack(
