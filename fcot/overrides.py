@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.config import CONF
 from fcot.errors import FcotError
+from fcot.progress import say
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
@@ -58,6 +62,19 @@ def _below(group: str) -> list[str]:
     """The choices of a group in folders of their own, such as ``toy/cost``."""
     folder = CONF / group
     return [str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*/*.yaml")]
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Within, what is wrong with a command ends the program with one message and exit code 1."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        say(explain(error))
+        sys.exit(1)
+    except FcotError as error:
+        say(str(error))
+        sys.exit(1)
 
 
 def explain(error: Exception) -> str:

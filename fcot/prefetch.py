@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fcot.errors import FcotError
-from fcot.overrides import explain, prepare
+from fcot.overrides import explained, prepare
 from fcot.progress import say
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
@@ -32,14 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(given):
         print(HELP, end="")
         return
-    try:
+    with explained():
         prefetch([argument for argument in prepare(given) if argument not in ("-m", "--multirun")])
-    except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error))
-        sys.exit(1)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
 
 
 def prefetch(overrides: Sequence[str]) -> None:

@@ -9,14 +9,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from fcot.config import CONF, register_schemas
 from fcot.errors import FcotError
-from fcot.overrides import explain, prepare
+from fcot.overrides import explained, prepare
 from fcot.progress import say
 from fcot.ranks import started_first
 from fcot.stopping import asked, listen
@@ -31,20 +29,15 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make two runs on one machine 20 times slower
     register_schemas()
     try:
-        if started_first():  # the other ranks go where the first one leads
-            listen()
-        sys.argv[1:] = prepare(sys.argv[1:])
-        _application()
+        with explained():
+            if started_first():  # the other ranks go where the first one leads
+                listen()
+            sys.argv[1:] = prepare(sys.argv[1:])
+            _application()
     except KeyboardInterrupt:
         signalled = asked()
         say(f"\n{f'stopped by {signalled.name}' if signalled else 'interrupted'}; the same command continues where this one stopped")
         sys.exit(130 if signalled is None else 128 + signalled)
-    except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error))
-        sys.exit(1)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

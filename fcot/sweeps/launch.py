@@ -16,7 +16,7 @@ from fcot.progress import say
 from fcot.stopping import stop_if_asked
 from fcot.sweeps.hours import about, at_most
 from fcot.sweeps.job import do_job, read_record
-from fcot.sweeps.ledger import again, counts, statuses, who
+from fcot.sweeps.ledger import LIVE, again, counts, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
 
@@ -53,7 +53,7 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         return
     with exclusive(sweep.launch_lock, say):
         write_plan(sweep)
-        live = {one.name for one in statuses(sweep, launching=False) if one.state in ("running", "starting", "queued", "unknown")}
+        live = {one.name for one in statuses(sweep, launching=False) if one.state in (*LIVE, "unknown")}
         if live:
             say(f"already running or queued: jobs {', '.join(map(str, sorted(live, key=str)))}")
         _go(sweep, [job for job in sweep.distinct if not sweep.whole(job) and job.number not in live], runs)
@@ -182,7 +182,7 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
     from fcot.stages.needs import money, sum_of
 
     jobs = sweep.jobs
-    counts = {
+    kinds = {
         "to run": len(todo),
         "complete already": sum(sweep.whole(job) for job in sweep.distinct),
         "the same as another": sum(job.same_as is not None for job in jobs),
@@ -190,7 +190,7 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
     }
     lines = [
         f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: "
-        + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "to run")
+        + ", ".join(f"{count} {name}" for name, count in kinds.items() if count or name == "to run")
     ]
     needs = sum_of(list(estimates.values())) if estimates else None
     if needs is not None and needs.bought:

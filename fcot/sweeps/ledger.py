@@ -29,6 +29,7 @@ _TAIL_BYTES = 8192
 # What `rerun` runs again; of a job that SLURM alone could tell about, and cannot be asked, nothing is known.
 AGAIN = ("failed", "cancelled", "interrupted", "missing")
 OVER = ("done", *AGAIN)
+LIVE = ("running", "starting", "queued")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def statuses(sweep: Sweep, launching: bool | None = None) -> list[Status]:
     """
     known = _known(sweep, launching)
     found = [_status(sweep, job, known) for job in sweep.jobs]
-    if str(GENERATION) in known.ids or sweep.record(GENERATION).exists():
+    if GENERATION in known.ids or sweep.record(GENERATION).exists():
         return [_own_status(sweep, GENERATION, known), *found]
     return found
 
@@ -262,7 +263,7 @@ def stop(sweep: Sweep) -> list[JobName]:
         return []
     if process == 0:
         raise FcotError(f"{sweep.folder} is being run by {who(process)}: cancel it there")
-    running = [one.name for one in statuses(sweep) if one.state in ("queued", "starting", "running")]
+    running = [one.name for one in statuses(sweep) if one.state in LIVE]
     os.kill(process, signal.SIGINT)
     return running
 
@@ -355,6 +356,6 @@ def wait_for_end(sweep: Sweep, show: Callable[[Sequence[Status]], object], every
     while True:
         found = statuses(sweep)
         show(found)
-        if not any(one.state in ("running", "starting", "queued") for one in found):
+        if not any(one.state in LIVE for one in found):
             return
         time.sleep(every_s)
