@@ -39,25 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The report of runs and sweeps, from the files they left: tables, figures, one HTML page.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
     parser.add_argument("--wandb", action="store_true", help="also as a W&B Report; without WANDB_API_KEY its spec as a file")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
     options = parser.parse_args(arguments)
+    output = options.output or options.folders[0]
     try:
-        publishing = report(options.folders, export=True)
+        publishing = report(options.folders, output, export=True)
         if options.wandb and publishing is not None:
             from fcot.reporting.wandb_report import publish
 
             entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
-            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *map(str, options.folders)])
-            publish(publishing, entity, project, options.folders[0], again)
+            elsewhere = ["--output", str(output)] if options.output else []
+            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *elsewhere, *map(str, options.folders)])
+            publish(publishing, entity, project, output, again)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
 
 
-def report(folders: Sequence[Path], export: bool = False) -> Document | None:
-    """Print the comparison of all finished runs in the folders with what is signal in it, and write its page into the first folder.
+def report(folders: Sequence[Path], output: Path | None = None, export: bool = False) -> Document | None:
+    """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
 
     Args:
         folders: Runs, sweeps, or folders of either.
+        output: Where to write; the first folder unless told.
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
 
     Returns:
@@ -70,10 +74,11 @@ def report(folders: Sequence[Path], export: bool = False) -> Document | None:
     from fcot.reporting.page import write_page
     from fcot.reporting.settings import named
 
+    output = output or folders[0]
     jobs = [job for folder in folders for job in find_jobs(folder)]
     done, missing = _finished(jobs)
     if not done:
-        _report_lengths(folders, jobs, missing, export)
+        _report_lengths(folders, jobs, missing, output if export else None)
         return None
     settings, paths = _settings(done)
     analysis = analyse(settings)
@@ -82,13 +87,13 @@ def report(folders: Sequence[Path], export: bool = False) -> Document | None:
         console.print(table)
     _print_missing(missing, len(jobs))
     document = build(analysis, _files(settings, paths), missing)
-    page = folders[0] / "report.html"
+    page = output / "report.html"
     write_page(document, page, problems_of=_problems)
     rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in analysis.compared]
-    write_json(folders[0] / "comparisons.json", {"comparisons": rows})
+    write_json(output / "comparisons.json", {"comparisons": rows})
     if export:
-        _export(document, folders[0] / "report")
-        print(f"tables and figures: {folders[0] / 'report'}")
+        _export(document, output / "report")
+        print(f"tables and figures: {output / 'report'}")
     print(f"page: {page}")
     return document
 
@@ -247,8 +252,8 @@ def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], export: bool) -> None:
-    """What can be said of runs that stopped after curation.
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], output: Path | None) -> None:
+    """What can be said of runs that stopped after curation; a figure of it below ``output``.
 
     Raises:
         FcotError: There are none.
@@ -261,8 +266,8 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Seque
         raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *missing[:_SHOWN_MISSING]]))
     found = [lengths_of(run) for run in curated]
     result_console().print(lengths_table(found))
-    if export:
-        print(f"figure: {save(lengths_chart(found), folders[0] / 'report' / 'figures')[0]}")
+    if output:
+        print(f"figure: {save(lengths_chart(found), output / 'report' / 'figures')[0]}")
     _print_missing(missing, len(jobs))
 
 

@@ -185,6 +185,21 @@ def test_search_and_filters_find_exactly_what_they_should(opened, tmp_path):
     assert chosen(task="toy", method="tailored") == ["toy/0", "toy/10", "toy/11"]
 
 
+def test_what_is_filtered_away_is_not_shown_and_links_to_what_is_gone_say_nothing(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), "#run=renamed&verdict=all_wrong")
+    detail = page.locator("#samples .detail")
+    assert names(page) == ["toy/1"]
+    assert detail.locator("h3").inner_text() == "toy/1"
+    assert page.locator("#samples select[name=run]").input_value() == ""
+    page.fill("input[name=q]", "no such words")
+    assert names(page) == []
+    assert detail.inner_text() == ""
+    page.fill("input[name=q]", "")
+    page.select_option("#samples select[name=run]", "cot seed 0")
+    assert detail.locator("h3").inner_text() == "toy/1"
+    assert detail.locator(".card header bdi").all_inner_texts() == ["cot seed 0"]
+
+
 def test_a_sample_shows_answers_side_by_side_and_the_steps_that_differ(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)), "#sample=toy/0")
     detail = page.locator("#samples .detail")

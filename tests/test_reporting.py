@@ -14,11 +14,12 @@ from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
 from fcot.reporting.failures import aligned_table, error_table
+from fcot.reporting.published import find
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
-from fcot.reporting.tables import comparison, comparisons, notes, stage_line
+from fcot.reporting.tables import by_task, comparison, comparisons, notes, stage_line
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 BASE = {
@@ -71,6 +72,32 @@ def test_what_a_sweep_varies_has_a_column_and_a_name_in_the_picture():
         "Fine-tune-CoT D=4, trainer.lr=1e-3",
         "Fine-tune-CoT D=4, trainer.lr=5e-3",
     ]
+
+
+def test_results_stand_before_what_explains_them():
+    columns = list(comparison(settings([run(1, rationale_words=40), run(2, diversity=1)])).columns)
+    assert columns.index("acc %") < columns.index("95 % CI") < columns.index("n") < columns.index("kept/asked") < columns.index("words")
+
+
+def test_several_tasks_have_a_table_as_the_papers_print_it():
+    assert by_task(settings([run(1), run(2, diversity=1)])) is None
+    published = {"as_published": True, "sampled": True, "subset": None, "student": "flan_t5_base", "n_parameters": 250_000_000}
+    table = by_task(settings([run(1), run(2, task="svamp", accuracy=0.5), run(3, task="svamp", diversity=8, accuracy=0.5, **published)]))
+    assert table is not None
+    assert list(table.columns) == ["student", "method", "svamp", "toy_arithmetic"]
+    assert table.rows == [
+        ("tiny_gpt2", "Fine-tune-CoT D=4", "49.88", "98.27"),
+        ("flan_t5_base", "Fine-tune-CoT D=8", f"49.88 ({find(run(3, task='svamp', diversity=8, **published)).percent:.2f})", "-"),
+    ]
+
+
+def test_lines_of_one_colour_differ_in_their_dashes():
+    names = [f"run {number}" for number in range(40)]
+    spec = json.dumps(figures.training_chart({name: [{"step": 1, "train_loss": 1.0}] for name in names}).spec)
+    encoding = json.loads(spec)["encoding"]
+    looks = zip(encoding["color"]["scale"]["range"], map(str, encoding["strokeDash"]["scale"]["range"]), strict=True)
+    assert encoding["color"]["scale"]["domain"] == encoding["strokeDash"]["scale"]["domain"] == names
+    assert len(set(looks)) == 40
 
 
 def test_runs_that_look_alike_show_their_hashes():
@@ -181,6 +208,10 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
     assert r"98.27" in (exported / "tables" / "accuracy.tex").read_text()
     assert (exported / "figures" / "accuracy.svg").exists()
     assert len(find_jobs(tmp_path / "elsewhere")) == 3
+    kept = (tmp_path / "sweep" / "report.html").stat().st_mtime_ns
+    report([tmp_path / "sweep"], tmp_path / "other", export=True)
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"report", "report.html", "comparisons.json"}
+    assert (tmp_path / "sweep" / "report.html").stat().st_mtime_ns == kept
     with pytest.raises(FcotError, match="no evaluated run"):
         report([tmp_path / "elsewhere" / "run2"])
     with pytest.raises(FcotError, match="no such folder"):

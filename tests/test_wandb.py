@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -20,9 +21,9 @@ from wandb_stub import KEY, Stub, served, silent
 from fcot.checks import faults_of
 from fcot.errors import FcotError
 from fcot.pipeline import execute
-from fcot.reporting.document import Code, Document, Paragraph, RunFiles, Section
+from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.table import Table
-from fcot.reporting.wandb_report import publish
+from fcot.reporting.wandb_report import blocks, publish
 from fcot.student import training
 from fcot.student.loggers import lightning_logger
 
@@ -405,6 +406,19 @@ def test_without_a_key_the_spec_is_a_file(document, tmp_path, monkeypatch, capsy
     assert "no key in WANDB_API_KEY" in said
     assert "python -m fcot.report --wandb DIR" in said
     check_spec(json.loads((tmp_path / "report_wandb.json").read_text()))
+
+
+def test_runs_of_several_projects_are_all_in_it_and_no_heading_is_empty(document):
+    wr = pytest.importorskip("wandb_workspaces.reports.v2")
+    told = [{"id": "a", "project": "p", "entity": "one", "group": "s", "url": None},
+            {"id": "b", "project": "q", "entity": None, "group": None, "url": None}]  # fmt: skip
+    grids = [block for block in blocks(wr, document, told, "us", "p") if isinstance(block, wr.PanelGrid)]
+    assert [(one.entity, one.project, one.filters) for one in grids[0].runsets] == [
+        ("one", "p", "Metric('Group') in ['s']"), ("us", "q", "Metric('ID') in ['b']"),
+    ]  # fmt: skip
+    chart = Section("training", "Training", [Chart("training", "losses", {})])
+    unlogged = blocks(wr, dataclasses.replace(document, sections=[*document.sections, chart]), [], "", "")
+    assert [block.text for block in unlogged if isinstance(block, wr.H2)] == ["Results", "Configurations", "The paper's numbers"]
 
 
 def test_without_the_package_the_command_that_installs_it(document, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import AXES, Line, lines, trend_table
 from fcot.reporting.settings import Setting, label, named
 from fcot.reporting.table import Table
-from fcot.reporting.tables import Compared, comparison, comparisons, paired
+from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
 
 _SIGNIFICANT = 0.05
 _TOLD_GROUPS = 4  # tasks and students of which the first paragraph speaks
@@ -55,7 +55,8 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     sections = [
         _section("results", "Results", [
-            accuracy_chart(settings), comparison(settings), paired(compared, settings) if compared else None, *reference_tables(settings),
+            accuracy_chart(settings), comparison(settings), by_task(settings), paired(compared, settings) if compared else None,
+            *reference_tables(settings),
         ]),
         _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
         _section("cost", "Cost", _cost(settings)),

@@ -23,6 +23,8 @@ COLOURS = {  # of methods; each reads on white and on near-black
 }  # fmt: skip
 _METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLOURS], range=list(COLOURS.values()))
 _LINES = ["#3a82c4", "#d99a31", "#5f9f6b", "#c0504d", "#9a6fc0", "#8f8f8f", "#00a0a0", "#b0967a"]
+_DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # these and the shapes tell apart what has the same colour
+_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 _PAPER = "#c0504d"
 _INTERVAL = "95 % interval"
 _WIDTH = 520
@@ -73,14 +75,14 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
     x = alt.X("place:Q", scale=scale, title=AXES.get(axis, axis), axis=alt.Axis(values=places, format="~s"))
     names = list(dict.fromkeys(row["line"] for row in rows))
-    colour = alt.Color("line:N", sort=names, scale=alt.Scale(domain=names, range=_LINES), title=None,
-                       legend=alt.Legend(orient="bottom", columns=1, labelLimit=_WIDTH) if len(names) > 1 else None)  # fmt: skip
+    colour, shape = _told_apart("line", names, "shape", _WIDTH if len(names) > 1 else None)
     base = alt.Chart(_data(rows)).encode(x=x, color=colour)
     y = _percent(alt.Y, "accuracy", min(100.0, 1.25 * max([row["high"] for row in rows] + [one["accuracy"] for one in paper]) + 2))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
     layers = [
-        base.mark_line(point={"filled": True, "size": 45}).encode(y=y, tooltip=tooltip),
+        base.mark_line().encode(y=y),
         base.mark_rule().encode(y="low:Q", y2="high:Q"),
+        base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tooltip, shape=shape),
     ]
     if paper:
         layers.insert(0, alt.Chart(_data(paper)).mark_line(strokeDash=[5, 4], opacity=0.6).encode(x=x, y=y, color=colour))
@@ -131,18 +133,22 @@ def kept_chart(settings: Sequence[Setting]) -> Chart | None:
     if not asked:
         return None
     rows = [
-        {"line": f"{setting['task']}, {setting['teacher']}", "D": setting["diversity"], "setting": label(setting, settings),
+        {"line": _asked_of(setting), "D": setting["diversity"], "setting": label(setting, settings),
          "kept": setting.mean("completions_kept"), "asked": setting.mean("completions_asked"),
          "share": 100 * setting.mean("completions_kept") / setting.mean("completions_asked")}  # type: ignore[operator]
         for setting in asked
     ]  # fmt: skip
-    legend = alt.Legend(orient="bottom", columns=1, labelLimit=_WIDTH)
+    colour, shape = _told_apart("line", list(dict.fromkeys(row["line"] for row in rows)), "shape", _WIDTH)
     chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
         x=alt.X("D:O", title="rationales a problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
-        color=alt.Color("line:N", scale=alt.Scale(range=_LINES), title=None, legend=legend),
+        color=colour, shape=shape,
         tooltip=["setting:N", alt.Tooltip("kept:Q", format=",.0f"), "asked:Q", alt.Tooltip("share:Q", format=".1f")],
     )  # fmt: skip
     return _made("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
+
+
+def _asked_of(setting: Setting) -> str:
+    return f"{setting['task']}, {setting['teacher']}" + (", all rounds" if setting["rounds"] else "")
 
 
 def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
@@ -157,12 +163,11 @@ def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
         here = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
         if here:
             y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=value != "train_loss"))
-            colour = alt.Color("run:N", sort=list(curves), scale=alt.Scale(range=_LINES), title=None,
-                               legend=alt.Legend(orient="bottom", columns=1, labelLimit=2 * _WIDTH))  # fmt: skip
+            colour, dash = _told_apart("run", list(curves), "strokeDash", None if panels else 2 * _WIDTH)  # one legend for both
             line = alt.Chart(_data(here)).mark_line(point=value == "validation", strokeWidth=1.5)
             tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
             x = alt.X("step:Q", title="optimizer step")
-            panels.append(line.encode(x=x, y=y, color=colour, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
+            panels.append(line.encode(x=x, y=y, color=colour, strokeDash=dash, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
     return _made("training", "how each run was trained", _stacked(panels, 2)) if panels else None
 
 
@@ -206,7 +211,11 @@ def save(chart: Chart, folder: Path) -> list[Path]:
 
 def _stacked(panels: Sequence[Any], columns: int) -> Any:
     """Panels side by side and below each other; one alone stays as it is, which lets a page shrink it."""
-    return panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns).resolve_scale(color="independent")
+    return (
+        panels[0]
+        if len(panels) == 1
+        else alt.concat(*panels, columns=columns).resolve_scale(color="independent", shape="independent", strokeDash="independent")
+    )
 
 
 def _made(name: str, title: str, chart: Any) -> Chart:
@@ -231,6 +240,20 @@ def _measured(setting: Setting) -> Row:
 def _published(setting: Setting) -> float | None:
     cell = find(setting.runs[0])
     return cell.percent if cell else None
+
+
+def _told_apart(field: str, names: Sequence[str], second: str, room: int | None) -> tuple[Any, Any]:
+    """Channels that tell lines apart: colours, and where these come round again dashes or shapes; a legend of ``room`` pixels below."""
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=room, symbolLimit=len(names)) if room else None
+    channel: Any = alt.StrokeDash if second == "strokeDash" else alt.Shape
+    values: Sequence[Any] = _DASHES if second == "strokeDash" else _SHAPES
+    places = range(len(names))
+    colours = alt.Scale(domain=names, range=[_LINES[place % len(_LINES)] for place in places])
+    others = alt.Scale(domain=names, range=[values[place // len(_LINES) % len(values)] for place in places])
+    return (
+        alt.Color(f"{field}:N", sort=names, scale=colours, title=None, legend=legend),
+        channel(f"{field}:N", sort=names, scale=others, title=None, legend=legend),
+    )
 
 
 def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test accuracy, %") -> Any:

@@ -18,6 +18,7 @@ from fcot.reporting.table import Table
 
 LIMIT_BYTES = 30_000_000
 _ASSETS = Path(__file__).with_name("page")
+_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # each uses what those before it define
 _BROWSERS = {"samples": "Rationales", "rounds": "Paths through the rounds"}  # sections that the page fills, and their headings
 _LEAST_BYTES = 100_000  # for samples, however much the rest takes
 # Control characters as their pictures, so that they are seen and no parser meets them; halves of surrogate pairs as what they are.
@@ -39,7 +40,7 @@ def write_page(document: Document, path: Path, limit_bytes: int = LIMIT_BYTES, p
     Raises:
         FcotError: The file cannot be written.
     """
-    scripts = {"page": _asset("page.js"), "vega": _vega() if _charts(document) else ""}
+    scripts = {"page": _behaviour(), "vega": _vega() if _charts(document) else ""}
     fixed = _filled(document, Samples(b"", 0, 0, 0, ()), scripts)
     left = limit_bytes - sum(len(part.encode()) for part in fixed)
     samples = read_samples(document.runs, max(left, _LEAST_BYTES) // 4 * 3 - 1000, problems_of)
@@ -159,6 +160,11 @@ def _policy(scripts: Iterable[str]) -> str:
 
 def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _behaviour() -> str:
+    """The page's own scripts as one, whose names nothing else sees."""
+    return "\n".join(["'use strict';", "(() => {", *(_asset(f"{name}.js") for name in _SCRIPTS), "})();", ""])
 
 
 @cache

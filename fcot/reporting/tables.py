@@ -18,7 +18,7 @@ from fcot.reporting.table import Table
 
 
 def comparison(settings: Sequence[Setting]) -> Table:
-    """A line a setting: method, D, kept/asked, accuracy with its 95 % interval, what paper A published, n, seconds a run."""
+    """A line a setting: method, D, accuracy with its 95 % interval, what paper A published, n, kept/asked, seconds a run."""
     extra = [name for name in SHOWN if len({setting[name] for setting in settings}) > 1]
     first = settings[0]
     title = None if extra else f"{first['task']}, {first['student']}"
@@ -27,11 +27,6 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
     for key in dict.fromkeys(key for setting in settings for key in setting.varied):
         columns[key.removeprefix("method.")] = [setting.varied.get(key, "-") for setting in settings]
-    columns["kept/asked"] = [_kept(setting) for setting in settings]
-    if _differ(settings, "rationale_words"):
-        columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
-    if any(key.startswith("trainer.") for setting in settings for key in setting.varied):  # what chooses among them
-        columns["validation %"] = [_percent(setting.mean("validation_accuracy")) for setting in settings]
     columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
     columns["95 % CI"] = [f"{100 * setting.accuracy.low:.1f}-{100 * setting.accuracy.high:.1f}" for setting in settings]
     if any(len(setting.runs) > 1 for setting in settings):
@@ -43,6 +38,11 @@ def comparison(settings: Sequence[Setting]) -> Table:
     if any(setting["accuracy_checkpoint"] == "last" for setting in settings):
         columns["checkpoint"] = [setting["accuracy_checkpoint"] for setting in settings]
     columns["n"] = [str(len(setting.problems)) for setting in settings]
+    if any(key.startswith("trainer.") for setting in settings for key in setting.varied):  # what chooses among them
+        columns["validation %"] = [_percent(setting.mean("validation_accuracy")) for setting in settings]
+    columns["kept/asked"] = [_kept(setting) for setting in settings]
+    if _differ(settings, "rationale_words"):
+        columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
     if same := alike(settings):
         columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
@@ -50,6 +50,23 @@ def comparison(settings: Sequence[Setting]) -> Table:
     table = Table("accuracy", title, list(columns), left, notes=notes(settings), no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
+    return table
+
+
+def by_task(settings: Sequence[Setting]) -> Table | None:
+    """As the papers print results: a line a student and method, a column a task; None for a single task."""
+    tasks = list(dict.fromkeys(setting["task"] for setting in settings))
+    if len(tasks) == 1:
+        return None
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    cells_of = [find(setting.runs[0]) for setting in settings]
+    for setting, cell in zip(settings, cells_of, strict=True):
+        told = f"{100 * setting.accuracy.mean:.2f}" + (f" ({cell.percent:.2f})" if cell else "")
+        lines.setdefault((setting["student"], label(setting, settings)), {})[setting["task"]] = told
+    table = Table("by_task", "test accuracy (%) by task", ("student", "method", *tasks), ("student", "method"))
+    for names, cells in lines.items():
+        table.add_row(*names, *(cells.get(task, "-") for task in tasks))
+    table.notes = ["Intervals stand in the table of all settings." + (" In brackets: paper A." if any(cells_of) else "")]
     return table
 
 

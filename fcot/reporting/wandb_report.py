@@ -110,11 +110,11 @@ def blocks(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], entit
     if document.missing:
         made.append(wr.UnorderedList(items=list(document.missing)))
     for section in _sections(document, panels):
-        made.append(wr.H2(section.title))
-        for block in section.blocks:
-            made.extend(_block(wr, block))
+        shown = [made_of for block in section.blocks for made_of in _block(wr, block)]
         if section.id in panels:
-            made.append(wr.PanelGrid(runsets=[_runset(wr, told, entity, project)], panels=panels[section.id]))
+            shown.append(wr.PanelGrid(runsets=_runsets(wr, told, entity, project), panels=panels[section.id]))
+        if shown:
+            made += [wr.H2(section.title), *shown]
     return made
 
 
@@ -144,13 +144,20 @@ def _block(wr: Any, block: Block) -> Iterator[Any]:
         assert isinstance(block, Chart)
 
 
-def _runset(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> Any:
-    """The sweeps' runs, those to come too; of runs without a sweep those that the report is about."""
-    groups = sorted({one["group"] for one in told if one["group"]})
-    alone = [one for one in told if not one["group"]]
-    attribute, values = ("ID", [one["id"] for one in told]) if alone else ("Group", groups)
+def _runsets(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
+    """The runs of each project: those of sweeps by group, which finds those to come too, else by id."""
+    projects: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in told:
+        projects.setdefault((one["entity"] or entity, one["project"] or project), []).append(one)
+    return [wr.Runset(entity=owner, project=name, name=name, filters=_filter(runs)) for (owner, name), runs in projects.items()]
+
+
+def _filter(told: Sequence[Mapping[str, Any]]) -> str:
+    """W&B's expression for some runs of a project."""
+    alone = not all(one["group"] for one in told)
+    attribute, values = ("ID", [one["id"] for one in told]) if alone else ("Group", sorted({one["group"] for one in told}))
     words = ", ".join("'" + value.replace("'", "") + "'" for value in values)
-    return wr.Runset(entity=entity, project=project, name="runs", filters=f"Metric('{attribute}') in [{words}]")
+    return f"Metric('{attribute}') in [{words}]"
 
 
 def _panels(wr: Any, document: Document) -> dict[str, list[Any]]:

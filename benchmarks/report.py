@@ -1,9 +1,11 @@
-"""The page over a large sweep: python benchmarks/page.py [RUNS] [PREDICTIONS]: time, memory, file size, a keystroke in Chromium."""
+"""The report of a large sweep: python benchmarks/report.py [RUNS] [PREDICTIONS]: time, memory, file size, a keystroke in Chromium."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,9 +14,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from fcot.artifacts import RunDirectory, write_jsonl
-from fcot.reporting.document import Document, RunFiles, Section
-from fcot.reporting.page import write_page
+from fcot.artifacts import RunDirectory, write_json, write_jsonl
+from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WORDS = [f"{a}{b}{c}" for a in ("ba", "ke", "mi", "to", "su") for b in ("ran", "lin", "dor", "ves") for c in ("", "a", "o", "ed", "ing")]
@@ -41,17 +42,32 @@ def rationale(rng: random.Random) -> str:
     )
 
 
-def build(folder: Path, n_runs: int, n_predictions: int) -> list[RunFiles]:
-    """Runs of four tasks, each with predictions, marks, and the completions of a D that runs of a task share."""
-    runs = []
+def a_run(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metrics and configuration of a real, short run: what the copies have in common."""
+    command = [sys.executable, "-m", "fcot.run", "diversity=1", "trainer.max_steps=20", f"output_dir={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (run,) = (folder / "runs").iterdir()
+    return json.loads((run / "metrics.json").read_text()), (run / "config.yaml").read_text()
+
+
+def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
+    """A sweep of tasks, D, rates and seeds: each run with predictions, marks, a log, and the completions that runs of a task share."""
+    metrics, config = a_run(folder / "real")
+    jobs = []
     for number in range(n_runs):
         rng = random.Random(number)
-        directory, task = RunDirectory(folder / f"run-{number}"), f"task_{number % 4}"
-        right = [rng.random() < 0.6 for _ in range(n_predictions)]
+        task, diversity, lr, seed = (
+            f"task_{number % 4}",
+            (1, 2, 4, 8, 16)[number // 4 % 5],
+            ("1e-4", "3e-4")[number // 20 % 2],
+            number // 40,
+        )
+        directory = RunDirectory(folder / "runs" / f"run-{number}")
+        right = [rng.random() < 0.4 + 0.02 * diversity for _ in range(n_predictions)]
         write_jsonl(directory.predictions, ({
             "sample_index": index, "question": f"Question {index} of {task}: " + " ".join(random.Random(index).choices(WORDS, k=30)),
             "answer": "12", "completion": f"{rationale(rng)}\nAnswer: {12 if one else 13}", "prediction": "12" if one else "13",
-            "correct": one, "complete": True, "n_tokens": 90,
+            "correct": one, "complete": True, "n_tokens": rng.randrange(60, 120),
         } for index, one in enumerate(right)))  # fmt: skip
         wrong = [index for index, one in enumerate(right) if not one]
         write_jsonl(directory.errors, ({"sample_index": index, "marks": ["arithmetic_slip"], "equation": "1 + 1 = 3"} for index in wrong))
@@ -60,28 +76,40 @@ def build(folder: Path, n_runs: int, n_predictions: int) -> list[RunFiles]:
             "sample_index": n_predictions + index // 4, "completion_index": index % 4, "prediction": "12", "correct": index % 9 > 0,
             "kept": index % 9 > 0, "reason": None if index % 9 else "wrong_answer", "rationale": rationale(rng), "answer": "12",
         } for index in range(4 * n_predictions)))  # fmt: skip
-        metrics: dict[str, Any] = {"task": task, "method": "fine_tune_cot", "questions_sha256": task, "completions_asked": 4}
-        runs.append(RunFiles(directory, f"{task}, seed {number // 4}", metrics))
-    return runs
+        write_json(directory.metrics, metrics | {
+            "run_id": f"{task}-tiny_gpt2-{number:010d}", "task": task, "diversity": diversity, "seed": seed,
+            "setting": f"{task} {diversity} {lr}", "n_test": n_predictions,
+            "accuracy": sum(right) / n_predictions, "questions_sha256": task,
+        })  # fmt: skip
+        directory.config.write_text(config)
+        directory.logs.mkdir()
+        directory.logs.joinpath("metrics.csv").write_text("step,train_loss\n" + "".join(f"{step},{9 / step}\n" for step in range(1, 2000)))
+        shown = [f"dataset={task}", f"diversity={diversity}", f"trainer.lr={lr}", f"seed={seed}"]
+        jobs.append(Planned(number, shown, str(number), f"../runs/run-{number}", "evaluate"))
+    write_plan(Sweep(folder / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
+    return folder / "sweep"
 
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def reported(sweep: Path) -> None:
+    """In a process of its own: its peak memory is the report's."""
+    began = time.perf_counter()
+    done = subprocess.Popen([sys.executable, "-m", "fcot.report", str(sweep)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(done.pid, 0)
+    assert status == 0
+    size = sum(path.stat().st_size for path in (sweep / "report").rglob("*") if path.is_file())
+    print(f"python -m fcot.report: {time.perf_counter() - began:.1f} s, peak memory {usage.ru_maxrss / 1024:,.0f} MB")
+    print(f"report.html: {(sweep / 'report.html').stat().st_size / 1e6:.1f} MB; tables and figures: {size / 1e6:.1f} MB")
 
 
 def main(n_runs: int, n_predictions: int) -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        runs, page_file = build(Path(name), n_runs, n_predictions), Path(name) / "report.html"
-        before = peak()
-        began = time.perf_counter()
-        write_page(Document("Benchmark", "A large sweep.", [], [Section("samples", "Rationales")], runs), page_file)
-        seconds = time.perf_counter() - began
-        print(f"{n_runs} runs x {n_predictions:,} predictions: {seconds:.1f} s, peak memory {peak():,.0f} MB (before {before:,.0f})")
-        print(f"file: {page_file.stat().st_size / 1e6:.1f} MB")
+        sweep = build(Path(name), n_runs, n_predictions)
+        print(f"{n_runs} runs x {n_predictions:,} predictions")
+        reported(sweep)
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         page = browser.new_page()
         began = time.perf_counter()
-        page.goto(page_file.as_uri())
+        page.goto((sweep / "report.html").as_uri())
         page.wait_for_selector("#sample-list .row", timeout=120_000)
         seconds = time.perf_counter() - began
         print(f"open until the list is there: {seconds:.1f} s; {page.locator('#samples .note').first.inner_text()}")

@@ -1,0 +1,86 @@
+// Charts, code to be copied, and paper.
+
+/** Colours follow the text's, so that themes and print need no second drawing. */
+function chartConfig(room) {
+  const axis = { labelColor: 'currentColor', titleColor: 'currentColor', tickColor: 'currentColor', domainColor: 'currentColor',
+    gridColor: 'currentColor', gridOpacity: 0.12, tickOpacity: 0.4, domainOpacity: 0.4, titleFontWeight: 'normal' };
+  const named = { labelColor: 'currentColor', titleColor: 'currentColor' };
+  const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the picture there would be no picture left
+  return {
+    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below, labelLimit: 280 }, header: named,
+    title: { color: 'currentColor', subtitleColor: 'currentColor' }, view: { stroke: null },
+    text: { color: 'currentColor' }, rule: { color: 'currentColor' },
+  };
+}
+
+/** The width a chart of one view asks for; null for one of several views, or of steps, which scrolls in its box. */
+function ownWidth(spec) {
+  const { row, column, facet } = spec.encoding || {};
+  if (!(spec.mark || spec.layer) || row || column || facet || typeof spec.width === 'object') return null;
+  return spec.width || 640;
+}
+
+/** Draw; what axes and legend take too much is taken from the width of the picture. */
+async function drawChart(place) {
+  const spec = JSON.parse(find('script', place.parentElement).textContent);
+  const room = place.clientWidth;
+  const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
+  const width = ownWidth(spec);
+  try {
+    if (width === null) { await window.vegaEmbed(place, spec, options); return; }
+    const first = Math.min(width, room);
+    await window.vegaEmbed(place, { ...spec, width: first }, options);
+    const over = find('svg', place).getBoundingClientRect().width - room;
+    if (over > 0) await window.vegaEmbed(place, { ...spec, width: Math.max(100, Math.floor(first - over)) }, options);
+  } catch (error) {
+    place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
+  }
+}
+
+function drawCharts() {
+  const places = [...document.querySelectorAll('.plot')];
+  const widths = new Map();
+  const drawChanged = () => places.forEach((place) => {
+    if (widths.get(place) === place.clientWidth || !place.clientWidth) return;
+    widths.set(place, place.clientWidth);
+    drawChart(place);
+  });
+  drawChanged();
+  let waiting = 0;
+  window.addEventListener('resize', () => { clearTimeout(waiting); waiting = setTimeout(drawChanged, 150); });
+}
+
+async function copy(text, control) {
+  const label = control.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // not allowed from a file in every browser
+    const area = make('textarea', { class: 'hidden' });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+    control.focus();
+  }
+  control.textContent = 'Copied';
+  tell('Copied');
+  setTimeout(() => { control.textContent = label; }, 1500);
+}
+
+function addCopyButtons() {
+  for (const box of document.querySelectorAll('.copied')) {
+    const control = button('Copy', () => copy(find('code', box).textContent, control), { class: '' });
+    box.append(control);
+  }
+}
+
+/** For browsers whose style sheets cannot open folded blocks on paper. */
+function openForPrint() {
+  let opened = [];
+  window.addEventListener('beforeprint', () => {
+    opened = [...document.querySelectorAll('details:not([open])')];
+    opened.forEach((one) => { one.open = true; });
+  });
+  window.addEventListener('afterprint', () => opened.forEach((one) => { one.open = false; }));
+}
