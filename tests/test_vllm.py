@@ -63,6 +63,12 @@ asyncio.run(fake_openai.main())
 """
 
 
+def heed_signals():
+    """As a process of a terminal does, also where nohup started the tests."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Place:
     """A folder where the script runs, and the servers it has started there."""
 
@@ -85,7 +91,7 @@ class Place:
     def start(self, *arguments, options=(), script=(SCRIPT,), **environment):
         return subprocess.Popen(
             [*script, MODEL, *options, "--", *arguments], cwd=self.folder, env=self.environment | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals,
         )  # fmt: skip
 
     def run(self, *arguments, **more):

@@ -158,7 +158,7 @@ def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
         curves: By run: rows of ``step`` with ``train_loss`` or ``validation``.
     """
     rows = [{"run": name} | row for name, curve in curves.items() for row in curve]
-    panels = []
+    panels: list[Any] = []
     for value, title in (("train_loss", "training loss (a token)"), ("validation", "validation accuracy, %")):
         here = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
         if here:
