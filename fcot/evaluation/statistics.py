@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import stats
 Answers = NDArray[np.float64]
 
 _RESAMPLES = 4000
+_SEEDS = 1  # of the generator that draws runs; that of problems has another
 _PERMUTATIONS = 4999
 
 
@@ -51,21 +53,21 @@ def estimate(answers: Answers) -> Estimate:
         return Estimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
     if mean in (0.0, 1.0):  # every resample is alike
         return Estimate(mean, *wilson_interval(int(mean) * n_problems, n_problems), 0.0)
-    low, high = np.percentile(_resampled(answers, np.random.default_rng(0)), [2.5, 97.5])
+    low, high = np.percentile(_resampled(answers, np.random.default_rng(_SEEDS)), [2.5, 97.5])
     return Estimate(mean, float(low), float(high), float(answers.mean(axis=1).std(ddof=1)))
 
 
-def _resampled(answers: Answers, rng: np.random.Generator, problems: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+def _resampled(answers: Answers, rng: np.random.Generator) -> NDArray[np.float64]:
     """Means of resamples: seeds with replacement, then problems with replacement, the same ones for all seeds."""
     n_seeds, n_problems = answers.shape
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=_RESAMPLES)
-    drawn = _draw(n_problems, rng) if problems is None else problems
-    return np.asarray(((seeds @ answers) * drawn).sum(axis=1) / (n_seeds * n_problems))
+    return np.einsum("rp,rp->r", seeds @ answers, _drawn(n_problems)) / (n_seeds * n_problems)
 
 
-def _draw(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each of ``n`` problems stands in each resample."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+@lru_cache(maxsize=1)
+def _drawn(n: int) -> NDArray[np.float64]:
+    """How often each of ``n`` problems stands in each resample, the same whatever is resampled: comparisons are paired by it."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,8 @@ class Comparison:
 
 def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Comparison:
     """The second setting against the first, on these sample indices."""
-    rng = np.random.default_rng(0)
-    drawn = _draw(first.shape[1], rng)
-    low, high = np.percentile(_resampled(second, rng, drawn) - _resampled(first, rng, drawn), [2.5, 97.5])
+    rng = np.random.default_rng(_SEEDS)
+    low, high = np.percentile(_resampled(second, rng) - _resampled(first, rng), [2.5, 97.5])
     before, after = first.mean(axis=0), second.mean(axis=0)
     repaired = [index for index, wrong, right in zip(problems, before <= 0.5, after > 0.5, strict=True) if wrong and right]
     broken = [index for index, right, wrong in zip(problems, before > 0.5, after <= 0.5, strict=True) if right and wrong]
