@@ -38,7 +38,8 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
     charts = [_bars(group).properties(title=f"{task}, {student}, {_sizes(group)}") for (task, student), group in panels.items()]
-    return _made("accuracy", "test accuracy, %, with 95 % intervals; diamonds: paper A", _stacked(charts, 1))
+    paper = "; diamonds: paper A" if any(_published(setting) is not None for setting in settings) else ""
+    return _made("accuracy", f"test accuracy, %, with 95 % intervals{paper}", _stacked(charts, 1))
 
 
 def _bars(group: Sequence[Setting]) -> Any:
@@ -61,7 +62,8 @@ def scaling_chart(lines: Sequence[Line]) -> Chart:
     for line in lines:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
     charts = [_along(axis, task, group) for (axis, task), group in panels.items()]
-    return _made("scaling", "test accuracy along each axis, with 95 % intervals; dashed: paper A", _stacked(charts, 2))
+    paper = "; dashed: paper A" if any(map(_curve, lines)) else ""
+    return _made("scaling", f"test accuracy along each axis, with 95 % intervals{paper}", _stacked(charts, 2))
 
 
 def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
