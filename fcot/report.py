@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_atomic, write_json
+from fcot.artifacts import RunDirectory, read_json, write_json
 from fcot.errors import FcotError
 from fcot.progress import result_console
+from fcot.reporting.finished import Loaded, load, readable, tell_apart
 from fcot.sweeps.plan import plan_path, read_plan
 
 if TYPE_CHECKING:
@@ -28,10 +25,7 @@ if TYPE_CHECKING:
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
 
-Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
-_SHOWN_KEYS = 4  # of those in which runs differ
 _SHOWN_MISSING = 10
-_NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +65,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
         FcotError: None is finished, or something cannot be read.
     """
     from fcot.reporting.builder import analyse, build, terminal_tables
+    from fcot.reporting.export import export_files
     from fcot.reporting.page import write_page
     from fcot.reporting.settings import named
 
@@ -92,7 +87,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
     rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in analysis.compared]
     write_json(output / "comparisons.json", {"comparisons": rows})
     if export:
-        _export(document, output / "report")
+        export_files(document, output / "report")
         print(f"tables and figures: {output / 'report'}")
     print(f"page: {page}")
     return document
@@ -128,7 +123,7 @@ def _settings(done: Sequence[tuple[Path, Loaded]]) -> tuple[list[Setting], dict[
     loaded = [run for _, run in done]
     settings, paths = group(loaded), {metrics["run_id"]: folder for folder, (metrics, *_) in done}
     if same := alike(settings):  # runs of several commands: their configurations say what differs
-        _tell_apart({run["run_id"] for setting in same for run in setting.runs}, paths, loaded)
+        tell_apart({run["run_id"] for setting in same for run in setting.runs}, paths, loaded)
         settings = group(loaded)
     return settings, paths
 
@@ -155,7 +150,7 @@ def _problems(run: RunFiles) -> list[Problem]:
     from fcot.runs import problems_of, task_of
     from fcot.sweeps.plan import composer
 
-    with _readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
+    with readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
         command = file.readline()
     if not command.startswith("# python -m fcot.run"):
         raise FcotError("its command was not kept")
@@ -179,79 +174,6 @@ def _told(job: Job) -> str:
     return f"{job.name}: {status}" + (f": {left['error'].splitlines()[0]}" if left.get("error") else "")
 
 
-def _export(document: Document, folder: Path) -> None:
-    """Every table and figure in files of their own, and all of it as Markdown."""
-    from fcot.reporting.document import Chart, Paragraph
-    from fcot.reporting.figures import save
-    from fcot.reporting.table import Table, plain
-
-    for name in ("tables", "figures"):  # of an earlier report, which may have had others
-        shutil.rmtree(folder / name, ignore_errors=True)
-    text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(one)}" for one in document.missing)]
-    for section in document.sections:
-        text.append(f"## {section.title}" if section.id != "samples" else "")
-        for block in section.blocks:
-            if isinstance(block, Table):
-                for form, made in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
-                    write_atomic(folder / "tables" / f"{block.name}.{form}", made)
-                text.append(block.to_markdown())
-            elif isinstance(block, Chart):
-                try:
-                    text.append(f"![{plain(block.title)}](figures/{save(block, folder / 'figures')[0].name})")
-                except FcotError as error:
-                    print(error)
-            elif isinstance(block, Paragraph):
-                text.append(plain(block.text))
-            else:
-                text.append(f"{plain(block.title)}\n\n    " + block.text.rstrip().replace("\n", "\n    "))
-    write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
-
-
-_NO_MATTER = ("seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "student.name", "method.name", "diversity", "preview")
-
-
-def _tell_apart(runs: Container[str], paths: Mapping[str, Path], loaded: Sequence[Loaded]) -> None:
-    """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart.
-
-    And the same values of the other runs of their task, student and method: a table or a line has them all or none.
-    """
-    told = {metrics["run_id"]: metrics for metrics, *_ in loaded}
-    configs = {run_id: _configuration(paths[run_id]) for run_id in told}
-    cells: dict[tuple[Any, ...], list[str]] = {}
-    for run_id in told:
-        if run_id in runs and configs[run_id]:
-            cells.setdefault(tuple(told[run_id][name] for name in ("task", "student", "method", "diversity")), []).append(run_id)
-    for (*kind, _), members in cells.items():
-        keys = dict.fromkeys(key for run_id in members for key in configs[run_id] if not key.startswith(_NO_MATTER))
-        differing = [key for key in keys if len({configs[run_id].get(key) for run_id in members}) > 1]
-        names = [key for key in differing if key.endswith(".name")]  # a choice stands for all that comes with it
-        chosen = [key for key in differing if key in names or f"{key.partition('.')[0]}.name" not in names][:_SHOWN_KEYS]
-        for metrics in told.values():
-            config = configs[metrics["run_id"]]
-            if config and kind == [metrics[name] for name in ("task", "student", "method")]:
-                metrics["varied"] = {key.removesuffix(".name"): config.get(key, "null") for key in chosen} | metrics["varied"]
-
-
-def _configuration(folder: Path) -> dict[str, str]:
-    """A run's values by dotted key; empty where they cannot be read."""
-    try:
-        return _flat(OmegaConf.load(folder / "config.yaml"))
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
-        return {}
-
-
-def _flat(config: Any, before: str = "") -> dict[str, str]:
-    """Values by dotted key."""
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, DictConfig) else {f"{before}{key}": _word(value)}
-    return found
-
-
-def _word(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], output: Path | None) -> None:
     """What can be said of runs that stopped after curation; a figure of it below ``output``.
 
@@ -269,38 +191,6 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Seque
     if output:
         print(f"figure: {save(lengths_chart(found), output / 'report' / 'figures')[0]}")
     _print_missing(missing, len(jobs))
-
-
-def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
-    """A run's metrics; by sample index which test problems it answered rightly, and in how many tokens."""
-    answers, lengths = {}, {}
-    predictions = path.with_name("predictions.jsonl")
-    with _readable(predictions):
-        for row in read_jsonl(predictions):
-            if not isinstance(row["correct"], bool):
-                raise ValueError(f"correct: {row['correct']!r}")
-            answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
-    with _readable(path):
-        metrics = read_json(path) | {"varied": dict(varied or {})}
-        if lacking := [name for name in _NEEDED if name not in metrics]:
-            raise ValueError(f"it has no {', '.join(lacking)}")
-        for held in metrics.get("rounds", ()):
-            of_round = RunDirectory(path.parent).round(held["round"]).predictions
-            if of_round.exists():  # a round's files may be deleted
-                held["answers"] = {row["sample_index"]: bool(row["correct"]) for row in read_jsonl(of_round)}
-    return metrics, answers, lengths
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Tell which file cannot be read."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        damage = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
-        raise FcotError(
-            f"{path} {damage}; the run's own command makes it again where neither it nor the run's DONE.json is there"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _application(composed: DictConfig) -> None:
         say(str(error))
         sys.exit(1)
     if "accuracy" in metrics:
-        from fcot.report import load
+        from fcot.reporting.finished import load
         from fcot.reporting.settings import group
         from fcot.reporting.tables import print_comparison
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fcot.evaluation.statistics import Answers, Estimate, estimate
 from fcot.prompts.student import METHODS
+from fcot.reporting.finished import Loaded
 
 Metrics = Mapping[str, Any]
 SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
@@ -64,9 +65,6 @@ class Setting:
         """The mean of a figure over the runs that have it."""
         known = [run[name] for run in self.runs if run.get(name) is not None]
         return sum(known) / len(known) if known else None
-
-
-Loaded = tuple[Metrics, Mapping[int, bool], Mapping[int, int]]  # metrics, answers, lengths
 
 
 def group(runs: Iterable[Loaded]) -> list[Setting]:
