@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcot.artifacts import RunDirectory, read_json, write_json
 from fcot.errors import FcotError
 from fcot.progress import result_console
-from fcot.reporting.finished import Loaded, load, readable, tell_apart
+from fcot.reporting.finished import Loaded, fill_varied, load, readable, tell_apart
 from fcot.sweeps.plan import plan_path, read_plan
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def _settings(done: Sequence[tuple[Path, Loaded]]) -> tuple[list[Setting], dict[
     from fcot.reporting.settings import alike, group
 
     loaded = [run for _, run in done]
-    settings, paths = group(loaded), {metrics["run_id"]: folder for folder, (metrics, *_) in done}
+    paths = {metrics["run_id"]: folder for folder, (metrics, *_) in done}
+    fill_varied(loaded, paths)
+    settings = group(loaded)
     if same := alike(settings):  # runs of several commands: their configurations say what differs
         tell_apart({run["run_id"] for setting in same for run in setting.runs}, paths, loaded)
         settings = group(loaded)

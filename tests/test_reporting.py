@@ -172,6 +172,20 @@ def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_pat
     assert "last" in text([run(1, accuracy_checkpoint="last")])
 
 
+def test_what_one_sweep_varied_is_told_of_the_runs_of_another_one(tmp_path):
+    sweeps: dict[str, list[Planned]] = {"first": [], "second": []}
+    for number, sweep, lr in ((1, "first", 0.1), (2, "first", 0.2), (3, "second", 0.3)):
+        folder = left(tmp_path / "runs" / f"r{number}", number, diversity=number)
+        (folder / "config.yaml").write_text(f"trainer:\n  lr: {lr}\n")
+        override = f"trainer.lr={lr}" if sweep == "first" else "seed=0"
+        sweeps[sweep].append(Planned(len(sweeps[sweep]), [override], f"{number}", f"../runs/r{number}", "evaluate"))
+    for sweep, jobs in sweeps.items():
+        write_plan(Sweep(tmp_path / sweep, "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
+    document = report([tmp_path / "first", tmp_path / "second"])
+    assert document is not None
+    assert [run.metrics["varied"] for run in document.runs] == [{"trainer.lr": value} for value in ("0.1", "0.2", "0.3")]
+
+
 def test_the_figure_draws_the_metrics_numbers(tmp_path):
     chart = figures.accuracy_chart(settings([run(1), run(2, diversity=1, accuracy=0.5, n_test=90)]))
     rows = chart.spec["data"]["values"]

@@ -52,6 +52,17 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def fill_varied(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
+    """Enter what any of several sweeps varied as varied in all runs: where a sweep did not, the value stands in the configuration."""
+    keys = dict.fromkeys(key for metrics, *_ in loaded for key in metrics["varied"])
+    for metrics, *_ in loaded:
+        varied = metrics["varied"]
+        if len(varied) < len(keys):
+            config = _configuration(paths[metrics["run_id"]])
+            known = {key: config.get(key.lstrip("+"), config.get(f"{key.lstrip('+')}.name")) for key in keys} | varied
+            metrics["varied"] = {key: value for key, value in known.items() if value is not None}
+
+
 def tell_apart(runs: Container[str], paths: Mapping[str, Path], loaded: Sequence[Loaded]) -> None:
     """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart.
 
