@@ -8,7 +8,6 @@ an optimizer step and writes a checkpoint, a purchase sends nothing more and wai
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from types import FrameType
@@ -57,6 +56,8 @@ def sleep(seconds: float) -> None:
 
 async def asyncio_sleep(seconds: float) -> None:
     """``asyncio.sleep`` that ends with :func:`stop_if_asked`."""
+    import asyncio  # here: a hundredth of a second at every start
+
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         stop_if_asked()
