@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.artifacts import RunDirectory, read_json, write_json
+from fcot.artifacts import RunDirectory, holder, write_json
 from fcot.errors import FcotError
 from fcot.progress import result_console
 from fcot.reporting.finished import Loaded, fill_varied, load, readable, tell_apart
-from fcot.sweeps.plan import plan_path, read_plan
+from fcot.sweeps.ledger import Status, statuses
+from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
 if TYPE_CHECKING:
     from fcot.records import Problem
@@ -98,7 +99,7 @@ def _finished(jobs: Sequence[Job]) -> tuple[list[tuple[Path, Loaded]], list[str]
     done, missing = [], []
     for job in jobs:
         if job.metrics is None or not job.metrics.exists():
-            missing.append(_told(job))
+            missing.append(f"{job.name}: {job.state}")
             continue
         try:
             done.append((job.metrics.parent, load(job.metrics, job.varied)))
@@ -164,18 +165,6 @@ def _problems(run: RunFiles) -> list[Problem]:
     return problems_of(config, task_of(config))
 
 
-def _told(job: Job) -> str:
-    """Which job is not finished, and what is known of why."""
-    if job.record is None or not job.record.exists():
-        return f"{job.name}: not started"
-    try:
-        left = read_json(job.record)
-    except ValueError:
-        return f"{job.name}: its record is damaged"
-    status = "its metrics are gone" if left["status"] == "done" else left["status"]
-    return f"{job.name}: {status}" + (f": {left['error'].splitlines()[0]}" if left.get("error") else "")
-
-
 def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], output: Path | None) -> None:
     """What can be said of runs that stopped after curation; a figure of it below ``output``.
 
@@ -203,13 +192,13 @@ class Job:
         name: In words.
         metrics: Its metrics.json, existing or not; None where it has no run.
         varied: What its sweep varied in it.
-        record: What a sweep's job left, None outside sweeps.
+        state: What is known of why it has no metrics.
     """
 
     name: str
     metrics: Path | None
     varied: dict[str, str]
-    record: Path | None = None
+    state: str
 
 
 def find_jobs(folder: Path) -> list[Job]:
@@ -217,23 +206,37 @@ def find_jobs(folder: Path) -> list[Job]:
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     if plan_path(folder).exists():
-        sweep = read_plan(folder)
-        varied = _varied([job.shown for job in sweep.jobs])
-        return [
-            Job(
-                f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, values,
-                sweep.record(job.number if job.same_as is None else job.same_as),
-            )
-            for job, values in zip(sweep.jobs, varied, strict=True)
-        ]  # fmt: skip
+        return list(_jobs_of(read_plan(folder)))
     if (folder / "config.yaml").exists():
-        return [Job(folder.name, folder / "metrics.json", {})]
+        return [_run(folder)]
     if sweeps := sorted(path.parent for path in folder.glob("*/plan.json")):
         return [job for sweep in sweeps for job in find_jobs(sweep)]
     found = {
         path.parent for pattern in ("*", "runs/*") for name in ("config.yaml", "metrics.json") for path in folder.glob(f"{pattern}/{name}")
     }
-    return [Job(path.name, path / "metrics.json", {}) for path in sorted(found)]
+    return [_run(path) for path in sorted(found)]
+
+
+def _jobs_of(sweep: Sweep) -> Iterator[Job]:
+    states = {}
+    if not all(sweep.whole(job) for job in sweep.jobs):
+        # Whether a process holds the sweep does not matter here, and it may be this one, which must not look.
+        states = {status.name: _state(status) for status in statuses(sweep, launching=False)}
+    for job, varied in zip(sweep.jobs, _varied([job.shown for job in sweep.jobs]), strict=True):
+        state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
+        yield Job(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
+
+
+def _state(status: Status) -> str:
+    """In words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
+    return ": ".join(filter(None, [status.state, status.error[0] if status.error else status.told]))
+
+
+def _run(folder: Path) -> Job:
+    stages = sorted((folder / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    running = holder(folder / "run.lock") is not None
+    state = ("running" if running else "not finished") + (f", as far as {stages[-1].stem}" if stages else "")
+    return Job(folder.name, folder / "metrics.json", {}, state)
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -210,14 +210,16 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
             rows = [{"sample_index": index, "correct": right, "n_tokens": 9} for index, right in predictions(run(number)).items()]
             (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         jobs.append(Planned(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
+    jobs.append(Planned(3, ["trainer.lr=9", "seed=0"], None, None, "evaluate", fault="trainer.lr=9 is too much"))
     write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
     report([tmp_path / "sweep"], export=True)
     printed = capsys.readouterr().out
     assert "1e-3" in printed
-    assert "1 of 3 runs are not in the report" in printed
+    assert "2 of 4 runs are not in the report" in printed
+    assert "job 3 (trainer.lr=9): failed: trainer.lr=9 is too much" in printed
     page, exported = (tmp_path / "sweep" / "report.html").read_text(), tmp_path / "sweep" / "report"
-    assert "job 2 (trainer.lr=1): not started" in page
-    assert "job 2 (trainer.lr=1): not started" in (exported / "report.md").read_text()
+    assert "job 2 (trainer.lr=1): missing: never started" in page
+    assert "job 2 (trainer.lr=1): missing: never started" in (exported / "report.md").read_text()
     assert "98.27" in (exported / "tables" / "accuracy.csv").read_text()
     assert r"98.27" in (exported / "tables" / "accuracy.tex").read_text()
     assert (exported / "figures" / "accuracy.svg").exists()
@@ -375,10 +377,11 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "98.27" in printed
     assert "4 of 5 runs are not in the report" in printed
-    for part in ("r1: ", "metrics.json is damaged", "predictions.jsonl is missing", "correct: 'yes'", "r4: not started"):
+    for part in ("r1: ", "metrics.json is damaged", "predictions.jsonl is missing", "correct: 'yes'", "r4: not finished"):
         assert part in printed
     (tmp_path / "runs/r5/metrics.json").unlink()
-    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not started"):
+    write_json(tmp_path / "runs/r5/stages/curate.json", {})
+    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, as far as curate"):
         report([tmp_path / "runs"])
 
 

@@ -35,6 +35,21 @@ def test_all_or_nothing_still_has_an_interval(right):
     assert (found.low, found.high) == wilson_interval(right, 100)
 
 
+def test_few_right_answers_leave_no_less_room_than_none():
+    none, one = estimate(answers(0, 0, n=66)), estimate(np.array([answers(1, n=66)[0], answers(1, n=66)[0][::-1]]))
+    assert one.mean == pytest.approx(1 / 66)
+    assert one.high > none.high
+    assert one.high >= wilson_interval(1, 66)[1]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (60, 60), (0, 60)])
+def test_a_difference_that_all_problems_share_still_has_an_interval(first, second):
+    for seeds in (1, 3):
+        found = compare(answers(*[first] * seeds, n=60), answers(*[second] * seeds, n=60), range(60))
+        assert found.low <= found.difference <= found.high
+        assert 0.05 < found.high - found.low < 0.2
+
+
 def test_mcnemar_is_exact():
     first, second = np.array([[1.0] * 10 + [0.0] * 20]), np.array([[1.0] * 8 + [0.0] * 2 + [1.0] * 11 + [0.0] * 9])
     found = compare(first, second, range(30))

@@ -17,6 +17,7 @@ from scipy import stats
 Answers = NDArray[np.float64]
 
 _RESAMPLES = 4000
+_FEW = 5
 _SEEDS = 1  # of the generator that draws runs; that of problems has another
 _PERMUTATIONS = 4999
 
@@ -46,15 +47,19 @@ class Estimate:
 
 
 def estimate(answers: Answers) -> Estimate:
-    """Mean accuracy and its interval: Wilson's for one seed, else a hierarchical bootstrap over seeds and, within, problems."""
+    """Mean accuracy and its interval: Wilson's for one seed, else a hierarchical bootstrap over seeds and, within, problems.
+
+    Where a seed has fewer than five right, or wrong, answers, the bootstrap's interval is too narrow: it is as wide as Wilson's at least.
+    """
     n_seeds, n_problems = answers.shape
     mean = float(answers.mean())
     if n_seeds == 1:
         return Estimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
-    if mean in (0.0, 1.0):  # every resample is alike
-        return Estimate(mean, *wilson_interval(int(mean) * n_problems, n_problems), 0.0)
-    low, high = np.percentile(_resampled(answers, np.random.default_rng(_SEEDS)), [2.5, 97.5])
-    return Estimate(mean, float(low), float(high), float(answers.mean(axis=1).std(ddof=1)))
+    low, high = (float(end) for end in np.percentile(_resampled(answers, np.random.default_rng(_SEEDS)), [2.5, 97.5]))
+    if min(mean, 1 - mean) * n_problems < _FEW:  # of all or nothing every resample is alike; of next to nothing, nearly
+        lower, upper = wilson_interval(round(mean * n_problems), n_problems)
+        low, high = min(low, lower), max(high, upper)
+    return Estimate(mean, low, high, float(answers.mean(axis=1).std(ddof=1)))
 
 
 def _resampled(answers: Answers, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -76,7 +81,8 @@ class Comparison:
 
     Attributes:
         difference: Of the accuracies, second minus first, -1..1.
-        low, high: 95 % interval by a paired bootstrap: both sides have the same resampled problems.
+        low, high: 95 % interval by a paired bootstrap: both sides have the same resampled problems. Where all of these differ by
+            the same, Newcombe's interval for two independent proportions, which is wider than one for pairs.
         p: Exact McNemar for one seed each, which takes the two trained students as they are; else Welch's t test with the
             variance of the runs' means and that of the problems' differences together.
         repaired, broken: Sample indices that most seeds answer wrongly in the first and rightly in the second, and the reverse.
@@ -94,10 +100,18 @@ def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Compari
     """The second setting against the first, on these sample indices."""
     rng = np.random.default_rng(_SEEDS)
     low, high = np.percentile(_resampled(second, rng) - _resampled(first, rng), [2.5, 97.5])
+    if high - low < 1e-12:
+        low, high = _newcombe(float(first.mean()), float(second.mean()), len(problems))
     before, after = first.mean(axis=0), second.mean(axis=0)
     repaired = [index for index, wrong, right in zip(problems, before <= 0.5, after > 0.5, strict=True) if wrong and right]
     broken = [index for index, right, wrong in zip(problems, before > 0.5, after <= 0.5, strict=True) if right and wrong]
     return Comparison(float(after.mean() - before.mean()), float(low), float(high), _paired_p(first, second), repaired, broken)
+
+
+def _newcombe(first: float, second: float, n: int) -> tuple[float, float]:
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    return tuple(confint_proportions_2indep(second * n, n, first * n, n, method="newcomb", compare="diff"))  # type: ignore[return-value]
 
 
 def _paired_p(first: Answers, second: Answers) -> float:

@@ -98,7 +98,7 @@ def _missing(missing: Sequence[str]) -> str:
     if not missing:
         return ""
     lines = "".join(f"<li>{_text(one)}</li>" for one in missing)
-    return f'<div class="missing"><p>Not finished yet:</p><ul>{lines}</ul></div>'
+    return f'<div class="missing"><p>Not in this report:</p><ul>{lines}</ul></div>'
 
 
 def _block(block: Block) -> str:
