@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt, SplitMode, TailoredMethod
+from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt, SplitMode, TailoredMethod, WandbLogger
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.prompts.student import Architecture, Layout
@@ -62,7 +62,12 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
     with directory.lock(say):
         if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
             say(f"nothing to do: {directory.path} is complete")
-            return dict(read_json(directory.metrics))
+            metrics = dict(read_json(directory.metrics))
+            if isinstance(run.config.logger, WandbLogger) and not directory.wandb.exists():
+                say("W&B is told what it left; the curves of its training it is not")
+                with tracked(run, config_text, sweep):
+                    tell_results(run, metrics)
+            return metrics
         directory.remove_partial()
         architecture = _check_student(run)
         _write_inputs(run, config_text)

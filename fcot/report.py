@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fcot.artifacts import RunDirectory, holder, write_json
 from fcot.errors import FcotError
 from fcot.progress import result_console
-from fcot.reporting.finished import Loaded, fill_varied, load, readable, tell_apart
+from fcot.reporting.finished import Loaded, command_of, load, readable, tell_apart
 from fcot.sweeps.ledger import Status, statuses
 from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
@@ -76,7 +76,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
     if not done:
         _report_lengths(folders, jobs, missing, output if export else None)
         return None
-    settings, paths = _settings(done)
+    settings, paths = _settings(done, one_sweep=len(folders) == 1 and plan_path(folders[0]).exists())
     analysis = analyse(settings)
     console = result_console()
     for table in terminal_tables(analysis):
@@ -88,8 +88,10 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
     rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in analysis.compared]
     write_json(output / "comparisons.json", {"comparisons": rows})
     if export:
-        export_files(document, output / "report")
+        export_files(document, settings, output / "report")
         print(f"tables and figures: {output / 'report'}")
+    else:
+        print(f"tables and figures as files: {shlex.join(['python', '-m', 'fcot.report', *map(str, folders)])}")
     print(f"page: {page}")
     return document
 
@@ -117,18 +119,15 @@ def _print_missing(missing: Sequence[str], n: int) -> None:
             print(f"  and {len(missing) - _SHOWN_MISSING} more")
 
 
-def _settings(done: Sequence[tuple[Path, Loaded]]) -> tuple[list[Setting], dict[str, Path]]:
+def _settings(done: Sequence[tuple[Path, Loaded]], one_sweep: bool) -> tuple[list[Setting], dict[str, Path]]:
     """What is compared, and each run's folder by its id."""
     from fcot.reporting.settings import alike, group
 
     loaded = [run for _, run in done]
     paths = {metrics["run_id"]: folder for folder, (metrics, *_) in done}
-    fill_varied(loaded, paths)
-    settings = group(loaded)
-    if same := alike(settings):  # runs of several commands: their configurations say what differs
-        tell_apart({run["run_id"] for setting in same for run in setting.runs}, paths, loaded)
-        settings = group(loaded)
-    return settings, paths
+    if not one_sweep or alike(group(loaded)):
+        tell_apart(loaded, paths)
+    return group(loaded), paths
 
 
 def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[RunFiles]:
@@ -153,14 +152,14 @@ def _problems(run: RunFiles) -> list[Problem]:
     from fcot.runs import problems_of, task_of
     from fcot.sweeps.plan import composer
 
-    with readable(run.directory.config), run.directory.config.open(encoding="utf-8") as file:
-        command = file.readline()
-    if not command.startswith("# python -m fcot.run"):
+    with readable(run.directory.config):
+        command = command_of(run.directory)
+    if not command:
         raise FcotError("its command was not kept")
     try:
         with composer([]) as compose:
-            config = unchecked(compose(shlex.split(command.removeprefix("# "))[3:]))
-    except (HydraException, OmegaConfBaseException) as error:
+            config = unchecked(compose(shlex.split(command)[3:]))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise FcotError(str(error).splitlines()[0]) from error
     return problems_of(config, task_of(config))
 
@@ -241,7 +240,7 @@ def _run(folder: Path) -> Job:
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """Of each job's overrides those in which the jobs differ and that have no column of their own."""
-    settings = [dict(override.partition("=")[::2] for override in job) for job in overrides]
+    settings = [dict(override.lstrip("+").partition("=")[::2] for override in job) for job in overrides]
     keys = dict.fromkeys(key for job in settings for key in job if key not in ("dataset", "student", "method", "diversity", "seed"))
     differing = [key for key in keys if len({job.get(key) for job in settings}) > 1 and not _follows(key, settings)]
     return [{key: job[key] for key in differing if key in job} for job in settings]

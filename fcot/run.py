@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _application(composed: DictConfig) -> None:
         from fcot.reporting.tables import print_comparison
 
         print_comparison(group([load(folder / "metrics.json")]))
-        say(f"every answer, curves and errors on a page: python -m fcot.report {folder}")
+        say(f"every answer, curves and errors on a page: python -m fcot.report {shlex.quote(str(folder))}")
     elif metrics:
         from fcot.reporting.tables import stage_line
 
@@ -84,9 +85,11 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
     else:
         from fcot.pipeline import execute
         from fcot.runs import kept_config
+        from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")
-        return run.directory.path, execute(run, kept_config(composed, run, HydraConfig.get().overrides.task))
+        hydra = HydraConfig.get()
+        return run.directory.path, execute(run, kept_config(composed, run, hydra.overrides.task, added_searchpath(hydra.runtime)))
     return run.directory.path, {}
 
 

@@ -216,17 +216,26 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
     )  # fmt: skip
 
 
-def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str]) -> str:
+def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], searchpath: Sequence[str]) -> str:
     """The command that makes the run, as a comment, and its configuration as YAML.
+
+    Args:
+        composed: The configuration, not resolved.
+        run: The run it came to.
+        overrides: Of the command.
+        searchpath: Folders of further configuration that the command named, as URLs.
 
     Both repeat it whatever its sweep: defaults that depend on the sweep are what they came to.
     """
     swept = [f"{MARK}=true"] if run.sweeps_diversity and not any(word.startswith(MARK) for word in overrides) else []
-    command = shlex.join(["python", "-m", "fcot.run", *(word for word in overrides if not word.startswith("until=")), *swept])
+    added = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
+    kept = (word for word in overrides if not word.startswith("until="))
+    command = shlex.join(["python", "-m", "fcot.run", *added, *kept, *swept])
     settled = composed.copy()
     if "temperature" in settled.teacher:
         settled.teacher.temperature = run.temperature
-    return f"# {command}\n{OmegaConf.to_yaml(settled, resolve=True)}"
+    comment = command.replace("\n", "\n# ")  # in a value, such as a template's
+    return f"# {comment}\n{OmegaConf.to_yaml(settled, resolve=True)}"
 
 
 def build_teacher(config: Config, temperature: float) -> Teacher:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, description=text, help=text)
         command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>")
         if name == "status":
-            command.add_argument("--watch", action="store_true", help="again every two seconds, until nothing waits or runs")
+            command.add_argument("--watch", action="store_true", help="every two seconds, until nothing waits or runs; then the report")
         if name == "rerun":
             command.add_argument(
                 "parameters", nargs="*", metavar="KEY=VALUE", help="of the launcher, other than before: mem_gb=64 timeout_min=600"
@@ -72,11 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 def _status(sweep: Sweep, options: argparse.Namespace) -> None:
     from rich.live import Live
 
-    from fcot.sweeps.ledger import OVER, statuses, wait_for_end
+    from fcot.sweeps.launch import report_sweep
+    from fcot.sweeps.ledger import LIVE, OVER, statuses, wait_for_end
+    from fcot.sweeps.plan import shown
 
     console = result_console()
     if not options.watch:
-        console.print(_shown(sweep, statuses(sweep)))
+        found = statuses(sweep)
+        console.print(_shown(sweep, found))
+        if not any(one.state in (*LIVE, "unknown") for one in found):
+            say(f"main table and page: python -m fcot.report {shlex.quote(str(shown(sweep.folder)))}")
         return
     with Live(console=console, auto_refresh=False) as live:
 
@@ -86,6 +92,7 @@ def _status(sweep: Sweep, options: argparse.Namespace) -> None:
 
         wait_for_end(sweep, show, _EVERY_S)
     console.print(_shown(sweep, statuses(sweep)))
+    report_sweep(sweep)
 
 
 def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None = None) -> Group:

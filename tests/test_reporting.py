@@ -262,7 +262,7 @@ def test_many_settings_are_compared_with_the_nearest_that_differ_in_one_thing():
         run(number, varied={"split_mode.subset": subset}, accuracy=0.5, **cell)
         for number, (subset, cell) in enumerate(((subset, cell) for subset in ("64", "null") for cell in cells), 1)
     ]
-    told = {(label(a, [a, b]), label(b, [a, b])) for a, b, _ in comparisons(settings(runs))}
+    told = {(a.title, b.title) for a, b, _ in comparisons(settings(runs))}
     assert ("Fine-tune, split_mode.subset=null", "Fine-tune-CoT D=1, split_mode.subset=null") in told
     assert ("Fine-tune, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
     assert ("Fine-tune-CoT D=1, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
@@ -414,7 +414,7 @@ def test_the_answer_says_what_it_may():
 def test_tables_in_every_form_show_what_they_hold():
     table = Table("t", "a & b", ("x", "y"), ("x",), [("<script>|\n2", "[1]"), ("50 %", "a_b")], ["note <b>"])
     markdown, tex = table.to_markdown(), table.to_latex()
-    assert "| &lt;script&gt;\\|<br>2 | [1] |" in markdown
+    assert "| &lt;script&gt;\\|<br>2 | \\[1\\] |" in markdown
     assert "note &lt;b&gt;" in markdown
     assert r"50 \% & a\_b \\" in tex
     assert r"a \& b." in tex

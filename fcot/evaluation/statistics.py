@@ -103,8 +103,8 @@ def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Compari
     if high - low < 1e-12:
         low, high = _newcombe(float(first.mean()), float(second.mean()), len(problems))
     before, after = first.mean(axis=0), second.mean(axis=0)
-    repaired = [index for index, wrong, right in zip(problems, before <= 0.5, after > 0.5, strict=True) if wrong and right]
-    broken = [index for index, right, wrong in zip(problems, before > 0.5, after <= 0.5, strict=True) if right and wrong]
+    repaired = [index for index, wrong, right in zip(problems, before < 0.5, after > 0.5, strict=True) if wrong and right]
+    broken = [index for index, right, wrong in zip(problems, before > 0.5, after < 0.5, strict=True) if right and wrong]
     return Comparison(float(after.mean() - before.mean()), float(low), float(high), _paired_p(first, second), repaired, broken)
 
 

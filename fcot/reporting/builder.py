@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcot.evaluation.statistics import holm
+from fcot.reporting.answer import answer, listed
 from fcot.reporting.cost import asks_for_cost, cost_table, costs_of
 from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.figures import accuracy_chart, cost_chart, kept_chart, scaling_chart, training_chart
+from fcot.reporting.finished import command_of
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.scaling import AXES, Line, lines, trend_table
-from fcot.reporting.settings import Setting, label, named
+from fcot.reporting.scaling import Line, lines, trend_table
+from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
 from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
 
-_SIGNIFICANT = 0.05
-_TOLD_GROUPS = 4  # tasks and students of which the first paragraph speaks
 _MOST_CURVES = 40  # runs in one chart of trainings
 _MOST_POINTS = 400  # of one curve
-_COMMAND = "# "  # the first line of a run's config.yaml
 
 
 @dataclass(frozen=True)
@@ -89,83 +87,7 @@ def _section(name: str, title: str, blocks: Sequence[Any]) -> Section:
 
 def _title(settings: Sequence[Setting]) -> str:
     tasks, students = (list(dict.fromkeys(str(setting[name]) for setting in settings)) for name in ("task", "student"))
-    return f"{_listed(tasks)}: {_listed(students)}"
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
-
-
-# --- the answer ------------------------------------------------------------------------------------------------------
-
-
-def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Sequence[Compared]) -> str:
-    """What was run and what came out: best settings, the differences that chance does not explain, what rises and falls."""
-    n_runs = sum(len(setting.runs) for setting in settings)
-    told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
-    groups: dict[tuple[str, str, str], list[Setting]] = {}  # on other questions accuracies are of another task
-    for setting in settings:
-        groups.setdefault((setting["task"], setting["student"], setting["questions_sha256"]), []).append(setting)
-    told += [_best(*names[:2], group) for names, group in list(groups.items())[:_TOLD_GROUPS]]
-    if len(groups) > _TOLD_GROUPS:
-        told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
-    if compared:
-        told.append(_differences(settings, compared))
-    held = [
-        line for line, p in zip(scaling, holm([line.trend.p for line in scaling]), strict=True) if p < _SIGNIFICANT and line.trend.direction
-    ]
-    told += [
-        f"Accuracy {'rises' if line.trend.direction > 0 else 'falls'} with {AXES.get(line.axis, line.axis)} ({line.label})."
-        for line in held
-    ]
-    if scaling and len(held) < len(scaling):
-        n = len(scaling) - len(held)
-        told.append(f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no trend beyond chance.")
-    once = [setting for setting in settings if len(setting.runs) == 1 and setting["accuracy_checkpoint"] != "untrained"]
-    if once:
-        which = (
-            "Every trained setting"
-            if len(once) == sum(one["accuracy_checkpoint"] != "untrained" for one in settings)
-            else _listed([named(setting, settings) for setting in once])
-        )
-        told.append(f"{which}: trained once; another seed may differ by more than these intervals.")
-    return " ".join(told)
-
-
-def _best(task: str, student: str, group: Sequence[Setting]) -> str:
-    best = max(group, key=lambda setting: setting.accuracy.mean)
-    accuracy = best.accuracy
-    figure = f"{100 * accuracy.mean:.1f} % (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(best.problems)})"
-    if len(group) == 1:
-        return f"{task}, {student}: {label(best, group)} answers {figure} of the test problems."
-    worst = min(group, key=lambda setting: setting.accuracy.mean)
-    if worst.accuracy.mean == best.accuracy.mean:
-        return f"{task}, {student}: all settings have {figure}."
-    return (
-        f"{task}, {student}: {label(best, group)} is best with {figure}; the lowest, {label(worst, group)}, "
-        f"has {100 * worst.accuracy.mean:.1f} %."
-    )
-
-
-def _differences(settings: Sequence[Setting], compared: Sequence[Compared]) -> str:
-    """How many of the comparisons are told apart from chance, and the largest."""
-    adjusted = holm([result.p for _, _, result in compared])
-    told = [(one, other, result, p) for (one, other, result), p in zip(compared, adjusted, strict=True) if p < _SIGNIFICANT]
-    n = len(compared)
-    if not told:
-        which = f"None of {n} comparisons" if n > 1 else "The comparison"
-        return f"{which} on the same problems is {'' if n > 1 else 'not '}told apart from chance (p < 0.05{_after(n)})."
-    one, other, result, p = max(told, key=lambda found: abs(found[2].difference))
-    held = "is" if len(told) == 1 else "are"
-    return (
-        f"{len(told)} of {n} comparisons on the same problems {held} told apart from chance (p < 0.05{_after(n)}); the largest "
-        f"difference: {named(other, settings)} against {label(one, settings)}, {100 * result.difference:+.1f} points "
-        f"({100 * result.low:+.1f} to {100 * result.high:+.1f}, p = {p:.2g})."
-    )
-
-
-def _after(n: int) -> str:
-    return " after Holm's correction" if n > 1 else ""
+    return f"{listed(tasks)}: {listed(students)}"
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -266,9 +188,11 @@ def _config(run: RunFiles) -> Code | None:
 
 def _command(run: RunFiles) -> Code:
     """The command of a run."""
-    first = _text(run.directory.config).partition("\n")[0]
-    command = first.removeprefix(_COMMAND) if first.startswith(f"{_COMMAND}python -m fcot.run") else ""
-    seed = "" if "seed" in run.label else f", seed {run.metrics['seed']}"
+    try:
+        command = command_of(run.directory)
+    except OSError:
+        command = ""
+    seed = "" if run.label.endswith(f", seed {run.metrics['seed']}") else f", seed {run.metrics['seed']}"
     told = command or f"python -m fcot.run with the values of runs/{run.metrics['run_id']}/config.yaml"
     return Code(f"{run.label}{seed}: {100 * run.metrics['accuracy']:.2f} %", told)
 

@@ -22,7 +22,7 @@ class Cost:
         annotation_usd: Of their gold answers.
         teacher_usd: Of the rationales, whoever bought them: measured tokens, or those of their length, at the teacher's price.
         measured: Whether the teacher counted the tokens.
-        gpu_hours: Of training, times devices.
+        training_hours: Of training, times devices.
         answer_tokens: Mean length of an answer at evaluation; None where it was not counted.
     """
 
@@ -31,7 +31,7 @@ class Cost:
     annotation_usd: float
     teacher_usd: float
     measured: bool
-    gpu_hours: float
+    training_hours: float
     answer_tokens: float | None
 
     @property
@@ -95,20 +95,23 @@ def _same_questions(one: Cost, other: Cost) -> bool:
 def cost_table(settings: Sequence[Setting]) -> Table:
     """A line a setting; a star where it lies on the Pareto front of that column."""
     costs = costs_of(settings)
-    fronts = [pareto(costs, resource) for resource in (lambda one: one.usd, lambda one: one.gpu_hours, lambda one: one.answer_tokens)]
-    columns = ("setting", "problems", "annotation $", "rationales $", "total $", "GPU h", "tokens an answer", "acc %")
+    resources = (lambda one: one.usd, lambda one: one.training_hours, lambda one: one.answer_tokens)
+    fronts = [pareto(costs, resource) if len(costs) > 1 else [False] for resource in resources]
+    columns = ("setting", "problems", "annotation $", "rationales $", "total $", "training h", "tokens an answer", "acc %")
     table = Table("cost", "cost (*: on the Pareto front)", columns, ("setting",))
     for cost, *stars in zip(costs, *fronts, strict=True):
         usd, hours, tokens = ("*" if star else " " for star in stars)
+        estimated = "" if cost.measured or not cost.teacher_usd else "~"
         length = "-" if cost.answer_tokens is None else f"{cost.answer_tokens:.0f}"
         table.add_row(
             f"{cost.setting['task']}, {cost.setting['student']}, {cost.setting.title}", f"{cost.problems:,}",
-            f"{cost.annotation_usd:,.2f}", f"{cost.teacher_usd:,.2f}{'' if cost.measured else '~'}", f"{cost.usd:,.2f}{usd}",
-            f"{cost.gpu_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
+            f"{cost.annotation_usd:,.2f}", f"{cost.teacher_usd:,.2f}{estimated}", f"{cost.usd:,.2f}{usd}",
+            f"{cost.training_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
     table.notes = [
-        f"gold answers at $20 an hour, 30 an hour (paper A, appendix F); rationales at the teacher's price, else ${DAVINCI_USD:g} a "
-        "million tokens; ~: tokens by length. GPU h: hours of training times devices, on the machine that ran it."
+        f"gold answers at ${ANNOTATION_USD:.2f} each ($20 an hour for 30 of them: paper A, appendix F); rationales at the teacher's price, "
+        f"for a teacher without one ${DAVINCI_USD:g} a million tokens, whether or not these runs paid it; ~: tokens estimated by length. "
+        "training h: hours times devices, on the machine that ran it."
     ]
     return table
 

@@ -1,36 +1,84 @@
-"""A report as files for papers and notes: each table and figure by itself, and all of it as Markdown."""
+"""A report as files for papers and notes: each table and figure by itself, all of it as Markdown, and the numbers as data."""
 
 from __future__ import annotations
 
-import shutil
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from fcot.artifacts import write_atomic
+from fcot.artifacts import read_json, write_atomic, write_json
 from fcot.errors import FcotError
-from fcot.reporting.document import Chart, Document, Paragraph
+from fcot.reporting.document import Block, Chart, Code, Document, Paragraph
 from fcot.reporting.figures import save
+from fcot.reporting.published import find
+from fcot.reporting.settings import Setting, varied_keys
 from fcot.reporting.table import Table, plain
 
 
-def export_files(document: Document, folder: Path) -> None:
-    """Write ``tables/`` (Markdown, LaTeX, CSV), ``figures/`` (SVG, PDF, PNG) and ``report.md`` into a folder."""
-    for name in ("tables", "figures"):  # of an earlier report, which may have had others
-        shutil.rmtree(folder / name, ignore_errors=True)
+def export_files(document: Document, settings: Sequence[Setting], folder: Path) -> None:
+    """Write ``tables/`` (Markdown, LaTeX, CSV), ``figures/`` (SVG, PDF, PNG), ``report.md`` and ``settings.csv`` into a folder.
+
+    Files of an earlier report there that this one does not have are removed; others stay.
+    """
+    made = folder / "files.json"
+    before = read_json(made)["files"] if made.exists() else []
     text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(one)}" for one in document.missing)]
+    written: list[str] = []
     for section in document.sections:
         text.append(f"## {section.title}" if section.id != "samples" else "")
         for block in section.blocks:
-            if isinstance(block, Table):
-                for form, made in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
-                    write_atomic(folder / "tables" / f"{block.name}.{form}", made)
-                text.append(block.to_markdown())
-            elif isinstance(block, Chart):
-                try:
-                    text.append(f"![{plain(block.title)}](figures/{save(block, folder / 'figures')[0].name})")
-                except FcotError as error:
-                    print(error)
-            elif isinstance(block, Paragraph):
-                text.append(plain(block.text))
-            else:
-                text.append(f"{plain(block.title)}\n\n    " + block.text.rstrip().replace("\n", "\n    "))
+            written += _write(block, folder)
+            text.append(_markdown(block))
     write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
+    write_atomic(folder / "settings.csv", _data(settings))
+    write_json(made, {"files": written})
+    for name in set(before) - set(written):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write(block: Block, folder: Path) -> Iterator[str]:
+    """Write a table's or a figure's files; their names."""
+    if isinstance(block, Table):
+        for form, made in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
+            write_atomic(folder / "tables" / f"{block.name}.{form}", made)
+            yield f"tables/{block.name}.{form}"
+    elif isinstance(block, Chart):
+        try:
+            yield from (f"figures/{path.name}" for path in save(block, folder / "figures"))
+        except FcotError as error:
+            print(error)
+
+
+def _markdown(block: Block) -> str:
+    """A block in ``report.md``; what is folded, configurations, stands in the runs' folders."""
+    if isinstance(block, Table):
+        return block.to_markdown()
+    if isinstance(block, Chart):
+        return f"![{plain(block.title)}](figures/{block.name}.svg)"
+    if isinstance(block, Paragraph):
+        return plain(block.text)
+    assert isinstance(block, Code)
+    return "" if block.folded else f"{plain(block.title)}\n\n    " + block.text.rstrip().replace("\n", "\n    ")
+
+
+def _data(settings: Sequence[Setting]) -> str:
+    """A row a setting as CSV, accuracies from 0 to 1, what is unknown empty."""
+    text = io.StringIO()
+    rows = [_row(setting) for setting in settings]
+    writer = csv.DictWriter(text, list(dict.fromkeys([*rows[0], *varied_keys(settings)])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(setting: Setting) -> dict[str, Any]:
+    accuracy, cell = setting.accuracy, find(setting.runs[0])
+    return {
+        "task": setting["task"], "student": setting["student"], "method": setting["method"], "diversity": setting["diversity"],
+        "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "sd": accuracy.spread, "seeds": len(setting.runs),
+        "n": len(setting.problems), "paper_a": cell.percent / 100 if cell else None,
+        **{name: setting.mean(name) for name in ("validation_accuracy", "completions_asked", "completions_kept", "n_train_problems")},
+        "runs": " ".join(run["run_id"] for run in setting.runs), **setting.varied,
+    }  # fmt: skip

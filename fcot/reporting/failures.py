@@ -14,6 +14,12 @@ from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
 
 _QUARTERS = 4
+_MEANT = {  # marks whose names do not say enough
+    "right_reasoning": "the reasoning's last line has the gold answer, the answer given is another",
+    "foreign_number": "a number that neither the question nor a calculation has",
+    "skipped_number": "a number of the question is not in the reasoning",
+    "loops": "a sentence comes again and again",
+}
 
 
 def error_table(settings: Sequence[Setting]) -> Table | None:
@@ -23,7 +29,9 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
         return None
     marks = [name for name in MARKS if any(name in (run.get("errors") or {}) for setting in wrong for run in setting.runs)]
     columns = ("setting", "wrong", *(name.replace("_", " ") for name in marks))
-    table = Table("errors", "wrong answers, by mark (% of them; one may have several)", columns, ("setting",))
+    seeds = " of all seeds" if any(len(setting.runs) > 1 for setting in wrong) else ""
+    table = Table("errors", f"wrong answers{seeds}, by mark (% of them; one may have several)", columns, ("setting",))
+    table.notes = [f"{name.replace('_', ' ')}: {_MEANT[name]}." for name in marks if name in _MEANT]
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
         shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
@@ -45,7 +53,7 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     rows, p_values = [], []
     for teacher, student in pairs:
         problems = sorted(teacher.problems & student.problems)
-        sides = [one.correct(problems).mean(axis=0) <= 0.5 for one in (teacher, student)]
+        sides = [one.correct(problems).mean(axis=0) < 0.5 for one in (teacher, student)]
         odds, p = independence(*(side.tolist() for side in sides))
         chance = sides[0].mean() * sides[1].mean() * len(problems)
         rows.append((teacher.title, named(student, settings), f"{int((sides[0] & sides[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
@@ -62,9 +70,8 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
     if not reasoning:
         return None
     columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
-    table = Table(
-        "lengths_of_answers", "accuracy (%) by length of the answer, quarters from short to long (mean tokens)", columns, ("setting",)
-    )
+    title = "accuracy (%) by length of the answer, quarters from short to long (mean tokens; answers)"
+    table = Table("lengths_of_answers", title, columns, ("setting",))
     for setting in reasoning:
         pairs = [
             (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)
@@ -80,4 +87,4 @@ def _quarters(pairs: NDArray[np.float64]) -> list[str]:
     middles = (np.cumsum(counts) - counts / 2) / len(pairs)
     quarter = np.minimum((middles * _QUARTERS).astype(int), _QUARTERS - 1)[inverse]
     parts = [pairs[quarter == number] for number in range(_QUARTERS)]
-    return [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f})" if len(part) else "-" for part in parts]
+    return [f"{100 * part[:, 1].mean():.0f} ({part[:, 0].mean():.0f}; {len(part)})" if len(part) else "-" for part in parts]

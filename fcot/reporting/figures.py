@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fcot.errors import FcotError
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
-from fcot.reporting.published import find, published
+from fcot.reporting.published import Published, find, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
@@ -22,7 +22,7 @@ COLOURS = {  # of methods; each reads on white and on near-black
     "tailored": "#9a6fc0",
 }  # fmt: skip
 _METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLOURS], range=list(COLOURS.values()))
-_LINES = ["#3a82c4", "#d99a31", "#5f9f6b", "#c0504d", "#9a6fc0", "#8f8f8f", "#00a0a0", "#b0967a"]
+_LINES = ["#1b9e77", "#d95f02", "#7b77c0", "#e7298a", "#66a61e", "#c79a00", "#a6761d", "#808080"]  # no method's
 _DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # these and the shapes tell apart what has the same colour
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 _PAPER = "#c0504d"
@@ -79,7 +79,7 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     names = list(dict.fromkeys(row["line"] for row in rows))
     colour, shape = _told_apart("line", names, "shape", _WIDTH if len(names) > 1 else None)
     base = alt.Chart(_data(rows)).encode(x=x, color=colour)
-    y = _percent(alt.Y, "accuracy", min(100.0, 1.25 * max([row["high"] for row in rows] + [one["accuracy"] for one in paper]) + 2))
+    y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [one["accuracy"] for one in paper]))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
     layers = [
         base.mark_line().encode(y=y),
@@ -99,7 +99,7 @@ def cost_chart(costs: Sequence[Cost]) -> Chart:
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
-    return _made("cost", "test accuracy by what it cost; line: Pareto front", _stacked(charts, 1))
+    return _made("cost", "test accuracy by what it cost; line and words: Pareto front", _stacked(charts, 1))
 
 
 def _cost(costs: Sequence[Cost], task: str) -> Any:
@@ -112,19 +112,20 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
     for cost, on_front in zip(costs, pareto(costs, usd), strict=True):
         d = f", D={cost.setting['diversity']}" if cost.setting["diversity"] else ", answers only"
         rows.append(_measured(cost.setting) | {"USD": usd(cost), "point": f"{cost.problems} problems{d}", "front": on_front,
-                                               "student": cost.setting["student"], "GPU-hours": cost.gpu_hours})  # fmt: skip
+                                               "student": cost.setting["student"], "training hours": cost.training_hours})  # fmt: skip
+    front = [row for row in rows if row["front"]]
     x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if alike else 'gold answers and rationales'}")
-    y = _percent(alt.Y, "accuracy")
+    y = _percent(alt.Y, "accuracy", _room(row["high"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     colour = alt.Color("method:N", scale=_METHOD_SCALE, title=None, legend=alt.Legend(orient="bottom", values=methods))
     base = alt.Chart(_data(rows)).encode(x=x)
     tooltip = ["point:N", "student:N", "method:N", alt.Tooltip("USD:Q", format=",.2f"), alt.Tooltip("accuracy:Q", format=".2f"),
-               f"{_INTERVAL}:N", alt.Tooltip("GPU-hours:Q", format=".3f")]  # fmt: skip
+               f"{_INTERVAL}:N", alt.Tooltip("training hours:Q", format=".3f")]  # fmt: skip
     layers = [
-        alt.Chart(_data([row for row in rows if row["front"]])).mark_line(color=_PAPER, opacity=0.7).encode(x=x, y=y),
+        alt.Chart(_data(front)).mark_line(color=_PAPER, opacity=0.7, interpolate="step-after").encode(x=x, y=y),
         base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour, tooltip=tooltip),
-        base.mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(y=y, text="point:N"),
+        alt.Chart(_data(front)).mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(x=x, y=y, text="point:N"),
     ]
     return alt.layer(*layers).properties(width=_WIDTH, height=280, title=f"{task}, {_sizes([cost.setting for cost in costs])}")
 
@@ -244,6 +245,11 @@ def _published(setting: Setting) -> float | None:
     return cell.percent if cell else None
 
 
+def _room(percents: Iterable[float]) -> float:
+    """The end of an axis of percentages that are all small."""
+    return min(100.0, 1.25 * max(percents) + 2)
+
+
 def _told_apart(field: str, names: Sequence[str], second: str, room: int | None) -> tuple[Any, Any]:
     """Channels that tell lines apart: colours, and where these come round again dashes or shapes; a legend of ``room`` pixels below."""
     legend = alt.Legend(orient="bottom", columns=1, labelLimit=room, symbolLimit=len(names)) if room else None
@@ -263,15 +269,22 @@ def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test a
     return channel(f"{field}:Q", title=title, scale=alt.Scale(domain=[0, most]))
 
 
-def _curve(line: Line) -> list[tuple[int, float]]:
-    """Paper A's values along D for this line's task and student."""
+def _curve(line: Line) -> list[tuple[float, float]]:
+    """Paper A's values along a line: of each measured point; along D and train problems of those too that were not measured."""
+    cells = [(place, find(setting.runs[0])) for place, setting in line.points]
+    curve = {place: cell.percent for place, cell in cells if cell}
+    if curve and line.axis == "diversity" and line.points[0][1]["subset"] is None:
+        curve |= _figure(line, "figure9", lambda one: one.diversity or 1)
+    if curve and line.axis == "split_mode.subset":
+        curve |= _figure(line, "figure4", lambda one: one.subset or 0)
+    return sorted(curve.items())
+
+
+def _figure(line: Line, source: str, place: Callable[[Published], int]) -> dict[float, float]:
+    """A published curve of a line's task, student and method."""
     setting = line.points[0][1]
-    if line.axis != "diversity" or setting["subset"] is not None or not setting["as_published"]:
-        return []
-    return [
-        (one.diversity or 1, one.percent) for one in published()
-        if one.source == "figure9" and (one.task, one.student) == (setting["task"], setting["student"])
-    ]  # fmt: skip
+    cell = tuple(setting[name] for name in ("task", "student", "method"))
+    return {place(one): one.percent for one in published() if one.source == source and (one.task, one.student, one.method) == cell}
 
 
 def _sizes(settings: Sequence[Setting]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from fcot.errors import FcotError
 
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
-_SHOWN_KEYS = 4  # of those in which runs differ
-_NO_MATTER = ("seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "student.name", "method.name", "diversity", "preview")
+_AGAIN = "to make it again, remove it and the run's DONE.json, and give the run's command"
+_NO_MATTER = (
+    "seed", "output_dir", "dry_run", "until", "logger.", "dataset.name", "dataset.path", "student.name", "method.name", "diversity",
+    "preview",
+)  # fmt: skip
 
 
 def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
@@ -33,6 +37,8 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
         metrics = read_json(path) | {"varied": dict(varied or {})}
         if lacking := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"it has no {', '.join(lacking)}")
+        if len(answers) != metrics["n_test"]:
+            raise FcotError(f"{predictions} is damaged: it has {len(answers):,} of {metrics['n_test']:,} answers; {_AGAIN}")
         for held in metrics.get("rounds", ()):
             of_round = RunDirectory(path.parent).round(held["round"]).predictions
             if of_round.exists():  # a round's files may be deleted
@@ -47,42 +53,46 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         damage = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
-        raise FcotError(
-            f"{path} {damage}; the run's own command makes it again where neither it nor the run's DONE.json is there"
-        ) from error
+        raise FcotError(f"{path} {damage}; {_AGAIN}") from error
 
 
-def fill_varied(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
-    """Enter what any of several sweeps varied as varied in all runs: where a sweep did not, the value stands in the configuration."""
-    keys = dict.fromkeys(key for metrics, *_ in loaded for key in metrics["varied"])
-    for metrics, *_ in loaded:
-        varied = metrics["varied"]
-        if len(varied) < len(keys):
-            config = _configuration(paths[metrics["run_id"]])
-            known = {key: config.get(key.lstrip("+"), config.get(f"{key.lstrip('+')}.name")) for key in keys} | varied
-            metrics["varied"] = {key: value for key, value in known.items() if value is not None}
+def command_of(directory: RunDirectory) -> str:
+    """The command that makes a run again, which stands above its configuration; empty where it was not kept.
 
-
-def tell_apart(runs: Container[str], paths: Mapping[str, Path], loaded: Sequence[Loaded]) -> None:
-    """Enter as varied the configuration values in which those of these runs differ that nothing else tells apart.
-
-    And the same values of the other runs of their task, student and method: a table or a line has them all or none.
+    Raises:
+        OSError: The configuration cannot be read.
     """
-    told = {metrics["run_id"]: metrics for metrics, *_ in loaded}
-    configs = {run_id: _configuration(paths[run_id]) for run_id in told}
+    with directory.config.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.removeprefix("# ").rstrip("\n") for line in takewhile(lambda line: line.startswith("#"), file)]
+    command = "\n".join(lines)
+    return command if command.startswith("python -m fcot.run") else ""
+
+
+def tell_apart(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
+    """Enter as varied the configuration values in which runs of a task, student and method differ, beside D and the seed.
+
+    And all that is varied in any run in all of them, as far as their configurations have it: a table or a line has a value for
+    each run. Where runs are of one sweep, its overrides say what was varied, and this is not needed.
+    """
+    configs = {metrics["run_id"]: _configuration(paths[metrics["run_id"]]) for metrics, *_ in loaded}
     cells: dict[tuple[Any, ...], list[str]] = {}
-    for run_id in told:
-        if run_id in runs and configs[run_id]:
-            cells.setdefault(tuple(told[run_id][name] for name in ("task", "student", "method", "diversity")), []).append(run_id)
-    for (*kind, _), members in cells.items():
-        keys = dict.fromkeys(key for run_id in members for key in configs[run_id] if not key.startswith(_NO_MATTER))
-        differing = [key for key in keys if len({configs[run_id].get(key) for run_id in members}) > 1]
-        names = [key for key in differing if key.endswith(".name")]  # a choice stands for all that comes with it
-        chosen = [key for key in differing if key in names or f"{key.partition('.')[0]}.name" not in names][:_SHOWN_KEYS]
-        for metrics in told.values():
-            config = configs[metrics["run_id"]]
-            if config and kind == [metrics[name] for name in ("task", "student", "method")]:
-                metrics["varied"] = {key.removesuffix(".name"): config.get(key, "null") for key in chosen} | metrics["varied"]
+    for metrics, *_ in loaded:
+        cells.setdefault((metrics["task"], metrics["student"], metrics["method"]), []).append(metrics["run_id"])
+    keys = dict.fromkeys(key for metrics, *_ in loaded for key in metrics["varied"])
+    for members in cells.values():
+        keys |= dict.fromkeys(_differing([configs[run_id] for run_id in members if configs[run_id]]))
+    for metrics, *_ in loaded:
+        config = configs[metrics["run_id"]]
+        values = {key: metrics["varied"].get(key, config.get(key, config.get(f"{key}.name"))) for key in keys}
+        metrics["varied"] = {key: value for key, value in values.items() if value is not None}
+
+
+def _differing(configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Keys in which configurations differ; a choice such as ``curation`` stands for all that comes with it."""
+    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith(_NO_MATTER))
+    found = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    chosen = {key.removesuffix(".name") for key in found if key.endswith(".name")}
+    return list(dict.fromkeys(key.removesuffix(".name") for key in found if key.endswith(".name") or key.partition(".")[0] not in chosen))
 
 
 def _configuration(folder: Path) -> dict[str, str]:

@@ -20,10 +20,10 @@ ENDED = {
 }
 _EXPLAINED = (
     "failed: train problems with a wrong answer in the exam, pass %: its right answers, both of the student before the round; samples: "
-    "of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake"
+    "of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; $: paid by these runs"
 )
 _COLUMNS = (
-    "round", "failed", "pass %", "mistakes", "asked", "kept", "$", "samples", "contrasted %", "validation %", "test %", "95 % CI", "runs",
+    "round", "test %", "95 % CI", "validation %", "failed", "pass %", "mistakes", "asked", "kept", "samples", "contrasted %", "$", "runs",
     "s",
 )  # fmt: skip
 
@@ -52,17 +52,17 @@ def _cells(held: Sequence[Metrics]) -> list[str]:
     accuracy = estimate(np.concatenate([_answers([one]) for one in held])) if _same(held) else None
     return [
         str(held[0]["round"]),
+        mean(lambda one: 100 * one["accuracy"], "{:.2f}"),
+        f"{100 * accuracy.low:.1f}-{100 * accuracy.high:.1f}" if accuracy else "-",
+        mean(lambda one: None if one["validation_accuracy"] is None else 100 * one["validation_accuracy"], "{:.2f}"),
         mean(lambda one: one["failed_problems"], "{:,.0f}"),
         mean(lambda one: None if one["pass_rate"] is None else 100 * one["pass_rate"], "{:.1f}"),
         mean(lambda one: one["mistakes"], "{:,.0f}"),
         mean(lambda one: one["completions_asked"], "{:,.0f}"),
         mean(lambda one: one["completions_kept"], "{:,.0f}"),
-        mean(lambda one: one["teacher_usage"]["usd"], "{:,.4f}"),
         mean(lambda one: one["n_reasoning_samples"], "{:,.0f}"),
         mean(lambda one: None if one["reflection_share"] is None else 100 * one["reflection_share"], "{:.0f}"),
-        mean(lambda one: None if one["validation_accuracy"] is None else 100 * one["validation_accuracy"], "{:.2f}"),
-        mean(lambda one: 100 * one["accuracy"], "{:.2f}"),
-        f"{100 * accuracy.low:.1f}-{100 * accuracy.high:.1f}" if accuracy else "-",
+        mean(lambda one: one["teacher_usage"]["usd"], "{:,.4f}"),
         str(len(held)),
         mean(lambda one: sum(one["seconds"].values()), "{:.0f}"),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,8 +39,14 @@ class Setting:
     @property
     def title(self) -> str:
         """Method, D and swept values."""
+        return self.told()
+
+    def told(self, without: Collection[str] = ()) -> str:
+        """The title without some of the swept values."""
         parts = [METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")]
-        return ", ".join([*parts, *(f"{key.removeprefix('method.')}={value}" for key, value in self.varied.items())])
+        return ", ".join([
+            *parts, *(f"{key.removeprefix('method.')}={value}" for key, value in self.varied.items() if key not in without),
+        ])  # fmt: skip
 
     @property
     def varied(self) -> Mapping[str, str]:
@@ -111,9 +117,16 @@ def alike(settings: Sequence[Setting]) -> list[Setting]:
     return [setting for members in groups.values() if len(members) > 1 for setting in members]
 
 
+def varied_keys(settings: Sequence[Setting]) -> list[str]:
+    """What was varied, in the order of the sweeps."""
+    return list(dict.fromkeys(key for setting in settings for key in setting.varied))
+
+
 def label(setting: Setting, settings: Sequence[Setting]) -> str:
-    """What tells a setting apart from the others of its task and student: method, D, swept values; else its run's hash."""
-    return ", ".join([setting.title, *([setting["run_id"][-10:]] if setting in alike(settings) else [])])
+    """What tells a setting apart from the others of its task and student: method, D, what differs among them; else its run's hash."""
+    near = [one for one in settings if all(one[name] == setting[name] for name in SHOWN)]
+    same = [key for key in setting.varied if len(near) > 1 and all(one.varied.get(key) == setting.varied[key] for one in near)]
+    return ", ".join([setting.told(same), *([setting["run_id"][-10:]] if setting in alike(settings) else [])])
 
 
 def named(setting: Setting, settings: Sequence[Setting]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -19,6 +19,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
+_ANY_WIDTH = 10_000
 
 
 @dataclass
@@ -32,7 +33,6 @@ class Table:
         left: Heads of columns of words; those of the others, of numbers, stand at the right.
         rows: Cells as they are shown.
         notes: Below it.
-        no_wrap: Whether a terminal must not break cells.
     """
 
     name: str
@@ -41,21 +41,30 @@ class Table:
     left: Sequence[str] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    no_wrap: bool = False
 
     def add_row(self, *cells: str) -> None:
         """One more row."""
         assert len(cells) == len(self.columns), (self.name, cells)
         self.rows.append(cells)
 
-    def __rich__(self) -> Group:
-        """On a terminal."""
-        table = RichTable(box=box.SIMPLE_HEAD, title=self.title, title_justify="left")
-        for name in self.columns:
-            table.add_column(name, justify=self._side(name), no_wrap=self.no_wrap)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """On a terminal: words are folded, numbers are never cut; columns for which there is no room are named instead, from the right."""
+        shown = len(self.columns)
+        while shown > 1 and self._drawn(shown).__rich_measure__(console, options.update(width=_ANY_WIDTH)).minimum > options.max_width:
+            shown -= 1
+        yield self._drawn(shown)
+        if hidden := self.columns[shown:]:
+            yield Text(f"  not shown, for want of room: {', '.join(hidden)}")
+        yield from (Text(f"  {note}") for note in self.notes)
+
+    def _drawn(self, shown: int) -> RichTable:
+        """Its first columns."""
+        table = RichTable(box=box.SIMPLE_HEAD, title=Text(self.title, style="italic") if self.title else None, title_justify="left")
+        for name in self.columns[:shown]:
+            table.add_column(Text(name), justify=self._side(name), no_wrap=name not in self.left, overflow="fold")
         for row in self.rows:
-            table.add_row(*map(Text, row))
-        return Group(table, *(Text(f"  {note}") for note in self.notes))
+            table.add_row(*map(Text, row[:shown]))
+        return table
 
     def _side(self, name: str) -> Literal["left", "right"]:
         return "left" if name in self.left else "right"
@@ -73,7 +82,11 @@ class Table:
     def to_latex(self) -> str:
         """As the papers print them: booktabs' rules, caption below."""
         columns = "".join("l" if name in self.left else "r" for name in self.columns)
-        rows = [" & ".join(map(latex, row)) + r" \\" for row in self.rows]
+        sides = [self._side(name) for name in self.columns]
+        rows = [
+            " & ".join(latex(cell) if side == "left" else _number(cell) for cell, side in zip(row, sides, strict=True)) + r" \\"
+            for row in self.rows
+        ]
         caption = " ".join(filter(None, [self.title and latex(self.title) + ".", *map(latex, self.notes)]))
         return "\n".join([
             r"\begin{table}[t]", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
@@ -107,10 +120,16 @@ def latex(text: str) -> str:
     return f"{{}}{escaped}" if escaped.startswith("[") else escaped  # after a line's end it would be read as an argument
 
 
+def _number(cell: str) -> str:
+    """A cell of numbers: with minus signs, and ranges from one to another."""
+    ranges = re.sub(r"(?<=\d)-(?=\d)", "--", latex(cell.strip()))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", ranges)
+
+
 def _piped(cells: Iterable[str]) -> str:
     return "| " + " | ".join(re.sub(r"\s*\n\s*", "<br>", plain(cell)).replace("|", "\\|") for cell in cells) + " |"
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is, marks of HTML too."""
-    return html.escape(text, quote=False)
+    """Text that Markdown shows as it is: marks of HTML, links and pictures are none."""
+    return re.sub(r"([\\`*\[\]!]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(text, quote=False))

@@ -13,8 +13,12 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.published import find
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named, varied_keys
 from fcot.reporting.table import Table
+
+_VARIED_COLUMNS = 2
+_ENDED = 0.5  # share of answers that end by themselves, below which an accuracy says little
+_ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
 
 
 def comparison(settings: Sequence[Setting]) -> Table:
@@ -25,8 +29,9 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
     columns["method"] = [METHODS[setting["method"]].title for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
-    for key in dict.fromkeys(key for setting in settings for key in setting.varied):
-        columns[key.removeprefix("method.")] = [setting.varied.get(key, "-") for setting in settings]
+    columns |= _varied(settings)
+    if same := alike(settings):
+        columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
     columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
     columns["95 % CI"] = [f"{100 * setting.accuracy.low:.1f}-{100 * setting.accuracy.high:.1f}" for setting in settings]
     if any(len(setting.runs) > 1 for setting in settings):
@@ -44,13 +49,19 @@ def comparison(settings: Sequence[Setting]) -> Table:
     if _differ(settings, "rationale_words"):
         columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
-    if same := alike(settings):
-        columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
-    left = ("task", "student", "method", "checkpoint", "run")
-    table = Table("accuracy", title, list(columns), left, notes=notes(settings), no_wrap=True)
+    left = ("task", "student", "method", "varied", "checkpoint", "run")
+    table = Table("accuracy", title, list(columns), left, notes=notes(settings))
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
+
+
+def _varied(settings: Sequence[Setting]) -> dict[str, list[str]]:
+    """A column for each thing that was varied; one for all of them where they would push the accuracies aside."""
+    keys = varied_keys(settings)
+    if len(keys) <= _VARIED_COLUMNS:
+        return {key.removeprefix("method."): [setting.varied.get(key, "-") for setting in settings] for key in keys}
+    return {"varied": [", ".join(f"{key}={setting.varied[key]}" for key in keys if key in setting.varied) for setting in settings]}
 
 
 def by_task(settings: Sequence[Setting]) -> Table | None:
@@ -59,10 +70,11 @@ def by_task(settings: Sequence[Setting]) -> Table | None:
     if len(tasks) == 1:
         return None
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    cells_of = [find(setting.runs[0]) for setting in settings]
+    cells_of, same = [find(setting.runs[0]) for setting in settings], alike(settings)
     for setting, cell in zip(settings, cells_of, strict=True):
         told = f"{100 * setting.accuracy.mean:.2f}" + (f" ({cell.percent:.2f})" if cell else "")
-        lines.setdefault((setting["student"], label(setting, settings)), {})[setting["task"]] = told
+        name = setting.title + (f", {setting['run_id'][-10:]}" if setting in same else "")
+        lines.setdefault((setting["student"], name), {})[setting["task"]] = told
     table = Table("by_task", "test accuracy (%) by task", ("student", "method", *tasks), ("student", "method"))
     for names, cells in lines.items():
         table.add_row(*names, *(cells.get(task, "-") for task in tasks))
@@ -112,8 +124,6 @@ def _plain(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-_ENDED = 0.5  # share of answers that end by themselves, below which an accuracy says little
-_ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
 Compared = tuple[Setting, Setting, Comparison]
 
 
@@ -157,7 +167,9 @@ def _difference(one: Setting, other: Setting) -> str | None:
 def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
-    table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",))
+    table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
+        "repaired: problems that most seeds of the first answer wrongly and most of the second rightly; broken: the reverse."
+    ])  # fmt: skip
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
@@ -184,6 +196,9 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         )
     if any(metrics["accuracy_checkpoint"] == "last" for metrics in runs):
         found.append("checkpoint last: no validation problems; the accuracy is that of the last step's weights.")
+    if sizes := {metrics["n_validation_problems"] for metrics in runs if metrics.get("validation_accuracy") is not None}:
+        told = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        found.append(f"checkpoints are chosen on {told} validation problems held out from train.")
     if any(metrics["accuracy_best_epoch"] is not None for metrics in runs):
         found.append("best epoch: the best test accuracy of all evaluations, chosen on the test set itself (paper A).")
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
@@ -196,8 +211,9 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     if any(metrics["student"] == "teacher" and str(metrics["teacher"]).startswith("oracle") for metrics in runs):
         found.append("the oracle answers alike however it is asked.")
     found += [
-        f"{metrics['task']}, {metrics['student']}: only {metrics['complete']:.0%} of the answers ended by themselves."
-        for metrics in trained if metrics.get("complete") is not None and metrics["complete"] < _ENDED
+        f"{named(setting, settings)}: only {ended:.0%} of the answers ended by themselves."
+        for setting in settings if setting["accuracy_checkpoint"] != "untrained"
+        if (ended := setting.mean("complete")) is not None and ended < _ENDED
     ]  # fmt: skip
     for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
         if metrics["random_guess"]:
@@ -206,19 +222,17 @@ def notes(settings: Sequence[Setting]) -> list[str]:
             found.append(f"{task}: {shared} test questions also stand in train.")
         if metrics["rows_in_published_order"] is False:
             found.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
-    for metrics in runs:
+    for setting, metrics in ((one, run) for one in settings for run in one.runs):
         if left_out := metrics.get("exemplars_left_out"):
             found.append(f"{metrics['task']}: {left_out} test problems are exemplars of the prompt and are not scored.")
         if n := metrics.get("shortened_prompts"):
             dropped = metrics["dropped_exemplars"] / metrics["n_test"]
             found.append(
-                f"{metrics['task']}, {metrics['student']}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
+                f"{named(setting, settings)}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
                 f"({dropped:.1f} on average)."
             )
-    found += [
-        f"{metrics['task']}, {metrics['student']}: {n} of {metrics['n_test']} questions lost their beginning."
-        for metrics in runs if (n := metrics.get("cut_questions"))
-    ]  # fmt: skip
+        if n := metrics.get("cut_questions"):
+            found.append(f"{named(setting, settings)}: {n} of {metrics['n_test']} questions lost their beginning.")
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         found.append(f"{cut} training completions were cut at the length limit.")
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):

@@ -11,7 +11,7 @@ from fcot.errors import FcotError
 from fcot.prompts.student import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published
-from fcot.reporting.settings import number
+from fcot.reporting.settings import Metrics, number
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_server import KEY, Offline, account, housed
 
@@ -48,6 +48,8 @@ def publish(document: Document, entity: str | None, project: str | None, folder:
     except ModuleNotFoundError as error:
         raise FcotError("a W&B Report needs wandb-workspaces: pip install 'fcot[wandb-report]'") from error
     told = [read_json(run.directory.wandb) for run in document.runs if run.directory.wandb.exists()]
+    if n := len(document.runs) - len(told):
+        print(f"W&B Report: {n} of {len(document.runs)} runs were not logged there; their commands with logger=wandb do that now")
     project = project or next((one["project"] for one in told), "fcot")
     entity = entity or next((one["entity"] for one in told if one["entity"]), None)
     outputs = document.runs[0].directory.path.parent.parent if document.runs else folder
@@ -105,8 +107,12 @@ def blocks(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], entit
         entity: Whose the runs are.
         project: Where they are.
     """
-    panels = _panels(wr, document) if told else {}
+    logged = [run for run in document.runs if run.directory.wandb.exists()]
+    panels = _panels(wr, [run.metrics for run in logged]) if told else {}
     made = [wr.TableOfContents(), wr.P(document.answer)]
+    if len(told) < len(document.runs):
+        n = len(document.runs) - len(told)
+        made.append(wr.P(f"{n} of {len(document.runs)} runs were not logged at W&B: the tables have them, the panels do not."))
     if document.missing:
         made.append(wr.UnorderedList(items=list(document.missing)))
     for section in _sections(document, panels):
@@ -145,24 +151,18 @@ def _block(wr: Any, block: Block) -> Iterator[Any]:
 
 
 def _runsets(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
-    """The runs of each project: those of sweeps by group, which finds those to come too, else by id."""
-    projects: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """The runs that the report is about, a set for each project."""
+    projects: dict[tuple[str, str], list[str]] = {}
     for one in told:
-        projects.setdefault((one["entity"] or entity, one["project"] or project), []).append(one)
-    return [wr.Runset(entity=owner, project=name, name=name, filters=_filter(runs)) for (owner, name), runs in projects.items()]
+        projects.setdefault((one["entity"] or entity, one["project"] or project), []).append(one["id"])
+    return [
+        wr.Runset(entity=owner, project=name, name=name, filters=f"Metric('ID') in [{', '.join(map(repr, ids))}]")
+        for (owner, name), ids in projects.items()
+    ]
 
 
-def _filter(told: Sequence[Mapping[str, Any]]) -> str:
-    """W&B's expression for some runs of a project."""
-    alone = not all(one["group"] for one in told)
-    attribute, values = ("ID", [one["id"] for one in told]) if alone else ("Group", sorted({one["group"] for one in told}))
-    words = ", ".join("'" + value.replace("'", "") + "'" for value in values)
-    return f"Metric('{attribute}') in [{words}]"
-
-
-def _panels(wr: Any, document: Document) -> dict[str, list[Any]]:
-    """Panels by section, where the runs have something to show in them."""
-    metrics = [run.metrics for run in document.runs]
+def _panels(wr: Any, metrics: Sequence[Metrics]) -> dict[str, list[Any]]:
+    """Panels by section, where the runs with these metrics have something to show in them."""
 
     def summary(name: str) -> Any:
         return wr.SummaryMetric(name)
@@ -174,7 +174,6 @@ def _panels(wr: Any, document: Document) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {
         "results": [
             wr.BarPlot(title="accuracy", metrics=["accuracy"], orientation="h"),
-            wr.ScalarChart(title="best accuracy", metric="accuracy", groupby_aggfunc="max"),
         ],
         "scaling": [scatter(name, _AXES[name], log=name != "teacher_accuracy") for name in axes],
         "samples": [wr.WeavePanelSummaryTable(table_name="samples/test"), wr.WeavePanelSummaryTable(table_name="samples/rationales")],
@@ -186,17 +185,15 @@ def _panels(wr: Any, document: Document) -> dict[str, list[Any]]:
             found["scaling"].append(wr.ScatterPlot(title=f"accuracy by {key}", x=wr.Config(key), y=summary("accuracy")))
     if any((one.get("teacher_usage") or {}).get("usd") for one in metrics):
         found["cost"] = [scatter("teacher_usage.usd", "dollars for the teacher")]
-    if axes:
-        columns = [wr.ParallelCoordinatesPlotColumn(metric=summary(name), display_name=_AXES.get(name)) for name in (*axes, "accuracy")]
-        found["scaling"].append(wr.ParallelCoordinatesPlot(columns=columns, title="what goes with accuracy"))
     rounds = sorted({held["round"] for one in metrics for held in one.get("rounds", ())})
     if rounds:
         found["rounds"] = [
             wr.LinePlot(title=f"{name.replace('_', ' ')} by round", x="rounds/round", y=[f"rounds/{name}"])
             for name in ("accuracy", "validation_accuracy", "mistakes", "completions_kept")
         ]
-    prefixes = [f"round_{number}/train" for number in rounds] or ["train"]
-    if any(one.get("n_steps") for one in metrics):
+    trained = [one for one in metrics if one.get("n_steps")]
+    prefixes = [*(["train"] if any(not one.get("rounds") for one in trained) else []), *(f"round_{number}/train" for number in rounds)]
+    if trained:
         found["training"] = [
             wr.LinePlot(title=f"{prefix}: {name.replace('_', ' ')}", x=f"{prefix}/step", y=[f"{prefix}/{name}"])
             for prefix in prefixes
@@ -209,7 +206,7 @@ def _laid_out(wr: Any, panels: Sequence[Any]) -> list[Any]:
     """Two beside each other; tables and comparers over the whole width."""
     row = column = 0
     for panel in panels:
-        wide = isinstance(panel, wr.WeavePanelSummaryTable | wr.RunComparer | wr.ParallelCoordinatesPlot)
+        wide = isinstance(panel, wr.WeavePanelSummaryTable | wr.RunComparer)
         if wide and column:
             row, column = row + 8, 0
         panel.layout = wr.Layout(x=column, y=row, w=24 if wide else 12, h=10 if wide else 8)

@@ -125,7 +125,7 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
             say(f"generation for job {number}: {sweep.label(job)}")
             try:
                 run, composed = _resolved(sweep, job, ["until=generate"])
-                execute(run, kept_config(composed, run, job.overrides))
+                execute(run, kept_config(composed, run, job.overrides, sweep.searchpath))
             except FcotError as error:
                 failed[str(number)] = str(error)
                 say(f"generation for job {number} failed: {error}")
@@ -208,7 +208,7 @@ def _run(sweep: Sweep, job: Planned) -> None:
         raise FcotError(job.fault)
     run, composed = _resolved(sweep, job, [])
     say(f"run {run.directory.path}")
-    execute(run, kept_config(composed, run, job.overrides), sweep.folder.name)
+    execute(run, kept_config(composed, run, job.overrides, sweep.searchpath), sweep.folder.name)
 
 
 def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictConfig]:

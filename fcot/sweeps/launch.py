@@ -110,7 +110,7 @@ def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
         raise
     finally:
         if here:
-            _report(sweep)
+            report_sweep(sweep)
     if here:
         _tell_failures(sweep)
 
@@ -247,8 +247,8 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _report(sweep: Sweep) -> None:
-    """The comparison of what the jobs left, whether or not all of them finished."""
+def report_sweep(sweep: Sweep) -> None:
+    """The comparison of what the jobs left, whether or not all of them finished, and where to look next."""
     from fcot.report import report
 
     if all(job.until == "generate" for job in sweep.jobs):
@@ -274,7 +274,8 @@ def _tell_failures(sweep: Sweep) -> None:
             failed.setdefault(why, []).append(f"{job.number} ({sweep.label(job)})")
     if not failed:
         return
-    say(f"{sum(map(len, failed.values()))} jobs failed:")
+    n = sum(map(len, failed.values()))
+    say(f"{n} job{'s' if n != 1 else ''} failed:")
     for message, jobs in failed.items():
         reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
         say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")

@@ -173,6 +173,11 @@ def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
         hydra.hydra = outer
 
 
+def added_searchpath(runtime: Any) -> list[str]:
+    """Folders of further configuration that the command of Hydra's ``runtime`` named, as URLs."""
+    return [f"file://{source.path}" for source in runtime.config_sources if source.provider.startswith(("command", "hydra.searchpath"))]
+
+
 def make_plan(
     folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], swept_diversity: bool, launcher: dict[str, Any]
 ) -> tuple[Sweep, dict[int, Run]]:

@@ -101,19 +101,15 @@ class FcotLauncher(Launcher):
         """Plan and run, or submit, all jobs; their results are in the sweep's folder."""
         from fcot.errors import FcotError
         from fcot.sweeps.launch import launch
+        from fcot.sweeps.plan import added_searchpath
 
         sweeper = self._config.hydra.sweeper
         if sweeper.get("max_batch_size") is not None:
             raise FcotError(
                 "hydra.sweeper.max_batch_size: a sweep is planned as a whole; hydra.launcher.array_parallelism bounds SLURM jobs"
             )
-        added = [
-            source.path
-            for source in self._config.hydra.runtime.config_sources
-            if source.provider.startswith(("command", "hydra.searchpath"))
-        ]
         launch(
-            Path(self._config.hydra.sweep.dir), job_overrides, [f"file://{path}" for path in added],
+            Path(self._config.hydra.sweep.dir), job_overrides, added_searchpath(self._config.hydra.runtime),
             "diversity" in (sweeper.get("params") or {}), self._parameters,
         )  # fmt: skip
         return []

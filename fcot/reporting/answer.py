@@ -1,0 +1,88 @@
+"""The report's first paragraph: what was run and what came out of it, made from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fcot.evaluation.statistics import Comparison, holm
+from fcot.reporting.scaling import AXES, Line
+from fcot.reporting.settings import Setting, label, named
+from fcot.reporting.tables import Compared
+
+Pairs = Mapping[tuple[str, str], tuple[Comparison, float]]  # by run ids of settings: the comparison, and p after Holm's correction
+_SIGNIFICANT = 0.05
+_HOLM = " after Holm's correction"
+_TOLD_LINES = 4
+_TOLD_GROUPS = 4  # tasks and students of which it speaks
+
+
+def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Sequence[Compared]) -> str:
+    """What was run and what came out: the highest setting of each task and student against the next, what rises and falls."""
+    n_runs = sum(len(setting.runs) for setting in settings)
+    told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
+    groups: dict[tuple[str, str, str], list[Setting]] = {}  # on other questions accuracies are of another task
+    for setting in settings:
+        groups.setdefault((setting["task"], setting["student"], setting["questions_sha256"]), []).append(setting)
+    adjusted = zip(compared, holm([result.p for _, _, result in compared]), strict=True)
+    pairs = {(one["run_id"], other["run_id"]): (result, p) for (one, other, result), p in adjusted}
+    told += [_highest(*names[:2], group, pairs, len(compared)) for names, group in list(groups.items())[:_TOLD_GROUPS]]
+    if len(groups) > _TOLD_GROUPS:
+        told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
+    if len(compared) > 1:
+        n = sum(p < _SIGNIFICANT for _, p in pairs.values())
+        told.append(
+            f"{n or 'None'} of {len(compared)} comparisons on the same problems {'is' if n == 1 else 'are'} significant (p < 0.05{_HOLM})."
+        )
+    told += _trends(scaling)
+    trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
+    if once := [setting for setting in trained if len(setting.runs) == 1]:
+        which = "Every trained setting" if len(once) == len(trained) else listed([named(setting, settings) for setting in once])
+        told.append(f"{which}: trained once; another seed may differ by more than these intervals.")
+    return " ".join(told)
+
+
+def _highest(task: str, student: str, group: Sequence[Setting], pairs: Pairs, n_compared: int) -> str:
+    """The highest accuracy of a task and student, whether guessing explains it, and how it stands against the next."""
+    ranked = sorted(group, key=lambda setting: -setting.accuracy.mean)
+    first, accuracy = ranked[0], ranked[0].accuracy
+    figure = f"{100 * accuracy.mean:.1f} % (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(first.problems)})"
+    guess = first["random_guess"] or 0.0
+    guessed = f"; guessing gives {100 * guess:.1f} %, which the interval does not exclude" if guess and accuracy.low <= guess else ""
+    equal = [setting for setting in ranked if setting.accuracy.mean == accuracy.mean]
+    if len(group) == 1:
+        return f"{task}, {student}: {label(first, group)} answers {figure} of the test problems{guessed}."
+    if len(equal) > 1:
+        which = "all settings" if len(equal) == len(group) else listed([label(setting, group) for setting in equal])
+        return f"{task}, {student}: {which} have {figure}{', the highest accuracy' if len(equal) < len(group) else ''}{guessed}."
+    against = _against(first, ranked[1], group, pairs, n_compared)
+    return f"{task}, {student}: {label(first, group)} has the highest accuracy, {figure}{guessed}; {against}."
+
+
+def _against(first: Setting, second: Setting, group: Sequence[Setting], pairs: Pairs, n_compared: int) -> str:
+    """The highest against the next."""
+    told = f"the next, {label(second, group)}, has {100 * second.accuracy.mean:.1f} %"
+    sign = 1 if (second["run_id"], first["run_id"]) in pairs else -1
+    found = pairs.get((second["run_id"], first["run_id"])) or pairs.get((first["run_id"], second["run_id"]))
+    if found is None:
+        return told
+    result, p = found
+    low, high = sorted((sign * result.low, sign * result.high))
+    held = f"p = {p:.2g}{_HOLM if n_compared > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
+    return f"{told}: a difference of {100 * sign * result.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, {held})"
+
+
+def _trends(scaling: Sequence[Line]) -> Iterator[str]:
+    """Along which axes accuracy moves, beyond chance."""
+    adjusted = holm([line.trend.p for line in scaling])
+    held = [line for line, p in zip(scaling, adjusted, strict=True) if p < _SIGNIFICANT and line.trend.direction]
+    for line in held[:_TOLD_LINES]:
+        yield f"Accuracy {'rises' if line.trend.direction > 0 else 'falls'} with {AXES.get(line.axis, line.axis)} ({line.label})."
+    if len(held) > _TOLD_LINES:
+        yield f"So it is with {len(held) - _TOLD_LINES} more lines of the scaling table."
+    if n := len(scaling) - len(held):
+        yield f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no significant trend."
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names, some of many."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
