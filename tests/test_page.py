@@ -160,7 +160,8 @@ def test_search_and_filters_find_exactly_what_they_should(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     assert names(page) == ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
     everything = ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
-    found = {"ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything}
+    found = {"ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything,
+             '"fail zebra"': ["toy/1"], '"zebra fail"': [], "toy/11": ["toy/11"]}  # fmt: skip
     for query, expected in found.items():
         page.fill("input[name=q]", query)
         assert names(page) == expected, query
@@ -332,6 +333,28 @@ def test_charts_of_several_views_are_drawn_and_scroll_in_their_box(opened, tmp_p
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     scrolls = page.evaluate("[...document.querySelectorAll('.plot')].map((one) => one.scrollWidth > one.clientWidth)")
     assert scrolls == [True, True, True, False]
+
+
+def test_what_is_searched_for_is_marked_where_it_stands(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    marked = "[...CSS.highlights.get('search')].map((one) => one.startContainer.data.slice(one.startOffset, one.endOffset))"
+    page.fill("input[name=q]", "FAIL zebra")
+    assert names(page) == ["toy/1"]
+    assert page.evaluate(marked) == ["fail", "zebra", "fail"]
+    page.fill("input[name=q]", "")
+    assert len(names(page)) == 5
+    assert page.evaluate(marked) == []
+
+
+def test_panels_of_a_chart_lie_beside_or_below_each_other(opened, tmp_path):
+    panel = {"width": 390, "height": 100, "mark": "bar", "encoding": {"x": {"field": "y", "type": "quantitative"}}}
+    chart = Chart("scaling", "two", {"data": {"values": [{"y": 2}]}, "concat": [panel, panel], "columns": 2})
+    for width, beside in ((1280, True), (390, False)):
+        page = opened(a_document([], sections=[Section("scaling", "Scaling", [chart])]), viewport={"width": width, "height": 800})
+        page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 2")
+        first, second = (page.locator(".plot svg").nth(number).bounding_box() for number in range(2))
+        assert (first["y"] == second["y"]) == beside
+        assert max(first["x"] + first["width"], second["x"] + second["width"]) <= width
 
 
 def test_code_and_links_are_copied(opened, tmp_path):

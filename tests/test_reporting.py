@@ -141,7 +141,7 @@ def test_notes_say_what_a_reader_must_know():
 def test_answers_of_one_length_are_not_sorted_by_their_correctness():
     (setting,) = settings([run(1, accuracy=0.5)])
     cells = failures._quarters(np.array([[38.0, index % 2] for index in range(400)]))
-    assert cells == ["-", "-", "50 (38)", "-"]
+    assert cells == ["-", "-", "50 (38; 400)", "-"]
     mixed = failures._quarters(np.array([[length, length > 30] for length in (10, 20, 30, 40) for _ in range(10)], dtype=float))
     assert mixed == ["0 (10)", "0 (20)", "0 (30)", "100 (40)"]
     assert setting.problems

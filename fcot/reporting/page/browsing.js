@@ -3,6 +3,7 @@
 const ROW = 56; // pixels, as .row in page.css
 const FOLD = 4000; // characters of a text that are shown at first
 const CARDS = 6; // answers or completions that are shown at first
+const MOST_MARKS = 2000; // places where what is searched for stands
 const MOST_STEPS = 400; // of an answer that are compared: the comparison is quadratic
 
 // ---- data ---------------------------------------------------------------------------------------------------------------
@@ -29,7 +30,7 @@ function named(data) {
 }
 
 const haystack = (problem) => [
-  problem.question || '', problem.gold || '', ...problem.completions.map((one) => one.text), ...problem.answers.map((one) => one.text),
+  problem.name, problem.question || '', problem.gold || '', ...problem.completions.map((one) => one.text), ...problem.answers.map((one) => one.text),
 ].join('\n').toLowerCase();
 
 // ---- texts, steps and what differs in them ------------------------------------------------------------------------------
@@ -90,6 +91,26 @@ function cards(all) {
   if (all.length <= CARDS) return box;
   const more = button(`Show ${count(all.length - CARDS)} more`, () => { box.append(...all.slice(CARDS).map((draw) => draw())); more.remove(); });
   return make('div', {}, box, more);
+}
+
+/** What is searched for: words, and phrases between quotation marks. */
+const needlesOf = (query) => [...query.toLowerCase().matchAll(/"([^"]*)"?|([^\s"]+)/g)].map(([, phrase, word]) => phrase ?? word).filter(Boolean);
+
+/** Mark where they stand in a place; its text stays as it is. */
+function highlight(place, needles) {
+  if (!window.Highlight) return;
+  const found = new Highlight();
+  const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const text = node.data.toLowerCase();
+    if (text.length !== node.length) continue; // a letter that has no small form of one character
+    for (const needle of needles) {
+      for (let at = text.indexOf(needle); at >= 0 && found.size < MOST_MARKS; at = text.indexOf(needle, at + needle.length)) {
+        found.add(new StaticRange({ startContainer: node, startOffset: at, endContainer: node, endOffset: at + needle.length }));
+      }
+    }
+  }
+  CSS.highlights.set('search', found);
 }
 
 // ---- a list of any length -----------------------------------------------------------------------------------------------

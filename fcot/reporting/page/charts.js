@@ -20,10 +20,11 @@ function ownWidth(spec) {
   return spec.width || 640;
 }
 
-/** Draw; what axes and legend take too much is taken from the width of the picture. */
-async function drawChart(place) {
-  const spec = JSON.parse(find('script', place.parentElement).textContent);
-  const room = place.clientWidth;
+/** The pictures of a chart, each of which is drawn alone: they lie beside each other where there is room. */
+const panelsOf = ({ concat, columns, resolve, ...shared }) => (concat ? concat.map((panel) => ({ ...shared, ...panel })) : [shared]);
+
+/** Draw one; what axes and legend take too much is taken from the width of the picture. */
+async function drawPanel(place, spec, room) {
   const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
   const width = ownWidth(spec);
   try {
@@ -35,6 +36,12 @@ async function drawChart(place) {
   } catch (error) {
     place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
   }
+}
+
+function drawChart(place) {
+  const panels = panelsOf(JSON.parse(find('script', place.parentElement).textContent));
+  const room = place.clientWidth;
+  place.replaceChildren(...panels.map((spec) => { const panel = make('div'); drawPanel(panel, spec, room); return panel; }));
 }
 
 function drawCharts() {

@@ -46,7 +46,7 @@ function makeSearch(data) {
     const query = q.toLowerCase();
     const fixed = JSON.stringify(others);
     const from = fixed === last.fixed && query.startsWith(last.query) ? last.found : data.problems;
-    const needles = query.split(/\s+/).filter(Boolean);
+    const needles = needlesOf(query);
     const wanted = wantedRuns(data, filters);
     const test = verdictTest(filters.verdict || '');
     const found = from.filter((problem) => {
@@ -126,7 +126,7 @@ function filterControls(data, set) {
   const select = (name, label, options) => choice(label, [['', 'all'], ...options], (event) => set({ [name]: event.target.value }), { name });
   return [
     make('label', { class: 'search' }, 'Search questions, rationales and answers',
-      make('input', { type: 'search', name: 'q', autocomplete: 'off', spellcheck: 'false', placeholder: 'every word must occur' })),
+      make('input', { type: 'search', name: 'q', autocomplete: 'off', spellcheck: 'false', placeholder: 'every word must occur, and every "phrase"' })),
     make('div', { class: 'filters' }, select('task', 'Task', [...new Set(data.tasks)].map((task) => [task, task])),
     select('method', 'Method', methods.map((method) => [method, NAMES[method] || method])),
     select('run', 'Run', [...new Set(data.runs.map((run) => run.label))].map((label) => [label, label])),
@@ -154,7 +154,9 @@ function sampleBrowser(place, data) {
     const found = search(filters);
     list.set(found);
     if (!linked) show(found.length === data.problems.length ? first() : found[0], false); // nobody asked for the one that is open
-    told.textContent = `${plural(found.length, 'problem')}${found.length < data.problems.length ? ` of ${count(data.problems.length)}` : ''}`;
+    if (linked) highlight(detail, needlesOf(filters.q || ''));
+    const less = found.length ? '' : ': fewer words or filters find more';
+    told.textContent = `${plural(found.length, 'problem')}${found.length < data.problems.length ? ` of ${count(data.problems.length)}` : ''}${less}`;
   };
   const set = (changed) => {
     filters = { ...filters, ...changed };
@@ -175,6 +177,7 @@ function sampleBrowser(place, data) {
       make('div', { class: 'bar' }, make('h3', { tabindex: '-1' }, make('bdi', {}, problem.name)), make('div', {}, ...steps, link)),
       ...questionBlock(problem), ...(part.answers.length ? answersPart(data, part.answers) : []),
       ...(part.completions.length ? completionsPart(data, part.completions) : []));
+    highlight(detail, needlesOf(filters.q || ''));
     arrive(detail, byUser);
   }
 
@@ -205,7 +208,8 @@ function sampleBrowser(place, data) {
     narrow();
     if (linked) show(byName.get(sample), false);
     if (sample !== undefined && !linked) detail.replaceChildren(make('p', { class: 'note' }, make('bdi', {}, `${sample} is not in this page.`)));
-    if (sample !== undefined) place.scrollIntoView();
+    if (sample !== undefined || Object.keys(filters).length) place.scrollIntoView();
+    if (linked && detail.getBoundingClientRect().top > window.innerHeight * 0.6) detail.scrollIntoView(); // on a phone it is below the list
   };
   window.addEventListener('popstate', follow);
   narrow();
