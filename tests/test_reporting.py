@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from fcot.artifacts import write_json, write_jsonl
+from fcot.artifacts import RunDirectory, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
 from fcot.reporting.failures import aligned_table, error_table
-from fcot.reporting.published import find
+from fcot.reporting.finished import command_of
+from fcot.reporting.published import find, published
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import by_task, comparison, comparisons, notes, stage_line
+from fcot.runs import kept_config
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 BASE = {
@@ -72,6 +77,22 @@ def test_what_a_sweep_varies_has_a_column_and_a_name_in_the_picture():
         "Fine-tune-CoT D=4, trainer.lr=1e-3",
         "Fine-tune-CoT D=4, trainer.lr=5e-3",
     ]
+
+
+def test_numbers_are_never_cut_and_what_has_no_room_is_named():
+    rounds = [run(number, diversity=number, varied={"trainer.lr": "1e-3", "curation": "a_long_name_of_a_filter", "student.width": "64"})
+              for number in (1, 2, 4)]  # fmt: skip
+    for width in (50, 60, 80, 100, 200):
+        shown = text(rounds, width)
+        assert "…" not in shown
+        assert "98.27" in shown
+        assert all(len(line) <= width for line in shown.splitlines())
+        assert ("for want of room" in shown) == (width < 100)
+
+
+def test_square_brackets_are_no_markup():
+    assert "a[/b]c" in text([run(1, task="a[/b]c"), run(2, task="[red]")], 120)
+    assert "[red]" in text([run(2, task="[red]")], 120)
 
 
 def test_results_stand_before_what_explains_them():
@@ -143,7 +164,7 @@ def test_answers_of_one_length_are_not_sorted_by_their_correctness():
     cells = failures._quarters(np.array([[38.0, index % 2] for index in range(400)]))
     assert cells == ["-", "-", "50 (38; 400)", "-"]
     mixed = failures._quarters(np.array([[length, length > 30] for length in (10, 20, 30, 40) for _ in range(10)], dtype=float))
-    assert mixed == ["0 (10)", "0 (20)", "0 (30)", "100 (40)"]
+    assert mixed == ["0 (10; 10)", "0 (20; 10)", "0 (30; 10)", "100 (40; 10)"]
     assert setting.problems
 
 
@@ -184,6 +205,74 @@ def test_what_one_sweep_varied_is_told_of_the_runs_of_another_one(tmp_path):
     document = report([tmp_path / "first", tmp_path / "second"])
     assert document is not None
     assert [run.metrics["varied"] for run in document.runs] == [{"trainer.lr": value} for value in ("0.1", "0.2", "0.3")]
+
+
+def test_what_differs_beside_d_is_no_scaling_line(tmp_path):
+    for number, steps in ((1, 10), (2, 25), (4, 150)):
+        folder = left(tmp_path / "runs" / f"r{number}", number, diversity=number, accuracy=0.2 * number)
+        (folder / "config.yaml").write_text(f"diversity: {number}\ntrainer:\n  name: tiny\n  max_steps: {steps}\n")
+    document = report([tmp_path])
+    assert document is not None
+    assert [run.metrics["varied"] for run in document.runs] == [{"trainer.max_steps": value} for value in ("10", "25", "150")]
+    assert "rises" not in document.answer
+    assert "scaling" not in [section.id for section in document.sections]
+
+
+def test_the_kept_command_is_read_as_it_was_written(tmp_path, make_run):
+    from omegaconf import OmegaConf
+
+    template = "Q: {question}\nA: {trigger}"
+    run_of = make_run(tmp_path)
+    config = kept_config(
+        OmegaConf.create({"teacher": {}, "x": 1}), run_of, ["diversity=1", f"prompt.template='{template}'"], ["file:///conf"]
+    )
+    assert OmegaConf.create(config)["x"] == 1
+    directory = RunDirectory(tmp_path)
+    directory.config.write_text(config)
+    words = shlex.split(command_of(directory))
+    assert words == ["python", "-m", "fcot.run", "hydra.searchpath=[file:///conf]", "diversity=1", f"prompt.template='{template}'"]
+    directory.config.write_text("x: 1\n")
+    assert command_of(directory) == ""
+
+
+def test_the_papers_curves_stand_behind_its_own_cells_only():
+    def curves(axis: str, runs) -> list[list[tuple[float, float]]]:
+        return [figures._curve(line) for line in lines(settings(runs)) if line.axis == axis]
+
+    kind = {"as_published": True, "sampled": True, "subset": None, "task": "multiarith", "student": "t5_base"}
+    over_d = [run(number, diversity=d, **kind) for number, d in enumerate((1, 8, 64))]
+    (curve,) = curves("diversity", over_d)
+    assert len(curve) >= 3
+    assert curve == sorted(curve)
+    assert curves("diversity", [one | {"method": "tailored"} for one in over_d]) == [[]]
+    assert curves("diversity", [one | {"varied": {"trainer.lr": "1"}} for one in over_d]) == [[]]
+    assert curves("diversity", [one | {"as_published": False} for one in over_d]) == [[]]
+    figure = next(one for one in published() if one.source == "figure4")
+    cell = kind | {"task": figure.task, "student": figure.student, "method": figure.method, "diversity": figure.diversity}
+    sizes = [one.subset for one in published() if (one.source, one.task, one.method) == ("figure4", figure.task, figure.method)]
+    over_problems = [run(n, **cell | {"subset": n}, varied={"split_mode.subset": str(n)}) for n in sizes[:3]]
+    (curve,) = curves("split_mode.subset", over_problems)
+    assert [place for place, _ in curve] == sorted(sizes)
+
+
+def test_files_that_are_not_the_reports_stay(tmp_path):
+    left(tmp_path / "runs" / "r1", 1)
+    mine = tmp_path / "paper" / "report" / "figures" / "mine.pdf"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    report([tmp_path], tmp_path / "paper", export=True)
+    stale = tmp_path / "paper/report/tables/by_task.csv"
+    assert not stale.exists()
+    left(tmp_path / "runs" / "r2", 2, task="other")
+    report([tmp_path], tmp_path / "paper", export=True)
+    assert stale.exists()
+    rows = list(csv.DictReader((tmp_path / "paper/report/settings.csv").open()))
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([398 / 405] * 2)
+    assert {(row["task"], row["n"], row["runs"]) for row in rows} >= {("other", "405", "toy-gpt-0000000002")}
+    shutil.rmtree(tmp_path / "runs" / "r2")
+    report([tmp_path], tmp_path / "paper", export=True)
+    assert not stale.exists()
+    assert mine.read_text() == "mine"
 
 
 def test_the_figure_draws_the_metrics_numbers(tmp_path):
@@ -372,12 +461,21 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
     (tmp_path / "runs/r1/metrics.json").write_text("{")
     (tmp_path / "runs/r2/predictions.jsonl").unlink()
     (tmp_path / "runs/r3/predictions.jsonl").write_text('{"sample_index": 1, "correct": "yes", "n_tokens": 2}\n')
+    left(tmp_path / "runs" / "r6", 6, n_test=300)
+    write_json(tmp_path / "runs/r6/metrics.json", run(6))
     (tmp_path / "runs/r4/metrics.json").unlink()
     report([tmp_path / "runs"])
     printed = capsys.readouterr().out
     assert "98.27" in printed
-    assert "4 of 5 runs are not in the report" in printed
-    for part in ("r1: ", "metrics.json is damaged", "predictions.jsonl is missing", "correct: 'yes'", "r4: not finished"):
+    assert "5 of 6 runs are not in the report" in printed
+    for part in (
+        "r1: ",
+        "metrics.json is damaged",
+        "predictions.jsonl is missing",
+        "correct: 'yes'",
+        "it has 300 of 405 answers",
+        "r4: not finished",
+    ):
         assert part in printed
     (tmp_path / "runs/r5/metrics.json").unlink()
     write_json(tmp_path / "runs/r5/stages/curate.json", {})
@@ -408,7 +506,17 @@ def test_the_answer_says_what_it_may():
     assert "trained once" not in said(several)
     assert "all settings have 49.9 %" in said([run(1, accuracy=0.5), run(2, accuracy=0.5, diversity=1)])
     apart = said([run(1, accuracy=0.9), run(2, accuracy=0.1, diversity=1, questions_sha256="other")])
-    assert "the lowest" not in apart  # of other questions
+    assert "the next" not in apart  # of other questions
+    told = said([run(1, accuracy=0.9), run(2, accuracy=0.5, diversity=1), run(3, accuracy=0.0, method="zero_shot", diversity=None)])
+    assert "Fine-tune-CoT D=4 has the highest accuracy, 89.9 %" in told
+    assert "the next, Fine-tune-CoT D=1, has 49.9 %: a difference of +40.0 points (+35" in told
+    assert "3 of 3 comparisons on the same problems are significant" in told
+    assert "not significant" in said([run(1, accuracy=0.5), run(2, accuracy=0.51, diversity=1)])
+    guessed = "guessing gives 50.0 %, which the interval does not exclude"
+    assert guessed in said([run(1, accuracy=0.51, random_guess=0.5)])
+    assert guessed not in said([run(1, accuracy=0.9, random_guess=0.5)])
+    tied = said([run(1, accuracy=0.5), run(2, accuracy=0.5, diversity=1), run(3, accuracy=0.1, diversity=2)])
+    assert "Fine-tune-CoT D=1, Fine-tune-CoT D=4 have 49.9 %" in tied
 
 
 def test_tables_in_every_form_show_what_they_hold():

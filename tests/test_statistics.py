@@ -68,6 +68,13 @@ def test_a_comparison_turned_round_changes_its_sign_only():
     assert (there.repaired, there.broken) == (back.broken, back.repaired)
 
 
+def test_problems_on_which_seeds_are_split_are_neither_repaired_nor_broken():
+    split, none = np.array([[1.0, 0, 1, 0], [0, 1, 0, 1]]), np.array([[1.0, 1, 0, 0], [1, 1, 0, 0]])
+    for first, second in ((split, none), (none, split)):
+        found = compare(first, second, range(4))
+        assert found.repaired == found.broken == []
+
+
 def test_what_is_equal_differs_by_nothing():
     found = compare(answers(40, 60), answers(60, 40), range(100))
     assert found.difference == pytest.approx(0)

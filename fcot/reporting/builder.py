@@ -23,6 +23,10 @@ from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
 from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
 
+_ABOUT_COMMANDS = (
+    "A run of a sweep can be made alone: diversity_is_swept=true says that its teacher is sampled as in the sweep. Relative paths are "
+    "those of the folder in which the command was given. What is finished is not done again: another output_dir makes it anew."
+)
 _MOST_CURVES = 40  # runs in one chart of trainings
 _MOST_POINTS = 400  # of one curve
 
@@ -64,7 +68,7 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
         Section("samples", "Rationales and answers"),
         _section("rounds", "Rounds", analysis.rounds),
         _section("configs", "Configurations and versions", [_versions(runs), *map(_config, runs)]),
-        _section("reproduce", "How to make each cell again", [_command(run) for run in runs]),
+        _section("reproduce", "How to make each cell again", [Paragraph(_ABOUT_COMMANDS), *map(_command, runs)]),
     ]  # fmt: skip
     kept = [section for section in sections if section.blocks or section.id == "samples"]
     return Document(_title(settings), answer(settings, scaling, compared), missing, kept, runs)
@@ -106,9 +110,8 @@ def _refused(settings: Sequence[Setting]) -> Table | None:
     reasons = list(dict.fromkeys(reason for setting in asked for run in setting.runs for reason in run.get("refused") or {}))
     if not asked:
         return None
-    table = Table(
-        "refused", "completions by curation's verdict (mean over runs)", ("setting", "asked", "kept", "kept %", *reasons), ("setting",)
-    )
+    columns = ("setting", "asked", "kept", "kept %", *(reason.replace("_", " ") for reason in reasons))
+    table = Table("refused", "completions by curation's verdict (mean over runs)", columns, ("setting",))
     for setting in asked:
         n, kept = setting.mean("completions_asked"), setting.mean("completions_kept")
         assert n is not None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -19,7 +20,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-_ANY_WIDTH = 10_000
+_FOLDED = 12  # characters to which a terminal may narrow a column of words
 
 
 @dataclass
@@ -50,12 +51,18 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """On a terminal: words are folded, numbers are never cut; columns for which there is no room are named instead, from the right."""
         shown = len(self.columns)
-        while shown > 1 and self._drawn(shown).__rich_measure__(console, options.update(width=_ANY_WIDTH)).minimum > options.max_width:
+        while shown > 1 and self._least_width(shown) > options.max_width:
             shown -= 1
         yield self._drawn(shown)
         if hidden := self.columns[shown:]:
             yield Text(f"  not shown, for want of room: {', '.join(hidden)}")
         yield from (Text(f"  {note}") for note in self.notes)
+
+    def _least_width(self, shown: int) -> int:
+        """What the first columns need at least."""
+        widths = [max(map(cell_len, (name, *(row[place] for row in self.rows)))) for place, name in enumerate(self.columns[:shown])]
+        least = [min(width, _FOLDED) if name in self.left else width for width, name in zip(widths, self.columns, strict=False)]
+        return sum(least) + 3 * shown + 1  # blanks on both sides, and the box's own
 
     def _drawn(self, shown: int) -> RichTable:
         """Its first columns."""

@@ -168,7 +168,7 @@ def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
-        "repaired: problems that most seeds of the first answer wrongly and most of the second rightly; broken: the reverse."
+        "repaired: problems that the first answers wrongly and the second rightly (of several seeds: most); broken: the reverse."
     ])  # fmt: skip
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
