@@ -233,9 +233,10 @@ def _state(status: Status) -> str:
 
 def _run(folder: Path) -> Job:
     stages = sorted((folder / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    stage, _, how = stages[-1].stem.partition(".") if stages else ("", "", "")
     running = holder(folder / "run.lock") is not None
-    state = ("running" if running else "not finished") + (f", as far as {stages[-1].stem}" if stages else "")
-    return Job(folder.name, folder / "metrics.json", {}, state)
+    state = "running" if running else "not finished" if not how else f"{how} in {stage}"
+    return Job(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not how else ""))
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

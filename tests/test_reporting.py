@@ -501,8 +501,8 @@ def test_the_answer_says_what_it_may():
         return builder.answer(found.settings, found.scaling, found.compared)
 
     one, several = run(1, accuracy=0.9), [run(2, setting="s", diversity=1), run(3, setting="s", diversity=1, seed=1)]
-    assert "Every trained setting: trained once" in said([one])
-    assert "Fine-tune-CoT D=4: trained once" in said([one, *several])
+    assert "Every trained setting was trained once" in said([one])
+    assert "1 of 2 trained settings was trained once" in said([one, *several])
     assert "trained once" not in said(several)
     assert "all settings have 49.9 %" in said([run(1, accuracy=0.5), run(2, accuracy=0.5, diversity=1)])
     apart = said([run(1, accuracy=0.9), run(2, accuracy=0.1, diversity=1, questions_sha256="other")])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fcot.evaluation.statistics import Comparison, holm
 from fcot.reporting.scaling import AXES, Line
-from fcot.reporting.settings import Setting, label, named
+from fcot.reporting.settings import Setting, label
 from fcot.reporting.tables import Compared
 
 Pairs = Mapping[tuple[str, str], tuple[Comparison, float]]  # by run ids of settings: the comparison, and p after Holm's correction
@@ -35,9 +35,11 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
         )
     told += _trends(scaling)
     trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
-    if once := [setting for setting in trained if len(setting.runs) == 1]:
-        which = "Every trained setting" if len(once) == len(trained) else listed([named(setting, settings) for setting in once])
-        told.append(f"{which}: trained once; another seed may differ by more than these intervals.")
+    once = sum(len(setting.runs) == 1 for setting in trained)
+    if once:
+        some = f"{once} of {len(trained)} trained settings {'was' if once == 1 else 'were'}"
+        which = "Every trained setting was" if once == len(trained) else some
+        told.append(f"{which} trained once; another seed may differ by more than these intervals.")
     return " ".join(told)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,14 +39,12 @@ class Setting:
     @property
     def title(self) -> str:
         """Method, D and swept values."""
-        return self.told()
+        return self.told(self.varied)
 
-    def told(self, without: Collection[str] = ()) -> str:
-        """The title without some of the swept values."""
-        parts = [METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")]
-        return ", ".join([
-            *parts, *(f"{key.removeprefix('method.')}={value}" for key, value in self.varied.items() if key not in without),
-        ])  # fmt: skip
+    def told(self, varied: Mapping[str, str]) -> str:
+        """Method, D and some of the swept values."""
+        method = METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")
+        return ", ".join([method, *(f"{key.removeprefix('method.')}={value}" for key, value in varied.items())])
 
     @property
     def varied(self) -> Mapping[str, str]:
@@ -124,9 +122,13 @@ def varied_keys(settings: Sequence[Setting]) -> list[str]:
 
 def label(setting: Setting, settings: Sequence[Setting]) -> str:
     """What tells a setting apart from the others of its task and student: method, D, what differs among them; else its run's hash."""
+    return setting.told(differing(setting, settings)) + (f", {setting['run_id'][-10:]}" if setting in alike(settings) else "")
+
+
+def differing(setting: Setting, settings: Sequence[Setting]) -> dict[str, str]:
+    """Of a setting's swept values those that others of its task and student do not share; all where it is the only one."""
     near = [one for one in settings if all(one[name] == setting[name] for name in SHOWN)]
-    same = [key for key in setting.varied if len(near) > 1 and all(one.varied.get(key) == setting.varied[key] for one in near)]
-    return ", ".join([setting.told(same), *([setting["run_id"][-10:]] if setting in alike(settings) else [])])
+    return {key: value for key, value in setting.varied.items() if len(near) == 1 or any(one.varied.get(key) != value for one in near)}
 
 
 def named(setting: Setting, settings: Sequence[Setting]) -> str:

@@ -13,7 +13,7 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.published import find
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, label, named, varied_keys
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, label, named, varied_keys
 from fcot.reporting.table import Table
 
 _VARIED_COLUMNS = 2
@@ -61,7 +61,7 @@ def _varied(settings: Sequence[Setting]) -> dict[str, list[str]]:
     keys = varied_keys(settings)
     if len(keys) <= _VARIED_COLUMNS:
         return {key.removeprefix("method."): [setting.varied.get(key, "-") for setting in settings] for key in keys}
-    return {"varied": [", ".join(f"{key}={setting.varied[key]}" for key in keys if key in setting.varied) for setting in settings]}
+    return {"varied": [", ".join(f"{key}={value}" for key, value in differing(setting, settings).items()) for setting in settings]}
 
 
 def by_task(settings: Sequence[Setting]) -> Table | None:
