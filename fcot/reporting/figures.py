@@ -28,6 +28,7 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 _PAPER = "#c0504d"
 _INTERVAL = "95 % interval"
 _WIDTH = 520
+_LABEL = 480  # pixels of an axis' label; a page on a phone has less
 _FORMATS = ("svg", "pdf", "png")
 Row = dict[str, Any]
 
@@ -45,7 +46,7 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
 def _bars(group: Sequence[Setting]) -> Any:
     names = [label(setting, group) for setting in group]
     rows = [_measured(setting) | {"setting": name, "paper A": _published(setting)} for setting, name in zip(group, names, strict=True)]
-    base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None, axis=alt.Axis(labelLimit=480)))
+    base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None))
     colour = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
     tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "paper A:Q"]
     bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=colour, tooltip=tooltip)
@@ -222,7 +223,7 @@ def _stacked(panels: Sequence[Any], columns: int) -> Any:
 
 
 def _made(name: str, title: str, chart: Any) -> Chart:
-    spec = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12).to_dict()
+    spec = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12).configure_axis(labelLimit=_LABEL).to_dict()
     return Chart(name, title, spec)
 
 

@@ -20,6 +20,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
+_LONG = 24  # characters of a cell from which on a page may fold it
 _FOLDED = 12  # characters to which a terminal may narrow a column of words
 
 
@@ -109,10 +110,12 @@ class Table:
 
     def to_html(self) -> str:
         """A ``<table>`` with its title as caption; notes follow as paragraphs."""
-        heads = "".join(f'<th scope="col" class="{self._side(name)}">{html.escape(name)}</th>' for name in self.columns)
         sides = [self._side(name) for name in self.columns]
+        wide = [side == "left" and any(len(row[place]) > _LONG for row in self.rows) for place, side in enumerate(sides)]
+        kinds = [f"{side} wide" if is_wide else side for side, is_wide in zip(sides, wide, strict=True)]
+        heads = "".join(f'<th scope="col" class="{kind}">{html.escape(name)}</th>' for name, kind in zip(self.columns, kinds, strict=True))
         rows = "".join(
-            "<tr>" + "".join(f'<td class="{side}">{html.escape(cell)}</td>' for side, cell in zip(sides, row, strict=True)) + "</tr>"
+            "<tr>" + "".join(f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
             for row in self.rows
         )
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""

@@ -28,6 +28,7 @@ async function drawPanel(place, spec, room) {
   const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
   const width = ownWidth(spec);
   try {
+    if (room < 560) spec.config = { ...spec.config, axis: { ...spec.config?.axis, labelLimit: 0.45 * room } };
     if (width === null) { await window.vegaEmbed(place, spec, options); return; }
     const first = Math.min(width, room);
     await window.vegaEmbed(place, { ...spec, width: first }, options);
