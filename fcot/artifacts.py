@@ -21,6 +21,7 @@ from typing import Any
 from fcot.errors import FcotError
 from fcot.stopping import sleep
 
+LINE_ENDS = "\n\r\x85\u2028\u2029"  # YAML's: each ends a comment
 TEMPORARY = ".partial"
 _LOOK_EVERY_S = 0.2  # at a lock that another process holds
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process

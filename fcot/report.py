@@ -51,13 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def report(folders: Sequence[Path], output: Path | None = None, export: bool = False) -> Document | None:
+def report(folders: Sequence[Path], output: Path | None = None, export: bool = False, launching: bool | None = None) -> Document | None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
 
     Args:
         folders: Runs, sweeps, or folders of either.
         output: Where to write; the first folder unless told.
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
+        launching: Whether a process launches the sweep; that process itself must say so, None looks.
 
     Returns:
         The report; None where no run went further than curation.
@@ -71,7 +72,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
     from fcot.reporting.settings import named
 
     output = output or folders[0]
-    jobs = [job for folder in folders for job in find_jobs(folder)]
+    jobs = [job for folder in folders for job in find_jobs(folder, launching)]
     done, missing = _finished(jobs)
     if not done:
         _report_lengths(folders, jobs, missing, output if export else None)
@@ -164,7 +165,7 @@ def _problems(run: RunFiles) -> list[Problem]:
     return problems_of(config, task_of(config))
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Sequence[str], output: Path | None) -> None:
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], said: Sequence[str], output: Path | None) -> None:
     """What can be said of runs that stopped after curation; a figure of it below ``output``.
 
     Raises:
@@ -175,8 +176,14 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], missing: Seque
 
     curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
     if not curated:
-        raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *missing[:_SHOWN_MISSING]]))
-    found = [lengths_of(run) for run in curated]
+        raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *said[:_SHOWN_MISSING]]))
+    found, missing = [], [f"{job.name}: {job.state}" for job in jobs if not job.metrics or job.metrics.parent not in curated]
+    for run in curated:
+        try:
+            with readable(run / "curated.jsonl"):
+                found.append(lengths_of(run))
+        except FcotError as error:
+            missing.append(f"{run.name}: {error}")
     result_console().print(lengths_table(found))
     if output:
         print(f"figure: {save(lengths_chart(found), output / 'report' / 'figures')[0]}")
@@ -200,27 +207,31 @@ class Job:
     state: str
 
 
-def find_jobs(folder: Path) -> list[Job]:
-    """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``."""
+def find_jobs(folder: Path, launching: bool | None = None) -> list[Job]:
+    """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``.
+
+    Args:
+        folder: Which.
+        launching: As for :func:`report`.
+    """
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     if plan_path(folder).exists():
-        return list(_jobs_of(read_plan(folder)))
+        return list(_jobs_of(read_plan(folder), launching))
     if (folder / "config.yaml").exists():
         return [_run(folder)]
     if sweeps := sorted(path.parent for path in folder.glob("*/plan.json")):
-        return [job for sweep in sweeps for job in find_jobs(sweep)]
+        return [job for sweep in sweeps for job in find_jobs(sweep, launching)]
     found = {
         path.parent for pattern in ("*", "runs/*") for name in ("config.yaml", "metrics.json") for path in folder.glob(f"{pattern}/{name}")
     }
     return [_run(path) for path in sorted(found)]
 
 
-def _jobs_of(sweep: Sweep) -> Iterator[Job]:
+def _jobs_of(sweep: Sweep, launching: bool | None) -> Iterator[Job]:
     states = {}
     if not all(sweep.whole(job) for job in sweep.jobs):
-        # Whether a process holds the sweep does not matter here, and it may be this one, which must not look.
-        states = {status.name: _state(status) for status in statuses(sweep, launching=False)}
+        states = {status.name: _state(status) for status in statuses(sweep, launching)}
     for job, varied in zip(sweep.jobs, _varied([job.shown for job in sweep.jobs]), strict=True):
         state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
         yield Job(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
@@ -228,14 +239,14 @@ def _jobs_of(sweep: Sweep) -> Iterator[Job]:
 
 def _state(status: Status) -> str:
     """In words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
-    return ": ".join(filter(None, [status.state, status.error[0] if status.error else status.told]))
+    return ": ".join(filter(None, [status.state, " ".join(status.error) or status.told]))
 
 
 def _run(folder: Path) -> Job:
     stages = sorted((folder / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
     stage, _, how = stages[-1].stem.partition(".") if stages else ("", "", "")
     running = holder(folder / "run.lock") is not None
-    state = "running" if running else "not finished" if not how else f"{how} in {stage}"
+    state = "running" if running else "not finished" if not how else f"stopped in {stage}"
     return Job(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not how else ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.artifacts import RunDirectory, fingerprint
+from fcot.artifacts import LINE_ENDS, RunDirectory, fingerprint
 from fcot.checks import price_of
 from fcot.config import (
     ASKED,
@@ -234,7 +235,7 @@ def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], search
     settled = composed.copy()
     if "temperature" in settled.teacher:
         settled.teacher.temperature = run.temperature
-    comment = command.replace("\n", "\n# ")  # in a value, such as a template's
+    comment = re.sub(rf"\r\n|[{LINE_ENDS}]", r"\g<0># ", command)  # in a value, such as a template's
     return f"# {comment}\n{OmegaConf.to_yaml(settled, resolve=True)}"
 
 

@@ -92,7 +92,7 @@ def _status(sweep: Sweep, options: argparse.Namespace) -> None:
 
         wait_for_end(sweep, show, _EVERY_S)
     console.print(_shown(sweep, statuses(sweep)))
-    report_sweep(sweep)
+    report_sweep(sweep, launching=None)
 
 
 def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None = None) -> Group:

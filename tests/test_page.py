@@ -160,8 +160,10 @@ def test_search_and_filters_find_exactly_what_they_should(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     assert names(page) == ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
     everything = ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
-    found = {"ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything,
-             '"fail zebra"': ["toy/1"], '"zebra fail"': [], "toy/11": ["toy/11"]}  # fmt: skip
+    found = {
+        "ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything,
+        '"fail zebra"': ["toy/1"], '"zebra fail"': [], "\u201cfail zebra\u201d": ["toy/1"], "toy/11": ["toy/11"], "11": ["toy/11"],
+    }  # fmt: skip
     for query, expected in found.items():
         page.fill("input[name=q]", query)
         assert names(page) == expected, query
@@ -344,6 +346,20 @@ def test_what_is_searched_for_is_marked_where_it_stands(opened, tmp_path):
     page.fill("input[name=q]", "")
     assert len(names(page)) == 5
     assert page.evaluate(marked) == []
+
+
+def test_a_sample_that_was_opened_stays_whatever_is_searched_for(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)))
+    title = page.locator("#samples .detail h3")
+    page.locator("#sample-list .row").nth(3).click()
+    page.fill("input[name=q]", "no such words")
+    assert names(page) == []
+    assert title.inner_text() == "toy/10"
+    assert [page.get_by_role("button", name=name).is_disabled() for name in ("Previous", "Next")] == [True, True]
+    page.fill("input[name=q]", "fail")
+    assert names(page) == ["toy/1"]
+    page.get_by_role("button", name="Next").click()
+    assert title.inner_text() == "toy/1"
 
 
 def test_panels_of_a_chart_lie_beside_or_below_each_other(opened, tmp_path):

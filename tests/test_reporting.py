@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fcot.artifacts import RunDirectory, write_json, write_jsonl
+from fcot.artifacts import RunDirectory, write_atomic, write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
 from fcot.reporting.failures import aligned_table, error_table
-from fcot.reporting.finished import command_of
+from fcot.reporting.finished import _NO_MATTER, command_of
 from fcot.reporting.published import find, published
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.scaling import lines
@@ -88,6 +88,9 @@ def test_numbers_are_never_cut_and_what_has_no_room_is_named():
         assert "98.27" in shown
         assert all(len(line) <= width for line in shown.splitlines())
         assert ("for want of room" in shown) == (width < 100)
+    long = text([run(1, varied={"prompt.template": "word " * 30}), run(2, varied={"prompt.template": "x" * 90})], 60)
+    assert "98.27" in long
+    assert "96.5-99.2" in long
 
 
 def test_square_brackets_are_no_markup():
@@ -218,17 +221,62 @@ def test_what_differs_beside_d_is_no_scaling_line(tmp_path):
     assert "scaling" not in [section.id for section in document.sections]
 
 
-def test_the_kept_command_is_read_as_it_was_written(tmp_path, make_run):
+def configured(folder, number: int, config: str, **changes):
+    left(folder / "runs" / f"r{number}", number, **changes)
+    (folder / "runs" / f"r{number}" / "config.yaml").write_text(config)
+
+
+def test_what_differs_within_a_choice_is_told_beside_other_choices_and_what_does_not_count_is_not(tmp_path):
+    form = "curation:\n  name: {}\n  max_samples: {}\ntrainer:\n  name: tiny\n  max_steps: {}\n  eval_batch_tokens: {}\n"
+    configured(tmp_path, 1, form.format("answer", "null", 9, 1), diversity=1)
+    configured(tmp_path, 2, form.format("answer", 20, 9, 2), diversity=2)
+    configured(tmp_path, 3, form.format("strict", "null", 9, 3), diversity=3)
+    configured(tmp_path, 4, form.format("answer", "null", 9, 4), diversity=4)
+    configured(tmp_path, 5, form.format("answer", "null", 7, 5), method="zero_shot", diversity=None, accuracy_checkpoint="untrained")
+    document = report([tmp_path])
+    assert document is not None
+    told = {run.metrics["run_id"][-1]: run.metrics["varied"] for run in document.runs}
+    assert told == {
+        "1": {"curation": "answer", "curation.max_samples": "null"}, "2": {"curation": "answer", "curation.max_samples": "20"},
+        "3": {"curation": "strict", "curation.max_samples": "null"}, "4": {"curation": "answer", "curation.max_samples": "null"}, "5": {},
+    }  # fmt: skip
+
+
+def test_the_papers_figures_stay_where_commands_differ(tmp_path):
+    kind = {"as_published": True, "subset": None, "task": "multiarith", "student": "flan_t5_small"}
+    configured(tmp_path, 1, "teacher:\n  name: replay\n  temperature: 0.0\n", diversity=1, sampled=False, **kind)
+    configured(tmp_path, 2, "teacher:\n  name: replay\n  temperature: 0.7\n", diversity=64, sampled=True, **kind)
+    document = report([tmp_path])
+    assert document is not None
+    (table,) = (block for block in document.sections[0].blocks if isinstance(block, Table) and block.name == "accuracy")
+    assert [row[list(table.columns).index("paper %")] for row in table.rows] == [
+        f"{find(run.metrics).percent:.2f}" for run in document.runs
+    ]
+
+
+@pytest.mark.parametrize("override", [
+    "trainer.eval_batch_tokens=64", "trainer.checkpoint_every_s=3", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.concurrency=3",
+    "teacher.budget_usd=3", "teacher.max_choices_per_request=2", "teacher.requests_per_minute=9", "teacher.timeout_s=9", "teacher.prices=x.yaml",
+])  # fmt: skip
+def test_what_reports_pass_over_changes_no_run(override, tmp_path, make_run, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    common = ("teacher=openai", "teacher.model=gpt-4.1-mini", "diversity=1")
+    assert make_run(tmp_path, *common, override).run_id == make_run(tmp_path, *common).run_id
+    assert override.startswith(_NO_MATTER)
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_the_kept_command_is_read_as_it_was_written(end, tmp_path, make_run):
     from omegaconf import OmegaConf
 
-    template = "Q: {question}\nA: {trigger}"
+    template = f"Q: {{question}}{end}A: {{trigger}}"
     run_of = make_run(tmp_path)
     config = kept_config(
         OmegaConf.create({"teacher": {}, "x": 1}), run_of, ["diversity=1", f"prompt.template='{template}'"], ["file:///conf"]
     )
     assert OmegaConf.create(config)["x"] == 1
     directory = RunDirectory(tmp_path)
-    directory.config.write_text(config)
+    write_atomic(directory.config, config)
     words = shlex.split(command_of(directory))
     assert words == ["python", "-m", "fcot.run", "hydra.searchpath=[file:///conf]", "diversity=1", f"prompt.template='{template}'"]
     directory.config.write_text("x: 1\n")
@@ -245,7 +293,7 @@ def test_the_papers_curves_stand_behind_its_own_cells_only():
     assert len(curve) >= 3
     assert curve == sorted(curve)
     assert curves("diversity", [one | {"method": "tailored"} for one in over_d]) == [[]]
-    assert curves("diversity", [one | {"varied": {"trainer.lr": "1"}} for one in over_d]) == [[]]
+    assert curves("diversity", [one | {"swept": ("trainer.lr",)} for one in over_d]) == [[]]
     assert curves("diversity", [one | {"as_published": False} for one in over_d]) == [[]]
     figure = next(one for one in published() if one.source == "figure4")
     cell = kind | {"task": figure.task, "student": figure.student, "method": figure.method, "diversity": figure.diversity}
@@ -263,6 +311,7 @@ def test_files_that_are_not_the_reports_stay(tmp_path):
     report([tmp_path], tmp_path / "paper", export=True)
     stale = tmp_path / "paper/report/tables/by_task.csv"
     assert not stale.exists()
+    (tmp_path / "paper/report/files.json").write_text('{"x')
     left(tmp_path / "runs" / "r2", 2, task="other")
     report([tmp_path], tmp_path / "paper", export=True)
     assert stale.exists()
@@ -481,6 +530,14 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
     write_json(tmp_path / "runs/r5/stages/curate.json", {})
     with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, as far as curate"):
         report([tmp_path / "runs"])
+    write_jsonl(tmp_path / "runs/r5/curated.jsonl", [{"kept": True, "rationale": "two words"}])
+    (tmp_path / "runs/r5/config.yaml").write_text("dataset:\n  name: toy\nteacher:\n  name: oracle\ndiversity: 3\n")
+    (tmp_path / "runs/r4/curated.jsonl").write_text('{"kept')
+    report([tmp_path / "runs"])
+    printed = capsys.readouterr().out
+    assert "toy, oracle, D=3" in printed
+    assert "r4/curated.jsonl is damaged" in printed
+    assert "r5: " not in printed
 
 
 def test_a_training_that_diverged_leaves_a_chart(tmp_path):
@@ -515,6 +572,15 @@ def test_the_answer_says_what_it_may():
     guessed = "guessing gives 50.0 %, which the interval does not exclude"
     assert guessed in said([run(1, accuracy=0.51, random_guess=0.5)])
     assert guessed not in said([run(1, accuracy=0.9, random_guess=0.5)])
+    assert "guessing gives 50.0 %, which is more" in said([run(1, accuracy=0.2, random_guess=0.5)])
+    many = [run(n, diversity=d, varied={"trainer.lr": lr, "x": f"{n}"}, accuracy=a) for n, (d, lr, a) in enumerate(
+        (d, lr, 0.1 + 0.05 * d + (0.2 if lr == "2" and d == 4 else 0)) for d in (1, 2, 4) for lr in ("1", "2", "3"))]  # fmt: skip
+    assert "the next, Fine-tune-CoT D=4" in said(many)
+    assert "points (" in said(many)
+    seeds = said(
+        [run(1, accuracy=0.5), run(2, setting="s", diversity=1, accuracy=0.5), run(3, setting="s", diversity=1, seed=1, accuracy=0.5)]
+    )
+    assert "all settings have 49.9 %." in seeds
     tied = said([run(1, accuracy=0.5), run(2, accuracy=0.5, diversity=1), run(3, accuracy=0.1, diversity=2)])
     assert "Fine-tune-CoT D=1, Fine-tune-CoT D=4 have 49.9 %" in tied
 
@@ -525,6 +591,9 @@ def test_tables_in_every_form_show_what_they_hold():
     assert "| &lt;script&gt;\\|<br>2 | \\[1\\] |" in markdown
     assert "note &lt;b&gt;" in markdown
     assert r"50 \% & a\_b \\" in tex
+    numbers = Table("t", None, ("n",), rows=[("0.8-11.7",), ("-1.5",), ("+2.0 to -3.0",), ("4.1e-11",), ("gpt-4.1-2025-04",)]).to_latex()
+    for cell in ("0.8--11.7", "$-$1.5", "+2.0 to $-$3.0", "4.1e-11", "gpt-4.1-2025-04"):
+        assert f"{cell} \\\\" in numbers
     assert r"a \& b." in tex
     assert table.to_csv().splitlines()[0] == "x,y"
     assert "&lt;script&gt;" in table.to_html()

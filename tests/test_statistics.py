@@ -47,7 +47,30 @@ def test_a_difference_that_all_problems_share_still_has_an_interval(first, secon
     for seeds in (1, 3):
         found = compare(answers(*[first] * seeds, n=60), answers(*[second] * seeds, n=60), range(60))
         assert found.low <= found.difference <= found.high
-        assert 0.05 < found.high - found.low < 0.2
+        assert 0.05 < found.high - found.low < 0.13
+
+
+def pair(repaired: int, broken: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """One training each, that differ in so many problems."""
+    first = np.array([[0.0] * repaired + [1.0] * broken + [1.0] * (n - repaired - broken)])
+    return first, np.array([[1.0] * repaired + [0.0] * broken + [1.0] * (n - repaired - broken)])
+
+
+def test_interval_and_test_do_not_contradict_each_other():
+    for n in (48, 200):
+        widths = []
+        for repaired in range(12):
+            for broken in range(6):
+                found = compare(*pair(repaired, broken, n), range(n))
+                assert (found.low <= 0 <= found.high) == (found.p >= 0.05), (repaired, broken)
+                assert -1 <= found.low <= found.difference <= found.high <= 1
+            widths.append(compare(*pair(repaired, 0, n), range(n)).high - compare(*pair(repaired, 0, n), range(n)).low)
+        assert min(widths) == widths[0], "to differ in none is not less certain than to differ in some"
+    rng = np.random.default_rng(3)
+    for shift in np.linspace(0, 0.3, 30):
+        first, second = ((rng.random((2, 60)) < 0.3 + side).astype(float) for side in (0, shift))
+        found = compare(first, second, range(60))
+        assert found.p < 0.05 or found.low <= 0 <= found.high
 
 
 def test_mcnemar_is_exact():

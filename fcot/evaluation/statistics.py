@@ -81,8 +81,8 @@ class Comparison:
 
     Attributes:
         difference: Of the accuracies, second minus first, -1..1.
-        low, high: 95 % interval by a paired bootstrap: both sides have the same resampled problems. Where all of these differ by
-            the same, Newcombe's interval for two independent proportions, which is wider than one for pairs.
+        low, high: 95 % interval by a paired bootstrap, in which both sides have the same resampled problems, and at least as wide
+            as the one that goes with the test: the two do not contradict each other.
         p: Exact McNemar for one seed each, which takes the two trained students as they are; else Welch's t test with the
             variance of the runs' means and that of the problems' differences together.
         repaired, broken: Sample indices that most seeds answer wrongly in the first and rightly in the second, and the reverse.
@@ -99,35 +99,48 @@ class Comparison:
 def compare(first: Answers, second: Answers, problems: Sequence[int]) -> Comparison:
     """The second setting against the first, on these sample indices."""
     rng = np.random.default_rng(_SEEDS)
-    low, high = np.percentile(_resampled(second, rng) - _resampled(first, rng), [2.5, 97.5])
-    if high - low < 1e-12:
-        low, high = _newcombe(float(first.mean()), float(second.mean()), len(problems))
+    resampled = np.percentile(_resampled(second, rng) - _resampled(first, rng), [2.5, 97.5])
     before, after = first.mean(axis=0), second.mean(axis=0)
     repaired = [index for index, wrong, right in zip(problems, before < 0.5, after > 0.5, strict=True) if wrong and right]
     broken = [index for index, right, wrong in zip(problems, before > 0.5, after < 0.5, strict=True) if right and wrong]
-    return Comparison(float(after.mean() - before.mean()), float(low), float(high), _paired_p(first, second), repaired, broken)
+    test = _exact if len(first) == len(second) == 1 else _welch
+    p, tested = test(first, second)
+    low, high = min(resampled[0], tested[0]), max(resampled[1], tested[1])
+    return Comparison(float(after.mean() - before.mean()), float(low), float(high), p, repaired, broken)
 
 
-def _newcombe(first: float, second: float, n: int) -> tuple[float, float]:
-    from statsmodels.stats.proportion import confint_proportions_2indep
+def _exact(first: Answers, second: Answers) -> tuple[float, tuple[float, float]]:
+    """McNemar's exact test, and the interval it goes with: of one training each, given how many problems they differ in.
 
-    return tuple(confint_proportions_2indep(second * n, n, first * n, n, method="newcomb", compare="diff"))  # type: ignore[return-value]
+    Where that is none, what share of problems they may differ in nevertheless.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
+
+    table = np.array([[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)])
+    p, n, differing, repaired = float(mcnemar(table, exact=True).pvalue), first.size, int(table[0, 1] + table[1, 0]), int(table[1, 0])
+    unseen = 1 - 0.025 ** (1 / n)
+    if not differing:
+        return p, (-unseen, unseen)
+    share = stats.binomtest(repaired, differing).proportion_ci(0.95, method="exact")
+    low, high = ((2 * end - 1) * differing / n for end in (share.low, share.high))
+    # Of few, that they differ in just so many is chance as well: as wide as where there are none.
+    difference = (2 * repaired - differing) / n
+    return p, (max(-1.0, min(low, difference - unseen)), min(1.0, max(high, difference + unseen)))
 
 
-def _paired_p(first: Answers, second: Answers) -> float:
-    if len(first) == len(second) == 1:
-        from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
-
-        table = [[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)]
-        return float(mcnemar(np.array(table), exact=True).pvalue)
+def _welch(first: Answers, second: Answers) -> tuple[float, tuple[float, float]]:
+    """Welch's t test and interval with the variance of the runs' means and that of the problems' differences together."""
     differences = second.mean(axis=0) - first.mean(axis=0)
+    mean, n = float(differences.mean()), len(differences)
     of_runs = [_of_runs(side, other) for side, other in ((first, second), (second, first))]
-    parts = [*of_runs, (_variance(differences) / len(differences), len(differences) - 1)]
+    parts = [*of_runs, (_variance(differences) / n, n - 1)]
     total = sum(variance for variance, _ in parts)
     if not total:
-        return 1.0 if not differences.mean() else 0.0
+        unseen = 1 - 0.025 ** (1 / n)
+        return (1.0 if not mean else 0.0), (max(-1.0, mean - unseen), min(1.0, mean + unseen))
     freedom = total**2 / sum(variance**2 / n for variance, n in parts if variance)  # Welch and Satterthwaite
-    return float(2 * stats.t.sf(abs(differences.mean()) / np.sqrt(total), freedom))
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    return float(2 * stats.t.sf(abs(mean) / np.sqrt(total), freedom)), (max(-1.0, mean - half), min(1.0, mean + half))
 
 
 def _of_runs(side: Answers, other: Answers) -> tuple[float, int]:

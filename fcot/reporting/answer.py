@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fcot.evaluation.statistics import Comparison, holm
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
-from fcot.reporting.tables import Compared
+from fcot.reporting.tables import Compared, signed
 
 Pairs = Mapping[tuple[str, str], tuple[Comparison, float]]  # by run ids of settings: the comparison, and p after Holm's correction
 _SIGNIFICANT = 0.05
@@ -25,7 +25,7 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
         groups.setdefault((setting["task"], setting["student"], setting["questions_sha256"]), []).append(setting)
     adjusted = zip(compared, holm([result.p for _, _, result in compared]), strict=True)
     pairs = {(one["run_id"], other["run_id"]): (result, p) for (one, other, result), p in adjusted}
-    told += [_highest(*names[:2], group, pairs, len(compared)) for names, group in list(groups.items())[:_TOLD_GROUPS]]
+    told += [_highest(group, settings, pairs) for group in list(groups.values())[:_TOLD_GROUPS]]
     if len(groups) > _TOLD_GROUPS:
         told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
     if len(compared) > 1:
@@ -43,34 +43,38 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     return " ".join(told)
 
 
-def _highest(task: str, student: str, group: Sequence[Setting], pairs: Pairs, n_compared: int) -> str:
+def _highest(group: Sequence[Setting], settings: Sequence[Setting], pairs: Pairs) -> str:
     """The highest accuracy of a task and student, whether guessing explains it, and how it stands against the next."""
     ranked = sorted(group, key=lambda setting: -setting.accuracy.mean)
     first, accuracy = ranked[0], ranked[0].accuracy
-    figure = f"{100 * accuracy.mean:.1f} % (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(first.problems)})"
+    who, names = f"{first['task']}, {first['student']}", [label(setting, settings) for setting in ranked]
+    interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(first.problems)})"
     guess = first["random_guess"] or 0.0
-    guessed = f"; guessing gives {100 * guess:.1f} %, which the interval does not exclude" if guess and accuracy.low <= guess else ""
-    equal = [setting for setting in ranked if setting.accuracy.mean == accuracy.mean]
+    told = "which the interval does not exclude" if accuracy.low <= guess <= accuracy.high else "which is more"
+    guessed = f"; guessing gives {100 * guess:.1f} %, {told}" if guess and accuracy.low <= guess else ""
+    equal = [setting.accuracy for setting in ranked if setting.accuracy.mean == accuracy.mean]
+    if len({(one.low, one.high) for one in equal}) > 1:
+        interval = ""  # of several trainings another one than of one
+    figure = f"{100 * accuracy.mean:.1f} %{interval}"
     if len(group) == 1:
-        return f"{task}, {student}: {label(first, group)} answers {figure} of the test problems{guessed}."
+        return f"{who}: {names[0]} answers {figure} of the test problems{guessed}."
     if len(equal) > 1:
-        which = "all settings" if len(equal) == len(group) else listed([label(setting, group) for setting in equal])
-        return f"{task}, {student}: {which} have {figure}{', the highest accuracy' if len(equal) < len(group) else ''}{guessed}."
-    against = _against(first, ranked[1], group, pairs, n_compared)
-    return f"{task}, {student}: {label(first, group)} has the highest accuracy, {figure}{guessed}; {against}."
+        which = "all settings" if len(equal) == len(group) else listed(names[: len(equal)])
+        return f"{who}: {which} have {figure}{', the highest accuracy' if len(equal) < len(group) else ''}{guessed}."
+    against = f"the next, {names[1]}, has {100 * ranked[1].accuracy.mean:.1f} %{_against(first, ranked[1], pairs)}"
+    return f"{who}: {names[0]} has the highest accuracy, {figure}{guessed}; {against}."
 
 
-def _against(first: Setting, second: Setting, group: Sequence[Setting], pairs: Pairs, n_compared: int) -> str:
-    """The highest against the next."""
-    told = f"the next, {label(second, group)}, has {100 * second.accuracy.mean:.1f} %"
+def _against(first: Setting, second: Setting, pairs: Pairs) -> str:
+    """The highest against the next, where they have problems in common."""
     sign = 1 if (second["run_id"], first["run_id"]) in pairs else -1
     found = pairs.get((second["run_id"], first["run_id"])) or pairs.get((first["run_id"], second["run_id"]))
     if found is None:
-        return told
+        return ""
     result, p = found
     low, high = sorted((sign * result.low, sign * result.high))
-    held = f"p = {p:.2g}{_HOLM if n_compared > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
-    return f"{told}: a difference of {100 * sign * result.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}, {held})"
+    held = f"p = {p:.2g}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
+    return f": a difference of {signed(sign * result.difference)} points ({signed(low)} to {signed(high)}, {held})"
 
 
 def _trends(scaling: Sequence[Line]) -> Iterator[str]:

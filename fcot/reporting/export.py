@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,9 @@ def export_files(document: Document, settings: Sequence[Setting], folder: Path) 
     Files of an earlier report there that this one does not have are removed; others stay.
     """
     made = folder / "files.json"
-    before = read_json(made)["files"] if made.exists() else []
+    before: list[str] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one: then nothing is removed
+        before = list(read_json(made)["files"])
     text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(one)}" for one in document.missing)]
     written: list[str] = []
     for section in document.sections:

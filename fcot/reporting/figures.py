@@ -78,7 +78,7 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
     x = alt.X("place:Q", scale=scale, title=AXES.get(axis, axis), axis=alt.Axis(values=places, format="~s"))
     names = list(dict.fromkeys(row["line"] for row in rows))
-    colour, shape = _told_apart("line", names, "shape", _WIDTH if len(names) > 1 else None)
+    colour, shape = _told_apart("line", names, "shape", legend=len(names) > 1)
     base = alt.Chart(_data(rows)).encode(x=x, color=colour)
     y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [one["accuracy"] for one in paper]))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
@@ -115,6 +115,7 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
         rows.append(_measured(cost.setting) | {"USD": usd(cost), "point": f"{cost.problems} problems{d}", "front": on_front,
                                                "student": cost.setting["student"], "training hours": cost.training_hours})  # fmt: skip
     front = [row for row in rows if row["front"]]
+    labelled = list({(row["USD"], row["accuracy"], row["point"]): row for row in front}.values())  # equal ones lie on each other
     x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if alike else 'gold answers and rationales'}")
     y = _percent(alt.Y, "accuracy", _room(row["high"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -126,7 +127,7 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
         alt.Chart(_data(front)).mark_line(color=_PAPER, opacity=0.7, interpolate="step-after").encode(x=x, y=y),
         base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour, tooltip=tooltip),
-        alt.Chart(_data(front)).mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(x=x, y=y, text="point:N"),
+        alt.Chart(_data(labelled)).mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(x=x, y=y, text="point:N"),
     ]
     return alt.layer(*layers).properties(width=_WIDTH, height=280, title=f"{task}, {_sizes([cost.setting for cost in costs])}")
 
@@ -142,7 +143,7 @@ def kept_chart(settings: Sequence[Setting]) -> Chart | None:
          "share": 100 * setting.mean("completions_kept") / setting.mean("completions_asked")}  # type: ignore[operator]
         for setting in asked
     ]  # fmt: skip
-    colour, shape = _told_apart("line", list(dict.fromkeys(row["line"] for row in rows)), "shape", _WIDTH)
+    colour, shape = _told_apart("line", list(dict.fromkeys(row["line"] for row in rows)), "shape")
     chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
         x=alt.X("D:O", title="rationales a problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
         color=colour, shape=shape,
@@ -167,7 +168,7 @@ def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
         here = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
         if here:
             y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=value != "train_loss"))
-            colour, dash = _told_apart("run", list(curves), "strokeDash", None if panels else 2 * _WIDTH)  # one legend for both
+            colour, dash = _told_apart("run", list(curves), "strokeDash", legend=not panels)  # one for both
             line = alt.Chart(_data(here)).mark_line(point=value == "validation", strokeWidth=1.5)
             tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
             x = alt.X("step:Q", title="optimizer step")
@@ -223,7 +224,8 @@ def _stacked(panels: Sequence[Any], columns: int) -> Any:
 
 
 def _made(name: str, title: str, chart: Any) -> Chart:
-    spec = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12).configure_axis(labelLimit=_LABEL).to_dict()
+    chart = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12)
+    spec = chart.configure_axis(labelLimit=_LABEL).configure_legend(labelLimit=2 * _WIDTH).to_dict()
     return Chart(name, title, spec)
 
 
@@ -251,17 +253,17 @@ def _room(percents: Iterable[float]) -> float:
     return min(100.0, 1.25 * max(percents) + 2)
 
 
-def _told_apart(field: str, names: Sequence[str], second: str, room: int | None) -> tuple[Any, Any]:
-    """Channels that tell lines apart: colours, and where these come round again dashes or shapes; a legend of ``room`` pixels below."""
-    legend = alt.Legend(orient="bottom", columns=1, labelLimit=room, symbolLimit=len(names)) if room else None
+def _told_apart(field: str, names: Sequence[str], second: str, legend: bool = True) -> tuple[Any, Any]:
+    """Channels that tell lines apart: colours, and where these come round again dashes or shapes; with a legend below."""
+    below = alt.Legend(orient="bottom", columns=1, symbolLimit=len(names)) if legend else None
     channel: Any = alt.StrokeDash if second == "strokeDash" else alt.Shape
     values: Sequence[Any] = _DASHES if second == "strokeDash" else _SHAPES
     places = range(len(names))
     colours = alt.Scale(domain=names, range=[_LINES[place % len(_LINES)] for place in places])
     others = alt.Scale(domain=names, range=[values[place // len(_LINES) % len(values)] for place in places])
     return (
-        alt.Color(f"{field}:N", sort=names, scale=colours, title=None, legend=legend),
-        channel(f"{field}:N", sort=names, scale=others, title=None, legend=legend),
+        alt.Color(f"{field}:N", sort=names, scale=colours, title=None, legend=below),
+        channel(f"{field}:N", sort=names, scale=others, title=None, legend=below),
     )
 
 

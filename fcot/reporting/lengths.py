@@ -20,7 +20,7 @@ class Lengths:
     """Words of a run's rationales.
 
     Attributes:
-        title: Task and teacher.
+        title: Task, teacher and D.
         kept, refused: One number a rationale.
     """
 
@@ -35,7 +35,8 @@ def lengths_of(folder: Path) -> Lengths:
     for row in read_jsonl(run.curated):
         words[row["kept"]].append(len(row["rationale"].split()))
     config = OmegaConf.load(run.config)
-    return Lengths(f"{config.dataset.name}, {config.teacher.get('model') or config.teacher.name}", words[True], words[False])
+    teacher = config.teacher.get("model") or config.teacher.name
+    return Lengths(f"{config.dataset.name}, {teacher}, D={config.diversity}", words[True], words[False])
 
 
 def lengths_table(found: Sequence[Lengths]) -> Table:

@@ -74,7 +74,7 @@ _OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # what a sweep ov
 
 def find(metrics: Mapping[str, Any]) -> Published | None:
     """The published accuracy of a run's cell, None where there is none, or the run is of another kind."""
-    if not metrics.get("as_published") or any(key.startswith(_OTHER_KIND) for key in metrics.get("varied") or {}):
+    if not metrics.get("as_published") or any(key.startswith(_OTHER_KIND) for key in metrics.get("swept") or ()):
         return None
     wanted = (metrics["task"], metrics["student"], metrics["method"], metrics["diversity"], metrics["subset"])
     for one in published():

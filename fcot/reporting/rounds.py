@@ -34,7 +34,7 @@ def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
         if not (runs := [run for run in setting.runs if run.get("rounds")]):
             continue
         rounds = [run["rounds"] for run in runs]
-        table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS)
+        table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS, always=("test %", "95 % CI"))
         for number in range(max(map(len, rounds))):
             held = [one[number] for one in rounds if len(one) > number]
             table.add_row(*_cells(held))

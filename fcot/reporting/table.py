@@ -21,7 +21,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 _LONG = 24  # characters of a cell from which on a page may fold it
-_FOLDED = 12  # characters to which a terminal may narrow a column of words
+_FOLDED = 14  # characters to which a terminal may narrow a column of words
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Table:
         left: Heads of columns of words; those of the others, of numbers, stand at the right.
         rows: Cells as they are shown.
         notes: Below it.
+        always: Heads of columns that a terminal shows, however narrow it is; the first one too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Table:
     left: Sequence[str] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    always: Sequence[str] = ()
 
     def add_row(self, *cells: str) -> None:
         """One more row."""
@@ -50,28 +52,31 @@ class Table:
         self.rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """On a terminal: words are folded, numbers are never cut; columns for which there is no room are named instead, from the right."""
-        shown = len(self.columns)
-        while shown > 1 and self._least_width(shown) > options.max_width:
-            shown -= 1
-        yield self._drawn(shown)
-        if hidden := self.columns[shown:]:
-            yield Text(f"  not shown, for want of room: {', '.join(hidden)}")
+        """On a terminal: words are folded, numbers are never cut; columns without room are named instead, from the right."""
+        hidden: list[int] = []
+        for place in reversed(range(1, len(self.columns))):
+            if self._least_width(hidden) > options.max_width and self.columns[place] not in self.always:
+                hidden.insert(0, place)
+        yield self._drawn(hidden)
+        if hidden:
+            yield Text(f"  not shown, for want of room: {', '.join(self.columns[place] for place in hidden)}")
         yield from (Text(f"  {note}") for note in self.notes)
 
-    def _least_width(self, shown: int) -> int:
-        """What the first columns need at least."""
-        widths = [max(map(cell_len, (name, *(row[place] for row in self.rows)))) for place, name in enumerate(self.columns[:shown])]
-        least = [min(width, _FOLDED) if name in self.left else width for width, name in zip(widths, self.columns, strict=False)]
-        return sum(least) + 3 * shown + 1  # blanks on both sides, and the box's own
+    def _least_width(self, hidden: Sequence[int]) -> int:
+        """What the columns that are not hidden need at least."""
+        shown = [place for place in range(len(self.columns)) if place not in hidden]
+        widths = [max(cell_len(text) for text in (self.columns[place], *(row[place] for row in self.rows))) for place in shown]
+        least = [min(width, _FOLDED) if self.columns[place] in self.left else width for width, place in zip(widths, shown, strict=True)]
+        return sum(least) + 3 * len(shown) + 1  # blanks on both sides, and the box's own
 
-    def _drawn(self, shown: int) -> RichTable:
-        """Its first columns."""
+    def _drawn(self, hidden: Sequence[int]) -> RichTable:
+        """Without some columns."""
         table = RichTable(box=box.SIMPLE_HEAD, title=Text(self.title, style="italic") if self.title else None, title_justify="left")
-        for name in self.columns[:shown]:
+        shown = [place for place in range(len(self.columns)) if place not in hidden]
+        for name in (self.columns[place] for place in shown):
             table.add_column(Text(name), justify=self._side(name), no_wrap=name not in self.left, overflow="fold")
         for row in self.rows:
-            table.add_row(*map(Text, row[:shown]))
+            table.add_row(*(Text(row[place]) for place in shown))
         return table
 
     def _side(self, name: str) -> Literal["left", "right"]:
@@ -131,9 +136,10 @@ def latex(text: str) -> str:
 
 
 def _number(cell: str) -> str:
-    """A cell of numbers: with minus signs, and ranges from one to another."""
-    ranges = re.sub(r"(?<=\d)-(?=\d)", "--", latex(cell.strip()))
-    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", ranges)
+    """A cell of numbers: with minus signs, and a range from one to another."""
+    if found := re.fullmatch(r"([\d.]+)-([\d.]+)", cell.strip()):
+        return f"{found[1]}--{found[2]}"
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", latex(cell.strip()))
 
 
 def _piped(cells: Iterable[str]) -> str:
@@ -141,5 +147,6 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: marks of HTML, links and pictures are none."""
-    return re.sub(r"([\\`*\[\]!]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(text, quote=False))
+    """Text that Markdown shows as it is: marks of HTML, links, pictures and formulas are none."""
+    shown = re.sub(r"([\\`*\[\]!$~]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(text, quote=False))
+    return shown.replace("://", "&#58;//")

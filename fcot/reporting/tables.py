@@ -29,7 +29,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
     columns["method"] = [METHODS[setting["method"]].title for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
-    columns |= _varied(settings)
+    varied = _varied(settings)
+    columns |= varied
     if same := alike(settings):
         columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
     columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
@@ -49,8 +50,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     if _differ(settings, "rationale_words"):
         columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
-    left = ("task", "student", "method", "varied", "checkpoint", "run")
-    table = Table("accuracy", title, list(columns), left, notes=notes(settings))
+    left = ("task", "student", "method", *varied, "checkpoint", "run")
+    table = Table("accuracy", title, list(columns), left, notes=notes(settings), always=("acc %", "95 % CI"))
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
     return table
@@ -91,7 +92,7 @@ def _published(settings: Sequence[Setting]) -> dict[str, list[str]]:
     for setting, cell in zip(settings, cells, strict=True):
         accuracy = _as_the_paper_measures(setting)
         columns["paper %"].append(f"{cell.percent:.2f}" if cell else "")
-        columns["diff"].append(f"{100 * accuracy.mean - cell.percent:+.2f}" if cell else "")
+        columns["diff"].append(signed(accuracy.mean - cell.percent / 100, 2) if cell else "")
         columns["covered"].append(("yes" if accuracy.low <= cell.percent / 100 <= accuracy.high else "no") if cell else "")
     return columns
 
@@ -130,7 +131,7 @@ Compared = tuple[Setting, Setting, Comparison]
 def comparisons(settings: Sequence[Setting]) -> list[Compared]:
     """Settings of a task and student in pairs, on the problems that both answered.
 
-    All pairs of few; of more each with the first, and with the nearest that differs from it in one thing only.
+    All pairs of few; of more each with the first, and with the nearest that differs from it in one thing only; and the two highest.
     """
     found = []
     groups: dict[tuple[object, ...], list[Setting]] = {}
@@ -144,12 +145,14 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
 
 
 def _telling(group: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
+    ranked = sorted(range(len(group)), key=lambda place: -group[place].accuracy.mean)
+    highest = set(ranked[:2])
     for place, one in enumerate(group):
         seen: set[tuple[str | None, object]] = set()
-        for other in group[place + 1 :]:
+        for then, other in enumerate(group[place + 1 :], place + 1):
             axis = _difference(one, other)
             direction = (axis, other["diversity"] if axis == "method" else None)  # D = 1 and diverse reasoning are two claims
-            if place == 0 or (axis is not None and direction not in seen):
+            if place == 0 or {place, then} == highest or (axis is not None and direction not in seen):
                 yield one, other
             if axis is not None:
                 seen.add(direction)
@@ -168,15 +171,21 @@ def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
-        "repaired: problems that the first answers wrongly and the second rightly (of several seeds: most); broken: the reverse."
+        "repaired: problems that the first answers wrongly and the second rightly (of several seeds: more than half); broken: the reverse.",
+        "95 % CI: paired bootstrap, and at least what goes with the test: McNemar's exact one for one seed each, else Welch's.",
     ])  # fmt: skip
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
-            f"{named(one, settings)} -> {label(other, settings)}", f"{100 * result.difference:+.2f}",
-            f"{100 * result.low:+.1f} to {100 * result.high:+.1f}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
+            f"{named(one, settings)} -> {label(other, settings)}", signed(result.difference, 2),
+            f"{signed(result.low)} to {signed(result.high)}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
             str(len(one.problems & other.problems)),
         )  # fmt: skip
     return table
+
+
+def signed(share: float, digits: int = 1) -> str:
+    """A difference of shares in points, with its sign; nothing is neither -0.0 nor less."""
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}"
 
 
 def _percent(share: float | None) -> str:

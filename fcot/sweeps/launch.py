@@ -110,7 +110,7 @@ def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
         raise
     finally:
         if here:
-            report_sweep(sweep)
+            report_sweep(sweep, launching=False)
     if here:
         _tell_failures(sweep)
 
@@ -247,15 +247,20 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def report_sweep(sweep: Sweep) -> None:
-    """The comparison of what the jobs left, whether or not all of them finished, and where to look next."""
+def report_sweep(sweep: Sweep, launching: bool | None) -> None:
+    """The comparison of what the jobs left, whether or not all of them finished, and where to look next.
+
+    Args:
+        sweep: Whose.
+        launching: False from the process that launched it and is at its end; None looks whether one does.
+    """
     from fcot.report import report
 
     if all(job.until == "generate" for job in sweep.jobs):
         return  # of completions alone there is nothing to compare
 
     try:
-        report([shown(sweep.folder)])
+        report([shown(sweep.folder)], launching=launching)
     except FcotError as error:
         say(str(error))
 

@@ -30,7 +30,7 @@ function named(data) {
 }
 
 const haystack = (problem) => [
-  problem.name, problem.question || '', problem.gold || '', ...problem.completions.map((one) => one.text), ...problem.answers.map((one) => one.text),
+  problem.question || '', problem.gold || '', ...problem.completions.map((one) => one.text), ...problem.answers.map((one) => one.text),
 ].join('\n').toLowerCase();
 
 // ---- texts, steps and what differs in them ------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ function cards(all) {
 }
 
 /** What is searched for: words, and phrases between quotation marks. */
-const needlesOf = (query) => [...query.toLowerCase().matchAll(/"([^"]*)"?|([^\s"]+)/g)].map(([, phrase, word]) => phrase ?? word).filter(Boolean);
+const needlesOf = (query) => [...query.toLowerCase().replace(/[\u201c\u201d\u201e\u00ab\u00bb]/g, '"').matchAll(/"([^"]*)"?|([^\s"]+)/g)].map(([, phrase, word]) => phrase ?? word).filter(Boolean);
 
 /** Mark where they stand in a place; its text stays as it is. */
 function highlight(place, needles) {

@@ -28,7 +28,10 @@ async function drawPanel(place, spec, room) {
   const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
   const width = ownWidth(spec);
   try {
-    if (room < 560) spec.config = { ...spec.config, axis: { ...spec.config?.axis, labelLimit: 0.45 * room } };
+    if (room < 560) { // the picture's words have as much room as it has
+      const { axis, legend, ...others } = spec.config || {};
+      spec.config = { ...others, axis: { ...axis, labelLimit: 0.45 * room }, legend: { ...legend, labelLimit: 0.85 * room } };
+    }
     if (width === null) { await window.vegaEmbed(place, spec, options); return; }
     const first = Math.min(width, room);
     await window.vegaEmbed(place, { ...spec, width: first }, options);

@@ -56,7 +56,7 @@ function makeSearch(data) {
       if (test && !test(part)) return false;
       if (filters.mark && !part.answers.some((answer) => answer.marks.includes(filters.mark))) return false;
       const text = hay.get(problem);
-      return needles.every((needle) => text.includes(needle));
+      return needles.every((needle) => text.includes(needle) || problem.name.toLowerCase().startsWith(needle));
     });
     last = { query, fixed, found };
     return found;
@@ -153,18 +153,17 @@ function sampleBrowser(place, data) {
   const narrow = () => {
     const found = search(filters);
     list.set(found);
-    if (!linked) show(found.length === data.problems.length ? first() : found[0], false); // nobody asked for the one that is open
-    if (linked) highlight(detail, needlesOf(filters.q || ''));
+    // One that nobody asked for goes; of another one the neighbours, and what is marked in it, are others now.
+    show(linked ? open : found.length === data.problems.length ? first() : found[0], false);
     const less = found.length ? '' : ': fewer words or filters find more';
     told.textContent = `${plural(found.length, 'problem')}${found.length < data.problems.length ? ` of ${count(data.problems.length)}` : ''}${less}`;
   };
   const set = (changed) => {
     filters = { ...filters, ...changed };
     narrow();
-    if (linked && ('run' in changed || 'method' in changed)) show(open, false);
     remember(true);
   };
-  const go = (problem) => { linked = true; show(problem, true); remember(false); };
+  const go = (problem) => { if (!problem) return; linked = true; show(problem, true); remember(false); };
 
   function show(problem, byUser) {
     open = problem;
@@ -205,10 +204,10 @@ function sampleBrowser(place, data) {
       if (control.value) filters[control.name] = control.value;
     }
     linked = byName.has(sample);
+    open = byName.get(sample);
     narrow();
-    if (linked) show(byName.get(sample), false);
     if (sample !== undefined && !linked) detail.replaceChildren(make('p', { class: 'note' }, make('bdi', {}, `${sample} is not in this page.`)));
-    if (sample !== undefined || Object.keys(filters).length) place.scrollIntoView();
+    if (sample !== undefined || Object.keys(others).length) place.scrollIntoView();
     if (linked && detail.getBoundingClientRect().top > window.innerHeight * 0.6) detail.scrollIntoView(); // on a phone it is below the list
   };
   window.addEventListener('popstate', follow);
