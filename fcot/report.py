@@ -239,7 +239,7 @@ def _jobs_of(sweep: Sweep, launching: bool | None) -> Iterator[Job]:
 
 def _state(status: Status) -> str:
     """In words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
-    return ": ".join(filter(None, [status.state, " ".join(status.error) or status.told]))
+    return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.told]))
 
 
 def _run(folder: Path) -> Job:

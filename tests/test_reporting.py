@@ -256,7 +256,7 @@ def test_the_papers_figures_stay_where_commands_differ(tmp_path):
 
 @pytest.mark.parametrize("override", [
     "trainer.eval_batch_tokens=64", "trainer.checkpoint_every_s=3", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.concurrency=3",
-    "teacher.budget_usd=3", "teacher.max_choices_per_request=2", "teacher.requests_per_minute=9", "teacher.timeout_s=9", "teacher.prices=x.yaml",
+    "teacher.budget_usd=3", "teacher.max_choices_per_request=2", "teacher.requests_per_minute=9", "teacher.poll_s=9",
 ])  # fmt: skip
 def test_what_reports_pass_over_changes_no_run(override, tmp_path, make_run, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
