@@ -173,6 +173,7 @@ def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
         "repaired: problems that the first answers wrongly and the second rightly (of several seeds: more than half); broken: the reverse.",
         "95 % CI: paired bootstrap, and at least what goes with the test: McNemar's exact one for one seed each, else Welch's.",
+        "p is corrected for the number of comparisons (Holm); each interval is for itself.",
     ])  # fmt: skip
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
