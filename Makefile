@@ -17,7 +17,7 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-slurm: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow $(ARGS) tests/test_slurm.py tests/test_vllm.py
+	$(BIN)/python -m pytest -m slow $(ARGS) tests/test_slurm.py tests/test_vllm.py tests/test_sweeps.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

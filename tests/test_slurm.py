@@ -32,6 +32,7 @@ def metrics(folder: Path) -> dict[str, dict]:
     return {name: {key: value for key, value in one.items() if key not in OF_TIME} for name, one in found.items()}
 
 
+@pytest.mark.slow
 def test_the_quickstart_as_an_array_equals_the_same_run_here(slurm, tmp_path):  # noqa: F811
     there, here = tmp_path / "there", tmp_path / "here"
     there.mkdir()

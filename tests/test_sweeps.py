@@ -209,6 +209,7 @@ def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
     assert (plan.parent / "jobs.csv").read_text().count("\n") >= 5
 
 
+@pytest.mark.slow
 def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
     process = start(
         tmp_path, "-m", "seed=0,1,2", *SMALL[:1], "trainer.max_steps=400", *SMALL[2:], "hydra/launcher=local", "hydra.launcher.processes=2"
