@@ -363,11 +363,16 @@ def test_a_sample_that_was_opened_stays_whatever_is_searched_for(opened, tmp_pat
 
 
 def test_panels_of_a_chart_lie_beside_or_below_each_other(opened, tmp_path):
-    panel = {"width": 390, "height": 100, "mark": "bar", "encoding": {"x": {"field": "y", "type": "quantitative"}}}
-    chart = Chart("scaling", "two", {"data": {"values": [{"y": 2}]}, "concat": [panel, panel], "columns": 2})
-    for width, beside in ((1280, True), (390, False)):
+    for width, beside, words in ((1280, True, 1), (390, False, 9)):
+        long, number = {"field": "long", "type": "nominal"}, {"field": "y", "type": "quantitative"}
+        panel = {"width": 390, "height": 100, "mark": "point", "title": {"text": "a title " * words, "anchor": "start"}}
+        bars = panel | {"encoding": {"x": number, "y": long}}
+        lines = panel | {"encoding": {"x": number, "y": number, "color": long | {"legend": {"orient": "bottom"}}}}
+        data = {"values": [{"y": 2, "long": "a label " * words}]}
+        chart = Chart("scaling", "two", {"data": data, "concat": [bars, lines], "columns": 2})
         page = opened(a_document([], sections=[Section("scaling", "Scaling", [chart])]), viewport={"width": width, "height": 800})
         page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 2")
+        page.wait_for_timeout(300)  # it may be drawn again, narrower
         first, second = (page.locator(".plot svg").nth(number).bounding_box() for number in range(2))
         assert (first["y"] == second["y"]) == beside
         assert max(first["x"] + first["width"], second["x"] + second["width"]) <= width

@@ -8,7 +8,7 @@ function chartConfig(room) {
   const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the picture there would be no picture left
   return {
     background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below, labelLimit: 280 }, header: named,
-    title: { color: 'currentColor', subtitleColor: 'currentColor' }, view: { stroke: null },
+    title: { color: 'currentColor', subtitleColor: 'currentColor', limit: room - 8 }, view: { stroke: null },
     text: { color: 'currentColor' }, rule: { color: 'currentColor' },
   };
 }
@@ -30,13 +30,16 @@ async function drawPanel(place, spec, room) {
   try {
     if (room < 560) { // the picture's words have as much room as it has
       const { axis, legend, ...others } = spec.config || {};
-      spec.config = { ...others, axis: { ...axis, labelLimit: 0.45 * room }, legend: { ...legend, labelLimit: 0.85 * room } };
+      spec.config = { ...others, axis: { ...axis, labelLimit: 0.45 * room }, legend: { ...legend, labelLimit: 0.75 * room } };
     }
     if (width === null) { await window.vegaEmbed(place, spec, options); return; }
-    const first = Math.min(width, room);
-    await window.vegaEmbed(place, { ...spec, width: first }, options);
-    const over = find('svg', place).getBoundingClientRect().width - room;
-    if (over > 0) await window.vegaEmbed(place, { ...spec, width: Math.max(100, Math.floor(first - over)) }, options);
+    let fits = Math.min(width, room);
+    for (let tries = 0; tries < 3; tries++) {
+      await window.vegaEmbed(place, { ...spec, width: fits }, options);
+      const over = find('svg', place).getBoundingClientRect().width - room;
+      if (over <= 0 || fits <= 100) return;
+      fits = Math.max(100, Math.floor(fits - over));
+    }
   } catch (error) {
     place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
   }
