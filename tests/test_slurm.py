@@ -212,7 +212,7 @@ def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(slurm, un
 
 @pytest.mark.slow
 def test_a_run_that_a_higher_partition_preempts_goes_on(slurm, uninterrupted, tmp_path):  # noqa: F811
-    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", *SLURM))
+    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", "logger=wandb", "logger.mode=offline", *SLURM))
     sweep = the_sweep(tmp_path)
     wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
     time.sleep(3)
@@ -221,3 +221,6 @@ def test_a_run_that_a_higher_partition_preempts_goes_on(slurm, uninterrupted, tm
     assert found[0].state == "done"
     assert found[0].preempted == 1
     assert metrics(tmp_path) == uninterrupted
+    parts = [path.name.rpartition("-")[2] for path in tmp_path.glob("outputs/runs/*/logs/wandb/offline-run-*")]
+    assert len(parts) == 2, "before and after"
+    assert len(set(parts)) == 1, "of one W&B run"
