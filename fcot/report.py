@@ -102,7 +102,7 @@ def _finished(jobs: Sequence[Job]) -> tuple[list[tuple[Path, Loaded]], list[str]
     done, missing = [], []
     for job in jobs:
         if job.metrics is None or not job.metrics.exists():
-            missing.append(f"{job.name}: {job.state}")
+            missing.append(job.told)
             continue
         try:
             done.append((job.metrics.parent, load(job.metrics, job.varied)))
@@ -177,7 +177,7 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], said: Sequence
     curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
     if not curated:
         raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *said[:_SHOWN_MISSING]]))
-    found, missing = [], [f"{job.name}: {job.state}" for job in jobs if not job.metrics or job.metrics.parent not in curated]
+    found, missing = [], [job.told for job in jobs if not job.metrics or job.metrics.parent not in curated]
     for run in curated:
         try:
             with readable(run / "curated.jsonl"):
@@ -205,6 +205,11 @@ class Job:
     metrics: Path | None
     varied: dict[str, str]
     state: str
+
+    @property
+    def told(self) -> str:
+        """Why it is not in a report."""
+        return f"{self.name}: {self.state}"
 
 
 def find_jobs(folder: Path, launching: bool | None = None) -> list[Job]:

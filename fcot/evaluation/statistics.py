@@ -17,7 +17,7 @@ from scipy import stats
 Answers = NDArray[np.float64]
 
 _RESAMPLES = 4000
-_FEW = 5
+_FEW = 5  # right or wrong answers, below which a bootstrap's percentiles say too little
 _SEEDS = 1  # of the generator that draws runs; that of problems has another
 _PERMUTATIONS = 4999
 
@@ -82,7 +82,7 @@ class Comparison:
     Attributes:
         difference: Of the accuracies, second minus first, -1..1.
         low, high: 95 % interval by a paired bootstrap, in which both sides have the same resampled problems, and at least as wide
-            as the one that goes with the test: the two do not contradict each other.
+            as the one that goes with the test: where ``p`` is 0.05 or more it holds 0.
         p: Exact McNemar for one seed each, which takes the two trained students as they are; else Welch's t test with the
             variance of the runs' means and that of the problems' differences together.
         repaired, broken: Sample indices that most seeds answer wrongly in the first and rightly in the second, and the reverse.
@@ -117,15 +117,14 @@ def _exact(first: Answers, second: Answers) -> tuple[float, tuple[float, float]]
     from statsmodels.stats.contingency_tables import mcnemar  # here: it brings pandas, which a run has no use for
 
     table = np.array([[((first == a) & (second == b)).sum() for b in (1, 0)] for a in (1, 0)])
-    p, n, differing, repaired = float(mcnemar(table, exact=True).pvalue), first.size, int(table[0, 1] + table[1, 0]), int(table[1, 0])
-    unseen = 1 - 0.025 ** (1 / n)
-    if not differing:
-        return p, (-unseen, unseen)
-    share = stats.binomtest(repaired, differing).proportion_ci(0.95, method="exact")
-    low, high = ((2 * end - 1) * differing / n for end in (share.low, share.high))
+    p, n = float(mcnemar(table, exact=True).pvalue), first.size
+    broken, repaired = int(table[0, 1]), int(table[1, 0])
     # Of few, that they differ in just so many is chance as well: as wide as where there are none.
-    difference = (2 * repaired - differing) / n
-    return p, (max(-1.0, min(low, difference - unseen)), min(1.0, max(high, difference + unseen)))
+    low, high = _around((repaired - broken) / n, _unseen(n))
+    if differing := repaired + broken:
+        share = stats.binomtest(repaired, differing).proportion_ci(0.95, method="exact")
+        low, high = min(low, (2 * share.low - 1) * differing / n), max(high, (2 * share.high - 1) * differing / n)
+    return p, (low, high)
 
 
 def _welch(first: Answers, second: Answers) -> tuple[float, tuple[float, float]]:
@@ -136,11 +135,20 @@ def _welch(first: Answers, second: Answers) -> tuple[float, tuple[float, float]]
     parts = [*of_runs, (_variance(differences) / n, n - 1)]
     total = sum(variance for variance, _ in parts)
     if not total:
-        unseen = 1 - 0.025 ** (1 / n)
-        return (1.0 if not mean else 0.0), (max(-1.0, mean - unseen), min(1.0, mean + unseen))
-    freedom = total**2 / sum(variance**2 / n for variance, n in parts if variance)  # Welch and Satterthwaite
-    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
-    return float(2 * stats.t.sf(abs(mean) / np.sqrt(total), freedom)), (max(-1.0, mean - half), min(1.0, mean + half))
+        return (1.0 if not mean else 0.0), _around(mean, _unseen(n))
+    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts if variance)  # Welch and Satterthwaite
+    error = float(np.sqrt(total))
+    return float(2 * stats.t.sf(abs(mean) / error, freedom)), _around(mean, float(stats.t.ppf(0.975, freedom)) * error)
+
+
+def _around(difference: float, half: float) -> tuple[float, float]:
+    """An interval, within what differences of shares can be."""
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def _unseen(n: int) -> float:
+    """The largest share of problems that may be otherwise, with 97.5 % confidence, though none of ``n`` was seen to be."""
+    return float(1 - 0.025 ** (1 / n))
 
 
 def _of_runs(side: Answers, other: Answers) -> tuple[float, int]:

@@ -122,7 +122,16 @@ def varied_keys(settings: Sequence[Setting]) -> list[str]:
 
 def label(setting: Setting, settings: Sequence[Setting]) -> str:
     """What tells a setting apart from the others of its task and student: method, D, what differs among them; else its run's hash."""
-    return setting.told(differing(setting, settings)) + (f", {setting['run_id'][-10:]}" if setting in alike(settings) else "")
+    return setting.told(differing(setting, settings)) + _hash(setting, settings)
+
+
+def full_label(setting: Setting, settings: Sequence[Setting]) -> str:
+    """The same with all that was varied, which settings of other tasks may share."""
+    return setting.title + _hash(setting, settings)
+
+
+def _hash(setting: Setting, settings: Sequence[Setting]) -> str:
+    return f", {setting['run_id'][-10:]}" if setting in alike(settings) else ""
 
 
 def differing(setting: Setting, settings: Sequence[Setting]) -> dict[str, str]:

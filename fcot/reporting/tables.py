@@ -13,7 +13,7 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.published import find
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, label, named, varied_keys
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, varied_keys
 from fcot.reporting.table import Table
 
 _VARIED_COLUMNS = 2
@@ -71,11 +71,10 @@ def by_task(settings: Sequence[Setting]) -> Table | None:
     if len(tasks) == 1:
         return None
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    cells_of, same = [find(setting.runs[0]) for setting in settings], alike(settings)
+    cells_of = [find(setting.runs[0]) for setting in settings]
     for setting, cell in zip(settings, cells_of, strict=True):
         told = f"{100 * setting.accuracy.mean:.2f}" + (f" ({cell.percent:.2f})" if cell else "")
-        name = setting.title + (f", {setting['run_id'][-10:]}" if setting in same else "")
-        lines.setdefault((setting["student"], name), {})[setting["task"]] = told
+        lines.setdefault((setting["student"], full_label(setting, settings)), {})[setting["task"]] = told
     table = Table("by_task", "test accuracy (%) by task", ("student", "method", *tasks), ("student", "method"))
     for names, cells in lines.items():
         table.add_row(*names, *(cells.get(task, "-") for task in tasks))

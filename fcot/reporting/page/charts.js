@@ -7,7 +7,7 @@ function chartConfig(room) {
   const named = { labelColor: 'currentColor', titleColor: 'currentColor' };
   const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the picture there would be no picture left
   return {
-    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below, labelLimit: 280 }, header: named,
+    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below }, header: named,
     title: { color: 'currentColor', subtitleColor: 'currentColor', limit: room - 8 }, view: { stroke: null },
     text: { color: 'currentColor' }, rule: { color: 'currentColor' },
   };
