@@ -19,7 +19,7 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import to_row
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher.generate import Plan, generate_completions
-from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
 
 RULE = AnswerRule("number")
@@ -46,7 +46,7 @@ class Scripted:
         self.answer, self.concurrency, self.max_choices = answer, concurrency, max_choices
         self.calls: list[tuple[Request, int, int]] = []
 
-    async def generate(self, request: Request, n: int, first_slot: int, lost=int) -> Reply:
+    async def generate(self, request: Request, n: int, first_slot: int, account=NO_ACCOUNT) -> Reply:
         self.calls.append((request, n, first_slot))
         await asyncio.sleep(0)
         reply = self.answer(request, n, first_slot)
@@ -79,7 +79,7 @@ class Slow:
     def __init__(self, log: Path, delay: float) -> None:
         self.log, self.delay, self.serial = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), delay, itertools.count()
 
-    async def generate(self, request: Request, n: int, first_slot: int, lost=int) -> Reply:
+    async def generate(self, request: Request, n: int, first_slot: int, account=NO_ACCOUNT) -> Reply:
         names = [f"{os.getpid()}-{next(self.serial)}" for _ in range(n)]
         os.write(self.log, "".join(f"{name}\n" for name in names).encode())
         await asyncio.sleep(self.delay)

@@ -14,7 +14,7 @@ from fcot.errors import FcotError
 from fcot.records import Completion
 from fcot.teacher.generate import generate_completions, used_tokens
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.requests import Choice, Reply, Request, Usage
+from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
 
 
@@ -28,7 +28,7 @@ class CountingOracle(Oracle):
         self.max_choices = max_choices
         self.calls = []
 
-    async def generate(self, request, n, seed, lost=int):
+    async def generate(self, request, n, seed, account=NO_ACCOUNT):
         self.calls.append((request, n, seed))
         await asyncio.sleep(0)
         return await super().generate(request, n, seed)
@@ -497,7 +497,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_new(generate, tmp_
     sent = []
 
     class Slow(Scripted):
-        async def generate(self, request, n, first_slot, lost=int):
+        async def generate(self, request, n, first_slot, account=NO_ACCOUNT):
             sent.append(request.problem.sample_index)
             if request.problem.sample_index == 0:
                 await asyncio.sleep(0.05)

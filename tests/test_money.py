@@ -18,7 +18,7 @@ from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import FREE, Price, paid, read_price
-from fcot.teacher.requests import Choice, Reply, Usage
+from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Usage
 from fcot.teacher.store import StoreFolder
 
 PRICE = Price(2.0, 8.0, 0.5, batch=0.5)
@@ -331,10 +331,11 @@ class Breaking(Scripted):
 
     n_lost = 0
 
-    async def generate(self, request, n, first_slot, lost=int):
+    async def generate(self, request, n, first_slot, account=NO_ACCOUNT):
         for _ in range(3):
             self.n_lost += 1
-            lost()
+            account.sending()
+            account.maybe_charged()
         return await super().generate(request, n, first_slot)
 
 

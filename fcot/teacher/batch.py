@@ -14,7 +14,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fcot.teacher.calls import Calls
 from fcot.teacher.openai import Malformed, OpenAITeacher, Server, masked, refused_parameter, to_reply
 from fcot.teacher.plan import Job, Plan, missing, to_rows
 from fcot.teacher.purchase import Meter, over_budget
-from fcot.teacher.requests import Reply, Request, Usage, unheard
+from fcot.teacher.requests import NO_ACCOUNT, Account, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
 
 _ENDED = {"completed", "expired", "failed", "cancelled"}
@@ -72,9 +72,9 @@ class BatchTeacher:
         """Of the online requests."""
         return self.online.concurrency
 
-    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
         """One request, online."""
-        return await self.online.generate(request, n, seed, lost)
+        return await self.online.generate(request, n, seed, account)
 
     def status(self) -> str:
         """How far the batches are, and what was tried again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
 from fcot.errors import FcotError
-from fcot.teacher.requests import Choice, Prompt, Reply, Request, Usage, unheard
+from fcot.teacher.requests import NO_ACCOUNT, Account, Choice, Prompt, Reply, Request, Usage
 
 if TYPE_CHECKING:
     from fcot.decoding.engine import Prompt as EnginePrompt
@@ -65,7 +65,7 @@ class HFTeacher:
         self._queue: deque[_Row] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
         """Queue ``n`` rows, seeded ``seed`` and following, and wait for them.
 
         Raises:

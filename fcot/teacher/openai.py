@@ -9,13 +9,13 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from fcot.errors import FcotError
+from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
-from fcot.teacher.requests import OWN_PARAMETERS, Choice, Reply, Request, Usage, unheard
+from fcot.teacher.requests import NO_ACCOUNT, OWN_PARAMETERS, Account, Choice, Reply, Request, Usage
 from fcot.teacher.throttle import Throttle
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -175,24 +175,31 @@ class OpenAITeacher:
         """What the server is found to take, and some that wait."""
         return self._throttle.outstanding
 
-    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
         """One request, retried while the reason may pass.
 
         Raises:
-            FcotError: The server refuses (key, model, parameters, quota), every retry failed, or ``lost`` raises.
+            FcotError: The server refuses (key, model, parameters, quota), every retry failed, or the budget is spent.
         """
         failures = 0
         while True:
             n = min(n, self.max_choices)
             ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
             try:
+                account.sending()
                 began = time.monotonic()
                 reply = await self._send(request, n, seed)
                 self._throttle.succeeded(time.monotonic() - began)
                 if len(reply.choices) < n:
                     self._tell_once(f"the server returned {len(reply.choices)} of the {n} choices asked for: the rest is asked for again")
                 return reply
+            except BudgetSpent:
+                raise
             except Exception as error:
+                if _may_be_charged(error):
+                    account.maybe_charged()
+                else:
+                    account.not_charged()
                 if (refused := self._server.refusal(error)) is not None:
                     self._throttle.succeeded()
                     return Reply([refused], Usage(0, 0))
@@ -202,8 +209,6 @@ class OpenAITeacher:
                     continue
                 wait = self._passing(error, failures, ticket)
                 failures += 1
-                if _may_be_charged(error):
-                    lost()
             finally:
                 self._throttle.leave()
             await self._throttle.pause(wait)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fcot.errors import FcotError
 from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
-from fcot.teacher.requests import Choice, Reply, Request, unheard
+from fcot.teacher.requests import NO_ACCOUNT, Account, Choice, Reply, Request
 
 VERSION = 2  # bump when wordings change: the store's keys carry it
 
@@ -37,7 +37,7 @@ class Oracle:
             "model": f"oracle-v{VERSION}", "error_rate": error_rate, "temperature": temperature,
         }  # fmt: skip
 
-    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object] = unheard) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
         """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong.
 
         A prompt that ends with "A:" is answered in one step: as its exemplars show it, or without any by the bare answer.

@@ -141,6 +141,25 @@ def _check_no_batches(folder: StoreFolder) -> None:
         )
 
 
+@dataclass
+class _Tries:
+    """The account of one request."""
+
+    purchase: _Purchase
+    state: _Open
+    job: Job
+    bound: float
+
+    def sending(self) -> None:
+        """Its bound is reserved."""
+
+    def not_charged(self) -> None:
+        """Its bound stays reserved."""
+
+    def maybe_charged(self) -> None:
+        self.purchase.count_lost(self.state, self.job, self.bound)
+
+
 class _Purchase:
     """One pass over the shards that are free; what others hold stays in ``left``."""
 
@@ -223,17 +242,8 @@ class _Purchase:
         self.stop = self.stop or reason
 
     async def _buy(self, state: _Open, job: Job, bound: float) -> None:
-        def lost() -> None:
-            """Count a try that broke off at its bound, here and for later attempts of this run, before another one goes out."""
-            if not bound:
-                return
-            state.shard.append(to_rows(self.plan, job, state.shard, [Choice("", None, LOST)], None, bound))
-            self.meter.paid_usd = (self.meter.paid_usd or 0.0) + bound
-            if not self._affordable(0.0):
-                raise BudgetSpent(over_budget(self.plan, self.meter, bound))
-
         try:
-            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, lost)
+            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, _Tries(self, state, job, bound))
         finally:
             self.meter.reserved_usd -= bound
         rows = to_rows(self.plan, job, state.shard, reply.choices, reply.usage, 0.0 if reply.usage.told else bound)
@@ -243,6 +253,19 @@ class _Purchase:
             new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
         self._came_back(state)
+
+    def count_lost(self, state: _Open, job: Job, bound: float) -> None:
+        """Count a try that may have been charged at its bound, here and for later attempts of this run.
+
+        Raises:
+            BudgetSpent: Another one may cost more than is left.
+        """
+        if not bound:
+            return
+        state.shard.append(to_rows(self.plan, job, state.shard, [Choice("", None, LOST)], None, bound))
+        self.meter.paid_usd = (self.meter.paid_usd or 0.0) + bound
+        if not self._affordable(0.0):
+            raise BudgetSpent(over_budget(self.plan, self.meter, bound))
 
     def _came_back(self, state: _Open) -> None:
         state.outstanding -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,11 +62,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Choice:
-    """One returned text; ``refused`` says why it cannot be used (``empty``, ``content_filter``...), None where it can."""
+    """One returned text.
+
+    Attributes:
+        text: What was written.
+        finish_reason: ``stop``, ``length`` or another word of the server's; None where it did not say.
+        refused: Why the text cannot be used (``empty``, ``content_filter``...), None where it can.
+        reasoning: What a reasoning model thought before, where the server returns it beside the text.
+    """
 
     text: str
     finish_reason: str | None
     refused: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,58 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request bought."""
+    """What one request bought.
+
+    Attributes:
+        choices: The returned texts.
+        usage: Tokens of all choices together.
+        model: The model's name as the server returned it, None where it did not; an alias may have moved.
+        fingerprint: The server's ``system_fingerprint``, None where it has none.
+    """
 
     choices: Sequence[Choice]
     usage: Usage = field(default_factory=Usage)
+    model: str | None = None
+    fingerprint: str | None = None
 
 
-def unheard() -> None:
-    """A ``lost`` for callers who do not count money."""
+class Account(Protocol):
+    """The money side of one request: told of each try that a server may charge for, before it is sent and after it failed.
+
+    A teacher that costs nothing need not call it. A try that was answered is accounted for by whoever asked for the reply.
+    """
+
+    def sending(self) -> None:
+        """A try is about to be sent: from here on it may be charged, whatever happens to this process.
+
+        Raises:
+            BudgetSpent: It may cost more than is left.
+        """
+        ...
+
+    def not_charged(self) -> None:
+        """The try failed and was certainly not charged, such as a 429: the next try takes its place."""
+        ...
+
+    def maybe_charged(self) -> None:
+        """The try failed when the server may have charged it, such as a timeout: it counts at its maximum cost."""
+        ...
+
+
+class NoAccount:
+    """For callers who do not count money."""
+
+    def sending(self) -> None:
+        """Nothing to do."""
+
+    def not_charged(self) -> None:
+        """Nothing to do."""
+
+    def maybe_charged(self) -> None:
+        """Nothing to do."""
+
+
+NO_ACCOUNT = NoAccount()
 
 
 class Teacher(Protocol):
@@ -122,12 +174,11 @@ class Teacher(Protocol):
         """For the progress line: requests in flight and failed tries by kind, or nothing."""
         ...
 
-    async def generate(self, request: Request, n: int, seed: int, lost: Callable[[], object]) -> Reply:
+    async def generate(self, request: Request, n: int, seed: int, account: Account) -> Reply:
         """Answer one request with up to ``n`` choices.
 
-        ``seed`` is the first slot to fill, or a larger number where an earlier answer was refused. Retries of a request
-        that failed are the teacher's own; where a try broke off when the server may have charged it, ``lost`` is called
-        before the next one, and may raise.
+        ``seed`` is the first slot to fill, or a larger number where an earlier answer was unusable. Retries of a request
+        that failed are the teacher's own; ``account`` is told of each try.
 
         Raises:
             FcotError: More requests are pointless.
