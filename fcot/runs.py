@@ -56,7 +56,7 @@ from fcot.teacher.money import FREE
 from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
-from fcot.teacher.store import StoreFolder, readable
+from fcot.teacher.store import StoreFolder, open_folder, readable
 
 _FAR = 0.2  # of a template split's share from the one asked for
 
@@ -139,7 +139,7 @@ class Run:
         """The same for another prompt."""
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, prompt)
-        return StoreFolder(self.outputs / "store" / Path(*map(readable, parts)))
+        return open_folder(self.outputs / "store" / Path(*map(readable, parts)))
 
     @cached_property
     def rules(self) -> Rules:

@@ -7,32 +7,37 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import fingerprint, read_json, write_atomic
+from fcot.artifacts import read_json, write_atomic
+from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.progress import result_console, say
 from fcot.records import REFUSED, Completion, Problem
 from fcot.teacher.generate import Generated
-from fcot.teacher.plan import Job, Plan, to_rows
+from fcot.teacher.inventory import Holdings, compact, faults, holdings, merge
+from fcot.teacher.money import FREE, Price, read_price
+from fcot.teacher.plan import Job, Plan, new_request_id, to_rows
 from fcot.teacher.replay import read_completions
-from fcot.teacher.requests import Choice, Request, Usage
-from fcot.teacher.store import Row, Shard, StoreFolder
+from fcot.teacher.requests import Choice, Reply, Request
+from fcot.teacher.store import Row, Shard, StoreFolder, is_shard_file
 
 if TYPE_CHECKING:
     from fcot.runs import Run
 
 _SHOWN_FAULTS = 10
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
-_FIELDS: dict[str, Any] = {"root": str | None, "text": str, "finish_reason": str | None, "request": str, "run": str, "time": float | int}
 _AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}
 _OPTIONS = {"base_model": "teacher.model_id", "temperature": "teacher.temperature", "max_tokens": "prompt.rationale_tokens"}
 _HELP = {
-    "list": "what is stored, by task, model and prompt",
+    "list": "what is stored, by task, model, prompt and settings, with what it cost",
     "verify": "whether every row is sound; exit code 1 if not",
+    "compact": "rewrite a store without torn lines, answered tries and repeated prompts; every paid row stays",
+    "merge": "add what the store FROM holds to STORE; requests that are in both are left out",
     "export": "write what is stored of a configuration's training problems in the authors' format; nothing is bought",
     "import": "store a file's completions (the authors' format) as a configuration's own, so that no run buys them again",
 }
@@ -44,17 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
         command = commands.add_parser(name, help=text, description=text)
-        if name in ("list", "verify"):
+        if name == "merge":
+            command.add_argument("source", type=Path, metavar="FROM", help="the other store's folder")
+        if name in ("list", "verify", "compact", "merge"):
             command.add_argument("store", nargs="?", type=Path, default="outputs/store", metavar="STORE", help="default: outputs/store")
         else:
             command.add_argument("file", type=Path, metavar="FILE")
             command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for fcot.run: dataset=svamp teacher=openai ...")
+        if name == "list":
+            command.add_argument("--prices", type=Path, default=PRICES, metavar="FILE", help="YAML; default: conf/prices.yaml")
     options = parser.parse_args(arguments)
+    calls: dict[str, Callable[[], None]] = {
+        "list": lambda: show(options.store, options.prices),
+        "verify": lambda: verify(options.store),
+        "compact": lambda: compact_store(options.store),
+        "merge": lambda: merge_stores(options.source, options.store),
+        "export": lambda: export_file(options.file, configured(options.overrides)),
+        "import": lambda: import_file(options.file, configured(options.overrides)),
+    }
     try:
-        if options.command in ("list", "verify"):
-            (show if options.command == "list" else verify)(options.store)
-        else:
-            (export_file if options.command == "export" else import_file)(options.file, configured(options.overrides))
+        calls[options.command]()
     except (FcotError, OSError) as error:
         say(str(error))
         sys.exit(1)
@@ -68,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _folders(store: Path) -> Iterator[tuple[str, StoreFolder]]:
     """Each folder with shards, and its name below the store."""
-    paths = sorted({path.parent for path in store.rglob("?.jsonl")})
+    paths = sorted({path.parent for path in store.rglob("*.jsonl") if is_shard_file(path)})
     if not paths:
         raise FcotError(f"{store}: {'no completions are stored here' if store.is_dir() else 'no such folder'}")
     return ((str(path.relative_to(store)), StoreFolder(path)) for path in paths)
@@ -80,37 +94,39 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="left" if number == 0 or name == "settings" else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     result_console().print(table)
 
 
-def show(store: Path) -> None:
-    """Print a line per task, model and prompt, and the total."""
-    lines = [(name, *_count(folder)) for name, folder in _folders(store)]
-    lines.append(("total", sum((counts for _, counts, _ in lines), Counter()), max(last for *_, last in lines)))
-    rows = []
-    for name, counts, last in lines:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
-        rows.append([name, *(f"{counts[column]:,}" for column in _COUNTS), f"{counts['bytes'] / 1e6:,.1f} MB", when])
-    _print_table(("task/model/prompt", *_COUNTS, "size", "last"), rows)
+def show(store: Path, prices: Path) -> None:
+    """Print a line per configuration of each task, model and prompt, and the total."""
+    found = [(name, holding) for name, folder in _folders(store) for holding in holdings(folder, _price_of(prices))]
+    counts = sum((holding.counts for _, holding in found), Counter[str]())
+    total = Holdings("", "", counts, Counter(), sum(holding.usd or 0.0 for _, holding in found), max(holding.last for _, holding in found))
+    _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), [_line(*one) for one in (*found, ("total", total))])
+    for name, holding in found:
+        if len(holding.models) > 1:
+            versions = ", ".join(f"{model} ({n:,})" for model, n in holding.models.most_common())
+            print(f"{name}: the server answered as several models: {versions}")
 
 
-def _count(folder: StoreFolder) -> tuple[Counter[str], float]:
-    """What a folder holds, and the time of its last row."""
-    counts, last = Counter[str](), 0.0
-    for shard in folder.shards():
-        prompts = set()
-        for row in (row for _, _, row in shard.rows() if row is not None):
-            if row.get("root") is None:
-                prompts.add(bytes.fromhex(row["key"]))
-            counts["refused" if row["slot"] is None else "answers" if row.get("root") else "rationales"] += 1
-            counts["prompt tokens"] += row.get("prompt_tokens") or 0
-            counts["completion tokens"] += row.get("completion_tokens") or 0
-            last = max(last, row.get("time") or 0.0)
-        counts += Counter({"prompts": len(prompts), "bytes": shard.path.stat().st_size})
-    return counts, last
+def _line(name: str, holding: Holdings) -> list[str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(holding.last))
+    usd = "?" if holding.usd is None else f"{holding.usd:,.4f}"
+    counts = (f"{holding.counts[column]:,}" for column in _COUNTS)
+    return [name, *counts, f"{holding.counts['bytes'] / 1e6:,.1f} MB", usd, when, holding.settings]
+
+
+def _price_of(prices: Path) -> Callable[[str], Price | None]:
+    """The price of a model by the id in its requests; models that run here cost nothing."""
+
+    @cache
+    def price(model: str) -> Price | None:
+        return FREE if model.startswith("oracle-") else read_price(prices, model, "--prices") if model else None
+
+    return price
 
 
 def verify(store: Path) -> None:
@@ -121,70 +137,45 @@ def verify(store: Path) -> None:
     """
     rows: list[list[str]] = []
     shown: list[str] = []
-    faults: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     for name, folder in _folders(store):
         counts = Counter[str]()
         for shard in folder.shards():
-            for line, fault in _faults(shard, counts):
+            for path, line, fault in faults(shard, counts):
                 counts["faults"] += 1
-                faults[fault] += 1
+                found[fault] += 1
                 if len(shown) < _SHOWN_FAULTS:
-                    shown.append(f"{shard.path}:{line}: {fault}")
+                    shown.append(f"{path}:{line}: {fault}")
         rows.append([name, *(f"{counts[column]:,}" for column in ("rows", "torn", "unfinished", "faults"))])
     _print_table(("task/model/prompt", "rows", "torn lines", "unfinished lines", "faults"), rows)
-    if faults:
-        print(*shown, *["..."][: faults.total() - len(shown)], sep="\n")
-        raise FcotError(f"{store}: {faults.total():,} faults: " + "; ".join(f"{n:,} x {fault}" for fault, n in faults.most_common()))
+    if found:
+        print(*shown, *["..."][: found.total() - len(shown)], sep="\n")
+        raise FcotError(f"{store}: {found.total():,} faults: " + "; ".join(f"{n:,} x {fault}" for fault, n in found.most_common()))
 
 
-def _faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[int, str]]:
-    """Line and description of each fault; rows, and lines that a writer tore or has not finished, are counted."""
-    seen: set[bytes] = set()  # half a key: a rationale; with a slot: a row
-    unrooted: list[tuple[bytes, int]] = []
-    size, end = shard.path.stat().st_size, 0
-    for line, (begin, end, row) in enumerate(shard.rows(), 1):
-        if row is None:
-            if _is_json(shard.path, begin, end):
-                yield line, "no row: no key, or no slot"
-            else:
-                counts["torn"] += 1
-            continue
-        counts["rows"] += 1
-        yield from ((line, fault) for fault in _row_faults(row, shard.path.stem))
-        root = str(row.get("root") or "").encode()[:32]
-        if row["slot"] is not None:
-            key = row["key"].encode()[:32]
-            place = b"%s %d" % (key, row["slot"])
-            if place in seen:
-                yield line, "a second row for its key and slot"
-            seen |= {place} if root else {place, key}
-        if root and root not in seen:
-            unrooted.append((root, line))
-    counts["unfinished"] += end < size
-    yield from ((line, "an answer whose rationale has no row") for root, line in unrooted if root not in seen)
+# --- compact and merge --------------------------------------------------------------------------------------------
 
 
-def _row_faults(row: Row, shard: str) -> Iterator[str]:
-    """What is wrong with a row by itself."""
-    fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if row["slot"] == 0 else {})
-    for name, kind in fields.items():
-        if name not in row or not isinstance(row[name], kind):
-            yield f"{'a strange' if name in row else 'no'} field {name}"
-    if str(row.get("root") or row["key"])[:1] != shard:
-        yield "a row of another shard"
-    if isinstance(row.get("asked"), dict) and fingerprint(row["asked"]) != row["key"]:
-        yield "a request (asked) that does not hash to its key"
+def compact_store(store: Path) -> None:
+    """Rewrite every shard without what nobody needs any more; what was paid for stays."""
+    for name, folder in _folders(store):
+        with folder.alone(say):
+            sizes = [compact(shard) for shard in folder.shards()]
+        before, after = (sum(column) for column in zip(*sizes, strict=True))
+        print(f"{name}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB")
 
 
-def _is_json(path: Path, begin: int, end: int) -> bool:
-    """Whether a line that is no row is JSON all the same; what a killed writer tore never is."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        try:
-            json.loads(file.read(end - begin))
-        except ValueError:
-            return False
-    return True
+def merge_stores(source: Path, target: Path) -> None:
+    """Add what another store holds to this one; requests that are in both are left out."""
+    if source.resolve() == target.resolve():
+        raise FcotError(f"{source} and {target} are the same store")
+    for name, folder in _folders(source):
+        if folder.open_batches():
+            raise FcotError(f"{folder.path}/batches: submitted batches are not collected yet; collect them with teacher=openai_batch first")
+        into = StoreFolder(target / name)
+        with folder.alone(say), into.alone(say):
+            new = sum(merge(shard, into.shard(shard.path.stem)) for shard in folder.shards())
+        print(f"{name}: {new:,} rows were new")
 
 
 # --- export and import --------------------------------------------------------------------------------------------
@@ -245,8 +236,7 @@ def export_file(file: Path, run: Run) -> None:
         FcotError: It has none.
     """
     problems, plan, folder = run.select(run.split.train), run.plan, run.store
-    for shard in {folder.shard(plan.key(plan.step1(problem))) for problem in problems}:
-        shard.refresh()
+    folder.refresh()
     written: Counter[int] = Counter()
     write_atomic(file, _pieces(run, Generated(plan, folder, problems), written))
     wanted = plan.diversity * len(problems)
@@ -294,19 +284,11 @@ def import_file(file: Path, run: Run) -> None:
         raise FcotError(str(error).replace(f"teacher.path={file}", str(file))) from None
     _check_requests(file, run)
     plan, folder, new = run.plan, run.store, 0
-    shards: dict[Shard, list[tuple[str, Problem, list[tuple[str, Completion]]]]] = {}
-    for index, of_problem in sorted(completions.items()):
-        key = plan.key(plan.step1(run.problems[index]))
-        draws = [(_first_text(plan, completion, file), completion) for completion in of_problem]
-        shards.setdefault(folder.shard(key), []).append((key, run.problems[index], draws))
-    for shard, wanted in shards.items():
-        if not shard.acquire(wait=False):
-            say(f"waiting for a run that is buying from the same part of the store ({shard.path})")
-            shard.acquire(wait=True)
-        try:
-            new += sum(_store(plan, shard, *one) for one in wanted)
-        finally:
-            shard.release()
+    draws = {index: [(_first_text(plan, one, file), one) for one in of_problem] for index, of_problem in sorted(completions.items())}
+    with folder.alone(say):
+        for index, texts in draws.items():
+            key = plan.root_key(folder, run.problems[index])
+            new += _store(plan, folder.shard(key), key, run.problems[index], texts)
     total = sum(map(len, completions.values()))
     print(f"{folder.path}: {new:,} completions of {len(completions):,} problems imported, {total - new:,} were stored already")
 
@@ -368,11 +350,11 @@ def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence
     def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[Row]:
         free = next(slot for slot in count() if not shard.has(of, slot))
         job = Job(request, of, free, 1, 0, plan.teacher.identity)
-        return to_rows(plan, job, shard, [Choice(text, finish_reason)], Usage(), run="import", seed=None)
+        return to_rows(plan, job, shard, Reply([Choice(text, finish_reason)]), new_request_id(), counted=False, run="import", seed=None)
 
     for first, completion in draws:
         if plan.prompt.two_steps:
-            request, text = plan.step2(problem, key, first), completion.answer_text
+            request, text = plan.step2(problem, {"key": key, "slot": None, "text": first}), completion.answer_text
         else:
             request, text = plan.step1(problem), first
         last = plan.key(request)

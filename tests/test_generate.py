@@ -35,7 +35,7 @@ class CountingOracle(Oracle):
 
 
 NOTHING = {
-    "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "usd": None,
+    "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0, "usd": None,
     "served_from_store": 0, "identical_rationales": 0, "used_prompt_tokens": None, "used_completion_tokens": None,
 }  # fmt: skip
 
@@ -205,7 +205,9 @@ def test_step_2_continues_the_rationale_and_lives_in_its_shard(generate, tmp_pat
     assert len(list((tmp_path / "store").glob("*.jsonl"))) == 1
     step1, *step2 = [[row for row in rows_of(tmp_path) if row["key"] == key] for key in dict.fromkeys(r["key"] for r in rows_of(tmp_path))]
     assert {row["root"] for rows in step2 for row in rows} == {step1[0]["key"]}
-    assert [row["asked"]["prompt"] for rows in (step1, *step2) for row in rows if row["slot"] == 0] == prompts
+    assert [row["asked"]["prompt"] for row in step1 if row["slot"] == 0] == prompts[:1]
+    assert [row["of"] for rows in step2 for row in rows] == [0, 1, 2]
+    assert not [row for rows in step2 for row in rows if "asked" in row], "it would repeat question and rationale"
 
 
 def test_identical_rationales_get_an_answer_each(generate, tmp_path):

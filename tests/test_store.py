@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import random
@@ -31,11 +33,13 @@ def row(slot, text="t", key=KEY, **more):
 
 
 def buy(path, *rows):
-    shard = StoreFolder(path).shard(KEY)
-    assert shard.acquire(wait=False)
+    folder = StoreFolder(path)
+    shard = folder.shard(KEY)
+    assert shard.claim(KEY)
+    shard.refresh()
     for one in rows:
         shard.append([one])
-    shard.release()
+    folder.close()
 
 
 def texts(path, key=KEY):
@@ -64,10 +68,11 @@ def test_what_one_process_appended_another_reads(tmp_path):
 def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
     buy(tmp_path, row(0, "zero"))
     shard = StoreFolder(tmp_path).shard(KEY)
-    shard.acquire(wait=False)
+    assert shard.claim(KEY)
+    shard.refresh()
     shard.append([row(1, "one ü"), row(None, "no", refused="empty"), row(2, "two")])
     assert texts_of(shard) == {0: "zero", 1: "one ü", 2: "two"}
-    shard.release()
+    shard.close()
     assert len(shard.refresh().refused(KEY)) == 1
     assert texts_of(shard) == texts(tmp_path)
 
@@ -144,16 +149,16 @@ def test_names_become_one_folder(name, folder):
 
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(FcotError, match=r"cannot write .*a\.jsonl"):
-        StoreFolder(tmp_path / "file").shard(KEY).acquire(wait=False)
+    with pytest.raises(FcotError, match=r"cannot write .*a\.lock"):
+        StoreFolder(tmp_path / "file").shard(KEY).claim(KEY)
 
 
 def test_the_index_holds_no_texts(tmp_path):
     """Memory does not grow with the length of what was bought."""
     shard = StoreFolder(tmp_path).shard(KEY)
-    shard.acquire(wait=False)
+    shard.claim(KEY)
     shard.append([row(slot, "x" * 100_000) for slot in range(50)])
-    shard.release()
+    shard.close()
     tracemalloc.start()
     reader = StoreFolder(tmp_path).shard(KEY).refresh()
     held = tracemalloc.get_traced_memory()[0]
@@ -285,31 +290,58 @@ def test_a_process_that_dies_with_the_locks_blocks_nobody(tmp_path, buyer):
     assert_whole(tmp_path, 30, 6)
 
 
-def test_shards_that_are_free_are_bought_while_another_process_holds_one(tmp_path, buyer):
-    """A holder that never ends: all else gets bought meanwhile, and its shard when it is dead."""
-    folder = StoreFolder(tmp_path / "store")
-    plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
-    shards = [folder.shard(plan.key(plan.step1(problem))).path.stem for problem in teachers.problems(30)]
-    held = min(shards)
-    script = "import sys, time\nfrom fcot.teacher.store import StoreFolder\nfrom pathlib import Path\n"
-    script += "print('held' if StoreFolder(Path(sys.argv[1])).shard(sys.argv[2]).acquire(wait=False) else '', flush=True); time.sleep(1000)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store"), held], stdout=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def holding(code, *arguments):
+    """A process that runs ``code``, says "held" and stays."""
+    script = f"import fcntl, os, sys, time\nfrom pathlib import Path\nfrom fcot.teacher.store import StoreFolder\n{code}\n"
+    script += "print('held', flush=True)\ntime.sleep(1000)"
+    process = subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     try:
-        assert holder.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+OLDER_VERSION = (  # buys with a lock on the whole lock file
+    "Path(sys.argv[1]).mkdir(parents=True)\n"
+    "lock = os.open(Path(sys.argv[1]) / f'{sys.argv[2][0]}.lock', os.O_RDWR | os.O_CREAT)\nfcntl.lockf(lock, fcntl.LOCK_EX)"
+)
+THIS_VERSION = "assert StoreFolder(Path(sys.argv[1])).shard(sys.argv[2]).claim(sys.argv[2])"
+
+
+@pytest.mark.parametrize("code", [OLDER_VERSION, THIS_VERSION])
+def test_what_another_process_holds_is_left_to_it_and_all_else_is_bought(tmp_path, buyer, code):
+    """A holder that never ends: all else gets bought meanwhile, and what it held when it is dead."""
+    plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
+    keys = [plan.key(plan.step1(problem)) for problem in teachers.problems(30)]
+    held = min(keys)
+    n_held = sum(key[0] == held[0] for key in keys) if code == OLDER_VERSION else 1
+    with holding(code, tmp_path / "store", held):
         process = buyer()
-        n_held = shards.count(held)
-        deadline = time.monotonic() + 60
-        while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_held) and time.monotonic() < deadline:
+        while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_held):
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
+        time.sleep(0.5)
         rows = stored(tmp_path)[0]
         assert len(rows) == 2 * 6 * (30 - n_held)
-        assert (tmp_path / "store" / f"{held}.jsonl").read_bytes() == b""
+        assert not [key for key, _ in rows if key == held]
         assert process.poll() is None
-    finally:
-        holder.kill()
-        holder.communicate()
     finish(process)
     assert rows.items() <= assert_whole(tmp_path, 30, 6).items()
+
+
+def test_an_older_version_waits_while_this_one_buys(tmp_path):
+    """It locks the whole file; a claim on one key of it excludes that."""
+    code = (
+        "shard = StoreFolder(Path(sys.argv[1])).shard(sys.argv[2])\nassert shard.claim(sys.argv[2])\n"
+        "shard.append([{'key': sys.argv[2], 'slot': 0, 'text': 't', 'request': 'r', 'run': 'x'}])"
+    )
+    with holding(code, tmp_path, KEY), open(tmp_path / "a.lock", "r+b") as lock, pytest.raises(BlockingIOError):
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(tmp_path / "a.lock", "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_full_disk_gives_one_message_and_leaves_whole_lines(tmp_path, buyer):
@@ -329,15 +361,18 @@ def test_a_full_disk_gives_one_message_and_leaves_whole_lines(tmp_path, buyer):
     assert {slot: f" sold as {name}" for slot, name in after.items()}.items() >= before.items()
 
 
-def test_a_full_disk_on_a_torn_tail_gives_the_same_message(tmp_path, buyer):
-    finish(buyer(problems=1, diversity=4))
+def test_rows_that_cannot_be_moved_into_a_full_shard_stay_beside_it_and_count(tmp_path, buyer):
+    finish(buyer(problems=1, diversity=12))
     (shard,) = (tmp_path / "store").glob("*.jsonl")
     shard.write_bytes(data := shard.read_bytes() + b'{"key": "to')
-    process = buyer(problems=1, diversity=8, file_limit=len(data))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err == f"no space left to write {shard}: free some and run the same command again; it continues here\n"
+    finish(buyer(problems=1, diversity=18, file_limit=len(data)))
     assert shard.read_bytes() == data
+    assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2
+    assert_whole(tmp_path, 1, 18)
+    answer = what_is_read(tmp_path, 1, 18)
+    assert finish(buyer(problems=1, diversity=19, delay=0))
+    assert [path.name for path in (tmp_path / "store").glob("*.jsonl")] == [shard.name], "the next buyer moves them"
+    assert what_is_read(tmp_path, 1, 18) == answer
 
 
 @pytest.mark.parametrize("whole_rows", [0, 2])
@@ -349,12 +384,13 @@ def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
         "import json, resource, signal, sys\nfrom pathlib import Path\n"
         "from fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
-        "shard = StoreFolder(Path(sys.argv[1])).shard('a')\nshard.acquire(wait=False)\n"
+        "shard = StoreFolder(Path(sys.argv[1])).shard('a')\nshard.claim('a' * 64)\n"
         "try: shard.append(json.loads(sys.argv[3]))\n"
         "except FcotError as error: sys.exit(str(error))"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(whole_rows * length + length // 2), json.dumps(rows)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.startswith("no space left to write")
-    assert os.path.getsize(tmp_path / "a.jsonl") == whole_rows * length
+    (own,) = tmp_path.glob("*.jsonl")
+    assert own.stat().st_size == whole_rows * length
     assert sorted(texts(tmp_path)) == list(range(whole_rows))

@@ -176,7 +176,7 @@ def without(name):
         (without("text"), 0, "no field text"),
         (without("asked"), 0, "no field asked"),
         (without("slot"), 0, "no row: no key, or no slot"),
-        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "a strange field text"),
+        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "a field of another type: text"),
         (lambda rows: [*rows, "[]"], -1, "no row: no key, or no slot"),
     ],
 )

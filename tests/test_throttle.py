@@ -138,11 +138,44 @@ async def test_a_server_that_queues_is_not_asked_for_ever_more_at_once(clock):
 
 
 @in_a_loop
-async def test_a_limit_does_not_grow_where_requests_take_long_for_their_timeout(clock):
+async def test_a_limit_does_not_grow_where_a_queue_at_the_server_comes_near_the_timeout(clock):
+    """Answers take 1 s up to 16 at once, and longer the more wait; requests end after 3 s."""
     throttle = Throttle(None, None, None, timeout_s=3.0)
-    for _ in range(5):
-        await round_trip(throttle, clock, 1.0)
-    assert throttle.limit == 8
+    longest = 0.0
+    for _ in range(20):
+        seconds = max(1.0, throttle.limit / 16)
+        longest = max(longest, seconds)
+        await round_trip(throttle, clock, seconds)
+    assert throttle.limit >= 16
+    assert longest < 3.0
+
+
+@pytest.mark.parametrize(("seconds", "timeout_s"), [(40, 120), (200, 600)])
+@in_a_loop
+async def test_a_slow_model_is_asked_for_as_much_at_once_as_a_fast_one(clock, seconds, timeout_s):
+    """On a clock of the test: after an hour of answers that take so long, a thousand are in flight."""
+    throttle = Throttle(None, None, None, timeout_s=timeout_s)
+    began = clock.now
+    while clock.now - began < 3600 and throttle.limit < 1024:
+        await round_trip(throttle, clock, seconds)
+    print(f"answers take {seconds} s: {throttle.limit} in flight after an hour")
+    assert throttle.limit == 1024
+
+
+@in_a_loop
+async def test_a_slow_model_behind_a_limit_of_its_server_is_asked_for_that_much(clock):
+    """The server takes 50 at once and refuses more: with answers of 40 s that is found within the hour."""
+    throttle = Throttle(None, None, None, timeout_s=120)
+    for _ in range(30):
+        tickets = await fill(throttle)
+        for ticket in tickets[50:]:
+            throttle.pushed_back(ticket, None)
+            throttle.leave()
+        clock.now += 40
+        for _ in tickets[:50]:
+            throttle.succeeded(40.0)
+            throttle.leave()
+    assert 40 <= throttle.limit <= 52
 
 
 @in_a_loop

@@ -20,7 +20,7 @@ from fcot.runs import Run
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import OpenAITeacher, Server
 from fcot.teacher.plan import Plan, assemble, chosen_slots, rows_of
-from fcot.teacher.store import StoreFolder, readable
+from fcot.teacher.store import StoreFolder, open_folder, readable
 from fcot.teacher.throttle import Throttle
 
 Summary = dict[str, Any]
@@ -49,7 +49,7 @@ def evaluate_asked(run: Run) -> Summary:
 
 def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:
     """One problem's answers, scored; empty ones where the server never gave any. Tokens are 0 where it did not count them."""
-    key = plan.key(plan.step1(problem))
+    key = plan.root_key(folder, problem)
     shard = folder.shard(key)
     tokens = {
         row["request"]: row["completion_tokens"] / row["n"] for row, _ in rows_of(plan, shard, key, problem) if row.get("completion_tokens")
@@ -111,7 +111,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
 def asked_store(run: Run, model: str | None) -> StoreFolder:
     """The completion store's folder for this task, model and prompt: a teacher's own one where it is asked as it is for training."""
     prompt = run.prompt.name if METHODS[run.config.method.name].prompted else f"student_{run.config.method.name}"
-    return StoreFolder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
+    return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
 
 
 def server_of(config: ApiStudent, model: str) -> Server:

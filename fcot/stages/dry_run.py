@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fcot.runs import Run
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
 from fcot.teacher.money import Price
 from fcot.teacher.plan import answers, consecutive, gave_up
+from fcot.teacher.rows import lines
 from fcot.teacher.store import StoreFolder
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -23,6 +26,7 @@ _ASSUMED_SHARE_OF_LIMIT = np.array([0.2, 0.5, 1.0])  # output tokens of a ration
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
 _LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
 _ASSUMED_ROW_BYTES = 900
+_MEASURED_BYTES = 1 << 18  # of each of a folder's files
 _ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # of a chat model that nobody told how to answer
 _TURN_TOKENS = 4  # what a chat message costs beside its text
 
@@ -44,14 +48,12 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if run.replayed is None or not run.is_teacher:
             _add_student(made, run, np.zeros(3))
         return made
-    plan, folder = run.plan, run.store
-    for shard in folder.shards():
-        shard.refresh()
+    plan, folder = run.plan, run.store.refresh()
     measured = _Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
     rows = 0
     for problem in run.select(run.split.train):
         request = plan.step1(problem)
-        key = plan.key(request)
+        key = plan.root_key(folder, problem)
         shard = folder.shard(key)
         asked = range(plan.diversity)
         have = {slot for slot in asked if shard.has(key, slot)}
@@ -73,7 +75,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             made.completion_tokens += np.array([0, 0, plan.diversity]) * measured.rationale
         rows += len(empty)
         if plan.prompt.two_steps:
-            second = plan.key(plan.step2(problem, key, ""))  # its wording and limits
+            second = plan.key(plan.step2(problem, {"key": key, "slot": None, "text": ""}))  # its wording and limits
             answered = {one.rationale["slot"] for one in answers(plan, shard, key, problem) if shard.has(one.key, one.slot)}
             wanted = set(range(_take(planned, plan.diversity, folder.path, key, second), plan.diversity)) & there
             n_answers = len(wanted - answered)
@@ -129,8 +131,10 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
         needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
     plan = asked_plan(run, model)
     folder = None if model is None else asked_store(run, model)
+    if folder is not None:
+        folder.refresh()
     for key, problem in {plan.key(plan.step1(problem)): problem for problem in run.select(run.split.test)}.items():
-        missing = [slot for slot in range(plan.diversity) if folder is None or not folder.shard(key).refresh().has(key, slot)]
+        missing = [slot for slot in range(plan.diversity) if folder is None or not folder.shard(key).has(key, slot)]
         needs.answers += len(missing)
         for _ in consecutive(missing, plan.teacher.max_choices):
             needs.requests += 1
@@ -187,34 +191,60 @@ class _Measured:
     """Lengths of this store folder's prompts and answers, or assumptions where it is empty."""
 
     def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
-        lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
-        ratios: list[float] = []
-        size = n_rows = 0
-        for shard in folder.shards():
-            group: list[dict[str, Any]] = []
-            for begin, end, row in shard.rows():
-                size, n_rows = size + end - begin, n_rows + 1
-                if row is None:
-                    continue
-                if "prompt_tokens" in row and row["prompt_tokens"] and "asked" in row:
-                    ratios.append(row["prompt_tokens"] / max(1, _characters(row["asked"]["prompt"])))
-                if "prompt_tokens" in row:
-                    group = []
-                group.append(row)
-                tokens = group[0].get("completion_tokens")
-                if tokens and len(group) == row["n"]:
-                    lengths[row["root"] is not None] += [tokens / len(group)] * len(group)
-        self.row_bytes = size / n_rows if n_rows else _ASSUMED_ROW_BYTES
-        self.per_character = _interval(ratios) if ratios else _ASSUMED_TOKENS_PER_CHARACTER
+        sample = _sample(tuple((path, path.stat().st_size) for shard in folder.shards() for path in shard.files()))
+        self.row_bytes = sample.row_bytes or _ASSUMED_ROW_BYTES
+        self.per_character = _interval(sample.per_character) if sample.per_character else _ASSUMED_TOKENS_PER_CHARACTER
         self.rationale = np.minimum(
-            _interval(lengths[False]) if lengths[False] else _ASSUMED_SHARE_OF_LIMIT * rationale_limit, rationale_limit
+            _interval(sample.rationales) if sample.rationales else _ASSUMED_SHARE_OF_LIMIT * rationale_limit, rationale_limit
         )
-        self.answer = np.minimum(_interval(lengths[True]) if lengths[True] else _ASSUMED_ANSWER_TOKENS, answer_limit)
-        n = len(lengths[False])
+        self.answer = np.minimum(_interval(sample.answers) if sample.answers else _ASSUMED_ANSWER_TOKENS, answer_limit)
+        n = len(sample.rationales)
         self.said = (
             f"lengths: from {n:,} generations in the store" if n
             else "lengths: ASSUMED (a rationale 20-100 % of its limit, a token 3-5 characters); preview=5 measures them"
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of a folder, measured: tokens of rationales and answers, tokens per character of prompts, bytes of a row."""
+
+    rationales: list[float]
+    answers: list[float]
+    per_character: list[float]
+    row_bytes: float
+
+
+@lru_cache(maxsize=64)
+def _sample(files: tuple[tuple[Path, int], ...]) -> _Sample:
+    """The newest rows of each file, measured once for all runs that share the folder."""
+    lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
+    ratios: list[float] = []
+    size = n_rows = 0
+    for path, end in files:
+        group: list[dict[str, Any]] = []
+        for begin, stop, row in _newest(path, end):
+            size, n_rows = size + stop - begin, n_rows + 1
+            if row is None:
+                continue
+            if row.get("prompt_tokens") and "asked" in row:
+                ratios.append(row["prompt_tokens"] / max(1, _characters(row["asked"]["prompt"])))
+            if "prompt_tokens" in row:
+                group = []
+            group.append(row)
+            tokens = group[0].get("completion_tokens")
+            if tokens and len(group) == row["n"]:
+                lengths[row["root"] is not None] += [tokens / len(group)] * len(group)
+    return _Sample(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
+
+
+def _newest(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """The last lines of a file that had so many bytes."""
+    with path.open("rb") as file:
+        start = max(0, size - _MEASURED_BYTES)
+        file.seek(start)
+        start += len(file.readline()) if start else 0
+        yield from lines(file.fileno(), start)
 
 
 def _interval(sample: Sequence[float]) -> Interval:

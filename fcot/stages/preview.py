@@ -47,7 +47,7 @@ def preview(run: Run, n: int) -> None:
 def _prompts(plan: Plan, folder: StoreFolder, problem: Problem) -> list[str]:
     """What was sent, one text a request."""
     request = plan.step1(problem)
-    key = plan.key(request)
+    key = plan.root_key(folder, problem)
     requests = [request, *(answer.request for answer in answers(plan, folder.shard(key), key, problem))]
     return [
         one.prompt if isinstance(one.prompt, str) else "\n".join(f"[{message['role']}] {message['content']}" for message in one.prompt)
@@ -57,7 +57,7 @@ def _prompts(plan: Plan, folder: StoreFolder, problem: Problem) -> list[str]:
 
 def _price(plan: Plan, folder: StoreFolder, problem: Problem) -> str:
     """Tokens and dollars of a problem's completion, whoever paid them."""
-    key = plan.key(plan.step1(problem))
+    key = plan.root_key(folder, problem)
     usage = paid((row for row, used in rows_of(plan, folder.shard(key), key, problem) if used), plan.price)
     said = f"{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion tokens"
     return said + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")

@@ -8,7 +8,6 @@ where it was killed before the id was written, the batch is found by its metadat
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import time
@@ -45,6 +44,8 @@ class BatchTeacher:
         max_requests: The API's limit on requests in a file.
         max_bytes: The API's limit on a file's size.
     """
+
+    older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(
         self,
@@ -100,30 +101,12 @@ def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, 
     Raises:
         FcotError: The server refuses, a batch failed or was cancelled, or the budget is used up.
     """
-    with _all_shards(folder):
+    with folder.alone(say):
         try:
             asyncio.run(_Batches(plan, folder, meter).run(wanted))
         except KeyboardInterrupt:
             say("\nsubmitted batches go on at the server; the same command collects them")
             raise
-
-
-@contextlib.contextmanager
-def _all_shards(folder: StoreFolder) -> Iterator[None]:
-    """Every shard of a folder locked; waits for one only while holding none."""
-    with contextlib.ExitStack() as held:
-        for shard in [folder.shard(digit) for digit in "0123456789abcdef"]:
-            if not shard.acquire(wait=False):
-                break
-            held.callback(shard.release)
-        else:
-            yield
-            return
-    say(f"waiting for another run that is buying from the same part of the store ({folder.path})")
-    shard.acquire(wait=True)
-    shard.release()
-    with _all_shards(folder):
-        yield
 
 
 class _Batches:
@@ -186,9 +169,7 @@ class _Batches:
             yield job
 
     def _bound(self, job: Job) -> float:
-        if self.plan.price is None:
-            return 0.0
-        return self.plan.price.usd(job.request.most_prompt_tokens(), job.n * job.request.max_tokens, batch=True)
+        return self.plan.bound_usd(job.request, job.n, batch=True)
 
     def _files(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Jobs in files within the API's limits."""
@@ -333,14 +314,14 @@ class _Batches:
         """Append an answer's rows, unless a killed run has done it; they belong to the run that asked."""
         job, request_id = _to_job(row), row["line"]["custom_id"]
         shard = self.folder.shard(job.root)
-        known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key)
+        known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key) + shard.unused(job.key)
         if any(one["request"] == request_id for one in known):
             return False
-        bound = 0.0 if reply.usage.told else self._bound(job)
-        more = {"request": request_id, "batch": batch_id, "run": row["run"]}
-        shard.append(to_rows(self.plan, job, shard, reply.choices, reply.usage, bound, **more))
-        if row["run"] == self.plan.run_id:
-            self.meter.account(self.plan, reply.usage, self._bound(job), batch=True)
+        more = {"batch": batch_id, "run": row["run"]}
+        shard.append(to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **more))
+        cost = self.meter.account(self.plan, reply.usage, self._bound(job), batch=True)
+        if row["run"] == self.plan.run_id and self.meter.paid_usd is not None:
+            self.meter.paid_usd += cost
         return True
 
     async def _make_room(self, n: int) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcot.artifacts import fingerprint
 from fcot.errors import BudgetSpent
-from fcot.progress import unwatched
+from fcot.progress import say, unwatched
 from fcot.records import Completion, Problem
+from fcot.stopping import sleep
+from fcot.teacher.keylocks import KeyLocks
 from fcot.teacher.money import paid
 from fcot.teacher.plan import Plan, assemble, missing, rows_of
 from fcot.teacher.purchase import Meter, buy
@@ -26,7 +31,7 @@ class Generated:
     def __iter__(self) -> Iterator[Completion]:
         """D completions a problem, in order of problem and slot."""
         for problem in self.problems:
-            key = self.plan.key(self.plan.step1(problem))
+            key = self.plan.root_key(self.folder, problem)
             for completion, _ in assemble(self.plan, self.folder.shard(key), key, problem):
                 yield completion
 
@@ -35,33 +40,41 @@ class Generated:
 
         Beside :func:`fcot.teacher.money.paid`'s record: ``served_from_store``, the generations that another run had paid,
         ``identical_rationales``, completions that repeat an earlier one of their problem, and ``used_prompt_tokens`` and
-        ``used_completion_tokens``, those of the completions whoever paid them; None where the teacher did not count them all.
+        ``used_completion_tokens``, those of the completions whoever paid them; None where the teacher did not count them all. And
+        ``models``, used generations by the model name that the server returned, where it did.
         """
         served = identical = 0
-        tokens: list[Row | None] = []
+        models: Counter[str] = Counter()
+        used = dict.fromkeys(_TOKENS, 0.0)
+        uncounted = False
 
         def own() -> Iterator[Row]:
-            nonlocal served, identical
-            for key, problem in {self.plan.key(self.plan.step1(problem)): problem for problem in self.problems}.items():
+            nonlocal served, identical, uncounted
+            for key, problem in {self.plan.root_key(self.folder, problem): problem for problem in self.problems}.items():
                 texts: set[str] = set()
                 rows = list(rows_of(self.plan, self.folder.shard(key), key, problem))
-                tokens.extend(used_tokens(rows))
-                for row, used in rows:
-                    if used and row["root"] is None:
+                for tokens in used_tokens(rows):
+                    uncounted |= tokens is None
+                    for name in _TOKENS:
+                        used[name] += tokens[name] if tokens else 0
+                for row, is_used in rows:
+                    models.update([row["model"]] if is_used and "model" in row else [])
+                    if is_used and row["root"] is None:
                         identical += row["text"].strip() in texts
                         texts.add(row["text"].strip())
                     if row["run"] == self.plan.run_id:
                         yield row
                     else:
-                        served += used
+                        served += is_used
 
         record = paid(own(), self.plan.price)
-        known = [one for one in tokens if one is not None]
-        counted = {f"used_{name}": round(sum(one[name] for one in known)) if len(known) == len(tokens) else None for name in _TOKENS}
-        return record | {"served_from_store": served, "identical_rationales": identical} | counted
+        counted = {f"used_{name}": None if uncounted else round(used[name]) for name in _TOKENS}
+        more = {"models": dict(models.most_common())} if models else {}
+        return record | {"served_from_store": served, "identical_rationales": identical} | counted | more
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
+_LOOK_EVERY_S = 0.2  # whether the other process has ended
 
 
 def used_tokens(rows: Iterable[tuple[Row, bool]]) -> list[Row | None]:
@@ -96,30 +109,46 @@ def generate_completions(
         judge: Whether a completion will be kept, for the progress line; None shows nothing of the kind.
         watch: Given the meter before the first request.
     """
-    wanted: dict[str, Problem] = {}
-    for problem in problems:
-        wanted.setdefault(plan.key(plan.step1(problem)), problem)
-    for shard in {folder.shard(key) for key in wanted}:
-        shard.refresh()
-    generated = Generated(plan, folder, problems)
-    open_keys = {key for key, problem in wanted.items() if missing(plan, folder.shard(key), key, problem)}
-    meter = Meter(plan.diversity * len(problems), advance, judge)
-    meter.finished(plan.diversity * (len(problems) - len(open_keys)))
-    if not open_keys:
-        return generated
-    if plan.price is not None:
-        meter.paid_usd = meter.paid_before = generated.usage()["usd"]
-    meter.status = plan.teacher.status
-    watch(meter)
-    to_buy = [(key, problem) for key, problem in wanted.items() if key in open_keys]
-    from fcot.teacher.batch import BatchTeacher, buy_in_batches
+    with _one_buyer(plan, folder):
+        folder.refresh()
+        wanted: dict[str, Problem] = {}
+        for problem in problems:
+            wanted.setdefault(plan.root_key(folder, problem), problem)
+        generated = Generated(plan, folder, problems)
+        to_buy = [(key, problem) for key, problem in wanted.items() if missing(plan, folder.shard(key), key, problem)]
+        meter = Meter(plan.diversity * len(problems), advance, judge)
+        meter.finished(plan.diversity * (len(problems) - len(to_buy)))
+        if not to_buy:
+            return generated
+        if plan.price is not None:
+            meter.paid_usd = meter.paid_before = generated.usage()["usd"]
+        meter.status = plan.teacher.status
+        watch(meter)
+        from fcot.teacher.batch import BatchTeacher, buy_in_batches
 
+        try:
+            if isinstance(plan.teacher, BatchTeacher):
+                buy_in_batches(plan, folder, to_buy, meter)
+            else:
+                buy(plan, folder, to_buy, meter)
+        except BudgetSpent as error:
+            error.usage = generated.usage()
+            raise
+        return generated
+
+
+@contextlib.contextmanager
+def _one_buyer(plan: Plan, folder: StoreFolder) -> Iterator[None]:
+    """Where a run has a budget, its processes buy one after the other: what one has in flight the other cannot know."""
+    if plan.budget_usd is None:
+        yield
+        return
+    locks, run = KeyLocks(folder.path / "budgets.lock"), fingerprint(plan.run_id)
+    if not locks.take(run):
+        say(f"waiting for another process that spends this run's teacher.budget_usd={plan.budget_usd:g}")
+        while not locks.take(run):
+            sleep(_LOOK_EVERY_S)
     try:
-        if isinstance(plan.teacher, BatchTeacher):
-            buy_in_batches(plan, folder, to_buy, meter)
-        else:
-            buy(plan, folder, to_buy, meter)
-    except BudgetSpent as error:
-        error.usage = generated.usage()
-        raise
-    return generated
+        yield
+    finally:
+        locks.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,8 @@ class HFTeacher:
         max_choices: Choices asked for in one request.
         dtype: Of the weights; ``auto`` is bfloat16 on a GPU that has it, else float32.
     """
+
+    older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(
         self,

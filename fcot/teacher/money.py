@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from fcot.errors import FcotError
+from fcot.teacher.requests import LOST
 
 _MILLION = 1_000_000
 
@@ -26,6 +27,7 @@ class Price:
         cached_input: Of prompt tokens that the server had in its cache.
         batch: What the Batch API costs of the online price.
         training: Of trained tokens, each epoch's counted; None for models that are asked as they are.
+        source: The file it was read from, for messages.
     """
 
     input: float
@@ -33,6 +35,7 @@ class Price:
     cached_input: float
     batch: float = 1.0
     training: float | None = None
+    source: str = field(default="", compare=False)
 
     def usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, batch: bool = False) -> float:
         """What so many tokens cost."""
@@ -66,7 +69,8 @@ def read_price(path: Path, model: str, option: str = "teacher.prices") -> Price 
             return None
         tuned = found.pop("fine_tuned", None)
         price, tuned_price = _to_price(found), None if tuned is None else _to_price(tuned, {"training"})
-        return tuned_price if model.startswith("ft:") else price
+        chosen = tuned_price if model.startswith("ft:") else price
+        return None if chosen is None else replace(chosen, source=str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
         raise FcotError(
             f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
@@ -82,7 +86,7 @@ def _to_price(entry: Mapping[str, Any], more: Set[str] = frozenset()) -> Price:
         raise ValueError(f"{sorted(strange) or entry}")
     return Price(
         values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0),
-        **{name: values[name] for name in more},
+        values["training"] if "training" in more else None,
     )  # fmt: skip
 
 
@@ -91,24 +95,34 @@ def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, An
 
     Returns:
         ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server
-        did not say: tokens lack them, dollars hold their upper bound where a budget asked for it) and ``usd`` (None without a
-        price).
+        did not say: tokens lack them, dollars hold their maximum), ``requests_lost`` (tries that ended without an answer when the
+        server may have charged them: counted in dollars alone, at their maximum) and ``usd`` (None without a price).
     """
     usage: dict[str, Any] = {
-        "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0,
+        "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0,
     }  # fmt: skip
     usd = 0.0
     for row in rows:
-        usd += row.get("bound_usd", 0.0)  # the server did not say: what it can have charged at most
+        usd += 0.0 if price is None else cost_usd(row, price)
+        usage["requests_lost"] += row.get("refused") == LOST
         if "prompt_tokens" not in row:
             continue
-        tokens = {name: row.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
+        tokens = {name: row.get(name) for name in _COUNTED}
         usage["requests"] += 1
         usage["requests_without_usage"] += tokens["prompt_tokens"] is None or tokens["completion_tokens"] is None
         for name, count in tokens.items():
             usage[name] += count or 0
-        if price is not None and "bound_usd" not in row:
-            usd += price.usd(
-                tokens["prompt_tokens"] or 0, tokens["completion_tokens"] or 0, tokens["cached_tokens"] or 0, bool(row.get("batch"))
-            )
     return usage | {"usd": None if price is None else round(usd, 6)}
+
+
+_COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+def cost_usd(row: Mapping[str, Any], price: Price) -> float:
+    """What a store's row adds to the bill: its request's tokens, where the server did not say them what it can have charged at most."""
+    if "bound_usd" in row:
+        return float(row["bound_usd"])
+    if "prompt_tokens" not in row:
+        return 0.0
+    prompt, completion, cached = (row.get(name) or 0 for name in _COUNTED)
+    return price.usd(prompt, completion, cached, bool(row.get("batch")))

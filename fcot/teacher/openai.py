@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -158,6 +158,8 @@ class OpenAITeacher:
         max_choices: Choices asked for in one request.
         max_retries: Further tries of a request that failed for a passing reason.
     """
+
+    older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
         self.identity = server.identity

@@ -12,9 +12,10 @@ from typing import Any
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import REFUSED, Completion, Problem
+from fcot.teacher.budget import SharedBudget
 from fcot.teacher.money import Price
-from fcot.teacher.requests import FINAL, LOST, Choice, Request, Teacher, Usage
-from fcot.teacher.store import Row, Shard
+from fcot.teacher.requests import FINAL, LOST, Choice, Reply, Request, Teacher
+from fcot.teacher.store import Row, Shard, StoreFolder
 
 _NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
 _TRIES = 3  # of a prompt whose answers are unusable
@@ -28,6 +29,7 @@ class Plan:
         resample_identical: Whether up to D more rationales are bought in the place of identical ones.
         price: None where it is unknown.
         budget_usd: The most this run may spend, None for no limit.
+        shared_budget: That of the sweep it belongs to, None without one.
     """
 
     teacher: Teacher
@@ -38,20 +40,36 @@ class Plan:
     resample_identical: bool = False
     price: Price | None = None
     budget_usd: float | None = None
+    shared_budget: SharedBudget | None = None
 
     def step1(self, problem: Problem) -> Request:
         """The request for rationales."""
         text = self.prompt.ask(problem.question, self.rule, self.teacher.chat)
         return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
 
-    def step2(self, problem: Problem, root: str, rationale: str) -> Request:
-        """The request for the answer that a rationale leads to."""
-        text = self.prompt.ask_answer(problem.question, rationale, self.rule, self.teacher.chat)
-        return Request(text, self.prompt.answer_tokens, self.prompt.stop, root, problem, rationale)
+    def step2(self, problem: Problem, rationale: Row) -> Request:
+        """The request for the answer that a stored rationale leads to."""
+        text = self.prompt.ask_answer(problem.question, rationale["text"], self.rule, self.teacher.chat)
+        return Request(text, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, rationale["text"], rationale["slot"])
 
     def key(self, request: Request) -> str:
         """The request's key under this teacher."""
         return request.key(self.teacher.identity)
+
+    def keys(self, request: Request) -> list[str]:
+        """The same, and behind it the keys under which earlier versions stored such a request."""
+        older = getattr(self.teacher, "older_identities", ())  # a back end of somebody else's need not have any
+        return [request.key(identity) for identity in (self.teacher.identity, *older)]
+
+    def bound_usd(self, request: Request, n: int, batch: bool = False) -> float:
+        """The most that a request for ``n`` choices can cost, in USD; 0 where the price is unknown."""
+        if self.price is None:
+            return 0.0
+        return self.price.usd(request.most_prompt_tokens(), n * request.max_tokens, batch=batch)
+
+    def root_key(self, folder: StoreFolder, problem: Problem) -> str:
+        """The key of a problem's step-1 request, or an earlier version's where rows are stored under that."""
+        return folder.known(self.keys(self.step1(problem)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
     """Whether a prompt has brought enough unusable answers: three requests and as many as completions are wanted, or a final one."""
     if not shard.n_refused(key):
         return False
-    refused = [row for row in shard.refused(key) if row["refused"] != LOST]
+    refused = shard.refused(key)
     enough = len(refused) >= plan.diversity and len({row["request"] for row in refused}) >= _TRIES
     return enough or any(row["refused"] in FINAL for row in refused)
 
@@ -153,8 +171,9 @@ def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[An
     taken: Counter[str] = Counter()
     for slot in chosen_slots(plan, shard, key):
         row = shard.row(key, slot)
-        request = plan.step2(problem, key, row["text"])
-        answer_key = plan.key(request)
+        request = plan.step2(problem, row)
+        keys = plan.keys(request)
+        answer_key = next((one for one in keys if shard.slots(one)), keys[0])
         yield Answer(row, request, answer_key, taken[answer_key])
         taken[answer_key] += 1
 
@@ -191,7 +210,7 @@ def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tu
     for one, slots in used.items():
         for slot in shard.slots(one):
             yield shard.row(one, slot), slot in slots
-        for row in shard.refused(one):
+        for row in (*shard.refused(one), *shard.unused(one)):
             yield row, False
 
 
@@ -204,42 +223,69 @@ def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
 
 def _reason(shard: Shard, key: str) -> str:
     """Why a prompt has no answer: the last refusal's reason."""
-    refused = [row["refused"] for row in shard.refused(key) if row["refused"] != LOST]
+    refused = [row["refused"] for row in shard.refused(key)]
     return REFUSED + (refused[-1] if refused else "empty")
 
 
+def _row(plan: Plan, job: Job, request_id: str, choice: int) -> Row:
+    """What every row of a request says."""
+    request = job.request
+    more = {} if request.rationale_slot is None else {"of": request.rationale_slot}
+    return {
+        "key": job.key, "slot": None, "root": request.root, "sample_index": request.problem.sample_index if request.problem else None,
+        "request": request_id, "choice": choice, "seed": job.seed, "n": job.n, "run": plan.run_id, "time": round(time.time(), 3), **more,
+    }  # fmt: skip
+
+
+def new_request_id() -> str:
+    """Names a request in the store's rows."""
+    return uuid.uuid4().hex[:16]
+
+
+def sent_row(plan: Plan, job: Job, request_id: str, bound_usd: float | None) -> Row:
+    """The row of a request that is about to be sent, with its maximum cost; None takes it back. Its answer's rows supersede it."""
+    bound = {} if bound_usd is None else {"bound_usd": bound_usd}
+    return _row(plan, job, request_id, -1) | {"text": "", "finish_reason": None, "refused": LOST} | bound
+
+
 def to_rows(
-    plan: Plan, job: Job, shard: Shard, choices: Sequence[Choice], usage: Usage | None, bound_usd: float = 0.0, **more: object
+    plan: Plan, job: Job, shard: Shard, reply: Reply, request_id: str, *, bound_usd: float = 0.0, counted: bool = True, **more: object
 ) -> list[Row]:
     """Store rows of one reply: usable choices fill the asked slots that are empty, then, where the server sent more, others.
 
-    The first row carries the request's usage (None: there was no answer) and where it is unknown an upper bound on its price,
-    the row of slot 0 the request itself. ``more`` goes into each row.
+    The first row carries the request's usage and, where the server did not say it, an upper bound on its price; the row of a
+    rationale's slot 0 the request itself.
+
+    Args:
+        plan: Of the run that asked.
+        job: What was asked.
+        shard: Where the rows will go.
+        reply: What came back.
+        request_id: By :func:`new_request_id`.
+        bound_usd: The most it can have cost.
+        counted: Whether the reply's usage is written; not for completions from a file.
+        more: Goes into each row.
     """
     asked = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
     filled = set(shard.slots(job.key))
     spare = (slot for slot in range(plan.diversity, 1 << 20) if slot not in filled and slot not in asked)
     free = iter(asked)
-    request_id = uuid.uuid4().hex[:16]
+    said = {"model": reply.model, "fingerprint": reply.fingerprint}
     rows: list[Row] = []
-    for choice in choices or [Choice("", None, refused="empty")]:
+    for number, choice in enumerate(reply.choices or [Choice("", None, refused="empty")]):
         slot = None if choice.refused else next(free, None)
         if slot is None and not choice.refused:
             slot = next(spare)
-        row: Row = {
-            "key": job.key, "slot": slot, "root": job.request.root,
-            "sample_index": job.request.problem.sample_index if job.request.problem else None,
-            "text": choice.text, "finish_reason": choice.finish_reason, "request": request_id, "seed": job.seed, "n": job.n,
-            "run": plan.run_id, "time": round(time.time(), 3), **more,
-        }  # fmt: skip
-        if not rows and bound_usd:
-            row["bound_usd"] = bound_usd
-        if not rows and usage is not None:
+        row = _row(plan, job, request_id, number) | {"slot": slot, "text": choice.text, "finish_reason": choice.finish_reason}
+        row |= {name: value for name, value in (said | {"reasoning": choice.reasoning}).items() if value is not None} | more
+        if not rows and counted:
+            usage = reply.usage
             row |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
             row |= {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
+            row |= {"bound_usd": bound_usd} if bound_usd and not usage.told else {}
         if slot is None:
             row["refused"] = choice.refused
-        if slot == 0:
+        if slot == 0 and job.request.root is None:
             row["asked"] = job.request.canonical(job.identity)
         rows.append(row)
     return rows

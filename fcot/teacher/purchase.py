@@ -15,9 +15,14 @@ from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Completion, Problem
 from fcot.stopping import asked
-from fcot.teacher.plan import Job, Plan, assemble, gave_up, missing, to_rows
-from fcot.teacher.requests import LOST, Choice, Usage
+from fcot.teacher.budget import Lease
+from fcot.teacher.plan import Job, Plan, assemble, gave_up, missing, new_request_id, sent_row, to_rows
+from fcot.teacher.requests import Usage
 from fcot.teacher.store import Shard, StoreFolder
+
+_SYNC_EVERY_S = 1.0
+_CLAIMED_TOGETHER = 32  # problems, so that what others bought is looked at once for all of them
+_LOOK_AGAIN_S = (0.1, 3.0)  # at problems that others have claimed: at first, and at most
 
 
 @dataclass
@@ -49,14 +54,14 @@ class Meter:
     started: float = field(default_factory=time.monotonic)
     status: Callable[[], str] = str
 
-    def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> None:
-        """Enter what a reply cost: by its usage, or at its bound where the server did not say."""
+    def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> float:
+        """Count a reply's request and tokens; what it cost in USD: by its usage, or at its bound where the server did not say."""
         self.requests += 1
         self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        if plan.price is None or self.paid_usd is None:
-            return
+        if plan.price is None:
+            return 0.0
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0
-        self.paid_usd += plan.price.usd(*tokens, batch) if usage.told else bound
+        return plan.price.usd(*tokens, batch) if usage.told else bound
 
     def finished(self, n: int) -> None:
         """Count ``n`` more completions as whole or given up."""
@@ -85,8 +90,15 @@ class Meter:
 
 def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
     """The message that ends a run whose next request may cost more than is left."""
+    assert plan.price is not None
+    source = f" (prices: {plan.price.source})" if plan.price.source else ""
+    own, shared = plan.budget_usd, plan.shared_budget
+    if shared is not None and (own is None or (meter.paid_usd or 0.0) + bound <= own):
+        limit = f"{shared.option}={shared.usd:g}: ${shared.spent_usd():,.4f} spent or reserved by all jobs"
+    else:
+        limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
     return (
-        f"teacher.budget_usd={plan.budget_usd:g}: ${meter.paid_usd:,.4f} spent, and the next request may cost ${bound:,.4f}. "
+        f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
         f"{meter.done:,} of {meter.asked:,} completions are whole and kept in the store; the same command with a larger budget continues"
     )
 
@@ -105,35 +117,23 @@ class _Open:
 def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
     """Complete all problems of ``wanted``, sharing the store with whoever else buys from it.
 
-    Shards are taken one after the other, each until its problems are whole: two processes work side by side, and
-    holding one, neither ever waits for another.
+    A problem is claimed while it is bought; what others have claimed is left to them, and looked at again at the end.
 
     Raises:
         FcotError: The teacher stops, the budget is used up, or the disk is full. What was bought is in the store.
         KeyboardInterrupt: After waiting for what was in flight.
     """
-    left: dict[Shard, list[tuple[str, Problem]]] = {}
-    for key, problem in wanted:
-        left.setdefault(folder.shard(key), []).append((key, problem))
-    held: Shard | None = None
+    lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
     try:
-        while left:
-            held = next((shard for shard in left if shard.acquire(wait=False)), None)
-            if held is None:
-                say(f"waiting for another run that is buying from the same part of the store ({folder.path})")
-                held = next(iter(left))
-                held.acquire(wait=True)
-            _check_no_batches(folder)
-            purchase = _Purchase(plan, folder, meter, left, held)
-            held = None
-            asyncio.run(purchase.run())
+        asyncio.run(_Purchase(plan, folder, wanted, meter, lease).run())
     finally:
-        if held is not None:
-            held.release()
+        folder.close()
+        if lease is not None:
+            lease.close()
 
 
 def _check_no_batches(folder: StoreFolder) -> None:
-    """Look after a lock was taken: whoever submits batches holds all locks, so one that died has left them open."""
+    """Look after a key was claimed: whoever submits batches has claimed all of them, so one that died has left them open."""
     if pending := folder.open_batches():
         raise FcotError(
             f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
@@ -141,55 +141,77 @@ def _check_no_batches(folder: StoreFolder) -> None:
         )
 
 
-@dataclass
 class _Tries:
-    """The account of one request."""
+    """The account of one request: its row in the store before each try that may cost money.
 
-    purchase: _Purchase
-    state: _Open
-    job: Job
-    bound: float
+    A try that was certainly not charged leaves its row to the next one; where none follows, the row is taken back.
+    """
+
+    def __init__(self, purchase: _Purchase, state: _Open, job: Job, bound: float) -> None:
+        self.purchase, self.state, self.job, self.bound = purchase, state, job, bound
+        self.request_id = new_request_id()
+        self.written = self.in_flight = False
 
     def sending(self) -> None:
-        """Its bound is reserved."""
+        """Append the row of the try, unless it stands there since the one before."""
+        self.in_flight = True
+        if self.bound and not self.written:
+            if not self.purchase.affordable(0.0):  # the tries before this one may have been charged
+                self.in_flight = False
+                raise BudgetSpent(over_budget(self.purchase.plan, self.purchase.meter, self.bound))
+            self.purchase.commit()
+            self.state.shard.append([sent_row(self.purchase.plan, self.job, self.request_id, self.bound)])
+            self.written = True
 
     def not_charged(self) -> None:
-        """Its bound stays reserved."""
+        """The row stays for the next try."""
+        self.in_flight = False
 
     def maybe_charged(self) -> None:
-        self.purchase.count_lost(self.state, self.job, self.bound)
+        """The row stays for good, and counts."""
+        self.in_flight = False
+        if self.written:
+            self.purchase.pay(self.bound)
+            self.request_id, self.written = new_request_id(), False
+
+    def give_up(self) -> None:
+        """No try follows: take back the row of one that was not charged; one that is in flight may be."""
+        if self.written and self.in_flight:
+            self.purchase.pay(self.bound)
+        elif self.written:
+            self.state.shard.append([sent_row(self.purchase.plan, self.job, self.request_id, None)])
 
 
 class _Purchase:
-    """One pass over the shards that are free; what others hold stays in ``left``."""
+    """One purchase: from problems to requests, answers and rows."""
 
-    def __init__(
-        self, plan: Plan, folder: StoreFolder, meter: Meter, left: dict[Shard, list[tuple[str, Problem]]], first: Shard | None
-    ) -> None:
+    def __init__(self, plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter, lease: Lease | None) -> None:
         self.plan = plan
         self.folder = folder
-        self.interrupts = 0
         self.meter = meter
-        self.left = left
-        self.first = first
+        self.lease = lease
+        self.spent_now = 0.0  # by this purchase
+        self.waiting = deque(wanted)  # problems that nobody has looked at
+        self.claimed_by_others: deque[tuple[str, Problem]] = deque()
+        self.look_again_at = self.look_after_s = 0.0
+        self.told_to_wait = False
+        self.interrupts = 0
         self.jobs: deque[tuple[_Open, Job]] = deque()
-        self.open: dict[Shard, int] = {}  # problems not yet whole
+        self.closed: list[_Open] = []  # whole, to be given up when they are on the disk
         self.stop: BaseException | None = None
 
     async def run(self) -> None:
         self.wake = asyncio.Event()
-        self.source = self._problems()
         self.tasks: set[asyncio.Task[None]] = set()
+        synced = asyncio.create_task(self._keep_synced())
         try:
             with self._interruptible():
                 await self._loop()
         finally:
+            synced.cancel()
             for task in self.tasks:
                 task.cancel()
-            for shard in list(self.open):
-                shard.release()
-            if self.first is not None:
-                self.first.release()
+            await asyncio.gather(*self.tasks, synced, return_exceptions=True)
             await self.plan.teacher.close()
         if self.stop is not None:
             raise self.stop
@@ -200,27 +222,41 @@ class _Purchase:
                 self._start_jobs()
             except FcotError as error:
                 self._halt(error)
-            if not self.tasks:
+            if not self.tasks and (self.stop is not None or not self.claimed_by_others):
                 return
             self.wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), 1.0)
+                await asyncio.wait_for(self.wake.wait(), min(1.0, max(0.05, self.look_again_at - time.monotonic())))
             self.meter.advance(0)
             if asked() and not self.interrupts:
                 self._interrupt()
 
+    async def _keep_synced(self) -> None:
+        """Once a second, in a thread: what was appended goes to the disk, then whole problems are given up to others."""
+        while True:
+            await asyncio.sleep(_SYNC_EVERY_S)
+            try:
+                closed, self.closed = self.closed, []
+                await asyncio.to_thread(self.folder.sync)
+                for state in closed:
+                    state.shard.release(state.key)
+                self.folder.look()
+            except FcotError as error:
+                self._halt(error)
+                self.wake.set()
+
     def _start_jobs(self) -> None:
         """Keep as many requests in flight as the teacher takes and the budget allows."""
         while self.stop is None and len(self.tasks) < self.plan.teacher.concurrency:
-            if not self.jobs and not self._open_next():
+            if not self.jobs and not self._open_more():
                 return
             state, job = self.jobs[0]
             if gave_up(self.plan, state.shard, job.key):  # since it was queued
                 self.jobs.popleft()
                 self._came_back(state)
                 continue
-            bound = self._bound(job)
-            if not self._affordable(bound):
+            bound = self.plan.bound_usd(job.request, job.n)
+            if not self.affordable(bound):
                 if not self.tasks:
                     self.stop = BudgetSpent(over_budget(self.plan, self.meter, bound))
                 return
@@ -242,30 +278,21 @@ class _Purchase:
         self.stop = self.stop or reason
 
     async def _buy(self, state: _Open, job: Job, bound: float) -> None:
+        tries = _Tries(self, state, job, bound)
         try:
-            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, _Tries(self, state, job, bound))
+            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)
+        except BaseException:
+            tries.give_up()
+            raise
         finally:
             self.meter.reserved_usd -= bound
-        rows = to_rows(self.plan, job, state.shard, reply.choices, reply.usage, 0.0 if reply.usage.told else bound)
+        rows = to_rows(self.plan, job, state.shard, reply, tries.request_id, bound_usd=bound)
         state.shard.append(rows)
-        self.meter.account(self.plan, reply.usage, bound)
+        self.pay(self.meter.account(self.plan, reply.usage, bound))
         if job.request.root is not None or not self.plan.prompt.two_steps:
             new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
         self._came_back(state)
-
-    def count_lost(self, state: _Open, job: Job, bound: float) -> None:
-        """Count a try that may have been charged at its bound, here and for later attempts of this run.
-
-        Raises:
-            BudgetSpent: Another one may cost more than is left.
-        """
-        if not bound:
-            return
-        state.shard.append(to_rows(self.plan, job, state.shard, [Choice("", None, LOST)], None, bound))
-        self.meter.paid_usd = (self.meter.paid_usd or 0.0) + bound
-        if not self._affordable(0.0):
-            raise BudgetSpent(over_budget(self.plan, self.meter, bound))
 
     def _came_back(self, state: _Open) -> None:
         state.outstanding -= 1
@@ -281,49 +308,75 @@ class _Purchase:
             return
         self._count(state, self.plan.diversity - state.counted)
         self.meter.judge_all(self.plan, state.shard, state.key, state.problem)
-        self._close(state.shard)
-
-    def _close(self, shard: Shard) -> None:
-        self.open[shard] -= 1
-        if not self.open[shard]:
-            del self.open[shard]
-            shard.release()
+        self.closed.append(state)
 
     def _count(self, state: _Open, n: int) -> None:
         state.counted += n
         self.meter.bought += n
         self.meter.finished(n)
 
-    def _open_next(self) -> bool:
-        """Open problems until there is something to ask; False where none are left that this process may buy."""
-        while not self.jobs and (state := next(self.source, None)) is not None:
-            self._go_on(state)
-        return bool(self.jobs)
+    # --- claiming ---
 
-    def _problems(self) -> Iterator[_Open]:
-        for shard in list(self.left):
-            if shard is not self.first and not shard.acquire(wait=False):
-                continue
-            if shard is self.first:
-                self.first = None
-            problems = self.left.pop(shard)
-            self.open[shard] = len(problems) + 1  # one for this loop: closed only when all of them were opened
+    def _open_more(self) -> bool:
+        """Open problems until there is something to send; False where none is left that this process may buy now."""
+        while not self.jobs:
+            if not self.waiting and self.claimed_by_others and time.monotonic() >= self.look_again_at:
+                self.waiting, self.claimed_by_others = self.claimed_by_others, deque()
+            if not self.waiting:
+                return False
+            for state in self._claim(max(1, min(_CLAIMED_TOGETHER, self.plan.teacher.concurrency - len(self.tasks)))):
+                self._go_on(state)
+        return True
+
+    def _claim(self, n: int) -> list[_Open]:
+        """Claim up to ``n`` problems, and learn what others have bought of them."""
+        states: list[_Open] = []
+        while self.waiting and len(states) < n:
+            key, problem = self.waiting.popleft()
+            shard = self.folder.shard(key)
+            if shard.claim(key):
+                states.append(_Open(key, problem, shard))
+            else:
+                self.claimed_by_others.append((key, problem))
+        if states:
+            self.look_after_s = 0.0
             _check_no_batches(self.folder)
-            for key, problem in problems:
-                yield _Open(key, problem, shard)
-            self._close(shard)
+            for shard in {state.shard for state in states}:
+                shard.refresh()
+        elif self.claimed_by_others:
+            self._wait_for_others()
+        return states
+
+    def _wait_for_others(self) -> None:
+        """Look at others' problems again after a while, a longer one each time that nothing was given up."""
+        first, most = _LOOK_AGAIN_S
+        self.look_after_s = min(most, 1.5 * self.look_after_s) or first
+        self.look_again_at = time.monotonic() + self.look_after_s
+        if not self.told_to_wait and not self.tasks:
+            self.told_to_wait = True
+            key, _ = self.claimed_by_others[0]
+            say(f"waiting for completions that another run is buying ({self.folder.shard(key).buyers()})")
 
     # --- money ---
 
-    def _bound(self, job: Job) -> float:
-        """The most a request can cost, in USD; 0 where that does not matter."""
-        if self.plan.price is None or self.plan.budget_usd is None:
-            return 0.0
-        return self.plan.price.usd(job.request.most_prompt_tokens(), job.n * job.request.max_tokens)
-
-    def _affordable(self, bound: float) -> bool:
+    def affordable(self, bound: float) -> bool:
+        """Whether so much more may be spent, beside what is paid and in flight."""
         budget, paid = self.plan.budget_usd, self.meter.paid_usd
-        return budget is None or paid is None or paid + self.meter.reserved_usd + bound <= budget
+        if budget is not None and paid is not None and paid + self.meter.reserved_usd + bound > budget:
+            return False
+        return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
+
+    def commit(self) -> None:
+        """Tell the shared ledger what may have been spent when this process is killed now."""
+        if self.lease is not None:
+            self.lease.commit(self.spent_now + self.meter.reserved_usd)
+
+    def pay(self, usd: float) -> None:
+        """Enter what is spent."""
+        self.spent_now += usd
+        if self.meter.paid_usd is not None:
+            self.meter.paid_usd += usd
+        self.commit()
 
     # --- interruption ---
 

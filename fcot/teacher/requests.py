@@ -16,6 +16,8 @@ Prompt = str | Sequence[Message]
 FINAL = frozenset({"too_long", "prompt_filtered"})
 OWN_PARAMETERS = ("n", "best_of", "model", "messages", "prompt", "stop", "stream")  # nobody else may set these
 
+_AROUND_TOKENS = 64  # what a server may put around a text or a message
+
 # A row that is no answer: a try that broke off when the server may have charged it.
 LOST = "lost"
 
@@ -32,6 +34,7 @@ class Request:
             shard, so that one lock covers them.
         problem: What is asked about; not part of the key.
         rationale: Step 1's text for a step-2 request; not part of the key (the prompt contains it).
+        rationale_slot: Its slot; not part of the key.
     """
 
     prompt: Prompt
@@ -40,6 +43,7 @@ class Request:
     root: str | None = None
     problem: Problem | None = None
     rationale: str | None = None
+    rationale_slot: int | None = None
 
     def canonical(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that changes the distribution of answers; ``identity`` is the teacher's.
@@ -54,10 +58,10 @@ class Request:
         return fingerprint(self.canonical(identity))
 
     def most_prompt_tokens(self) -> int:
-        """An upper bound: no token is shorter than a byte, and a chat message adds a few."""
+        """An upper bound: no token is shorter than a byte, and a server adds some (a chat template, its own system message)."""
         if isinstance(self.prompt, str):
-            return len(self.prompt.encode())
-        return sum(len(message["content"].encode()) + 16 for message in self.prompt)
+            return len(self.prompt.encode()) + _AROUND_TOKENS
+        return sum(len(message["content"].encode()) + _AROUND_TOKENS for message in self.prompt)
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,14 @@ class Teacher(Protocol):
 
     Attributes:
         identity: Model id and the parameters that change the distribution; part of every key.
+        older_identities: What ``identity`` was in earlier versions: rows stored under those keys are still found.
         chat: Whether it is asked with messages rather than with a text.
         concurrency: Calls to keep outstanding at most; may change from one moment to the next.
         max_choices: Choices to ask for in one request at most.
     """
 
     identity: Mapping[str, Any]
+    older_identities: Sequence[Mapping[str, Any]]
     chat: bool
     max_choices: int
 

@@ -49,7 +49,8 @@ class Throttle:
         concurrency: Requests in flight at most, None to find out.
         requests_per_minute: None for no limit of one's own; what the server's headers say is kept in any case.
         tokens_per_minute: The same, of prompt and asked-for completion tokens.
-        timeout_s: Of a request: a limit under which requests take more than a quarter of it does not grow.
+        timeout_s: Of a request. The limit does not grow any more when requests wait so long at the server that a third of the time
+            between its own pace (the first answers') and the timeout is used up: a queue there would end in timeouts.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Throttle:
         now = time.monotonic()
         self._timeout_s = timeout_s
         self._latency = 0.0  # seconds a request takes, a moving average
+        self._pace = 0.0  # the same of the first answers, when next to nothing else was in flight
         self._answered = 0
         self._mark: tuple[float, float, int, float] | None = None  # where doubling was last judged: time, limit, answers, rate
         self._fixed = concurrency
@@ -158,11 +160,14 @@ class Throttle:
     def succeeded(self, seconds: float = 0.0) -> None:
         """The server has answered, after so many seconds: more may go."""
         self._answered += 1
-        self._latency += (seconds - self._latency) * (0.1 if self._proven else 1.0)
+        self._latency += (seconds - self._latency) * max(0.1, 1 / self._answered)
+        if self._answered <= _START:
+            self._pace = self._latency
+        queued = self._latency > self._pace + (self._timeout_s - self._pace) / 3
         if not self._proven:
             self._proven = True
             self._limit = float(self._fixed or _START)
-        elif self._fixed is None and self._latency < self._timeout_s / 4:
+        elif self._fixed is None and not queued:
             if self._doubling and 2 * self._reached > self._limit:
                 self._limit = min(_MOST, self._limit + 1.0)
                 self._judge_doubling()

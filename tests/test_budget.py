@@ -1,0 +1,183 @@
+"""Budgets under kills, restarts and several processes: what the server charged never exceeds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import paying
+import pytest
+from fake_openai import FakeServer
+from paying import PRICE
+
+from fcot.teacher.budget import SharedBudget
+
+BUDGET = 0.05
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def start(store, server, *more):
+    command = [sys.executable, paying.__file__, str(store), server.base_url, *map(str, more)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout.readline() == "buying\n", process.stderr.read()
+    return process
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def kill_in_flight(process, server, requests):
+    """Kill it while its requests are at the server; False where it ended before."""
+    while server.stats()["requests"] == requests and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    return process.returncode < 0
+
+
+def charged(server):
+    stats = server.stats()
+    return PRICE.usd(stats["prompt_tokens"], stats["completion_tokens"], stats["cached_tokens"])
+
+
+def rows(store):
+    return [json.loads(line) for path in Path(store).glob("?.*jsonl") for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+
+
+def killed_again_and_again(store, n_kills, *more):
+    """What the server charged, what fcot reports, the choices that were bought and those that are stored, and kills in flight."""
+    with FakeServer(latency=0.25) as server:
+        kills = 0
+        for _ in range(n_kills):
+            kills += kill_in_flight(start(store, server, "--budget", BUDGET, *more), server, server.stats()["requests"])
+        time.sleep(0.4)  # what the server is still writing is charged too
+        usage = finish(start(store, server, "--budget", BUDGET, *more))
+        bought = server.stats()["good_choices"]
+        slots = Counter((row["key"], row["slot"]) for row in rows(store) if row["slot"] is not None)
+        assert set(slots.values()) <= {1}
+        return charged(server), usage, bought - slots.total(), kills
+
+
+@pytest.mark.parametrize("n_kills", [4])
+def test_a_budget_holds_over_kills_with_requests_in_flight(tmp_path, n_kills):
+    cost, usage, lost, kills = killed_again_and_again(tmp_path, n_kills)
+    assert kills == n_kills
+    assert 0 < lost <= 4 * kills, "nothing but what was in flight is bought twice"
+    assert cost <= usage["usd"] <= BUDGET
+    assert usage["requests_lost"] >= lost
+    assert usage["message"].startswith(f"teacher.budget_usd={BUDGET}: ${usage['usd']:.4f} spent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", range(20))
+def test_ten_kills_of_twenty_stores(tmp_path, store):
+    cost, usage, lost, kills = killed_again_and_again(tmp_path, 10)
+    print(f"\nstore {store}: {kills} kills with requests in flight, charged ${cost:.4f}, reported ${usage['usd']:.4f}, bought twice {lost}")
+    assert kills == 10
+    assert lost <= 4 * kills
+    assert cost <= usage["usd"] <= BUDGET
+
+
+def test_without_the_row_before_sending_the_same_kills_exceed_it(tmp_path):
+    """Shows that the two tests above can fail."""
+    cost, usage, _, _ = killed_again_and_again(tmp_path, 12, "--without-rows-before-sending")
+    assert cost > usage["usd"]
+
+
+def test_timeouts_count_at_their_maximum_without_a_budget_too(tmp_path):
+    with FakeServer(latency=1.0) as server:
+        usage = finish(start(tmp_path, server, "--timeout", 0.3, "--problems", 1, "--diversity", 1))
+        time.sleep(1.2)
+        assert charged(server) <= usage["usd"]
+    assert usage["requests_lost"] == 4, "a try and three more"
+    assert usage["usd"] > 0
+
+
+def test_tries_that_were_certainly_not_charged_cost_nothing(tmp_path):
+    with FakeServer(["429", "500", None] * 50) as server:
+        usage = finish(start(tmp_path, server, "--problems", 3))
+        assert usage["usd"] == pytest.approx(charged(server), abs=1e-6)
+    assert usage["requests_lost"] == 0
+    assert not [row for row in rows(tmp_path) if row.get("refused") == "lost"]
+
+
+def test_a_refused_key_leaves_no_cost(tmp_path):
+    with FakeServer(["401"] * 9) as server:
+        usage = finish(start(tmp_path, server))
+    assert usage["usd"] == 0.0
+    assert usage["requests_lost"] == 0
+
+
+def test_processes_of_one_run_share_its_budget(tmp_path):
+    """Two buyers of one run id in one store, as from two output folders: the second one waits and knows what the first spent."""
+    with FakeServer(latency=0.02) as server:
+        both = [start(tmp_path, server, "--budget", 0.02, "--problems", 100) for _ in range(2)]
+        usages = [finish(process) for process in both]
+        assert charged(server) <= 0.02
+    assert all(usage["message"] for usage in usages)
+
+
+def test_the_budget_message_names_the_price_file(tmp_path):
+    from fcot.config import PRICES
+    from fcot.teacher.money import read_price
+
+    assert read_price(PRICES, "gpt-4.1-mini").source == str(PRICES)
+
+
+# --- a budget that several runs share ---------------------------------------------------------------------------------
+
+
+def test_a_shared_budget_holds_over_processes_side_by_side(tmp_path):
+    """Four runs with stores of their own: each alone could spend more than all of them may."""
+    with FakeServer(latency=0.05) as server:
+        shared = ("--shared", BUDGET, "--ledger", tmp_path / "ledger")
+        usages = [finish(one) for one in [start(tmp_path / f"{i}", server, *shared, "--run", f"run{i}") for i in range(4)]]
+        cost = charged(server)
+    assert cost - 1e-9 <= sum(usage["usd"] for usage in usages) <= BUDGET + 1e-9
+    assert SharedBudget(tmp_path / "ledger", BUDGET, "").spent_usd() == pytest.approx(sum(usage["usd"] for usage in usages), abs=1e-6)
+    assert all(usage["message"].startswith(f"hydra.launcher.budget_usd={BUDGET}: $") for usage in usages)
+    assert cost > 0.7 * BUDGET, "it is used"
+
+
+def test_a_shared_budget_holds_over_kills(tmp_path):
+    with FakeServer(latency=0.25) as server:
+        shared = ("--shared", BUDGET, "--ledger", tmp_path / "ledger")
+        for _ in range(4):
+            others = [start(tmp_path / f"{i}", server, *shared, "--run", f"run{i}") for i in range(2)]
+            kill_in_flight(others[0], server, server.stats()["requests"])
+            others[1].kill()
+            others[1].communicate()
+        time.sleep(0.4)
+        usages = [finish(start(tmp_path / f"{i}", server, *shared, "--run", f"run{i}")) for i in range(2)]
+        cost = charged(server)
+    assert cost - 1e-9 <= sum(usage["usd"] for usage in usages) <= BUDGET + 1e-9
+    assert SharedBudget(tmp_path / "ledger", BUDGET, "").spent_usd() <= BUDGET + 1e-9
+
+
+def test_what_an_ended_purchase_did_not_spend_is_there_for_others(tmp_path):
+    budget = SharedBudget(tmp_path, 1.0, "")
+    first, second = budget.open(), budget.open()
+    assert first.covers(0.6)
+    assert not second.covers(0.5)
+    first.commit(0.1)
+    assert not second.covers(0.5), "it may still spend what it leased"
+    first.close()
+    assert second.covers(0.5)
+    assert second.covers(0.9)
+    assert not second.covers(0.91)
+    second.close()
+    assert budget.spent_usd() == pytest.approx(0.1)
