@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=30)
     parser.add_argument("--diversity", type=int, default=6)
     parser.add_argument("--delay", type=float, default=0.01, help="seconds a request")
+    parser.add_argument("--concurrency", type=int, default=Slow.concurrency)
+    parser.add_argument("--temperature", type=float, default=0.7, help="another one makes other requests")
     parser.add_argument("--file-limit", type=int, help="bytes a file may have: a full disk beyond it")
     arguments = parser.parse_args()
     if arguments.file_limit is not None:
@@ -109,6 +111,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     print("buying", flush=True)
     teacher = Slow(arguments.log, arguments.delay)
+    teacher.concurrency, teacher.identity = arguments.concurrency, MappingProxyType({"model": "slow", "temperature": arguments.temperature})
     try:
         bought = generate_completions(plan(teacher, arguments.diversity), StoreFolder(arguments.store), problems(arguments.problems))
     except FcotError as error:

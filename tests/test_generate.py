@@ -35,7 +35,8 @@ class CountingOracle(Oracle):
 
 
 NOTHING = {
-    "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0, "usd": None,
+    "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0,
+    "requests_lost": 0, "usd": None,
     "served_from_store": 0, "identical_rationales": 0, "used_prompt_tokens": None, "used_completion_tokens": None,
 }  # fmt: skip
 

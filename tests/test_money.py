@@ -163,7 +163,8 @@ def test_paid_counts_each_request_once_by_its_first_row():
     usage = paid(iter(rows), PRICE)
     usd = usage.pop("usd")
     assert usage == {
-        "requests": 5, "prompt_tokens": 1157, "completion_tokens": 330, "cached_tokens": 40, "requests_without_usage": 2, "requests_lost": 0,
+        "requests": 5, "prompt_tokens": 1157, "completion_tokens": 330, "cached_tokens": 40, "requests_without_usage": 2,
+        "requests_lost": 0,
     }  # fmt: skip
     assert usd == pytest.approx(PRICE.usd(100, 20) + PRICE.usd(50, 10, 40) + PRICE.usd(1000, 300, batch=True) + PRICE.usd(7, 0), abs=1e-6)
     assert paid(rows, None) == usage | {"usd": None}

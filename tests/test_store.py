@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import random
 import subprocess
 import sys
@@ -330,6 +329,17 @@ def test_what_another_process_holds_is_left_to_it_and_all_else_is_bought(tmp_pat
         assert process.poll() is None
     finish(process)
     assert rows.items() <= assert_whole(tmp_path, 30, 6).items()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_buyers_of_other_prompts_in_one_folder_do_not_wait_for_each_other(tmp_path, buyer, n):
+    """The others have every problem of the folder in flight, and never end."""
+    others = [buyer(delay=1000, concurrency=500, temperature=number) for number in range(n)]
+    while len(sales(tmp_path)) < n * 30 * 6:
+        time.sleep(0.02)
+    finish(buyer(problems=30, diversity=6))
+    assert len(stored(tmp_path)[0]) == 2 * 30 * 6
+    assert all(other.poll() is None for other in others)
 
 
 def test_an_older_version_waits_while_this_one_buys(tmp_path):
