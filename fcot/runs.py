@@ -52,6 +52,7 @@ from fcot.tasks.splits import (
 from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher import replay
+from fcot.teacher.budget import SharedBudget
 from fcot.teacher.money import FREE
 from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
@@ -79,6 +80,7 @@ class Run:
         teacher_name: Who wrote the rationales, None for methods without a teacher.
         precision: Lightning's name, resolved.
         outputs: The output folder.
+        shared_budget: That of the sweep it is a job of, None without one.
     """
 
     config: Config
@@ -95,6 +97,7 @@ class Run:
     precision: str
     outputs: Path
     sweeps_diversity: bool
+    shared_budget: SharedBudget | None = None
 
     @property
     def asks_teacher(self) -> bool:
@@ -174,6 +177,7 @@ class Run:
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id,
             resample_identical=getattr(config, "resample_identical", False),
             price=price_of(config) if priced else FREE, budget_usd=config.budget_usd if priced else None,
+            shared_budget=self.shared_budget if priced else None,
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:

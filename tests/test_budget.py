@@ -181,3 +181,58 @@ def test_what_an_ended_purchase_did_not_spend_is_there_for_others(tmp_path):
     assert not second.covers(0.91)
     second.close()
     assert budget.spent_usd() == pytest.approx(0.1)
+
+
+# --- a sweep's budget ------------------------------------------------------------------------------------------------
+
+
+SWEEP = (
+    "-m", "teacher=openai", "teacher.model=fake", "until=generate", "dataset.n_problems=200", "dataset.limit=40", "diversity=4",
+    "prompt.rationale_tokens=40", "teacher.max_choices_per_request=1", "teacher.concurrency=4", "hydra.sweep.dir=outputs/sweeps/s",
+)  # fmt: skip
+
+
+@pytest.fixture
+def prices(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text("fake: {input: 2, output: 8, cached_input: 0.5}\n")
+    return f"teacher.prices={path}"
+
+
+@pytest.mark.parametrize("launcher", ["serial", "local"])
+def test_the_jobs_of_a_sweep_share_its_budget_and_a_rerun_may_have_more(tmp_path, run_fcot, prices, launcher):
+    """Jobs with other temperatures want other completions: each alone would spend more than the sweep may."""
+    with FakeServer(latency=0.01) as server:
+        more = (f"teacher.base_url={server.base_url}", prices, f"hydra/launcher={launcher}", "teacher.temperature=0.5,0.9")
+        done = run_fcot(*SWEEP, *more, "hydra.launcher.budget_usd=0.03")
+        assert "spending: at most $0.03 for all jobs together (hydra.launcher.budget_usd)" in done.stderr
+        assert "hydra.launcher.budget_usd=0.03: $0.0" in done.stderr
+        assert "rerun outputs/sweeps/s budget_usd=MORE` continues" in done.stderr
+        first = charged(server)
+        assert 0.02 < first <= 0.03
+        done = run_fcot("rerun", "outputs/sweeps/s", "budget_usd=0.05", module="fcot.sweep")
+        assert first < charged(server) <= 0.05
+        done = run_fcot("rerun", "outputs/sweeps/s", "budget_usd=10", module="fcot.sweep")
+        assert done.returncode == 0, done.stderr
+        assert server.stats()["good_choices"] == 2 * 40 * 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("teacher.budget_usd=5",), "spending: at most $10.00: teacher.budget_usd of 2 jobs. hydra.launcher.budget_usd limits them"),
+        (("teacher.budget_usd=5", "hydra.launcher.budget_usd=7"), "spending: at most $7.00 for all jobs together"),
+        ((), "spending: no limit is set: hydra.launcher.budget_usd for all jobs together, teacher.budget_usd for each of them"),
+        (("hydra.launcher.budget_usd=0",), "hydra.launcher.budget_usd=0: more than 0"),
+    ],
+)
+def test_a_launch_says_what_it_can_spend_at_most(run_fcot, prices, overrides, said):
+    done = run_fcot(*SWEEP, "teacher.base_url=http://127.0.0.1:9/v1", prices, "teacher.temperature=0.5,0.9", "dry_run=true", *overrides)
+    assert said in done.stdout + done.stderr
+
+
+def test_a_sweeps_budget_needs_prices(run_fcot):
+    done = run_fcot(*SWEEP, "teacher.base_url=http://127.0.0.1:9/v1", "teacher.temperature=0.5,0.9", "hydra.launcher.budget_usd=5")
+    assert done.returncode == 1
+    assert "hydra.launcher.budget_usd needs a price, and " in done.stderr
+    assert "has none for fake: teacher.prices=FILE" in done.stderr

@@ -105,7 +105,9 @@ def asked_plan(run: Run, model: str | None) -> Plan:
     model = model or fine_tuned(config.model)
     throttle = Throttle(config.concurrency, config.requests_per_minute, config.tokens_per_minute, config.timeout_s)
     asked = OpenAITeacher(server_of(config, model), throttle, min(8, config.self_consistency), config.max_retries)
-    return Plan(asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=price_of(config, model))
+    return Plan(
+        asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=price_of(config, model), shared_budget=run.shared_budget
+    )
 
 
 def asked_store(run: Run, model: str | None) -> StoreFolder:

@@ -39,6 +39,11 @@ class Estimate:
     weights_unknown: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def buys(self) -> bool:
+        """Whether it sends requests, now or in a later round."""
+        return bool(self.bought or self.round or (self.student and self.student.answers))
+
 
 @dataclass
 class RoundNeeds:

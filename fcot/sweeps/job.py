@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from fcot.errors import FcotError
 from fcot.progress import published, say
 from fcot.ranks import started_first
 from fcot.stopping import asked
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job
+from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job, shown
+from fcot.teacher.budget import SharedBudget
 
 if TYPE_CHECKING:
     from fcot.runs import Run
@@ -225,4 +226,11 @@ def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictCon
             f"this job was planned at {sweep.created} as {job.run_id}, and is {run.run_id} now: code, configuration or data have changed "
             "since. Submit the sweep anew; what is done and stored is not done again"
         )
-    return run, composed
+    return replace(run, shared_budget=budget_of(sweep)), composed
+
+
+def budget_of(sweep: Sweep) -> SharedBudget | None:
+    """The budget that the sweep's jobs share, None without one."""
+    usd = sweep.launcher.get("budget_usd")
+    more = f"`python -m fcot.sweep rerun {shown(sweep.folder)} budget_usd=MORE`"
+    return None if usd is None else SharedBudget(sweep.folder / "budget", usd, "hydra.launcher.budget_usd", more)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import exclusive, holder
-from fcot.config import HFTeacher
+from fcot.config import PRICES, HFTeacher
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.stopping import stop_if_asked
@@ -19,6 +19,7 @@ from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.ledger import LIVE, again, counts, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
+from fcot.teacher.money import FREE
 
 if TYPE_CHECKING:
     from fcot.runs import Run
@@ -45,6 +46,7 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
     try:
         sweep, runs = make_plan(folder, job_overrides, searchpath, swept, launcher)
         _refuse_if_all_are_faulty(sweep)
+        _check_prices(sweep, runs)
     except FcotError:
         _leave_nothing(folder)
         raise
@@ -92,6 +94,7 @@ def _again(before: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> 
     jobs = [now if now.number in numbers else old for old, now in zip(sweep.jobs, today.jobs, strict=True)]
     sweep = replace(sweep, jobs=jobs)
     _refuse_if_all_are_faulty(sweep)
+    _check_prices(sweep, runs)
     write_plan(sweep)
     try:
         _go(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
@@ -136,12 +139,16 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
     """Run jobs, or submit them."""
     for line in _faults(sweep):
         say(line)
-    if sweep.launcher["kind"] == "serial":
+    here = sweep.launcher["kind"] == "serial"
+    if here and not any(_is_paid(runs[job.number]) for job in todo):
         _one_by_one(sweep, todo)
         return
     estimates = estimates_of(todo, runs)
     for line in summary(sweep, todo, runs, estimates):
         say(line)
+    if here:
+        _one_by_one(sweep, todo)
+        return
     generation = generation_order(estimates, runs)
     if sweep.launcher["kind"] == "local":
         run_in_pool(sweep, [job.number for job in todo], generation)
@@ -150,6 +157,40 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
 
     on_gpu = any(isinstance(runs[number].config.teacher, HFTeacher) for number in generation)
     submit_sweep(sweep, [job.number for job in todo], generation, on_gpu)
+
+
+def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
+    """A budget of the whole sweep needs the price of every teacher that is paid."""
+    usd = sweep.launcher.get("budget_usd")
+    if usd is None:
+        return
+    if usd <= 0:
+        raise FcotError(f"hydra.launcher.budget_usd={usd:g}: more than 0")
+    for run in runs.values():
+        if run.teacher is not None and run.plan.price is None:
+            teacher = run.config.teacher
+            raise FcotError(
+                f"hydra.launcher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {teacher.model}: teacher.prices=FILE"
+            )
+
+
+def _is_paid(run: Run) -> bool:
+    """Whether its teacher may charge something; an unknown price counts."""
+    return run.teacher is not None and run.plan.price != FREE
+
+
+def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, Estimate]) -> str | None:
+    """What a launch can cost at most, in words; None where nothing is bought from a paid teacher."""
+    buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
+    if not buying:
+        return None
+    usd, limits = sweep.launcher.get("budget_usd"), [plan.budget_usd for plan in buying]
+    known = [limit for limit in limits if limit is not None]
+    if len(known) == len(limits) and (usd is None or sum(known) <= usd):
+        return f"at most ${sum(known):,.2f}: teacher.budget_usd of {len(known)} jobs. hydra.launcher.budget_usd limits them together"
+    if usd is not None:
+        return f"at most ${usd:,.2f} for all jobs together (hydra.launcher.budget_usd)"
+    return "no limit is set: hydra.launcher.budget_usd for all jobs together, teacher.budget_usd for each of them"
 
 
 def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
@@ -195,6 +236,8 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
     needs = sum_of(list(estimates.values())) if estimates else None
     if needs is not None and needs.bought:
         lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
+    if (most := most_usd(sweep, todo, runs, estimates)) is not None:
+        lines.append(f"spending: {most}")
     steps = [estimates[job.number].steps for job in todo]
     return [*lines, *filter(None, [about([runs[job.number] for job in todo], steps), at_most(sweep.launcher, len(todo))])]
 

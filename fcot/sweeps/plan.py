@@ -151,6 +151,7 @@ def read_plan(folder: Path) -> Sweep:
     path = plan_path(folder)
     try:
         plan = read_json(path)
+        plan["launcher"] = {"budget_usd": None} | plan["launcher"]  # older versions had none
         return Sweep(folder.absolute(), **plan | {"jobs": [Planned(**job) for job in plan["jobs"]]})
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a sweep's folder: it has no plan.json"

@@ -31,7 +31,7 @@ _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "m
 _OF_NODES = (  # what says on which nodes, and with which GPUs, the array's jobs run
     "gpus_per_node", "gpus_per_task", "gpus", "cpus_per_gpu", "mem_per_gpu", "gres", "constraint", "exclude", "nodelist", "exclusive",
 )  # fmt: skip
-_NOT_SUBMITIT_S = ("kind", "generation", "submitit_folder", "max_num_timeout")
+_NOT_SUBMITIT_S = ("kind", "budget_usd", "generation", "submitit_folder", "max_num_timeout")
 _PATIENCE_S = 30  # with squeue and sacct
 
 

@@ -28,12 +28,14 @@ class SharedBudget:
     Attributes:
         folder: The ledger's.
         usd: The most that all purchases of all times may spend together.
-        option: The override that raises it, for messages.
+        option: The override that sets it, for messages.
+        more: The command that goes on with a larger one.
     """
 
     folder: Path
     usd: float
     option: str
+    more: str = "the same command with a larger budget"
 
     def open(self) -> Lease:
         """A purchase's part of it."""

@@ -92,14 +92,15 @@ def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
     """The message that ends a run whose next request may cost more than is left."""
     assert plan.price is not None
     source = f" (prices: {plan.price.source})" if plan.price.source else ""
-    own, shared = plan.budget_usd, plan.shared_budget
+    own, shared, more = plan.budget_usd, plan.shared_budget, "the same command with a larger budget"
     if shared is not None and (own is None or (meter.paid_usd or 0.0) + bound <= own):
         limit = f"{shared.option}={shared.usd:g}: ${shared.spent_usd():,.4f} spent or reserved by all jobs"
+        more = shared.more
     else:
         limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.asked:,} completions are whole and kept in the store; the same command with a larger budget continues"
+        f"{meter.done:,} of {meter.asked:,} completions are whole and kept in the store; {more} continues"
     )
 
 

@@ -26,6 +26,7 @@ class SerialConf:
 
     _target_: str = _TARGET
     kind: str = "serial"
+    budget_usd: float | None = None
 
 
 @dataclass
@@ -36,6 +37,7 @@ class LocalConf:
     kind: str = "local"
     processes: int | None = None
     gpus_per_job: int = 1
+    budget_usd: float | None = None
 
 
 @dataclass
@@ -56,6 +58,7 @@ class SlurmConf(SlurmQueueConf):  # type: ignore[misc] - hydra-submitit-launcher
 
     _target_: str = _TARGET
     kind: str = "slurm"
+    budget_usd: float | None = None
     generation: GenerationConf = field(default_factory=GenerationConf)
 
 
