@@ -127,10 +127,15 @@ def budget_left(run: Run, number: int) -> float | None:
 
 
 def add(records: Sequence[Summary]) -> Summary:
-    """Records added up by key; None where one of them is unknown."""
+    """Records added up by key, records inside them likewise; None where a number is unknown."""
     keys = dict.fromkeys(key for record in records for key in record)
-    columns = {key: [record.get(key, 0) for record in records] for key in keys}
-    return {key: None if any(value is None for value in values) else sum(values) for key, values in columns.items()}
+    return {key: _sum([record[key] for record in records if key in record]) for key in keys}
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    if any(value is None for value in values):
+        return None
+    return add(values) if isinstance(values[0], dict) else sum(values)
 
 
 def exam_results(run: Run, number: int) -> list[ExamResult]:

@@ -29,7 +29,11 @@ def generate(run: Run) -> Summary:
         texts = Counter((completion.sample_index, completion.rationale.strip()) for completion in run.replayed)
         nothing = paid((), FREE) | {"served_from_store": 0, "identical_rationales": texts.total() - len(texts)}
         return {"asked": asked, "teacher_usage": nothing}
-    return {"asked": asked, "teacher_usage": _bought(run).usage()}
+    usage = _bought(run).usage()
+    if len(models := usage.get("models", {})) > 1:
+        versions = ", ".join(f"{model} ({n:,} generations)" for model, n in models.items())
+        say(f"warning: the server answered to model={run.teacher_name} as several models: {versions}. Name one version in teacher.model")
+    return {"asked": asked, "teacher_usage": usage}
 
 
 def _bought(run: Run) -> Generated:
