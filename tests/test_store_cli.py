@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from fcot.store import configured, main
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.plan import missing
 from fcot.teacher.replay import choose, read_completions
-from fcot.teacher.requests import Choice
+from fcot.teacher.requests import Choice, Reply, Usage
 
 NOBODY = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
 TWO_STEPS = (*NOBODY, "teacher.endpoint=completions", "prompt=zero_shot_cot")
@@ -431,3 +432,77 @@ def test_the_real_file_is_imported_exported_and_run_without_a_request(shared_dat
     kept = sum(row.kept for row in curated)
     assert kept > 250
     assert f"kept {kept} of {len(curated)} completions" in done.stdout + done.stderr
+
+
+# --- by configuration, compaction, merging --------------------------------------------------------------------------
+
+
+def test_configurations_that_share_a_folder_are_listed_by_their_settings_with_dollars(store, tmp_path):
+    for temperature in (0.5, 0.9):
+        buy(*TWO_STEPS, "diversity=2", f"teacher.temperature={temperature}", seller=Seller())
+    (tmp_path / "prices.yaml").write_text("m: {input: 1, output: 1000}")
+    _, out, _ = store("list", "--prices", tmp_path / "prices.yaml")
+    lines = [line for line in out.splitlines() if "zero_shot_cot" in line]
+    assert len(lines) == 2
+    assert "temperature=0.5" in out
+    assert "temperature=0.9" in out
+    usage = [row for data in files().values() for row in map(json.loads, data.splitlines()) if "prompt_tokens" in row]
+    usd = sum(row["prompt_tokens"] * 1e-6 + row["completion_tokens"] * 1e-3 for row in usage)
+    assert sum(float(line.split()[9]) for line in lines) == pytest.approx(usd, abs=2e-4)
+    assert " ? " in store("list")[1], "the price file that comes with fcot has no model m"
+
+
+def test_models_that_answered_under_one_name_are_listed(store):
+    serial = itertools.count()
+
+    def answer(request, n, seed):
+        return Reply([Choice(" 1", "stop")] * n, Usage(1, 1), model=f"m-{next(serial) % 2}")
+
+    buy(*ONE_REQUEST, "diversity=2", seller=answer)
+    assert re.search(r"the server answered as several models: m-\d \(\d+\), m-\d \(\d+\)", store("list")[1])
+
+
+def test_compaction_keeps_what_was_paid_and_drops_the_rest(store, monkeypatch):
+    outputs = Path(__file__).parent / "compat" / "38f062a" / "outputs"
+    shutil.copytree(outputs / "store", "outputs/store")
+    shard = next(Path("outputs/store/toy_arithmetic/fake/zero_shot_cot").glob("?.jsonl"))
+    shard.write_bytes(b'{"torn": \n' + shard.read_bytes())
+    before = {path: [json.loads(line) for line in data.splitlines() if line.endswith(b"}")] for path, data in files().items()}
+    size = sum(len(data) for data in files().values())
+    code, out, _ = store("compact")
+    assert code == 0
+    assert "toy_arithmetic/fake/zero_shot_cot: " in out
+    after = {path: list(map(json.loads, data.splitlines())) for path, data in files().items()}
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "asked" or not row["root"]} for row in rows]  # noqa: E731
+    assert after == {path: strip(rows) for path, rows in before.items()}
+    assert sum(len(data) for data in files().values()) < 0.9 * size, "older versions repeated each prompt"
+    assert store("verify")[0] == 0
+    assert store("compact")[0] == 0
+    assert {path: list(map(json.loads, data.splitlines())) for path, data in files().items()} == after
+
+
+def test_a_merge_adds_what_is_new_once(store):
+    buy(*TWO_STEPS, "diversity=2", seller=Seller())
+    shutil.copytree("outputs", "copy")
+    buy(*TWO_STEPS, "diversity=3", seller=Seller())
+    shutil.move("outputs", "elsewhere")
+    buy(*TWO_STEPS, "diversity=3", seller=Seller())
+    mine = [row for data in files().values() for row in map(json.loads, data.splitlines())]
+    theirs = [json.loads(line) for path in Path("elsewhere").rglob("?.jsonl") for line in path.read_bytes().splitlines()]
+    code, out, _ = store("merge", "elsewhere/store")
+    assert code == 0
+    assert f"{len(theirs):,} rows were new" in out
+    merged = [row for data in files().values() for row in map(json.loads, data.splitlines())]
+    assert sorted(row["request"] for row in merged) == sorted(row["request"] for row in mine + theirs)
+    assert store("verify")[0] == 0, "no slot has two rows"
+    assert " 0 rows were new" in store("merge", "elsewhere/store")[1]
+    assert " 0 rows were new" in store("merge", "copy/store")[1], "an older copy of the other one"
+    assert lacking(*TWO_STEPS, "diversity=6") == 0, "three and three: samples of one prompt are exchangeable"
+
+
+def test_a_store_is_not_merged_with_itself(store):
+    buy(*ORACLE)
+    code, _, err = store("merge", "outputs/store", "outputs/../outputs/store")
+    assert code == 1
+    assert "are the same store" in err
+

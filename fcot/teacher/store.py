@@ -64,7 +64,7 @@ class StoreFolder:
 
     def refresh(self) -> StoreFolder:
         """Learn of what was appended to any shard since the last look."""
-        for shard in self.shards():
+        for shard in {*self._shards.values(), *self.shards()}:  # known ones too: the store may have been moved away
             shard.refresh()
         return self
 
