@@ -47,7 +47,7 @@ def generate(one, path, diversity=4, n=6, run_id="run", **options):
 
 
 def rows_of(path):
-    return [json.loads(line) for shard in path.glob("?.jsonl") for line in shard.read_text().splitlines()]
+    return [json.loads(line) for shard in path.glob("?.*jsonl") for line in shard.read_text().splitlines()]
 
 
 def assert_whole(completions, n, diversity):
@@ -193,7 +193,7 @@ def wait_for(condition):
 @pytest.mark.parametrize("moment", ["jobs", "state", "answers"])
 def test_a_kill_between_upload_and_result_loses_and_repeats_nothing(tmp_path, moment):
     """Killed when the jobs are written (the upload may or may not have happened), when the batch runs, when answers are filed."""
-    signs = {"jobs": "batches/*.jobs.jsonl", "state": "batches/*.state.json", "answers": "?.jsonl"}
+    signs = {"jobs": "batches/*.jobs.jsonl", "state": "batches/*.state.json", "answers": "?.*jsonl"}
     with FakeServer(batch_seconds=0.5) as server:
         process = buyer(server, tmp_path)
         wait_for(lambda: [path for path in tmp_path.glob(signs[moment]) if path.stat().st_size])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcot.errors import FcotError
-from fcot.teacher import index, shard
+from fcot.teacher import buyers, index, shard
 from fcot.teacher.index import Index, write_index
 from fcot.teacher.keylocks import KeyLocks
 from fcot.teacher.shard import Shard
@@ -255,6 +255,28 @@ def test_locks_that_do_not_reach_another_process_are_noticed(tmp_path, monkeypat
     first.append([lost(1, "r", bound_usd=1.0)])
     with pytest.raises(FcotError, match=r"a\.one\.jsonl about a problem that this one has locked: the locks of this file system"):
         second.refresh()
+
+
+def test_what_a_living_buyer_writes_is_not_moved_where_locks_do_not_reach_it(tmp_path, monkeypatch):
+    """A buyer elsewhere appends on; another one that has never heard of it ends, and puts files together."""
+    monkeypatch.setattr(KeyLocks, "_set_open", lambda *_: True)
+    path = tmp_path / "a.jsonl"
+    monkeypatch.setattr(buyers.socket, "gethostname", lambda: "elsewhere.example")
+    first = buying(path, buyers.buyer_name(), 1)
+    monkeypatch.setattr(buyers.socket, "gethostname", lambda: "here")
+    second = buying(path, buyers.buyer_name(), 2)
+    first.append([row(1, 0)])
+    second.append([row(2, 0)])
+    second.close()
+    first.append([row(1, 1)])
+    assert Shard(path).refresh().slots(key(1)) == [0, 1]
+    (left,) = tmp_path.glob("a.*elsewhere_example*.jsonl")
+    os.utime(left, (0, 0))
+    third = buying(path, buyers.buyer_name(), 3)
+    third.append([row(3, 0)])
+    third.close()
+    assert not left.exists(), "after an hour without a row its buyer counts as gone"
+    assert Shard(path).refresh().slots(key(1)) == [0, 1]
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

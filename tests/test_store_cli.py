@@ -505,4 +505,3 @@ def test_a_store_is_not_merged_with_itself(store):
     code, _, err = store("merge", "outputs/store", "outputs/../outputs/store")
     assert code == 1
     assert "are the same store" in err
-

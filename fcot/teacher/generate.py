@@ -119,6 +119,7 @@ def generate_completions(
         meter = Meter(plan.diversity * len(problems), advance, judge)
         meter.finished(plan.diversity * (len(problems) - len(to_buy)))
         if not to_buy:
+            folder.close()  # what killed buyers left is put in order, where nobody is buying
             return generated
         if plan.price is not None:
             meter.paid_usd = meter.paid_before = generated.usage()["usd"]

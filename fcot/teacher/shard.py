@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fcot.artifacts import disk_error
 from fcot.errors import FcotError
+from fcot.teacher.buyers import ended
 from fcot.teacher.index import REFUSED, UNUSED, Damaged, Index, Record, write_index
 from fcot.teacher.keylocks import KeyLocks, signature
 from fcot.teacher.requests import LOST
@@ -47,6 +48,10 @@ class _Entry:
     def elsewhere(self, name: str) -> bool:
         """Whether a row stands in another file than the one named."""
         return any(place[0] not in (name, "") for place in (*self.slots, *self.refused, *self.unused))
+
+    def holds(self, place: Place) -> bool:
+        """Whether the row at a place counts."""
+        return place in self.slots or place in self.refused or place in self.unused
 
 
 @dataclass
@@ -80,6 +85,7 @@ class Shard:
         self._claims: set[str] = set()
         self._settled: set[str] = set()  # claims under which everything was read: nobody else may write about them any more
         self._all = False
+        self._broken = False  # locks do not work here
         self._forget()
 
     def _forget(self) -> None:
@@ -140,6 +146,7 @@ class Shard:
             if row is None:
                 continue
             if not own and (row.get("root") or row["key"]) in self._settled:
+                self._broken = True
                 raise FcotError(
                     f"another process wrote to {self.path.parent / name} about a problem that this one has locked: the locks of this file "
                     "system do not reach it, and both pay for the same completions. Let one run buy at a time, or put the store on a file "
@@ -201,6 +208,8 @@ class Shard:
         """Enter a row, unless it is a copy of one that is known; a ``new`` one, just written, is none."""
         entry, request, slot = self._entry(bytes.fromhex(row["key"])), str(row.get("request")), row["slot"]
         lost, main = slot is None and row.get("refused") == LOST, place[0] == self.path.name
+        if not new and entry.holds(place):
+            return
         if (before := entry.pending.pop(request, None)) is not None:
             entry.unused.remove(before)
             if lost and "bound_usd" not in row:  # it was not charged after all
@@ -277,8 +286,7 @@ class Shard:
 
     def live(self, row: Row, path: Path, begin: int) -> bool:
         """Whether a row counts: it is not a try that was answered later, nor a copy of another row."""
-        entry, place = self._entry(bytes.fromhex(row["key"])), (path.name, begin)
-        return place in entry.slots or place in entry.refused or place in entry.unused
+        return self._entry(bytes.fromhex(row["key"])).holds((path.name, begin))
 
     # --- claiming and appending ---
 
@@ -377,8 +385,8 @@ class Shard:
             if not self._all:
                 for key in list(self._claims):
                     self.release(key)
-            mine = self._all or (self.path.parent.is_dir() and bool(self._buyers_files()) and self._locks.take_all(wait=False))
-            if mine:
+            left = self.path.parent.is_dir() and not self._broken and bool(self._buyers_files())
+            if self._all or (left and self._locks.take_all(wait=False)):
                 with contextlib.suppress(FcotError):  # a full disk: the rows stay where they are
                     self.fold()
                 self._locks.drop_all()
@@ -389,14 +397,16 @@ class Shard:
         return [name for name in self._names() if name != self.path.name]
 
     def fold(self) -> None:
-        """Move the rows of buyers' files into the shard's own one, while this process has all of the shard.
+        """Move the rows of ended buyers' files into the shard's own one, while this process has all of the shard.
 
-        Killed in between, it leaves rows twice, which readers and the next call notice.
+        A file whose buyer may be alive stays, even though nobody has a claim: where locks fail to reach another host, that is
+        what keeps its rows. Killed in between, this leaves rows twice, which readers and the next call notice.
 
         Raises:
             FcotError: The disk is full; nothing has moved.
         """
-        buyers = self._buyers_files()
+        now = os.stat(self._locks.path).st_mtime  # by the clock of the file system: the lock was just written
+        buyers = [name for name in self._buyers_files() if name == self._own or ended(self.path.parent / name, now)]
         if not buyers:
             return
         self.refresh()
@@ -409,7 +419,7 @@ class Shard:
         append_lines(self.path, kept)
         for name in buyers:
             (self.path.parent / name).unlink(missing_ok=True)
-        self._locks.write_text([line for line in self._locks.lines() if line.startswith("* ")])
+        self._locks.write_text([line for line in self._locks.lines() if line.partition(" ")[0] not in buyers])
         self._forget()
         self.refresh()
 

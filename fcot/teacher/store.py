@@ -13,13 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from fcot.teacher.buyers import buyer_name
 from fcot.teacher.rows import Row as Row
 from fcot.teacher.shard import Shard as Shard
 
@@ -52,8 +50,7 @@ class StoreFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._shards: dict[str, Shard] = {}
-        self._buyer = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{readable(socket.gethostname()).replace('.', '_')}-{os.getpid()}"
-        self._buyer += f"-{uuid.uuid4().hex[:6]}"
+        self._buyer = buyer_name()
 
     def shard(self, root_key: str) -> Shard:
         """The shard that holds a step-1 key and everything that continues it."""
