@@ -34,11 +34,11 @@ from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
 from fcot.tasks.table import TASKS
 from fcot.teacher.money import Price, read_price
+from fcot.teacher.openai import key_fault
 from fcot.teacher.requests import OWN_PARAMETERS
 
 STAGES = ("generate", "curate", "train", "evaluate")
 SPLIT_MODES = ("sample", "published", "template", "file")
-_OPENAI_URL = "https://api.openai.com"
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -334,8 +334,8 @@ def _server_faults(group: str, server: OpenAITeacher | ApiStudent, asked: bool) 
             yield f"{group}.{option}={value}: more than 0"
     if server.base_url is not None and not server.base_url.startswith(("http://", "https://")):
         yield f"{group}.base_url={server.base_url}: a URL such as http://127.0.0.1:8000/v1"
-    if asked and not os.environ.get("OPENAI_API_KEY") and (server.base_url or _OPENAI_URL).startswith(_OPENAI_URL):
-        yield f"{group}=openai needs the environment variable OPENAI_API_KEY (a server of your own: {group}.base_url=...)"
+    if asked and (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
+        yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
     yield from _readable_file(f"{group}.prices", server.prices)
 
 

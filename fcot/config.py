@@ -91,14 +91,15 @@ class ReplayTeacher:
 
 @dataclass
 class OpenAITeacher:
-    """Any OpenAI-compatible server; the key comes from OPENAI_API_KEY."""
+    """Any OpenAI-compatible server; keys come from environment variables only."""
 
     name: str = "openai"
     batch: bool = False  # through the Batch API
     model: str = MISSING
     model_id: str | None = None  # name in the store's keys; null takes model
     endpoint: str = "chat"  # chat or completions
-    base_url: str | None = None  # null asks OpenAI
+    base_url: str | None = None  # null: OpenAI, or the address in OPENAI_BASE_URL
+    api_key_env: str | None = None  # environment variable with the server's key; null: OPENAI_API_KEY, for OpenAI only; none sends none
     temperature: float | None = None  # null: 0 for a single D = 1 run, else 0.7
     parameters: dict[str, Any] = field(default_factory=dict)  # further request parameters; null leaves one out
     max_tokens_parameter: str = "max_tokens"  # reasoning models want max_completion_tokens
@@ -280,7 +281,8 @@ class ApiStudent:
 
     name: str = MISSING
     model: str = MISSING  # the base model
-    base_url: str | None = None  # null asks OpenAI
+    base_url: str | None = None  # null: OpenAI, or the address in OPENAI_BASE_URL
+    api_key_env: str | None = None  # environment variable with the server's key; null: OPENAI_API_KEY, for OpenAI only; none sends none
     epochs: int = 4  # paper A's for GPT-3; the other hyperparameters are the API's own
     max_new_tokens: int = 1024  # limit of an answer at evaluation, in tokens
     self_consistency: int = 1  # answers sampled per problem for a majority vote; 1 asks for a greedy one

@@ -26,6 +26,7 @@ HELP = """Ask a trained student.
   temperature=0.7       of those samples
   max_new_tokens=N      limit on an answer; the student's own by default
   seed=0                of the samples
+  api_key_env=NAME      of a student behind an API: environment variable with the server's key; none sends none
 """
 
 
@@ -40,6 +41,7 @@ class Options:
     temperature: float = 0.7
     max_new_tokens: int | None = None
     seed: int = 0
+    api_key_env: str | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     """Options and questions; whatever does not begin with an option's name is a question."""
-    kinds = {"student": str, "file": str, "output": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int}
+    kinds: dict[str, type] = {
+        "student": str, "file": str, "output": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int,
+        "api_key_env": str,
+    }  # fmt: skip
     values: dict[str, Any] = {}
     questions = []
     for argument in arguments:
@@ -182,16 +187,17 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
     import asyncio
 
     from fcot.artifacts import read_json
-    from fcot.teacher.openai import OpenAITeacher, Server
+    from fcot.teacher import connect
+    from fcot.teacher.openai import key_fault
     from fcot.teacher.requests import Request
-    from fcot.teacher.throttle import Throttle
 
     student, n = read_json(folder / "openai.json"), options.self_consistency
-    server = Server(
-        model=student["model"], model_id=student["model"], chat=True, temperature=options.temperature if n > 1 else 0.0, parameters={},
-        max_tokens_parameter=student["max_tokens_parameter"], base_url=student["base_url"], timeout_s=120.0, group="student",
-    )  # fmt: skip
-    asked = OpenAITeacher(server, Throttle(None, None, None, 120.0), 1, 20)
+    key = options.api_key_env or student.get("api_key_env")
+    if (fault := key_fault("", student["base_url"], key)) is not None:
+        raise FcotError(f"{folder}: {fault}")
+    settings = connect.Defaults(student["base_url"], key, student["max_tokens_parameter"])
+    server = connect.server(settings, "student", student["model"], temperature=options.temperature if n > 1 else 0.0)
+    asked = connect.online(server, settings, 1)
 
     async def run() -> Answers:
         async def one(question: str, draw: int) -> tuple[str, bool, int]:

@@ -256,17 +256,13 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
             temperature, teacher.batch_size, teacher.max_choices_per_request, teacher.dtype,
         )  # fmt: skip
     assert isinstance(teacher, OpenAITeacher)
-    from fcot.teacher.openai import OpenAITeacher as Online
-    from fcot.teacher.openai import Server
-    from fcot.teacher.throttle import Throttle
+    from fcot.teacher import connect
 
-    server = Server(
-        model=teacher.model, model_id=teacher.model_id or teacher.model, chat=teacher.endpoint == "chat", temperature=temperature,
-        parameters=teacher.parameters, max_tokens_parameter=teacher.max_tokens_parameter, base_url=teacher.base_url,
-        timeout_s=teacher.timeout_s,
+    server = connect.server(
+        teacher, "teacher", teacher.model, model_id=teacher.model_id, chat=teacher.endpoint == "chat", temperature=temperature,
+        parameters=teacher.parameters,
     )  # fmt: skip
-    throttle = Throttle(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout_s)
-    online = Online(server, throttle, teacher.max_choices_per_request, teacher.max_retries)
+    online = connect.online(server, teacher, teacher.max_choices_per_request)
     if not teacher.batch:
         return online
     from fcot.teacher.batch import BatchTeacher

@@ -18,6 +18,7 @@ from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.progress import result_console, say
 from fcot.records import REFUSED, Completion, Problem
+from fcot.teacher.batch_files import set_aside
 from fcot.teacher.generate import Generated
 from fcot.teacher.inventory import Holdings, compact, faults, holdings, merge
 from fcot.teacher.money import FREE, Price, read_price
@@ -38,6 +39,7 @@ _HELP = {
     "verify": "whether every row is sound; exit code 1 if not",
     "compact": "rewrite a store without torn lines, answered tries and repeated prompts; every paid row stays",
     "merge": "add what the store FROM holds to STORE; requests that are in both are left out",
+    "set-aside": "leave a submitted batch out that cannot be collected; what it would have brought is bought again",
     "export": "write what is stored of a configuration's training problems in the authors' format; nothing is bought",
     "import": "store a file's completions (the authors' format) as a configuration's own, so that no run buys them again",
 }
@@ -51,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = commands.add_parser(name, help=text, description=text)
         if name == "merge":
             command.add_argument("source", type=Path, metavar="FROM", help="the other store's folder")
-        if name in ("list", "verify", "compact", "merge"):
+        if name == "set-aside":
+            command.add_argument("batch", type=Path, metavar="JOBS_FILE", help="as the message about the batch names it")
+        elif name in ("list", "verify", "compact", "merge"):
             command.add_argument("store", nargs="?", type=Path, default="outputs/store", metavar="STORE", help="default: outputs/store")
         else:
             command.add_argument("file", type=Path, metavar="FILE")
@@ -64,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "verify": lambda: verify(options.store),
         "compact": lambda: compact_store(options.store),
         "merge": lambda: merge_stores(options.source, options.store),
+        "set-aside": lambda: set_batch_aside(options.batch),
         "export": lambda: export_file(options.file, configured(options.overrides)),
         "import": lambda: import_file(options.file, configured(options.overrides)),
     }
@@ -178,6 +183,12 @@ def merge_stores(source: Path, target: Path) -> None:
         print(f"{name}: {new:,} rows were new")
 
 
+def set_batch_aside(path: Path) -> None:
+    """Leave a batch out, and say what that means."""
+    moved = set_aside(path)
+    print(f"{moved}: set aside. The next purchase buys again what it would have brought; to collect it after all, move its files back")
+
+
 # --- export and import --------------------------------------------------------------------------------------------
 
 
@@ -205,6 +216,7 @@ def configured(overrides: Sequence[str]) -> Run:
         raise FcotError(explain(error)) from error
     if "base_url" in composed.teacher:
         composed.teacher.base_url = "http://localhost:9/nobody-is-asked"  # so that no key is needed; part of no store key
+        composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
     config = to_config(composed)
     if isinstance(config.teacher, ReplayTeacher) or not METHODS[config.method.name].asks_teacher:

@@ -64,7 +64,7 @@ BODIES = {  # status 200, and no completion inside
     "invalid_utf8": b'{"choices": [{"text": "\xff\xfe"}]}',
     "no_choices": b'{"object": "chat.completion", "choices": []}',
     "null_choice": b'{"choices": [null]}',
-    "odd_content": b'{"choices": [{"text": 7, "message": {"content": ["a"]}, "finish_reason": "stop"}]}',
+    "odd_content": b'{"choices": [{"text": 7, "message": {"content": 7}, "finish_reason": "stop"}]}',
     "empty_body": b"",
 }
 FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "more", "empty", "content_filter", "length", "surrogate"}

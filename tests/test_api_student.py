@@ -50,10 +50,22 @@ def run_of(server, output, *more):
         return resolve(to_config(compose("config", overrides_of(server, output, *more))), False)
 
 
-def tune(server, folder, samples=SAMPLES, run_id="run", seed=0, epochs=4, model=NANO, poll_s=0.02, max_tries=5, watch=lambda status: None):
+def tune(
+    server,
+    folder,
+    samples=SAMPLES,
+    run_id="run",
+    seed=0,
+    epochs=4,
+    model=NANO,
+    poll_s=0.02,
+    max_tries=5,
+    watch=lambda status: None,
+    key=None,
+):
     asked = Server(
         model=model, model_id=model, chat=True, temperature=0.0, parameters={}, max_tokens_parameter="max_tokens",
-        base_url=server.base_url, timeout_s=20.0, group="student",
+        base_url=server.base_url, timeout_s=20.0, group="student", api_key_env=key,
     )  # fmt: skip
     return fine_tune(
         asked, samples, Path(folder) / run_id, Path(folder) / "lock",
@@ -335,7 +347,7 @@ def test_too_few_samples_cost_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("401", "the server wants a key: .*OPENAI_API_KEY"),
+        ("401", "the server wants a key: .*student.api_key_env=NAME"),
         ("404", r"no model student\.model=gpt-4\.1-nano-2025-04-14 or no endpoint /v1/fine_tuning/jobs at student\.base_url="),
         ("400", r"the server refuses the request: .* \(student\.model=gpt-4\.1-nano-2025-04-14\)"),
         ("quota", "the account's quota is used up"),
@@ -351,7 +363,7 @@ def test_what_the_server_refuses_is_told_at_once(fault, said, tmp_path):
 def test_a_wrong_key_is_in_no_message(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
     with FakeServer(tuning_faults={"list": ["401"]}) as server, pytest.raises(FcotError) as refused:
-        tune(server, tmp_path)
+        tune(server, tmp_path, key="OPENAI_API_KEY")
     assert "the server refuses the key in $OPENAI_API_KEY" in str(refused.value)
     assert "sk-made-up" not in str(refused.value)
     assert "***" in str(refused.value)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
 from fcot.errors import FcotError
+from fcot.store import main as store_command
 from fcot.teacher.batch import BatchTeacher, _failure
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import Price
@@ -129,10 +129,10 @@ def test_a_batch_that_the_server_does_not_know_is_named_with_what_forgets_it(tmp
         process.kill()
         process.wait()
     with FakeServer() as other:
-        with pytest.raises(FcotError, match=r"does not know the batch .* Deleting .*\.jobs\.jsonl and .*\.state\.json forgets it"):
+        with pytest.raises(FcotError, match=r"does not know the batch .* `python -m fcot.store set-aside .*\.jobs\.jsonl` sets it aside"):
             generate(teacher(other), tmp_path)
-        for file in (tmp_path / "batches").iterdir():
-            file.unlink()
+        (jobs,) = (tmp_path / "batches").glob("*.jobs.jsonl")
+        store_command(["set-aside", str(jobs)])
         assert_whole(generate(teacher(other), tmp_path)[0], 6, 4)
 
 
@@ -140,8 +140,9 @@ def test_the_key_is_in_no_message_about_a_batch(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
     error = SimpleNamespace(code="invalid_api_key", message="Incorrect key sk-made-up-0123456789abcdefghij", line=None)
     failed = SimpleNamespace(id="b", status="failed", errors=SimpleNamespace(data=[error]))
-    assert "sk-made-up" not in _failure(failed, Counter())
-    assert "invalid_api_key: Incorrect key ***" in _failure(failed, Counter())
+    server = teacher(SimpleNamespace(base_url=None))
+    assert "sk-made-up" not in _failure(failed, server)
+    assert "invalid_api_key: Incorrect key ***" in _failure(failed, server)
 
 
 def test_files_keep_to_the_limits_of_the_api(tmp_path):

@@ -21,9 +21,10 @@ from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
 from fcot.errors import FcotError
-from fcot.teacher import openai as openai_teacher
+from fcot.teacher.failures import retry_after
 from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server, to_reply
+from fcot.teacher.openai import OpenAITeacher, Server
+from fcot.teacher.replies import to_reply
 from fcot.teacher.requests import Request, Usage
 from fcot.teacher.store import StoreFolder
 from fcot.teacher.throttle import Throttle
@@ -41,7 +42,7 @@ def teacher(server, **options):
     """Of keyword arguments of the server, the throttle and the teacher together."""
     wanted = {
         "model": "fake", "model_id": "fake", "chat": True, "temperature": 0.7, "base_url": server.base_url, "timeout_s": 20.0,
-        "parameters": {}, "max_tokens_parameter": "max_tokens", "concurrency": 4, "max_choices": 1, "max_retries": 3,
+        "parameters": {}, "max_tokens_parameter": "max_tokens", "api_key_env": "OPENAI_API_KEY", "concurrency": 4, "max_choices": 1, "max_retries": 3,
     } | options  # fmt: skip
     rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
     last = wanted.pop("max_choices"), wanted.pop("max_retries")
@@ -263,14 +264,13 @@ def stub(**headers):
     ],
 )
 def test_retry_after_in_seconds_or_milliseconds(headers, seconds):
-    assert openai_teacher._retry_after(stub(**headers)) == seconds
+    assert retry_after(stub(**headers).response) == seconds
 
 
 def test_retry_after_as_a_date():
-    asked = openai_teacher._retry_after(stub(retry_after=formatdate(time.time() + 90, usegmt=True)))
+    asked = retry_after(stub(retry_after=formatdate(time.time() + 90, usegmt=True)).response)
     assert 0 < asked <= 90
-    assert openai_teacher._retry_after(stub(retry_after=formatdate(time.time() - 90, usegmt=True))) == 0
-    assert openai_teacher._retry_after(ConnectionError("no answer at all")) is None
+    assert retry_after(stub(retry_after=formatdate(time.time() - 90, usegmt=True)).response) == 0
 
 
 def test_a_wait_of_more_than_ten_minutes_ends_the_run_with_a_message(tmp_path):
@@ -344,10 +344,10 @@ def test_a_server_without_several_choices_is_asked_again_for_the_rest_and_that_i
     assert stats["good_choices"] == stats["good_requests"] == usage["requests"] == 2 * 40
     said = capsys.readouterr().err
     if "refuse" in options:
-        assert said.count("the server refuses several choices in one request (n): they are asked for one by one") == 1
+        assert said.count("the server refuses several choices in one request (n): they are requested one by one") == 1
         assert stats["faulty"]["refused_parameter"] == 1, "the first request goes alone"
     else:
-        assert said.count("the server returned 1 of the 4 choices asked for: the rest is asked for again") == 1
+        assert said.count("the server returned 1 of the 4 choices asked for: the rest is requested again") == 1
 
 
 def test_a_server_that_refuses_several_choices_is_asked_one_by_one_also_without_retries():
@@ -576,8 +576,8 @@ def n_train(tmp_path):
 def test_a_whole_run_under_faults_and_the_key_is_nowhere(run_fcot, tmp_path):
     faults = {"seed": 1, "429:0": 0.05, "500:0": 0.05, "reset": 0.05, "invalid_json": 0.05, "no_usage": 0.05, "fewer": 0.1, "empty": 0.03}
     with FakeServer(faults) as server:
-        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.max_choices_per_request=2")
-        done = run_fcot(*arguments, OPENAI_API_KEY=KEY)
+        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.max_choices_per_request=2", "teacher.api_key_env=MY_KEY")
+        done = run_fcot(*arguments, MY_KEY=KEY)
         assert done.returncode == 0, done.stderr
         stats = server.stats()
         rows = curated(tmp_path)
@@ -592,7 +592,7 @@ def test_a_whole_run_under_faults_and_the_key_is_nowhere(run_fcot, tmp_path):
         assert usage["requests"] == stats["good_requests"]
         assert usage["prompt_tokens"] == stats["prompt_tokens"]
         shutil.rmtree(tmp_path / "outputs" / "runs")
-        again = run_fcot(*arguments, OPENAI_API_KEY=KEY)
+        again = run_fcot(*arguments, MY_KEY=KEY)
         assert again.returncode == 0, again.stderr
         assert server.stats()["requests"] == stats["requests"], "the store had it all"
         assert curated(tmp_path) == rows
@@ -623,7 +623,13 @@ def test_the_remedies_for_refused_parameters_can_be_typed(run_fcot, tmp_path):
 def test_a_run_that_is_refused_ends_with_one_message_without_the_key(run_fcot, tmp_path, endpoint):
     """The server repeats the key in its refusal, as some do."""
     with FakeServer([None] * 20 + ["401"] * 100) as server:
-        done = run_fcot(*COMMAND, f"teacher.base_url={server.base_url}", f"teacher.endpoint={endpoint}", OPENAI_API_KEY=KEY)
+        done = run_fcot(
+            *COMMAND,
+            f"teacher.base_url={server.base_url}",
+            f"teacher.endpoint={endpoint}",
+            "teacher.api_key_env=OPENAI_API_KEY",
+            OPENAI_API_KEY=KEY,
+        )
     assert done.returncode == 1
     assert "the server refuses the key in $OPENAI_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr

@@ -33,7 +33,7 @@ def no_proxy(monkeypatch):
 
 
 def start(server, folder, *more, **environment):
-    command = [sys.executable, "-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", *more]
+    command = [sys.executable, "-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", "teacher.api_key_env=none", *more]
     return subprocess.Popen(
         command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -42,7 +42,7 @@ def start(server, folder, *more, **environment):
 def rows_of(folder):
     """Good rows and the number of refused ones, of whole lines."""
     good, refused = Counter(), 0
-    for shard in Path(folder).glob("outputs/store/*/*/*/?.jsonl"):
+    for shard in Path(folder).glob("outputs/store/*/*/*/?.*jsonl"):
         for line in shard.read_bytes().splitlines():
             try:
                 row = json.loads(line)
@@ -135,7 +135,9 @@ def test_the_key_is_in_nothing_a_run_wrote_error_paths_included(tmp_path):
     key = "sk-made-up-0123456789abcdefghij"
     for number, faults in enumerate((["401"] * 9, ["500"] * 9, ["404"] * 9, ["400"] * 9, ["quota"] * 9, FAULTS)):
         with FakeServer(faults) as server:
-            process = start(server, tmp_path, f"dataset.generator_seed={number}", "dataset.limit=20", OPENAI_API_KEY=key)
+            process = start(
+                server, tmp_path, f"dataset.generator_seed={number}", "dataset.limit=20", "teacher.api_key_env=MY_KEY", MY_KEY=key
+            )
             out, err = process.communicate(timeout=300)
             assert server.stats()["last"], err
             assert server.stats()["last"][0]["authorization"] == f"Bearer {key}"

@@ -63,6 +63,7 @@ def _save(run: Run, tuned: FineTuned) -> None:
     student = {
         "model": tuned.model, "base_model": config.model, "job": tuned.job, "file": tuned.file,
         "trained_tokens": tuned.trained_tokens, "epochs": config.epochs, "base_url": config.base_url,
+        "api_key_env": config.api_key_env,
         "max_tokens_parameter": config.max_tokens_parameter,
     }  # fmt: skip
 

@@ -17,11 +17,11 @@ from fcot.prompts.student import METHODS, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Prediction, Problem
 from fcot.runs import Run
+from fcot.teacher import connect
 from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server
+from fcot.teacher.openai import Server
 from fcot.teacher.plan import Plan, assemble, chosen_slots, rows_of
 from fcot.teacher.store import StoreFolder, open_folder, readable
-from fcot.teacher.throttle import Throttle
 
 Summary = dict[str, Any]
 
@@ -103,8 +103,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
     if run.is_teacher:
         return replace(run.plan, prompt=prompt, diversity=config.self_consistency, resample_identical=False)
     model = model or fine_tuned(config.model)
-    throttle = Throttle(config.concurrency, config.requests_per_minute, config.tokens_per_minute, config.timeout_s)
-    asked = OpenAITeacher(server_of(config, model), throttle, min(8, config.self_consistency), config.max_retries)
+    asked = connect.online(server_of(config, model), config, min(8, config.self_consistency))
     return Plan(
         asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=price_of(config, model), shared_budget=run.shared_budget
     )
@@ -119,7 +118,4 @@ def asked_store(run: Run, model: str | None) -> StoreFolder:
 def server_of(config: ApiStudent, model: str) -> Server:
     """The server of an API student, for this one of its models."""
     temperature = config.temperature if config.self_consistency > 1 else 0.0
-    return Server(
-        model=model, model_id=model, chat=True, temperature=temperature, parameters={},
-        max_tokens_parameter=config.max_tokens_parameter, base_url=config.base_url, timeout_s=config.timeout_s, group="student",
-    )  # fmt: skip
+    return connect.server(config, "student", model, temperature=temperature)

@@ -19,7 +19,8 @@ from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.stopping import asyncio_sleep
 from fcot.teacher.calls import Calls
-from fcot.teacher.openai import Malformed, Server, masked
+from fcot.teacher.failures import Malformed
+from fcot.teacher.openai import Server
 
 _LEAST_SAMPLES = 10  # the API's minimum
 _JOBS = "/fine_tuning/jobs"
@@ -101,6 +102,7 @@ class _Job:
     """One fine-tuning job, known by what it trains on."""
 
     def __init__(self, server: Server, data: Path, state: Path, run_id: str, epochs: int, seed: int, max_tries: int) -> None:
+        self.server = server
         self.call = Calls(server, "the fine-tuning API", max_tries)
         self.data = data
         self.state = state
@@ -150,7 +152,7 @@ class _Job:
         while (file := await self._look(f"/files/{state['file']}", "training file", "id")).get("status") == "uploaded":
             await asyncio_sleep(1.0)
         if file.get("status") == "error":
-            raise FcotError(f"the server refuses the training file: {masked(str(file.get('status_details')))}. {self._anew()}")
+            raise FcotError(f"the server refuses the training file: {self.server.masked(str(file.get('status_details')))}. {self._anew()}")
 
         async def create(client: Any) -> Object:
             """Start the job once: a try whose answer was lost may have succeeded."""
@@ -175,12 +177,13 @@ class _Job:
                 job = await self._look(f"{_JOBS}/{job_id}", "fine-tuning job", "status")
                 if job["status"] == "succeeded" and job.get("fine_tuned_model"):
                     return _to_result(job)
+                if job["status"] == "succeeded":
+                    raise FcotError(f"fine-tuning job {job_id} succeeded, but the server names no model. {self._anew()}")
                 if job["status"] in _ENDED_WITHOUT_MODEL:
                     error = job.get("error") or {}
                     said = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-                    raise FcotError(
-                        f"fine-tuning job {job_id} {job['status']}: {masked(said).rstrip('.') or 'no reason given'}. {self._anew()}"
-                    )
+                    reason = self.server.masked(said).rstrip(".") or "no reason given"
+                    raise FcotError(f"fine-tuning job {job_id} {job['status']}: {reason}. {self._anew()}")
                 watch(_progress(job))
                 await asyncio_sleep(poll_s)
         finally:

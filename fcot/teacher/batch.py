@@ -8,36 +8,41 @@ where it was killed before the id was written, the batch is found by its metadat
 from __future__ import annotations
 
 import asyncio
+import calendar
 import io
 import json
+import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fcot.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
 from fcot.records import Problem
 from fcot.stopping import asyncio_sleep
+from fcot.teacher.batch_files import places_of, set_aside_hint, state_of, to_job
 from fcot.teacher.calls import Calls
-from fcot.teacher.openai import Malformed, OpenAITeacher, Server, masked, refused_parameter, to_reply
-from fcot.teacher.plan import Job, Plan, missing, to_rows
+from fcot.teacher.failures import ErrorInside, Malformed, failure_of
+from fcot.teacher.openai import OpenAITeacher, Server
+from fcot.teacher.plan import Job, Plan, missing, sent_row, to_rows
 from fcot.teacher.purchase import Meter, over_budget
+from fcot.teacher.replies import to_reply
 from fcot.teacher.requests import NO_ACCOUNT, Account, Reply, Request, Usage
 from fcot.teacher.store import StoreFolder
 
 _ENDED = {"completed", "expired", "failed", "cancelled"}
 _TRIES_WITHOUT_PROGRESS = 3
+_LOOK_BACK_S = 48 * 3600  # beyond a batch's name; time zones and clocks differ by less
 
 
 class BatchTeacher:
     """A model behind the Batch API.
 
     Args:
-        server: Which.
+        server: Where the model is.
         online: The same model asked directly, for previews; its answers have the same keys.
         poll_s: Seconds between two looks.
         max_tries: Tries of one call that fails for a passing reason.
@@ -90,9 +95,16 @@ class BatchTeacher:
         await self.online.close()
         await self.call.close()
 
-    async def download(self, file_id: str) -> bytes:
-        """A file's content."""
-        return bytes(await self.call(lambda client: client.get(f"/files/{file_id}/content", cast_to=bytes)))
+    async def download(self, file_id: str, to: Path) -> None:
+        """A file's content, piece by piece into a file here."""
+
+        async def fetch(client: Any) -> None:
+            async with client.files.with_streaming_response.content(file_id) as response:
+                with to.open("wb") as file:
+                    async for part in response.iter_bytes():
+                        file.write(part)
+
+        await self.call(fetch)
 
 
 def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
@@ -155,7 +167,8 @@ class _Batches:
         if not within:
             raise BudgetSpent(over_budget(self.plan, self.meter, self._bound(jobs[0])))
         for chunk in self._files(within):
-            path = self.folder.path / "batches" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
+            now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            path = self.folder.path / "batches" / f"{now}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
             write_jsonl(path, (self._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
             await self._start(path)
 
@@ -197,7 +210,7 @@ class _Batches:
 
     async def _start(self, path: Path) -> None:
         """Upload a jobs file and start its batch, unless that has happened; the server's id goes into the state file."""
-        if _state(path).exists():
+        if state_of(path).exists():
             return
         name = path.name[:24]
         batch = await self._find(name)
@@ -205,7 +218,7 @@ class _Batches:
             data = "".join(json.dumps(row["line"], ensure_ascii=False) + "\n" for row in read_jsonl(path)).encode()
             file = await self.teacher.call(lambda client: client.files.create(file=(f"{name}.jsonl", io.BytesIO(data)), purpose="batch"))
             batch = await self.teacher.call(lambda client: self._create(client, file.id, name))
-        write_json(_state(path), {"batch": batch.id})
+        write_json(state_of(path), {"batch": batch.id})
 
     async def _create(self, client: Any, file_id: str, name: str) -> Any:
         """Start a batch once: a try whose answer was lost may have succeeded."""
@@ -216,8 +229,11 @@ class _Batches:
         )
 
     async def _find(self, name: str) -> Any:
-        """The batch of that name, None where there is none; newest first, back to when the name was given."""
-        oldest = time.mktime(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - 3600
+        """The batch of that name, None where there is none; newest first, back to well before the name was given.
+
+        Older versions named batches by the local time of whatever machine they ran on.
+        """
+        oldest = calendar.timegm(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - _LOOK_BACK_S
 
         async def search(client: Any) -> Any:
             async for batch in client.batches.list(limit=100):
@@ -250,7 +266,7 @@ class _Batches:
         return filed
 
     async def _look(self, path: Path) -> Any:
-        batch_id = read_json(_state(path))["batch"]
+        batch_id = read_json(state_of(path))["batch"]
         try:
             return await self.teacher.call(lambda client: client.batches.retrieve(batch_id))
         except FcotError as error:
@@ -258,71 +274,117 @@ class _Batches:
                 raise
             raise FcotError(
                 f"this server does not know the batch {batch_id}, submitted {time.ctime(path.stat().st_mtime)}: another "
-                f"teacher.base_url or key? Deleting {path} and {_state(path).name} forgets it, and what it would bring is bought again"
+                f"teacher.base_url or key? {set_aside_hint(path)}"
             ) from error
 
     async def _collect(self, path: Path, batch: Any) -> int:
         """File an ended batch's answers, then forget the batch; those without an answer stay missing and are asked for again."""
-        jobs = {row["line"]["custom_id"]: row for row in read_jsonl(path)}
-        stop = _failure(batch, self.teacher.retries)
+        places = dict(places_of(path))
+        stop = _failure(batch, self.teacher)
         answered = 0
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id is None:
-                continue
-            content = await self.teacher.download(file_id)
-            for line in content.splitlines():
-                try:
-                    answer = json.loads(line)
-                    reply = self._reply(answer)
-                    row = jobs[answer["custom_id"]]
-                except FcotError as error:
-                    stop = stop or str(error)
-                except (ValueError, KeyError, TypeError, Malformed) as error:
-                    self.teacher.retries[type(error).__name__] += 1
-                else:
-                    if reply is not None:
-                        answered += self._file(row, reply, batch.id)
-        _state(path).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary, path.open("rb") as jobs:
+            for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+                output = Path(temporary) / "output.jsonl"
+                await self._download(path, batch.id, file_id, output)
+                with output.open("rb") as lines:
+                    for line in lines:
+                        try:
+                            answered += self._file_line(line, jobs, places, batch.id)
+                        except FcotError as error:
+                            stop = stop or str(error)
+        await asyncio.to_thread(self.folder.sync)
+        state_of(path).unlink(missing_ok=True)
         path.unlink()
         if _token_limit(batch):
-            await self._make_room(len(jobs))
+            await self._make_room(len(places))
         elif stop:
             raise FcotError(stop)
         return answered
 
+    async def _download(self, path: Path, batch_id: str, file_id: str, to: Path) -> None:
+        try:
+            await self.teacher.download(file_id, to)
+        except FcotError as error:
+            if getattr(error.__cause__, "status_code", None) not in (400, 404, 410):
+                raise
+            raise FcotError(
+                f"the answers of batch {batch_id} (file {file_id}) are not at the server any more: deleted, or expired. "
+                f"{set_aside_hint(path)}"
+            ) from error
+
+    def _file_line(self, line: bytes, jobs: BinaryIO, places: Mapping[str, int], batch_id: str) -> int:
+        """File one line of an output or error file; how many requests it answers.
+
+        Raises:
+            FcotError: The server refuses all such requests.
+        """
+        try:
+            answer = json.loads(line)
+            jobs.seek(places[answer["custom_id"]])
+            row = json.loads(jobs.readline())
+        except (ValueError, KeyError, TypeError) as error:
+            self.teacher.retries[type(error).__name__] += 1
+            return 0
+        try:
+            reply = self._reply(answer)
+        except Malformed:
+            self.teacher.retries["Malformed"] += 1
+            self._count_lost(row, batch_id)
+            return 0
+        return 0 if reply is None else self._file(row, reply, batch_id)
+
     def _reply(self, answer: Mapping[str, Any]) -> Reply | None:
-        """What one line of an output or error file brought; None where it is to be asked for again."""
-        response = answer.get("response") or {}
+        """What one line of an output or error file brought; None where it is to be asked for again.
+
+        Raises:
+            Malformed: An answer that was charged and says nothing.
+            FcotError: The server refuses all such requests.
+        """
+        response = answer.get("response")
+        response = response if isinstance(response, dict) else {}
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
-            return to_reply(body)
-        error = (body or {}).get("error") or answer.get("error") or {}
-        failure = _Failed(status, error)
-        if (refused := self.teacher.server.refusal(failure)) is not None:
+            try:
+                return to_reply(body)
+            except ErrorInside as error:
+                status, body = error.status, error.body
+        failure = failure_of(ErrorInside(status if isinstance(status, int) else None, body or answer.get("error")))
+        server = self.teacher.server
+        if (refused := server.refusal(failure)) is not None:
             return Reply([refused], Usage(0, 0))
-        if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
-            if refused_parameter(failure) == "n" and self.teacher.max_choices > 1:
-                self.teacher.max_choices = 1
-                say("the server refuses several choices in one request (n): they are asked for one by one")
-            if refused_parameter(failure) == "n":
+        if failure.status is not None and not failure.retriable and failure.status != 200:
+            if server.names_n(failure):
+                if self.teacher.max_choices > 1:
+                    self.teacher.max_choices = 1
+                    say("the server refuses several choices in one request (n): they are requested one by one")
                 return None
-            raise FcotError(f"the server refuses the request: {masked(str(failure))}{self.teacher.server.remedy(failure)}")
-        self.teacher.retries[str(status or error.get("code"))] += 1
+            raise FcotError(f"the server refuses the request: {server.masked(failure.text)}{server.remedy(failure)}")
+        code = answer["error"].get("code") if isinstance(answer.get("error"), dict) else None
+        self.teacher.retries[str(status or code or "failed")] += 1
         return None
 
     def _file(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
         """Append an answer's rows, unless a killed run has done it; they belong to the run that asked."""
-        job, request_id = _to_job(row), row["line"]["custom_id"]
+        job, request_id = to_job(row), row["line"]["custom_id"]
         shard = self.folder.shard(job.root)
-        known = [shard.row(job.key, slot) for slot in shard.slots(job.key)] + shard.refused(job.key) + shard.unused(job.key)
-        if any(one["request"] == request_id for one in known):
+        if any(one["request"] == request_id for one in shard.all_rows(job.key)):
             return False
         more = {"batch": batch_id, "run": row["run"]}
         shard.append(to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **more))
-        cost = self.meter.account(self.plan, reply.usage, self._bound(job), batch=True)
-        if row["run"] == self.plan.run_id and self.meter.paid_usd is not None:
-            self.meter.paid_usd += cost
+        self._pay(row, self.meter.account(self.plan, reply.usage, self._bound(job), batch=True))
         return True
+
+    def _count_lost(self, row: Mapping[str, Any], batch_id: str) -> None:
+        """Count an answer that the server may charge for, and that says nothing, at its maximum."""
+        job, request_id = to_job(row), row["line"]["custom_id"]
+        shard, bound = self.folder.shard(job.root), self._bound(job)
+        if bound and not any(one["request"] == request_id for one in shard.all_rows(job.key)):
+            shard.append([sent_row(self.plan, job, request_id, bound) | {"batch": batch_id, "run": row["run"]}])
+            self._pay(row, bound)
+
+    def _pay(self, row: Mapping[str, Any], usd: float) -> None:
+        if row["run"] == self.plan.run_id and self.meter.paid_usd is not None:
+            self.meter.paid_usd += usd
 
     async def _make_room(self, n: int) -> None:
         """After the enqueued-token limit: wait for other batches where there are any, else ask for less at once."""
@@ -337,41 +399,18 @@ class _Batches:
         await asyncio_sleep(self.teacher.poll_s)
 
 
-class _Failed(Exception):
-    """An error inside a batch, in the shape of the client's exceptions."""
-
-    def __init__(self, status: int | None, error: Mapping[str, Any]) -> None:
-        super().__init__(str(error.get("message") or error.get("code") or "no reason given"))
-        self.status_code = status
-        self.code = error.get("code")
-        self.param = error.get("param")
-
-
-def _state(path: Path) -> Path:
-    return path.with_name(path.name.replace(".jobs.jsonl", ".state.json"))
-
-
 def _token_limit(batch: Any) -> bool:
     return any(error.code == "token_limit_exceeded" for error in (batch.errors.data or [] if batch.errors else []))
 
 
-def _failure(batch: Any, retries: Counter[str]) -> str | None:
+def _failure(batch: Any, teacher: BatchTeacher) -> str | None:
     """Why the run ends with this batch, None where it goes on."""
     if batch.status == "failed" and not _token_limit(batch):
         errors = batch.errors.data or [] if batch.errors else []
         said = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
-        return f"batch {batch.id} failed: {masked(said) or 'no reason given'}. Nothing of it was bought"
+        return f"batch {batch.id} failed: {teacher.server.masked(said) or 'no reason given'}. Nothing of it was bought"
     if batch.status == "cancelled":
         return f"batch {batch.id} was cancelled; what it had answered is in the store, the same command asks for the rest"
     if batch.status == "expired":
-        retries["expired"] += 1
+        teacher.retries["expired"] += 1
     return None
-
-
-def _to_job(row: Mapping[str, Any]) -> Job:
-    """A row of a jobs file back; of the problem it knows no more than the store's rows say."""
-    body = row["line"]["body"]
-    problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
-    prompt = body["messages"] if "messages" in body else body["prompt"]
-    request = Request(prompt, row["max_tokens"], tuple(body.get("stop", ())), row["root"], problem)
-    return Job(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fcot.errors import FcotError
-from fcot.teacher.openai import TRIES_TO_CONNECT, Server, back_off_s, describe, not_reached
+from fcot.stopping import asyncio_sleep
+from fcot.teacher.failures import failure_of
+from fcot.teacher.openai import LONGEST_RETRY_AFTER_S, TRIES_TO_CONNECT, Server, back_off_s
 
 
 class Calls:
     """``await calls(send)`` is ``send(client)``, again while it fails for a passing reason.
 
+    The client's own retries would not do: a lost answer to a call that creates something has to be looked for before the next try.
+
     Args:
-        server: Which.
+        server: Where the calls go.
         what: The interface's name, for the message after the last try.
         max_tries: Tries of one call; fewer where no call has reached the server yet, so that a wrong URL is told within seconds.
 
@@ -45,16 +48,19 @@ class Calls:
                 self._reached = True
                 return answer
             except Exception as error:
+                failure = failure_of(error)
                 attempt += 1
-                self._reached |= not not_reached(error)
-                if (stop := self._server.stop_message(error)) is not None:
+                self._reached |= failure.connected
+                if (stop := self._server.stop_message(failure)) is not None:
                     raise FcotError(stop) from error
                 if not self._reached and attempt >= min(self._max_tries, TRIES_TO_CONNECT):
-                    raise FcotError(self._server.no_answer(error, attempt)) from error
-                if attempt >= self._max_tries:
-                    raise FcotError(f"{self._what} fails: {describe(error)}. The same command continues") from error
-                self.retries[str(getattr(error, "status_code", None) or type(error).__name__)] += 1
-                await asyncio.sleep(back_off_s(attempt - 1))
+                    raise FcotError(self._server.no_answer(failure, attempt)) from error
+                wait = failure.retry_after_s or 0.0
+                if attempt >= self._max_tries or wait > LONGEST_RETRY_AFTER_S:
+                    asks = f" and asks to wait {wait:,.0f} s" if wait else ""
+                    raise FcotError(f"{self._what} fails{asks}: {self._server.describe(failure)}. The same command continues") from error
+                self.retries[failure.name] += 1
+                await asyncio_sleep(wait + back_off_s(attempt - 1))
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones (each event loop needs its own)."""

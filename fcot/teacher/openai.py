@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fcot.errors import BudgetSpent, FcotError
 from fcot.progress import say
+from fcot.teacher.failures import Failure, failure_of
+from fcot.teacher.replies import to_reply
 from fcot.teacher.requests import NO_ACCOUNT, OWN_PARAMETERS, Account, Choice, Reply, Request, Usage
 from fcot.teacher.throttle import Throttle
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-_RETRY_STATUS = {408, 409, 425, 429}
-_PUSH_BACK_STATUS = {429, 503, 529}
-_TOO_LONG = ("maximum context length", "context length is only", "available context size", "exceed_context_size")  # vLLM, llama.cpp
+OPENAI_URL = "https://api.openai.com"
+OPENAI_KEY = "OPENAI_API_KEY"  # the variable with OpenAI's own key
+NO_KEY = "none"  # an api_key_env that sends no key
 _LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
-_LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
-TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is told within seconds
+LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
+TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is found within seconds
+_TRIES_WITH_SEVERAL = 3  # of a request for several choices that fails with 500, until it is tried with one
+
+
+def server_url(base_url: str | None) -> str | None:
+    """The address of a server: as configured, else that of ``OPENAI_BASE_URL``; None for OpenAI's own."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or None
+
+
+def key_variable(base_url: str | None, api_key_env: str | None) -> str | None:
+    """The environment variable whose key goes to a server, None where none does.
+
+    A key goes to the server it belongs to: ``OPENAI_API_KEY`` to OpenAI's own address and to that of ``OPENAI_BASE_URL``, any other
+    server gets the one that ``api_key_env`` names.
+
+    Args:
+        base_url: As configured; None for the default.
+        api_key_env: As configured; ``none`` sends no key.
+    """
+    if api_key_env is not None:
+        return None if api_key_env == NO_KEY else api_key_env
+    own = base_url is None or base_url.startswith(OPENAI_URL) or base_url == os.environ.get("OPENAI_BASE_URL")
+    return OPENAI_KEY if own else None
+
+
+def key_fault(prefix: str, base_url: str | None, api_key_env: str | None) -> str | None:
+    """What is wrong about the key for a server, with the override that helps; None where nothing is.
+
+    Args:
+        prefix: Of the options, such as ``teacher.``.
+        base_url: As configured.
+        api_key_env: As configured.
+    """
+    variable, url = key_variable(base_url, api_key_env), server_url(base_url)
+    if variable is not None and not os.environ.get(variable, "").strip():
+        if api_key_env is not None:
+            return f"{prefix}api_key_env={api_key_env}: there is no such environment variable, or it is empty"
+        openai_itself = url is None or url.startswith(OPENAI_URL)
+        own = f"needs the environment variable {variable} (a server of your own: {prefix}base_url=...)"
+        return own if openai_itself else None
+    if variable is None and api_key_env is None and os.environ.get(OPENAI_KEY):
+        return (
+            f"{prefix}base_url={base_url} is not the server that {OPENAI_KEY} belongs to, and that variable is set: "
+            f"{prefix}api_key_env={OPENAI_KEY} sends it there, {prefix}api_key_env={NO_KEY} sends none, "
+            f"{prefix}api_key_env=NAME sends another variable's"
+        )
+    return None
 
 
 class Server:
-    """Where and how a server is asked: shared by the online and the batch back end.
+    """Where a server is and what it gets: shared by the online and the batch back end.
 
     Args:
         model: The name sent to the server.
@@ -37,9 +82,10 @@ class Server:
         temperature: Sampling temperature.
         parameters: Further request parameters; None drops one that would be sent (``temperature``, ``seed``).
         max_tokens_parameter: Its name for this model: ``max_tokens``, or ``max_completion_tokens``.
-        base_url: Server, None for OpenAI's own. The key comes from ``OPENAI_API_KEY``; a server of one's own needs none.
+        base_url: Server, None for OpenAI's own or that of ``OPENAI_BASE_URL``.
         timeout_s: Limit on one request, in seconds.
-        group: The config group that messages name: ``teacher``, or ``student`` for API students.
+        group: The config group that messages name: ``teacher``, or ``student`` for API-backed students.
+        api_key_env: The environment variable with the server's key; see :func:`key_variable`.
     """
 
     def __init__(
@@ -54,13 +100,15 @@ class Server:
         base_url: str | None,
         timeout_s: float,
         group: str = "teacher",
+        api_key_env: str | None = None,
     ) -> None:
         self.group = group
         self.model = model
         self.chat = chat
         self.path = "/chat/completions" if chat else "/completions"
-        self.base_url = base_url
+        self.base_url = server_url(base_url)
         self.timeout_s = timeout_s
+        self._key_variable = key_variable(base_url, api_key_env)
         self._parameters = {"temperature": temperature, **parameters}
         self._max_tokens_parameter = max_tokens_parameter
         # A limit that is left out changes the answers; who asks, and on which terms, does not.
@@ -72,12 +120,17 @@ class Server:
             "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": more} if more else {}),
         }  # fmt: skip
 
+    @property
+    def _key(self) -> str:
+        """The key from the environment, empty where none is sent; files it is read from often end in a newline."""
+        return os.environ.get(self._key_variable, "").strip() if self._key_variable else ""
+
     def client(self, **http: Any) -> Any:
         """A new client; each event loop needs its own."""
         import openai
 
         return openai.AsyncOpenAI(
-            api_key=_key() or "unused", base_url=self.base_url, max_retries=0, timeout=self.timeout_s,
+            api_key=self._key or "unused", base_url=self.base_url, max_retries=0, timeout=self.timeout_s,
             http_client=openai.DefaultAioHttpClient(timeout=self.timeout_s, **http),
         )  # fmt: skip
 
@@ -90,42 +143,54 @@ class Server:
         }  # fmt: skip
         return {name: value for name, value in body.items() if value is not None}
 
-    def refusal(self, error: Exception) -> Choice | None:
-        """The skipped answer that an error stands for, None for other errors: the prompt is at fault, not the server."""
-        if getattr(error, "status_code", None) not in (400, 413, 422):
-            return None
-        code, message = str(getattr(error, "code", None) or ""), str(error).lower()
-        if code == "content_filter" or "content management policy" in message:
-            return Choice("", None, refused="prompt_filtered")
-        if code in ("context_length_exceeded", "string_above_max_length") or any(words in message for words in _TOO_LONG):
-            return Choice("", None, refused="too_long")
-        return None
+    @property
+    def sent(self) -> list[str]:
+        """Names of the parameters that requests may have, the usual suspects first."""
+        return [*self._parameters, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
 
-    def stop_message(self, error: Exception) -> str | None:
+    # --- what a failure means ---
+
+    def masked(self, text: str) -> str:
+        """A text without the key, which some servers repeat."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def describe(self, failure: Failure) -> str:
+        """One line about a failure; never the request, which holds the key, nor the key itself."""
+        return f"{failure.kind}: {self.masked(failure.text).rstrip('.')}"
+
+    def refusal(self, failure: Failure) -> Choice | None:
+        """The skipped answer that a failure stands for, None for other failures: the prompt is at fault, not the server."""
+        reason = failure.refused_prompt()
+        return None if reason is None else Choice("", None, refused=reason)
+
+    def names_n(self, failure: Failure) -> bool:
+        """Whether the server refuses several choices in one request by name."""
+        return failure.parameter(self.sent) == "n"
+
+    def stop_message(self, failure: Failure) -> str | None:
         """Why more requests are pointless, or None where the reason may pass."""
-        import openai
-
-        if not isinstance(error, openai.APIStatusError):
-            passing = (openai.APIConnectionError, TimeoutError, json.JSONDecodeError, UnicodeDecodeError, Malformed)
-            return None if isinstance(error, passing) else f"{describe(error)} while asking {self.group}.model={self.model}"
-        status, reason = error.status_code, describe(error)
+        status, reason = failure.status, self.describe(failure)
+        if failure.retriable or status == 200:
+            return None
+        if status is None:
+            return f"{reason} while sending to {self.group}.model={self.model}"
         if status in (401, 403):
-            sent = f"the server refuses the key in ${KEY_VARIABLE}" if _key() else "the server wants a key"
-            return f"{sent}: {reason}" + ("" if _key() else f". Set the environment variable {KEY_VARIABLE}")
+            if self._key:
+                return f"the server refuses the key in ${self._key_variable}: {reason}"
+            variable = self._key_variable or f"with it and name it: {self.group}.api_key_env=NAME"
+            return f"the server wants a key: {reason}. Set the environment variable {variable}"
         if status == 404:
             where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
-            own = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else error.request.url.path
-            young = ". A model just trained may need some minutes: the same command goes on" if self.model.startswith("ft:") else ""
+            own = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else failure.path
+            young = ". A model just trained may need some minutes: the same command continues" if self.model.startswith("ft:") else ""
             return f"no model {self.group}.model={self.model} or no endpoint {own} at {where} ({reason}){young}"
-        if error.code == "insufficient_quota":
+        if failure.out_of_quota:
             return f"the account's quota is used up: {reason}. The same command continues once there is more"
-        if status >= 500 or status in _RETRY_STATUS:
-            return None
-        return f"the server refuses the request: {reason}{self.remedy(error)}"
+        return f"the server refuses the request: {reason}{self.remedy(failure)}"
 
-    def remedy(self, error: Any) -> str:
-        """The override that drops or renames the parameter a 400 complains about."""
-        name = refused_parameter(error)
+    def remedy(self, failure: Failure) -> str:
+        """The override that drops or renames the parameter a refusal names."""
+        name = failure.parameter(self.sent)
         if name == "stop":
             return ". prompt.stop=[] leaves it out"
         if name == self._max_tokens_parameter:
@@ -133,27 +198,21 @@ class Server:
             return f". {self.group}.max_tokens_parameter={other} renames it"
         if self.group == "student":
             return f" (student.model={self.model})"
-        if name is None or name in OWN_PARAMETERS or "." in name:
+        if name is None or name in OWN_PARAMETERS:
             return ""
-        return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value in the place of null)'
+        return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value instead of null)'
 
-    def no_answer(self, error: Exception, tries: int) -> str:
+    def no_answer(self, failure: Failure, tries: int) -> str:
         """The message for tries none of which got to a server."""
         where = f"{self.group}.base_url={self.base_url or 'OpenAI'}"
-        return f"no server answers at {where} ({_root(error)}): is it running? {tries} tries"
-
-
-def refused_parameter(error: Any) -> str | None:
-    """The request parameter a refusal names, where it does."""
-    param = getattr(error, "param", None)
-    return str(param) if param and getattr(error, "status_code", None) in (400, 422) else None
+        return f"no server answers at {where} ({self.masked(failure.text)}): is it running? {tries} tries"
 
 
 class OpenAITeacher:
     """A model behind ``/chat/completions`` or ``/completions``, asked online.
 
     Args:
-        server: Which.
+        server: Where the model is.
         throttle: Concurrency and rates.
         max_choices: Choices asked for in one request.
         max_retries: Further tries of a request that failed for a passing reason.
@@ -170,7 +229,8 @@ class OpenAITeacher:
         self._throttle = throttle
         self._max_retries = max_retries
         self._client: Any = None
-        self._told: set[str] = set()
+        self._said: set[str] = set()
+        self._several_work = False  # an answer to a request for several choices has come
 
     @property
     def concurrency(self) -> int:
@@ -183,7 +243,7 @@ class OpenAITeacher:
         Raises:
             FcotError: The server refuses (key, model, parameters, quota), every retry failed, or the budget is spent.
         """
-        failures = 0
+        failures, wanted = 0, n
         while True:
             n = min(n, self.max_choices)
             ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
@@ -192,28 +252,44 @@ class OpenAITeacher:
                 began = time.monotonic()
                 reply = await self._send(request, n, seed)
                 self._throttle.succeeded(time.monotonic() - began)
-                if len(reply.choices) < n:
-                    self._tell_once(f"the server returned {len(reply.choices)} of the {n} choices asked for: the rest is asked for again")
+                self._learn_choices(n, wanted, len(reply.choices))
                 return reply
             except BudgetSpent:
                 raise
             except Exception as error:
-                if _may_be_charged(error):
+                failure = failure_of(error)
+                if failure.maybe_charged:
                     account.maybe_charged()
                 else:
                     account.not_charged()
-                if (refused := self._server.refusal(error)) is not None:
+                if (refused := self._server.refusal(failure)) is not None:
                     self._throttle.succeeded()
                     return Reply([refused], Usage(0, 0))
-                if n > 1 and refused_parameter(error) == "n":
-                    self.max_choices = 1
-                    self._tell_once("the server refuses several choices in one request (n): they are asked for one by one")
+                if n > 1 and self._may_be_the_number(failure, failures + 1):
+                    n = 1
                     continue
-                wait = self._passing(error, failures, ticket)
+                wait = self._passing(failure, error, failures, ticket)
                 failures += 1
             finally:
                 self._throttle.leave()
             await self._throttle.pause(wait)
+
+    def _may_be_the_number(self, failure: Failure, n_failures: int) -> bool:
+        """Whether a request for several choices may have failed for their number; one choice then shows whether it did."""
+        if self._server.names_n(failure):
+            return True
+        often = failure.status == 500 and n_failures >= _TRIES_WITH_SEVERAL
+        return not self._several_work and failure.parameter(self._server.sent) is None and (failure.may_refuse_several or often)
+
+    def _learn_choices(self, n: int, wanted: int, returned: int) -> None:
+        """What an answer says about several choices in one request."""
+        if n > 1:
+            self._several_work = True
+            if returned < n:
+                self._say_once(f"the server returned {returned} of the {n} choices asked for: the rest is requested again")
+        elif wanted > 1 and self.max_choices > 1:
+            self.max_choices = 1
+            self._say_once("the server refuses several choices in one request (n): they are requested one by one")
 
     async def _send(self, request: Request, n: int, seed: int) -> Reply:
         if self._client is None:
@@ -227,35 +303,36 @@ class OpenAITeacher:
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)
 
-    def _passing(self, error: Exception, attempt: int, ticket: int) -> float:
+    def _passing(self, failure: Failure, error: Exception, attempt: int, ticket: int) -> float:
         """Seconds to wait before another try, or the end of all tries."""
-        if (stop := self._server.stop_message(error)) is not None:
+        server = self._server
+        if (stop := server.stop_message(failure)) is not None:
             self._throttle.halt()
             raise FcotError(stop) from error
-        kind = str(getattr(error, "status_code", None) or type(error).__name__.removeprefix("API"))
-        self._retries[kind] += 1
-        tries = min(self._max_retries, TRIES_TO_CONNECT - 1) if not_reached(error) and not self._throttle.proven else self._max_retries
+        self._retries[failure.name] += 1
+        connects = failure.connected or self._throttle.proven
+        tries = self._max_retries if connects else min(self._max_retries, TRIES_TO_CONNECT - 1)
         if attempt >= tries:
-            if not_reached(error):
-                raise FcotError(self._server.no_answer(error, attempt + 1)) from error
-            group = self._server.group
-            where = f" at {group}.base_url={self._server.base_url}" if self._server.base_url else ""
+            if not failure.connected:
+                raise FcotError(server.no_answer(failure, attempt + 1)) from error
+            where = f" at {server.group}.base_url={server.base_url}" if server.base_url else ""
             raise FcotError(
-                f"{group}.model={self._server.model}{where}: {attempt + 1} tries of one request failed, the last with "
-                f"{describe(error)}. What was bought is in the store; the same command continues"
+                f"{server.group}.model={server.model}{where}: {attempt + 1} tries of one request failed, the last with "
+                f"{server.describe(failure)}. What was bought is in the store; the same command continues"
             ) from error
-        asked = _retry_after(error)
-        if asked is not None and asked > _LONGEST_RETRY_AFTER_S:
+        wait = failure.retry_after_s
+        if wait is not None and wait > LONGEST_RETRY_AFTER_S:
             raise FcotError(
-                f"the server asks to wait {asked:,.0f} s: {describe(error)}. What was bought is in the store; the same command continues"
+                f"the server asks to wait {wait:,.0f} s: {server.describe(failure)}. What was bought is in the store; "
+                "the same command continues"
             )
-        if getattr(error, "status_code", None) in _PUSH_BACK_STATUS or "Timeout" in kind:
-            self._throttle.pushed_back(ticket, asked)
-        return (asked or 0.0) + back_off_s(attempt)
+        if failure.pushes_back:
+            self._throttle.pushed_back(ticket, wait)
+        return (wait or 0.0) + back_off_s(attempt)
 
-    def _tell_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
             say(message)
 
     def status(self) -> str:
@@ -275,93 +352,6 @@ class OpenAITeacher:
             await client.close()
 
 
-class Malformed(Exception):
-    """An answer with status 200 that is not a completion."""
-
-
-def _key() -> str:
-    """The key from the environment; files it is read from often end in a newline."""
-    return os.environ.get(KEY_VARIABLE, "").strip()
-
-
-def to_reply(answer: Any) -> Reply:
-    """A completion object as the API returns it, chat or plain.
-
-    Raises:
-        Malformed: It is none.
-    """
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    if not choices or not isinstance(choices, list):
-        raise Malformed("an answer without choices")
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Reply([_to_choice(choice) for choice in choices], Usage(*(count if type(count) is int else None for count in counts)))
-
-
-def _to_choice(choice: Any) -> Choice:
-    if not isinstance(choice, dict):
-        raise Malformed("a choice that is none")
-    holder = choice["message"] if isinstance(choice.get("message"), dict) else choice
-    text = holder["content"] if "content" in holder else holder.get("text", 0)
-    if not isinstance(text, str | None):
-        raise Malformed("a choice without text")
-    text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-    reason = choice.get("finish_reason")
-    if choice.get("error") or not isinstance(reason, str | None) or reason == "error":
-        raise Malformed("a choice that broke off")
-    if reason == "content_filter":
-        return Choice(text, reason, refused="content_filter")
-    if text.strip():
-        return Choice(text, reason)
-    return Choice(text, reason, refused="empty_at_limit" if reason == "length" else "empty")
-
-
 def back_off_s(attempt: int) -> float:
     """Seconds before try ``attempt + 2``: exponential, with full jitter."""
     return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))
-
-
-def _retry_after(error: Exception) -> float | None:
-    """Seconds the server asks to wait, None where it does not say."""
-    response = getattr(error, "response", None)
-    if response is None:
-        return None
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        with contextlib.suppress(KeyError, ValueError):
-            return max(0.0, float(response.headers[name]) / unit)
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, parsedate_to_datetime(response.headers["retry-after"]).timestamp() - time.time())
-    return None
-
-
-def not_reached(error: Exception) -> bool:
-    """Whether a try never got to the server."""
-    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-
-
-def _root(error: BaseException) -> str:
-    """What the first cause says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return masked(" ".join(str(error).split()))
-
-
-def _may_be_charged(error: Exception) -> bool:
-    """Whether a try broke off after the server may have done its work."""
-    return not hasattr(error, "status_code") and not not_reached(error)
-
-
-def masked(text: str) -> str:
-    """A text without the key, which some servers repeat."""
-    return text.replace(key, "***") if (key := _key()) else text
-
-
-def describe(error: Exception) -> str:
-    """One line about an error; never the request, which holds the key, nor the key itself."""
-    message = " ".join(str(getattr(error, "message", None) or error).split()).rstrip(".")
-    if error.__cause__ is not None:
-        message += f" ({' '.join(str(error.__cause__).split())})"
-    return f"{type(error).__name__}: {masked(message)[:300].rstrip('.')}"

@@ -1,0 +1,241 @@
+"""Failed requests to an OpenAI-compatible server: what the server said, in whatever shape, and what follows from it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+_LONGEST_TEXT = 600  # characters of a body that are shown
+_RETRY_STATUS = {408, 409, 425, 429}
+_PUSH_BACK_STATUS = {429, 503, 529}
+_GATEWAY_STATUS = {502, 504, *range(520, 530)} - {529}  # from what stands before the model, which may have worked on
+_ABOUT_THE_PROMPT = {400, 403, 413, 422, 451, 500}  # statuses of errors that can be one prompt's fault
+_REFUSED = {400, 422, 500, 501}  # statuses with which servers refuse a parameter
+_TOO_LONG = re.compile(  # OpenAI, vLLM, llama.cpp, TGI, Mistral, Gemini, Anthropic, Groq, Cohere
+    r"context[ _-](?:length|window|size)|(?:prompt|input|message|request|text|string)s?\W+(?:is |are |was )?too (?:long|large)"
+    r"|too many (?:input |prompt )?tokens|(?:exceeds|exceeded|over) the (?:maximum|max|limit)[^.]{0,40}tokens|reduce the length"
+    r"|inputs?`? (?:tokens \+|must have less than)|string_above_max_length|tokens? limit exceeded|exceeds?[^.]{0,30}max(?:imum)?[_ ]input",
+    re.IGNORECASE,
+)
+_PER_MINUTE = re.compile(r"per (?:minute|min|second|day)\b|\b[TR]P[MD]\b")
+_FILTERED = re.compile(
+    r"content[ _-](?:management |filter|policy|moderation)|moderation|\bflagged\b|PROHIBITED_CONTENT|content_policy",
+    re.IGNORECASE,
+)
+_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|insufficient (?:credit|balance|fund)", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"\bn\b\W|\bchoices?\b|(?:multiple|several|one|single|parallel) (?:completion|choice|sequence|sample)|best_of|num_return_sequences",
+    re.IGNORECASE,
+)
+_COMPLAINT = r"(?:parameter|param|argument|field|option|property|key|input|unknown|unsupported|unexpected|unrecogni[sz]ed|invalid)"
+_IN_200 = (
+    (re.compile(r"rate.?limit|too many requests", re.IGNORECASE), 429),
+    (_QUOTA, 402),
+    (re.compile(r"overload|unavailable|capacity", re.IGNORECASE), 503),
+)
+
+
+class Malformed(Exception):
+    """An answer with status 200 that is not a completion."""
+
+
+class ErrorInside(Exception):
+    """An error that came inside an answer: of status 200, or as a line of a batch.
+
+    Attributes:
+        status: As the error says, or means; None where that is unknown.
+        body: The error as JSON.
+    """
+
+    def __init__(self, status: int | None, body: Any) -> None:
+        super().__init__(_shown(body))
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request failed.
+
+    Attributes:
+        kind: The error's class, such as ``RateLimitError``.
+        text: What was said, with all that a body holds; may contain the key.
+        status: HTTP status, None where no answer came.
+        body: The answer's JSON, or its text; None without one.
+        connected: Whether the request got to the server.
+        retry_after_s: Seconds the server asks to wait, None where it does not say.
+        passing: Whether the kind of error may pass: it has a status, or is of the connection.
+        path: Of the URL that was called, None where no answer came.
+    """
+
+    kind: str
+    text: str
+    status: int | None = None
+    body: Any = None
+    connected: bool = True
+    retry_after_s: float | None = None
+    passing: bool = True
+    path: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For counters: the status, or the kind."""
+        return str(self.status or self.kind.removeprefix("API"))
+
+    @property
+    def retriable(self) -> bool:
+        """Whether another try may succeed."""
+        if self.status is None:
+            return self.passing
+        return (self.status >= 500 or self.status in _RETRY_STATUS) and not self.out_of_quota
+
+    @property
+    def pushes_back(self) -> bool:
+        """Whether the server wants less at once."""
+        return self.status in _PUSH_BACK_STATUS or "Timeout" in self.kind
+
+    @property
+    def out_of_quota(self) -> bool:
+        """Whether the account has nothing left."""
+        return self.status == 402 or (self.status == 429 and bool(_QUOTA.search(self._all)))
+
+    @property
+    def maybe_charged(self) -> bool:
+        """Whether the server may have done its work, and charge for it: whatever is not known to be free."""
+        if self.status is None:
+            return self.connected
+        if self.status < 500 and self.status != 200:
+            return False
+        told = isinstance(self.body, Mapping) and bool(self.body)  # an API's own error, not a gateway's page
+        return self.status in _GATEWAY_STATUS or self.status == 200 or not told
+
+    def refused_prompt(self) -> str | None:
+        """Why this prompt alone cannot be answered (``too_long``, ``prompt_filtered``); None where it is not at fault."""
+        if self.status not in _ABOUT_THE_PROMPT:
+            return None
+        if _FILTERED.search(self._all) and self.status != 500:
+            return "prompt_filtered"
+        if self.status != 403 and not _PER_MINUTE.search(self._all) and (_TOO_LONG.search(self._all) or self.status == 413):
+            return "too_long"
+        return None
+
+    def parameter(self, sent: Collection[str]) -> str | None:
+        """The request parameter that the server complains about, of those that were sent; None where it names none."""
+        if self.status not in _REFUSED:
+            return None
+        named = [str(value).rpartition(".")[2] for key, value in _leaves(self.body) if key in ("param", "loc") and value]
+        said = " ".join(str(value) for _, value in _leaves(self.body)) or self.text
+        named += re.findall(r"[`'\"]([a-z_]+)[`'\"]", said)
+        named += [name for name in sent if re.search(rf"{_COMPLAINT}\W+(?:\w+\W+)?{name}\b|\b{name}\b\W*(?:>|<|=|is not|must)", said)]
+        return next((name for name in named if name in sent), None)
+
+    def refuses_several(self) -> bool:
+        """Whether it speaks of the number of choices without naming the parameter."""
+        return self.status in _REFUSED and bool(_SEVERAL.search(self.text))
+
+    @property
+    def may_refuse_several(self) -> bool:
+        """Whether several choices in one request can be the reason: a refused request that names nothing else."""
+        return self.status in (400, 422, 501) or self.refuses_several()
+
+    @property
+    def _all(self) -> str:
+        return f"{self.text} {_shown(self.body, 10**6)}"
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a failed call came to: an exception of the ``openai`` client, of a connection, or one of this module's."""
+    if isinstance(error, ErrorInside):
+        return Failure("an error", str(error), error.status, error.body)
+    if isinstance(error, Malformed):
+        return Failure("Malformed", str(error), 200)
+    import openai
+
+    response = getattr(error, "response", None)
+    if isinstance(error, openai.APIStatusError) and response is not None:
+        body, status = _body(error, response), error.status_code
+        text, path = _shown(body) or f"status {status}", str(error.request.url.path)
+        return Failure(type(error).__name__, text, status, body, True, retry_after(response), True, path)
+    passing = isinstance(error, openai.APIConnectionError | TimeoutError | json.JSONDecodeError | UnicodeDecodeError)
+    text = " ".join(str(getattr(error, "message", None) or error).split())
+    if error.__cause__ is not None:
+        text = f"{text.rstrip('.')} ({' '.join(str(_root(error)).split())})"
+    connected = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+    return Failure(type(error).__name__, text, None, None, connected, None, passing)
+
+
+def error_inside(answer: Any) -> ErrorInside | None:
+    """The error that an answer with status 200 holds in the place of choices, None where it holds none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if not error or answer.get("choices"):
+        return None
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    with contextlib.suppress(TypeError, ValueError):
+        if 400 <= int(str(code)) < 600:
+            return ErrorInside(int(str(code)), answer)
+    status = next((status for words, status in _IN_200 if words.search(_shown(answer))), 200)
+    return ErrorInside(status, answer)
+
+
+def retry_after(response: Any) -> float | None:
+    """Seconds that an answer's headers ask to wait, None where they do not say."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with contextlib.suppress(KeyError, ValueError):
+            return max(0.0, float(response.headers[name]) / unit)
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(response.headers["retry-after"]).timestamp() - time.time())
+    return None
+
+
+def _body(error: Any, response: Any) -> Any:
+    """An error's whole body: the client keeps only a part of it."""
+    with contextlib.suppress(Exception):  # not read, or not text
+        text = response.text
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+        return text
+    return error.body
+
+
+def _shown(body: Any, longest: int = _LONGEST_TEXT) -> str:
+    """A body in one line: the message alone where the rest is the usual fields of an error, else all of it."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict) and isinstance(message := error.get("message"), str):
+        rest = {name: value for name, value in error.items() if name not in ("message", "object") and value not in (None, "")}
+        words = [message, *(f"{name}: {_plain(value)}" for name, value in rest.items() if str(value) not in message)]
+        text = f"{words[0].rstrip('.')} ({', '.join(words[1:])})" if words[1:] else message
+    else:
+        text = _plain(error) if error is not None else ""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[:longest].rstrip() + "..."
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return re.sub(r"<[^>]+>", " ", value) if value.lstrip().startswith("<") else value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _leaves(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested JSON with the key they stand under; the items of a list under the list's."""
+    if isinstance(body, dict):
+        for name, value in body.items():
+            yield from _leaves(value, name)
+    elif isinstance(body, list):
+        for value in body:
+            yield from _leaves(value, key)
+    else:
+        yield key, body
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
