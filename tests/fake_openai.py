@@ -5,7 +5,8 @@ on ``/v1/chat/completions`` and ``/v1/completions``: the rationale's wording fol
 
 ``--faults`` is JSON. A list is used up one entry a request, in order of arrival (null: no fault), then all is well. An
 object gives each fault's probability a request, and a ``seed``. A fault is a name of ``FAULTS`` with an optional
-argument: ``429`` has no Retry-After, ``429:1`` asks for one second, ``slow:2`` stalls for two. Requests that an option
+argument: ``429`` has no Retry-After, ``429:1`` asks for one second, ``slow:2`` stalls for two. A stalled request is charged when its
+client has gone, and so is one that a gateway gave up (``gateway``, a 504). Requests that an option
 refuses (``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``--help``) use up no fault.
 
 It has the Batch API too (``/v1/files``, ``/v1/batches``), which answers with the same code and works in ``--batch-seconds``.
@@ -68,7 +69,7 @@ BODIES = {  # status 200, and no completion inside
     "empty_body": b"",
 }
 FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "more", "empty", "content_filter", "length", "surrogate"}
-FAULTS.add("html")
+FAULTS |= {"html", "gateway"}
 BATCH_FAULTS = {"create_500", "failed", "token_limit", "expired", "cancelled", "errors", "filtered", "slow"}
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 REFUSED_BATCH = {  # fault -> the error of a batch that fails
@@ -225,8 +226,9 @@ class FakeOpenAI:
             self.faulty[fault] += 1
         if not fault.startswith("over_"):
             await asyncio.sleep(self.options.latency + (float(argument) if fault == "slow" else 0))
-        if fault == "slow" and reader.at_eof():
-            return  # the client did not wait so long
+        if fault == "slow" and reader.at_eof():  # the client did not wait so long; providers charge what was written
+            self.charge(self.write(key, prompt, body, fault)[1])
+            return
         if refusal:
             _, status, error, wait = refusal
             if wait:
@@ -241,6 +243,9 @@ class FakeOpenAI:
             await send(writer, status, json.dumps(error).encode(), ({"Retry-After": argument} if argument else {}) | self.rate_headers())
         elif fault == "html":
             await send(writer, 502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", {"Content-Type": "text/html"})
+        elif fault == "gateway":  # it gave up waiting for the model, which did its work
+            self.charge(self.write(key, prompt, body, fault)[1])
+            await send(writer, 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {"Content-Type": "text/html"})
         elif fault in BODIES:
             await send(writer, 200, BODIES[fault], self.rate_headers())
         else:
@@ -539,6 +544,9 @@ class Tuning:
             status, code = STATUS[fault]
             error = problem(code, f"{code} for {headers.get('authorization')}", code)
             await send(writer, status, json.dumps(error).encode(), {"Retry-After": argument} if argument else {})
+        elif fault == "gateway":  # it gave up waiting for the model, which did its work
+            self.charge(self.write(key, prompt, body, fault)[1])
+            await send(writer, 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {"Content-Type": "text/html"})
         elif fault in BODIES:
             await send(writer, 200, BODIES[fault])
         elif fault == "reset":

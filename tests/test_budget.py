@@ -107,6 +107,16 @@ def test_timeouts_count_at_their_maximum_without_a_budget_too(tmp_path):
     assert usage["usd"] > 0
 
 
+@pytest.mark.parametrize("fault", ["gateway", "slow:3"])
+def test_what_a_gateway_or_a_timeout_gave_up_is_counted_as_the_server_counts_it(tmp_path, fault):
+    with FakeServer([None, *[fault] * 3]) as server:
+        usage = finish(start(tmp_path, server, "--problems", 2, "--diversity", 2, "--timeout", 1.0))
+        time.sleep(3.0 if fault != "gateway" else 0.0)
+        cost = charged(server)
+    assert usage["requests_lost"] == 3
+    assert usage["usd"] >= cost > PRICE.usd(usage["prompt_tokens"], usage["completion_tokens"]), "the answers alone cost less"
+
+
 def test_tries_that_were_certainly_not_charged_cost_nothing(tmp_path):
     with FakeServer(["429", "500", None] * 50) as server:
         usage = finish(start(tmp_path, server, "--problems", 3))

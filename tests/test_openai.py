@@ -42,7 +42,8 @@ def teacher(server, **options):
     """Of keyword arguments of the server, the throttle and the teacher together."""
     wanted = {
         "model": "fake", "model_id": "fake", "chat": True, "temperature": 0.7, "base_url": server.base_url, "timeout_s": 20.0,
-        "parameters": {}, "max_tokens_parameter": "max_tokens", "api_key_env": "OPENAI_API_KEY", "concurrency": 4, "max_choices": 1, "max_retries": 3,
+        "parameters": {}, "max_tokens_parameter": "max_tokens", "concurrency": 4, "max_choices": 1, "max_retries": 3,
+        "api_key_env": "OPENAI_API_KEY",
     } | options  # fmt: skip
     rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
     last = wanted.pop("max_choices"), wanted.pop("max_retries")

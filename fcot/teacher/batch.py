@@ -131,6 +131,7 @@ class _Batches:
         self.folder = folder
         self.meter = meter
         self.max_requests = self.teacher.max_requests
+        self.last_failure = ""  # what the server said of an answer that is to be asked for again
         self.full = False  # the enqueued-token limit was reached: waiting is all there is to do
 
     async def run(self, wanted: Sequence[tuple[str, Problem]]) -> None:
@@ -152,8 +153,9 @@ class _Batches:
                     return
                 fruitless = 0 if filed or self.full else fruitless + 1
                 if fruitless > _TRIES_WITHOUT_PROGRESS:
+                    last = f", the last one with: {self.last_failure}" if self.last_failure else ""
                     raise FcotError(
-                        f"{fruitless} rounds of batches brought no answer: {dict(self.teacher.retries)}. The same command tries again"
+                        f"{fruitless} rounds of batches brought no answer: {dict(self.teacher.retries)}{last}. The same command tries again"
                     )
                 await self._submit(jobs)
         finally:
@@ -361,6 +363,7 @@ class _Batches:
             raise FcotError(f"the server refuses the request: {server.masked(failure.text)}{server.remedy(failure)}")
         code = answer["error"].get("code") if isinstance(answer.get("error"), dict) else None
         self.teacher.retries[str(status or code or "failed")] += 1
+        self.last_failure = server.masked(failure.text)
         return None
 
     def _file(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
