@@ -58,6 +58,7 @@ class BatchTeacher:
         self.server = server
         self.online = online
         self.identity = server.identity
+        self.older_identities = online.older_identities
         self.chat = server.chat
         self.max_choices = online.max_choices
         self.poll_s = poll_s

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -161,6 +161,7 @@ class OpenAITeacher:
 
     def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
         self.identity = server.identity
+        self.older_identities: Sequence[Mapping[str, Any]] = ()
         self.chat = server.chat
         self.max_choices = max_choices
         self._retries: Counter[str] = Counter()

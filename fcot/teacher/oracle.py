@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcot.errors import FcotError
@@ -27,6 +27,7 @@ class Oracle:
     chat = False
     concurrency = 1
     max_choices = 64
+    older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, task: str, error_rate: float, temperature: float) -> None:
         if task not in TOY_TASKS:
