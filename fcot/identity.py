@@ -98,7 +98,7 @@ def _tailored(run: Run, method: TailoredMethod) -> dict[str, Any]:
     if first_exam:
         part["first_demonstrations"] = method.demonstrations or paper_demonstrations(run.task.name)
     if not reflects:
-        part["reflection"] = counted(method.reflection, only=("weight",))
+        part["reflection"] = counted(method.reflection, without=("margin", "representation", "max_tokens"))
     if several:
         part["feedback"] = _feedback(run, method)
     return part
@@ -107,7 +107,7 @@ def _tailored(run: Run, method: TailoredMethod) -> dict[str, Any]:
 def _feedback(run: Run, method: TailoredMethod) -> dict[str, Any]:
     feedback = method.feedback
     if feedback.source == "self":
-        return counted(feedback, only=("source",))
+        return counted(feedback, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
     if feedback.source == "plain":
         return counted(feedback, without=("hint", "max_tokens"))
     return counted(feedback) | {"template": run.feedback_template}
@@ -140,7 +140,8 @@ def _curation(run: Run) -> dict[str, Any]:
     curation = run.config.curation
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
     settings = {name: settings_of(name) for name in (*FILTERS, *curation.filters)}
-    part = counted(curation, without={"filters", *(setting for names in settings.values() for setting in names)})
+    of_filters = {setting for names in settings.values() for setting in names} - {"labels", "max_samples", "match_golden"}
+    part = counted(curation, without={"filters", *of_filters})
     part["filters"] = [
         [name, counted(curation, only=settings[name]) | ({"golden": golden} if "golden" in settings[name] else {})]
         for name in curation.filters
