@@ -23,6 +23,7 @@ from fcot.stopping import sleep
 
 LINE_ENDS = "\n\r\x85\u2028\u2029"  # YAML's: each ends a comment
 TEMPORARY = ".partial"
+_SETTLED_S = 2.0  # a file that was changed later than this may change again within the same time stamp
 _LOOK_EVERY_S = 0.2  # at a lock that another process holds
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
@@ -39,11 +40,42 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_fingerprint(folder: Path) -> str:
-    """The SHA-256 (hex) over names and contents of all files below a folder, hidden ones left out."""
+_folders: dict[str, list[str]] = {}  # by absolute path: the hash of a folder's listing, and that of its content
+
+
+def folder_fingerprint(folder: Path, outputs: Path | None = None) -> str:
+    """The SHA-256 (hex) over names and contents of all files below a folder, hidden ones left out.
+
+    Files are read once, as long as their names, sizes and times of change stay the same.
+
+    Args:
+        folder: Which.
+        outputs: The output folder, where hashes are kept for later processes (``cache/folders.json``); None keeps them in this process.
+    """
     visible = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     files = sorted(path for path in visible if path.is_file())
-    return fingerprint([[str(path.relative_to(folder)), file_fingerprint(path)] for path in files])
+    now, facts = time.time(), [(str(path.relative_to(folder)), path.stat()) for path in files]
+    listing = fingerprint([[name, fact.st_size, fact.st_mtime_ns] for name, fact in facts])
+    place, cache = str(folder.resolve()), None if outputs is None else outputs / "cache" / "folders.json"
+    for known in (_folders, {} if cache is None else _kept_folders(cache)):
+        if place in known and known[place][0] == listing:
+            return known[place][1]
+    content = fingerprint([[name, file_fingerprint(path)] for (name, _), path in zip(facts, files, strict=True)])
+    if max((fact.st_mtime for _, fact in facts), default=0.0) < now - _SETTLED_S:
+        _folders[place] = [listing, content]
+        if cache is not None:
+            with contextlib.suppress(FcotError):  # a folder that is read again next time
+                write_json(cache, _kept_folders(cache) | {place: [listing, content]})
+    return content
+
+
+def _kept_folders(cache: Path) -> dict[str, list[str]]:
+    """The hashes that earlier processes kept; none where the file is damaged."""
+    try:
+        kept = json.loads(cache.read_text(encoding="utf-8"))
+        return {place: [str(listing), str(content)] for place, (listing, content) in kept.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def disk_error(error: OSError, path: Path) -> FcotError:

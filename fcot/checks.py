@@ -295,8 +295,10 @@ def _teacher_faults(config: Config) -> Iterator[str]:
             yield f"teacher.path={teacher.path}: no such file or folder"
     elif isinstance(teacher, HFTeacher):
         yield from _hf_faults(teacher)
-    else:
+    elif isinstance(teacher, OpenAITeacher):
         yield from _openai_faults(teacher, config.dry_run)
+    else:  # of another package
+        yield from getattr(teacher, "faults", tuple)()
     temperature = getattr(teacher, "temperature", None)
     yield from _at_least("teacher.temperature", temperature, 0)
     itself = isinstance(config.student, TeacherItself)

@@ -1,5 +1,7 @@
 """The configuration: a typed schema for every group.
 
+A field counts in a run's identity with its value, unless :mod:`fcot.fields` says otherwise where it stands.
+
 Nothing heavy is imported here: ``--help`` and ``--cfg job`` go through this module.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from fcot.fields import To, Why, neutral, resolved
 from fcot.resolvers import RESOLVERS
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
@@ -28,8 +31,8 @@ class PublishedDataset:
     """One of paper A's 12 tasks."""
 
     name: str = MISSING
-    path: str | None = None  # the authors' JSON, JSON Lines, CSV or Parquet; null loads from the hub
-    limit: int | None = None  # train on the first N train problems; null for all
+    path: str | None = resolved(None, To.PROBLEMS)  # the authors' JSON, JSON Lines, CSV or Parquet; null loads from the hub
+    limit: int | None = resolved(None, To.SPLIT)  # train on the first N train problems; null for all
 
 
 @dataclass
@@ -37,9 +40,9 @@ class ToyDataset:
     """A toy task written here."""
 
     name: str = MISSING
-    n_problems: int = MISSING  # problems in all, before the split
-    generator_seed: int = 0
-    limit: int | None = None
+    n_problems: int = resolved(MISSING, To.PROBLEMS)  # problems in all, before the split
+    generator_seed: int = resolved(0, To.PROBLEMS)
+    limit: int | None = resolved(None, To.SPLIT)
 
 
 @dataclass
@@ -47,26 +50,26 @@ class CustomDataset:
     """A user's own data."""
 
     name: str = "custom"
-    path: str = MISSING  # a file, or a hub id owner/name or owner/name:config
-    answer_type: str = MISSING  # number, choice, yes_no or text
-    choices: str = ""  # the letters of answer_type=choice, such as ABCD
-    question_column: str = "question"
-    answer_column: str = "answer"
-    rationale_column: str = "rationale"
-    template_column: str = "template_id"
-    limit: int | None = None
+    path: str = resolved(MISSING, To.PROBLEMS)  # a file, or a hub id owner/name or owner/name:config
+    answer_type: str = resolved(MISSING, To.RULE)  # number, choice, yes_no or text
+    choices: str = resolved("", To.RULE)  # the letters of answer_type=choice, such as ABCD
+    question_column: str = resolved("question", To.PROBLEMS)
+    answer_column: str = resolved("answer", To.PROBLEMS)
+    rationale_column: str = resolved("rationale", To.EXEMPLARS)
+    template_column: str = resolved("template_id", To.SPLIT)
+    limit: int | None = resolved(None, To.SPLIT)
 
 
 @dataclass
 class SplitMode:
     """How train, validation and test are made."""
 
-    name: str = MISSING
-    train_fraction: float = 0.7  # of problems (sample) or templates (template)
-    path: str | None = None  # file: {"train": [...], "test": [...]}
-    templates: str | None = None  # template: {"template id": [sample indices]}; null takes the task's own, else groups by wording
-    subset: int | None = None  # few-shot subset of train, in problems: paper A uses 8, 32, 128
-    validation_fraction: float = 0.1  # of train; trainer=paper holds out none
+    name: str = resolved(MISSING, To.SPLIT)
+    train_fraction: float = resolved(0.7, To.SPLIT)  # of problems (sample) or templates (template)
+    path: str | None = resolved(None, To.SPLIT)  # file: {"train": [...], "test": [...]}
+    templates: str | None = resolved(None, To.SPLIT)  # template: {"template id": [sample indices]}; null: the task's own, else by wording
+    subset: int | None = resolved(None, To.SPLIT)  # few-shot subset of train, in problems: paper A uses 8, 32, 128
+    validation_fraction: float = resolved(0.1, To.SPLIT)  # of train; trainer=paper holds out none
 
 
 # --- teacher ------------------------------------------------------------------------------------------------------
@@ -76,59 +79,59 @@ class SplitMode:
 class OracleTeacher:
     """Solves the toy tasks."""
 
-    name: str = "oracle"
-    error_rate: float = 0.1  # share of rationales with a wrong step
-    temperature: float | None = None
+    name: str = neutral("oracle", Why.NAMED)
+    error_rate: float = resolved(0.1, To.KEY)  # share of rationales with a wrong step
+    temperature: float | None = resolved(None, To.KEY)
 
 
 @dataclass
 class ReplayTeacher:
     """Completion files in the authors' format."""
 
-    name: str = "replay"
-    path: str = MISSING  # a file, or a folder whose files of this task are read
+    name: str = neutral("replay", Why.NAMED)
+    path: str = resolved(MISSING, "the completions that were read")  # a file, or a folder whose files of this task are read
 
 
 @dataclass
 class OpenAITeacher:
     """Any OpenAI-compatible server; keys come from environment variables only."""
 
-    name: str = "openai"
-    batch: bool = False  # through the Batch API
-    model: str = MISSING
-    model_id: str | None = None  # name in the store's keys; null takes model
-    endpoint: str = "chat"  # chat or completions
-    base_url: str | None = None  # null: OpenAI, or the address in OPENAI_BASE_URL
-    api_key_env: str | None = None  # environment variable with the server's key; null: OPENAI_API_KEY, for OpenAI only; none sends none
-    temperature: float | None = None  # null: 0 for a single D = 1 run, else 0.7
-    parameters: dict[str, Any] = field(default_factory=dict)  # further request parameters; null leaves one out
-    max_tokens_parameter: str = "max_tokens"  # reasoning models want max_completion_tokens
-    max_choices_per_request: int = 8  # samples of one prompt asked for together, so that the prompt is paid once
+    name: str = neutral("openai", Why.NAMED)
+    batch: bool = neutral(False, "the same requests by another way")  # through the Batch API
+    model: str = resolved(MISSING, To.KEY)
+    model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null takes model
+    endpoint: str = resolved("chat", "whether prompts are chat messages")  # chat or completions
+    base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
+    api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
+    temperature: float | None = resolved(None, To.KEY)  # null: 0 for a single D = 1 run, else 0.7
+    parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters; null leaves one out
+    max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING)  # reasoning models want max_completion_tokens
+    max_choices_per_request: int = neutral(8, Why.PACE)  # samples of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales in the place of identical ones
-    concurrency: int | None = None  # requests in flight; null finds out what the server takes
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout_s: float = 120.0  # one request, in seconds
-    max_retries: int = 20
-    poll_s: float = 30.0  # between two looks at a batch, in seconds
-    budget_usd: float | None = None  # hard stop of one run, in USD
-    prices: str | None = None  # YAML file; null takes conf/prices.yaml
+    concurrency: int | None = neutral(None, Why.PACE)  # requests in flight; null finds out what the server takes
+    requests_per_minute: float | None = neutral(None, Why.PACE)
+    tokens_per_minute: float | None = neutral(None, Why.PACE)
+    timeout_s: float = neutral(120.0, Why.PACE)  # one request, in seconds
+    max_retries: int = neutral(20, Why.PACE)
+    poll_s: float = neutral(30.0, Why.PACE)  # between two looks at a batch, in seconds
+    budget_usd: float | None = neutral(None, "a run that its budget ended continues with a larger one")  # hard stop of one run, in USD
+    prices: str | None = neutral(None, Why.COST)  # YAML file; null takes conf/prices.yaml
 
 
 @dataclass
 class HFTeacher:
     """A local transformers model, causal or encoder-decoder."""
 
-    name: str = "hf"
-    model: str | None = None  # hub id
-    revision: str | None = None  # of the hub id; null takes its main branch
-    path: str | None = None  # local folder; takes the hub's place
-    model_id: str | None = None  # name in the store's keys; null takes hub id and revision, or the folder's content hash
-    endpoint: str = "completions"  # or chat: through the tokenizer's chat template
-    temperature: float | None = None
-    batch_size: int = 16  # rows decoded at once; changes no result in float32
-    dtype: str = "auto"  # auto: bfloat16 where the GPU has it, else float32
-    max_choices_per_request: int = 8
+    name: str = neutral("hf", Why.NAMED)
+    model: str | None = resolved(None, To.KEY)  # hub id
+    revision: str | None = resolved(None, To.KEY)  # of the hub id; null takes its main branch
+    path: str | None = resolved(None, To.KEY)  # local folder; takes the hub's place
+    model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null: hub id and revision, or the folder's content
+    endpoint: str = resolved("completions", "whether prompts are chat messages")  # or chat: through the tokenizer's chat template
+    temperature: float | None = resolved(None, To.KEY)
+    batch_size: int = neutral(16, Why.PACE)  # rows decoded at once; changes no result in float32
+    dtype: str = resolved("auto", "the teacher's key; auto is left to the machine")  # auto: bfloat16 where the GPU has it, else float32
+    max_choices_per_request: int = neutral(8, Why.PACE)
     resample_identical: bool = False
 
 
@@ -139,30 +142,30 @@ class HFTeacher:
 class Prompt:
     """A teacher prompt."""
 
-    name: str = MISSING
-    template: str | None = MISSING  # text with {question}; may hold {exemplars} and {trigger}
-    path: str | None = None  # file with the template
-    answer_triggers: dict[str, str] = field(default_factory=dict)  # by answer type: what stands before the answer
-    two_steps: bool = MISSING  # a second request asks for the answer
-    chat_only: bool = False
-    rationale_tokens: int = 128  # limit of the first request
-    answer_tokens: int = 128  # limit of the second
-    stop: list[str] = field(default_factory=list)
-    exemplars: str | None = None  # the authors' file, JSON Lines, a run's folder, or train: the task's human rationales
-    n_exemplars: int | None = None  # null: all of a file, 8 of a run
-    numbers: str = "task"  # paper, extended, or the task's own reading of numbers
+    name: str = neutral(MISSING, "names a folder of the store; the text counts")
+    template: str | None = resolved(MISSING, To.PROMPT)  # text with {question}; may hold {exemplars} and {trigger}
+    path: str | None = resolved(None, To.PROMPT)  # file with the template
+    answer_triggers: dict[str, str] = resolved({}, "the trigger of the task's answer type")  # by answer type: what stands before the answer
+    two_steps: bool = resolved(MISSING, To.PROMPT)  # a second request asks for the answer
+    chat_only: bool = neutral(False, "only refuses endpoints that the text does not suit")
+    rationale_tokens: int = resolved(128, To.PROMPT)  # limit of the first request
+    answer_tokens: int = resolved(128, To.PROMPT)  # limit of the second
+    stop: list[str] = resolved([], To.PROMPT)
+    exemplars: str | None = resolved(None, To.EXEMPLARS)  # the authors' file, JSON Lines, a run's folder, or train: human rationales
+    n_exemplars: int | None = resolved(None, To.EXEMPLARS)  # null: all of a file, 8 of a run
+    numbers: str = resolved("task", To.RULE)  # paper, extended, or the task's own reading of numbers
 
 
 @dataclass
 class Curation:
     """Which completions become reasoning samples."""
 
-    name: str = MISSING
+    name: str = neutral(MISSING, Why.NAMED)
     filters: list[str] = field(default_factory=list)  # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise
     labels: str = "gold"  # vote: where there is none, the majority of a problem's completions; vote_all: everywhere
     max_words: int = 300  # the length filter's limit, in words
     max_repeats: int = 2  # the repetition filter's: how often a sentence may stand in a rationale
-    golden: str | None = None  # the golden filter's file: [sample index, ...] or {"sample index": [completion index, ...]}
+    golden: str | None = resolved(None, "its ids")  # file: [sample index, ...] or {"sample index": [completion index, ...]}
     max_samples: int | None = None  # undersample what is kept to so many, at random
     match_golden: bool = False  # undersample to as many as the golden ids name
 
@@ -172,7 +175,7 @@ class Method:
     """How the student is made, and asked."""
 
     name: str = MISSING
-    prompt_tokens: int | None = None  # few-shot: limit on a prompt, above which whole exemplars are dropped; null takes the student's
+    prompt_tokens: int | None = resolved(None, "the limit")  # few-shot: above so many tokens exemplars are left out; null: the student's
 
 
 @dataclass
@@ -195,8 +198,8 @@ class Feedback:
     max_requests: int | None = None  # per round, problems that fail most first; null for no limit
     hint: bool = True  # tell the teacher the right answer
     max_tokens: int = 512  # limit of a reply
-    template: str | None = MISSING  # text with {question} and {mistakes}; may hold {hint} and {trigger}
-    path: str | None = None  # file with the template; takes its place
+    template: str | None = resolved(MISSING, "the text")  # text with {question} and {mistakes}; may hold {hint} and {trigger}
+    path: str | None = resolved(None, "the text")  # file with the template; takes its place
 
 
 @dataclass
@@ -220,7 +223,7 @@ class TailoredMethod:
     start: str = "previous"  # a round begins with the previous round's student; pretrained: with the untrained one
     accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own
     round_weights: list[float] | None = None  # of each round's samples in the loss; null for 1
-    demonstrations: int = 0  # worked train problems before each question
+    demonstrations: int = resolved(0, "how many are shown, in the first exam as well")  # worked train problems before each question
     exam: Exam = field(default_factory=Exam)
     feedback: Feedback = field(default_factory=Feedback)
     reflection: Reflection = field(default_factory=Reflection)
@@ -246,7 +249,7 @@ class PretrainedStudent:
     name: str = MISSING
     hub_id: str | None = MISSING  # null where path says it
     revision: str | None = None  # of the hub id; null takes its main branch
-    path: str | None = None  # local folder; takes the hub's place
+    path: str | None = resolved(None, "the folder's content")  # local folder; takes the hub's place
     chat_template: bool = False  # put questions into the tokenizer's chat template
     lora: Lora = field(default_factory=Lora)
     max_prompt_tokens: int = 512
@@ -281,20 +284,20 @@ class ApiStudent:
 
     name: str = MISSING
     model: str = MISSING  # the base model
-    base_url: str | None = None  # null: OpenAI, or the address in OPENAI_BASE_URL
-    api_key_env: str | None = None  # environment variable with the server's key; null: OPENAI_API_KEY, for OpenAI only; none sends none
+    base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
+    api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
     epochs: int = 4  # paper A's for GPT-3; the other hyperparameters are the API's own
     max_new_tokens: int = 1024  # limit of an answer at evaluation, in tokens
     self_consistency: int = 1  # answers sampled per problem for a majority vote; 1 asks for a greedy one
     temperature: float = 0.7  # of those samples
-    max_tokens_parameter: str = "max_tokens"  # reasoning models want max_completion_tokens
-    concurrency: int | None = None  # requests in flight at evaluation; null finds out what the server takes
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout_s: float = 120.0  # one request, in seconds
-    max_retries: int = 20
-    poll_s: float = 30.0  # between two looks at the fine-tuning job, in seconds
-    prices: str | None = None  # YAML file; null takes conf/prices.yaml
+    max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING)  # reasoning models want max_completion_tokens
+    concurrency: int | None = neutral(None, Why.PACE)  # requests in flight at evaluation; null finds out what the server takes
+    requests_per_minute: float | None = neutral(None, Why.PACE)
+    tokens_per_minute: float | None = neutral(None, Why.PACE)
+    timeout_s: float = neutral(120.0, Why.PACE)  # one request, in seconds
+    max_retries: int = neutral(20, Why.PACE)
+    poll_s: float = neutral(30.0, Why.PACE)  # between two looks at the fine-tuning job, in seconds
+    prices: str | None = neutral(None, Why.COST)  # YAML file; null takes conf/prices.yaml
 
 
 @dataclass
@@ -309,7 +312,7 @@ class TeacherItself:
 class Trainer:
     """How the student is trained and which checkpoint is reported."""
 
-    name: str = MISSING
+    name: str = neutral(MISSING, Why.NAMED)
     lr: float = MISSING
     weight_decay: float = 0.01
     batch_size: int = MISSING  # samples per optimizer step, over all devices
@@ -333,12 +336,12 @@ class Trainer:
     selection: str = "validation"  # the checkpoint that is reported: validation (problems held out from train) or last
     best_epoch: bool = False  # evaluate the test set each time as well: accuracy_best_epoch (paper A's figure)
     patience: int | None = None  # stop after so many evaluations without a better validation accuracy
-    eval_batch_tokens: int = 32768  # decoding: rows times length up to which prompts enter the model; changes no result
+    eval_batch_tokens: int = neutral(32768, Why.DEVICES)  # decoding: rows times length up to which prompts enter the model
     eval_precision: str = "32-true"  # of decoding: 32-true, or bf16-true
-    devices: int = 1  # processes on each machine, one a device
-    nodes: int = 1  # machines
-    strategy: str = "ddp"  # of several devices: ddp, or fsdp (weights spread over them)
-    checkpoint_every_s: float = 10.0  # least time between two checkpoints, in seconds; more where writing takes over 5 % of it
+    devices: int = neutral(1, Why.DEVICES)  # processes on each machine, one a device
+    nodes: int = neutral(1, Why.DEVICES)  # machines
+    strategy: str = neutral("ddp", Why.DEVICES)  # of several devices: ddp, or fsdp (weights spread over them)
+    checkpoint_every_s: float = neutral(10.0, Why.PACE)  # seconds between two checkpoints at least; more where writing takes over 5 %
 
 
 @dataclass
@@ -382,14 +385,14 @@ class Config:
     method: Any = MISSING
     student: Any = MISSING
     trainer: Trainer = MISSING
-    logger: Any = MISSING
+    logger: Any = neutral(MISSING, "logging changes no prediction")
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
-    diversity_is_swept: bool | None = None  # D = 1 then samples too, as the first of the 64; null: true in sweeps over diversity
-    until: str = "evaluate"  # stop after generate, curate, train or evaluate
-    preview: int | None = None  # ask for one completion of so many problems, show them and stop
-    dry_run: bool = False  # show what the run would ask for and cost, and stop
-    output_dir: str = "outputs"
+    diversity_is_swept: bool | None = resolved(None, "temperature")  # D = 1 then samples too; null: true in sweeps over diversity
+    until: str = neutral("evaluate", "a run goes on where it stopped")  # stop after generate, curate, train or evaluate
+    preview: int | None = neutral(None, "makes no run")  # ask for one completion of so many problems, show them and stop
+    dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop
+    output_dir: str = neutral("outputs", "where files are, not what is in them")
 
 
 ASKED = (ApiStudent, TeacherItself)  # students that are asked over a network or as teachers are, not loaded

@@ -1,95 +1,176 @@
-"""What names a run: everything that changes a prediction, contents instead of paths, nothing about devices, logging or money."""
+"""What names a run: everything that changes a prediction, contents instead of paths, nothing about devices, logging or money.
+
+One function for each component of the configuration. It takes the fields that count (:func:`fcot.fields.counted`: those are all, unless
+a field says otherwise where it stands), leaves out those that this run does not read, and adds what resolved fields are resolved to.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
-from fcot.config import ASKED, ApiStudent, Config, PretrainedStudent, TailoredMethod, TeacherItself
-from fcot.curation.filters import Rules
+from fcot.config import ASKED, ApiStudent, PretrainedStudent, TailoredMethod, TinyStudent
+from fcot.curation.filters import FILTERS, settings_of
+from fcot.fields import counted
 from fcot.prompts.student import METHODS
 from fcot.records import to_row
+from fcot.resolvers import paper_demonstrations
 
 if TYPE_CHECKING:
     from fcot.runs import Run
 
-# Bump a stage's version when its code changes what a run computes: runs of the old code are then other runs.
-STAGE_VERSIONS = {"generate": 2, "curate": 2, "train": 2, "evaluate": 2}
-ROUND_VERSIONS = {"exam": 1, "feedback": 1}  # of what rounds have beside these
-# Of the trainer: where and how fast, not what. Decoding's precision counts for every method.
-_CHANGES_NO_WEIGHTS = ("name", "eval_batch_tokens", "eval_precision", "devices", "nodes", "strategy", "checkpoint_every_s")
+# Bump a stage's version when its code, or that of what it calls, changes what a run computes: the runs that have the stage are then other
+# runs. Not for what changes no result, such as speed, messages or what is logged.
+STAGE_VERSIONS = {
+    "generate": 2, "curate": 2, "train": 2, "evaluate": 2, "exam": 1, "feedback": 1,
+    "train_remote": 2, "evaluate_remote": 2,  # of API-backed students, and of the teacher as a student
+}  # fmt: skip
+_COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer")
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """Everything that changes a prediction: contents instead of paths, nothing about devices, logging or money."""
+    """Everything that changes a prediction, as JSON values."""
     config = run.config
-    found: dict[str, Any] = {
-        "versions": STAGE_VERSIONS,
-        "method": config.method.name,
-        "seed": config.seed,
-        "rule": asdict(run.task.rule),
-        "problems": [[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()],
-        "split": asdict(run.split),
-        "student": _student_identity(config),
+    parts = {
+        "versions": {stage: STAGE_VERSIONS[stage] for stage in _stages(run)},
+        "root": counted(config, without=(*_COMPONENTS, "diversity", "seed")),
+        "seed": config.seed if uses_seed(run) else None,
+        "diversity": config.diversity if run.asks_teacher else None,
+        "data": _data(run),
+        "method": _method(run),
+        "teacher": _teacher(run),
+        "prompt": _prompt(run),
+        "curation": _curation(run) if run.asks_teacher else {},
+        "student": _student(run),
+        "trainer": _trainer(run),
     }
-    if not isinstance(config.student, ASKED):
-        found["eval_precision"] = config.trainer.eval_precision
-    if run.trains and not isinstance(config.student, ASKED):
-        # Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds.
-        trainer = asdict(config.trainer)
-        found["trainer"] = {key: value for key, value in trainer.items() if key not in _CHANGES_NO_WEIGHTS}
-    prompted = METHODS[config.method.name].prompted
-    if run.asks_teacher or run.is_teacher or prompted:
-        found["prompt"] = asdict(replace(run.prompt, name=""))
-    if prompted:
-        found["prompt_tokens"] = config.method.prompt_tokens
-    if isinstance(config.method, TailoredMethod):
-        found["tailored"] = asdict(config.method)
-        found["tailored"]["feedback"] |= {"path": None, "template": run.feedback_template}
-        found["tailored"]["versions"] = ROUND_VERSIONS
+    return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a new component renames no run
+
+
+def uses_seed(run: Run) -> bool:
+    """Whether the result depends on ``seed``: training does, so do sampled answers and a student from scratch.
+
+    The teacher's completions, their curation and the split do not: completions are drawn by slot, the rest by fixed seeds.
+    """
+    student = run.config.student
+    if run.trains:
+        return True
+    return not isinstance(student, ASKED) and (isinstance(student, TinyStudent) or student.self_consistency > 1)
+
+
+def _stages(run: Run) -> list[str]:
+    where = "_remote" if isinstance(run.config.student, ASKED) else ""
+    asks = ["generate", "curate"] if run.asks_teacher else []
+    rounds = ["exam", "feedback"] if isinstance(run.config.method, TailoredMethod) else []
+    return [*asks, *rounds, *([f"train{where}"] if run.trains else []), f"evaluate{where}"]
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Problems and split: train too where nothing is trained, because its overlap with the test problems is reported."""
+    config = run.config
+    return {
+        **counted(config.dataset),
+        **counted(config.split_mode),
+        "rule": asdict(run.task.rule),
+        "problems": fingerprint([[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()]),
+        "split": asdict(run.split),
+    }
+
+
+def _method(run: Run) -> dict[str, Any]:
+    method, student = run.config.method, run.config.student
+    if isinstance(method, TailoredMethod):
+        return _tailored(run, method)
+    if METHODS[method.name].prompted and not isinstance(student, ASKED):
+        return counted(method) | {"prompt_tokens": method.prompt_tokens or student.max_prompt_tokens}
+    return counted(method)
+
+
+def _tailored(run: Run, method: TailoredMethod) -> dict[str, Any]:
+    reflects, several = method.reflection.weight > 0, method.rounds > 1
+    first_exam = reflects and isinstance(run.config.student, PretrainedStudent)
+    unread = set() if several else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
+    if not (several or first_exam):
+        unread |= {"exam"}
+    part = counted(method, without=unread) | {"demonstrations": method.demonstrations}
+    if first_exam:
+        part["first_demonstrations"] = method.demonstrations or paper_demonstrations(run.task.name)
+    if not reflects:
+        part["reflection"] = counted(method.reflection, without=("margin", "representation", "max_tokens"))
+    if several:
+        part["feedback"] = _feedback(run, method)
+    return part
+
+
+def _feedback(run: Run, method: TailoredMethod) -> dict[str, Any]:
+    feedback = method.feedback
+    if feedback.source == "self":
+        return counted(feedback, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
+    if feedback.source == "plain":
+        return counted(feedback, without=("hint", "max_tokens"))
+    return counted(feedback) | {"template": run.feedback_template}
+
+
+def _teacher(run: Run) -> dict[str, Any]:
     if run.replayed is not None:
-        found["teacher"] = fingerprint([to_row(completion) for completion in run.replayed])
-    elif run.teacher is not None:
-        found["teacher"] = dict(run.teacher.identity)
-    if run.asks_teacher:
-        if getattr(config.teacher, "resample_identical", False):
-            found["resample_identical"] = True
-        if config.curation.labels != "gold":
-            found["labels"] = config.curation.labels
-        if config.curation.max_samples is not None:
-            found["max_samples"] = config.curation.max_samples
-        if config.curation.match_golden:
-            found["match_golden"] = _filter_identity(run.rules, "golden")
-        found |= {
-            "diversity": config.diversity,
-            "filters": [_filter_identity(run.rules, name) for name in run.rules.filters],
-        }
-    return found
+        return counted(run.config.teacher) | {"completions": fingerprint([to_row(completion) for completion in run.replayed])}
+    if run.teacher is None:
+        return {}
+    unread = () if run.asks_teacher else ("resample_identical",)
+    return counted(run.config.teacher, without=unread) | {"key": dict(run.teacher.identity), "chat": run.teacher.chat}
 
 
-def _filter_identity(rules: Rules, name: str) -> Any:
-    settings = {"length": rules.max_words, "repetition": rules.max_repeats}
-    if name == "golden":
-        assert rules.golden is not None
-        return [name, sorted((index, None if chosen is None else sorted(chosen)) for index, chosen in rules.golden.items())]
-    return [name, settings[name]] if name in settings else name
+def _prompt(run: Run) -> dict[str, Any]:
+    """The prompt as it is worded for this task."""
+    config, prompt = run.config, run.prompt
+    if not (run.asks_teacher or METHODS[config.method.name].prompted):
+        return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
+    worded = asdict(prompt) | {
+        "answer_triggers": prompt.trigger(run.task.rule),
+        "exemplars": [[exemplar.question, exemplar.text] for exemplar in prompt.exemplars],
+    }
+    unread = {"name"} if prompt.two_steps else {"name", "answer_tokens"}
+    return counted(config.prompt) | {key: value for key, value in worded.items() if key not in unread}
 
 
-def _student_identity(config: Config) -> dict[str, Any]:
-    student = config.student
-    if isinstance(student, TeacherItself):
-        return asdict(student)
-    if isinstance(student, ApiStudent):
-        trained = {"epochs": student.epochs} if METHODS[config.method.name].trains else {}
-        votes = {"self_consistency": student.self_consistency, "temperature": student.temperature} if student.self_consistency > 1 else {}
-        return {"model": student.model, "max_new_tokens": student.max_new_tokens, **trained, **votes}
-    identity = asdict(student)
-    if not METHODS[config.method.name].trains or getattr(student, "lora", None) is None or student.lora.rank is None:
-        identity.pop("lora", None)
-    if student.self_consistency == 1:  # greedy: what sampling would read changes nothing
-        identity |= {"temperature": None, "top_k": None}
-    if isinstance(student, PretrainedStudent) and student.path is not None:
-        identity = identity | {"path": None, "hub_id": None, "content": folder_fingerprint(Path(student.path))}
-    return identity
+def _curation(run: Run) -> dict[str, Any]:
+    """Each filter with the settings it reads, in the order that gives the reasons; and what is settled beside the filters."""
+    curation = run.config.curation
+    golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
+    settings = {name: settings_of(name) for name in (*FILTERS, *curation.filters)}
+    of_filters = {setting for names in settings.values() for setting in names} - {"labels", "max_samples", "match_golden"}
+    part = counted(curation, without={"filters", *of_filters})
+    part["filters"] = [
+        [name, counted(curation, only=settings[name]) | ({"golden": golden} if "golden" in settings[name] else {})]
+        for name in curation.filters
+    ]  # fmt: skip
+    return part | ({"golden": golden} if curation.match_golden else {})
+
+
+def _student(run: Run) -> dict[str, Any]:
+    config = run.config
+    student, prompted = config.student, METHODS[config.method.name].prompted
+    # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
+    unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
+    if isinstance(student, ASKED):
+        if isinstance(student, ApiStudent):
+            unread |= set() if run.trains else {"epochs"}
+        return counted(student, without=unread)
+    part: dict[str, Any] = {"decoding": counted(config.trainer, only=("eval_precision",))}
+    if isinstance(student, PretrainedStudent):
+        unread |= set() if run.trains else {"lora", "max_completion_tokens"}
+        unread |= {"lora"} if student.lora.rank is None else set()
+        unread |= {"max_prompt_tokens"} if prompted else set()
+        if student.path is not None:
+            unread |= {"hub_id", "revision"}
+            part["content"] = folder_fingerprint(Path(student.path), run.outputs)
+    return part | counted(student, without=unread)
+
+
+def _trainer(run: Run) -> dict[str, Any]:
+    """Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds."""
+    if not run.trains or isinstance(run.config.student, ASKED):
+        return {}
+    return counted(run.config.trainer, without=("eval_precision",))

@@ -36,6 +36,8 @@ def prepare(arguments: list[str]) -> list[str]:
         name, found, value = argument.lstrip("+~").partition("=")
         if found and looks_secret(name, value):
             raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY, WANDB_API_KEY) only")
+        if found and name.endswith("api_key_env") and not re.fullmatch(r"[A-Za-z_]\w*|", value):
+            raise FcotError(f"{name}: the name of an environment variable that holds the key, such as MY_KEY; never the key itself")
         if found and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
         if name == "split_mode":

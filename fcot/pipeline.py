@@ -17,6 +17,7 @@ from typing import Any
 from fcot.artifacts import read_json, write_atomic, write_json
 from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt, SplitMode, TailoredMethod, WandbLogger
 from fcot.errors import FcotError
+from fcot.identity import uses_seed
 from fcot.progress import say
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
@@ -232,6 +233,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "diversity": config.diversity if run.asks_teacher else None,
         "split_mode": config.split_mode.name,
         "seed": config.seed,
+        "uses_seed": uses_seed(run),
         "setting": run.setting,
         "as_published": _as_published(run),
         "sampled": run.temperature > 0,

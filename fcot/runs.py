@@ -25,9 +25,9 @@ from fcot.config import (
     TeacherItself,
     ToyDataset,
 )  # fmt: skip
-from fcot.curation.filters import Rules, read_golden
+from fcot.curation.filters import Rules, read_golden, settings_of
 from fcot.errors import FcotError
-from fcot.identity import identity
+from fcot.identity import identity, uses_seed
 from fcot.overrides import MARK
 from fcot.progress import say
 from fcot.prompts.answers import AnswerRule
@@ -116,17 +116,25 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """Readable parts and a hash over everything that changes a prediction."""
+        """Readable parts and a hash over everything that changes a prediction; the seed where the result depends on it."""
         config = self.config
         parts = [config.dataset.name, config.student.name, config.method.name]
         if self.asks_teacher:
             parts.append(f"D{config.diversity}")
-        return "-".join([*map(readable, parts), f"seed{config.seed}", fingerprint(identity(self))[:10]])
+        if uses_seed(self):
+            parts.append(f"seed{config.seed}")
+        return "-".join([*map(readable, parts), self._hashes[0]])
 
     @property
     def setting(self) -> str:
         """What runs that differ in nothing but their seed have in common, as a hash."""
-        return fingerprint(identity(self) | {"seed": None})[:10]
+        return self._hashes[1]
+
+    @cached_property
+    def _hashes(self) -> tuple[str, str]:
+        """Of the run and of its setting; not the identity itself, which is large and which a plan would hold for each job."""
+        whole = identity(self)
+        return fingerprint(whole)[:10], fingerprint(whole | {"seed": None})[:10]
 
     @property
     def directory(self) -> RunDirectory:
@@ -148,13 +156,14 @@ class Run:
     def rules(self) -> Rules:
         """What becomes a reasoning sample."""
         asked = self.config.curation
-        golden = read_golden(Path(asked.golden)) if asked.golden else None
-        if unknown := sorted(set(golden or {}) - set(self.problems)):
+        settings = {name: getattr(asked, name) for filter_name in asked.filters for name in settings_of(filter_name)}
+        golden = read_golden(Path(asked.golden)) if asked.golden else {}
+        if unknown := sorted(set(golden) - set(self.problems)):
             raise FcotError(
                 f"curation.golden={asked.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
                 f"{self.task.name} has {len(self.problems):,} problems here"
             )
-        return Rules(tuple(asked.filters), asked.labels, asked.max_words, asked.max_repeats, golden)
+        return Rules(tuple(asked.filters), asked.labels, settings | {"golden": golden})
 
     @cached_property
     def feedback_template(self) -> str:
@@ -250,12 +259,16 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
         return Oracle(config.dataset.name, teacher.error_rate, temperature)
     if isinstance(teacher, HFTeacher):
         from fcot.teacher.hf import HFTeacher as Local
+        from fcot.teacher.hf import default_id
 
+        source, revision = teacher.path or str(teacher.model), None if teacher.path else teacher.revision
         return Local(
-            teacher.path or str(teacher.model), None if teacher.path else teacher.revision, teacher.model_id, teacher.endpoint == "chat",
+            source, revision, teacher.model_id or default_id(source, revision, Path(config.output_dir)), teacher.endpoint == "chat",
             temperature, teacher.batch_size, teacher.max_choices_per_request, teacher.dtype,
         )  # fmt: skip
-    assert isinstance(teacher, OpenAITeacher)
+    if not isinstance(teacher, OpenAITeacher):  # of another package
+        made: Teacher = teacher.build(config, temperature)
+        return made
     from fcot.teacher import connect
 
     server = connect.server(

@@ -544,9 +544,6 @@ class Tuning:
             status, code = STATUS[fault]
             error = problem(code, f"{code} for {headers.get('authorization')}", code)
             await send(writer, status, json.dumps(error).encode(), {"Retry-After": argument} if argument else {})
-        elif fault == "gateway":  # it gave up waiting for the model, which did its work
-            self.charge(self.write(key, prompt, body, fault)[1])
-            await send(writer, 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {"Content-Type": "text/html"})
         elif fault in BODIES:
             await send(writer, 200, BODIES[fault])
         elif fault == "reset":

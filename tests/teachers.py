@@ -40,6 +40,7 @@ class Scripted:
     """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Keeps every call."""
 
     identity = MappingProxyType({"model": "scripted", "temperature": 0.7})
+    older_identities = ()
     chat = False
 
     def __init__(self, answer, concurrency: int = 4, max_choices: int = 1) -> None:
@@ -72,6 +73,7 @@ class Slow:
     """Sells unique texts and writes each sale to a log when the request arrives: from then on it is to be paid."""
 
     identity = MappingProxyType({"model": "slow", "temperature": 0.7})
+    older_identities = ()
     chat = False
     concurrency = 4
     max_choices = 2

@@ -8,9 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from fcot import artifacts
 from fcot.artifacts import (
     RunDirectory,
     exclusive,
@@ -55,6 +57,77 @@ def test_fingerprint_is_the_sha256_of_canonical_json():
     assert fingerprint({"b": [1, 0.7, None], "a": "ü"}) == hashlib.sha256('{"a":"ü","b":[1,0.7,null]}'.encode()).hexdigest()
     assert fingerprint({"a": {"x": 1, "y": 2}, "b": 3}) == fingerprint({"b": 3, "a": {"y": 2, "x": 1}})
     assert len({fingerprint(value) for value in ([1, 2], [2, 1], "[1,2]", {"1": 2}, [[1], 2], [1.5, 2])}) == 6
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder whose files were changed long ago."""
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    for name in ("a.bin", "part/b.bin"):
+        (folder / name).write_text("one")
+        os.utime(folder / name, (1, 1))
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files that were read to be hashed, in a process that has hashed no folder yet."""
+    names, original = [], artifacts.file_fingerprint
+    monkeypatch.setattr(artifacts, "_folders", {})
+    monkeypatch.setattr(artifacts, "file_fingerprint", lambda path: (names.append(path.name), original(path))[1])
+    return names
+
+
+def test_a_folder_is_read_once_by_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
+    first = folder_fingerprint(model, tmp_path / "outputs")
+    assert folder_fingerprint(model, tmp_path / "outputs") == first
+    monkeypatch.setattr(artifacts, "_folders", {})  # another process
+    monkeypatch.chdir(model)
+    assert folder_fingerprint(Path("../model"), tmp_path / "outputs") == first
+    assert read == ["a.bin", "b.bin"]
+    assert folder_fingerprint(model) == first
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "removed", "added"])
+def test_a_changed_folder_is_read_again(model, read, tmp_path, change):
+    first, file = folder_fingerprint(model, tmp_path), model / "a.bin"
+    if change == "content":
+        file.write_text("other")
+    elif change == "time":
+        file.write_text("two")
+        os.utime(file, (2, 2))
+    elif change == "name":
+        file.rename(model / "c.bin")
+    elif change == "removed":
+        file.unlink()
+    else:
+        (model / "c.bin").write_text("")
+        os.utime(model / "c.bin", (1, 1))
+    assert folder_fingerprint(model, tmp_path) != first
+
+
+def test_a_folder_that_was_just_changed_is_not_trusted(model, read, tmp_path):
+    """Another change may fall into the same time stamp."""
+    file = model / "a.bin"
+    file.write_text("two")
+    now = file.stat()
+    before = folder_fingerprint(model, tmp_path)
+    file.write_text("six")
+    os.utime(file, ns=(now.st_atime_ns, now.st_mtime_ns))
+    assert folder_fingerprint(model, tmp_path) != before
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", '{"a": 1}', '{"a": ["b"]}', None])
+def test_a_cache_that_cannot_be_read_or_written_is_ignored(model, read, tmp_path, spoilt):
+    outputs = tmp_path / "outputs"
+    (outputs / "cache").mkdir(parents=True)
+    if spoilt is None:
+        (outputs / "cache" / "folders.json").mkdir()
+    else:
+        (outputs / "cache" / "folders.json").write_text(spoilt)
+    assert folder_fingerprint(model, outputs) == folder_fingerprint(model)
+    assert read == ["a.bin", "b.bin"]
 
 
 def test_folder_fingerprint_sees_names_and_contents_and_not_the_place(tmp_path):

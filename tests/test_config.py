@@ -238,7 +238,16 @@ def test_ordinary_overrides_are_no_secrets():
 
 def test_no_field_can_hold_a_secret():
     for schema in SCHEMAS.values():
-        assert not {name for name in schema.__dataclass_fields__ if any(word in name for word in ("key", "secret", "password"))}
+        names = set(schema.__dataclass_fields__) - {"api_key_env"}  # the name of an environment variable
+        assert not {name for name in names if any(word in name for word in ("key", "secret", "password"))}
+
+
+@pytest.mark.parametrize("override", ["teacher.api_key_env=sk-made-up-0123456789abcdef", "student.api_key_env='abc def'"])
+def test_the_name_of_a_variable_is_not_a_key(override):
+    with pytest.raises(FcotError) as error:
+        prepare([override])
+    assert "made-up" not in str(error.value)
+    assert "abc def" not in str(error.value)
 
 
 def test_only_a_sweep_over_diversity_is_marked():

@@ -13,11 +13,12 @@ PROBLEMS = {0: Problem(0, "How many?", "$18.00"), 1: Problem(1, "How much?", "5"
 RULE = AnswerRule("number")
 
 
-def verdicts(filters, *completions: Completion, max_words: int = 5, **rules) -> list[CuratedCompletion]:
+def verdicts(filters, *completions: Completion, max_words: int = 5, golden=None, labels="gold") -> list[CuratedCompletion]:
     def parse(completion: Completion, rule: AnswerRule) -> str | None:
         return rule.first(completion.answer_text)
 
-    return list(curate(completions, PROBLEMS, RULE, parse, Rules(filters, max_words=max_words, **rules)))
+    settings = {"max_words": max_words, "max_repeats": 2, "golden": golden or {}}
+    return list(curate(completions, PROBLEMS, RULE, parse, Rules(filters, labels, settings)))
 
 
 def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from fcot.artifacts import folder_fingerprint
 from fcot.errors import FcotError
-from fcot.teacher.hf import HFTeacher
+from fcot.teacher.hf import HFTeacher, default_id
 from fcot.teacher.requests import Choice, Request, Usage
 
 PROMPTS = [
@@ -315,20 +315,29 @@ def test_the_loop_stays_free_and_a_row_nobody_waits_for_ends(folders, monkeypatc
 
 
 def test_the_name_in_the_keys_follows_the_weights(folder, tmp_path):
-    name = HFTeacher(str(folder), None, None, False, 0.7, 1, 1).identity
-    assert name == {"model": f"{folder.name}-{folder_fingerprint(folder)[:12]}", "temperature": 0.7, "dtype": "float32"}
+    name = default_id(str(folder), None, tmp_path)
+    assert name == f"{folder.name}-{folder_fingerprint(folder)[:12]}"
     changed = shutil.copytree(folder, tmp_path / folder.name)
     (changed / "model.safetensors").write_bytes(b"others")
-    assert HFTeacher(str(changed), None, None, False, 0.7, 1, 1).identity != name
-    assert HFTeacher(str(folder), None, None, False, 0.7, 1, 1, "bfloat16").identity != name
-    assert HFTeacher("google/flan-t5-xl", None, None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@main"
-    assert HFTeacher("google/flan-t5-xl", "v2", None, False, 0, 1, 1).identity["model"] == "google/flan-t5-xl@v2"
-    assert HFTeacher(str(changed), None, "mine", False, 0, 1, 1).identity["model"] == "mine"
+    assert default_id(str(changed), None, tmp_path) != name
+    assert default_id("google/flan-t5-xl", None, tmp_path) == "google/flan-t5-xl@main"
+    assert default_id("google/flan-t5-xl", "v2", tmp_path) == "google/flan-t5-xl@v2"
+
+
+def test_only_a_named_dtype_is_in_the_keys_and_what_auto_was_before_is_known():
+    def made(*dtype):
+        return HFTeacher("owner/name", None, "m", False, 0.7, 1, 1, *dtype)
+
+    plain = {"model": "m", "temperature": 0.7}
+    assert made().identity == plain
+    assert made().older_identities == [plain | {"dtype": "bfloat16"}, plain | {"dtype": "float32"}]
+    assert made("float16").identity == plain | {"dtype": "float16"}
+    assert not made("float16").older_identities
 
 
 def test_naming_it_imports_no_torch():
     code = "import sys; from fcot.teacher.hf import HFTeacher as H\n"
-    code += "H('a/b', None, None, False, 0, 1, 1, 'float32'); print('torch' in sys.modules)"
+    code += "H('a/b', None, 'm', False, 0, 1, 1); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

@@ -141,6 +141,19 @@ def test_seeds_of_a_setting_are_one_line():
     assert len([line for line in table.splitlines() if "Fine-tune-CoT" in line]) == 2
 
 
+def test_a_run_without_a_seed_is_compared_as_if_it_were_made_under_every_seed():
+    trained = [run(number, accuracy=0.5 + 0.02 * number, seed=number, setting="trained") for number in range(3)]
+    zero_shot = {"method": "zero_shot", "accuracy": 0.48, "accuracy_checkpoint": "untrained", "setting": "asked"}
+
+    def p(*asked):
+        ((_, _, compared),) = comparisons(settings([*trained, *asked]))
+        return compared.p
+
+    thrice = p(*(run(5 + seed, **zero_shot, seed=seed) for seed in range(3)))
+    assert p(run(5, **zero_shot, uses_seed=False)) == thrice
+    assert p(run(5, **zero_shot)) > thrice, "one training, whose spread nobody knows"
+
+
 def test_each_run_once_and_in_the_papers_order():
     runs = [run(4, diversity=16), run(1, method="fine_tune", diversity=None), run(2, diversity=2), run(2, diversity=2)]
     assert [(setting["method"], setting["diversity"]) for setting in settings(runs)] == [

@@ -14,7 +14,7 @@ ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "eval
 FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "stopping", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {
-    "config", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
+    "config", "fields", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
     "sweeps", "sweep", "prefetch", "resolvers",
 }  # fmt: skip
 

@@ -2,17 +2,24 @@
 
 The ``answer`` filter alone is paper A's rule: keep a completion iff its parsed answer equals the gold one; the student
 then trains on the gold answer.
+
+A filter is a function of a completion and of the settings that it names as further parameters; they are options of ``curation``. It
+is given these settings and no others, and they count in the identity of the runs that use the filter: a filter cannot read a setting
+that the identity does not know.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from fcot.artifacts import fingerprint
 from fcot.curation.equations import wrong_equations
@@ -21,6 +28,7 @@ from fcot.prompts.answers import AnswerRule, votes
 from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Parse = Callable[[Completion, AnswerRule], str | None]
+Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None for all of a problem
 
 
 @dataclass(frozen=True)
@@ -32,16 +40,17 @@ class Rules:
             others leave: of a problem's completions it keeps the shortest (paper A, limitation 7.1).
         labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
             least (self-consistency labelling); ``vote_all``: of every problem, as if no gold answer were known.
-        max_words: The ``length`` filter's limit, in words of a rationale.
-        max_repeats: The ``repetition`` filter's limit on how often a sentence may stand in a rationale.
-        golden: The ``golden`` filter's completion indices by sample index; None for all of a problem.
+        settings: Those that the filters read, by name; and ``golden`` wherever a file of golden ids is given.
     """
 
     filters: Sequence[str]
     labels: str = "gold"
-    max_words: int = 300
-    max_repeats: int = 2
-    golden: Mapping[int, frozenset[int] | None] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def golden(self) -> Golden:
+        """The golden ids, none where there is no file."""
+        return self.settings.get("golden") or {}
 
 
 @dataclass
@@ -53,7 +62,6 @@ class _Judged:
     prediction: str | None
     agrees: bool
     voted: bool
-    rules: Rules
     kept_before: set[str]
 
 
@@ -71,25 +79,25 @@ def _duplicate(judged: _Judged) -> str | None:
     return "duplicate_rationale" if " ".join(judged.rationale.split()) in judged.kept_before else None
 
 
-def _length(judged: _Judged) -> str | None:
-    return "over_length" if len(judged.rationale.split()) > judged.rules.max_words else None
+def _length(judged: _Judged, max_words: int) -> str | None:
+    return "over_length" if len(judged.rationale.split()) > max_words else None
 
 
-def _repetition(judged: _Judged) -> str | None:
-    return "repetitive" if most_repeated(judged.rationale) > judged.rules.max_repeats or stutters(judged.rationale) else None
+def _repetition(judged: _Judged, max_repeats: int) -> str | None:
+    return "repetitive" if most_repeated(judged.rationale) > max_repeats or stutters(judged.rationale) else None
 
 
 def _arithmetic(judged: _Judged) -> str | None:
     return "wrong_equation" if wrong_equations(judged.rationale) else None
 
 
-def _golden(judged: _Judged) -> str | None:
-    golden, completion = judged.rules.golden or {}, judged.completion
+def _golden(judged: _Judged, golden: Golden) -> str | None:
+    completion = judged.completion
     chosen = golden.get(completion.sample_index, frozenset())
     return None if chosen is None or completion.completion_index in chosen else "not_golden"
 
 
-FILTERS: dict[str, Callable[[_Judged], str | None]] = {
+FILTERS: dict[str, Callable[..., str | None]] = {
     "answer": _answer,
     "truncated": _truncated,
     "duplicate": _duplicate,
@@ -99,6 +107,16 @@ FILTERS: dict[str, Callable[[_Judged], str | None]] = {
     "golden": _golden,
 }
 CONCISE = "concise"
+
+
+def settings_of(name: str) -> tuple[str, ...]:
+    """Names of the settings that a filter reads."""
+    return _settings_of(FILTERS[name]) if name in FILTERS else ()
+
+
+@cache
+def _settings_of(judge: Callable[..., str | None]) -> tuple[str, ...]:
+    return tuple(inspect.signature(judge).parameters)[1:]
 
 
 def most_repeated(text: str) -> int:
@@ -151,13 +169,17 @@ def _judge(
     voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
     label = _majority(predictions) if voted else problem.answer
     rows, kept_before = [], set[str]()
+    filters = [
+        partial(FILTERS[name], **{setting: rules.settings[setting] for setting in settings_of(name)})
+        for name in rules.filters if name != CONCISE
+    ]  # fmt: skip
     for completion, prediction in zip(drawn, predictions, strict=True):
         rationale = completion.rationale.strip()
-        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), voted, rules, kept_before)
+        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), voted, kept_before)
         if rationale and voted and not label:
             reason: str | None = "no_majority"
         elif rationale:
-            reason = next((reason for name in rules.filters if name != CONCISE and (reason := FILTERS[name](judged))), None)
+            reason = next((reason for judge in filters if (reason := judge(judged))), None)
         else:
             _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
             reason = why if never_given else "empty"

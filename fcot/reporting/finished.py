@@ -19,7 +19,7 @@ from fcot.prompts.student import METHODS
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
 _AGAIN = "to make it again, remove it and the run's DONE.json, and give the run's command"
-# Beginnings of keys that change no prediction, or that a report shows by themselves; ``fcot/identity.py`` says which are the former.
+# Beginnings of keys that change no prediction, or that a report shows by themselves; ``fcot/config.py`` says which are the former.
 _NO_MATTER = (
     "seed", "output_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path", "student.name",
     "method.name",

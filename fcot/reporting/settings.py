@@ -71,6 +71,21 @@ class Setting:
         return sum(known) / len(known) if known else None
 
 
+def side_by_side(one: Setting, other: Setting, problems: Sequence[int]) -> tuple[Answers, Answers]:
+    """The answers of two settings to the same problems.
+
+    A setting that does not depend on the seed is one run, and would answer alike under each seed of the other: it has no spread, which is
+    not the same as a training that was done once and whose spread is unknown.
+    """
+    sides = [one.correct(problems), other.correct(problems)]
+    seeds = max(map(len, sides))
+    first, second = (
+        side if setting.runs[0].get("uses_seed", True) or len(side) > 1 else np.repeat(side, seeds, axis=0)
+        for setting, side in zip((one, other), sides, strict=True)
+    )
+    return first, second
+
+
 def group(runs: Iterable[Loaded]) -> list[Setting]:
     """The settings of some runs, ordered by task, student, method, D and what was varied; a run counts once.
 

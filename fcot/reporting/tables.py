@@ -13,7 +13,7 @@ from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.published import find
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, varied_keys
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, side_by_side, varied_keys
 from fcot.reporting.table import Table
 
 _VARIED_COLUMNS = 2
@@ -139,7 +139,7 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
     for group in groups.values():
         for one, other in combinations(group, 2) if len(group) <= _ALL_PAIRS else _telling(group):
             if problems := sorted(one.problems & other.problems):
-                found.append((one, other, compare(one.correct(problems), other.correct(problems), problems)))
+                found.append((one, other, compare(*side_by_side(one, other, problems), problems)))
     return found
 
 

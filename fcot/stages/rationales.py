@@ -69,8 +69,8 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
-    if "golden" in run.rules.filters and (lost := set(run.rules.golden or {}) - {index for index, _ in seen.kept}):
-        say(f"warning: of {len(lost)} of the {len(run.rules.golden or {})} golden problems nothing is kept: no train problems, or refused")
+    if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in seen.kept}):
+        say(f"warning: of {len(lost)} of the {len(run.rules.golden)} golden problems nothing is kept: no train problems, or refused")
     if run.rules.labels == "vote" and seen.labelled == seen.asked:
         say("warning: curation.labels=vote votes on problems without an answer, and all have one; curation.labels=vote_all votes on all")
     if "truncated" in run.rules.filters and seen.unknown:
@@ -154,7 +154,7 @@ def _wanted(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:
     """How many of the kept completions are trained on, None for all."""
     if not run.config.curation.match_golden:
         return run.config.curation.max_samples
-    golden = run.rules.golden or {}
+    golden = run.rules.golden
     return sum(golden[index] is None or slot in (golden[index] or ()) for index, slot in kept if index in golden)
 
 

@@ -50,8 +50,6 @@ class BatchTeacher:
         max_bytes: The API's limit on a file's size.
     """
 
-    older_identities: Sequence[Mapping[str, Any]] = ()
-
     def __init__(
         self,
         server: Server,
@@ -64,6 +62,7 @@ class BatchTeacher:
         self.server = server
         self.online = online
         self.identity = server.identity
+        self.older_identities = online.older_identities
         self.chat = server.chat
         self.max_choices = online.max_choices
         self.poll_s = poll_s

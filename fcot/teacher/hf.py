@@ -35,31 +35,32 @@ class HFTeacher:
     Args:
         path_or_id: Folder or hub id.
         revision: Of the hub id.
-        model_id: The name in the store's keys; None for the hub id with its revision, or the folder's name with a hash of its files.
+        model_id: The name in the store's keys, such as :func:`default_id`'s.
         chat: Whether prompts are messages, for which the tokenizer needs a chat template.
         temperature: Sampling temperature, 0 for greedy decoding.
         batch_size: Rows in the model at once, each replaced when it is finished; halved where they do not fit into memory.
         max_choices: Choices asked for in one request.
-        dtype: Of the weights; ``auto`` is bfloat16 on a GPU that has it, else float32.
+        dtype: Of the weights; ``auto`` is bfloat16 on a GPU that has it, else float32. Only a named one is in the keys: what ``auto``
+            comes to is the machine's affair, so that a plan made on a login node holds on a GPU.
     """
-
-    older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(
         self,
         path_or_id: str,
         revision: str | None,
-        model_id: str | None,
+        model_id: str,
         chat: bool,
         temperature: float,
         batch_size: int,
         max_choices: int,
         dtype: str = "auto",
     ) -> None:
-        dtype = _resolved(dtype)
-        self.identity: Mapping[str, Any] = {
-            "model": model_id or _default_id(path_or_id, revision), "temperature": temperature, "dtype": dtype,
-        }  # fmt: skip
+        common = {"model": model_id, "temperature": temperature}
+        self.identity: Mapping[str, Any] = common if dtype == "auto" else common | {"dtype": dtype}
+        # Earlier versions wrote what auto came to into the keys.
+        self.older_identities: Sequence[Mapping[str, Any]] = (
+            [common | {"dtype": older} for older in ("bfloat16", "float32")] if dtype == "auto" else ()
+        )
         self.chat = chat
         self.concurrency = 2 * batch_size  # while some rows are in the model others wait for their places
         self.max_choices = max_choices
@@ -165,7 +166,7 @@ class _Model:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        model = self._load(AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM, dtype=self._dtype)
+        model = self._load(AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM, dtype=_resolved(self._dtype))
         start = model.generation_config.decoder_start_token_id
         if start is not None:
             model.config.decoder_start_token_id = start
@@ -244,7 +245,7 @@ def _noise_seed(request: Request, seed: int) -> int:
 
 
 def _resolved(dtype: str) -> str:
-    """What ``auto`` is on this machine: other weights give other answers, so the keys have to tell."""
+    """What ``auto`` is on this machine."""
     if dtype != "auto":
         return dtype
     import torch
@@ -252,9 +253,15 @@ def _resolved(dtype: str) -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _default_id(path_or_id: str, revision: str | None) -> str:
-    """A name in the store's keys that changes with the weights."""
+def default_id(path_or_id: str, revision: str | None, outputs: Path) -> str:
+    """A name in the store's keys that changes with the weights: the hub id with its revision, or the folder's name with its content's hash.
+
+    Args:
+        path_or_id: Folder or hub id.
+        revision: Of the hub id; None for its main branch.
+        outputs: The output folder, where the hash is kept for the next time.
+    """
     folder = Path(path_or_id)
     if folder.is_dir():
-        return f"{folder.resolve().name}-{folder_fingerprint(folder)[:12]}"
+        return f"{folder.resolve().name}-{folder_fingerprint(folder, outputs)[:12]}"
     return f"{path_or_id}@{revision or 'main'}"

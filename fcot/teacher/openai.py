@@ -218,10 +218,9 @@ class OpenAITeacher:
         max_retries: Further tries of a request that failed for a passing reason.
     """
 
-    older_identities: Sequence[Mapping[str, Any]] = ()
-
     def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
         self.identity = server.identity
+        self.older_identities: Sequence[Mapping[str, Any]] = ()
         self.chat = server.chat
         self.max_choices = max_choices
         self._retries: Counter[str] = Counter()

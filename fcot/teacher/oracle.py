@@ -27,7 +27,6 @@ class Oracle:
     chat = False
     concurrency = 1
     max_choices = 64
-
     older_identities: Sequence[Mapping[str, Any]] = ()
 
     def __init__(self, task: str, error_rate: float, temperature: float) -> None:

@@ -162,7 +162,8 @@ class Teacher(Protocol):
 
     Attributes:
         identity: Model id and the parameters that change the distribution; part of every key.
-        older_identities: What ``identity`` was in earlier versions: rows stored under those keys are still found.
+        older_identities: What earlier versions put into the keys of the same requests, the likeliest first: rows that are stored
+            under these keys are found and not bought again. Mostly empty.
         chat: Whether it is asked with messages rather than with a text.
         concurrency: Calls to keep outstanding at most; may change from one moment to the next.
         max_choices: Choices to ask for in one request at most.
