@@ -19,11 +19,13 @@ from fcot import sweep as command
 from fcot.artifacts import exclusive, holder, write_json
 from fcot.config import register_schemas
 from fcot.errors import FcotError
+from fcot.sweeps.collect import _column, _flat
+from fcot.sweeps.controller import State
 from fcot.sweeps.job import Attempt, Record, _check_generation
-from fcot.sweeps.ledger import Status, _column, _flat, _preempted, _state_on_slurm, counts, statuses
+from fcot.sweeps.ledger import Status, _preempted, _state_on_slurm, counts, statuses
 from fcot.sweeps.plan import Planned, Sweep, read_plan
 from fcot.sweeps.pool import _places
-from fcot.sweeps.slurm import State, _generation_parameters, submissions
+from fcot.sweeps.slurm import _generation_parameters, submissions
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -269,7 +271,7 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
 @pytest.mark.parametrize(("left", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
-    (None, GONE, ("cancelled", "before it started")),
+    (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
     (None, State("CANCELLED"), ("cancelled", "before it started")),
     (None, State("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
     (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
@@ -280,17 +282,16 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
     (record("running", ended=None), GONE, ("failed", "it was killed")),
     (record("requeued"), PENDING, ("queued", "Priority")),
     (record("requeued"), State("COMPLETING"), ("queued", "being requeued")),
-    (record("requeued"), GONE, ("cancelled", "while it ran")),
+    (record("requeued"), GONE, ("interrupted", "requeued; SLURM has forgotten it")),
     (record("requeued"), State("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
     (record("requeued"), State("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
-    (record("requeued", ended=1e11), State("COMPLETED"), ("queued", "being requeued")),
     (record("stopped"), State("COMPLETING"), ("running", "ending")),
     (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
     (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),
     (record("failed"), State("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
     (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
-    (record("failed", slurm="3_0"), GONE, ("cancelled", "before it started")),
+    (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
 ])  # fmt: skip
 def test_what_became_of_a_submitted_job(left, slurm, expected):
     last = left.attempts[-1] if left else None
@@ -299,6 +300,7 @@ def test_what_became_of_a_submitted_job(left, slurm, expected):
 
 def test_without_slurm_nothing_is_known_of_jobs_that_left_nothing():
     assert _state_on_slurm(None, None, "7_0", None)[0] == "unknown"
+    assert _state_on_slurm(record("running"), record("running").attempts[0], "7_0", None)[0] == "unknown"
     assert _state_on_slurm(record("failed"), record("failed").attempts[0], "7_0", None) == ("failed", "")
 
 
@@ -336,7 +338,7 @@ def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
     whole = '{"time": 1.0, "host": "h", "generation": null, "jobs": {"0": "7_0"}}'
     (tmp_path / "submissions.jsonl").write_text(f'{whole}\n{{"time": 2.0, "ho')
     assert [one.jobs for one in submissions(sweep)] == [{"0": "7_0"}]
-    assert states(sweep) in (["unknown"], ["cancelled"])
+    assert states(sweep) in (["unknown"], ["missing"])
     assert capsys.readouterr().err.count("is damaged and is left out") >= 3
 
 
