@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fcot.errors import FcotError
 from fcot.progress import result_console, say
 from fcot.ranks import started_first
-from fcot.stopping import listen
+from fcot.stopping import end_with_parent, listen
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,6 +40,8 @@ _HELP = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 0, 1 with one message where something is wrong, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    if options.command == "job" and options.parent is not None:
+        end_with_parent(signal.SIGTERM, options.parent)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from fcot.sweeps.plan import read_plan
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "job":
             command.add_argument("numbers", help=argparse.SUPPRESS)
             command.add_argument("--generation", action="store_true", help=argparse.SUPPRESS)
+            command.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return parser
 
 

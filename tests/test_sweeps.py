@@ -19,6 +19,7 @@ from fcot import sweep as command
 from fcot.artifacts import exclusive, holder, write_json
 from fcot.config import register_schemas
 from fcot.errors import FcotError
+from fcot.stopping import end_with_parent
 from fcot.sweeps.collect import _column, _flat
 from fcot.sweeps.controller import State
 from fcot.sweeps.job import Attempt, Record, _check_generation
@@ -258,6 +259,18 @@ def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
     assert states(sweep) == ["failed", "missing"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed pool's jobs run on")
+def test_a_killed_pool_leaves_no_job_behind(tmp_path):
+    process = start(tmp_path, "-m", "seed=0,1", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
+    sweep = the_sweep(tmp_path)
+    assert holder(sweep.lock(0)) is not None
+    process.kill()
+    process.communicate()
+    until(lambda: holder(sweep.lock(0)) is None, 60)
+    assert states(sweep) == ["interrupted", "missing"]  # it was told to stop, and has saved
+
+
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +426,56 @@ def test_rerun_takes_parameters_of_the_launcher_only(word):
         {"mem_gb": 3, "generation": {"partition": None, "qos": "a"}}, ["mem_gb=64", "generation.partition=web"]
     )
     assert changed == {"mem_gb": 64, "generation": {"partition": "web", "qos": "a"}}
+
+
+# --- the end of a parent --------------------------------------------------------------------------------------------
+
+CHILD = """
+import signal, sys, time
+from fcot.stopping import end_with_parent
+end_with_parent(signal.SIGTERM, int(sys.argv[1]))
+print("lives", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE)
+print(child.pid, child.stdout.readline().decode(), flush=True)
+time.sleep(600)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+def test_a_process_ends_with_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    child, said = parent.stdout.readline().split()
+    assert said == "lives"
+    assert alive(int(child))
+    parent.kill()
+    parent.wait()
+    until(lambda: not alive(int(child)), 30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+def test_a_process_whose_parent_has_ended_already_ends_at_once():
+    done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+
+
+def test_elsewhere_than_on_linux_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    end_with_parent(signal.SIGKILL, parent=1)
+
+
+def test_no_code_runs_between_fork_and_exec():
+    assert not [path for path in (ROOT / "fcot").rglob("*.py") if "preexec_fn" in path.read_text()]
 
 
 # --- stop signals ----------------------------------------------------------------------------------------------------
