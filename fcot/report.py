@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fcot.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
+    from fcot.sweeps.controller import Answer
 
 _SHOWN_MISSING = 10
 
@@ -51,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def report(folders: Sequence[Path], output: Path | None = None, export: bool = False, launching: bool | None = None) -> Document | None:
+def report(
+    folders: Sequence[Path],
+    output: Path | None = None,
+    export: bool = False,
+    launching: bool | None = None,
+    slurm: Answer | None = None,
+) -> Document | None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
 
     Args:
@@ -59,6 +66,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
         output: Where to write; the first folder unless told.
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
         launching: Whether a process launches the sweep; that process itself must say so, None looks.
+        slurm: SLURM's answer about the jobs of the only sweep; None asks.
 
     Returns:
         The report; None where no run went further than curation.
@@ -72,7 +80,7 @@ def report(folders: Sequence[Path], output: Path | None = None, export: bool = F
     from fcot.reporting.settings import named
 
     output = output or folders[0]
-    jobs = [job for folder in folders for job in find_jobs(folder, launching)]
+    jobs = [job for folder in folders for job in find_jobs(folder, launching, slurm)]
     done, missing = _finished(jobs)
     if not done:
         _report_lengths(folders, jobs, missing, output if export else None)
@@ -212,17 +220,18 @@ class Job:
         return f"{self.name}: {self.state}"
 
 
-def find_jobs(folder: Path, launching: bool | None = None) -> list[Job]:
+def find_jobs(folder: Path, launching: bool | None = None, slurm: Answer | None = None) -> list[Job]:
     """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``.
 
     Args:
         folder: Which.
         launching: As for :func:`report`.
+        slurm: As for :func:`report`.
     """
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     if plan_path(folder).exists():
-        return list(_jobs_of(read_plan(folder), launching))
+        return list(_jobs_of(read_plan(folder), launching, slurm))
     if (folder / "config.yaml").exists():
         return [_run(folder)]
     if sweeps := sorted(path.parent for path in folder.glob("*/plan.json")):
@@ -233,10 +242,10 @@ def find_jobs(folder: Path, launching: bool | None = None) -> list[Job]:
     return [_run(path) for path in sorted(found)]
 
 
-def _jobs_of(sweep: Sweep, launching: bool | None) -> Iterator[Job]:
+def _jobs_of(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> Iterator[Job]:
     states = {}
     if not all(sweep.whole(job) for job in sweep.jobs):
-        states = {status.name: _state(status) for status in statuses(sweep, launching)}
+        states = {status.name: _state(status) for status in statuses(sweep, launching, slurm)}
     for job, varied in zip(sweep.jobs, _varied([job.shown for job in sweep.jobs]), strict=True):
         state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
         yield Job(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)

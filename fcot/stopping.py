@@ -8,12 +8,16 @@ an optimizer step and writes a checkpoint, a purchase sends nothing more and wai
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import time
 from types import FrameType
 
 WARNING = signal.SIGUSR2
 _SLICE_S = 0.5  # between two looks at the note while waiting
+_SIGNAL_AT_END_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _asked: signal.Signals | None = None
 
 
@@ -29,6 +33,22 @@ def _note(number: int, _: FrameType | None) -> None:
         _asked = signal.Signals(number)
     if number == signal.SIGTERM:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end_with_parent(number: int, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends; on Linux, elsewhere nothing.
+
+    Called by the child itself, before it starts any work: code between fork and exec in a process with threads may deadlock.
+
+    Args:
+        number: The signal.
+        parent: The parent's process id, known from the parent: where that one has ended already, the signal comes at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_SIGNAL_AT_END_OF_PARENT, number)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
 
 
 def asked() -> signal.Signals | None:

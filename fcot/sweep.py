@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fcot.errors import FcotError
 from fcot.progress import result_console, say
 from fcot.ranks import started_first
-from fcot.stopping import listen
+from fcot.stopping import end_with_parent, listen
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fcot.sweeps.plan import Sweep
 
 _EVERY_S = 2.0
+_SLURM_EVERY_S = 30.0  # administrators throttle who asks the controller all the time
 _STYLES = {"done": "green", "running": "cyan", "starting": "cyan", "failed": "red", "cancelled": "yellow", "interrupted": "yellow"}
 _HELP = {
     "status": "every job: queued, running and how far, done with its accuracy, failed with the last lines of its error",
@@ -38,6 +40,8 @@ _HELP = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exit code 0, 1 with one message where something is wrong, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    if options.command == "job" and options.parent is not None:
+        end_with_parent(signal.SIGTERM, options.parent)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from fcot.sweeps.plan import read_plan
@@ -59,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, description=text, help=text)
         command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>")
         if name == "status":
-            command.add_argument("--watch", action="store_true", help="every two seconds, until nothing waits or runs; then the report")
+            command.add_argument(
+                "--watch",
+                action="store_true",
+                help="every two seconds (SLURM is asked twice a minute), until nothing waits or runs; then the report",
+            )
         if name == "rerun":
             command.add_argument(
                 "parameters", nargs="*", metavar="KEY=VALUE", help="of the launcher, other than before: mem_gb=64 timeout_min=600"
@@ -67,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "job":
             command.add_argument("numbers", help=argparse.SUPPRESS)
             command.add_argument("--generation", action="store_true", help=argparse.SUPPRESS)
+            command.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -90,9 +99,9 @@ def _status(sweep: Sweep, options: argparse.Namespace) -> None:
             alive = [one for one in found if one.state not in (*OVER, "same", "queued")]
             live.update(_shown(sweep, alive[: max(1, console.height - 6)], found), refresh=True)
 
-        wait_for_end(sweep, show, _EVERY_S)
-    console.print(_shown(sweep, statuses(sweep)))
-    report_sweep(sweep, launching=None)
+        last, answer = wait_for_end(sweep, show, _EVERY_S, _SLURM_EVERY_S)
+    console.print(_shown(sweep, last))
+    report_sweep(sweep, launching=None, slurm=answer)
 
 
 def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None = None) -> Group:
@@ -130,6 +139,7 @@ def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None 
         if one.state == "failed" and one.error:
             log = f"\n  {shown(one.log)}" if one.log else ""
             said.append(Text(f"job {one.name}: " + "\n  ".join(one.error) + log, overflow="fold"))
+    said += [Text(line, overflow="fold") for line in dict.fromkeys(" ".join(one.error) for one in rows if one.state == "unknown")]
     title = Text(f"{shown(sweep.folder)}: {counts(rows if found is None else found)}", style="bold")
     return Group(title, *([table] if rows else []), *said)
 
@@ -174,13 +184,15 @@ def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict
 
 def _cancel(sweep: Sweep, _: argparse.Namespace) -> None:
     from fcot.sweeps.ledger import stop
+    from fcot.sweeps.plan import listed
 
     told = stop(sweep)
-    say(f"cancelled: {', '.join(map(str, told))}" if told else "nothing waits or runs")
+    say(f"cancelled: {listed(told)}" if told else "nothing waits or runs")
 
 
 def _collect(sweep: Sweep, _: argparse.Namespace) -> None:
-    from fcot.sweeps.ledger import collect, counts, statuses
+    from fcot.sweeps.collect import collect
+    from fcot.sweeps.ledger import counts, statuses
 
     for path in collect(sweep, sweep.folder):
         print(path)

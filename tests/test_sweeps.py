@@ -19,11 +19,14 @@ from fcot import sweep as command
 from fcot.artifacts import exclusive, holder, write_json
 from fcot.config import register_schemas
 from fcot.errors import FcotError
+from fcot.stopping import end_with_parent
+from fcot.sweeps.collect import _column, _flat
+from fcot.sweeps.controller import State
 from fcot.sweeps.job import Attempt, Record, _check_generation
-from fcot.sweeps.ledger import Status, _column, _flat, _preempted, _state_on_slurm, counts, statuses
+from fcot.sweeps.ledger import Status, _preempted, _state_on_slurm, counts, statuses
 from fcot.sweeps.plan import Planned, Sweep, read_plan
 from fcot.sweeps.pool import _places
-from fcot.sweeps.slurm import State, _generation_parameters, submissions
+from fcot.sweeps.slurm import _generation_parameters, submissions
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -256,6 +259,18 @@ def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
     assert states(sweep) == ["failed", "missing"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed pool's jobs run on")
+def test_a_killed_pool_leaves_no_job_behind(tmp_path):
+    process = start(tmp_path, "-m", "seed=0,1", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
+    until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
+    sweep = the_sweep(tmp_path)
+    assert holder(sweep.lock(0)) is not None
+    process.kill()
+    process.communicate()
+    until(lambda: holder(sweep.lock(0)) is None, 60)
+    assert states(sweep) == ["interrupted", "missing"]  # it was told to stop, and has saved
+
+
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +284,7 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
 @pytest.mark.parametrize(("left", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
-    (None, GONE, ("cancelled", "before it started")),
+    (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
     (None, State("CANCELLED"), ("cancelled", "before it started")),
     (None, State("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
     (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
@@ -280,17 +295,16 @@ RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
     (record("running", ended=None), GONE, ("failed", "it was killed")),
     (record("requeued"), PENDING, ("queued", "Priority")),
     (record("requeued"), State("COMPLETING"), ("queued", "being requeued")),
-    (record("requeued"), GONE, ("cancelled", "while it ran")),
+    (record("requeued"), GONE, ("interrupted", "requeued; SLURM has forgotten it")),
     (record("requeued"), State("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
     (record("requeued"), State("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
-    (record("requeued", ended=1e11), State("COMPLETED"), ("queued", "being requeued")),
     (record("stopped"), State("COMPLETING"), ("running", "ending")),
     (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
     (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),
     (record("failed"), State("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
     (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
-    (record("failed", slurm="3_0"), GONE, ("cancelled", "before it started")),
+    (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
 ])  # fmt: skip
 def test_what_became_of_a_submitted_job(left, slurm, expected):
     last = left.attempts[-1] if left else None
@@ -299,6 +313,7 @@ def test_what_became_of_a_submitted_job(left, slurm, expected):
 
 def test_without_slurm_nothing_is_known_of_jobs_that_left_nothing():
     assert _state_on_slurm(None, None, "7_0", None)[0] == "unknown"
+    assert _state_on_slurm(record("running"), record("running").attempts[0], "7_0", None)[0] == "unknown"
     assert _state_on_slurm(record("failed"), record("failed").attempts[0], "7_0", None) == ("failed", "")
 
 
@@ -336,7 +351,7 @@ def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
     whole = '{"time": 1.0, "host": "h", "generation": null, "jobs": {"0": "7_0"}}'
     (tmp_path / "submissions.jsonl").write_text(f'{whole}\n{{"time": 2.0, "ho')
     assert [one.jobs for one in submissions(sweep)] == [{"0": "7_0"}]
-    assert states(sweep) in (["unknown"], ["cancelled"])
+    assert states(sweep) in (["unknown"], ["missing"])
     assert capsys.readouterr().err.count("is damaged and is left out") >= 3
 
 
@@ -411,6 +426,56 @@ def test_rerun_takes_parameters_of_the_launcher_only(word):
         {"mem_gb": 3, "generation": {"partition": None, "qos": "a"}}, ["mem_gb=64", "generation.partition=web"]
     )
     assert changed == {"mem_gb": 64, "generation": {"partition": "web", "qos": "a"}}
+
+
+# --- the end of a parent --------------------------------------------------------------------------------------------
+
+CHILD = """
+import signal, sys, time
+from fcot.stopping import end_with_parent
+end_with_parent(signal.SIGTERM, int(sys.argv[1]))
+print("lives", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE)
+print(child.pid, child.stdout.readline().decode(), flush=True)
+time.sleep(600)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+def test_a_process_ends_with_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    child, said = parent.stdout.readline().split()
+    assert said == "lives"
+    assert alive(int(child))
+    parent.kill()
+    parent.wait()
+    until(lambda: not alive(int(child)), 30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+def test_a_process_whose_parent_has_ended_already_ends_at_once():
+    done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
+
+
+def test_elsewhere_than_on_linux_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    end_with_parent(signal.SIGKILL, parent=1)
+
+
+def test_no_code_runs_between_fork_and_exec():
+    assert not [path for path in (ROOT / "fcot").rglob("*.py") if "preexec_fn" in path.read_text()]
 
 
 # --- stop signals ----------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from fcot.config import PRICES, HFTeacher
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.stopping import stop_if_asked
+from fcot.sweeps.controller import Answer
 from fcot.sweeps.hours import about, at_most
 from fcot.sweeps.job import do_job, read_record
-from fcot.sweeps.ledger import LIVE, again, counts, statuses, who
-from fcot.sweeps.plan import Planned, Sweep, make_plan, plan_path, read_plan, shown, write_plan
+from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
+from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
 from fcot.teacher.money import FREE
 
@@ -55,9 +56,11 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         return
     with exclusive(sweep.launch_lock, say):
         write_plan(sweep)
-        live = {one.name for one in statuses(sweep, launching=False) if one.state in (*LIVE, "unknown")}
+        found = statuses(sweep, launching=False)
+        refuse_unknown(found)
+        live = {one.name for one in found if one.state in LIVE}
         if live:
-            say(f"already running or queued: jobs {', '.join(map(str, sorted(live, key=str)))}")
+            say(f"already running or queued: jobs {listed(live)}")
         _go(sweep, [job for job in sweep.distinct if not sweep.whole(job) and job.number not in live], runs)
 
 
@@ -80,7 +83,7 @@ def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
         if not todo:
             say(f"nothing to run again: {counts(statuses(sweep, launching=False))}")
             return
-        say(f"again: jobs {', '.join(str(job.number) for job in todo)}")
+        say(f"again: jobs {listed(job.number for job in todo)}")
         _again(sweep, {job.number for job in todo}, launcher)
 
 
@@ -290,12 +293,13 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def report_sweep(sweep: Sweep, launching: bool | None) -> None:
+def report_sweep(sweep: Sweep, launching: bool | None, slurm: Answer | None = None) -> None:
     """The comparison of what the jobs left, whether or not all of them finished, and where to look next.
 
     Args:
-        sweep: Whose.
+        sweep: The sweep.
         launching: False from the process that launched it and is at its end; None looks whether one does.
+        slurm: SLURM's answer about its jobs; None asks.
     """
     from fcot.report import report
 
@@ -303,7 +307,7 @@ def report_sweep(sweep: Sweep, launching: bool | None) -> None:
         return  # of completions alone there is nothing to compare
 
     try:
-        report([shown(sweep.folder)], launching=launching)
+        report([shown(sweep.folder)], launching=launching, slurm=slurm)
     except FcotError as error:
         say(str(error))
 

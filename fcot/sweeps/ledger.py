@@ -5,8 +5,7 @@ Nothing depends on the process that launched the sweep: a job that runs holds a 
 
 from __future__ import annotations
 
-import csv
-import json
+import math
 import os
 import signal
 import time
@@ -17,16 +16,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import holder, read_json, replacing
+from fcot.artifacts import holder, read_json
 from fcot.errors import FcotError
+from fcot.sweeps.controller import Answer, State, array_of, cancel, states
 from fcot.sweeps.job import Attempt, Record, read_record
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep
+from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, listed
 from fcot.sweeps.pool import log_of
 
-_REQUEUE_S = 60  # until a job that had itself requeued is pending again
 _TAIL_LINES = 3
 _TAIL_BYTES = 8192
-# What `rerun` runs again; of a job that SLURM alone could tell about, and cannot be asked, nothing is known.
+# What `rerun` runs again. A job is "unknown" while SLURM, which alone can tell, is silent: it may run, and is not run again.
 AGAIN = ("failed", "cancelled", "interrupted", "missing")
 OVER = ("done", *AGAIN)
 LIVE = ("running", "starting", "queued")
@@ -39,9 +38,9 @@ class Status:
     Attributes:
         name: Its number, or ``generation``.
         state: ``done``, ``running``, ``starting``, ``queued``, ``failed``, ``cancelled``, ``interrupted``, ``missing`` (never
-            submitted, or not reached), ``same`` (as another job) or ``unknown`` (SLURM would know, and is not here).
+            submitted, not reached, or gone without a trace), ``same`` (as another job) or ``unknown`` (SLURM would know, and is silent).
         told: One line: progress, reason, accuracy.
-        error: A few lines of what a failed one said.
+        error: A few lines of what a failed one said; why nothing is known of an unknown one, and what helps.
         log: Where all of it is.
         preempted: How often it was stopped and started again.
         slurm: SLURM's id, None without.
@@ -58,36 +57,59 @@ class Status:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known beside the files: SLURM's ids of jobs and their states (None where SLURM cannot be asked)."""
+    """What is known beside the files.
 
-    ids: Mapping[str, str]  # of the newest submission of each job
-    states: Mapping[str, Any] | None  # of all submissions
-    launching: bool  # a process holds the sweep: what it has not reached yet it will
+    Attributes:
+        ids: SLURM's ids of jobs, of each one's newest submission.
+        states: SLURM's states of these by id, None where it is silent.
+        answer: SLURM's answer in full; None for other launchers.
+        launching: Whether a process holds the sweep: what it has not reached yet it will.
+    """
+
+    ids: Mapping[str, str]
+    states: Mapping[str, Any] | None
+    answer: Answer | None
+    launching: bool
 
 
-def statuses(sweep: Sweep, launching: bool | None = None) -> list[Status]:
+def statuses(sweep: Sweep, launching: bool | None = None, slurm: Answer | None = None) -> list[Status]:
     """All jobs, by number; before them the generation, where there was one.
 
     Args:
-        sweep: Whose.
+        sweep: The sweep.
         launching: Whether a process holds the sweep's launch lock; None looks. The holder itself must say so: looking would release it.
+        slurm: An answer of :func:`ask_slurm` that is recent enough; None asks.
     """
-    known = _known(sweep, launching)
+    known = _known(sweep, launching, slurm)
     found = [_status(sweep, job, known) for job in sweep.jobs]
     if GENERATION in known.ids or sweep.record(GENERATION).exists():
         return [_own_status(sweep, GENERATION, known), *found]
     return found
 
 
-def _known(sweep: Sweep, launching: bool | None) -> _Known:
-    launching = holder(sweep.launch_lock) is not None if launching is None else launching
-    if sweep.launcher["kind"] != "slurm":
-        return _Known({}, None, launching)
-    from fcot.sweeps.slurm import states, submissions
+def ask_slurm(sweep: Sweep) -> Answer | None:
+    """What SLURM says of the jobs' newest submissions; None for a sweep of another launcher."""
+    return states(_newest(sweep).values()) if sweep.launcher["kind"] == "slurm" else None
+
+
+def _newest(sweep: Sweep) -> dict[str, str]:
+    """SLURM's ids of the newest submission of each job."""
+    from fcot.sweeps.slurm import submissions
 
     found = [one.jobs | ({GENERATION: one.generation} if one.generation else {}) for one in submissions(sweep)]
-    newest = {name: slurm for ids in found for name, slurm in ids.items()}
-    return _Known(newest, states([slurm for ids in found for slurm in ids.values()]), launching)
+    return {name: slurm for ids in found for name, slurm in ids.items()}
+
+
+def _known(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> _Known:
+    launching = holder(sweep.launch_lock) is not None if launching is None else launching
+    if sweep.launcher["kind"] != "slurm":
+        return _Known({}, None, None, launching)
+    ids = _newest(sweep)
+    answer = states(ids.values()) if slurm is None else slurm
+    known = answer.states
+    if known is not None:
+        known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.asked} | dict(known)
+    return _Known(ids, known, answer, launching)
 
 
 def _status(sweep: Sweep, job: Planned, known: _Known) -> Status:
@@ -107,7 +129,12 @@ def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None 
         state, why = "done", ""  # another sweep's doing
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
     error = _error(record, log) if state == "failed" else []
-    told = {"running": _progress(sweep, name), "done": _result(sweep, job)}.get(state, why)
+    if known.answer is not None:
+        if state == "unknown":
+            error = [known.answer.silence]
+        elif state == "missing" and slurm is not None and known.answer.accounting:
+            why += f" ({known.answer.accounting})"
+    told = {"running": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
     return Status(name, state, told, error, log, _preempted(record), slurm)
 
 
@@ -121,7 +148,7 @@ def _state(sweep: Sweep, name: JobName, record: Record | None, known: _Known, sl
     if record and last and record.status == "done" and (name != GENERATION or slurm is None or last.slurm == slurm):
         return "done", ""
     if slurm is not None:
-        return _state_on_slurm(record, last, slurm, known.states)
+        return _state_on_slurm(record, last, slurm, known.states, _log_of_slurm(sweep, slurm).exists())
     if record is None:
         return ("queued", "") if known.launching else ("missing", "never started")
     if record.status == "running":
@@ -129,34 +156,56 @@ def _state(sweep: Sweep, name: JobName, record: Record | None, known: _Known, sl
     return ("failed", "") if record.status == "failed" else ("interrupted", "")
 
 
-def _state_on_slurm(record: Record | None, last: Attempt | None, slurm: str, states: Mapping[str, Any] | None) -> tuple[str, str]:
-    """The same of a job that was submitted, is not running as far as its lock tells, and not done."""
-    state = states.get(slurm) if states is not None else None
-    began = last is not None and last.slurm == slurm  # this submission, not an earlier one
-    if state is not None and state.waits:
-        return "queued", state.reason
-    status = record.status if began and record is not None else None
+def _state_on_slurm(
+    record: Record | None, last: Attempt | None, slurm: str, states: Mapping[str, State] | None, logged: bool = False
+) -> tuple[str, str]:
+    """State and reason of a job that was submitted, and that its own files show neither done nor, by its lock, running.
+
+    A lock may be invisible on this machine, and clocks of machines differ: what the files leave open SLURM's state decides.
+
+    Args:
+        record: What the job left.
+        last: Its last attempt.
+        slurm: SLURM's id of its newest submission.
+        states: SLURM's states by id, None where it is silent.
+        logged: Whether this submission has a log.
+    """
+    status = record.status if record is not None and last is not None and last.slurm == slurm else None  # not an earlier submission's
+    if states is None:
+        return ("failed", "") if status == "failed" else ("unknown", "submitted")
+    state = states.get(slurm)
+    if state is None:
+        return _state_of_forgotten(status, logged)
+    if state.waits:
+        return "queued", state.told(slurm)
     if status == "failed":
         return "failed", ""
-    if state is not None and state.state == "COMPLETING" and status is not None:
+    if state.state == "COMPLETING" and status is not None:
         return ("queued", "being requeued") if status == "requeued" else ("running", "ending")
-    if state is not None and state.lives:
-        return ("running" if status == "running" else "starting"), ""
-    if status == "requeued" and state is not None and state.state != "CANCELLED":
-        assert last is not None
-        if time.time() - (last.ended or 0) < _REQUEUE_S:
-            return "queued", "being requeued"
+    if state.lives:
+        return ("running" if status == "running" else "starting"), state.told(slurm)
+    if state.state == "CANCELLED":
+        return "cancelled", "before it started" if status is None else "while it ran"
+    if status == "requeued":
         return "failed", f"requeued, and did not start again: {state.state}"
-    if states is None and status != "running":
-        return "unknown", "submitted; there is no SLURM here to ask"
-    if (state is not None and state.state == "CANCELLED") or (state is None and status in (None, "requeued")):
-        return "cancelled", "while it ran" if began else "before it started"
     if status in ("stopped", "interrupted"):
         return "interrupted", "by a signal"
-    if began:
-        return "failed", "it was killed" + (f": {state.state}" if state is not None and state.state not in ("FAILED", "COMPLETED") else "")
-    assert state is not None
-    return "failed", f"it did not start: {state.state}"
+    if status is None:
+        return "failed", f"it did not start: {state.state}"
+    return "failed", "it was killed" + (f": {state.state}" if state.state not in ("FAILED", "COMPLETED") else "")
+
+
+def _state_of_forgotten(status: str | None, logged: bool) -> tuple[str, str]:
+    """The same for a job that SLURM has forgotten: it is over, and how it ended only its files tell."""
+    if status == "requeued":
+        return "interrupted", "requeued; SLURM has forgotten it"
+    if status in ("stopped", "interrupted"):
+        return "interrupted", "by a signal"
+    if status is not None:
+        return "failed", "it was killed" if status == "running" else ""
+    if logged:
+        return "failed", "it did not start; SLURM has forgotten it"
+    return "missing", "not known: SLURM has forgotten it and it left nothing"
 
 
 def _preempted(record: Record | None) -> int:
@@ -169,10 +218,14 @@ def _preempted(record: Record | None) -> int:
 
 def _log(sweep: Sweep, name: JobName, slurm: str | None) -> Path | None:
     if slurm is not None:
-        from fcot.sweeps.slurm import log_of as slurm_log_of
-
-        return slurm_log_of(sweep, slurm)
+        return _log_of_slurm(sweep, slurm)
     return log_of(sweep, name) if log_of(sweep, name).exists() else None
+
+
+def _log_of_slurm(sweep: Sweep, slurm: str) -> Path:
+    from fcot.sweeps.slurm import log_of as slurm_log_of  # here: of other launchers nobody needs submitit
+
+    return slurm_log_of(sweep, slurm)
 
 
 def _error(record: Record | None, log: Path | None) -> list[str]:
@@ -208,11 +261,11 @@ def _result(sweep: Sweep, job: Planned | None) -> str:
         return ""
     if job.until != "evaluate":
         return f"as far as {job.until}"
-    metrics = _metrics(sweep, job)
+    metrics = metrics_of(sweep, job)
     return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run is not there any more"
 
 
-def _metrics(sweep: Sweep, job: Planned) -> dict[str, Any]:
+def metrics_of(sweep: Sweep, job: Planned) -> dict[str, Any]:
     """A run's metrics; empty where it has none."""
     try:
         return dict(read_json(sweep.directory(job).metrics))
@@ -234,30 +287,32 @@ def again(sweep: Sweep) -> list[Planned]:
     """The jobs to be run again: failed and missing ones, and where a configuration has a fault, those too; under the launch lock.
 
     Raises:
-        FcotError: SLURM would know of jobs, and is not here.
+        FcotError: SLURM, which would know of some jobs, is silent.
     """
     found = [one for one in statuses(sweep, launching=False) if one.name != GENERATION]
-    if lost := [str(one.name) for one in found if one.state == "unknown"]:
-        raise FcotError(f"jobs {', '.join(lost)} were submitted to SLURM, which cannot be asked from here: use a machine of the cluster")
+    refuse_unknown(found)
     return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in AGAIN]
 
 
-def stop(sweep: Sweep) -> list[JobName]:
-    """Cancel whatever waits or runs; the jobs that were told.
+def refuse_unknown(found: Sequence[Status]) -> None:
+    """Start nothing while it is not known what runs already.
 
     Raises:
-        FcotError: They run where this machine cannot reach them.
+        FcotError: Of some jobs nothing is known.
+    """
+    if unknown := [one for one in found if one.state == "unknown"]:
+        names = listed(one.name for one in unknown)
+        raise FcotError(f"jobs {names} were submitted and may be running; {' '.join(unknown[0].error)}")
+
+
+def stop(sweep: Sweep) -> list[JobName]:
+    """Cancel whatever waits or runs; the jobs that were cancelled, or of a pool told to stop.
+
+    Raises:
+        FcotError: They run where this machine cannot reach them, or SLURM did not cancel some.
     """
     if sweep.launcher["kind"] == "slurm":
-        from fcot.sweeps.slurm import cancel, states, submissions
-
-        every = [(name, slurm) for one in submissions(sweep) for name, slurm in (one.jobs | {GENERATION: one.generation or ""}).items()]
-        known = states([slurm for _, slurm in every if slurm])
-        if known is None:
-            raise FcotError("SLURM cannot be asked from here: use a machine of the cluster")
-        live = {slurm: name for name, slurm in every if slurm in known and (known[slurm].waits or known[slurm].lives)}
-        cancel(list(live))
-        return [name if name == GENERATION else int(name) for name in live.values()]
+        return _cancel_on_slurm(sweep)
     process = holder(sweep.launch_lock)
     if process is None:
         return []
@@ -268,94 +323,57 @@ def stop(sweep: Sweep) -> list[JobName]:
     return running
 
 
+def _cancel_on_slurm(sweep: Sweep) -> list[JobName]:
+    from fcot.sweeps.slurm import submissions
+
+    names: dict[str, JobName] = {}
+    for one in submissions(sweep):
+        names |= {slurm: int(name) for name, slurm in one.jobs.items()} | ({one.generation: GENERATION} if one.generation else {})
+    answer = states(names)
+    if answer.states is None:
+        raise FcotError(f"nothing is cancelled: {answer.silence}")
+    alive = [job for job, state in answer.states.items() if state.waits or state.lives]
+    refused = cancel(sorted({array_of(job) for job in alive}, key=int))  # every job of an array is this sweep's
+    kept = [job for job in alive if array_of(job) in refused]
+    if kept and (now := states(kept).states) is not None:  # they may have ended by themselves meanwhile
+        kept = [job for job in kept if job in now and (now[job].waits or (now[job].lives and now[job].state != "COMPLETING"))]
+    cancelled = [names[job] for job in names if job in alive and job not in kept]
+    if kept:
+        why = "; ".join(dict.fromkeys(refused[array_of(job)] for job in kept))
+        done = f"\ncancelled: {listed(cancelled)}" if cancelled else ""
+        raise FcotError(f"not cancelled: {listed(names[job] for job in kept)} ({why}); give the command again in a minute{done}")
+    return cancelled
+
+
 def who(process: int) -> str:
     """Whoever holds a lock, in words."""
     return f"process {process} on this machine" if process else "a process on another machine"
 
 
-# --- collecting ------------------------------------------------------------------------------------------------------
-
-
-def collect(sweep: Sweep, folder: Path) -> list[Path]:
-    """One row a job: what was varied, its state, and its metrics. As ``jobs.parquet`` and ``jobs.csv``."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    import yaml
-
-    rows = []
-    found = {one.name: one for one in statuses(sweep)}
-    for job in sweep.jobs:
-        one = found[job.number]
-        source = sweep.jobs[job.same_as] if job.same_as is not None else job
-        metrics = _metrics(sweep, source) if source.run is not None else {}
-        seconds = _seconds(read_record(sweep.record(job.number)))
-        row = {
-            "job": job.number, "state": one.state, "same_as": job.same_as, "run_id": job.run_id, "slurm": one.slurm,
-            "requeued": one.preempted,
-            "job_seconds": seconds, "device_hours": None if seconds is None else seconds / 3600 * (metrics.get("devices") or 1),
-            "error": "\n".join(one.error) or None, "log": str(one.log) if one.log else None,
-        }  # fmt: skip
-        overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.shown)}
-        rows.append(row | overrides | _flat(metrics))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    parquet, text = folder / "jobs.parquet", folder / "jobs.csv"
-    with replacing(parquet) as temporary:
-        pq.write_table(
-            pa.table(
-                {
-                    name: pa.array(_column(values), pa.string() if not any(one is not None for one in values) else None)
-                    for name, values in columns.items()
-                }
-            ),
-            temporary,
-        )
-    with replacing(text) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    return [parquet, text]
-
-
-def _seconds(record: Record | None) -> float | None:
-    """Of all attempts that ended by themselves."""
-    known = [one.ended - one.started for one in (record.attempts if record else []) if one.ended is not None]
-    return sum(known) if known else None
-
-
-def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Numbers and words by dotted name; an interval as its two ends, other lists as JSON."""
-    found: dict[str, Any] = {}
-    for key, value in metrics.items():
-        name = f"{before}{key}"
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
-        elif key.endswith("_ci95") and value:
-            found |= {f"{name}.low": value[0], f"{name}.high": value[1]}
-        elif key not in ("run_id",):
-            found[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-    return found
-
-
-def _column(values: Sequence[Any]) -> list[Any]:
-    """Values of one type: whole numbers beside others as floats, any mixture with words as text."""
-    values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} and float in kinds:
-        return [None if value is None else float(value) for value in values]
-    if len(kinds) > 1:
-        return [None if value is None else str(value) for value in values]
-    return list(values)
-
-
 # --- showing ---------------------------------------------------------------------------------------------------------
 
 
-def wait_for_end(sweep: Sweep, show: Callable[[Sequence[Status]], object], every_s: float) -> None:
-    """Show the jobs again and again until none of them waits or runs."""
+def wait_for_end(
+    sweep: Sweep, show: Callable[[Sequence[Status]], object], every_s: float, slurm_every_s: float
+) -> tuple[list[Status], Answer | None]:
+    """Show the jobs again and again until none of them waits or runs. While SLURM does not answer, they may.
+
+    Args:
+        sweep: The sweep.
+        show: Called with all jobs' states.
+        every_s: Seconds between two looks at the files.
+        slurm_every_s: Seconds between two questions to SLURM, at least.
+
+    Returns:
+        The last states, and SLURM's answer they come from.
+    """
+    asked_at, answer = -math.inf, None
     while True:
-        found = statuses(sweep)
+        if time.monotonic() - asked_at >= slurm_every_s:
+            answer, asked_at = ask_slurm(sweep), time.monotonic()
+        found = statuses(sweep, slurm=answer)
         show(found)
-        if not any(one.state in LIVE for one in found):
-            return
+        waits = answer is not None and answer.may_answer_later and any(one.state == "unknown" for one in found)
+        if not waits and not any(one.state in LIVE for one in found):
+            return found, answer
         time.sleep(every_s)

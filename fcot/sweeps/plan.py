@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,17 @@ class Sweep:
 def shown(path: Path) -> Path:
     """A path as a person would type it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def listed(names: Iterable[JobName]) -> str:
+    """Jobs in few words: ``generation, 0, 4-999``."""
+    numbers = sorted(name for name in names if isinstance(name, int))
+    words = [name for name in names if isinstance(name, str)]
+    # Of consecutive numbers, the number less its position is the same.
+    for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        words += [f"{run[0]}-{run[-1]}"] if len(run) > 3 else map(str, run)
+    return ", ".join(words)
 
 
 def plan_path(folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -19,7 +18,6 @@ from fcot.stopping import stop_if_asked
 from fcot.sweeps.job import read_record
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
 
-_SIGNAL_AT_PARENT_S_DEATH = 1  # PR_SET_PDEATHSIG of Linux
 _LOOK_EVERY_S = 0.5
 Place = dict[str, str]  # environment variables of a process
 
@@ -37,12 +35,13 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
 
     def work(name: JobName, jobs: Sequence[int]) -> JobName:
         place = places.get()
-        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), ",".join(map(str, jobs))]
+        what = ",".join(map(str, jobs))
+        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), what, "--parent", str(os.getpid())]
         log_of(sweep, name).parent.mkdir(exist_ok=True)
         with log_of(sweep, name).open("ab") as log:
             process = subprocess.Popen(
                 command if isinstance(name, int) else [*command, "--generation"], env=os.environ | place, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_stop_with_parent,
+                start_new_session=True,
             )  # fmt: skip
         running.add(process)
         if stopping.is_set():  # since this job's turn came
@@ -102,10 +101,6 @@ def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Place]:
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[index])} if groups else {}
         found.put({"OMP_NUM_THREADS": threads} | gpus)
     return found
-
-
-def _stop_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENT_S_DEATH, signal.SIGTERM)
 
 
 def _outcome(sweep: Sweep, number: int) -> str:

@@ -1,4 +1,4 @@
-"""A sweep on SLURM: submission through submitit, the task that runs there, and what SLURM says of jobs."""
+"""A sweep on SLURM: submission through submitit, and the task that runs there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.ranks import started_first
 from fcot.stopping import WARNING, asked, listen, stop_if_asked
+from fcot.sweeps.controller import array_of, cancel, longest_array, states
 from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
-from fcot.sweeps.plan import GENERATION, JobName, Sweep, read_plan, shown
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, listed, read_plan, shown
 
 _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
 _OF_NODES = (  # what says on which nodes, and with which GPUs, the array's jobs run
     "gpus_per_node", "gpus_per_task", "gpus", "cpus_per_gpu", "mem_per_gpu", "gres", "constraint", "exclude", "nodelist", "exclusive",
 )  # fmt: skip
 _NOT_SUBMITIT_S = ("kind", "budget_usd", "generation", "submitit_folder", "max_num_timeout")
-_PATIENCE_S = 30  # with squeue and sacct
 
 
 # --- what runs there -------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def _leave(sweep: Sweep, name: JobName, requeue: Any) -> None:
 
     A partition that preempts with SIGTERM alone leaves the job running until its grace time is over, and would requeue only then.
     """
-    known = states([slurm_id() or ""])
+    known = states([slurm_id() or ""]).states
     goes_on = asked() == WARNING if known is None else any(one.state == "RUNNING" for one in known.values())
     if not goes_on:
         say("stopped by a signal; what was done is saved")
@@ -142,47 +142,105 @@ def _enter(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
 
 
 def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int], generation_on_gpu: bool) -> None:
-    """Submit jobs as an array, behind one job that buys what they share where something is to be bought.
+    """Submit jobs as arrays, behind one job that buys what they share where something is to be bought.
+
+    Where SLURM limits how many jobs a user may have submitted, as many as it takes are submitted.
 
     Raises:
         FcotError: SLURM refuses, or is not here. What it had taken before is cancelled.
+        SystemExit: A limit keeps some jobs from being submitted; they were named.
     """
     if not numbers:
         say("nothing to submit")
         return
-    folder, taken = str(sweep.folder), list[str]()
-    first = None
-    longest = _longest_array()
-    chunks = [list(numbers[start : start + longest]) for start in range(0, len(numbers), longest)]
-    at_once = {"array_parallelism": max(1, sweep.launcher["array_parallelism"] // len(chunks))}
+    taken = list[str]()
+    first, parameters = None, sweep.launcher
     try:
         if generation:
             stop_if_asked()
             parameters = _generation_parameters(sweep.launcher, generation_on_gpu)
-            first = _submitted(sweep, parameters, [(folder, GENERATION, list(generation), None)])[0]
+            first = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
             taken.append(first)
             _enter(sweep, first, {})
-        parameters = sweep.launcher | at_once | ({"dependency": f"afterany:{first}"} if first else {})
-        for chunk in chunks:
-            stop_if_asked()
-            ids = _submitted(sweep, parameters, [(folder, number, [], first) for number in chunk])
-            taken.append(ids[0].partition("_")[0])
-            _enter(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
+        parameters = sweep.launcher | ({"dependency": f"afterany:{first}"} if first else {})
+        rest, limit = _submit_arrays(sweep, parameters, numbers, first, taken)
     except BaseException as error:
-        cancel(taken)
+        stays = _take_back(taken)
         if isinstance(error, FailedJobError | FailedSubmissionError | RuntimeError | ValueError | AssertionError):
-            raise FcotError(_refusal(error, sweep)) from error
+            raise FcotError("\n".join([_refusal(error, sweep, parameters), *stays])) from error
+        for line in stays:
+            say(line)
         raise
     said = f"generation job {taken[0]}, then " if first else ""
-    jobs = f"{len(numbers)} job{'s' if len(numbers) != 1 else ''}"
-    say(f"submitted: {said}{jobs} ({', '.join(taken[bool(first) :])}). Nothing here has to stay open")
+    n = len(numbers) - len(rest)
+    say(f"submitted: {said}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). Nothing here has to stay open")
     say(f"logs: {shown(_logs(sweep))}\nhow it goes: python -m fcot.sweep status {shown(sweep.folder)}")
+    if rest:
+        say(f"SLURM takes no more of your jobs now ({limit}): jobs {listed(rest)} ({len(rest)} of {len(numbers)}) are not submitted.")
+        say(f"When some have ended, this submits the rest: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        sys.exit(1)
+
+
+def _submit_arrays(
+    sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], first: str | None, taken: list[str]
+) -> tuple[list[int], str]:
+    """Submit jobs in arrays as long as the site allows.
+
+    An array is taken or refused as a whole: one that is too long, or exceeds the limit on submitted jobs, is tried at half its length.
+    ``array_parallelism`` is divided among the arrays in proportion to their jobs, at least one each.
+
+    Args:
+        sweep: The sweep.
+        parameters: The launcher's.
+        numbers: The jobs.
+        first: SLURM's id of the generation job.
+        taken: SLURM's ids of all arrays it has taken, added to here.
+
+    Returns:
+        The jobs that a limit kept from being submitted, and SLURM's words for it.
+
+    Raises:
+        FailedJobError: SLURM refuses for another reason, or takes no job at all.
+    """
+    rest, length, limit = list(numbers), longest_array(), ""
+    most, to_give = len(numbers), parameters["array_parallelism"]  # of the rest: how many can be taken, how many may run at once
+    while rest and most:
+        stop_if_asked()
+        chunk = rest[: min(length, most)]
+        at_once = max(1, to_give * len(chunk) // most)
+        try:
+            ids = _submitted(
+                sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], first) for number in chunk]
+            )
+        except FailedJobError as error:
+            if re.search(_LIMIT, str(error)) and (len(chunk) > 1 or len(rest) < len(numbers)):
+                most, limit = len(chunk) - 1, _complaint(error)
+            elif len(chunk) == 1 or not re.search(_TOO_LONG, str(error)):
+                raise
+            length = max(1, len(chunk) // 2)
+            continue
+        taken.append(array_of(ids[0]))
+        _enter(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
+        rest, most, to_give = rest[len(chunk) :], most - len(chunk), to_give - at_once
+    return rest, limit
+
+
+def _take_back(taken: Sequence[str]) -> list[str]:
+    """Cancel what was submitted; what is to be said of jobs that SLURM did not cancel."""
+    refused = cancel(taken)
+    return [f"submitted before, and not cancelled: {', '.join(refused)} ({next(iter(refused.values()))})"] if refused else []
 
 
 def _submitted(sweep: Sweep, parameters: dict[str, Any], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
     """SLURM's ids of tasks with these arguments, submitted as one array."""
-    with _environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises
-        jobs = _executor(sweep, parameters).map_array(Task(), *zip(*arguments, strict=True))
+    try:
+        with _environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises
+            jobs = _executor(sweep, parameters).map_array(Task(), *zip(*arguments, strict=True))
+    except FailedJobError:
+        for path in _logs(sweep).iterdir():  # what submitit wrote for jobs that do not exist
+            if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name) and not path.is_symlink():
+                path.unlink()
+        raise
     return [job.job_id for job in jobs]
 
 
@@ -203,8 +261,13 @@ def _logs(sweep: Sweep) -> Path:
 
 
 def log_of(sweep: Sweep, slurm: str) -> Path:
-    """What a SLURM job's first task wrote to stderr."""
-    return _logs(sweep) / f"{slurm}_0_log.err"
+    """Where the first task of a SLURM job wrote: stderr, or where that is empty or absent, stdout."""
+    error, output = (_logs(sweep) / f"{slurm}_0_log.{end}" for end in ("err", "out"))
+    return output if _size(output) and not _size(error) else error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _executor(sweep: Sweep, parameters: dict[str, Any]) -> Any:
@@ -234,88 +297,44 @@ def _generation_parameters(launcher: dict[str, Any], on_gpu: bool) -> dict[str, 
     return kept | {"nodes": 1, "tasks_per_node": 1} | own | {"name": f"{launcher['name']}-{GENERATION}"}
 
 
-def _longest_array() -> int:
-    """How many tasks the site's arrays may have."""
-    said = _ask(["scontrol", "show", "config"]) or ""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", said)
-    return max(1, int(found[1]) - 1) if found else 1000
-
-
+_LIMIT = r"\w*Submit\w*(Limit|PerUser|PerAccount)"  # QOSMaxSubmitJobPerUserLimit, AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit
+_TOO_LONG = "Invalid job array specification"
+_WITHOUT_GPU = "hydra.launcher.gpus_per_node=null is for nodes without GPUs"
 _HINTS = {  # of SLURM's complaints: what helps
     "partition": "hydra.launcher.partition=NAME, as `sinfo` lists them",
-    "gres|generic resource": "hydra.launcher.gpus_per_node=null is for nodes without GPUs",
-    "node configuration": "hydra.launcher.gpus_per_node=null is for nodes without GPUs; or fewer processors, less memory",
+    "gres|generic resource": _WITHOUT_GPU,
+    "node configuration": f"{_WITHOUT_GPU}; or fewer processors, less memory",
     "processors": "hydra.launcher.cpus_per_task=1, or as many as a node has",
-    "account": "hydra.launcher.account=NAME, as `sacctmgr show associations user=$USER` lists them",
+    "account(?!ing)": "hydra.launcher.account=NAME, as `sacctmgr show associations user=$USER` lists them",
+    "time limit is invalid|WallDuration": "hydra.launcher.timeout_min=...: `sinfo --format='%P %l'` lists the partitions' limits",
+    _LIMIT: "jobs that have ended make room; the limit: `sacctmgr show qos format=Name,MaxSubmitJobsPU`, "
+    "`sacctmgr show associations user=$USER format=Account,MaxSubmitJobs`",
     "contact|connect|configuration file|SLURM_CONF": "is SLURM_CONF set, and the controller up? `scontrol ping`",
+    "timed out": "it may have taken the jobs all the same: `squeue --me` lists them, `scancel ID` before another try",
 }
+_OF_GENERATION = (
+    "this is the generation job, which asks for no GPU: hydra.launcher.generation.partition=NAME of one without GPUs, "
+    "or hydra.launcher.generation.gpus_per_node=1"
+)
 _ASKED = ("partition", "account", "qos", "constraint", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
 
 
-def _refusal(error: BaseException, sweep: Sweep) -> str:
+def _complaint(error: BaseException) -> str:
+    """The words of sbatch itself."""
     said = (str(error).strip() or type(error).__name__).splitlines()
-    if "Could not detect" in said[0]:
+    return " ".join(line.strip().removeprefix("sbatch: error: ") for line in said if "sbatch:" in line) or said[-1]
+
+
+def _refusal(error: BaseException, sweep: Sweep, parameters: dict[str, Any]) -> str:
+    """The message for jobs with the given parameters that SLURM refuses."""
+    if "Could not detect" in str(error):
         return "hydra/launcher=slurm: there is no SLURM on this machine (no srun); hydra/launcher=local runs the sweep here"
-    told = " ".join(line.strip() for line in said if "sbatch:" in line) or said[-1]
-    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, told, re.IGNORECASE)]
-    asked_for = ", ".join(f"{name}={sweep.launcher[name]}" for name in _ASKED if sweep.launcher.get(name) is not None)
+    complaint = _complaint(error)
+    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, complaint, re.IGNORECASE)]
+    if parameters["name"] != sweep.launcher["name"] and not parameters.get("gpus_per_node"):
+        hints = [_OF_GENERATION if hint.startswith(_WITHOUT_GPU) else hint for hint in hints]
+    asked_for = ", ".join(f"{name}={parameters[name]}" for name in _ASKED if parameters.get(name) is not None)
     return "\n".join([
-        f"SLURM refuses the jobs: {told}", f"asked for: {asked_for}", *hints,
+        f"SLURM refuses the jobs: {complaint}", f"asked for: {asked_for}", *hints,
         f"python -m fcot.sweep rerun {shown(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
     ])  # fmt: skip
-
-
-# --- what SLURM says -------------------------------------------------------------------------------------------------
-
-
-def _ask(command: Sequence[str]) -> str | None:
-    """A SLURM command's output, None where there is no SLURM, or it does not answer."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
-    except (FileNotFoundError, subprocess.SubprocessError):
-        return None
-    if done.returncode:
-        return "" if "Invalid job id" in done.stderr else None  # of jobs that SLURM has forgotten
-    return done.stdout
-
-
-@dataclass(frozen=True)
-class State:
-    """Of one job: SLURM's word for it (``PENDING``), and why."""
-
-    state: str
-    reason: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is still to start."""
-        return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
-
-    @property
-    def lives(self) -> bool:
-        """Whether it may be running."""
-        return self.state in ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
-
-
-def states(ids: Iterable[str]) -> dict[str, State] | None:
-    """What SLURM knows of jobs, by id; None where there is no SLURM to ask. Jobs it has forgotten are absent."""
-    wanted = set(ids)
-    bases = sorted({one.partition("_")[0] for one in wanted}, key=int)
-    if not bases:
-        return {}
-    found: dict[str, State] = {}
-    accounted = _ask(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,Reason", f"--jobs={','.join(bases)}"])
-    queued = _ask(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(bases)}"])
-    if queued is None:
-        return None
-    for line in [*(accounted or "").splitlines(), *queued.splitlines()]:  # the queue knows better
-        name, state, reason = line.split("|", 2)
-        if name in wanted:
-            found[name] = State(state.split()[0], reason if reason != "None" else "")
-    return found
-
-
-def cancel(ids: Sequence[str]) -> None:
-    """Cancel SLURM jobs, pending and running ones."""
-    if ids:
-        _ask(["scancel", *ids])

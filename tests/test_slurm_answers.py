@@ -1,0 +1,412 @@
+"""What fcot makes of what SLURM says, or does not say, of jobs: nothing is guessed, nothing is submitted twice."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from pathlib import Path
+
+import pytest
+from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
+
+from fcot import sweep as command
+from fcot.errors import FcotError
+from fcot.sweeps import controller, ledger
+from fcot.sweeps.controller import MEANING, State, states
+from fcot.sweeps.ledger import Status, statuses, stop
+from fcot.sweeps.plan import Sweep
+from fcot.sweeps.slurm import log_of, submissions, submit_sweep
+
+SILENT = f"the controller does not answer (squeue: {UNREACHABLE}): try again in a minute"
+
+
+def call(capsys, *arguments: object) -> tuple[int, str]:
+    """The exit code of ``fcot.sweep`` and all that it said, in one line."""
+    code = 0
+    try:
+        command.main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    said = capsys.readouterr()
+    return code, re.sub(r"\s+", " ", said.out + said.err)
+
+
+def no_slurm(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+def of(sweep: Sweep) -> Status:
+    (status,) = statuses(sweep)
+    return status
+
+
+# --- no answer, no SLURM, forgotten ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silence", ["fails", "hangs"])
+@pytest.mark.parametrize("left_by_job", [None, "running", "requeued", "stopped", "interrupted"])
+def test_while_slurm_does_not_answer_nothing_is_known_of_a_job(left_by_job, silence, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    if left_by_job:
+        left(sweep, 0, left_by_job, "7")  # its lock is not held on this machine
+    fake_slurm.set(queue={"7": "RUNNING"}, **({"fail": {"squeue": UNREACHABLE}} if silence == "fails" else {"hang": ["squeue"]}))
+    monkeypatch.setattr(controller, "_PATIENCE_S", 1)
+    said = SILENT if silence == "fails" else "the controller does not answer (squeue: nothing within 1 s): try again in a minute"
+    code, told = call(capsys, "status", sweep.folder)
+    assert (code, "1 unknown" in told, said in told) == (0, True, True), told
+    for what in ("rerun", "cancel"):
+        code, told = call(capsys, what, sweep.folder)
+        assert (code, said in told) == (1, True), told
+    assert not fake_slurm.calls("sbatch")
+    assert not fake_slurm.calls("scancel")
+
+
+def test_what_a_failed_job_wrote_down_counts_while_slurm_does_not_answer(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "failed", "7")
+    fake_slurm.set(fail={"squeue": UNREACHABLE})
+    assert of(sweep).state == "failed"
+
+
+def test_a_machine_without_slurm_is_another_matter(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "running", "7")
+    no_slurm(monkeypatch, tmp_path)
+    for what, expected in (("status", 0), ("rerun", 1), ("cancel", 1)):
+        code, told = call(capsys, what, sweep.folder)
+        assert code == expected
+        assert "there is no SLURM on this machine (no squeue): use a machine of the cluster" in told
+        assert "try again" not in told
+
+
+def test_a_machine_whose_slurm_is_not_set_up_is_not_told_to_wait(fake_slurm, tmp_path, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    fake_slurm.set(fail={"squeue": "squeue: fatal: Could not establish a configuration source"})
+    told = call(capsys, "rerun", sweep.folder)[1]
+    assert "SLURM is not set up on this machine" in told
+    assert "SLURM_CONF" in told
+    assert "try again" not in told
+
+
+def test_a_sweep_launched_again_while_slurm_does_not_answer_submits_nothing(fake_slurm, tmp_path, run_fcot):  # noqa: F811
+    again = ["-m", "seed=0", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=generate"]
+    first = run_fcot(*again)
+    assert first.returncode == 0, first.stderr
+    n = len(fake_slurm.calls("sbatch"))
+    fake_slurm.set(fail={"squeue": UNREACHABLE})
+    second = run_fcot(*again)
+    assert second.returncode == 1
+    assert "try again in a minute" in second.stderr
+    assert "already running" not in second.stderr
+    assert len(fake_slurm.calls("sbatch")) == n > 0
+
+
+def test_a_running_job_whose_lock_is_not_visible_is_not_submitted_again(fake_slurm, tmp_path, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "running", "7")
+    fake_slurm.set(queue={"7": "RUNNING"})
+    assert of(sweep).state == "running"
+    assert "nothing to run again: 1 running" in call(capsys, "rerun", sweep.folder)[1]
+    assert not fake_slurm.calls("sbatch")
+
+
+def test_a_queue_that_answers_is_enough(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    fake_slurm.set(queue={"7": "PENDING|Priority"}, fail={"sacct": "sacct: error: Problem talking to the database"})
+    assert (of(sweep).state, of(sweep).told) == ("queued", "Priority")
+    assert not fake_slurm.calls("sacct")  # of jobs that the queue knows, nobody else is asked
+
+
+@pytest.mark.parametrize(("log", "output", "expected"), [
+    ("", "", ("failed", [])),
+    ("python: No such file or directory\n", "", ("failed", ["python: No such file or directory"])),
+    (None, "srun: error: node7: task 0: Exited\n", ("failed", ["srun: error: node7: task 0: Exited"])),
+    (None, None, ("missing", [])),
+])  # fmt: skip
+def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expected, fake_slurm, tmp_path, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    path = log_of(sweep, "7")
+    path.parent.mkdir()
+    for text, name in ((log, "7_0_log.err"), (output, "7_0_log.out")):
+        if text is not None:
+            (path.parent / name).write_text(text)
+    status = of(sweep)
+    assert (status.state, status.error) == expected
+    if log is None and output is None:
+        assert status.told.startswith("not known: SLURM has forgotten it and it left nothing")
+        assert "accounting storage is disabled" in status.told
+    else:
+        assert status.told == "it did not start; SLURM has forgotten it"
+        assert status.log.exists()
+    assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
+
+
+def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "requeued", "7")
+    assert (of(sweep).state, of(sweep).told) == ("interrupted", "requeued; SLURM has forgotten it")
+    fake_slurm.set(accounting={"7": "CANCELLED by 1000"})
+    assert (of(sweep).state, of(sweep).told) == ("cancelled", "while it ran")
+
+
+# --- words of SLURM --------------------------------------------------------------------------------------------------
+
+WORDS = """BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PENDING PREEMPTED RUNNING
+RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED SUSPENDED TIMEOUT""".split()
+
+
+def test_every_word_has_one_meaning():
+    assert set(WORDS) <= set(MEANING)
+    for word in MEANING:
+        state = State(word)
+        assert [state.waits, state.lives, MEANING[word] == "ended"].count(True) == 1
+    assert State("SOMETHING_NEW").lives
+
+
+@pytest.mark.parametrize("left_by_job", [None, "running", "requeued", "stopped", "failed"])
+def test_only_an_ended_job_can_be_run_again(left_by_job, fake_slurm, tmp_path):  # noqa: F811
+    words = [*WORDS, "SOMETHING_NEW", "CANCELLED by 123"]
+    ids = {str(number): f"7_{number}" for number in range(len(words))}
+    sweep = a_sweep(tmp_path, len(words), ids)
+    fake_slurm.set(queue={ids[str(number)]: f"{word}|None" for number, word in enumerate(words)})
+    for number in range(len(words) if left_by_job else 0):
+        left(sweep, number, left_by_job, ids[str(number)])
+    for word, status in zip(words, statuses(sweep), strict=True):
+        meaning = MEANING.get(word.split()[0], "lives")
+        if meaning == "waits":
+            expected = {"queued"}
+        elif left_by_job == "failed":
+            expected = {"failed"}
+        elif meaning == "lives":
+            expected = set(ledger.LIVE)
+        else:
+            expected = {"cancelled"} if word.startswith("CANCELLED") else {"failed", "interrupted"}
+        assert status.state in expected, word
+
+
+def test_a_held_job_says_how_it_is_released(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    for word in ("SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"):
+        fake_slurm.set(queue={"7": word})
+        assert of(sweep).told == f"{word}: held; `scontrol release 7` lets it start"
+
+
+def test_lines_that_are_none_are_left_out(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    fake_slurm.set(queue={"7": "RUNNING|None\nwarning of a plugin"})
+    assert of(sweep).state == "starting"
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
+def test_a_node_s_clock_changes_no_state(ahead_s, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "requeued", "7")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+    for word, expected in (("COMPLETING", "queued"), ("PENDING", "queued"), ("RUNNING", "starting"), ("FAILED", "failed")):
+        fake_slurm.set(queue={"7": word})
+        assert of(sweep).state == expected
+
+
+# --- cancelling ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scancel_that_fails_is_reported(fake_slurm, tmp_path, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    said = "scancel: error: Kill job error on job id 7: Access/permission denied"
+    fake_slurm.set(queue={"7": "RUNNING"}, fail={"scancel": said})
+    code, told = call(capsys, "cancel", sweep.folder)
+    assert code == 1
+    assert f"not cancelled: 0 ({said})" in told
+    assert "cancelled: 0" not in told.replace("not cancelled: 0", "")
+
+
+def test_a_scancel_that_fails_for_jobs_that_end_meanwhile_has_done_its_work(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    fake_slurm.set(queue={"7": "RUNNING"})
+    run = controller._run
+
+    def ended_meanwhile(arguments):
+        if arguments[0] == "scancel":
+            fake_slurm.set(queue={"7": "COMPLETED"}, fail={"scancel": "scancel: error: Invalid job id specified"})
+        return run(arguments)
+
+    monkeypatch.setattr(controller, "_run", ended_meanwhile)
+    assert call(capsys, "cancel", sweep.folder) == (0, "cancelled: 0 ")
+
+
+def test_a_scancel_without_an_answer_leaves_nothing_claimed(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    fake_slurm.set(queue={"7": "PENDING"}, hang=["scancel"])
+    monkeypatch.setattr(controller, "_PATIENCE_S", 1)
+    with pytest.raises(FcotError, match=r"not cancelled: 0 \(scancel: nothing within 1 s\)"):
+        stop(sweep)
+
+
+def test_an_array_is_cancelled_by_its_id(fake_slurm, tmp_path, capsys):  # noqa: F811
+    first = {str(number): f"7_{number}" for number in range(1000)}
+    sweep = a_sweep(tmp_path, 1001, first | {"1000": "8"})
+    fake_slurm.set(queue=dict.fromkeys(first.values(), "PENDING") | {"8": "RUNNING", "7_3": "COMPLETED"})
+    assert call(capsys, "cancel", sweep.folder) == (0, "cancelled: 0, 1, 2, 4-1000 ")
+    assert fake_slurm.calls("scancel") == [["7", "8"]]
+    assert {word for job, word in fake_slurm.state["queue"].items() if job != "7_3"} == {"CANCELLED"}
+
+
+def test_many_submissions_are_cancelled_in_chunks_and_each_failure_is_reported(fake_slurm, tmp_path, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, 250, {str(number): str(7 + number) for number in range(250)})
+    fake_slurm.set(queue={str(7 + number): "PENDING" for number in range(250)})
+    assert call(capsys, "cancel", sweep.folder) == (0, "cancelled: 0-249 ")
+    calls = fake_slurm.calls("scancel")
+    assert len(calls) > 1
+    assert max(map(len, calls)) <= 100
+    assert list(itertools.chain(*calls)) == [str(7 + number) for number in range(250)]
+
+
+# --- submitting ------------------------------------------------------------------------------------------------------
+
+
+def throttles(cluster, jobs) -> list[str]:
+    return [re.search(r"--array=(\S+)", cluster.script(job))[1] for job in jobs]
+
+
+def test_a_sweep_longer_than_an_array_is_submitted_in_several(fake_slurm, tmp_path, capsys):  # noqa: F811
+    fake_slurm.set(max_array_size=4, longest_array=4)
+    sweep = a_sweep(tmp_path, 7, array_parallelism=7)
+    submit_sweep(sweep, range(7), [], False)
+    assert [one.jobs for one in submissions(sweep)] == [
+        {"0": "7_0", "1": "7_1", "2": "7_2"}, {"3": "8_0", "4": "8_1", "5": "8_2"}, {"6": "9"},
+    ]  # fmt: skip
+    assert throttles(fake_slurm, "78") == ["0-2%3", "0-2%3"]  # together array_parallelism, in proportion
+    assert "submitted: 7 jobs (7, 8, 9)" in capsys.readouterr().err
+    assert [status.state for status in statuses(sweep)] == ["queued"] * 7
+
+
+def test_an_array_that_slurm_finds_too_long_is_halved(fake_slurm, tmp_path):  # noqa: F811
+    fake_slurm.set(longest_array=3, fail={"scontrol": UNREACHABLE})  # its size cannot be asked for
+    sweep = a_sweep(tmp_path, 8)
+    submit_sweep(sweep, range(8), [], False)
+    assert [len(one.jobs) for one in submissions(sweep)] == [2, 2, 2, 2]
+    assert not list((sweep.folder / "slurm").glob("????????????????????????????????.pkl"))  # of arrays that were refused
+
+
+def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fake_slurm, tmp_path, capsys, monkeypatch):  # noqa: F811
+    fake_slurm.set(submit_limit=30)
+    sweep = a_sweep(tmp_path, 50)
+    with pytest.raises(SystemExit) as ended:
+        submit_sweep(sweep, range(50), [], False)
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "submitted: 30 jobs" in told
+    assert "SLURM takes no more of your jobs now (QOSMaxSubmitJobPerUserLimit" in told
+    assert "jobs 30-49 (20 of 50) are not submitted" in told
+    assert f"python -m fcot.sweep rerun {sweep.folder}" in told
+    taken = {name for one in submissions(sweep) for name in one.jobs}
+    assert taken == {str(number) for number in range(30)}
+    assert not fake_slurm.calls("scancel")
+    at_once = sum(int(throttle.partition("%")[2]) for throttle in throttles(fake_slurm, sorted({
+        slurm.partition("_")[0] for one in submissions(sweep) for slurm in one.jobs.values() if "_" in slurm
+    })))  # fmt: skip
+    assert 12 <= at_once <= 16  # nearly all of array_parallelism for what was taken
+    assert [status.state for status in statuses(sweep)] == ["queued"] * 30 + ["missing"] * 20
+    monkeypatch.setattr("fcot.sweeps.launch._again", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
+    code, told = call(capsys, "rerun", sweep.folder)
+    assert code == 1
+    assert "again: jobs 30-49" in told
+    assert "asked for" in told  # nothing was taken: a refusal like any other
+    assert "sacctmgr show qos" in told
+    fake_slurm.set(queue={job: "COMPLETED" if job.startswith("7_") else word for job, word in fake_slurm.state["queue"].items()})
+    for number in range(25):
+        left(sweep, number, "done", submissions(sweep)[0].jobs.get(str(number), "0"))
+    code, told = call(capsys, "rerun", sweep.folder)
+    assert code == 0
+    assert "submitted: 20 jobs" in told
+
+
+@pytest.mark.parametrize(("said", "hint"), [
+    ("sbatch: error: Requested time limit is invalid (missing or exceeds some limit)", "hydra.launcher.timeout_min"),
+    ("sbatch: error: QOSMaxWallDurationPerJobLimit", "hydra.launcher.timeout_min"),
+    ("sbatch: error: AssocMaxSubmitJobLimit", "sacctmgr show"),
+    ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "sacctmgr show"),
+    ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "squeue --me"),
+])  # fmt: skip
+def test_a_refusal_says_what_helps(said, hint, fake_slurm, tmp_path):  # noqa: F811
+    fake_slurm.set(fail={"sbatch": said})
+    sweep = a_sweep(tmp_path, 3)
+    with pytest.raises(FcotError) as refusal:
+        submit_sweep(sweep, range(3), [], False)
+    assert said.removeprefix("sbatch: error: ") in str(refusal.value)
+    assert hint in str(refusal.value)
+    assert not list((sweep.folder / "slurm").glob("*.pkl"))
+
+
+def test_a_generation_job_that_a_gpu_partition_refuses_is_given_a_gpu_or_another_partition(fake_slurm, tmp_path):  # noqa: F811
+    fake_slurm.set(fail={"sbatch": "sbatch: error: QOSMinGRES"})
+    sweep = a_sweep(tmp_path, 3)
+    with pytest.raises(FcotError) as refusal:
+        submit_sweep(sweep, range(3), [0], False)
+    assert "hydra.launcher.generation.gpus_per_node=1" in str(refusal.value)
+    assert "hydra.launcher.generation.partition=NAME" in str(refusal.value)
+    assert "gpus_per_node=null" not in str(refusal.value)
+
+
+def test_jobs_that_stay_submitted_after_a_refusal_are_named(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+    fake_slurm.set(max_array_size=3, fail={"scancel": "scancel: error: Unable to contact slurm controller"})
+    sweep = a_sweep(tmp_path, 4)
+    submitted = command_of_second_array_fails(fake_slurm, monkeypatch)
+    with pytest.raises(FcotError, match="invalid partition"):
+        submit_sweep(sweep, range(4), [], False)
+    assert submitted == [2, 2]
+    # what SLURM took and did not give back is in the ledger, and is said
+    assert [status.state for status in statuses(sweep)] == ["queued", "queued", "missing", "missing"]
+
+
+def command_of_second_array_fails(cluster, monkeypatch) -> list[int]:
+    from fcot.sweeps import slurm
+
+    submit, sizes = slurm._submitted, []
+
+    def counted(sweep, parameters, arguments):
+        sizes.append(len(arguments))
+        if len(sizes) == 2:
+            cluster.set(fail=cluster.state["fail"] | {"sbatch": "sbatch: error: invalid partition specified: gpu"})
+        return submit(sweep, parameters, arguments)
+
+    monkeypatch.setattr(slurm, "_submitted", counted)
+    return sizes
+
+
+# --- watching --------------------------------------------------------------------------------------------------------
+
+
+def test_watching_looks_at_files_often_and_asks_slurm_twice_a_minute(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, 2, {"0": "7_0", "1": "7_1"})
+    fake_slurm.set(queue={"7_0": "RUNNING", "7_1": "RUNNING"})
+    clock, looks = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        looks.append(clock[0])
+        if clock[0] == 150:
+            fake_slurm.set(fail={"squeue": UNREACHABLE})  # a silence does not end the watch
+        if clock[0] == 200:
+            fake_slurm.set(fail={}, queue={"7_0": "FAILED", "7_1": "FAILED"})
+
+    monkeypatch.setattr(ledger, "time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0]), "sleep": staticmethod(sleep)}))
+    _, told = call(capsys, "status", sweep.folder, "--watch")
+    assert "2 failed" in told
+    assert clock[0] == 210
+    assert len(looks) == 105
+    asked = len(fake_slurm.calls("squeue"))
+    assert asked == 8  # at 0, 30, ..., 210, the report at the end included
+    assert len(fake_slurm.calls("sacct")) <= asked
+
+
+def test_what_was_submitted_since_slurm_was_asked_is_queued(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, 2, {"0": "7"})
+    fake_slurm.set(queue={"7": "RUNNING"})
+    answer = states(["7"])
+    with (sweep.folder / "submissions.jsonl").open("a") as file:
+        file.write('{"time": 2.0, "host": "login", "generation": null, "jobs": {"1": "8"}}\n')
+    assert [status.state for status in statuses(sweep, slurm=answer)] == ["starting", "queued"]
