@@ -88,6 +88,13 @@ def check_devices(wanted: int) -> None:
         raise FcotError(f"trainer.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs")
 
 
+def native_bf16() -> bool:
+    """Whether this machine has a GPU that computes in bfloat16 itself; others emulate it, more slowly than float32."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def started_first() -> bool:
     """Whether this process is the first of those that ``srun`` or ``torchrun`` started together, or alone."""
     return int(os.environ.get("SLURM_PROCID" if "SLURM_STEP_ID" in os.environ else "RANK", "0")) == 0

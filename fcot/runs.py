@@ -34,6 +34,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
+from fcot.ranks import native_bf16
 from fcot.records import Completion, Problem
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import Columns, load_problems
@@ -431,6 +432,4 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
 def _precision(asked: str) -> str:
     if asked != "auto":
         return asked
-    import torch
-
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if native_bf16() else "32-true"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fcot.evaluation import errors
 from fcot.evaluation.errors import MARKS, Marked, count, mark
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Prediction
@@ -47,3 +50,35 @@ def test_marks_are_counted_in_their_order():
     found = count([Marked(0, ["loops", "truncated"], None), Marked(1, ["truncated"], None), Marked(2, ["other"], None)])
     assert found == {"truncated": 2, "loops": 1, "other": 1}
     assert list(found) == [name for name in MARKS if name in found]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(0, 60), st.sampled_from([0.5, 1.25, 12.01, 99.995])), max_size=6),
+    st.lists(st.one_of(st.integers(0, 400), st.sampled_from([0.25, 33.33, 7.5])), max_size=8),
+)
+def test_a_number_is_foreign_where_no_two_known_ones_give_it(question, others):
+    """Against the definition: every pair of known numbers by every operation."""
+    known, expected = set(map(float, question)), []
+    for number in map(float, others):
+        pairs = [(a, b) for a in known for b in known]
+        made = [x for a, b in pairs for x in (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))]
+        if number not in known | errors._HARMLESS and not any(abs(number - x) < errors._NEAR for x in made):
+            expected.append(number)
+        known.add(number)
+    assert errors._foreign(list(map(float, question)), " and ".join(f"{number:f}" for number in map(float, others))) == expected
+
+
+def test_marks_of_a_long_answer_look_at_each_pair_of_numbers_no_more(monkeypatch):
+    """Two thousand numbers of no relation: what is computed grows with the pairs of a number and a known one, not with triples."""
+    calls = 0
+    partners = errors._partners
+
+    def counted(a, number):
+        nonlocal calls
+        calls += 1
+        return partners(a, number)
+
+    monkeypatch.setattr(errors, "_partners", counted)
+    errors._foreign([3.0], " and ".join(str(1000 + 7919 * n % 100003) for n in range(2000)))
+    assert calls <= errors._MOST_WORDS**2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fcot.curation.equations import wrong_equations
@@ -89,21 +90,48 @@ def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
 
     Known are those of the question, and every result, right or wrong, once it was reached.
     """
-    known, foreign = set(question), []
+    known, foreign = _Known(question), []
     for found in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
         for number in _numbers(found[2]):
-            if not found[1] and number not in known | _HARMLESS and not _comes_of(number, known):
+            if not found[1] and number not in known.numbers and number not in _HARMLESS and not known.give(number):
                 foreign.append(number)
             known.add(number)
     return foreign
 
 
-def _comes_of(number: float, known: set[float]) -> bool:
-    return any(abs(number - made) < _NEAR for a in known for b in known for made in _combined(a, b))
+class _Known:
+    """Known numbers, and whether two of them give another one by one operation: for each of them the other one is looked up."""
+
+    def __init__(self, numbers: Iterable[float]) -> None:
+        self.numbers: set[float] = set()
+        self._ordered: list[float] = []
+        for number in numbers:
+            self.add(number)
+
+    def add(self, number: float) -> None:
+        if number not in self.numbers:
+            self.numbers.add(number)
+            bisect.insort(self._ordered, number)
+
+    def give(self, number: float) -> bool:
+        """Whether a + b, a - b, a * b or a / b is the number, for known a and b, equal ones too."""
+        return any(self._has(other, error) for one in self._ordered for other, error in _partners(one, number))
+
+    def _has(self, value: float, error: float) -> bool:
+        """Whether a known number is closer to a value than so much."""
+        place = bisect.bisect_right(self._ordered, value - error)
+        return place < len(self._ordered) and self._ordered[place] < value + error
 
 
-def _combined(a: float, b: float) -> tuple[float, ...]:
-    return (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))
+def _partners(a: float, number: float) -> Iterator[tuple[float, float]]:
+    """What a second number must be so that it and ``a`` give ``number``, and by how much it may miss that."""
+    yield number - a, _NEAR  # a + b
+    yield a - number, _NEAR  # a - b
+    if a:
+        yield number / a, _NEAR / abs(a)  # a * b
+        yield number * a, _NEAR * abs(a)  # b / a
+    elif abs(number) < _NEAR:
+        yield 0.0, float("inf")  # 0 * b
 
 
 def _repeats(question: str, completion: str) -> bool:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from fcot.student.activations import checkpoint_activations, checkpoints_activations
 from fcot.student.data import Batch
 from fcot.student.reflection import TEXTS
 
@@ -47,9 +48,9 @@ class TargetLogits:
         The questions before them stand under stop-gradient, as in paper B's code: their keys and values, or their encoder
         states, are computed without one.
         """
-        model, checkpoints = self._model, self._model.is_activation_checkpointing
+        model, checkpoints = self._model, checkpoints_activations(self._model)
         if checkpoints:  # it would compute the texts without what stands before them
-            model.activation_checkpointing_disable()
+            checkpoint_activations(model, False)
         try:
             self._positions = triplets["positions"][:1] * 0  # nobody wants these logits
             with torch.no_grad():
@@ -68,7 +69,7 @@ class TargetLogits:
         finally:
             self._positions = self._reads = None
             if checkpoints:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                checkpoint_activations(model, True)
         n = len(triplets["weights"]) * TEXTS
         return read.new_zeros(n, read.shape[1]).index_add(0, owners, read) / owners.bincount(minlength=n)[:, None]
 

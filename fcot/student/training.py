@@ -22,6 +22,7 @@ from fcot.artifacts import disk_error
 from fcot.progress import say, unwatched
 from fcot.ranks import World
 from fcot.stopping import asked
+from fcot.student.activations import checkpoint_activations
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import (
@@ -205,7 +206,7 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
     if packing:
         allow_packing(student.model)
     if gradient_checkpointing:
-        student.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(student.model, True)
 
 
 def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
@@ -418,5 +419,3 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view.*")
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable. is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*")

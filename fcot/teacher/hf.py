@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
 from fcot.errors import FcotError
+from fcot.ranks import native_bf16
 from fcot.teacher.requests import NO_ACCOUNT, Account, Choice, Prompt, Reply, Request, Usage
 
 if TYPE_CHECKING:
@@ -248,9 +249,7 @@ def _resolved(dtype: str) -> str:
     """What ``auto`` is on this machine."""
     if dtype != "auto":
         return dtype
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if native_bf16() else "float32"
 
 
 def default_id(path_or_id: str, revision: str | None, outputs: Path) -> str:
