@@ -12,12 +12,13 @@ from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
 
 from fcot import sweep as command
 from fcot.errors import FcotError
-from fcot.sweeps import controller, ledger
+from fcot.sweeps import controller, ledger, slurm
 from fcot.sweeps.controller import MEANING, State, states
 from fcot.sweeps.ledger import Status, statuses, stop
 from fcot.sweeps.plan import Sweep
 from fcot.sweeps.slurm import log_of, submissions, submit_sweep
 
+README = Path(__file__).parent.parent / "README.md"
 SILENT = f"the controller does not answer (squeue: {UNREACHABLE}): try again in a minute"
 
 
@@ -158,6 +159,10 @@ RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECI
 
 
 def test_every_word_has_one_meaning():
+    rows = [line.split("|") for line in README.read_text().splitlines() if line.startswith("| `")]
+    table = {word: row[2].split()[:2] for row in rows for word in re.findall("`([A-Z_]+)`", row[1])}
+    said = {"waits": ["is", "queued"], "lives": ["may", "be"], "ended": ["is", "over"]}
+    assert table == {word: said[meaning] for word, meaning in MEANING.items()}
     assert set(WORDS) <= set(MEANING)
     for word in MEANING:
         state = State(word)
@@ -354,17 +359,15 @@ def test_a_generation_job_that_a_gpu_partition_refuses_is_given_a_gpu_or_another
 def test_jobs_that_stay_submitted_after_a_refusal_are_named(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
     fake_slurm.set(max_array_size=3, fail={"scancel": "scancel: error: Unable to contact slurm controller"})
     sweep = a_sweep(tmp_path, 4)
-    submitted = command_of_second_array_fails(fake_slurm, monkeypatch)
-    with pytest.raises(FcotError, match="invalid partition"):
+    submitted = second_array_is_refused(fake_slurm, monkeypatch)
+    with pytest.raises(FcotError, match="invalid partition") as refusal:
         submit_sweep(sweep, range(4), [], False)
+    assert "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)" in str(refusal.value)
     assert submitted == [2, 2]
-    # what SLURM took and did not give back is in the ledger, and is said
     assert [status.state for status in statuses(sweep)] == ["queued", "queued", "missing", "missing"]
 
 
-def command_of_second_array_fails(cluster, monkeypatch) -> list[int]:
-    from fcot.sweeps import slurm
-
+def second_array_is_refused(cluster, monkeypatch) -> list[int]:
     submit, sizes = slurm._submitted, []
 
     def counted(sweep, parameters, arguments):
@@ -375,6 +378,24 @@ def command_of_second_array_fails(cluster, monkeypatch) -> list[int]:
 
     monkeypatch.setattr(slurm, "_submitted", counted)
     return sizes
+
+
+@pytest.mark.parametrize("name", [0, "generation"])
+def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    monkeypatch.setenv("SLURM_JOB_ID", "9")  # sbatch took it, and its answer was lost
+    monkeypatch.setattr(slurm, "do_job", lambda sweep, number, after: left(sweep, number, "running", "9"))
+    monkeypatch.setattr(slurm, "do_generation", lambda sweep, numbers: None)
+    monkeypatch.setattr(slurm, "listen", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # requeued: once is enough
+        slurm.Task()(str(sweep.folder), name, [], None)
+    assert len(submissions(sweep)) == 2
+    fake_slurm.set(queue={"9": "RUNNING"}, accounting={"7": "FAILED"})
+    if name == 0:
+        assert of(sweep).state == "running"  # though its lock is not visible here, and its first submission failed
+    assert call(capsys, "cancel", sweep.folder) == (0, f"cancelled: {name} ")
+    assert fake_slurm.calls("scancel") == [["9"]]
 
 
 # --- watching --------------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class Task(submitit.helpers.Checkpointable):
         if not started_first():
             _follow(sweep, name, after)
             return
+        _enter_itself(sweep, name)
         requeue = signal.getsignal(WARNING)  # submitit's handler, to be called where it is safe
         listen()
         try:
@@ -139,6 +140,14 @@ def _enter(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
         file.write(json.dumps(asdict(Submission(time.time(), socket.gethostname(), generation, jobs))) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _enter_itself(sweep: Sweep, name: JobName) -> None:
+    """Write down this job, where the command that submitted it could not: sbatch had no answer in time, or the command was killed."""
+    job = slurm_id()
+    entered = {known for one in submissions(sweep) for known in (one.generation, *one.jobs.values())}
+    if job is not None and job not in entered:
+        _enter(sweep, *((job, {}) if name == GENERATION else (None, {str(name): job})))
 
 
 def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int], generation_on_gpu: bool) -> None:
