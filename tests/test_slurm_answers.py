@@ -15,7 +15,7 @@ from fcot.errors import FcotError
 from fcot.sweeps import controller, ledger, slurm
 from fcot.sweeps.controller import MEANING, State, states
 from fcot.sweeps.ledger import Status, statuses, stop
-from fcot.sweeps.plan import Sweep
+from fcot.sweeps.plan import Sweep, read_plan
 from fcot.sweeps.slurm import log_of, submissions, submit_sweep
 
 README = Path(__file__).parent.parent / "README.md"
@@ -327,6 +327,25 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     code, told = call(capsys, "rerun", sweep.folder)
     assert code == 0
     assert "submitted: 20 jobs" in told
+
+
+def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_path, run_fcot):  # noqa: F811
+    fake_slurm.set(submit_limit=4)
+    sweep = ["-m", "seed=range(0,6)", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=curate"]
+    first = run_fcot(*sweep)
+    assert first.returncode == 1
+    assert "submitted: generation job 7, then 3 jobs (8)." in first.stderr
+    assert "jobs 3, 4, 5 (3 of 6) are not submitted" in first.stderr
+    assert "Traceback" not in first.stderr
+    full = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
+    assert full.returncode == 1
+    assert "SLURM refuses the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
+    fake_slurm.set(submit_limit=8)
+    rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
+    assert rest.returncode == 0, rest.stderr
+    assert "again: jobs 3, 4, 5\n" in rest.stderr
+    jobs = [name for one in submissions(read_plan(tmp_path / "outputs/mine")) for name in one.jobs]
+    assert jobs == ["0", "1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize(("said", "hint"), [

@@ -212,11 +212,11 @@ def _submit_arrays(
         FailedJobError: SLURM refuses for another reason, or takes no job at all.
     """
     rest, length, limit = list(numbers), longest_array(), ""
-    most, to_give = len(numbers), parameters["array_parallelism"]  # of the rest: how many can be taken, how many may run at once
+    most, parallelism = len(numbers), parameters["array_parallelism"]  # for the rest: the most jobs that fit, and that run at once
     while rest and most:
         stop_if_asked()
         chunk = rest[: min(length, most)]
-        at_once = max(1, to_give * len(chunk) // most)
+        at_once = max(1, parallelism * len(chunk) // most)
         try:
             ids = _submitted(
                 sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], first) for number in chunk]
@@ -230,7 +230,7 @@ def _submit_arrays(
             continue
         taken.append(array_of(ids[0]))
         _enter(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
-        rest, most, to_give = rest[len(chunk) :], most - len(chunk), to_give - at_once
+        rest, most, parallelism = rest[len(chunk) :], most - len(chunk), parallelism - at_once
     return rest, limit
 
 
