@@ -375,28 +375,42 @@ def test_a_generation_job_that_a_gpu_partition_refuses_is_given_a_gpu_or_another
     assert "gpus_per_node=null" not in str(refusal.value)
 
 
-def test_jobs_that_stay_submitted_after_a_refusal_are_named(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
-    fake_slurm.set(max_array_size=3, fail={"scancel": "scancel: error: Unable to contact slurm controller"})
+def fails_after_first(cluster, monkeypatch, said: str) -> None:
+    """From the second submission on sbatch fails."""
+    submit = slurm._submitted
+
+    def once(*arguments):
+        ids = submit(*arguments)
+        cluster.set(fail=cluster.state["fail"] | {"sbatch": said})
+        return ids
+
+    monkeypatch.setattr(slurm, "_submitted", once)
+
+
+def test_what_slurm_has_taken_stays_when_it_takes_no_more(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    fake_slurm.set(max_array_size=3)
     sweep = a_sweep(tmp_path, 4)
-    submitted = second_array_is_refused(fake_slurm, monkeypatch)
-    with pytest.raises(FcotError, match="invalid partition") as refusal:
+    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    with pytest.raises(SystemExit):
         submit_sweep(sweep, range(4), [], False)
-    assert "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)" in str(refusal.value)
-    assert submitted == [2, 2]
+    told = capsys.readouterr().err
+    assert "submitted: 2 jobs (7)" in told
+    assert "Socket timed out on send/recv operation): jobs 2, 3 (2 of 4) are not submitted" in told
+    assert "squeue --me" in told  # it may have taken them all the same
+    assert not fake_slurm.calls("scancel")
     assert [status.state for status in statuses(sweep)] == ["queued", "queued", "missing", "missing"]
 
 
-def second_array_is_refused(cluster, monkeypatch) -> list[int]:
-    submit, sizes = slurm._submitted, []
-
-    def counted(sweep, parameters, arguments):
-        sizes.append(len(arguments))
-        if len(sizes) == 2:
-            cluster.set(fail=cluster.state["fail"] | {"sbatch": "sbatch: error: invalid partition specified: gpu"})
-        return submit(sweep, parameters, arguments)
-
-    monkeypatch.setattr(slurm, "_submitted", counted)
-    return sizes
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_generation_job_without_its_array_is_cancelled_or_named(cancelled, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+    fake_slurm.set(fail={} if cancelled else {"scancel": "scancel: error: Unable to contact slurm controller"})
+    sweep = a_sweep(tmp_path, 4)
+    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
+    with pytest.raises(FcotError, match="invalid partition") as refusal:
+        submit_sweep(sweep, range(4), [0], False)
+    kept = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
+    assert (kept in str(refusal.value)) == (not cancelled)
+    assert statuses(sweep)[0].state == ("cancelled" if cancelled else "queued")
 
 
 @pytest.mark.parametrize("name", [0, "generation"])
