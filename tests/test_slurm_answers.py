@@ -144,6 +144,15 @@ def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expecte
     assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
 
 
+def test_a_job_that_died_at_its_start_does_not_repeat_what_an_earlier_submission_said(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "failed", "3")
+    log_of(sweep, "7").parent.mkdir()
+    log_of(sweep, "7").write_text("no such module: cuda/12\n")
+    fake_slurm.set(queue={"7": "FAILED"})
+    assert (of(sweep).told, of(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
+
+
 def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     left(sweep, 0, "requeued", "7")

@@ -70,6 +70,8 @@ class State:
         """The reason in a few words: SLURM's own, the word itself where it is a rare one, for a held job the remedy."""
         if self.state in _HELD:
             return f"{self.state}: held; `scontrol release {job}` lets it start"
+        if self.state == "REVOKED":
+            return "REVOKED: another cluster of the federation has it"
         return self.reason if self.state in _USUAL else ", ".join(filter(None, [self.state, self.reason]))
 
 

@@ -130,13 +130,14 @@ def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None 
     if job is not None and state not in ("running", "done") and sweep.whole(job):
         state, why = "done", ""  # another sweep's doing
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
-    error = _error(record, log) if state == "failed" else []
+    earlier = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # it is of an earlier submission
+    error = _error(None if earlier else record, log) if state == "failed" else []
     if known.answer is not None:
         if state == "unknown":
             error = [known.answer.silence]
         elif state == "missing" and slurm is not None and known.answer.accounting:
             why += f" ({known.answer.accounting})"
-    told = {"running": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
+    told = {"running": _progress(sweep, name) or why, "unknown": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
     return Status(name, state, told, error, log, _preempted(record), slurm)
 
 
