@@ -68,4 +68,4 @@ def wait(sweep: Sweep, environment: dict[str, str], until, seconds: float = 240)
 
 
 def over(found: dict[int | str, Status]) -> bool:
-    return not any(one.state in ("queued", "starting", "running") for one in found.values())
+    return not any(one.state in ("queued", "starting", "running", "unknown") for one in found.values())

@@ -12,12 +12,13 @@ from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
 
 from fcot import sweep as command
 from fcot.errors import FcotError
-from fcot.sweeps import controller, ledger
+from fcot.sweeps import controller, ledger, slurm
 from fcot.sweeps.controller import MEANING, State, states
 from fcot.sweeps.ledger import Status, statuses, stop
-from fcot.sweeps.plan import Sweep
+from fcot.sweeps.plan import Sweep, read_plan
 from fcot.sweeps.slurm import log_of, submissions, submit_sweep
 
+README = Path(__file__).parent.parent / "README.md"
 SILENT = f"the controller does not answer (squeue: {UNREACHABLE}): try again in a minute"
 
 
@@ -143,6 +144,15 @@ def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expecte
     assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
 
 
+def test_a_job_that_died_at_its_start_does_not_repeat_what_an_earlier_submission_said(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    left(sweep, 0, "failed", "3")
+    log_of(sweep, "7").parent.mkdir()
+    log_of(sweep, "7").write_text("no such module: cuda/12\n")
+    fake_slurm.set(queue={"7": "FAILED"})
+    assert (of(sweep).told, of(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
+
+
 def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     left(sweep, 0, "requeued", "7")
@@ -158,6 +168,10 @@ RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECI
 
 
 def test_every_word_has_one_meaning():
+    rows = [line.split("|") for line in README.read_text().splitlines() if line.startswith("| `")]
+    table = {word: row[2].split()[:2] for row in rows for word in re.findall("`([A-Z_]+)`", row[1])}
+    said = {"waits": ["is", "queued"], "lives": ["may", "be"], "ended": ["is", "over"]}
+    assert table == {word: said[meaning] for word, meaning in MEANING.items()}
     assert set(WORDS) <= set(MEANING)
     for word in MEANING:
         state = State(word)
@@ -324,6 +338,25 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     assert "submitted: 20 jobs" in told
 
 
+def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_path, run_fcot):  # noqa: F811
+    fake_slurm.set(submit_limit=4)
+    sweep = ["-m", "seed=range(0,6)", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=curate"]
+    first = run_fcot(*sweep)
+    assert first.returncode == 1
+    assert "submitted: generation job 7, then 3 jobs (8)." in first.stderr
+    assert "jobs 3, 4, 5 (3 of 6) are not submitted" in first.stderr
+    assert "Traceback" not in first.stderr
+    full = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
+    assert full.returncode == 1
+    assert "SLURM refuses the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
+    fake_slurm.set(submit_limit=8)
+    rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
+    assert rest.returncode == 0, rest.stderr
+    assert "again: jobs 3, 4, 5\n" in rest.stderr
+    jobs = [name for one in submissions(read_plan(tmp_path / "outputs/mine")) for name in one.jobs]
+    assert jobs == ["0", "1", "2", "3", "4", "5"]
+
+
 @pytest.mark.parametrize(("said", "hint"), [
     ("sbatch: error: Requested time limit is invalid (missing or exceeds some limit)", "hydra.launcher.timeout_min"),
     ("sbatch: error: QOSMaxWallDurationPerJobLimit", "hydra.launcher.timeout_min"),
@@ -351,30 +384,60 @@ def test_a_generation_job_that_a_gpu_partition_refuses_is_given_a_gpu_or_another
     assert "gpus_per_node=null" not in str(refusal.value)
 
 
-def test_jobs_that_stay_submitted_after_a_refusal_are_named(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
-    fake_slurm.set(max_array_size=3, fail={"scancel": "scancel: error: Unable to contact slurm controller"})
+def fails_after_first(cluster, monkeypatch, said: str) -> None:
+    """From the second submission on sbatch fails."""
+    submit = slurm._submitted
+
+    def once(*arguments):
+        ids = submit(*arguments)
+        cluster.set(fail=cluster.state["fail"] | {"sbatch": said})
+        return ids
+
+    monkeypatch.setattr(slurm, "_submitted", once)
+
+
+def test_what_slurm_has_taken_stays_when_it_takes_no_more(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    fake_slurm.set(max_array_size=3)
     sweep = a_sweep(tmp_path, 4)
-    submitted = command_of_second_array_fails(fake_slurm, monkeypatch)
-    with pytest.raises(FcotError, match="invalid partition"):
+    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    with pytest.raises(SystemExit):
         submit_sweep(sweep, range(4), [], False)
-    assert submitted == [2, 2]
-    # what SLURM took and did not give back is in the ledger, and is said
+    told = capsys.readouterr().err
+    assert "submitted: 2 jobs (7)" in told
+    assert "Socket timed out on send/recv operation): jobs 2, 3 (2 of 4) are not submitted" in told
+    assert "squeue --me" in told  # it may have taken them all the same
+    assert not fake_slurm.calls("scancel")
     assert [status.state for status in statuses(sweep)] == ["queued", "queued", "missing", "missing"]
 
 
-def command_of_second_array_fails(cluster, monkeypatch) -> list[int]:
-    from fcot.sweeps import slurm
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_generation_job_without_its_array_is_cancelled_or_named(cancelled, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+    fake_slurm.set(fail={} if cancelled else {"scancel": "scancel: error: Unable to contact slurm controller"})
+    sweep = a_sweep(tmp_path, 4)
+    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
+    with pytest.raises(FcotError, match="invalid partition") as refusal:
+        submit_sweep(sweep, range(4), [0], False)
+    kept = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
+    assert (kept in str(refusal.value)) == (not cancelled)
+    assert statuses(sweep)[0].state == ("cancelled" if cancelled else "queued")
 
-    submit, sizes = slurm._submitted, []
 
-    def counted(sweep, parameters, arguments):
-        sizes.append(len(arguments))
-        if len(sizes) == 2:
-            cluster.set(fail=cluster.state["fail"] | {"sbatch": "sbatch: error: invalid partition specified: gpu"})
-        return submit(sweep, parameters, arguments)
-
-    monkeypatch.setattr(slurm, "_submitted", counted)
-    return sizes
+@pytest.mark.parametrize("name", [0, "generation"])
+def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    sweep = a_sweep(tmp_path, submitted={"0": "7"})
+    monkeypatch.setenv("SLURM_JOB_ID", "9")  # sbatch took it, and its answer was lost
+    monkeypatch.setattr(slurm, "do_job", lambda sweep, number, after: left(sweep, number, "running", "9"))
+    monkeypatch.setattr(slurm, "do_generation", lambda sweep, numbers: None)
+    monkeypatch.setattr(slurm, "listen", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # requeued: once is enough
+        slurm.Task()(str(sweep.folder), name, [], None)
+    assert len(submissions(sweep)) == 2
+    fake_slurm.set(queue={"9": "RUNNING"}, accounting={"7": "FAILED"})
+    if name == 0:
+        assert of(sweep).state == "running"  # though its lock is not visible here, and its first submission failed
+    assert call(capsys, "cancel", sweep.folder) == (0, f"cancelled: {name} ")
+    assert fake_slurm.calls("scancel") == [["9"]]
 
 
 # --- watching --------------------------------------------------------------------------------------------------------

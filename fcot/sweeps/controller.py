@@ -66,10 +66,12 @@ class State:
         """Whether it may be running."""
         return MEANING.get(self.state, "lives") == "lives"
 
-    def told(self, job: str) -> str:
+    def explanation(self, job: str) -> str:
         """The reason in a few words: SLURM's own, the word itself where it is a rare one, for a held job the remedy."""
         if self.state in _HELD:
             return f"{self.state}: held; `scontrol release {job}` lets it start"
+        if self.state == "REVOKED":
+            return "REVOKED: another cluster of the federation has it"
         return self.reason if self.state in _USUAL else ", ".join(filter(None, [self.state, self.reason]))
 
 
@@ -78,14 +80,14 @@ class Answer:
     """SLURM's answer about jobs.
 
     Attributes:
-        asked: The jobs' ids.
+        ids: The jobs that were asked about.
         states: By id; a job that SLURM has forgotten is absent. None where SLURM is silent: then nothing is known of any job.
         silence: Why it is silent, and what helps; empty where it is not.
         may_answer_later: Whether the same question can have an answer here in a minute.
         accounting: sacct's complaint, where the queue did not know all jobs and sacct did not answer either.
     """
 
-    asked: frozenset[str]
+    ids: frozenset[str]
     states: Mapping[str, State] | None
     silence: str = ""
     may_answer_later: bool = True
@@ -124,28 +126,28 @@ def states(ids: Iterable[str]) -> Answer:
     Args:
         ids: SLURM's, such as ``7`` and ``7_3``.
     """
-    asked = frozenset(filter(None, ids))
-    if not asked:
-        return Answer(asked, {})
-    queue = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={_arrays(asked)}"])
+    wanted = frozenset(filter(None, ids))
+    if not wanted:
+        return Answer(wanted, {})
+    queue = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={_arrays(wanted)}"])
     if queue.complaint and "Invalid job id" not in queue.complaint:
-        return _silent(asked, queue)
-    found = _parse(queue.output, asked)
-    if not (forgotten := asked - set(found)):
-        return Answer(asked, found)
+        return _silent(wanted, queue)
+    known = _parse(queue.output, wanted)
+    if not (forgotten := wanted - set(known)):
+        return Answer(wanted, known)
     fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,Reason"]
     accounting = _run(["sacct", *fields, f"--jobs={_arrays(forgotten)}"])
-    return Answer(asked, found | _parse(accounting.output, forgotten), accounting=accounting.complaint)
+    return Answer(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
 
 
-def _silent(asked: frozenset[str], reply: _Reply) -> Answer:
+def _silent(ids: frozenset[str], reply: _Reply) -> Answer:
     if not reply.installed:
         why = f"there is no SLURM on this machine ({reply.complaint}): use a machine of the cluster"
-        return Answer(asked, None, why, may_answer_later=False)
+        return Answer(ids, None, why, may_answer_later=False)
     if re.search("configuration|SLURM_CONF", reply.complaint):
         why = f"SLURM is not set up on this machine ({reply.complaint}): set SLURM_CONF, or use a machine of the cluster"
-        return Answer(asked, None, why, may_answer_later=False)
-    return Answer(asked, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
+        return Answer(ids, None, why, may_answer_later=False)
+    return Answer(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
 
 
 def _arrays(ids: Iterable[str]) -> str:
@@ -185,5 +187,5 @@ def cancel(arrays: Sequence[str]) -> dict[str, str]:
 
 def longest_array() -> int:
     """The most jobs an array of this site may have; a guess where SLURM does not say."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]).output)
-    return max(1, int(found[1]) - 1) if found else 1000
+    size = re.search(r"MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]).output)
+    return max(1, int(size[1]) - 1) if size else 1000

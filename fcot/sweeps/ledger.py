@@ -96,8 +96,10 @@ def _newest(sweep: Sweep) -> dict[str, str]:
     """SLURM's ids of the newest submission of each job."""
     from fcot.sweeps.slurm import submissions
 
-    found = [one.jobs | ({GENERATION: one.generation} if one.generation else {}) for one in submissions(sweep)]
-    return {name: slurm for ids in found for name, slurm in ids.items()}
+    newest: dict[str, str] = {}
+    for submission in submissions(sweep):
+        newest |= submission.jobs | ({GENERATION: submission.generation} if submission.generation else {})
+    return newest
 
 
 def _known(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> _Known:
@@ -108,7 +110,7 @@ def _known(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> _Known
     answer = states(ids.values()) if slurm is None else slurm
     known = answer.states
     if known is not None:
-        known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.asked} | dict(known)
+        known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(known)
     return _Known(ids, known, answer, launching)
 
 
@@ -128,13 +130,14 @@ def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None 
     if job is not None and state not in ("running", "done") and sweep.whole(job):
         state, why = "done", ""  # another sweep's doing
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
-    error = _error(record, log) if state == "failed" else []
+    earlier = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # it is of an earlier submission
+    error = _error(None if earlier else record, log) if state == "failed" else []
     if known.answer is not None:
         if state == "unknown":
             error = [known.answer.silence]
         elif state == "missing" and slurm is not None and known.answer.accounting:
             why += f" ({known.answer.accounting})"
-    told = {"running": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
+    told = {"running": _progress(sweep, name) or why, "unknown": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
     return Status(name, state, told, error, log, _preempted(record), slurm)
 
 
@@ -177,13 +180,13 @@ def _state_on_slurm(
     if state is None:
         return _state_of_forgotten(status, logged)
     if state.waits:
-        return "queued", state.told(slurm)
+        return "queued", state.explanation(slurm)
     if status == "failed":
         return "failed", ""
     if state.state == "COMPLETING" and status is not None:
         return ("queued", "being requeued") if status == "requeued" else ("running", "ending")
     if state.lives:
-        return ("running" if status == "running" else "starting"), state.told(slurm)
+        return ("running" if status == "running" else "starting"), state.explanation(slurm)
     if state.state == "CANCELLED":
         return "cancelled", "before it started" if status is None else "while it ran"
     if status == "requeued":
@@ -294,14 +297,14 @@ def again(sweep: Sweep) -> list[Planned]:
     return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in AGAIN]
 
 
-def refuse_unknown(found: Sequence[Status]) -> None:
+def refuse_unknown(jobs: Sequence[Status]) -> None:
     """Start nothing while it is not known what runs already.
 
     Raises:
         FcotError: Of some jobs nothing is known.
     """
-    if unknown := [one for one in found if one.state == "unknown"]:
-        names = listed(one.name for one in unknown)
+    if unknown := [job for job in jobs if job.state == "unknown"]:
+        names = listed(job.name for job in unknown)
         raise FcotError(f"jobs {names} were submitted and may be running; {' '.join(unknown[0].error)}")
 
 
@@ -327,8 +330,9 @@ def _cancel_on_slurm(sweep: Sweep) -> list[JobName]:
     from fcot.sweeps.slurm import submissions
 
     names: dict[str, JobName] = {}
-    for one in submissions(sweep):
-        names |= {slurm: int(name) for name, slurm in one.jobs.items()} | ({one.generation: GENERATION} if one.generation else {})
+    for submission in submissions(sweep):
+        names |= {slurm: int(name) for name, slurm in submission.jobs.items()}
+        names |= {submission.generation: GENERATION} if submission.generation else {}
     answer = states(names)
     if answer.states is None:
         raise FcotError(f"nothing is cancelled: {answer.silence}")
@@ -371,9 +375,9 @@ def wait_for_end(
     while True:
         if time.monotonic() - asked_at >= slurm_every_s:
             answer, asked_at = ask_slurm(sweep), time.monotonic()
-        found = statuses(sweep, slurm=answer)
-        show(found)
-        waits = answer is not None and answer.may_answer_later and any(one.state == "unknown" for one in found)
-        if not waits and not any(one.state in LIVE for one in found):
-            return found, answer
+        jobs = statuses(sweep, slurm=answer)
+        show(jobs)
+        silent = answer is not None and answer.may_answer_later and any(job.state == "unknown" for job in jobs)
+        if not silent and not any(job.state in LIVE for job in jobs):
+            return jobs, answer
         time.sleep(every_s)

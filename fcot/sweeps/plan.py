@@ -130,8 +130,8 @@ def listed(names: Iterable[JobName]) -> str:
     words = [name for name in names if isinstance(name, str)]
     # Of consecutive numbers, the number less its position is the same.
     for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in group]
-        words += [f"{run[0]}-{run[-1]}"] if len(run) > 3 else map(str, run)
+        consecutive = [number for _, number in group]
+        words += [f"{consecutive[0]}-{consecutive[-1]}"] if len(consecutive) > 3 else map(str, consecutive)
     return ", ".join(words)
 
 

@@ -58,6 +58,7 @@ class Task(submitit.helpers.Checkpointable):
         if not started_first():
             _follow(sweep, name, after)
             return
+        _enter_itself(sweep, name)
         requeue = signal.getsignal(WARNING)  # submitit's handler, to be called where it is safe
         listen()
         try:
@@ -141,14 +142,22 @@ def _enter(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
         os.fsync(file.fileno())
 
 
+def _enter_itself(sweep: Sweep, name: JobName) -> None:
+    """Write down this job, where the command that submitted it could not: sbatch had no answer in time, or the command was killed."""
+    job = slurm_id()
+    entered = {known for one in submissions(sweep) for known in (one.generation, *one.jobs.values())}
+    if job is not None and job not in entered:
+        _enter(sweep, *((job, {}) if name == GENERATION else (None, {str(name): job})))
+
+
 def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int], generation_on_gpu: bool) -> None:
     """Submit jobs as arrays, behind one job that buys what they share where something is to be bought.
 
-    Where SLURM limits how many jobs a user may have submitted, as many as it takes are submitted.
+    Where SLURM limits how many jobs a user may have submitted, as many as it takes are submitted. What it has taken stays.
 
     Raises:
-        FcotError: SLURM refuses, or is not here. What it had taken before is cancelled.
-        SystemExit: A limit keeps some jobs from being submitted; they were named.
+        FcotError: SLURM takes no job of the array, or is not here. The generation job is cancelled again.
+        SystemExit: SLURM took some jobs and not the others; they were named.
     """
     if not numbers:
         say("nothing to submit")
@@ -163,7 +172,7 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
             taken.append(first)
             _enter(sweep, first, {})
         parameters = sweep.launcher | ({"dependency": f"afterany:{first}"} if first else {})
-        rest, limit = _submit_arrays(sweep, parameters, numbers, first, taken)
+        rest, refusal = _submit_arrays(sweep, parameters, numbers, first, taken)
     except BaseException as error:
         stays = _take_back(taken)
         if isinstance(error, FailedJobError | FailedSubmissionError | RuntimeError | ValueError | AssertionError):
@@ -176,8 +185,10 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
     say(f"submitted: {said}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). Nothing here has to stay open")
     say(f"logs: {shown(_logs(sweep))}\nhow it goes: python -m fcot.sweep status {shown(sweep.folder)}")
     if rest:
-        say(f"SLURM takes no more of your jobs now ({limit}): jobs {listed(rest)} ({len(rest)} of {len(numbers)}) are not submitted.")
-        say(f"When some have ended, this submits the rest: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        say(f"SLURM takes no more of your jobs now ({refusal}): jobs {listed(rest)} ({len(rest)} of {len(numbers)}) are not submitted.")
+        for hint in _hints(refusal, parameters, sweep):
+            say(hint)
+        say(f"later, this submits the rest: python -m fcot.sweep rerun {shown(sweep.folder)}")
         sys.exit(1)
 
 
@@ -197,32 +208,33 @@ def _submit_arrays(
         taken: SLURM's ids of all arrays it has taken, added to here.
 
     Returns:
-        The jobs that a limit kept from being submitted, and SLURM's words for it.
+        The jobs that SLURM did not take, and its words for it.
 
     Raises:
-        FailedJobError: SLURM refuses for another reason, or takes no job at all.
+        FailedJobError: It takes none.
     """
-    rest, length, limit = list(numbers), longest_array(), ""
-    most, to_give = len(numbers), parameters["array_parallelism"]  # of the rest: how many can be taken, how many may run at once
+    rest, length, refusal = list(numbers), longest_array(), ""
+    most, parallelism = len(numbers), parameters["array_parallelism"]  # for the rest: the most jobs that fit, and that run at once
     while rest and most:
         stop_if_asked()
         chunk = rest[: min(length, most)]
-        at_once = max(1, to_give * len(chunk) // most)
+        at_once = max(1, parallelism * len(chunk) // most)
         try:
             ids = _submitted(
                 sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], first) for number in chunk]
             )
         except FailedJobError as error:
-            if re.search(_LIMIT, str(error)) and (len(chunk) > 1 or len(rest) < len(numbers)):
-                most, limit = len(chunk) - 1, _complaint(error)
-            elif len(chunk) == 1 or not re.search(_TOO_LONG, str(error)):
+            refusal, limited = _complaint(error), re.search(_LIMIT, str(error))
+            if len(chunk) > 1 and (limited or re.search(_TOO_LONG, str(error))):
+                length, most = len(chunk) // 2, len(chunk) - 1 if limited else most
+                continue
+            if len(rest) == len(numbers):
                 raise
-            length = max(1, len(chunk) // 2)
-            continue
+            break
         taken.append(array_of(ids[0]))
         _enter(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
-        rest, most, to_give = rest[len(chunk) :], most - len(chunk), to_give - at_once
-    return rest, limit
+        rest, most, parallelism = rest[len(chunk) :], most - len(chunk), parallelism - at_once
+    return rest, refusal
 
 
 def _take_back(taken: Sequence[str]) -> list[str]:
@@ -325,16 +337,21 @@ def _complaint(error: BaseException) -> str:
     return " ".join(line.strip().removeprefix("sbatch: error: ") for line in said if "sbatch:" in line) or said[-1]
 
 
+def _hints(complaint: str, parameters: dict[str, Any], sweep: Sweep) -> list[str]:
+    """What helps against a complaint about jobs with the given parameters."""
+    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, complaint, re.IGNORECASE)]
+    if parameters["name"] == sweep.launcher["name"] or parameters.get("gpus_per_node"):
+        return hints
+    return [_OF_GENERATION if hint.startswith(_WITHOUT_GPU) else hint for hint in hints]
+
+
 def _refusal(error: BaseException, sweep: Sweep, parameters: dict[str, Any]) -> str:
     """The message for jobs with the given parameters that SLURM refuses."""
     if "Could not detect" in str(error):
         return "hydra/launcher=slurm: there is no SLURM on this machine (no srun); hydra/launcher=local runs the sweep here"
     complaint = _complaint(error)
-    hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, complaint, re.IGNORECASE)]
-    if parameters["name"] != sweep.launcher["name"] and not parameters.get("gpus_per_node"):
-        hints = [_OF_GENERATION if hint.startswith(_WITHOUT_GPU) else hint for hint in hints]
     asked_for = ", ".join(f"{name}={parameters[name]}" for name in _ASKED if parameters.get(name) is not None)
     return "\n".join([
-        f"SLURM refuses the jobs: {complaint}", f"asked for: {asked_for}", *hints,
+        f"SLURM refuses the jobs: {complaint}", f"asked for: {asked_for}", *_hints(complaint, parameters, sweep),
         f"python -m fcot.sweep rerun {shown(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
     ])  # fmt: skip
