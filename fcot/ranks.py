@@ -6,8 +6,8 @@ meanwhile. They are spawned by the first one, or were started from outside, one 
 
 from __future__ import annotations
 
-import ctypes
 import os
+import re
 import signal
 import socket
 import sys
@@ -19,13 +19,14 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from fcot.errors import FcotError
+from fcot.lifeline import Lifeline
 from fcot.progress import be_silent, say
-from fcot.stopping import WARNING
+from fcot.stopping import WARNING, asked, end_with_parent, note
 
 T = TypeVar("T")
-_PATIENCE = timedelta(days=14)  # ranks from outside wait while the first one buys
+_PATIENCE = timedelta(days=14)  # the other ranks wait while the first one buys
 _PATIENCE_AT_WORK = timedelta(hours=6)  # one rank's share of an evaluation may take longer than another's
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux: a killed run leaves nothing behind
+_LOST_CONNECTION = r"connection (?:closed|reset|refused)|closed by peer|broken pipe|timed? ?out|socket|nccl|gloo"
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
 
 
@@ -72,6 +73,20 @@ class World:
         parts: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(parts, share)
         return [parts[index % self.size][index // self.size] for index in range(n)]
+
+
+def warned_together(size: int) -> bool:
+    """Whether a signal has asked any of ``size`` ranks to stop; all of them get the same answer, and call it at the same place."""
+    number = int(asked() or 0)
+    if size > 1:
+        import torch.distributed
+
+        together = torch.tensor(number)
+        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
+        number = int(together)
+        if number and asked() is None:
+            note(number)
+    return number > 0
 
 
 def check_devices(wanted: int) -> None:
@@ -138,6 +153,8 @@ class Team:
         self._arguments = arguments
         self._context: Any = None
         self._joined = self._leaving = False
+        self._waiting: Any = None  # the group in which the others wait for the first one
+        self._lifeline: Lifeline | None = None
         self._before = {name: os.environ.get(name) for name in _RENDEZVOUS}
 
     def __enter__(self) -> Team:
@@ -149,13 +166,38 @@ class Team:
             return work()
         self._join()
         try:
-            _broadcast(task)
+            self._broadcast(task)
             return work()
         except RuntimeError as error:
             time.sleep(1.0)  # a connection breaks before its process has ended
             if lost := self._lost():
                 raise FcotError(lost) from error
+            self._stop_if_lost(error)
             raise
+
+    def _stop_if_lost(self, error: RuntimeError) -> None:
+        """End where an error says that another rank has gone: after a warning quietly, else with a message.
+
+        Raises:
+            KeyboardInterrupt: All ranks were warned, and the other one was first to leave.
+            FcotError: It was lost.
+        """
+        if not self._outside or not re.search(_LOST_CONNECTION, str(error), re.IGNORECASE):
+            return
+        if asked() is not None:
+            raise KeyboardInterrupt from error
+        reason = str(error).strip().splitlines()[0][-200:]
+        raise FcotError(
+            f"rank {self.world.rank} of {self.world.size} has lost another one ({reason}); the same command continues"
+        ) from error
+
+    def _broadcast(self, value: str | None) -> str | None:
+        """The first rank's value, on all of them; they may wait for it for days."""
+        import torch.distributed
+
+        holder = [value]
+        torch.distributed.broadcast_object_list(holder, 0, group=self._waiting)
+        return holder[0]
 
     def _lost(self) -> str | None:
         """What to say where a spawned rank has ended before its time, None where all are there."""
@@ -178,8 +220,16 @@ class Team:
         """Do what the first rank leads to, silently, until it has nothing more."""
         be_silent()
         self._join()
-        while (task := _broadcast(None)) is not None:
-            tasks(task)
+        try:
+            while (task := self._broadcast(None)) is not None:
+                tasks(task)
+        except RuntimeError as error:
+            try:
+                self._stop_if_lost(error)
+            except FcotError as lost:  # whoever is silent says this all the same
+                print(lost, file=sys.stderr, flush=True)
+                sys.exit(1)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None and self._outside and self.world.rank == 0 and self.world.size > 1:
@@ -188,10 +238,16 @@ class Team:
             return
         import torch.distributed
 
+        if self._lifeline is not None and kind is not None:
+            self._lifeline.leave()
         if kind is None and self.world.rank == 0:
-            _broadcast(None)
+            self._broadcast(None)
         self._leaving = True
+        if self._lifeline is not None:
+            self._lifeline.leave()
         torch.distributed.destroy_process_group()
+        if self._lifeline is not None:
+            self._lifeline.close()
         for name, value in self._before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -231,11 +287,15 @@ class Team:
             local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
             torch.cuda.set_device(local % torch.cuda.device_count())  # SLURM may show each task only its own
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, timeout=_PATIENCE if self._outside else _PATIENCE_AT_WORK)
+        torch.distributed.init_process_group(backend, timeout=_PATIENCE_AT_WORK)
+        self._waiting = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        if self._outside:
+            host = os.environ["MASTER_ADDR"] if self.world.nodes > 1 else None
+            self._lifeline = Lifeline(self.world.rank, self.world.size, host, self._broadcast)
 
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)  # a killed run leaves nothing behind
     for number in (signal.SIGTERM, WARNING):  # SLURM signals every process of a job; the first rank ends this one
         signal.signal(number, signal.SIG_IGN)
     if os.getppid() == 1:  # it had gone before
@@ -258,11 +318,3 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _broadcast(value: str | None) -> str | None:
-    import torch.distributed
-
-    holder = [value]
-    torch.distributed.broadcast_object_list(holder, 0)
-    return holder[0]

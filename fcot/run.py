@@ -17,7 +17,6 @@ from fcot.config import CONF, register_schemas
 from fcot.errors import FcotError
 from fcot.overrides import explained, prepare
 from fcot.progress import say
-from fcot.ranks import started_first
 from fcot.stopping import asked, listen
 
 
@@ -31,8 +30,7 @@ def main() -> None:
     register_schemas()
     try:
         with explained():
-            if started_first():  # the other ranks go where the first one leads
-                listen()
+            listen()  # every rank does: they stop together
             sys.argv[1:] = prepare(sys.argv[1:])
             _application()
     except KeyboardInterrupt:

@@ -27,10 +27,15 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, _note)
 
 
-def _note(number: int, _: FrameType | None) -> None:
+def note(number: int) -> None:
+    """Leave the note that a signal asks for a stop: one that came to another process of the same run."""
     global _asked
     if _asked is None:
         _asked = signal.Signals(number)
+
+
+def _note(number: int, _: FrameType | None) -> None:
+    note(number)
     if number == signal.SIGTERM:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

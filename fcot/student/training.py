@@ -7,6 +7,7 @@ import csv
 import ctypes
 import logging
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,8 +21,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fcot.artifacts import disk_error
 from fcot.progress import say, unwatched
-from fcot.ranks import World
-from fcot.stopping import asked
+from fcot.ranks import World, warned_together
+from fcot.stopping import WARNING
 from fcot.student.activations import checkpoint_activations
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
@@ -310,6 +311,7 @@ class _Between(pl.Callback):
         self._due = due
         self._micro_batches = micro_batches
         self._loggers = loggers
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
             self._tell(entry)
         self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
@@ -317,6 +319,9 @@ class _Between(pl.Callback):
         self._logged = (0.0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():  # Lightning adds its own, which talk to the other ranks from anywhere
+                signal.signal(number, handler)
         if self._restored is not None:
             restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
             trainer.precision_plugin.load_state_dict(self._restored["precision"])
@@ -338,7 +343,7 @@ class _Between(pl.Callback):
         now = time.monotonic()
         report.train_seconds += now - self._since
         self._log(trainer)
-        warned, sharded = asked() is not None, is_sharded(self._student.model)
+        warned, sharded = warned_together(trainer.world_size), is_sharded(self._student.model)
         self._checkpoint(trainer, warned or (sharded and report.n_steps in self._due))
         if warned:
             raise KeyboardInterrupt

@@ -72,14 +72,12 @@ class Task(submitit.helpers.Checkpointable):
 
 def _follow(sweep: Sweep, name: JobName, after: str | None) -> None:
     """Another rank: it goes where the first one leads, and after a warning breaks off with it, without a word of its own."""
-    warned: list[int] = []
-    for number in (WARNING, signal.SIGTERM):
-        signal.signal(number, lambda number, _: warned.append(number))
+    listen()
     try:
         do_job(sweep, int(name), after)
-    except Exception:
-        if warned:
-            sys.exit(f"left with the first rank after {signal.Signals(warned[0]).name}")
+    except (Exception, KeyboardInterrupt):
+        if (warned := asked()) is not None:
+            sys.exit(f"stopped together with the first rank after {warned.name}")
         raise
 
 

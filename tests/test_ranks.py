@@ -1,0 +1,125 @@
+"""Ranks that torchrun or srun started: they stop together when any of them is warned, and notice when one is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+TRAINED = (
+    "dataset.n_problems=60", "diversity=1", "student.width=16", "student.layers=1", "student.heads=2", "student.max_new_tokens=16",
+    "trainer.warmup_steps=1", "trainer.evaluate_every_epochs=null", "trainer.epochs=null", "trainer.checkpoint_every_s=1000000",
+    "trainer.devices=2", "logger=csv",
+)  # fmt: skip
+
+
+def started(folder: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+    """Both ranks, as torchrun starts them, each a process of its own here."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    places = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        | {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
+        for rank in range(2)
+    ]
+    command = [sys.executable, "-m", "fcot.run", *TRAINED, *overrides]
+    return [
+        subprocess.Popen(command, cwd=folder, env=os.environ | place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for place in places
+    ]
+
+
+def wait_until_training(folder: Path, ranks: list[subprocess.Popen[str]]) -> None:
+    while not [path for path in folder.glob("outputs/runs/*/logs/metrics.csv") if path.stat().st_size]:
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate() for rank in ranks if rank.poll() is not None]
+        time.sleep(0.05)
+
+
+def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit codes and what was said."""
+    said = [rank.communicate(timeout=110)[1] for rank in ranks]
+    return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
+
+
+def weights(folder: Path):
+    (student,) = folder.glob("outputs/runs/*/student/model.safetensors")
+    return load_file(student)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("warned", [(0, 1), (0,), (1,)])
+def test_warned_ranks_leave_one_checkpoint_together_and_go_on_from_it(tmp_path, number, warned):
+    ranks = started(tmp_path, "trainer.max_steps=100000")
+    wait_until_training(tmp_path, ranks)
+    for rank in warned:
+        ranks[rank].send_signal(number)
+    for code, said in ended(ranks):
+        assert code == 128 + number, said
+        assert "Traceback" not in said
+        assert "gloo" not in said
+    (saved,) = tmp_path.glob("outputs/runs/*/checkpoints/step_*.ckpt")
+    assert int(saved.name.split(".")[0].removeprefix("step_")) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_warned_training_of_two_ranks_ends_as_one_that_was_not(tmp_path, number):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    steps = "trainer.max_steps=400"
+    assert [code for code, _ in ended(started(tmp_path / "a", steps))] == [0, 0]
+    ranks = started(tmp_path / "b", steps)
+    wait_until_training(tmp_path / "b", ranks)
+    for rank in ranks:
+        rank.send_signal(number)
+    assert [code for code, _ in ended(ranks)] == [128 + number] * 2
+    assert [code for code, _ in ended(started(tmp_path / "b", steps))] == [0, 0]
+    one, two = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert one.keys() == two.keys()
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_one_with_a_message(tmp_path, lost):
+    ranks = started(tmp_path, "trainer.max_steps=100000")
+    wait_until_training(tmp_path, ranks)
+    ranks[lost].kill()
+    ranks[lost].communicate()
+    ((code, said),) = ended([ranks[1 - lost]])
+    assert code == 1
+    assert "the same command continues" in said
+    assert "Traceback" not in said
+
+
+def test_a_rank_that_is_lost_while_nobody_waits_for_it_is_noticed(tmp_path):
+    """The first rank is busy with something of its own; no collective operation would tell it."""
+    code = (
+        "import sys, time\nfrom fcot.ranks import Team, World\n"
+        "world = World(int(sys.argv[1]), 2)\n"
+        "with Team(world, True, None, ()) as team:\n"
+        "    if world.rank:\n        team.follow(lambda task: None)\n"
+        "    else:\n        team.lead('meet', lambda: None)\n        print('busy', flush=True)\n        time.sleep(100)\n"
+    )
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+
+    def start(rank: int) -> subprocess.Popen[str]:
+        command, more = [sys.executable, "-c", code, str(rank)], place | {"RANK": str(rank)}
+        return subprocess.Popen(command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    ranks = [start(rank) for rank in range(2)]
+    assert ranks[0].stdout.readline() == "busy\n"
+    ranks[1].kill()
+    ranks[1].communicate()
+    _, said = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == 1
+    assert "rank 0: rank 1 of 2 has ended; the same command continues" in said
