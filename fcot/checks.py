@@ -320,7 +320,7 @@ def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
             yield f"teacher.parameters: {name} is fcot's own to set; null leaves it out; prompt.rationale_tokens limits"
     if teacher.budget_usd is not None and teacher.model:
         if price_of(teacher) is None:
-            yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {teacher.model}: teacher.prices=FILE"
+            yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {_priced(teacher)}: teacher.prices=FILE"
         if teacher.parameters.get(teacher.max_tokens_parameter, 0) is None:
             yield f"teacher.budget_usd needs a limit on answers: {teacher.max_tokens_parameter} cannot be left out"
 
@@ -341,11 +341,18 @@ def _server_faults(group: str, server: OpenAITeacher | ApiStudent, asked: bool) 
     yield from _readable_file(f"{group}.prices", server.prices)
 
 
+def _priced(teacher: OpenAITeacher) -> str:
+    """What needs a price."""
+    tier = teacher.parameters.get("service_tier")
+    return teacher.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
+
+
 def price_of(server: OpenAITeacher | ApiStudent, model: str | None = None) -> Price | None:
     """The price of a server's model, or of another of its models; None where nobody knows it."""
     path = Path(server.prices) if server.prices else PRICES
     option = "student.prices" if isinstance(server, ApiStudent) else "teacher.prices"
-    return read_price(path, model or server.model, option) if path.is_file() else None
+    tier = getattr(server, "parameters", {}).get("service_tier")
+    return read_price(path, model or server.model, option, tier) if path.is_file() else None
 
 
 def _hf_faults(teacher: HFTeacher) -> Iterator[str]:

@@ -90,6 +90,29 @@ def test_what_a_price_leaves_out_has_its_default(tmp_path):
     assert read_price(path, "c") == Price(1.0, 2.0, cached_input=0.0, batch=0.25)
 
 
+def test_a_service_tier_has_its_price_or_none(tmp_path):
+    path = tmp_path / "prices.yaml"
+    path.write_text("m: {input: 2, output: 8, tiers: {flex: 0.5, priority: 2}}")
+    assert read_price(path, "m", tier="flex") == Price(1.0, 4.0, 1.0)
+    assert read_price(path, "m", tier="priority") == Price(4.0, 16.0, 4.0)
+    assert read_price(path, "m", tier="default") == read_price(path, "m") == Price(2.0, 8.0, 2.0)
+    assert read_price(path, "m", tier="scale") is None
+    path.write_text("m: {input: 2, output: 8, tiers: {flex: -1}}")
+    with pytest.raises(FcotError, match="tiers"):
+        read_price(path, "m")
+
+
+def test_a_budget_needs_the_price_of_the_service_tier(tmp_path, make_run):
+    (tmp_path / "prices.yaml").write_text("m: {input: 2, output: 8, tiers: {flex: 0.5}}")
+    common = (
+        "teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1", f"teacher.prices={tmp_path}/prices.yaml",
+        "teacher.budget_usd=1",
+    )  # fmt: skip
+    assert make_run(tmp_path, *common, "++teacher.parameters={service_tier:flex}").plan.price.output == 4.0
+    with pytest.raises(FcotError, match=r"prices.yaml has none for m with service_tier=priority \(tiers: \{priority: SHARE\}\)"):
+        make_run(tmp_path, *common, "++teacher.parameters={service_tier:priority}")
+
+
 @pytest.mark.parametrize("text", ["other: {input: 1, output: 2}", "", "model: {input: 1, output: 2}"])
 def test_a_model_that_is_not_in_the_file_has_no_price(tmp_path, text):
     (tmp_path / "prices.yaml").write_text(text)

@@ -43,6 +43,10 @@ class Price:
         online = (fresh * self.input + cached_tokens * self.cached_input + completion_tokens * self.output) / _MILLION
         return online * (self.batch if batch else 1.0)
 
+    def times(self, factor: float) -> Price:
+        """The price of another service tier."""
+        return replace(self, input=self.input * factor, output=self.output * factor, cached_input=self.cached_input * factor)
+
     def training_usd(self, tokens: float) -> float | None:
         """What training on so many tokens costs, None where it has no price."""
         return None if self.training is None else tokens * self.training / _MILLION
@@ -51,11 +55,17 @@ class Price:
 FREE = Price(0.0, 0.0, 0.0)  # what runs on one's own machine
 
 
-def read_price(path: Path, model: str, option: str = "teacher.prices") -> Price | None:
-    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch, fine_tuned}}``; None where it is not in there.
+def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str | None = None) -> Price | None:
+    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch, tiers, fine_tuned}}``; None where it has none.
 
     ``fine_tuned`` is an entry of the same form with ``training``: the price of models fine-tuned from this one, whose
     names are ``ft:MODEL:...``.
+
+    Args:
+        path: The file.
+        model: Its name at the server.
+        option: The override that names the file, for messages.
+        tier: A service tier; None for the default one. A tier that ``tiers`` does not list has no price.
 
     Raises:
         FcotError: The file is unreadable, or an entry is not made of such numbers.
@@ -67,14 +77,17 @@ def read_price(path: Path, model: str, option: str = "teacher.prices") -> Price 
         found = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
         if found is None:
             return None
-        tuned = found.pop("fine_tuned", None)
+        tuned, tiers = found.pop("fine_tuned", None), {"default": 1.0} | found.pop("tiers", {})
         price, tuned_price = _to_price(found), None if tuned is None else _to_price(tuned, {"training"})
-        chosen = tuned_price if model.startswith("ft:") else price
-        return None if chosen is None else replace(chosen, source=str(path))
+        factors = {name: float(factor) for name, factor in tiers.items()}
+        if not all(math.isfinite(factor) and factor >= 0 for factor in factors.values()):
+            raise ValueError(f"{tiers}")
+        chosen, factor = tuned_price if model.startswith("ft:") else price, factors.get(tier or "default")
+        return None if chosen is None or factor is None else replace(chosen.times(factor), source=str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
         raise FcotError(
             f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
-            f"USD, input: USD...}}}} per million tokens ({type(error).__name__}: {error})"
+            f"USD, input: USD...}}}} per million tokens, and tiers: {{NAME: share}} ({type(error).__name__}: {error})"
         ) from error
 
 
