@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,12 +15,15 @@ import pytest
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
+from fcot.artifacts import write_json, write_jsonl
 from fcot.errors import FcotError
 from fcot.store import main as store_command
-from fcot.teacher.batch import BatchTeacher, _failure
+from fcot.teacher.batch import BatchTeacher, _Batches, _failure
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import Price
 from fcot.teacher.openai import OpenAITeacher, Server
+from fcot.teacher.plan import missing
+from fcot.teacher.purchase import Meter
 from fcot.teacher.store import StoreFolder
 from fcot.teacher.throttle import Throttle
 
@@ -228,3 +232,110 @@ if __name__ == "__main__":
     from pathlib import Path
 
     generate(teacher(_At), Path(sys.argv[2]), n=40)
+
+
+# --- batches as other servers end them ----------------------------------------------------------------------------------
+
+
+def open_batch(tmp_path, n=1):
+    """A purchase with one submitted batch of ``n`` jobs, which nobody has collected."""
+    one = teacher(SimpleNamespace(base_url="http://127.0.0.1:9/v1"), max_choices=1)
+    made, folder = plan(one, n, PROMPT, price=Price(2.0, 8.0, 0.5), budget_usd=1.0), StoreFolder(tmp_path)
+    buying = _Batches(made, folder, Meter(n, lambda _: None))
+    buying.meter.paid_usd = 0.0
+    key = made.key(made.step1(problems(1)[0]))
+    jobs = missing(made, folder.shard(key), key, problems(1)[0])
+    path = tmp_path / "batches" / "20260131-120000-deadbeef.jobs.jsonl"
+    write_jsonl(path, (buying._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(jobs)))
+    write_json(path.with_name("20260131-120000-deadbeef.state.json"), {"batch": "b1"})
+    return buying, path, key
+
+
+def collect(buying, path, lines=(), output_file_id="f", error=None):
+    """Collect the batch whose output file has these lines, or whose download fails."""
+
+    async def download(_, to):
+        if error is not None:
+            raise FcotError("gone") from error
+        to.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+    buying.teacher.download = download
+    batch = SimpleNamespace(id="b1", status="completed", output_file_id=output_file_id, error_file_id=None, errors=None)
+
+    async def run():
+        with buying.folder.alone(print):
+            return await buying._collect(path, batch)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_a_batch_without_files_is_collected_and_asked_for_again(tmp_path, nothing):
+    buying, path, _ = open_batch(tmp_path)
+    assert collect(buying, path, output_file_id=nothing) == 0
+    assert not buying.folder.open_batches()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"error": "text"}, {"response": {"status_code": 500, "body": "text"}}, {"response": "text"}, {"response": None, "error": None},
+        {"response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}}, {"response": {"status_code": None}}, {},
+    ],
+)  # fmt: skip
+def test_a_line_that_brings_nothing_is_asked_for_again(tmp_path, line):
+    buying, path, key = open_batch(tmp_path)
+    assert collect(buying, path, [{"custom_id": "20260131-120000-deadbeef-0", **line}, "odd", 3]) == 0
+    assert not buying.folder.open_batches()
+    assert not buying.folder.shard(key).refresh().all_rows(key)
+
+
+def test_an_answer_that_was_charged_and_says_nothing_counts_at_its_maximum(tmp_path):
+    buying, path, key = open_batch(tmp_path)
+    line = {"custom_id": "20260131-120000-deadbeef-0", "response": {"status_code": 200, "body": {"choices": []}}}
+    assert collect(buying, path, [line, line]) == 0
+    (row,) = buying.folder.shard(key).refresh().unused(key)
+    assert row["refused"] == "lost"
+    assert row["bound_usd"] == buying.meter.paid_usd > 0
+
+
+def test_answers_that_are_gone_end_in_a_message_with_the_command_that_continues(tmp_path, capsys):
+    buying, path, _ = open_batch(tmp_path)
+    gone = type("Gone", (Exception,), {"status_code": 404})()
+    with pytest.raises(FcotError, match=r"the answers of batch b1 \(file f\) are not at the server any more.*set-aside") as error:
+        collect(buying, path, error=gone)
+    assert buying.folder.open_batches() == [path]
+    store_command(str(error.value).split("`")[1].split()[3:])
+    assert "bought again" not in capsys.readouterr().err
+    assert not buying.folder.open_batches()
+    assert (path.parent / "set_aside" / path.name).exists()
+
+
+@pytest.mark.parametrize("submitted", ["UTC", "Europe/Berlin", "America/Los_Angeles", "Asia/Tokyo"])
+@pytest.mark.parametrize("resumed", ["UTC", "Pacific/Honolulu", "Pacific/Auckland"])
+def test_a_batch_is_found_whatever_the_time_zones(monkeypatch, submitted, resumed):
+    """By the name of this version, in UTC, and by that of older ones, in local time; others were created since."""
+    monkeypatch.setenv("TZ", submitted)
+    time.tzset()
+    try:
+        created = time.time()
+        names = [f"{time.strftime('%Y%m%d-%H%M%S', clock(created))}-deadbeef" for clock in (time.gmtime, time.localtime)]
+        monkeypatch.setenv("TZ", resumed)
+        time.tzset()
+        for name in names:
+            mine = SimpleNamespace(id="mine", metadata={"fcot": name}, status="in_progress", created_at=created)
+            others = [SimpleNamespace(id="x", metadata={}, status="completed", created_at=created + more) for more in (60, -60, -7200)]
+
+            async def listed(limit, found=(*others, mine)):
+                for batch in found:
+                    yield batch
+
+            async def call(send, listed=listed):
+                return await send(SimpleNamespace(batches=SimpleNamespace(list=listed)))
+
+            looking = object.__new__(_Batches)
+            looking.teacher = SimpleNamespace(call=call)
+            assert asyncio.run(looking._find(name)).id == "mine"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
