@@ -273,7 +273,7 @@ def test_the_papers_figures_stay_where_commands_differ(tmp_path):
 ])  # fmt: skip
 def test_what_reports_pass_over_changes_no_run(override, tmp_path, make_run, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    common = ("teacher=openai", "teacher.model=gpt-4.1-mini", "diversity=1")
+    common = ("teacher=openai", "teacher.model=gpt-4.1-mini", "teacher.api_key_env=OPENAI_API_KEY", "diversity=1")
     assert make_run(tmp_path, *common, override).run_id == make_run(tmp_path, *common).run_id
     assert override.startswith(_NO_MATTER)
 
