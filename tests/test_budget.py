@@ -247,3 +247,9 @@ def test_a_sweeps_budget_needs_prices(run_fcot):
     assert done.returncode == 1
     assert "hydra.launcher.budget_usd needs a price, and " in done.stderr
     assert "has none for fake: teacher.prices=FILE" in done.stderr
+
+
+def test_a_sweeps_budget_refuses_batches(run_fcot, prices):
+    done = run_fcot(*SWEEP, "teacher=openai_batch", "teacher.base_url=http://127.0.0.1:9/v1", prices, "hydra.launcher.budget_usd=5")
+    assert done.returncode == 1
+    assert "hydra.launcher.budget_usd does not count what batches cost" in done.stderr

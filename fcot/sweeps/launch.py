@@ -170,6 +170,10 @@ def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
     if usd <= 0:
         raise FcotError(f"hydra.launcher.budget_usd={usd:g}: more than 0")
     for run in runs.values():
+        if getattr(run.config.teacher, "batch", False):
+            raise FcotError(
+                "hydra.launcher.budget_usd does not count what batches cost: teacher=openai, or teacher.budget_usd for each job"
+            )
         if run.teacher is not None and run.plan.price is None:
             teacher = run.config.teacher
             raise FcotError(
