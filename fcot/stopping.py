@@ -17,12 +17,14 @@ from types import FrameType
 
 WARNING = signal.SIGUSR2
 _SLICE_S = 0.5  # between two looks at the note while waiting
+_ONE_REQUEST_S = 2.0  # the kernel sends one signal for each thread of a parent that was killed
 _SIGNAL_AT_END_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _asked: signal.Signals | None = None
+_terminated: float | None = None
 
 
 def listen() -> None:
-    """Take ``SIGUSR2`` and ``SIGTERM`` as requests to stop; a second ``SIGTERM`` ends the process."""
+    """Take ``SIGUSR2`` and ``SIGTERM`` as requests to stop; another ``SIGTERM`` two seconds later or more ends the process."""
     signal.signal(WARNING, _note)
     signal.signal(signal.SIGTERM, _note)
 
@@ -35,9 +37,15 @@ def note(number: int) -> None:
 
 
 def _note(number: int, _: FrameType | None) -> None:
+    global _terminated
     note(number)
-    if number == signal.SIGTERM:
+    if number != signal.SIGTERM:
+        return
+    if _terminated is None:
+        _terminated = time.monotonic()
+    elif time.monotonic() - _terminated > _ONE_REQUEST_S:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with_parent(number: int, parent: int | None = None) -> None:

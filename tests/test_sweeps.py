@@ -506,10 +506,26 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
     assert f"training goes on at step {step:,} of 100,000" in line
 
 
-def test_a_second_sigterm_ends_the_process_at_once(tmp_path):
-    process = start(tmp_path, *LONG)
-    until(lambda: list(tmp_path.glob("outputs/runs/*/config.yaml")))
+DEAF = """
+import time
+from fcot import stopping
+stopping.listen()
+print("listens", flush=True)
+while stopping.asked() is None:
+    time.sleep(0.01)
+print("asked", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_later_sigterm_ends_the_process_and_one_that_comes_with_the_first_does_not():
+    """The kernel sends one for each thread of a parent that was killed; SLURM sends one to every process of a job."""
+    process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "listens\n"
     process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM

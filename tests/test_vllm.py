@@ -206,7 +206,7 @@ def test_a_sweep_generates_once_for_all_its_jobs(place):
 
 def test_the_given_overrides_come_before_the_users_and_behind_options(script):
     python = [*script.shlex.split(os.environ.get("PYTHON") or "python"), "-m", "fcot.run"]
-    ours = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "until=generate"]
+    ours = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "teacher.api_key_env=none", "until=generate"]
     assert script.generation(["seed=1", "until=curate"], "a/b", "URL") == [*python, *ours, "seed=1", "until=curate"]
     assert script.generation(["-m", "--config-dir", "mine", "seed=1"], "a/b", "URL") == [
         *python,
