@@ -1,6 +1,7 @@
-"""Teacher accuracy over whole completion files, as curated: python benchmarks/teacher_accuracy.py DATA_FOLDER.
+"""Teacher accuracy over whole completion files under both readings of answers: python benchmarks/teacher_accuracy.py DATA_FOLDER.
 
-DATA_FOLDER holds ``dataset/<task>.json`` and ``completion_data/`` in the authors' formats.
+DATA_FOLDER holds ``dataset/<task>.json`` and ``completion_data/`` in the authors' formats. Every verdict that differs between the
+readings is listed with the text that was read.
 """
 
 from __future__ import annotations
@@ -10,27 +11,43 @@ from pathlib import Path
 
 from fcot.curation.filters import Rules, count_reasons, curate
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.numbers import Reading
 from fcot.records import Completion
 from fcot.tasks.loaders import load_problems
-from fcot.tasks.table import TASKS
+from fcot.tasks.table import TASKS, with_numbers
 from fcot.teacher.replay import find_files, read_completions
 
 
-def first_candidate(completion: Completion, rule: AnswerRule) -> str | None:
-    return rule.first(completion.answer_text)
+def first_answer(completion: Completion, rule: AnswerRule) -> Reading:
+    return rule.read(completion.answer_text)
 
 
 def main(folder: Path) -> None:
+    changes = []
     for file in find_files(folder / "completion_data"):
         task = TASKS[file.stem.removeprefix("D_").split("__")[0]]
         problems = {problem.sample_index: problem for problem in load_problems(task, str(folder / "dataset" / f"{task.name}.json"))}
         completions, model = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
-        rows = [completion for slots in completions.values() for completion in slots]
-        curated = list(curate(rows, problems, task.rule, first_candidate, Rules(["answer"])))
-        kept = sum(row.kept for row in curated)
-        print(
-            f"{task.title:18} {model} kept {kept:4}/{len(curated):4} = {100 * kept / len(curated):.2f} % refused {count_reasons(curated)}"
-        )
+        drawn = [completion for slots in completions.values() for completion in slots]
+        verdicts = []
+        for reading in ("paper", "extended"):
+            rule = with_numbers(task, reading).rule
+            rows = list(curate(drawn, problems, rule, first_answer, Rules(["answer"])))
+            kept = sum(row.kept for row in rows)
+            print(
+                f"{task.title:18} {model} {reading:8} kept {kept:4}/{len(rows):4} = {100 * kept / len(rows):.2f} % "
+                f"refused {count_reasons(rows)}"
+            )
+            verdicts.append(rows)
+        for completion, before, after in zip(drawn, *verdicts, strict=True):
+            if (before.kept, before.reason) != (after.kept, after.reason):
+                changes.append(
+                    f"{task.title} {completion.sample_index}: {before.reason or 'kept'} ({before.prediction}) -> "
+                    f"{after.reason or 'kept'} ({after.prediction}); gold {problems[completion.sample_index].answer!r}; "
+                    f"read {completion.answer_text[:120]!r}"
+                )
+    print(f"\n{len(changes)} verdicts differ")
+    print("\n".join(changes))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, read_golden, undersample
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.numbers import Reading
 from fcot.records import Completion, CuratedCompletion, Problem
 
 PROBLEMS = {0: Problem(0, "How many?", "$18.00"), 1: Problem(1, "How much?", "5")}
@@ -14,11 +15,11 @@ RULE = AnswerRule("number")
 
 
 def verdicts(filters, *completions: Completion, max_words: int = 5, golden=None, labels="gold") -> list[CuratedCompletion]:
-    def parse(completion: Completion, rule: AnswerRule) -> str | None:
-        return rule.first(completion.answer_text)
+    def read(completion: Completion, rule: AnswerRule) -> Reading:
+        return rule.read(completion.answer_text)
 
     settings = {"max_words": max_words, "max_repeats": 2, "golden": golden or {}}
-    return list(curate(completions, PROBLEMS, RULE, parse, Rules(filters, labels, settings)))
+    return list(curate(completions, PROBLEMS, RULE, read, Rules(filters, labels, settings)))
 
 
 def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:

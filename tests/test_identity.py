@@ -330,7 +330,7 @@ def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
     run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])), False)
     problem = run.problems[0]
     completion = filters.Completion(0, 0, "So.", problem.answer, "stop")
-    list(filters.curate([completion], run.problems, run.task.rule, lambda one, rule: rule.first(one.answer_text), run.rules))
+    list(filters.curate([completion], run.problems, run.task.rule, lambda one, rule: rule.read(one.answer_text), run.rules))
     assert not {"rules", "settings", "max_words"} & set(given)
 
 

@@ -155,7 +155,7 @@ def test_an_even_vote_labels_nothing():
     def reasons(*answers):
         drawn = [Completion(0, slot, "Because.", answer, "stop") for slot, answer in enumerate(answers)]
         rule = AnswerRule("number")
-        rows = curate(drawn, {0: Problem(0, "Why?", "")}, rule, lambda one, rule: rule.first(one.answer_text), Rules(("answer",), "vote"))
+        rows = curate(drawn, {0: Problem(0, "Why?", "")}, rule, lambda one, rule: rule.read(one.answer_text), Rules(("answer",), "vote"))
         return [row.reason for row in rows]
 
     assert reasons("3", "3", "4", "4") == ["no_majority"] * 4

@@ -165,7 +165,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     [
         (AnswerRule("choice", "ABC"), "D", "one of the letters A, B, C"),
         (AnswerRule("choice", "ABC"), "A Beautiful Cat"[2:], "one of the letters A, B, C"),
-        (AnswerRule("yes_no"), "true", "yes or no"),
+        (AnswerRule("yes_no"), "maybe", "yes or no"),
         (AnswerRule("number"), "1/0", "a number"),
         (AnswerRule("text"), '"."', "a text"),
     ],

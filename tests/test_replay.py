@@ -47,7 +47,7 @@ def test_the_teachers_accuracy_over_the_whole_file_as_curated(name, accuracy, sh
     # The folder holds all tasks: the file of this one is found by its key.
     completions, model = read_completions(shared_data / "completion_data", task, questions)
     answered = choose(completions, [problems[index] for index in sorted(completions)], 1, "file")
-    curated = list(curate(answered, problems, task.rule, PROMPT.parse, Rules(CURATION.filters)))
+    curated = list(curate(answered, problems, task.rule, PROMPT.read, Rules(CURATION.filters)))
     assert model == "text-davinci-002"
     assert len(curated) == (1221 if name == "commonsense_qa" else task.n_rows)
     assert 100 * sum(row.kept for row in curated) / len(curated) == pytest.approx(accuracy, abs=0.1)

@@ -428,7 +428,7 @@ def test_the_real_file_is_imported_exported_and_run_without_a_request(shared_dat
     assert done.returncode == 0, done.stderr
     replayed, _ = read_completions(file, run.task, {index: problem.question for index, problem in run.problems.items()})
     completions = choose(replayed, run.select(run.split.train), 1, "file")
-    curated = list(curate(completions, run.problems, run.task.rule, run.prompt.parse, run.rules))
+    curated = list(curate(completions, run.problems, run.task.rule, run.prompt.read, run.rules))
     kept = sum(row.kept for row in curated)
     assert kept > 250
     assert f"kept {kept} of {len(curated)} completions" in done.stdout + done.stderr

@@ -376,7 +376,7 @@ def test_replies_go_through_curation_like_any_other():
     prompt = feedback_prompt(64, PROMPT, True)
     drawn = [Completion(1, n, *prompt.split(text, NUMBER), "stop") for n, text in enumerate(
         ["So 3 + 4 = 7. The answer is 7.", "So 3 + 4 = 8. The answer is 8.", "So 3 + 4 = 8. The answer is 7."])]  # fmt: skip
-    rows = list(curate(drawn, PROBLEMS, NUMBER, prompt.parse, Rules(("answer", "arithmetic"))))
+    rows = list(curate(drawn, PROBLEMS, NUMBER, prompt.read, Rules(("answer", "arithmetic"))))
     assert [row.reason for row in rows] == [None, "wrong_answer", "wrong_equation"]
 
 

@@ -25,9 +25,10 @@ from fcot.artifacts import fingerprint
 from fcot.curation.equations import wrong_equations
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule, votes
+from fcot.prompts.numbers import Reading
 from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
-Parse = Callable[[Completion, AnswerRule], str | None]
+Read = Callable[[Completion, AnswerRule], Reading]
 Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None for all of a problem
 
 
@@ -59,15 +60,15 @@ class _Judged:
 
     completion: Completion
     rationale: str
-    prediction: str | None
+    answer: Reading
     agrees: bool
     voted: bool
     kept_before: set[str]
 
 
 def _answer(judged: _Judged) -> str | None:
-    if judged.prediction is None:
-        return "no_answer"
+    if judged.answer.value is None:
+        return judged.answer.fault or "no_answer"
     return None if judged.agrees else "outvoted" if judged.voted else "wrong_answer"
 
 
@@ -138,7 +139,7 @@ def stutters(text: str) -> bool:
 
 
 def curate(
-    completions: Iterable[Completion], problems: Mapping[int, Problem], rule: AnswerRule, parse: Parse, rules: Rules
+    completions: Iterable[Completion], problems: Mapping[int, Problem], rule: AnswerRule, read: Read, rules: Rules
 ) -> Iterator[CuratedCompletion]:
     """The verdict on each completion; the first filter that refuses gives the reason.
 
@@ -149,12 +150,12 @@ def curate(
         completions: Raw teacher outputs; those of one problem follow each other.
         problems: By sample index, for the gold answers; an unlabelled problem has an empty one.
         rule: How answers are compared.
-        parse: The prompt's parser.
+        read: The prompt's parser.
         rules: What is kept.
     """
     for index, group in groupby(completions, key=lambda completion: completion.sample_index):
         drawn = list(group)
-        rows = _judge(drawn, [parse(completion, rule) for completion in drawn], problems[index], rule, rules)
+        rows = _judge(drawn, [read(completion, rule) for completion in drawn], problems[index], rule, rules)
         kept = [row for row in rows if row.kept]
         if CONCISE in rules.filters and kept:
             shortest = min(kept, key=lambda row: len(row.rationale.split()))
@@ -163,19 +164,20 @@ def curate(
 
 
 def _judge(
-    drawn: Sequence[Completion], predictions: Sequence[str | None], problem: Problem, rule: AnswerRule, rules: Rules
+    drawn: Sequence[Completion], answers: Sequence[Reading], problem: Problem, rule: AnswerRule, rules: Rules
 ) -> list[CuratedCompletion]:
     """The verdicts on one problem's completions, one by one."""
     voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
-    label = _majority(predictions) if voted else problem.answer
+    label = _majority([answer.value for answer in answers]) if voted else problem.answer
     rows, kept_before = [], set[str]()
     filters = [
         partial(FILTERS[name], **{setting: rules.settings[setting] for setting in settings_of(name)})
         for name in rules.filters if name != CONCISE
     ]  # fmt: skip
-    for completion, prediction in zip(drawn, predictions, strict=True):
+    for completion, answer in zip(drawn, answers, strict=True):
+        prediction = answer.value
         rationale = completion.rationale.strip()
-        judged = _Judged(completion, rationale, prediction, rule.same(prediction, label), voted, kept_before)
+        judged = _Judged(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
         if rationale and voted and not label:
             reason: str | None = "no_majority"
         elif rationale:

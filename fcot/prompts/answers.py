@@ -1,19 +1,24 @@
 r"""Answer extraction and comparison, one rule per answer type.
 
-Extraction follows paper A (Ho et al. 2023, ``src/evaluation/evaluator.py``): every answer type has *candidates* in a
-text, and the elicitation decides which one counts. What goes beyond the upstream patterns (bracket styles, Markdown,
-``\boxed{}``) only widens what is recognised; for numbers the reading is a choice, because paper A's pattern takes
-"9/10" for 9 and ".5" for 5, and its published figures depend on that.
+There are two readings. ``paper`` is paper A's (Ho et al. 2023, ``src/evaluation/evaluator.py``): every answer type has *candidates* in a
+text, the elicitation decides which of them counts, and a part of a number counts as a number: its pattern takes "9/10" for 9 and ".5"
+for 5. The paper's published figures depend on that, so its tasks keep this reading. ``extended`` reads an answer whole or not at all
+(:mod:`fcot.prompts.numbers`, :mod:`fcot.prompts.choices`), and an answer that a text marks (``\boxed{}``, ``####``, "Final answer:")
+wins over its position.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
+
+from fcot.prompts import choices, numbers
+from fcot.prompts.numbers import NOTHING, SEVERAL, Reading
 
 AnswerType = Literal["number", "choice", "yes_no", "text"]
 NumberReading = Literal["paper", "extended"]
@@ -23,14 +28,19 @@ _PAPER_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 _LATEX_FRACTION = re.compile(r" ?\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
 _LATEX_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
-_THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
-# A minus is a sign only where a number can start: in "10-5" and "10 apples - 5 apples" it is an operator.
-_SIGN = r"(?:-(?!\s)|(?<![\w.)%]\s)-)?"
-_UNSIGNED = r"(?:\d+ \d+/\d+(?![\d/])|\d+/\d+(?![\d/])|\d+(?:\.\d+)?|\.\d+)"
-_NUMBER = re.compile(rf"(?<![\w.)/]){_SIGN}[\s$€£¥]{{0,2}}{_UNSIGNED}|\d+(?:\.\d+)?")
 _EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*])")
 _QUOTED = re.compile(r"^[^\"“]*[\"“]([^\"“”]+)[\"”][\s.]*$")
 _TEXT_NOISE = re.compile(r"[\"'“”‘’`\n.\s]")
+_TRUE_FALSE = re.compile(r"\W*(true|false)\W*", re.IGNORECASE)
+_EITHER = re.compile(r"\byes\s*(?:or|/|,)\s*no\b|\bno\s*(?:or|/|,)\s*yes\b", re.IGNORECASE)
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_LINE_MARK = re.compile(  # GSM8K's mark, which is no heading ("#### 1. The plan"); "Final answer:"; "Answer:" at the beginning of a line
+    r"^[ \t]*####[ \t]*(?=\S)(?!\d+[.)]\s+\S)|\bfinal[\s*_]+answer[\s*_]*(?:is\b[\s*_]*)?[:：]|^[\W_]*answer[\s*_]*[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_BETWEEN_BOXES = re.compile(r"[\s$.]*(?:and|or|,)[\s$]*")
 
 
 def strip_markup(text: str) -> str:
@@ -45,34 +55,23 @@ def strip_markup(text: str) -> str:
     return _EMPHASIS.sub(r"\2", text.replace("**", "").replace("__", "").replace("`", ""))
 
 
-def _canonical_number(text: str) -> str | None:
-    """The shortest spelling of one number: ``"18.0"``, ``"$18.00"`` and ``"018"`` give ``"18"``; ``"1 1/2"`` gives ``"1.5"``.
+def _paper_numbers(text: str) -> list[str]:
+    found = _PAPER_NUMBER.findall(text.replace(",", ""))
+    values = [_paper_value(match) for match in found]
+    return [value for value in values if value is not None]
 
-    None for what has no value: "1/0", and digits without end, as students in a loop write them.
-    """
-    text = re.sub(r"[$€£¥]", "", text).strip()
-    sign = -1 if text.startswith("-") else 1
-    text = text.lstrip("- ")
+
+def _paper_value(digits: str) -> str | None:
     try:
-        value = sign * sum((Fraction(part) for part in text.split()), Fraction(0))
-        return str(value.numerator) if value.denominator == 1 else repr(float(value))
-    except (ZeroDivisionError, OverflowError, ValueError):  # ValueError: more digits than Python converts
+        return numbers.canonical(Fraction(digits))
+    except ValueError:  # more digits than Python converts, as students in a loop write them
         return None
 
 
-def _numbers(text: str, reading: NumberReading) -> list[str]:
-    if reading == "paper":
-        found = _PAPER_NUMBER.findall(text.replace(",", ""))
-    else:
-        found = [match.group() for match in _NUMBER.finditer(_THOUSANDS.sub("", strip_markup(text)))]
-    return [number for match in found if (number := _canonical_number(match)) is not None]
-
-
-def _choices(text: str, letters: str, inside_words: bool = True) -> list[str]:
+def _paper_choices(text: str, letters: str) -> list[str]:
     """Choice letters by decreasing certainty: bracketed ``(A) [a] {A} A)``, then standing alone, then inside a word.
 
-    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise, and
-    never for gold answers.
+    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise.
     """
     text = strip_markup(text)
     upper, either = letters, letters + letters.lower()
@@ -84,7 +83,7 @@ def _choices(text: str, letters: str, inside_words: bool = True) -> list[str]:
         return alone
     if lower := re.fullmatch(rf"\W*([{letters.lower()}])\W*", text):
         return [lower.group(1).upper()]
-    return re.findall(rf"[{upper}]", text) if inside_words else []
+    return re.findall(rf"[{upper}]", text)
 
 
 def _yes_no(text: str) -> list[str]:
@@ -93,11 +92,47 @@ def _yes_no(text: str) -> list[str]:
 
 def _texts(text: str) -> list[str]:
     """A free answer is the whole text, or what it puts in quotes, without spaces, quotes and full stops."""
-    text = strip_markup(text)
+    text = unicodedata.normalize("NFC", strip_markup(text))
     if quoted := _QUOTED.match(text):
         text = quoted.group(1)
     cleaned = _TEXT_NOISE.sub("", text)
     return [cleaned] if cleaned else []
+
+
+def _read_yes_no(text: str) -> Reading:
+    """The first of yes and no; "yes or no" is neither. True and False count where they are the whole text."""
+    if whole := _TRUE_FALSE.fullmatch(text):
+        return Reading({"true": "yes", "false": "no"}[whole[1].lower()])
+    found = _yes_no(rest := _EITHER.sub(" ", text))
+    return Reading(found[0]) if found else Reading(None, SEVERAL) if rest != text else NOTHING
+
+
+def marked(text: str) -> str | None:
+    r"""What a text marks as its answer: the content of the last ``\\boxed{}``, behind the last ``####`` or "Final answer:"; or None."""
+    found: list[tuple[int, str]] = []
+    boxes = [(match.start(), *_braced(text, match.end())) for match in _BOX.finditer(text)]
+    for number, (start, content, _) in enumerate(boxes):
+        joined = number and _BETWEEN_BOXES.fullmatch(text[boxes[number - 1][2] : start])
+        found.append((start, f"{found[-1][1]} and {content}" if joined else content))
+    found += [(match.start(), _rest_of_line(text, match.end())) for match in _LINE_MARK.finditer(text)]
+    found += [(match.start(), match[1]) for match in _TAGGED.finditer(text)]
+    return max(found)[1] if found else None
+
+
+def _braced(text: str, start: int) -> tuple[str, int]:
+    """The content of a brace that was opened before ``start``, and where it is closed."""
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if not depth:
+            return text[start:end], end + 1
+    return text[start:], len(text)
+
+
+def _rest_of_line(text: str, start: int) -> str:
+    """The line behind a mark, or the next one where nothing stands behind it."""
+    lines = (line for line in text[start:].split("\n") if line.strip(" \t\r*_:"))
+    return next(lines, "").strip()
 
 
 @dataclass(frozen=True)
@@ -107,7 +142,8 @@ class AnswerRule:
     Attributes:
         answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
         choices: The task's letters (``"ABCDE"``); read for ``choice`` only.
-        numbers: ``extended`` reads fractions, mixed numbers and ".5"; ``paper`` is paper A's ``-?\d+(?:\.\d+)?``.
+        numbers: ``extended`` reads an answer of any type whole or not at all; ``paper`` reads as paper A does, numbers by
+            ``-?\d+(?:\.\d+)?``. (The name is older than its meaning: it counts in the identity of runs.)
     """
 
     answer_type: AnswerType
@@ -116,51 +152,92 @@ class AnswerRule:
 
     def candidates(self, text: str) -> list[str]:
         """All answers of the rule's type named in a text, in their order, in canonical spelling."""
+        if self.answer_type == "number" and self.numbers == "paper":
+            return _paper_numbers(text)
         if self.answer_type == "number":
-            return _numbers(text, self.numbers)
+            return [number.value for number in numbers.find(numbers.plain(text)) if number.value is not None]
         if self.answer_type == "choice":
-            return _choices(text, self.choices)
+            return _paper_choices(text, self.choices) if self.numbers == "paper" else choices.candidates(strip_markup(text), self.choices)
         if self.answer_type == "yes_no":
             return _yes_no(text)
         return _texts(text)
 
-    def first(self, text: str) -> str | None:
-        """The first candidate: the rule for texts that consist of an answer (paper A, no answer prefix)."""
+    def read(self, text: str) -> Reading:
+        """The answer in a text that consists of an answer: its first candidate, or what it marks."""
+        return self._read(text, first=True)
+
+    def read_last(self, text: str) -> Reading:
+        """The answer in a text that ends with one: its last candidate, or what it marks."""
+        return self._read(text, first=False)
+
+    def read_after(self, text: str, prefix: str) -> Reading:
+        """The answer behind the last ``prefix`` with something to read behind it; without a prefix the last of the text (paper A)."""
+        *parts, last = text.split(prefix)
+        if not parts:
+            return self.read_last(text)
+        readings = [self.read(part) for part in (*parts[1:], last)]
+        return next((reading for reading in reversed(readings) if reading != NOTHING), NOTHING)
+
+    def _read(self, text: str, first: bool) -> Reading:
+        if self.numbers == "paper":
+            found = self.candidates(text)
+            return Reading(found[0 if first else -1]) if found else NOTHING
+        if (mark := marked(text)) is not None:
+            reading = self._by_position(mark, True)
+            if reading != NOTHING:
+                return reading
+        return self._by_position(text, first)
+
+    def _by_position(self, text: str, first: bool) -> Reading:
+        if self.answer_type == "number":
+            return (numbers.first if first else numbers.last)(numbers.plain(text))
+        if self.answer_type == "choice":
+            return (choices.first if first else choices.last)(strip_markup(text), self.choices)
+        if self.answer_type == "yes_no" and first:
+            return _read_yes_no(text)
         found = self.candidates(text)
-        return found[0] if found else None
+        return Reading(found[0 if first else -1]) if found else NOTHING
+
+    def first(self, text: str) -> str | None:
+        """The value of :meth:`read`."""
+        return self.read(text).value
 
     def after(self, text: str, prefix: str) -> str | None:
-        """The first candidate after ``prefix``; where it is missing, the last candidate of the text (paper A)."""
-        before, found, answer = text.partition(prefix)
-        if found:
-            return self.first(answer)
-        remaining = self.candidates(before)
-        return remaining[-1] if remaining else None
+        """The value of :meth:`read_after`."""
+        return self.read_after(text, prefix).value
 
     def gold(self, answer: str) -> str | None:
         """The canonical form of a gold answer, or None where it is not of the rule's type.
 
-        Gold answers are data, not model output: numbers are read with the extended patterns whatever ``numbers`` is, and
-        an answer that names several (``"1 000"``, ``"1e3"``) is none.
+        Gold answers are data, not model output: they are read whole whatever ``numbers`` is, and an answer that names several
+        (``"1 000"``, ``"A or B"``) or that has to be worked out (``"2^3"``) is none.
         """
+        if self.answer_type == "number":
+            return numbers.gold(numbers.plain(answer))
         if self.answer_type == "choice":
-            return next(iter(_choices(answer, self.choices, inside_words=False)), None)
-        found = AnswerRule(self.answer_type, self.choices).candidates(answer)
+            return choices.first(strip_markup(answer), self.choices).value
+        if self.answer_type == "yes_no" and (whole := _TRUE_FALSE.fullmatch(answer)):
+            return {"true": "yes", "false": "no"}[whole[1].lower()]
+        found = self.candidates(answer)
         return found[0] if len(found) == 1 else None
 
     def contains(self, text: str, gold: str) -> bool:
         """Whether the gold answer is named anywhere in a text; for free strings, as a part of it without white space."""
         if self.answer_type == "text":
-            return (self.gold(gold) or text) in _TEXT_NOISE.sub("", strip_markup(text))
+            return (self.gold(gold) or text) in _TEXT_NOISE.sub("", unicodedata.normalize("NFC", strip_markup(text)))
         return any(self.same(candidate, gold) for candidate in self.candidates(text))
 
     def same(self, prediction: str | None, gold: str) -> bool:
-        """Whether a parsed answer equals the gold one: numbers to 1e-6 (relative above 1), everything else exactly."""
+        """Whether a parsed answer equals the gold one: numbers to one part in a million, everything else exactly.
+
+        In the ``paper`` reading numbers below 1 are compared to an absolute 1e-6.
+        """
         expected = self.gold(gold)
         if prediction is None or expected is None:
             return False
         if self.answer_type == "number":
-            return abs(float(prediction) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
+            scale = max(1.0, abs(float(expected))) if self.numbers == "paper" else abs(float(expected))
+            return abs(float(prediction) - float(expected)) <= 1e-6 * scale
         return prediction == expected
 
 

@@ -59,7 +59,12 @@ class StudentFormat:
 
     def split(self, text: str) -> tuple[str, str]:
         """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
-        rationale, _prefix, answer = text.partition(self.answer_prefix) if self.answer_prefix else ("", "", text)
+        if self.answer_prefix is None:
+            rationale, answer = "", text
+        elif self.answer_prefix in text:
+            rationale, _prefix, answer = text.rpartition(self.answer_prefix)
+        else:
+            rationale, answer = text, ""
         lead = self.completion_template.partition("{rationale}")[0].strip()
         return rationale.strip().removeprefix(lead).strip(), answer.strip()
 
@@ -72,11 +77,10 @@ class StudentFormat:
         return rule.first(text) if self.answer_prefix is None else rule.after(text, self.answer_prefix)
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
-        """Whether the completion has exactly one answer prefix (where the format has one) and an answer after it."""
-        if self.answer_prefix is None:
-            return rule.first(text) is not None
-        _before, found, after = text.partition(self.answer_prefix)
-        return bool(found) and self.answer_prefix not in after and rule.first(after) is not None
+        """Whether the completion ends with the answer prefix (where the format has one) and an answer."""
+        return rule.first(text.rpartition(self.answer_prefix)[2] if self.answer_prefix else text) is not None and (
+            self.answer_prefix is None or self.answer_prefix in text
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.numbers import Reading
 from fcot.records import Completion
 
 Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
@@ -120,12 +121,15 @@ class TeacherPrompt:
         """Whether a text has the trigger with an answer behind it."""
         return rule.first(self.split(text, rule)[1]) is not None
 
-    def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
-        """The answer of a completion: the first candidate after the trigger, or None.
+    def read(self, completion: Completion, rule: AnswerRule) -> Reading:
+        """The answer of a completion: the first one behind the trigger.
 
-        Where a one-request answer lacks the trigger, its last candidate (paper A's rule for a missing prefix).
+        Where a one-request completion lacks the trigger, its last answer (paper A's rule for a missing prefix).
         """
         if self.two_steps or completion.answer_text:
-            return rule.first(completion.answer_text)
-        found = rule.candidates(completion.rationale)
-        return found[-1] if found else None
+            return rule.read(completion.answer_text)
+        return rule.read_last(completion.rationale)
+
+    def parse(self, completion: Completion, rule: AnswerRule) -> str | None:
+        """The value of :meth:`read`."""
+        return self.read(completion, rule).value

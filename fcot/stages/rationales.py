@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fcot.artifacts import RunDirectory, read_jsonl, write_jsonl
-from fcot.curation.filters import CONCISE, Parse, Rules, curate, expected_share, undersample
+from fcot.curation.filters import CONCISE, Read, Rules, curate, expected_share, undersample
 from fcot.errors import FcotError
 from fcot.progress import progress, say
 from fcot.prompts.answers import most_frequent
@@ -58,7 +58,7 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     """
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
     path = (place or run.directory).curated
-    seen = judge_all(run, path, completions, run.prompt.parse, run.rules)
+    seen = judge_all(run, path, completions, run.prompt.read, run.rules)
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
         write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
     kept, said = len(seen.kept), seen.said
@@ -79,10 +79,10 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     return seen.summary() | usage
 
 
-def judge_all(run: Run, path: Path, completions: Iterable[Completion], parse: Parse, rules: Rules) -> Seen:
+def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Read, rules: Rules) -> Seen:
     """Write the verdict on each completion; those of one problem follow each other."""
     seen = Seen()
-    write_jsonl(path, seen.watch(run, completions, parse, rules))
+    write_jsonl(path, seen.watch(run, completions, read, rules))
     return seen
 
 
@@ -116,11 +116,11 @@ class Seen:
             "characters": self.characters, "prompt_characters": self.prompt_characters,
         }  # fmt: skip
 
-    def watch(self, run: Run, completions: Iterable[Completion], parse: Parse, rules: Rules) -> Iterator[dict[str, Any]]:
+    def watch(self, run: Run, completions: Iterable[Completion], read: Read, rules: Rules) -> Iterator[dict[str, Any]]:
         """The rows of ``curated.jsonl``."""
         for index, group in groupby(completions, key=lambda completion: completion.sample_index):
             drawn = list(group)
-            rows = list(curate(drawn, run.problems, run.task.rule, parse, rules))
+            rows = list(curate(drawn, run.problems, run.task.rule, read, rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
             self.labelled += len(rows) if run.problems[index].labelled else 0
             for completion, row in zip(drawn, rows, strict=True):

@@ -224,9 +224,9 @@ def curate(run: Run, number: int) -> Summary:
     if number == 1:
         return curate_stage(run, place)
     rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
-    parse = run.prompt.parse if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).parse
+    read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
-    seen = judge_all(run, place.curated, rows, parse, rules)
+    seen = judge_all(run, place.curated, rows, read, rules)
     if not seen.kept:
         say(f"round {number}: none of {seen.asked} completions is kept ({seen.said or 'none was asked for'})")
     told = read_json(place.stage("feedback"))

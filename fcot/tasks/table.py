@@ -47,12 +47,12 @@ class Task:
 
 
 _NUMBER = AnswerRule("number", numbers="paper")
-_YES_NO = AnswerRule("yes_no")
-_TEXT = AnswerRule("text")
+_YES_NO = AnswerRule("yes_no", numbers="paper")
+_TEXT = AnswerRule("text", numbers="paper")
 
 
 def _letters(letters: str) -> AnswerRule:
-    return AnswerRule("choice", letters)
+    return AnswerRule("choice", letters, numbers="paper")
 
 
 _ROWS = (
@@ -70,8 +70,8 @@ _ROWS = (
     Task("commonsense_qa", "CommonsenseQA", _letters("ABCDE"), 20.0, "published", 9741, 1221, 10962, hub.COMMONSENSE_QA, 1, 64.62, "65d91766d01cbbd4", "3325cce9f0e25d1d"),  # noqa: E501
     Task("strategy_qa", "StrategyQA", _YES_NO, 50.0, "sample", 1603, 687, 2290, hub.STRATEGY_QA, 8, 54.76, "4251a238fdb872c7", "1ce4d6a0bd22bc47"),  # noqa: E501
     Task("toy_arithmetic", "Toy arithmetic", AnswerRule("number"), 0.0, "sample"),
-    Task("toy_coin_flip", "Toy coin flip", _YES_NO, 50.0, "sample"),
-    Task("toy_last_letter", "Toy last letter", _TEXT, 0.0, "sample"),
+    Task("toy_coin_flip", "Toy coin flip", AnswerRule("yes_no"), 50.0, "sample"),
+    Task("toy_last_letter", "Toy last letter", AnswerRule("text"), 0.0, "sample"),
 )  # fmt: skip
 
 TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
@@ -84,7 +84,7 @@ def custom_task(name: str, rule: AnswerRule) -> Task:
 
 
 def with_numbers(task: Task, numbers: str) -> Task:
-    """The task with its number reading replaced (``paper`` or ``extended``); ``task`` keeps the task's own."""
+    """The task with its reading of answers replaced (``paper`` or ``extended``); ``task`` keeps the task's own."""
     if numbers == "task":
         return task
     return replace(task, rule=replace(task.rule, numbers=numbers))  # type: ignore[arg-type]

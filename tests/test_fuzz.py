@@ -1,0 +1,141 @@
+"""Readers of answers under any text: an answer is the whole value, or it is rejected.
+
+``make test`` tries some hundred texts. ``FUZZ_MINUTES=60 python -m pytest -m slow tests/test_fuzz.py`` tries new ones for so long.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import unicodedata
+from fractions import Fraction
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fcot.prompts.answers import AnswerRule, marked
+from fcot.prompts.student import METHODS
+
+NUMBER, PAPER = AnswerRule("number"), AnswerRule("number", numbers="paper")
+RULES = [
+    NUMBER,
+    PAPER,
+    AnswerRule("choice", "ABCDEFGHIJ"),
+    AnswerRule("choice", "ABCDE", "paper"),
+    AnswerRule("yes_no"),
+    AnswerRule("text"),
+]
+SCALES = {
+    "k": 10**3,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "hundred": 10**2,
+    "lakh": 10**5,
+    "crore": 10**7,
+}
+SCALES |= {"mn": 10**6, "mln": 10**6, "bn": 10**9}
+PIECES = [
+    *"0123456789.,'_:/-+*^()[]{}=<>!?%$€ \n\t½¾²³⁻√π∞×÷±°–—−－５٣ⅳ①五万만\u00a0\u202f\u2009\u200b\u0305",
+    *"eEkKxnm", "cm", " or ", " and ", " to ", " million", " thousand", "\\frac{1}{2}", "\\sqrt", "\\pi", "\\boxed{", "}", "**", "...", "e3", "e-5",
+    " × 10", "^3", " half", "and a half", " hours", " 30 minutes", "th", "apples", "<b>", "#### ", "Final answer: ", " - ", " = ", " squared", "/3",
+    "1/2", "\\,", "{,}", " dozen", ", ",
+]  # fmt: skip
+TAIL = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+VALUES = st.sampled_from(["5", "24", "1234", "1,234", "0.5", "-7", "3/4", "100"])
+
+
+def simple(text: str) -> Fraction | None:
+    """What a text is worth as one number, by the plainest rules: digits of any script, one sign, groups of three, one scale word."""
+    for dash in "–—−－‐‑‒―﹣":
+        text = text.replace(dash, "-")
+    text = "".join(str(unicodedata.decimal(c)) if unicodedata.decimal(c, None) is not None else c for c in text)
+    text = re.sub(r"[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]", "", text)
+    space = r"(?:\\,|[\u2006-\u200a\u202f\u00a0\u205f])"
+    text = re.sub(rf"(?<=\d){space}(?=\d{{3}}(?!\d))", ",", text.strip().replace("{,}", ","))
+    text = re.sub(space, " ", text)
+    text = text.replace("\\frac{1}{2}", " 1/2").replace("．", ".").replace("，", ",")
+    text = "".join(f" {unicodedata.normalize('NFKC', c)}" if unicodedata.decomposition(c).startswith("<fraction>") else c for c in text)
+    text = text.replace("⁄", "/")
+    text = re.sub(r"\*\*|__|`", "", text).strip()
+    scale = Fraction(1)
+    while word := re.fullmatch(r"(.*?)(?:(?<=\d)([kK])|[ \t-]*([A-Za-z]+?)s?)", text, re.DOTALL):
+        name = (word[2] or word[3]).lower()
+        if name not in SCALES or not word[1]:
+            break
+        text, scale = word[1], scale * SCALES[name]
+    if exponent := re.fullmatch(r"(.*?)(?:[eE]([-+]?\d{1,3})|[ \t]*[×x*][ \t]*10[ \t]*\^[ \t]*[{(]?([-+]?\d{1,3})[})]?)", text):
+        text, scale = exponent[1], scale * Fraction(10) ** int(exponent[2] or exponent[3])
+    try:
+        if mixed := re.fullmatch(r"(-?)(\d+) +(\d+)/(\d+)", text):
+            return scale * (-1 if mixed[1] else 1) * (int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4])))
+        if re.fullmatch(r"-?\d{1,3}(?:([,'_’])\d{3})(?:\1\d{3})*(?:\.\d+)?", text):
+            text = re.sub("[,'_’]", "", text)
+        return Fraction(text) * scale if re.fullmatch(r"-?(?:\d+(?:\.\d+)?|\.\d+|\d+/\d+)", text) else None
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def whole(start: str, text: str, read: str | None) -> bool:
+    """Whether what was read is the value of the longest beginning of a text that is a number, and nothing beside it makes it another."""
+    if read is None:
+        return True
+    value = Fraction(read)
+    ends = [
+        end
+        for end in range(len(start), len(text) + 1)
+        if (one := simple(text[:end])) is not None and abs(one - value) <= abs(value) / 10**9
+    ]
+    if not ends:
+        return False
+    rest = text[max(end for end in ends if not text[:end][-1:].isspace()) :]
+    rest = re.sub(r"^[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]+", "", rest)
+    return not rest or unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±"
+
+
+def gold_is_whole(value, tail):
+    text = value + tail
+    read = NUMBER.gold(text)
+    assert whole(value, text, read), (text, read)
+
+
+def reader_holds(rule, before, value, after):
+    text = before + value + after
+    for found in (rule.first(text), rule.read_last(text).value, rule.after(text, "-->"), rule.gold(text), *rule.candidates(text)):
+        if found is not None and rule.answer_type == "number":
+            Fraction(found)
+            assert rule.gold(found) == found or rule is PAPER
+        assert found is None or rule.answer_type == "text" or rule.same(found, found)
+    marked(text)
+    for method in METHODS.values():
+        for form in method.formats.values():
+            form.parse(text, rule)
+            form.split(text)
+
+
+CHECKS = {gold_is_whole: (VALUES, TAIL), reader_holds: (st.sampled_from(RULES), TAIL, VALUES, TAIL)}
+
+
+def fuzz(check, n: int, **options) -> None:
+    settings(max_examples=n, deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)(
+        given(*CHECKS[check])(check)
+    )()
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_an_answer_is_whole_or_rejected(check):
+    fuzz(check, 400, derandomize=True)
+
+
+@pytest.mark.slow
+def test_other_texts_each_time():
+    """As long as FUZZ_MINUTES says."""
+    until, rounds = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "1")), 0
+    while time.monotonic() < until:
+        for check in CHECKS:
+            fuzz(check, 2000)
+        rounds += 1
+    print(f"{rounds * len(CHECKS) * 2000:,} texts")
