@@ -32,6 +32,7 @@ from fcot.curation.filters import CONCISE, FILTERS
 from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
+from fcot.prompts.thinking import MODES
 from fcot.tasks.table import TASKS
 from fcot.teacher.money import Price, read_price
 from fcot.teacher.openai import key_fault
@@ -118,6 +119,7 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _one_of("until", config.until, STAGES)
     yield from _one_of("method", config.method.name, tuple(METHODS))
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
+    yield from _one_of("prompt.thinking", config.prompt.thinking, MODES)
     yield from _at_least("preview", config.preview, 1)
     if isinstance(config.method, TailoredMethod):
         yield from _tailored_faults(config, config.method)

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fcot.fields import To, Why, neutral, resolved
+from fcot.fields import To, Why, absent_at, neutral, resolved
 from fcot.resolvers import RESOLVERS
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
@@ -153,7 +153,8 @@ class Prompt:
     stop: list[str] = resolved([], To.PROMPT)
     exemplars: str | None = resolved(None, To.EXEMPLARS)  # the authors' file, JSON Lines, a run's folder, or train: human rationales
     n_exemplars: int | None = resolved(None, To.EXEMPLARS)  # null: all of a file, 8 of a run
-    numbers: str = resolved("task", To.RULE)  # paper, extended, or the task's own reading of numbers
+    numbers: str = resolved("task", To.RULE)  # how answers are read: as paper A does, whole (extended), or as the task has it
+    thinking: str = absent_at("strip")  # the rationale is what the model said, its thought and that (keep), or its thought (only)
 
 
 @dataclass

@@ -48,6 +48,7 @@ class Completion:
         answer_text: The text that holds the answer (step 2).
         finish_reason: ``stop``, ``length``..., None where the source does not tell; ``refused:REASON`` for a completion
             the teacher never gave, which is empty.
+        thought: What a reasoning model thought before it wrote the rationale; empty where it did not think.
     """
 
     sample_index: int
@@ -55,6 +56,7 @@ class Completion:
     rationale: str
     answer_text: str
     finish_reason: str | None = None
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Feedback:
         rationale: As :class:`Completion` has it.
         answer_text: Likewise.
         finish_reason: Likewise.
+        thought: Likewise.
     """
 
     sample_index: int
@@ -142,11 +145,12 @@ class Feedback:
     rationale: str
     answer_text: str
     finish_reason: str | None
+    thought: str = ""
 
     @property
     def completion(self) -> Completion:
         """What curation judges."""
-        return Completion(self.sample_index, self.completion_index, self.rationale, self.answer_text, self.finish_reason)
+        return Completion(self.sample_index, self.completion_index, self.rationale, self.answer_text, self.finish_reason, self.thought)
 
 
 def to_row(record: Any) -> dict[str, Any]:

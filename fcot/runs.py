@@ -164,7 +164,7 @@ class Run:
                 f"curation.golden={asked.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
                 f"{self.task.name} has {len(self.problems):,} problems here"
             )
-        return Rules(tuple(asked.filters), asked.labels, settings | {"golden": golden})
+        return Rules(tuple(asked.filters), asked.labels, self.config.prompt.thinking, settings | {"golden": golden})
 
     @cached_property
     def feedback_template(self) -> str:

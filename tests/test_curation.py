@@ -19,7 +19,7 @@ def verdicts(filters, *completions: Completion, max_words: int = 5, golden=None,
         return rule.read(completion.answer_text)
 
     settings = {"max_words": max_words, "max_repeats": 2, "golden": golden or {}}
-    return list(curate(completions, PROBLEMS, RULE, read, Rules(filters, labels, settings)))
+    return list(curate(completions, PROBLEMS, RULE, read, Rules(filters, labels, settings=settings)))
 
 
 def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:

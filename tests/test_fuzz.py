@@ -40,9 +40,10 @@ SCALES = {
 SCALES |= {"mn": 10**6, "mln": 10**6, "bn": 10**9}
 PIECES = [
     *"0123456789.,'_:/-+*^()[]{}=<>!?%$€ \n\t½¾²³⁻√π∞×÷±°–—−－５٣ⅳ①五万만\u00a0\u202f\u2009\u200b\u0305",
-    *"eEkKxnm", "cm", " or ", " and ", " to ", " million", " thousand", "\\frac{1}{2}", "\\sqrt", "\\pi", "\\boxed{", "}", "**", "...", "e3", "e-5",
-    " × 10", "^3", " half", "and a half", " hours", " 30 minutes", "th", "apples", "<b>", "#### ", "Final answer: ", " - ", " = ", " squared", "/3",
-    "1/2", "\\,", "{,}", " dozen", ", ",
+    *"eEkKxnm", "cm", " or ", " and ", " to ", " million", " thousand",
+    "\\frac{1}{2}", "\\sqrt", "\\pi", "\\boxed{", "}", "**", "...", "e3", "e-5",
+    " × 10", "^3", " half", "and a half", " hours", " 30 minutes", "th", "apples", "<b>", "#### ", "Final answer: ", " - ", " = ",
+    " squared", "/3", "1/2", "\\,", "{,}", " dozen", ", ",
 ]  # fmt: skip
 TAIL = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 VALUES = st.sampled_from(["5", "24", "1234", "1,234", "0.5", "-7", "3/4", "100"])
@@ -93,7 +94,7 @@ def whole(start: str, text: str, read: str | None) -> bool:
         return False
     rest = text[max(end for end in ends if not text[:end][-1:].isspace()) :]
     rest = re.sub(r"^[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]+", "", rest)
-    return not rest or unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±"
+    return not rest or (unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±")
 
 
 def gold_is_whole(value, tail):

@@ -26,6 +26,7 @@ from fcot.curation.equations import wrong_equations
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
+from fcot.prompts.thinking import only_an_answer
 from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Read = Callable[[Completion, AnswerRule], Reading]
@@ -39,6 +40,8 @@ class Rules:
     Attributes:
         filters: Names in :data:`FILTERS`, in the order in which they are asked; and ``concise``, which looks at what the
             others leave: of a problem's completions it keeps the shortest (paper A, limitation 7.1).
+        thinking: What of a completion is its rationale: what the model said (``strip``), its thought and what it said (``keep``), or
+            its thought alone (``only``).
         labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
             least (self-consistency labelling); ``vote_all``: of every problem, as if no gold answer were known.
         settings: Those that the filters read, by name; and ``golden`` wherever a file of golden ids is given.
@@ -46,6 +49,7 @@ class Rules:
 
     filters: Sequence[str]
     labels: str = "gold"
+    thinking: str = "strip"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -176,21 +180,40 @@ def _judge(
     ]  # fmt: skip
     for completion, answer in zip(drawn, answers, strict=True):
         prediction = answer.value
-        rationale = completion.rationale.strip()
+        rationale = _rationale(completion, rules.thinking)
         judged = _Judged(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
         if rationale and voted and not label:
             reason: str | None = "no_majority"
         elif rationale:
             reason = next((reason for judge in filters if (reason := judge(judged))), None)
         else:
-            _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
-            reason = why if never_given else "empty"
+            reason = _why_empty(completion, rules.thinking)
         if reason is None:
             kept_before.add(" ".join(rationale.split()))
         correct = rule.same(prediction, problem.answer)
         slot = completion.completion_index
         rows.append(CuratedCompletion(completion.sample_index, slot, prediction, correct, reason is None, reason, rationale, label))
     return rows
+
+
+def _rationale(completion: Completion, thinking: str) -> str:
+    """The text that the student would be trained on; empty where there is none."""
+    thought, said = completion.thought.strip(), completion.rationale.strip()
+    if thinking == "only":
+        return thought
+    if thinking == "keep":
+        return f"{thought}\n{said}".strip()
+    return "" if thought and only_an_answer(said) else said
+
+
+def _why_empty(completion: Completion, thinking: str) -> str:
+    """Why a completion has no rationale."""
+    _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
+    if never_given:
+        return why
+    if completion.thought:
+        return "truncated" if completion.finish_reason == "length" else "thought_only"
+    return "no_thought" if thinking == "only" and completion.rationale.strip() else "empty"
 
 
 def _majority(predictions: Sequence[str | None]) -> str:

@@ -187,7 +187,7 @@ _PART_AFTER = re.compile(  # what makes the number the beginning of something el
     r"|[ \t]+and[ \t]+(?:a|one|three|two)[\s-]+(?:half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b"
     r"|[ \t]*-?[ \t]*(?:thirds|fifths|sixths|sevenths|eighths|ninths|tenths|hundredths|thousandths)\b"
     r"|['\"](?=[ \t]?\d)"
-    r"|[ \t]*-?(?:years?|yrs?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|feet|foot|ft|pounds?|lbs?|dollars?|meters?|kilometers?|km|m|kg)"
+    r"|[ \t]*-?(?:years?|yrs?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|feet|foot|ft|pounds?|lbs?|dollars?|meters?|km|m|kg)"
     r"\b(?:[ \t]*,?[ \t]*(?:and)?[ \t]*)[$]?\d[\d.]*[\s-]*"
     r"(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|s|inches|inch|in|ounces?|oz|cents?|centimeters?|cm|meters?|m|grams?|g)\b",
     re.IGNORECASE,
@@ -325,7 +325,8 @@ def canonical(value: Fraction) -> str | None:
 # --- the one that counts -----------------------------------------------------------------------------------------------
 
 _OPERATOR = re.compile(
-    r"[)\]}]*[ \t]*(?:[A-Za-z]{2,15}[ \t]+)?(?:[-+*×÷/^]|x|plus|minus|times|divided by|multiplied by|over)[ \t]*[({\[]*[ \t]*", re.IGNORECASE
+    r"[)\]}]*[ \t]*(?:[A-Za-z]{2,15}[ \t]+)?(?:[-+*×÷/^]|x|plus|minus|times|divided by|multiplied by|over)[ \t]*[({\[]*[ \t]*",
+    re.IGNORECASE,
 )
 _EQUALS = re.compile(r"[)\]}\s]*(?:[A-Za-z]{2,15}\s*){0,2}=\s*[$]?")
 _ALTERNATIVE = re.compile(r"\s*(?:[A-Za-z]{1,15}\s+)?(?:,?\s*(?:or|to|through|and/or|versus|vs\.?)|,?\s*and)\s+", re.IGNORECASE)

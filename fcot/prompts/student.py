@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.thinking import separate
 
 Architecture = Literal["encoder_decoder", "decoder"]
 Layout = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
@@ -59,6 +60,7 @@ class StudentFormat:
 
     def split(self, text: str) -> tuple[str, str]:
         """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
+        text = separate(text).said
         if self.answer_prefix is None:
             rationale, answer = "", text
         elif self.answer_prefix in text:
@@ -73,11 +75,13 @@ class StudentFormat:
         return self.completion_template.format(rationale=rationale, answer=answer)
 
     def parse(self, text: str, rule: AnswerRule) -> str | None:
-        """The answer in a completion, or None."""
+        """The answer in a completion, or None. What the student thought (``<think>``) holds none."""
+        text = separate(text).said
         return rule.first(text) if self.answer_prefix is None else rule.after(text, self.answer_prefix)
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
         """Whether the completion ends with the answer prefix (where the format has one) and an answer."""
+        text = separate(text).said
         return rule.first(text.rpartition(self.answer_prefix)[2] if self.answer_prefix else text) is not None and (
             self.answer_prefix is None or self.answer_prefix in text
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
+from fcot.prompts.thinking import separate
 from fcot.records import Completion
 
 Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
@@ -99,9 +100,9 @@ class TeacherPrompt:
         """Rationale and answer text of an answer to a one-request prompt; the last trigger with an answer behind it counts.
 
         Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
-        text is empty.
+        text is empty. Thoughts are left out (:mod:`fcot.prompts.thinking`).
         """
-        text = self.cut(text)
+        text = self.cut(separate(text).said)
         literal = r"[\s*_]+".join(re.escape(word) for word in self.trigger(rule).split())
         found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not found:
@@ -113,9 +114,10 @@ class TeacherPrompt:
         return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), behind[last]
 
     def text(self, completion: Completion, rule: AnswerRule) -> str:
-        """Rationale, trigger and answer of a completion as one text."""
+        """Thought, rationale, trigger and answer of a completion as one text."""
+        thought = f"<think>\n{completion.thought}\n</think>\n\n" if completion.thought else ""
         between = f"\n{self.trigger(rule)}" if self.two_steps else f" {self.trigger(rule)} "
-        return completion.rationale + (between + completion.answer_text if completion.answer_text else "")
+        return thought + completion.rationale + (between + completion.answer_text if completion.answer_text else "")
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
         """Whether a text has the trigger with an answer behind it."""

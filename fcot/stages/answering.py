@@ -17,6 +17,7 @@ from fcot.progress import say, unwatched
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
+from fcot.prompts.thinking import separate
 from fcot.ranks import World
 from fcot.records import Completion, Prediction, Problem
 from fcot.runs import Run
@@ -154,12 +155,12 @@ def prompt_student(
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.ask_answer(one.problem.question, _continued(answer.text), rule, student.chat)
+            one.prompt.ask_answer(one.problem.question, _continued(_said(answer.text)), rule, student.chat)
             for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
         second = write(texts, prompt.answer_tokens, most, 1, advance)
-        parts = [(answer.text.strip(), then.text) for answer, then in zip(first, second, strict=True)]
+        parts = [(separate(answer.text).said.strip(), separate(then.text).said) for answer, then in zip(first, second, strict=True)]
         lengths = [answer.n_tokens + then.n_tokens for answer, then in zip(first, second, strict=True)]
     else:
         parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]
@@ -167,7 +168,8 @@ def prompt_student(
         _warn(facts, len(problems), room)
     scored = []
     for one, answer, (rationale, text), n_tokens in zip(asked, first, parts, lengths, strict=True):
-        completion = Completion(one.problem.sample_index, one.draw, rationale, text, "stop" if answer.complete else "length")
+        ended = "stop" if answer.complete else "length"
+        completion = Completion(one.problem.sample_index, one.draw, rationale, text, ended, separate(answer.text).thought)
         scored.append(scoring.score_completion(one.problem, completion, n_tokens, prompt, rule))
     return [scored[start : start + draws.n] for start in range(0, len(scored), draws.n)], facts
 
@@ -191,6 +193,12 @@ def _warn(facts: Summary, n: int, room: int) -> None:
         say(f"warning: {facts['shortened_prompts']} of {n} prompts were longer than {room} tokens and lost exemplars")
     if facts["cut_questions"]:
         say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
+
+
+def _said(text: str) -> str:
+    """A rationale without the thought before it; the thought where there is nothing else."""
+    thought, said, _ = separate(text)
+    return said or thought
 
 
 def _continued(text: str) -> str:

@@ -42,7 +42,7 @@ def feedback(run: Run, number: int) -> Summary:
     seen: Counter[int] = Counter()
     rows = []
     for index, mistakes, one in sorted(learnt, key=lambda item: item[0]):  # what curation reads stands together
-        rows.append(Feedback(index, seen[index], mistakes, one.rationale, one.answer_text, one.finish_reason))
+        rows.append(Feedback(index, seen[index], mistakes, one.rationale, one.answer_text, one.finish_reason, one.thought))
         seen[index] += 1
     write_jsonl(run.directory.round(number).feedback, map(to_row, rows))
     characters = usage.pop("prompt_characters", None)

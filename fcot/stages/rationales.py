@@ -62,13 +62,15 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
         write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
     kept, said = len(seen.kept), seen.said
-    examples = "\n".join(seen.refused.values())
+    examples = "\n".join([*seen.refused.values(), *_advice(seen.reasons)])
     if not kept:
         raise FcotError(f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {path}\n{examples}")
     share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
     chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
+    elif advice := _advice(seen.reasons):
+        say("warning: " + "\n".join(advice))
     if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in seen.kept}):
         say(f"warning: of {len(lost)} of the {len(run.rules.golden)} golden problems nothing is kept: no train problems, or refused")
     if run.rules.labels == "vote" and seen.labelled == seen.asked:
@@ -148,6 +150,13 @@ class Seen:
                 self.words += len(row["rationale"].split())
             yield row | {"kept": False, "reason": "undersampled"} if row["kept"] and one not in chosen else row
         self.reasons["undersampled"] += len(kept) - len(self.kept)
+
+
+def _advice(reasons: Counter[str]) -> list[str]:
+    """What helps against reasons that an option can change."""
+    if n := reasons["thought_only"]:
+        return [f"{n} completions are a thought and an answer, without a rationale: prompt.thinking=only trains on the thoughts"]
+    return []
 
 
 def _wanted(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
+from fcot.prompts.thinking import separate
 from fcot.records import REFUSED, Completion, Problem
 from fcot.teacher.budget import SharedBudget
 from fcot.teacher.money import Price
@@ -49,8 +50,17 @@ class Plan:
 
     def step2(self, problem: Problem, rationale: Row) -> Request:
         """The request for the answer that a stored rationale leads to."""
-        text = self.prompt.ask_answer(problem.question, rationale["text"], self.rule, self.teacher.chat)
-        return Request(text, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, rationale["text"], rationale["slot"])
+        thought, said, _ = separate(rationale["text"])
+        return self._step2(problem, rationale, said or thought)
+
+    def _step2(self, problem: Problem, rationale: Row, text: str) -> Request:
+        asked = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
+        return Request(asked, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
+
+    def step2_keys(self, problem: Problem, rationale: Row) -> list[str]:
+        """The keys of :meth:`step2`, and behind them those of earlier versions, which also sent the thought within a rationale."""
+        keys = self.keys(self.step2(problem, rationale))
+        return [*keys, *self.keys(self._step2(problem, rationale, rationale["text"]))] if separate(rationale["text"]).thought else keys
 
     def key(self, request: Request) -> str:
         """The request's key under this teacher."""
@@ -172,7 +182,7 @@ def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[An
     for slot in chosen_slots(plan, shard, key):
         row = shard.row(key, slot)
         request = plan.step2(problem, row)
-        keys = plan.keys(request)
+        keys = plan.step2_keys(problem, row)
         answer_key = next((one for one in keys if shard.slots(one)), keys[0])
         yield Answer(row, request, answer_key, taken[answer_key])
         taken[answer_key] += 1
@@ -190,16 +200,19 @@ def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[t
             yield Completion(problem.sample_index, index, "", "", _reason(shard, key)), []
             continue
         row = shard.row(key, slot)
+        within, said, _ = separate(row["text"])
+        thought = "\n".join(filter(None, (row.get("reasoning"), within)))
         if not plan.prompt.two_steps:
             rationale, answer_text = plan.prompt.split(row["text"], plan.rule)
-            yield Completion(problem.sample_index, index, rationale, answer_text, row["finish_reason"]), [row]
+            yield Completion(problem.sample_index, index, rationale, answer_text, row["finish_reason"], thought), [row]
             continue
         answer = by_slot[slot]
         if shard.has(answer.key, answer.slot):
             answered = shard.row(answer.key, answer.slot)
-            yield Completion(problem.sample_index, index, row["text"], answered["text"], row["finish_reason"]), [row, answered]
+            answer_text = separate(answered["text"]).said
+            yield Completion(problem.sample_index, index, said, answer_text, row["finish_reason"], thought), [row, answered]
         else:
-            yield Completion(problem.sample_index, index, row["text"], "", _reason(shard, answer.key)), [row]
+            yield Completion(problem.sample_index, index, said, "", _reason(shard, answer.key), thought), [row]
 
 
 def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Row, bool]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcot.artifacts import read_json
 from fcot.errors import FcotError
+from fcot.prompts.thinking import separate
 from fcot.records import Completion, Problem
 from fcot.tasks.table import Task
 
@@ -84,7 +85,7 @@ def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[P
             f"a problem (use diversity={fewest} or a file sampled at temperature 0.7)"
         )
     return [
-        Completion(kept.sample_index, slot, kept.rationale, kept.answer_text, kept.finish_reason)
+        Completion(kept.sample_index, slot, kept.rationale, kept.answer_text, kept.finish_reason, kept.thought)
         for problem in problems
         for slot, kept in enumerate(completions[problem.sample_index][:diversity])
     ]
@@ -127,4 +128,5 @@ def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, s
             f"data: {questions[index][:80]!r}. Was it made from rows in another order?"
         )
     rationale, answer = (row[name].encode("utf-8", "replace").decode() for name in ("reasoning_completion", "completion"))
-    return Completion(index, slot, rationale, answer, row.get("finish_reason"))
+    thought, said, _ = separate(rationale)
+    return Completion(index, slot, said, separate(answer).said, row.get("finish_reason"), thought)
