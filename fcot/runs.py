@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from fcot.config import (
     HFTeacher,
     OpenAITeacher,
     OracleTeacher,
+    PretrainedStudent,
     ReplayTeacher,
     TeacherItself,
     ToyDataset,
@@ -164,7 +166,9 @@ class Run:
                 f"curation.golden={asked.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
                 f"{self.task.name} has {len(self.problems):,} problems here"
             )
-        return Rules(tuple(asked.filters), asked.labels, self.config.prompt.thinking, settings | {"golden": golden})
+        return Rules(
+            tuple(asked.filters), asked.labels, self.config.prompt.thinking, _writable(self.config), settings | {"golden": golden}
+        )  # fmt: skip
 
     @cached_property
     def feedback_template(self) -> str:
@@ -298,6 +302,26 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     if prompt.exemplars is None or "{exemplars}" not in template:
         return made
     return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
+
+
+_SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # what special tokens are called, whatever the tokenizer
+
+
+def _writable(config: Config) -> Callable[[str], bool] | None:
+    """Whether a local student's vocabulary can write a text that names special tokens; the tokenizer is loaded for the first of these."""
+    student = config.student
+    if not isinstance(student, PretrainedStudent):
+        return None  # the server knows, or the tokenizer is trained on the texts
+
+    def writable(text: str) -> bool:
+        if not _SPECIAL.search(unicodedata.normalize("NFKC", text)):
+            return True
+        from fcot.decoding.encoding import encoder_of
+        from fcot.student.loading import load_tokenizer
+
+        return encoder_of(load_tokenizer(student.path or str(student.hub_id), student.revision)).representable(text)
+
+    return writable
 
 
 def _without_exemplars(test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, order_known: bool) -> list[int]:

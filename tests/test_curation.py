@@ -174,3 +174,10 @@ def test_undersampling_is_a_fixed_draw_and_smaller_ones_are_parts_of_larger_ones
     assert (len(ten), len(thirty)) == (10, 30)
     assert ten < thirty < set(kept)
     assert undersample(kept, 1000) == set(kept)
+
+
+def test_what_a_vocabulary_cannot_write_is_rejected():
+    completions = [Completion(0, 0, "It ends </s> here.", "18"), Completion(0, 1, "It ends here.", "18")]
+    rules = Rules(["answer"], writable=lambda text: "</s>" not in text)
+    rows = curate(completions, PROBLEMS, RULE, lambda completion, rule: rule.read(completion.answer_text), rules)
+    assert [row.reason for row in rows] == ["special_token", None]

@@ -44,12 +44,14 @@ class Rules:
             its thought alone (``only``).
         labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
             least (self-consistency labelling); ``vote_all``: of every problem, as if no gold answer were known.
+        writable: Whether the student's vocabulary can write a text; None where every vocabulary can.
         settings: Those that the filters read, by name; and ``golden`` wherever a file of golden ids is given.
     """
 
     filters: Sequence[str]
     labels: str = "gold"
     thinking: str = "strip"
+    writable: Callable[[str], bool] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -184,6 +186,8 @@ def _judge(
         judged = _Judged(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
         if rationale and voted and not label:
             reason: str | None = "no_majority"
+        elif rationale and rules.writable and not rules.writable(f"{problem.question}\n{rationale}\n{label}"):
+            reason = "special_token"
         elif rationale:
             reason = next((reason for judge in filters if (reason := judge(judged))), None)
         else:

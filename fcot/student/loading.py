@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,23 @@ def _can_pack(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and bool(model._supports_attention_backend)
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(source: str, revision: str | None = None) -> Any:
+    """A student's tokenizer.
+
+    Args:
+        source: Hub id or folder.
+        revision: Of the hub id.
+
+    Raises:
+        FcotError: Not found, or the hub cannot be reached.
+    """
+    try:
+        return _load_light(source, revision)[1]
+    except (OSError, ValueError) as error:
+        raise _unavailable(source, error) from error
 
 
 def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fcot.artifacts import TEMPORARY, exclusive, replacing
+from fcot.decoding.encoding import encoder_of
 from fcot.progress import say
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import Text
@@ -128,7 +129,7 @@ def _encode(
         prompts, shown, cut = encode_questions(student, text_format, questions, max_prompt)
         counts["cut_prompts"] += cut
         written = [text for text in completions if text is not None]
-        encoded = iter(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"] if written else [])
+        encoded = iter(encoder_of(tokenizer).texts(written))
         ends = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
         counts["cut_completions"] += sum(len(ids) > max_completion for ids in ends)
         ends = [ids[:max_completion] for ids in ends]
@@ -181,7 +182,7 @@ def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple
     tail = [tokenizer.eos_token_id] if student.architecture == "encoder_decoder" else []
     head = [] if tail else [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
     room = limit - len(head) - len(tail)
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = encoder_of(tokenizer).texts(texts)  # type: ignore[arg-type]
     return [[*head, *ids[max(0, len(ids) - room) :], *tail] for ids in encoded], sum(len(ids) > room for ids in encoded)
 
 
@@ -189,15 +190,12 @@ def _encode_turns(tokenizer: Any, texts: Sequence[Text], limit: int) -> tuple[li
     """Turns in the chat template; where they are over the limit the first one is cut."""
     turns = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in texts]
 
-    def encode(turns: Sequence[Text]) -> list[list[int]]:
-        written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
-
-    encoded, cut = encode(turns), 0
+    encoder = encoder_of(tokenizer)
+    encoded, cut = encoder.turns(turns), 0
     for index, (first, *others) in enumerate(turns):
-        question = tokenizer(first["content"], add_special_tokens=False, verbose=False)["input_ids"]
+        question = encoder.texts([first["content"]])[0]
         cut += len(encoded[index]) > limit
         while len(encoded[index]) > limit and question:
             question = question[len(encoded[index]) - limit :]
-            encoded[index] = encode([[{"role": "user", "content": tokenizer.decode(question)}, *others]])[0]
+            encoded[index] = encoder.turns([[{"role": "user", "content": tokenizer.decode(question)}, *others]])[0]
     return encoded, cut

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
+from fcot.decoding.encoding import encoder_of
 from fcot.errors import FcotError
 from fcot.ranks import native_bf16
 from fcot.teacher.requests import NO_ACCOUNT, Account, Choice, Prompt, Reply, Request, Usage
@@ -196,9 +197,8 @@ class _Model:
         if (chat or not isinstance(prompt, str)) and not tokenizer.chat_template:
             raise FcotError(f"{self._name}: its tokenizer has no chat template; teacher.endpoint=completions")
         if isinstance(prompt, str):
-            return list(tokenizer(prompt, verbose=False)["input_ids"])
-        messages = [dict(message) for message in prompt]
-        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+            return encoder_of(tokenizer).prompt(prompt)
+        return encoder_of(tokenizer).turns([prompt])[0]
 
     def room(self, n_prompt: int) -> int:
         """How many tokens can follow a prompt of ``n_prompt``; less than one where the prompt itself is too long."""

@@ -1,0 +1,167 @@
+"""Texts to token ids, in which data are never control: a special token's name within a text is ordinary text.
+
+Tokenizers read ``</s>`` or ``<|im_end|>`` within a question as the token of that name. Here such a text is encoded by a copy of the
+tokenizer in which the special tokens have names that nobody can type. All other texts have the ids that the tokenizer itself gives them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+Turns = Sequence[Mapping[str, str]]
+
+_ALIAS = "\ufdd0{}\ufdd1"  # noncharacters: no text has a use for them
+_BREAK = "\ufdd2"
+_RESERVED = dict.fromkeys(map(ord, "\ufdd0\ufdd1\ufdd2"), "\ufffd")
+_encoders: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
+
+
+def encoder_of(tokenizer: Any) -> Encoder:
+    """The encoder of a tokenizer of transformers."""
+    if (encoder := _encoders.get(tokenizer)) is None:
+        encoder = _encoders[tokenizer] = Encoder(tokenizer)
+    return encoder
+
+
+class Encoder:
+    """Encodes texts and chat turns.
+
+    Args:
+        tokenizer: Of transformers; it has an end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self._special: dict[str, int] = {token.content: number for number, token in added.items() if token.special}
+        self._special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self._unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
+        self._ids = frozenset(self._special.values()) - {self._unknown}
+        self._lengths: dict[str, list[int]] = {}
+        for name in self._special:
+            lengths = self._lengths.setdefault(name[0], [])
+            lengths += [len(name)] if len(name) not in lengths else []
+        self._begins = re.compile("[" + re.escape("".join(self._lengths)) + "]")
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts; none of them is a special token's, but for the unknown token where the vocabulary lacks a character."""
+        encoded = self._plain(texts) if texts else []
+        for place, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
+            if self._has_special(text, ids):
+                encoded[place] = self._guard(text)
+        return encoded
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a text with what the tokenizer puts before and behind every text, such as a beginning-of-sequence token."""
+        whole, bare = list(self._tokenizer("a", verbose=False)["input_ids"]), self._plain(["a"])[0]
+        start = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
+        return [*whole[:start], *self.texts([text])[0], *whole[start + len(bare) :]]
+
+    def turns(self, conversations: Sequence[Turns]) -> list[list[int]]:
+        """The ids of conversations in the tokenizer's chat template, up to where the answer begins; its special tokens are the template's.
+
+        Raises:
+            jinja2.exceptions.TemplateError: The template takes no such turns.
+        """
+        written = [self._rendered(turns) for turns in conversations]
+        encoded = self._plain(written) if written else []
+        for place, turns in enumerate(conversations):
+            if any(self._has_special(turn["content"]) for turn in turns):
+                encoded[place] = self._guarded_turns(turns)
+        return encoded
+
+    def representable(self, text: str) -> bool:
+        """Whether the special tokens' names within a text can be written with the rest of the vocabulary."""
+        return self._unknown is None or not self._has_special(text) or self._unknown not in self._guard(text)
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+
+    def _rendered(self, turns: Turns) -> str:
+        return str(self._tokenizer.apply_chat_template([dict(turn) for turn in turns], add_generation_prompt=True, tokenize=False))
+
+    def _has_special(self, text: str, ids: Sequence[int] | None = None) -> bool:
+        """Whether a text, encoded as it is, has a special token in it: by its name, or by one that the tokenizer normalizes to it."""
+        if not (self._begins.search(text) or (not text.isascii() and self._begins.search(unicodedata.normalize("NFKC", text)))):
+            return False
+        ids = self._plain([text])[0] if ids is None else ids
+        return not self._ids.isdisjoint(ids) or (self._unknown in ids and bool(self._names(text)))
+
+    def _names(self, text: str) -> list[tuple[int, int]]:
+        """Where special tokens' names stand in a text: beginnings and ends, the longest at each place."""
+        found: list[tuple[int, int]] = []
+        for begin in self._begins.finditer(text):
+            place = begin.start()
+            lengths = [n for n in self._lengths[text[place]] if text[place : place + n] in self._special]
+            if lengths and (not found or place >= found[-1][1]):
+                found.append((place, place + max(lengths)))
+        return found
+
+    def _guard(self, text: str) -> list[int]:
+        """The ids of a text by the copy of the tokenizer, or, where there can be none, by the tokenizer itself without special tokens."""
+        text = text.translate(_RESERVED)
+        if self._copy is not None:
+            return list(self._copy.encode(text, add_special_tokens=False).ids)
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False, split_special_tokens=True)["input_ids"]
+        return [number for number in ids if number not in self._ids]
+
+    def _guarded_turns(self, turns: Turns) -> list[int]:
+        """The template's special tokens get their aliases, those in the turns are ordinary text."""
+        if self._copy is None:
+            return self._spliced_turns(turns)
+        text = self._rendered([{**turn, "content": self._broken(turn["content"].translate(_RESERVED))} for turn in turns])
+        for begin, end in reversed(self._names(text)):
+            text = text[:begin] + _ALIAS.format(self._special[text[begin:end]]) + text[end:]
+        return list(self._copy.encode(text.replace(_BREAK, ""), add_special_tokens=False).ids)
+
+    def _spliced_turns(self, turns: Turns) -> list[int]:
+        """Without a copy: template and turns are encoded apart."""
+        text = self._rendered([{**turn, "content": _ALIAS.format(place)} for place, turn in enumerate(turns)])
+        ids: list[int] = []
+        for place, turn in enumerate(turns):
+            before, _, text = text.partition(_ALIAS.format(place))
+            ids += self._plain([before])[0] + self._guard(turn["content"])
+        return ids + self._plain([text])[0]
+
+    def _broken(self, text: str) -> str:
+        """A text whose special tokens' names are broken in two, so that they can be told from the template's."""
+        for begin, _ in reversed(self._names(text)):
+            text = text[: begin + 1] + _BREAK + text[begin + 1 :]
+        return text
+
+    @cached_property
+    def _copy(self) -> Any:
+        """The tokenizer with its special tokens renamed; None for tokenizers written in Python."""
+        from tokenizers import Tokenizer
+
+        if (backend := getattr(self._tokenizer, "backend_tokenizer", None)) is None:
+            return None
+        data = json.loads(backend.to_str())
+        names = {name: _ALIAS.format(number) for name, number in self._special.items()}
+        for token in data["added_tokens"]:
+            if token["content"] in names:
+                token |= {"content": names[token["content"]], "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
+        model = data["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+        else:  # Unigram: pairs of piece and score
+            model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        if "merges" in model:
+            model["merges"] = [pair for pair in model["merges"] if not names.keys() & _made_by(pair)]
+        copy = Tokenizer.from_str(json.dumps(data | {"post_processor": None, "truncation": None, "padding": None}))
+        same = all(copy.token_to_id(alias) == self._special[name] for name, alias in names.items())
+        return copy if same else None
+
+
+def _made_by(pair: Any) -> set[str]:
+    """The pieces that a merge needs and makes."""
+    left, right = pair.split(" ") if isinstance(pair, str) else pair
+    return {left, right, left + right}
