@@ -134,13 +134,13 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON file written by this package."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read one JSON file; a byte order mark is ignored."""
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Read the rows of a JSON Lines file written by :func:`write_jsonl`."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         for line in file:
             yield json.loads(line)
 

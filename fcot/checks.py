@@ -161,7 +161,7 @@ def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
     yield from _readable_file("method.feedback.path", feedback.path)
     option, template = "method.feedback.template", feedback.template
     if feedback.path is not None and os.access(feedback.path, os.R_OK) and Path(feedback.path).is_file():
-        option, template = f"method.feedback.path={feedback.path}", Path(feedback.path).read_text(encoding="utf-8", errors="replace")
+        option, template = f"method.feedback.path={feedback.path}", Path(feedback.path).read_text(encoding="utf-8-sig", errors="replace")
     for part in ("{question}", "{mistakes}"):
         if template is not None and part not in template:
             yield f"{option}: the template must contain {part}"

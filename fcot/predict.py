@@ -108,7 +108,7 @@ def read_questions(file: str) -> Iterator[dict[str, Any]]:
     elif text.lstrip().startswith("{"):
         rows = ((number, _json(line, f"file={file} line {number}")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     else:
-        rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise FcotError(f'file={file}, entry {number}: no "question"')

@@ -174,7 +174,7 @@ class Run:
     def feedback_template(self) -> str:
         """How a teacher is asked about mistakes (``method=tailored``), read once."""
         asked = self.config.method.feedback
-        return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8")
+        return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8-sig")
 
     @property
     def token_cache(self) -> Path:
@@ -292,7 +292,7 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     prompt = config.prompt
     template = prompt.template
     if prompt.path is not None:
-        template = Path(prompt.path).read_text(encoding="utf-8")
+        template = Path(prompt.path).read_text(encoding="utf-8-sig")
         if "{question}" not in template:
             raise FcotError(f"prompt.path={prompt.path}: the template must contain {{question}}")
     assert template is not None

@@ -84,8 +84,8 @@ def test_true_and_false_are_yes_and_no(tmp_path):
 
 def test_cells_of_a_csv_are_texts_whatever_they_look_like(tmp_path):
     path = tmp_path / "mine.csv"
-    path.write_text("\ufeffquestion,answer,rationale\nNA,007,\n\nnull,12,NaN\n")
-    assert load(path) == [Problem(0, "NA", "007", None), Problem(1, "null", "12", "NaN")]
+    path.write_text("\ufeffquestion,answer,rationale\nNA,007,\n\n1e-05,12,NaN\n")
+    assert load(path) == [Problem(0, "NA", "007", None), Problem(1, "1e-05", "12", None)]
 
 
 def test_a_list_of_problems_is_as_good_as_the_authors_json(tmp_path):
@@ -118,8 +118,13 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.jsonl", GOOD + '\n{"question": null, "answer": 1}\n', "{path}, line 3: empty question"),
         ("mine.jsonl", GOOD + '{"question": "b", "answer": "many"}\n', "{path}, line 2: the gold answer 'many' is not a number"),
         ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: the gold answer '' is not a number"),
-        ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}',
+        ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 1: no sample_index; other rows have one"),
+        ("mine.jsonl", '{"sample_index": 0, "question": "a", "answer": 1}\n{"sample_index": "0", "question": "b", "answer": 1}',
          "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
+        ("mine.jsonl", '{"sample_index": [0, 1], "question": "a", "answer": 1}', "{path}, line 1: sample_index [0, 1] is not an integer"),
+        ("mine.jsonl", GOOD + '{"question": NaN, "answer": 1}', "{path}, line 2: empty question"),
+        ("mine.jsonl", GOOD + '{"question": "b", "answer": ["x", "y"]}', "{path}, line 2: the answer is a list, not one value"),
+        ("mine.jsonl", GOOD + '{"question": {"text": "b"}, "answer": 1}', "{path}, line 2: the question is an object, not one value"),
         ("mine.jsonl", '{"sample_index": 1.5, "question": "b", "answer": 1}', "{path}, line 1: sample_index 1.5 is not an integer"),
         ("mine.jsonl", '{"text": "b", "label": 1}', "{path} has no column 'question'; it has label, text."),
         ("mine.jsonl", '{"question": "b", "label": 1}', "{path} has no column 'answer'; it has label, question."),
@@ -134,7 +139,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.csv", "question,answer\na,1\nb,2,3\n", "{path}, line 3: 3 cells, but the header has 2"),
         ("mine.csv", "question,answer\na,1\nb\n", "{path}, line 3: 1 cells, but the header has 2"),
         ("mine.csv", "question,answer\n\na,one\n", "{path}, line 3: the gold answer 'one' is not a number"),
-        ("mine.csv", "sample_index,question,answer\nx,a,1\n", "{path}, line 2: sample_index 'x' is not an integer"),
+        ("mine.csv", "sample_index,question,answer\n1,a,1\n2,b,1\n,c,1\n", "{path}, line 4: no sample_index; other rows have one"),
         ("mine.csv", f'question,answer\na,1\n"{"b" * 200_000}', "{path}, line 3: malformed CSV"),
         ("mine.csv", "question;answer\na;1\n", "{path} has no column 'question'; it has question;answer."),
         ("mine.csv", "question,answer\n", "{path} holds no problems"),
@@ -349,3 +354,57 @@ def test_gsm8ks_own_answers_are_taken_apart(tmp_path):
     path.write_text('{"question": "How many?", "answer": "Two and two are <<2+2=4>>4.\\n#### 1,004"}\n')
     (problem,) = load_problems(custom_task("custom", AnswerRule("number")), str(path))
     assert (problem.answer, problem.rationale) == ("1,004", "Two and two are <<2+2=4>>4.")
+
+
+@pytest.mark.parametrize("index", ["q-17", "²", "1a"])
+def test_rows_with_names_are_numbered_in_their_order(tmp_path, index):
+    path = write(
+        tmp_path / "mine.jsonl",
+        [{"sample_index": index, "question": "a", "answer": 1}, {"sample_index": "7", "question": "b", "answer": 2}],
+    )
+    assert [problem.sample_index for problem in load(path)] == [0, 1]
+
+
+@pytest.mark.parametrize("missing", ["NaN", "null", '""', '"NaN"'])
+def test_missing_is_missing_however_it_is_written(tmp_path, missing):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f'{{"sample_index": {missing}, "question": "a", "answer": 1, "rationale": {missing}, "template_id": {missing}}}\n')
+    (problem,) = load(path)
+    assert problem.sample_index == 0
+    assert not problem.rationale
+    assert not problem.template_id
+
+
+def test_a_small_number_is_read_as_it_was_written(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "a", "answer": 0.00001}, {"question": "b", "answer": 1e21}])
+    assert [problem.answer for problem in load(path)] == ["0.00001", "1000000000000000000000"]
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.jsonl", "mine.csv"])
+def test_a_byte_order_mark_is_ignored_and_true_is_yes_in_every_container(tmp_path, name):
+    path = tmp_path / name
+    content = {
+        "mine.json": '[{"question": "a", "answer": true}]',
+        "mine.jsonl": '{"question": "a", "answer": true}',
+        "mine.csv": "question,answer\na,True",
+    }
+    path.write_text("\ufeff" + content[name] + "\n", encoding="utf-8")
+    (problem,) = load(path, task=custom_task("mine", AnswerRule("yes_no")))
+    assert AnswerRule("yes_no").gold(problem.answer) == "yes"
+
+
+def test_a_line_ends_at_a_newline_only(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer\na\u2028b\x0cc\x85d,1\n", encoding="utf-8")
+    assert load(path)[0].question == "a\u2028b\x0cc\x85d"
+
+
+def test_every_faulty_row_is_named_in_one_message(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "a", "answer": "many"}] * 30)
+    with pytest.raises(FcotError) as error:
+        load(path)
+    lines = str(error.value).split("\n")
+    assert lines[:2] == [f"{path}, line {n}: the gold answer 'many' is not a number" for n in (1, 2)]
+    assert lines[20:] == ["and 11 more"]
+    with pytest.raises(FcotError, match=r"Is dataset\.answer_type right"):
+        load(write(path, [{"question": "a", "answer": "many"}] * 3))

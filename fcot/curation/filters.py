@@ -241,7 +241,7 @@ def read_golden(path: Path) -> dict[int, frozenset[int] | None]:
         FcotError: Not such a file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
         if isinstance(data, list):
             return {_index(index): None for index in data}
         return {int(index): frozenset(map(_index, chosen)) for index, chosen in data.items()}

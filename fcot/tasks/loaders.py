@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +84,36 @@ def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> Non
     """Refuse empty questions, repeated sample indices and gold answers that are not of the task's answer type."""
     if not problems:
         raise FcotError(f"{where.name} holds no problems")
+    kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no", "number": "a number"}
+    expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
     seen: dict[int, int] = {}
+    faults = []
     for position, problem in enumerate(problems):
         if not problem.question.strip():
-            raise FcotError(f"{where.row(position)}: empty question (sample index {problem.sample_index})")
+            faults.append(f"{where.row(position)}: empty question (sample index {problem.sample_index})")
         if problem.sample_index in seen:
             first = where.row(seen[problem.sample_index])
-            raise FcotError(f"{where.row(position)}: sample index {problem.sample_index} stands twice (first in {first})")
-        seen[problem.sample_index] = position
+            faults.append(f"{where.row(position)}: sample index {problem.sample_index} stands twice (first in {first})")
+        seen.setdefault(problem.sample_index, position)
         if task.rule.gold(problem.answer) is None:
-            kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no"}
-            expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
-            raise FcotError(f"{where.row(position)}: the gold answer {problem.answer!r} is not {expected}")
+            faults.append(f"{where.row(position)}: the gold answer {problem.answer!r} is not {expected}")
+    if len(faults) == len(problems) > 2 and task.rule.answer_type != "text":
+        faults.append("Is dataset.answer_type right? text takes any answer")
+    _raise(faults)
+
+
+_SHOWN_FAULTS = 20
+
+
+def _raise(faults: Sequence[str]) -> None:
+    """All faults of a file in one message.
+
+    Raises:
+        FcotError: There are any.
+    """
+    if faults:
+        hidden = len(faults) - _SHOWN_FAULTS
+        raise FcotError("\n".join([*faults[:_SHOWN_FAULTS], *([f"and {hidden:,} more"] if hidden > 0 else [])]))
 
 
 @dataclass(frozen=True)
@@ -110,22 +130,33 @@ class _Rows:
 
 
 def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Rows) -> list[Problem]:
+    rows = list(rows)
+    used: dict[str, str] = {
+        "question": columns.question,
+        "answer": columns.answer,
+        "rationale": columns.rationale,
+        "template": columns.template,
+    }
     problems = []
+    faults = [
+        f"{where.row(position)}: the {part} is {_nested(row[name])}, not one value"
+        for position, row in enumerate(rows) for part, name in used.items() if _nested(row.get(name))
+    ]  # fmt: skip
+    _raise(faults)
+    indices = _indices(rows, where)
+    names = {name for row in rows for name in row}
+    if rows and (missing := [name for name in (columns.question, columns.answer) if name not in names]):
+        raise FcotError(
+            f"{where.name} has no column {missing[0]!r}; it has {', '.join(sorted(names))}. For your own data name the "
+            "columns: dataset.question_column=..., dataset.answer_column=..."
+            + (" (a CSV file is separated by commas)" if any(";" in name for name in names) else "")
+        )
     for position, row in enumerate(rows):
-        if position == 0 and (missing := [name for name in (columns.question, columns.answer) if name not in row]):
-            raise FcotError(
-                f"{where.name} has no column {missing[0]!r}; it has {', '.join(sorted(row))}. For your own data name the "
-                "columns: dataset.question_column=..., dataset.answer_column=..."
-                + (" (a CSV file is separated by commas)" if any(";" in name for name in row) else "")
-            )
-        index = row.get("sample_index")
-        if index is not None and (not isinstance(index, int | float) or int(index) != index):
-            raise FcotError(f"{where.row(position)}: sample_index {index!r} is not an integer")
         problems.append(
             Problem(
-                sample_index=position if index is None else int(index),
-                question=_text(row[columns.question]) or "",
-                answer=_text(row[columns.answer]) or "",
+                sample_index=indices[position],
+                question=_text(row.get(columns.question)) or "",
+                answer=_text(row.get(columns.answer)) or "",
                 rationale=_text(row.get(columns.rationale)),
                 template_id=_text(row.get(columns.template)),
             )
@@ -133,14 +164,48 @@ def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Ro
     return problems
 
 
+def _indices(rows: Sequence[Mapping[str, Any]], where: _Rows) -> list[int]:
+    """The rows' sample indices: as they are given, or their places where none is given or they are names such as ``q-17``.
+
+    Raises:
+        FcotError: Some rows have an index and others have none, or one is no whole number.
+    """
+    given = [_index(row.get("sample_index")) for row in rows]
+    if any(isinstance(index, str) for index in given) or not any(index is not None for index in given):
+        return list(range(len(rows)))
+    faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(given) if index is None]
+    faults += [
+        f"{where.row(position)}: sample_index {index!r} is not an integer"
+        for position, index in enumerate(given) if index is not None and not isinstance(index, int)
+    ]  # fmt: skip
+    _raise(faults)
+    return [index for index in given if isinstance(index, int)]
+
+
+def _index(value: Any) -> Any:
+    """A sample index as an integer where it is one, None where it is missing, else as it is."""
+    text = None if _nested(value) else _text(value)
+    if text is None or isinstance(value, bool):
+        return value if text or _nested(value) else None
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text.strip(), re.ASCII) else value
+
+
+def _nested(value: Any) -> str:
+    """What a cell holds that is not one value; empty where it is one."""
+    return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list | tuple) else ""
+
+
 def _text(value: Any) -> str | None:
-    """A cell as text: numbers without a spurious ``.0`` (CSV readers turn a column with gaps into floats)."""
-    if value is None:
+    """A cell as text, None where it is missing: null, NaN, or one of their names as pandas and JSON write them.
+
+    Numbers come without a spurious ``.0`` (CSV readers turn a column with gaps into floats).
+    """
+    if value is None or value != value or (isinstance(value, str) and value.strip() in ("NaN", "null", "<NA>")):
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.15g}"
+        return f"{Decimal(f'{value:.15g}'):f}" if math.isfinite(value) else str(value)
     return str(value).encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, files may not
 
 
@@ -165,13 +230,14 @@ def _read_file(path: Path, task_name: str) -> tuple[list[dict[str, Any]], _Rows]
             raise FcotError(f"{path} holds {key} (its metadata.dataset_key), not {task_name}")
         if not n_rows:
             raise FcotError(f"{path} holds no problems")
+    if "rows" in options:
+        return options["rows"], _Rows(str(path), lines)
     try:
-        json_rows = options.pop("rows", None)
-        rows = _from_cells(json_rows) if json_rows else _load_dataset(kind, data_files=str(path), split="train", **options)
+        rows = _load_dataset(kind, data_files=str(path), split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each have their own
         raise FcotError(f"{path}: cannot be read as {kind} ({_reason(error.__cause__ or error)})") from error
     if kind == "csv":
-        rows = [_csv_row(row) for row in rows]
+        rows = [{name: value if value != "" else None for name, value in row.items()} for row in rows]
     return rows, _Rows(str(path), lines)
 
 
@@ -183,17 +249,10 @@ def _reason(error: BaseException) -> str:
 def _read_text(path: Path) -> str:
     content = path.read_bytes()
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise FcotError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
-
-
-def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    cells = {name: value if value != "" else None for name, value in row.items()}
-    if (index := cells.get("sample_index")) is not None and str(index).isdigit():
-        cells["sample_index"] = int(index)
-    return cells
 
 
 _Checked = tuple[int, tuple[int, ...], dict[str, Any]]  # number of rows, the line of each, options for datasets
@@ -202,7 +261,7 @@ _Checked = tuple[int, tuple[int, ...], dict[str, Any]]  # number of rows, the li
 def _check_csv(path: Path, text: str) -> _Checked:
     """Every row has a cell for every column of the header; all cells are read as text."""
     separator = "\t" if path.suffix == ".tsv" else ","
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] = []
     lines = []
     start = 1
@@ -237,7 +296,7 @@ def _check_json(path: Path, text: str) -> _Checked:
 def _check_json_lines(path: Path, text: str) -> _Checked:
     """Every line that is not blank is a JSON object."""
     numbers, rows = [], []
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -249,15 +308,6 @@ def _check_json_lines(path: Path, text: str) -> _Checked:
         numbers.append(number)
         rows.append(row)
     return len(numbers), tuple(numbers), {"rows": rows}
-
-
-def _from_cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """JSON rows through ``datasets`` with every cell but the sample index as text: left to itself it takes dates for times."""
-    import datasets
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) if name == "sample_index" else _text(row.get(name)) for row in rows] for name in names}
-    return list(datasets.Dataset.from_dict(columns))
 
 
 def _check_object(row: Any, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ class Split:
 
 
 def folded(question: str) -> str:
-    """A question with each run of white space as one space: how questions are compared."""
-    return " ".join(question.split())
+    """A question with each run of white space as one space and accents composed: how questions are compared."""
+    return " ".join(unicodedata.normalize("NFC", question).split())
 
 
 def questions_hash(problems: Sequence[Problem], ordered: bool = True) -> str:
@@ -178,7 +179,7 @@ def _check_integers(path: Path, indices: Sequence[Any]) -> None:
 
 def _read_object(path: Path, option: str, shape: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FcotError(f"{option}={path}: {error.strerror}") from error
     except ValueError as error:
