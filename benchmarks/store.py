@@ -49,7 +49,7 @@ def step(name: str, jobs: int) -> None:
         StoreFolder(FOLDER).refresh()
     elif name == "plan":
         overrides = [[*CONFIGURATION, f"seed={seed}"] for seed in range(jobs)]
-        sweep, runs = make_plan(Path("big/sweeps/x"), overrides, [], False, {"kind": "serial"})
+        sweep, runs = make_plan(Path("big/sweeps/x"), overrides, [], {"kind": "serial"})
         began = time.perf_counter()  # composing the configurations does not read the store
         estimates_of(sweep.distinct, runs)
     elif name == "append":

@@ -90,6 +90,7 @@ class ReplayTeacher:
 
     name: str = neutral("replay", Why.NAMED)
     path: str = resolved(MISSING, "the completions that were read")  # a file, or a folder whose files of this task are read
+    temperature: float | None = neutral(None, "the completions are what they are")  # for experiments that set it
 
 
 @dataclass
@@ -103,7 +104,7 @@ class OpenAITeacher:
     endpoint: str = resolved("chat", "whether prompts are chat messages")  # chat or completions
     base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
     api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
-    temperature: float | None = resolved(None, To.KEY)  # null: 0 for a single D = 1 run, else 0.7
+    temperature: float | None = resolved(None, To.KEY)  # null: 0 where diversity=1, else 0.7
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters; null leaves one out
     max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING)  # reasoning models want max_completion_tokens
     max_choices_per_request: int = neutral(8, Why.PACE)  # samples of one prompt in one request, so that the prompt is paid once
@@ -389,7 +390,6 @@ class Config:
     logger: Any = neutral(MISSING, "logging changes no prediction")
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
-    diversity_is_swept: bool | None = resolved(None, "temperature")  # D = 1 then samples too; null: true in sweeps over diversity
     until: str = neutral("evaluate", "a run goes on where it stopped")  # stop after generate, curate, train or evaluate
     preview: int | None = neutral(None, "makes no run")  # ask for one completion of so many problems, show them and stop
     dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop

@@ -15,7 +15,7 @@ from fcot.config import ASKED, ApiStudent, PretrainedStudent, TailoredMethod, Ti
 from fcot.curation.filters import FILTERS, settings_of
 from fcot.fields import counted
 from fcot.prompts.student import METHODS
-from fcot.records import to_row
+from fcot.records import Completion, to_row
 from fcot.resolvers import paper_demonstrations
 
 if TYPE_CHECKING:
@@ -115,11 +115,17 @@ def _feedback(run: Run, method: TailoredMethod) -> dict[str, Any]:
 
 def _teacher(run: Run) -> dict[str, Any]:
     if run.replayed is not None:
-        return counted(run.config.teacher) | {"completions": fingerprint([to_row(completion) for completion in run.replayed])}
+        return counted(run.config.teacher) | {"completions": fingerprint([_row(completion) for completion in run.replayed])}
     if run.teacher is None:
         return {}
     unread = () if run.asks_teacher else ("resample_identical",)
     return counted(run.config.teacher, without=unread) | {"key": dict(run.teacher.identity), "chat": run.teacher.chat}
+
+
+def _row(completion: Completion) -> dict[str, Any]:
+    """A completion as JSON values; without a thought as before there were any."""
+    row = to_row(completion)
+    return row if completion.thought else {name: value for name, value in row.items() if name != "thought"}
 
 
 def _prompt(run: Run) -> dict[str, Any]:

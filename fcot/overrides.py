@@ -22,11 +22,10 @@ _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
 _OPEN = r"(?:teacher\.parameters|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # choices of hydra/launcher that only others build on
-MARK = "diversity_is_swept"
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Check the overrides, and mark a sweep over D that the command line spells out.
+    """Check the overrides.
 
     Raises:
         FcotError: An override looks like a secret (no field can hold one, and Hydra writes overrides to disk), adds a key
@@ -40,6 +39,8 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{name}: the name of an environment variable that holds the key, such as MY_KEY; never the key itself")
         if found and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set what exists")
+        if name == "diversity_is_swept":
+            raise FcotError("diversity_is_swept is gone: diversity=1 is greedy; teacher.temperature=0.7 samples its one rationale")
         if name == "split_mode":
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
         if value == "null" and (CONF / name).is_dir():  # Hydra would fall over it
@@ -47,9 +48,7 @@ def prepare(arguments: list[str]) -> list[str]:
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
     # The keys of these mappings are the server's and sbatch's, not the schema's: Hydra has to be told to add them.
-    arguments = [f"++{argument}" if re.match(_OPEN, argument) else argument for argument in arguments]
-    swept = any(re.match(r"diversity=.*[,(]", argument) for argument in arguments)
-    return [*arguments, f"{MARK}=true"] if swept else arguments
+    return [f"++{argument}" if re.match(_OPEN, argument) else argument for argument in arguments]
 
 
 def looks_secret(name: str, value: str) -> bool:
@@ -87,7 +86,7 @@ def explain(error: Exception) -> str:
     if isinstance(parent, DictConfig) and key is not None and str(key) not in parent:
         full = str(getattr(cause, "full_key", key))
         prefix = full[: -len(str(key))]
-        known = sorted(str(name) for name in parent if str(name) != MARK)
+        known = sorted(map(str, parent))
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")

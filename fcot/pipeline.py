@@ -44,16 +44,16 @@ def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
     if outside is None and trainer.nodes > 1:
         raise FcotError(f"trainer.nodes={trainer.nodes}: start one process a device on every node, by srun or torchrun")
     world = outside or World(size=trainer.devices)
-    with Team(world, outside is not None, _help, (run.config, run.sweeps_diversity)) as team:
+    with Team(world, outside is not None, _help, (run.config,)) as team:
         if world.rank == 0:
             return _execute(run, config_text, sweep, team)
         team.follow(lambda name: _stage(run, name)(world))
         return {}
 
 
-def _help(world: World, config: Config, sweeps_diversity: bool) -> None:
+def _help(world: World, config: Config) -> None:
     """What a spawned rank does: the stages the first one leads it to."""
-    run = resolve(config, sweeps_diversity)
+    run = resolve(config)
     with Team(world, False, _help, ()) as team:
         team.follow(lambda name: _stage(run, name)(world))
 

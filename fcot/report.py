@@ -246,7 +246,7 @@ def _jobs_of(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> Iter
     states = {}
     if not all(sweep.whole(job) for job in sweep.jobs):
         states = {status.name: _state(status) for status in statuses(sweep, launching, slurm)}
-    for job, varied in zip(sweep.jobs, _varied([job.shown for job in sweep.jobs]), strict=True):
+    for job, varied in zip(sweep.jobs, _varied([job.overrides for job in sweep.jobs]), strict=True):
         state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
         yield Job(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
 

@@ -70,7 +70,7 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
     """Resolve and execute one run; its folder and metrics, which are empty where it only looked ahead."""
     from fcot.sweeps.plan import resolve_job
 
-    run = resolve_job(composed, swept_diversity=False)
+    run = resolve_job(composed)
     if run.config.dry_run:
         from fcot.stages.dry_run import estimate
         from fcot.stages.needs import show

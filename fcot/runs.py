@@ -30,7 +30,6 @@ from fcot.config import (
 from fcot.curation.filters import Rules, read_golden, settings_of
 from fcot.errors import FcotError
 from fcot.identity import identity, uses_seed
-from fcot.overrides import MARK
 from fcot.progress import say
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
@@ -99,7 +98,6 @@ class Run:
     teacher_name: str | None
     precision: str
     outputs: Path
-    sweeps_diversity: bool
     shared_budget: SharedBudget | None = None
 
     @property
@@ -199,13 +197,11 @@ class Run:
         return [self.problems[index] for index in indices]
 
 
-def resolve(config: Config, sweeps_diversity: bool) -> Run:
-    """Load the data, split it, and settle what depends on the machine or on the sweep.
+def resolve(config: Config) -> Run:
+    """Load the data, split it, and settle what depends on the machine.
 
     Args:
         config: Checked.
-        sweeps_diversity: Whether this run is a point of a sweep over D: its teacher then samples even at D = 1, so
-            that D = 1 is the first of the 64.
     """
     task = task_of(config)
     problems = {problem.sample_index: problem for problem in problems_of(config, task)}
@@ -217,7 +213,7 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
         )
     if not split.test and config.until == "evaluate":
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
-    temperature = _temperature(config, sweeps_diversity)
+    temperature = _temperature(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
     if method.prompted:
@@ -231,7 +227,7 @@ def resolve(config: Config, sweeps_diversity: bool) -> Run:
         teacher_name = str(teacher.identity["model"])
     return Run(
         config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
-        _precision(config.trainer.precision), Path(config.output_dir), sweeps_diversity,
+        _precision(config.trainer.precision), Path(config.output_dir),
     )  # fmt: skip
 
 
@@ -244,12 +240,10 @@ def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], search
         overrides: Of the command.
         searchpath: Folders of further configuration that the command named, as URLs.
 
-    Both repeat it whatever its sweep: defaults that depend on the sweep are what they came to.
     """
-    swept = [f"{MARK}=true"] if run.sweeps_diversity and not any(word.startswith(MARK) for word in overrides) else []
     added = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
     kept = (word for word in overrides if not word.startswith("until="))
-    command = shlex.join(["python", "-m", "fcot.run", *added, *kept, *swept])
+    command = shlex.join(["python", "-m", "fcot.run", *added, *kept])
     settled = composed.copy()
     if "temperature" in settled.teacher:
         settled.teacher.temperature = run.temperature
@@ -433,13 +427,14 @@ def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> d
     return templates
 
 
-def _temperature(config: Config, sweeps_diversity: bool) -> float:
+def _temperature(config: Config) -> float:
+    """The teacher's: as set, else greedy for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
     asked = getattr(config.teacher, "temperature", None)
     if asked is not None:
         return float(asked)
     if isinstance(config.student, TeacherItself):
         return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
-    return SAMPLING_TEMPERATURE if config.diversity > 1 or sweeps_diversity else 0.0
+    return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:

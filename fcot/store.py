@@ -222,7 +222,7 @@ def configured(overrides: Sequence[str]) -> Run:
     if isinstance(config.teacher, ReplayTeacher) or not METHODS[config.method.name].asks_teacher:
         asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
         raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
-    return resolve(config, bool(config.diversity_is_swept))
+    return resolve(config)
 
 
 def _metadata(run: Run) -> dict[str, Any]:

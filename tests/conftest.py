@@ -47,9 +47,9 @@ def make_run():
     from fcot.config import CONF, register_schemas
     from fcot.runs import resolve
 
-    def make(output: Path, *overrides: str, swept: bool = False):
+    def make(output: Path, *overrides: str):
         register_schemas()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+            return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
     return make

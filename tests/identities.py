@@ -86,4 +86,4 @@ def run_of(folder: Path, *overrides: str) -> Run:
         if override not in choices:
             key, _, value = override.replace("FILES", str(folder)).partition("=")
             OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)  # schemas refuse unknown options
-    return resolve_job(config, False)
+    return resolve_job(config)

@@ -47,7 +47,7 @@ def overrides_of(server, output, *more):
 def run_of(server, output, *more):
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", overrides_of(server, output, *more))), False)
+        return resolve(to_config(compose("config", overrides_of(server, output, *more))))
 
 
 def tune(
@@ -480,7 +480,7 @@ def main(kind, *arguments):
         register_schemas()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = to_config(compose("config", list(arguments)))
-        execute(resolve(config, False), "")
+        execute(resolve(config), "")
 
 
 if __name__ == "__main__":

@@ -250,10 +250,14 @@ def test_the_name_of_a_variable_is_not_a_key(override):
     assert "abc def" not in str(error.value)
 
 
-def test_only_a_sweep_over_diversity_is_marked():
-    assert "diversity_is_swept=true" in prepare(["-m", "diversity=1,2,4"])
-    assert "diversity_is_swept=true" in prepare(["-m", "diversity=range(1,4)"])
-    assert "diversity_is_swept=true" not in prepare(["-m", "diversity=1", "seed=0,1"])
+@pytest.mark.parametrize("arguments", [["-m", "diversity=1,2,4"], ["diversity=1,2,4", "-m"], ["-m", "diversity=range(1,4)"]])
+def test_a_sweep_over_diversity_is_an_ordinary_one(arguments):
+    assert prepare(arguments) == arguments
+
+
+def test_what_is_gone_says_what_took_its_place():
+    with pytest.raises(FcotError, match=r"teacher\.temperature=0\.7"):
+        prepare(["diversity_is_swept=true"])
 
 
 def test_the_resolved_configuration_is_plain_yaml():

@@ -33,16 +33,16 @@ def environment(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def make_run(output, *overrides, swept=False):
+def make_run(output, *overrides):
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
-def openai_run(output, url, *overrides, model="gpt-4.1-mini", limit=N, swept=False):
+def openai_run(output, url, *overrides, model="gpt-4.1-mini", limit=N):
     """A run of ten train problems, at the price of a model that is in conf/prices.yaml."""
     small = ("dataset.n_problems=60", f"dataset.limit={limit}", "split_mode.validation_fraction=0.05")
-    run = make_run(output, "teacher=openai", f"teacher.model={model}", f"teacher.base_url={url}", *small, *overrides, swept=swept)
+    run = make_run(output, "teacher=openai", f"teacher.model={model}", f"teacher.base_url={url}", *small, *overrides)
     assert len(run.split.train) == limit
     return run
 
@@ -224,7 +224,7 @@ def estimates_of(runs):
 
 def test_a_sweep_over_diversity_counts_each_completion_once(tmp_path, capsys):
     def runs(url, folder):
-        return [openai_run(folder, url, f"diversity={d}", "prompt=zero_shot_cot", swept=True) for d in (1, 2, 4)]
+        return [openai_run(folder, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.temperature=0.7") for d in (1, 2, 4)]
 
     made = estimates_of(runs(DEAD, tmp_path / "a"))
     assert [one.asked for one in made] == [10, 20, 40]
@@ -283,7 +283,10 @@ def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
 
 def test_a_sweep_counts_the_answers_that_an_interrupted_run_left_open(tmp_path):
     def runs(url):
-        return [openai_run(tmp_path, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.concurrency=1", swept=True) for d in (1, 4)]
+        return [
+            openai_run(tmp_path, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.concurrency=1", "teacher.temperature=0.7")
+            for d in (1, 4)
+        ]
 
     with FakeServer([None, "401", "401", "401"]) as server, pytest.raises(FcotError, match="key"):
         complete(runs(server.base_url)[1])
@@ -429,3 +432,17 @@ def test_resampling_in_the_place_of_identical_rationales_is_in_the_interval(tmp_
         made = estimate(openai_run(tmp_path, DEAD, *overrides), {})
         complete(openai_run(tmp_path, server.base_url, *overrides))
         assert within(made.completion_tokens, server.stats()["completion_tokens"] - previewed)
+
+
+def test_completions_of_another_temperature_are_named(tmp_path):
+    with FakeServer() as server:
+        sampled = openai_run(tmp_path, server.base_url, "diversity=1", "teacher.temperature=0.7")
+        n = len(sampled.split.train)
+        list(generate_completions(sampled.plan, sampled.store, sampled.select(sampled.split.train)))
+        greedy = estimate(openai_run(tmp_path, server.base_url, "diversity=1"), {})
+        assert greedy.stored == 0
+        assert (
+            f"{n} rationales of these problems are stored at temperature 0.7, and not used: teacher.temperature=0.7 uses them"
+            in greedy.notes
+        )
+        assert not [note for note in estimate(sampled, {}).notes if "not used" in note]

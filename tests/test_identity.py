@@ -104,7 +104,7 @@ CHANGES = {
         "path": (("prompt=custom", "prompt.path=FILES/prompt1.txt"), ("prompt.path=FILES/prompt2.txt",)),
         "answer_triggers": ((), ("prompt.answer_triggers.number=So",)),
         "exemplars": (SHOTS, ("prompt.exemplars=FILES/exemplars2.jsonl",)), "n_exemplars": (SHOTS, ("prompt.n_exemplars=2",)),
-        "numbers": ((), ("prompt.numbers=paper",)), "stop": ((), ("prompt.stop=[x]",)),
+        "numbers": ((), ("prompt.numbers=paper",)), "thinking": ((), ("prompt.thinking=keep",)), "stop": ((), ("prompt.stop=[x]",)),
     },
     ("curation", "curation"): {
         "filters": ((), ("curation.filters=[answer,duplicate]",)), "labels": ((), ("curation.labels=vote_all",)),
@@ -144,7 +144,6 @@ CHANGES = {
     },
     ("", "root"): {
         "until": ((), ("until=train",)), "output_dir": ((), ("output_dir=FILES/elsewhere",)),
-        "diversity_is_swept": (("diversity=1",), ("diversity_is_swept=true",)),
     },
 }  # fmt: skip
 GROUPS = {group.replace("-", "_") for group, _ in SCHEMAS}
@@ -257,7 +256,7 @@ def run_of_default():
 
 def renamed(name: str, kind: type, option: object) -> bool:
     """Whether one more option renames the default run."""
-    return resolve(with_option(name, kind, option), False).run_id != run_of_default().run_id
+    return resolve(with_option(name, kind, option)).run_id != run_of_default().run_id
 
 
 def test_a_new_option_renames_no_run_and_a_new_default_does():
@@ -313,7 +312,7 @@ def test_a_filters_setting_counts_where_the_filter_is_used(monkeypatch):
 
     def run_id(min_words: int, *names: str) -> str:
         config = with_option("min_words", int, 3)
-        return resolve(replace(config, curation=replace(config.curation, min_words=min_words, filters=list(names))), False).run_id
+        return resolve(replace(config, curation=replace(config.curation, min_words=min_words, filters=list(names)))).run_id
 
     assert run_id(3, "answer", "short") != run_id(50, "answer", "short")
     assert run_id(3, "answer") == run_id(50, "answer")
@@ -325,9 +324,9 @@ def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
     assert filters.settings_of("short") == ("settings",)
     with pytest.raises(AttributeError, match="settings"):
-        _ = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])), False).rules
+        _ = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"]))).rules
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged: given.update(vars(judged)))
-    run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])), False)
+    run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])))
     problem = run.problems[0]
     completion = filters.Completion(0, 0, "So.", problem.answer, "stop")
     list(filters.curate([completion], run.problems, run.task.rule, lambda one, rule: rule.read(one.answer_text), run.rules))
@@ -348,7 +347,7 @@ def test_a_plan_made_without_a_gpu_holds_where_there_is_one(base, files, monkeyp
     here = run_of(files, *base, "trainer.precision=auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
-    there = resolve(here.config, False)
+    there = resolve(here.config)
     assert (here.precision, there.precision) == ("32-true", "bf16-mixed")
     assert there.run_id == here.run_id
 
@@ -373,7 +372,7 @@ def test_a_teacher_of_another_package_is_checked_by_itself_and_counts():
     config = run_of_default().config
     assert list(faults_of(replace(config, teacher=Elsewhere()))) == []
     assert list(faults_of(replace(config, teacher=Elsewhere(wrong=True)))) == ["teacher.wrong=true: false"]
-    ids = {resolve(replace(config, teacher=Elsewhere(model=model, wrong=wrong)), False).run_id for model in "ab" for wrong in (True, False)}
+    ids = {resolve(replace(config, teacher=Elsewhere(model=model, wrong=wrong))).run_id for model in "ab" for wrong in (True, False)}
     assert len(ids) == 2
 
 
@@ -411,7 +410,7 @@ def test_runs_without_a_seed_answer_alike_under_two_seeds(more, tmp_path):
 def test_a_sweep_over_seeds_has_one_job_where_the_seed_changes_nothing(tmp_path):
     jobs = [[*TOY, f"output_dir={tmp_path}", "student=gpt2", f"method={method}", f"seed={seed}"]
             for method in ("zero_shot", "fine_tune") for seed in (0, 1, 2)]  # fmt: skip
-    sweep, runs = make_plan(tmp_path / "sweep", jobs, [], False, {"kind": "serial"})
+    sweep, runs = make_plan(tmp_path / "sweep", jobs, [], {"kind": "serial"})
     assert [job.same_as for job in sweep.jobs] == [None, 0, 0, None, None, None]
     assert sorted(runs) == [0, 3, 4, 5]
 
@@ -429,7 +428,7 @@ def test_a_sweep_reads_a_models_folder_once(tmp_path, monkeypatch):
     for group in ("teacher=hf", "student=gpt2"):
         name = group.partition("=")[0]
         jobs = [[*common, group, f"{name}.path={files}/model1", f"seed={seed}"] for seed in range(6)]
-        _, runs = make_plan(tmp_path / "sweep", jobs, [], False, {"kind": "serial"})
+        _, runs = make_plan(tmp_path / "sweep", jobs, [], {"kind": "serial"})
         assert len({run.setting for run in runs.values()}) == 1
         assert len(runs) == 6
     assert sorted(read) == ["config.json", "model.safetensors"]

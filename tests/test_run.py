@@ -41,9 +41,9 @@ def schemas():
     register_schemas()
 
 
-def make_run(output: Path, *overrides: str, swept: bool = False):
+def make_run(output: Path, *overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])), swept)
+        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
 def timeless(metrics: dict) -> dict:
@@ -182,7 +182,7 @@ def test_contents_identify_a_run_not_paths(tmp_path):
 
 def test_a_point_of_a_sweep_over_diversity_samples_at_d_1(tmp_path):
     assert make_run(tmp_path, "diversity=1").temperature == 0.0
-    assert make_run(tmp_path, "diversity=1", swept=True).temperature == 0.7
+    assert make_run(tmp_path, "diversity=1", "teacher.temperature=0.7").temperature == 0.7
     assert make_run(tmp_path, "diversity=2").temperature == 0.7
     assert make_run(tmp_path, "diversity=2", "teacher.temperature=0.3").temperature == 0.3
 

@@ -24,7 +24,7 @@ from fcot.reporting.table import Table
 from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
 
 _ABOUT_COMMANDS = (
-    "A run of a sweep can be made alone: diversity_is_swept=true says that its teacher is sampled as in the sweep. Relative paths are "
+    "A run of a sweep can be made alone. Relative paths are "
     "those of the folder in which the command was given. What is finished is not done again: another output_dir makes it anew."
 )
 _MOST_CURVES = 40  # runs in one chart of trainings

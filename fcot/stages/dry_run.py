@@ -13,7 +13,7 @@ import numpy as np
 
 from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
-from fcot.config import ASKED, PRICES, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
+from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
 from fcot.runs import Run
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
 from fcot.teacher.money import Price
@@ -88,7 +88,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
         made.usd_batch = made.usd * price.batch if price.batch != 1 else None
         made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
-    made.notes = [measured.said, *_price_notes(run)]
+    made.notes = [measured.said, *_price_notes(run), *_passed_over(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:
@@ -97,6 +97,19 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         made.notes.append("a later round's requests depend on the exam: ASSUMED that none, half or all of the train problems are failed")
     _add_student(made, run, measured.rationale)
     return made
+
+
+def _passed_over(run: Run) -> Iterator[str]:
+    """Rationales of the same problems that the store holds at one of fcot's own temperatures, where the run asks at another."""
+    identity = run.plan.teacher.identity
+    for temperature in (0.0, SAMPLING_TEMPERATURE):
+        if "temperature" not in identity or identity["temperature"] == temperature:
+            continue
+        other = {**identity, "temperature": temperature}
+        keys = [run.plan.step1(problem).key(other) for problem in run.select(run.split.train)]
+        if n := sum(len(run.store.shard(key).slots(key)) for key in keys):
+            uses = f"teacher.temperature={temperature:g} uses them"
+            yield f"{n:,} rationales of these problems are stored at temperature {temperature:g}, and not used: {uses}"
 
 
 def _round(run: Run, method: TailoredMethod, measured: _Measured) -> RoundNeeds:

@@ -33,7 +33,7 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
             "job_seconds": seconds, "device_hours": None if seconds is None else seconds / 3600 * (metrics.get("devices") or 1),
             "error": "\n".join(one.error) or None, "log": str(one.log) if one.log else None,
         }  # fmt: skip
-        overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.shown)}
+        overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.overrides)}
         rows.append(row | overrides | _flat(metrics))
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}

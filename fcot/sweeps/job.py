@@ -101,7 +101,7 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
     """
     job = sweep.jobs[number]
     if started_first():
-        with _recorded(sweep, number, Record(number, job.shown, job.run_id, job.run)):
+        with _recorded(sweep, number, Record(number, job.overrides, job.run_id, job.run)):
             if after is not None:
                 _check_generation(sweep, number, after)
             _run(sweep, job)
@@ -220,7 +220,7 @@ def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictCon
     """
     with composer(sweep.searchpath) as compose:
         composed = compose([*job.overrides, *more])
-    run = resolve_job(composed, sweep.swept_diversity)
+    run = resolve_job(composed)
     if run.run_id != job.run_id:
         raise FcotError(
             f"this job was planned at {sweep.created} as {job.run_id}, and is {run.run_id} now: code, configuration or data have changed "

@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 _SHOWN_JOBS = 3  # of those that failed for one reason
 
 
-def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], swept: bool, launcher: dict[str, Any]) -> None:
+def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], launcher: dict[str, Any]) -> None:
     """Plan a sweep and run it; of ``dry_run`` and ``preview`` only look ahead.
 
     Args:
         folder: The sweep's, made here.
         job_overrides: Of every job.
         searchpath: As :class:`Sweep`'s.
-        swept: Whether the sweep varies D.
         launcher: The launcher's parameters with its ``kind``.
 
     Raises:
@@ -45,7 +44,7 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
     """
     _check(launcher)
     try:
-        sweep, runs = make_plan(folder, job_overrides, searchpath, swept, launcher)
+        sweep, runs = make_plan(folder, job_overrides, searchpath, launcher)
         _refuse_if_all_are_faulty(sweep)
         _check_prices(sweep, runs)
     except FcotError:
@@ -90,7 +89,7 @@ def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
 def _again(before: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> None:
     """The same of some jobs, under the launch lock; where they are refused, the plan is as it was."""
     sweep = replace(before, launcher=launcher)
-    today, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.swept_diversity, sweep.launcher)
+    today, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.launcher)
     for old, now in zip(sweep.jobs, today.jobs, strict=True):
         if old.number in numbers and old.run_id not in (None, now.run_id) and now.run_id is not None:
             say(f"job {now.number} was {old.run_id} and is {now.run_id} now: code, configuration or data have changed since")
@@ -214,7 +213,7 @@ def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, 
     from fcot.stages.dry_run import estimate
 
     planned: dict[tuple[object, ...], int] = {}
-    return {job.number: estimate(runs[job.number], planned, job.shown) for job in todo}
+    return {job.number: estimate(runs[job.number], planned, job.overrides) for job in todo}
 
 
 def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run]) -> list[int]:

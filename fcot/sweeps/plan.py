@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from fcot.artifacts import RunDirectory, read_json, write_json
 from fcot.config import CONF, register_schemas
 from fcot.errors import ConfigFaults, FcotError
-from fcot.overrides import MARK
 from fcot.stopping import stop_if_asked
 
 if TYPE_CHECKING:
@@ -51,11 +50,6 @@ class Planned:
     same_as: int | None = None
     fault: str | None = None
 
-    @property
-    def shown(self) -> list[str]:
-        """Its overrides as a person wrote them."""
-        return [override for override in self.overrides if not override.startswith(MARK)]
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -66,7 +60,6 @@ class Sweep:
         created: When.
         cwd: Where the command was given: relative paths of its overrides start there.
         searchpath: Folders of configuration that the command added (``--config-dir``).
-        swept_diversity: Whether it varies D, as :func:`fcot.runs.resolve` wants to know.
         launcher: The launcher's parameters, ``kind`` among them: serial, local or slurm.
         jobs: By number.
     """
@@ -75,7 +68,6 @@ class Sweep:
     created: str
     cwd: str
     searchpath: list[str]
-    swept_diversity: bool
     launcher: dict[str, Any]
     jobs: list[Planned]
 
@@ -112,7 +104,7 @@ class Sweep:
 
     def label(self, job: Planned) -> str:
         """A job in a few words: the overrides in which it differs from others."""
-        return " ".join(override for override in job.shown if override not in self._common) or "the only job"
+        return " ".join(override for override in job.overrides if override not in self._common) or "the only job"
 
     def whole(self, job: Planned) -> bool:
         """Whether there is nothing left to do for a job's run, whoever did it."""
@@ -164,12 +156,23 @@ def read_plan(folder: Path) -> Sweep:
     try:
         plan = read_json(path)
         plan["launcher"] = {"budget_usd": None} | plan["launcher"]  # older versions had none
+        swept = plan.pop("swept_diversity", False)
+        for job in plan["jobs"]:
+            job["overrides"] = _without_mark(job["overrides"], swept)
         return Sweep(folder.absolute(), **plan | {"jobs": [Planned(**job) for job in plan["jobs"]]})
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a sweep's folder: it has no plan.json"
         raise FcotError(f"{folder}: {what}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FcotError(f"{path} is damaged ({error}); the sweep's own command with hydra.sweep.dir={folder} makes it again") from error
+
+
+def _without_mark(overrides: Sequence[str], swept: bool) -> list[str]:
+    """Overrides of an older version, which sampled the teacher at D = 1 where a sweep varied D, as today's."""
+    marks = [override.partition("=")[2].lower() == "true" for override in overrides if override.startswith("diversity_is_swept=")]
+    kept = [override for override in overrides if not override.startswith("diversity_is_swept=")]
+    sampled = any(marks) if marks else swept
+    return [*kept, "teacher.temperature=0.7"] if sampled and not any(word.startswith("teacher.temperature=") for word in kept) else kept
 
 
 @contextlib.contextmanager
@@ -192,7 +195,7 @@ def added_searchpath(runtime: Any) -> list[str]:
 
 
 def make_plan(
-    folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], swept_diversity: bool, launcher: dict[str, Any]
+    folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], launcher: dict[str, Any]
 ) -> tuple[Sweep, dict[int, Run]]:
     """Compose and resolve every job.
 
@@ -210,10 +213,10 @@ def make_plan(
             stop_if_asked()
             job = Planned(number, list(overrides), None, None, "evaluate")
             try:
-                run = resolve_job(composed(overrides), swept_diversity)
+                run = resolve_job(composed(overrides))
                 _check_ranks(run, launcher)
             except FcotError as error:
-                if isinstance(error, ConfigFaults) and (common := _common(error.faults, job.shown)):
+                if isinstance(error, ConfigFaults) and (common := _common(error.faults, job.overrides)):
                     raise FcotError(f"{common}\nthis holds for every job of the sweep") from error
                 jobs.append(replace(job, fault=str(error)))
                 continue
@@ -223,7 +226,7 @@ def make_plan(
                 first[run.run_id], runs[number] = number, run
             jobs.append(job)
     created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return Sweep(folder.absolute(), created, os.getcwd(), list(searchpath), swept_diversity, launcher, jobs), runs
+    return Sweep(folder.absolute(), created, os.getcwd(), list(searchpath), launcher, jobs), runs
 
 
 def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
@@ -233,13 +236,12 @@ def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
     return "\n".join(unset) or None
 
 
-def resolve_job(composed: DictConfig, swept_diversity: bool) -> Run:
+def resolve_job(composed: DictConfig) -> Run:
     """The run of a composed configuration."""
     from fcot.checks import to_config
     from fcot.runs import resolve
 
-    config = to_config(composed)
-    return resolve(config, swept_diversity if config.diversity_is_swept is None else config.diversity_is_swept)
+    return resolve(to_config(composed))
 
 
 def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:

@@ -111,8 +111,5 @@ class FcotLauncher(Launcher):
             raise FcotError(
                 "hydra.sweeper.max_batch_size: a sweep is planned as a whole; hydra.launcher.array_parallelism bounds SLURM jobs"
             )
-        launch(
-            Path(self._config.hydra.sweep.dir), job_overrides, added_searchpath(self._config.hydra.runtime),
-            "diversity" in (sweeper.get("params") or {}), self._parameters,
-        )  # fmt: skip
+        launch(Path(self._config.hydra.sweep.dir), job_overrides, added_searchpath(self._config.hydra.runtime), self._parameters)
         return []
