@@ -156,8 +156,10 @@ def _check_student(run: Run) -> Architecture | None:
         check_devices(trainer.devices)
     if isinstance(student, PretrainedStudent):
         from fcot.stages.student import lora_of
-        from fcot.student.loading import check_student
+        from fcot.student.loading import check_student, load_student
 
+        if student.path is not None and run.teacher is not None:  # also its weights, which are at hand
+            load_student(student.path)
         architecture: Architecture = check_student(
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,

@@ -33,7 +33,6 @@ Summary = dict[str, Any]
 Sample = tuple[str, str, str | None]  # question, gold answer, rationale where there is one
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
-transformers_logging.set_verbosity_error()
 
 
 @dataclass(frozen=True)
