@@ -69,6 +69,18 @@ def check_complete(name: str, missing: Iterable[str], mismatched: Iterable[tuple
         )
 
 
+def check_same(name: str, model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> None:
+    """Reject tensors that do not fill, or do not belong to, those of a model.
+
+    Raises:
+        FcotError: Names or shapes differ.
+    """
+    shapes = {key: (checkpoint[key].shape, tensor.shape) for key, tensor in model.items() if key in checkpoint}
+    check_complete(name, model.keys() - checkpoint.keys(), [(key, *both) for key, both in shapes.items() if both[0] != both[1]])
+    if extra := checkpoint.keys() - model.keys():
+        raise FcotError(f"{name}: the model has no place for {_listed(extra)} of the checkpoint")
+
+
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The name of the first tensor with an infinite value or one that is no number, None without any."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in _FLOATS and tensor.numel()}
