@@ -23,6 +23,7 @@ from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
 from fcot.stages.tracking import tell_results, tell_stage, tracked
+from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
 
 Summary = dict[str, Any]
@@ -285,6 +286,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "questions_sha256": questions_hash(list(run.problems.values())),
         "rows_in_published_order": run.order_known if run.task.order else None,
         "test_questions_also_in_train": shared_questions(run.problems, split),
+        **near_duplicates(run.problems, split),
         "seconds": {name: summary["seconds"] for name, summary in stages.items()},
         "history": trained.get("history", []),
         "versions": _versions(),
