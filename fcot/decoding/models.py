@@ -100,7 +100,7 @@ def _lost_head(model: Any, source: str, revision: str | None) -> list[str]:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     written, _ = model.config.get_config_dict(source, revision=revision)
     untied = written.get("tie_word_embeddings", True) is False
-    return ["lm_head.weight"] if untied and head is not None and head.weight is embeddings.weight else []
+    return ["lm_head.weight"] if untied and head is not None and getattr(head, "weight", None) is embeddings.weight else []
 
 
 def _adapter(name: str) -> FcotError:

@@ -257,7 +257,9 @@ def _near_duplicates(metrics: Metrics) -> Iterator[str]:
     """What the test set shares with train beyond whole questions; metrics of older versions do not say it."""
     n, numbers = metrics["n_test"], metrics.get("test_questions_in_train_but_for_numbers", 0)
     templates = metrics.get("test_questions_of_a_train_template", 0)
-    shared = [f"{numbers} of {n} test problems ({numbers / n:.0%}) stand in train with the same or other numbers"] if numbers else []
+    shared = []
+    if numbers > metrics["test_questions_also_in_train"]:
+        shared.append(f"{numbers} of {n} test problems ({numbers / n:.0%}) stand in train with the same or other numbers")
     if templates > numbers:
         shared.append(f"{templates} of {n} ({templates / n:.0%}) have the wording of a train problem but for names, objects and numbers")
     if shared:
