@@ -15,6 +15,10 @@ class BudgetSpent(FcotError):
     usage: dict[str, Any] | None = None
 
 
+class NotFinite(FcotError):
+    """A model's loss, weights or output are inf or nan: what it has learnt is worth nothing."""
+
+
 class ConfigFaults(FcotError):
     """Every fault of one configuration, reported together."""
 

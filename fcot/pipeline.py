@@ -23,6 +23,7 @@ from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve
 from fcot.stages.tracking import tell_results, tell_stage, tracked
+from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
 
 Summary = dict[str, Any]
@@ -156,8 +157,10 @@ def _check_student(run: Run) -> Architecture | None:
         check_devices(trainer.devices)
     if isinstance(student, PretrainedStudent):
         from fcot.stages.student import lora_of
-        from fcot.student.loading import check_student
+        from fcot.student.loading import check_student, load_student
 
+        if student.path is not None and run.teacher is not None:  # also its weights, which are at hand
+            load_student(student.path)
         architecture: Architecture = check_student(
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
@@ -283,6 +286,7 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "questions_sha256": questions_hash(list(run.problems.values())),
         "rows_in_published_order": run.order_known if run.task.order else None,
         "test_questions_also_in_train": shared_questions(run.problems, split),
+        **near_duplicates(run.problems, split),
         "seconds": {name: summary["seconds"] for name, summary in stages.items()},
         "history": trained.get("history", []),
         "versions": _versions(),

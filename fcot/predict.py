@@ -168,7 +168,6 @@ def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Opti
     from fcot.student.tokenization import encode_questions
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()
     student = load_student(str(folder), chat=usage.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     ids, _, cut = encode_questions(student, usage.format, questions, usage.max_prompt_tokens)

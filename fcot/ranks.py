@@ -74,6 +74,28 @@ class World:
         torch.distributed.all_gather_object(parts, share)
         return [parts[index % self.size][index // self.size] for index in range(n)]
 
+    def together(self, work: Callable[[], T]) -> T:
+        """This rank's result of a share of some work.
+
+        Raises:
+            FcotError: Any rank's work raised it: then all of them do, and none waits for another.
+        """
+        if self.size == 1:
+            return work()
+        import torch.distributed
+
+        fault: FcotError | None = None
+        try:
+            result = work()
+        except FcotError as error:
+            fault = error
+        faults: list[FcotError | None] = [None] * self.size
+        torch.distributed.all_gather_object(faults, fault)
+        for known in faults:
+            if known is not None:
+                raise known
+        return result
+
 
 def warned_together(size: int) -> bool:
     """Whether a signal has asked any of ``size`` ranks to stop; all of them get the same answer, and call it at the same place."""
@@ -87,6 +109,17 @@ def warned_together(size: int) -> bool:
         if number and asked() is None:
             note(number)
     return number > 0
+
+
+def least_together(numbers: list[int], size: int) -> list[int]:
+    """The least of each number over ``size`` ranks; all of them call it at the same place."""
+    if size == 1:
+        return numbers
+    import torch.distributed
+
+    together = torch.tensor(numbers)
+    torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MIN)
+    return [int(number) for number in together]
 
 
 def check_devices(wanted: int) -> None:

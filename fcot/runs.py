@@ -24,6 +24,7 @@ from fcot.config import (
     OracleTeacher,
     PretrainedStudent,
     ReplayTeacher,
+    TailoredMethod,
     TeacherItself,
     ToyDataset,
 )  # fmt: skip
@@ -38,11 +39,11 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import native_bf16
 from fcot.records import Completion, Problem
 from fcot.tasks.grouping import group_by_template
+from fcot.tasks.leaks import not_shown
 from fcot.tasks.loaders import Columns, load_problems
 from fcot.tasks.splits import (
     Split,
     check_order,
-    folded,
     hold_out_validation,
     published_split,
     read_split_file,
@@ -72,7 +73,7 @@ class Run:
         config: The checked configuration.
         task: The task with its answer rule.
         problems: All problems by sample index.
-        split: Sample indices of train, validation and test; without the test problems that are exemplars of a few-shot prompt.
+        split: Sample indices of train, validation and test; without the test problems that the teacher or the student is shown as examples.
         exemplars_left_out: How many those are (paper A's few-shot fractions imply it).
         order_known: Whether the rows were verified to stand in the order that index splits presuppose.
         temperature: The teacher's, resolved.
@@ -171,8 +172,7 @@ class Run:
     @cached_property
     def feedback_template(self) -> str:
         """How a teacher is asked about mistakes (``method=tailored``), read once."""
-        asked = self.config.method.feedback
-        return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8-sig")
+        return _feedback_template(self.config)
 
     @property
     def token_cache(self) -> Path:
@@ -216,8 +216,12 @@ def resolve(config: Config) -> Run:
     temperature = _temperature(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
-    if method.prompted:
-        split = replace(split, test=_without_exemplars(split.test, problems, prompt, order_known))
+    if method.prompted or method.asks_teacher:
+        split = replace(split, test=not_shown(split.test, problems, prompt, _feedback_template(config), order_known))
+        if n_test and not split.test and config.until == "evaluate":
+            raise FcotError(
+                "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"
+            )
     teacher, replayed, teacher_name = None, None, None
     asks = method.asks_teacher or isinstance(config.student, TeacherItself)
     if asks and isinstance(config.teacher, ReplayTeacher):
@@ -318,11 +322,12 @@ def _writable(config: Config) -> Callable[[str], bool] | None:
     return writable
 
 
-def _without_exemplars(test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, order_known: bool) -> list[int]:
-    """The test problems that no exemplar is made of: by its sample index where the rows' order is known, and by its question."""
-    indices = {exemplar.sample_index for exemplar in prompt.exemplars} if order_known else set()
-    questions = {folded(exemplar.question) for exemplar in prompt.exemplars}
-    return [index for index in test if index not in indices and folded(problems[index].question) not in questions]
+def _feedback_template(config: Config) -> str:
+    """How a teacher is asked about mistakes (``method=tailored``); empty for other methods."""
+    if not isinstance(config.method, TailoredMethod):
+        return ""
+    asked = config.method.feedback
+    return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8-sig")
 
 
 def task_of(config: Config) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from students import make_rows, make_student, weights_of
 
 from fcot.ranks import Team, World
-from fcot.student import training
+from fcot.student import module, training
 from fcot.student.data import Lessons
 from fcot.student.decoding import Decoded, Prompt, decode
 from fcot.student.loading import Lora, add_lora
+from fcot.student.losses import token_loss
 from fcot.student.reflection import Reflection
 from fcot.student.tokenization import Tokenized
 from fcot.student.training import Recipe, TrainingReport, train
@@ -51,10 +53,14 @@ def recipe_of(**options: Any) -> Recipe:
 def trained(
     folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
-    reflects: bool = False, **options: Any,
+    reflects: bool = False, poison: tuple[int, int] | None = None, overflow: int | None = None, log_every: int = 1, **options: Any,
 ) -> Outcome:  # fmt: skip
-    """Train a student of a family from its first weights on; ``options`` are the recipe's."""
-    training._LOG_EVERY = 1
+    """Train a student of a family from its first weights on; ``options`` are the recipe's.
+
+    ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose weights overflow before it answers.
+    """
+    training._LOG_EVERY = log_every
+    module.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
     student = student_of(family, dropout, lora)
     rows = make_rows(student, n)
     report = train(
@@ -62,11 +68,17 @@ def trained(
         stop=stop, checkpoints=checkpoints, resume=advance, advance=advance,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip
+    if overflow == world.rank:
+        student.model.get_output_embeddings().weight.data.fill_(3e38)
     prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
     answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
     path = folder / "logs" / "metrics.csv"
     logged = list(csv.DictReader(path.open())) if path.exists() else []
     return Outcome([float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers)
+
+
+def _nan_at(step: int, logits: torch.Tensor, batch: Any) -> torch.Tensor:
+    return token_loss(logits, batch) * (torch.nan if batch["step"] + 1 == step else 1.0)
 
 
 def reflection_of(rows: Tokenized) -> Reflection:

@@ -16,8 +16,9 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
-from fcot.errors import FcotError
+from fcot.errors import FcotError, NotFinite
 
+NO_TOKEN = -1  # of logits that are not finite
 _HEADROOM = 64  # columns that a row is given beyond its present length when it is decided whether it fits
 _REFILL = 4  # waiting rows enter when a quarter of the places is free: each time the cache is copied
 
@@ -62,16 +63,24 @@ class Sampling:
     top_k: int | None = None
 
     def choose(self, logits: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
-        """Tokens from (rows, vocabulary) logits; a row's draw is where its uniform number falls in the cumulated probabilities."""
+        """Tokens from (rows, vocabulary) logits; a row's draw is where its uniform number falls in the cumulated probabilities.
+
+        A row whose largest logit is not finite has :data:`NO_TOKEN`.
+        """
+        largest, tokens = logits.max(-1)
         if not self.temperature:
-            return logits.argmax(-1).tolist()  # type: ignore[no-any-return]
+            return _finite(largest, tokens)
         scores = logits.double() / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[1]:
             likeliest = scores.topk(self.top_k)
             scores = torch.full_like(scores, -torch.inf).scatter(1, likeliest.indices, likeliest.values)
         cumulated = scores.softmax(-1).cumsum(-1)
         drawn = torch.tensor(uniforms, dtype=torch.double, device=logits.device)[:, None] * cumulated[:, -1:]
-        return torch.searchsorted(cumulated, drawn, right=True).squeeze(1).tolist()  # type: ignore[no-any-return]
+        return _finite(largest, torch.searchsorted(cumulated, drawn, right=True).squeeze(1))
+
+
+def _finite(largest: torch.Tensor, tokens: torch.Tensor) -> list[int]:
+    return torch.where(largest.isfinite(), tokens, NO_TOKEN).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(eq=False)
@@ -305,6 +314,11 @@ class Decoder:
         for row, token in zip(rows, tokens, strict=True):
             if row.complete is not None:
                 continue
+            if token == NO_TOKEN:
+                raise NotFinite(
+                    "the model's output is not finite (inf or nan): its weights are broken, or overflow in bfloat16 "
+                    "(trainer.eval_precision=32-true, for a teacher teacher.dtype=float32)"
+                )
             if token in self._ends:
                 row.complete = row.ended = True
             else:

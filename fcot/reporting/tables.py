@@ -232,8 +232,9 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         if metrics["rows_in_published_order"] is False:
             found.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
     for setting, metrics in ((one, run) for one in settings for run in one.runs):
+        found += _near_duplicates(metrics)
         if left_out := metrics.get("exemplars_left_out"):
-            found.append(f"{metrics['task']}: {left_out} test problems are exemplars of the prompt and are not scored.")
+            found.append(f"{metrics['task']}: {left_out} test problems stand in the prompt (exemplars or template) and are not scored.")
         if n := metrics.get("shortened_prompts"):
             dropped = metrics["dropped_exemplars"] / metrics["n_test"]
             found.append(
@@ -250,6 +251,20 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     if usd := sum((usage.get("usd") or 0.0) + (usage.get("training_usd") or 0.0) for usage in students):
         found.append(f"student: ${usd:,.4f} paid by these runs for training and answers.")
     return list(dict.fromkeys(found))
+
+
+def _near_duplicates(metrics: Metrics) -> Iterator[str]:
+    """What the test set shares with train beyond whole questions; metrics of older versions do not say it."""
+    n, numbers = metrics["n_test"], metrics.get("test_questions_in_train_but_for_numbers", 0)
+    templates = metrics.get("test_questions_of_a_train_template", 0)
+    shared = []
+    if numbers > metrics["test_questions_also_in_train"]:
+        shared.append(f"{numbers} of {n} test problems ({numbers / n:.0%}) stand in train with the same or other numbers")
+    if templates > numbers:
+        shared.append(f"{templates} of {n} ({templates / n:.0%}) have the wording of a train problem but for names, objects and numbers")
+    if shared:
+        remedy = "" if metrics.get("split_mode") == "template" else "; split-mode=template keeps templates apart"
+        yield f"{metrics['task']}: {', '.join(shared)}{remedy}.".replace("%", " %")
 
 
 def stage_line(stage: str, summary: Metrics, folder: str) -> str:

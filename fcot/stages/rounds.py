@@ -32,6 +32,7 @@ from fcot.student.loading import Student
 from fcot.student.reflection import Reflection
 from fcot.tailored import exam as exams
 from fcot.tailored.material import material
+from fcot.tasks.splits import folded
 
 Summary = dict[str, Any]
 _NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
@@ -277,7 +278,8 @@ def _form(run: Run, student: Student, n: int) -> StudentFormat:
 
 
 def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
-    """The teacher's first kept rationale of each of the first ``n`` train problems that have one."""
+    """The teacher's first kept rationale of each of the first ``n`` train problems that have one, and whose question is not tested."""
+    tested = {folded(run.problems[index].question) for index in run.split.test}
     first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
-    chosen = [first[index] for index in run.split.train if index in first][:n]
+    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in tested][:n]
     return tuple(Demonstration(run.problems[row.sample_index].question, row.rationale, row.answer) for row in chosen)

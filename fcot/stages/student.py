@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from fcot.artifacts import RunDirectory, fingerprint, read_jsonl, write_folder
 from fcot.config import PretrainedStudent, TinyStudent
+from fcot.errors import NotFinite
 from fcot.evaluation import scoring
 from fcot.progress import progress, say
 from fcot.prompts.student import METHODS, Demonstration, StudentFormat
@@ -33,7 +35,6 @@ Summary = dict[str, Any]
 Sample = tuple[str, str, str | None]  # question, gold answer, rationale where there is one
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
-transformers_logging.set_verbosity_error()
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
             save(run, student, form, course.place, world)  # last: it may spread the weights over the ranks again
         return entry
 
-    with progress(course.title, plan(student, rows, recipe, run.config.seed)[2], "steps") as bar:
+    checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s)
+    n_steps = plan(student, rows, recipe, run.config.seed)[2]
+    with _taken_away_unless_finite(checkpoints, course.place.student, world), progress(course.title, n_steps, "steps") as bar:
         report = train(
             student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
-            advance=bar.advance,
-            checkpoints=Checkpoints(course.place.checkpoints, config.checkpoint_every_s),
+            advance=bar.advance, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else course.place.logs,
             loggers=loggers(run, course.place) if world.rank == 0 else (), world=world,
         )  # fmt: skip
@@ -116,6 +118,19 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
         "history": report.history,
         **({} if reflection is None else {"reflection_share": round(float(reflection.contributes.mean()), 4)}),
     }
+
+
+@contextlib.contextmanager
+def _taken_away_unless_finite(checkpoints: Checkpoints, student: Path, world: World) -> Iterator[None]:
+    """Leave no student, not even an earlier evaluation's choice, where a training ends with what is not finite."""
+    if world.rank == 0:
+        checkpoints.take_back(student)
+    try:
+        yield
+    except NotFinite:
+        if world.rank == 0:
+            checkpoints.set_aside(student)
+        raise
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule
 
 from fcot.artifacts import file_fingerprint, replacing
+from fcot.decoding.models import not_finite
 from fcot.progress import say
 
 _KEPT = 2  # the last, and the one before it should the last be damaged
@@ -65,12 +67,31 @@ class Checkpoints:
         self._wait_s = max(self._every_s, (self._last - began) / _SHARE)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, None without any."""
+        """The newest whole checkpoint with finite weights, None without any."""
         for path in self._newest_first():
-            if file_fingerprint(path)[:16] == path.name.split(".")[1]:
-                return dict(torch.load(path, map_location="cpu", weights_only=True))
-            say(f"warning: {path} is damaged and is left out")
+            if file_fingerprint(path)[:16] != path.name.split(".")[1]:
+                say(f"warning: {path} is damaged and is left out")
+                continue
+            state = dict(torch.load(path, map_location="cpu", weights_only=True))
+            if (broken := not_finite(state["weights"])) is None:
+                return state
+            say(f"warning: {path} is left out: its weight {broken} is not finite (inf or nan)")
         return None
+
+    def set_aside(self, student: Path) -> None:
+        """Take a student away that an unfinished training left: :meth:`take_back` returns it where there is a checkpoint to go on from."""
+        kept = self._folder / student.name
+        shutil.rmtree(kept, ignore_errors=True)
+        if student.exists() and self._newest_first():
+            os.replace(student, kept)
+        else:
+            shutil.rmtree(student, ignore_errors=True)
+
+    def take_back(self, student: Path) -> None:
+        """Return what :meth:`set_aside` took away, unless there is another one."""
+        kept = self._folder / student.name
+        if kept.exists() and not student.exists():
+            os.replace(kept, student)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._folder.glob("step_*.*.ckpt"), key=_age)

@@ -48,21 +48,29 @@ def decode(
     copies = Counter(names)
     different = sorted(dict(zip(names, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
     mine = world.share(different)
+    answers = world.together(lambda: _answers(student, mine, max_tokens, sampling, lambda name: advance(copies[name] * world.size)))
+    gathered = world.gather([answers[name] for name, _ in mine], len(different))
+    found = {name: answer for (name, _), answer in zip(different, gathered, strict=True)}
+    return [found[name] for name in names]
+
+
+def _answers(
+    student: Student, prompts: Sequence[tuple[Any, Prompt]], max_tokens: int, sampling: Sampling, advance: Callable[[Any], object]
+) -> dict[Any, Decoded]:
+    """Answers by the names of their prompts; ``advance`` is called with each name."""
     decoder = Decoder(student.model, student.ends, sampling, max_tokens)
     answers: dict[Any, Decoded] = {}
     training = student.model.training
     student.model.eval()
     try:
-        for name, written in decoder.run((name, _bounded(prompt, student.positions)) for name, prompt in mine):
+        for name, written in decoder.run((name, _bounded(prompt, student.positions)) for name, prompt in prompts):
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
             answers[name] = Decoded(text, written.complete, written.n_tokens)
-            advance(copies[name] * world.size)
+            advance(name)
             stop_if_asked()
     finally:
         student.model.train(training)
-    gathered = world.gather([answers[name] for name, _ in mine], len(different))
-    found = {name: answer for (name, _), answer in zip(different, gathered, strict=True)}
-    return [found[name] for name in names]
+    return answers
 
 
 def _bounded(prompt: Prompt, positions: int | None) -> Prompt:

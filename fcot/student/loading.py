@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from fcot.artifacts import fingerprint
 from fcot.decoding.engine import end_tokens
+from fcot.decoding.models import load_whole, not_finite
 from fcot.errors import FcotError
 from fcot.prompts.student import Architecture
 
@@ -74,13 +75,13 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
         chat: Whether questions are to be put into the tokenizer's chat template.
 
     Raises:
-        FcotError: Not found, no weights in the folder, or the hub cannot be reached.
+        FcotError: Not found, weights missing or not finite (:func:`fcot.decoding.models.load_whole`), or the hub cannot be reached.
     """
     try:
         config, tokenizer = _load_light(source, revision)
         check_fit(source, config, tokenizer)
-        model = _model_class(config).from_pretrained(source, revision=revision, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
+        model = load_whole(_model_class(config), source, name=_named(source), revision=revision, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(source, error) from error
     # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
     ends = end_tokens(tokenizer, model.generation_config)
@@ -131,10 +132,15 @@ def save_student(student: Student, folder: Path, max_new_tokens: int | None = No
         folder: Where to.
         max_new_tokens: Limit on an answer, for those who ask it through transformers.
         weights: All weights by name, where the model's own are spread over ranks.
+
+    Raises:
+        FcotError: A weight is not finite; nothing is written.
     """
     model: Any = student.model
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()
+    if (broken := not_finite(model.state_dict() if weights is None else weights)) is not None:
+        raise FcotError(f"the student is not saved: its weight {broken} is not finite (inf or nan); lower trainer.lr")
     model.save_pretrained(folder, state_dict=weights)
     if max_new_tokens is not None:
         copy.deepcopy(model.generation_config).save_pretrained(folder, max_new_tokens=max_new_tokens)
@@ -248,8 +254,12 @@ def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:
     return AutoConfig.from_pretrained(source, revision=revision), tokenizer
 
 
+def _named(source: str) -> str:
+    return f"student.path={source}" if Path(source).exists() else f"student '{source}'"
+
+
 def _unavailable(source: str, error: Exception) -> FcotError:
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if Path(source).exists():
         return FcotError(f"student.path={source}: the folder needs config.json, the weights (model.safetensors) and a tokenizer ({reason})")
     return FcotError(

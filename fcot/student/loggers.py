@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from fcot.errors import FcotError
 
@@ -64,3 +66,16 @@ def lightning_logger(target: str, options: Mapping[str, Any], folder: Path) -> L
         raise FcotError(f"logger.target={target}: {module} has no {name}") from error
     except TypeError as error:
         raise FcotError(f"logger.options={dict(options)}: {error}") from error
+
+
+def csv_log(folder: Path, first_step: int) -> CSVLogger:
+    """A log that keeps what was written before this process, up to where it goes on: Lightning's own would begin anew."""
+    written = folder / "metrics.csv"
+    rows = list(csv.DictReader(written.open(newline=""))) if first_step and written.exists() else []
+    logger = CSVLogger(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=1)
+    for row in rows:
+        with contextlib.suppress(TypeError, ValueError):  # a line that a kill tore
+            values: dict[str, Any] = {name: float(value) for name, value in row.items() if name != "step" and value != ""}
+            if (step := int(row["step"])) <= first_step:
+                logger.log_metrics(values, step)
+    return logger

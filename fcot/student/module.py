@@ -100,6 +100,10 @@ class StudentModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(self._first_step + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 1."""
+        return self._lr * self._factor(step - 1)
+
     def _factor(self, step: int) -> float:
         """Of the peak learning rate, at a step counted from 0."""
         warm = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0

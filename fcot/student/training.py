@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import ctypes
 import logging
 import signal
@@ -17,9 +16,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 
 from fcot.artifacts import disk_error
+from fcot.decoding.models import check_same
 from fcot.progress import say, unwatched
 from fcot.ranks import World, warned_together
 from fcot.stopping import WARNING
@@ -36,7 +36,9 @@ from fcot.student.checkpoints import (
     whole,
 )  # fmt: skip
 from fcot.student.data import Layout, Lessons, ReasoningData
+from fcot.student.divergence import Watch, remedies
 from fcot.student.loading import Student
+from fcot.student.loggers import csv_log
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized
 
@@ -107,6 +109,7 @@ class TrainingReport:
         n_tokens: Their tokens.
         n_padded: The same with padding.
         train_seconds: Time in training, evaluations left out.
+        first_loss: That of the first step; None where it was not measured.
         history: One entry per evaluation: ``step``, ``epoch``, and what the evaluation returned.
     """
 
@@ -115,6 +118,7 @@ class TrainingReport:
     n_tokens: int = 0
     n_padded: int = 0
     train_seconds: float = 0.0
+    first_loss: float | None = None
     history: History = field(default_factory=list)
 
 
@@ -140,6 +144,9 @@ def train(
 
     Every rank calls it.
 
+    Raises:
+        NotFinite: A loss or a weight is inf or nan. No evaluation and no checkpoint sees it.
+
     Args:
         student: Is changed; afterwards it has the last step's weights.
         lessons: What it learns from.
@@ -163,7 +170,7 @@ def train(
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
-        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe.micro_batches, loggers,
+        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
@@ -184,7 +191,7 @@ def train(
     trainer = pl.Trainer(
         accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
         gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
-        logger=[*([_logger(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
+        logger=[*([csv_log(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     student.model.train()
@@ -246,19 +253,6 @@ def _keeping_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-def _logger(folder: Path, first_step: int) -> CSVLogger:
-    """A log that keeps what was written before this process, up to where it goes on: Lightning's own would begin anew."""
-    written = folder / "metrics.csv"
-    rows = list(csv.DictReader(written.open(newline=""))) if first_step and written.exists() else []
-    logger = CSVLogger(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=1)
-    for row in rows:
-        with contextlib.suppress(TypeError, ValueError):  # a line that a kill tore
-            values: dict[str, Any] = {name: float(value) for name, value in row.items() if name != "step" and value != ""}
-            if (step := int(row["step"])) <= first_step:
-                logger.log_metrics(values, step)
-    return logger
-
-
 def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:
     """How samples are laid out, which of them each step sees, and how many steps there are."""
     layout = Layout(
@@ -274,10 +268,9 @@ def _resume(student: Student, checkpoints: Checkpoints | None) -> tuple[Training
     found = checkpoints.load() if checkpoints else None
     if found is None:
         return TrainingReport(), None
-    missing, strange = student.model.load_state_dict(found["weights"], strict=False)
-    trained = {name for name, parameter in student.model.named_parameters() if parameter.requires_grad}
-    assert not strange, strange
-    assert not trained & set(missing), missing
+    trained = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
+    check_same("the checkpoint to go on from", trained, found["weights"])
+    student.model.load_state_dict(found["weights"], strict=False)
     return TrainingReport(**found["report"]), {"optimizer": found["optimizer"], "precision": found["precision"]}
 
 
@@ -296,8 +289,7 @@ class _Between(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], object], due: Collection[int], micro_batches: int,
-        loggers: Sequence[Logger],
+        advance: Callable[[int], object], due: Collection[int], recipe: Recipe, loggers: Sequence[Logger], size: int,
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -309,8 +301,11 @@ class _Between(pl.Callback):
         self._restored = restored
         self._advance = advance
         self._due = due
-        self._micro_batches = micro_batches
+        self._micro_batches = recipe.micro_batches
         self._loggers = loggers
+        self._size = size
+        self._remedies = remedies(recipe.clip_norm, recipe.precision)
+        self._watch: Watch | None = None  # before the first step of this process there is nothing to watch
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
             self._tell(entry)
@@ -322,6 +317,8 @@ class _Between(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._handlers.items():  # Lightning adds its own, which talk to the other ranks from anywhere
                 signal.signal(number, handler)
+        assert isinstance(pl_module, StudentModule)
+        self._watch = Watch(self._student.model, self._size, pl_module.rate, self._remedies)
         if self._restored is not None:
             restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
             trainer.precision_plugin.load_state_dict(self._restored["precision"])
@@ -339,6 +336,7 @@ class _Between(pl.Callback):
         if (batch_idx + 1) % self._micro_batches:
             return
         report.n_steps += 1
+        self._check(trainer)
         self._advance(1)
         now = time.monotonic()
         report.train_seconds += now - self._since
@@ -366,6 +364,8 @@ class _Between(pl.Callback):
         step, history = self._report.n_steps, self._report.history
         if step not in self._due or (history and history[-1]["step"] == step):
             return False
+        if self._watch is not None:
+            self._watch.check(step, weights=True)
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # tf32 is the training's
         try:
@@ -382,10 +382,27 @@ class _Between(pl.Callback):
         for logger in self._loggers:
             logger.log_metrics(values, entry["step"])
 
+    def _check(self, trainer: pl.Trainer) -> None:
+        """Note the step's loss, and where it is read anyway end a training whose losses are not finite."""
+        report = self._report
+        assert self._watch is not None
+        self._watch.note(self._loss[0], report.n_steps)
+        free = self._size == 1 and self._loss.device.type == "cpu"
+        if free or self._log_due or report.n_steps == 1:
+            self._watch.check(report.n_steps, weights=False)
+        if report.n_steps == 1:
+            report.first_loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")[0])
+
+    @property
+    def _log_due(self) -> bool:
+        return self._report.n_steps % _LOG_EVERY == 0 or self._report.n_steps == self._n_steps
+
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
-        if report.n_steps % _LOG_EVERY == 0 or report.n_steps == self._n_steps:
+        if self._log_due:
             loss, reflection = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
+            if self._watch is not None and trainer.is_global_zero:
+                self._watch.compare(loss, report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
             values = {
                 "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
@@ -403,6 +420,10 @@ class _Between(pl.Callback):
         sharded = is_sharded(self._student.model)
         due = self._checkpoints.due or now
         if not (trainer.strategy.broadcast(due) if sharded else due and trainer.is_global_zero):
+            return
+        if self._watch is not None and sharded:
+            self._watch.check(self._report.n_steps, weights=True)
+        elif self._watch is not None and not self._watch.sound:  # all ranks end together, at the next check
             return
         state = {
             "step": self._report.n_steps, "weights": trained_weights(self._student.model),

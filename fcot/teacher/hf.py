@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +148,13 @@ class _Model:
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return self._load(AutoConfig)
+        return self._load(AutoConfig.from_pretrained)
 
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        tokenizer = self._load(AutoTokenizer)
+        tokenizer = self._load(AutoTokenizer.from_pretrained)
         if len(tokenizer) < len(tokenizer.all_special_ids) + 10:  # transformers makes one up where the files are missing
             raise FcotError(f"{self._name}: no tokenizer in it")
         if tokenizer.eos_token_id is None:
@@ -168,7 +168,10 @@ class _Model:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        model = self._load(AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM, dtype=_resolved(self._dtype))
+        from fcot.decoding.models import load_whole
+
+        kind = AutoModelForSeq2SeqLM if self._config.is_encoder_decoder else AutoModelForCausalLM
+        model = self._load(partial(load_whole, kind, name=self._name), dtype=_resolved(self._dtype))
         start = model.generation_config.decoder_start_token_id
         if start is not None:
             model.config.decoder_start_token_id = start
@@ -182,11 +185,11 @@ class _Model:
         ends = end_tokens(self._tokenizer, self._model.generation_config)
         return Decoder(self._model, ends, Sampling(self._temperature), sys.maxsize, self._batch_size)
 
-    def _load(self, kind: Any, **options: Any) -> Any:
+    def _load(self, load: Callable[..., Any], **options: Any) -> Any:
         from safetensors import SafetensorError
 
         try:  # code in a model's folder is not run, nor is the user asked about it in the middle of a run
-            return kind.from_pretrained(self._source, revision=self._revision, trust_remote_code=False, **options)
+            return load(self._source, revision=self._revision, trust_remote_code=False, **options)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FcotError(f"{self._name}: not a model that transformers can load ({reason})") from error

@@ -1,0 +1,278 @@
+"""A training that goes wrong says so: it ends on all ranks with one message, and leaves nothing that could be taken for a result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import trainings
+from safetensors.torch import load_file, save_file
+from students import make_rows, make_student
+from test_ranks import ended, started
+from test_run import SMALL, make_run
+from test_sweeps import states, the_sweep
+from trainings import student_of, trained, trained_by
+
+from fcot.config import register_schemas
+from fcot.decoding.engine import Sampling
+from fcot.errors import FcotError, NotFinite
+from fcot.pipeline import execute
+from fcot.stages import student as stage
+from fcot.student import checkpoints as checkpoints_module
+from fcot.student import module
+from fcot.student.checkpoints import Checkpoints
+from fcot.student.decoding import Prompt, decode
+from fcot.student.divergence import Watch, remedies
+from fcot.student.losses import token_loss
+
+WILD = ["trainer.lr=1e6", "trainer.clip_norm=null", "trainer.warmup_steps=1"]
+NOTHING = ("student", "metrics.json", "DONE.json", "predictions.jsonl", "stages/train.json", "stages/evaluate.json")
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch):
+    """A checkpoint after every step, however slow writing is; what a test breaks is whole in the next one."""
+    register_schemas()
+    monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
+    monkeypatch.setattr(module, "token_loss", token_loss)
+
+
+def steps(folder):
+    return sorted(int(path.name.split(".")[0].removeprefix("step_")) for path in folder.glob("checkpoints/step_*.ckpt"))
+
+
+def watch(model):
+    return Watch(model, 1, lambda step: 0.1 * step, ("start otherwise", "lower trainer.lr"))
+
+
+# --- the watch ---
+
+
+def test_the_first_step_whose_loss_is_not_finite_is_named():
+    watching = watch(torch.nn.Linear(2, 2))
+    for step, loss in enumerate((1.0, 2.0, torch.inf, torch.nan, 1.0), 1):
+        watching.note(torch.tensor(loss), step)
+    assert not watching.sound
+    with pytest.raises(NotFinite, match=r"stopped at step 3, with learning rate 0\.3: the loss is not finite .*; lower trainer\.lr$"):
+        watching.check(5, weights=False)
+
+
+def test_weights_are_looked_at_where_that_is_asked_for():
+    model = torch.nn.Linear(2, 2)
+    watching = watch(model)
+    watching.note(torch.tensor(1.0), 1)
+    watching.check(1, weights=True)
+    model.bias.data[1] = -torch.inf
+    watching.check(2, weights=False)
+    assert not watching.sound
+    with pytest.raises(NotFinite, match=r"step 2, .*: weights are not finite"):
+        watching.check(2, weights=True)
+
+
+def test_a_first_loss_is_not_the_learning_rates_fault():
+    watching = watch(torch.nn.Linear(2, 2))
+    watching.note(torch.tensor(torch.nan), 1)
+    with pytest.raises(NotFinite, match="start otherwise"):
+        watching.check(1, weights=False)
+
+
+def test_steps_that_a_gradient_scaler_skips_do_not_count():
+    """Float16: the scale is tried out, and where gradients overflow the step is left out and the scale is halved."""
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=3e35)
+    watching, before = watch(model), model.weight.detach().clone()
+    skipped = 0
+    for step in range(1, 16):
+        loss = (model(torch.ones(4, 2)) * 100).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        skipped += not all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+        scaler.step(optimizer)
+        scaler.update()
+        watching.note(loss.detach(), step)
+        watching.check(step, weights=True)
+    assert 0 < skipped < 15
+    assert not torch.equal(model.weight, before)
+
+
+def test_a_loss_far_above_its_start_is_said_once(capsys):
+    watching = watch(torch.nn.Linear(2, 2))
+    for loss, first in ((6.0, 5.0), (10.9, 5.0), (0.9, 0.1), (99.0, None)):
+        watching.compare(loss, first, 3)
+    assert not capsys.readouterr().err
+    watching.compare(11.5, 5.0, 20)
+    watching.compare(12.5, 5.0, 30)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "at step 20, with learning rate 2, the loss is 11.5, far above the 5 of the first step; lower trainer.lr" in said
+
+
+@pytest.mark.parametrize(("clip_norm", "precision", "first", "later"), [
+    (None, "32-true", "student.path", "lower trainer.lr or set trainer.clip_norm=1.0"),
+    (0.5, "bf16-mixed", "trainer.precision=32-true", "lower trainer.clip_norm=0.5, or train with trainer.precision=32-true"),
+])  # fmt: skip
+def test_the_remedies_are_overrides(clip_norm, precision, first, later):
+    at_first, afterwards = remedies(clip_norm, precision)
+    assert first in at_first
+    assert later in afterwards
+
+
+# --- trainings ---
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 9, 10])
+@pytest.mark.parametrize("log_every", [1, 4, 100])
+def test_no_evaluation_and_no_checkpoint_sees_what_is_not_finite(at, log_every, tmp_path):
+    evaluated = []
+    with pytest.raises(NotFinite, match=f"stopped at step {at},"):
+        trained(
+            tmp_path, poison=(at, 0), max_steps=10, evaluate_every_steps=3, log_every=log_every,
+            evaluate=lambda history: evaluated.append(1) or {}, checkpoints=Checkpoints(tmp_path / "checkpoints", 0),
+        )  # fmt: skip
+    assert len(evaluated) == (at - 1) // 3
+    assert max(steps(tmp_path), default=0) == at - 1
+    logged = tmp_path / "logs/metrics.csv"
+    assert not logged.exists() or "nan" not in logged.read_text()
+
+
+def test_weights_that_the_last_step_breaks_are_not_evaluated(tmp_path, monkeypatch):
+    done, student = 0, student_of("gpt2")
+    monkeypatch.setattr(trainings, "student_of", lambda *_: student)
+
+    def advance(n):
+        nonlocal done
+        done += n
+        if done == 6:  # after the loss is looked at
+            student.model.transformer.wpe.weight.data[0, 0] = torch.nan
+
+    with pytest.raises(NotFinite, match=r"step 6, .*: weights are not finite"):
+        trained(tmp_path, max_steps=6, advance=advance, checkpoints=Checkpoints(tmp_path / "checkpoints", 0))
+    assert steps(tmp_path) == [4, 5]
+
+
+def test_a_checkpoint_that_is_poisoned_already_is_not_resumed(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 0)
+    for step, value in ((3, 1.0), (4, torch.nan)):
+        checkpoints.save({"step": step, "weights": {"a": torch.tensor([value])}})
+    assert checkpoints.load()["step"] == 3
+    assert "its weight a is not finite" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    student, checkpoints = student_of("gpt2"), Checkpoints(tmp_path / "checkpoints", 0)
+    weights = {name: parameter.detach() for name, parameter in student.model.named_parameters()}
+    lost = "transformer.h.1.ln_1.weight"
+    for change in (lambda: weights.pop(lost), lambda: weights.update({lost: torch.ones(5)})):
+        change()
+        checkpoints.save({"step": 1, "weights": weights, "report": {}, "optimizer": {}, "precision": {}})
+        with pytest.raises(FcotError, match=lost):
+            trained(tmp_path, checkpoints=checkpoints, max_steps=3)
+
+
+@pytest.mark.parametrize(("rank", "options"), [
+    (0, {}), (1, {}), pytest.param(1, {"strategy": "fsdp", "log_every": 5, "evaluate_every_steps": 4}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_loss_of_one_rank_ends_both(rank, options, tmp_path):
+    with pytest.raises(NotFinite, match=r"stopped at step 4,"):
+        trained_by(2, tmp_path, poison=(4, rank), max_steps=9, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), **options)
+    assert max(steps(tmp_path)) == 3
+
+
+def test_ranks_that_torchrun_started_end_with_one_message(tmp_path):
+    outcome = ended(started(tmp_path, "trainer.max_steps=100", "method=fine_tune", *WILD))
+    assert [code for code, _ in outcome] == [1, 1]
+    said = "".join(text for _, text in outcome)
+    assert said.count("the training stopped at step") == 1
+    assert "Traceback" not in said
+    (run,) = tmp_path.glob("outputs/runs/*")
+    assert not [name for name in NOTHING if (run / name).exists()]
+
+
+# --- answers ---
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_output_that_is_not_finite_is_no_answer(family, temperature):
+    student = make_student(family)
+    student.model.get_output_embeddings().weight.data[7] = torch.nan
+    prompts = [Prompt(row.prompt, 8, (1,) if temperature else ()) for row in make_rows(student, 3)]
+    with pytest.raises(NotFinite, match=r"output is not finite .*trainer\.eval_precision"):
+        decode(student, prompts, max_tokens=400, sampling=Sampling(temperature))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_output_of_one_rank_ends_both(rank, tmp_path):
+    with pytest.raises(NotFinite, match="output is not finite"):
+        trained_by(2, tmp_path, max_steps=2, ask=True, overflow=rank)
+
+
+# --- runs ---
+
+
+def test_a_run_leaves_no_student_and_a_sweep_shows_it_as_failed(run_fcot, tmp_path):
+    overrides = [*SMALL, "method=fine_tune", "trainer.clip_norm=null", "trainer.warmup_steps=1", "trainer.lr=1e-3,1e6"]
+    swept = run_fcot("-m", *overrides, OMP_NUM_THREADS="1")
+    assert swept.returncode != 0
+    sweep = the_sweep(tmp_path)
+    assert states(sweep) == ["done", "failed"]
+    assert "the training stopped at step" in swept.stderr
+    assert "lower trainer.lr or set trainer.clip_norm=1.0" in swept.stderr
+    good, bad = (sweep.directory(job).path for job in sweep.jobs)
+    assert (good / "DONE.json").exists()
+    assert not [name for name in NOTHING if (bad / name).exists()]
+    assert not steps(bad)
+    alone = run_fcot(*overrides[:-1], "trainer.lr=1e6", OMP_NUM_THREADS="1")
+    assert alone.returncode == 1
+    assert "Traceback" not in alone.stderr
+    assert len(list(tmp_path.glob("outputs/runs/*/metrics.json"))) == 1
+
+
+def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training(tmp_path, monkeypatch):
+    """The evaluations after steps 3 and 6 choose; step 8 goes wrong, once."""
+    accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
+    options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
+    real = stage.train
+
+    def watched(*arguments, evaluate, advance, resume, **more):
+        done = 0
+
+        def count(n):
+            nonlocal done
+            done += n
+            advance(n)
+
+        def judged(history):
+            monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
+            return evaluate(history)
+
+        return real(*arguments, evaluate=judged, advance=count, resume=count, **more)
+
+    monkeypatch.setattr(stage, "train", watched)
+    straight = make_run(tmp_path / "straight", *options)
+    expected = execute(straight, "")
+    run = make_run(tmp_path / "broken", *options)
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "token_loss", lambda logits, batch: token_loss(logits, batch) * (torch.nan if batch["step"] == 7 else 1))
+        with pytest.raises(NotFinite, match="step 8"):
+            execute(run, "")
+    assert not run.directory.student.exists()
+    assert steps(run.directory.path) == [6, 7]
+    again = execute(run, "")
+    assert again["history"] == expected["history"]
+    file = "model.safetensors"
+    assert (run.directory.student / file).read_bytes() == (straight.directory.student / file).read_bytes()
+    assert not run.directory.checkpoints.exists()
+
+
+def test_a_starting_student_with_an_inf_is_refused_by_name(run_fcot, tmp_path):
+    first = make_run(tmp_path / "outputs", *SMALL, "method=fine_tune", "until=train")
+    execute(first, "")
+    file = first.directory.student / "model.safetensors"
+    weights = load_file(file)
+    weights["transformer.wpe.weight"][2, 1] = torch.inf
+    save_file(weights, file, metadata={"format": "pt"})
+    result = run_fcot(f"student={first.directory.student}", "How many?", module="fcot.predict")
+    assert result.returncode == 1
+    assert "the tensor transformer.wpe.weight has values that are not finite" in result.stderr
+    assert "Traceback" not in result.stderr
