@@ -149,9 +149,36 @@ def test_a_run_without_a_seed_is_compared_as_if_it_were_made_under_every_seed():
         ((_, _, compared),) = comparisons(settings([*trained, *asked]))
         return compared.p
 
-    thrice = p(*(run(5 + seed, **zero_shot, seed=seed) for seed in range(3)))
-    assert p(run(5, **zero_shot, uses_seed=False)) == thrice
-    assert p(run(5, **zero_shot)) > thrice, "one training, whose spread nobody knows"
+    fixed = {"uses_seed": False}
+    thrice = p(*(run(5 + seed, **zero_shot, **fixed, seed=seed) for seed in range(3)))
+    assert p(run(5, **zero_shot, **fixed)) == thrice
+    assert thrice > 0
+    assert p(run(5, **zero_shot)) is None, "one training, whose spread nobody knows"
+
+
+def test_runs_that_do_not_depend_on_the_seed_count_once():
+    untrained = {"method": "zero_shot", "diversity": None, "accuracy_checkpoint": "untrained", "setting": "same", "accuracy": 0.5}
+
+    def counted(**kind) -> int:
+        (setting,) = settings([run(seed, seed=seed, **untrained, **kind) for seed in range(3)])
+        return len(setting.runs)
+
+    assert counted(uses_seed=False) == 1
+    assert counted(uses_seed=True) == 3
+    # Runs of older versions do not say it.
+    assert counted(student="flan_t5_base", precision="32-true") == 1
+    assert counted(student="teacher", precision=None) == 1
+    assert counted(student="flan_t5_base", precision="32-true", accuracy_single_sample=0.5) == 3, "sampled answers"
+    assert counted(student="tiny_gpt2") == 3, "random weights"
+    trained = [run(seed, seed=seed, setting="same", student="flan_t5_base", precision="32-true") for seed in range(3)]
+    assert len(settings(trained)[0].runs) == 3
+    copies = [run(3 * level + seed, seed=seed, varied={"teacher.error_rate": f"0.{level}"}, student="teacher", precision=None,
+                  **untrained | {"setting": f"s{level}", "accuracy": 0.5 + level / 100})
+              for level in range(3) for seed in range(3)]  # fmt: skip
+    (line,) = lines(settings(copies))
+    assert line.trend.over == "problems"
+    once = [one for one in copies if one["seed"] == 0]
+    assert line.trend.p == lines(settings(once))[0].trend.p
 
 
 def test_each_run_once_and_in_the_papers_order():

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fcot.evaluation.statistics import Comparison, holm
+from fcot.reporting.numbers import equal_to, signed, signed_interval
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
-from fcot.reporting.tables import Compared, signed
+from fcot.reporting.tables import Compared
 
-Pairs = Mapping[tuple[str, str], tuple[Comparison, float]]  # by run ids of settings: the comparison, and p after Holm's correction
+Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]  # by run ids of settings: the comparison, and p after Holm's correction
 _SIGNIFICANT = 0.05
 _HOLM = " after Holm's correction"
+_THESE = "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy"
 _TOLD_LINES = 4
 _TOLD_GROUPS = 4  # tasks and students of which it speaks
 
@@ -29,10 +31,7 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     if len(groups) > _TOLD_GROUPS:
         told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
     if len(compared) > 1:
-        n = sum(p < _SIGNIFICANT for _, p in pairs.values())
-        told.append(
-            f"{n or 'None'} of {len(compared)} comparisons on the same problems {'is' if n == 1 else 'are'} significant (p < 0.05{_HOLM})."
-        )
+        told += _significant([p for _, p in pairs.values()])
     told += _trends(scaling)
     trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
     once = sum(len(setting.runs) == 1 for setting in trained)
@@ -41,6 +40,17 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
         which = "Every trained setting was" if once == len(trained) else some
         told.append(f"{which} trained once; another seed may differ by more than these intervals.")
     return " ".join(told)
+
+
+def _significant(p_values: Sequence[float | None]) -> Iterator[str]:
+    """How many comparisons are, and how many have no test."""
+    tested = [p for p in p_values if p is not None]
+    if tested:
+        n = sum(p < _SIGNIFICANT for p in tested)
+        which = f"{n or 'None'} of {len(tested)} comparisons on the same problems {'is' if n == 1 else 'are'}"
+        yield f"{which} significant (p < 0.05{_HOLM})."
+    if untested := len(p_values) - len(tested):
+        yield f"No test in {untested} of {len(p_values)} comparisons: one training on one side, several on the other."
 
 
 def _highest(group: Sequence[Setting], settings: Sequence[Setting], pairs: Pairs) -> str:
@@ -72,20 +82,27 @@ def _against(first: Setting, second: Setting, pairs: Pairs) -> str:
     if found is None:
         return ""
     result, p = found
+    points = f": a difference of {signed(sign * result.difference)} points"
+    if p is None or result.low is None or result.high is None:
+        return f"{points} (one training against several: no test)"
     low, high = sorted((sign * result.low, sign * result.high))
-    held = f"p = {p:.2g}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
-    return f": a difference of {signed(sign * result.difference)} points ({signed(low)} to {signed(high)}, {held})"
+    held = f"{equal_to(p)}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
+    return f"{points} ({signed_interval(low, high)}, {held})"
 
 
 def _trends(scaling: Sequence[Line]) -> Iterator[str]:
     """Along which axes accuracy moves, beyond chance."""
     adjusted = holm([line.trend.p for line in scaling])
-    held = [line for line, p in zip(scaling, adjusted, strict=True) if p < _SIGNIFICANT and line.trend.direction]
+    held = [line for line, p in zip(scaling, adjusted, strict=True) if p is not None and p < _SIGNIFICANT and line.trend.direction]
     for line in held[:_TOLD_LINES]:
-        yield f"Accuracy {'rises' if line.trend.direction > 0 else 'falls'} with {AXES.get(line.axis, line.axis)} ({line.label})."
+        moves = "rises" if line.trend.direction > 0 else "falls"
+        who = "Accuracy" if line.trend.over == "runs" or all(setting.fixed for _, setting in line.points) else _THESE
+        yield f"{who} {moves} with {AXES.get(line.axis, line.axis)} ({line.label})."
     if len(held) > _TOLD_LINES:
         yield f"So it is with {len(held) - _TOLD_LINES} more lines of the scaling table."
-    if n := len(scaling) - len(held):
+    if untested := sum(line.trend.p is None for line in scaling):
+        yield f"{untested} of {len(scaling)} scaling lines mix single and repeated trainings: no test."
+    if n := len(scaling) - len(held) - untested:
         yield f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no significant trend."
 
 

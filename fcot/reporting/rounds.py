@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fcot.evaluation.statistics import Answers, compare, estimate
+from fcot.reporting.numbers import equal_to, signed, signed_interval
 from fcot.reporting.settings import Metrics, Setting, named
 from fcot.reporting.table import Table
 
@@ -91,7 +92,8 @@ def _gain(runs: Sequence[Metrics]) -> list[str]:
     if all(run["best_round"] == 1 for run in runs) or not _same([*first, *kept]):
         return []
     found = compare(_answers(first), _answers(kept), sorted(kept[0]["answers"]))
+    assert found.p is not None
     return [
-        f"the kept round against the first, which had fewer steps and samples: {100 * found.difference:+.2f} points "
-        f"(95 % CI {100 * found.low:+.1f} to {100 * found.high:+.1f}), p = {found.p:.2g}"
+        f"the kept round against the first, which had fewer steps and samples: {signed(found.difference, 2)} points "
+        f"(95 % CI {signed_interval(found.low, found.high)}), {equal_to(found.p)}"
     ]

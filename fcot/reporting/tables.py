@@ -11,11 +11,18 @@ import numpy as np
 from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
+from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import find
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, side_by_side, varied_keys
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, varied_keys
 from fcot.reporting.table import Table
 
+_TESTED = (
+    "95 % CI and p, one run each: exact McNemar test, for these two trained students only; several: over trainings and problems (variance "
+    "of both, Cochran and Cox's t quantile)."
+)
+_INTERVALS = "95 % CI with several seeds: over trainings and problems (Wilson's formula, variance of both, t quantile); sd: over seeds."
+BY_TEMPLATE = "Test problems of one template are counted as one unit in intervals and tests (standard errors clustered by template)."
 _VARIED_COLUMNS = 2
 _ENDED = 0.5  # share of answers that end by themselves, below which an accuracy says little
 _ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
@@ -139,7 +146,8 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
     for group in groups.values():
         for one, other in combinations(group, 2) if len(group) <= _ALL_PAIRS else _telling(group):
             if problems := sorted(one.problems & other.problems):
-                found.append((one, other, compare(*side_by_side(one, other, problems), problems)))
+                sides = one.correct(problems), other.correct(problems)
+                found.append((one, other, compare(*sides, problems, one.templates(problems), (one.fixed, other.fixed))))
     return found
 
 
@@ -171,21 +179,20 @@ def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
         "repaired: problems that the first answers wrongly and the second rightly (of several seeds: more than half); broken: the reverse.",
-        "95 % CI: paired bootstrap, and at least what goes with the test: McNemar's exact one for one seed each, else Welch's.",
-        "p is corrected for the number of comparisons (Holm); each interval is for itself.",
+        _TESTED,
+        "p is corrected for the number of comparisons (Holm); intervals are not corrected for multiple comparisons.",
     ])  # fmt: skip
+    if any(result.p is None for _, _, result in compared):
+        table.notes.append("no test: one side was trained once, and how much it would vary is unknown; train both several times.")
+    if any(one["test_templates"] for one, _, _ in compared):
+        table.notes.append(BY_TEMPLATE)
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", signed(result.difference, 2),
-            f"{signed(result.low)} to {signed(result.high)}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
+            signed_interval(result.low, result.high), p_value(p), str(len(result.repaired)), str(len(result.broken)),
             str(len(one.problems & other.problems)),
         )  # fmt: skip
     return table
-
-
-def signed(share: float, digits: int = 1) -> str:
-    """A difference of shares in points, with its sign; nothing is neither -0.0 nor less."""
-    return f"{round(100 * share, digits) + 0.0:+.{digits}f}"
 
 
 def _percent(share: float | None) -> str:
@@ -197,7 +204,9 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     runs = [run for setting in settings for run in setting.runs]
     found = []
     if any(len(setting.runs) > 1 for setting in settings):
-        found.append("95 % CI with several seeds: hierarchical bootstrap over seeds and problems; sd: over seeds.")
+        found.append(_INTERVALS)
+    if any(setting["test_templates"] for setting in settings):
+        found.append(BY_TEMPLATE)
     if any(find(setting.runs[0]) for setting in settings):
         found.append(
             "paper: Ho et al. 2023, text-davinci-002 as teacher; fine-tuned open students by their best test epoch of 20 (optimistic). "
