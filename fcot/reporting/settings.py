@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Answers, Estimate, estimate
+from fcot.evaluation.statistics import Answers, Estimate, estimate, of_counts
 from fcot.prompts.student import METHODS
 from fcot.reporting.finished import Loaded
+from fcot.reporting.published import Published, find
 
 Metrics = Mapping[str, Any]
+FEWEST_TEMPLATES = 10  # fewer say too little of how much templates differ
 SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
 
 
@@ -66,15 +68,29 @@ class Setting:
         return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
 
     def templates(self, problems: Sequence[int]) -> list[str] | None:
-        """The template of each of these problems, a name of its own for those without; None where the run does not say any."""
+        """The template of each of these problems, a name of its own for those without; None where it does not say any, or too few."""
         known = self.runs[0].get("test_templates")
-        return [known.get(index, f"problem {index}") for index in problems] if known else None
+        names = [known.get(index, f"problem {index}") for index in problems] if known else []
+        return names if len(set(names)) >= FEWEST_TEMPLATES else None
 
     @cached_property
     def accuracy(self) -> Estimate:
         """Over seeds and problems."""
         problems = sorted(self.problems)
         return estimate(self.correct(problems), self.templates(problems))
+
+    @cached_property
+    def best_epoch(self) -> Estimate | None:
+        """The best test accuracy of all evaluations, None unless every run has it; with the interval of problems and trainings."""
+        best = [run.get("accuracy_best_epoch") for run in self.runs]
+        return None if None in best else of_counts([float(one) for one in best if one is not None], len(self.problems))
+
+    @cached_property
+    def published(self) -> tuple[Published, Estimate] | None:
+        """Paper A's figure of this cell with the measured one of its kind, best epoch or one evaluation; None without either."""
+        cell = find(self.runs[0])
+        measured = self.best_epoch if cell is not None and cell.best_epoch else self.accuracy
+        return None if cell is None or measured is None else (cell, measured)
 
     def mean(self, name: str) -> float | None:
         """The mean of a figure over the runs that have it."""

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fcot.evaluation.statistics import detectable
 from fcot.progress import result_console
 
+_ASSUMED_SPREAD = 0.03  # standard deviation of a setting's accuracy over seeds
 Interval = NDArray[np.float64]  # lower end, middle, upper end
 
 
@@ -38,6 +40,9 @@ class Estimate:
     disk_bytes: float = 0.0
     weights_unknown: bool = False
     notes: list[str] = field(default_factory=list)
+    setting: str = ""
+    trains: bool = False
+    n_test: int = 0
 
     @property
     def buys(self) -> bool:
@@ -101,6 +106,7 @@ def show(estimates: Sequence[Estimate]) -> None:
         **_round_facts(estimates),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
+        **_detectable(estimates),
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
     }
     console.print("dry run: nothing was asked", style="bold")
@@ -109,6 +115,22 @@ def show(estimates: Sequence[Estimate]) -> None:
             console.print(f"  {name:<34} {value}", markup=False, soft_wrap=True)
     for note in dict.fromkeys(note for one in estimates for note in one.notes):
         console.print(f"  {note}", markup=False, soft_wrap=True)
+
+
+def _detectable(estimates: Sequence[Estimate]) -> dict[str, str]:
+    """The smallest difference that the planned trainings and test problems can show between two settings, and what that assumes."""
+    settings: dict[str, list[Estimate]] = {}
+    for one in estimates:
+        if one.trains and one.n_test > 1:
+            settings.setdefault(one.setting, []).append(one)
+    if not settings:
+        return {}
+    seeds, n = min(map(len, settings.values())), min(one.n_test for runs in settings.values() for one in runs)
+    points = f"{100 * detectable(n, seeds, spread=_ASSUMED_SPREAD):.1f} points, power 80 %"
+    spread = f"standard deviation between seeds {100 * _ASSUMED_SPREAD:.0f} points, " if seeds > 1 else ""
+    assumed = f"ASSUMED: p < 0.05, {spread}accuracy 50 %, independent problems, no correction for several comparisons"
+    whose = f"{seeds} seeds" if seeds > 1 else "1 seed: of two trained students only, seed=0,1,2 for their settings"
+    return {"smallest difference that can be shown": f"{points} ({n:,} test problems, {whose}; {assumed})"}
 
 
 def _round_facts(estimates: Sequence[Estimate]) -> dict[str, str]:
