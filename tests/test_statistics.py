@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from fcot.evaluation.statistics import compare, estimate, holm, independence, trend, wilson_interval
+from fcot.evaluation.statistics import (
+    against_published,
+    compare,
+    detectable,
+    estimate,
+    gain,
+    holm,
+    independence,
+    trend,
+    wilson_interval,
+)
 
 
 def answers(*counts: int, n: int = 100) -> np.ndarray:
@@ -140,6 +150,35 @@ def test_one_training_against_several_is_no_test_unless_the_seed_changes_nothing
     assert fixed.p < compare(one[:, ::-1].repeat(2, axis=0), several, range(100)).p
     assert (trend([one, several, several]).p, trend([one, several, several]).over) == (None, "none")
     assert trend([one, several, several], fixed=[True, False, False]).over == "runs"
+
+
+def test_gains_are_paired_by_run():
+    rng = np.random.default_rng(8)
+    hard = rng.random(200)
+    skills = np.array([[0.2], [0.5], [0.8]])
+    first = (hard < skills).astype(float)
+    later = (hard < skills + 0.1).astype(float)
+    paired, unpaired = gain(first, later, range(200)), compare(first, later, range(200))
+    assert paired.difference == pytest.approx(unpaired.difference)
+    assert paired.p < 0.01 < unpaired.p, "runs differ more than their gains"
+    assert paired.low > 0 > unpaired.low
+    assert gain(first[:1], later[:1], range(200)) == compare(first[:1], later[:1], range(200))
+
+
+def test_a_published_accuracy_has_its_own_error():
+    one, three = estimate(answers(50)), estimate(answers(48, 50, 52))
+    low, high = against_published(one, 1, 0.5, 100)
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.01), "two equal errors"
+    assert against_published(three, 3, 0.5, 100)[1] > (three.high - three.low) / 2, "one more training"
+    assert against_published(one, 1, 0.0, 100)[0] > 0.3
+
+
+def test_what_can_be_detected_falls_with_problems_and_seeds():
+    assert detectable(111, 3) > detectable(405, 3) > detectable(1319, 3)
+    assert detectable(405, 3) > detectable(405, 5)
+    assert detectable(405, 3, spread=0.08) > detectable(405, 3)
+    assert 0.05 < detectable(405, 3) < 0.15
 
 
 def test_no_p_value_is_zero():

@@ -4,7 +4,7 @@ Answers are arrays of ones and zeros, (seeds, problems): the same problems in th
 
 One standard holds for means, differences and trends over several trainings. The sampling variance of a mean has two parts: that of the
 trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers is in both and is
-counted once. The quantile is Cochran and Cox's: each part's t quantile, weighted by the part. ``benchmarks/statistics.py`` measures
+counted once. The quantile is Cochran and Cox's: each part's t quantile, weighted by the part. ``benchmarks/report_statistics.py`` measures
 coverage, type-I error and power.
 
 Problems that share a template are not independent. Where templates are known they are the units: residuals are summed by template.
