@@ -20,6 +20,7 @@ from fcot.reporting.failures import aligned_table, error_table
 from fcot.reporting.finished import _NO_MATTER, command_of
 from fcot.reporting.published import find, published
 from fcot.reporting.reference import reference_tables
+from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
@@ -700,6 +701,33 @@ def test_what_one_training_cannot_say_is_said():
     (line,) = lines(settings(twice[1:]))
     assert (line.trend.p, line.trend.over) == (None, "none")
     assert "no test" in str(builder.trend_table([line]).rows)
+
+
+def a_round(number: int, right: set[int]) -> dict:
+    return {
+        "round": number, "accuracy": len(right) / 100, "answers": {index: index in right for index in range(100)},
+        "validation_accuracy": 0.5, "failed_problems": 1, "pass_rate": 0.5, "mistakes": 1, "completions_asked": 1, "completions_kept": 1,
+        "n_reasoning_samples": 1, "reflection_share": None, "teacher_usage": {"usd": 0.0}, "seconds": {},
+    }  # fmt: skip
+
+
+def test_gains_of_rounds_are_paired_by_run_and_corrected_over_settings():
+    def tailored(name: str, gained: int) -> list[dict]:
+        return [run(10 * gained + seed, method="tailored", seed=seed, setting=name, varied={"x": name}, best_round=2, rounds_ended="rounds",
+                    rounds=[a_round(1, set(range(start))), a_round(2, set(range(start + gained + seed)))])
+                for seed, start in enumerate((20, 40, 60))]  # fmt: skip
+
+    def gains(*members) -> list[str]:
+        return [note for table in rounds_tables(settings(sum(members, []))) for note in table.notes if "against the first" in note]
+
+    (alone,) = gains(tailored("a", 12))
+    assert "+13.00 points" in alone
+    assert "Holm" not in alone
+    both = gains(tailored("a", 12), tailored("b", 4))
+    assert all("after Holm's correction over the settings" in note for note in both)
+    p, corrected = (float(note.partition("p = ")[2].split()[0]) for note in (alone, both[0]))
+    assert p < 0.05
+    assert corrected == pytest.approx(2 * p, rel=0.1)
 
 
 def test_templates_of_test_problems_are_the_units():
