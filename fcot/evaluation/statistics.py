@@ -266,7 +266,8 @@ def detectable(n_problems: int, n_seeds: int, accuracy: float = 0.5, spread: flo
     each = accuracy * (1 - accuracy)
     problems = 2 * each * (0.6 / n_seeds + 0.1) / n_problems
     trainings = 2 * spread**2 / n_seeds if n_seeds > 1 else 0.0
-    error = _Error(trainings, problems, (max(1, 2 * (n_seeds - 1)), max(1, n_problems - 1)))
+    freedom = max(1.0, 1.25 * (n_seeds - 1) - 0.25)  # of twice as many, what is left where two variances are estimated: by simulation
+    error = _Error(trainings, problems, (freedom, max(1, n_problems - 1)))
     return (error.quantile(_TAIL) + error.quantile(0.2)) * float(np.sqrt(error.total))
 
 
