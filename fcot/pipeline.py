@@ -19,9 +19,10 @@ from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt,
 from fcot.errors import FcotError
 from fcot.identity import uses_seed
 from fcot.progress import say
+from fcot.prompts.answers import votes
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
-from fcot.runs import Run, resolve
+from fcot.runs import Run, resolve, templates_of_test
 from fcot.stages.tracking import tell_results, tell_stage, tracked
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -216,17 +217,19 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
-    """Configuration and split, with the hash of the ordered questions the split's indices refer to."""
+    """Configuration and split, with the hash of the ordered questions the split's indices refer to, and the test problems' templates."""
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
-    write_json(run.directory.split, order | {"train": split.train, "validation": split.validation, "test": split.test})
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)})
 
 
 def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
     """The run's metrics (``metrics.json``); accuracies and rates in 0..1, times in seconds."""
     config, split = run.config, run.split
     curated, trained, evaluated = stages.get("curate", {}), stages.get("train", {}), stages["evaluate"]
+    majority = _majority_answer(run)
     return {
         "run_id": run.run_id,
         "method": config.method.name,
@@ -251,6 +254,8 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "accuracy_best_epoch": trained.get("best_test_accuracy"),
         "validation_accuracy": trained.get("validation_accuracy"),
         "random_guess": run.task.random_guess / 100,
+        "majority_answer": majority[0] if majority else None,
+        "majority_accuracy": majority[1] if majority else None,
         "answer_in_completion": evaluated["answer_in_completion"],
         "well_formed": evaluated["well_formed"],
         "complete": evaluated["complete"],
@@ -291,6 +296,17 @@ def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
         "history": trained.get("history", []),
         "versions": _versions(),
     }
+
+
+def _majority_answer(run: Run) -> tuple[str, float] | None:
+    """The most frequent gold answer of train, and its accuracy on the test problems; None where train has no gold answers."""
+    rule, labelled = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
+    counts = votes([rule.gold(problem.answer) for problem in labelled if problem.labelled])
+    tested = run.select(run.split.test)
+    if not counts or not tested:
+        return None
+    answer = next(iter(counts))
+    return answer, sum(rule.same(answer, problem.answer) for problem in tested) / len(tested)
 
 
 def _as_published(run: Run) -> bool:

@@ -417,6 +417,18 @@ def _train_and_test(
     return sorted([*train, *joining]), test, None
 
 
+def templates_of_test(run: Run) -> dict[int, str]:
+    """The template of each test problem, as far as the data or the split name it; reports cluster errors by it.
+
+    A report's statistics need no guess: wordings are grouped only where the split itself is by these groups.
+    """
+    mode, problems = run.config.split_mode, run.problems
+    known = {index: name for index in run.split.test if (name := problems[index].template_id) is not None}
+    if mode.templates is not None or (mode.name == "template" and not known):
+        known = _templates(run.config, run.task, problems)
+    return {index: known[index] for index in run.split.test if index in known}
+
+
 def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
     if config.split_mode.templates is not None:
         return read_templates_file(Path(config.split_mode.templates), sorted(problems))

@@ -82,6 +82,21 @@ def test_a_dry_run_asks_nothing_and_leaves_nothing(run_fcot, tmp_path):
     assert not (tmp_path / "outputs" / "store").exists()
 
 
+def test_a_dry_run_says_what_difference_its_seeds_and_problems_can_show(tmp_path, capsys):
+    def shown(*seeds: int) -> str:
+        show([estimate(make_run(tmp_path, "method=fine_tune", "dataset.n_problems=60", f"seed={seed}"), {}) for seed in seeds])
+        return capsys.readouterr().out
+
+    one, three = shown(0), shown(0, 1, 2)
+    assert re.search(r"smallest difference that can be shown\s+[\d.]+ points \(power 80 %, 18 test problems, 1 seed\)", one)
+    assert "says nothing of other trainings" in one
+    assert "18 test problems, 3 seeds" in three
+    assert "ASSUMED: a standard deviation of 3 points between seeds" in three
+    zero_shot = estimate(make_run(tmp_path, "method=zero_shot", "dataset.n_problems=60"), {})
+    show([zero_shot])
+    assert "smallest difference" not in capsys.readouterr().out
+
+
 def test_an_estimate_touches_nothing_in_a_store_with_something_in_it(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url), 4)

@@ -20,6 +20,7 @@ from fcot.reporting.failures import aligned_table, error_table
 from fcot.reporting.finished import _NO_MATTER, command_of
 from fcot.reporting.published import find, published
 from fcot.reporting.reference import reference_tables
+from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
@@ -106,12 +107,15 @@ def test_results_stand_before_what_explains_them():
 def test_several_tasks_have_a_table_as_the_papers_print_it():
     assert by_task(settings([run(1), run(2, diversity=1)])) is None
     published = {"as_published": True, "sampled": True, "subset": None, "student": "flan_t5_base", "n_parameters": 250_000_000}
-    table = by_task(settings([run(1), run(2, task="svamp", accuracy=0.5), run(3, task="svamp", diversity=8, accuracy=0.5, **published)]))
+    ours = [run(3, task="svamp", diversity=8, accuracy=0.5, **published, accuracy_best_epoch=0.6)]
+    ours += [run(4, task="svamp", diversity=64, accuracy=0.5, **published)]
+    table = by_task(settings([run(1), run(2, task="svamp", accuracy=0.5), *ours]))
     assert table is not None
     assert list(table.columns) == ["student", "method", "svamp", "toy_arithmetic"]
     assert table.rows == [
         ("tiny_gpt2", "Fine-tune-CoT D=4", "49.88", "98.27"),
-        ("flan_t5_base", "Fine-tune-CoT D=8", f"49.88 ({find(run(3, task='svamp', diversity=8, **published)).percent:.2f})", "-"),
+        ("flan_t5_base", "Fine-tune-CoT D=8", f"49.88; best epoch 60.00 ({find(ours[0]).percent:.2f})", "-"),
+        ("flan_t5_base", "Fine-tune-CoT D=64", "49.88", "-"),
     ]
 
 
@@ -149,9 +153,36 @@ def test_a_run_without_a_seed_is_compared_as_if_it_were_made_under_every_seed():
         ((_, _, compared),) = comparisons(settings([*trained, *asked]))
         return compared.p
 
-    thrice = p(*(run(5 + seed, **zero_shot, seed=seed) for seed in range(3)))
-    assert p(run(5, **zero_shot, uses_seed=False)) == thrice
-    assert p(run(5, **zero_shot)) > thrice, "one training, whose spread nobody knows"
+    fixed = {"uses_seed": False}
+    thrice = p(*(run(5 + seed, **zero_shot, **fixed, seed=seed) for seed in range(3)))
+    assert p(run(5, **zero_shot, **fixed)) == thrice
+    assert thrice > 0
+    assert p(run(5, **zero_shot)) is None, "one training, whose spread nobody knows"
+
+
+def test_runs_that_do_not_depend_on_the_seed_count_once():
+    untrained = {"method": "zero_shot", "diversity": None, "accuracy_checkpoint": "untrained", "setting": "same", "accuracy": 0.5}
+
+    def counted(**kind) -> int:
+        (setting,) = settings([run(seed, seed=seed, **untrained, **kind) for seed in range(3)])
+        return len(setting.runs)
+
+    assert counted(uses_seed=False) == 1
+    assert counted(uses_seed=True) == 3
+    # Runs of older versions do not say it.
+    assert counted(student="flan_t5_base", precision="32-true") == 1
+    assert counted(student="teacher", precision=None) == 1
+    assert counted(student="flan_t5_base", precision="32-true", accuracy_single_sample=0.5) == 3, "sampled answers"
+    assert counted(student="tiny_gpt2") == 3, "random weights"
+    trained = [run(seed, seed=seed, setting="same", student="flan_t5_base", precision="32-true") for seed in range(3)]
+    assert len(settings(trained)[0].runs) == 3
+    copies = [run(3 * level + seed, seed=seed, varied={"teacher.error_rate": f"0.{level}"}, student="teacher", precision=None,
+                  **untrained | {"setting": f"s{level}", "accuracy": 0.5 + level / 100})
+              for level in range(3) for seed in range(3)]  # fmt: skip
+    (line,) = lines(settings(copies))
+    assert line.trend.over == "problems"
+    once = [one for one in copies if one["seed"] == 0]
+    assert line.trend.p == lines(settings(once))[0].trend.p
 
 
 def test_each_run_once_and_in_the_papers_order():
@@ -256,7 +287,7 @@ def test_what_differs_within_a_choice_is_told_beside_other_choices_and_what_does
 
 
 def test_the_papers_figures_stay_where_commands_differ(tmp_path):
-    kind = {"as_published": True, "subset": None, "task": "multiarith", "student": "flan_t5_small"}
+    kind = {"as_published": True, "subset": None, "task": "multiarith", "student": "flan_t5_small", "accuracy_best_epoch": 0.99}
     configured(tmp_path, 1, "teacher:\n  name: replay\n  temperature: 0.0\n", diversity=1, sampled=False, **kind)
     configured(tmp_path, 2, "teacher:\n  name: replay\n  temperature: 0.7\n", diversity=64, sampled=True, **kind)
     document = report([tmp_path])
@@ -300,11 +331,14 @@ def test_the_papers_curves_stand_behind_its_own_cells_only():
     def curves(axis: str, runs) -> list[list[tuple[float, float]]]:
         return [figures._curve(line) for line in lines(settings(runs)) if line.axis == axis]
 
-    kind = {"as_published": True, "sampled": True, "subset": None, "task": "multiarith", "student": "t5_base"}
+    kind = {"as_published": True, "sampled": True, "subset": None, "task": "multiarith", "student": "t5_base", "accuracy_best_epoch": 0.99}
     over_d = [run(number, diversity=d, **kind) for number, d in enumerate((1, 8, 64))]
     (curve,) = curves("diversity", over_d)
     assert len(curve) >= 3
     assert curve == sorted(curve)
+    (line,) = lines(settings(over_d))
+    assert figures._best_epochs(line) == [(1.0, 99.0), (8.0, 99.0), (64.0, 99.0)]
+    assert curves("diversity", [one | {"accuracy_best_epoch": None} for one in over_d]) == [[]], "best epochs beside best epochs only"
     assert curves("diversity", [one | {"method": "tailored"} for one in over_d]) == [[]]
     assert curves("diversity", [one | {"swept": ("trainer.lr",)} for one in over_d]) == [[]]
     assert curves("diversity", [one | {"as_published": False} for one in over_d]) == [[]]
@@ -448,7 +482,27 @@ def test_the_paper_is_held_against_best_epochs_where_they_were_measured():
             "subset": None, "n_test": 180, "accuracy": 0.1, "completions_asked": 0}  # fmt: skip
     table = text([run(1, **cell, accuracy_best_epoch=0.15, accuracy_checkpoint="last")], 140)
     assert all(part in table for part in ("15.00", "+0.00", "yes"))
-    assert "-5.00" in text([run(1, **cell)], 140)
+    unmeasured = text([run(1, **cell)], 140)
+    assert "15.00" not in unmeasured
+    assert "trainer.best_epoch=true" in unmeasured
+    remote = cell | {"student": "gpt3_ada", "method": "fine_tune", "accuracy": 0.1}
+    assert "+1.11" in text([run(1, **remote)], 140), "behind an API the paper had one evaluation too"
+    charts = json.dumps(
+        figures.accuracy_chart(settings([run(1, **cell, accuracy_best_epoch=0.2), run(2, **cell | {"task": "svamp"})])).spec
+    )
+    assert '"best epoch": 20.0' in charts
+    assert charts.count('"paper A": null') == 1
+
+
+def test_covered_allows_for_the_papers_own_sampling_error():
+    cell = {"task": "multiarith", "student": "gpt3_ada", "method": "fine_tune", "diversity": None, "as_published": True, "sampled": False,
+            "subset": None, "n_test": 180, "completions_asked": 0}  # fmt: skip
+    measured = run(1, **cell, accuracy=0.15)  # 27 of 180: its own interval ends at 10.5 %; published are 8.89 %
+    assert settings([measured])[0].accuracy.low > 0.0889
+    assert "yes" in text([measured], 140)
+    assert " no " in text([run(1, **cell, accuracy=0.2)], 140)
+    seeds = [run(number, **cell, setting="same", seed=number, accuracy=share) for number, share in enumerate((0.17, 0.2, 0.23))]
+    assert "yes" in text(seeds, 140), "trainings differ by 3 points, so does the paper's from another"
 
 
 def test_cost_knows_what_is_known_and_draws_it(tmp_path):
@@ -596,6 +650,102 @@ def test_the_answer_says_what_it_may():
     assert "all settings have 49.9 %." in seeds
     tied = said([run(1, accuracy=0.5), run(2, accuracy=0.5, diversity=1), run(3, accuracy=0.1, diversity=2)])
     assert "Fine-tune-CoT D=1, Fine-tune-CoT D=4 have 49.9 %" in tied
+
+
+def said_of(runs) -> str:
+    found = builder.analyse(settings(runs))
+    return builder.answer(found.settings, found.scaling, found.compared)
+
+
+def test_the_best_is_chosen_on_validation_problems_where_there_are_any():
+    history = [{"step": step, "validation_accuracy": 0.1} for step in range(20)]
+    rates = [run(number, varied={"trainer.lr": f"{number}e-3"}, accuracy=accuracy, validation_accuracy=validation, history=history)
+             for number, (accuracy, validation) in enumerate(((0.9, 0.5), (0.8, 0.7), (0.7, 0.6)), 1)]  # fmt: skip
+    said = said_of(rates)
+    assert "trainer.lr=2e-3 has the highest validation accuracy (best of 20 evaluations), 70.0 %" in said
+    assert "it answers 80.0 % (95 % interval" in said
+    assert "the next, Fine-tune-CoT D=4, trainer.lr=3e-3, has 70.1 %" in said
+    assert "highest accuracy" not in said
+    tied = said_of([one | {"validation_accuracy": 0.5} for one in rates])
+    assert "have the highest validation accuracy" in tied
+    assert "the next" not in tied
+    without = said_of([one | {"validation_accuracy": None} for one in rates])
+    assert "trainer.lr=1e-3 has the highest accuracy" in without
+    assert "chosen by this test accuracy, which is therefore optimistic" in without
+    assert "a maximum (best of 20 evaluations)" in " ".join(notes(settings(rates)))
+    many = [run(number, varied={"trainer.lr": f"{number}e-3", "x": f"{number}"}, accuracy=number / 10, validation_accuracy=1 - number / 10)
+            for number in range(1, 9)]  # fmt: skip
+    pairs = [{a["accuracy"], b["accuracy"]} for a, b, _ in comparisons(settings(many))]
+    assert {0.7, 0.8} not in pairs, "not the two highest of the test"
+
+
+def test_the_most_frequent_answer_stands_beside_guessing():
+    kind = {"random_guess": 0.5, "majority_answer": "yes", "majority_accuracy": 0.56}
+    assert "always answering 'yes', the most frequent answer of train, gives 56.0 %" in " ".join(notes(settings([run(1, **kind)])))
+    assert "most frequent answer of train gives 56.0 %, which the interval does not exclude" in said_of([run(1, accuracy=0.55, **kind)])
+    assert "most frequent" not in said_of([run(1, accuracy=0.9, **kind)])
+
+
+def test_what_one_training_cannot_say_is_said():
+    levels = [run(number, diversity=number, accuracy=0.2 * number) for number in (1, 2, 4)]
+    assert "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy rises" in said_of(
+        levels
+    )
+    twice = [
+        one | {"run_id": f"{one['run_id']}{seed}", "seed": seed, "setting": f"D{one['diversity']}"} for one in levels for seed in (0, 1)
+    ]
+    assert " Accuracy rises with rationales a problem (D)" in said_of(twice)
+    mixed = said_of(twice[1:])
+    assert "1 of 1 scaling lines mix single and repeated trainings: no test." in mixed
+    assert "No test in 2 of 3 comparisons: one training on one side" in mixed
+    (line,) = lines(settings(twice[1:]))
+    assert (line.trend.p, line.trend.over) == (None, "none")
+    assert "no test" in str(builder.trend_table([line]).rows)
+
+
+def a_round(number: int, right: set[int]) -> dict:
+    return {
+        "round": number, "accuracy": len(right) / 100, "answers": {index: index in right for index in range(100)},
+        "validation_accuracy": 0.5, "failed_problems": 1, "pass_rate": 0.5, "mistakes": 1, "completions_asked": 1, "completions_kept": 1,
+        "n_reasoning_samples": 1, "reflection_share": None, "teacher_usage": {"usd": 0.0}, "seconds": {},
+    }  # fmt: skip
+
+
+def test_gains_of_rounds_are_paired_by_run_and_corrected_over_settings():
+    def tailored(name: str, gained: int) -> list[dict]:
+        kind = {"method": "tailored", "setting": name, "varied": {"x": name}, "best_round": 2, "rounds_ended": "rounds"}
+        starts = enumerate((20, 40, 60))
+        rounds = [(seed, [a_round(1, set(range(start))), a_round(2, set(range(start + gained + seed)))]) for seed, start in starts]
+        return [run(100 * ord(name) + seed, seed=seed, rounds=held, **kind) for seed, held in rounds]
+
+    def gains(*members) -> list[str]:
+        return [
+            note
+            for table in rounds_tables(settings([one for runs in members for one in runs]))
+            for note in table.notes
+            if "against the first" in note
+        ]
+
+    (alone,) = gains(tailored("a", 1))
+    assert "+2.00 points" in alone
+    assert "Holm" not in alone
+    both = gains(tailored("a", 1), tailored("b", 1))
+    assert all("after Holm's correction over the settings" in note for note in both)
+    p, corrected = (float(note.partition("p = ")[2].split()[0]) for note in (alone, both[0]))
+    assert p < 0.05
+    assert corrected == pytest.approx(2 * p, rel=0.1)
+
+
+def test_templates_of_test_problems_are_the_units():
+    by_tens = {index: f"t{index // 40}" for index in range(405)}
+    plain, grouped = (settings([run(1, test_templates=names, accuracy=0.5)])[0] for names in ({}, by_tens))
+    assert grouped.accuracy.high - grouped.accuracy.low > 2 * (plain.accuracy.high - plain.accuracy.low)
+    assert "clustered by template" in " ".join(notes([grouped]))
+    few = settings([run(1, test_templates={index: f"t{index % 9}" for index in range(405)})])
+    assert few[0].accuracy == settings([run(1)])[0].accuracy
+    assert "fewer than 10" in " ".join(notes(few))
+    pair = comparisons(settings([run(n, test_templates=by_tens, diversity=n, accuracy=0.4 + 0.1 * n) for n in (1, 2)]))
+    assert pair[0][2].p > 0.05, "one template of ten decides it"
 
 
 def test_tables_in_every_form_show_what_they_hold():

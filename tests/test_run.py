@@ -21,6 +21,7 @@ from fcot.checks import to_config
 from fcot.config import register_schemas
 from fcot.errors import FcotError
 from fcot.pipeline import execute
+from fcot.reporting.finished import load
 from fcot.runs import resolve
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -77,6 +78,12 @@ def test_a_run_leaves_its_contract(default_run):
     split = json.loads((folder / "split.json").read_text())
     assert split["questions_sha256"] == metrics["questions_sha256"]
     assert not set(split["train"]) & set(split["test"])
+    assert split["test_templates"] == {str(index): run.problems[index].template_id for index in run.split.test}
+    assert load(folder / "metrics.json")[0]["test_templates"] == {index: run.problems[index].template_id for index in run.split.test}
+    golds = [run.problems[index].answer for index in run.split.train + run.split.validation]
+    assert golds.count(metrics["majority_answer"]) == max(map(golds.count, golds))
+    right = [run.problems[index].answer == metrics["majority_answer"] for index in run.split.test]
+    assert metrics["majority_accuracy"] == sum(right) / len(right)
 
 
 def test_the_trained_student_loads_in_transformers(default_run):

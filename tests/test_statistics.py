@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
-from fcot.evaluation.statistics import compare, estimate, holm, independence, trend, wilson_interval
+from fcot.evaluation.statistics import (
+    against_published,
+    compare,
+    detectable,
+    estimate,
+    gain,
+    holm,
+    independence,
+    trend,
+    wilson_interval,
+)
 
 
 def answers(*counts: int, n: int = 100) -> np.ndarray:
@@ -32,7 +42,7 @@ def test_seeds_widen_the_interval_that_problems_alone_would_give():
 @pytest.mark.parametrize("right", [0, 100])
 def test_all_or_nothing_still_has_an_interval(right):
     found = estimate(answers(right, right))
-    assert (found.low, found.high) == wilson_interval(right, 100)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(right, 100))
 
 
 def test_few_right_answers_leave_no_less_room_than_none():
@@ -117,10 +127,6 @@ def test_several_seeds_are_not_mistaken_for_several_students(noise):
     for _ in range(200):
         found += compare(side(), side(), range(n)).p < 0.05
     assert found <= 20  # 5 % of 200, and three standard deviations
-    one, other = side()[:1], side()
-    assert 0 < compare(one, other, range(n)).p <= 1
-    assert compare(np.zeros((3, n)), np.ones((3, n)), range(n)).p == 0
-    assert trend([np.ones((1, 1)), np.zeros((1, 1))]).p == 1
 
 
 def test_paired_intervals_use_the_pairing():
@@ -131,6 +137,128 @@ def test_paired_intervals_use_the_pairing():
     second[0, np.flatnonzero(first[0] == 0)[:5]] = 1.0
     found, own = compare(first, second, range(200)), estimate(first)
     assert found.high - found.low < (own.high - own.low) / 2
+
+
+def test_one_training_against_several_is_no_test_unless_the_seed_changes_nothing():
+    one, several = answers(50), answers(60, 62, 64)
+    untested = compare(one, several, range(100))
+    assert (untested.p, untested.low, untested.high) == (None, None, None)
+    assert untested.difference == pytest.approx(0.12)
+    assert compare(several, one, range(100)).p is None
+    fixed = compare(one, several, range(100), fixed=(True, False))
+    assert fixed.p is not None
+    assert fixed.p < compare(one[:, ::-1].repeat(2, axis=0), several, range(100)).p
+    assert (trend([one, several, several]).p, trend([one, several, several]).over) == (None, "none")
+    assert trend([one, several, several], fixed=[True, False, False]).over == "runs"
+
+
+def test_gains_are_paired_by_run():
+    rng = np.random.default_rng(8)
+    hard = rng.random(200)
+    skills = np.array([[0.2], [0.5], [0.8]])
+    first = (hard < skills).astype(float)
+    later = (hard < skills + 0.1).astype(float)
+    paired, unpaired = gain(first, later, range(200)), compare(first, later, range(200))
+    assert paired.difference == pytest.approx(unpaired.difference)
+    assert paired.p < 0.01 < unpaired.p, "runs differ more than their gains"
+    assert paired.low > 0 > unpaired.low
+    assert gain(first[:1], later[:1], range(200)) == compare(first[:1], later[:1], range(200))
+
+
+def test_a_published_accuracy_has_its_own_error():
+    one, three = estimate(answers(50)), estimate(answers(48, 50, 52))
+    low, high = against_published(one, 1, 0.5, 100)
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.01), "two equal errors"
+    assert against_published(three, 3, 0.5, 100)[1] > (three.high - three.low) / 2, "one more training"
+    assert against_published(one, 1, 0.0, 100)[0] > 0.3
+
+
+def test_what_can_be_detected_falls_with_problems_and_seeds():
+    assert detectable(111, 3) > detectable(405, 3) > detectable(1319, 3)
+    assert detectable(405, 3) > detectable(405, 5)
+    assert detectable(405, 3, spread=0.08) > detectable(405, 3)
+    assert 0.05 < detectable(405, 3) < 0.15
+
+
+def test_no_p_value_is_zero():
+    for seeds, n in ((3, 3), (2, 1), (1, 3), (3, 400), (1, 1300), (3, 1300)):
+        nothing, all_of_it = np.zeros((seeds, n)), np.ones((seeds, n))
+        found = compare(nothing, all_of_it, range(n))
+        assert 0 < found.p <= 1
+        assert found.p == pytest.approx(max(2.0 ** (1 - n), 1e-100)), "all problems agree: as exact with several seeds as with one"
+        assert (found.low <= 0 <= found.high) == (found.p >= 0.05)
+        assert 0 < trend([nothing, nothing, all_of_it]).p <= 1
+    assert trend([np.ones((1, 1)), np.zeros((1, 1))]).p == 1
+    right = np.array([[1.0] * 400] * 3)
+    wrong = 1 - right
+    wrong[0, 0] = 1.0
+    assert 0 < compare(wrong, right, range(400)).p < 1e-50
+
+
+def clustered(rng, n_groups: int, size: int, shift: float = 0.0) -> np.ndarray:
+    """One training whose problems of a template are nearly alike."""
+    level = rng.normal(shift, 1.5, n_groups).repeat(size)
+    return (rng.normal(0, 1, (1, n_groups * size)) < level).astype(float)
+
+
+def test_templates_widen_intervals_where_their_problems_are_alike():
+    rng = np.random.default_rng(2)
+    templates = [str(number // 9) for number in range(108)]
+    one = clustered(rng, 12, 9)
+    plain, by_template = estimate(one), estimate(one, templates)
+    assert by_template.mean == plain.mean
+    assert by_template.high - by_template.low > 1.3 * (plain.high - plain.low)
+    alone = [str(number) for number in range(108)]
+    assert estimate(one, alone) == plain
+    several = np.concatenate([one, clustered(rng, 12, 9)])
+    assert estimate(several, alone) == estimate(several)
+    assert estimate(np.ones((1, 9)), ["same"] * 9).low < 0.3, "one template is one observation"
+
+
+def test_clustered_tests_keep_their_level():
+    """Two equally good students whose answers go by template: McNemar's test alone would reject 15 % (12 templates of 9)."""
+    rng = np.random.default_rng(4)
+    templates = [str(number // 9) for number in range(108)]
+    plain = clustered_found = steps = 0
+    for _ in range(300):
+        first, second, third = (clustered(rng, 12, 9) for _ in range(3))
+        plain += compare(first, second, range(108)).p < 0.05
+        found = compare(first, second, range(108), templates)
+        assert (found.low <= 0 <= found.high) == (found.p >= 0.05)
+        clustered_found += found.p < 0.05
+        steps += _ < 60 and trend([first, second, third], templates).p < 0.05
+    assert plain > 60
+    assert clustered_found <= 26  # 5 % of 300, and three standard deviations
+    assert steps <= 9
+
+
+def test_sign_flips_of_single_problems_are_mcnemars_test():
+    alone = [str(number) for number in range(50)]
+    for repaired, broken in ((0, 0), (3, 0), (7, 2), (12, 12)):
+        first, second = pair(repaired, broken, 50)
+        p = min(1.0, 2 * binom.cdf(min(repaired, broken), repaired + broken, 0.5))
+        assert compare(first, second, range(50)).p == compare(first, second, range(50), alone).p == pytest.approx(p)
+
+
+def test_the_interval_ends_at_zero_where_p_is_five_percent():
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        first, second = ((rng.random((3, 80)) < level).astype(float) for level in (0.4, 0.55))
+        found = compare(first, second, range(80))
+        assert (found.low <= 0 <= found.high) == (found.p >= 0.05)
+
+
+@pytest.mark.parametrize(("accuracy", "sd", "n"), [(0.2, 0.0, 111), (0.5, 0.03, 405), (0.8, 0.08, 111), (0.35, 0.05, 1319)])
+def test_three_seeds_intervals_cover_what_they_promise(accuracy, sd, n):
+    """The mean over trainings and problems, in at least 92 % of 300 draws (and three standard deviations fewer)."""
+    rng, covered = np.random.default_rng(7), 0
+    for _ in range(300):
+        runs = np.clip(rng.normal(accuracy, sd, 3), 0.001, 0.999)
+        latent = np.sqrt(0.65) * rng.normal(size=n) + np.sqrt(0.35) * rng.normal(size=(3, n))
+        found = estimate((latent < norm.ppf(runs)[:, None]).astype(float))
+        covered += found.low <= accuracy <= found.high
+    assert covered >= 300 * 0.92 - 3 * np.sqrt(300 * 0.92 * 0.08)
 
 
 @pytest.mark.parametrize(("levels", "direction"), [((0.2, 0.4, 0.6), 1), ((0.6, 0.4, 0.2), -1)])
@@ -154,6 +282,7 @@ def test_no_trend_is_seldom_found_where_there_is_none():
 def test_holm_is_its_definition():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+    assert holm([0.01, None, 0.03]) == [pytest.approx(0.02), None, pytest.approx(0.03)]
 
 
 def test_common_failures_are_held_against_chance():

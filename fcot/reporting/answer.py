@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fcot.evaluation.statistics import Comparison, holm
+from fcot.reporting.numbers import equal_to, signed, signed_interval
+from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
-from fcot.reporting.tables import Compared, signed
+from fcot.reporting.tables import Compared
 
-Pairs = Mapping[tuple[str, str], tuple[Comparison, float]]  # by run ids of settings: the comparison, and p after Holm's correction
+Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]  # by run ids of settings: the comparison, and p after Holm's correction
 _SIGNIFICANT = 0.05
 _HOLM = " after Holm's correction"
+_THESE = "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy"
+_CHOSEN_BY_IT = "chosen by this test accuracy, which is therefore optimistic"
 _TOLD_LINES = 4
+_MOST_EQUAL = 3  # settings with one validation accuracy, whose test accuracies are told
 _TOLD_GROUPS = 4  # tasks and students of which it speaks
 
 
 def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Sequence[Compared]) -> str:
-    """What was run and what came out: the highest setting of each task and student against the next, what rises and falls."""
+    """What was run and what came out: the best setting of each task and student against the next, what rises and falls."""
     n_runs = sum(len(setting.runs) for setting in settings)
     told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
     groups: dict[tuple[str, str, str], list[Setting]] = {}  # on other questions accuracies are of another task
@@ -29,10 +34,7 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     if len(groups) > _TOLD_GROUPS:
         told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
     if len(compared) > 1:
-        n = sum(p < _SIGNIFICANT for _, p in pairs.values())
-        told.append(
-            f"{n or 'None'} of {len(compared)} comparisons on the same problems {'is' if n == 1 else 'are'} significant (p < 0.05{_HOLM})."
-        )
+        told += _significant([p for _, p in pairs.values()])
     told += _trends(scaling)
     trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
     once = sum(len(setting.runs) == 1 for setting in trained)
@@ -43,26 +45,71 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     return " ".join(told)
 
 
+def _significant(p_values: Sequence[float | None]) -> Iterator[str]:
+    """How many comparisons are, and how many have no test."""
+    tested = [p for p in p_values if p is not None]
+    if tested:
+        n = sum(p < _SIGNIFICANT for p in tested)
+        which = f"{n or 'None'} of {len(tested)} comparisons on the same problems {'is' if n == 1 else 'are'}"
+        yield f"{which} significant (p < 0.05{_HOLM})."
+    if untested := len(p_values) - len(tested):
+        yield f"No test in {untested} of {len(p_values)} comparisons: one training on one side, several on the other."
+
+
 def _highest(group: Sequence[Setting], settings: Sequence[Setting], pairs: Pairs) -> str:
-    """The highest accuracy of a task and student, whether guessing explains it, and how it stands against the next."""
-    ranked = sorted(group, key=lambda setting: -setting.accuracy.mean)
-    first, accuracy = ranked[0], ranked[0].accuracy
-    who, names = f"{first['task']}, {first['student']}", [label(setting, settings) for setting in ranked]
-    interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(first.problems)})"
-    guess = first["random_guess"] or 0.0
-    told = "which the interval does not exclude" if accuracy.low <= guess <= accuracy.high else "which is more"
-    guessed = f"; guessing gives {100 * guess:.1f} %, {told}" if guess and accuracy.low <= guess else ""
-    equal = [setting.accuracy for setting in ranked if setting.accuracy.mean == accuracy.mean]
-    if len({(one.low, one.high) for one in equal}) > 1:
-        interval = ""  # of several trainings another one than of one
-    figure = f"{100 * accuracy.mean:.1f} %{interval}"
+    """The best setting of a task and student, whether guessing explains it, and how it stands against the next."""
+    who = f"{group[0]['task']}, {group[0]['student']}"
     if len(group) == 1:
-        return f"{who}: {names[0]} answers {figure} of the test problems{guessed}."
+        figure, guessed = _figure(group), _guessed(group[0])
+        return f"{who}: {label(group[0], settings)} answers {figure} of the test problems{guessed}."
+    ranking = rank(group)
+    ranked = ranking.settings
+    names = [label(setting, settings) for setting in ranked]
+    equal = [setting for setting in ranked if ranking.score(setting) == ranking.score(ranked[0])]
+    if ranking.by_validation:
+        best = f"{who}: {_listed_best(names, equal)} the highest validation accuracy{_of_evaluations(ranked[0])}, "
+        best += f"{100 * ranking.score(ranked[0]):.1f} %, which chooses among trained settings"
+        told = [f"{name} answers {_figure([setting])} of the test problems" for name, setting in zip(names, equal, strict=False)]
+        if len(equal) > 1:
+            return f"{best}; {'; '.join(told[:_MOST_EQUAL])}."
+        return f"{best}; it answers {_figure(equal)} of the test problems{_guessed(equal[0])}; {_next(ranked, names, pairs)}."
+    figure, guessed = _figure(equal), _guessed(equal[0])
+    if len(equal) == len(group):
+        return f"{who}: all settings have {figure}{guessed}."
     if len(equal) > 1:
-        which = "all settings" if len(equal) == len(group) else listed(names[: len(equal)])
-        return f"{who}: {which} have {figure}{', the highest accuracy' if len(equal) < len(group) else ''}{guessed}."
-    against = f"the next, {names[1]}, has {100 * ranked[1].accuracy.mean:.1f} %{_against(first, ranked[1], pairs)}"
-    return f"{who}: {names[0]} has the highest accuracy, {figure}{guessed}; {against}."
+        return f"{who}: {listed(names[: len(equal)])} have {figure}, the highest accuracy{guessed}; {_CHOSEN_BY_IT}."
+    return f"{who}: {names[0]} has the highest accuracy, {figure}{guessed}; {_next(ranked, names, pairs)}; {_CHOSEN_BY_IT}."
+
+
+def _listed_best(names: Sequence[str], equal: Sequence[Setting]) -> str:
+    return f"{listed(names[: len(equal)])} {'has' if len(equal) == 1 else 'have'}"
+
+
+def _of_evaluations(setting: Setting) -> str:
+    times = evaluations(setting, "validation_accuracy")
+    return f" ({times})" if times else ""
+
+
+def _next(ranked: Sequence[Setting], names: Sequence[str], pairs: Pairs) -> str:
+    return f"the next, {names[1]}, has {100 * ranked[1].accuracy.mean:.1f} %{_against(ranked[0], ranked[1], pairs)}"
+
+
+def _figure(equal: Sequence[Setting]) -> str:
+    """The accuracy that some settings share, with its interval where they share that too: of several trainings another one than of one."""
+    accuracy = equal[0].accuracy
+    interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(equal[0].problems)})"
+    alike = len({(setting.accuracy.low, setting.accuracy.high) for setting in equal}) == 1
+    return f"{100 * accuracy.mean:.1f} %{interval if alike else ''}"
+
+
+def _guessed(setting: Setting) -> str:
+    """Whether guessing, or always giving train's most frequent answer, explains an accuracy; empty where both are below its interval."""
+    accuracy, guess, majority = setting.accuracy, setting["random_guess"] or 0.0, setting["majority_accuracy"] or 0.0
+    baseline, does = (majority, "always giving the most frequent answer of train gives") if majority > guess else (guess, "guessing gives")
+    if not baseline or accuracy.low > baseline:
+        return ""
+    told = "which the interval does not exclude" if baseline <= accuracy.high else "which is more"
+    return f"; {does} {100 * baseline:.1f} %, {told}"
 
 
 def _against(first: Setting, second: Setting, pairs: Pairs) -> str:
@@ -72,20 +119,27 @@ def _against(first: Setting, second: Setting, pairs: Pairs) -> str:
     if found is None:
         return ""
     result, p = found
+    points = f": a difference of {signed(sign * result.difference)} points"
+    if p is None or result.low is None or result.high is None:
+        return f"{points} (one training against several: no test)"
     low, high = sorted((sign * result.low, sign * result.high))
-    held = f"p = {p:.2g}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
-    return f": a difference of {signed(sign * result.difference)} points ({signed(low)} to {signed(high)}, {held})"
+    held = f"{equal_to(p)}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
+    return f"{points} ({signed_interval(low, high)}, {held})"
 
 
 def _trends(scaling: Sequence[Line]) -> Iterator[str]:
     """Along which axes accuracy moves, beyond chance."""
     adjusted = holm([line.trend.p for line in scaling])
-    held = [line for line, p in zip(scaling, adjusted, strict=True) if p < _SIGNIFICANT and line.trend.direction]
+    held = [line for line, p in zip(scaling, adjusted, strict=True) if p is not None and p < _SIGNIFICANT and line.trend.direction]
     for line in held[:_TOLD_LINES]:
-        yield f"Accuracy {'rises' if line.trend.direction > 0 else 'falls'} with {AXES.get(line.axis, line.axis)} ({line.label})."
+        moves = "rises" if line.trend.direction > 0 else "falls"
+        who = "Accuracy" if line.trend.over == "runs" or all(setting.fixed for _, setting in line.points) else _THESE
+        yield f"{who} {moves} with {AXES.get(line.axis, line.axis)} ({line.label})."
     if len(held) > _TOLD_LINES:
         yield f"So it is with {len(held) - _TOLD_LINES} more lines of the scaling table."
-    if n := len(scaling) - len(held):
+    if untested := sum(line.trend.p is None for line in scaling):
+        yield f"{untested} of {len(scaling)} scaling lines mix single and repeated trainings: no test."
+    if n := len(scaling) - len(held) - untested:
         yield f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no significant trend."
 
 

@@ -66,15 +66,18 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
     interval = f"{_percent(metrics['accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
     chosen = metrics["validation_accuracy"]
     held_out = f"{metrics['n_validation_problems']:,} validation problems"
-    checkpoint = "the last" if chosen is None else f"the best on {held_out} ({_percent(chosen)})"
+    times = _evaluations(metrics, "validation_accuracy")
+    checkpoint = "the last" if chosen is None else f"the best on {held_out} ({_percent(chosen)}{times})"
     facts = [
         f"| accuracy on {metrics['n_test']:,} test problems | {interval} |",
         f"| random guess | {_percent(metrics['random_guess'])} |",
+        *_majority(metrics),
         f"| checkpoint | {checkpoint} |",
         f"| seed, optimizer steps | {metrics['seed']}, {metrics['n_steps'] or 'unknown'} |",
     ]
     if best is not None:
-        facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic) | {_percent(best)} |")
+        times = _evaluations(metrics, "test_accuracy")
+        facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic{times}) | {_percent(best)} |")
     data = f"{metrics['n_train_problems']:,} train problems of {metrics['task']} (split mode {metrics['split_mode']})"
     if teacher is not None:
         rounds = metrics.get("rounds") or []
@@ -96,6 +99,17 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
             "## Use", "", use, "", "## Configuration", "", "```yaml", config_text.strip(), "```", "",
         ]
     )  # fmt: skip
+
+
+def _majority(metrics: Mapping[str, Any]) -> list[str]:
+    share = metrics.get("majority_accuracy")
+    return [] if share is None else [f"| always the most frequent answer of train ({metrics['majority_answer']}) | {_percent(share)} |"]
+
+
+def _evaluations(metrics: Mapping[str, Any], name: str) -> str:
+    """Of how many evaluations an accuracy is the maximum."""
+    n = sum(entry.get(name) is not None for entry in metrics.get("history") or ())
+    return f"; best of {n} evaluations" if n > 1 else ""
 
 
 def _percent(share: float | None) -> str:

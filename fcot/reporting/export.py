@@ -77,11 +77,12 @@ def _data(settings: Sequence[Setting]) -> str:
 
 
 def _row(setting: Setting) -> dict[str, Any]:
-    accuracy, cell = setting.accuracy, find(setting.runs[0])
+    accuracy, cell, best = setting.accuracy, find(setting.runs[0]), setting.best_epoch
     return {
         "task": setting["task"], "student": setting["student"], "method": setting["method"], "diversity": setting["diversity"],
         "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "sd": accuracy.spread, "seeds": len(setting.runs),
-        "n": len(setting.problems), "paper_a": cell.percent / 100 if cell else None,
+        "n": len(setting.problems), "best_epoch": best.mean if best else None,
+        "paper_a": cell.percent / 100 if cell else None, "paper_a_is_best_epoch": cell.best_epoch if cell else None,
         **{name: setting.mean(name) for name in ("validation_accuracy", "completions_asked", "completions_kept", "n_train_problems")},
         "runs": " ".join(run["run_id"] for run in setting.runs), **setting.varied,
     }  # fmt: skip

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fcot.evaluation.errors import MARKS
 from fcot.evaluation.statistics import holm, independence
 from fcot.prompts.student import METHODS
+from fcot.reporting.numbers import p_value
 from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
 
@@ -58,8 +59,8 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
         chance = sides[0].mean() * sides[1].mean() * len(problems)
         rows.append((teacher.title, named(student, settings), f"{int((sides[0] & sides[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
         p_values.append(p)
-    for row, p in zip(rows, holm(p_values), strict=True):
-        table.add_row(*row, f"{p:.2g}")
+    for row, corrected in zip(rows, holm(p_values), strict=True):
+        table.add_row(*row, p_value(corrected))
     return table
 
 

@@ -13,7 +13,7 @@ from fcot.errors import FcotError
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
-from fcot.reporting.published import Published, find, published
+from fcot.reporting.published import Published, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
@@ -39,21 +39,25 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
     charts = [_bars(group).properties(title=f"{task}, {student}, {_sizes(group)}") for (task, student), group in panels.items()]
-    paper = "; diamonds: paper A" if any(_published(setting) is not None for setting in settings) else ""
+    cells = [setting.published[0] for setting in settings if setting.published is not None]
+    paper = "; diamonds: paper A" if cells else ""
+    paper += " (its best epochs beside our best epochs, hollow)" if any(cell.best_epoch for cell in cells) else ""
     return _made("accuracy", f"test accuracy, %, with 95 % intervals{paper}", _stacked(charts, 1))
 
 
 def _bars(group: Sequence[Setting]) -> Any:
     names = [label(setting, group) for setting in group]
-    rows = [_measured(setting) | {"setting": name, "paper A": _published(setting)} for setting, name in zip(group, names, strict=True)]
+    rows = [_measured(setting) | _paper(setting) | {"setting": name} for setting, name in zip(group, names, strict=True)]
     base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None))
     colour = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
-    tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "paper A:Q"]
+    tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "best epoch:Q", "paper A:Q"]
     bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=colour, tooltip=tooltip)
     layers = [bars, base.mark_rule().encode(x="low:Q", x2="high:Q")]
     layers.append(base.mark_text(align="left", dx=5).encode(x="high:Q", text=alt.Text("accuracy:Q", format=".1f")))
     if any(row["paper A"] is not None for row in rows):
         layers.append(base.mark_point(shape="diamond", filled=True, size=60, color=_PAPER, opacity=1).encode(x="paper A:Q"))
+    if any(row["best epoch"] is not None for row in rows):
+        layers.append(base.mark_point(shape="diamond", filled=False, size=60, color=_PAPER, opacity=1).encode(x="best epoch:Q"))
     return alt.layer(*layers).properties(width=_WIDTH, height=alt.Step(26))
 
 
@@ -64,15 +68,17 @@ def scaling_chart(lines: Sequence[Line]) -> Chart:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
     charts = [_along(axis, task, group) for (axis, task), group in panels.items()]
     paper = "; dashed: paper A" if any(map(_curve, lines)) else ""
+    paper += " (its best epochs; dotted: our best epochs)" if any(map(_best_epochs, lines)) else ""
     return _made("scaling", f"test accuracy along each axis, with 95 % intervals{paper}", _stacked(charts, 2))
 
 
 def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
-    rows, paper = [], []
+    rows, paper, best = [], [], []
     for line in group:
         name = line.label.removeprefix(f"{task}, ")
         rows += [_measured(setting) | {"line": name, "place": place} for place, setting in line.points]
         paper += [{"line": name, "place": place, "accuracy": percent} for place, percent in _curve(line)]
+        best += [{"line": name, "place": place, "accuracy": percent} for place, percent in _best_epochs(line)]
     places = sorted({row["place"] for row in (*rows, *paper)})
     powers = places[0] > 0 and places[-1] >= 8 * places[0]
     scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
@@ -80,7 +86,7 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     names = list(dict.fromkeys(row["line"] for row in rows))
     colour, shape = _told_apart("line", names, "shape", legend=len(names) > 1)
     base = alt.Chart(_data(rows)).encode(x=x, color=colour)
-    y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [one["accuracy"] for one in paper]))
+    y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [one["accuracy"] for one in (*paper, *best)]))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
     layers = [
         base.mark_line().encode(y=y),
@@ -89,6 +95,8 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     ]
     if paper:
         layers.insert(0, alt.Chart(_data(paper)).mark_line(strokeDash=[5, 4], opacity=0.6).encode(x=x, y=y, color=colour))
+    if best:
+        layers.insert(0, alt.Chart(_data(best)).mark_line(strokeDash=[1, 3], opacity=0.8).encode(x=x, y=y, color=colour))
     n = _sizes([setting for line in group for _, setting in line.points])
     return alt.layer(*layers).properties(width=0.75 * _WIDTH, height=260, title=f"{task}, {n}")
 
@@ -100,7 +108,7 @@ def cost_chart(costs: Sequence[Cost]) -> Chart:
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
-    return _made("cost", "test accuracy by what it cost; line and words: Pareto front", _stacked(charts, 1))
+    return _made("cost", "test accuracy by what it cost; line and words: Pareto front of these test accuracies", _stacked(charts, 1))
 
 
 def _cost(costs: Sequence[Cost], task: str) -> Any:
@@ -243,9 +251,12 @@ def _measured(setting: Setting) -> Row:
     }  # fmt: skip
 
 
-def _published(setting: Setting) -> float | None:
-    cell = find(setting.runs[0])
-    return cell.percent if cell else None
+def _paper(setting: Setting) -> Row:
+    """The published figure and, where that is a best epoch, ours."""
+    if setting.published is None:
+        return {"paper A": None, "best epoch": None}
+    cell, measured = setting.published
+    return {"paper A": cell.percent, "best epoch": 100 * measured.mean if cell.best_epoch else None}
 
 
 def _room(percents: Iterable[float]) -> float:
@@ -274,13 +285,18 @@ def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test a
 
 def _curve(line: Line) -> list[tuple[float, float]]:
     """Paper A's values along a line: of each measured point; along D and train problems of those too that were not measured."""
-    cells = [(place, find(setting.runs[0])) for place, setting in line.points]
-    curve = {place: cell.percent for place, cell in cells if cell}
+    curve = {place: setting.published[0].percent for place, setting in line.points if setting.published is not None}
     if curve and line.axis == "diversity" and line.points[0][1]["subset"] is None:
         curve |= _figure(line, "figure9", lambda one: one.diversity or 1)
     if curve and line.axis == "split_mode.subset":
         curve |= _figure(line, "figure4", lambda one: one.subset or 0)
     return sorted(curve.items())
+
+
+def _best_epochs(line: Line) -> list[tuple[float, float]]:
+    """Our best epochs along a line, where those are what the paper's curve shows."""
+    cells = [(place, setting.published) for place, setting in line.points]
+    return sorted((place, 100 * known[1].mean) for place, known in cells if known is not None and known[0].best_epoch)
 
 
 def _figure(line: Line, source: str, place: Callable[[Published], int]) -> dict[float, float]:

@@ -41,7 +41,7 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
                 raise ValueError(f"correct: {row['correct']!r}")
             answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
     with readable(path):
-        metrics = read_json(path) | {"varied": dict(varied or {}), "swept": tuple(varied or ())}
+        metrics = read_json(path) | {"varied": dict(varied or {}), "swept": tuple(varied or ()), "test_templates": _test_templates(path)}
         if lacking := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"it has no {', '.join(lacking)}")
         if len(answers) != metrics["n_test"]:
@@ -51,6 +51,13 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
             if of_round.exists():  # a round's files may be deleted
                 held["answers"] = {row["sample_index"]: bool(row["correct"]) for row in read_jsonl(of_round)}
     return metrics, answers, lengths
+
+
+def _test_templates(path: Path) -> dict[int, str]:
+    """Of the test problems, the template where it is known; empty in older runs, which did not keep it."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return {int(index): str(name) for index, name in read_json(path.with_name("split.json")).get("test_templates", {}).items()}
+    return {}
 
 
 @contextlib.contextmanager

@@ -10,6 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fcot.prompts.student import METHODS
+
+_ONE_EVALUATION = ("gpt3_", "teacher")  # behind an API: only the last weights could be evaluated
 FILE = Path(__file__).with_name("paper_a.yaml")
 
 
@@ -33,6 +36,11 @@ class Published:
     sampled: bool
     subset: int | None
     percent: float
+
+    @property
+    def best_epoch(self) -> bool:
+        """Whether it is the best test accuracy of 20 epochs, as paper A reports fine-tuned open students; else it is one evaluation's."""
+        return METHODS[self.method].trains and not self.student.startswith(_ONE_EVALUATION)
 
 
 @cache

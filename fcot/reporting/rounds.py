@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Answers, compare, estimate
+from fcot.evaluation.statistics import Answers, Comparison, estimate, gain, holm
+from fcot.reporting.numbers import equal_to, signed, signed_interval
 from fcot.reporting.settings import Metrics, Setting, named
 from fcot.reporting.table import Table
 
@@ -30,26 +31,28 @@ _COLUMNS = (
 
 def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
     """One for each setting that has rounds: means over its runs, test accuracy with its interval, the kept round against the first."""
-    for setting in settings:
-        if not (runs := [run for run in setting.runs if run.get("rounds")]):
-            continue
+    held_by = [(setting, runs) for setting in settings if (runs := [run for run in setting.runs if run.get("rounds")])]
+    gains = [_gain(setting, runs) for setting, runs in held_by]
+    corrected = holm([found.p if found else None for found in gains])
+    several = " after Holm's correction over the settings" if sum(found is not None for found in gains) > 1 else ""
+    for (setting, runs), found, p in zip(held_by, gains, corrected, strict=True):
         rounds = [run["rounds"] for run in runs]
         table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS, always=("test %", "95 % CI"))
         for number in range(max(map(len, rounds))):
             held = [one[number] for one in rounds if len(one) > number]
-            table.add_row(*_cells(held))
-        table.notes = [_EXPLAINED, *map(_told, runs), *_gain(runs)]
+            table.add_row(*_cells(setting, held))
+        table.notes = [_EXPLAINED, *map(_told, runs), *_gained(found, p, several)]
         yield table
 
 
-def _cells(held: Sequence[Metrics]) -> list[str]:
+def _cells(setting: Setting, held: Sequence[Metrics]) -> list[str]:
     """A row: one round of several runs."""
 
     def mean(value: Callable[[Metrics], Any], form: str) -> str:
         known = [found for one in held if (found := value(one)) is not None]
         return form.format(sum(known) / len(known)) if known else "-"
 
-    accuracy = estimate(np.concatenate([_answers([one]) for one in held])) if _same(held) else None
+    accuracy = estimate(_answers(held), setting.templates(sorted(held[0]["answers"]))) if _same(held) else None
     return [
         str(held[0]["round"]),
         mean(lambda one: 100 * one["accuracy"], "{:.2f}"),
@@ -84,14 +87,20 @@ def _told(run: Metrics) -> str:
     return f"seed {run['seed']}: the student of round {run['best_round']} is kept; ended: {ENDED[run['rounds_ended']]}{left}"
 
 
-def _gain(runs: Sequence[Metrics]) -> list[str]:
-    """The kept rounds against the first ones, where there are others."""
+def _gain(setting: Setting, runs: Sequence[Metrics]) -> Comparison | None:
+    """The kept rounds against the first ones, run by run, where there are others."""
     first = [run["rounds"][0] for run in runs]
     kept = [run["rounds"][run["best_round"] - 1] for run in runs]
     if all(run["best_round"] == 1 for run in runs) or not _same([*first, *kept]):
+        return None
+    problems = sorted(kept[0]["answers"])
+    return gain(_answers(first), _answers(kept), problems, setting.templates(problems))
+
+
+def _gained(found: Comparison | None, p: float | None, corrected: str) -> list[str]:
+    if found is None or p is None:
         return []
-    found = compare(_answers(first), _answers(kept), sorted(kept[0]["answers"]))
     return [
-        f"the kept round against the first, which had fewer steps and samples: {100 * found.difference:+.2f} points "
-        f"(95 % CI {100 * found.low:+.1f} to {100 * found.high:+.1f}), p = {found.p:.2g}"
+        f"the kept round against the first, which had fewer steps and samples: {signed(found.difference, 2)} points "
+        f"(95 % CI {signed_interval(found.low, found.high)}), {equal_to(p)}{corrected}"
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcot.evaluation.statistics import Trend, holm, trend
 from fcot.prompts.student import METHODS
+from fcot.reporting.numbers import p_value
 from fcot.reporting.settings import Setting, number
 from fcot.reporting.table import Table
 
@@ -90,18 +91,21 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
         problems = sorted(set.intersection(*(setting.problems for _, setting in points)))
         if not problems:
             continue
-        measured = trend([setting.correct(problems) for _, setting in points])
+        members = [setting for _, setting in points]
+        measured = trend([one.correct(problems) for one in members], members[0].templates(problems), [one.fixed for one in members])
         yield Line(axis, ", ".join(word for word in common[1:] if word), points, measured)
 
 
 def trend_table(found: Sequence[Line]) -> Table:
     """Axis, line, accuracies, and whether they rise or fall, with Holm's correction over the table."""
-    title = "scaling (over problems: the trained students as they are; over runs: other trainings too)"
+    title = "scaling (over problems: these trained students only; over runs: other trainings too)"
     table = Table("scaling", title, ("axis", "line", "values", "acc %", "trend", "p (Holm)", "over"), ("axis", "line", "trend", "over"))
     for line, p in zip(found, holm([line.trend.p for line in found]), strict=True):
-        held = {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "none shown"
+        held = "no test" if p is None else {1: "rises", -1: "falls", 0: "none"}[line.trend.direction] if p < 0.05 else "none shown"
         table.add_row(
             AXES.get(line.axis, line.axis), line.label, " ".join(f"{place:g}" for place, _ in line.points),
-            " ".join(f"{100 * setting.accuracy.mean:.1f}" for _, setting in line.points), held, f"{p:.2g}", line.trend.over,
+            " ".join(f"{100 * setting.accuracy.mean:.1f}" for _, setting in line.points), held, p_value(p), line.trend.over,
         )  # fmt: skip
+    if any(line.trend.p is None for line in found):
+        table.notes.append("no test: some points of the line were trained once and others several times; train all of them several times.")
     return table

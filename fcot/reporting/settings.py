@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Answers, Estimate, estimate
+from fcot.evaluation.statistics import Answers, Estimate, estimate, of_counts
 from fcot.prompts.student import METHODS
 from fcot.reporting.finished import Loaded
+from fcot.reporting.published import Published, find
 
 Metrics = Mapping[str, Any]
+FEWEST_TEMPLATES = 10  # fewer say too little of how much templates differ
 SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
 
 
@@ -51,6 +53,11 @@ class Setting:
         """What the sweep varied beside task, student, method, D and seed."""
         return self["varied"] or {}
 
+    @property
+    def fixed(self) -> bool:
+        """Whether its answers do not depend on the seed: its one run is all there is, and has no variance of trainings."""
+        return not depends_on_seed(self.runs[0])
+
     @cached_property
     def problems(self) -> set[int]:
         """The test problems that all runs answered."""
@@ -60,10 +67,30 @@ class Setting:
         """Answers to these problems, (seeds, problems)."""
         return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
 
+    def templates(self, problems: Sequence[int]) -> list[str] | None:
+        """The template of each of these problems, a name of its own for those without; None where it does not say any, or too few."""
+        known = self.runs[0].get("test_templates")
+        names = [known.get(index, f"problem {index}") for index in problems] if known else []
+        return names if len(set(names)) >= FEWEST_TEMPLATES else None
+
     @cached_property
     def accuracy(self) -> Estimate:
         """Over seeds and problems."""
-        return estimate(self.correct(sorted(self.problems)))
+        problems = sorted(self.problems)
+        return estimate(self.correct(problems), self.templates(problems))
+
+    @cached_property
+    def best_epoch(self) -> Estimate | None:
+        """The best test accuracy of all evaluations, None unless every run has it; with the interval of problems and trainings."""
+        best = [run.get("accuracy_best_epoch") for run in self.runs]
+        return None if None in best else of_counts([float(one) for one in best if one is not None], len(self.problems))
+
+    @cached_property
+    def published(self) -> tuple[Published, Estimate] | None:
+        """Paper A's figure of this cell with the measured one of its kind, best epoch or one evaluation; None without either."""
+        cell = find(self.runs[0])
+        measured = self.best_epoch if cell is not None and cell.best_epoch else self.accuracy
+        return None if cell is None or measured is None else (cell, measured)
 
     def mean(self, name: str) -> float | None:
         """The mean of a figure over the runs that have it."""
@@ -71,30 +98,31 @@ class Setting:
         return sum(known) / len(known) if known else None
 
 
-def side_by_side(one: Setting, other: Setting, problems: Sequence[int]) -> tuple[Answers, Answers]:
-    """The answers of two settings to the same problems.
+def depends_on_seed(run: Metrics) -> bool:
+    """Whether another seed could change a run's answers. Older runs do not say it: what they are does.
 
-    A setting that does not depend on the seed is one run, and would answer alike under each seed of the other: it has no spread, which is
-    not the same as a training that was done once and whose spread is unknown.
+    Untrained and greedy, a pretrained student answers alike under each seed. So does an untrained remote one, whatever it samples: its
+    draws have places of their own. A tiny student has random weights.
     """
-    sides = [one.correct(problems), other.correct(problems)]
-    seeds = max(map(len, sides))
-    first, second = (
-        side if setting.runs[0].get("uses_seed", True) or len(side) > 1 else np.repeat(side, seeds, axis=0)
-        for setting, side in zip((one, other), sides, strict=True)
-    )
-    return first, second
+    if (known := run.get("uses_seed")) is not None:
+        return bool(known)
+    if run.get("accuracy_checkpoint") != "untrained" or run["student"].startswith("tiny"):
+        return True
+    return run.get("precision") is not None and run.get("accuracy_single_sample") is not None
 
 
 def group(runs: Iterable[Loaded]) -> list[Setting]:
     """The settings of some runs, ordered by task, student, method, D and what was varied; a run counts once.
 
-    Runs belong together when their configurations differ in the seed only, whatever their sweeps varied.
+    Runs belong together when their configurations differ in the seed only, whatever their sweeps varied. Runs that do not depend on the
+    seed are copies of each other: the first one counts.
     """
     unique = {run[0]["run_id"]: run for run in runs}
     members: dict[str, list[Loaded]] = {}
     for run in sorted(unique.values(), key=lambda run: run[0]["seed"]):
-        members.setdefault(run[0].get("setting") or run[0]["run_id"], []).append(run)
+        others = members.setdefault(run[0].get("setting") or run[0]["run_id"], [])
+        if not others or depends_on_seed(run[0]) or run[1] != others[0][1]:
+            others.append(run)
     settings = [Setting(*zip(*runs_of, strict=True)) for runs_of in members.values()]
     sizes: dict[str, int] = {}  # a student's smallest: the vocabulary of those from scratch depends on their data
     for setting in settings:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-import numpy as np
-
-from fcot.evaluation.statistics import Comparison, Estimate, compare, holm, wilson_interval
+from fcot.evaluation.statistics import Comparison, against_published, compare, holm
 from fcot.progress import result_console
 from fcot.prompts.student import METHODS
-from fcot.reporting.published import find
+from fcot.reporting.numbers import p_value, signed, signed_interval
+from fcot.reporting.published import Published, find
+from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, side_by_side, varied_keys
+from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, varied_keys
 from fcot.reporting.table import Table
 
+_TESTED = (
+    "95 % CI and p, one run each: exact McNemar test, for these two trained students only; several: over trainings and problems (variance "
+    "of both, Cochran and Cox's t quantile)."
+)
+_SINGLY = (
+    "Test problems are of few templates (fewer than 10): intervals and tests take the problems for independent, which they may not be."
+)
+_INTERVALS = "95 % CI with several seeds: over trainings and problems (Wilson's formula, variance of both, t quantile); sd: over seeds."
+BY_TEMPLATE = "Test problems of one template are counted as one unit in intervals and tests (standard errors clustered by template)."
 _VARIED_COLUMNS = 2
 _ENDED = 0.5  # share of answers that end by themselves, below which an accuracy says little
 _ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
@@ -71,42 +79,49 @@ def by_task(settings: Sequence[Setting]) -> Table | None:
     if len(tasks) == 1:
         return None
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    cells_of = [find(setting.runs[0]) for setting in settings]
-    for setting, cell in zip(settings, cells_of, strict=True):
-        told = f"{100 * setting.accuracy.mean:.2f}" + (f" ({cell.percent:.2f})" if cell else "")
-        lines.setdefault((setting["student"], full_label(setting, settings)), {})[setting["task"]] = told
+    for setting in settings:
+        lines.setdefault((setting["student"], full_label(setting, settings)), {})[setting["task"]] = _beside_the_paper(setting)
     table = Table("by_task", "test accuracy (%) by task", ("student", "method", *tasks), ("student", "method"))
     for names, cells in lines.items():
         table.add_row(*names, *(cells.get(task, "-") for task in tasks))
-    table.notes = ["Intervals stand in the table of all settings." + (" In brackets: paper A." if any(cells_of) else "")]
+    table.notes = ["Intervals stand in the table of all settings." + (" In brackets: paper A." if any(_cells(settings)) else "")]
+    if any(cell.best_epoch for cell in _cells(settings)):
+        table.notes.append("best epoch: ours and paper A's best test accuracy over evaluations, optimistic.")
     return table
 
 
+def _beside_the_paper(setting: Setting) -> str:
+    """A setting's accuracy with the published one; what is a best epoch stands beside a best epoch."""
+    own = f"{100 * setting.accuracy.mean:.2f}"
+    if setting.published is None:
+        return own
+    cell, measured = setting.published
+    return f"{own}; best epoch {100 * measured.mean:.2f} ({cell.percent:.2f})" if cell.best_epoch else f"{own} ({cell.percent:.2f})"
+
+
+def _cells(settings: Sequence[Setting]) -> list[Published]:
+    """The published figures that something measured stands beside."""
+    return [setting.published[0] for setting in settings if setting.published is not None]
+
+
 def _published(settings: Sequence[Setting]) -> dict[str, list[str]]:
-    """Paper A's figure for each cell, the difference to it, and whether the measured interval covers it."""
-    cells = [find(setting.runs[0]) for setting in settings]
-    if not any(cells):
+    """Paper A's figure for each cell, the difference to it, and whether the interval of the difference holds 0."""
+    if not _cells(settings):
         return {}
     columns: dict[str, list[str]] = {"paper %": [], "diff": [], "covered": []}
-    for setting, cell in zip(settings, cells, strict=True):
-        accuracy = _as_the_paper_measures(setting)
-        columns["paper %"].append(f"{cell.percent:.2f}" if cell else "")
-        columns["diff"].append(signed(accuracy.mean - cell.percent / 100, 2) if cell else "")
-        columns["covered"].append(("yes" if accuracy.low <= cell.percent / 100 <= accuracy.high else "no") if cell else "")
+    for setting in settings:
+        for name, text in zip(columns, _against_the_paper(setting), strict=True):
+            columns[name].append(text)
     return columns
 
 
-def _as_the_paper_measures(setting: Setting) -> Estimate:
-    """Best test epoch where every run has it, as paper A reports fine-tuned open students; else the accuracy."""
-    best = [run["accuracy_best_epoch"] for run in setting.runs]
-    if None in best:
-        return setting.accuracy
-    mean, n = sum(best) / len(best), len(setting.problems)
-    if len(best) == 1:
-        return Estimate(mean, *wilson_interval(round(mean * n), n), None)
-    spread = float(np.std(best, ddof=1))
-    half = 1.96 * math.sqrt(mean * (1 - mean) / n + spread**2 / len(best))  # of problems and of trainings
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), spread)
+def _against_the_paper(setting: Setting) -> tuple[str, str, str]:
+    if setting.published is None:
+        return "", "", ""
+    cell, measured = setting.published
+    share = cell.percent / 100
+    low, high = against_published(measured, len(setting.runs), share, len(setting.problems))
+    return f"{cell.percent:.2f}", signed(measured.mean - share, 2), "yes" if low <= 0 <= high else "no"
 
 
 def _kept(setting: Setting) -> str:
@@ -139,13 +154,13 @@ def comparisons(settings: Sequence[Setting]) -> list[Compared]:
     for group in groups.values():
         for one, other in combinations(group, 2) if len(group) <= _ALL_PAIRS else _telling(group):
             if problems := sorted(one.problems & other.problems):
-                found.append((one, other, compare(*side_by_side(one, other, problems), problems)))
+                sides = one.correct(problems), other.correct(problems)
+                found.append((one, other, compare(*sides, problems, one.templates(problems), (one.fixed, other.fixed))))
     return found
 
 
 def _telling(group: Sequence[Setting]) -> Iterator[tuple[Setting, Setting]]:
-    ranked = sorted(range(len(group)), key=lambda place: -group[place].accuracy.mean)
-    highest = set(ranked[:2])
+    highest = {place for place, setting in enumerate(group) if setting in rank(group).settings[:2]}
     for place, one in enumerate(group):
         seen: set[tuple[str | None, object]] = set()
         for then, other in enumerate(group[place + 1 :], place + 1):
@@ -171,21 +186,19 @@ def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
         "repaired: problems that the first answers wrongly and the second rightly (of several seeds: more than half); broken: the reverse.",
-        "95 % CI: paired bootstrap, and at least what goes with the test: McNemar's exact one for one seed each, else Welch's.",
-        "p is corrected for the number of comparisons (Holm); each interval is for itself.",
+        _TESTED,
+        "p is corrected for the number of comparisons (Holm); intervals are not corrected for multiple comparisons.",
     ])  # fmt: skip
+    if any(result.p is None for _, _, result in compared):
+        table.notes.append("no test: one side was trained once, and how much it would vary is unknown; train both several times.")
+    table.notes += by_template([one for one, _, _ in compared])
     for (one, other, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
             f"{named(one, settings)} -> {label(other, settings)}", signed(result.difference, 2),
-            f"{signed(result.low)} to {signed(result.high)}", f"{p:.2g}", str(len(result.repaired)), str(len(result.broken)),
+            signed_interval(result.low, result.high), p_value(p), str(len(result.repaired)), str(len(result.broken)),
             str(len(one.problems & other.problems)),
         )  # fmt: skip
     return table
-
-
-def signed(share: float, digits: int = 1) -> str:
-    """A difference of shares in points, with its sign; nothing is neither -0.0 nor less."""
-    return f"{round(100 * share, digits) + 0.0:+.{digits}f}"
 
 
 def _percent(share: float | None) -> str:
@@ -197,19 +210,17 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     runs = [run for setting in settings for run in setting.runs]
     found = []
     if any(len(setting.runs) > 1 for setting in settings):
-        found.append("95 % CI with several seeds: hierarchical bootstrap over seeds and problems; sd: over seeds.")
+        found.append(_INTERVALS)
+    found += by_template(settings)
     if any(find(setting.runs[0]) for setting in settings):
         found.append(
-            "paper: Ho et al. 2023, text-davinci-002 as teacher; fine-tuned open students by their best test epoch of 20 (optimistic). "
-            "diff and covered: against the best epoch where it was measured, else the accuracy, and its interval."
+            "paper: Ho et al. 2023, text-davinci-002 as teacher. Its fine-tuned open students are best test epochs of 20 (optimistic) and "
+            "stand beside best epochs only (trainer.best_epoch=true). covered: the 95 % interval of the difference holds 0; it has both "
+            "sampling errors and, with several seeds, that of the paper's training; with one seed other trainings may differ by more."
         )
     if any(metrics["accuracy_checkpoint"] == "last" for metrics in runs):
         found.append("checkpoint last: no validation problems; the accuracy is that of the last step's weights.")
-    if sizes := {metrics["n_validation_problems"] for metrics in runs if metrics.get("validation_accuracy") is not None}:
-        told = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-        found.append(f"checkpoints are chosen on {told} validation problems held out from train.")
-    if any(metrics["accuracy_best_epoch"] is not None for metrics in runs):
-        found.append("best epoch: the best test accuracy of all evaluations, chosen on the test set itself (paper A).")
+    found += _maxima(settings)
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
         found.append("an untrained student from scratch has random weights: it can answer nothing, but by chance.")
     trained = [metrics for metrics in runs if metrics["accuracy_checkpoint"] != "untrained"]
@@ -225,8 +236,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         if (ended := setting.mean("complete")) is not None and ended < _ENDED
     ]  # fmt: skip
     for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
-        if metrics["random_guess"]:
-            found.append(f"{task}: guessing gives {100 * metrics['random_guess']:.1f} %.")
+        found += _baselines(task, metrics)
         if shared := metrics["test_questions_also_in_train"]:
             found.append(f"{task}: {shared} test questions also stand in train.")
         if metrics["rows_in_published_order"] is False:
@@ -265,6 +275,38 @@ def _near_duplicates(metrics: Metrics) -> Iterator[str]:
     if shared:
         remedy = "" if metrics.get("split_mode") == "template" else "; split-mode=template keeps templates apart"
         yield f"{metrics['task']}: {', '.join(shared)}{remedy}.".replace("%", " %")
+
+
+def by_template(settings: Sequence[Setting]) -> Iterator[str]:
+    """What is the unit of intervals and tests, where the data name templates."""
+    named_ones = [setting for setting in settings if setting["test_templates"]]
+    by_unit = [setting.templates(sorted(setting.problems)) is not None for setting in named_ones]
+    if any(by_unit):
+        yield BY_TEMPLATE
+    if not all(by_unit):
+        yield _SINGLY
+
+
+def _maxima(settings: Sequence[Setting]) -> Iterator[str]:
+    """Which figures are maxima over evaluations."""
+    runs = [run for setting in settings for run in setting.runs if run.get("validation_accuracy") is not None]
+    if sizes := {run["n_validation_problems"] for run in runs}:
+        told = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        times = next(filter(None, (evaluations(setting, "validation_accuracy") for setting in settings)), "best of all evaluations")
+        yield f"checkpoints are chosen on {told} validation problems held out from train; validation % is a maximum ({times})."
+    measured = [setting for setting in settings if setting["accuracy_best_epoch"] is not None]
+    if measured:
+        times = next(filter(None, (evaluations(setting, "test_accuracy") for setting in measured)), "best of all evaluations")
+        yield f"best epoch: a maximum of the test accuracy ({times}), chosen on the test set itself (paper A): optimistic."
+
+
+def _baselines(task: str, metrics: Metrics) -> Iterator[str]:
+    """What needs no skill: guessing, and the most frequent answer."""
+    if metrics["random_guess"]:
+        yield f"{task}: guessing gives {100 * metrics['random_guess']:.1f} %."
+    if metrics.get("majority_accuracy") is not None:
+        share, answer = 100 * metrics["majority_accuracy"], metrics["majority_answer"]
+        yield f"{task}: always answering {answer!r}, the most frequent answer of train, gives {share:.1f} %."
 
 
 def stage_line(stage: str, summary: Metrics, folder: str) -> str:

@@ -43,6 +43,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     made = Estimate(
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
         weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not student_bytes,
+        setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
     if not run.asks_teacher or run.teacher is None:
         if run.replayed is None or not run.is_teacher:

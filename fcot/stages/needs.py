@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fcot.evaluation.statistics import detectable
 from fcot.progress import result_console
 
+_ASSUMED_SPREAD = 0.03  # standard deviation of a setting's accuracy over seeds
 Interval = NDArray[np.float64]  # lower end, middle, upper end
 
 
@@ -38,6 +40,9 @@ class Estimate:
     disk_bytes: float = 0.0
     weights_unknown: bool = False
     notes: list[str] = field(default_factory=list)
+    setting: str = ""
+    trains: bool = False
+    n_test: int = 0
 
     @property
     def buys(self) -> bool:
@@ -84,7 +89,7 @@ def show(estimates: Sequence[Estimate]) -> None:
     console = result_console()
     if len(estimates) > 1:
         console.print(_table(estimates))
-    total = sum_of(estimates)
+    total, (shown, assumed) = sum_of(estimates), _detectable(estimates)
     facts = {
         "completions asked for": f"{total.asked:,}"
         + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
@@ -101,14 +106,35 @@ def show(estimates: Sequence[Estimate]) -> None:
         **_round_facts(estimates),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
+        **shown,
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
     }
     console.print("dry run: nothing was asked", style="bold")
     for name, value in facts.items():
         if value is not None:
             console.print(f"  {name:<34} {value}", markup=False, soft_wrap=True)
-    for note in dict.fromkeys(note for one in estimates for note in one.notes):
+    for note in dict.fromkeys([*(note for one in estimates for note in one.notes), *assumed]):
         console.print(f"  {note}", markup=False, soft_wrap=True)
+
+
+def _detectable(estimates: Sequence[Estimate]) -> tuple[dict[str, str], list[str]]:
+    """The smallest difference that the planned trainings and test problems can show between two settings, and what that assumes."""
+    settings: dict[str, list[Estimate]] = {}
+    for one in estimates:
+        if one.trains and one.n_test > 1:
+            settings.setdefault(one.setting, []).append(one)
+    if not settings:
+        return {}, []
+    seeds, n = min(map(len, settings.values())), min(one.n_test for runs in settings.values() for one in runs)
+    points = f"{100 * detectable(n, seeds, spread=_ASSUMED_SPREAD):.1f} points (power 80 %, {n:,} test problems, {_seeds(seeds)})"
+    spread = f"a standard deviation of {100 * _ASSUMED_SPREAD:.0f} points between seeds, " if seeds > 1 else ""
+    note = f"smallest difference: of two settings, p < 0.05; ASSUMED: {spread}accuracies near 50 %, independent problems, one comparison"
+    alone = "with one seed it is that of two trained students, which says nothing of other trainings; seed=0,1,2 plans three"
+    return {"smallest difference that can be shown": points}, [note, *([alone] if seeds == 1 else [])]
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n > 1)}"
 
 
 def _round_facts(estimates: Sequence[Estimate]) -> dict[str, str]:
