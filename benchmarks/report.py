@@ -86,7 +86,7 @@ def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
         directory.logs.joinpath("metrics.csv").write_text("step,train_loss\n" + "".join(f"{step},{9 / step}\n" for step in range(1, 2000)))
         shown = [f"dataset={task}", f"diversity={diversity}", f"trainer.lr={lr}", f"seed={seed}"]
         jobs.append(Planned(number, shown, str(number), f"../runs/run-{number}", "evaluate"))
-    write_plan(Sweep(folder / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
+    write_plan(Sweep(folder / "sweep", "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     return folder / "sweep"
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Bump a stage's version when its code, or that of what it calls, changes what a run computes: the runs that have the stage are then other
 # runs. Not for what changes no result, such as speed, messages or what is logged.
 STAGE_VERSIONS = {
-    "generate": 2, "curate": 2, "train": 2, "evaluate": 2, "exam": 1, "feedback": 1,
-    "train_remote": 2, "evaluate_remote": 2,  # of API-backed students, and of the teacher as a student
+    "generate": 2, "curate": 3, "train": 2, "evaluate": 3, "exam": 2, "feedback": 1,
+    "train_remote": 2, "evaluate_remote": 3,  # of API-backed students, and of the teacher as a student
 }  # fmt: skip
 _COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer")
 

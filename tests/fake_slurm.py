@@ -81,7 +81,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = None, **launcher: Any) -> Sweep:
     """A sweep's folder with its plan, and one submission of jobs by their ids."""
     jobs = [Planned(number, [f"seed={number}"], f"run{number}", f"../run{number}", "evaluate") for number in range(n_jobs)]
-    sweep = Sweep(folder / "sweep", "2026-01-31", str(folder), [], False, LAUNCHER | launcher, jobs)
+    sweep = Sweep(folder / "sweep", "2026-01-31", str(folder), [], LAUNCHER | launcher, jobs)
     sweep.folder.mkdir(parents=True)
     write_plan(sweep)
     if submitted is not None:

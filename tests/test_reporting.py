@@ -248,7 +248,7 @@ def test_what_one_sweep_varied_is_told_of_the_runs_of_another_one(tmp_path):
         override = f"trainer.lr={lr}" if sweep == "first" else "seed=0"
         sweeps[sweep].append(Planned(len(sweeps[sweep]), [override], f"{number}", f"../runs/r{number}", "evaluate"))
     for sweep, jobs in sweeps.items():
-        write_plan(Sweep(tmp_path / sweep, "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
+        write_plan(Sweep(tmp_path / sweep, "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     document = report([tmp_path / "first", tmp_path / "second"])
     assert document is not None
     assert [run.metrics["varied"] for run in document.runs] == [{"trainer.lr": value} for value in ("0.1", "0.2", "0.3")]
@@ -396,7 +396,7 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
             (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         jobs.append(Planned(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
     jobs.append(Planned(3, ["trainer.lr=9", "seed=0"], None, None, "evaluate", fault="trainer.lr=9 is too much"))
-    write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], False, {"kind": "serial"}, jobs))
+    write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     report([tmp_path / "sweep"], export=True)
     printed = capsys.readouterr().out
     assert "1e-3" in printed

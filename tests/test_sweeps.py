@@ -343,7 +343,7 @@ def test_a_lock_tells_who_holds_it(tmp_path):
 
 def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
     jobs = [Planned(0, ["seed=0"], "r", "../r", "evaluate")]
-    sweep = Sweep(tmp_path, "2026-01-31", "/", [], False, {"kind": "slurm"}, jobs)
+    sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, jobs)
     sweep.record(0).parent.mkdir()
     sweep.record(0).write_text('{"job": 0, "atte')
     sweep.progress(0).parent.mkdir()
@@ -356,7 +356,7 @@ def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
 
 
 def test_a_generation_is_asked_about_by_its_own_number(tmp_path):
-    sweep = Sweep(tmp_path, "2026-01-31", "/", [], False, {"kind": "slurm"}, [])
+    sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, [])
     first = Attempt(1, "n", 1, "35", 2, "failed", {"3": "no such model"})
     second = Attempt(3, "n", 1, "40", None, None)
     write_json(sweep.record("generation"), asdict(Record("generation", [], None, None, attempts=[first, second])))
