@@ -449,3 +449,12 @@ def test_without_the_package_the_command_that_installs_it(document, tmp_path, mo
 def test_the_package_needs_no_wandb_to_start():
     code = "import sys, fcot.pipeline, fcot.report; print([name for name in sys.modules if name.startswith('wandb')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("büro-D8", "buro-D8"), ("a b/c:1", "a-b-c-1"), ("数学", "--"), ("", "unnamed"), ("x" * 200, "x" * 128)]
+)
+def test_an_artifacts_name_is_one_that_wandb_takes(name, taken):
+    from fcot.reporting.wandb_run import artifact_name
+
+    assert artifact_name(name) == taken

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,7 +161,7 @@ class WandbRun:
 
             if self._run is None or self._stuck:
                 return
-            made = wandb.Artifact(name[:128], kind, metadata=dict(metadata))
+            made = wandb.Artifact(artifact_name(name), kind, metadata=dict(metadata))
             # Not copied into wandb's cache: a run's files stay as they are once they are written.
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
@@ -225,3 +227,9 @@ def _give_up() -> None:
 def _cell(value: Any) -> Any:
     """What a table can hold: no half characters, no book."""
     return value[:_CELL].encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def artifact_name(name: str) -> str:
+    """A name as W&B takes it: 128 of ``A-Z a-z 0-9 _ . -``; accents are dropped, other characters become dashes."""
+    plain = "".join(character for character in unicodedata.normalize("NFKD", name) if not unicodedata.combining(character))
+    return re.sub(r"[^\w.-]", "-", plain, flags=re.ASCII)[:128] or "unnamed"
