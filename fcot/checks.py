@@ -112,7 +112,22 @@ def _readable_file(option: str, value: str | None) -> Iterator[str]:
         yield f"{option}={value}: not readable"
 
 
+def _redraw_faults(config: Config) -> Iterator[str]:
+    """What another block of slots cannot be combined with."""
+    temperature = getattr(config.teacher, "temperature", None)
+    if temperature == 0 or (temperature is None and config.diversity == 1 and not isinstance(config.teacher, ReplayTeacher)):
+        yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
+    if getattr(config.teacher, "resample_identical", False):
+        yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
+    if isinstance(config.method, TailoredMethod) and config.method.rounds > 1 and config.method.feedback.source == "plain":
+        yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D"
+    if config.seed * config.diversity >= 1 << 19:
+        yield f"redraw_rationales=true: seed={config.seed} is too large; seeds count blocks of rationales, 0, 1, 2..."
+
+
 def _root_faults(config: Config) -> Iterator[str]:
+    if config.redraw_rationales:
+        yield from _redraw_faults(config)
     yield from _at_least("diversity", config.diversity, 1)
     if not 0 <= config.seed < 2**32:
         yield f"seed={config.seed}: between 0 and {2**32 - 1}"

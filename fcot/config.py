@@ -390,6 +390,7 @@ class Config:
     logger: Any = neutral(MISSING, "logging changes no prediction")
     diversity: int = 4  # completions asked for per problem (D)
     seed: int = 0
+    redraw_rationales: bool = absent_at(False)  # each seed trains on other rationales: slots seed x D and following
     until: str = neutral("evaluate", "a run goes on where it stopped")  # stop after generate, curate, train or evaluate
     preview: int | None = neutral(None, "makes no run")  # ask for one completion of so many problems, show them and stop
     dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop

@@ -186,7 +186,7 @@ class Run:
         config = self.config.teacher
         priced = isinstance(config, OpenAITeacher)
         return Plan(
-            self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id,
+            self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, _first_slot(self.config),
             resample_identical=getattr(config, "resample_identical", False),
             price=price_of(config) if priced else FREE, budget_usd=config.budget_usd if priced else None,
             shared_budget=self.shared_budget if priced else None,
@@ -454,15 +454,20 @@ def _temperature(config: Config) -> float:
     return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0
 
 
+def _first_slot(config: Config) -> int:
+    """The first of the run's D slots: each seed has a block of its own where it redraws the rationales."""
+    return config.seed * config.diversity if config.redraw_rationales else 0
+
+
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
     if isinstance(config.student, TeacherItself):
-        wanted, diversity = split.test, config.student.self_consistency
+        wanted, diversity, first = split.test, config.student.self_consistency, 0
     else:
-        wanted, diversity = split.train, config.diversity
-    return replay.choose(completions, [problems[index] for index in wanted], diversity, str(path)), model
+        wanted, diversity, first = split.train, config.diversity, _first_slot(config)
+    return replay.choose(completions, [problems[index] for index in wanted], diversity, str(path), first), model
 
 
 def _precision(asked: str) -> str:

@@ -144,6 +144,7 @@ CHANGES = {
     },
     ("", "root"): {
         "until": ((), ("until=train",)), "output_dir": ((), ("output_dir=FILES/elsewhere",)),
+        "redraw_rationales": ((), ("redraw_rationales=true",)),
     },
 }  # fmt: skip
 GROUPS = {group.replace("-", "_") for group, _ in SCHEMAS}

@@ -101,7 +101,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
         limit = prompt.rationale_tokens if run.is_teacher else config.max_new_tokens
         prompt = TeacherPrompt(f"student_{run.config.method.name}", form.prompt_template, triggers, two_steps=False, rationale_tokens=limit)
     if run.is_teacher:
-        return replace(run.plan, prompt=prompt, diversity=config.self_consistency, resample_identical=False)
+        return replace(run.plan, prompt=prompt, diversity=config.self_consistency, first_slot=0, resample_identical=False)
     model = model or fine_tuned(config.model)
     asked = connect.online(server_of(config, model), config, min(8, config.self_consistency))
     return Plan(

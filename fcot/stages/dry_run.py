@@ -56,9 +56,9 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         request = plan.step1(problem)
         key = plan.root_key(folder, problem)
         shard = folder.shard(key)
-        asked = range(plan.diversity)
+        asked, first = plan.slots, plan.first_slot
         have = {slot for slot in asked if shard.has(key, slot)}
-        empty = [slot for slot in range(_take(planned, plan.diversity, folder.path, key), plan.diversity) if slot not in have]
+        empty = [slot for slot in range(max(first, _take(planned, asked.stop, folder.path, key, first)), asked.stop) if slot not in have]
         there = set(asked)  # the rationales to be answered
         if gave_up(plan, shard, key):
             empty, there = [], have
@@ -78,7 +78,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.prompt.two_steps:
             second = plan.key(plan.step2(problem, {"key": key, "slot": None, "text": ""}))  # its wording and limits
             answered = {one.rationale["slot"] for one in answers(plan, shard, key, problem) if shard.has(one.key, one.slot)}
-            wanted = set(range(_take(planned, plan.diversity, folder.path, key, second), plan.diversity)) & there
+            wanted = set(range(max(first, _take(planned, asked.stop, folder.path, key, second, first)), asked.stop)) & there
             n_answers = len(wanted - answered)
             made.requests += n_answers
             made.prompt_tokens += n_answers * (prompt + measured.rationale + 10)

@@ -27,6 +27,7 @@ class Plan:
     """What makes a run's requests, beside the problem: kept together because every step needs all of it.
 
     Attributes:
+        first_slot: Of the D slots that are the run's; another block of slots holds other rationales.
         resample_identical: Whether up to D more rationales are bought in the place of identical ones.
         price: None where it is unknown.
         budget_usd: The most this run may spend, None for no limit.
@@ -38,10 +39,16 @@ class Plan:
     rule: AnswerRule
     diversity: int
     run_id: str
+    first_slot: int = 0
     resample_identical: bool = False
     price: Price | None = None
     budget_usd: float | None = None
     shared_budget: SharedBudget | None = None
+
+    @property
+    def slots(self) -> range:
+        """The step-1 slots that are the run's."""
+        return range(self.first_slot, self.first_slot + self.diversity)
 
     def step1(self, problem: Problem) -> Request:
         """The request for rationales."""
@@ -123,7 +130,7 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[Job]:
 
 def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
     """The empty step-1 slots to fill next: of the first D, then as many of the next D as rationales are repeated."""
-    empty = [slot for slot in range(plan.diversity) if not shard.has(key, slot)]
+    empty = [slot for slot in plan.slots if not shard.has(key, slot)]
     if empty or not plan.resample_identical:
         return empty
     repeated = plan.diversity - len({shard.row(key, slot)["text"].strip() for slot in shard.slots(key) if slot < 2 * plan.diversity})
@@ -151,7 +158,7 @@ def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
 def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
     """The filled slots whose rationales are the problem's: the first D, or with resampling the first D distinct ones."""
     if not plan.resample_identical:
-        return [slot for slot in range(plan.diversity) if shard.has(key, slot)]
+        return [slot for slot in plan.slots if shard.has(key, slot)]
     texts: Counter[str] = Counter()
     ranked = []
     for slot in (slot for slot in shard.slots(key) if slot < 2 * plan.diversity):
@@ -231,7 +238,7 @@ def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
     """D places: a slot stands at its own number; with resampling the chosen ones follow each other."""
     if plan.resample_identical:
         return [*chosen, *[None] * (plan.diversity - len(chosen))]
-    return [slot if slot in set(chosen) else None for slot in range(plan.diversity)]
+    return [slot if slot in set(chosen) else None for slot in plan.slots]
 
 
 def _reason(shard: Shard, key: str) -> str:
@@ -281,7 +288,7 @@ def to_rows(
     """
     asked = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
     filled = set(shard.slots(job.key))
-    spare = (slot for slot in range(plan.diversity, 1 << 20) if slot not in filled and slot not in asked)
+    spare = (slot for slot in range(plan.slots.stop, 1 << 20) if slot not in filled and slot not in asked)
     free = iter(asked)
     said = {"model": reply.model, "fingerprint": reply.fingerprint}
     rows: list[Row] = []

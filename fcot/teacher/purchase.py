@@ -291,7 +291,7 @@ class _Purchase:
         state.shard.append(rows)
         self.pay(self.meter.account(self.plan, reply.usage, bound))
         if job.request.root is not None or not self.plan.prompt.two_steps:
-            new = sum(row["slot"] is not None and row["slot"] < self.plan.diversity for row in rows)
+            new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
         self._came_back(state)
 

@@ -65,8 +65,10 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
     return {index: [slots[slot] for slot in sorted(slots)] for index, slots in found.items()}, "+".join(sorted(models))
 
 
-def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[Problem], diversity: int, source: str) -> list[Completion]:
-    """The first D completions of each problem, renumbered 0..D-1.
+def choose(
+    completions: Mapping[int, Sequence[Completion]], problems: Iterable[Problem], diversity: int, source: str, first: int = 0
+) -> list[Completion]:
+    """D completions of each problem, from the ``first`` on, renumbered 0..D-1.
 
     Raises:
         FcotError: D is larger than what the file holds, or problems are missing from it.
@@ -79,6 +81,11 @@ def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[P
             f"(the first is sample index {missing[0]})"
         )
     fewest = min((len(completions[problem.sample_index]) for problem in problems), default=0)
+    if problems and first and fewest < first + diversity:
+        raise FcotError(
+            f"redraw_rationales=true with this seed takes completions {first} to {first + diversity - 1} of each problem, "
+            f"and {source} holds {fewest}: use a smaller seed or diversity"
+        )
     if problems and fewest < diversity:
         raise FcotError(
             f"diversity={diversity} is more than {source} holds: {fewest} completion{'s' if fewest != 1 else ''} "
@@ -87,7 +94,7 @@ def choose(completions: Mapping[int, Sequence[Completion]], problems: Iterable[P
     return [
         Completion(kept.sample_index, slot, kept.rationale, kept.answer_text, kept.finish_reason, kept.thought)
         for problem in problems
-        for slot, kept in enumerate(completions[problem.sample_index][:diversity])
+        for slot, kept in enumerate(completions[problem.sample_index][first : first + diversity])
     ]
 
 
