@@ -29,6 +29,7 @@ from fcot.config import (
     WandbLogger,
 )  # fmt: skip
 from fcot.curation.filters import CONCISE, FILTERS
+from fcot.draws import redraw_faults
 from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
@@ -101,33 +102,14 @@ def _at_least(option: str, value: float | None, least: float) -> Iterator[str]:
 
 
 def _readable_file(option: str, value: str | None) -> Iterator[str]:
-    if value is None:
+    if value is None or (os.access(value, os.R_OK) and Path(value).is_file()):
         return
-    path = Path(value)
-    if not path.exists():
-        yield f"{option}={value}: no such file"
-    elif not path.is_file():
-        yield f"{option}={value}: a folder, not a file"
-    elif not os.access(path, os.R_OK):
-        yield f"{option}={value}: not readable"
-
-
-def _redraw_faults(config: Config) -> Iterator[str]:
-    """What another block of slots cannot be combined with."""
-    temperature = getattr(config.teacher, "temperature", None)
-    if temperature == 0 or (temperature is None and config.diversity == 1 and not isinstance(config.teacher, ReplayTeacher)):
-        yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
-    if getattr(config.teacher, "resample_identical", False):
-        yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
-    if isinstance(config.method, TailoredMethod) and config.method.rounds > 1 and config.method.feedback.source == "plain":
-        yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D"
-    if config.seed * config.diversity >= 1 << 19:
-        yield f"redraw_rationales=true: seed={config.seed} is too large; seeds count blocks of rationales, 0, 1, 2..."
+    fault = "a folder, not a file" if Path(value).is_dir() else "not readable" if Path(value).exists() else "no such file"
+    yield f"{option}={value}: {fault}"
 
 
 def _root_faults(config: Config) -> Iterator[str]:
-    if config.redraw_rationales:
-        yield from _redraw_faults(config)
+    yield from redraw_faults(config)
     yield from _at_least("diversity", config.diversity, 1)
     if not 0 <= config.seed < 2**32:
         yield f"seed={config.seed}: between 0 and {2**32 - 1}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,19 +15,18 @@ from fcot.artifacts import LINE_ENDS, RunDirectory, fingerprint
 from fcot.checks import price_of
 from fcot.config import (
     ASKED,
-    SAMPLING_TEMPERATURE,
     Config,
     CustomDataset,
     HFTeacher,
     OpenAITeacher,
     OracleTeacher,
-    PretrainedStudent,
     ReplayTeacher,
     TailoredMethod,
     TeacherItself,
     ToyDataset,
 )  # fmt: skip
 from fcot.curation.filters import Rules, read_golden, settings_of
+from fcot.draws import first_slot, temperature_of
 from fcot.errors import FcotError
 from fcot.identity import identity, uses_seed
 from fcot.progress import say
@@ -61,6 +59,7 @@ from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
 from fcot.teacher.store import StoreFolder, open_folder, readable
+from fcot.vocabulary import writable
 
 _FAR = 0.2  # of a template split's share from the one asked for
 
@@ -166,7 +165,7 @@ class Run:
                 f"{self.task.name} has {len(self.problems):,} problems here"
             )
         return Rules(
-            tuple(asked.filters), asked.labels, self.config.prompt.thinking, _writable(self.config), settings | {"golden": golden}
+            tuple(asked.filters), asked.labels, self.config.prompt.thinking, writable(self.config), settings | {"golden": golden}
         )  # fmt: skip
 
     @cached_property
@@ -186,7 +185,7 @@ class Run:
         config = self.config.teacher
         priced = isinstance(config, OpenAITeacher)
         return Plan(
-            self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, _first_slot(self.config),
+            self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, first_slot(self.config),
             resample_identical=getattr(config, "resample_identical", False),
             price=price_of(config) if priced else FREE, budget_usd=config.budget_usd if priced else None,
             shared_budget=self.shared_budget if priced else None,
@@ -213,7 +212,7 @@ def resolve(config: Config) -> Run:
         )
     if not split.test and config.until == "evaluate":
         raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
-    temperature = _temperature(config)
+    temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
     if method.prompted or method.asks_teacher:
@@ -300,26 +299,6 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     if prompt.exemplars is None or "{exemplars}" not in template:
         return made
     return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
-
-
-_SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # what special tokens are called, whatever the tokenizer
-
-
-def _writable(config: Config) -> Callable[[str], bool] | None:
-    """Whether a local student's vocabulary can write a text that names special tokens; the tokenizer is loaded for the first of these."""
-    student = config.student
-    if not isinstance(student, PretrainedStudent):
-        return None  # the server knows, or the tokenizer is trained on the texts
-
-    def writable(text: str) -> bool:
-        if not _SPECIAL.search(unicodedata.normalize("NFKC", text)):
-            return True
-        from fcot.decoding.encoding import encoder_of
-        from fcot.student.loading import load_tokenizer
-
-        return encoder_of(load_tokenizer(student.path or str(student.hub_id), student.revision)).representable(text)
-
-    return writable
 
 
 def _feedback_template(config: Config) -> str:
@@ -444,21 +423,6 @@ def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> d
     return templates
 
 
-def _temperature(config: Config) -> float:
-    """The teacher's: as set, else greedy for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
-    asked = getattr(config.teacher, "temperature", None)
-    if asked is not None:
-        return float(asked)
-    if isinstance(config.student, TeacherItself):
-        return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
-    return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0
-
-
-def _first_slot(config: Config) -> int:
-    """The first of the run's D slots: each seed has a block of its own where it redraws the rationales."""
-    return config.seed * config.diversity if config.redraw_rationales else 0
-
-
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
@@ -466,7 +430,7 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
     if isinstance(config.student, TeacherItself):
         wanted, diversity, first = split.test, config.student.self_consistency, 0
     else:
-        wanted, diversity, first = split.train, config.diversity, _first_slot(config)
+        wanted, diversity, first = split.train, config.diversity, first_slot(config)
     return replay.choose(completions, [problems[index] for index in wanted], diversity, str(path), first), model
 
 

@@ -196,11 +196,11 @@ def test_a_runs_curation_asks_its_students_tokenizer(tmp_path):
     from types import SimpleNamespace
 
     from fcot.config import PretrainedStudent
-    from fcot.runs import _writable
+    from fcot.vocabulary import writable
 
     tokenizer_of("unigram").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    writable = _writable(SimpleNamespace(student=PretrainedStudent("mine", path=str(tmp_path))))
-    assert writable("apples")
-    assert writable("a < b")
-    assert not writable("it ends </s> here")
+    check = writable(SimpleNamespace(student=PretrainedStudent("mine", path=str(tmp_path))))
+    assert check("apples")
+    assert check("a < b")
+    assert not check("it ends </s> here")

@@ -63,9 +63,9 @@ def test_the_formats_of_paper_a(key, prompt, completion):
 
 @pytest.mark.parametrize(
     ("text", "formed"),
-    [("r --> 5", True), ("r 5", False), ("r -->", False), ("r --> none", False), ("r --> 5 --> 5", False)],
+    [("r --> 5", True), ("r 5", False), ("r -->", False), ("r --> none", False), ("r --> 5 --> 5", True), ("r --> 5 -->", False)],
 )
-def test_well_formed_is_one_prefix_with_an_answer_after_it(text, formed):
+def test_well_formed_ends_with_a_prefix_and_an_answer(text, formed):
     assert METHODS["fine_tune_cot"].formats["decoder"].well_formed(text, AnswerRule("number")) == formed
 
 

@@ -39,8 +39,8 @@ def test_a_completion_is_scored_with_the_formats_parser(text, prediction, correc
 
 
 def test_without_a_prefix_the_first_answer_counts():
-    assert scored(" 18 or 20", text_format=ANSWER_ONLY).correct
-    assert not scored(" 20 or 18", text_format=ANSWER_ONLY).correct
+    assert scored(" 18, not 20", text_format=ANSWER_ONLY).correct
+    assert not scored(" 20, not 18", text_format=ANSWER_ONLY).correct
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_the_summarys_rates():
         scored(" 20 - 2 = 18 --> 18"),  # right
         scored(" 18 --> 20"),  # wrong, but 18 was named
         scored(" it is 18.0"),  # right without a prefix: not well-formed
-        scored(" 1 --> 2 --> 3", complete=False),  # two prefixes
+        scored(" 1 --> 2 --> 3", complete=False),  # the last prefix counts
         scored(" round and round", complete=False),
     ]
     summary = summarise(predictions, COT, NUMBER)
     assert summary == {
         "n_test": 5, "accuracy": 0.4, "accuracy_ci95": list(wilson_interval(2, 5)),
-        "answer_in_completion": 0.6, "well_formed": 0.4, "complete": 0.6,
+        "answer_in_completion": 0.6, "well_formed": 0.6, "complete": 0.6,
     }  # fmt: skip
     assert accuracy(predictions) == 0.4

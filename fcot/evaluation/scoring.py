@@ -74,8 +74,8 @@ def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, 
 def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -> dict[str, Any]:
     """Accuracy with its interval, and what the completions look like; all rates in 0..1.
 
-    ``answer_in_completion``: the gold answer is among all candidates of the text. ``well_formed``: the text has the
-    format's answer prefix once with an answer after it. ``complete``: it ended by itself.
+    ``answer_in_completion``: the gold answer is among all candidates of the text. ``well_formed``: the text ends with
+    the format's answer prefix and an answer. ``complete``: it ended by itself.
     """
     n = len(predictions)
     right = sum(prediction.correct for prediction in predictions)
