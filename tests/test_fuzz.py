@@ -61,6 +61,7 @@ def simple(text: str) -> Fraction | None:
     text = text.replace("\\frac{1}{2}", " 1/2").replace("．", ".").replace("，", ",")
     text = "".join(f" {unicodedata.normalize('NFKC', c)}" if unicodedata.decomposition(c).startswith("<fraction>") else c for c in text)
     text = text.replace("⁄", "/")
+    text = re.sub("(?<=10)[⁻⁺]?[⁰¹²³⁴-⁹]+", lambda raised: "^" + unicodedata.normalize("NFKC", raised[0]).replace("−", "-"), text)
     text = re.sub(r"\*\*|__|`", "", text).strip()
     scale = Fraction(1)
     while word := re.fullmatch(r"(.*?)(?:(?<=\d)([kK])|[ \t-]*([A-Za-z]+?)s?)", text, re.DOTALL):
@@ -92,7 +93,7 @@ def whole(start: str, text: str, read: str | None) -> bool:
     ]
     if not ends:
         return False
-    rest = text[max(end for end in ends if not text[:end][-1:].isspace()) :]
+    rest = text[max(end for end in ends if not re.search(r"[\s*_`]$", text[:end])) :]
     rest = re.sub(r"^[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]+", "", rest)
     return not rest or (unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±")
 

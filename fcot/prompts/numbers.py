@@ -64,8 +64,10 @@ _LATEX_WORDS = {r"\times": "×", r"\cdot": "×", r"\div": "÷", r"\approx": "=",
 _LATEX_WORD = re.compile("|".join(rf"{re.escape(word)}(?![A-Za-z])" for word in _LATEX_WORDS))
 _POWER = re.compile(r"(?<=[\d)])\s*\*\*\s*(?=[\d(-])")
 _MARKUP = re.compile(r"\*\*|__|`")
-_MARKUP_BETWEEN = re.compile(r"(?<=\w)(?:\*\*|__|`)+(?=\w)")
-_EMPHASIS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*])")
+_MARKUP_BETWEEN = re.compile(  # whose removal would make one number of two
+    r"(?<=\w)(?:\*\*|__|`)+(?=\w)|(?<=\d[.,:/'])(?:\*\*|__|`)+(?=\d)|(?<=\d)(?:\*\*|__|`)+(?=[.,:/']\d)"
+)
+_EMPHASIS = re.compile(r"(?<![\w*])(?<!\d[.,:/'])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*]|[.,:/']\d)")
 _TAG = re.compile(r"</?[A-Za-z][\w-]{0,20}\s*/?>")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -125,7 +127,7 @@ def _ascii(character: str) -> str:
     if unicodedata.decomposition(character).startswith("<fraction>"):
         return " " + unicodedata.normalize("NFKC", character).replace("⁄", "/")
     if category in ("No", "Nl", "Mn", "Me") or unicodedata.numeric(character, None) is not None:
-        return f"_{character}"  # a circled or a Roman digit, an overline, ten thousand: part of a number that is not read
+        return f"\x02{character}"  # a circled or a Roman digit, an overline, ten thousand: part of a number that is not read
     return unicodedata.normalize("NFKC", character)
 
 
@@ -178,7 +180,7 @@ _SPACED_UNIT = re.compile(
 _RATE = re.compile(r"/(?:[A-Za-z]{2,}|[hsm])\b")
 _PART_AFTER = re.compile(  # what makes the number the beginning of something else
     r"[ \t]*[√∛∜π∞±∓^∑∏∫]"
-    r"|[ \t]?_|[µ({\[](?=[ \t]*[-\d.√πa-z\\])(?![ \t]*[a-z]{2})"
+    r"|[ \t]{0,3}[_\x02]|[µ({\[](?=[ \t]*[-\d.√πa-z\\])(?![ \t]*[a-z]{2})"
     r"|[ \t]?[만억천백십]|[^\W\d_a-zA-Z]+\d|[&@#$|~\\?][ \t]*[\d.]|\+(?![ \t]*[-$.\d(√π\\])"
     r"|/(?![A-Za-z]{2})\S|!(?=[\d!=+*/^-])|…|\.\.(?=\.)"
     r"|[ \t]*\\(?!\\|text|mathrm|n\b)[A-Za-z]+"
