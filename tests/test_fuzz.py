@@ -5,18 +5,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import tempfile
 import time
 import unicodedata
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fcot.curation.filters import read_golden
+from fcot.errors import FcotError
+from fcot.predict import read_questions
 from fcot.prompts.answers import AnswerRule, marked
+from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.tasks.loaders import load_problems
+from fcot.tasks.splits import read_split_file, read_templates_file
+from fcot.tasks.table import TASKS, custom_task
+from fcot.teacher.money import read_price
+from fcot.teacher.replay import read_completions
 
 NUMBER, PAPER = AnswerRule("number"), AnswerRule("number", numbers="paper")
 RULES = [
@@ -47,6 +61,9 @@ PIECES = [
 ]  # fmt: skip
 TAIL = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 VALUES = st.sampled_from(["5", "24", "1234", "1,234", "0.5", "-7", "3/4", "100"])
+
+
+PROMPT = TeacherPrompt("p", "{exemplars}{question}", {"number": "The answer is"}, two_steps=False)
 
 
 def simple(text: str) -> Fraction | None:
@@ -118,7 +135,56 @@ def reader_holds(rule, before, value, after):
             form.split(text)
 
 
-CHECKS = {gold_is_whole: (VALUES, TAIL), reader_holds: (st.sampled_from(RULES), TAIL, VALUES, TAIL)}
+KEYS = ["question", "answer", "rationale", "template_id", "sample_index", "data", "metadata", "dataset_key", "train", "test", "validation"]
+KEYS += ["completion_index", "reasoning_completion", "completion", "toy_arithmetic", "prompt", "0", "default", "input", "output", "model"]
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(), st.text(max_size=6),
+    st.sampled_from(["5", "many", "²", "q-1", "\ufeff"]),
+)  # fmt: skip
+VALUES_OF_FILES = st.recursive(
+    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)), max_leaves=12
+)
+ROWS = st.lists(
+    st.fixed_dictionaries({"question": LEAVES, "answer": LEAVES}, optional={"sample_index": LEAVES, "rationale": LEAVES}), max_size=3
+)
+CONTENTS = st.one_of(
+    st.builds(json.dumps, VALUES_OF_FILES).map(str.encode),
+    st.builds(lambda rows: "\n".join(map(json.dumps, rows)), ROWS).map(str.encode),
+    st.builds(lambda rows: "question,answer\n" + "\n".join(",".join(map(str, row.values())) for row in rows), ROWS).map(
+        lambda text: text.encode("utf-8", "replace")
+    ),
+    st.binary(max_size=40),
+    st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")),
+)
+SUFFIXES = st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".yaml", ".txt"])
+
+
+def file_is_read_or_rejected(content, suffix):
+    """What a file holds gives a value or the project's own error, whatever reads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix}"
+        path.write_bytes(content)
+        readers = [
+            lambda: load_problems(custom_task("mine", NUMBER), str(path)),
+            lambda: load_problems(custom_task("mine", AnswerRule("text")), str(path), unlabelled=True),
+            lambda: list(read_questions(str(path))),
+            lambda: read_golden(path),
+            lambda: read_split_file(path, range(5)),
+            lambda: read_templates_file(path, range(5)),
+            lambda: read_completions(path, TASKS["toy_arithmetic"], {0: "q"}),
+            lambda: read_price(path, "model"),
+            lambda: load_exemplars(str(path), None, "toy_arithmetic", PROMPT, NUMBER, {}),
+        ]
+        for read in readers:
+            with contextlib.suppress(FcotError):
+                read()
+
+
+CHECKS = {
+    gold_is_whole: (VALUES, TAIL),
+    reader_holds: (st.sampled_from(RULES), TAIL, VALUES, TAIL),
+    file_is_read_or_rejected: (CONTENTS, SUFFIXES),
+}
 
 
 def fuzz(check, n: int, **options) -> None:
@@ -128,8 +194,8 @@ def fuzz(check, n: int, **options) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_an_answer_is_whole_or_rejected(check):
-    fuzz(check, 400, derandomize=True)
+def test_an_answer_is_whole_or_rejected_and_so_is_a_file(check):
+    fuzz(check, 60 if check is file_is_read_or_rejected else 400, derandomize=True)
 
 
 @pytest.mark.slow
@@ -138,6 +204,6 @@ def test_other_texts_each_time():
     until, rounds = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "1")), 0
     while time.monotonic() < until:
         for check in CHECKS:
-            fuzz(check, 2000)
+            fuzz(check, 200 if check is file_is_read_or_rejected else 2000)
         rounds += 1
-    print(f"{rounds * len(CHECKS) * 2000:,} texts")
+    print(f"{rounds * 4000:,} texts, {rounds * 200:,} files")

@@ -46,7 +46,7 @@ def load_exemplars(
             kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
             found = _drawn({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
-            found = [_worded(prompt, rule, row["question"], row["rationale"], row["answer"]) for row in read_jsonl(path)]
+            found = [_of_row(prompt, rule, row) for row in read_jsonl(path)]
         else:
             found = _blocks(read_json(path), task, path)
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -60,8 +60,25 @@ def _worded(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale: s
     return Exemplar(question, f"Q: {question}\nA: {prompt.answer(rationale.strip(), str(answer), rule)}", index)
 
 
+def _of_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any) -> Exemplar:
+    """A row of JSON Lines.
+
+    Raises:
+        ValueError: It is no object with two texts and an answer.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("rationale"), str):
+        raise ValueError('each line is {"question": TEXT, "rationale": TEXT, "answer": ANSWER}')
+    return _worded(prompt, rule, row["question"], row["rationale"], row["answer"])
+
+
 def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
-    """The authors' file: one text for each task, cut where a new question begins."""
+    """The authors' file: one text for each task, cut where a new question begins.
+
+    Raises:
+        ValueError: It is no such file.
+    """
+    if not isinstance(file, dict) or (task in file and not (isinstance(file[task], dict) and isinstance(file[task].get("prompt"), str))):
+        raise ValueError('expected {task: {"prompt": "Q: ..."}}')
     if task not in file:
         raise FcotError(f"prompt.exemplars={path} has nothing for {task}; it has {', '.join(file)}")
     blocks = re.split(r"\n+(?=Q: )", file[task]["prompt"].strip())

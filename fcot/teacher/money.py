@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
+import yaml
 
 from fcot.errors import FcotError
 from fcot.teacher.requests import LOST
@@ -71,7 +70,9 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
         FcotError: The file is unreadable, or an entry is not made of such numbers.
     """
     try:
-        prices: Any = OmegaConf.to_container(OmegaConf.load(path))
+        prices: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        if not isinstance(prices, dict):
+            raise ValueError("not entries by model")
         if strays := [name for name, price in prices.items() if not isinstance(price, dict)]:
             raise ValueError(f"{strays[0]!r} has no price")
         found = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
@@ -84,7 +85,7 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
             raise ValueError(f"{tiers}")
         chosen, factor = tuned_price if model.startswith("ft:") else price, factors.get(tier or "default")
         return None if chosen is None or factor is None else replace(chosen.times(factor), source=str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise FcotError(
             f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
             f"USD, input: USD...}}}} per million tokens, and tiers: {{NAME: share}} ({type(error).__name__}: {error})"
