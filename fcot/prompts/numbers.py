@@ -194,7 +194,7 @@ _PART_AFTER = re.compile(  # what makes the number the beginning of something el
     r"(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|s|inches|inch|in|ounces?|oz|cents?|centimeters?|cm|meters?|m|grams?|g)\b",
     re.IGNORECASE,
 )
-_EXCESS = 60  # characters before a number that are looked at
+_LOOKED_AT = 60  # characters before a number that are looked at
 
 
 def find(text: str) -> list[Number]:
@@ -216,13 +216,13 @@ def find(text: str) -> list[Number]:
 
 def _before(text: str, end: int) -> str:
     """What stands before a place, or as much of it as counts."""
-    return text[:end] if end <= _EXCESS else "\x01" + text[end - _EXCESS : end]
+    return text[:end] if end <= _LOOKED_AT else "\x01" + text[end - _LOOKED_AT : end]
 
 
 def _number(text: str, start: int, end: int, before: str) -> Number:
     """The number whose digits begin at ``start`` and end at ``end`` or, with an exponent, a scale word or a unit, behind it."""
     value: Fraction | None
-    if (mixed := _MIXED.match(text, start)) and int_or_none(mixed[3]):
+    if (mixed := _MIXED.match(text, start)) and _integer(mixed[3]):
         end, value = mixed.end(), _fraction(mixed[2], mixed[3])
         whole_part = _integer(mixed[1])
         value = None if value is None or whole_part is None else value + whole_part
@@ -293,7 +293,7 @@ def _decimal(digits: str) -> Fraction | None:
         return None
 
 
-def int_or_none(digits: str) -> int | None:
+def _integer(digits: str) -> int | None:
     """Digits as an integer; None where there are more than Python converts."""
     try:
         return int(digits)
@@ -301,16 +301,13 @@ def int_or_none(digits: str) -> int | None:
         return None
 
 
-_integer = int_or_none
-
-
 def _fraction(numerator: str, denominator: str) -> Fraction | None:
-    above, below = int_or_none(numerator), int_or_none(denominator)
+    above, below = _integer(numerator), _integer(denominator)
     return Fraction(above, below) if above is not None and below else None
 
 
 def _scaled(value: Fraction | None, exponent: str) -> Fraction | None:
-    power = int_or_none(exponent)
+    power = _integer(exponent)
     if value is None or power is None or abs(power) > _LARGEST_EXPONENT:
         return None
     return value * Fraction(10) ** power
