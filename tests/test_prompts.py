@@ -141,8 +141,8 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
     [
         ("x.json", "{", "JSONDecodeError"),
         ("x.json", '{"other": {"prompt": "Q: a\\nA: b"}}', "has nothing for t; it has other"),
-        ("x.json", '{"t": {}}', "KeyError: 'prompt'"),
-        ("x.jsonl", '{"question": "q"}\n', "KeyError: 'rationale'"),
+        ("x.json", '{"t": {}}', 'expected {task: {"prompt"'),
+        ("x.jsonl", '{"question": "q"}\n', 'each line is {"question": TEXT'),
         ("x.jsonl", "", "holds 0 exemplars of t"),
         ("curated.jsonl", '{"sample_index": 9, "kept": true, "rationale": "r"}\n', "0 train problems have a rationale"),
     ],
