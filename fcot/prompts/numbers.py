@@ -59,7 +59,7 @@ _LATEX_FRACTION = re.compile(r"(?<=\d) ?\\[dt]?frac\s*(?=\{\s*\d|\d)|\\[dt]?frac
 _FRACTION_PARTS = re.compile(r"\x00(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d)(?!\d))")
 _WRAPPER = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|[°º˚])")
-_LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|[()\[\]])|~")
+_LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|[()\[\]])|~(?=[A-Za-z\\])")
 _LATEX_WORDS = {r"\times": "×", r"\cdot": "×", r"\div": "÷", r"\approx": "=", r"\pi": "π", r"\infty": "∞", r"\pm": "±", r"\sqrt": "√"}
 _LATEX_WORD = re.compile("|".join(rf"{re.escape(word)}(?![A-Za-z])" for word in _LATEX_WORDS))
 _POWER = re.compile(r"(?<=[\d)])\s*\*\*\s*(?=[\d(-])")
