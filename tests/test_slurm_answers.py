@@ -161,6 +161,26 @@ def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(f
     assert (of(sweep).state, of(sweep).told) == ("cancelled", "while it ran")
 
 
+def test_a_task_cancelled_before_it_started_leaves_its_array_without_a_trace(fake_slurm, tmp_path):  # noqa: F811
+    sweep = a_sweep(tmp_path, n_jobs=3, submitted={"0": "7_0", "1": "7_1", "2": "8"})
+    fake_slurm.set(queue={"7_0": "PENDING|Dependency"}, fail={"sacct": "sacct: error: accounting storage is disabled"})
+    assert [(status.state, status.told.partition(" (")[0]) for status in statuses(sweep)] == [
+        ("queued", "Dependency"),
+        ("cancelled", "before it started"),
+        ("missing", "not known: SLURM has forgotten it and it left nothing"),  # its array is gone too: nothing is known
+    ]
+    left(sweep, 1, "running", "7_1")
+    assert statuses(sweep)[1].told == "it was killed"
+
+
+def test_tasks_that_never_started_share_one_line_of_the_accounting(fake_slurm, tmp_path):  # noqa: F811
+    numbers = [*range(4), *range(1000, 1100, 2)]
+    sweep = a_sweep(tmp_path, n_jobs=len(numbers), submitted={str(job): f"7_{task}" for job, task in enumerate(numbers)})
+    tasks = ",".join(["0-2", *map(str, numbers[4:])])
+    fake_slurm.set(queue={"7_3": "RUNNING"}, accounting={f"7_[{tasks}%2]": "CANCELLED by 1000"})
+    assert [status.state for status in statuses(sweep)] == [*["cancelled"] * 3, "starting", *["cancelled"] * 50]
+
+
 # --- words of SLURM --------------------------------------------------------------------------------------------------
 
 WORDS = """BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PENDING PREEMPTED RUNNING

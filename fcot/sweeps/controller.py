@@ -6,6 +6,7 @@ down); SLURM answers and has forgotten the job (where accounting is off, ``MinJo
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -105,8 +106,9 @@ class _Reply:
 
 def _run(command: Sequence[str]) -> _Reply:
     program = command[0]
+    whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # an array's tasks are cut to 64 characters otherwise
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False, env=whole)
     except FileNotFoundError:
         return _Reply("", f"no {program}", installed=False)
     except subprocess.TimeoutExpired:
@@ -164,8 +166,21 @@ def _parse(output: str, wanted: frozenset[str]) -> dict[str, State]:
     """States by id from lines of ``id|state|reason``; a state may be ``CANCELLED by 1000``."""
     rows = [line.split("|", 2) for line in output.splitlines() if line.count("|") >= 2]
     return {
-        job: State(state.split()[0], "" if reason == "None" else reason) for job, state, reason in rows if job in wanted and state.strip()
+        job: State(state.split()[0], "" if reason == "None" else reason)
+        for ids, state, reason in rows
+        if state.strip()
+        for job in _tasks(ids)
+        if job in wanted
     }
+
+
+def _tasks(ids: str) -> list[str]:
+    """The ids that one of SLURM's lines is about: tasks that never started share one, such as ``7_[0-2,5%2]``."""
+    parts = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", ids)
+    if parts is None:
+        return [ids]
+    ranges = [one.split("-") for one in parts[2].split(",")]
+    return [f"{parts[1]}_{task}" for limits in ranges for task in range(int(limits[0]), int(limits[-1]) + 1)]
 
 
 def cancel(arrays: Sequence[str]) -> dict[str, str]:

@@ -178,7 +178,8 @@ def _state_on_slurm(
         return ("failed", "") if status == "failed" else ("unknown", "submitted")
     state = states.get(slurm)
     if state is None:
-        return _state_of_forgotten(status, logged)
+        siblings = any(array_of(job) == array_of(slurm) for job in states)
+        return _state_of_forgotten(status, logged, siblings)
     if state.waits:
         return "queued", state.explanation(slurm)
     if status == "failed":
@@ -198,8 +199,15 @@ def _state_on_slurm(
     return "failed", "it was killed" + (f": {state.state}" if state.state not in ("FAILED", "COMPLETED") else "")
 
 
-def _state_of_forgotten(status: str | None, logged: bool) -> tuple[str, str]:
-    """The same for a job that SLURM has forgotten: it is over, and how it ended only its files tell."""
+def _state_of_forgotten(status: str | None, logged: bool, siblings: bool) -> tuple[str, str]:
+    """The same for a job that SLURM does not know: it is over, and how it ended only its files tell.
+
+    Args:
+        status: The job's last status of this submission, None where it never started.
+        logged: Whether this submission has a log.
+        siblings: Whether SLURM knows other tasks of its array. A task that is cancelled before it starts leaves the array without a
+            trace in queue and accounting (seen with SLURM 22.05).
+    """
     if status == "requeued":
         return "interrupted", "requeued; SLURM has forgotten it"
     if status in ("stopped", "interrupted"):
@@ -208,6 +216,8 @@ def _state_of_forgotten(status: str | None, logged: bool) -> tuple[str, str]:
         return "failed", "it was killed" if status == "running" else ""
     if logged:
         return "failed", "it did not start; SLURM has forgotten it"
+    if siblings:
+        return "cancelled", "before it started"
     return "missing", "not known: SLURM has forgotten it and it left nothing"
 
 
