@@ -48,10 +48,7 @@ def strip_markup(text: str) -> str:
     text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
     text = text.replace("\\(", "").replace("\\)", "")
     text = _LATEX_FRACTION.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]}", text)
-    for _ in range(3):  # wrappers nest: \boxed{\text{5}}
-        text, count = _LATEX_WRAPPER.subn(r"\1", text)
-        if not count:
-            break
+    text = numbers.unwrap(_LATEX_WRAPPER, r"\1", text)
     return _EMPHASIS.sub(r"\2", text.replace("**", "").replace("__", "").replace("`", ""))
 
 
@@ -99,12 +96,18 @@ def _texts(text: str) -> list[str]:
     return [cleaned] if cleaned else []
 
 
+def _boolean(text: str) -> str | None:
+    """Yes for True and no for False, where that is the whole text."""
+    whole = _TRUE_FALSE.fullmatch(text)
+    return {"true": "yes", "false": "no"}[whole[1].lower()] if whole else None
+
+
 def _read_yes_no(text: str) -> Reading:
     """The first of yes and no; "yes or no" is neither. True and False count where they are the whole text."""
-    if whole := _TRUE_FALSE.fullmatch(text):
-        return Reading({"true": "yes", "false": "no"}[whole[1].lower()])
-    found = _yes_no(rest := _EITHER.sub(" ", text))
-    return Reading(found[0]) if found else Reading(None, SEVERAL) if rest != text else NOTHING
+    if boolean := _boolean(text):
+        return Reading(boolean)
+    answers = _yes_no(rest := _EITHER.sub(" ", text))
+    return Reading(answers[0]) if answers else Reading(None, SEVERAL) if rest != text else NOTHING
 
 
 def marked(text: str) -> str | None:
@@ -216,8 +219,8 @@ class AnswerRule:
             return numbers.gold(numbers.plain(answer))
         if self.answer_type == "choice":
             return choices.first(strip_markup(answer), self.choices).value
-        if self.answer_type == "yes_no" and (whole := _TRUE_FALSE.fullmatch(answer)):
-            return {"true": "yes", "false": "no"}[whole[1].lower()]
+        if self.answer_type == "yes_no" and (boolean := _boolean(answer)):
+            return boolean
         found = self.candidates(answer)
         return found[0] if len(found) == 1 else None
 

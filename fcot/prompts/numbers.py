@@ -92,10 +92,7 @@ def plain(text: str) -> str:
     text = _DEGREES.sub(" deg ", _TAG.sub("\n", text))
     text = _LATEX_FRACTION.sub(" \x00", text)
     text = _FRACTION_PARTS.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]} ", text).replace("\x00", "\\frac")
-    for _ in range(3):  # wrappers nest: \boxed{\text{5}}
-        text, count = _WRAPPER.subn(r" \1 ", text)
-        if not count:
-            break
+    text = unwrap(_WRAPPER, r" \1 ", text)
     text = _LATEX_WORD.sub(lambda match: _LATEX_WORDS[match[0]], _LATEX_SPACE.sub(" ", text))
     text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
     text = _SUBSCRIPT.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
@@ -104,6 +101,21 @@ def plain(text: str) -> str:
     text = _MARKUP.sub("", _MARKUP_BETWEEN.sub(" ", _POWER.sub("^", text)))
     text = _EMPHASIS.sub(r"\2", text)
     return _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text))
+
+
+def unwrap(wrapper: re.Pattern[str], content: str, text: str) -> str:
+    r"""A text without wrappers, which may nest up to three deep: ``\boxed{\text{5}}``.
+
+    Args:
+        wrapper: Matches one whose content has no other in it.
+        content: What takes its place, as in :func:`re.sub`.
+        text: The text.
+    """
+    for _ in range(3):
+        text, count = wrapper.subn(content, text)
+        if not count:
+            break
+    return text
 
 
 @lru_cache(maxsize=4096)
@@ -182,7 +194,7 @@ _PART_AFTER = re.compile(  # what makes the number the beginning of something el
     r"[ \t]*[√∛∜π∞±∓^∑∏∫]"
     r"|[ \t]{0,3}[_\x02]|[µ({\[](?=[ \t]*[-\d.√πa-z\\])(?![ \t]*[a-z]{2})"
     r"|[ \t]?[만억천백십]|[^\W\d_a-zA-Z]+\d|[&@#$|~\\?][ \t]*[\d.]|\+(?![ \t]*[-$.\d(√π\\])"
-    r"|/(?![A-Za-z]{2})\S|!(?=[\d!=+*/^-])|…|\.\.(?=\.)"
+    r"|/(?![A-Za-z]{2})\S|!(?=[\d!=+*/^-])|…"
     r"|[ \t]*\\(?!\\|text|mathrm|n\b)[A-Za-z]+"
     r"|[ \t]*[-+*×÷][ \t]*(?:[b-zB-HJ-Z](?![A-Za-z'])|[√π\\]|\((?![ \t]*[-$.\d]))"  # 5 + x
     r"|[ \t]+deg[ \t]*\d|[ \t]+(?:squared|cubed|factorial|pi|mod|choose)\b|[ \t]+to[ \t]+the[ \t]+power\b"
@@ -235,9 +247,7 @@ def _number(text: str, start: int, end: int, before: str) -> Number:
     if _PART_BEFORE.search(_before(text, begin)):
         value = None
     end, value = _after(text, end, value, priced)
-    if decimal and text.startswith("...", end):
-        value = None
-    if (rest := _PART_AFTER.match(text, end)) and not (rest[0].startswith("..") and not decimal):
+    if _PART_AFTER.match(text, end) or (decimal and text.startswith("...", end)):  # 0.333...; "so it is 5..." is a sentence's end
         value = None
     return Number(None if value is None else canonical(-value if negative else value), begin, end)
 
@@ -348,12 +358,17 @@ def _link(text: str, left: Number, right: Number) -> str:
     return "list" if _LIST.fullmatch(gap) else ""
 
 
+def _linked(text: str) -> tuple[list[Number], list[str]]:
+    """The numbers in a plain text, and what joins each to the next."""
+    numbers = find(text)
+    return numbers, [_link(text, left, right) for left, right in pairwise(numbers)]
+
+
 def first(text: str) -> Reading:
     """The first number of a plain text. Of an equation it is the right side: 129 of "76 + 53 = 129"."""
-    numbers = find(text)
+    numbers, links = _linked(text)
     if not numbers:
         return NOTHING
-    links = [_link(text, left, right) for left, right in pairwise(numbers)]
     end = 0
     while end < len(links) and links[end] in ("operator", "equals"):
         end += 1
@@ -365,10 +380,9 @@ def first(text: str) -> Reading:
 
 def last(text: str) -> Reading:
     """The last number of a plain text, of an equation the right side."""
-    numbers = find(text)
+    numbers, links = _linked(text)
     if not numbers:
         return NOTHING
-    links = [_link(text, left, right) for left, right in pairwise(numbers)]
     begin = len(links)
     while begin and links[begin - 1] in ("operator", "equals"):
         begin -= 1

@@ -62,10 +62,9 @@ class StudentFormat:
         """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
         text = separate(text).said
         if self.answer_prefix is None:
-            rationale, answer = "", text
-        elif self.answer_prefix in text:
-            rationale, _prefix, answer = text.rpartition(self.answer_prefix)
-        else:
+            return "", text.strip()
+        rationale, prefix, answer = text.rpartition(self.answer_prefix)
+        if not prefix:
             rationale, answer = text, ""
         lead = self.completion_template.partition("{rationale}")[0].strip()
         return rationale.strip().removeprefix(lead).strip(), answer.strip()
@@ -82,9 +81,10 @@ class StudentFormat:
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
         """Whether the completion ends with the answer prefix (where the format has one) and an answer."""
         text = separate(text).said
-        return rule.first(text.rpartition(self.answer_prefix)[2] if self.answer_prefix else text) is not None and (
-            self.answer_prefix is None or self.answer_prefix in text
-        )
+        if self.answer_prefix is None:
+            return rule.first(text) is not None
+        _, prefix, answer = text.rpartition(self.answer_prefix)
+        return bool(prefix) and rule.first(answer) is not None
 
 
 @dataclass(frozen=True)
