@@ -29,9 +29,9 @@ def redraw_faults(config: Config) -> Iterator[str]:
 
 def temperature_of(config: Config) -> float:
     """The teacher's: as set, else greedy for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
-    asked = getattr(config.teacher, "temperature", None)
-    if asked is not None:
-        return float(asked)
+    temperature = getattr(config.teacher, "temperature", None)
+    if temperature is not None:
+        return float(temperature)
     if isinstance(config.student, TeacherItself):
         return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
     return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0

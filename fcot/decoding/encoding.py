@@ -59,9 +59,15 @@ class Encoder:
 
     def prompt(self, text: str) -> list[int]:
         """The ids of a text with what the tokenizer puts before and behind every text, such as a beginning-of-sequence token."""
+        before, behind = self._frame
+        return [*before, *self.texts([text])[0], *behind]
+
+    @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and behind every text."""
         whole, bare = list(self._tokenizer("a", verbose=False)["input_ids"]), self._plain(["a"])[0]
         start = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
-        return [*whole[:start], *self.texts([text])[0], *whole[start + len(bare) :]]
+        return whole[:start], whole[start + len(bare) :]
 
     def turns(self, conversations: Sequence[Turns]) -> list[list[int]]:
         """The ids of conversations in the tokenizer's chat template, up to where the answer begins; its special tokens are the template's.
@@ -130,7 +136,7 @@ class Encoder:
         return ids + self._plain([text])[0]
 
     def _broken(self, text: str) -> str:
-        """A text whose special tokens' names are broken in two, so that they can be told from the template's."""
+        """A text whose special tokens' names are broken in two, so that they differ from the template's."""
         for begin, _ in reversed(self._names(text)):
             text = text[: begin + 1] + _BREAK + text[begin + 1 :]
         return text

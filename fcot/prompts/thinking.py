@@ -8,10 +8,9 @@ holds an answer: it holds guesses.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-Thinking = Literal["strip", "keep", "only"]
-MODES: tuple[str, ...] = get_args(Thinking)
+MODES = ("strip", "keep", "only")  # what prompt.thinking makes of a thought
 
 _NAMES = (
     r"think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|inner_monologue|antthinking|seed:think"
@@ -58,6 +57,12 @@ def separate(text: str) -> Parts:
     (thoughts if thinks else said).append(text[position:])
     joined, rest = ("\n".join(part.strip() for part in parts if part.strip()) for parts in (thoughts, said))
     return Parts(_LEFT_OVER.sub("", joined).strip(), _LEFT_OVER.sub("", rest).strip(), not thinks)
+
+
+def said_or_thought(text: str) -> str:
+    """A rationale without the thought before it; the thought where there is nothing else."""
+    thought, said, _ = separate(text)
+    return said or thought
 
 
 def _closes(tag: re.Match[str]) -> bool:

@@ -17,7 +17,7 @@ from fcot.progress import say, unwatched
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
-from fcot.prompts.thinking import separate
+from fcot.prompts.thinking import said_or_thought, separate
 from fcot.ranks import World
 from fcot.records import Completion, Prediction, Problem
 from fcot.runs import Run
@@ -155,7 +155,7 @@ def prompt_student(
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.ask_answer(one.problem.question, _continued(_said(answer.text)), rule, student.chat)
+            one.prompt.ask_answer(one.problem.question, _continued(said_or_thought(answer.text)), rule, student.chat)
             for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
@@ -193,12 +193,6 @@ def _warn(facts: Summary, n: int, room: int) -> None:
         say(f"warning: {facts['shortened_prompts']} of {n} prompts were longer than {room} tokens and lost exemplars")
     if facts["cut_questions"]:
         say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
-
-
-def _said(text: str) -> str:
-    """A rationale without the thought before it; the thought where there is nothing else."""
-    thought, said, _ = separate(text)
-    return said or thought
 
 
 def _continued(text: str) -> str:

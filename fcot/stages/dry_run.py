@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
         made.usd_batch = made.usd * price.batch if price.batch != 1 else None
         made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
-    made.notes = [measured.said, *_price_notes(run), *_passed_over(run)]
+    made.notes = [measured.said, *_price_notes(run), *_passed_over(run, planned)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:
@@ -100,13 +101,18 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     return made
 
 
-def _passed_over(run: Run) -> Iterator[str]:
-    """Rationales of the same problems that the store holds at one of fcot's own temperatures, where the run asks at another."""
+def _passed_over(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
+    """Rationales of the same problems that the store holds at one of fcot's own temperatures, where the run's is another.
+
+    Said by one of the runs of a sweep that have problems and requests in common.
+    """
     identity = run.plan.teacher.identity
     for temperature in (0.0, SAMPLING_TEMPERATURE):
         if "temperature" not in identity or identity["temperature"] == temperature:
             continue
         other = {**identity, "temperature": temperature}
+        if _take(planned, 1, run.store.path, json.dumps(other, sort_keys=True), tuple(run.split.train)):
+            continue
         keys = [run.plan.step1(problem).key(other) for problem in run.select(run.split.train)]
         if n := sum(len(run.store.shard(key).slots(key)) for key in keys):
             uses = f"teacher.temperature={temperature:g} uses them"

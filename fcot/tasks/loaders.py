@@ -1,4 +1,4 @@
-"""Problems from files and from the hub, through the ``datasets`` library, with messages that name file and line."""
+"""Problems from files and from the hub, with messages that name file and line. Other formats than JSON go through ``datasets``."""
 
 from __future__ import annotations
 

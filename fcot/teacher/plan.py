@@ -11,7 +11,7 @@ from typing import Any
 
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.prompts.thinking import separate
+from fcot.prompts.thinking import said_or_thought, separate
 from fcot.records import REFUSED, Completion, Problem
 from fcot.teacher.budget import SharedBudget
 from fcot.teacher.money import Price
@@ -57,17 +57,17 @@ class Plan:
 
     def step2(self, problem: Problem, rationale: Row) -> Request:
         """The request for the answer that a stored rationale leads to."""
-        thought, said, _ = separate(rationale["text"])
-        return self._step2(problem, rationale, said or thought)
+        return self._step2(problem, rationale, said_or_thought(rationale["text"]))
 
     def _step2(self, problem: Problem, rationale: Row, text: str) -> Request:
-        asked = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
-        return Request(asked, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
+        prompt = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
+        return Request(prompt, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
 
-    def step2_keys(self, problem: Problem, rationale: Row) -> list[str]:
-        """The keys of :meth:`step2`, and behind them those of earlier versions, which also sent the thought within a rationale."""
-        keys = self.keys(self.step2(problem, rationale))
-        return [*keys, *self.keys(self._step2(problem, rationale, rationale["text"]))] if separate(rationale["text"]).thought else keys
+    def step2_keys(self, request: Request, problem: Problem, rationale: Row) -> list[str]:
+        """The keys of a request of :meth:`step2`, and behind them those of earlier versions, which also sent a rationale's thought."""
+        if request.rationale == rationale["text"]:
+            return self.keys(request)
+        return [*self.keys(request), *self.keys(self._step2(problem, rationale, rationale["text"]))]
 
     def key(self, request: Request) -> str:
         """The request's key under this teacher."""
@@ -189,8 +189,8 @@ def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[An
     for slot in chosen_slots(plan, shard, key):
         row = shard.row(key, slot)
         request = plan.step2(problem, row)
-        keys = plan.step2_keys(problem, row)
-        answer_key = next((one for one in keys if shard.slots(one)), keys[0])
+        keys = plan.step2_keys(request, problem, row)
+        answer_key = next((key for key in keys if shard.slots(key)), keys[0])
         yield Answer(row, request, answer_key, taken[answer_key])
         taken[answer_key] += 1
 
