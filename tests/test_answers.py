@@ -288,6 +288,7 @@ def test_gold_numbers_stand_alone(text):
         ("<answer>5</answer>", "5"),
         ("2x + 3 = 60", None),
         ("5 apples and 6 pears", None),
+        ("5****1/2", None),
     ],
 )
 def test_of_a_text_the_answer_counts_not_its_first_digits(text, value):

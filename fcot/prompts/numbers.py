@@ -98,7 +98,7 @@ def plain(text: str) -> str:
     text = _SUBSCRIPT.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
     text = _GROUP_SPACE.sub(",", _SENTENCE_DASH.sub(", ", text))
     text = _NOT_ASCII.sub(lambda match: _ascii(match[0]), text)
-    text = _MARKUP.sub("", _MARKUP_BETWEEN.sub(" ", _POWER.sub("^", text)))
+    text = _MARKUP.sub("", _MARKUP_BETWEEN.sub("\t", _POWER.sub("^", text)))  # a tab joins no mixed number, as a space does
     text = _EMPHASIS.sub(r"\2", text)
     return _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text))
 
