@@ -110,7 +110,7 @@ def whole(start: str, text: str, read: str | None) -> bool:
     ]
     if not ends:
         return False
-    rest = text[max(end for end in ends if not re.search(r"[\s*_`]$", text[:end])) :]
+    rest = text[max(end for end in ends if not re.search(r"(?:[\s*_`]|\\,)$", text[:end])) :]
     rest = re.sub(r"^[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]+", "", rest)
     return not rest or (unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±")
 
