@@ -383,10 +383,10 @@ def _train_and_test(
     if templates is not None:
         positions = template_split([templates[index] for index in indices], mode.train_fraction)
         if indices and abs(len(positions[0]) / len(indices) - mode.train_fraction) > _FAR:
-            raise FcotError(
-                f"split-mode=template: the {len(set(templates.values()))} templates of {task.name} are too unlike in size, "
-                f"{len(positions[0])} problems would be trained on and {len(positions[1])} tested; split-mode=sample"
-            )
+            n = len(set(templates.values()))
+            why = f"the {n} templates of {task.name} are too unlike in size" if n > 1 else f"all problems of {task.name} share a template"
+            sizes = f"{len(positions[0])} problems would be trained on and {len(positions[1])} tested"
+            raise FcotError(f"split-mode=template: {why}, {sizes}; split-mode=sample")
     else:
         n = len(indices)
         positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)

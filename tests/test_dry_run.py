@@ -92,6 +92,8 @@ def test_a_dry_run_says_what_difference_its_seeds_and_problems_can_show(tmp_path
     assert "says nothing of other trainings" in one
     assert "18 test problems, 3 seeds" in three
     assert "ASSUMED: a standard deviation of 3 points between seeds" in three
+    show([estimate(make_run(tmp_path, "method=fine_tune", "dataset.n_problems=12"), {})])
+    assert "none, not even 100 points (power 80 %, 4 test problems, 1 seed)" in capsys.readouterr().out
     zero_shot = estimate(make_run(tmp_path, "method=zero_shot", "dataset.n_problems=60"), {})
     show([zero_shot])
     assert "smallest difference" not in capsys.readouterr().out
@@ -338,6 +340,14 @@ def test_a_known_price_is_said_with_its_source(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"price: $1 in, $1 cached, $2 out per million tokens, from {prices}" in said
     assert "Batch API" not in said, "the file knows no batch price"
+
+
+def test_a_budget_that_ends_the_purchase_is_announced(tmp_path):
+    made = estimate(openai_run(tmp_path, DEAD), {})
+    half = estimate(openai_run(tmp_path, DEAD, f"teacher.budget_usd={made.usd[1] / 2}"), {})
+    assert any("is less than the price online: it ends the purchase at about 50 % of that" in note for note in half.notes)
+    enough = estimate(openai_run(tmp_path, DEAD, f"teacher.budget_usd={made.usd[1] * 2}"), {})
+    assert not any("budget" in note for note in enough.notes)
 
 
 @pytest.mark.parametrize("overrides", [["method=zero_shot"], ["method=fine_tune"], []], ids=["zero_shot", "fine_tune", "oracle"])

@@ -117,7 +117,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.jsonl", GOOD + '{"question": " ", "answer": 1}\n', "{path}, line 2: empty question"),
         ("mine.jsonl", GOOD + '\n{"question": null, "answer": 1}\n', "{path}, line 3: empty question"),
         ("mine.jsonl", GOOD + '{"question": "b", "answer": "many"}\n', "{path}, line 2: the gold answer 'many' is not a number"),
-        ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: the gold answer '' is not a number"),
+        ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: no gold answer (blank, NaN or null): fill it in, or delete the row"),
         ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 1: no sample_index; other rows have one"),
         ("mine.jsonl", '{"sample_index": 0, "question": "a", "answer": 1}\n{"sample_index": "0", "question": "b", "answer": 1}',
          "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
@@ -170,7 +170,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     [
         (AnswerRule("choice", "ABC"), "D", "one of the letters A, B, C"),
         (AnswerRule("choice", "ABC"), "A Beautiful Cat"[2:], "one of the letters A, B, C"),
-        (AnswerRule("yes_no"), "maybe", "yes or no"),
+        (AnswerRule("yes_no"), "maybe", "yes or no (or true or false)"),
         (AnswerRule("number"), "1/0", "a number"),
         (AnswerRule("text"), '"."', "a text"),
     ],
@@ -363,6 +363,12 @@ def test_rows_with_names_are_numbered_in_their_order(tmp_path, index):
         [{"sample_index": index, "question": "a", "answer": 1}, {"sample_index": "7", "question": "b", "answer": 2}],
     )
     assert [problem.sample_index for problem in load(path)] == [0, 1]
+
+
+def test_a_name_that_stands_twice_is_an_error(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"sample_index": name, "question": name, "answer": 1} for name in ("q-1", "q-2", "q-1")])
+    with pytest.raises(FcotError, match=r"mine.jsonl: sample_index 'q-1' stands in 2 rows"):
+        load(path)
 
 
 @pytest.mark.parametrize("missing", ["NaN", "null", '""', '"NaN"'])

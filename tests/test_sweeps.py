@@ -117,6 +117,14 @@ def test_ranks_that_slurm_will_not_start_are_found_out_before_submission(run_fco
     assert "trainer.devices=1 times trainer.nodes=2 is 2 processes, and a job of this launcher has 1 tasks" in result.stderr
 
 
+def test_a_dry_run_with_a_job_that_cannot_be_run_says_so_and_fails(run_fcot):
+    result = run_fcot("-m", "diversity=1,0", *SMALL, "dry_run=true")
+    assert result.returncode == 1
+    assert "diversity=0" in result.stdout
+    assert "2 jobs: 1 to run, 1 with a fault" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
 def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
     (tmp_path / "conf/hydra/launcher").mkdir(parents=True)
     (tmp_path / "conf/hydra/launcher/mysite.yaml").write_text("defaults: [slurm, _self_]\npartition: mine\ntimeout_min: 90\n")

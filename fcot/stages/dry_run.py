@@ -90,7 +90,10 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
         made.usd_batch = made.usd * price.batch if price.batch != 1 else None
         made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
-    made.notes = [measured.said, *_price_notes(run), *_passed_over(run, planned)]
+        if plan.budget_usd is not None and plan.budget_usd < made.usd[1]:
+            part = f"about {100 * plan.budget_usd / made.usd[1]:.0f} % of that"
+            made.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
+    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:

@@ -74,13 +74,18 @@ class StudentNeeds:
     usd_answers: Interval | None = None
 
 
+def dollars(usd: float) -> str:
+    """Such as ``$1.20``, of small amounts two digits: ``$0.0012``."""
+    return f"${usd:,.2f}" if usd >= 0.1 else f"${usd:.2g}"
+
+
 def money(interval: Interval | None) -> str:
     """Such as ``$1.20 ($0.80-$1.90)``."""
     if interval is None:
         return "price unknown"
     if not interval[2]:
         return "$0"
-    low, middle, high = (f"${value:,.2f}" if value >= 0.1 else f"${value:.2g}" for value in interval)
+    low, middle, high = map(dollars, interval)
     return f"{middle} ({low}-{high})"
 
 
@@ -126,7 +131,9 @@ def _detectable(estimates: Sequence[Estimate]) -> tuple[dict[str, str], list[str
     if not settings:
         return {}, []
     seeds, n = min(map(len, settings.values())), min(one.n_test for runs in settings.values() for one in runs)
-    points = f"{100 * detectable(n, seeds, spread=_ASSUMED_SPREAD):.1f} points (power 80 %, {n:,} test problems, {_seeds(seeds)})"
+    smallest = 100 * detectable(n, seeds, spread=_ASSUMED_SPREAD)
+    points = f"{smallest:.1f} points" if smallest < 100 else "none, not even 100 points"
+    points += f" (power 80 %, {n:,} test problems, {_seeds(seeds)})"
     spread = f"a standard deviation of {100 * _ASSUMED_SPREAD:.0f} points between seeds, " if seeds > 1 else ""
     note = f"smallest difference: of two settings, p < 0.05; ASSUMED: {spread}accuracies near 50 %, independent problems, one comparison"
     alone = "with one seed it is that of two trained students, which says nothing of other trainings; seed=0,1,2 plans three"

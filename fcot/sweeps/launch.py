@@ -190,12 +190,14 @@ def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], est
     buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
     if not buying:
         return None
+    from fcot.stages.needs import dollars
+
     usd, limits = sweep.launcher.get("budget_usd"), [plan.budget_usd for plan in buying]
     known = [limit for limit in limits if limit is not None]
     if len(known) == len(limits) and (usd is None or sum(known) <= usd):
-        return f"at most ${sum(known):,.2f}: teacher.budget_usd of {len(known)} jobs. hydra.launcher.budget_usd limits them together"
+        return f"at most {dollars(sum(known))}: teacher.budget_usd of {len(known)} jobs. hydra.launcher.budget_usd limits them together"
     if usd is not None:
-        return f"at most ${usd:,.2f} for all jobs together (hydra.launcher.budget_usd)"
+        return f"at most {dollars(usd)} for all jobs together (hydra.launcher.budget_usd)"
     return "no limit is set: hydra.launcher.budget_usd for all jobs together, teacher.budget_usd for each of them"
 
 
@@ -249,7 +251,7 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
 
 
 def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
-    """``dry_run`` or ``preview`` of all jobs, which leave nothing behind."""
+    """``dry_run`` or ``preview`` of all jobs, which leave nothing behind; exit code 1 where a job cannot be run."""
     _leave_nothing(sweep.folder)
     if preview:
         from fcot.stages.preview import preview as show_preview
@@ -264,6 +266,8 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
     show(list(estimates.values()))
     for line in (*_faults(sweep), *summary(sweep, todo, runs, {job.number: estimates[job.number] for job in todo})):
         print(line)
+    if any(job.fault is not None for job in sweep.jobs):
+        sys.exit(1)
 
 
 # --- in this process -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
@@ -84,7 +85,7 @@ def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> Non
     """Refuse empty questions, repeated sample indices and gold answers that are not of the task's answer type."""
     if not problems:
         raise FcotError(f"{where.name} holds no problems")
-    kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no", "number": "a number"}
+    kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no (or true or false)", "number": "a number"}
     expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
     seen: dict[int, int] = {}
     faults = []
@@ -95,7 +96,9 @@ def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> Non
             first = where.row(seen[problem.sample_index])
             faults.append(f"{where.row(position)}: sample index {problem.sample_index} stands twice (first in {first})")
         seen.setdefault(problem.sample_index, position)
-        if task.rule.gold(problem.answer) is None:
+        if not problem.labelled:
+            faults.append(f"{where.row(position)}: no gold answer (blank, NaN or null): fill it in, or delete the row")
+        elif task.rule.gold(problem.answer) is None:
             faults.append(f"{where.row(position)}: the gold answer {problem.answer!r} is not {expected}")
     if len(faults) == len(problems) > 2 and task.rule.answer_type != "text":
         faults.append("Is dataset.answer_type right? text takes any answer")
@@ -172,6 +175,8 @@ def _indices(rows: Sequence[Mapping[str, Any]], where: _Rows) -> list[int]:
     """
     given = [_index(row.get("sample_index")) for row in rows]
     if any(isinstance(index, str) for index in given) or not any(index is not None for index in given):
+        names = Counter(str(index) for index in given if index is not None)
+        _raise([f"{where.name}: sample_index {name!r} stands in {n} rows" for name, n in names.items() if n > 1])
         return list(range(len(rows)))
     faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(given) if index is None]
     faults += [
