@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -13,9 +15,12 @@ from fcot.student.activations import checkpoint_activations, checkpoints_activat
 from fcot.student.data import Batch
 from fcot.student.reflection import TEXTS
 
+_CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
+_CHUNK = 1 << 24  # logits at once
+
 
 class TargetLogits:
-    """A model's logits where a batch has targets: its head, the dearest layer, sees only those hidden states.
+    """A model's logits where a batch has targets: only hidden states at target positions go through the head, the most expensive layer.
 
     And those states themselves, for self-reflection: what the head reads is the last layer's state.
 
@@ -32,6 +37,8 @@ class TargetLogits:
         self._reads: list[torch.Tensor] | None = None  # where a list, the states go in there
         self._handle = model.get_output_embeddings().register_forward_pre_hook(self._select)
         self._model = model
+        plain = type(model.get_output_embeddings()) is torch.nn.Linear and not compile
+        self._linear: bool | None = None if plain else False  # whether the logits are the head's, as they are; None: not known yet
         self._encodes = bool(model.config.is_encoder_decoder)
         self._forward = torch.compile(self._run, dynamic=True) if compile else self._run
 
@@ -41,6 +48,29 @@ class TargetLogits:
             return self._forward(batch["inputs"], batch["positions"])
         finally:
             self._positions = None
+
+    def loss_in_chunks(self, batch: Batch) -> torch.Tensor | None:
+        """:func:`token_loss` of a batch with many targets under a large vocabulary, without all of its logits at once.
+
+        Returns:
+            A scalar; None for a small batch, and where the model does more with its logits than its linear head (Gemma 2 caps
+            them) or the head cannot be taken by itself (adapters, sharded weights, compiled models, 16-mixed).
+        """
+        head = self._model.get_output_embeddings()
+        if self._linear is False or isinstance(head.weight, DTensor) or _autocast(head.weight) == torch.float16:
+            return None
+        if len(batch["targets"]) * head.weight.shape[0] < _CHUNKED_FROM:
+            return None
+        try:
+            self._positions, self._reads = batch["positions"], []
+            logits = self._model(**batch["inputs"], use_cache=False).logits[0]  # of one target
+            states = self._reads[0]
+        finally:
+            self._positions = self._reads = None
+        if self._linear is None and logits.any():  # of a padding token all are 0, whatever is done with them
+            with torch.no_grad():
+                self._linear = torch.equal(logits, head(states[:1]))
+        return chunked_token_loss(states, head.weight, head.bias, batch) if self._linear else None
 
     def states(self, triplets: Batch) -> torch.Tensor:
         """The states that represent the texts of :func:`fcot.student.reflection.triplet_batch`, (texts, width), in float32.
@@ -101,6 +131,72 @@ def token_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     if batch["weights"] is None:
         return functional.cross_entropy(logits, batch["targets"], reduction="sum")
     return functional.cross_entropy(logits, batch["targets"], reduction="none") @ batch["weights"]  # type: ignore[no-any-return]
+
+
+def chunked_token_loss(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+    """:func:`token_loss` of a linear head's logits, of which only some exist at a time: a scalar in float32.
+
+    Args:
+        states: (targets, width).
+        weight: The head's, (vocabulary, width).
+        bias: The head's, (vocabulary,), or None.
+        batch: As in :func:`token_loss`.
+    """
+    rows = max(16, _CHUNK // weight.shape[0])
+    return _ChunkedLoss.apply(states, weight, bias, batch["targets"], batch["weights"], rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Computes the gradients together with the loss, while a chunk's logits exist: nothing is computed twice.
+
+    The products are in autocast's type where it is on, everything else is in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor,
+        weights: torch.Tensor | None, rows: int,
+    ) -> torch.Tensor:  # fmt: skip
+        kind = _autocast(states) or states.dtype
+        head, offset = weight.to(kind), None if bias is None else bias.to(kind)
+        loss = torch.zeros((), device=states.device)
+        of_states, of_weight, of_bias = (
+            torch.zeros_like(tensor, dtype=torch.float32) if tensor is not None and needed else None
+            for tensor, needed in zip((states, weight, bias), ctx.needs_input_grad, strict=False)
+        )
+        with torch.autocast(states.device.type, enabled=False):
+            for start in range(0, len(states), rows):
+                chunk = slice(start, start + rows)
+                inputs, index = states[chunk].to(kind), targets[chunk, None]
+                logits = functional.linear(inputs, head, offset).float()
+                normalizers = logits.logsumexp(-1, keepdim=True)
+                losses = (normalizers - logits.gather(-1, index))[:, 0]
+                loss += losses.sum() if weights is None else losses @ weights[chunk]
+                gradient = logits.sub_(normalizers).exp_()
+                gradient.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=gradient.dtype))
+                gradient = (gradient if weights is None else gradient.mul_(weights[chunk, None])).to(kind)
+                if of_states is not None:
+                    of_states[chunk] = gradient @ head
+                if of_weight is not None:
+                    of_weight += gradient.T @ inputs
+                if of_bias is not None:
+                    of_bias += gradient.sum(0)
+        ctx.gradients = of_states, of_weight, of_bias
+        ctx.types = states.dtype, weight.dtype, None if bias is None else bias.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # they are large: scaled in place, and kept by nobody else
+        scaled = [None if gradient is None else gradient.mul_(outer).to(kind) for gradient, kind in zip(gradients, ctx.types, strict=True)]
+        return (*scaled, None, None, None)
+
+
+def _autocast(tensor: torch.Tensor) -> torch.dtype | None:
+    """The type that products with a tensor have under autocast; None without it."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def triplet_loss(states: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:

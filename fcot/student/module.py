@@ -72,7 +72,8 @@ class StudentModule(pl.LightningModule):
         """This micro-batch's share of the step's mean loss over its tokens, and of its mean triplet loss, by itself and in the sum."""
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
-        loss = token_loss(self.logits(batch), batch) / batch["loss_tokens"]
+        chunked = self.logits.loss_in_chunks(batch)
+        loss = (token_loss(self.logits(batch), batch) if chunked is None else chunked) / batch["loss_tokens"]
         reflection = torch.zeros((), device=loss.device)
         if "triplets" in batch:
             triplets = batch["triplets"]

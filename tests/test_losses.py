@@ -1,0 +1,74 @@
+"""The loss of large vocabularies, in chunks: the same value and gradients as from all logits, wherever it applies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from students import make_rows, make_student
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from fcot.student import losses
+from fcot.student.data import Layout
+from fcot.student.losses import TargetLogits, token_loss
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(losses, "_CHUNKED_FROM", 0)
+    monkeypatch.setattr(losses, "_CHUNK", 1)  # 16 targets at once
+
+
+def batch_of(student, weight=0.0):
+    layout = Layout(student.architecture, student.tokenizer.pad_token_id, student.tokenizer.pad_token_id, weight)
+    return layout.batch(make_rows(student, 6))
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    (loss / 7).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(("name", "weight"), [("gpt2", 0.0), ("gpt2", 0.3), ("llama", 0.0), ("t5", 0.0), ("flan_t5", 0.0)])
+def test_chunks_give_the_same_loss_and_gradients(name, weight):
+    student = make_student(name)
+    student.model.eval()
+    batch, head = batch_of(student, weight), TargetLogits(student.model)
+    assert (batch["weights"] is None) == (weight == 0)
+    whole, chunked = token_loss(head(batch), batch), head.loss_in_chunks(batch)
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=0)
+    expected, found = gradients(student.model, whole), gradients(student.model, chunked)
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_under_bf16_the_loss_is_as_near_as_that_of_all_logits():
+    student = make_student("gpt2")
+    student.model.eval()
+    batch, head = batch_of(student), TargetLogits(student.model)
+    exact = token_loss(head(batch), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, chunked = token_loss(head(batch), batch), head.loss_in_chunks(batch)
+    assert abs(chunked - exact) <= 2 * abs(whole - exact) + 1e-3 * exact
+
+
+def test_logits_that_are_capped_are_left_to_the_model():
+    config = Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        final_logit_softcapping=0.01,
+    )  # fmt: skip
+    model = Gemma2ForCausalLM(config)
+    batch = {"inputs": {"input_ids": torch.arange(1, 9)[None]}, "positions": torch.arange(8), "targets": torch.arange(8), "weights": None}
+    assert TargetLogits(model).loss_in_chunks(batch) is None
+
+
+def test_small_batches_and_compiled_models_have_all_logits(monkeypatch):
+    student = make_student("gpt2")
+    batch = batch_of(student)
+    assert TargetLogits(student.model, compile=True).loss_in_chunks(batch) is None
+    n = len(batch["targets"]) * student.model.lm_head.weight.shape[0]
+    monkeypatch.setattr(losses, "_CHUNKED_FROM", n + 1)
+    assert TargetLogits(student.model).loss_in_chunks(batch) is None
+    monkeypatch.setattr(losses, "_CHUNKED_FROM", n)
+    assert TargetLogits(student.model).loss_in_chunks(batch) is not None
