@@ -78,7 +78,9 @@ def simple(text: str) -> Fraction | None:
     text = text.replace("\\frac{1}{2}", " 1/2").replace("．", ".").replace("，", ",")
     text = "".join(f" {unicodedata.normalize('NFKC', c)}" if unicodedata.decomposition(c).startswith("<fraction>") else c for c in text)
     text = text.replace("⁄", "/")
-    text = re.sub("(?<=10)[⁻⁺]?[⁰¹²³⁴-⁹]+", lambda raised: "^" + unicodedata.normalize("NFKC", raised[0]).replace("−", "-"), text)
+    text = re.sub(
+        "(?<=10)[ \t]*[⁻⁺]?[⁰¹²³⁴-⁹]+", lambda raised: "^" + unicodedata.normalize("NFKC", raised[0].strip()).replace("−", "-"), text
+    )
     text = re.sub(r"\*\*|__|`", "", text).strip()
     scale = Fraction(1)
     while word := re.fullmatch(r"(.*?)(?:(?<=\d)([kK])|[ \t-]*([A-Za-z]+?)s?)", text, re.DOTALL):
