@@ -81,6 +81,7 @@ def simple(text: str) -> Fraction | None:
     text = re.sub(
         "(?<=10)[ \t]*[⁻⁺]?[⁰¹²³⁴-⁹]+", lambda raised: "^" + unicodedata.normalize("NFKC", raised[0].strip()).replace("−", "-"), text
     )
+    text = re.sub(r"(?<=10)[ \t]*\*\*[ \t]*(?=[-{(]?\d)", "^", text)
     text = re.sub(r"\*\*|__|`", "", text).strip()
     scale = Fraction(1)
     while word := re.fullmatch(r"(.*?)(?:(?<=\d)([kK])|[ \t-]*([A-Za-z]+?)s?)", text, re.DOTALL):
