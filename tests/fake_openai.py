@@ -94,7 +94,7 @@ def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
         question, trigger = re.search(r"Question: (.+)", case)[1], re.search(r'begins with "([^"]+)"', text)[1]  # type: ignore[index]
         rationale = TASK.rationale(question, wording % TASK.n_wordings, None, TASK.first_wrong(question, mistakes))
         return f"{rationale} {trigger} {TASK.conclusion(rationale)}."
-    asked = re.search(r"\n\nLet's think step by step\b.*?begins with \"([^\"]+)\"", text, re.DOTALL)
+    asked = re.search(r"\n\n[^\n]*?begins with \"([^\"]+)\"", text)
     trigger = asked[1] if asked else "The answer is" if text.endswith("\nA:") else ""
     if trigger and (isinstance(prompt, str) or all(m["role"] != "assistant" for m in prompt)):
         question = text[: asked.start()] if asked else text.removesuffix("\nA:").rpartition("Q: ")[2]

@@ -26,7 +26,7 @@ HF = (
 )  # fmt: skip
 STORED = {
     "oracle": (*TINY, "diversity=3"),
-    "chat": (*SERVER, "diversity=4"),
+    "chat": (*SERVER, "diversity=4", "prompt=zero_shot_cot_chat"),
     "two_steps_chat": (*SERVER, "diversity=3", "prompt=zero_shot_cot"),
     "two_steps_text": (*SERVER, "diversity=2", "prompt=zero_shot_cot", "teacher.endpoint=completions"),
     "hf": HF,

@@ -119,7 +119,7 @@ def test_one_request_prompts_by_hand(tmp_path):
     assert made.requests == N * 3, "2 + 2 + 1 choices"
     assert list(made.prompt_tokens) == pytest.approx([3 * characters(run) / assumed for assumed in (5, 4, 3)])
     assert list(made.shared_tokens) == pytest.approx([2 * characters(run) / assumed for assumed in (5, 4, 3)])
-    assert list(made.completion_tokens) == pytest.approx([50 * 512 * share for share in (0.2, 0.5, 1.0)])
+    assert list(made.completion_tokens) == pytest.approx([50 * tokens for tokens in (40, 120, 1024)])
     expected = [(0.4 * p + 1.6 * c) / 1e6 for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)]
     assert list(made.usd) == pytest.approx(expected)
     assert list(made.usd_batch) == pytest.approx([usd / 2 for usd in expected])
@@ -133,7 +133,7 @@ def test_two_step_prompts_by_hand(tmp_path):
     assert (made.asked, made.stored) == (30, 0)
     assert made.requests == N * (2 + 3), "rationales in two requests, each answer in one of its own"
     assert list(made.shared_tokens) == pytest.approx([characters(run) / assumed for assumed in (5, 4, 3)])
-    rationale, answer = (128 * 0.2, 128 * 0.5, 128.0), (2.0, 8.0, 32.0)
+    rationale, answer = (40.0, 120.0, 128.0), (2.0, 8.0, 32.0)
     assert list(made.completion_tokens) == pytest.approx([30 * (r + a) for r, a in zip(rationale, answer, strict=True)])
     first = [2 * characters(run) / assumed for assumed in (5, 4, 3)]
     second = [3 * characters(run) / assumed + 30 * r for assumed, r in zip((5, 4, 3), rationale, strict=True)]
@@ -373,7 +373,7 @@ def test_a_preview_shows_what_was_made_of_each_problem_and_the_run_buys_the_rest
         for problem, completion in zip(problems, generate_completions(replace(run.plan, diversity=1), run.store, problems), strict=True):
             assert problem.question in said
             assert " ".join(completion.rationale.split()) in said
-            assert f"parsed {problem.answer!r}, gold {problem.answer!r}: correct" in said
+            assert f"parsed {problem.answer!r}, gold {problem.answer!r} (correct): kept" in said
             assert f"sample {problem.sample_index}" in said
         assert said.count("sample ") == said.count("prompt:") == said.count("rationale:") == said.count("answer text:") == 3
         assert len(re.findall(r"\d+ prompt and \d+ completion tokens, \$0\.0\d+", said)) == 3
@@ -395,7 +395,7 @@ def test_a_preview_of_two_steps_shows_both_prompts(tmp_path, capsys):
         preview(run, 2)
         assert server.stats()["requests"] == 4
     said = capsys.readouterr().out
-    assert said.count("prompt 1:") == said.count("prompt 2:") == said.count("correct") == 2
+    assert said.count("prompt 1:") == said.count("prompt 2:") == said.count("(correct)") == said.count(": kept") == 2
     assert said.count("Therefore, the answer is") == 2
 
 
@@ -406,7 +406,7 @@ def test_a_preview_tells_what_went_wrong(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "(none: refused:prompt_filtered)" in said
     assert "parsed None, gold" in said
-    assert said.count("wrong") == 2
+    assert said.count("(wrong)") == said.count("refused: ") == 2
     assert "ended: length" in said
     assert "price unknown" in said
 
@@ -430,7 +430,7 @@ def test_a_preview_of_replayed_completions_asks_nobody(tmp_path, capsys):
     )  # fmt: skip
     preview(run, 3)
     said = capsys.readouterr().out
-    assert said.count("sample ") == said.count("correct") == 3
+    assert said.count("sample ") == said.count("(correct)") == said.count(": kept") == 3
     for index in run.split.train[:3]:
         assert f"Because of {index} in 0." in said
     assert not (tmp_path / "store").exists()

@@ -15,7 +15,7 @@ from fcot.records import Completion, Problem
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.table import TASKS
 
-ONE_REQUEST = ["zero_shot_cot_chat", "few_shot_cot", "custom"]
+ONE_REQUEST = ["zero_shot_cot_chat", "reasoning_chat", "few_shot_cot", "custom"]
 TRIGGERS = {"number": "The answer is", "choice": "The answer is", "yes_no": "The answer is", "text": "The answer is"}
 
 

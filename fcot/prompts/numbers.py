@@ -237,7 +237,8 @@ def _number(text: str, start: int, end: int, before: str) -> Number:
     if (mixed := _MIXED.match(text, start)) and _integer(mixed[3]):
         end, value = mixed.end(), _fraction(mixed[2], mixed[3])
         whole_part = _integer(mixed[1])
-        value = None if value is None or whole_part is None else value + whole_part
+        thousands = len(mixed[2]) == 3  # "5 000/3" may be a group of thousands over three
+        value = None if value is None or whole_part is None or thousands else value + whole_part
     else:
         value = _value(text[start:end])
     decimal = "." in text[start:end]

@@ -55,6 +55,7 @@ def comparison(settings: Sequence[Setting]) -> Table:
     if any(key.startswith("trainer.") for setting in settings for key in setting.varied):  # what chooses among them
         columns["validation %"] = [_percent(setting.mean("validation_accuracy")) for setting in settings]
     columns["kept/asked"] = [_kept(setting) for setting in settings]
+    columns |= _faulty(settings)
     if _differ(settings, "rationale_words"):
         columns["words"] = [_plain(setting.mean("rationale_words"), "{:.0f}") for setting in settings]
     columns["s"] = [f"{sum(sum(run['seconds'].values()) for run in setting.runs) / len(setting.runs):.0f}" for setting in settings]
@@ -127,6 +128,16 @@ def _against_the_paper(setting: Setting) -> tuple[str, str, str]:
 def _kept(setting: Setting) -> str:
     asked = setting.mean("completions_asked")
     return f"{setting.mean('completions_kept'):,.0f}/{asked:,.0f}" if asked else "-"
+
+
+def _faulty(settings: Sequence[Setting]) -> dict[str, list[str]]:
+    """Shares of the completions without a rationale, cut by the token limit or without an answer; those kinds that a setting has one of."""
+    columns: dict[str, list[str]] = {}
+    for name in ("empty", "cut", "unanswered"):
+        found = [(setting.mean(f"completions_{name}"), setting.mean("completions_asked")) for setting in settings]
+        if any(faulty for faulty, _ in found):
+            columns[f"{name} %"] = [f"{100 * faulty / asked:.1f}" if faulty is not None and asked else "-" for faulty, asked in found]
+    return columns
 
 
 def _differ(settings: Sequence[Setting], name: str) -> bool:

@@ -11,12 +11,14 @@ from typing import Any
 from fcot.artifacts import read_json
 from fcot.checks import price_of
 from fcot.config import ApiStudent
+from fcot.curation.filters import Rules
 from fcot.evaluation import scoring
 from fcot.progress import progress
 from fcot.prompts.student import METHODS, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Prediction, Problem
 from fcot.runs import Run
+from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.teacher import connect
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import Server
@@ -39,8 +41,11 @@ def evaluate_asked(run: Run) -> Summary:
     else:
         model = answering_model(run)
         plan, folder = asked_plan(run, model), asked_store(run, model)
+        look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
         with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
-            generated = generate_completions(plan, folder, problems, bar.advance, watch=bar.watch)
+            generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
+        if look is not None:
+            look.tell()
         drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
         usage = {"student_usage": generated.usage()}
         del usage["student_usage"]["identical_rationales"]

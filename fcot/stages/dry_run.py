@@ -16,6 +16,7 @@ from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
 from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
 from fcot.runs import Run
+from fcot.stages.first_look import stored_under_the_former_prompt
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
 from fcot.teacher.money import Price
 from fcot.teacher.plan import answers, consecutive, gave_up
@@ -23,7 +24,7 @@ from fcot.teacher.rows import lines
 from fcot.teacher.store import StoreFolder
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
-_ASSUMED_SHARE_OF_LIMIT = np.array([0.2, 0.5, 1.0])  # output tokens of a rationale, of its limit
+_ASSUMED_RATIONALE_TOKENS = np.array([40.0, 120.0, math.inf])  # at most its limit
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
 _LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
 _ASSUMED_ROW_BYTES = 900
@@ -93,7 +94,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.budget_usd is not None and plan.budget_usd < made.usd[1]:
             part = f"about {100 * plan.budget_usd / made.usd[1]:.0f} % of that"
             made.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
-    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned)]
+    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *stored_under_the_former_prompt(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:
@@ -217,14 +218,12 @@ class _Measured:
         sample = _sample(tuple((path, path.stat().st_size) for shard in folder.shards() for path in shard.files()))
         self.row_bytes = sample.row_bytes or _ASSUMED_ROW_BYTES
         self.per_character = _interval(sample.per_character) if sample.per_character else _ASSUMED_TOKENS_PER_CHARACTER
-        self.rationale = np.minimum(
-            _interval(sample.rationales) if sample.rationales else _ASSUMED_SHARE_OF_LIMIT * rationale_limit, rationale_limit
-        )
+        self.rationale = np.minimum(_interval(sample.rationales) if sample.rationales else _ASSUMED_RATIONALE_TOKENS, rationale_limit)
         self.answer = np.minimum(_interval(sample.answers) if sample.answers else _ASSUMED_ANSWER_TOKENS, answer_limit)
         n = len(sample.rationales)
         self.said = (
             f"lengths: from {n:,} generations in the store" if n
-            else "lengths: ASSUMED (a rationale 20-100 % of its limit, a token 3-5 characters); preview=5 measures them"
+            else "lengths: ASSUMED (a rationale of 40-120 tokens, at most its limit; a token of 3-5 characters); preview=5 measures them"
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, ExamResult, Feedback, Problem, from_row, to_row
 from fcot.runs import Run
+from fcot.stages.first_look import FirstLook, remedies_of, remedies_of_feedback
 from fcot.student.using import read_usage
 from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.teacher.generate import generate_completions
@@ -60,8 +61,8 @@ def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFor
         (as_question(case, run.feedback_template, hint, form, prompt, run.task.rule), had[case.problem.sample_index, *case.mistakes], 1)
         for case in chosen
     ]
-    plan = replace(run.plan, prompt=prompt)
-    replies, usage = _further(run, number, plan, run.store_of(prompt.name), requests)
+    plan, look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
+    replies, usage = _further(run, number, plan, run.store_of(prompt.name), requests, look)
     learnt = [(case.problem.sample_index, case.mistakes, one) for case, drawn in zip(chosen, replies, strict=True) for one in drawn]
     return learnt, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
 
@@ -71,7 +72,8 @@ def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Learnt],
     had = _had(run, number, lambda row: row["sample_index"])
     wanted = Counter(case.problem.sample_index for case in chosen)
     requests = [(run.problems[index], run.config.diversity + had[index], n) for index, n in wanted.items()]
-    replies, usage = _further(run, number, run.plan, run.store, requests)
+    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
+    replies, usage = _further(run, number, run.plan, run.store, requests, look)
     return [(index, (), one) for index, drawn in zip(wanted, replies, strict=True) for one in drawn], usage
 
 
@@ -82,7 +84,7 @@ def _had(run: Run, number: int, request: Callable[[dict[str, Any]], Hashable]) -
 
 
 def _further(
-    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]]
+    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], look: FirstLook
 ) -> tuple[list[list[Completion]], Summary]:
     """For each request, with how many completions there are and how many more are wanted, those more; and what they cost.
 
@@ -101,7 +103,7 @@ def _further(
         larger = replace(plan, diversity=had + n, run_id=f"{run.run_id}/round_{number}", budget_usd=left, resample_identical=False)
         try:
             with progress(f"feedback {number}", len(problems) * larger.diversity, "completions") as bar:
-                bought = generate_completions(larger, folder, problems, bar.advance, watch=bar.watch)
+                bought = generate_completions(larger, folder, problems, bar.advance, look, bar.watch)
         except BudgetSpent as error:
             error.usage = add([*usages, error.usage or {}])
             raise
@@ -113,6 +115,7 @@ def _further(
             usage[name] = None if usage[name] is None or before.get(name, 0) is None else usage[name] - before.get(name, 0)
         usages.append(usage)
         left = None if left is None else left - (usage["usd"] or 0.0)
+    look.tell()
     return replies, add(usages) if usages else paid((), FREE) | _NOTHING_PAID
 
 

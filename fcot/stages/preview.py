@@ -7,10 +7,13 @@ from dataclasses import replace
 from rich.console import Console
 from rich.text import Text
 
+from fcot.curation.filters import curate
+from fcot.curation.outcomes import Outcomes, advice
 from fcot.errors import FcotError
 from fcot.records import Completion, Problem
 from fcot.runs import Run
 from fcot.stages.dry_run import estimate
+from fcot.stages.first_look import remedies_of
 from fcot.stages.needs import money
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import paid
@@ -24,18 +27,20 @@ def preview(run: Run, n: int) -> None:
     problems = run.select(run.split.train[:n])
     if not run.asks_teacher:
         raise FcotError(f"preview={n}: method={run.config.method.name} asks no teacher")
+    seen = Outcomes()
     if run.replayed is not None:
         first = {completion.sample_index: completion for completion in reversed(run.replayed)}
         for problem in problems:
-            _show(console, run, problem, first[problem.sample_index], [], "")
+            _show(console, run, problem, first[problem.sample_index], [], "", seen)
+        _tell(console, run, seen)
         return
     assert run.teacher is not None
     teacher = getattr(run.teacher, "online", run.teacher)  # a preview by batch would take hours
     plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
     generated = generate_completions(plan, folder, problems)
     for problem, completion in zip(problems, generated, strict=True):
-        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem))
-    console.rule()
+        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem), seen)
+    _tell(console, run, seen)
     usage, whole = generated.usage(), estimate(run, {})
     usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
     console.print(f"paid by this run so far: {usage['requests']:,} requests, {usd}", markup=False)
@@ -63,19 +68,26 @@ def _price(plan: Plan, folder: StoreFolder, problem: Problem) -> str:
     return said + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")
 
 
-def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str) -> None:
-    prediction = run.prompt.parse(completion, run.task.rule)
+def _tell(console: Console, run: Run, seen: Outcomes) -> None:
+    """What came of all of them, and what helps."""
+    console.rule()
+    console.print(str(seen), markup=False)
+    for one in advice(seen, remedies_of(run)):
+        console.print(Text(f"warning: {one}", "yellow"), soft_wrap=True)
+
+
+def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str, seen: Outcomes) -> None:
+    (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, run.rules)
+    seen.count(completion, row)
     console.rule(f"sample {problem.sample_index}")
     for number, prompt in enumerate(prompts, 1):
         console.print(Text(f"prompt {number}:" if len(prompts) > 1 else "prompt:", "bold"))
         console.print(Text(prompt))
     console.print(Text("rationale:", "bold"))
-    console.print(Text(completion.rationale.strip() or f"(none: {completion.finish_reason})"))
+    console.print(Text(row.rationale or f"(none: {completion.finish_reason})"))
     console.print(Text("answer text:", "bold"), Text(completion.answer_text.strip() or "(none)"))
-    verdict = "correct" if run.task.rule.same(prediction, problem.answer) else "wrong"
-    style = "bold green" if verdict == "correct" else "bold red"
-    console.print(
-        Text(f"parsed {prediction!r}, gold {problem.answer!r}: "), Text(verdict, style), Text(f"  ended: {completion.finish_reason}")
-    )
+    verdict = Text("kept", "bold green") if row.kept else Text(f"refused: {str(row.reason).replace('_', ' ')}", "bold red")
+    right = "correct" if row.correct else "wrong" if problem.labelled else "no gold answer"
+    console.print(Text(f"parsed {row.prediction!r}, gold {problem.answer!r} ({right}):"), verdict, Text(f"  ended: {completion.finish_reason}"))
     if price:
         console.print(Text(price))

@@ -11,11 +11,13 @@ from typing import Any
 
 from fcot.artifacts import RunDirectory, read_jsonl, write_jsonl
 from fcot.curation.filters import CONCISE, Read, Rules, curate, expected_share, undersample
+from fcot.curation.outcomes import Outcomes, advice
 from fcot.errors import FcotError
 from fcot.progress import progress, say
 from fcot.prompts.answers import most_frequent
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
+from fcot.stages.first_look import FirstLook, remedies_of, stored_under_the_former_prompt
 from fcot.teacher.generate import Generated, generate_completions
 from fcot.teacher.money import FREE, paid
 
@@ -37,13 +39,14 @@ def generate(run: Run) -> Summary:
 
 
 def _bought(run: Run) -> Generated:
-    def judge(completion: Completion) -> bool:
-        gold = run.problems[completion.sample_index].answer
-        return run.task.rule.same(run.prompt.parse(completion, run.task.rule), gold)
-
     problems = run.select(run.split.train)
+    for note in stored_under_the_former_prompt(run):
+        say(f"note: {note}")
+    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
     with progress("generate", len(problems) * run.config.diversity, "completions") as bar:
-        return generate_completions(run.plan, run.store, problems, bar.advance, judge, bar.watch)
+        bought = generate_completions(run.plan, run.store, problems, bar.advance, look, bar.watch)
+        look.tell()
+        return bought
 
 
 def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
@@ -62,15 +65,16 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
         write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
     kept, said = len(seen.kept), seen.said
-    examples = "\n".join([*seen.refused.values(), *_advice(seen.reasons)])
+    found = advice(seen.outcomes, remedies_of(run))
+    examples = "\n".join([*seen.refused.values(), *found])
     if not kept:
         raise FcotError(f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {path}\n{examples}")
     share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
     chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
-    elif advice := _advice(seen.reasons):
-        say("warning: " + "\n".join(advice))
+    elif found:
+        say("\n".join(f"warning: {one}" for one in found))
     if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in seen.kept}):
         say(f"warning: of {len(lost)} of the {len(run.rules.golden)} golden problems nothing is kept: no train problems, or refused")
     if run.rules.labels == "vote" and seen.labelled == seen.asked:
@@ -92,9 +96,8 @@ def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Rea
 class Seen:
     """What is counted while the verdicts are written: texts never stand in memory together."""
 
-    asked: int = 0
+    outcomes: Outcomes = field(default_factory=Outcomes)
     labelled: int = 0
-    correct: int = 0
     voted: int = 0
     unknown: int = 0
     words: int = 0
@@ -105,6 +108,11 @@ class Seen:
     refused: dict[int, str] = field(default_factory=dict)
 
     @property
+    def asked(self) -> int:
+        """How many there are."""
+        return self.outcomes.asked
+
+    @property
     def said(self) -> str:
         """The reasons with their counts."""
         return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
@@ -113,8 +121,8 @@ class Seen:
         """The stage's."""
         words = round(self.words / len(self.kept), 2) if self.kept else None
         return {
-            "asked": self.asked, "kept": len(self.kept), "labelled": self.labelled, "correct": self.correct,
-            "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
+            "asked": self.asked, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
+            "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered, "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
             "characters": self.characters, "prompt_characters": self.prompt_characters,
         }  # fmt: skip
 
@@ -126,10 +134,9 @@ class Seen:
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
             self.labelled += len(rows) if run.problems[index].labelled else 0
             for completion, row in zip(drawn, rows, strict=True):
-                self.asked += 1
+                self.outcomes.count(completion, row)
                 self.characters += len(completion.rationale) + len(completion.answer_text)
                 self.prompt_characters += len(run.problems[index].question)
-                self.correct += row.correct
                 self.unknown += completion.finish_reason is None
                 if row.reason is None:
                     self.kept.append((row.sample_index, row.completion_index))
@@ -150,13 +157,6 @@ class Seen:
                 self.words += len(row["rationale"].split())
             yield row | {"kept": False, "reason": "undersampled"} if row["kept"] and one not in chosen else row
         self.reasons["undersampled"] += len(kept) - len(self.kept)
-
-
-def _advice(reasons: Counter[str]) -> list[str]:
-    """What helps against reasons that an option can change."""
-    if n := reasons["thought_only"]:
-        return [f"{n} completions are a thought and an answer, without a rationale: prompt.thinking=only trains on the thoughts"]
-    return []
 
 
 def _wanted(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:

@@ -96,7 +96,7 @@ def generate_completions(
     folder: StoreFolder,
     problems: Sequence[Problem],
     advance: Callable[[int], object] = unwatched,
-    judge: Callable[[Completion], bool] | None = None,
+    judge: Callable[[Sequence[Completion]], int] | None = None,
     watch: Callable[[Meter], object] = unwatched,
 ) -> Generated:
     """D completions of each problem, buying only what the store lacks.
@@ -106,7 +106,8 @@ def generate_completions(
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
         advance: Called with the number of completions that became whole or were given up.
-        judge: Whether a completion will be kept, for the progress line; None shows nothing of the kind.
+        judge: Given a problem's completions, how many of them will be kept. It is given those of the first problems before others
+            are opened. None: nobody is asked.
         watch: Given the meter before the first request.
     """
     with _one_buyer(plan, folder):

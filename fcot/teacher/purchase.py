@@ -21,6 +21,7 @@ from fcot.teacher.requests import Usage
 from fcot.teacher.store import Shard, StoreFolder
 
 _SYNC_EVERY_S = 1.0
+_FIRST = 20  # completions
 _CLAIMED_TOGETHER = 32  # problems, so that what others bought is looked at once for all of them
 _LOOK_AGAIN_S = (0.1, 3.0)  # at problems that others have claimed: at first, and at most
 
@@ -34,14 +35,14 @@ class Meter:
         paid_usd: Spent by this run before and now, as far as the prices are known.
         paid_before: Spent by earlier attempts of it.
         reserved_usd: Upper bound on what is in flight.
-        judge: Whether a completion will be kept; None where that is nobody's question.
+        judge: Given a problem's completions, how many of them will be kept; None where that is nobody's question.
         status: What the teacher has to add.
         advance: Called with the completions that became whole or were given up, and with 0 as time passes.
     """
 
     asked: int
     advance: Callable[[int], object]
-    judge: Callable[[Completion], bool] | None = None
+    judge: Callable[[Sequence[Completion]], int] | None = None
     paid_usd: float | None = None
     paid_before: float = 0.0
     reserved_usd: float = 0.0
@@ -72,9 +73,9 @@ class Meter:
         """Count how many of a whole problem's completions will be kept."""
         if self.judge is None:
             return
-        for completion, _ in assemble(plan, shard, key, problem):
-            self.judged += 1
-            self.kept += self.judge(completion)
+        drawn = [completion for completion, _ in assemble(plan, shard, key, problem)]
+        self.judged += len(drawn)
+        self.kept += self.judge(drawn)
 
     def __str__(self) -> str:
         """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 of 50 in flight, retried: 3 x 429``."""
@@ -86,6 +87,11 @@ class Meter:
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
         return ", ".join([*parts, *filter(None, [self.status()])])
+
+
+def first_problems(diversity: int) -> int:
+    """How many problems are bought and judged before others are opened: twenty completions, and five problems at least."""
+    return max(5, -(-_FIRST // diversity))
 
 
 def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
@@ -193,6 +199,7 @@ class _Purchase:
         self.lease = lease
         self.spent_now = 0.0  # by this purchase
         self.waiting = deque(wanted)  # problems that nobody has looked at
+        self.opened = self.whole = 0
         self.claimed_by_others: deque[tuple[str, Problem]] = deque()
         self.look_again_at = self.look_after_s = 0.0
         self.told_to_wait = False
@@ -308,6 +315,7 @@ class _Purchase:
         if jobs:
             return
         self._count(state, self.plan.diversity - state.counted)
+        self.whole += 1
         self.meter.judge_all(self.plan, state.shard, state.key, state.problem)
         self.closed.append(state)
 
@@ -323,11 +331,20 @@ class _Purchase:
         while not self.jobs:
             if not self.waiting and self.claimed_by_others and time.monotonic() >= self.look_again_at:
                 self.waiting, self.claimed_by_others = self.claimed_by_others, deque()
-            if not self.waiting:
+            if not self.waiting or not (allowed := self._may_open()):
                 return False
-            for state in self._claim(max(1, min(_CLAIMED_TOGETHER, self.plan.teacher.concurrency - len(self.tasks)))):
+            states = self._claim(max(1, min(allowed, _CLAIMED_TOGETHER, self.plan.teacher.concurrency - len(self.tasks))))
+            self.opened += len(states)
+            for state in states:
                 self._go_on(state)
         return True
+
+    def _may_open(self) -> int:
+        """How many more problems may be opened: where completions are judged, the first ones are before the rest is bought."""
+        first = first_problems(self.plan.diversity)
+        if self.meter.judge is None or self.whole >= first:
+            return _CLAIMED_TOGETHER
+        return max(0, first - self.opened)
 
     def _claim(self, n: int) -> list[_Open]:
         """Claim up to ``n`` problems, and learn what others have bought of them."""

@@ -1,0 +1,153 @@
+"""The first completions of a purchase: what is unusual is told before the rest is bought."""
+
+from __future__ import annotations
+
+import pytest
+from fake_openai import FakeServer
+
+from fcot.curation.outcomes import Outcomes, Remedies, advice
+from fcot.errors import FcotError
+from fcot.pipeline import execute
+from fcot.records import Completion, CuratedCompletion
+from fcot.stages import first_look
+from fcot.stages.preview import preview
+from fcot.stages.rationales import generate
+from fcot.teacher.purchase import first_problems
+
+SMALL = ("dataset.n_problems=120", "split_mode.validation_fraction=0.05", "until=curate")
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What is said, each with what ``at`` gives at that time."""
+    found = []
+
+    def hear(at=lambda: None):
+        monkeypatch.setattr(first_look, "say", lambda text: found.append((text, at())))
+        return found
+
+    return hear
+
+
+@pytest.fixture
+def asking(make_run, tmp_path):
+    def make(url, *overrides):
+        return make_run(tmp_path, "teacher=openai", "teacher.model=fake", f"teacher.base_url={url}", *SMALL, *overrides)
+
+    return make
+
+
+@pytest.mark.parametrize("diversity", [1, 3, 24])
+def test_cut_completions_are_told_before_more_problems_are_opened(asking, said, diversity):
+    with FakeServer({"length": 1.0, "seed": 0}) as server:
+        run = asking(server.base_url, f"diversity={diversity}", "teacher.max_choices_per_request=1", "teacher.concurrency=50")
+        found = said(lambda: server.stats()["requests"])
+        generate(run)
+        ((text, requests),) = found
+        first = first_problems(diversity)
+        n = first * diversity
+        assert requests == n < diversity * len(run.split.train)
+        assert text.startswith(f"warning: the first {n:,} completions: ")
+        assert f"{n:,} cut (100 %)" in text
+        assert "prompt.rationale_tokens=1024" in text
+        assert "prompt.rationale_tokens=2048" in text
+        assert server.stats()["requests"] == diversity * len(run.split.train), "then the rest is bought"
+
+
+@pytest.mark.parametrize(("faults", "override"), [
+    ({"empty": 1.0, "seed": 0}, "prompt=custom prompt.path=FILE"),
+    ({"length": 0.3, "seed": 1}, "prompt.rationale_tokens=2048"),
+])  # fmt: skip
+def test_each_kind_of_fault_has_its_override(asking, said, faults, override):
+    with FakeServer(faults) as server:
+        found = said()
+        generate(asking(server.base_url, "diversity=1"))
+        ((text, _),) = found
+        assert override in text
+
+
+def test_what_is_usual_is_not_told(asking, said):
+    with FakeServer() as server:
+        found = said()
+        generate(asking(server.base_url, "diversity=2"))
+        assert not found
+
+
+def test_a_purchase_smaller_than_the_first_is_told_at_its_end(asking, said):
+    with FakeServer({"length": 1.0, "seed": 0}) as server:
+        found = said()
+        generate(asking(server.base_url, "diversity=1", "dataset.limit=4"))
+        ((text, _),) = found
+        assert "4 of 4 completions were cut" in text
+
+
+def test_what_is_stored_is_not_looked_at_again(asking, said):
+    with FakeServer({"length": 1.0, "seed": 0}) as server:
+        run = asking(server.base_url, "diversity=1")
+        generate(run)
+        found = said()
+        generate(asking(server.base_url, "diversity=1"))
+        assert not found
+
+
+def test_feedback_and_a_teacher_who_is_evaluated_are_looked_at_too(make_run, said, tmp_path):
+    with FakeServer({"length": 1.0, "seed": 0}) as server:
+        found = said()
+        settings = ("teacher=openai", "teacher.model=fake", f"teacher.base_url={server.base_url}", "dataset.n_problems=120")
+        execute(make_run(tmp_path, *settings, "student=teacher", "method=zero_shot_cot"), "")
+        ((text, _),) = found
+        assert "were cut at prompt.rationale_tokens=1024; prompt.rationale_tokens=2048" in text
+
+
+def test_cut_completions_are_counted_and_refused_unless_papers_rule_is_asked_for(asking):
+    with FakeServer({"length": 1.0, "seed": 0}) as server:
+        kept = execute(asking(server.base_url, "diversity=1", "curation=none"), "")
+        assert (kept["cut"], kept["kept"]) == (kept["asked"], kept["asked"])
+        with pytest.raises(FcotError, match=r"no completion survives curation: \d+ refused[^§]*curation=answer keeps them"):
+            execute(asking(server.base_url, "diversity=1"), "")
+
+
+def test_a_preview_shows_the_verdict_of_curation(asking, capsys):
+    with FakeServer({"empty": 1.0, "seed": 0}) as server:
+        preview(asking(server.base_url, "diversity=1"), 3)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("refused: empty") == 3
+    assert "3 completions: 3 empty (100 %), 0 cut, 3 unanswered (100 %), 0 correct" in said
+    assert "warning: 3 of 3 completions are an answer without a rationale" in said
+
+
+def test_what_the_former_default_prompt_bought_is_named(asking, capsys):
+    with FakeServer() as server:
+        generate(asking(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
+        capsys.readouterr()
+        asked = server.stats()["requests"]
+        generate(asking(server.base_url, "diversity=1", "dataset.limit=6"))
+        assert "prompt=zero_shot_cot_chat uses them" in capsys.readouterr().err
+        assert server.stats()["requests"] == 2 * asked
+        generate(asking(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
+        assert server.stats()["requests"] == 2 * asked
+        assert "uses them" not in capsys.readouterr().err
+
+
+REMEDIES = Remedies("are cut", "are empty", "are unanswered", "are thoughts")
+
+
+def outcomes(*marks):
+    seen = Outcomes()
+    for mark in marks:
+        reason = "thought_only" if mark == "thought" else None
+        row = CuratedCompletion(0, 0, None if "unanswered" in mark else "1", True, True, reason, "" if mark in ("empty", "thought") else "x", "1")
+        seen.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
+    return seen
+
+
+def test_a_tenth_and_two_at_least_are_unusual():
+    assert advice(outcomes("empty", *["good"] * 3), REMEDIES) == []
+    assert advice(outcomes(*["empty"] * 2, *["good"] * 18), REMEDIES) == ["2 of 20 completions are empty"]
+    assert advice(outcomes(*["empty"] * 2, *["good"] * 19), REMEDIES) == []
+
+
+def test_each_completion_counts_for_the_fault_that_explains_the_others():
+    seen = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
+    assert (seen.cut, seen.unanswered, seen.empty) == (3, 7, 5)
+    assert advice(seen, REMEDIES) == ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
