@@ -109,11 +109,16 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
     task = bar.add_task(what, total=total, rate="")
 
     def draw(done: int, rate: float, status: object) -> None:
-        bar.update(task, completed=done, rate=f"{rate:,.1f}/s, {_left(done, total, rate)}")
+        bar.update(task, completed=done, rate=f"{_pace(rate, unit)}, {_left(done, total, rate)}")
         note.plain = f"  {status}" if status != "" else ""
 
     with Live(Group(bar, note), console=Console(stderr=True), transient=True):
         yield Bar(what, total, unit, draw)
+
+
+def _pace(rate: float, unit: str) -> str:
+    """Such as ``12.3/s``; of slow work ``15.2 s/step``."""
+    return f"{rate:,.1f}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s/{unit.removesuffix('s')}"
 
 
 def _left(done: int, total: int, rate: float) -> str:
@@ -129,6 +134,6 @@ def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], N
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
             said = f"; {status}" if status != "" else ""
-            say(f"{what}: {done:,}/{total:,} {unit}, {rate:,.1f}/s, {_left(done, total, rate)}{said}")
+            say(f"{what}: {done:,}/{total:,} {unit}, {_pace(rate, unit)}, {_left(done, total, rate)}{said}")
 
     return show

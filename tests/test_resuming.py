@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(error, monkeypatch, tmp_path):
 
     def full(state, file):
         if state["step"] >= 9:
-            file.write_bytes(b"half of it")
+            file.write(b"half of it")
             raise error
         real(state, file)
 

@@ -94,13 +94,19 @@ def plain(text: str) -> str:
     text = _FRACTION_PARTS.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]} ", text).replace("\x00", "\\frac")
     text = unwrap(_WRAPPER, r" \1 ", text)
     text = _LATEX_WORD.sub(lambda match: _LATEX_WORDS[match[0]], _LATEX_SPACE.sub(" ", text))
-    text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
+    text = _SUPERSCRIPT.sub(lambda match: _raised(match[0]), text)
     text = _SUBSCRIPT.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
     text = _GROUP_SPACE.sub(",", _SENTENCE_DASH.sub(", ", text))
     text = _NOT_ASCII.sub(lambda match: _ascii(match[0]), text)
     text = _MARKUP.sub("", _MARKUP_BETWEEN.sub("\t", _POWER.sub("^", text)))  # a tab joins no mixed number, as a space does
     text = _EMPHASIS.sub(r"\2", text)
     return _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text))
+
+
+def _raised(superscript: str) -> str:
+    """An exponent as ``^2``; a raised sign without a digit is part of something that is not read."""
+    power = superscript.translate(_SUPERSCRIPTS)
+    return f"^{power}" if any(map(str.isdigit, power)) else "\x02"
 
 
 def unwrap(wrapper: re.Pattern[str], content: str, text: str) -> str:

@@ -23,7 +23,7 @@ from fcot.records import CuratedCompletion, from_row
 from fcot.runs import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
 from fcot.stages.tracking import loggers
-from fcot.student.checkpoints import Checkpoints, is_sharded, trained_weights
+from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.reflection import Reflection
@@ -91,7 +91,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
             save(run, student, form, course.place, world)  # last: it may spread the weights over the ranks again
         return entry
 
-    checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s)
+    checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
     n_steps = plan(student, rows, recipe, run.config.seed)[2]
     with _taken_away_unless_finite(checkpoints, course.place.student, world), progress(course.title, n_steps, "steps") as bar:
         report = train(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint.state_dict import (
@@ -25,6 +26,7 @@ from fcot.progress import say
 
 _KEPT = 2  # the last, and the one before it should the last be damaged
 _SHARE = 0.05  # of the time that writing may take
+_ASSUMED_PACE = 1e8  # bytes a second, until one was written
 _ASSEMBLED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -34,12 +36,13 @@ class Checkpoints:
     Args:
         folder: Theirs alone.
         every_s: Least time between two, in seconds; more where writing is slow.
+        n_bytes: About what one holds. Writing takes a twentieth of the time at most, that of the first one included.
     """
 
-    def __init__(self, folder: Path, every_s: float) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, every_s: float, n_bytes: float = 0.0) -> None:
+        self.folder = folder
         self._every_s = every_s
-        self._wait_s = every_s
+        self._wait_s = max(every_s, n_bytes / _ASSUMED_PACE / _SHARE)
         self._last = time.monotonic()
 
     @property
@@ -54,13 +57,14 @@ class Checkpoints:
             FcotError: The disk is full or the folder not writable; the older checkpoints stay.
         """
         began = time.monotonic()
-        unnamed = self._folder / "step"
-        with replacing(unnamed) as temporary:
+        unnamed = self.folder / "step"
+        with replacing(unnamed) as temporary, temporary.open("wb") as file:
+            hashed = _Hashed(file)
             try:
-                torch.save(dict(state), temporary)
+                torch.save(dict(state), hashed)
             except RuntimeError as error:  # a full disk, as torch's writer reports it
                 raise OSError(None, str(error)) from error
-        os.replace(unnamed, self._folder / f"step_{state['step']}.{file_fingerprint(unnamed)[:16]}.ckpt")
+        os.replace(unnamed, self.folder / f"step_{state['step']}.{hashed.sha256.hexdigest()[:16]}.ckpt")
         for old in self._newest_first()[_KEPT:]:
             old.unlink(missing_ok=True)
         self._last = time.monotonic()
@@ -80,7 +84,7 @@ class Checkpoints:
 
     def set_aside(self, student: Path) -> None:
         """Take a student away that an unfinished training left: :meth:`take_back` returns it where there is a checkpoint to go on from."""
-        kept = self._folder / student.name
+        kept = self.folder / student.name
         shutil.rmtree(kept, ignore_errors=True)
         if student.exists() and self._newest_first():
             os.replace(student, kept)
@@ -89,12 +93,29 @@ class Checkpoints:
 
     def take_back(self, student: Path) -> None:
         """Return what :meth:`set_aside` took away, unless there is another one."""
-        kept = self._folder / student.name
+        kept = self.folder / student.name
         if kept.exists() and not student.exists():
             os.replace(kept, student)
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("step_*.*.ckpt"), key=_age)
+        return sorted(self.folder.glob("step_*.*.ckpt"), key=_age)
+
+
+class _Hashed:
+    """A file to write to, hashed on the way: reading gigabytes again takes as long as writing them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Append, as a file does."""
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """As a file does."""
+        self._file.flush()
 
 
 def _age(path: Path) -> tuple[int, int]:
@@ -134,6 +155,11 @@ def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
     if is_sharded(model):
         return get_model_state_dict(model, options=_ASSEMBLED)
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def checkpoint_bytes(model: torch.nn.Module) -> float:
+    """About what a checkpoint holds: the trained weights, and AdamW's two numbers for each."""
+    return 3.0 * sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

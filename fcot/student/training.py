@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import Logger
 
 from fcot.artifacts import disk_error
 from fcot.decoding.models import check_same
+from fcot.errors import FcotError
 from fcot.progress import say, unwatched
 from fcot.ranks import World, warned_together
 from fcot.stopping import WARNING
@@ -164,7 +165,7 @@ def train(
     """
     _quiet()
     layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
-    report, optimizer = _resume(student, checkpoints)
+    report, optimizer = _resume(student, checkpoints, recipe.precision)
     if world.rank == 0:
         _announce(recipe.warmup_steps, report.n_steps, n_steps)
     resume(report.n_steps)
@@ -263,11 +264,21 @@ def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[
     return layout, sampler, sampler.count(recipe.epochs, recipe.max_steps)
 
 
-def _resume(student: Student, checkpoints: Checkpoints | None) -> tuple[TrainingReport, dict[str, Any] | None]:
-    """Where the last process stopped, its weights loaded, and the state of its optimizer."""
+def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -> tuple[TrainingReport, dict[str, Any] | None]:
+    """Where the last process stopped, its weights loaded, and the state of its optimizer.
+
+    Raises:
+        FcotError: It trained in another precision.
+    """
     found = checkpoints.load() if checkpoints else None
-    if found is None:
+    if checkpoints is None or found is None:
         return TrainingReport(), None
+    before = found.get("trained_in", precision)  # earlier versions did not write it
+    if before != precision:
+        raise FcotError(
+            f"this training began in {before}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have it, else "
+            f"32-true): go on where it began, or remove {checkpoints.folder} to begin anew"
+        )
     trained = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     check_same("the checkpoint to go on from", trained, found["weights"])
     student.model.load_state_dict(found["weights"], strict=False)
@@ -302,6 +313,7 @@ class _Between(pl.Callback):
         self._advance = advance
         self._due = due
         self._micro_batches = recipe.micro_batches
+        self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
@@ -428,7 +440,7 @@ class _Between(pl.Callback):
         state = {
             "step": self._report.n_steps, "weights": trained_weights(self._student.model),
             "optimizer": optimizer_state(self._student.model, trainer.optimizers[0]), "precision": trainer.precision_plugin.state_dict(),
-            "report": vars(self._report),
+            "report": vars(self._report), "trained_in": self._precision,
         }  # fmt: skip
         if trainer.is_global_zero:
             self._checkpoints.save(state)
