@@ -166,6 +166,11 @@ def _check_student(run: Run) -> Architecture | None:
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
         )  # fmt: skip
+        if run.trains and not run.directory.stage("train").exists():
+            from fcot.stages.memory import memory_note
+
+            if note := memory_note(run):
+                say(note)
     else:
         architecture = student.architecture
     for_decoders = ("packing", "prompt_loss_weight", "demonstration_loss_weight")

@@ -136,7 +136,8 @@ def outcomes(*marks):
     seen = Outcomes()
     for mark in marks:
         reason = "thought_only" if mark == "thought" else None
-        row = CuratedCompletion(0, 0, None if "unanswered" in mark else "1", True, True, reason, "" if mark in ("empty", "thought") else "x", "1")
+        prediction, rationale = None if "unanswered" in mark else "1", "" if mark in ("empty", "thought") else "x"
+        row = CuratedCompletion(0, 0, prediction, True, True, reason, rationale, "1")
         seen.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
     return seen
 
@@ -150,4 +151,5 @@ def test_a_tenth_and_two_at_least_are_unusual():
 def test_each_completion_counts_for_the_fault_that_explains_the_others():
     seen = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
     assert (seen.cut, seen.unanswered, seen.empty) == (3, 7, 5)
-    assert advice(seen, REMEDIES) == ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
+    told = ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
+    assert advice(seen, REMEDIES) == told

@@ -14,8 +14,8 @@ from fcot.student.losses import TargetLogits, token_loss
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "_CHUNKED_FROM", 0)
-    monkeypatch.setattr(losses, "_CHUNK", 1)  # 16 targets at once
+    monkeypatch.setattr(losses, "CHUNKED_FROM", 0)
+    monkeypatch.setattr(losses, "CHUNK", 1)  # 16 targets at once
 
 
 def batch_of(student, weight=0.0):
@@ -68,7 +68,7 @@ def test_small_batches_and_compiled_models_have_all_logits(monkeypatch):
     batch = batch_of(student)
     assert TargetLogits(student.model, compile=True).loss_in_chunks(batch) is None
     n = len(batch["targets"]) * student.model.lm_head.weight.shape[0]
-    monkeypatch.setattr(losses, "_CHUNKED_FROM", n + 1)
+    monkeypatch.setattr(losses, "CHUNKED_FROM", n + 1)
     assert TargetLogits(student.model).loss_in_chunks(batch) is None
-    monkeypatch.setattr(losses, "_CHUNKED_FROM", n)
+    monkeypatch.setattr(losses, "CHUNKED_FROM", n)
     assert TargetLogits(student.model).loss_in_chunks(batch) is not None

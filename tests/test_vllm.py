@@ -88,9 +88,9 @@ class Place:
         (self.folder / name).write_text(text)
         return f"{sys.executable} {self.folder / name}"
 
-    def start(self, *arguments, options=(), script=(SCRIPT,), **environment):
+    def start(self, *arguments, options=(), script=(SCRIPT,), model=MODEL, **environment):
         return subprocess.Popen(
-            [*script, MODEL, *options, "--", *arguments], cwd=self.folder, env=self.environment | environment,
+            [*script, model, *options, "--", *arguments], cwd=self.folder, env=self.environment | environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals,
         )  # fmt: skip
 
@@ -186,6 +186,46 @@ def test_it_generates_stops_the_server_and_what_comes_later_needs_none(place):
     assert later.returncode == 0, later.stderr
     assert f"of {PROBLEMS * D} completions" in later.stdout
     place.check_whole()
+
+
+LLAMA_CPP = TESTS.parent / "launch" / "llama_cpp"
+AS_LLAMA_SERVER = """
+import sys
+assert sys.argv[1] == "--alias" and sys.argv[3] == "--model", sys.argv
+open(sys.argv[4]).close()
+del sys.argv[1], sys.argv[2:4]
+exec(open({serve!r}).read())
+"""
+
+
+def test_llama_cpp_generates_in_the_same_way(place):
+    weights = place.folder / "Small 1.5B.gguf"
+    weights.touch()
+    server = place.program("llama.py", AS_LLAMA_SERVER.format(serve=str(place.folder / "serve.py")))
+    done = place.run(*DATA, script=(LLAMA_CPP,), model=str(weights), LLAMA_SERVER=server)
+    assert done.returncode == 0, done.stderr
+    assert "llama_cpp: Small 1.5B answers after" in done.stderr
+    assert "teacher.model=Small 1.5B finds everything in the store" in done.stderr
+    assert list(place.folder.glob("llama_cpp-*.log"))
+    place.check_stopped()
+    place.check_whole()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["nowhere.gguf", "--", "diversity=1"], "llama_cpp: nowhere.gguf: no such file"),
+    (["-c", "8192"], "usage: launch/llama_cpp MODEL.gguf"),
+    ([str(LLAMA_CPP)], "usage: launch/llama_cpp MODEL"),
+])  # fmt: skip
+def test_llama_cpp_says_what_is_wrong_with_its_command(arguments, said):
+    done = subprocess.run([LLAMA_CPP, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_llama_cpp_explains_itself():
+    done = subprocess.run([LLAMA_CPP, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "LLAMA_SERVER" in done.stdout
 
 
 def test_the_users_overrides_win_and_a_key_for_the_server_is_sent(place):

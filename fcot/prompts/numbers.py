@@ -79,6 +79,7 @@ _NEGATIVE = re.compile(r"\bnegative\s+(?=[$.\d])", re.IGNORECASE)
 _MINUS = re.compile(
     r"(?:^|(?<=\bis)|(?<=\bof)|(?<=\bequals)|(?<=\bwas)|(?<=\bare)|(?<=\bbe)|(?<=\bto)|(?<=[=:(]))(\s*)minus\s+(?=[$.\d])", re.IGNORECASE
 )
+_CONTROLS = dict.fromkeys(range(3), "\x03")  # the first three stand for other things here
 _KEPT = set("√∛∜π∞±∓≤≥≠×÷∑∏∫…'’")
 _SAME = {
     "−": "-", "⁄": "/", "∕": "/", "≈": "=", "≅": "=", "≃": "=", "·": "×", "⋅": "×", "∙": "×", "∗": "*", "٫": ".", "٬": ",",
@@ -88,7 +89,7 @@ _SAME = {
 
 def plain(text: str) -> str:
     """A text in the spelling that :func:`find` reads: mark-up and invisible characters gone, digits, signs and spaces in ASCII."""
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\,", "\u202f")
+    text = text.translate(_CONTROLS).replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\,", "\u202f")
     text = _DEGREES.sub(" deg ", _TAG.sub("\n", text))
     text = _LATEX_FRACTION.sub(" \x00", text)
     text = _FRACTION_PARTS.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]} ", text).replace("\x00", "\\frac")

@@ -47,6 +47,10 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
+    if isinstance(run.config.student, PretrainedStudent) and run.trains:
+        from fcot.stages.memory import memory_note
+
+        made.notes += filter(None, [memory_note(run)])
     if not run.asks_teacher or run.teacher is None:
         if run.replayed is None or not run.is_teacher:
             _add_student(made, run, np.zeros(3))

@@ -74,7 +74,9 @@ def remedies_of(run: Run) -> Remedies:
     else:
         cut = " and are trained on as they are where the answer is right (curation=complete refuses them)"
     if run.replayed is not None:
-        return Remedies(f"were cut by the token limit{cut}", f"are an answer without a rationale: {_LOOK}", f"have no readable answer: {_LOOK}")
+        return Remedies(
+            f"were cut by the token limit{cut}", f"are an answer without a rationale: {_LOOK}", f"have no readable answer: {_LOOK}"
+        )
     limit = "prompt.rationale_tokens"
     longer = f"{limit}={2 * prompt.rationale_tokens} asks for them again, with more room"
     others = {

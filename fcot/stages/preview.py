@@ -88,6 +88,7 @@ def _show(console: Console, run: Run, problem: Problem, completion: Completion, 
     console.print(Text("answer text:", "bold"), Text(completion.answer_text.strip() or "(none)"))
     verdict = Text("kept", "bold green") if row.kept else Text(f"refused: {str(row.reason).replace('_', ' ')}", "bold red")
     right = "correct" if row.correct else "wrong" if problem.labelled else "no gold answer"
-    console.print(Text(f"parsed {row.prediction!r}, gold {problem.answer!r} ({right}):"), verdict, Text(f"  ended: {completion.finish_reason}"))
+    parsed = Text(f"parsed {row.prediction!r}, gold {problem.answer!r} ({right}):")
+    console.print(parsed, verdict, Text(f"  ended: {completion.finish_reason}"))
     if price:
         console.print(Text(price))

@@ -122,7 +122,8 @@ class Seen:
         words = round(self.words / len(self.kept), 2) if self.kept else None
         return {
             "asked": self.asked, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
-            "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered, "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
+            "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered,
+            "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
             "characters": self.characters, "prompt_characters": self.prompt_characters,
         }  # fmt: skip
 

@@ -200,7 +200,8 @@ def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path
 def lora_of(config: PretrainedStudent) -> Lora | None:
     """The adapters that a configuration asks for."""
     asked = config.lora
-    return None if asked.rank is None else Lora(asked.rank, asked.alpha, asked.dropout, asked.targets)
+    targets = None if asked.targets is None else tuple(asked.targets)
+    return None if asked.rank is None else Lora(asked.rank, asked.alpha, asked.dropout, targets)
 
 
 def _asks_in_chat(run: Run) -> bool:

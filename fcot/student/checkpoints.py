@@ -61,7 +61,7 @@ class Checkpoints:
         with replacing(unnamed) as temporary, temporary.open("wb") as file:
             hashed = _Hashed(file)
             try:
-                torch.save(dict(state), hashed)
+                torch.save(dict(state), hashed)  # type: ignore[arg-type]
             except RuntimeError as error:  # a full disk, as torch's writer reports it
                 raise OSError(None, str(error)) from error
         os.replace(unnamed, self.folder / f"step_{state['step']}.{hashed.sha256.hexdigest()[:16]}.ckpt")

@@ -99,7 +99,7 @@ class Lora:
     rank: int
     alpha: float
     dropout: float = 0.0
-    targets: list[str] | None = None
+    targets: tuple[str, ...] | None = None
 
 
 def add_lora(student: Student, lora: Lora) -> Student:
@@ -113,8 +113,9 @@ def add_lora(student: Student, lora: Lora) -> Student:
     except ImportError as error:
         raise FcotError("student.lora needs peft: pip install 'fcot[lora]'") from error
     kind = "SEQ_2_SEQ_LM" if student.architecture == "encoder_decoder" else "CAUSAL_LM"
+    targets = None if lora.targets is None else list(lora.targets)
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type=kind,  # type: ignore[arg-type]
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=kind,  # type: ignore[arg-type]
     )  # fmt: skip
     try:
         with warnings.catch_warnings():
@@ -186,7 +187,7 @@ def check_student(
     check_fit(source, config, tokenizer)
     if lora is not None:  # on a model without weights: which layers can be adapted is told by the names of layers
         with torch.device("meta"):
-            add_lora(Student(_model_class(config).from_config(config), tokenizer, _architecture(config)), lora)
+            add_lora(light_model(source, revision), lora)
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
     if packing and not config.is_encoder_decoder and not _can_pack(config):
@@ -198,6 +199,12 @@ def check_student(
             f"student.max_completion_tokens={max_completion} together may not exceed them"
         )
     return _architecture(config)
+
+
+def light_model(source: str, revision: str | None) -> Student:
+    """The student with weights that nobody has read: for use on the meta device, or with fake tensors."""
+    config, tokenizer = _load_light(source, revision)
+    return Student(_model_class(config).from_config(config, dtype=torch.float32), tokenizer, _architecture(config))
 
 
 def _architecture(config: Any) -> Architecture:

@@ -15,8 +15,8 @@ from fcot.student.activations import checkpoint_activations, checkpoints_activat
 from fcot.student.data import Batch
 from fcot.student.reflection import TEXTS
 
-_CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
-_CHUNK = 1 << 24  # logits at once
+CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
+CHUNK = 1 << 24  # logits at once
 
 
 class TargetLogits:
@@ -59,7 +59,7 @@ class TargetLogits:
         head = self._model.get_output_embeddings()
         if self._linear is False or isinstance(head.weight, DTensor) or _autocast(head.weight) == torch.float16:
             return None
-        if len(batch["targets"]) * head.weight.shape[0] < _CHUNKED_FROM:
+        if len(batch["targets"]) * head.weight.shape[0] < CHUNKED_FROM:
             return None
         try:
             self._positions, self._reads = batch["positions"], []
@@ -142,7 +142,7 @@ def chunked_token_loss(states: torch.Tensor, weight: torch.Tensor, bias: torch.T
         bias: The head's, (vocabulary,), or None.
         batch: As in :func:`token_loss`.
     """
-    rows = max(16, _CHUNK // weight.shape[0])
+    rows = max(16, CHUNK // weight.shape[0])
     return _ChunkedLoss.apply(states, weight, bias, batch["targets"], batch["weights"], rows)  # type: ignore[no-any-return, no-untyped-call]
 
 

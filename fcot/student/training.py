@@ -235,21 +235,22 @@ def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: 
 
 @contextlib.contextmanager
 def _keeping_freed_memory() -> Iterator[None]:
-    """Within, glibc keeps what is freed: it would give each large gradient back to the system and fault it in again, step after step.
+    """Within, glibc keeps what is freed: it would give gradients back to the system and fault them in again, step after step.
 
-    A tenth of a step's time on a CPU. Without effect elsewhere.
+    A tenth of a small student's time on a CPU. Blocks of 32 MiB and more are given back: kept ones of many sizes, as batches of
+    different lengths leave them, fit nothing that comes later, and memory only grows. Without effect where there is a GPU or no glibc.
     """
     libc = ctypes.CDLL(None)
     if torch.cuda.is_available() or not hasattr(libc, "mallopt"):
         yield
         return
-    trim, pad, maps = -1, -2, -4  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
-    for option, value in ((maps, 0), (trim, 2**31 - 1), (pad, 2**26)):
+    trim, pad, given_back = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    for option, value in ((given_back, 2**25), (trim, 2**31 - 1), (pad, 2**26)):
         libc.mallopt(option, value)
     try:
         yield
     finally:
-        for option, value in ((maps, 65536), (trim, 2**17), (pad, 0)):
+        for option, value in ((given_back, 2**17), (trim, 2**17), (pad, 0)):
             libc.mallopt(option, value)
         libc.malloc_trim(0)
 

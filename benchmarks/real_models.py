@@ -1,0 +1,78 @@
+"""Real pretrained models: one command a table. All are resumable: what was asked for is in the store of the output folder.
+
+    python benchmarks/real_models.py prompts --model NAME --base-url URL --data FOLDER --output FOLDER
+
+``prompts``: what a chat model makes of each one-request prompt, greedy, on the first train problems of an arithmetic, a choice, a
+yes/no and a free-text task. URL is an OpenAI-compatible server, such as llama.cpp's; the folder of ``--data`` holds ``multiarith.json``
+and so on. Choose the output folder outside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from fcot.checks import to_config
+from fcot.config import CONF, register_schemas
+from fcot.curation.filters import Rules, curate
+from fcot.curation.outcomes import Outcomes
+from fcot.runs import Run, resolve
+from fcot.stages.rationales import generate
+from fcot.teacher.generate import generate_completions
+
+TASKS = ("multiarith", "date_understanding", "coin_flip", "last_letter_concatenation")
+PROMPTS = ("zero_shot_cot_chat", "reasoning_chat")
+
+
+def run_of(output: Path, *overrides: str) -> Run:
+    """The run that these overrides of ``fcot.run`` make."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
+
+
+def prompts(options: argparse.Namespace) -> None:
+    """Shares of empty, cut, unanswered and correct completions by task and prompt, and their mean lengths."""
+    print("| task | prompt | n | empty % | cut % | no answer % | correct % | words of a rationale | tokens of a completion |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for task in options.tasks:
+        for prompt in options.prompts:
+            run = run_of(
+                options.output, f"dataset={task}", f"dataset.path={options.data / task}.json", f"dataset.limit={options.n}",
+                "teacher=openai", f"teacher.model={options.model}", f"teacher.base_url={options.base_url}", "teacher.timeout_s=900",
+                "teacher.concurrency=4", f"prompt={prompt}", "diversity=1", "until=generate", *options.overrides,
+            )  # fmt: skip
+            usage = generate(run)["teacher_usage"]
+            seen, words = Outcomes(), 0
+            for one in generate_completions(run.plan, run.store, run.select(run.split.train)):
+                (row,) = curate([one], run.problems, run.task.rule, run.prompt.read, Rules(()))
+                seen.count(one, row)
+                words += len(row.rationale.split())
+            shares = " | ".join(f"{100 * n / seen.asked:.0f}" for n in (seen.empty, seen.cut, seen.unanswered, seen.correct))
+            tokens = (usage["used_completion_tokens"] or 0) / seen.asked
+            print(f"| {task} | {prompt} | {seen.asked} | {shares} | {words / seen.asked:.0f} | {tokens:.0f} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    asked = commands.add_parser("prompts")
+    asked.set_defaults(command=prompts)
+    asked.add_argument("--model", required=True)
+    asked.add_argument("--base-url", required=True)
+    asked.add_argument("--data", type=Path, required=True)
+    asked.add_argument("--output", type=Path, required=True)
+    asked.add_argument("-n", type=int, default=100, help="train problems of a task")
+    asked.add_argument("--tasks", nargs="+", default=TASKS)
+    asked.add_argument("--prompts", nargs="+", default=PROMPTS)
+    asked.add_argument("--overrides", nargs="*", default=[], help="further overrides of fcot.run")
+    options = parser.parse_args(arguments)
+    options.command(options)
+
+
+if __name__ == "__main__":
+    main()

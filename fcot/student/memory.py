@@ -1,0 +1,128 @@
+"""What memory a training needs, found before it begins: the forward pass runs on tensors that have shapes and no content."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fcot.student.activations import checkpoint_activations
+from fcot.student.loading import Lora, Student, add_lora, light_model
+from fcot.student.losses import CHUNK, CHUNKED_FROM
+
+_PROCESS = 0.7e9  # of Python with its libraries
+_FULL_LOGITS = 3  # float32 copies of all logits: they, their log-probabilities, their gradients
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training needs at its largest micro-batch.
+
+    Attributes:
+        state: Weights, their gradients and AdamW's state.
+        activations: What the forward pass keeps for the backward pass, logits included.
+    """
+
+    state: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """With the process itself."""
+        return self.state + self.activations + _PROCESS
+
+
+@lru_cache(maxsize=64)
+def training_memory(
+    source: str, revision: str | None, *, lora: Lora | None = None, rows: int, prompt: int, completion: int,
+    precision: str = "32-true", gradient_checkpointing: bool = False, ranks: int = 1, sharded: bool = False,
+) -> Memory:  # fmt: skip
+    """The memory of one rank.
+
+    Args:
+        source: The student's hub id or folder; only its configuration and tokenizer are read.
+        revision: Of the hub id.
+        lora: Its adapters, None for none.
+        rows: Samples of the rank's micro-batch.
+        prompt: Tokens of a sample's prompt.
+        completion: Tokens of its completion.
+        precision: Lightning's name.
+        gradient_checkpointing: Whether activations are computed twice instead of kept.
+        ranks: How many there are.
+        sharded: Whether weights, gradients and optimizer state are spread over them.
+    """
+    kept: set[Any] = set()  # storages: what shares one is counted once
+    with torch.device("meta"):  # peft moves its adapters about, which fake tensors do not stand
+        student = light_model(source, revision)
+        if lora is not None:
+            student = add_lora(student, lora)
+        weights = sum(one.numel() for one in student.model.parameters())
+        trained = sum(one.numel() for one in student.model.parameters() if one.requires_grad)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = student.model.to_empty(device="cpu").train()
+        if gradient_checkpointing:
+            checkpoint_activations(model, True)
+        owned = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage() not in owned:
+                kept.add(tensor.untyped_storage())
+            return tensor
+
+        one_state = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(precision):
+            model(**_inputs(student, rows, prompt, completion), use_cache=False)
+        one_state.remove()
+        activations = sum(storage.nbytes() for storage in kept)
+        if gradient_checkpointing:  # the inputs of its layers
+            layers, tokens = student.model.config.num_hidden_layers, rows * (prompt + completion)
+            activations += 4.0 * layers * tokens * student.model.config.hidden_size
+    reduced = 4 * trained if ranks > 1 and not sharded else 0  # DDP's buckets
+    state = 4 * weights + 12 * trained + (2 * weights if precision.endswith("mixed") else 0)
+    return Memory((state / ranks if sharded else state) + reduced, activations + _logits(model, rows * completion))
+
+
+def _logits(model: Any, targets: int) -> float:
+    """Of logits and what the loss makes of them: all at once, or a chunk after the other."""
+    head = model.get_output_embeddings()
+    logits = targets * head.weight.shape[0]
+    if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:
+        logits = CHUNK
+    return 4.0 * _FULL_LOGITS * logits
+
+
+def _inputs(student: Student, rows: int, prompt: int, completion: int) -> dict[str, torch.Tensor]:
+    if student.architecture == "encoder_decoder":
+        inputs, answers = torch.zeros(rows, prompt, dtype=torch.long), torch.zeros(rows, completion, dtype=torch.long)
+        return {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "decoder_input_ids": answers}
+    inputs = torch.zeros(rows, prompt + completion, dtype=torch.long)
+    return {"input_ids": inputs, "attention_mask": torch.ones_like(inputs)}
+
+
+def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if precision.endswith("mixed") else contextlib.nullcontext()
+
+
+def free_memory() -> float | None:
+    """Bytes that are free for a training: on the first GPU, else of this machine and its control group; None where nobody knows."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    known = [_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))]
+    return min((one for one in known if one is not None), default=None)
+
+
+def _available(path: Path) -> float | None:
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return 1024.0 * int(path.read_text().partition("MemAvailable:")[2].split()[0])
+    return None
+
+
+def _left_in_group(folder: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        return float(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    return None

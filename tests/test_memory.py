@@ -1,0 +1,93 @@
+"""The memory that a training will need, found on shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from students import save_gpt2, save_t5
+
+from fcot.stages import memory as stage
+from fcot.stages.dry_run import estimate
+from fcot.student import memory
+from fcot.student.loading import Lora, load_student
+from fcot.student.memory import free_memory, training_memory
+
+SAVED = {"gpt2": save_gpt2, "t5": save_t5}
+SHAPE = {"rows": 4, "prompt": 24, "completion": 40}
+
+
+@pytest.fixture(params=SAVED)
+def folder(request, tmp_path):
+    SAVED[request.param](tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def saved_bytes(folder, *, rows, prompt, completion):
+    """What autograd really keeps, of real tensors."""
+    student, kept = load_student(folder), {}
+    owned = {one.data_ptr() for one in student.model.parameters()}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in owned:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    hook = student.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        student.model.train()(**memory._inputs(student, rows, prompt, completion), use_cache=False)
+    hook.remove()
+    return sum(one.untyped_storage().nbytes() for one in kept.values())
+
+
+def test_activations_are_what_autograd_keeps(folder):
+    found = training_memory(folder, None, **SHAPE)
+    vocabulary = load_student(folder).model.get_output_embeddings().weight.shape[0]
+    logits = 4 * 3 * SHAPE["rows"] * SHAPE["completion"] * vocabulary
+    assert found.activations - logits == pytest.approx(saved_bytes(folder, **SHAPE), rel=0.05)
+
+
+def test_state_is_weights_gradients_and_adamws_two_numbers(folder):
+    weights = sum(one.numel() for one in load_student(folder).model.parameters())
+    assert training_memory(folder, None, **SHAPE).state == 16 * weights
+    assert training_memory(folder, None, **SHAPE, ranks=2, sharded=True).state == 8 * weights
+    assert training_memory(folder, None, **SHAPE, ranks=2).state == 20 * weights
+
+
+def test_what_needs_less_needs_less(folder):
+    plain = training_memory(folder, None, **SHAPE)
+    adapters = training_memory(folder, None, **SHAPE, lora=Lora(4, 8.0))
+    assert adapters.state < 0.5 * plain.state
+    again = training_memory(folder, None, **SHAPE, gradient_checkpointing=True)
+    assert again.activations < plain.activations
+    assert training_memory(folder, None, rows=2, prompt=24, completion=40).activations < 0.6 * plain.activations
+
+
+def test_a_run_tells_what_it_needs_and_warns_where_there_is_less(folder, make_run, tmp_path, monkeypatch):
+    run = make_run(tmp_path, "student=causal" if "gpt2" in str(folder) else "student=t5_small", f"student.path={folder}", *SMALL)
+    monkeypatch.setattr(stage, "free_memory", lambda: 1e12)
+    note = stage.memory_note(run)
+    assert note is not None
+    assert note.startswith("memory to train: about 0.")
+    assert note in estimate(run, {}).notes
+    monkeypatch.setattr(stage, "free_memory", lambda: 1e6)
+    assert stage.memory_note(run).startswith("warning: memory to train: about 0.")
+    assert "trainer.micro_batches=4" in stage.memory_note(run)
+
+
+SMALL = ("dataset.n_problems=60", "student.max_prompt_tokens=64", "student.max_completion_tokens=64")
+
+
+@pytest.mark.parametrize("overrides", [["method=zero_shot"], ["until=curate"], []])
+def test_nothing_is_told_where_nothing_of_known_size_is_trained(make_run, tmp_path, overrides):
+    assert stage.memory_note(make_run(tmp_path, "dataset.n_problems=60", *overrides)) is None
+
+
+def test_the_machine_tells_what_is_free(tmp_path):
+    found = free_memory()
+    assert found is None or found > 1e8
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5\n")
+    assert memory._left_in_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("12\n")
+    assert memory._left_in_group(tmp_path) == 7
+    assert memory._available(tmp_path / "missing") is None
