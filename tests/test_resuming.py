@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 import torch
@@ -228,3 +229,42 @@ def test_the_optimizer_is_saved_by_the_names_of_weights(tmp_path):
     names = [name for name, _ in student_of("gpt2").model.named_parameters()]
     assert found["param_groups"][0]["params"] == names
     assert set(found["state"]) == set(names)
+
+
+def test_ctrl_c_waits_for_the_step_and_its_checkpoint(tmp_path, capsys):
+    """Also where the next checkpoint is far."""
+    before, left_alone = signal.getsignal(signal.SIGINT), trained(tmp_path / "alone", max_steps=12)
+
+    def interrupt(n):
+        counted.extend([1] * n)
+        if n and len(counted) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    counted: list[int] = []
+    far = Checkpoints(tmp_path / "checkpoints", 3600)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, max_steps=12, checkpoints=far, advance=interrupt)
+    assert len(counted) == 5
+    assert saved(tmp_path) == [5]
+    assert "stopping after this step" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert_same(trained(tmp_path, max_steps=12, checkpoints=far), left_alone)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("began", "goes_on"), [("32-true", "bf16-mixed"), ("bf16-mixed", "32-true")])
+def test_a_training_does_not_go_on_in_another_precision(tmp_path, began, goes_on):
+    trained(tmp_path, max_steps=4, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), precision=began)
+    with pytest.raises(FcotError, match=f"this training began in {began}, and here trainer.precision is {goes_on}"):
+        trained(tmp_path, max_steps=8, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), precision=goes_on)
+    assert trained(tmp_path, max_steps=8, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), precision=began).report.n_steps == 8
+
+
+def test_the_first_checkpoint_waits_too_where_it_is_large(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_SHARE", 0.05)
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    checkpoints = Checkpoints(tmp_path, 10, n_bytes=3.2e9)
+    for seconds, due in ((11, False), (639, False), (641, True)):
+        now[0] = float(seconds)
+        assert checkpoints.due is due

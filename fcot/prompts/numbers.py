@@ -93,13 +93,13 @@ def plain(text: str) -> str:
     text = _DEGREES.sub(" deg ", _TAG.sub("\n", text))
     text = _LATEX_FRACTION.sub(" \x00", text)
     text = _FRACTION_PARTS.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]} ", text).replace("\x00", "\\frac")
-    text = unwrap(_WRAPPER, r" \1 ", text)
+    text = unwrap(_WRAPPER, "\t\\1\t", text)  # a tab joins no mixed number, as a space does
     text = _LATEX_WORD.sub(lambda match: _LATEX_WORDS[match[0]], _LATEX_SPACE.sub(" ", text))
     text = _SUPERSCRIPT.sub(lambda match: _raised(match[0]), text)
     text = _SUBSCRIPT.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
     text = _GROUP_SPACE.sub(",", _SENTENCE_DASH.sub(", ", text))
     text = _NOT_ASCII.sub(lambda match: _ascii(match[0]), text)
-    text = _MARKUP.sub("", _MARKUP_BETWEEN.sub("\t", _POWER.sub("^", text)))  # a tab joins no mixed number, as a space does
+    text = _MARKUP.sub("", _MARKUP_BETWEEN.sub("\t", _POWER.sub("^", text)))
     text = _EMPHASIS.sub(r"\2", text)
     return _MINUS.sub(r"\1-", _NEGATIVE.sub("-", text))
 

@@ -200,6 +200,7 @@ def train(
         _fit(trainer, module, data, recipe.tf32, log_folder)
     finally:
         module.logits.remove()
+        between.on_train_end(trainer, module)
     gather_weights(student.model)
     return report
 
@@ -320,6 +321,7 @@ class _Between(pl.Callback):
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._watch: Watch | None = None  # before the first step of this process there is nothing to watch
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
+        self._interrupted = False  # by Ctrl-C, in the step that is computed
         for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
             self._tell(entry)
         self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
@@ -330,6 +332,7 @@ class _Between(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._handlers.items():  # Lightning adds its own, which talk to the other ranks from anywhere
                 signal.signal(number, handler)
+        self._take_ctrl_c(True)
         assert isinstance(pl_module, StudentModule)
         self._watch = Watch(self._student.model, self._size, pl_module.rate, self._remedies)
         if self._restored is not None:
@@ -354,10 +357,11 @@ class _Between(pl.Callback):
         now = time.monotonic()
         report.train_seconds += now - self._since
         self._log(trainer)
-        warned, sharded = warned_together(trainer.world_size), is_sharded(self._student.model)
+        warned, sharded = warned_together(trainer.world_size) or self._interrupted, is_sharded(self._student.model)
         self._checkpoint(trainer, warned or (sharded and report.n_steps in self._due))
         if warned:
             raise KeyboardInterrupt
+        self._take_ctrl_c(False)
         try:
             with whole(self._student.model):
                 evaluated = self.evaluate_if_due()
@@ -370,7 +374,28 @@ class _Between(pl.Callback):
             trainer.should_stop = self._stop(report.history)
             if trainer.should_stop and report.n_steps < self._n_steps and trainer.is_global_zero:
                 say(f"training stops early, at step {report.n_steps:,} of {self._n_steps:,}")
+        self._take_ctrl_c(True)
         self._since = time.monotonic()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_ctrl_c(False)
+
+    def _take_ctrl_c(self, on: bool) -> None:
+        """Let Ctrl-C wait for the end of the step, where a checkpoint can be written: steps of large students take minutes, and so do
+        checkpoints, which are therefore few. A second one does not wait. Of several ranks each stops as it always does.
+        """
+        if self._size > 1 or threading.current_thread() is not threading.main_thread():
+            return
+        ours = self._interrupt
+        if on and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, ours)
+        elif not on and signal.getsignal(signal.SIGINT) == ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._interrupted = True
+        say("\nstopping after this step, with a checkpoint (Ctrl-C again: at once)")
 
     def evaluate_if_due(self) -> bool:
         """Evaluate after a step that asks for it, once."""
