@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
@@ -38,12 +40,17 @@ TEXTS = [
     for text in (problem.question + " ###", f"{task.rationale(problem.question, problem.sample_index, None)} --> {problem.answer}")
 ]
 ENCODER_DECODERS = ("t5", "flan_t5")
-DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral")
+DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma3")
 _MODERN = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 12}),
+    "gemma3": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 8, "tie_word_embeddings": False},
+    ),
 }
 
 

@@ -1,0 +1,56 @@
+"""Real pretrained weights, where they are at hand: FCOT_TEST_MODELS names their folder (~/models)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fcot.decoding.engine import Prompt
+from fcot.pipeline import execute
+from fcot.student.decoding import decode
+from fcot.student.loading import load_student
+
+MODELS = Path(os.environ.get("FCOT_TEST_MODELS", "~/models")).expanduser()
+QUESTIONS = ["Tom has 3 coins. Ann gives him 2. How many coins has Tom?", "2 + 2 =", "A dog is", "Q: Is the sky green?\nA:"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["gemma3_270m", "qwen_coder_0_5b"])
+def folder(request):
+    if not (MODELS / request.param / "config.json").exists():
+        pytest.skip(f"needs real weights in {MODELS / request.param}")
+    return MODELS / request.param
+
+
+def test_answers_are_generates(folder):
+    student = load_student(str(folder))
+    ids = student.tokenizer(QUESTIONS)["input_ids"]
+    found = decode(student, [Prompt(one, 24) for one in ids], max_tokens=1 << 16)
+    for one, answer in zip(ids, found, strict=True):
+        with torch.no_grad():
+            written = student.model.generate(torch.tensor([one]), max_new_tokens=24, do_sample=False)[0, len(one) :]
+        assert answer.text == student.tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("lora", [[], ["student.lora.rank=4"]], ids=["all weights", "lora"])
+def test_a_student_is_trained_stopped_resumed_and_loaded_by_transformers(folder, lora, make_run, tmp_path):
+    settings = [
+        "student=causal", f"student.path={folder}", "dataset.n_problems=30", "diversity=1", "trainer.warmup_steps=1",
+        "trainer.evaluate_every_steps=null", "trainer.batch_size=2", "trainer.max_steps=2", "trainer.lr=1e-5", "student.max_new_tokens=4",
+        "split_mode.validation_fraction=0", *lora,
+    ]  # fmt: skip
+    run = make_run(tmp_path, *settings, "until=train")
+    summary = execute(run, "")
+    assert summary["n_steps"] == 2
+    assert all(torch.isfinite(torch.tensor(value)) for value in (summary["samples_per_second"], summary["padding_efficiency"]))
+    saved = AutoModelForCausalLM.from_pretrained(run.directory.student)
+    assert AutoTokenizer.from_pretrained(run.directory.student)("a b")["input_ids"]
+    before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    same = dict(before.named_parameters())
+    moved = [name for name, one in saved.named_parameters() if not torch.equal(one, same[name])]
+    assert moved
+    assert max(float((one - same[name]).detach().abs().max()) for name, one in saved.named_parameters()) < 1e-3
