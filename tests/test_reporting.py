@@ -104,6 +104,16 @@ def test_results_stand_before_what_explains_them():
     assert columns.index("acc %") < columns.index("95 % CI") < columns.index("n") < columns.index("kept/asked") < columns.index("words")
 
 
+def test_faulty_completions_have_a_column_where_there_are_any():
+    faulty = {"completions_asked": 200, "completions_empty": 0, "completions_cut": 30, "completions_unanswered": 1}
+    table = comparison(settings([run(1, **faulty), run(2, diversity=1)]))
+    cells = {dict(zip(table.columns, row, strict=True))["D"]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (cells["4"]["cut %"], cells["4"]["unanswered %"]) == ("15.0", "0.5")
+    assert cells["1"]["cut %"] == "-", "a run of an earlier version"
+    assert "empty %" not in table.columns
+    assert not [name for name in comparison(settings([run(1), run(2, diversity=1)])).columns if name in ("cut %", "empty %", "unanswered %")]
+
+
 def test_several_tasks_have_a_table_as_the_papers_print_it():
     assert by_task(settings([run(1), run(2, diversity=1)])) is None
     published = {"as_published": True, "sampled": True, "subset": None, "student": "flan_t5_base", "n_parameters": 250_000_000}

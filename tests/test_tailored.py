@@ -182,6 +182,10 @@ def test_what_a_run_of_rounds_leaves(make_run, tmp_path):
     assert first["reflection_share"] is None
     assert metrics["completions_asked"] == first["completions_asked"] + len(feedback)
     assert [row["round"] for row in read_jsonl(run.directory.curated)].count(2) == len(feedback)
+    verdicts = list(read_jsonl(run.directory.curated))
+    assert metrics["completions_unanswered"] == sum(row["prediction"] is None for row in verdicts)
+    assert metrics["completions_empty"] == sum(not row["rationale"] for row in verdicts)
+    assert metrics["completions_cut"] == 0
     best = folder / f"round_{metrics['best_round']}"
     assert run.directory.predictions.read_bytes() == (best / "predictions.jsonl").read_bytes()
     assert (run.directory.student / "model.safetensors").read_bytes() == (best / "student" / "model.safetensors").read_bytes()

@@ -76,6 +76,12 @@ def _data(settings: Sequence[Setting]) -> str:
     return text.getvalue()
 
 
+_MEANS = (
+    "validation_accuracy", "completions_asked", "completions_kept", "completions_empty", "completions_cut", "completions_unanswered",
+    "n_train_problems",
+)  # fmt: skip
+
+
 def _row(setting: Setting) -> dict[str, Any]:
     accuracy, cell, best = setting.accuracy, find(setting.runs[0]), setting.best_epoch
     return {
@@ -83,6 +89,6 @@ def _row(setting: Setting) -> dict[str, Any]:
         "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "sd": accuracy.spread, "seeds": len(setting.runs),
         "n": len(setting.problems), "best_epoch": best.mean if best else None,
         "paper_a": cell.percent / 100 if cell else None, "paper_a_is_best_epoch": cell.best_epoch if cell else None,
-        **{name: setting.mean(name) for name in ("validation_accuracy", "completions_asked", "completions_kept", "n_train_problems")},
+        **{name: setting.mean(name) for name in _MEANS},
         "runs": " ".join(run["run_id"] for run in setting.runs), **setting.varied,
     }  # fmt: skip
