@@ -111,7 +111,9 @@ def test_faulty_completions_have_a_column_where_there_are_any():
     assert (cells["4"]["cut %"], cells["4"]["unanswered %"]) == ("15.0", "0.5")
     assert cells["1"]["cut %"] == "-", "a run of an earlier version"
     assert "empty %" not in table.columns
-    assert not [name for name in comparison(settings([run(1), run(2, diversity=1)])).columns if name in ("cut %", "empty %", "unanswered %")]
+    assert not [
+        name for name in comparison(settings([run(1), run(2, diversity=1)])).columns if name in ("cut %", "empty %", "unanswered %")
+    ]
 
 
 def test_several_tasks_have_a_table_as_the_papers_print_it():
