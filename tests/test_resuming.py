@@ -13,6 +13,7 @@ from fcot.artifacts import TEMPORARY
 from fcot.errors import FcotError
 from fcot.stages.student import out_of_patience
 from fcot.student import checkpoints as module
+from fcot.student import training
 from fcot.student.checkpoints import Checkpoints
 
 STEPS = 14
@@ -268,3 +269,13 @@ def test_the_first_checkpoint_waits_too_where_it_is_large(monkeypatch, tmp_path)
     for seconds, due in ((11, False), (639, False), (641, True)):
         now[0] = float(seconds)
         assert checkpoints.due is due
+
+
+@pytest.mark.parametrize(("capabilities", "warned"), [({"avx2": True}, True), ({"avx512_bf16": True}, False), ({}, False)])
+def test_a_cpu_that_emulates_bfloat16_is_told(tmp_path, monkeypatch, capsys, capabilities, warned):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: False)
+    trained(tmp_path, max_steps=1, precision="bf16-mixed")
+    assert ("no bfloat16 instructions" in capsys.readouterr().err) == warned
+    trained(tmp_path / "float32", max_steps=1)
+    assert "bfloat16" not in capsys.readouterr().err

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def train(
     layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
     if world.rank == 0:
-        _announce(recipe.warmup_steps, report.n_steps, n_steps)
+        _announce(recipe, report.n_steps, n_steps)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
@@ -205,11 +205,19 @@ def train(
     return report
 
 
-def _announce(warmup_steps: int, done: int, n_steps: int) -> None:
-    if warmup_steps >= n_steps:
-        say(f"warning: trainer.warmup_steps={warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
+def _announce(recipe: Recipe, done: int, n_steps: int) -> None:
+    if recipe.warmup_steps >= n_steps:
+        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
+    if recipe.precision == "bf16-mixed" and not torch.cuda.is_available() and not _cpu_has_bf16():
+        say("warning: this CPU has no bfloat16 instructions and emulates them: trainer.precision=32-true is faster here")
     if done:
         say(f"training goes on at step {done:,} of {n_steps:,}")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU computes in bfloat16 itself, or torch is too old to know."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
 
 def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
