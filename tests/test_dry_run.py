@@ -119,7 +119,7 @@ def test_one_request_prompts_by_hand(tmp_path):
     assert made.requests == N * 3, "2 + 2 + 1 choices"
     assert list(made.prompt_tokens) == pytest.approx([3 * characters(run) / assumed for assumed in (5, 4, 3)])
     assert list(made.shared_tokens) == pytest.approx([2 * characters(run) / assumed for assumed in (5, 4, 3)])
-    assert list(made.completion_tokens) == pytest.approx([50 * tokens for tokens in (40, 120, 1024)])
+    assert list(made.completion_tokens) == pytest.approx([50 * tokens for tokens in (30, 120, 1024)])
     expected = [(0.4 * p + 1.6 * c) / 1e6 for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)]
     assert list(made.usd) == pytest.approx(expected)
     assert list(made.usd_batch) == pytest.approx([usd / 2 for usd in expected])
@@ -133,7 +133,7 @@ def test_two_step_prompts_by_hand(tmp_path):
     assert (made.asked, made.stored) == (30, 0)
     assert made.requests == N * (2 + 3), "rationales in two requests, each answer in one of its own"
     assert list(made.shared_tokens) == pytest.approx([characters(run) / assumed for assumed in (5, 4, 3)])
-    rationale, answer = (40.0, 120.0, 128.0), (2.0, 8.0, 32.0)
+    rationale, answer = (30.0, 120.0, 128.0), (2.0, 8.0, 32.0)
     assert list(made.completion_tokens) == pytest.approx([30 * (r + a) for r, a in zip(rationale, answer, strict=True)])
     first = [2 * characters(run) / assumed for assumed in (5, 4, 3)]
     second = [3 * characters(run) / assumed + 30 * r for assumed, r in zip((5, 4, 3), rationale, strict=True)]

@@ -72,7 +72,7 @@ def simple(text: str) -> Fraction | None:
         text = text.replace(dash, "-")
     text = "".join(str(unicodedata.decimal(c)) if unicodedata.decimal(c, None) is not None else c for c in text)
     text = re.sub(r"[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]", "", text)
-    text = re.sub(r"\\boxed\{\s*\}", "\t", text)  # nothing stands in it
+    text = re.sub(r"\\boxed\{([^{}]*)\}", "\t\\1\t", text)
     space = r"(?:\\,|[\u2006-\u200a\u202f\u00a0\u205f])"
     text = re.sub(rf"(?<=\d){space}(?=\d{{3}}(?!\d))", ",", text.strip().replace("{,}", ","))
     text = re.sub(space, " ", text)

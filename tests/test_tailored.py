@@ -390,7 +390,7 @@ def test_replies_go_through_curation_like_any_other():
 def paid(folder, server, *more):
     return [
         *TINY, "teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={server.base_url}", f"output_dir={folder}",
-        "dataset.n_problems=40", "prompt.rationale_tokens=512", *more,
+        "prompt.rationale_tokens=256", "dataset.n_problems=40", *more,
     ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from fcot.teacher.rows import lines
 from fcot.teacher.store import StoreFolder
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
-_ASSUMED_RATIONALE_TOKENS = np.array([40.0, 120.0, math.inf])  # at most its limit
+_ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # at most its limit
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
 _LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
 _ASSUMED_ROW_BYTES = 900
@@ -227,7 +227,7 @@ class _Measured:
         n = len(sample.rationales)
         self.said = (
             f"lengths: from {n:,} generations in the store" if n
-            else "lengths: ASSUMED (a rationale of 40-120 tokens, at most its limit; a token of 3-5 characters); preview=5 measures them"
+            else "lengths: ASSUMED (a rationale of 30-120 tokens, at most its limit; a token of 3-5 characters); preview=5 measures them"
         )  # fmt: skip
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import logging
 import signal
 import threading
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
-from fcot.artifacts import disk_error
 from fcot.decoding.models import check_same
 from fcot.errors import FcotError
 from fcot.progress import say, unwatched
@@ -38,6 +33,7 @@ from fcot.student.checkpoints import (
 )  # fmt: skip
 from fcot.student.data import Layout, Lessons, ReasoningData
 from fcot.student.divergence import Watch, remedies
+from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
 from fcot.student.module import StudentModule
@@ -163,11 +159,10 @@ def train(
         loggers: What else is told the same, and of each evaluation.
         world: Ranks, and this one's place.
     """
-    _quiet()
+    quiet()
     layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
-    if world.rank == 0:
-        _announce(recipe, report.n_steps, n_steps)
+    _announce(recipe, report.n_steps, n_steps, world)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
@@ -197,7 +192,7 @@ def train(
     )  # fmt: skip
     student.model.train()
     try:
-        _fit(trainer, module, data, recipe.tf32, log_folder)
+        fit(trainer, module, data, recipe.tf32, log_folder)
     finally:
         module.logits.remove()
         between.on_train_end(trainer, module)
@@ -205,19 +200,15 @@ def train(
     return report
 
 
-def _announce(recipe: Recipe, done: int, n_steps: int) -> None:
+def _announce(recipe: Recipe, done: int, n_steps: int, world: World) -> None:
+    if world.rank > 0:
+        return
     if recipe.warmup_steps >= n_steps:
         say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
-    if recipe.precision == "bf16-mixed" and not torch.cuda.is_available() and not _cpu_has_bf16():
+    if recipe.precision == "bf16-mixed" and not torch.cuda.is_available() and not cpu_has_bf16():
         say("warning: this CPU has no bfloat16 instructions and emulates them: trainer.precision=32-true is faster here")
     if done:
         say(f"training goes on at step {done:,} of {n_steps:,}")
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU computes in bfloat16 itself, or torch is too old to know."""
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
 
 def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
@@ -225,43 +216,6 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
         allow_packing(student.model)
     if gradient_checkpointing:
         checkpoint_activations(student.model, True)
-
-
-def _fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with _keeping_freed_memory():
-            trainer.fit(module, datamodule=data)
-    except SystemExit as error:  # Lightning's answer to Ctrl-C; it also ignores further ones from then on
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from error
-    except OSError as error:
-        raise disk_error(error, log_folder or Path("the training log")) from error
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextlib.contextmanager
-def _keeping_freed_memory() -> Iterator[None]:
-    """Within, glibc keeps what is freed: it would give gradients back to the system and fault them in again, step after step.
-
-    A tenth of a small student's time on a CPU. Blocks of 32 MiB and more are given back: kept ones of many sizes, as batches of
-    different lengths leave them, fit nothing that comes later, and memory only grows. Without effect where there is a GPU or no glibc.
-    """
-    libc = ctypes.CDLL(None)
-    if torch.cuda.is_available() or not hasattr(libc, "mallopt"):
-        yield
-        return
-    trim, pad, given_back = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    for option, value in ((given_back, 2**25), (trim, 2**31 - 1), (pad, 2**26)):
-        libc.mallopt(option, value)
-    try:
-        yield
-    finally:
-        for option, value in ((given_back, 2**17), (trim, 2**17), (pad, 0)):
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
 
 
 def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:
@@ -478,16 +432,3 @@ class _Between(pl.Callback):
         }  # fmt: skip
         if trainer.is_global_zero:
             self._checkpoints.save(state)
-
-
-def _quiet() -> None:
-    """Silence Lightning's advice on matters that are decided here (workers, devices, optional packages)."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view.*")
