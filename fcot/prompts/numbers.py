@@ -147,7 +147,8 @@ def _ascii(character: str) -> str:
         return " " + unicodedata.normalize("NFKC", character).replace("⁄", "/")
     if category in ("No", "Nl", "Mn", "Me") or unicodedata.numeric(character, None) is not None:
         return f"\x02{character}"  # a circled or a Roman digit, an overline, ten thousand: part of a number that is not read
-    return unicodedata.normalize("NFKC", character)
+    normal = unicodedata.normalize("NFKC", character)
+    return f"\x02{character}" if normal[:1].isdigit() else normal  # the first of a month as one character: its digits join no others
 
 
 # --- the numbers in a text ---------------------------------------------------------------------------------------------
