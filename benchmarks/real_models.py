@@ -1,4 +1,4 @@
-"""Real pretrained models: one command a table. All are resumable: what was asked for is in the store of the output folder.
+"""Real pretrained models: one command a table. All are resumable: completions are stored in the output folder.
 
     python benchmarks/real_models.py prompts --model NAME --base-url URL --data FOLDER --output FOLDER
 
@@ -19,8 +19,8 @@ from fcot.checks import to_config
 from fcot.config import CONF, register_schemas
 from fcot.curation.filters import Rules, curate
 from fcot.curation.outcomes import Outcomes
+from fcot.progress import progress
 from fcot.runs import Run, resolve
-from fcot.stages.rationales import generate
 from fcot.teacher.generate import generate_completions
 
 TASKS = ("multiarith", "date_understanding", "coin_flip", "last_letter_concatenation")
@@ -45,31 +45,35 @@ def prompts(options: argparse.Namespace) -> None:
                 "teacher=openai", f"teacher.model={options.model}", f"teacher.base_url={options.base_url}", "teacher.timeout_s=900",
                 "teacher.concurrency=4", f"prompt={prompt}", "diversity=1", "until=generate", *options.overrides,
             )  # fmt: skip
-            usage = generate(run)["teacher_usage"]
-            seen, words = Outcomes(), 0
-            for one in generate_completions(run.plan, run.store, run.select(run.split.train)):
-                (row,) = curate([one], run.problems, run.task.rule, run.prompt.read, Rules(()))
-                seen.count(one, row)
+            problems = run.select(run.split.train)
+            with progress("generate", len(problems), "completions") as bar:
+                completions = generate_completions(run.plan, run.store, problems, bar.advance, watch=bar.watch)
+            outcomes, words = Outcomes(), 0
+            for completion in completions:
+                (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, Rules(()))
+                outcomes.count(completion, row)
                 words += len(row.rationale.split())
-            shares = " | ".join(f"{100 * n / seen.asked:.0f}" for n in (seen.empty, seen.cut, seen.unanswered, seen.correct))
-            tokens = (usage["used_completion_tokens"] or 0) / seen.asked
-            print(f"| {task} | {prompt} | {seen.asked} | {shares} | {words / seen.asked:.0f} | {tokens:.0f} |", flush=True)
+            n = outcomes.total
+            counts = (outcomes.empty, outcomes.cut, outcomes.unanswered, outcomes.correct)
+            shares = " | ".join(f"{100 * count / n:.0f}" for count in counts)
+            tokens = (completions.usage()["used_completion_tokens"] or 0) / n
+            print(f"| {task} | {prompt} | {n} | {shares} | {words / n:.0f} | {tokens:.0f} |", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    asked = commands.add_parser("prompts")
-    asked.set_defaults(command=prompts)
-    asked.add_argument("--model", required=True)
-    asked.add_argument("--base-url", required=True)
-    asked.add_argument("--data", type=Path, required=True)
-    asked.add_argument("--output", type=Path, required=True)
-    asked.add_argument("-n", type=int, default=100, help="train problems of a task")
-    asked.add_argument("--tasks", nargs="+", default=TASKS)
-    asked.add_argument("--prompts", nargs="+", default=PROMPTS)
-    asked.add_argument("--overrides", nargs="*", default=[], help="further overrides of fcot.run")
+    subcommand = commands.add_parser("prompts")
+    subcommand.set_defaults(command=prompts)
+    subcommand.add_argument("--model", required=True)
+    subcommand.add_argument("--base-url", required=True)
+    subcommand.add_argument("--data", type=Path, required=True)
+    subcommand.add_argument("--output", type=Path, required=True)
+    subcommand.add_argument("-n", type=int, default=100, help="train problems of a task")
+    subcommand.add_argument("--tasks", nargs="+", default=TASKS)
+    subcommand.add_argument("--prompts", nargs="+", default=PROMPTS)
+    subcommand.add_argument("--overrides", nargs="*", default=[], help="further overrides of fcot.run")
     options = parser.parse_args(arguments)
     options.command(options)
 

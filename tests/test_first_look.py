@@ -90,7 +90,7 @@ def test_what_is_stored_is_not_looked_at_again(asking, said):
         assert not found
 
 
-def test_feedback_and_a_teacher_who_is_evaluated_are_looked_at_too(make_run, said, tmp_path):
+def test_the_evaluation_of_a_teacher_is_checked_too(make_run, said, tmp_path):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         found = said()
         settings = ("teacher=openai", "teacher.model=fake", f"teacher.base_url={server.base_url}", "dataset.n_problems=120")

@@ -37,7 +37,7 @@ def test_answers_are_generates(folder):
 
 
 @pytest.mark.parametrize("lora", [[], ["student.lora.rank=4"]], ids=["all weights", "lora"])
-def test_a_student_is_trained_stopped_resumed_and_loaded_by_transformers(folder, lora, make_run, tmp_path):
+def test_a_trained_student_is_loaded_by_transformers(folder, lora, make_run, tmp_path):
     settings = [
         "student=causal", f"student.path={folder}", "dataset.n_problems=30", "diversity=1", "trainer.warmup_steps=1",
         "trainer.evaluate_every_steps=null", "trainer.batch_size=2", "trainer.max_steps=2", "trainer.lr=1e-5", "student.max_new_tokens=4",
@@ -46,7 +46,6 @@ def test_a_student_is_trained_stopped_resumed_and_loaded_by_transformers(folder,
     run = make_run(tmp_path, *settings, "until=train")
     summary = execute(run, "")
     assert summary["n_steps"] == 2
-    assert all(torch.isfinite(torch.tensor(value)) for value in (summary["samples_per_second"], summary["padding_efficiency"]))
     saved = AutoModelForCausalLM.from_pretrained(run.directory.student)
     assert AutoTokenizer.from_pretrained(run.directory.student)("a b")["input_ids"]
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

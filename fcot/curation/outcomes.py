@@ -1,4 +1,4 @@
-"""What came of completions: counted while they are bought and when they are curated, with the override that helps where it is unusual."""
+"""Counts of empty, cut, unanswered and correct completions, and advice where a count is unusually high."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 from fcot.records import Completion, CuratedCompletion
 
-_UNUSUAL = 0.1  # share of completions from which a kind of fault is told
+_UNUSUAL = 0.1  # share of the completions from which a fault is reported
 
 
 @dataclass
 class Outcomes:
-    """Counts of completions; one may be empty, cut and unanswered at once.
+    """Counts of completions. A completion can be empty, cut and unanswered at the same time.
 
     Attributes:
-        asked: All.
-        empty: Without a rationale.
-        cut: Ended by the token limit.
-        unanswered: Without an answer of the task's type.
-        correct: With the gold answer.
-        faults: Each faulty completion once, under what explains the rest: ``cut``, ``thought_only``, ``empty``, ``unanswered``.
+        total: All completions.
+        empty: Completions without a rationale.
+        cut: Completions that the token limit ended (finish reason ``length``).
+        unanswered: Completions without a readable answer of the task's type.
+        correct: Completions with the gold answer.
+        faults: Faulty completions by their main fault, the first of ``cut``, ``thought_only``, ``empty``, ``unanswered`` that applies.
     """
 
-    asked: int = 0
+    total: int = 0
     empty: int = 0
     cut: int = 0
     unanswered: int = 0
@@ -31,31 +31,32 @@ class Outcomes:
     faults: Counter[str] = field(default_factory=Counter)
 
     def count(self, completion: Completion, row: CuratedCompletion) -> None:
-        """Count a completion with curation's verdict on it."""
+        """Add a completion, with curation's verdict on it."""
         cut, empty, unanswered = completion.finish_reason == "length", not row.rationale, row.prediction is None
-        self.asked += 1
+        self.total += 1
         self.cut += cut
         self.empty += empty
         self.unanswered += unanswered
         self.correct += row.correct
-        if cut or empty or unanswered:
-            self.faults["cut" if cut else row.reason if row.reason == "thought_only" else "empty" if empty else "unanswered"] += 1
+        present = {"cut": cut, "thought_only": row.reason == "thought_only", "empty": empty, "unanswered": unanswered}
+        self.faults.update([fault for fault, is_present in present.items() if is_present][:1])
 
     def __str__(self) -> str:
         """Such as ``24 completions: 0 empty, 23 cut (96 %), 1 unanswered (4 %), 16 correct (67 %)``."""
         counts = {"empty": self.empty, "cut": self.cut, "unanswered": self.unanswered, "correct": self.correct}
-        shares = (f"{n:,} {name}" + (f" ({100 * n / self.asked:.0f} %)" if n else "") for name, n in counts.items())
-        return f"{self.asked:,} completions: {', '.join(shares)}"
+        shares = (f"{n:,} {name}" + (f" ({100 * n / self.total:.0f} %)" if n else "") for name, n in counts.items())
+        return f"{self.total:,} completions: {', '.join(shares)}"
 
 
 @dataclass(frozen=True)
 class Remedies:
-    """What helps against each kind of fault, as the end of a sentence that begins "5 of 20 completions".
+    """For each fault the end of a sentence that begins "5 of 20 completions": what is wrong, and the override that helps.
 
     Attributes:
-        cut: Names the limit and a larger one, and says what becomes of cut rationales.
-        empty: Names a prompt that asks for reasoning.
-        unanswered: Names a prompt that asks for a closing sentence.
+        cut: The limit, a larger one, and whether cut rationales become training data.
+        empty: A prompt that elicits reasoning.
+        unanswered: A prompt that elicits a closing sentence.
+        thought_only: An option that trains on the thoughts of a reasoning model.
     """
 
     cut: str
@@ -64,8 +65,9 @@ class Remedies:
     thought_only: str = "are a thought and an answer, without a rationale: prompt.thinking=only trains on the thoughts"
 
 
-def advice(seen: Outcomes, remedies: Remedies) -> list[str]:
-    """One sentence for each kind of fault that a tenth of the completions have, at least two."""
+def advice(outcomes: Outcomes, remedies: Remedies) -> list[str]:
+    """One sentence per fault that at least two completions and a tenth of them have."""
     texts = {"cut": remedies.cut, "thought_only": remedies.thought_only, "empty": remedies.empty, "unanswered": remedies.unanswered}
-    enough = max(2, _UNUSUAL * seen.asked)
-    return [f"{seen.faults[fault]:,} of {seen.asked:,} completions {text}" for fault, text in texts.items() if seen.faults[fault] >= enough]
+    enough = max(2, _UNUSUAL * outcomes.total)
+    counts = {fault: outcomes.faults[fault] for fault in texts}
+    return [f"{n:,} of {outcomes.total:,} completions {texts[fault]}" for fault, n in counts.items() if n >= enough]

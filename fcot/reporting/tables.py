@@ -131,12 +131,12 @@ def _kept(setting: Setting) -> str:
 
 
 def _faulty(settings: Sequence[Setting]) -> dict[str, list[str]]:
-    """Shares of the completions without a rationale, cut by the token limit or without an answer; those kinds that a setting has one of."""
+    """Shares of empty, cut and unanswered completions; a column only where some setting has such completions."""
     columns: dict[str, list[str]] = {}
     for name in ("empty", "cut", "unanswered"):
-        found = [(setting.mean(f"completions_{name}"), setting.mean("completions_asked")) for setting in settings]
-        if any(faulty for faulty, _ in found):
-            columns[f"{name} %"] = [f"{100 * faulty / asked:.1f}" if faulty is not None and asked else "-" for faulty, asked in found]
+        counts = [(setting.mean(f"completions_{name}"), setting.mean("completions_asked")) for setting in settings]
+        if any(faulty for faulty, _ in counts):
+            columns[f"{name} %"] = [f"{100 * faulty / total:.1f}" if faulty is not None and total else "-" for faulty, total in counts]
     return columns
 
 

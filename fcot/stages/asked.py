@@ -45,7 +45,7 @@ def evaluate_asked(run: Run) -> Summary:
         with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
             generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
         if look is not None:
-            look.tell()
+            look.report()
         drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
         usage = {"student_usage": generated.usage()}
         del usage["student_usage"]["identical_rationales"]

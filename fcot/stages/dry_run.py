@@ -16,7 +16,7 @@ from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
 from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
 from fcot.runs import Run
-from fcot.stages.first_look import stored_under_the_former_prompt
+from fcot.stages.first_look import former_prompt_notes
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
 from fcot.teacher.money import Price
 from fcot.teacher.plan import answers, consecutive, gave_up
@@ -98,7 +98,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.budget_usd is not None and plan.budget_usd < made.usd[1]:
             part = f"about {100 * plan.budget_usd / made.usd[1]:.0f} % of that"
             made.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
-    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *stored_under_the_former_prompt(run)]
+    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *former_prompt_notes(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
     if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:

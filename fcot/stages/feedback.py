@@ -115,7 +115,7 @@ def _further(
             usage[name] = None if usage[name] is None or before.get(name, 0) is None else usage[name] - before.get(name, 0)
         usages.append(usage)
         left = None if left is None else left - (usage["usd"] or 0.0)
-    look.tell()
+    look.report()
     return replies, add(usages) if usages else paid((), FREE) | _NOTHING_PAID
 
 

@@ -1,4 +1,4 @@
-"""A look at the first completions of a purchase: what is unusual is told, with the override that helps, before the rest is bought."""
+"""Checks the first completions of a purchase, and reports unusual shares with the override that helps before the rest is bought."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _LOOK = "preview=3 shows what the teacher wrote"
 
 @dataclass
 class FirstLook:
-    """Judges each problem's completions when they are whole, for the progress line, and tells once what is unusual.
+    """Curates each problem's completions as they are bought, and reports once what is unusual among the first ones.
 
     Attributes:
-        run: Whose.
-        read: The prompt's parser.
-        rules: What is kept.
-        remedies: What helps against faults.
-        diversity: Completions a problem.
+        run: The run that buys; its problems hold the gold answers.
+        read: The parser of the prompt that elicits the completions.
+        rules: Curation's, for the kept rate of the progress line.
+        remedies: The advice for each fault.
+        diversity: Completions per problem.
+        outcomes: The counts so far.
+        problems: How many problems were checked.
+        reported: Whether the report was made; there is one per purchase.
     """
 
     run: Run
@@ -34,29 +37,33 @@ class FirstLook:
     rules: Rules
     remedies: Remedies
     diversity: int
-    seen: Outcomes = field(default_factory=Outcomes)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     problems: int = 0
-    told: bool = False
+    reported: bool = False
 
     def __call__(self, drawn: Sequence[Completion]) -> int:
-        """How many of a problem's completions will be kept."""
+        """Count a problem's completions; returns how many of them curation keeps."""
         rows = list(curate(drawn, self.run.problems, self.run.task.rule, self.read, self.rules))
         for completion, row in zip(drawn, rows, strict=True):
-            self.seen.count(completion, row)
+            self.outcomes.count(completion, row)
         self.problems += 1
         if self.problems >= first_problems(self.diversity):
-            self.tell()
+            self.report()
         return sum(row.kept for row in rows)
 
-    def tell(self) -> None:
-        """Say what is unusual, unless that was said."""
-        if not self.told and (found := advice(self.seen, self.remedies)):
-            say("\n".join([f"warning: the first {self.seen}", *(f"  {one}" for one in found)]))
-        self.told = True
+    def report(self) -> None:
+        """Report unusual shares, unless this purchase was reported on already."""
+        if not self.reported and (sentences := advice(self.outcomes, self.remedies)):
+            say("\n".join([f"warning: the first {self.outcomes}", *(f"  {sentence}" for sentence in sentences)]))
+        self.reported = True
 
 
-def stored_under_the_former_prompt(run: Run) -> list[str]:
-    """A sentence where a run has bought nothing yet, and rationales of its task and teacher stand under the default prompt of before."""
+def former_prompt_notes(run: Run) -> list[str]:
+    """A note for a run that uses the default prompt and has nothing stored, while the former default prompt has.
+
+    Returns:
+        One sentence, or nothing.
+    """
     here, former = run.store.path, run.store.path.with_name(_FORMER_PROMPT)
     if run.prompt.name != _CHAT_PROMPT or here.exists() or not former.exists():
         return []
@@ -65,35 +72,35 @@ def stored_under_the_former_prompt(run: Run) -> list[str]:
 
 
 def remedies_of(run: Run) -> Remedies:
-    """What helps a run's own prompt."""
+    """The advice for the run's own prompt."""
     prompt = run.config.prompt
     if not run.trains:
         cut = ""
     elif "truncated" in run.rules.filters:
         cut = " and are not trained on (curation=answer keeps them)"
     else:
-        cut = " and are trained on as they are where the answer is right (curation=complete refuses them)"
+        cut = " and are trained on as they are where the answer is right (curation=complete rejects them)"
     if run.replayed is not None:
         return Remedies(
             f"were cut by the token limit{cut}", f"are an answer without a rationale: {_LOOK}", f"have no readable answer: {_LOOK}"
         )
     limit = "prompt.rationale_tokens"
     longer = f"{limit}={2 * prompt.rationale_tokens} asks for them again, with more room"
-    others = {
+    prompts = {
         "empty": f"prompt={_CHAT_PROMPT} makes a chat model reason before it answers",
         "unanswered": f"prompt={_CHAT_PROMPT} asks a chat model for a closing sentence with the answer",
     }
     if prompt.name == _CHAT_PROMPT:
-        others = dict.fromkeys(others, "prompt=custom prompt.path=FILE asks in words of your own")
+        prompts = dict.fromkeys(prompts, "prompt=custom prompt.path=FILE asks in words of your own")
     return Remedies(
         f"were cut at {limit}={prompt.rationale_tokens}{cut}; {longer}",
-        f"are an answer without a rationale: {others['empty']}; {_LOOK}",
-        f"have no readable answer: {others['unanswered']}; {_LOOK}",
+        f"are an answer without a rationale: {prompts['empty']}; {_LOOK}",
+        f"have no readable answer: {prompts['unanswered']}; {_LOOK}",
     )
 
 
 def remedies_of_feedback(run: Run) -> Remedies:
-    """What helps the request for feedback of tailored learning."""
+    """The advice for tailored learning's request for feedback."""
     limit, tokens = "method.feedback.max_tokens", run.config.method.feedback.max_tokens
     own_words = "method.feedback.path=FILE asks in words of your own"
     return Remedies(

@@ -1,4 +1,4 @@
-"""What memory a run's training will need, told before the teacher is paid."""
+"""Reports the memory that a run's training will need, before the teacher is paid."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fcot.stages.student import lora_of
 from fcot.student.loading import load_tokenizer
 from fcot.student.memory import Memory, free_memory, training_memory
 
-_LOOKED_AT = 50  # questions: the longest by their characters
+_LONGEST = 50  # questions that are tokenized to find the longest
 _FORM_TOKENS = 16  # what a student's format puts around a question
 _RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed of a completion
 
 
 def memory_note(run: Run) -> str | None:
-    """A sentence on the memory of one device, a warning where less is free here; None where nothing is trained that has a known size."""
+    """One sentence on the memory per device, a warning if less is free here; None unless a pretrained student is trained."""
     student = run.config.student
     if not (run.trains and isinstance(student, PretrainedStudent) and run.config.until in ("train", "evaluate")):
         return None
     try:
         needed, batch = _needed(run, student)
-    except (FcotError, OSError, ValueError, RuntimeError, AttributeError) as error:  # a model that does not run on shapes alone
+    except (FcotError, OSError, ValueError, RuntimeError, AttributeError) as error:  # a model that cannot run on fake tensors
         return f"memory to train: unknown ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     said = (
         f"memory to train: about {needed.total / 1e9:.1f} GB ({needed.state / 1e9:.1f} weights, gradients, optimizer; "
@@ -39,7 +39,7 @@ def memory_note(run: Run) -> str | None:
 def _needed(run: Run, student: PretrainedStudent) -> tuple[Memory, str]:
     trainer, source = run.config.trainer, student.path or str(student.hub_id)
     ranks = trainer.devices * trainer.nodes
-    questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_LOOKED_AT:]
+    questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_LONGEST:]
     tokens = max(map(len, load_tokenizer(source, student.revision)(questions)["input_ids"]))
     prompt = min(student.max_prompt_tokens, tokens + _FORM_TOKENS)
     completion = min(student.max_completion_tokens, _RATIONALE_TOKENS if run.asks_teacher else _ANSWER_TOKENS)

@@ -27,20 +27,20 @@ def preview(run: Run, n: int) -> None:
     problems = run.select(run.split.train[:n])
     if not run.asks_teacher:
         raise FcotError(f"preview={n}: method={run.config.method.name} asks no teacher")
-    seen = Outcomes()
+    outcomes = Outcomes()
     if run.replayed is not None:
         first = {completion.sample_index: completion for completion in reversed(run.replayed)}
         for problem in problems:
-            _show(console, run, problem, first[problem.sample_index], [], "", seen)
-        _tell(console, run, seen)
+            _show(console, run, problem, first[problem.sample_index], [], "", outcomes)
+        _summarise(console, run, outcomes)
         return
     assert run.teacher is not None
     teacher = getattr(run.teacher, "online", run.teacher)  # a preview by batch would take hours
     plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
     generated = generate_completions(plan, folder, problems)
     for problem, completion in zip(problems, generated, strict=True):
-        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem), seen)
-    _tell(console, run, seen)
+        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem), outcomes)
+    _summarise(console, run, outcomes)
     usage, whole = generated.usage(), estimate(run, {})
     usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
     console.print(f"paid by this run so far: {usage['requests']:,} requests, {usd}", markup=False)
@@ -68,17 +68,17 @@ def _price(plan: Plan, folder: StoreFolder, problem: Problem) -> str:
     return said + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")
 
 
-def _tell(console: Console, run: Run, seen: Outcomes) -> None:
-    """What came of all of them, and what helps."""
+def _summarise(console: Console, run: Run, outcomes: Outcomes) -> None:
+    """Counts over all previewed completions, and advice."""
     console.rule()
-    console.print(str(seen), markup=False)
-    for one in advice(seen, remedies_of(run)):
-        console.print(Text(f"warning: {one}", "yellow"), soft_wrap=True)
+    console.print(str(outcomes), markup=False)
+    for sentence in advice(outcomes, remedies_of(run)):
+        console.print(Text(f"warning: {sentence}", "yellow"), soft_wrap=True)
 
 
-def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str, seen: Outcomes) -> None:
+def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str, outcomes: Outcomes) -> None:
     (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, run.rules)
-    seen.count(completion, row)
+    outcomes.count(completion, row)
     console.rule(f"sample {problem.sample_index}")
     for number, prompt in enumerate(prompts, 1):
         console.print(Text(f"prompt {number}:" if len(prompts) > 1 else "prompt:", "bold"))

@@ -17,7 +17,7 @@ from fcot.progress import progress, say
 from fcot.prompts.answers import most_frequent
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
-from fcot.stages.first_look import FirstLook, remedies_of, stored_under_the_former_prompt
+from fcot.stages.first_look import FirstLook, former_prompt_notes, remedies_of
 from fcot.teacher.generate import Generated, generate_completions
 from fcot.teacher.money import FREE, paid
 
@@ -40,12 +40,12 @@ def generate(run: Run) -> Summary:
 
 def _bought(run: Run) -> Generated:
     problems = run.select(run.split.train)
-    for note in stored_under_the_former_prompt(run):
+    for note in former_prompt_notes(run):
         say(f"note: {note}")
     look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
     with progress("generate", len(problems) * run.config.diversity, "completions") as bar:
         bought = generate_completions(run.plan, run.store, problems, bar.advance, look, bar.watch)
-        look.tell()
+        look.report()
         return bought
 
 
@@ -65,16 +65,16 @@ def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
         write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
     kept, said = len(seen.kept), seen.said
-    found = advice(seen.outcomes, remedies_of(run))
-    examples = "\n".join([*seen.refused.values(), *found])
+    sentences = advice(seen.outcomes, remedies_of(run))
+    examples = "\n".join([*seen.refused.values(), *sentences])
     if not kept:
         raise FcotError(f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {path}\n{examples}")
     share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
     chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
-    elif found:
-        say("\n".join(f"warning: {one}" for one in found))
+    elif sentences:
+        say("\n".join(f"warning: {sentence}" for sentence in sentences))
     if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in seen.kept}):
         say(f"warning: of {len(lost)} of the {len(run.rules.golden)} golden problems nothing is kept: no train problems, or refused")
     if run.rules.labels == "vote" and seen.labelled == seen.asked:
@@ -109,8 +109,8 @@ class Seen:
 
     @property
     def asked(self) -> int:
-        """How many there are."""
-        return self.outcomes.asked
+        """How many completions there are."""
+        return self.outcomes.total
 
     @property
     def said(self) -> str:

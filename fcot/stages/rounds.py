@@ -151,7 +151,7 @@ def _as_one(
     curated = [stages["curate"] for stages in (*rounds, unheld) if "curate" in stages]
     first, chosen = curated[0], rounds[best - 1]
     counted = ("asked", "kept", "empty", "cut", "unanswered", "characters", "prompt_characters")
-    sums = add([{name: one.get(name, 0) for name in counted} for one in curated])  # of rounds that an earlier version held some are missing
+    sums = add([{name: one.get(name, 0) for name in counted} for one in curated])  # earlier versions wrote fewer counts
     words = sum((one["rationale_words"] or 0.0) * one["kept"] for one in curated) / sums["kept"]
     seconds = add([{name: summary["seconds"] for name, summary in stages.items()} for stages in (*rounds, unheld)])
     steps = sum(stages["train"]["n_steps"] for stages in rounds[(0 if from_previous else best - 1) : best])

@@ -102,7 +102,7 @@ class Checkpoints:
 
 
 class _Hashed:
-    """A file to write to, hashed on the way: reading gigabytes again takes as long as writing them."""
+    """A file that hashes what is written to it: reading gigabytes again to hash them takes as long as writing them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -158,8 +158,8 @@ def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> float:
-    """About what a checkpoint holds: the trained weights, and AdamW's two numbers for each."""
-    return 3.0 * sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    """About the size of a checkpoint in bytes: the trained weights, and AdamW's two moments of each."""
+    return 3.0 * sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -202,9 +202,15 @@ def check_student(
 
 
 def light_model(source: str, revision: str | None) -> Student:
-    """The student with weights that nobody has read: for use on the meta device, or with fake tensors."""
-    config, tokenizer = _load_light(source, revision)
-    return Student(_model_class(config).from_config(config, dtype=torch.float32), tokenizer, _architecture(config))
+    """A student with uninitialized weights, for the meta device.
+
+    Raises:
+        FcotError: The tokenizer cannot be loaded.
+        OSError: The configuration cannot be loaded.
+    """
+    config = AutoConfig.from_pretrained(source, revision=revision)
+    model = _model_class(config).from_config(config, dtype=torch.float32)
+    return Student(model, load_tokenizer(source, revision), _architecture(config))
 
 
 def _architecture(config: Any) -> Architecture:

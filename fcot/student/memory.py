@@ -1,4 +1,4 @@
-"""What memory a training needs, found before it begins: the forward pass runs on tensors that have shapes and no content."""
+"""Estimates the memory of a training without weights: the forward pass runs on fake tensors, which have shapes and no data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FULL_LOGITS = 3  # float32 copies of all logits: they, their log-probabilities,
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a training needs at its largest micro-batch.
+    """The memory of a training step, in bytes.
 
     Attributes:
         state: Weights, their gradients and AdamW's state.
-        activations: What the forward pass keeps for the backward pass, logits included.
+        activations: Tensors that autograd saves for the backward pass of one micro-batch, and the logits.
     """
 
     state: float
@@ -33,7 +33,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """With the process itself."""
+        """State, activations and the process itself."""
         return self.state + self.activations + _PROCESS
 
 
@@ -42,7 +42,7 @@ def training_memory(
     source: str, revision: str | None, *, lora: Lora | None = None, rows: int, prompt: int, completion: int,
     precision: str = "32-true", gradient_checkpointing: bool = False, ranks: int = 1, sharded: bool = False,
 ) -> Memory:  # fmt: skip
-    """The memory of one rank.
+    """Estimate the memory of one rank.
 
     Args:
         source: The student's hub id or folder; only its configuration and tokenizer are read.
@@ -51,18 +51,22 @@ def training_memory(
         rows: Samples of the rank's micro-batch.
         prompt: Tokens of a sample's prompt.
         completion: Tokens of its completion.
-        precision: Lightning's name.
+        precision: Lightning's name, such as ``bf16-mixed``.
         gradient_checkpointing: Whether activations are computed twice instead of kept.
-        ranks: How many there are.
-        sharded: Whether weights, gradients and optimizer state are spread over them.
+        ranks: Processes, one per device.
+        sharded: Whether weights, gradients and optimizer state are sharded over the ranks (FSDP).
+
+    Raises:
+        FcotError: The tokenizer cannot be loaded, or peft is missing.
+        OSError: The configuration cannot be loaded.
     """
-    kept: set[Any] = set()  # storages: what shares one is counted once
-    with torch.device("meta"):  # peft moves its adapters about, which fake tensors do not stand
+    kept: set[Any] = set()  # storages, so that views of one tensor count once
+    with torch.device("meta"):  # peft moves its adapters between devices, which fails on fake tensors
         student = light_model(source, revision)
         if lora is not None:
             student = add_lora(student, lora)
-        weights = sum(one.numel() for one in student.model.parameters())
-        trained = sum(one.numel() for one in student.model.parameters() if one.requires_grad)
+        n_parameters = sum(parameter.numel() for parameter in student.model.parameters())
+        n_trained = sum(parameter.numel() for parameter in student.model.parameters() if parameter.requires_grad)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = student.model.to_empty(device="cpu").train()
         if gradient_checkpointing:
@@ -74,21 +78,21 @@ def training_memory(
                 kept.add(tensor.untyped_storage())
             return tensor
 
-        one_state = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],))
+        first_state_only = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(precision):
             model(**_inputs(student, rows, prompt, completion), use_cache=False)
-        one_state.remove()
+        first_state_only.remove()
         activations = sum(storage.nbytes() for storage in kept)
         if gradient_checkpointing:  # the inputs of its layers
             layers, tokens = student.model.config.num_hidden_layers, rows * (prompt + completion)
             activations += 4.0 * layers * tokens * student.model.config.hidden_size
-    reduced = 4 * trained if ranks > 1 and not sharded else 0  # DDP's buckets
-    state = 4 * weights + 12 * trained + (2 * weights if precision.endswith("mixed") else 0)
-    return Memory((state / ranks if sharded else state) + reduced, activations + _logits(model, rows * completion))
+    buckets = 4 * n_trained if ranks > 1 and not sharded else 0  # DDP's copies of the gradients
+    state = 4 * n_parameters + 12 * n_trained + (2 * n_parameters if precision.endswith("mixed") else 0)
+    return Memory((state / ranks if sharded else state) + buckets, activations + _logits(model, rows * completion))
 
 
 def _logits(model: Any, targets: int) -> float:
-    """Of logits and what the loss makes of them: all at once, or a chunk after the other."""
+    """Bytes of the logits and of the loss's copies of them: of all targets, or of one chunk (:mod:`fcot.student.losses`)."""
     head = model.get_output_embeddings()
     logits = targets * head.weight.shape[0]
     if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:
@@ -109,11 +113,11 @@ def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def free_memory() -> float | None:
-    """Bytes that are free for a training: on the first GPU, else of this machine and its control group; None where nobody knows."""
+    """Free bytes: of the first GPU, or without one of the machine and its control group; None if unknown."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
-    known = [_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))]
-    return min((one for one in known if one is not None), default=None)
+    limits = [_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _available(path: Path) -> float | None:

@@ -106,8 +106,8 @@ def generate_completions(
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
         advance: Called with the number of completions that became whole or were given up.
-        judge: Given a problem's completions, how many of them will be kept. It is given those of the first problems before others
-            are opened. None: nobody is asked.
+        judge: Given a problem's completions, returns how many of them curation keeps. The first problems are judged before others
+            are opened. None: nothing is judged.
         watch: Given the meter before the first request.
     """
     with _one_buyer(plan, folder):
