@@ -1,10 +1,13 @@
 """Real pretrained models: one command a table. All are resumable: completions are stored in the output folder.
 
     python benchmarks/real_models.py prompts --model NAME --base-url URL --data FOLDER --output FOLDER
+    python benchmarks/real_models.py validation OUTPUT_DIR
 
 ``prompts``: what a chat model makes of each one-request prompt, greedy, on the first train problems of an arithmetic, a choice, a
 yes/no and a free-text task. URL is an OpenAI-compatible server, such as llama.cpp's; the folder of ``--data`` holds ``multiarith.json``
 and so on. Choose the output folder outside the checkout.
+
+``validation``: what the trainings of ``experiment=real/learning_rate`` left: validation accuracy by setting, pooled over tasks.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from fcot.artifacts import RunDirectory, read_json
 from fcot.checks import to_config
 from fcot.config import CONF, register_schemas
 from fcot.curation.filters import Rules, curate
 from fcot.curation.outcomes import Outcomes
+from fcot.evaluation.statistics import wilson_interval
 from fcot.progress import progress
 from fcot.runs import Run, resolve
 from fcot.teacher.generate import generate_completions
@@ -60,6 +66,29 @@ def prompts(options: argparse.Namespace) -> None:
             print(f"| {task} | {prompt} | {n} | {shares} | {words / n:.0f} | {tokens:.0f} |", flush=True)
 
 
+def validation(options: argparse.Namespace) -> None:
+    """Validation accuracy at the chosen checkpoint, by setting and task, and pooled over the tasks."""
+    counts: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
+    for file in sorted(options.output.glob("runs/*/config.yaml")):
+        directory = RunDirectory(file.parent)
+        if not directory.stage("train").exists():
+            continue
+        config, trained = OmegaConf.load(file), read_json(directory.stage("train"))
+        n = len(read_json(directory.split)["validation"])
+        setting = tuple(str(OmegaConf.select(config, key)) for key in options.by)
+        correct, total = counts.setdefault(setting, {}).get(config.dataset.name, (0, 0))
+        counts[setting][config.dataset.name] = (correct + round(n * trained["validation_accuracy"]), total + n)
+    tasks = sorted({task for found in counts.values() for task in found})
+    print("| " + " | ".join([*options.by, *tasks, "pooled, 95 %"]) + " |")
+    print("|" + "---|" * (len(options.by) + len(tasks) + 1))
+    for setting, by_task in sorted(counts.items()):
+        cells = [f"{100 * by_task[task][0] / by_task[task][1]:.1f} of {by_task[task][1]}" if task in by_task else "" for task in tasks]
+        correct, total = (sum(pair[at] for pair in by_task.values()) for at in (0, 1))
+        low, high = wilson_interval(correct, total)
+        pooled = f"{100 * correct / total:.1f} ({100 * low:.1f}-{100 * high:.1f}) of {total}"
+        print("| " + " | ".join([*setting, *cells, pooled]) + " |")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommand.add_argument("--tasks", nargs="+", default=TASKS)
     subcommand.add_argument("--prompts", nargs="+", default=PROMPTS)
     subcommand.add_argument("--overrides", nargs="*", default=[], help="further overrides of fcot.run")
+    subcommand = commands.add_parser("validation")
+    subcommand.set_defaults(command=validation)
+    subcommand.add_argument("output", type=Path)
+    subcommand.add_argument("--by", nargs="+", default=["student.lora.rank", "trainer.lr", "trainer.batch_size", "trainer.max_steps"])
     options = parser.parse_args(arguments)
     options.command(options)
 

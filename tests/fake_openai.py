@@ -104,6 +104,8 @@ def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
     rationale = rest.rpartition("\n")[0] if isinstance(prompt, str) else "".join(m["content"] for m in prompt if m["role"] == "assistant")
     if rationale:
         return f" {TASK.conclusion(rationale) if re.search(r'[0-9]', rationale) else 0}."
+    if not re.search("[0-9]", question):
+        return " I can only do sums."
     return " " + TASK.rationale(question.removeprefix("Q: "), wording % TASK.n_wordings, None)
 
 

@@ -10,6 +10,7 @@ from fcot.errors import FcotError
 from fcot.pipeline import execute
 from fcot.records import Completion, CuratedCompletion
 from fcot.stages import first_look
+from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.stages.preview import preview
 from fcot.stages.rationales import generate
 from fcot.teacher.purchase import first_problems
@@ -88,6 +89,16 @@ def test_what_is_stored_is_not_looked_at_again(asking, said):
         found = said()
         generate(asking(server.base_url, "diversity=1"))
         assert not found
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_server_that_does_not_sample_is_reported(asking, said, same):
+    run, found = asking("http://127.0.0.1:9/v1", "diversity=3"), said()
+    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 3)
+    for index in run.split.train[:7]:
+        answer = f"Therefore, the answer (arabic numerals) is {run.problems[index].answer}."
+        look([Completion(index, draw, text, answer, "stop") for draw, text in enumerate(["a", *(("a", "a") if same else ("b", "c"))])])
+    assert [("14 of 14" in text, "diversity=1" in text) for text, _ in found] == [(True, True)] * same
 
 
 def test_the_evaluation_of_a_teacher_is_checked_too(make_run, said, tmp_path):

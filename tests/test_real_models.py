@@ -41,7 +41,7 @@ def test_a_trained_student_is_loaded_by_transformers(folder, lora, make_run, tmp
     settings = [
         "student=causal", f"student.path={folder}", "dataset.n_problems=30", "diversity=1", "trainer.warmup_steps=1",
         "trainer.evaluate_every_steps=null", "trainer.batch_size=2", "trainer.max_steps=2", "trainer.lr=1e-5", "student.max_new_tokens=4",
-        "split_mode.validation_fraction=0", *lora,
+        "trainer.selection=last", *lora,
     ]  # fmt: skip
     run = make_run(tmp_path, *settings, "until=train")
     summary = execute(run, "")

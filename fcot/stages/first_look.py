@@ -14,6 +14,7 @@ from fcot.teacher.purchase import first_problems
 
 _CHAT_PROMPT = "reasoning_chat"
 _FORMER_PROMPT = "zero_shot_cot_chat"
+_MOSTLY = 0.5  # share of repeated completions from which they are reported
 _LOOK = "preview=3 shows what the teacher wrote"
 
 
@@ -28,6 +29,7 @@ class FirstLook:
         remedies: The advice for each fault.
         diversity: Completions per problem.
         outcomes: The counts so far.
+        repeats: Completions that repeat an earlier one of their problem.
         problems: How many problems were checked.
         reported: Whether the report was made; there is one per purchase.
     """
@@ -38,6 +40,7 @@ class FirstLook:
     remedies: Remedies
     diversity: int
     outcomes: Outcomes = field(default_factory=Outcomes)
+    repeats: int = 0
     problems: int = 0
     reported: bool = False
 
@@ -46,6 +49,7 @@ class FirstLook:
         rows = list(curate(drawn, self.run.problems, self.run.task.rule, self.read, self.rules))
         for completion, row in zip(drawn, rows, strict=True):
             self.outcomes.count(completion, row)
+        self.repeats += len(drawn) - len({(completion.rationale, completion.answer_text) for completion in drawn})
         self.problems += 1
         if self.problems >= first_problems(self.diversity):
             self.report()
@@ -53,9 +57,19 @@ class FirstLook:
 
     def report(self) -> None:
         """Report unusual shares, unless this purchase was reported on already."""
-        if not self.reported and (sentences := advice(self.outcomes, self.remedies)):
+        if not self.reported and (sentences := [*advice(self.outcomes, self.remedies), *self._on_repeats()]):
             say("\n".join([f"warning: the first {self.outcomes}", *(f"  {sentence}" for sentence in sentences)]))
         self.reported = True
+
+    def _on_repeats(self) -> list[str]:
+        """One sentence where most of what is bought beside a problem's first completion is the same text again."""
+        further = self.outcomes.total - self.problems
+        if self.repeats < max(2, _MOSTLY * further):
+            return []
+        return [
+            f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, and cost as much: the server "
+            "may not sample (transformers serve does not where the model's generation_config.json lacks do_sample); diversity=1 buys one each"
+        ]
 
 
 def former_prompt_notes(run: Run) -> list[str]:
