@@ -90,7 +90,7 @@ def simple(text: str) -> Fraction | None:
         if name not in SCALES or not word[1]:
             break
         text, scale = word[1], scale * SCALES[name]
-    if exponent := re.fullmatch(r"(.*?)(?:[eE]([-+]?\d{1,3})|[ \t]*[×x*][ \t]*10[ \t]*\^[ \t]*[{(]?([-+]?\d{1,3})[})]?)", text):
+    if exponent := re.fullmatch(r"(.*?)(?:[eE]([-+]?0*\d{1,3})|[ \t]*[×x*][ \t]*10[ \t]*\^[ \t]*[{(]?([-+]?0*\d{1,3})[})]?)", text):
         text, scale = exponent[1], scale * Fraction(10) ** int(exponent[2] or exponent[3])
     try:
         if mixed := re.fullmatch(r"(-?)(\d+) +(\d+)/(\d+)", text):
