@@ -52,6 +52,10 @@ def test_every_point_of_every_axis_is_a_faultless_configuration(path, monkeypatc
     name = str(path.relative_to(CONF / "experiment").with_suffix(""))
     needs = [] if name.startswith(("toy/", "quickstart")) else ["teacher.model=m", "prompt.exemplars=train"]
     needs += [f"curation.golden={golden}"] if name == "rationale_filter" else []
+    if name.startswith("real/"):
+        needs.append("student.hub_id=m")
+    if "override /teacher: replay" in path.read_text():
+        needs[0] = f"teacher.path={golden}"
     points = axes(path)
     for number in range(max(map(len, points.values()))):  # along all axes at once
         chosen = {key: values[number % len(values)] for key, values in points.items()}
@@ -69,7 +73,8 @@ def test_every_experiment_says_what_it_is_for_and_what_it_costs(path):
 
 
 def test_every_experiment_has_a_toy_form():
-    assert {path.stem for path in EXPERIMENTS} - {"quickstart", "teacher", "tailored_paper"} == set(TOYS)
+    real = {path for path in EXPERIMENTS if path.parent.name == "real"}
+    assert {path.stem for path in set(EXPERIMENTS) - real} - {"quickstart", "teacher", "tailored_paper"} == set(TOYS)
 
 
 @pytest.mark.parametrize("name", TOYS)
