@@ -1,6 +1,7 @@
 """Speed on real pretrained weights, beside what people use: ratios from one run, the sides in turns.
 
     python benchmarks/real_speed.py training FOLDER DATA            # beside TRL's SFTTrainer and transformers' Trainer
+    python benchmarks/real_speed.py memory FOLDER DATA --steps 200  # peak of a training beside that of its longest batch alone
     python benchmarks/real_speed.py decoding RUN/student DATA       # beside generate with batches sorted by length
     python benchmarks/real_speed.py server FOLDER DATA --base-url URL    # beside llama.cpp's server with the same model
 
@@ -12,11 +13,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import multiprocessing
+import resource
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
 from students import (
@@ -33,6 +38,7 @@ from students import (
     rotated,
     subset,
     table,
+    test_questions,
     timed,
     tokenized,
     trainer_side,
@@ -45,9 +51,6 @@ from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts
 from fcot.student.training import Recipe
 from fcot.student.using import read_usage
-from fcot.tasks.loaders import load_problems
-from fcot.tasks.splits import sample_split
-from fcot.tasks.table import TASKS
 
 Texts = list[str]
 
@@ -112,7 +115,7 @@ def training(options: argparse.Namespace) -> None:
             speeds[name].append(n / meter.seconds)
             losses[name].append(sum(float(loss) * targets for loss, targets in meter.losses) / sum(targets for _, targets in meter.losses))
     lengths = rows.lengths.sum(1)
-    print(f"{TASKS[options.task].title}, {options.folder.name}: {len(rows)} rationales of {lengths.mean():.0f} tokens on average, "
+    print(f"{options.task}, {options.folder.name}: {len(rows)} rationales of {lengths.mean():.0f} tokens on average, "
           f"{lengths.max()} at most; {n} samples a side and turn, batch {options.batch}, {options.precision}, {DEVICE}")  # fmt: skip
     table(
         ["side", "samples/s", "fcot / side", "mean loss"],
@@ -120,10 +123,28 @@ def training(options: argparse.Namespace) -> None:
     )
 
 
-def test_questions(data: Path, name: str, n: int | None) -> Texts:
-    """Questions of the task's test split."""
-    problems = load_problems(TASKS[name], str(data / "dataset" / f"{name}.json"))
-    return [problems[index].question for index in sample_split(len(problems))[1]][:n]
+def peak_memory(folder: Path, data: Path, task: str, batch: int, steps: int, precision: str, longest: bool) -> float:
+    """Peak resident memory of a training in this process, in GB: on all rows, or on the longest ones of a batch only."""
+    student = load_student(str(folder))
+    rows = tokenized(student, rationales(data, task))
+    if longest:
+        rows = Tokenized(rows.table.take(np.argsort(rows.lengths.sum(1))[-batch:]).combine_chunks())
+    recipe = Recipe(LR, DECAY, "constant", batch_size=batch, max_steps=steps, evaluate_every_epochs=None, precision=precision)
+    fcot_side(student, rows, recipe)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of a training and of its longest batch alone, each in a process of its own."""
+    peaks = []
+    for steps, longest in ((4, True), (options.steps, False)):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            settings = (options.folder, options.data, options.task, options.batch, steps, options.precision, longest)
+            peaks.append(pool.submit(peak_memory, *settings).result())
+    table(
+        ["batch", "steps", "longest batch alone, GB", "all, GB", "ratio"],
+        [[options.batch, options.steps, *peaks, peaks[1] / peaks[0]]],
+    )
 
 
 def sorted_generate(student: Student, prompts: Sequence[Sequence[int]], limit: int, batch: int) -> Texts:
@@ -146,7 +167,7 @@ def decoding(options: argparse.Namespace) -> None:
     student, usage = load_student(str(options.folder)), read_usage(options.folder)
     student.model.to(DEVICE)  # type: ignore[arg-type]
     limit = options.max_new_tokens or usage.max_new_tokens
-    questions = test_questions(options.data, usage.task, options.n)
+    questions = test_questions(options.data, usage.task)[: options.n]
     prompts, _ = encode_prompts(student, [usage.format.prompt(question) for question in questions], usage.max_prompt_tokens)
     budget = TrainerConfig.eval_batch_tokens
 
@@ -162,7 +183,7 @@ def decoding(options: argparse.Namespace) -> None:
         for name in rotated(list(sides), turn):
             texts[name], spent = timed(sides[name])
             seconds[name].append(spent)
-    print(f"{TASKS[usage.task].title}, {len(prompts)} test questions, at most {limit} new tokens, float32, {DEVICE}")
+    print(f"{usage.task}, {len(prompts)} test questions, at most {limit} new tokens, float32, {DEVICE}")
     rows = [
         [name, median(seconds[name]), ratio(seconds[name], seconds["fcot"]),
          f"{sum(a == b for a, b in zip(texts[name], texts['fcot'], strict=True))}/{len(prompts)}"] for name in sides
@@ -176,7 +197,7 @@ def server(options: argparse.Namespace) -> None:
 
     student = load_student(str(options.folder))
     form = METHODS["fine_tune_cot"].formats[student.architecture]
-    texts = [form.prompt(question) for question in test_questions(options.data, options.task, options.n)]
+    texts = [form.prompt(question) for question in test_questions(options.data, options.task)[: options.n]]
     prompts, _ = encode_prompts(student, texts, 512)
     limit = options.max_new_tokens or 64
     endless = [Prompt(ids, limit, halt=lambda written: len(written) >= limit) for ids in prompts]
@@ -202,14 +223,14 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for command in (training, decoding, server):
+    for command in (training, memory, decoding, server):
         added = commands.add_parser(command.__name__, help=(command.__doc__ or "").rstrip("."))
         added.set_defaults(command=command)
         added.add_argument("folder", type=Path)
         added.add_argument("data", type=Path)
         added.add_argument("--task", default="svamp")
         added.add_argument("--turns", type=int, default=1)
-        if command is training:
+        if command in (training, memory):
             added.add_argument("--batch", type=int, default=8)
             added.add_argument("--steps", type=int, default=12)
             added.add_argument("--precision", default="32-true")

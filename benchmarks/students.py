@@ -61,7 +61,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def rationales(data: Path, name: str) -> list[Sample]:
-    """Replayed completions as curation=answer keeps them."""
+    """Replayed completions as curation=answer keeps them; those of a toy task are its oracle's."""
+    if name in TOY_TASKS:
+        toy = TOY_TASKS[name]
+        return [(problem.question, problem.answer, toy.rationale(problem.question, 0, None)) for problem in make_problems(toy, 1000, 0)]
     task = TASKS[name]
     problems = {problem.sample_index: problem for problem in load_problems(task, str(data / "dataset" / f"{name}.json"))}
     file = next((data / "completion_data").rglob(f"D_{name}.json"))
@@ -69,6 +72,15 @@ def rationales(data: Path, name: str) -> list[Sample]:
     completions: list[Completion] = [one for slots in found.values() for one in slots]
     curated = curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), Rules(["answer"]))
     return [(problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
+
+
+def test_questions(data: Path, name: str) -> list[str]:
+    """Questions of the test split."""
+    if name in TOY_TASKS:
+        problems = make_problems(TOY_TASKS[name], 1000, 0)
+    else:
+        problems = load_problems(TASKS[name], str(data / "dataset" / f"{name}.json"))
+    return [problems[index].question for index in sample_split(len(problems))[1]]
 
 
 def build(name: str, samples: Sequence[Sample], width: int | None = None, layers: int | None = None, positions: int = 1024) -> Student:
@@ -148,11 +160,11 @@ def fcot_side(student: Student, rows: Tokenized, recipe: Recipe, skip: int = 0) 
     meter = Meter(plan(student, rows, recipe, 0)[2], skip)
     original = StudentModule.training_step
 
-    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> torch.Tensor:
+    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> dict[str, torch.Tensor]:
         meter.begin()
-        loss = original(self, batch, index)
-        meter.step(loss, len(batch["targets"]))
-        return loss
+        losses = original(self, batch, index)
+        meter.step(losses["loss"], len(batch["targets"]))
+        return losses
 
     with patch.object(StudentModule, "training_step", training_step):
         train(student, Lessons(rows), recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
@@ -256,7 +268,7 @@ def training(arguments: argparse.Namespace, precision: str = "32-true", batches:
             student = build(shape, samples, arguments.width, arguments.layers)
             rows = tokenized(student, samples)
             longest, average = longest_rows(rows), float(rows.lengths.sum(1).mean())
-            print(f"\n{TASKS[name].title}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(rows)} rationales,"
+            print(f"\n{name}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(rows)} rationales,"
                   f" rows of {average:.1f} tokens on average, {longest[2]} at most: ceiling {longest[2] / average:.2f}"
                   f" (prompt and completion padded apart: {sum(longest[:2]) / average:.2f})")  # fmt: skip
             compare_training(student, rows, longest, arguments, precision, batches)
@@ -350,15 +362,13 @@ def generate_answers(student: Student, prompts: Sequence[Sequence[int]], lengths
 
 def evaluation(arguments: argparse.Namespace, budgets: Sequence[int] = (32768,), batches: Sequence[int] = (32,)) -> None:
     for name in arguments.task:
-        task, samples = TASKS[name], rationales(arguments.data, name)
-        problems = load_problems(task, str(arguments.data / "dataset" / f"{name}.json"))
-        test = [problems[index].question for index in sample_split(len(problems))[1]][: arguments.rows]
+        samples, test = rationales(arguments.data, name), test_questions(arguments.data, name)[: arguments.rows]
         for shape in arguments.model:
             student = build(shape, samples, arguments.width, arguments.layers, positions=2048)
             student.model.to(DEVICE)  # type: ignore[arg-type]
             without_ends(student)
             prompts, _ = encode_prompts(student, [METHODS["fine_tune_cot"].formats[student.architecture].prompt(one) for one in test], 512)
-            print(f"\n{task.title}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(prompts)} problems"
+            print(f"\n{name}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(prompts)} problems"
                   f" ({len(set(map(tuple, prompts)))} different), {DEVICE}")  # fmt: skip
             compare_decoding(student, prompts, arguments.turns, budgets, batches)
 
@@ -370,7 +380,7 @@ def compare_decoding(
     runs: dict[Any, Callable[..., Any]] = {("fcot", size): lambda *rows, size=size: fcot_answers(student, *rows, size) for size in budgets}
     runs |= {("generate", size): lambda *rows, size=size: generate_answers(student, *rows, size) for size in batches}
     for run in runs.values():
-        run(prompts[:4], [8] * 4)  # warm-up
+        run(prompts[:2], [8] * 2)  # warm-up
     seconds: dict[Any, list[float]] = {key: [] for key in runs}
     results: dict[Any, Any] = {}
     for turn in range(turns):
@@ -422,13 +432,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, tasks in (("training", ["svamp", "commonsense_qa"]), ("evaluation", ["svamp"]), ("gpu", ["svamp"])):
         one = commands.add_parser(name)
-        one.add_argument("data", type=Path)
+        one.add_argument("data", type=Path, nargs="?", help="not needed for --task toy_arithmetic")
         one.add_argument("--task", nargs="+", default=tasks)
         one.add_argument("--model", nargs="+", default=["t5", "gpt2"], choices=list(SHAPES))
         one.add_argument("--width", type=int, help="narrower than the real shape")
         one.add_argument("--layers", type=int)
         one.add_argument("--turns", type=int, default=1 if name == "evaluation" else 3)
-        one.add_argument("--steps", type=int, default=40, help="of 8 samples a side and turn")
+        one.add_argument("--steps", type=int, default=400 if name == "gpu" else 40, help="of 8 samples a side and turn")
         one.add_argument("--rows", type=int, help="of the test split")
         one.add_argument("--peak", type=float, help="bfloat16 FLOP/s of the device")
         one.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 16384, 65536])

@@ -14,7 +14,6 @@ from students import CUDA, DECAY, LR, build, evaluation, fcot_side, fresh, ratio
 from fcot.student.loading import Student
 from fcot.student.tokenization import Tokenized
 from fcot.student.training import Recipe, plan
-from fcot.tasks.table import TASKS
 
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16 FLOP/s
 
@@ -27,7 +26,7 @@ def gpu(arguments: argparse.Namespace) -> None:
     if peak is None:
         sys.exit(f"gpu: the bfloat16 peak of {name} is not known; give it: --peak FLOP/S")
     samples = rationales(arguments.data, arguments.task[0])
-    print(f"{name}, peak {peak / 1e12:,.0f} TFLOP/s in bfloat16, {TASKS[arguments.task[0]].title}, bf16-mixed")
+    print(f"{name}, peak {peak / 1e12:,.0f} TFLOP/s in bfloat16, {arguments.task[0]}, bf16-mixed")
     shown, costs = [], []
     for shape in ("gpt2_medium", "flan_t5_base"):
         student = build(shape, samples)
@@ -41,7 +40,7 @@ def gpu(arguments: argparse.Namespace) -> None:
         torch.cuda.empty_cache()
     table(["student", "batch", "tokens/s", "MFU %", "MFU % (6 x all parameters)", "peak GiB"], shown)
     print("the two largest costs on the device:", *costs, sep="\n- ")
-    training(argparse.Namespace(**vars(arguments) | {"steps": 400}), "bf16-mixed", (8, 32, 128))
+    training(arguments, "bf16-mixed", (8, 32, 128))
     evaluation(arguments, (32768, 131072, 524288), (32, 128, 300))
 
 

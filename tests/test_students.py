@@ -226,14 +226,16 @@ def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
     assert with_habits.model.generation_config.num_beams in (None, 1)
 
 
-@pytest.mark.parametrize("family", ["t5", "flan_t5", "gpt2", "llama", "qwen2", "qwen3", "mistral"])
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", ["t5", "flan_t5", "gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma3"])
+@pytest.mark.parametrize("lora", [None, Lora(2, 8.0), Lora(2, 8.0, targets=("all-linear",))], ids=["all weights", "lora", "all-linear"])
 def test_saved_students_load_in_transformers(family, lora, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     student = make_student(family)
     if lora:
-        student = add_lora(student, Lora(2, 8.0))
+        student = add_lora(student, lora)
+        adapted = {name for name, parameter in student.model.named_parameters() if parameter.requires_grad}
+        assert any(part in name for part in ("mlp", "DenseReluDense") for name in adapted) == bool(lora.targets)
         with torch.no_grad():  # adapters start at zero
             for parameter in student.model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)

@@ -94,7 +94,10 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters: their rank, scale, dropout, and the names of the layers (None: peft's choice for the family)."""
+    """Low-rank adapters: their rank, scale, dropout, and the names of the layers.
+
+    ``targets``: None is peft's choice for the family, ``("all-linear",)`` every linear layer but the head.
+    """
 
     rank: int
     alpha: float
@@ -113,7 +116,7 @@ def add_lora(student: Student, lora: Lora) -> Student:
     except ImportError as error:
         raise FcotError("student.lora needs peft: pip install 'fcot[lora]'") from error
     kind = "SEQ_2_SEQ_LM" if student.architecture == "encoder_decoder" else "CAUSAL_LM"
-    targets = None if lora.targets is None else list(lora.targets)
+    targets = None if lora.targets is None else "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=kind,  # type: ignore[arg-type]
     )  # fmt: skip

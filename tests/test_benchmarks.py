@@ -1,0 +1,38 @@
+"""The benchmarks still run: each in its smallest form."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(*command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", ["training", "evaluation"])
+def test_students(command):
+    less = ["--steps", "2"] if command == "training" else ["--rows", "2"]
+    small = ["--task", "toy_arithmetic", "--width", "64", "--layers", "1", "--turns", "1", "--model", "gpt2"]
+    assert "| fcot" in run("students.py", command, *small, *less)
+
+
+def test_contamination(tmp_path):
+    """Other numbers, another answer, by the same rule; what cannot be inferred is left out."""
+    data = tmp_path / "multiarith.json"
+    rows = [("Ann has 12 pens and buys 3 boxes of 5. How many pens has she?", "27"), ("Tom had 2 cats and got 2. How many?", "4")] * 5
+    data.write_text(json.dumps({"data": [{"sample_index": index, "question": q, "answer": a} for index, (q, a) in enumerate(rows)]}))
+    run("contamination.py", str(data), str(tmp_path / "out"))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "renumbered.jsonl").read_text().splitlines()]
+    assert lines
+    for line in lines:
+        pens, boxes, size = (int(word.strip(".")) for word in line["question"].split() if word.strip(".").isdigit())
+        assert int(line["answer"]) == pens + boxes * size != 27
