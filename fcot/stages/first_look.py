@@ -68,7 +68,7 @@ class FirstLook:
             return []
         return [
             f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, and cost as much: the server "
-            "may not sample (transformers serve does not where the model's generation_config.json lacks do_sample); diversity=1 buys one each"
+            "may not sample (transformers serve does only if the model's generation_config.json says do_sample): diversity=1 buys one"
         ]
 
 
