@@ -13,6 +13,7 @@ from fcot.decoding.engine import Prompt
 from fcot.pipeline import execute
 from fcot.student.decoding import decode
 from fcot.student.loading import load_student
+from fcot.teacher.generate import generate_completions
 
 MODELS = Path(os.environ.get("FCOT_TEST_MODELS", "~/models")).expanduser()
 QUESTIONS = ["Tom has 3 coins. Ann gives him 2. How many coins has Tom?", "2 + 2 =", "A dog is", "Q: Is the sky green?\nA:"]
@@ -34,6 +35,29 @@ def test_answers_are_generates(folder):
         with torch.no_grad():
             written = student.model.generate(torch.tensor([one]), max_new_tokens=24, do_sample=False)[0, len(one) :]
         assert answer.text == student.tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_a_local_teacher_writes_what_generate_writes(folder, endpoint, make_run, tmp_path):
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if endpoint == "chat" and not tokenizer.chat_template:
+        pytest.skip("a base model has no chat template")
+    run = make_run(
+        tmp_path, "teacher=hf", f"teacher.path={folder}", f"teacher.endpoint={endpoint}", "prompt=zero_shot_cot",
+        "prompt.rationale_tokens=24", "prompt.answer_tokens=4", "dataset.n_problems=30", "dataset.limit=3", "diversity=1", "until=generate",
+    )  # fmt: skip
+    completions = {one.sample_index: one for one in generate_completions(run.plan, run.store, run.select(run.split.train))}
+    assert len(completions) == 3
+    for index, completion in completions.items():
+        prompt = run.prompt.ask(run.problems[index].question, run.task.rule, chat=endpoint == "chat")
+        if endpoint == "chat":
+            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+        else:
+            ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            written = model.generate(ids, max_new_tokens=24, do_sample=False)[0]
+        whole, before = (tokenizer.decode(part, skip_special_tokens=True) for part in (written, ids[0]))
+        assert completion.rationale.strip() == whole.removeprefix(before).strip()
 
 
 @pytest.mark.parametrize("lora", [[], ["student.lora.rank=4"]], ids=["all weights", "lora"])

@@ -307,11 +307,11 @@ def test_a_server_that_never_answers(place, stubborn):
     """One that takes no SIGTERM is killed after 20 seconds."""
     silent = place.program("silent.py", SILENT.format(ignore="signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else ""))
     began = time.monotonic()
-    done = place.run(*DATA, VLLM=silent, VLLM_PATIENCE_S="2")
+    done = place.run(*DATA, VLLM=silent, SERVER_PATIENCE_S="2")
     seconds = time.monotonic() - began
     assert done.returncode == 1
     assert "loading for ever" in done.stderr
-    assert "within 2 s (VLLM_PATIENCE_S), the last: <urlopen error [Errno 111] Connection refused>" in done.stderr
+    assert "within 2 s (SERVER_PATIENCE_S), the last: <urlopen error [Errno 111] Connection refused>" in done.stderr
     assert not alive(int((place.folder / "silent.pid").read_text()))
     assert (seconds > 20) == stubborn
 
