@@ -36,7 +36,7 @@ def arithmetic(data: Path, names: list[str]) -> None:
         completions: list[Completion] = [one for slots in found.values() for one in slots]
         rows = [
             row
-            for row in curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), Rules(["answer"]))
+            for row in curate(completions, problems, task.rule, lambda one, rule: rule.read(one.answer_text), Rules(["answer"]))
             if row.kept
         ]
         wrong = [(row, wrong_equations(row.rationale)) for row in rows]

@@ -70,7 +70,7 @@ def rationales(data: Path, name: str) -> list[Sample]:
     file = next((data / "completion_data").rglob(f"D_{name}.json"))
     found, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
     completions: list[Completion] = [one for slots in found.values() for one in slots]
-    curated = curate(completions, problems, task.rule, lambda one, rule: rule.first(one.answer_text), Rules(["answer"]))
+    curated = curate(completions, problems, task.rule, lambda one, rule: rule.read(one.answer_text), Rules(["answer"]))
     return [(problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
 
 

@@ -275,9 +275,14 @@ def test_what_is_no_whole_number_is_rejected(text):
     assert NUMBER.first(f" {text}.") is None
 
 
-@pytest.mark.parametrize("text", ["x = 5", "5!", "2 dozen", "5 x", "= 7"])
+@pytest.mark.parametrize("text", ["x = 5", "5!", "2 dozen", "5 x", "= 7", "5\r\u200bⅠ", "5\n①", "Ⅳ: 5", "5 and 三"])
 def test_gold_numbers_stand_alone(text):
     assert NUMBER.gold(text) is None
+
+
+@pytest.mark.parametrize("text", ["5 cafe\u0301s", "5 किलो"])
+def test_accents_are_no_numerals(text):
+    assert NUMBER.gold(text) == "5"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ TAIL = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(PIECES), max_siz
 VALUES = st.sampled_from(["5", "24", "1234", "1,234", "0.5", "-7", "3/4", "100"])
 
 
+INVISIBLE = r"[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]"
 PROMPT = TeacherPrompt("p", "{exemplars}{question}", {"number": "The answer is"}, two_steps=False)
 
 
@@ -71,7 +72,7 @@ def simple(text: str) -> Fraction | None:
     for dash in "–—−－‐‑‒―﹣":
         text = text.replace(dash, "-")
     text = "".join(str(unicodedata.decimal(c)) if unicodedata.decimal(c, None) is not None else c for c in text)
-    text = re.sub(r"[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]", "", text)
+    text = re.sub(INVISIBLE, "", text)
     text = re.sub(r"\\boxed\{([^{}]*)\}", "\t\\1\t", text)
     space = r"(?:\\,|[\u2006-\u200a\u202f\u00a0\u205f])"
     text = re.sub(rf"(?<=\d){space}(?=\d{{3}}(?!\d))", ",", text.strip().replace("{,}", ","))
@@ -114,8 +115,8 @@ def whole(start: str, text: str, read: str | None) -> bool:
     ]
     if not ends:
         return False
-    rest = text[max(end for end in ends if not re.search(r"(?:[\s*_`]|\\,)$", text[:end])) :]
-    rest = re.sub(r"^[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]+", "", rest)
+    rest = text[max(end for end in ends if not re.search(rf"(?:[\s*_`]|\\,){INVISIBLE}*$", text[:end])) :]
+    rest = re.sub(rf"^{INVISIBLE}+", "", rest)
     return not rest or (unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±")
 
 

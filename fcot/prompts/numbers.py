@@ -435,6 +435,12 @@ _NOT_IN_GOLD = re.compile(
 def gold(text: str) -> str | None:
     """The value of a gold answer: one number with nothing beside it but words, currency and unit; else None."""
     numbers = find(text)
-    if len(numbers) != 1 or _NOT_IN_GOLD.search(f"{text[: numbers[0].start]} {text[numbers[0].end :]}"):
+    if len(numbers) != 1 or _has_numeral(text) or _NOT_IN_GOLD.search(f"{text[: numbers[0].start]} {text[numbers[0].end :]}"):
         return None
     return numbers[0].value
+
+
+def _has_numeral(text: str) -> bool:
+    """Whether a plain text has a numeral that is not read, such as a Roman or a circled one; accents are none."""
+    marked = (text[place + 1 : place + 2] for place, character in enumerate(text) if character == "\x02")
+    return any(unicodedata.category(character or " ")[0] != "M" for character in marked)

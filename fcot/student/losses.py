@@ -16,7 +16,7 @@ from fcot.student.data import Batch
 from fcot.student.reflection import TEXTS
 
 CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
-CHUNK = 1 << 24  # logits at once
+CHUNK = 1 << 25  # logits at once
 
 
 class TargetLogits:
@@ -178,7 +178,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 if of_states is not None:
                     of_states[chunk] = gradient @ head
                 if of_weight is not None:
-                    of_weight += gradient.T @ inputs
+                    _add_product(of_weight, gradient.T, inputs)
                 if of_bias is not None:
                     of_bias += gradient.sum(0)
         ctx.gradients = of_states, of_weight, of_bias
@@ -191,6 +191,14 @@ class _ChunkedLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None  # they are large: scaled in place, and kept by nobody else
         scaled = [None if gradient is None else gradient.mul_(outer).to(kind) for gradient, kind in zip(gradients, ctx.types, strict=True)]
         return (*scaled, None, None, None)
+
+
+def _add_product(total: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
+    """``total += first @ second``, without another tensor of that size where the types allow it."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    else:
+        total += first @ second
 
 
 def _autocast(tensor: torch.Tensor) -> torch.dtype | None:
