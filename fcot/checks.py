@@ -34,12 +34,12 @@ from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
 from fcot.prompts.thinking import MODES
+from fcot.stages.table import UNTIL
 from fcot.tasks.table import TASKS
 from fcot.teacher.money import Price, read_price
 from fcot.teacher.openai import key_fault
 from fcot.teacher.requests import OWN_PARAMETERS
 
-STAGES = ("generate", "curate", "train", "evaluate")
 SPLIT_MODES = ("sample", "published", "template", "file")
 
 
@@ -113,7 +113,7 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _at_least("diversity", config.diversity, 1)
     if not 0 <= config.seed < 2**32:
         yield f"seed={config.seed}: between 0 and {2**32 - 1}"
-    yield from _one_of("until", config.until, STAGES)
+    yield from _one_of("until", config.until, UNTIL)
     yield from _one_of("method", config.method.name, tuple(METHODS))
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
     yield from _one_of("prompt.thinking", config.prompt.thinking, MODES)

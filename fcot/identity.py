@@ -17,16 +17,11 @@ from fcot.fields import counted
 from fcot.prompts.student import METHODS
 from fcot.records import Completion, to_row
 from fcot.resolvers import paper_demonstrations
+from fcot.stages.table import stages_of
 
 if TYPE_CHECKING:
     from fcot.runs import Run
 
-# Bump a stage's version when its code, or that of what it calls, changes what a run computes: the runs that have the stage are then other
-# runs. Not for what changes no result, such as speed, messages or what is logged.
-STAGE_VERSIONS = {
-    "generate": 2, "curate": 3, "train": 2, "evaluate": 3, "exam": 2, "feedback": 1,
-    "train_remote": 2, "evaluate_remote": 3,  # of API-backed students, and of the teacher as a student
-}  # fmt: skip
 _COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer")
 
 
@@ -34,7 +29,7 @@ def identity(run: Run) -> dict[str, Any]:
     """Everything that changes a prediction, as JSON values."""
     config = run.config
     parts = {
-        "versions": {stage: STAGE_VERSIONS[stage] for stage in _stages(run)},
+        "versions": {stage.key or stage.name: stage.version for stage in stages_of(run)},
         "root": counted(config, without=(*_COMPONENTS, "diversity", "seed")),
         "seed": config.seed if uses_seed(run) else None,
         "diversity": config.diversity if run.asks_teacher else None,
@@ -58,13 +53,6 @@ def uses_seed(run: Run) -> bool:
     if run.trains:
         return True
     return not isinstance(student, ASKED) and (isinstance(student, TinyStudent) or student.self_consistency > 1)
-
-
-def _stages(run: Run) -> list[str]:
-    where = "_remote" if isinstance(run.config.student, ASKED) else ""
-    asks = ["generate", "curate"] if run.asks_teacher else []
-    rounds = ["exam", "feedback"] if isinstance(run.config.method, TailoredMethod) else []
-    return [*asks, *rounds, *([f"train{where}"] if run.trains else []), f"evaluate{where}"]
 
 
 def _data(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stage table: generate -> curate -> train -> evaluate -> summarise. A finished stage is never done again.
+"""Takes a run through its stages (:mod:`fcot.stages.table`) and sums up its metrics. A finished stage is never run again.
 
 What a stage leaves are the files of the run directory and, written last, one summary under ``stages/``.
 """
@@ -10,8 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
@@ -23,6 +22,7 @@ from fcot.prompts.answers import votes
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve, templates_of_test
+from fcot.stages.table import Step, directory_of, stages_of
 from fcot.stages.tracking import tell_results, tell_stage, tracked
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
@@ -49,7 +49,7 @@ def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
     with Team(world, outside is not None, _help, (run.config,)) as team:
         if world.rank == 0:
             return _execute(run, config_text, sweep, team)
-        team.follow(lambda name: _stage(run, name)(world))
+        team.follow(lambda step: step.run(run, world))
         return {}
 
 
@@ -57,7 +57,7 @@ def _help(world: World, config: Config) -> None:
     """What a spawned rank does: the stages the first one leads it to."""
     run = resolve(config)
     with Team(world, False, _help, ()) as team:
-        team.follow(lambda name: _stage(run, name)(world))
+        team.follow(lambda step: step.run(run, world))
 
 
 def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summary:
@@ -75,7 +75,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep):
-            summaries, rounds = _all(run, lambda name: tell_stage(name, _once(run, name, team)))
+            summaries, rounds = _all(run, lambda step: tell_stage(str(step), _once(run, step, team)))
             if "evaluate" not in summaries:
                 tell_results(run, None)
                 return summaries[run.config.until]
@@ -95,54 +95,18 @@ def _reopened(run: Run) -> bool:
     return spent is not None and run.plan.budget_usd != spent
 
 
-def _all(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], Summary]:
-    """The summaries of the run's stages, as far as ``until`` says, and what is told of rounds where there are any."""
+def _all(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
+    """The summaries of the run's stages, as far as ``until`` says, and the facts about rounds where there are any."""
     if isinstance(run.config.method, TailoredMethod):
         from fcot.stages.rounds import hold
 
         return hold(run, once)
     summaries: dict[str, Summary] = {}
-    for name in _names(run):
-        summaries[name] = once(name)
-        if name == run.config.until:
+    for stage in stages_of(run):
+        summaries[stage.name] = once(Step(stage))
+        if stage.name == run.config.until:
             break
     return summaries, {}
-
-
-_STAGES = {  # module and function: each is imported when it runs
-    "generate": ("fcot.stages.rationales", "generate"),
-    "curate": ("fcot.stages.rationales", "curate_stage"),
-    "train": ("fcot.stages.student", "train_student"),
-    "evaluate": ("fcot.stages.student", "evaluate_student"),
-}
-_ASKED_STAGES = _STAGES | {
-    "train": ("fcot.stages.api_student", "train_api_student"),
-    "evaluate": ("fcot.stages.asked", "evaluate_asked"),
-}
-
-
-def _shared(run: Run) -> tuple[str, ...]:
-    """The stages in which all ranks take part."""
-    return () if isinstance(run.config.student, ASKED) else ("exam", "train", "evaluate")
-
-
-def _names(run: Run) -> list[str]:
-    """The stages of the run's method, in order."""
-    return [*(("generate", "curate") if run.asks_teacher else ()), *(("train",) if run.trains else ()), "evaluate"]
-
-
-def _stage(run: Run, name: str) -> Callable[..., Summary]:
-    """A stage such as ``train`` or ``round_2/train``, to be called with the world where all ranks take part."""
-    of, _, stage = name.rpartition("/")
-    if of:
-        module = "fcot.stages.feedback" if stage == "feedback" else "fcot.stages.rounds"
-        return partial(getattr(import_module(module), stage), run, _number(of))
-    module, function = (_ASKED_STAGES if isinstance(run.config.student, ASKED) else _STAGES)[name]
-    return partial(getattr(import_module(module), function), run)
-
-
-def _number(of: str) -> int:
-    return int(of.removeprefix("round_"))
 
 
 def _check_student(run: Run) -> Architecture | None:
@@ -180,22 +144,17 @@ def _check_student(run: Run) -> Architecture | None:
     return architecture
 
 
-def _once(run: Run, name: str, team: Team) -> Summary:
-    """The summary of a stage, from its file or by running it."""
-    of, _, kind = name.rpartition("/")
-    place = run.directory.round(_number(of)) if of else run.directory
-    path = place.stage(kind)
-    left = {
-        "exam": place.exam, "feedback": place.feedback, "curate": place.curated, "train": place.student, "evaluate": place.predictions,
-    }  # fmt: skip
-    if path.exists() and (kind not in left or left[kind].exists()):
+def _once(run: Run, step: Step, team: Team) -> Summary:
+    """The summary of a step, from its file or by taking the step."""
+    stage, place = step.stage, directory_of(run, step)
+    path = place.stage(stage.name)
+    if path.exists() and (stage.output is None or (place.path / stage.output).exists()):
         return dict(read_json(path))
     start = time.monotonic()
     spent = path.with_suffix(".interrupted.json")  # by earlier processes that were stopped in this stage
     before = read_json(spent)["seconds"] if spent.exists() else 0.0
-    stage = _stage(run, name)
     try:
-        summary: Summary = team.lead(name, lambda: stage(team.world)) if kind in _shared(run) else stage()
+        summary: Summary = team.lead(step, lambda: step.run(run, team.world)) if stage.shared else step.run(run, team.world)
     except BaseException:
         with contextlib.suppress(FcotError):  # the disk may be what is wrong
             write_json(spent, {"seconds": before + time.monotonic() - start})
@@ -203,7 +162,7 @@ def _once(run: Run, name: str, team: Team) -> Summary:
     summary["seconds"] = round(before + time.monotonic() - start, 3)
     write_json(path, summary)
     spent.unlink(missing_ok=True)
-    if kind == "train":
+    if stage.name == "train":
         shutil.rmtree(place.checkpoints, ignore_errors=True)
     return summary
 

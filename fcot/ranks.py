@@ -193,8 +193,8 @@ class Team:
     def __enter__(self) -> Team:
         return self
 
-    def lead(self, task: str, work: Callable[[], T]) -> T:
-        """Do a shared task together with the other ranks, which know it by its name."""
+    def lead(self, task: Any, work: Callable[[], T]) -> T:
+        """Do a shared task together with the other ranks, which are sent ``task``: any value but None that can be pickled."""
         if self.world.size == 1:
             return work()
         self._join()
@@ -224,7 +224,7 @@ class Team:
             f"rank {self.world.rank} of {self.world.size} has lost another one ({reason}); the same command continues"
         ) from error
 
-    def _broadcast(self, value: str | None) -> str | None:
+    def _broadcast(self, value: Any) -> Any:
         """The first rank's value, on all of them; they may wait for it for days."""
         import torch.distributed
 
@@ -249,7 +249,7 @@ class Team:
                     os._exit(1)
             time.sleep(0.5)
 
-    def follow(self, tasks: Callable[[str], object]) -> None:
+    def follow(self, tasks: Callable[[Any], object]) -> None:
         """Do what the first rank leads to, silently, until it has nothing more."""
         be_silent()
         self._join()

@@ -8,12 +8,18 @@ from fake_openai import FakeServer
 from fcot.curation.outcomes import Outcomes, Remedies, advice
 from fcot.errors import FcotError
 from fcot.pipeline import execute
+from fcot.ranks import World
 from fcot.records import Completion, CuratedCompletion
 from fcot.stages import first_look
 from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.stages.preview import preview
-from fcot.stages.rationales import generate
+from fcot.stages.table import GENERATE, Step
 from fcot.teacher.purchase import first_problems
+
+
+def generate(run):
+    return Step(GENERATE).run(run, World())
+
 
 SMALL = ("dataset.n_problems=120", "split_mode.validation_fraction=0.05", "until=curate")
 

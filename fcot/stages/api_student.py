@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 from fcot.artifacts import write_folder, write_json
 from fcot.checks import price_of
 from fcot.progress import progress
 from fcot.runs import Run
 from fcot.stages.asked import fine_tuned, server_of, text_format
+from fcot.stages.table import Context, Summary
 from fcot.student.finetune_api import FineTuned, fine_tune
 from fcot.student.using import Usage, write_usage
 
-Summary = dict[str, Any]
 
-
-def train_api_student(run: Run) -> Summary:
+def train(context: Context) -> Summary:
     """Fine-tune the base model on all of train; ``student/openai.json`` names the model that came of it."""
     from fcot.stages.student import training_samples  # here: it brings torch, which a dry run need not wait for
 
+    run = context.run
     config, form = run.config.student, text_format(run)
     samples = [(form.prompt(question), form.completion(answer, rationale)) for question, answer, rationale in training_samples(run)]
     with progress("fine-tune", 1, "job") as bar:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from fcot.artifacts import read_json
 from fcot.checks import price_of
@@ -19,17 +18,17 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Prediction, Problem
 from fcot.runs import Run
 from fcot.stages.first_look import FirstLook, remedies_of
+from fcot.stages.table import Context, Summary
 from fcot.teacher import connect
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import Server
 from fcot.teacher.plan import Plan, assemble, chosen_slots, rows_of
 from fcot.teacher.store import StoreFolder, open_folder, readable
 
-Summary = dict[str, Any]
 
-
-def evaluate_asked(run: Run) -> Summary:
+def evaluate(context: Context) -> Summary:
     """Answers to every test problem from the completion store, the missing ones bought: greedy, or a majority vote over samples."""
+    run = context.run
     problems, rule = run.select(run.split.test), run.task.rule
     form = run.prompt if METHODS[run.config.method.name].prompted else text_format(run)
     usage: Summary = {}

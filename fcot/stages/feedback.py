@@ -16,6 +16,7 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.records import Completion, ExamResult, Feedback, Problem, from_row, to_row
 from fcot.runs import Run
 from fcot.stages.first_look import FirstLook, remedies_of, remedies_of_feedback
+from fcot.stages.table import Context, Summary
 from fcot.student.using import read_usage
 from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.teacher.generate import generate_completions
@@ -23,12 +24,12 @@ from fcot.teacher.money import FREE, paid
 from fcot.teacher.plan import Plan
 from fcot.teacher.store import StoreFolder
 
-Summary = dict[str, Any]
 _NOTHING_PAID = {"served_from_store": 0, "identical_rationales": 0}
 
 
-def feedback(run: Run, number: int) -> Summary:
-    """Ask for what the round learns, or take it from its exam; a row a completion goes into ``feedback.jsonl``."""
+def feedback(context: Context) -> Summary:
+    """Ask for what the round learns, or take it from its exam; a row per completion goes into ``feedback.jsonl``."""
+    run, number = context.run, context.round
     method: TailoredMethod = run.config.method
     asked, results = method.feedback, exam_results(run, number)
     form = read_usage(run.directory.round(number - 1).student).format

@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import RunDirectory, read_jsonl, write_jsonl
-from fcot.curation.filters import CONCISE, Read, Rules, curate, expected_share, undersample
+from fcot.artifacts import read_jsonl, write_jsonl
+from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
+from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
 from fcot.errors import FcotError
 from fcot.progress import progress, say
@@ -18,14 +19,14 @@ from fcot.prompts.answers import most_frequent
 from fcot.records import Completion, CuratedCompletion, to_row
 from fcot.runs import Run
 from fcot.stages.first_look import FirstLook, former_prompt_notes, remedies_of
+from fcot.stages.table import Context, Summary
 from fcot.teacher.generate import Generated, generate_completions
 from fcot.teacher.money import FREE, paid
 
-Summary = dict[str, Any]
 
-
-def generate(run: Run) -> Summary:
+def generate(context: Context) -> Summary:
     """Buy what the store lacks of D completions of every train problem."""
+    run = context.run
     asked = len(run.split.train) * run.config.diversity
     if run.replayed is not None:
         texts = Counter((completion.sample_index, completion.rationale.strip()) for completion in run.replayed)
@@ -49,18 +50,15 @@ def _bought(run: Run) -> Generated:
         return bought
 
 
-def curate_stage(run: Run, place: RunDirectory | None = None) -> Summary:
+def curate(context: Context) -> Summary:
     """Filter the completions into reasoning samples; warn where suspiciously few are kept.
-
-    Args:
-        run: Whose.
-        place: Where the verdicts go, None for the run's own directory.
 
     Raises:
         FcotError: Not a single completion was kept.
     """
+    run = context.run
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
-    path = (place or run.directory).curated
+    path = context.directory.curated
     seen = judge_all(run, path, completions, run.prompt.read, run.rules)
     if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
         write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
@@ -131,7 +129,7 @@ class Seen:
         """The rows of ``curated.jsonl``."""
         for index, group in groupby(completions, key=lambda completion: completion.sample_index):
             drawn = list(group)
-            rows = list(curate(drawn, run.problems, run.task.rule, read, rules))
+            rows = list(curate_problem(drawn, run.problems, run.task.rule, read, rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
             self.labelled += len(rows) if run.problems[index].labelled else 0
             for completion, row in zip(drawn, rows, strict=True):

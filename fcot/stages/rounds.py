@@ -19,39 +19,37 @@ from fcot.decoding.engine import Sampling
 from fcot.errors import BudgetSpent
 from fcot.progress import progress, say
 from fcot.prompts.student import Demonstration, StudentFormat
-from fcot.ranks import World
 from fcot.records import Feedback, from_row, to_row
 from fcot.resolvers import paper_demonstrations
 from fcot.runs import Run
 from fcot.stages.answering import Draws, draw, text_format
 from fcot.stages.feedback import add, exam_results, feedback_prompt_of
-from fcot.stages.rationales import curate_stage, judge_all
-from fcot.stages.rationales import generate as generate_plain
-from fcot.stages.student import Course, build_student, evaluate_course, kept_rows, load_trained, train_course
+from fcot.stages.rationales import judge_all
+from fcot.stages.student import Course, build_student, kept_rows, load_trained, train_course
+from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
 from fcot.student.loading import Student
 from fcot.student.reflection import Reflection
 from fcot.tailored import exam as exams
 from fcot.tailored.material import material
 from fcot.tasks.splits import folded
 
-Summary = dict[str, Any]
 _NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
 
 
-def stages_of(run: Run, number: int) -> list[str]:
+def stages_of_round(run: Run, number: int) -> list[Stage]:
     """The stages of a round, in order."""
     if number > 1:
-        return ["exam", "feedback", "curate", "train", "evaluate"]
-    sits = isinstance(run.config.student, PretrainedStudent) and run.config.method.reflection.weight > 0
-    return ["generate", "curate", *(["exam"] if sits else []), "train", "evaluate"]
+        return [EXAM, FEEDBACK, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
+    first_exam = isinstance(run.config.student, PretrainedStudent) and run.config.method.reflection.weight > 0
+    return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
 
 
-def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], Summary]:
+def hold(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
     """Hold rounds until there is a reason to end; then the best round's student is the run's.
 
     Args:
         run: Whose method is ``tailored``.
-        once: The summary of a stage such as ``round_2/exam``, from its file or by running it.
+        once: The summary of a step, from its file or by taking it.
 
     Returns:
         The stages' summaries as a run of one round has them (or, where ``until`` ends it early, the last one alone), and
@@ -67,8 +65,9 @@ def hold(run: Run, once: Callable[[str], Summary]) -> tuple[dict[str, Summary], 
         stages: dict[str, Summary] = {}
         reason = None
         try:
-            for name in stages_of(run, number):
-                stages[name] = once(f"round_{number}/{name}")
+            for stage in stages_of_round(run, number):
+                name = stage.name
+                stages[name] = once(Step(stage, number))
                 if name == run.config.until != "evaluate":
                     return {name: stages[name]}, {}
                 if number > 1 and (reason := _why_not(method, name, stages[name])):
@@ -194,13 +193,9 @@ def _link(source: str, target: str) -> None:
 # --- the stages of a round ----------------------------------------------------------------------------------------
 
 
-def generate(run: Run, number: int) -> Summary:  # noqa: ARG001 - as the others are called
-    """Plain rationales, as for Fine-tune-CoT."""
-    return generate_plain(run)
-
-
-def exam(run: Run, number: int, world: World) -> Summary:
+def exam(context: Context) -> Summary:
     """The student as it is answers the train problems, several times each."""
+    run, number, world = context.run, context.round, context.world
     method: TailoredMethod = run.config.method
     asked, stop = method.exam, None
     if number > 1:
@@ -220,11 +215,9 @@ def exam(run: Run, number: int, world: World) -> Summary:
     return exams.summarise(results) | facts
 
 
-def curate(run: Run, number: int) -> Summary:
-    """The round's completions as reasoning samples, by the same filters."""
-    place = run.directory.round(number)
-    if number == 1:
-        return curate_stage(run, place)
+def curate(context: Context) -> Summary:
+    """Filter what a later round has learnt from into reasoning samples."""
+    run, number, place = context.run, context.round, context.directory
     rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
@@ -235,8 +228,9 @@ def curate(run: Run, number: int) -> Summary:
     return seen.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
 
 
-def train(run: Run, number: int, world: World) -> Summary:
+def train(context: Context) -> Summary:
     """Train on the samples of the rounds so far, from the previous round's student on, with self-reflection where there was an exam."""
+    run, number = context.run, context.round
     method: TailoredMethod = run.config.method
     kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
@@ -266,12 +260,7 @@ def train(run: Run, number: int, world: World) -> Summary:
         reflect,
         f"train {number}",
     )
-    return train_course(run, course, world)
-
-
-def evaluate(run: Run, number: int, world: World) -> Summary:
-    """The round's student answers the test problems; that chooses nothing."""
-    return evaluate_course(run, run.directory.round(number), world)
+    return train_course(run, course, context.world)
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:

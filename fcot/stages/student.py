@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,16 +21,17 @@ from fcot.ranks import World
 from fcot.records import CuratedCompletion, from_row
 from fcot.runs import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
+from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.reflection import Reflection
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
-from fcot.student.training import History, Recipe, plan, train
+from fcot.student.training import History, Recipe, plan
+from fcot.student.training import train as fit_student
 from fcot.student.using import Usage, read_usage, write_usage
 
-Summary = dict[str, Any]
 Sample = tuple[str, str, str | None]  # question, gold answer, rationale where there is one
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
@@ -60,9 +60,10 @@ class Course:
     title: str = "train"
 
 
-def train_student(run: Run, world: World) -> Summary:
-    """The training of a run that has one."""
-    return train_course(run, Course(run.directory, training_samples(run)), world)
+def train(context: Context) -> Summary:
+    """Train on the run's samples."""
+    run = context.run
+    return train_course(run, Course(run.directory, training_samples(run)), context.world)
 
 
 def train_course(run: Run, course: Course, world: World) -> Summary:
@@ -94,7 +95,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
     checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
     n_steps = plan(student, rows, recipe, run.config.seed)[2]
     with _taken_away_unless_finite(checkpoints, course.place.student, world), progress(course.title, n_steps, "steps") as bar:
-        report = train(
+        report = fit_student(
             student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance, checkpoints=checkpoints,
@@ -139,19 +140,12 @@ def out_of_patience(history: History, patience: int | None) -> bool:
     return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
 
 
-def evaluate_student(run: Run, world: World) -> Summary:
-    """The answers of a run's student."""
-    return evaluate_course(run, run.directory, world)
-
-
-def evaluate_course(run: Run, place: RunDirectory, world: World) -> Summary:
+def evaluate(context: Context) -> Summary:
     """Answers to every test problem, scored by the parser of the student's format: greedy, or a majority vote over samples.
 
-    Args:
-        run: Whose.
-        place: Where a training left its student, and where the answers go.
-        world: The ranks.
+    The student is the one that training left in the step's directory, or an untrained one.
     """
+    run, place, world = context.run, context.directory, context.world
     student = load_trained(run, place) if run.trains else build_student(run)
     form: scoring.Form
     with progress("evaluate", len(run.split.test) * run.config.student.self_consistency, "answers") as bar:

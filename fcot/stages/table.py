@@ -1,0 +1,123 @@
+"""The stages of a run as data: which a run has, what each leaves, and whether all ranks take part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fcot.artifacts import RunDirectory
+from fcot.config import ASKED, TailoredMethod
+
+if TYPE_CHECKING:
+    from fcot.ranks import World
+    from fcot.runs import Run
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: In ``stages/<name>.json``, in ``until`` and in the metrics.
+        version: Increase it when the stage's code, or code that it calls, changes what a run computes: the runs that have the stage
+            are then other runs. Changes of speed, messages or logs leave it.
+        function: ``module:function``, imported when the stage runs. It takes a :class:`Context` and returns the stage's summary.
+        output: The file or folder that the stage leaves in its directory; the stage runs again where that is gone. None: the summary
+            is all.
+        shared: Whether all ranks run it.
+        key: Under which its version is part of a run's identity; empty for the name.
+    """
+
+    name: str
+    version: int
+    function: str
+    output: str | None = None
+    shared: bool = False
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a run, or of one of its rounds. Ranks send it to each other.
+
+    Attributes:
+        stage: The stage.
+        round: The round, counted from 1; None in a run without rounds.
+    """
+
+    stage: Stage
+    round: int | None = None
+
+    def __str__(self) -> str:
+        """Such as ``train`` or ``round_2/train``."""
+        return self.stage.name if self.round is None else f"round_{self.round}/{self.stage.name}"
+
+    def run(self, run: Run, world: World) -> Summary:
+        """Call the stage's function."""
+        module, _, name = self.stage.function.partition(":")
+        function: Callable[[Context], Summary] = getattr(import_module(module), name)
+        return function(Context(run, self, world))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is given.
+
+    Attributes:
+        run: The run.
+        step: The step that is taken.
+        world: The ranks. Of a stage that is not shared only the first one calls the function.
+    """
+
+    run: Run
+    step: Step
+    world: World
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the stage leaves its files: the run's directory, or the round's."""
+        return directory_of(self.run, self.step)
+
+    @property
+    def round(self) -> int:
+        """The round, counted from 1."""
+        assert self.step.round is not None
+        return self.step.round
+
+
+def directory_of(run: Run, step: Step) -> RunDirectory:
+    """The directory of a step's files."""
+    return run.directory if step.round is None else run.directory.round(step.round)
+
+
+GENERATE = Stage("generate", 2, "fcot.stages.rationales:generate")
+CURATE = Stage("curate", 3, "fcot.stages.rationales:curate", "curated.jsonl")
+TRAIN = Stage("train", 2, "fcot.stages.student:train", "student", shared=True)
+EVALUATE = Stage("evaluate", 3, "fcot.stages.student:evaluate", "predictions.jsonl", shared=True)
+# Of API-backed students, and of the teacher in the student's place.
+TRAIN_REMOTE = Stage("train", 2, "fcot.stages.api_student:train", "student", key="train_remote")
+EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.asked:evaluate", "predictions.jsonl", key="evaluate_remote")
+# Of a round of tailored learning.
+EXAM = Stage("exam", 2, "fcot.stages.rounds:exam", "exam.jsonl", shared=True)
+FEEDBACK = Stage("feedback", 1, "fcot.stages.feedback:feedback", "feedback.jsonl")
+CURATE_ROUND = replace(CURATE, function="fcot.stages.rounds:curate")
+TRAIN_ROUND = replace(TRAIN, function="fcot.stages.rounds:train")
+
+UNTIL = tuple(stage.name for stage in (GENERATE, CURATE, TRAIN, EVALUATE))  # where ``until`` can end a run
+
+
+def stages_of(run: Run) -> tuple[Stage, ...]:
+    """The stages of a run in their order; those of all rounds of tailored learning, each once."""
+    remote = isinstance(run.config.student, ASKED)
+    train, evaluate = (TRAIN_REMOTE, EVALUATE_REMOTE) if remote else (TRAIN, EVALUATE)
+    tailored = isinstance(run.config.method, TailoredMethod)
+    return (
+        *((GENERATE, CURATE) if run.asks_teacher else ()),
+        *((EXAM, FEEDBACK) if tailored else ()),
+        *((train,) if run.trains else ()),
+        evaluate,
+    )
