@@ -6,26 +6,22 @@ What a stage leaves are the files of the run directory and, written last, one su
 from __future__ import annotations
 
 import contextlib
-import platform
 import shutil
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config, OpenAITeacher, PretrainedStudent, Prompt, SplitMode, TailoredMethod, WandbLogger
+from fcot.config import ASKED, Config, PretrainedStudent, TailoredMethod, WandbLogger
 from fcot.errors import FcotError
-from fcot.identity import uses_seed
+from fcot.metrics import metrics_of
 from fcot.progress import say
-from fcot.prompts.answers import votes
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
 from fcot.runs import Run, resolve, templates_of_test
 from fcot.stages.table import Step, directory_of, stages_of
 from fcot.stages.tracking import tell_results, tell_stage, tracked
-from fcot.tasks.leaks import near_duplicates
-from fcot.tasks.splits import questions_hash, shared_questions
+from fcot.tasks.splits import questions_hash
 
 Summary = dict[str, Any]
 
@@ -79,7 +75,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
             if "evaluate" not in summaries:
                 tell_results(run, None)
                 return summaries[run.config.until]
-            metrics = summarise(run, summaries) | rounds
+            metrics = metrics_of(run, summaries, rounds).to_row()
             if run.trains:
                 write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
             write_json(directory.metrics, metrics)
@@ -187,121 +183,3 @@ def _write_inputs(run: Run, config_text: str) -> None:
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)})
-
-
-def summarise(run: Run, stages: dict[str, Summary]) -> Summary:
-    """The run's metrics (``metrics.json``); accuracies and rates in 0..1, times in seconds."""
-    config, split = run.config, run.split
-    curated, trained, evaluated = stages.get("curate", {}), stages.get("train", {}), stages["evaluate"]
-    majority = _majority_answer(run)
-    return {
-        "run_id": run.run_id,
-        "method": config.method.name,
-        "task": run.task.name,
-        "student": config.student.name,
-        "teacher": run.teacher_name,
-        "diversity": config.diversity if run.asks_teacher else None,
-        "split_mode": config.split_mode.name,
-        "seed": config.seed,
-        "uses_seed": uses_seed(run),
-        "setting": run.setting,
-        "as_published": _as_published(run),
-        "sampled": run.temperature > 0,
-        "subset": config.split_mode.subset,
-        "n_train_problems": len(split.train) if run.trains else 0,
-        "n_validation_problems": len(split.validation),
-        "n_reasoning_samples": trained.get("n_reasoning_samples", 0),
-        "n_test": evaluated["n_test"],
-        "accuracy": evaluated["accuracy"],
-        "accuracy_ci95": evaluated["accuracy_ci95"],
-        "accuracy_checkpoint": trained.get("checkpoint", "untrained"),
-        "accuracy_best_epoch": trained.get("best_test_accuracy"),
-        "validation_accuracy": trained.get("validation_accuracy"),
-        "random_guess": run.task.random_guess / 100,
-        "majority_answer": majority[0] if majority else None,
-        "majority_accuracy": majority[1] if majority else None,
-        "answer_in_completion": evaluated["answer_in_completion"],
-        "well_formed": evaluated["well_formed"],
-        "complete": evaluated["complete"],
-        "answer_tokens": evaluated.get("answer_tokens"),
-        "errors": evaluated.get("errors", {}),
-        "completions_asked": curated.get("asked", 0),
-        "completions_kept": curated.get("kept", 0),
-        "completions_correct": curated.get("correct", 0),
-        "completions_empty": curated.get("empty"),
-        "completions_cut": curated.get("cut"),
-        "completions_unanswered": curated.get("unanswered"),
-        "teacher_accuracy": curated["correct"] / curated["labelled"] if curated.get("labelled") else None,
-        "teacher_accuracy_voted": curated["voted_correct"] * config.diversity / curated["labelled"] if curated.get("labelled") else None,
-        "rationale_words": curated.get("rationale_words"),
-        "teacher_characters": curated.get("characters"),
-        "teacher_prompt_characters": curated.get("prompt_characters"),
-        "teacher_price": _teacher_price(run),
-        "devices": 1 if isinstance(config.student, ASKED) else config.trainer.devices * config.trainer.nodes,
-        "refused": curated.get("refused", {}),
-        "teacher_usage": curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
-        "student_usage": trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
-        "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
-        "precision": None if isinstance(config.student, ASKED) else run.precision,
-        "n_steps": trained.get("n_steps", 0),
-        "train_samples_per_second": trained.get("samples_per_second"),
-        "padding_efficiency": trained.get("padding_efficiency"),
-        "accuracy_single_sample": evaluated.get("accuracy_single_sample"),
-        "cut_questions": evaluated.get("cut_questions", 0),
-        "shortened_prompts": evaluated.get("shortened_prompts", 0),
-        "dropped_exemplars": evaluated.get("dropped_exemplars", 0),
-        "exemplars_left_out": run.exemplars_left_out,
-        "n_parameters": evaluated.get("n_parameters"),
-        "cut_prompts": trained.get("cut_prompts", 0),
-        "cut_completions": trained.get("cut_completions", 0),
-        "unknown_token_share": trained.get("unknown_token_share", 0.0),
-        "questions_sha256": questions_hash(list(run.problems.values())),
-        "rows_in_published_order": run.order_known if run.task.order else None,
-        "test_questions_also_in_train": shared_questions(run.problems, split),
-        **near_duplicates(run.problems, split),
-        "seconds": {name: summary["seconds"] for name, summary in stages.items()},
-        "history": trained.get("history", []),
-        "versions": _versions(),
-    }
-
-
-def _majority_answer(run: Run) -> tuple[str, float] | None:
-    """The most frequent gold answer of train, and its accuracy on the test problems; None where train has no gold answers."""
-    rule, labelled = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
-    counts = votes([rule.gold(problem.answer) for problem in labelled if problem.labelled])
-    tested = run.select(run.split.test)
-    if not counts or not tested:
-        return None
-    answer = next(iter(counts))
-    return answer, sum(rule.same(answer, problem.answer) for problem in tested) / len(tested)
-
-
-def _as_published(run: Run) -> bool:
-    """Whether the run is of the kind paper A reports: its split of its rows, the answer filter, one greedy answer, all weights."""
-    config, student = run.config, run.config.student
-    curation = config.curation
-    split, prompt = config.split_mode, config.prompt
-    plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None and not curation.match_golden
-    return bool(
-        (run.order_known or run.task.order is None)
-        and split.name == run.task.split
-        and (split.name != "sample" or split.train_fraction == SplitMode.train_fraction)
-        and (prompt.rationale_tokens == Prompt.rationale_tokens or not run.asks_teacher or not prompt.two_steps)
-        and config.dataset.limit is None
-        and (plain or not run.asks_teacher)
-        and student.self_consistency == 1
-        and getattr(student, "max_new_tokens", 1024) >= 1024
-        and getattr(getattr(student, "lora", None), "rank", None) is None
-    )
-
-
-def _teacher_price(run: Run) -> tuple[float, float] | None:
-    """USD for a million tokens in and out, None for teachers without a price."""
-    price = run.plan.price if run.teacher is not None and isinstance(run.config.teacher, OpenAITeacher) else None
-    return None if price is None else (price.input, price.output)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what computes the result."""
-    packages = ("fcot", "torch", "pytorch-lightning", "transformers", "tokenizers", "datasets", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

@@ -15,7 +15,7 @@ FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "lifeline",
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {
     "config", "fields", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
-    "sweeps", "sweep", "prefetch", "resolvers", "draws", "vocabulary",
+    "sweeps", "sweep", "prefetch", "resolvers", "draws", "vocabulary", "metrics", "cli", "__main__",
 }  # fmt: skip
 
 

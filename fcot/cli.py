@@ -1,0 +1,45 @@
+"""``fcot COMMAND ...``: one command for all entry points; ``python -m fcot COMMAND`` is the same."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from fcot import __version__
+
+COMMANDS = {
+    "run": "one run, or with -m a sweep: fcot run student=flan_t5_base diversity=64",
+    "sweep": "a sweep's jobs: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
+    "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
+    "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",
+    "store": "the completion store: fcot store list|verify|compact|merge|export|import",
+    "prefetch": "downloads for nodes without a network: fcot prefetch student=t5_base dataset=svamp",
+}
+
+
+def help_text() -> str:
+    """The commands, each with an example."""
+    lines = (f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return "\n".join([
+        "Distil a teacher's chain-of-thought reasoning into a small student.", "", "  fcot COMMAND ...", "", *lines, "",
+        "fcot COMMAND --help says more; fcot --version prints the version. python -m fcot.COMMAND does the same.",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Entry point: hands the arguments to the command's module."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h", "help"):
+        print(help_text())
+    elif command in ("--version", "version"):
+        print(f"fcot {__version__}")
+    elif command in COMMANDS:
+        sys.argv = [f"fcot {command}", *arguments]
+        importlib.import_module(f"fcot.{command}").main()
+    else:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        overrides = "an override needs a command before it: fcot run " + command if "=" in command else ""
+        hint = overrides or (f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}")
+        print(f"fcot {command}: no such command; {hint}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,45 @@
+"""One command for all entry points."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fcot import __version__
+from fcot.cli import COMMANDS
+
+
+def fcot(*words: str, module: str = "fcot") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_its_module(command):
+    ours, theirs = fcot(command, "--help"), fcot("--help", module=f"fcot.{command}")
+    assert ours.returncode == theirs.returncode == 0
+    assert ours.stdout.split("\n", 1)[1] == theirs.stdout.split("\n", 1)[1]  # argparse's first line names the program
+
+
+def test_help_lists_the_commands_and_version_is_the_packages():
+    assert all(f"  {command} " in fcot().stdout for command in COMMANDS)
+    assert fcot("--version").stdout == f"fcot {__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["rnu"], "fcot rnu: no such command; did you mean run?"),
+    (["student=t5_base"], "an override needs a command before it: fcot run student=t5_base"),
+    (["xyz"], "one of run, sweep,"),
+])  # fmt: skip
+def test_a_wrong_command_is_one_message(words, said):
+    done = fcot(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_run_by_either_command_is_the_same_run(tmp_path):
+    words = ["dataset.n_problems=20", "until=curate", f"output_dir={tmp_path}"]
+    first, second = fcot("run", *words), fcot(*words, module="fcot.run")
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
