@@ -44,8 +44,8 @@ from students import (
     trainer_side,
 )  # fmt: skip
 
-from fcot.config import Trainer as TrainerConfig
 from fcot.prompts.student import METHODS
+from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts

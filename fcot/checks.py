@@ -10,32 +10,20 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.config import (
-    PRICES,
-    ApiStudent,
-    Config,
-    HFTeacher,
-    LightningLogger,
-    Logger,
-    OpenAITeacher,
-    OracleTeacher,
-    PublishedDataset,
-    ReplayTeacher,
-    TailoredMethod,
-    TeacherItself,
-    TinyStudent,
-    ToyDataset,
-    Trainer,
-    WandbLogger,
-)  # fmt: skip
+from fcot.config import PRICES, Config
 from fcot.curation.filters import CONCISE, FILTERS
 from fcot.draws import redraw_faults
 from fcot.errors import ConfigFaults
 from fcot.prompts.answers import ANSWER_TYPES
 from fcot.prompts.student import METHODS
 from fcot.prompts.thinking import MODES
+from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
 from fcot.stages.table import UNTIL
+from fcot.student.config import ApiStudentConfig, TeacherAsStudentConfig, TinyStudentConfig, TrainerConfig
+from fcot.tailored.config import TailoredConfig
+from fcot.tasks.config import PublishedDatasetConfig, ToyDatasetConfig
 from fcot.tasks.table import TASKS
+from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig  # fmt: skip
 from fcot.teacher.money import Price, read_price
 from fcot.teacher.openai import key_fault
 from fcot.teacher.requests import OWN_PARAMETERS
@@ -118,7 +106,7 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _one_of("prompt.numbers", config.prompt.numbers, ("task", "paper", "extended"))
     yield from _one_of("prompt.thinking", config.prompt.thinking, MODES)
     yield from _at_least("preview", config.preview, 1)
-    if isinstance(config.method, TailoredMethod):
+    if isinstance(config.method, TailoredConfig):
         yield from _tailored_faults(config, config.method)
     else:
         yield from _at_least("method.prompt_tokens", config.method.prompt_tokens, 1)
@@ -127,10 +115,10 @@ def _root_faults(config: Config) -> Iterator[str]:
     yield from _logger_faults(config.logger)
 
 
-def _logger_faults(logger: Logger | LightningLogger | WandbLogger) -> Iterator[str]:
-    if isinstance(logger, Logger):
+def _logger_faults(logger: LoggerConfig | LightningLoggerConfig | WandbLoggerConfig) -> Iterator[str]:
+    if isinstance(logger, LoggerConfig):
         yield from _one_of("logger", logger.name, ("csv", "none"))
-    elif isinstance(logger, WandbLogger):
+    elif isinstance(logger, WandbLoggerConfig):
         yield from _one_of("logger.mode", logger.mode, ("auto", "online", "offline"))
         yield from _at_least("logger.wait_s", logger.wait_s, 1)
         if logger.mode == "online" and not os.environ.get("WANDB_API_KEY"):
@@ -139,7 +127,7 @@ def _logger_faults(logger: Logger | LightningLogger | WandbLogger) -> Iterator[s
         yield f"logger.target={logger.target}: the full name of a class, such as pytorch_lightning.loggers.TensorBoardLogger"
 
 
-def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
+def _tailored_faults(config: Config, method: TailoredConfig) -> Iterator[str]:
     exam, feedback, reflection = method.exam, method.feedback, method.reflection
     for option, value, least in (
         ("rounds", method.rounds, 1), ("patience", method.patience, 1), ("min_mistakes", method.min_mistakes, 1),
@@ -176,9 +164,9 @@ def _tailored_faults(config: Config, method: TailoredMethod) -> Iterator[str]:
         yield f"method.round_weights={weights}: a round would have nothing to train on; {needed}"
     if method.patience is not None and config.trainer.selection != "validation":
         yield "method.patience needs validation problems: trainer.selection=validation"
-    if isinstance(config.student, ApiStudent):
+    if isinstance(config.student, ApiStudentConfig):
         yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
-    if isinstance(config.teacher, ReplayTeacher) and feedback.source != "self" and method.rounds > 1:
+    if isinstance(config.teacher, ReplayTeacherConfig) and feedback.source != "self" and method.rounds > 1:
         yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
     if config.until == "train":
         yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
@@ -223,7 +211,11 @@ def _prompt_faults(config: Config) -> Iterator[str]:
         if answer_type not in prompt.answer_triggers:
             yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
     prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
-    if prompted and prompt.chat_only and getattr(config.student, "chat_template", not isinstance(config.student, TinyStudent)) is False:
+    if (
+        prompted
+        and prompt.chat_only
+        and getattr(config.student, "chat_template", not isinstance(config.student, TinyStudentConfig)) is False
+    ):
         yield f"prompt={prompt.name} is for chats: with method={config.method.name} student={config.student.name} add prompt=zero_shot_cot"
     if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
         yield f"prompt={prompt.name} is for chat endpoints; with teacher.endpoint=completions add prompt=zero_shot_cot"
@@ -232,9 +224,9 @@ def _prompt_faults(config: Config) -> Iterator[str]:
 def _dataset_faults(config: Config) -> Iterator[str]:
     dataset = config.dataset
     yield from _at_least("dataset.limit", dataset.limit, 1)
-    if isinstance(dataset, ToyDataset):
+    if isinstance(dataset, ToyDatasetConfig):
         yield from _at_least("dataset.n_problems", dataset.n_problems, 10)
-    elif isinstance(dataset, PublishedDataset):
+    elif isinstance(dataset, PublishedDatasetConfig):
         yield from _readable_file("dataset.path", dataset.path)
     else:
         yield from _one_of("dataset.answer_type", dataset.answer_type, ANSWER_TYPES)
@@ -274,39 +266,39 @@ def _split_faults(config: Config) -> Iterator[str]:
 def _teacher_faults(config: Config) -> Iterator[str]:
     teacher = config.teacher
     method = METHODS.get(config.method.name)
-    if method is not None and not method.asks_teacher and not isinstance(config.student, TeacherItself):
+    if method is not None and not method.asks_teacher and not isinstance(config.student, TeacherAsStudentConfig):
         if config.until in ("generate", "curate"):
             yield f"until={config.until}: method={config.method.name} asks no teacher"
         if config.until == "train" and not method.trains:
             yield f"until=train: method={config.method.name} trains nothing"
         return
-    if isinstance(teacher, OracleTeacher):
+    if isinstance(teacher, OracleTeacherConfig):
         if not 0 <= teacher.error_rate <= 1:
             yield f"teacher.error_rate={teacher.error_rate}: between 0 and 1"
-        if not isinstance(config.dataset, ToyDataset):
+        if not isinstance(config.dataset, ToyDatasetConfig):
             yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
-    elif isinstance(teacher, ReplayTeacher):
-        if isinstance(config.student, TeacherItself) and config.method.name in ("zero_shot", "few_shot_cot"):
+    elif isinstance(teacher, ReplayTeacherConfig):
+        if isinstance(config.student, TeacherAsStudentConfig) and config.method.name in ("zero_shot", "few_shot_cot"):
             yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
-        if isinstance(config.dataset, ToyDataset):
+        if isinstance(config.dataset, ToyDatasetConfig):
             yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
         if teacher.path and not Path(teacher.path).exists():
             yield f"teacher.path={teacher.path}: no such file or folder"
-    elif isinstance(teacher, HFTeacher):
+    elif isinstance(teacher, HFTeacherConfig):
         yield from _hf_faults(teacher)
-    elif isinstance(teacher, OpenAITeacher):
+    elif isinstance(teacher, OpenAITeacherConfig):
         yield from _openai_faults(teacher, config.dry_run)
     else:  # of another package
         yield from getattr(teacher, "faults", tuple)()
     temperature = getattr(teacher, "temperature", None)
     yield from _at_least("teacher.temperature", temperature, 0)
-    itself = isinstance(config.student, TeacherItself)
+    itself = isinstance(config.student, TeacherAsStudentConfig)
     option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
-    if temperature == 0 and n > 1 and not isinstance(teacher, OracleTeacher):
+    if temperature == 0 and n > 1 and not isinstance(teacher, OracleTeacherConfig):
         yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
 
 
-def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
+def _openai_faults(teacher: OpenAITeacherConfig, dry_run: bool) -> Iterator[str]:
     yield from _server_faults("teacher", teacher, asked=not dry_run)
     yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
     yield from _at_least("teacher.max_choices_per_request", teacher.max_choices_per_request, 1)
@@ -324,7 +316,7 @@ def _openai_faults(teacher: OpenAITeacher, dry_run: bool) -> Iterator[str]:
             yield f"teacher.budget_usd needs a limit on answers: {teacher.max_tokens_parameter} cannot be left out"
 
 
-def _server_faults(group: str, server: OpenAITeacher | ApiStudent, asked: bool) -> Iterator[str]:
+def _server_faults(group: str, server: OpenAITeacherConfig | ApiStudentConfig, asked: bool) -> Iterator[str]:
     """What can be wrong about a server and how it is asked."""
     yield from _one_of(f"{group}.max_tokens_parameter", server.max_tokens_parameter, ("max_tokens", "max_completion_tokens"))
     for option in ("concurrency", "requests_per_minute", "tokens_per_minute"):
@@ -340,21 +332,21 @@ def _server_faults(group: str, server: OpenAITeacher | ApiStudent, asked: bool) 
     yield from _readable_file(f"{group}.prices", server.prices)
 
 
-def _priced(teacher: OpenAITeacher) -> str:
+def _priced(teacher: OpenAITeacherConfig) -> str:
     """What needs a price."""
     tier = teacher.parameters.get("service_tier")
     return teacher.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
 
 
-def price_of(server: OpenAITeacher | ApiStudent, model: str | None = None) -> Price | None:
+def price_of(server: OpenAITeacherConfig | ApiStudentConfig, model: str | None = None) -> Price | None:
     """The price of a server's model, or of another of its models; None where nobody knows it."""
     path = Path(server.prices) if server.prices else PRICES
-    option = "student.prices" if isinstance(server, ApiStudent) else "teacher.prices"
+    option = "student.prices" if isinstance(server, ApiStudentConfig) else "teacher.prices"
     tier = getattr(server, "parameters", {}).get("service_tier")
     return read_price(path, model or server.model, option, tier) if path.is_file() else None
 
 
-def _hf_faults(teacher: HFTeacher) -> Iterator[str]:
+def _hf_faults(teacher: HFTeacherConfig) -> Iterator[str]:
     yield from _one_of("teacher.endpoint", teacher.endpoint, ("chat", "completions"))
     yield from _one_of("teacher.dtype", teacher.dtype, ("auto", "float32", "bfloat16", "float16"))
     yield from _at_least("teacher.batch_size", teacher.batch_size, 1)
@@ -377,14 +369,14 @@ def _model_folder(option: str, value: str) -> Iterator[str]:
 
 def _student_faults(config: Config) -> Iterator[str]:
     student = config.student
-    if isinstance(student, TeacherItself):
+    if isinstance(student, TeacherAsStudentConfig):
         yield from _at_least("student.self_consistency", student.self_consistency, 1)
         if config.until != "evaluate":
             yield f"until={config.until}: student=teacher is evaluated, and nothing else"
         if config.method.name in METHODS and METHODS[config.method.name].trains:
             yield f"student=teacher is not trained: method=zero_shot, zero_shot_cot or few_shot_cot, not method={config.method.name}"
         return
-    if isinstance(student, ApiStudent):
+    if isinstance(student, ApiStudentConfig):
         yield from _at_least("student.epochs", student.epochs, 1)
         yield from _at_least("student.max_new_tokens", student.max_new_tokens, 1)
         yield from _at_least("student.self_consistency", student.self_consistency, 1)
@@ -396,7 +388,7 @@ def _student_faults(config: Config) -> Iterator[str]:
         yield from _at_least(f"student.{option}", getattr(student, option), least)
     if student.temperature <= 0:
         yield f"student.temperature={student.temperature}: more than 0; student.self_consistency=1 decodes greedily"
-    if isinstance(student, TinyStudent):
+    if isinstance(student, TinyStudentConfig):
         for option in ("width", "layers", "heads"):
             yield from _at_least(f"student.{option}", getattr(student, option), 1)
         yield from _at_least("student.vocab_size", student.vocab_size, 300)
@@ -421,7 +413,7 @@ def _together_faults(config: Config) -> Iterator[str]:
         yield "student.lora with trainer.strategy=fsdp: adapters are small; trainer.strategy=ddp"
 
 
-def _trainer_faults(trainer: Trainer) -> Iterator[str]:
+def _trainer_faults(trainer: TrainerConfig) -> Iterator[str]:
     if trainer.lr <= 0:
         yield f"trainer.lr={trainer.lr}: more than 0"
     if trainer.clip_norm is not None and trainer.clip_norm <= 0:

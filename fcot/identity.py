@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
-from fcot.config import ASKED, ApiStudent, PretrainedStudent, TailoredMethod, TinyStudent
+from fcot.config import ASKED
 from fcot.curation.filters import FILTERS, settings_of
 from fcot.fields import counted
 from fcot.prompts.student import METHODS
 from fcot.records import Completion, to_row
 from fcot.resolvers import paper_demonstrations
 from fcot.stages.table import stages_of
+from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TinyStudentConfig
+from fcot.tailored.config import TailoredConfig
 
 if TYPE_CHECKING:
     from fcot.runs import Run
@@ -52,7 +54,7 @@ def uses_seed(run: Run) -> bool:
     student = run.config.student
     if run.trains:
         return True
-    return not isinstance(student, ASKED) and (isinstance(student, TinyStudent) or student.self_consistency > 1)
+    return not isinstance(student, ASKED) and (isinstance(student, TinyStudentConfig) or student.self_consistency > 1)
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -69,16 +71,16 @@ def _data(run: Run) -> dict[str, Any]:
 
 def _method(run: Run) -> dict[str, Any]:
     method, student = run.config.method, run.config.student
-    if isinstance(method, TailoredMethod):
+    if isinstance(method, TailoredConfig):
         return _tailored(run, method)
     if METHODS[method.name].prompted and not isinstance(student, ASKED):
         return counted(method) | {"prompt_tokens": method.prompt_tokens or student.max_prompt_tokens}
     return counted(method)
 
 
-def _tailored(run: Run, method: TailoredMethod) -> dict[str, Any]:
+def _tailored(run: Run, method: TailoredConfig) -> dict[str, Any]:
     reflects, several = method.reflection.weight > 0, method.rounds > 1
-    first_exam = reflects and isinstance(run.config.student, PretrainedStudent)
+    first_exam = reflects and isinstance(run.config.student, PretrainedStudentConfig)
     unread = set() if several else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
     if not (several or first_exam):
         unread |= {"exam"}
@@ -92,7 +94,7 @@ def _tailored(run: Run, method: TailoredMethod) -> dict[str, Any]:
     return part
 
 
-def _feedback(run: Run, method: TailoredMethod) -> dict[str, Any]:
+def _feedback(run: Run, method: TailoredConfig) -> dict[str, Any]:
     feedback = method.feedback
     if feedback.source == "self":
         return counted(feedback, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
@@ -149,11 +151,11 @@ def _student(run: Run) -> dict[str, Any]:
     # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
     unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
     if isinstance(student, ASKED):
-        if isinstance(student, ApiStudent):
+        if isinstance(student, ApiStudentConfig):
             unread |= set() if run.trains else {"epochs"}
         return counted(student, without=unread)
     part: dict[str, Any] = {"decoding": counted(config.trainer, only=("eval_precision",))}
-    if isinstance(student, PretrainedStudent):
+    if isinstance(student, PretrainedStudentConfig):
         unread |= set() if run.trains else {"lora", "max_completion_tokens"}
         unread |= {"lora"} if student.lora.rank is None else set()
         unread |= {"max_prompt_tokens"} if prompted else set()

@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from typing import Any
 
-from fcot.config import ASKED, OpenAITeacher, Prompt, SplitMode
+from fcot.config import ASKED
 from fcot.identity import uses_seed
 from fcot.prompts.answers import votes
+from fcot.prompts.config import PromptConfig
 from fcot.runs import Run
+from fcot.tasks.config import SplitConfig
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
+from fcot.teacher.config import OpenAITeacherConfig
 
 Summary = dict[str, Any]
 
@@ -310,8 +313,8 @@ def _as_published(run: Run) -> bool:
     return bool(
         (run.order_known or run.task.order is None)
         and split.name == run.task.split
-        and (split.name != "sample" or split.train_fraction == SplitMode.train_fraction)
-        and (prompt.rationale_tokens == Prompt.rationale_tokens or not run.asks_teacher or not prompt.two_steps)
+        and (split.name != "sample" or split.train_fraction == SplitConfig.train_fraction)
+        and (prompt.rationale_tokens == PromptConfig.rationale_tokens or not run.asks_teacher or not prompt.two_steps)
         and config.dataset.limit is None
         and (plain or not run.asks_teacher)
         and student.self_consistency == 1
@@ -322,7 +325,7 @@ def _as_published(run: Run) -> bool:
 
 def _teacher_price(run: Run) -> tuple[float, float] | None:
     """USD for a million tokens in and out, None for teachers without a price."""
-    price = run.plan.price if run.teacher is not None and isinstance(run.config.teacher, OpenAITeacher) else None
+    price = run.plan.price if run.teacher is not None and isinstance(run.config.teacher, OpenAITeacherConfig) else None
     return None if price is None else (price.input, price.output)
 
 

@@ -12,15 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config, PretrainedStudent, TailoredMethod, WandbLogger
+from fcot.config import ASKED, Config
 from fcot.errors import FcotError
 from fcot.metrics import metrics_of
 from fcot.progress import say
 from fcot.prompts.student import Architecture, Layout
 from fcot.ranks import Team, World, check_devices, started_outside
+from fcot.reporting.config import WandbLoggerConfig
 from fcot.runs import Run, resolve, templates_of_test
 from fcot.stages.table import Step, directory_of, stages_of
 from fcot.stages.tracking import tell_results, tell_stage, tracked
+from fcot.student.config import PretrainedStudentConfig
+from fcot.tailored.config import TailoredConfig
 from fcot.tasks.splits import questions_hash
 
 Summary = dict[str, Any]
@@ -62,7 +65,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
         if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
             say(f"nothing to do: {directory.path} is complete")
             metrics = dict(read_json(directory.metrics))
-            if isinstance(run.config.logger, WandbLogger) and not directory.wandb.exists():
+            if isinstance(run.config.logger, WandbLoggerConfig) and not directory.wandb.exists():
                 say("W&B is told what it left; the curves of its training it is not")
                 with tracked(run, config_text, sweep):
                     tell_results(run, metrics)
@@ -93,7 +96,7 @@ def _reopened(run: Run) -> bool:
 
 def _all(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
     """The summaries of the run's stages, as far as ``until`` says, and the facts about rounds where there are any."""
-    if isinstance(run.config.method, TailoredMethod):
+    if isinstance(run.config.method, TailoredConfig):
         from fcot.stages.rounds import hold
 
         return hold(run, once)
@@ -116,7 +119,7 @@ def _check_student(run: Run) -> Architecture | None:
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
-    if isinstance(student, PretrainedStudent):
+    if isinstance(student, PretrainedStudentConfig):
         from fcot.stages.student import lora_of
         from fcot.student.loading import check_student, load_student
 

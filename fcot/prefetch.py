@@ -77,13 +77,14 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 def _models(config: Any) -> Iterator[tuple[Model, str]]:
     """The hub's models that a run loads, with the overrides that name them."""
-    from fcot.config import HFTeacher, PretrainedStudent
     from fcot.prompts.student import METHODS
+    from fcot.student.config import PretrainedStudentConfig
+    from fcot.teacher.config import HFTeacherConfig
 
     student, teacher = config.student, config.teacher
-    if isinstance(student, PretrainedStudent) and student.path is None:
+    if isinstance(student, PretrainedStudentConfig) and student.path is None:
         yield (str(student.hub_id), student.revision), "student.path"
-    if isinstance(teacher, HFTeacher) and teacher.path is None and METHODS[config.method.name].asks_teacher:
+    if isinstance(teacher, HFTeacherConfig) and teacher.path is None and METHODS[config.method.name].asks_teacher:
         yield (str(teacher.model), teacher.revision), "teacher.path"
 
 

@@ -13,18 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fcot.artifacts import LINE_ENDS, RunDirectory, fingerprint
 from fcot.checks import price_of
-from fcot.config import (
-    ASKED,
-    Config,
-    CustomDataset,
-    HFTeacher,
-    OpenAITeacher,
-    OracleTeacher,
-    ReplayTeacher,
-    TailoredMethod,
-    TeacherItself,
-    ToyDataset,
-)  # fmt: skip
+from fcot.config import ASKED, Config
 from fcot.curation.filters import Rules, read_golden, settings_of
 from fcot.draws import first_slot, temperature_of
 from fcot.errors import FcotError
@@ -36,6 +25,9 @@ from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import native_bf16
 from fcot.records import Completion, Problem
+from fcot.student.config import TeacherAsStudentConfig
+from fcot.tailored.config import TailoredConfig
+from fcot.tasks.config import CustomDatasetConfig, ToyDatasetConfig
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.leaks import not_shown
 from fcot.tasks.loaders import Columns, load_problems
@@ -54,6 +46,7 @@ from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher import replay
 from fcot.teacher.budget import SharedBudget
+from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig  # fmt: skip
 from fcot.teacher.money import FREE
 from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
@@ -113,7 +106,7 @@ class Run:
     @property
     def is_teacher(self) -> bool:
         """Whether the teacher itself stands in the student's place."""
-        return isinstance(self.config.student, TeacherItself)
+        return isinstance(self.config.student, TeacherAsStudentConfig)
 
     @cached_property
     def run_id(self) -> str:
@@ -183,7 +176,7 @@ class Run:
         """What is asked of the teacher."""
         assert self.teacher is not None
         config = self.config.teacher
-        priced = isinstance(config, OpenAITeacher)
+        priced = isinstance(config, OpenAITeacherConfig)
         return Plan(
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, first_slot(self.config),
             resample_identical=getattr(config, "resample_identical", False),
@@ -222,8 +215,8 @@ def resolve(config: Config) -> Run:
                 "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"
             )
     teacher, replayed, teacher_name = None, None, None
-    asks = method.asks_teacher or isinstance(config.student, TeacherItself)
-    if asks and isinstance(config.teacher, ReplayTeacher):
+    asks = method.asks_teacher or isinstance(config.student, TeacherAsStudentConfig)
+    if asks and isinstance(config.teacher, ReplayTeacherConfig):
         replayed, teacher_name = _replay(config, task, problems, split)
     elif asks:
         teacher = build_teacher(config, temperature)
@@ -257,9 +250,9 @@ def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], search
 def build_teacher(config: Config, temperature: float) -> Teacher:
     """The teacher that is asked; ``replay`` is none."""
     teacher = config.teacher
-    if isinstance(teacher, OracleTeacher):
+    if isinstance(teacher, OracleTeacherConfig):
         return Oracle(config.dataset.name, teacher.error_rate, temperature)
-    if isinstance(teacher, HFTeacher):
+    if isinstance(teacher, HFTeacherConfig):
         from fcot.teacher.hf import HFTeacher as Local
         from fcot.teacher.hf import default_id
 
@@ -268,7 +261,7 @@ def build_teacher(config: Config, temperature: float) -> Teacher:
             source, revision, teacher.model_id or default_id(source, revision, Path(config.output_dir)), teacher.endpoint == "chat",
             temperature, teacher.batch_size, teacher.max_choices_per_request, teacher.dtype,
         )  # fmt: skip
-    if not isinstance(teacher, OpenAITeacher):  # of another package
+    if not isinstance(teacher, OpenAITeacherConfig):  # of another package
         made: Teacher = teacher.build(config, temperature)
         return made
     from fcot.teacher import connect
@@ -303,7 +296,7 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
 
 def _feedback_template(config: Config) -> str:
     """How a teacher is asked about mistakes (``method=tailored``); empty for other methods."""
-    if not isinstance(config.method, TailoredMethod):
+    if not isinstance(config.method, TailoredConfig):
         return ""
     asked = config.method.feedback
     return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8-sig")
@@ -312,7 +305,7 @@ def _feedback_template(config: Config) -> str:
 def task_of(config: Config) -> Task:
     """The task of a configuration."""
     dataset = config.dataset
-    if isinstance(dataset, CustomDataset):
+    if isinstance(dataset, CustomDatasetConfig):
         task = custom_task(dataset.name, AnswerRule(dataset.answer_type, dataset.choices))  # type: ignore[arg-type]
     else:
         task = TASKS[dataset.name]
@@ -322,11 +315,11 @@ def task_of(config: Config) -> Task:
 def problems_of(config: Config, task: Task) -> list[Problem]:
     """All problems of a configuration, in the order of its data."""
     dataset = config.dataset
-    if isinstance(dataset, ToyDataset):
+    if isinstance(dataset, ToyDatasetConfig):
         return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
     source = Path(dataset.path) if dataset.path is not None else None
     version = (source.stat().st_mtime_ns, source.stat().st_size) if source is not None and source.is_file() else None
-    if isinstance(dataset, CustomDataset):
+    if isinstance(dataset, CustomDatasetConfig):
         columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
         return list(_read_once(task, dataset.path, columns, config.curation.labels != "gold", version))
     return list(_read_once(task, dataset.path, Columns(), False, version))
@@ -427,7 +420,7 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
-    if isinstance(config.student, TeacherItself):
+    if isinstance(config.student, TeacherAsStudentConfig):
         wanted, diversity, first = split.test, config.student.self_consistency, 0
     else:
         wanted, diversity, first = split.train, config.diversity, first_slot(config)

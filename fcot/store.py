@@ -203,10 +203,11 @@ def configured(overrides: Sequence[str]) -> Run:
     from omegaconf.errors import OmegaConfBaseException
 
     from fcot.checks import to_config
-    from fcot.config import CONF, ReplayTeacher, register_schemas
+    from fcot.config import CONF, register_schemas
     from fcot.overrides import explain, prepare
     from fcot.prompts.student import METHODS
     from fcot.runs import resolve
+    from fcot.teacher.config import ReplayTeacherConfig
 
     register_schemas()
     try:
@@ -219,7 +220,7 @@ def configured(overrides: Sequence[str]) -> Run:
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
     config = to_config(composed)
-    if isinstance(config.teacher, ReplayTeacher) or not METHODS[config.method.name].asks_teacher:
+    if isinstance(config.teacher, ReplayTeacherConfig) or not METHODS[config.method.name].asks_teacher:
         asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
         raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
     return resolve(config)

@@ -22,8 +22,9 @@ from students import save_gpt2
 
 from fcot import artifacts
 from fcot.checks import faults_of
-from fcot.config import SCHEMAS, Config, Curation
+from fcot.config import SCHEMAS, Config
 from fcot.curation import filters
+from fcot.curation.config import CurationConfig
 from fcot.fields import absent_at, counted, neutral, part_of, resolved
 from fcot.pipeline import execute
 from fcot.runs import resolve
@@ -246,9 +247,9 @@ def test_what_a_run_does_not_read_makes_no_other_run(base, change, files):
 
 def with_option(name: str, kind: type, option: object) -> Config:
     """The default configuration in which ``curation`` has one more option."""
-    later = make_dataclass("Later", [(name, kind, option)], bases=(Curation,))
+    later = make_dataclass("Later", [(name, kind, option)], bases=(CurationConfig,))
     curation = run_of_default().config.curation
-    return replace(run_of_default().config, curation=later(**{one.name: getattr(curation, one.name) for one in fields(Curation)}))
+    return replace(run_of_default().config, curation=later(**{one.name: getattr(curation, one.name) for one in fields(CurationConfig)}))
 
 
 def run_of_default():

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "fcot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import itself, what stands before it, and the foundation; a later one never.
 ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "evaluation", "tailored", "reporting"]
-FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "lifeline", "stopping", "__version__"}
+FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "lifeline", "stopping", "fields", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {
-    "config", "fields", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
+    "config", "checks", "identity", "runs", "stages", "pipeline", "report", "run", "overrides", "store", "predict",
     "sweeps", "sweep", "prefetch", "resolvers", "draws", "vocabulary", "metrics", "cli", "__main__",
 }  # fmt: skip
 

@@ -17,7 +17,6 @@ from fake_openai import FakeServer
 from students import save_gpt2, save_t5
 
 from fcot.artifacts import read_json, read_jsonl
-from fcot.config import TailoredMethod
 from fcot.curation.filters import Rules, curate
 from fcot.errors import BudgetSpent, ConfigFaults, FcotError
 from fcot.pipeline import execute
@@ -27,6 +26,7 @@ from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
 from fcot.records import ExamResult, Prediction, Problem
 from fcot.stages.dry_run import estimate
 from fcot.stages.rounds import _out_of_patience, _why_not
+from fcot.tailored.config import TailoredConfig
 from fcot.tailored.exam import examine, summarise
 from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.tasks.toy import TOY_TASKS, make_problems
@@ -278,7 +278,7 @@ def test_a_mistake_made_again_is_answered_anew_and_paid_once(make_run, tmp_path)
 def test_why_rounds_end(make_run, tmp_path):
     assert [_out_of_patience([{"validation_accuracy": one, "round": n} for n, one in enumerate(accuracies, 1)], 2) for accuracies in
             ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, True, False]  # fmt: skip
-    method = TailoredMethod(min_mistakes=5)
+    method = TailoredConfig(min_mistakes=5)
     assert _why_not(method, "exam", {"failed_problems": 4}) == "few_mistakes"
     assert _why_not(method, "exam", {"failed_problems": 5}) is None
     assert _why_not(method, "curate", {"kept": 0}) == "nothing_kept"

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from fcot.config import Config, CustomDataset, Method, PublishedDataset, SplitMode, Trainer
+from fcot.config import Config, MethodConfig
 from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Problem
 from fcot.runs import make_split
+from fcot.student.config import TrainerConfig
+from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import (
     Split,
@@ -75,7 +77,7 @@ def test_split_sizes_are_the_papers(name):
 def test_real_files_have_the_papers_sizes_and_the_verified_order(name, shared_data):
     task, (n, n_train, n_test) = TASKS[name], SIZES[name]
     problems = load_problems(task, str(shared_data / "dataset" / f"{name}.json"))
-    split, order_known = make_split(configuration(PublishedDataset(name), task.split), task, {p.sample_index: p for p in problems})
+    split, order_known = make_split(configuration(PublishedDatasetConfig(name), task.split), task, {p.sample_index: p for p in problems})
     if name == "aqua":  # the file holds the test problems only
         assert (len(problems), split, order_known) == (254, Split([], [], list(range(254))), False)
         return
@@ -166,7 +168,7 @@ def test_the_hash_of_a_split_file_takes_the_tables_place():
 def test_date_understanding_has_41_templates_of_9_that_never_cross(shared_data):
     task = TASKS["date_understanding"]
     problems = {p.sample_index: p for p in load_problems(task, str(shared_data / "dataset" / "date_understanding.json"))}
-    split, _ = make_split(configuration(PublishedDataset(task.name), "template"), task, problems)
+    split, _ = make_split(configuration(PublishedDatasetConfig(task.name), "template"), task, problems)
     templates = [{problems[index].template_id for index in part} for part in (split.train, split.test)]
     assert (len(split.train), len(split.test)) == (261, 108)
     assert [len(part) for part in templates] == [29, 12]
@@ -185,7 +187,7 @@ def test_template_split_takes_the_sample_rule_over_templates():
 def test_problems_without_a_template_are_named():
     problems = {0: Problem(0, "a", "1", template_id="t"), 1: Problem(1, "b", "1")}
     with pytest.raises(FcotError, match=r"1 of 2 problems of mine have no template.*split_mode\.templates=FILE"):
-        make_split(configuration(CustomDataset("mine"), "template"), custom_task("mine", AnswerRule("number")), problems)
+        make_split(configuration(CustomDatasetConfig("mine"), "template"), custom_task("mine", AnswerRule("number")), problems)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_a_bad_template_file_is_named(tmp_path, content, message):
 def test_a_template_file_decides(tmp_path):
     path = write_json(tmp_path / "templates.json", {f"t{i}": [i, 9 - i] for i in range(5)})
     problems = {index: Problem(index, f"q{index}", "1") for index in range(10)}
-    config = configuration(CustomDataset("mine"), "template", templates=str(path))
+    config = configuration(CustomDatasetConfig("mine"), "template", templates=str(path))
     split, order_known = make_split(config, custom_task("mine", AnswerRule("number")), problems)
     assert all(9 - index in split.test for index in split.test)
     assert (len(split.train), len(split.test)) == (8, 2)
@@ -270,7 +272,10 @@ def test_validation_leaves_something_to_train_on():
 def configuration(dataset, mode, selection="last", limit=None, **split_mode) -> Config:
     dataset.limit = limit
     return Config(
-        dataset=dataset, split_mode=SplitMode(mode, **split_mode), trainer=Trainer(selection=selection), method=Method("fine_tune_cot")
+        dataset=dataset,
+        split_mode=SplitConfig(mode, **split_mode),
+        trainer=TrainerConfig(selection=selection),
+        method=MethodConfig("fine_tune_cot"),
     )
 
 
@@ -281,28 +286,28 @@ def mine():
 
 
 def test_a_split_speaks_of_sample_indices(mine):
-    split, _ = make_split(configuration(CustomDataset("mine"), "sample"), *mine)
+    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *mine)
     assert (len(split.train), split.validation, len(split.test)) == (70, [], 30)
     assert sorted(split.train + split.test) == list(range(0, 200, 2))
 
 
 @pytest.mark.parametrize(("options", "n_train"), [({}, 63), ({"subset": 8}, 8), ({"limit": 10}, 10), ({"subset": 8, "limit": 5}, 5)])
 def test_train_validation_and_test_are_disjoint(mine, options, n_train):
-    split, _ = make_split(configuration(CustomDataset("mine"), "sample", "validation", **options), *mine)
+    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", "validation", **options), *mine)
     assert (len(split.train), len(split.validation), len(split.test)) == (n_train, 7, 30)
     assert len(set(split.train + split.validation + split.test)) == n_train + 37
 
 
 def test_limit_takes_the_first_train_problems(mine):
-    whole, _ = make_split(configuration(CustomDataset("mine"), "sample"), *mine)
-    limited, _ = make_split(configuration(CustomDataset("mine"), "sample", limit=10), *mine)
+    whole, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *mine)
+    limited, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", limit=10), *mine)
     assert limited.train == whole.train[:10]
     assert limited.test == whole.test
 
 
 def test_a_subset_larger_than_train_is_refused(mine):
     with pytest.raises(FcotError, match=r"split_mode\.subset=71: train has 70 problems"):
-        make_split(configuration(CustomDataset("mine"), "sample", subset=71), *mine)
+        make_split(configuration(CustomDatasetConfig("mine"), "sample", subset=71), *mine)
 
 
 # --- split files --------------------------------------------------------------------------------------------------
@@ -311,7 +316,7 @@ def test_a_subset_larger_than_train_is_refused(mine):
 def test_a_split_file_decides_and_is_held_to_its_hash(mine, tmp_path):
     task, problems = mine
     content = {"train": [6, 2, 4], "validation": [8], "test": [0, 198]}
-    config = configuration(CustomDataset("mine"), "file", path=str(write_json(tmp_path / "split.json", content)))
+    config = configuration(CustomDatasetConfig("mine"), "file", path=str(write_json(tmp_path / "split.json", content)))
     assert make_split(config, task, problems) == (Split([2, 4, 6, 8], [], [0, 198]), False)
     content["questions_sha256"] = questions_hash(list(problems.values()))
     write_json(tmp_path / "split.json", content)

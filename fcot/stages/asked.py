@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fcot.artifacts import read_json
 from fcot.checks import price_of
-from fcot.config import ApiStudent
 from fcot.curation.filters import Rules
 from fcot.evaluation import scoring
 from fcot.progress import progress
@@ -19,6 +18,7 @@ from fcot.records import Prediction, Problem
 from fcot.runs import Run
 from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.stages.table import Context, Summary
+from fcot.student.config import ApiStudentConfig
 from fcot.teacher import connect
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.openai import Server
@@ -119,7 +119,7 @@ def asked_store(run: Run, model: str | None) -> StoreFolder:
     return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
 
 
-def server_of(config: ApiStudent, model: str) -> Server:
+def server_of(config: ApiStudentConfig, model: str) -> Server:
     """The server of an API student, for this one of its models."""
     temperature = config.temperature if config.self_consistency > 1 else 0.0
     return connect.server(config, "student", model, temperature=temperature)

@@ -14,10 +14,13 @@ import numpy as np
 
 from fcot.artifacts import read_jsonl
 from fcot.checks import price_of
-from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE, ApiStudent, OpenAITeacher, PretrainedStudent, TailoredMethod, TinyStudent
+from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE
 from fcot.runs import Run
 from fcot.stages.first_look import former_prompt_notes
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
+from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TinyStudentConfig
+from fcot.tailored.config import TailoredConfig
+from fcot.teacher.config import OpenAITeacherConfig
 from fcot.teacher.money import Price
 from fcot.teacher.plan import answers, consecutive, gave_up
 from fcot.teacher.rows import lines
@@ -44,10 +47,10 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     student_bytes = _student_bytes(run)
     made = Estimate(
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
-        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudent | TinyStudent) and not student_bytes,
+        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudentConfig | TinyStudentConfig) and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
-    if isinstance(run.config.student, PretrainedStudent) and run.trains:
+    if isinstance(run.config.student, PretrainedStudentConfig) and run.trains:
         from fcot.stages.memory import memory_note
 
         made.notes += filter(None, [memory_note(run)])
@@ -101,7 +104,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *former_prompt_notes(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
-    if isinstance(run.config.method, TailoredMethod) and run.config.method.rounds > 1:
+    if isinstance(run.config.method, TailoredConfig) and run.config.method.rounds > 1:
         made.round = _round(run, run.config.method, measured)
         made.steps *= run.config.method.rounds
         made.notes.append("a later round's requests depend on the exam: ASSUMED that none, half or all of the train problems are failed")
@@ -127,7 +130,7 @@ def _passed_over(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[s
             yield f"{n:,} rationales of these problems are stored at temperature {temperature:g}, and not used: {uses}"
 
 
-def _round(run: Run, method: TailoredMethod, measured: _Measured) -> RoundNeeds:
+def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     """A later round, by the share of the train problems that the student may fail: none, half, all."""
     asked, steps = method.feedback, 1
     examined = [problem for problem in run.select(run.split.train) if problem.labelled]
@@ -155,7 +158,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
 
     model, needs = answering_model(run), StudentNeeds()
     n, question, completion = _samples(run, rationale)
-    if model is None and isinstance(config, ApiStudent):
+    if model is None and isinstance(config, ApiStudentConfig):
         needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
     plan = asked_plan(run, model)
     folder = None if model is None else asked_store(run, model)
@@ -173,7 +176,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
     needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, limit)
     if (price := plan.price) is not None:
         needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
-    if isinstance(config, ApiStudent) and (trained_price := price_of(config, fine_tuned(config.model))) is not None:
+    if isinstance(config, ApiStudentConfig) and (trained_price := price_of(config, fine_tuned(config.model))) is not None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
     made.student = needs
     made.notes += [
@@ -200,7 +203,7 @@ def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
     return len(train), question, rationale + answer + (_TURN_TOKENS if run.asks_teacher else 0)
 
 
-def _student_price_note(config: ApiStudent, price: Price | None, trains: bool) -> str:
+def _student_price_note(config: ApiStudentConfig, price: Price | None, trains: bool) -> str:
     name, source = f"models fine-tuned from {config.model}" if trains else config.model, config.prices or PRICES
     if price is None:
         return f"price: unknown; {source} has none for {name}"
@@ -286,7 +289,7 @@ def _characters(prompt: Any) -> int:
 
 def _steps(run: Run) -> int:
     """Optimizer steps if every completion is kept."""
-    if not run.trains or isinstance(run.config.student, ApiStudent):
+    if not run.trains or isinstance(run.config.student, ApiStudentConfig):
         return 0
     trainer = run.config.trainer
     samples = len(run.split.train) * (run.config.diversity if run.asks_teacher else 1)
@@ -305,15 +308,15 @@ def _samples_a_step(run: Run) -> float:
 def _student_bytes(run: Run) -> float:
     """Of the trained students, one a round; 0 where nobody knows yet."""
     student = run.config.student
-    if isinstance(student, PretrainedStudent) and student.path is not None and run.trains:
+    if isinstance(student, PretrainedStudentConfig) and student.path is not None and run.trains:
         size = float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))
-        return size * (run.config.method.rounds if isinstance(run.config.method, TailoredMethod) else 1)
+        return size * (run.config.method.rounds if isinstance(run.config.method, TailoredConfig) else 1)
     return 0.0
 
 
 def _price_notes(run: Run) -> list[str]:
     teacher = run.config.teacher
-    if not isinstance(teacher, OpenAITeacher):
+    if not isinstance(teacher, OpenAITeacherConfig):
         return []
     price, source = run.plan.price, teacher.prices or PRICES
     if price is None:

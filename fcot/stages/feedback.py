@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from fcot.artifacts import read_json, read_jsonl, write_jsonl
-from fcot.config import TailoredMethod
 from fcot.errors import BudgetSpent
 from fcot.progress import progress
 from fcot.prompts.student import StudentFormat
@@ -18,6 +17,7 @@ from fcot.runs import Run
 from fcot.stages.first_look import FirstLook, remedies_of, remedies_of_feedback
 from fcot.stages.table import Context, Summary
 from fcot.student.using import read_usage
+from fcot.tailored.config import TailoredConfig
 from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import FREE, paid
@@ -30,7 +30,7 @@ _NOTHING_PAID = {"served_from_store": 0, "identical_rationales": 0}
 def feedback(context: Context) -> Summary:
     """Ask for what the round learns, or take it from its exam; a row per completion goes into ``feedback.jsonl``."""
     run, number = context.run, context.round
-    method: TailoredMethod = run.config.method
+    method: TailoredConfig = run.config.method
     asked, results = method.feedback, exam_results(run, number)
     form = read_usage(run.directory.round(number - 1).student).format
     if asked.source == "self":

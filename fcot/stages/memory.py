@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from fcot.config import PretrainedStudent
 from fcot.errors import FcotError
 from fcot.runs import Run
 from fcot.stages.student import lora_of
+from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
 from fcot.student.memory import Memory, free_memory, training_memory
 
@@ -19,7 +19,7 @@ _RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed of a completion
 def memory_note(run: Run) -> str | None:
     """One sentence on the memory per device, a warning if less is free here; None unless a pretrained student is trained."""
     student = run.config.student
-    if not (run.trains and isinstance(student, PretrainedStudent) and run.config.until in ("train", "evaluate")):
+    if not (run.trains and isinstance(student, PretrainedStudentConfig) and run.config.until in ("train", "evaluate")):
         return None
     try:
         needed, batch = _needed(run, student)
@@ -36,7 +36,7 @@ def memory_note(run: Run) -> str | None:
     return f"warning: {said}, and {free / 1e9:.1f} GB are free here: {less}"
 
 
-def _needed(run: Run, student: PretrainedStudent) -> tuple[Memory, str]:
+def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
     trainer, source = run.config.trainer, student.path or str(student.hub_id)
     ranks = trainer.devices * trainer.nodes
     questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_LONGEST:]

@@ -14,7 +14,6 @@ from itertools import chain
 from typing import Any
 
 from fcot.artifacts import read_json, read_jsonl, write_folder, write_json, write_jsonl
-from fcot.config import PretrainedStudent, TailoredMethod
 from fcot.decoding.engine import Sampling
 from fcot.errors import BudgetSpent
 from fcot.progress import progress, say
@@ -27,9 +26,11 @@ from fcot.stages.feedback import add, exam_results, feedback_prompt_of
 from fcot.stages.rationales import judge_all
 from fcot.stages.student import Course, build_student, kept_rows, load_trained, train_course
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
+from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import Student
 from fcot.student.reflection import Reflection
 from fcot.tailored import exam as exams
+from fcot.tailored.config import TailoredConfig
 from fcot.tailored.material import material
 from fcot.tasks.splits import folded
 
@@ -40,7 +41,7 @@ def stages_of_round(run: Run, number: int) -> list[Stage]:
     """The stages of a round, in order."""
     if number > 1:
         return [EXAM, FEEDBACK, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
-    first_exam = isinstance(run.config.student, PretrainedStudent) and run.config.method.reflection.weight > 0
+    first_exam = isinstance(run.config.student, PretrainedStudentConfig) and run.config.method.reflection.weight > 0
     return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
 
 
@@ -55,7 +56,7 @@ def hold(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary],
         The stages' summaries as a run of one round has them (or, where ``until`` ends it early, the last one alone), and
         what is told of the rounds: ``rounds``, ``best_round``, ``rounds_ended``.
     """
-    method: TailoredMethod = run.config.method
+    method: TailoredConfig = run.config.method
     rounds: list[dict[str, Summary]] = []
     told: list[Summary] = []
     unheld: dict[str, Summary] = {}  # the stages of a round that was not held to its end
@@ -97,7 +98,7 @@ def hold(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary],
     return _as_one(rounds, unheld, spent, best, method.start == "previous"), facts
 
 
-def _why_not(method: TailoredMethod, name: str, summary: Summary) -> str | None:
+def _why_not(method: TailoredConfig, name: str, summary: Summary) -> str | None:
     """Why a later round goes no further after one of its stages."""
     if name == "exam" and summary["failed_problems"] < method.min_mistakes:
         return "few_mistakes"
@@ -196,7 +197,7 @@ def _link(source: str, target: str) -> None:
 def exam(context: Context) -> Summary:
     """The student as it is answers the train problems, several times each."""
     run, number, world = context.run, context.round, context.world
-    method: TailoredMethod = run.config.method
+    method: TailoredConfig = run.config.method
     asked, stop = method.exam, None
     if number > 1:
         student = load_trained(run, run.directory.round(number - 1))
@@ -231,7 +232,7 @@ def curate(context: Context) -> Summary:
 def train(context: Context) -> Summary:
     """Train on the samples of the rounds so far, from the previous round's student on, with self-reflection where there was an exam."""
     run, number = context.run, context.round
-    method: TailoredMethod = run.config.method
+    method: TailoredConfig = run.config.method
     kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
     used = [one for one in ((number,) if not method.accumulate else kept) if weights[one - 1]]

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from transformers.utils import logging as transformers_logging
 
 from fcot.artifacts import RunDirectory, fingerprint, read_jsonl, write_folder
-from fcot.config import PretrainedStudent, TinyStudent
 from fcot.errors import NotFinite
 from fcot.evaluation import scoring
 from fcot.progress import progress, say
@@ -24,6 +23,7 @@ from fcot.stages.answering import draw, predict, prompt_student, text_format, vo
 from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
+from fcot.student.config import PretrainedStudentConfig, TinyStudentConfig
 from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.reflection import Reflection
@@ -176,7 +176,7 @@ def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path
     """
     config = run.config.student
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
-    if isinstance(config, PretrainedStudent):
+    if isinstance(config, PretrainedStudentConfig):
         source = str(start) if start else config.path or str(config.hub_id)
         student = load_student(source, None if start else config.revision, chat=config.chat_template)
         lora = lora_of(config) if run.trains else None
@@ -191,7 +191,7 @@ def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path
     )  # fmt: skip
 
 
-def lora_of(config: PretrainedStudent) -> Lora | None:
+def lora_of(config: PretrainedStudentConfig) -> Lora | None:
     """The adapters that a configuration asks for."""
     asked = config.lora
     targets = None if asked.targets is None else tuple(asked.targets)
@@ -199,7 +199,7 @@ def lora_of(config: PretrainedStudent) -> Lora | None:
 
 
 def _asks_in_chat(run: Run) -> bool:
-    return not isinstance(run.config.student, TinyStudent) and bool(run.config.student.chat_template)
+    return not isinstance(run.config.student, TinyStudentConfig) and bool(run.config.student.chat_template)
 
 
 def training_samples(run: Run) -> list[Sample]:

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import RunDirectory
-from fcot.config import ASKED, TailoredMethod
+from fcot.config import ASKED
+from fcot.tailored.config import TailoredConfig
 
 if TYPE_CHECKING:
     from fcot.ranks import World
@@ -114,7 +115,7 @@ def stages_of(run: Run) -> tuple[Stage, ...]:
     """The stages of a run in their order; those of all rounds of tailored learning, each once."""
     remote = isinstance(run.config.student, ASKED)
     train, evaluate = (TRAIN_REMOTE, EVALUATE_REMOTE) if remote else (TRAIN, EVALUATE)
-    tailored = isinstance(run.config.method, TailoredMethod)
+    tailored = isinstance(run.config.method, TailoredConfig)
     return (
         *((GENERATE, CURATE) if run.asks_teacher else ()),
         *((EXAM, FEEDBACK) if tailored else ()),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
-from fcot.config import LightningLogger, WandbLogger
+from fcot.reporting.config import LightningLoggerConfig, WandbLoggerConfig
 from fcot.runs import Run
 from fcot.teacher.store import readable
 
@@ -45,9 +45,9 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
     """
     global _told
     logger = run.config.logger
-    if isinstance(logger, LightningLogger):
+    if isinstance(logger, LightningLoggerConfig):
         loggers(run, run.directory)
-    if not isinstance(logger, WandbLogger) or run.config.until == "generate":
+    if not isinstance(logger, WandbLoggerConfig) or run.config.until == "generate":
         yield
         return
     from fcot.reporting.wandb_run import WandbRun
@@ -69,7 +69,7 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
             told.finish(error)
 
 
-def _label(run: Run, logger: WandbLogger, config_text: str, sweep: str | None) -> Label:
+def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | None) -> Label:
     """How the run is found at W&B: continued, it is the same W&B run, in the group that it began in."""
     from fcot.reporting.wandb_run import Label
 
@@ -99,7 +99,7 @@ def loggers(run: Run, place: RunDirectory) -> list[Logger]:
     from fcot.student.loggers import Told, lightning_logger
 
     logger, told = run.config.logger, _told
-    if isinstance(logger, LightningLogger):
+    if isinstance(logger, LightningLoggerConfig):
         return [lightning_logger(logger.target, logger.options, place.logs)]
     if told is None:
         return []

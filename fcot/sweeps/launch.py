@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import exclusive, holder
-from fcot.config import PRICES, HFTeacher
+from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.progress import say
 from fcot.stopping import stop_if_asked
@@ -20,6 +20,7 @@ from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
+from fcot.teacher.config import HFTeacherConfig
 from fcot.teacher.money import FREE
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
         return
     from fcot.sweeps.slurm import submit_sweep
 
-    on_gpu = any(isinstance(runs[number].config.teacher, HFTeacher) for number in generation)
+    on_gpu = any(isinstance(runs[number].config.teacher, HFTeacherConfig) for number in generation)
     submit_sweep(sweep, [job.number for job in todo], generation, on_gpu)
 
 
