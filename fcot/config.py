@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from fcot.curation.config import CurationConfig
-from fcot.fields import absent_at, neutral, resolved
+from fcot.fields import absent_at, bounded, neutral, resolved
 from fcot.prompts.config import PromptConfig
 from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
 from fcot.resolvers import RESOLVERS
@@ -41,7 +41,9 @@ class MethodConfig:
     """How the student is made, and asked."""
 
     name: str = MISSING
-    prompt_tokens: int | None = resolved(None, "the limit")  # few-shot: above so many tokens exemplars are left out; null: the student's
+    prompt_tokens: int | None = resolved(
+        None, "the limit", at_least=1
+    )  # few-shot: above so many tokens exemplars are left out; null: the student's
 
 
 @dataclass
@@ -57,11 +59,12 @@ class Config:
     student: Any = MISSING
     trainer: TrainerConfig = MISSING
     logger: Any = neutral(MISSING, "logging changes no prediction")
-    diversity: int = 4  # completions asked for per problem (D)
-    seed: int = 0
+    diversity: int = bounded(4, at_least=1)  # completions asked for per problem (D)
+    seed: int = bounded(0, at_least=0, at_most=2**32 - 1)
     redraw_rationales: bool = absent_at(False)  # each seed trains on other rationales: slots seed x D and following
-    until: str = neutral("evaluate", "a run goes on where it stopped")  # stop after generate, curate, train or evaluate
-    preview: int | None = neutral(None, "makes no run")  # ask for one completion of so many problems, show them and stop
+    # stop after generate, curate, train or evaluate
+    until: str = neutral("evaluate", "a run goes on where it stopped", one_of=("generate", "curate", "train", "evaluate"))
+    preview: int | None = neutral(None, "makes no run", at_least=1)  # ask for one completion of so many problems, show them and stop
     dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop
     output_dir: str = neutral("outputs", "where files are, not what is in them")
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+from fcot.fields import bounded
 
 
 @dataclass
 class LoggerConfig:
     """Training log."""
 
-    name: str = MISSING  # csv or none
+    name: str = bounded(MISSING, one_of=("csv", "none"))
 
 
 @dataclass
@@ -23,6 +27,11 @@ class LightningLoggerConfig:
     target: str = MISSING  # its class, such as pytorch_lightning.loggers.MLFlowLogger
     options: dict[str, Any] = field(default_factory=dict)  # its arguments; save_dir is the run's logs unless set here
 
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if "." not in self.target:
+            yield f"logger.target={self.target}: the full name of a class, such as pytorch_lightning.loggers.TensorBoardLogger"
+
 
 @dataclass
 class WandbLoggerConfig:
@@ -31,7 +40,13 @@ class WandbLoggerConfig:
     name: str = "wandb"
     project: str = "fcot"
     entity: str | None = None  # user or team; null takes the key's own
-    mode: str = "auto"  # online where there is a key and the server answers, else offline; online: no run without a key; offline
+    # online where there is a key and the server answers, else offline; online: no run without a key; offline
+    mode: str = bounded("auto", one_of=("auto", "online", "offline"))
     tags: list[str] = field(default_factory=list)  # beside method, task, student, teacher and D
     log_student: bool = True  # upload the trained student
-    wait_s: int = 120  # for uploads at the end of a run; what is missing then can be synced
+    wait_s: int = bounded(120, at_least=1)  # for uploads at the end of a run; what is missing then can be synced
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            yield "logger.mode=online: no key in WANDB_API_KEY; logger.mode=auto logs offline without one"

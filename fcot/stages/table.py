@@ -108,8 +108,6 @@ FEEDBACK = Stage("feedback", 1, "fcot.stages.feedback:feedback", "feedback.jsonl
 CURATE_ROUND = replace(CURATE, function="fcot.stages.rounds:curate")
 TRAIN_ROUND = replace(TRAIN, function="fcot.stages.rounds:train")
 
-UNTIL = tuple(stage.name for stage in (GENERATE, CURATE, TRAIN, EVALUATE))  # where ``until`` can end a run
-
 
 def stages_of(run: Run) -> tuple[Stage, ...]:
     """The stages of a run in their order; those of all rounds of tailored learning, each once."""

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from fcot.fields import To, Why, neutral, resolved
+from fcot.teacher.requests import OWN_PARAMETERS
+
+ENDPOINTS = ("chat", "completions")
+
+
+def url_faults(group: str, base_url: str | None) -> Iterator[str]:
+    """What is wrong with a server's address."""
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        yield f"{group}.base_url={base_url}: a URL such as http://127.0.0.1:8000/v1"
+
+
+def folder_faults(option: str, value: str) -> Iterator[str]:
+    """What is wrong with a folder that has to hold a transformers model."""
+    folder = Path(value)
+    if not folder.is_dir():
+        yield f"{option}={folder}: no such folder"
+    elif not (folder / "config.json").is_file():
+        yield f"{option}={folder}: no config.json in it, so not a transformers model"
+    elif not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+        yield f"{option}={folder}: no weights in it (model.safetensors or pytorch_model.bin)"
 
 
 @dataclass
@@ -15,8 +37,8 @@ class OracleTeacherConfig:
     """Solves the toy tasks."""
 
     name: str = neutral("oracle", Why.NAMED)
-    error_rate: float = resolved(0.1, To.KEY)  # share of rationales with a wrong step
-    temperature: float | None = resolved(None, To.KEY)
+    error_rate: float = resolved(0.1, To.KEY, at_least=0, at_most=1)  # share of rationales with a wrong step
+    temperature: float | None = resolved(None, To.KEY, at_least=0)
 
 
 @dataclass
@@ -25,7 +47,12 @@ class ReplayTeacherConfig:
 
     name: str = neutral("replay", Why.NAMED)
     path: str = resolved(MISSING, "the completions that were read")  # a file, or a folder whose files of this task are read
-    temperature: float | None = neutral(None, "the completions are what they are")  # for experiments that set it
+    temperature: float | None = neutral(None, "the completions are what they are", at_least=0)  # for experiments that set it
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if self.path and not Path(self.path).exists():
+            yield f"teacher.path={self.path}: no such file or folder"
 
 
 @dataclass
@@ -36,22 +63,35 @@ class OpenAITeacherConfig:
     batch: bool = neutral(False, "the same requests by another way")  # through the Batch API
     model: str = resolved(MISSING, To.KEY)
     model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null takes model
-    endpoint: str = resolved("chat", "whether prompts are chat messages")  # chat or completions
+    endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
     base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
     api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
-    temperature: float | None = resolved(None, To.KEY)  # null: 0 where diversity=1, else 0.7
+    temperature: float | None = resolved(None, To.KEY, at_least=0)  # null: 0 where diversity=1, else 0.7
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters; null leaves one out
-    max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING)  # reasoning models want max_completion_tokens
-    max_choices_per_request: int = neutral(8, Why.PACE)  # samples of one prompt in one request, so that the prompt is paid once
+    # reasoning models want max_completion_tokens
+    max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING, one_of=("max_tokens", "max_completion_tokens"))
+    max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)  # samples of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales in the place of identical ones
-    concurrency: int | None = neutral(None, Why.PACE)  # requests in flight; null finds out what the server takes
-    requests_per_minute: float | None = neutral(None, Why.PACE)
-    tokens_per_minute: float | None = neutral(None, Why.PACE)
-    timeout_s: float = neutral(120.0, Why.PACE)  # one request, in seconds
-    max_retries: int = neutral(20, Why.PACE)
-    poll_s: float = neutral(30.0, Why.PACE)  # between two looks at a batch, in seconds
-    budget_usd: float | None = neutral(None, "a run that its budget ended continues with a larger one")  # hard stop of one run, in USD
-    prices: str | None = neutral(None, Why.COST)  # YAML file; null takes conf/prices.yaml
+    concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # requests in flight; null finds out what the server takes
+    requests_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
+    tokens_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
+    timeout_s: float = neutral(120.0, Why.PACE, above=0)  # one request, in seconds
+    max_retries: int = neutral(20, Why.PACE, at_least=0)
+    poll_s: float = neutral(30.0, Why.PACE, above=0)  # between two looks at a batch, in seconds
+    # hard stop of one run, in USD
+    budget_usd: float | None = neutral(None, "a run that its budget ended continues with a larger one", above=0)
+    prices: str | None = neutral(None, Why.COST, file=True)  # YAML file; null takes conf/prices.yaml
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        yield from url_faults("teacher", self.base_url)
+        for name, value in self.parameters.items():
+            if name in OWN_PARAMETERS:
+                yield f"teacher.parameters: {name} is fcot's own to set"
+            elif name in ("seed", "max_tokens", "max_completion_tokens") and value is not None:
+                yield f"teacher.parameters: {name} is fcot's own to set; null leaves it out; prompt.rationale_tokens limits"
+        if self.budget_usd is not None and self.model and self.parameters.get(self.max_tokens_parameter, 0) is None:
+            yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
 
 @dataclass
@@ -63,9 +103,18 @@ class HFTeacherConfig:
     revision: str | None = resolved(None, To.KEY)  # of the hub id; null takes its main branch
     path: str | None = resolved(None, To.KEY)  # local folder; takes the hub's place
     model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null: hub id and revision, or the folder's content
-    endpoint: str = resolved("completions", "whether prompts are chat messages")  # or chat: through the tokenizer's chat template
-    temperature: float | None = resolved(None, To.KEY)
-    batch_size: int = neutral(16, Why.PACE)  # rows decoded at once; changes no result in float32
-    dtype: str = resolved("auto", "the teacher's key; auto is left to the machine")  # auto: bfloat16 where the GPU has it, else float32
-    max_choices_per_request: int = neutral(8, Why.PACE)
+    # chat: through the tokenizer's chat template
+    endpoint: str = resolved("completions", "whether prompts are chat messages", one_of=ENDPOINTS)
+    temperature: float | None = resolved(None, To.KEY, at_least=0)
+    batch_size: int = neutral(16, Why.PACE, at_least=1)  # rows decoded at once; changes no result in float32
+    # auto: bfloat16 where the GPU has it, else float32
+    dtype: str = resolved("auto", "the teacher's key; auto is left to the machine", one_of=("auto", "float32", "bfloat16", "float16"))
+    max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)
     resample_identical: bool = False
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if self.path is None and self.model is None:
+            yield "teacher=hf needs teacher.path=FOLDER or teacher.model=HUB_ID"
+        if self.path is not None:
+            yield from folder_faults("teacher.path", self.path)
