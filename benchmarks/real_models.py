@@ -21,11 +21,12 @@ from omegaconf import OmegaConf
 
 from fcot.artifacts import RunDirectory, read_json
 from fcot.checks import to_config
-from fcot.config import CONF, register_schemas
+from fcot.config import register_schemas
 from fcot.curation.filters import Rules, curate
 from fcot.curation.outcomes import Outcomes
 from fcot.evaluation.statistics import wilson_interval
 from fcot.progress import progress
+from fcot.resources import CONF
 from fcot.runs import Run, resolve
 from fcot.teacher.generate import generate_completions
 

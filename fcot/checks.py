@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.config import PRICES, Config
+from fcot.config import Config
 from fcot.draws import redraw_faults
 from fcot.errors import ConfigFaults
 from fcot.fields import Bounds, bound_faults
 from fcot.prompts.student import METHODS
-from fcot.student.config import ApiStudentConfig, TeacherAsStudentConfig, TinyStudentConfig
+from fcot.resources import PRICES
+from fcot.student.config import ApiStudentConfig
 from fcot.tailored.config import TailoredConfig
 from fcot.tasks.config import ToyDatasetConfig
 from fcot.tasks.table import TASKS
-from fcot.teacher.config import OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
-from fcot.teacher.money import Price, read_price
+from fcot.teacher.config import OpenAITeacherConfig, OracleTeacherConfig
 from fcot.teacher.openai import key_fault
 
 
@@ -89,7 +88,7 @@ def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
 
 def _asks_teacher(config: Config) -> bool:
     method = METHODS.get(config.method.name)
-    return method is None or method.asks_teacher or isinstance(config.student, TeacherAsStudentConfig)
+    return method is None or method.asks_teacher or config.student.is_teacher
 
 
 def _method_faults(config: Config) -> Iterator[str]:
@@ -105,7 +104,7 @@ def _method_faults(config: Config) -> Iterator[str]:
         yield "method.patience needs validation problems: trainer.selection=validation"
     if isinstance(config.student, ApiStudentConfig):
         yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
-    if isinstance(config.teacher, ReplayTeacherConfig) and method.feedback.source != "self" and method.rounds > 1:
+    if not config.teacher.generates and method.feedback.source != "self" and method.rounds > 1:
         yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
     if config.until == "train":
         yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
@@ -121,7 +120,7 @@ def _prompt_faults(config: Config) -> Iterator[str]:
     """Where a prompt for chats cannot be used."""
     prompt, student = config.prompt, config.student
     prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
-    in_chat = getattr(student, "chat_template", not isinstance(student, TinyStudentConfig))
+    in_chat = getattr(student, "chat_template", not student.from_scratch)
     if prompted and prompt.chat_only and not in_chat:
         yield f"prompt={prompt.name} is for chats: with method={config.method.name} student={student.name} add prompt=zero_shot_cot"
     if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
@@ -141,7 +140,7 @@ def _split_faults(config: Config) -> Iterator[str]:
 def _teacher_faults(config: Config) -> Iterator[str]:
     """What the teacher cannot do for this run, and which key or price it lacks."""
     teacher, method = config.teacher, METHODS.get(config.method.name)
-    toy, itself = isinstance(config.dataset, ToyDatasetConfig), isinstance(config.student, TeacherAsStudentConfig)
+    toy, itself = isinstance(config.dataset, ToyDatasetConfig), config.student.is_teacher
     if not _asks_teacher(config):
         assert method is not None
         if config.until in ("generate", "curate"):
@@ -151,7 +150,7 @@ def _teacher_faults(config: Config) -> Iterator[str]:
         return
     if isinstance(teacher, OracleTeacherConfig) and not toy:
         yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
-    if isinstance(teacher, ReplayTeacherConfig):
+    if not teacher.generates:
         if itself and config.method.name in ("zero_shot", "few_shot_cot"):
             yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
         if toy:
@@ -159,7 +158,7 @@ def _teacher_faults(config: Config) -> Iterator[str]:
     if isinstance(teacher, OpenAITeacherConfig):
         if not config.dry_run:
             yield from _key_faults("teacher", teacher)
-        if teacher.budget_usd is not None and teacher.model and price_of(teacher) is None:
+        if teacher.budget_usd is not None and teacher.model and teacher.price() is None:
             yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {_priced(teacher)}: teacher.prices=FILE"
     option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
     if getattr(teacher, "temperature", None) == 0 and n > 1 and not isinstance(teacher, OracleTeacherConfig):
@@ -178,18 +177,10 @@ def _priced(teacher: OpenAITeacherConfig) -> str:
     return teacher.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
 
 
-def price_of(server: OpenAITeacherConfig | ApiStudentConfig, model: str | None = None) -> Price | None:
-    """The price of a server's model, or of another of its models; None where nobody knows it."""
-    path = Path(server.prices) if server.prices else PRICES
-    option = "student.prices" if isinstance(server, ApiStudentConfig) else "teacher.prices"
-    tier = getattr(server, "parameters", {}).get("service_tier")
-    return read_price(path, model or server.model, option, tier) if path.is_file() else None
-
-
 def _student_faults(config: Config) -> Iterator[str]:
     """What the student cannot do for this run, and which key it lacks."""
     student = config.student
-    if isinstance(student, TeacherAsStudentConfig):
+    if student.is_teacher:
         if config.until != "evaluate":
             yield f"until={config.until}: student=teacher is evaluated, and nothing else"
         if config.method.name in METHODS and METHODS[config.method.name].trains:

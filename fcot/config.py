@@ -8,7 +8,6 @@ Nothing heavy is imported here or there: ``--help`` and ``--cfg job`` go through
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -19,6 +18,7 @@ from fcot.fields import absent_at, bounded, neutral, resolved
 from fcot.prompts.config import PromptConfig
 from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
 from fcot.resolvers import RESOLVERS
+from fcot.resources import CONF
 from fcot.student.config import (
     ApiStudentConfig,
     PretrainedStudentConfig,
@@ -31,9 +31,6 @@ from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, Split
 from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
-# Beside the package in a wheel, beside it in the repository.
-CONF = next(folder for folder in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if folder.is_dir())
-PRICES = CONF / "prices.yaml"
 
 
 @dataclass
@@ -41,9 +38,8 @@ class MethodConfig:
     """How the student is made, and asked."""
 
     name: str = MISSING
-    prompt_tokens: int | None = resolved(
-        None, "the limit", at_least=1
-    )  # few-shot: above so many tokens exemplars are left out; null: the student's
+    # few-shot: above so many tokens exemplars are left out; null: the student's
+    prompt_tokens: int | None = resolved(None, "the limit", at_least=1)
 
 
 @dataclass
@@ -68,8 +64,6 @@ class Config:
     dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop
     output_dir: str = neutral("outputs", "where files are, not what is in them")
 
-
-ASKED = (ApiStudentConfig, TeacherAsStudentConfig)  # students that are asked over a network or as teachers are, not loaded
 
 SCHEMAS: dict[tuple[str, str], type] = {
     ("dataset", "published"): PublishedDatasetConfig,

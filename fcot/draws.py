@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fcot.config import SAMPLING_TEMPERATURE, Config
-from fcot.student.config import TeacherAsStudentConfig
 from fcot.tailored.config import TailoredConfig
-from fcot.teacher.config import ReplayTeacherConfig
 
 
 def first_slot(config: Config) -> int:
@@ -20,7 +18,7 @@ def redraw_faults(config: Config) -> Iterator[str]:
     if not config.redraw_rationales:
         return
     temperature = getattr(config.teacher, "temperature", None)
-    if temperature == 0 or (temperature is None and config.diversity == 1 and not isinstance(config.teacher, ReplayTeacherConfig)):
+    if temperature == 0 or (temperature is None and config.diversity == 1 and config.teacher.generates):
         yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
     if getattr(config.teacher, "resample_identical", False):
         yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
@@ -35,6 +33,6 @@ def temperature_of(config: Config) -> float:
     temperature = getattr(config.teacher, "temperature", None)
     if temperature is not None:
         return float(temperature)
-    if isinstance(config.student, TeacherAsStudentConfig):
+    if config.student.is_teacher:
         return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
     return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0

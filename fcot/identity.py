@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import fingerprint, folder_fingerprint
-from fcot.config import ASKED
 from fcot.curation.filters import FILTERS, settings_of
 from fcot.fields import counted
 from fcot.prompts.student import METHODS
 from fcot.records import Completion, to_row
 from fcot.resolvers import paper_demonstrations
 from fcot.stages.table import stages_of
-from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TinyStudentConfig
+from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig
 from fcot.tailored.config import TailoredConfig
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def uses_seed(run: Run) -> bool:
     student = run.config.student
     if run.trains:
         return True
-    return not isinstance(student, ASKED) and (isinstance(student, TinyStudentConfig) or student.self_consistency > 1)
+    return not student.remote and (student.from_scratch or student.self_consistency > 1)
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def _method(run: Run) -> dict[str, Any]:
     method, student = run.config.method, run.config.student
     if isinstance(method, TailoredConfig):
         return _tailored(run, method)
-    if METHODS[method.name].prompted and not isinstance(student, ASKED):
+    if METHODS[method.name].prompted and not student.remote:
         return counted(method) | {"prompt_tokens": method.prompt_tokens or student.max_prompt_tokens}
     return counted(method)
 
@@ -150,7 +149,7 @@ def _student(run: Run) -> dict[str, Any]:
     student, prompted = config.student, METHODS[config.method.name].prompted
     # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
     unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
-    if isinstance(student, ASKED):
+    if student.remote:
         if isinstance(student, ApiStudentConfig):
             unread |= set() if run.trains else {"epochs"}
         return counted(student, without=unread)
@@ -167,6 +166,6 @@ def _student(run: Run) -> dict[str, Any]:
 
 def _trainer(run: Run) -> dict[str, Any]:
     """Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds."""
-    if not run.trains or isinstance(run.config.student, ASKED):
+    if not run.trains or run.config.student.remote:
         return {}
     return counted(run.config.trainer, without=("eval_precision",))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from typing import Any
 
-from fcot.config import ASKED
 from fcot.identity import uses_seed
 from fcot.prompts.answers import votes
 from fcot.prompts.config import PromptConfig
@@ -15,7 +14,7 @@ from fcot.runs import Run
 from fcot.tasks.config import SplitConfig
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
-from fcot.teacher.config import OpenAITeacherConfig
+from fcot.teacher.money import FREE
 
 Summary = dict[str, Any]
 
@@ -209,7 +208,7 @@ def _of_configuration(run: Run) -> Summary:
     """What the configuration, the data and the split say."""
     config, split = run.config, run.split
     majority = _majority_answer(run)
-    remote = isinstance(config.student, ASKED)
+    remote = config.student.remote
     return {
         "run_id": run.run_id,
         "method": config.method.name,
@@ -325,8 +324,8 @@ def _as_published(run: Run) -> bool:
 
 def _teacher_price(run: Run) -> tuple[float, float] | None:
     """USD for a million tokens in and out, None for teachers without a price."""
-    price = run.plan.price if run.teacher is not None and isinstance(run.config.teacher, OpenAITeacherConfig) else None
-    return None if price is None else (price.input, price.output)
+    price = run.plan.price if run.teacher is not None else None
+    return None if price is None or price is FREE else (price.input, price.output)
 
 
 def _versions() -> dict[str, str]:

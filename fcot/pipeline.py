@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.config import ASKED, Config
+from fcot.config import Config
 from fcot.errors import FcotError
 from fcot.metrics import metrics_of
 from fcot.progress import say
@@ -115,7 +115,7 @@ def _check_student(run: Run) -> Architecture | None:
         The architecture; None for students that are asked, and where ``until`` says that no student is wanted.
     """
     student, trainer = run.config.student, run.config.trainer
-    if run.config.until not in ("train", "evaluate") or isinstance(student, ASKED):
+    if run.config.until not in ("train", "evaluate") or student.remote:
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)

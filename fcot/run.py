@@ -13,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.config import CONF, register_schemas
+from fcot.config import register_schemas
 from fcot.errors import FcotError
 from fcot.overrides import explained, prepare
 from fcot.progress import say
+from fcot.resources import CONF
 from fcot.stopping import asked, listen
 
 

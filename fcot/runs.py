@@ -12,8 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from fcot.artifacts import LINE_ENDS, RunDirectory, fingerprint
-from fcot.checks import price_of
-from fcot.config import ASKED, Config
+from fcot.config import Config
 from fcot.curation.filters import Rules, read_golden, settings_of
 from fcot.draws import first_slot, temperature_of
 from fcot.errors import FcotError
@@ -25,7 +24,6 @@ from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import native_bf16
 from fcot.records import Completion, Problem
-from fcot.student.config import TeacherAsStudentConfig
 from fcot.tailored.config import TailoredConfig
 from fcot.tasks.config import CustomDatasetConfig, ToyDatasetConfig
 from fcot.tasks.grouping import group_by_template
@@ -46,9 +44,6 @@ from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher import replay
 from fcot.teacher.budget import SharedBudget
-from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig  # fmt: skip
-from fcot.teacher.money import FREE
-from fcot.teacher.oracle import Oracle
 from fcot.teacher.plan import Plan
 from fcot.teacher.requests import Teacher
 from fcot.teacher.store import StoreFolder, open_folder, readable
@@ -106,7 +101,7 @@ class Run:
     @property
     def is_teacher(self) -> bool:
         """Whether the teacher itself stands in the student's place."""
-        return isinstance(self.config.student, TeacherAsStudentConfig)
+        return self.config.student.is_teacher
 
     @cached_property
     def run_id(self) -> str:
@@ -175,13 +170,12 @@ class Run:
     def plan(self) -> Plan:
         """What is asked of the teacher."""
         assert self.teacher is not None
-        config = self.config.teacher
-        priced = isinstance(config, OpenAITeacherConfig)
+        options = self.config.teacher
+        budgeted = hasattr(options, "budget_usd")
         return Plan(
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, first_slot(self.config),
-            resample_identical=getattr(config, "resample_identical", False),
-            price=price_of(config) if priced else FREE, budget_usd=config.budget_usd if priced else None,
-            shared_budget=self.shared_budget if priced else None,
+            resample_identical=getattr(options, "resample_identical", False), price=options.price(),
+            budget_usd=options.budget_usd if budgeted else None, shared_budget=self.shared_budget if budgeted else None,
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:
@@ -215,11 +209,11 @@ def resolve(config: Config) -> Run:
                 "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"
             )
     teacher, replayed, teacher_name = None, None, None
-    asks = method.asks_teacher or isinstance(config.student, TeacherAsStudentConfig)
-    if asks and isinstance(config.teacher, ReplayTeacherConfig):
+    asks = method.asks_teacher or config.student.is_teacher
+    if asks and not config.teacher.generates:
         replayed, teacher_name = _replay(config, task, problems, split)
     elif asks:
-        teacher = build_teacher(config, temperature)
+        teacher = config.teacher.build(config, temperature)
         teacher_name = str(teacher.identity["model"])
     return Run(
         config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
@@ -245,37 +239,6 @@ def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], search
         settled.teacher.temperature = run.temperature
     comment = re.sub(rf"\r\n|[{LINE_ENDS}]", r"\g<0># ", command)  # in a value, such as a template's
     return f"# {comment}\n{OmegaConf.to_yaml(settled, resolve=True)}"
-
-
-def build_teacher(config: Config, temperature: float) -> Teacher:
-    """The teacher that is asked; ``replay`` is none."""
-    teacher = config.teacher
-    if isinstance(teacher, OracleTeacherConfig):
-        return Oracle(config.dataset.name, teacher.error_rate, temperature)
-    if isinstance(teacher, HFTeacherConfig):
-        from fcot.teacher.hf import HFTeacher as Local
-        from fcot.teacher.hf import default_id
-
-        source, revision = teacher.path or str(teacher.model), None if teacher.path else teacher.revision
-        return Local(
-            source, revision, teacher.model_id or default_id(source, revision, Path(config.output_dir)), teacher.endpoint == "chat",
-            temperature, teacher.batch_size, teacher.max_choices_per_request, teacher.dtype,
-        )  # fmt: skip
-    if not isinstance(teacher, OpenAITeacherConfig):  # of another package
-        made: Teacher = teacher.build(config, temperature)
-        return made
-    from fcot.teacher import connect
-
-    server = connect.server(
-        teacher, "teacher", teacher.model, model_id=teacher.model_id, chat=teacher.endpoint == "chat", temperature=temperature,
-        parameters=teacher.parameters,
-    )  # fmt: skip
-    online = connect.online(server, teacher, teacher.max_choices_per_request)
-    if not teacher.batch:
-        return online
-    from fcot.teacher.batch import BatchTeacher
-
-    return BatchTeacher(server, online, teacher.poll_s)
 
 
 def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> TeacherPrompt:
@@ -349,7 +312,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
         chosen = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         chosen = chosen[: config.dataset.limit]
-    selects = config.trainer.selection == "validation" and not isinstance(config.student, ASKED)  # the API returns its last step
+    selects = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last step
     known, labelled = ([index for index in part if problems[index].labelled] for part in (train, chosen))
     if not (selects and method.trains and labelled):
         return Split(chosen, [], test), order_known
@@ -420,7 +383,7 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
-    if isinstance(config.student, TeacherAsStudentConfig):
+    if config.student.is_teacher:
         wanted, diversity, first = split.test, config.student.self_consistency, 0
     else:
         wanted, diversity, first = split.train, config.diversity, first_slot(config)

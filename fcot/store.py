@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import read_json, write_atomic
-from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.progress import result_console, say
 from fcot.records import REFUSED, Completion, Problem
+from fcot.resources import PRICES
 from fcot.teacher.batch_files import set_aside
 from fcot.teacher.generate import Generated
 from fcot.teacher.inventory import Holdings, compact, faults, holdings, merge
@@ -203,11 +203,11 @@ def configured(overrides: Sequence[str]) -> Run:
     from omegaconf.errors import OmegaConfBaseException
 
     from fcot.checks import to_config
-    from fcot.config import CONF, register_schemas
+    from fcot.config import register_schemas
     from fcot.overrides import explain, prepare
     from fcot.prompts.student import METHODS
+    from fcot.resources import CONF
     from fcot.runs import resolve
-    from fcot.teacher.config import ReplayTeacherConfig
 
     register_schemas()
     try:
@@ -220,7 +220,7 @@ def configured(overrides: Sequence[str]) -> Run:
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
     config = to_config(composed)
-    if isinstance(config.teacher, ReplayTeacherConfig) or not METHODS[config.method.name].asks_teacher:
+    if not config.teacher.generates or not METHODS[config.method.name].asks_teacher:
         asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
         raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
     return resolve(config)

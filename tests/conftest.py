@@ -44,7 +44,8 @@ def make_run():
     from hydra import compose, initialize_config_dir
 
     from fcot.checks import to_config
-    from fcot.config import CONF, register_schemas
+    from fcot.config import register_schemas
+    from fcot.resources import CONF
     from fcot.runs import resolve
 
     def make(output: Path, *overrides: str):

@@ -143,7 +143,7 @@ def test_processes_of_one_run_share_its_budget(tmp_path):
 
 
 def test_the_budget_message_names_the_price_file(tmp_path):
-    from fcot.config import PRICES
+    from fcot.resources import PRICES
     from fcot.teacher.money import read_price
 
     assert read_price(PRICES, "gpt-4.1-mini").source == str(PRICES)

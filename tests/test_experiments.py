@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fcot.checks import to_config
-from fcot.config import CONF, register_schemas
+from fcot.config import register_schemas
+from fcot.resources import CONF
 
 EXPERIMENTS = sorted(path for path in (CONF / "experiment").glob("**/*.yaml"))
 TOYS = [path.stem for path in EXPERIMENTS if path.parent.name == "toy"]

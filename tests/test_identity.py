@@ -361,6 +361,10 @@ class Elsewhere:
     name: str = "elsewhere"
     model: str = "m"
     wrong: bool = neutral(False, "only for the test")
+    generates = True
+
+    def price(self):
+        return None
 
     def faults(self):
         return ["teacher.wrong=true: false"] if self.wrong else []

@@ -8,7 +8,6 @@ import pytest
 from students import save_gpt2, save_t5
 
 from fcot.artifacts import read_json, read_jsonl
-from fcot.config import ASKED
 from fcot.decoding.engine import Sampling
 from fcot.errors import ConfigFaults
 from fcot.pipeline import execute
@@ -32,7 +31,7 @@ RULE = AnswerRule("number")
 def test_the_teacher_itself_answers_the_test_problems(task, method, accuracy, make_run, tmp_path):
     options = [f"dataset={task}", f"method={method}", "student=teacher", "dataset.n_problems=200", "prompt.exemplars=train"]
     run = make_run(tmp_path, *options)
-    assert isinstance(run.config.student, ASKED)
+    assert run.config.student.remote
     metrics = execute(run, "")
     assert accuracy[0] <= metrics["accuracy"] <= accuracy[1]
     assert (metrics["n_test"], metrics["n_train_problems"], metrics["diversity"]) == (60, 0, None)

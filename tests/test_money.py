@@ -14,8 +14,8 @@ from teachers import PROMPT, Scripted, plan, problems
 from test_dry_run import make_run
 from test_openai import ask, step1, teacher
 
-from fcot.config import PRICES
 from fcot.errors import FcotError
+from fcot.resources import PRICES
 from fcot.teacher.generate import generate_completions
 from fcot.teacher.money import FREE, Price, paid, read_price
 from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Usage

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from fcot.artifacts import write_folder, write_json
-from fcot.checks import price_of
 from fcot.progress import progress
 from fcot.runs import Run
 from fcot.stages.asked import fine_tuned, server_of, text_format
@@ -52,7 +51,7 @@ def _training_usd(run: Run, tuned: FineTuned) -> float | None:
     """What this run paid for the training: nothing where another run had started the job, None where the price is unknown."""
     if tuned.paid_by != run.run_id:
         return 0.0
-    price = price_of(run.config.student, fine_tuned(run.config.student.model))
+    price = run.config.student.price(fine_tuned(run.config.student.model))
     usd = None if price is None or tuned.trained_tokens is None else price.training_usd(tuned.trained_tokens)
     return None if usd is None else round(usd, 6)
 

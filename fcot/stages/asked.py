@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 from fcot.artifacts import read_json
-from fcot.checks import price_of
 from fcot.curation.filters import Rules
 from fcot.evaluation import scoring
 from fcot.progress import progress
@@ -109,7 +108,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
     model = model or fine_tuned(config.model)
     asked = connect.online(server_of(config, model), config, min(8, config.self_consistency))
     return Plan(
-        asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=price_of(config, model), shared_budget=run.shared_budget
+        asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=config.price(model), shared_budget=run.shared_budget
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fcot.artifacts import read_jsonl
-from fcot.checks import price_of
-from fcot.config import ASKED, PRICES, SAMPLING_TEMPERATURE
+from fcot.config import SAMPLING_TEMPERATURE
+from fcot.resources import PRICES
 from fcot.runs import Run
 from fcot.stages.first_look import former_prompt_notes
 from fcot.stages.needs import Estimate, Interval, RoundNeeds, StudentNeeds
@@ -152,7 +152,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
 def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
     """What a student that is asked needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
     config = run.config.student
-    if not isinstance(config, ASKED) or run.config.until in ("generate", "curate"):
+    if not config.remote or run.config.until in ("generate", "curate"):
         return
     from fcot.stages.asked import answering_model, asked_plan, asked_store, fine_tuned
 
@@ -176,7 +176,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
     needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, limit)
     if (price := plan.price) is not None:
         needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
-    if isinstance(config, ApiStudentConfig) and (trained_price := price_of(config, fine_tuned(config.model))) is not None:
+    if isinstance(config, ApiStudentConfig) and (trained_price := config.price(fine_tuned(config.model))) is not None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
     made.student = needs
     made.notes += [

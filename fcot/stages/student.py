@@ -23,7 +23,7 @@ from fcot.stages.answering import draw, predict, prompt_student, text_format, vo
 from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
-from fcot.student.config import PretrainedStudentConfig, TinyStudentConfig
+from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.reflection import Reflection
@@ -199,7 +199,7 @@ def lora_of(config: PretrainedStudentConfig) -> Lora | None:
 
 
 def _asks_in_chat(run: Run) -> bool:
-    return not isinstance(run.config.student, TinyStudentConfig) and bool(run.config.student.chat_template)
+    return not run.config.student.from_scratch and bool(run.config.student.chat_template)
 
 
 def training_samples(run: Run) -> list[Sample]:

@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import RunDirectory
-from fcot.config import ASKED
 from fcot.tailored.config import TailoredConfig
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ TRAIN_ROUND = replace(TRAIN, function="fcot.stages.rounds:train")
 
 def stages_of(run: Run) -> tuple[Stage, ...]:
     """The stages of a run in their order; those of all rounds of tailored learning, each once."""
-    remote = isinstance(run.config.student, ASKED)
+    remote = run.config.student.remote
     train, evaluate = (TRAIN_REMOTE, EVALUATE_REMOTE) if remote else (TRAIN, EVALUATE)
     tailored = isinstance(run.config.method, TailoredConfig)
     return (

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from fcot.fields import Why, bounded, neutral, resolved
-from fcot.teacher.config import folder_faults, url_faults
+from fcot.teacher.config import folder_faults, price_of, url_faults
+from fcot.teacher.money import Price
 
 _GREEDY = "; student.self_consistency=1 decodes greedily"
 
@@ -40,6 +41,21 @@ class PretrainedStudentConfig:
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)  # of those samples
     top_k: int | None = bounded(None, at_least=1)  # likeliest tokens they are drawn from; null for all
 
+    @property
+    def remote(self) -> bool:
+        """Whether a server answers in its place, instead of weights that are loaded here."""
+        return False
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself stands in its place."""
+        return False
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether its weights are random before training."""
+        return False
+
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
         if self.path is not None:
@@ -64,6 +80,21 @@ class TinyStudentConfig:
     self_consistency: int = bounded(1, at_least=1)
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)
     top_k: int | None = bounded(None, at_least=1)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server answers in its place, instead of weights that are loaded here."""
+        return False
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself stands in its place."""
+        return False
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether its weights are random before training."""
+        return True
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -93,9 +124,28 @@ class ApiStudentConfig:
     poll_s: float = neutral(30.0, Why.PACE, above=0)  # between two looks at the fine-tuning job, in seconds
     prices: str | None = neutral(None, Why.COST, file=True)  # YAML file; null takes conf/prices.yaml
 
+    @property
+    def remote(self) -> bool:
+        """Whether a server answers in its place, instead of weights that are loaded here."""
+        return True
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself stands in its place."""
+        return False
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether its weights are random before training."""
+        return False
+
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
         yield from url_faults("student", self.base_url)
+
+    def price(self, model: str | None = None) -> Price | None:
+        """The price of the base model's tokens, or of another model's such as a fine-tuned one; None where nobody knows it."""
+        return price_of(self, "student.prices", model or self.model)
 
 
 @dataclass
@@ -104,6 +154,21 @@ class TeacherAsStudentConfig:
 
     name: str = MISSING
     self_consistency: int = bounded(1, at_least=1)  # completions a problem for a majority vote; 1 asks for a greedy one
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server answers in its place, instead of weights that are loaded here."""
+        return True
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the teacher itself stands in its place."""
+        return True
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether its weights are random before training."""
+        return False
 
 
 @dataclass

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import read_json
-from fcot.config import ASKED
 
 if TYPE_CHECKING:
     from fcot.runs import Run
@@ -33,7 +32,7 @@ def about(runs: Sequence[Run], steps: Sequence[int]) -> str | None:
         runs: Those that are to be done.
         steps: Their optimizer steps at most.
     """
-    training = [(run, n) for run, n in zip(runs, steps, strict=True) if n and not isinstance(run.config.student, ASKED)]
+    training = [(run, n) for run, n in zip(runs, steps, strict=True) if n and not run.config.student.remote]
     if not training:
         return None
     pace = _pace(training[0][0].outputs)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.artifacts import exclusive, holder
-from fcot.config import PRICES
 from fcot.errors import FcotError
 from fcot.progress import say
+from fcot.resources import PRICES
 from fcot.stopping import stop_if_asked
 from fcot.sweeps.controller import Answer
 from fcot.sweeps.hours import about, at_most

@@ -17,8 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from fcot.artifacts import RunDirectory, read_json, write_json
-from fcot.config import CONF, register_schemas
+from fcot.config import register_schemas
 from fcot.errors import ConfigFaults, FcotError
+from fcot.resources import CONF
 from fcot.stopping import stop_if_asked
 
 if TYPE_CHECKING:

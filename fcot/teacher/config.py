@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import MISSING
 
 from fcot.fields import To, Why, neutral, resolved
-from fcot.teacher.requests import OWN_PARAMETERS
+from fcot.resources import PRICES
+from fcot.teacher.money import FREE, Price, read_price
+from fcot.teacher.requests import OWN_PARAMETERS, Teacher
 
 ENDPOINTS = ("chat", "completions")
+
+
+class TeacherConfig(Protocol):
+    """What the options of any teacher have to offer; another package's too. ``name`` chooses it.
+
+    Beside these: ``faults()``, messages about options that cannot be together; and where its requests cost money, ``budget_usd`` and
+    ``prices``.
+    """
+
+    name: str
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes new completions; a replayed file does not."""
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+
+
+class _Priced(Protocol):
+    prices: str | None
+
+
+def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, Any] | None = None) -> Price | None:
+    """The price of a server's model; None where nobody knows it.
+
+    Args:
+        server: Options with ``prices``: a file, or None for ``conf/prices.yaml``.
+        option: The option that names the file, for messages.
+        model: The model's name, or the beginning of its name.
+        parameters: Request parameters; ``service_tier`` changes the price.
+    """
+    path = Path(server.prices) if server.prices else PRICES
+    return read_price(path, model, option, (parameters or {}).get("service_tier")) if path.is_file() else None
 
 
 def url_faults(group: str, base_url: str | None) -> Iterator[str]:
@@ -40,6 +79,21 @@ class OracleTeacherConfig:
     error_rate: float = resolved(0.1, To.KEY, at_least=0, at_most=1)  # share of rationales with a wrong step
     temperature: float | None = resolved(None, To.KEY, at_least=0)
 
+    @property
+    def generates(self) -> bool:
+        """Whether it writes new completions; a replayed file does not."""
+        return True
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return FREE
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        from fcot.teacher.oracle import Oracle
+
+        return Oracle(config.dataset.name, self.error_rate, temperature)
+
 
 @dataclass
 class ReplayTeacherConfig:
@@ -53,6 +107,15 @@ class ReplayTeacherConfig:
         """What is wrong beside the bounds of single options."""
         if self.path and not Path(self.path).exists():
             yield f"teacher.path={self.path}: no such file or folder"
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes new completions; a replayed file does not."""
+        return False
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return FREE
 
 
 @dataclass
@@ -93,6 +156,30 @@ class OpenAITeacherConfig:
         if self.budget_usd is not None and self.model and self.parameters.get(self.max_tokens_parameter, 0) is None:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
+    @property
+    def generates(self) -> bool:
+        """Whether it writes new completions; a replayed file does not."""
+        return True
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return price_of(self, "teacher.prices", self.model, self.parameters)
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        from fcot.teacher import connect
+
+        server = connect.server(
+            self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
+            parameters=self.parameters,
+        )  # fmt: skip
+        online = connect.online(server, self, self.max_choices_per_request)
+        if not self.batch:
+            return online
+        from fcot.teacher.batch import BatchTeacher
+
+        return BatchTeacher(server, online, self.poll_s)
+
 
 @dataclass
 class HFTeacherConfig:
@@ -118,3 +205,22 @@ class HFTeacherConfig:
             yield "teacher=hf needs teacher.path=FOLDER or teacher.model=HUB_ID"
         if self.path is not None:
             yield from folder_faults("teacher.path", self.path)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes new completions; a replayed file does not."""
+        return True
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return FREE
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        from fcot.teacher.hf import HFTeacher, default_id
+
+        source, revision = self.path or str(self.model), None if self.path else self.revision
+        model_id = self.model_id or default_id(source, revision, Path(config.output_dir))
+        return HFTeacher(
+            source, revision, model_id, self.endpoint == "chat", temperature, self.batch_size, self.max_choices_per_request, self.dtype
+        )
