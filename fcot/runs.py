@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,17 +18,14 @@ from fcot.draws import first_slot, temperature_of
 from fcot.errors import FcotError
 from fcot.identity import identity, uses_seed
 from fcot.progress import say
-from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.ranks import native_bf16
 from fcot.records import Completion, Problem
 from fcot.tailored.config import TailoredConfig
-from fcot.tasks.config import CustomDatasetConfig, ToyDatasetConfig
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.leaks import not_shown
-from fcot.tasks.loaders import Columns, load_problems
 from fcot.tasks.splits import (
     Split,
     check_order,
@@ -40,8 +37,7 @@ from fcot.tasks.splits import (
     subsample,
     template_split,
 )  # fmt: skip
-from fcot.tasks.table import TASKS, Task, custom_task, with_numbers
-from fcot.tasks.toy import TOY_TASKS, make_problems
+from fcot.tasks.table import Task, with_numbers
 from fcot.teacher import replay
 from fcot.teacher.budget import SharedBudget
 from fcot.teacher.plan import Plan
@@ -266,32 +262,14 @@ def _feedback_template(config: Config) -> str:
 
 
 def task_of(config: Config) -> Task:
-    """The task of a configuration."""
-    dataset = config.dataset
-    if isinstance(dataset, CustomDatasetConfig):
-        task = custom_task(dataset.name, AnswerRule(dataset.answer_type, dataset.choices))  # type: ignore[arg-type]
-    else:
-        task = TASKS[dataset.name]
-    return with_numbers(task, config.prompt.numbers)
+    """The task of a configuration, with the rule by which its answers are read."""
+    return with_numbers(config.dataset.task(), config.prompt.numbers)
 
 
 def problems_of(config: Config, task: Task) -> list[Problem]:
     """All problems of a configuration, in the order of its data."""
-    dataset = config.dataset
-    if isinstance(dataset, ToyDatasetConfig):
-        return make_problems(TOY_TASKS[dataset.name], dataset.n_problems, dataset.generator_seed)
-    source = Path(dataset.path) if dataset.path is not None else None
-    version = (source.stat().st_mtime_ns, source.stat().st_size) if source is not None and source.is_file() else None
-    if isinstance(dataset, CustomDatasetConfig):
-        columns = Columns(dataset.question_column, dataset.answer_column, dataset.rationale_column, dataset.template_column)
-        return list(_read_once(task, dataset.path, columns, config.curation.labels != "gold", version))
-    return list(_read_once(task, dataset.path, Columns(), False, version))
-
-
-@lru_cache(maxsize=4)
-def _read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool, _version: tuple[int, int] | None) -> tuple[Problem, ...]:
-    """Problems that the runs of a sweep share: a plan holds all of its runs at once."""
-    return tuple(load_problems(task, source, columns, unlabelled=unlabelled))
+    problems: list[Problem] = config.dataset.problems(task, config.curation.labels != "gold")
+    return problems
 
 
 def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:

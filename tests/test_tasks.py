@@ -12,7 +12,7 @@ from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.records import Problem
 from fcot.runs import make_split
-from fcot.student.config import TrainerConfig
+from fcot.student.config import TinyStudentConfig, TrainerConfig
 from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import (
@@ -276,6 +276,7 @@ def configuration(dataset, mode, selection="last", limit=None, **split_mode) -> 
         split_mode=SplitConfig(mode, **split_mode),
         trainer=TrainerConfig(selection=selection),
         method=MethodConfig("fine_tune_cot"),
+        student=TinyStudentConfig("tiny_gpt2", "decoder"),
     )
 
 

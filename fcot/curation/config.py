@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from fcot.curation.filters import CONCISE, FILTERS
 from fcot.fields import Bounds, Why, bounded, neutral, resolved
 
 
@@ -27,6 +26,8 @@ class CurationConfig:
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
+        from fcot.curation.filters import CONCISE, FILTERS
+
         for name in self.filters:
             if fault := Bounds(one_of=(*FILTERS, CONCISE)).fault(name):
                 yield f"curation.filters={name}: {fault}"

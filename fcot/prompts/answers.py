@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 from fcot.prompts import choices, numbers
+from fcot.prompts.answer_types import AnswerType
 from fcot.prompts.numbers import NOTHING, SEVERAL, Reading
 
-AnswerType = Literal["number", "choice", "yes_no", "text"]
 NumberReading = Literal["paper", "extended"]
-ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
 
 _PAPER_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 

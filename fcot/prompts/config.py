@@ -9,8 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from fcot.fields import To, absent_at, neutral, resolved
-from fcot.prompts.answers import ANSWER_TYPES
-from fcot.prompts.thinking import MODES
+from fcot.prompts.answer_types import ANSWER_TYPES
 
 
 @dataclass
@@ -31,7 +30,7 @@ class PromptConfig:
     # how answers are read: as paper A does, whole (extended), or as the task has it
     numbers: str = resolved("task", To.RULE, one_of=("task", "paper", "extended"))
     # the rationale is what the model said, its thought and that (keep), or its thought (only)
-    thinking: str = absent_at("strip", one_of=MODES)
+    thinking: str = absent_at("strip", one_of=("strip", "keep", "only"))
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from fcot.fields import Why, bounded, neutral, resolved
 from fcot.teacher.config import folder_faults, price_of, url_faults
-from fcot.teacher.money import Price
+
+if TYPE_CHECKING:
+    from fcot.teacher.money import Price
 
 _GREEDY = "; student.self_consistency=1 decodes greedily"
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from fcot.fields import Bounds, To, resolved
-from fcot.prompts.answers import ANSWER_TYPES
+from fcot.prompts.answer_types import ANSWER_TYPES
+
+if TYPE_CHECKING:  # what --help and --cfg job need not wait for
+    from fcot.records import Problem
+    from fcot.tasks.loaders import Columns
+    from fcot.tasks.table import Task
 
 
 @dataclass
@@ -19,6 +27,23 @@ class PublishedDatasetConfig:
     path: str | None = resolved(None, To.PROBLEMS, file=True)  # the authors' JSON, JSON Lines, CSV or Parquet; null loads from the hub
     limit: int | None = resolved(None, To.SPLIT, at_least=1)  # train on the first N train problems; null for all
 
+    def task(self) -> Task:
+        """The task, with its answer rule."""
+        from fcot.tasks.table import TASKS
+
+        return TASKS[self.name]
+
+    def problems(self, task: Task, unlabelled: bool) -> list[Problem]:
+        """All problems, in the order of the data.
+
+        Args:
+            task: By :meth:`task`, with the rule by which answers are read.
+            unlabelled: Whether problems without a gold answer are allowed; never here.
+        """
+        from fcot.tasks.loaders import Columns
+
+        return list(read_once(task, self.path, Columns(), False, _version(self.path)))
+
 
 @dataclass
 class ToyDatasetConfig:
@@ -28,6 +53,18 @@ class ToyDatasetConfig:
     n_problems: int = resolved(MISSING, To.PROBLEMS, at_least=10)  # problems in all, before the split
     generator_seed: int = resolved(0, To.PROBLEMS)
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
+
+    def task(self) -> Task:
+        """The task, with its answer rule."""
+        from fcot.tasks.table import TASKS
+
+        return TASKS[self.name]
+
+    def problems(self, task: Task, unlabelled: bool) -> list[Problem]:
+        """All problems; those of another number of problems begin the same."""
+        from fcot.tasks.toy import TOY_TASKS, make_problems
+
+        return make_problems(TOY_TASKS[self.name], self.n_problems, self.generator_seed)
 
 
 @dataclass
@@ -53,6 +90,25 @@ class CustomDatasetConfig:
         if not is_hub_id(self.path) and (fault := Bounds(file=True).fault(self.path)):
             yield f"dataset.path={self.path}: {fault}"
 
+    def task(self) -> Task:
+        """The task, with its answer rule."""
+        from fcot.prompts.answers import AnswerRule
+        from fcot.tasks.table import custom_task
+
+        return custom_task(self.name, AnswerRule(self.answer_type, self.choices))  # type: ignore[arg-type]
+
+    def problems(self, task: Task, unlabelled: bool) -> list[Problem]:
+        """All problems, in the order of the data.
+
+        Args:
+            task: By :meth:`task`, with the rule by which answers are read.
+            unlabelled: Whether problems without a gold answer are allowed.
+        """
+        from fcot.tasks.loaders import Columns
+
+        columns = Columns(self.question_column, self.answer_column, self.rationale_column, self.template_column)
+        return list(read_once(task, self.path, columns, unlabelled, _version(self.path)))
+
 
 @dataclass
 class SplitConfig:
@@ -74,3 +130,17 @@ class SplitConfig:
             yield f"split_mode.path is read by split-mode=file only, not by split-mode={self.name}"
         if self.name != "template" and self.templates is not None:
             yield f"split_mode.templates is read by split-mode=template only, not by split-mode={self.name}"
+
+
+def _version(source: str | None) -> tuple[int, int] | None:
+    """Time and size of a file, which change with its content; None for what is no file here."""
+    path = Path(source) if source is not None else None
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path is not None and path.is_file() else None
+
+
+@lru_cache(maxsize=4)
+def read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool, _version: tuple[int, int] | None) -> tuple[Problem, ...]:
+    """Problems that the runs of a sweep share: a plan holds all of its runs at once."""
+    from fcot.tasks.loaders import load_problems
+
+    return tuple(load_problems(task, source, columns, unlabelled=unlabelled))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import MISSING
 
 from fcot.fields import To, Why, neutral, resolved
 from fcot.resources import PRICES
-from fcot.teacher.money import FREE, Price, read_price
-from fcot.teacher.requests import OWN_PARAMETERS, Teacher
+
+if TYPE_CHECKING:  # what --help and --cfg job need not wait for
+    from fcot.teacher.money import Price
+    from fcot.teacher.requests import Teacher
 
 ENDPOINTS = ("chat", "completions")
 
@@ -50,8 +52,16 @@ def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, 
         model: The model's name, or the beginning of its name.
         parameters: Request parameters; ``service_tier`` changes the price.
     """
+    from fcot.teacher.money import read_price
+
     path = Path(server.prices) if server.prices else PRICES
     return read_price(path, model, option, (parameters or {}).get("service_tier")) if path.is_file() else None
+
+
+def _free() -> Price:
+    from fcot.teacher.money import FREE
+
+    return FREE
 
 
 def url_faults(group: str, base_url: str | None) -> Iterator[str]:
@@ -86,7 +96,7 @@ class OracleTeacherConfig:
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
-        return FREE
+        return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
@@ -115,7 +125,7 @@ class ReplayTeacherConfig:
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
-        return FREE
+        return _free()
 
 
 @dataclass
@@ -147,6 +157,8 @@ class OpenAITeacherConfig:
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
+        from fcot.teacher.requests import OWN_PARAMETERS
+
         yield from url_faults("teacher", self.base_url)
         for name, value in self.parameters.items():
             if name in OWN_PARAMETERS:
@@ -213,7 +225,7 @@ class HFTeacherConfig:
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
-        return FREE
+        return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
