@@ -232,7 +232,7 @@ def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training
     """The evaluations after steps 3 and 6 choose; step 8 goes wrong, once."""
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
-    real = stage.train
+    real = stage.fit_student
 
     def watched(*arguments, evaluate, advance, resume, **more):
         done = 0
@@ -248,7 +248,7 @@ def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training
 
         return real(*arguments, evaluate=judged, advance=count, resume=count, **more)
 
-    monkeypatch.setattr(stage, "train", watched)
+    monkeypatch.setattr(stage, "fit_student", watched)
     straight = make_run(tmp_path / "straight", *options)
     expected = execute(straight, "")
     run = make_run(tmp_path / "broken", *options)
