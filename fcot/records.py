@@ -83,6 +83,25 @@ class CuratedCompletion:
 
 
 @dataclass(frozen=True)
+class TrainingSample:
+    """What a student learns from one problem.
+
+    Attributes:
+        sample_index: The problem.
+        question: Its question.
+        answer: Its gold answer.
+        rationale: The teacher's reasoning; None where only the answer is learnt.
+        weight: The sample's weight in the loss.
+    """
+
+    sample_index: int
+    question: str
+    answer: str
+    rationale: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The student's answer to one test problem (a row of ``predictions.jsonl``).
 

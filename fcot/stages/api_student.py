@@ -21,7 +21,7 @@ def train(context: Context) -> Summary:
 
     run = context.run
     config, form = run.config.student, text_format(run)
-    samples = [(form.prompt(question), form.completion(answer, rationale)) for question, answer, rationale in training_samples(run)]
+    samples = [(form.prompt(sample.question), form.completion(sample.answer, sample.rationale)) for sample in training_samples(run)]
     with progress("fine-tune", 1, "job") as bar:
 
         def watch(status: str) -> None:

@@ -24,7 +24,7 @@ from fcot.runs import Run
 from fcot.stages.answering import Draws, draw, text_format
 from fcot.stages.feedback import add, exam_results, feedback_prompt_of
 from fcot.stages.rationales import judge_all
-from fcot.stages.student import Course, build_student, kept_rows, load_trained, train_course
+from fcot.stages.student import Course, build_student, kept_rows, load_trained, sample_of, train_course
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import Student
@@ -254,9 +254,8 @@ def train(context: Context) -> Summary:
 
     course = Course(
         run.directory.round(number),
-        [(run.problems[row.sample_index].question, row.answer, row.rationale) for row in rows],
+        [sample_of(run, row, weights[one - 1]) for one in used for row in kept[one]],
         _demonstrations(run, method.demonstrations),
-        None if method.round_weights is None else [weights[one - 1] for one in used for _ in kept[one]],
         run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         reflect,
         f"train {number}",

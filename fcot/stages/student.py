@@ -17,7 +17,7 @@ from fcot.evaluation import scoring
 from fcot.progress import progress, say
 from fcot.prompts.student import METHODS, Demonstration, StudentFormat
 from fcot.ranks import World
-from fcot.records import CuratedCompletion, from_row
+from fcot.records import CuratedCompletion, TrainingSample, from_row
 from fcot.runs import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
@@ -32,8 +32,6 @@ from fcot.student.training import History, Recipe, plan
 from fcot.student.training import train as fit_student
 from fcot.student.using import Usage, read_usage, write_usage
 
-Sample = tuple[str, str, str | None]  # question, gold answer, rationale where there is one
-
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
 
 
@@ -43,18 +41,16 @@ class Course:
 
     Attributes:
         place: Where it leaves its files.
-        samples: Question, gold answer and rationale (or None) of each training sample.
+        samples: What the student learns from.
         demonstrations: Stand before each question.
-        weights: Of the samples' losses, None for all ones.
         start: Folder of the student it begins with, None for the configured one.
         reflect: Makes the material of self-reflection in the student's format; None for none.
         title: Of the progress line.
     """
 
     place: RunDirectory
-    samples: Sequence[Sample]
+    samples: Sequence[TrainingSample]
     demonstrations: tuple[Demonstration, ...] = ()
-    weights: Sequence[float] | None = None
     start: Path | None = None
     reflect: Callable[[Student, StudentFormat], Reflection | None] | None = None
     title: str = "train"
@@ -77,7 +73,8 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
     form = replace(text_format(run, student), demonstrations=course.demonstrations)
     rows = training_rows(run, student, form, course.samples)
     reflection = course.reflect(student, form) if course.reflect else None
-    lessons = Lessons(rows, None if course.weights is None else np.array(course.weights), reflection)
+    weights = np.array([sample.weight for sample in course.samples])
+    lessons = Lessons(rows, None if (weights == 1).all() else weights, reflection)
     recipe = Recipe(**{one.name: getattr(config, one.name) for one in fields(Recipe)} | {"precision": run.precision})
 
     def evaluate(history: History) -> Summary:
@@ -166,7 +163,7 @@ def load_trained(run: Run, place: RunDirectory) -> Student:
     return load_student(str(place.student), chat=_asks_in_chat(run))
 
 
-def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path | None = None) -> Student:
+def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, start: Path | None = None) -> Student:
     """The student before training: from a folder, from the hub, or from scratch with the run's seed.
 
     Args:
@@ -184,7 +181,7 @@ def build_student(run: Run, samples: Sequence[Sample] | None = None, start: Path
     if start is not None:
         return load_student(str(start))
     known = training_samples(run) if samples is None else samples
-    texts = [text for question, answer, rationale in known for text in (question, f"{rationale or ''} {answer}")]
+    texts = [text for sample in known for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
     return build_tiny(
         config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
         vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
@@ -202,11 +199,16 @@ def _asks_in_chat(run: Run) -> bool:
     return not run.config.student.from_scratch and bool(run.config.student.chat_template)
 
 
-def training_samples(run: Run) -> list[Sample]:
+def training_samples(run: Run) -> list[TrainingSample]:
     """The training samples of a run."""
     if not run.asks_teacher:
-        return [(problem.question, problem.answer, None) for problem in run.select(run.split.train)]
-    return [(run.problems[row.sample_index].question, row.answer, row.rationale) for row in kept_rows(run.directory)]
+        return [TrainingSample(problem.sample_index, problem.question, problem.answer) for problem in run.select(run.split.train)]
+    return [sample_of(run, row) for row in kept_rows(run.directory)]
+
+
+def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> TrainingSample:
+    """A kept completion as a training sample."""
+    return TrainingSample(row.sample_index, run.problems[row.sample_index].question, row.answer, row.rationale, weight)
 
 
 def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
@@ -214,10 +216,10 @@ def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
     return [from_row(CuratedCompletion, row) for row in read_jsonl(place.curated) if row["kept"]]
 
 
-def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[Sample]) -> Tokenized:
+def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
     """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
     limits = run.config.student
-    texts = [(question, form.completion(answer, rationale)) for question, answer, rationale in samples]
+    texts = [(sample.question, form.completion(sample.answer, sample.rationale)) for sample in samples]
     name = fingerprint(
         [2, texts, asdict(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
     )
