@@ -27,9 +27,9 @@ import torch
 import transformers as hf
 
 from fcot.curation.filters import Rules, curate
+from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.student import METHODS
 from fcot.records import Completion
-from fcot.student.data import Lessons
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
@@ -157,17 +157,18 @@ def now() -> float:
 
 def fcot_side(student: Student, rows: Tokenized, recipe: Recipe, skip: int = 0) -> Meter:
     """Our own training."""
-    meter = Meter(plan(student, rows, recipe, 0)[2], skip)
+    layout, _, n_steps = plan(student, rows, recipe, 0)
+    meter = Meter(n_steps, skip)
     original = StudentModule.training_step
 
-    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> dict[str, torch.Tensor]:
+    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> dict[str, Any]:
         meter.begin()
         losses = original(self, batch, index)
-        meter.step(losses["loss"], len(batch["targets"]))
+        meter.step(losses["loss"], len(batch["parts"]["completion"]["targets"]))
         return losses
 
     with patch.object(StudentModule, "training_step", training_step):
-        train(student, Lessons(rows), recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
+        train(student, rows, [CompletionLoss(rows, layout)], recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
     return meter
 
 

@@ -14,11 +14,11 @@ from students import DECODERS, ENCODER_DECODERS, logits_at_targets, make_rows, m
 
 from fcot.decoding.cache import GrowingLayer
 from fcot.errors import FcotError
+from fcot.objectives.completion import token_loss
 from fcot.ranks import World
 from fcot.student.data import Layout
 from fcot.student.decoding import Decoded, Decoder, Prompt, Sampling, decode
 from fcot.student.loading import load_student, save_student
-from fcot.student.losses import token_loss
 
 LIMIT = 20
 N = 16

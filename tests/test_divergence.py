@@ -15,14 +15,14 @@ from trainings import student_of, trained, trained_by
 from fcot.config import register_schemas
 from fcot.decoding.engine import Sampling
 from fcot.errors import FcotError, NotFinite
+from fcot.objectives import completion
+from fcot.objectives.completion import token_loss
 from fcot.pipeline import execute
 from fcot.stages import student as stage
 from fcot.student import checkpoints as checkpoints_module
-from fcot.student import module
 from fcot.student.checkpoints import Checkpoints
 from fcot.student.decoding import Prompt, decode
 from fcot.student.divergence import Watch, remedies
-from fcot.student.losses import token_loss
 
 WILD = ["trainer.lr=1e6", "trainer.clip_norm=null", "trainer.warmup_steps=1"]
 NOTHING = ("student", "metrics.json", "DONE.json", "predictions.jsonl", "stages/train.json", "stages/evaluate.json")
@@ -33,7 +33,7 @@ def settings(monkeypatch):
     """A checkpoint after every step, however slow writing is; what a test breaks is whole in the next one."""
     register_schemas()
     monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
-    monkeypatch.setattr(module, "token_loss", token_loss)
+    monkeypatch.setattr(completion, "token_loss", token_loss)
 
 
 def steps(folder):
@@ -232,7 +232,7 @@ def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training
     """The evaluations after steps 3 and 6 choose; step 8 goes wrong, once."""
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
-    real = stage.train
+    real = stage.fit_student
 
     def watched(*arguments, evaluate, advance, resume, **more):
         done = 0
@@ -248,12 +248,12 @@ def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training
 
         return real(*arguments, evaluate=judged, advance=count, resume=count, **more)
 
-    monkeypatch.setattr(stage, "train", watched)
+    monkeypatch.setattr(stage, "fit_student", watched)
     straight = make_run(tmp_path / "straight", *options)
     expected = execute(straight, "")
     run = make_run(tmp_path / "broken", *options)
     with monkeypatch.context() as broken:
-        broken.setattr(module, "token_loss", lambda logits, batch: token_loss(logits, batch) * (torch.nan if batch["step"] == 7 else 1))
+        broken.setattr(completion, "token_loss", lambda logits, batch: token_loss(logits, batch) * (torch.nan if batch["step"] == 7 else 1))
         with pytest.raises(NotFinite, match="step 8"):
             execute(run, "")
     assert not run.directory.student.exists()

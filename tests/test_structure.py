@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fcot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each may import itself, what stands before it, and the foundation; a later one never.
-ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "evaluation", "tailored", "reporting"]
+ORDER = ["prompts", "tasks", "decoding", "teacher", "curation", "student", "objectives", "evaluation", "tailored", "reporting"]
 FOUNDATION = {"errors", "records", "artifacts", "progress", "ranks", "lifeline", "stopping", "fields", "resources", "__version__"}
 # prompts and tasks speak of each other's plain values: answer rules one way only.
 ABOVE = {

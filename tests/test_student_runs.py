@@ -146,7 +146,7 @@ def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
-    real = stage.train
+    real = stage.fit_student
 
     def run_until(folder, last):
         def watched(*arguments, evaluate, advance, **more):
@@ -165,7 +165,7 @@ def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch)
 
             return real(*arguments, evaluate=judged, advance=count, **(more | {"resume": count}))
 
-        monkeypatch.setattr(stage, "train", watched)
+        monkeypatch.setattr(stage, "fit_student", watched)
         run = make_run(folder, *options)
         return run, execute(run, "")
 

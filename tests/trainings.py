@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
+from fcot.objectives import completion
+from fcot.objectives.completion import CompletionLoss, token_loss
+from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.ranks import Team, World
-from fcot.student import module, training
-from fcot.student.data import Lessons
+from fcot.student import training
 from fcot.student.decoding import Decoded, Prompt, decode
 from fcot.student.loading import Lora, add_lora
-from fcot.student.losses import token_loss
-from fcot.student.reflection import Reflection
 from fcot.student.tokenization import Tokenized
 from fcot.student.training import Recipe, TrainingReport, train
 
@@ -60,11 +60,14 @@ def trained(
     ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose weights overflow before it answers.
     """
     training._LOG_EVERY = log_every
-    module.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
+    completion.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
     student = student_of(family, dropout, lora)
     rows = make_rows(student, n)
+    recipe = recipe_of(**options)
+    layout = training.plan(student, rows, recipe, seed)[0]
+    objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
     report = train(
-        student, Lessons(rows, None, reflection_of(rows) if reflects else None), recipe_of(**options), seed=seed, evaluate=evaluate,
+        student, rows, objectives, recipe, seed=seed, evaluate=evaluate,
         stop=stop, checkpoints=checkpoints, resume=advance, advance=advance,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 from fcot.artifacts import read_json, read_jsonl, write_folder, write_json, write_jsonl
 from fcot.decoding.engine import Sampling
 from fcot.errors import BudgetSpent
+from fcot.objectives.reflection import Reflection
 from fcot.progress import progress, say
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.records import Feedback, from_row, to_row
@@ -28,7 +29,6 @@ from fcot.stages.student import Course, build_student, kept_rows, load_trained, 
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import Student
-from fcot.student.reflection import Reflection
 from fcot.tailored import exam as exams
 from fcot.tailored.config import TailoredConfig
 from fcot.tailored.material import material

@@ -14,6 +14,8 @@ from transformers.utils import logging as transformers_logging
 from fcot.artifacts import RunDirectory, fingerprint, read_jsonl, write_folder
 from fcot.errors import NotFinite
 from fcot.evaluation import scoring
+from fcot.objectives.completion import CompletionLoss
+from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.progress import progress, say
 from fcot.prompts.student import METHODS, Demonstration, StudentFormat
 from fcot.ranks import World
@@ -24,9 +26,8 @@ from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
-from fcot.student.data import Lessons
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
-from fcot.student.reflection import Reflection
+from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, Recipe, plan
 from fcot.student.training import train as fit_student
@@ -74,7 +75,6 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
     rows = training_rows(run, student, form, course.samples)
     reflection = course.reflect(student, form) if course.reflect else None
     weights = np.array([sample.weight for sample in course.samples])
-    lessons = Lessons(rows, None if (weights == 1).all() else weights, reflection)
     recipe = Recipe(**{one.name: getattr(config, one.name) for one in fields(Recipe)} | {"precision": run.precision})
 
     def evaluate(history: History) -> Summary:
@@ -90,10 +90,13 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
         return entry
 
     checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
-    n_steps = plan(student, rows, recipe, run.config.seed)[2]
+    layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
+    objectives: list[Objective] = [CompletionLoss(rows, layout, None if (weights == 1).all() else weights)]
+    if reflection is not None:
+        objectives.append(TripletLoss(reflection, rows, layout))
     with _taken_away_unless_finite(checkpoints, course.place.student, world), progress(course.title, n_steps, "steps") as bar:
         report = fit_student(
-            student, lessons, recipe, seed=run.config.seed, evaluate=evaluate,
+            student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else course.place.logs,

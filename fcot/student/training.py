@@ -31,12 +31,13 @@ from fcot.student.checkpoints import (
     trained_weights,
     whole,
 )  # fmt: skip
-from fcot.student.data import Layout, Lessons, ReasoningData
+from fcot.student.data import Layout, ReasoningData
 from fcot.student.divergence import Watch, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
 from fcot.student.module import StudentModule
+from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized
 
 History = list[dict[str, Any]]
@@ -124,7 +125,8 @@ Evaluate = Callable[[History], dict[str, Any]]
 
 def train(
     student: Student,
-    lessons: Lessons,
+    rows: Tokenized,
+    objectives: Sequence[Objective],
     recipe: Recipe,
     *,
     seed: int,
@@ -146,7 +148,8 @@ def train(
 
     Args:
         student: Is changed; afterwards it has the last step's weights.
-        lessons: What it learns from.
+        rows: The samples.
+        objectives: The terms of the loss; the first one is the training's main one.
         recipe: How.
         seed: Order of samples and dropout.
         evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
@@ -160,28 +163,27 @@ def train(
         world: Ranks, and this one's place.
     """
     quiet()
-    layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
+    _, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
     _announce(recipe, report.n_steps, n_steps, world)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
+        [objective.name for objective in objectives[1:]],
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
-    _prepare(student, layout.packing, recipe.gradient_checkpointing)
-    reflection = lessons.reflection
+    _prepare(student, recipe.packing, recipe.gradient_checkpointing)
     module = StudentModule(
-        student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
+        student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
         warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
         # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
         fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
-        reflection_weight=reflection.weight if reflection else 0.0, reflection_margin=reflection.margin if reflection else 1.0,
     )  # fmt: skip
     data = ReasoningData(
-        lessons, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
+        objectives, rows.lengths, sampler, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
@@ -194,7 +196,7 @@ def train(
     try:
         fit(trainer, module, data, recipe.tf32, log_folder)
     finally:
-        module.logits.remove()
+        module.forward_pass.remove()
         between.on_train_end(trainer, module)
     gather_weights(student.model)
     return report
@@ -264,7 +266,7 @@ class _Between(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], object], due: Collection[int], recipe: Recipe, loggers: Sequence[Logger], size: int,
+        advance: Callable[[int], object], due: Collection[int], recipe: Recipe, loggers: Sequence[Logger], size: int, others: Sequence[str],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -280,13 +282,14 @@ class _Between(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
+        self._others = others  # names of the objectives beside the main one
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._watch: Watch | None = None  # before the first step of this process there is nothing to watch
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         self._interrupted = False  # by Ctrl-C, in the step that is computed
         for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
             self._tell(entry)
-        self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
+        self._loss = torch.zeros(1 + len(others))  # of the step, and of each other objective in it
         self._since = 0.0
         self._logged = (0.0, 0)
 
@@ -309,7 +312,8 @@ class _Between(pl.Callback):
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
         report.n_padded += batch["n_padded"] * trainer.world_size  # the ranks' shares are alike
-        losses = torch.stack([outputs["loss"].detach(), outputs["reflection"]])
+        loss, none = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
+        losses = torch.stack([loss, *(outputs["means"].get(name, none) for name in self._others)])
         self._loss = self._loss.to(losses.device) + losses
         if (batch_idx + 1) % self._micro_batches:
             return
@@ -400,18 +404,19 @@ class _Between(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
         if self._log_due:
-            loss, reflection = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
+            loss, *others = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
             if self._watch is not None and trainer.is_global_zero:
                 self._watch.compare(loss, report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
             values = {
                 "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
-                "padding_efficiency": report.n_tokens / report.n_padded, **({"reflection_loss": reflection} if reflection else {}),
+                "padding_efficiency": report.n_tokens / report.n_padded,
+                **{f"{name}_loss": value for name, value in zip(self._others, others, strict=True) if value},
             }  # fmt: skip
             for logger in trainer.loggers:
                 logger.log_metrics(values, report.n_steps)
             self._logged = (report.train_seconds, report.n_tokens)
-        self._loss = torch.zeros(2)
+        self._loss = torch.zeros(1 + len(self._others))
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
         """Write one where it is due, or wanted ``now``."""

@@ -1,4 +1,4 @@
-"""The material of self-reflection, from a round's texts to the token ids of :class:`fcot.student.reflection.Reflection`."""
+"""The material of self-reflection, from a round's texts to the token ids of :class:`fcot.objectives.reflection.Reflection`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from fcot.objectives.reflection import Reflection
 from fcot.prompts.student import StudentFormat
 from fcot.student.loading import Student
-from fcot.student.reflection import Reflection
 from fcot.student.tokenization import tokenize
 
 _NO_PROMPT = 8  # tokens; the texts' prompts are not looked at

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from fcot.student.tensors import mask, pad
+from fcot.student.batching import Ids
+from fcot.student.data import Layout
+from fcot.student.forward import Forward
+from fcot.student.tensors import Batch, mask, pad
 from fcot.student.tokenization import Tokenized
 
 TEXTS = 3  # anchor, positive, negative
@@ -102,3 +106,50 @@ def triplet_batch(
     return {
         "prefix": prefix, "texts": inputs, "positions": torch.tensor(positions), "owners": torch.tensor(owners), "weights": weights,
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TripletLoss:
+    """The triplet loss of self-reflection.
+
+    Attributes:
+        reflection: What samples are contrasted with.
+        rows: The samples.
+        layout: How they become tensors.
+        name: In logs.
+    """
+
+    reflection: Reflection
+    rows: Tokenized
+    layout: Layout
+    name: str = "reflection"
+
+    @property
+    def weight(self) -> float:
+        """Beside the cross-entropy: paper B's lambda."""
+        return self.reflection.weight
+
+    def denominator(self, ids: Ids) -> float:
+        """How many samples have a triplet."""
+        return int(self.reflection.contributes[ids].sum())
+
+    def collate(self, ids: Ids, step: int) -> Batch:
+        """See :func:`triplet_batch`."""
+        return triplet_batch(self.reflection, self.rows, list(ids), step, self.layout.pad_id, self.layout.start_id)
+
+    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
+        """See :func:`triplet_loss`."""
+        return triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin)
+
+
+def triplet_loss(states: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:
+    """How much nearer than its negative an anchor is not to its positive, by the cosine, summed over triplets: a scalar.
+
+    Args:
+        states: Of anchors, positives and negatives in turn, (3 triplets, width).
+        weights: Of each triplet.
+        margin: By which the positive is to be nearer.
+    """
+    anchors, positives, negatives = states.unflatten(0, (-1, TEXTS)).unbind(1)
+    nearer = functional.cosine_similarity(anchors, positives) - functional.cosine_similarity(anchors, negatives)
+    return (margin - nearer).clamp(min=0) @ weights
