@@ -35,6 +35,7 @@ from students import (
     median,
     ratio,
     rationales,
+    recipe_of,
     rotated,
     subset,
     table,
@@ -49,7 +50,6 @@ from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts
-from fcot.student.training import Recipe
 from fcot.student.using import read_usage
 
 Texts = list[str]
@@ -95,7 +95,7 @@ def training(options: argparse.Namespace) -> None:
     """Samples per second of fine-tuning all weights."""
     student = load_student(str(options.folder))
     rows = tokenized(student, rationales(options.data, options.task))
-    recipe = Recipe(LR, DECAY, "constant", batch_size=options.batch, epochs=1, evaluate_every_epochs=None, precision=options.precision)
+    recipe = recipe_of(batch_size=options.batch, epochs=1, precision=options.precision)
     sides: dict[str, Callable[[Tokenized], Meter]] = {
         "fcot": lambda part: fcot_side(fresh(student), part, recipe),
         "Trainer": lambda part: trainer_side(fresh(student), part, "random", options.batch, options.precision),
@@ -129,7 +129,7 @@ def peak_memory(folder: Path, data: Path, task: str, batch: int, steps: int, pre
     rows = tokenized(student, rationales(data, task))
     if longest:
         rows = Tokenized(rows.table.take(np.argsort(rows.lengths.sum(1))[-batch:]).combine_chunks())
-    recipe = Recipe(LR, DECAY, "constant", batch_size=batch, max_steps=steps, evaluate_every_epochs=None, precision=precision)
+    recipe = recipe_of(batch_size=batch, max_steps=steps, precision=precision)
     fcot_side(student, rows, recipe)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -30,11 +30,12 @@ from fcot.curation.filters import Rules, curate
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.student import METHODS
 from fcot.records import Completion
+from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize
-from fcot.student.training import Recipe, plan, train
+from fcot.student.training import plan, train
 from fcot.student.using import read_usage
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import sample_split
@@ -155,7 +156,13 @@ def now() -> float:
     return time.perf_counter()
 
 
-def fcot_side(student: Student, rows: Tokenized, recipe: Recipe, skip: int = 0) -> Meter:
+def recipe_of(**options: Any) -> TrainerConfig:
+    """Training without clipping and without evaluations, as the other sides do."""
+    plain = {"name": "benchmark", "lr": LR, "weight_decay": DECAY, "schedule": "constant", "clip_norm": None, "precision": "32-true"}
+    return TrainerConfig(**(plain | {"evaluate_every_epochs": None} | options))
+
+
+def fcot_side(student: Student, rows: Tokenized, recipe: TrainerConfig, skip: int = 0) -> Meter:
     """Our own training."""
     layout, _, n_steps = plan(student, rows, recipe, 0)
     meter = Meter(n_steps, skip)
@@ -242,8 +249,8 @@ def trainer_side(student: Student, rows: Tokenized, order: str, batch: int, prec
 def sides(student: Student, longest: Sequence[int], precision: str) -> dict[str, Callable[[Tokenized, int], Meter]]:
     """Name -> (rows, batch) -> one epoch from the same weights."""
 
-    def recipe(batch: int, packing: bool) -> Recipe:
-        return Recipe(LR, DECAY, "constant", batch_size=batch, packing=packing, epochs=1, evaluate_every_epochs=None, precision=precision)
+    def recipe(batch: int, packing: bool) -> TrainerConfig:
+        return recipe_of(batch_size=batch, packing=packing, epochs=1, precision=precision)
 
     found = {
         "fcot": lambda rows, batch: fcot_side(fresh(student), rows, recipe(batch, False)),

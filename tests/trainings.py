@@ -17,10 +17,11 @@ from fcot.objectives.completion import CompletionLoss, token_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.ranks import Team, World
 from fcot.student import training
+from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Decoded, Prompt, decode
 from fcot.student.loading import Lora, add_lora
 from fcot.student.tokenization import Tokenized
-from fcot.student.training import Recipe, TrainingReport, train
+from fcot.student.training import TrainingReport, train
 
 STEPS = 50
 ANSWERS = 7
@@ -45,9 +46,10 @@ def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
     return add_lora(student, Lora(4, 16.0, dropout)) if lora else student
 
 
-def recipe_of(**options: Any) -> Recipe:
+def recipe_of(**options: Any) -> TrainerConfig:
     """A short one in which everything counts: warm-up, decay, clipping."""
-    return Recipe(**({"lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0} | options))
+    common = {"name": "test", "lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0, "precision": "32-true"}
+    return TrainerConfig(**(common | options))
 
 
 def trained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
-from fcot.student.training import History, Recipe, plan
+from fcot.student.training import History, plan
 from fcot.student.training import train as fit_student
 from fcot.student.using import Usage, read_usage, write_usage
 
@@ -75,7 +75,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
     rows = training_rows(run, student, form, course.samples)
     reflection = course.reflect(student, form) if course.reflect else None
     weights = np.array([sample.weight for sample in course.samples])
-    recipe = Recipe(**{one.name: getattr(config, one.name) for one in fields(Recipe)} | {"precision": run.precision})
+    recipe = replace(config, precision=run.precision)
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}

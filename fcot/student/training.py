@@ -31,6 +31,7 @@ from fcot.student.checkpoints import (
     trained_weights,
     whole,
 )  # fmt: skip
+from fcot.student.config import TrainerConfig
 from fcot.student.data import Layout, ReasoningData
 from fcot.student.divergence import Watch, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
@@ -42,59 +43,6 @@ from fcot.student.tokenization import Tokenized
 
 History = list[dict[str, Any]]
 _LOG_EVERY = 10  # optimizer steps
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a student is trained.
-
-    Attributes:
-        lr: Peak learning rate.
-        weight_decay: AdamW's.
-        schedule: ``constant``, ``linear`` or ``cosine``, as :class:`fcot.student.module.StudentModule` has them.
-        warmup_steps: Optimizer steps of warm-up.
-        clip_norm: Gradient norm limit, None for none.
-        batch_size: Samples an optimizer step, over all ranks and micro-batches.
-        batch_tokens: Tokens an optimizer step, padding included; takes the place of ``batch_size``.
-        micro_batches: Parts of a step that are computed one after the other (gradient accumulation).
-        packing: Lay a decoder's samples one behind the other, without padding.
-        prompt_loss_weight: Of a prompt token beside a completion token's 1 (decoders).
-        demonstration_loss_weight: Of a token of the prompt's demonstrations (decoders).
-        loss_mean: Over the tokens by their weights (``weighted``), or over all that have any (``counted``).
-        epochs: The first of epochs and ``max_steps`` ends the training.
-        max_steps: Optimizer steps.
-        evaluate_every_steps: Optimizer steps between two evaluations; takes the place of epochs.
-        evaluate_every_epochs: Epochs between two evaluations; None for one at the end. The last step always evaluates.
-        precision: Lightning's name (``32-true``, ``bf16-mixed``).
-        tf32: Let a GPU round float32 products.
-        compile: Compile the forward pass.
-        gradient_checkpointing: Compute activations twice instead of keeping them.
-        strategy: ``ddp`` or ``fsdp``, where there are several ranks.
-        checkpoint_every_s: Seconds between two checkpoints.
-    """
-
-    lr: float
-    weight_decay: float = 0.01
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    batch_size: int | None = None
-    batch_tokens: int | None = None
-    micro_batches: int = 1
-    packing: bool = False
-    prompt_loss_weight: float = 0.0
-    demonstration_loss_weight: float = 0.0
-    loss_mean: str = "weighted"
-    epochs: int | None = None
-    max_steps: int | None = None
-    evaluate_every_steps: int | None = None
-    evaluate_every_epochs: int | None = 1
-    precision: str = "32-true"
-    tf32: bool = False
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    strategy: str = "ddp"
-    checkpoint_every_s: float = 10.0
 
 
 @dataclass
@@ -127,7 +75,7 @@ def train(
     student: Student,
     rows: Tokenized,
     objectives: Sequence[Objective],
-    recipe: Recipe,
+    recipe: TrainerConfig,
     *,
     seed: int,
     evaluate: Evaluate,
@@ -150,7 +98,7 @@ def train(
         student: Is changed; afterwards it has the last step's weights.
         rows: The samples.
         objectives: The terms of the loss; the first one is the training's main one.
-        recipe: How.
+        recipe: How, with its precision resolved (not ``auto``).
         seed: Order of samples and dropout.
         evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
             history so far; its result joins the history.
@@ -202,7 +150,7 @@ def train(
     return report
 
 
-def _announce(recipe: Recipe, done: int, n_steps: int, world: World) -> None:
+def _announce(recipe: TrainerConfig, done: int, n_steps: int, world: World) -> None:
     if world.rank > 0:
         return
     if recipe.warmup_steps >= n_steps:
@@ -220,7 +168,7 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
         checkpoint_activations(student.model, True)
 
 
-def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:
+def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
     """How samples are laid out, which of them each step sees, and how many steps there are."""
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
@@ -266,7 +214,8 @@ class _Between(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], object], due: Collection[int], recipe: Recipe, loggers: Sequence[Logger], size: int, others: Sequence[str],
+        advance: Callable[[int], object], due: Collection[int], recipe: TrainerConfig, loggers: Sequence[Logger], size: int,
+        others: Sequence[str],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
