@@ -124,12 +124,7 @@ def train(
     if report.n_steps == n_steps or stop(report.history):
         return report
     _prepare(student, recipe.packing, recipe.gradient_checkpointing)
-    module = StudentModule(
-        student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
-        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
-        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
-        fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
-    )  # fmt: skip
+    module = _module(student, objectives, recipe, seed, report.n_steps, n_steps, world)
     data = ReasoningData(
         objectives, rows.lengths, sampler, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
@@ -148,6 +143,17 @@ def train(
         between.on_train_end(trainer, module)
     gather_weights(student.model)
     return report
+
+
+def _module(
+    student: Student, objectives: Sequence[Objective], recipe: TrainerConfig, seed: int, first_step: int, n_steps: int, world: World
+) -> StudentModule:
+    return StudentModule(
+        student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
+        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=first_step, micro_batches=recipe.micro_batches,
+        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
+        fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
+    )  # fmt: skip
 
 
 def _announce(recipe: TrainerConfig, done: int, n_steps: int, world: World) -> None:
