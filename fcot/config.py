@@ -55,7 +55,7 @@ class Config:
     student: Any = MISSING
     trainer: TrainerConfig = MISSING
     logger: Any = neutral(MISSING, "logging changes no prediction")
-    diversity: int = bounded(4, at_least=1)  # completions asked for per problem (D)
+    diversity: int = bounded(4, at_least=1)  # completions per problem, D
     seed: int = bounded(0, at_least=0, at_most=2**32 - 1)
     redraw_rationales: bool = absent_at(False)  # each seed trains on other rationales: slots seed x D and following
     # stop after generate, curate, train or evaluate

@@ -66,9 +66,10 @@ class FirstLook:
         further = self.outcomes.total - self.problems
         if self.repeats < max(2, _MOSTLY * further):
             return []
+        option = "student.self_consistency" if self.run.is_teacher else "diversity"
         return [
             f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, and cost as much: the server "
-            "may not sample (transformers serve does only if the model's generation_config.json says do_sample): diversity=1 buys one"
+            f"may not sample (transformers serve does only if the model's generation_config.json says do_sample): {option}=1 buys one"
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
@@ -17,14 +17,29 @@ if TYPE_CHECKING:
 _GREEDY = "; student.self_consistency=1 decodes greedily"
 
 
+class StudentConfig(Protocol):
+    """What the options of any student say beside its own.
+
+    Attributes:
+        remote: Whether a server answers for it, instead of weights that are loaded here.
+        is_teacher: Whether the teacher itself is evaluated as the student.
+        from_scratch: Whether its weights are random before training.
+    """
+
+    name: str
+    remote: ClassVar[bool]
+    is_teacher: ClassVar[bool]
+    from_scratch: ClassVar[bool]
+
+
 @dataclass
 class LoraConfig:
-    """Low-rank adapters in the place of all weights; the saved student has them merged."""
+    """Low-rank adapters, trained instead of all weights; the saved student has them merged."""
 
     rank: int | None = bounded(None, at_least=1)  # null trains all weights
     alpha: float = bounded(32.0, above=0)
     dropout: float = bounded(0.0, at_least=0, below=1)
-    targets: list[str] | None = None  # names of layers; null takes peft's choice for the family
+    targets: list[str] | None = None  # names of layers, or [all-linear]; null takes peft's choice for the family
 
 
 @dataclass
@@ -44,20 +59,9 @@ class PretrainedStudentConfig:
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)  # of those samples
     top_k: int | None = bounded(None, at_least=1)  # likeliest tokens they are drawn from; null for all
 
-    @property
-    def remote(self) -> bool:
-        """Whether a server answers in its place, instead of weights that are loaded here."""
-        return False
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the teacher itself stands in its place."""
-        return False
-
-    @property
-    def from_scratch(self) -> bool:
-        """Whether its weights are random before training."""
-        return False
+    remote: ClassVar[bool] = False
+    is_teacher: ClassVar[bool] = False
+    from_scratch: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -84,20 +88,9 @@ class TinyStudentConfig:
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)
     top_k: int | None = bounded(None, at_least=1)
 
-    @property
-    def remote(self) -> bool:
-        """Whether a server answers in its place, instead of weights that are loaded here."""
-        return False
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the teacher itself stands in its place."""
-        return False
-
-    @property
-    def from_scratch(self) -> bool:
-        """Whether its weights are random before training."""
-        return True
+    remote: ClassVar[bool] = False
+    is_teacher: ClassVar[bool] = False
+    from_scratch: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -127,20 +120,9 @@ class ApiStudentConfig:
     poll_s: float = neutral(30.0, Why.PACE, above=0)  # between two looks at the fine-tuning job, in seconds
     prices: str | None = neutral(None, Why.COST, file=True)  # YAML file; null takes conf/prices.yaml
 
-    @property
-    def remote(self) -> bool:
-        """Whether a server answers in its place, instead of weights that are loaded here."""
-        return True
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the teacher itself stands in its place."""
-        return False
-
-    @property
-    def from_scratch(self) -> bool:
-        """Whether its weights are random before training."""
-        return False
+    remote: ClassVar[bool] = True
+    is_teacher: ClassVar[bool] = False
+    from_scratch: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -156,22 +138,11 @@ class TeacherAsStudentConfig:
     """The teacher in the student's place: it answers the test problems, untrained."""
 
     name: str = MISSING
-    self_consistency: int = bounded(1, at_least=1)  # completions a problem for a majority vote; 1 asks for a greedy one
+    self_consistency: int = bounded(1, at_least=1)  # completions per problem for a majority vote; 1 asks for a greedy one
 
-    @property
-    def remote(self) -> bool:
-        """Whether a server answers in its place, instead of weights that are loaded here."""
-        return True
-
-    @property
-    def is_teacher(self) -> bool:
-        """Whether the teacher itself stands in its place."""
-        return True
-
-    @property
-    def from_scratch(self) -> bool:
-        """Whether its weights are random before training."""
-        return False
+    remote: ClassVar[bool] = True
+    is_teacher: ClassVar[bool] = True
+    from_scratch: ClassVar[bool] = False
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
@@ -24,13 +24,13 @@ class TeacherConfig(Protocol):
 
     Beside these: ``faults()``, messages about options that cannot be together; and where its requests cost money, ``budget_usd`` and
     ``prices``.
+
+    Attributes:
+        generates: Whether it writes new completions; a replayed file does not.
     """
 
     name: str
-
-    @property
-    def generates(self) -> bool:
-        """Whether it writes new completions; a replayed file does not."""
+    generates: ClassVar[bool]
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -89,10 +89,7 @@ class OracleTeacherConfig:
     error_rate: float = resolved(0.1, To.KEY, at_least=0, at_most=1)  # share of rationales with a wrong step
     temperature: float | None = resolved(None, To.KEY, at_least=0)
 
-    @property
-    def generates(self) -> bool:
-        """Whether it writes new completions; a replayed file does not."""
-        return True
+    generates: ClassVar[bool] = True
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -118,10 +115,7 @@ class ReplayTeacherConfig:
         if self.path and not Path(self.path).exists():
             yield f"teacher.path={self.path}: no such file or folder"
 
-    @property
-    def generates(self) -> bool:
-        """Whether it writes new completions; a replayed file does not."""
-        return False
+    generates: ClassVar[bool] = False
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -144,7 +138,7 @@ class OpenAITeacherConfig:
     # reasoning models want max_completion_tokens
     max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING, one_of=("max_tokens", "max_completion_tokens"))
     max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)  # samples of one prompt in one request, so that the prompt is paid once
-    resample_identical: bool = False  # buy up to D more rationales in the place of identical ones
+    resample_identical: bool = False  # buy up to D more rationales instead of repeated ones
     concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # requests in flight; null finds out what the server takes
     requests_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
     tokens_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
@@ -168,10 +162,7 @@ class OpenAITeacherConfig:
         if self.budget_usd is not None and self.model and self.parameters.get(self.max_tokens_parameter, 0) is None:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
-    @property
-    def generates(self) -> bool:
-        """Whether it writes new completions; a replayed file does not."""
-        return True
+    generates: ClassVar[bool] = True
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -218,10 +209,7 @@ class HFTeacherConfig:
         if self.path is not None:
             yield from folder_faults("teacher.path", self.path)
 
-    @property
-    def generates(self) -> bool:
-        """Whether it writes new completions; a replayed file does not."""
-        return True
+    generates: ClassVar[bool] = True
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
