@@ -26,10 +26,10 @@ import numpy as np
 import torch
 import transformers as hf
 
+from fcot.base.records import Completion
 from fcot.curation.filters import Rules, curate
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.student import METHODS
-from fcot.records import Completion
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student, train_tokenizer

@@ -22,17 +22,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fake_openai import FakeServer
 
-from fcot.artifacts import fingerprint
+from fcot.base.files import fingerprint
+from fcot.base.records import Problem
+from fcot.llm.generate import generate_completions
+from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.plan import Plan
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Problem
 from fcot.tasks.toy import TOY_TASKS, make_problems
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.plan import Plan
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
 
 RULE = AnswerRule("number")
 ONE = TeacherPrompt(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcot.errors import FcotError
-from fcot.progress import progress, say
+from fcot.base.console import progress, say
+from fcot.base.errors import FcotError
 
 HELP = """Ask a trained student.
 
@@ -130,9 +130,9 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     Raises:
         FcotError: The folder is no student of fcot's, or a gold answer is not of the task's type.
     """
+    from fcot.base.records import Problem
     from fcot.evaluation import scoring
     from fcot.prompts.answers import votes as count_votes
-    from fcot.records import Problem
     from fcot.student.using import read_usage
 
     folder = Path(options.student)
@@ -185,10 +185,10 @@ def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Opti
 def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Options, limit: int) -> Answers:
     import asyncio
 
-    from fcot.artifacts import read_json
-    from fcot.teacher import connect
-    from fcot.teacher.openai import key_fault
-    from fcot.teacher.requests import Request
+    from fcot.base.files import read_json
+    from fcot.llm import connect
+    from fcot.llm.openai import key_fault
+    from fcot.llm.requests import Request
 
     student, n = read_json(folder / "openai.json"), options.self_consistency
     key = options.api_key_env or student.get("api_key_env")
@@ -215,7 +215,7 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
 
 def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
     if output is not None:
-        from fcot.artifacts import write_jsonl
+        from fcot.base.files import write_jsonl
 
         write_jsonl(Path(output), answers)
         say(f"{len(answers)} answers: {output}")

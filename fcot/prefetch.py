@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.errors import FcotError
-from fcot.overrides import explained, prepare
-from fcot.progress import say
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.config.overrides import explained, prepare
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
 Model = tuple[str, str | None]  # hub id and revision
@@ -40,8 +40,8 @@ def prefetch(overrides: Sequence[str]) -> None:
     Raises:
         FcotError: Something cannot be had.
     """
-    from fcot.checks import unchecked
-    from fcot.runs import problems_of, task_of
+    from fcot.config.checks import unchecked
+    from fcot.runs.run import problems_of, task_of
 
     models: dict[Model, str] = {}
     data: set[tuple[str, str | None]] = set()

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.artifacts import RunDirectory, holder, write_json
-from fcot.errors import FcotError
-from fcot.progress import result_console
+from fcot.base.console import result_console
+from fcot.base.errors import FcotError
+from fcot.base.files import holder, write_json
+from fcot.base.run_folder import RunDirectory
 from fcot.reporting.finished import Loaded, command_of, load, readable, tell_apart
 from fcot.sweeps.ledger import Status, statuses
 from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
 if TYPE_CHECKING:
-    from fcot.records import Problem
+    from fcot.base.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
     from fcot.sweeps.controller import Answer
@@ -157,8 +158,8 @@ def _problems(run: RunFiles) -> list[Problem]:
     Raises:
         FcotError: They are not to be had here.
     """
-    from fcot.checks import unchecked
-    from fcot.runs import problems_of, task_of
+    from fcot.config.checks import unchecked
+    from fcot.runs.run import problems_of, task_of
     from fcot.sweeps.plan import composer
 
     with readable(run.directory.config):

@@ -13,12 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.overrides import explained, prepare
-from fcot.progress import say
-from fcot.resources import CONF
-from fcot.stopping import asked, listen
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.resources import CONF
+from fcot.base.stopping import asked, listen
+from fcot.config.overrides import explained, prepare
+from fcot.config.schema import register_schemas
 
 
 def main() -> None:
@@ -73,17 +73,17 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
 
     run = resolve_job(composed)
     if run.config.dry_run:
-        from fcot.stages.dry_run import estimate
-        from fcot.stages.needs import show
+        from fcot.estimate.dry_run import estimate
+        from fcot.estimate.needs import show
 
         show([estimate(run, {})])
     elif run.config.preview:
-        from fcot.stages.preview import preview
+        from fcot.estimate.preview import preview
 
         preview(run, run.config.preview)
     else:
-        from fcot.pipeline import execute
-        from fcot.runs import kept_config
+        from fcot.runs.pipeline import execute
+        from fcot.runs.run import kept_config
         from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")

@@ -43,10 +43,10 @@ def make_run():
     """``(output folder, *overrides) -> resolved run``, in this process."""
     from hydra import compose, initialize_config_dir
 
-    from fcot.checks import to_config
-    from fcot.config import register_schemas
-    from fcot.resources import CONF
-    from fcot.runs import resolve
+    from fcot.base.resources import CONF
+    from fcot.config.checks import to_config
+    from fcot.config.schema import register_schemas
+    from fcot.runs.run import resolve
 
     def make(output: Path, *overrides: str):
         register_schemas()

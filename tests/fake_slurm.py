@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fcot.artifacts import write_json
+from fcot.base.files import write_json
 from fcot.sweeps.job import Attempt, Record
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from teachers import PROMPT, plan, problems
 
-from fcot.errors import FcotError
-from fcot.teacher.budget import SharedBudget
-from fcot.teacher.generate import Generated, generate_completions
-from fcot.teacher.money import Price
-from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
+from fcot.base.errors import FcotError
+from fcot.llm.budget import SharedBudget
+from fcot.llm.generate import Generated, generate_completions
+from fcot.llm.money import Price
+from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 
 PRICE = Price(2.0, 8.0, 0.5)
 ONE_STEP = replace(PROMPT, two_steps=False, rationale_tokens=40)
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--without-rows-before-sending", action="store_true", help="what the proof of the budget has to notice")
     options = parser.parse_args()
     if options.without_rows_before_sending:
-        from fcot.teacher import purchase
+        from fcot.llm import purchase
 
         purchase._Tries.sending = lambda self: None  # type: ignore[method-assign]
     server = Server(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fcot import artifacts
-from fcot.artifacts import (
-    RunDirectory,
+from fcot.base import files as artifacts
+from fcot.base.errors import FcotError
+from fcot.base.files import (
     exclusive,
     file_fingerprint,
     fingerprint,
@@ -26,7 +26,7 @@ from fcot.artifacts import (
     write_json,
     write_jsonl,
 )
-from fcot.errors import FcotError
+from fcot.base.run_folder import RunDirectory
 
 FULL_DISK = """
 import resource, signal, sys
@@ -264,7 +264,7 @@ def test_write_folder_on_a_full_disk(tmp_path):
 def test_a_kill_while_the_folder_is_swapped_leaves_no_mixture(tmp_path):
     """The process dies at each file operation of the swap in turn; what stands at the path is one version, whole, or nothing."""
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom fcot.artifacts import write_folder\n"
+        "import os, sys\nfrom pathlib import Path\nfrom fcot.base.files import write_folder\n"
         "path, count = Path(sys.argv[1]), int(sys.argv[2])\n"
         "def fill(folder):\n    (folder / 'a').write_text('new')\n    (folder / 'b').write_text('new')\n    sys.addaudithook(hook)\n"
         "def hook(event, arguments):\n    global count\n"
@@ -311,7 +311,7 @@ def test_remove_partial_takes_leftovers_and_nothing_else(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from fcot.artifacts import exclusive
+from fcot.base.files import exclusive
 with exclusive(Path(sys.argv[1]), lambda message: print(message, flush=True)):
     print("got it", flush=True)
     sys.stdin.readline()

@@ -15,17 +15,17 @@ import pytest
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
-from fcot.artifacts import write_json, write_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import write_json, write_jsonl
+from fcot.llm.batch import BatchTeacher, _Batches, _failure
+from fcot.llm.generate import generate_completions
+from fcot.llm.money import Price
+from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.plan import missing
+from fcot.llm.purchase import Meter
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 from fcot.store import main as store_command
-from fcot.teacher.batch import BatchTeacher, _Batches, _failure
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.money import Price
-from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.plan import missing
-from fcot.teacher.purchase import Meter
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
 
 
 @pytest.fixture(autouse=True)

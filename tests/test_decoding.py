@@ -12,10 +12,10 @@ import torch
 from scipy.stats import chisquare
 from students import DECODERS, ENCODER_DECODERS, logits_at_targets, make_rows, make_student
 
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World
 from fcot.decoding.cache import GrowingLayer
-from fcot.errors import FcotError
 from fcot.objectives.completion import token_loss
-from fcot.ranks import World
 from fcot.student.data import Layout
 from fcot.student.decoding import Decoded, Decoder, Prompt, Sampling, decode
 from fcot.student.loading import load_student, save_student

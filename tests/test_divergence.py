@@ -12,13 +12,13 @@ from test_run import SMALL, make_run
 from test_sweeps import states, the_sweep
 from trainings import student_of, trained, trained_by
 
-from fcot.config import register_schemas
+from fcot.base.errors import FcotError, NotFinite
+from fcot.config.schema import register_schemas
 from fcot.decoding.engine import Sampling
-from fcot.errors import FcotError, NotFinite
 from fcot.objectives import completion
 from fcot.objectives.completion import token_loss
-from fcot.pipeline import execute
-from fcot.stages import student as stage
+from fcot.runs.pipeline import execute
+from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.checkpoints import Checkpoints
 from fcot.student.decoding import Prompt, decode

@@ -12,14 +12,14 @@ import pytest
 from fake_openai import FakeServer
 from hydra import compose, initialize_config_dir
 
-from fcot.checks import to_config
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.runs import resolve
-from fcot.stages.dry_run import estimate
-from fcot.stages.needs import show
-from fcot.stages.preview import preview
-from fcot.teacher.generate import generate_completions
+from fcot.base.errors import FcotError
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
+from fcot.estimate.dry_run import estimate
+from fcot.estimate.needs import show
+from fcot.estimate.preview import preview
+from fcot.llm.generate import generate_completions
+from fcot.runs.run import resolve
 
 CONF = Path(__file__).parent.parent / "conf"
 DEAD = "http://127.0.0.1:9/v1"

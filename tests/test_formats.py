@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from fcot.base.records import Completion
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Completion
 from fcot.tasks.table import TASKS
 
 FORMATS = {(name, architecture): form for name, method in METHODS.items() for architecture, form in method.formats.items()}

@@ -20,14 +20,14 @@ from identities import run_of, write_files
 from omegaconf import OmegaConf
 from students import save_gpt2
 
-from fcot import artifacts
-from fcot.checks import faults_of
-from fcot.config import SCHEMAS, Config
+from fcot.base import files as artifacts
+from fcot.base.fields import absent_at, counted, neutral, part_of, resolved
+from fcot.config.checks import faults_of
+from fcot.config.schema import SCHEMAS, Config
 from fcot.curation import filters
 from fcot.curation.config import CurationConfig
-from fcot.fields import absent_at, counted, neutral, part_of, resolved
-from fcot.pipeline import execute
-from fcot.runs import resolve
+from fcot.runs.pipeline import execute
+from fcot.runs.run import resolve
 from fcot.sweeps.plan import make_plan
 
 FROZEN = Path(__file__).parent / "run_ids.json"

@@ -7,16 +7,16 @@ import json
 import pytest
 from students import save_gpt2, save_t5
 
-from fcot.artifacts import read_json, read_jsonl
+from fcot.base.errors import ConfigFaults
+from fcot.base.files import read_json, read_jsonl
+from fcot.base.ranks import World
+from fcot.base.records import Problem
 from fcot.decoding.engine import Sampling
-from fcot.errors import ConfigFaults
-from fcot.pipeline import execute
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
-from fcot.ranks import World
-from fcot.records import Problem
+from fcot.runs.pipeline import execute
 from fcot.stages.answering import Draws, fit_exemplars, prompt_student
-from fcot.stages.student import build_student
+from fcot.stages.training import build_student
 from fcot.student.loading import load_student
 from fcot.student.tokenization import encode_prompts
 

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fcot.decoding.engine import Prompt
-from fcot.pipeline import execute
+from fcot.llm.generate import generate_completions
+from fcot.runs.pipeline import execute
 from fcot.student.decoding import decode
 from fcot.student.loading import load_student
-from fcot.teacher.generate import generate_completions
 
 MODELS = Path(os.environ.get("FCOT_TEST_MODELS", "~/models")).expanduser()
 QUESTIONS = ["Tom has 3 coins. Ann gives him 2. How many coins has Tom?", "2 + 2 =", "A dog is", "Q: Is the sky green?\nA:"]

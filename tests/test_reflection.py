@@ -13,6 +13,7 @@ from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
+from fcot.methods.tailored.material import material
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
 from fcot.prompts.student import METHODS, Demonstration
@@ -21,7 +22,6 @@ from fcot.student.decoding import Prompt, decode
 from fcot.student.forward import Forward
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Row, encode_questions, tokenize
-from fcot.tailored.material import material
 
 FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fcot.artifacts import RunDirectory, write_atomic, write_json, write_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import write_atomic, write_json, write_jsonl
+from fcot.base.run_folder import RunDirectory
 from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import asks_for_cost, cost_of, pareto
@@ -25,7 +26,7 @@ from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import by_task, comparison, comparisons, notes, stage_line
-from fcot.runs import kept_config
+from fcot.runs.run import kept_config
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 BASE = {

@@ -11,7 +11,7 @@ import pytest
 from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
 
 from fcot import sweep as command
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
 from fcot.sweeps import controller, ledger, slurm
 from fcot.sweeps.controller import MEANING, State, states
 from fcot.sweeps.ledger import Status, statuses, stop

@@ -14,10 +14,10 @@ from students import save_gpt2, save_t5
 from test_run import METRICS, QUICK, SMALL, make_run, schemas, timeless  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import FcotError
+from fcot.runs.pipeline import execute
 from fcot.stages import answering
-from fcot.stages import student as stage
+from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.using import read_usage
 

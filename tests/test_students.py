@@ -15,13 +15,13 @@ import torch
 from students import make_rows, make_samples, make_student, save_gpt2, save_t5
 from tokenizers import processors
 
-from fcot.artifacts import TEMPORARY
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import TEMPORARY
+from fcot.base.ranks import World, started_outside
+from fcot.base.records import Prediction
 from fcot.evaluation.scoring import majority
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS
-from fcot.ranks import World, started_outside
-from fcot.records import Prediction
 from fcot.student import tokenization
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity

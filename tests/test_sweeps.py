@@ -16,10 +16,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fcot import sweep as command
-from fcot.artifacts import exclusive, holder, write_json
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.stopping import end_with_parent
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, holder, write_json
+from fcot.base.stopping import end_with_parent
+from fcot.config.schema import register_schemas
 from fcot.sweeps.collect import _column, _flat
 from fcot.sweeps.controller import State
 from fcot.sweeps.job import Attempt, Record, _check_generation
@@ -337,7 +337,7 @@ def test_preemptions_are_counted():
 def test_a_lock_tells_who_holds_it(tmp_path):
     lock = tmp_path / "a.lock"
     assert holder(lock) is None
-    code = "from pathlib import Path\nfrom fcot.artifacts import exclusive\n"
+    code = "from pathlib import Path\nfrom fcot.base.files import exclusive\n"
     code += f"with exclusive(Path({str(lock)!r}), print): print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -440,7 +440,7 @@ def test_rerun_takes_parameters_of_the_launcher_only(word):
 
 CHILD = """
 import signal, sys, time
-from fcot.stopping import end_with_parent
+from fcot.base.stopping import end_with_parent
 end_with_parent(signal.SIGTERM, int(sys.argv[1]))
 print("lives", flush=True)
 time.sleep(600)

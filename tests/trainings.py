@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
+from fcot.base.ranks import Team, World
 from fcot.objectives import completion
 from fcot.objectives.completion import CompletionLoss, token_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
-from fcot.ranks import Team, World
 from fcot.student import training
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Decoded, Prompt, decode

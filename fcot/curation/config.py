@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from fcot.fields import Bounds, Why, bounded, neutral, resolved
+from fcot.base.fields import Bounds, Why, bounded, neutral, resolved
 
 
 @dataclass

@@ -21,13 +21,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import fingerprint
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint
+from fcot.base.records import REFUSED, Completion, CuratedCompletion, Problem
 from fcot.curation.equations import wrong_equations
-from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
-from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Read = Callable[[Completion, AnswerRule], Reading]
 Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None for all of a problem

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from fcot.base.errors import FcotError, NotFinite
 from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
-from fcot.errors import FcotError, NotFinite
 
 NO_TOKEN = -1  # of logits that are not finite
 _HEADROOM = 64  # columns that a row is given beyond its present length when it is decided whether it fits

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fcot.base.records import Prediction
 from fcot.curation.equations import wrong_equations
 from fcot.curation.filters import most_repeated, stutters
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Prediction
 
 MARKS = (
     "no_answer", "truncated", "repeats_question", "loops", "arithmetic_slip", "right_reasoning", "foreign_number", "skipped_number",

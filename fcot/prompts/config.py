@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from fcot.fields import To, absent_at, neutral, resolved
+from fcot.base.fields import To, absent_at, neutral, resolved
 from fcot.prompts.answer_types import ANSWER_TYPES
 
 

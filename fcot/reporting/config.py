@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from fcot.fields import bounded
+from fcot.base.fields import bounded
 
 
 @dataclass

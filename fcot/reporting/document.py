@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcot.artifacts import RunDirectory
+from fcot.base.run_folder import RunDirectory
 from fcot.reporting.settings import Metrics
 from fcot.reporting.table import Table
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from fcot.artifacts import replacing
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import replacing
 from fcot.prompts.student import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fcot.artifacts import LINE_ENDS, RunDirectory, read_json, read_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import LINE_ENDS, read_json, read_jsonl
+from fcot.base.run_folder import RunDirectory
 from fcot.prompts.student import METHODS
 
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
-from fcot.progress import result_console
 from fcot.prompts.student import METHODS
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find

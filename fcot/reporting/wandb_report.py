@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, write_atomic, write_json
 from fcot.prompts.student import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from fcot.base.console import say, unwatched
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World
+from fcot.base.records import Completion, Prediction, Problem
 from fcot.decoding.engine import Prompt, Sampling
-from fcot.errors import FcotError
 from fcot.evaluation import scoring
-from fcot.progress import say, unwatched
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import METHODS, StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
 from fcot.prompts.thinking import said_or_thought, separate
-from fcot.ranks import World
-from fcot.records import Completion, Prediction, Problem
-from fcot.runs import Run
+from fcot.runs.run import Run
 from fcot.student.checkpoints import is_sharded
 from fcot.student.decoding import Decoded, decode
 from fcot.student.loading import Student

@@ -9,19 +9,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_jsonl, write_jsonl
+from fcot.base.console import progress, say
+from fcot.base.errors import FcotError
+from fcot.base.files import read_jsonl, write_jsonl
+from fcot.base.records import Completion, CuratedCompletion, to_row
 from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
 from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
-from fcot.errors import FcotError
-from fcot.progress import progress, say
+from fcot.llm.generate import Generated, generate_completions
+from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
-from fcot.records import Completion, CuratedCompletion, to_row
-from fcot.runs import Run
+from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, former_prompt_notes, remedies_of
 from fcot.stages.table import Context, Summary
-from fcot.teacher.generate import Generated, generate_completions
-from fcot.teacher.money import FREE, paid
 
 
 def generate(context: Context) -> Summary:

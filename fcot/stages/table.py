@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import RunDirectory
-from fcot.tailored.config import TailoredConfig
+from fcot.base.run_folder import RunDirectory
+from fcot.methods.tailored.config import TailoredConfig
 
 if TYPE_CHECKING:
-    from fcot.ranks import World
-    from fcot.runs import Run
+    from fcot.base.ranks import World
+    from fcot.runs.run import Run
 
 Summary = dict[str, Any]
 
@@ -96,16 +96,16 @@ def directory_of(run: Run, step: Step) -> RunDirectory:
 
 GENERATE = Stage("generate", 2, "fcot.stages.rationales:generate")
 CURATE = Stage("curate", 3, "fcot.stages.rationales:curate", "curated.jsonl")
-TRAIN = Stage("train", 2, "fcot.stages.student:train", "student", shared=True)
-EVALUATE = Stage("evaluate", 3, "fcot.stages.student:evaluate", "predictions.jsonl", shared=True)
+TRAIN = Stage("train", 2, "fcot.stages.training:train", "student", shared=True)
+EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.jsonl", shared=True)
 # Of API-backed students, and of the teacher in the student's place.
-TRAIN_REMOTE = Stage("train", 2, "fcot.stages.api_student:train", "student", key="train_remote")
-EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.asked:evaluate", "predictions.jsonl", key="evaluate_remote")
+TRAIN_REMOTE = Stage("train", 2, "fcot.stages.remote_training:train", "student", key="train_remote")
+EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.remote_evaluation:evaluate", "predictions.jsonl", key="evaluate_remote")
 # Of a round of tailored learning.
-EXAM = Stage("exam", 2, "fcot.stages.rounds:exam", "exam.jsonl", shared=True)
-FEEDBACK = Stage("feedback", 1, "fcot.stages.feedback:feedback", "feedback.jsonl")
-CURATE_ROUND = replace(CURATE, function="fcot.stages.rounds:curate")
-TRAIN_ROUND = replace(TRAIN, function="fcot.stages.rounds:train")
+EXAM = Stage("exam", 2, "fcot.methods.tailored.rounds:exam", "exam.jsonl", shared=True)
+FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback_stage:feedback", "feedback.jsonl")
+CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.rounds:curate")
+TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.rounds:train")
 
 
 def stages_of(run: Run) -> tuple[Stage, ...]:

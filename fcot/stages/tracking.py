@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
+from fcot.base.files import read_json, read_jsonl, write_json
+from fcot.base.run_folder import RunDirectory
+from fcot.llm.store.folder import readable
 from fcot.reporting.config import LightningLoggerConfig, WandbLoggerConfig
-from fcot.runs import Run
-from fcot.teacher.store import readable
+from fcot.runs.run import Run
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

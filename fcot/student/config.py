@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import Why, bounded, neutral, resolved
+from fcot.base.fields import Why, bounded, neutral, resolved
 from fcot.teacher.config import folder_faults, price_of, url_faults
 
 if TYPE_CHECKING:
-    from fcot.teacher.money import Price
+    from fcot.llm.money import Price
 
 _GREEDY = "; student.self_consistency=1 decodes greedily"
 

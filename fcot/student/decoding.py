@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fcot.base.console import unwatched
+from fcot.base.ranks import World
+from fcot.base.stopping import stop_if_asked
 from fcot.decoding.engine import Decoder, Prompt, Sampling
-from fcot.progress import unwatched
-from fcot.ranks import World
-from fcot.stopping import stop_if_asked
 from fcot.student.loading import Student
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.stopping import asyncio_sleep
-from fcot.teacher.calls import Calls
-from fcot.teacher.failures import Malformed
-from fcot.teacher.openai import Server
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
+from fcot.base.stopping import asyncio_sleep
+from fcot.llm.calls import Calls
+from fcot.llm.failures import Malformed
+from fcot.llm.openai import Server
 
 _LEAST_SAMPLES = 10  # the API's minimum
 _JOBS = "/fine_tuning/jobs"

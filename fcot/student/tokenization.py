@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fcot.artifacts import TEMPORARY, exclusive, replacing
+from fcot.base.console import say
+from fcot.base.files import TEMPORARY, exclusive, replacing
 from fcot.decoding.encoding import encoder_of
-from fcot.progress import say
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import Text
 from fcot.student.loading import Student

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fcot.artifacts import read_json, write_json
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, write_json
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration, StudentFormat
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import replacing
+from fcot.base.files import replacing
 from fcot.sweeps.job import Record, read_record
 from fcot.sweeps.ledger import metrics_of, statuses
 from fcot.sweeps.plan import Sweep

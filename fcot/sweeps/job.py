@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from fcot.artifacts import exclusive, read_json, write_json
-from fcot.errors import FcotError
-from fcot.progress import published, say
-from fcot.ranks import started_first
-from fcot.stopping import asked
+from fcot.base.console import published, say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, read_json, write_json
+from fcot.base.ranks import started_first
+from fcot.base.stopping import asked
+from fcot.llm.budget import SharedBudget
 from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job, shown
-from fcot.teacher.budget import SharedBudget
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
+    from fcot.runs.run import Run
 
 
 @dataclass
@@ -97,7 +97,7 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
 
     Raises:
         FcotError: It cannot be run; recorded as failed, as any other exception is.
-        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.stopping.asked` tells which); recorded too.
+        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.base.stopping.asked` tells which); recorded too.
     """
     job = sweep.jobs[number]
     if started_first():
@@ -115,8 +115,8 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
     Raises:
         FcotError: Of some of them it is not whole.
     """
-    from fcot.pipeline import execute
-    from fcot.runs import kept_config
+    from fcot.runs.pipeline import execute
+    from fcot.runs.run import kept_config
 
     record = Record(GENERATION, [], None, None)
     with _recorded(sweep, GENERATION, record):
@@ -202,8 +202,8 @@ def _outcome(error: BaseException) -> str:
 
 
 def _run(sweep: Sweep, job: Planned) -> None:
-    from fcot.pipeline import execute
-    from fcot.runs import kept_config
+    from fcot.runs.pipeline import execute
+    from fcot.runs.run import kept_config
 
     if job.fault is not None:
         raise FcotError(job.fault)

@@ -9,23 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import exclusive, holder
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.resources import PRICES
-from fcot.stopping import stop_if_asked
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, holder
+from fcot.base.resources import PRICES
+from fcot.base.stopping import stop_if_asked
+from fcot.estimate.hours import about, at_most
+from fcot.llm.money import FREE
 from fcot.sweeps.controller import Answer
-from fcot.sweeps.hours import about, at_most
 from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
 from fcot.teacher.config import HFTeacherConfig
-from fcot.teacher.money import FREE
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
-    from fcot.stages.needs import Estimate
+    from fcot.estimate.needs import Estimate
+    from fcot.runs.run import Run
 
 _SHOWN_JOBS = 3  # of those that failed for one reason
 
@@ -191,7 +191,7 @@ def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], est
     buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
     if not buying:
         return None
-    from fcot.stages.needs import dollars
+    from fcot.estimate.needs import dollars
 
     usd, limits = sweep.launcher.get("budget_usd"), [plan.budget_usd for plan in buying]
     known = [limit for limit in limits if limit is not None]
@@ -213,7 +213,7 @@ def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
 
 def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, Estimate]:
     """What jobs would buy and compute, by number; what one buys the later ones do not."""
-    from fcot.stages.dry_run import estimate
+    from fcot.estimate.dry_run import estimate
 
     planned: dict[tuple[object, ...], int] = {}
     return {job.number: estimate(runs[job.number], planned, job.overrides) for job in todo}
@@ -229,7 +229,7 @@ def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run])
 
 def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, Estimate]) -> list[str]:
     """What a launch is about to do, in lines."""
-    from fcot.stages.needs import money, sum_of
+    from fcot.estimate.needs import money, sum_of
 
     jobs = sweep.jobs
     kinds = {
@@ -255,12 +255,12 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
     """``dry_run`` or ``preview`` of all jobs, which leave nothing behind; exit code 1 where a job cannot be run."""
     _leave_nothing(sweep.folder)
     if preview:
-        from fcot.stages.preview import preview as show_preview
+        from fcot.estimate.preview import preview as show_preview
 
         for run in runs.values():
             show_preview(run, preview)
         return
-    from fcot.stages.needs import show
+    from fcot.estimate.needs import show
 
     todo = [job for job in sweep.distinct if not sweep.whole(job)]
     estimates = estimates_of(sweep.distinct, runs)

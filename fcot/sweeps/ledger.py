@@ -16,8 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import holder, read_json
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import holder, read_json
 from fcot.sweeps.controller import Answer, State, array_of, cancel, states
 from fcot.sweeps.job import Attempt, Record, read_record
 from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, listed

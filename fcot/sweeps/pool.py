@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.stopping import stop_if_asked
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.stopping import stop_if_asked
 from fcot.sweeps.job import read_record
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
 

@@ -20,10 +20,10 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.ranks import started_first
-from fcot.stopping import WARNING, asked, listen, stop_if_asked
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.ranks import started_first
+from fcot.base.stopping import WARNING, asked, listen, stop_if_asked
 from fcot.sweeps.controller import array_of, cancel, longest_array, states
 from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, listed, read_plan, shown

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from fcot.fields import Bounds, To, resolved
+from fcot.base.fields import Bounds, To, resolved
 from fcot.prompts.answer_types import ANSWER_TYPES
 
 if TYPE_CHECKING:  # what --help and --cfg job need not wait for
-    from fcot.records import Problem
+    from fcot.base.records import Problem
     from fcot.tasks.loaders import Columns
     from fcot.tasks.table import Task
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping
 
+from fcot.base.records import Problem
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Problem
 from fcot.tasks.grouping import mask
 from fcot.tasks.splits import Split, folded
 

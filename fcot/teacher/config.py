@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import To, Why, neutral, resolved
-from fcot.resources import PRICES
+from fcot.base.fields import To, Why, neutral, resolved
+from fcot.base.resources import PRICES
 
 if TYPE_CHECKING:  # what --help and --cfg job need not wait for
-    from fcot.teacher.money import Price
-    from fcot.teacher.requests import Teacher
+    from fcot.llm.money import Price
+    from fcot.llm.requests import Teacher
 
 ENDPOINTS = ("chat", "completions")
 
@@ -36,7 +36,7 @@ class TeacherConfig(Protocol):
         """The price of its tokens; None where nobody knows it."""
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
 
 
 class _Priced(Protocol):
@@ -52,14 +52,14 @@ def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, 
         model: The model's name, or the beginning of its name.
         parameters: Request parameters; ``service_tier`` changes the price.
     """
-    from fcot.teacher.money import read_price
+    from fcot.llm.money import read_price
 
     path = Path(server.prices) if server.prices else PRICES
     return read_price(path, model, option, (parameters or {}).get("service_tier")) if path.is_file() else None
 
 
 def _free() -> Price:
-    from fcot.teacher.money import FREE
+    from fcot.llm.money import FREE
 
     return FREE
 
@@ -96,7 +96,7 @@ class OracleTeacherConfig:
         return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
         from fcot.teacher.oracle import Oracle
 
         return Oracle(config.dataset.name, self.error_rate, temperature)
@@ -151,7 +151,7 @@ class OpenAITeacherConfig:
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
-        from fcot.teacher.requests import OWN_PARAMETERS
+        from fcot.llm.requests import OWN_PARAMETERS
 
         yield from url_faults("teacher", self.base_url)
         for name, value in self.parameters.items():
@@ -169,8 +169,8 @@ class OpenAITeacherConfig:
         return price_of(self, "teacher.prices", self.model, self.parameters)
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
-        from fcot.teacher import connect
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.llm import connect
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
@@ -179,7 +179,7 @@ class OpenAITeacherConfig:
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:
             return online
-        from fcot.teacher.batch import BatchTeacher
+        from fcot.llm.batch import BatchTeacher
 
         return BatchTeacher(server, online, self.poll_s)
 
@@ -216,8 +216,8 @@ class HFTeacherConfig:
         return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
-        from fcot.teacher.hf import HFTeacher, default_id
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.llm.hf import HFTeacher, default_id
 
         source, revision = self.path or str(self.model), None if self.path else self.revision
         model_id = self.model_id or default_id(source, revision, Path(config.output_dir))
