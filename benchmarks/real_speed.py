@@ -45,7 +45,7 @@ from students import (
     trainer_side,
 )  # fmt: skip
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student

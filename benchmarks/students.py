@@ -28,8 +28,8 @@ import transformers as hf
 
 from fcot.base.records import Completion
 from fcot.curation.filters import Rules, curate
+from fcot.methods.table import METHODS
 from fcot.objectives.completion import CompletionLoss
-from fcot.prompts.student import METHODS
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import Student, load_student, train_tokenizer

@@ -77,14 +77,12 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 def _models(config: Any) -> Iterator[tuple[Model, str]]:
     """The hub's models that a run loads, with the overrides that name them."""
-    from fcot.prompts.student import METHODS
-    from fcot.student.config import PretrainedStudentConfig
-    from fcot.teacher.config import HFTeacherConfig
+    from fcot.methods.table import METHODS
 
     student, teacher = config.student, config.teacher
-    if isinstance(student, PretrainedStudentConfig) and student.path is None:
+    if student.pretrained and student.path is None:
         yield (str(student.hub_id), student.revision), "student.path"
-    if isinstance(teacher, HFTeacherConfig) and teacher.path is None and METHODS[config.method.name].asks_teacher:
+    if teacher.local and teacher.path is None and METHODS[config.method.name].uses_rationales:
         yield (str(teacher.model), teacher.revision), "teacher.path"
 
 

@@ -206,7 +206,7 @@ def configured(overrides: Sequence[str]) -> Run:
     from fcot.config.checks import to_config
     from fcot.config.overrides import explain, prepare
     from fcot.config.schema import register_schemas
-    from fcot.prompts.student import METHODS
+    from fcot.methods.table import METHODS
     from fcot.runs.run import resolve
 
     register_schemas()
@@ -220,8 +220,8 @@ def configured(overrides: Sequence[str]) -> Run:
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
     config = to_config(composed)
-    if not config.teacher.generates or not METHODS[config.method.name].asks_teacher:
-        asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
+    if not config.teacher.generates or not METHODS[config.method.name].uses_rationales:
+        asks = "teacher=replay" if METHODS[config.method.name].uses_rationales else f"method={config.method.name}"
         raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
     return resolve(config)
 

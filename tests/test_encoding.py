@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from fcot.decoding.encoding import encoder_of
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.loading import Student, train_tokenizer
 from fcot.student.tokenization import encode_prompts, tokenize
 

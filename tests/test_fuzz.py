@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from fcot.base.errors import FcotError
 from fcot.curation.filters import read_golden
 from fcot.llm.money import read_price
+from fcot.methods.table import METHODS
 from fcot.predict import read_questions
 from fcot.prompts.answers import AnswerRule, marked
 from fcot.prompts.exemplars import load_exemplars
-from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import read_split_file, read_templates_file

@@ -13,10 +13,11 @@ from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
+from fcot.methods.table import METHODS
 from fcot.methods.tailored.material import material
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
-from fcot.prompts.student import METHODS, Demonstration
+from fcot.prompts.student import Demonstration
 from fcot.student.data import Layout
 from fcot.student.decoding import Prompt, decode
 from fcot.student.forward import Forward

@@ -20,8 +20,8 @@ from fcot.base.files import TEMPORARY
 from fcot.base.ranks import World, started_outside
 from fcot.base.records import Prediction
 from fcot.evaluation.scoring import majority
+from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
 from fcot.student import tokenization
 from fcot.student.decoding import Prompt, decode
 from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity

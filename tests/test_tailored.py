@@ -21,12 +21,13 @@ from fcot.base.files import read_json, read_jsonl
 from fcot.base.records import ExamResult, Prediction, Problem
 from fcot.curation.filters import Rules, curate
 from fcot.estimate.dry_run import estimate
+from fcot.methods.table import METHODS
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.exam import examine, summarise
 from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.methods.tailored.rounds import _out_of_patience, _why_not
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS, Demonstration
+from fcot.prompts.student import Demonstration
 from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
 from fcot.runs.pipeline import execute
 from fcot.tasks.toy import TOY_TASKS, make_problems

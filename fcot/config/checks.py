@@ -1,7 +1,7 @@
 """Everything that is wrong with a configuration, found before any data is read or money spent, in one message.
 
-The bounds of single options stand at their fields (:mod:`fcot.base.fields`), what a group's options cannot be together in the group's schema
-(``faults``). Here is what several groups cannot be together.
+The bounds of single options stand at their fields (:mod:`fcot.base.fields`). A schema's ``faults()`` says what is wrong with its own
+options, its ``conflicts(config)`` what they cannot be combined with. Here is what belongs to no single schema.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fcot.base.errors import ConfigFaults
 from fcot.base.fields import Bounds, bound_faults
-from fcot.base.resources import PRICES
 from fcot.config.sampling import redraw_faults
 from fcot.config.schema import Config
-from fcot.llm.openai import key_fault
-from fcot.methods.tailored.config import TailoredConfig
-from fcot.prompts.student import METHODS
-from fcot.student.config import ApiStudentConfig
-from fcot.tasks.config import ToyDatasetConfig
+from fcot.methods.table import METHODS
 from fcot.tasks.table import TASKS
-from fcot.teacher.config import OpenAITeacherConfig, OracleTeacherConfig
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -76,19 +70,19 @@ def faults_of(config: Config) -> Iterator[str]:
     yield from _curation_faults(config)
     yield from _split_faults(config)
     yield from _teacher_faults(config)
-    yield from _student_faults(config)
+    yield from getattr(config.student, "conflicts", _none)(config)
 
 
 def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
     """The groups of options that this run reads, by name: without a teacher none of the teacher's."""
     for group in ("logger", "method", "prompt", "curation", "dataset", "split_mode", "teacher", "student", "trainer"):
-        if group != "teacher" or _asks_teacher(config):
+        if group != "teacher" or _needs_teacher(config):
             yield group, getattr(config, group)
 
 
-def _asks_teacher(config: Config) -> bool:
+def _needs_teacher(config: Config) -> bool:
     method = METHODS.get(config.method.name)
-    return method is None or method.asks_teacher or config.student.is_teacher
+    return method is None or method.uses_rationales or config.student.is_teacher
 
 
 def _method_faults(config: Config) -> Iterator[str]:
@@ -96,18 +90,7 @@ def _method_faults(config: Config) -> Iterator[str]:
     method = config.method
     if fault := Bounds(one_of=tuple(METHODS)).fault(method.name):
         yield f"method={method.name}: {fault}"
-    if not isinstance(method, TailoredConfig):
-        return
-    if config.curation.labels == "vote_all" and method.rounds > 1:
-        yield "curation.labels=vote_all: an exam needs gold answers, and a reply on a mistake has nobody to vote with; labels=vote or gold"
-    if method.patience is not None and config.trainer.selection != "validation":
-        yield "method.patience needs validation problems: trainer.selection=validation"
-    if isinstance(config.student, ApiStudentConfig):
-        yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
-    if not config.teacher.generates and method.feedback.source != "self" and method.rounds > 1:
-        yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
-    if config.until == "train":
-        yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
+    yield from method.conflicts(config)
 
 
 def _curation_faults(config: Config) -> Iterator[str]:
@@ -139,54 +122,16 @@ def _split_faults(config: Config) -> Iterator[str]:
 
 def _teacher_faults(config: Config) -> Iterator[str]:
     """What the teacher cannot do for this run, and which key or price it lacks."""
-    teacher, method = config.teacher, METHODS.get(config.method.name)
-    toy, itself = isinstance(config.dataset, ToyDatasetConfig), config.student.is_teacher
-    if not _asks_teacher(config):
-        assert method is not None
-        if config.until in ("generate", "curate"):
-            yield f"until={config.until}: method={config.method.name} asks no teacher"
-        if config.until == "train" and not method.trains:
-            yield f"until=train: method={config.method.name} trains nothing"
+    method = METHODS.get(config.method.name)
+    if _needs_teacher(config):
+        yield from getattr(config.teacher, "conflicts", _none)(config)
         return
-    if isinstance(teacher, OracleTeacherConfig) and not toy:
-        yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
-    if not teacher.generates:
-        if itself and config.method.name in ("zero_shot", "few_shot_cot"):
-            yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
-        if toy:
-            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
-    if isinstance(teacher, OpenAITeacherConfig):
-        if not config.dry_run:
-            yield from _key_faults("teacher", teacher)
-        if teacher.budget_usd is not None and teacher.model and teacher.price() is None:
-            yield f"teacher.budget_usd needs a price, and {teacher.prices or PRICES} has none for {_priced(teacher)}: teacher.prices=FILE"
-    option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
-    if getattr(teacher, "temperature", None) == 0 and n > 1 and not isinstance(teacher, OracleTeacherConfig):
-        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
+    assert method is not None
+    if config.until in ("generate", "curate"):
+        yield f"until={config.until}: method={config.method.name} asks no teacher"
+    if config.until == "train" and not method.trains:
+        yield f"until=train: method={config.method.name} trains nothing"
 
 
-def _key_faults(group: str, server: OpenAITeacherConfig | ApiStudentConfig) -> Iterator[str]:
-    """What is wrong about the key for a server."""
-    if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
-        yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
-
-
-def _priced(teacher: OpenAITeacherConfig) -> str:
-    """What needs a price."""
-    tier = teacher.parameters.get("service_tier")
-    return teacher.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
-
-
-def _student_faults(config: Config) -> Iterator[str]:
-    """What the student cannot do for this run, and which key it lacks."""
-    student = config.student
-    if student.is_teacher:
-        if config.until != "evaluate":
-            yield f"until={config.until}: student=teacher is evaluated, and nothing else"
-        if config.method.name in METHODS and METHODS[config.method.name].trains:
-            yield f"student=teacher is not trained: method=zero_shot, zero_shot_cot or few_shot_cot, not method={config.method.name}"
-    if isinstance(student, ApiStudentConfig) and not config.dry_run and config.until in ("train", "evaluate"):
-        yield from _key_faults("student", student)
-    lora = getattr(student, "lora", None)
-    if lora is not None and lora.rank is not None and config.trainer.strategy == "fsdp":
-        yield "student.lora with trainer.strategy=fsdp: adapters are small; trainer.strategy=ddp"
+def _none(_: Config) -> Iterator[str]:
+    return iter(())

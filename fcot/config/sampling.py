@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fcot.config.schema import SAMPLING_TEMPERATURE, Config
-from fcot.methods.tailored.config import TailoredConfig
 
 
 def first_slot(config: Config) -> int:
@@ -22,7 +21,7 @@ def redraw_faults(config: Config) -> Iterator[str]:
         yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
     if getattr(config.teacher, "resample_identical", False):
         yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
-    if isinstance(config.method, TailoredConfig) and config.method.rounds > 1 and config.method.feedback.source == "plain":
+    if config.method.draws_beyond_diversity:
         yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D"
     if config.seed * config.diversity >= 1 << 19:
         yield f"redraw_rationales=true: seed={config.seed} is too large; seeds count blocks of rationales, 0, 1, 2..."

@@ -13,10 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fcot.base.fields import absent_at, bounded, neutral, resolved
+from fcot.base.fields import absent_at, bounded, neutral
 from fcot.base.resources import CONF
 from fcot.config.resolvers import RESOLVERS
 from fcot.curation.config import CurationConfig
+from fcot.methods.config import MethodConfig
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.prompts.config import PromptConfig
 from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
@@ -25,15 +26,6 @@ from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, Split
 from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
-
-
-@dataclass
-class MethodConfig:
-    """How the student is made, and asked."""
-
-    name: str = MISSING
-    # few-shot: above so many tokens exemplars are left out; null: the student's
-    prompt_tokens: int | None = resolved(None, "the limit", at_least=1)
 
 
 @dataclass

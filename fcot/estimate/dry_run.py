@@ -23,8 +23,7 @@ from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
 from fcot.stages.first_look import former_prompt_notes
-from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TinyStudentConfig
-from fcot.teacher.config import OpenAITeacherConfig
+from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
 _ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # at most its limit
@@ -47,14 +46,14 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     student_bytes = _student_bytes(run)
     made = Estimate(
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
-        weights_unknown=run.trains and isinstance(run.config.student, PretrainedStudentConfig | TinyStudentConfig) and not student_bytes,
+        weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
-    if isinstance(run.config.student, PretrainedStudentConfig) and run.trains:
+    if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 
         made.notes += filter(None, [memory_note(run)])
-    if not run.asks_teacher or run.teacher is None:
+    if not run.uses_rationales or run.teacher is None:
         if run.replayed is None or not run.is_teacher:
             _add_student(made, run, np.zeros(3))
         return made
@@ -104,7 +103,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *former_prompt_notes(run)]
     if plan.resample_identical:
         made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
-    if isinstance(run.config.method, TailoredConfig) and run.config.method.rounds > 1:
+    if run.config.method.rounds > 1:
         made.round = _round(run, run.config.method, measured)
         made.steps *= run.config.method.rounds
         made.notes.append("a later round's requests depend on the exam: ASSUMED that none, half or all of the train problems are failed")
@@ -139,7 +138,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     prompt = measured.per_character * float(np.mean([len(problem.question) for problem in examined]))
     reply = measured.rationale
     if asked.source == "feedback":
-        prompt = prompt + measured.per_character * len(run.feedback_template) + asked.mistakes * measured.rationale
+        prompt = prompt + measured.per_character * len(method.request_text) + asked.mistakes * measured.rationale
         reply = np.minimum(reply, asked.max_tokens)
     elif run.prompt.two_steps:  # the answer is asked for by itself, behind the rationale
         prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2
@@ -158,7 +157,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
 
     model, needs = answering_model(run), StudentNeeds()
     n, question, completion = _samples(run, rationale)
-    if model is None and isinstance(config, ApiStudentConfig):
+    if model is None and config.api_backed:
         needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
     plan = asked_plan(run, model)
     folder = None if model is None else asked_store(run, model)
@@ -176,7 +175,7 @@ def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
     needs.completion_tokens = needs.answers * np.minimum(completion if run.trains else _ASSUMED_ZERO_SHOT_TOKENS, limit)
     if (price := plan.price) is not None:
         needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
-    if isinstance(config, ApiStudentConfig) and (trained_price := config.price(fine_tuned(config.model))) is not None:
+    if config.api_backed and (trained_price := config.price(fine_tuned(config.model))) is not None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
     made.student = needs
     made.notes += [
@@ -189,18 +188,18 @@ def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
     """Number of training samples as far as it is known, mean tokens of their questions, and of what the student is to write."""
     train, per_character = run.split.train, _ASSUMED_TOKENS_PER_CHARACTER
     texts: list[str] = []  # rationales that are known
-    if run.asks_teacher and run.directory.curated.exists():
+    if run.uses_rationales and run.directory.curated.exists():
         kept = [row for row in read_jsonl(run.directory.curated) if row["kept"]]
         train, texts = [row["sample_index"] for row in kept], [row["rationale"] for row in kept]
     elif run.replayed is not None:
         train, texts = [one.sample_index for one in run.replayed], [one.rationale for one in run.replayed]
-    elif run.asks_teacher:
+    elif run.uses_rationales:
         train = train * run.config.diversity
     if texts:
         rationale = per_character * float(np.mean([len(text) for text in texts]))
     problems = run.select(train) or run.select(run.split.test)
     question, answer = (per_character * float(np.mean([len(getattr(one, name)) for one in problems])) for name in ("question", "answer"))
-    return len(train), question, rationale + answer + (_TURN_TOKENS if run.asks_teacher else 0)
+    return len(train), question, rationale + answer + (_TURN_TOKENS if run.uses_rationales else 0)
 
 
 def _student_price_note(config: ApiStudentConfig, price: Price | None, trains: bool) -> str:
@@ -289,10 +288,10 @@ def _characters(prompt: Any) -> int:
 
 def _steps(run: Run) -> int:
     """Optimizer steps if every completion is kept."""
-    if not run.trains or isinstance(run.config.student, ApiStudentConfig):
+    if not run.trains or run.config.student.remote:
         return 0
     trainer = run.config.trainer
-    samples = len(run.split.train) * (run.config.diversity if run.asks_teacher else 1)
+    samples = len(run.split.train) * (run.config.diversity if run.uses_rationales else 1)
     epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_a_step(run)))
     return int(min(epochs, trainer.max_steps or math.inf))
 
@@ -302,21 +301,21 @@ def _samples_a_step(run: Run) -> float:
     if trainer.batch_tokens is None:
         return trainer.batch_size
     prompt = sum(len(problem.question) for problem in run.select(run.split.train)) / len(run.split.train) / 4
-    return max(1.0, trainer.batch_tokens / (prompt + (run.prompt.rationale_tokens / 2 if run.asks_teacher else 4)))
+    return max(1.0, trainer.batch_tokens / (prompt + (run.prompt.rationale_tokens / 2 if run.uses_rationales else 4)))
 
 
 def _student_bytes(run: Run) -> float:
     """Of the trained students, one a round; 0 where nobody knows yet."""
     student = run.config.student
-    if isinstance(student, PretrainedStudentConfig) and student.path is not None and run.trains:
+    if student.pretrained and student.path is not None and run.trains:
         size = float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))
-        return size * (run.config.method.rounds if isinstance(run.config.method, TailoredConfig) else 1)
+        return size * run.config.method.rounds
     return 0.0
 
 
 def _price_notes(run: Run) -> list[str]:
     teacher = run.config.teacher
-    if not isinstance(teacher, OpenAITeacherConfig):
+    if not teacher.priced:
         return []
     price, source = run.plan.price, teacher.prices or PRICES
     if price is None:

@@ -19,7 +19,7 @@ _RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed of a completion
 def memory_note(run: Run) -> str | None:
     """One sentence on the memory per device, a warning if less is free here; None unless a pretrained student is trained."""
     student = run.config.student
-    if not (run.trains and isinstance(student, PretrainedStudentConfig) and run.config.until in ("train", "evaluate")):
+    if not (run.trains and student.pretrained and run.config.until in ("train", "evaluate")):
         return None
     try:
         needed, batch = _needed(run, student)
@@ -42,7 +42,7 @@ def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
     questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_LONGEST:]
     tokens = max(map(len, load_tokenizer(source, student.revision)(questions)["input_ids"]))
     prompt = min(student.max_prompt_tokens, tokens + _FORM_TOKENS)
-    completion = min(student.max_completion_tokens, _RATIONALE_TOKENS if run.asks_teacher else _ANSWER_TOKENS)
+    completion = min(student.max_completion_tokens, _RATIONALE_TOKENS if run.uses_rationales else _ANSWER_TOKENS)
     samples = trainer.batch_size if trainer.batch_tokens is None else trainer.batch_tokens / (prompt + completion)
     rows = max(1, math.ceil(samples / trainer.micro_batches / ranks))
     needed = training_memory(

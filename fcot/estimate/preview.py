@@ -25,7 +25,7 @@ def preview(run: Run, n: int) -> None:
     """Ask for one completion of the first ``n`` train problems and print prompt, completion, parsed answer, verdict and price."""
     console = Console(highlight=False)
     problems = run.select(run.split.train[:n])
-    if not run.asks_teacher:
+    if not run.uses_rationales:
         raise FcotError(f"preview={n}: method={run.config.method.name} asks no teacher")
     outcomes = Outcomes()
     if run.replayed is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fcot.prompts.student import METHODS, Layout, StudentFormat
+from fcot.methods.table import METHODS
+from fcot.prompts.student import Layout, StudentFormat
 
 TERMS = {
     "oracle": "The training rationales were written by a program of fcot's; there are no terms to observe.",

@@ -10,7 +10,7 @@ import altair as alt
 
 from fcot.base.errors import FcotError
 from fcot.base.files import replacing
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
 from fcot.reporting.published import Published, published

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcot.evaluation.statistics import Answers, Estimate, estimate, of_counts
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
 from fcot.reporting.published import Published, find
 

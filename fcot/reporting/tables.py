@@ -7,7 +7,7 @@ from itertools import combinations
 
 from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find
 from fcot.reporting.ranking import evaluations, rank

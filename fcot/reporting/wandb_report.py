@@ -8,7 +8,7 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published
 from fcot.reporting.settings import Metrics, number

@@ -1,7 +1,8 @@
 """What names a run: everything that changes a prediction, contents instead of paths, nothing about devices, logging or money.
 
-One function for each component of the configuration. It takes the fields that count (:func:`fcot.base.fields.counted`: those are all, unless
-a field says otherwise where it stands), leaves out those that this run does not read, and adds what resolved fields are resolved to.
+One function for each component of the configuration; a method's stands in its schema. It takes the fields that count
+(:func:`fcot.base.fields.counted`: all, unless a field says otherwise where it stands), leaves out those that this run does not read, and
+adds what resolved fields are resolved to.
 """
 
 from __future__ import annotations
@@ -13,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fcot.base.fields import counted
 from fcot.base.files import fingerprint, folder_fingerprint
 from fcot.base.records import Completion, to_row
-from fcot.config.resolvers import paper_demonstrations
 from fcot.curation.filters import FILTERS, settings_of
-from fcot.methods.tailored.config import TailoredConfig
-from fcot.prompts.student import METHODS
-from fcot.stages.table import stages_of
-from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig
 
 if TYPE_CHECKING:
     from fcot.runs.run import Run
@@ -30,15 +26,15 @@ def identity(run: Run) -> dict[str, Any]:
     """Everything that changes a prediction, as JSON values."""
     config = run.config
     parts = {
-        "versions": {stage.key or stage.name: stage.version for stage in stages_of(run)},
+        "versions": {stage.key or stage.name: stage.version for stage in run.stages},
         "root": counted(config, without=(*_COMPONENTS, "diversity", "seed")),
         "seed": config.seed if uses_seed(run) else None,
-        "diversity": config.diversity if run.asks_teacher else None,
+        "diversity": config.diversity if run.uses_rationales else None,
         "data": _data(run),
-        "method": _method(run),
+        "method": config.method.identity(run),
         "teacher": _teacher(run),
         "prompt": _prompt(run),
-        "curation": _curation(run) if run.asks_teacher else {},
+        "curation": _curation(run) if run.uses_rationales else {},
         "student": _student(run),
         "trainer": _trainer(run),
     }
@@ -68,46 +64,12 @@ def _data(run: Run) -> dict[str, Any]:
     }
 
 
-def _method(run: Run) -> dict[str, Any]:
-    method, student = run.config.method, run.config.student
-    if isinstance(method, TailoredConfig):
-        return _tailored(run, method)
-    if METHODS[method.name].prompted and not student.remote:
-        return counted(method) | {"prompt_tokens": method.prompt_tokens or student.max_prompt_tokens}
-    return counted(method)
-
-
-def _tailored(run: Run, method: TailoredConfig) -> dict[str, Any]:
-    reflects, several = method.reflection.weight > 0, method.rounds > 1
-    first_exam = reflects and isinstance(run.config.student, PretrainedStudentConfig)
-    unread = set() if several else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
-    if not (several or first_exam):
-        unread |= {"exam"}
-    part = counted(method, without=unread) | {"demonstrations": method.demonstrations}
-    if first_exam:
-        part["first_demonstrations"] = method.demonstrations or paper_demonstrations(run.task.name)
-    if not reflects:
-        part["reflection"] = counted(method.reflection, without=("margin", "representation", "max_tokens"))
-    if several:
-        part["feedback"] = _feedback(run, method)
-    return part
-
-
-def _feedback(run: Run, method: TailoredConfig) -> dict[str, Any]:
-    feedback = method.feedback
-    if feedback.source == "self":
-        return counted(feedback, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
-    if feedback.source == "plain":
-        return counted(feedback, without=("hint", "max_tokens"))
-    return counted(feedback) | {"template": run.feedback_template}
-
-
 def _teacher(run: Run) -> dict[str, Any]:
     if run.replayed is not None:
         return counted(run.config.teacher) | {"completions": fingerprint([_row(completion) for completion in run.replayed])}
     if run.teacher is None:
         return {}
-    unread = () if run.asks_teacher else ("resample_identical",)
+    unread = () if run.uses_rationales else ("resample_identical",)
     return counted(run.config.teacher, without=unread) | {"key": dict(run.teacher.identity), "chat": run.teacher.chat}
 
 
@@ -120,7 +82,7 @@ def _row(completion: Completion) -> dict[str, Any]:
 def _prompt(run: Run) -> dict[str, Any]:
     """The prompt as it is worded for this task."""
     config, prompt = run.config, run.prompt
-    if not (run.asks_teacher or METHODS[config.method.name].prompted):
+    if not (run.uses_rationales or run.method.prompted):
         return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
     worded = asdict(prompt) | {
         "answer_triggers": prompt.trigger(run.task.rule),
@@ -146,15 +108,15 @@ def _curation(run: Run) -> dict[str, Any]:
 
 def _student(run: Run) -> dict[str, Any]:
     config = run.config
-    student, prompted = config.student, METHODS[config.method.name].prompted
+    student, prompted = config.student, run.method.prompted
     # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
     unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
     if student.remote:
-        if isinstance(student, ApiStudentConfig):
-            unread |= set() if run.trains else {"epochs"}
+        if student.api_backed and not run.trains:
+            unread |= {"epochs"}
         return counted(student, without=unread)
     part: dict[str, Any] = {"decoding": counted(config.trainer, only=("eval_precision",))}
-    if isinstance(student, PretrainedStudentConfig):
+    if student.pretrained:
         unread |= set() if run.trains else {"lora", "max_completion_tokens"}
         unread |= {"lora"} if student.lora.rank is None else set()
         unread |= {"max_prompt_tokens"} if prompted else set()

@@ -215,7 +215,7 @@ def _of_configuration(run: Run) -> Summary:
         "task": run.task.name,
         "student": config.student.name,
         "teacher": run.teacher_name,
-        "diversity": config.diversity if run.asks_teacher else None,
+        "diversity": config.diversity if run.uses_rationales else None,
         "split_mode": config.split_mode.name,
         "seed": config.seed,
         "uses_seed": uses_seed(run),
@@ -313,9 +313,9 @@ def _as_published(run: Run) -> bool:
         (run.order_known or run.task.order is None)
         and split.name == run.task.split
         and (split.name != "sample" or split.train_fraction == SplitConfig.train_fraction)
-        and (prompt.rationale_tokens == PromptConfig.rationale_tokens or not run.asks_teacher or not prompt.two_steps)
+        and (prompt.rationale_tokens == PromptConfig.rationale_tokens or not run.uses_rationales or not prompt.two_steps)
         and config.dataset.limit is None
-        and (plain or not run.asks_teacher)
+        and (plain or not run.uses_rationales)
         and student.self_consistency == 1
         and getattr(student, "max_new_tokens", 1024) >= 1024
         and getattr(getattr(student, "lora", None), "rank", None) is None

@@ -16,14 +16,11 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
-from fcot.methods.tailored.config import TailoredConfig
 from fcot.prompts.student import Architecture, Layout
-from fcot.reporting.config import WandbLoggerConfig
 from fcot.runs.metrics import metrics_of
 from fcot.runs.run import Run, resolve, templates_of_test
-from fcot.stages.table import Step, directory_of, stages_of
+from fcot.stages.table import Step, directory_of, function
 from fcot.stages.tracking import tell_results, tell_stage, tracked
-from fcot.student.config import PretrainedStudentConfig
 from fcot.tasks.splits import questions_hash
 
 Summary = dict[str, Any]
@@ -65,7 +62,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
         if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
             say(f"nothing to do: {directory.path} is complete")
             metrics = dict(read_json(directory.metrics))
-            if isinstance(run.config.logger, WandbLoggerConfig) and not directory.wandb.exists():
+            if run.config.logger.at_wandb and not directory.wandb.exists():
                 say("W&B is told what it left; the curves of its training it is not")
                 with tracked(run, config_text, sweep):
                     tell_results(run, metrics)
@@ -96,12 +93,11 @@ def _reopened(run: Run) -> bool:
 
 def _all(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
     """The summaries of the run's stages, as far as ``until`` says, and the facts about rounds where there are any."""
-    if isinstance(run.config.method, TailoredConfig):
-        from fcot.methods.tailored.rounds import hold
-
-        return hold(run, once)
+    if run.method.rounds:
+        rounds: tuple[dict[str, Summary], Summary] = function(run.method.rounds)(run, once)
+        return rounds
     summaries: dict[str, Summary] = {}
-    for stage in stages_of(run):
+    for stage in run.stages:
         summaries[stage.name] = once(Step(stage))
         if stage.name == run.config.until:
             break
@@ -119,7 +115,7 @@ def _check_student(run: Run) -> Architecture | None:
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
-    if isinstance(student, PretrainedStudentConfig):
+    if student.pretrained:
         from fcot.stages.training import lora_of
         from fcot.student.loading import check_student, load_student
 
@@ -175,7 +171,7 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     layout: Layout = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
     use = how_to_use("DIR", layout, read_usage(run.directory.student).format, api=architecture is None)
-    teacher = run.config.teacher.name if run.asks_teacher else None
+    teacher = run.config.teacher.name if run.uses_rationales else None
     return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
 
 

@@ -24,12 +24,12 @@ from fcot.llm.budget import SharedBudget
 from fcot.llm.plan import Plan
 from fcot.llm.requests import Teacher
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
-from fcot.methods.tailored.config import TailoredConfig
+from fcot.methods.table import METHODS, Method
 from fcot.prompts.exemplars import load_exemplars
-from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
 from fcot.runs.vocabulary import writable
+from fcot.stages.table import Stage
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.leaks import not_shown
 from fcot.tasks.splits import (  # fmt: skip
@@ -86,14 +86,24 @@ class Run:
     shared_budget: SharedBudget | None = None
 
     @property
-    def asks_teacher(self) -> bool:
+    def method(self) -> Method:
+        """How the student is made."""
+        return METHODS[self.config.method.name]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The run's stages in order; those of several rounds once."""
+        return self.method.stages_of(self.config.student.remote)
+
+    @property
+    def uses_rationales(self) -> bool:
         """Whether the method trains on rationales."""
-        return METHODS[self.config.method.name].asks_teacher
+        return self.method.uses_rationales
 
     @property
     def trains(self) -> bool:
         """Whether the method trains at all."""
-        return METHODS[self.config.method.name].trains
+        return self.method.trains
 
     @property
     def is_teacher(self) -> bool:
@@ -105,7 +115,7 @@ class Run:
         """Readable parts and a hash over everything that changes a prediction; the seed where the result depends on it."""
         config = self.config
         parts = [config.dataset.name, config.student.name, config.method.name]
-        if self.asks_teacher:
+        if self.uses_rationales:
             parts.append(f"D{config.diversity}")
         if uses_seed(self):
             parts.append(f"seed{config.seed}")
@@ -153,11 +163,6 @@ class Run:
             tuple(asked.filters), asked.labels, self.config.prompt.thinking, writable(self.config), settings | {"golden": golden}
         )  # fmt: skip
 
-    @cached_property
-    def feedback_template(self) -> str:
-        """How a teacher is asked about mistakes (``method=tailored``), read once."""
-        return _feedback_template(self.config)
-
     @property
     def token_cache(self) -> Path:
         """Folder of tokenised samples that runs share."""
@@ -199,14 +204,14 @@ def resolve(config: Config) -> Run:
     temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
-    if method.prompted or method.asks_teacher:
-        split = replace(split, test=not_shown(split.test, problems, prompt, _feedback_template(config), order_known))
+    if method.prompted or method.uses_rationales:
+        split = replace(split, test=not_shown(split.test, problems, prompt, config.method.request_text, order_known))
         if n_test and not split.test and config.until == "evaluate":
             raise FcotError(
                 "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"
             )
     teacher, replayed, teacher_name = None, None, None
-    asks = method.asks_teacher or config.student.is_teacher
+    asks = method.uses_rationales or config.student.is_teacher
     if asks and not config.teacher.generates:
         replayed, teacher_name = _replay(config, task, problems, split)
     elif asks:
@@ -254,14 +259,6 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
     return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
 
 
-def _feedback_template(config: Config) -> str:
-    """How a teacher is asked about mistakes (``method=tailored``); empty for other methods."""
-    if not isinstance(config.method, TailoredConfig):
-        return ""
-    asked = config.method.feedback
-    return str(asked.template) if asked.path is None else Path(asked.path).read_text(encoding="utf-8-sig")
-
-
 def task_of(config: Config) -> Task:
     """The task of a configuration, with the rule by which its answers are read."""
     return with_numbers(config.dataset.task(), config.prompt.numbers)
@@ -282,7 +279,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     templates = _templates(config, task, problems) if mode.name == "template" else None
     train, test, split_hash = _train_and_test(config, task, problems, templates)
     order_known = check_order(task, [problems[index] for index in sorted(problems)], split_hash)
-    if not method.asks_teacher:
+    if not method.uses_rationales:
         train = [index for index in train if problems[index].labelled]
     chosen = train
     if mode.subset is not None:

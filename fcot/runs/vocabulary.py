@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Callable
 
 from fcot.config.schema import Config
-from fcot.student.config import PretrainedStudentConfig
 
 _SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # what special tokens are called, whatever the tokenizer
 
@@ -15,7 +14,7 @@ _SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # what specia
 def writable(config: Config) -> Callable[[str], bool] | None:
     """Whether a local student's vocabulary can write a text that names special tokens; the tokenizer is loaded for the first of these."""
     student = config.student
-    if not isinstance(student, PretrainedStudentConfig):
+    if not student.pretrained:
         return None  # the server knows, or the tokenizer is trained on the texts
 
     def check(text: str) -> bool:

@@ -17,7 +17,7 @@ from fcot.base.records import Completion, Prediction, Problem
 from fcot.decoding.engine import Prompt, Sampling
 from fcot.evaluation import scoring
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS, StudentFormat
+from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
 from fcot.prompts.thinking import said_or_thought, separate
 from fcot.runs.run import Run
@@ -32,7 +32,7 @@ Drawn = tuple[list[list[Prediction]], Summary]  # answers to each problem, score
 
 def text_format(run: Run, student: Student) -> StudentFormat:
     """The format of the run's method for this student."""
-    return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
+    return run.method.formats["chat" if student.chat else student.architecture]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fcot.llm.generate import generate_completions
 from fcot.llm.openai import Server
 from fcot.llm.plan import Plan, assemble, chosen_slots, rows_of
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
-from fcot.prompts.student import METHODS, StudentFormat
+from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, remedies_of
@@ -29,7 +29,7 @@ def evaluate(context: Context) -> Summary:
     """Answers to every test problem from the completion store, the missing ones bought: greedy, or a majority vote over samples."""
     run = context.run
     problems, rule = run.select(run.split.test), run.task.rule
-    form = run.prompt if METHODS[run.config.method.name].prompted else text_format(run)
+    form = run.prompt if run.method.prompted else text_format(run)
     usage: Summary = {}
     if run.replayed is not None:
         drawn = [
@@ -71,7 +71,7 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
 def text_format(run: Run) -> StudentFormat:
     """The format of the run's method where it is no teacher's prompt: the turns of a chat, or for a teacher that continues texts a text."""
     layout = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
-    return METHODS[run.config.method.name].formats[layout]  # type: ignore[index]
+    return run.method.formats[layout]  # type: ignore[index]
 
 
 def fine_tuned(model: str) -> str:
@@ -98,7 +98,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
     """
     config = run.config.student
     prompt = run.prompt
-    if not METHODS[run.config.method.name].prompted:
+    if not run.method.prompted:
         form = text_format(run)
         triggers = {str(run.task.rule.answer_type): form.answer_prefix or ""}
         limit = prompt.rationale_tokens if run.is_teacher else config.max_new_tokens
@@ -114,7 +114,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
 
 def asked_store(run: Run, model: str | None) -> StoreFolder:
     """The completion store's folder for this task, model and prompt: a teacher's own one where it is asked as it is for training."""
-    prompt = run.prompt.name if METHODS[run.config.method.name].prompted else f"student_{run.config.method.name}"
+    prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
     return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
 
 

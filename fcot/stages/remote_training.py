@@ -36,7 +36,7 @@ def train(context: Context) -> Summary:
     _save(run, tuned)
     steps = math.ceil(len(samples) / tuned.batch_size) * config.epochs if tuned.batch_size else None
     return {
-        "n_reasoning_samples": len(samples) if run.asks_teacher else 0,
+        "n_reasoning_samples": len(samples) if run.uses_rationales else 0,
         "n_steps": steps,
         "samples_per_second": None,
         "checkpoint": "last",

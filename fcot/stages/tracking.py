@@ -14,7 +14,7 @@ import yaml
 from fcot.base.files import read_json, read_jsonl, write_json
 from fcot.base.run_folder import RunDirectory
 from fcot.llm.store.folder import readable
-from fcot.reporting.config import LightningLoggerConfig, WandbLoggerConfig
+from fcot.reporting.config import WandbLoggerConfig
 from fcot.runs.run import Run
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
     """
     global _told
     logger = run.config.logger
-    if isinstance(logger, LightningLoggerConfig):
+    if logger.by_lightning:
         loggers(run, run.directory)
-    if not isinstance(logger, WandbLoggerConfig) or run.config.until == "generate":
+    if not logger.at_wandb or run.config.until == "generate":
         yield
         return
     from fcot.reporting.wandb_run import WandbRun
@@ -78,7 +78,7 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     # Not of the run's hash alone: another output folder holds another run, and W&B takes no id again that was deleted there.
     same = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
-    if run.asks_teacher:
+    if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
     about = {"run_id": run.run_id, "setting": run.setting, "sweep": before.get("group") or sweep}
@@ -100,7 +100,7 @@ def loggers(run: Run, place: RunDirectory) -> list[Logger]:
     from fcot.student.loggers import Told, lightning_logger
 
     logger, told = run.config.logger, _told
-    if isinstance(logger, LightningLoggerConfig):
+    if logger.by_lightning:
         return [lightning_logger(logger.target, logger.options, place.logs)]
     if told is None:
         return []

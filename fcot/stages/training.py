@@ -20,7 +20,7 @@ from fcot.base.run_folder import RunDirectory
 from fcot.evaluation import scoring
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.reflection import Reflection, TripletLoss
-from fcot.prompts.student import METHODS, Demonstration, StudentFormat
+from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
@@ -107,7 +107,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
         save(run, student, form, course.place, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
-        "n_reasoning_samples": len(rows) if run.asks_teacher else 0,
+        "n_reasoning_samples": len(rows) if run.uses_rationales else 0,
         "n_steps": report.n_steps,
         "samples_per_second": round(report.n_samples / max(report.train_seconds, 1e-9), 2),
         "padding_efficiency": round(report.n_tokens / max(1, report.n_padded), 4),
@@ -150,7 +150,7 @@ def evaluate(context: Context) -> Summary:
     student = load_trained(run, place) if run.trains else build_student(run)
     form: scoring.Form
     with progress("evaluate", len(run.split.test) * run.config.student.self_consistency, "answers") as bar:
-        if METHODS[run.config.method.name].prompted:
+        if run.method.prompted:
             form = run.prompt
             drawn, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
         else:
@@ -177,7 +177,7 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
     """
     config = run.config.student
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
-    if isinstance(config, PretrainedStudentConfig):
+    if config.pretrained:
         source = str(start) if start else config.path or str(config.hub_id)
         student = load_student(source, None if start else config.revision, chat=config.chat_template)
         lora = lora_of(config) if run.trains else None
@@ -205,7 +205,7 @@ def _asks_in_chat(run: Run) -> bool:
 
 def training_samples(run: Run) -> list[TrainingSample]:
     """The training samples of a run."""
-    if not run.asks_teacher:
+    if not run.uses_rationales:
         return [TrainingSample(problem.sample_index, problem.question, problem.answer) for problem in run.select(run.split.train)]
     return [sample_of(run, row) for row in kept_rows(run.directory)]
 

@@ -21,7 +21,6 @@ from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
-from fcot.teacher.config import HFTeacherConfig
 
 if TYPE_CHECKING:
     from fcot.estimate.needs import Estimate
@@ -158,7 +157,7 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
         return
     from fcot.sweeps.slurm import submit_sweep
 
-    on_gpu = any(isinstance(runs[number].config.teacher, HFTeacherConfig) for number in generation)
+    on_gpu = any(runs[number].config.teacher.local for number in generation)
     submit_sweep(sweep, [job.number for job in todo], generation, on_gpu)
 
 
@@ -223,7 +222,9 @@ def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run])
     """The jobs that buy from a teacher, the largest D first: of what it buys the others are prefixes."""
     buying = {number for number, one in estimates.items() if one.bought}
     shared = {runs[number].store.path for number in buying}
-    touching = [number for number in estimates if runs[number].teacher and runs[number].asks_teacher and runs[number].store.path in shared]
+    touching = [
+        number for number in estimates if runs[number].teacher and runs[number].uses_rationales and runs[number].store.path in shared
+    ]
     return sorted(touching, key=lambda number: -runs[number].config.diversity)
 
 

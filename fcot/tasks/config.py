@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
@@ -26,6 +26,8 @@ class PublishedDatasetConfig:
     name: str = MISSING
     path: str | None = resolved(None, To.PROBLEMS, file=True)  # the authors' JSON, JSON Lines, CSV or Parquet; null loads from the hub
     limit: int | None = resolved(None, To.SPLIT, at_least=1)  # train on the first N train problems; null for all
+
+    toy: ClassVar[bool] = False
 
     def task(self) -> Task:
         """The task, with its answer rule."""
@@ -54,6 +56,8 @@ class ToyDatasetConfig:
     generator_seed: int = resolved(0, To.PROBLEMS)
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
 
+    toy: ClassVar[bool] = True
+
     def task(self) -> Task:
         """The task, with its answer rule."""
         from fcot.tasks.table import TASKS
@@ -80,6 +84,8 @@ class CustomDatasetConfig:
     rationale_column: str = resolved("rationale", To.EXEMPLARS)
     template_column: str = resolved("template_id", To.SPLIT)
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
+
+    toy: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""

@@ -13,6 +13,7 @@ from fcot.base.fields import To, Why, neutral, resolved
 from fcot.base.resources import PRICES
 
 if TYPE_CHECKING:  # what --help and --cfg job need not wait for
+    from fcot.config.schema import Config
     from fcot.llm.money import Price
     from fcot.llm.requests import Teacher
 
@@ -22,15 +23,19 @@ ENDPOINTS = ("chat", "completions")
 class TeacherConfig(Protocol):
     """What the options of any teacher have to offer; another package's too. ``name`` chooses it.
 
-    Beside these: ``faults()``, messages about options that cannot be together; and where its requests cost money, ``budget_usd`` and
-    ``prices``.
+    Beside these it may have ``faults()``, messages about options that cannot be together, and ``conflicts(config)``, messages about
+    what they cannot be combined with.
 
     Attributes:
         generates: Whether it writes new completions; a replayed file does not.
+        priced: Whether its tokens cost money; then it has the options ``budget_usd`` and ``prices``.
+        local: Whether its weights are loaded here.
     """
 
     name: str
     generates: ClassVar[bool]
+    priced: ClassVar[bool]
+    local: ClassVar[bool]
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -41,6 +46,14 @@ class TeacherConfig(Protocol):
 
 class _Priced(Protocol):
     prices: str | None
+
+
+class ServerConfig(Protocol):
+    """The options of a server with a key."""
+
+    name: str
+    base_url: str | None
+    api_key_env: str | None
 
 
 def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, Any] | None = None) -> Price | None:
@@ -70,6 +83,27 @@ def url_faults(group: str, base_url: str | None) -> Iterator[str]:
         yield f"{group}.base_url={base_url}: a URL such as http://127.0.0.1:8000/v1"
 
 
+def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
+    """What is wrong with the key for a server.
+
+    Args:
+        group: ``teacher`` or ``student``, for messages.
+        server: Its options.
+    """
+    from fcot.llm.openai import key_fault
+
+    if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
+        yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
+
+
+def greedy_conflicts(temperature: float | None, config: Config) -> Iterator[str]:
+    """Greedy decoding of several completions per problem."""
+    itself = config.student.is_teacher
+    option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
+    if temperature == 0 and n > 1:
+        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
+
+
 def folder_faults(option: str, value: str) -> Iterator[str]:
     """What is wrong with a folder that has to hold a transformers model."""
     folder = Path(value)
@@ -90,6 +124,13 @@ class OracleTeacherConfig:
     temperature: float | None = resolved(None, To.KEY, at_least=0)
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """It knows the toy tasks only."""
+        if not config.dataset.toy:
+            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -116,6 +157,16 @@ class ReplayTeacherConfig:
             yield f"teacher.path={self.path}: no such file or folder"
 
     generates: ClassVar[bool] = False
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """Its files hold one kind of rationale, of published tasks."""
+        if config.student.is_teacher and config.method.name in ("zero_shot", "few_shot_cot"):
+            yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
+        if config.dataset.toy:
+            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
+        yield from greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -163,6 +214,18 @@ class OpenAITeacherConfig:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = True
+    local: ClassVar[bool] = False
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """The key and the price that it lacks."""
+        if not config.dry_run:
+            yield from server_key_faults("teacher", self)
+        if self.budget_usd is not None and self.model and self.price() is None:
+            tier = self.parameters.get("service_tier")
+            needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
+            yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: teacher.prices=FILE"
+        yield from greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -210,6 +273,12 @@ class HFTeacherConfig:
             yield from folder_faults("teacher.path", self.path)
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = True
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What its options cannot be combined with."""
+        return greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""

@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from fcot.base.fields import bounded, resolved
+from fcot.base.fields import bounded, counted, resolved
+
+if TYPE_CHECKING:
+    from fcot.config.schema import Config
+    from fcot.runs.run import Run
 
 
 @dataclass
@@ -48,6 +53,19 @@ class FeedbackConfig:
             yield f"{option}: the template has no {{hint}}: the teacher would not be told the answer; method.feedback.hint=false"
         if self.template is None and self.path is None:
             yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
+
+    @property
+    def text(self) -> str:
+        """The template, from its file if it has one."""
+        return str(self.template) if self.path is None else Path(self.path).read_text(encoding="utf-8-sig")
+
+    def identity(self) -> dict[str, Any]:
+        """The options that this source of feedback reads."""
+        if self.source == "self":
+            return counted(self, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
+        if self.source == "plain":
+            return counted(self, without=("hint", "max_tokens"))
+        return counted(self) | {"template": self.text}
 
 
 @dataclass
@@ -88,3 +106,54 @@ class TailoredConfig:
         elif weights is not None and not (weights[0] if self.accumulate else min(weights)):
             needed = "round 1 needs a weight above 0" if self.accumulate else "each round needs a weight above 0"
             yield f"method.round_weights={weights}: a round would have nothing to train on; {needed}"
+
+    @property
+    def draws_beyond_diversity(self) -> bool:
+        """Whether later rounds draw further plain rationales of the same problems."""
+        return self.rounds > 1 and self.feedback.source == "plain"
+
+    @property
+    def request_text(self) -> str:
+        """The template of a request for feedback."""
+        return self.feedback.text
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What tailored learning cannot be combined with."""
+        if config.curation.labels == "vote_all" and self.rounds > 1:
+            yield (
+                "curation.labels=vote_all: an exam needs gold answers, and a reply on a mistake has nobody to vote with; "
+                "labels=vote or gold"
+            )
+        if self.patience is not None and config.trainer.selection != "validation":
+            yield "method.patience needs validation problems: trainer.selection=validation"
+        if config.student.api_backed:
+            yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
+        if not config.teacher.generates and self.feedback.source != "self" and self.rounds > 1:
+            yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
+        if config.until == "train":
+            yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
+
+    def examines_first(self, pretrained: bool) -> bool:
+        """Whether round 1 begins with an exam. A student from scratch cannot answer yet.
+
+        Args:
+            pretrained: Whether the student is.
+        """
+        return pretrained and self.reflection.weight > 0
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """The options that these rounds read, and what resolved ones are resolved to."""
+        from fcot.config.resolvers import paper_demonstrations
+
+        several, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)
+        unread = set() if several else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
+        if not (several or first_exam):
+            unread |= {"exam"}
+        part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
+        if first_exam:
+            part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)
+        if not self.reflection.weight:
+            part["reflection"] = counted(self.reflection, without=("margin", "representation", "max_tokens"))
+        if several:
+            part["feedback"] = self.feedback.identity()
+        return part

@@ -30,7 +30,6 @@ from fcot.stages.answering import Draws, draw, text_format
 from fcot.stages.rationales import judge_all
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
 from fcot.stages.training import Course, build_student, kept_rows, load_trained, sample_of, train_course
-from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import Student
 from fcot.tasks.splits import folded
 
@@ -41,12 +40,12 @@ def stages_of_round(run: Run, number: int) -> list[Stage]:
     """The stages of a round, in order."""
     if number > 1:
         return [EXAM, FEEDBACK, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
-    first_exam = isinstance(run.config.student, PretrainedStudentConfig) and run.config.method.reflection.weight > 0
+    first_exam = run.config.method.examines_first(run.config.student.pretrained)
     return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
 
 
-def hold(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
-    """Hold rounds until there is a reason to end; then the best round's student is the run's.
+def run_rounds(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
+    """Run the rounds until there is a reason to end; the best round's student becomes the run's.
 
     Args:
         run: Whose method is ``tailored``.
