@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from students import save_gpt2
 
 from fcot.base import files as artifacts
+from fcot.base.errors import FcotError
 from fcot.base.fields import absent_at, counted, neutral, part_of, resolved
 from fcot.config.checks import faults_of
 from fcot.config.schema import SCHEMAS, Config
@@ -324,8 +325,8 @@ def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
     """What a filter is given holds no settings beside those that its parameters name, and these are the ones that count."""
     given = {}
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
-    assert filters.settings_of("short") == ("settings",)
-    with pytest.raises(AttributeError, match="settings"):
+    assert list(filters.settings_of("short")) == ["settings"]
+    with pytest.raises(FcotError, match=r"needs curation\.settings\.settings="):
         _ = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"]))).rules
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged: given.update(vars(judged)))
     run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])))

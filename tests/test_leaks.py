@@ -11,7 +11,7 @@ from test_run import SMALL
 
 from fcot.base.files import read_json
 from fcot.base.records import CuratedCompletion, Problem, to_row
-from fcot.methods.tailored.rounds import _demonstrations
+from fcot.methods.tailored.stages import _demonstrations
 from fcot.reporting.tables import notes
 from fcot.runs.pipeline import execute
 from fcot.tasks.leaks import near_duplicates

@@ -15,7 +15,7 @@ from fcot.decoding.engine import Sampling
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
 from fcot.runs.pipeline import execute
-from fcot.stages.answering import Draws, fit_exemplars, prompt_student
+from fcot.stages.answering import SamplingParameters, fit_exemplars, prompt_student
 from fcot.stages.training import build_student
 from fcot.student.loading import load_student
 from fcot.student.tokenization import encode_prompts
@@ -76,9 +76,9 @@ def test_samples_of_a_student_differ_and_repeat(make_run, tmp_path):
         tmp_path, "method=zero_shot_cot", *SMALL, "student.self_consistency=3", "prompt.rationale_tokens=8", "prompt.answer_tokens=4"
     )
     student = build_student(run)
-    drawn, _ = prompt_student(run, student, run.split.test, World(), Draws(3, Sampling(0.7)))
+    drawn, _ = prompt_student(run, student, run.split.test, World(), SamplingParameters(3, Sampling(0.7)))
     assert all(len({prediction.completion for prediction in samples}) > 1 for samples in drawn)
-    assert prompt_student(run, student, run.split.test, World(), Draws(3, Sampling(0.7)))[0] == drawn
+    assert prompt_student(run, student, run.split.test, World(), SamplingParameters(3, Sampling(0.7)))[0] == drawn
 
 
 @pytest.fixture

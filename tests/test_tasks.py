@@ -11,7 +11,7 @@ from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.config.schema import Config, MethodConfig
 from fcot.prompts.answers import AnswerRule
-from fcot.runs.run import make_split
+from fcot.runs.splitting import make_split
 from fcot.student.config import TinyStudentConfig, TrainerConfig
 from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig
 from fcot.tasks.loaders import load_problems

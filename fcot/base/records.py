@@ -92,6 +92,7 @@ class TrainingSample:
         answer: Its gold answer.
         rationale: The teacher's reasoning; None where only the answer is learnt.
         weight: The sample's weight in the loss.
+        completion_index: The completion that it comes from, counted from 0 within its problem; None without a teacher.
     """
 
     sample_index: int
@@ -99,6 +100,7 @@ class TrainingSample:
     answer: str
     rationale: str | None = None
     weight: float = 1.0
+    completion_index: int | None = None
 
 
 @dataclass(frozen=True)

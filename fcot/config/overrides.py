@@ -20,7 +20,7 @@ from fcot.base.resources import CONF
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN = r"(?:teacher\.parameters|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN = r"(?:teacher\.parameters|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # choices of hydra/launcher that only others build on
 
 
@@ -47,7 +47,7 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{argument}: leave it out, or name a choice")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
-    # The keys of these mappings are the server's and sbatch's, not the schema's: Hydra has to be told to add them.
+    # The keys of these mappings are a server's, a filter's or sbatch's, not the schema's: Hydra has to be told to add them.
     return [f"++{argument}" if re.match(_OPEN, argument) else argument for argument in arguments]
 
 

@@ -23,7 +23,7 @@ from fcot.prompts.config import PromptConfig
 from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
 from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TeacherAsStudentConfig, TinyStudentConfig, TrainerConfig
 from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig, ToyDatasetConfig
-from fcot.teacher.config import HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
+from fcot.teacher.config import FunctionTeacherConfig, HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 
@@ -60,6 +60,7 @@ SCHEMAS: dict[tuple[str, str], type] = {
     ("teacher", "replay"): ReplayTeacherConfig,
     ("teacher", "openai"): OpenAITeacherConfig,
     ("teacher", "hf"): HFTeacherConfig,
+    ("teacher", "function"): FunctionTeacherConfig,
     ("prompt", "prompt"): PromptConfig,
     ("curation", "curation"): CurationConfig,
     ("method", "method"): MethodConfig,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from fcot.base.fields import counted
 from fcot.base.files import fingerprint, folder_fingerprint
+from fcot.base.plugins import source_fingerprint
 from fcot.base.records import Completion, to_row
-from fcot.curation.filters import FILTERS, settings_of
+from fcot.curation.filters import CONCISE, FILTERS, filter_named, settings_of
 
 if TYPE_CHECKING:
     from fcot.runs.run import Run
@@ -96,14 +97,18 @@ def _curation(run: Run) -> dict[str, Any]:
     """Each filter with the settings it reads, in the order that gives the reasons; and what is settled beside the filters."""
     curation = run.config.curation
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
-    settings = {name: settings_of(name) for name in (*FILTERS, *curation.filters)}
-    of_filters = {setting for names in settings.values() for setting in names} - {"labels", "max_samples", "match_golden"}
-    part = counted(curation, without={"filters", *of_filters})
-    part["filters"] = [
-        [name, counted(curation, only=settings[name]) | ({"golden": golden} if "golden" in settings[name] else {})]
-        for name in curation.filters
-    ]  # fmt: skip
+    read = {setting for name in (*FILTERS, *curation.filters) for setting in settings_of(name)} - {"labels", "max_samples", "match_golden"}
+    part = counted(curation, without={"filters", "settings", *read})
+    part["filters"] = [[name, _filter(run, name, golden)] for name in curation.filters]
     return part | ({"golden": golden} if curation.match_golden else {})
+
+
+def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
+    """A filter's settings; of a user's own the file that it is written in as well."""
+    curation, settings = run.config.curation, settings_of(name)
+    part = counted(curation, only=tuple(settings)) | ({"golden": golden} if "golden" in settings else {})
+    part |= {setting: value for setting, value in curation.filter_settings(name).items() if not hasattr(curation, setting)}
+    return part if name in FILTERS or name == CONCISE else part | {"source": source_fingerprint(filter_named(name))}
 
 
 def _student(run: Run) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
 from fcot.prompts.student import Architecture, Layout
 from fcot.runs.metrics import metrics_of
-from fcot.runs.run import Run, resolve, templates_of_test
+from fcot.runs.run import Run, resolve
+from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
 from fcot.stages.tracking import tell_results, tell_stage, tracked
 from fcot.tasks.splits import questions_hash
@@ -171,8 +172,8 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     layout: Layout = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
     use = how_to_use("DIR", layout, read_usage(run.directory.student).format, api=architecture is None)
-    teacher = run.config.teacher.name if run.uses_rationales else None
-    return model_card(metrics, config_text, teacher.removesuffix("_batch") if teacher else None, base, use)
+    terms = run.config.teacher.terms if run.uses_rationales else None
+    return model_card(metrics, config_text, terms, base, use)
 
 
 def _write_inputs(run: Run, config_text: str) -> None:

@@ -36,7 +36,7 @@ def text_format(run: Run, student: Student) -> StudentFormat:
 
 
 @dataclass(frozen=True)
-class Draws:
+class SamplingParameters:
     """How often each problem is answered, and how.
 
     Attributes:
@@ -54,13 +54,15 @@ class Draws:
     stop: str | None = None
 
 
-GREEDY = Draws()
+GREEDY = SamplingParameters()
 
 
-def voting(run: Run) -> Draws:
+def voting(run: Run) -> SamplingParameters:
     """How a run's student answers the test problems."""
     limits = run.config.student
-    return Draws(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
+    return (
+        SamplingParameters(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
+    )
 
 
 def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:
@@ -74,7 +76,7 @@ def draw(
     form: StudentFormat,
     indices: Sequence[int],
     world: World,
-    draws: Draws = GREEDY,
+    draws: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
     """Answers of a student in a format of its own."""
@@ -101,7 +103,7 @@ def _before(answer: Decoded, stop: str | None) -> Decoded:
     return replace(answer, text=text.rstrip(), complete=True) if found else answer
 
 
-def _noise(run: Run, problem: Problem, number: int, draws: Draws) -> tuple[int, ...]:
+def _noise(run: Run, problem: Problem, number: int, draws: SamplingParameters) -> tuple[int, ...]:
     return (run.config.seed, problem.sample_index, number, *draws.purpose) if draws.sampling.temperature else ()
 
 
@@ -127,7 +129,12 @@ class _Asked:
 
 
 def prompt_student(
-    run: Run, student: Student, indices: Sequence[int], world: World, draws: Draws = GREEDY, advance: Callable[[int], object] = unwatched
+    run: Run,
+    student: Student,
+    indices: Sequence[int],
+    world: World,
+    draws: SamplingParameters = GREEDY,
+    advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
     """Answers of an untrained student to the run's prompt, as a teacher is asked: in two steps, or in one.
 

@@ -108,7 +108,7 @@ TRAIN_REMOTE = Stage("train", 2, "fcot.stages.remote_training:train", "student",
 EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.remote_evaluation:evaluate", "predictions.jsonl", key="evaluate_remote")
 REMOTE = {stage.name: stage for stage in (TRAIN_REMOTE, EVALUATE_REMOTE)}
 # Of a round of tailored learning.
-EXAM = Stage("exam", 2, "fcot.methods.tailored.rounds:exam", "exam.jsonl", shared=True)
-FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback_stage:feedback", "feedback.jsonl")
-CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.rounds:curate")
-TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.rounds:train")
+EXAM = Stage("exam", 2, "fcot.methods.tailored.stages:exam", "exam.jsonl", shared=True)
+FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
+CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")
+TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.stages:train")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 from transformers.utils import logging as transformers_logging
 
@@ -18,8 +17,7 @@ from fcot.base.ranks import World
 from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.evaluation import scoring
-from fcot.objectives.completion import CompletionLoss
-from fcot.objectives.reflection import Reflection, TripletLoss
+from fcot.objectives.completion import completion_loss
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
@@ -27,6 +25,7 @@ from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
+from fcot.student.data import Layout
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
@@ -38,15 +37,34 @@ transformers_logging.disable_progress_bar()  # one bar at a time: ours
 
 
 @dataclass(frozen=True)
-class Course:
-    """One training of a run: all of a run with one, a round of a run with several.
+class TrainingData:
+    """What objectives are made from.
+
+    Attributes:
+        student: The student, before training.
+        form: What it reads and writes.
+        samples: What it learns from.
+        rows: The samples as token ids, in the same order.
+        layout: How they become tensors.
+    """
+
+    student: Student
+    form: StudentFormat
+    samples: Sequence[TrainingSample]
+    rows: Tokenized
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: the only one of a run, or that of a round.
 
     Attributes:
         place: Where it leaves its files.
         samples: What the student learns from.
         demonstrations: Stand before each question.
         start: Folder of the student it begins with, None for the configured one.
-        reflect: Makes the material of self-reflection in the student's format; None for none.
+        further: Makes the objectives beside the cross-entropy of the completions; None for none.
         title: Of the progress line.
     """
 
@@ -54,29 +72,31 @@ class Course:
     samples: Sequence[TrainingSample]
     demonstrations: tuple[Demonstration, ...] = ()
     start: Path | None = None
-    reflect: Callable[[Student, StudentFormat], Reflection | None] | None = None
+    further: Callable[[TrainingData], Sequence[Objective]] | None = None
     title: str = "train"
 
 
 def train(context: Context) -> Summary:
     """Train on the run's samples."""
     run = context.run
-    return train_course(run, Course(run.directory, training_samples(run)), context.world)
+    return train_job(run, TrainingJob(run.directory, training_samples(run)), context.world)
 
 
-def train_course(run: Run, course: Course, world: World) -> Summary:
+def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
     """Train, evaluating in between; the chosen checkpoint becomes ``student/``.
 
     With validation problems the best validation accuracy chooses, the latest of equals. Without, the last step's
     weights are kept. ``trainer.best_epoch`` evaluates the test set beside it, which chooses nothing (paper A's figure).
     """
     config = run.config.trainer
-    student = build_student(run, course.samples, course.start)
-    form = replace(text_format(run, student), demonstrations=course.demonstrations)
-    rows = training_rows(run, student, form, course.samples)
-    reflection = course.reflect(student, form) if course.reflect else None
-    weights = np.array([sample.weight for sample in course.samples])
+    student = build_student(run, job.samples, job.start)
+    form = replace(text_format(run, student), demonstrations=job.demonstrations)
+    rows = training_rows(run, student, form, job.samples)
     recipe = replace(config, precision=run.precision)
+    layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
+    data = TrainingData(student, form, job.samples, rows, layout)
+    objectives: list[Objective] = [completion_loss(rows, layout, [sample.weight for sample in job.samples])]
+    objectives += job.further(data) if job.further else ()
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}
@@ -87,24 +107,20 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
         if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
-            save(run, student, form, course.place, world)  # last: it may spread the weights over the ranks again
+            save(run, student, form, job.place, world)  # last: it may spread the weights over the ranks again
         return entry
 
-    checkpoints = Checkpoints(course.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
-    layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
-    objectives: list[Objective] = [CompletionLoss(rows, layout, None if (weights == 1).all() else weights)]
-    if reflection is not None:
-        objectives.append(TripletLoss(reflection, rows, layout))
-    with _taken_away_unless_finite(checkpoints, course.place.student, world), progress(course.title, n_steps, "steps") as bar:
+    checkpoints = Checkpoints(job.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
+    with _taken_away_unless_finite(checkpoints, job.place.student, world), progress(job.title, n_steps, "steps") as bar:
         report = fit_student(
             student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance, checkpoints=checkpoints,
-            log_folder=None if run.config.logger.name == "none" else course.place.logs,
-            loggers=loggers(run, course.place) if world.rank == 0 else (), world=world,
+            log_folder=None if run.config.logger.name == "none" else job.place.logs,
+            loggers=loggers(run, job.place) if world.rank == 0 else (), world=world,
         )  # fmt: skip
     if not run.split.validation:
-        save(run, student, form, course.place, world)
+        save(run, student, form, job.place, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
         "n_reasoning_samples": len(rows) if run.uses_rationales else 0,
@@ -118,7 +134,7 @@ def train_course(run: Run, course: Course, world: World) -> Summary:
         "cut_completions": rows.cut_completions,
         "unknown_token_share": rows.unknown_share,
         "history": report.history,
-        **({} if reflection is None else {"reflection_share": round(float(reflection.contributes.mean()), 4)}),
+        **{name: fact for objective in objectives for name, fact in objective.facts().items()},
     }
 
 
@@ -212,7 +228,9 @@ def training_samples(run: Run) -> list[TrainingSample]:
 
 def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> TrainingSample:
     """A kept completion as a training sample."""
-    return TrainingSample(row.sample_index, run.problems[row.sample_index].question, row.answer, row.rationale, weight)
+    return TrainingSample(
+        row.sample_index, run.problems[row.sample_index].question, row.answer, row.rationale, weight, row.completion_index
+    )
 
 
 def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:

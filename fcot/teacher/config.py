@@ -30,12 +30,14 @@ class TeacherConfig(Protocol):
         generates: Whether it writes new completions; a replayed file does not.
         priced: Whether its tokens cost money; then it has the options ``budget_usd`` and ``prices``.
         local: Whether its weights are loaded here.
+        terms: For the student's model card: on whose terms the rationales came. ``{teacher}`` stands for the teacher's name.
     """
 
     name: str
     generates: ClassVar[bool]
     priced: ClassVar[bool]
     local: ClassVar[bool]
+    terms: ClassVar[str]
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -126,6 +128,7 @@ class OracleTeacherConfig:
     generates: ClassVar[bool] = True
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = False
+    terms: ClassVar[str] = "The training rationales were written by a program of fcot's; there are no terms to observe."
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """It knows the toy tasks only."""
@@ -159,6 +162,10 @@ class ReplayTeacherConfig:
     generates: ClassVar[bool] = False
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were read from a file of completions of {teacher}. Whoever provides that model may restrict what "
+        "its output is used for, such as training other models: read their terms before you publish or sell this student."
+    )
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """Its files hold one kind of rationale, of published tasks."""
@@ -216,6 +223,10 @@ class OpenAITeacherConfig:
     generates: ClassVar[bool] = True
     priced: ClassVar[bool] = True
     local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher} behind an API. Its provider's terms apply to them; OpenAI's, for one, "
+        "do not allow output to be used to develop models that compete with OpenAI's. Read them before you publish or sell this student."
+    )
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """The key and the price that it lacks."""
@@ -275,6 +286,10 @@ class HFTeacherConfig:
     generates: ClassVar[bool] = True
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = True
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
+        "attribution, some restrict commercial use)."
+    )
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """What its options cannot be combined with."""
@@ -292,4 +307,50 @@ class HFTeacherConfig:
         model_id = self.model_id or default_id(source, revision, Path(config.output_dir))
         return HFTeacher(
             source, revision, model_id, self.endpoint == "chat", temperature, self.batch_size, self.max_choices_per_request, self.dtype
+        )
+
+
+@dataclass
+class FunctionTeacherConfig:
+    """A Python function of your own (:class:`fcot.teacher.function.FunctionTeacher`)."""
+
+    name: str = neutral("function", Why.NAMED)
+    function: str = neutral(MISSING, "teacher.model_id names what it does")  # module.function, in the working folder or installed
+    model_id: str = resolved(MISSING, To.KEY)  # name in the store's keys; another one buys again
+    endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
+    temperature: float | None = resolved(None, To.KEY, at_least=0)
+    parameters: dict[str, Any] = resolved({}, To.KEY)  # further arguments of the function
+    concurrency: int = neutral(1, Why.PACE, at_least=1)  # calls at the same time
+    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # texts that one call may return
+    resample_identical: bool = False
+
+    generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher}, a program of whoever trained this student. If a model is behind it, the "
+        "terms or the licence of that model apply to them: read them before you publish or sell this student."
+    )
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if "." not in self.function.strip("."):
+            yield f"teacher.function={self.function}: module.function, such as my_teacher.answer"
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What its options cannot be combined with."""
+        return greedy_conflicts(self.temperature, config)
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return _free()
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.base.plugins import load_function
+        from fcot.teacher.function import FunctionTeacher
+
+        function = load_function("teacher.function", self.function)
+        return FunctionTeacher(
+            function, self.model_id, self.endpoint == "chat", temperature, self.parameters, self.concurrency, self.max_choices_per_request
         )

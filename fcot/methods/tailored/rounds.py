@@ -9,31 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
 from typing import Any
 
-from fcot.base.console import progress, say
+from fcot.base.console import say
 from fcot.base.errors import BudgetSpent
-from fcot.base.files import read_json, read_jsonl, write_folder, write_json, write_jsonl
-from fcot.base.records import Feedback, from_row, to_row
-from fcot.config.resolvers import paper_demonstrations
-from fcot.decoding.engine import Sampling
-from fcot.methods.tailored import exam as exams
+from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.feedback_stage import add, exam_results, feedback_prompt_of
-from fcot.methods.tailored.material import material
-from fcot.objectives.reflection import Reflection
-from fcot.prompts.student import Demonstration, StudentFormat
+from fcot.methods.tailored.feedback import add
 from fcot.runs.run import Run
-from fcot.stages.answering import Draws, draw, text_format
-from fcot.stages.rationales import judge_all
-from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Context, Stage, Step, Summary
-from fcot.stages.training import Course, build_student, kept_rows, load_trained, sample_of, train_course
-from fcot.student.loading import Student
-from fcot.tasks.splits import folded
-
-_NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
+from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Stage, Step, Summary
 
 
 def stages_of_round(run: Run, number: int) -> list[Stage]:
@@ -188,87 +172,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-# --- the stages of a round ----------------------------------------------------------------------------------------
-
-
-def exam(context: Context) -> Summary:
-    """The student as it is answers the train problems, several times each."""
-    run, number, world = context.run, context.round, context.world
-    method: TailoredConfig = run.config.method
-    asked, stop = method.exam, None
-    if number > 1:
-        student = load_trained(run, run.directory.round(number - 1))
-        form = _form(run, student, method.demonstrations)
-    else:
-        student, stop = build_student(run, ()), _NEXT_QUESTION
-        form = _form(run, student, method.demonstrations or paper_demonstrations(run.task.name))
-    draws = Draws(asked.samples, Sampling(asked.temperature, asked.top_k), (number,), asked.max_new_tokens, stop)
-    indices = [index for index in run.split.train if run.problems[index].labelled]
-    with progress(f"exam {number}", len(indices) * asked.samples, "answers") as bar:
-        drawn, facts = draw(run, student, form, indices, world, draws, bar.advance)
-    if world.rank > 0:
-        return {}
-    results = [exams.examine(answers) for answers in drawn]
-    write_jsonl(run.directory.round(number).exam, map(to_row, results))
-    return exams.summarise(results) | facts
-
-
-def curate(context: Context) -> Summary:
-    """Filter what a later round has learnt from into reasoning samples."""
-    run, number, place = context.run, context.round, context.directory
-    rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
-    read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
-    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
-    seen = judge_all(run, place.curated, rows, read, rules)
-    if not seen.kept:
-        say(f"round {number}: none of {seen.asked} completions is kept ({seen.said or 'none was asked for'})")
-    told = read_json(place.stage("feedback"))
-    return seen.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
-
-
-def train(context: Context) -> Summary:
-    """Train on the samples of the rounds so far, from the previous round's student on, with self-reflection where there was an exam."""
-    run, number = context.run, context.round
-    method: TailoredConfig = run.config.method
-    kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
-    weights = method.round_weights or [1.0] * number
-    used = [one for one in ((number,) if not method.accumulate else kept) if weights[one - 1]]
-    rows = [row for one in used for row in kept[one]]
-
-    def reflect(student: Student, form: StudentFormat) -> Reflection | None:
-        if not method.reflection.weight or not run.directory.round(number).exam.exists():
-            return None
-        found, others = exam_results(run, number), dict[int, list[str]]()
-        for row in chain.from_iterable(kept.values()):
-            others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
-        return material(
-            student, form, [(row.sample_index, form.completion(row.answer, row.rationale)) for row in rows], others,
-            {one.sample_index: one.mistakes for one in found}, {one.sample_index: one.unfinished for one in found},
-            weight=method.reflection.weight,
-            margin=method.reflection.margin, representation=method.reflection.representation, max_tokens=method.reflection.max_tokens,
-            seed=run.config.seed,
-        )  # fmt: skip
-
-    course = Course(
-        run.directory.round(number),
-        [sample_of(run, row, weights[one - 1]) for one in used for row in kept[one]],
-        _demonstrations(run, method.demonstrations),
-        run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
-        reflect,
-        f"train {number}",
-    )
-    return train_course(run, course, context.world)
-
-
-def _form(run: Run, student: Student, n: int) -> StudentFormat:
-    return replace(text_format(run, student), demonstrations=_demonstrations(run, n))
-
-
-def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
-    """The teacher's first kept rationale of each of the first ``n`` train problems that have one, and whose question is not tested."""
-    tested = {folded(run.problems[index].question) for index in run.split.test}
-    first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
-    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in tested][:n]
-    return tuple(Demonstration(run.problems[row.sample_index].question, row.rationale, row.answer) for row in chosen)
