@@ -48,9 +48,9 @@ from students import (
 from fcot.methods.table import METHODS
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts
-from fcot.student.using import read_usage
 
 Texts = list[str]
 
@@ -164,7 +164,7 @@ def sorted_generate(student: Student, prompts: Sequence[Sequence[int]], limit: i
 
 def decoding(options: argparse.Namespace) -> None:
     """Seconds for a trained student's greedy answers to the test split."""
-    student, usage = load_student(str(options.folder)), read_usage(options.folder)
+    student, usage = load_student(str(options.folder)), read_interface(options.folder)
     student.model.to(DEVICE)  # type: ignore[arg-type]
     limit = options.max_new_tokens or usage.max_new_tokens
     questions = test_questions(options.data, usage.task)[: options.n]

@@ -32,11 +32,11 @@ from fcot.methods.table import METHODS
 from fcot.objectives.completion import CompletionLoss
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Prompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize
 from fcot.student.training import plan, train
-from fcot.student.using import read_usage
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import sample_split
 from fcot.tasks.table import TASKS
@@ -415,7 +415,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def precision(arguments: argparse.Namespace) -> None:
     """A trained student's answers in float32 and in bfloat16."""
     folder = arguments.student / "student" if (arguments.student / "student").is_dir() else arguments.student
-    student, usage = load_student(str(folder)), read_usage(folder)
+    student, usage = load_student(str(folder)), read_interface(folder)
     student = replace(student, chat=usage.chat, model=student.model.to(DEVICE))  # type: ignore[arg-type]
     if arguments.data:
         problems = load_problems(TASKS[usage.task], str(arguments.data / "dataset" / f"{usage.task}.json"))[: arguments.n]

@@ -25,7 +25,7 @@ from fake_openai import FakeServer
 from fcot.base.files import fingerprint
 from fcot.base.records import Problem
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.plan import Plan
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
@@ -48,7 +48,7 @@ def plan(server: FakeServer, prompt: TeacherPrompt, diversity: int, concurrency:
         model="fake", model_id="fake", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens",
         base_url=server.base_url, timeout_s=60.0,
     )  # fmt: skip
-    return Plan(OpenAITeacher(made, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
+    return Plan(OpenAIModel(made, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
 
 
 def buy(made: Plan, n: int, folder: str | Path) -> float:

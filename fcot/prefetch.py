@@ -14,7 +14,7 @@ from fcot.base.errors import FcotError
 from fcot.config.overrides import explained, prepare
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
-Model = tuple[str, str | None]  # hub id and revision
+HubModel = tuple[str, str | None]  # hub id and revision
 HELP = """Fetch the models and data sets of a run or a sweep from the hub, for compute nodes without internet.
 
   python -m fcot.prefetch student=flan_t5_base dataset=gsm8k
@@ -43,7 +43,7 @@ def prefetch(overrides: Sequence[str]) -> None:
     from fcot.config.checks import unchecked
     from fcot.runs.run import problems_of, task_of
 
-    models: dict[Model, str] = {}
+    models: dict[HubModel, str] = {}
     data: set[tuple[str, str | None]] = set()
     for composed in points(overrides):
         if missing := [key for key in sorted(OmegaConf.missing_keys(composed)) if key.startswith(("student.", "dataset."))]:
@@ -75,7 +75,7 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
                 yield compose(point)
 
 
-def _models(config: Any) -> Iterator[tuple[Model, str]]:
+def _models(config: Any) -> Iterator[tuple[HubModel, str]]:
     """The hub's models that a run loads, with the overrides that name them."""
     from fcot.methods.table import METHODS
 

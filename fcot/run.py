@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.resources import CONF
-from fcot.base.stopping import asked, listen
+from fcot.base.stopping import listen, stop_requested
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import register_schemas
 
@@ -35,7 +35,7 @@ def main() -> None:
             sys.argv[1:] = prepare(sys.argv[1:])
             _application()
     except KeyboardInterrupt:
-        signalled = asked()
+        signalled = stop_requested()
         say(f"\n{f'stopped by {signalled.name}' if signalled else 'interrupted'}; the same command continues where this one stopped")
         sys.exit(130 if signalled is None else 128 + signalled)
 

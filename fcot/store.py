@@ -21,10 +21,11 @@ from fcot.base.resources import PRICES
 from fcot.llm.batch_files import set_aside
 from fcot.llm.generate import Generated
 from fcot.llm.money import FREE, Price, read_price
-from fcot.llm.plan import Job, Plan, new_request_id, to_rows
+from fcot.llm.plan import Plan, SlotRange, new_request_id, to_rows
 from fcot.llm.requests import Choice, Reply, Request
-from fcot.llm.store.folder import Row, Shard, StoreFolder, is_shard_file
+from fcot.llm.store.folder import Shard, StoreFolder, is_shard_file
 from fcot.llm.store.inventory import Holdings, compact, faults, holdings, merge
+from fcot.llm.store.rows import StoreRow
 from fcot.teacher.replay import read_completions
 
 if TYPE_CHECKING:
@@ -360,9 +361,9 @@ def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence
     def parts(text: str) -> tuple[str, str]:
         return (text, "") if plan.prompt.two_steps else _stripped(plan.prompt.split(text, plan.rule))
 
-    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[Row]:
+    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[StoreRow]:
         free = next(slot for slot in count() if not shard.has(of, slot))
-        job = Job(request, of, free, 1, 0, plan.teacher.identity)
+        job = SlotRange(request, of, free, 1, 0, plan.teacher.identity)
         return to_rows(plan, job, shard, Reply([Choice(text, finish_reason)]), new_request_id(), counted=False, run="import", seed=None)
 
     for first, completion in draws:

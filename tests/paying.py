@@ -13,7 +13,7 @@ from fcot.base.errors import FcotError
 from fcot.llm.budget import SharedBudget
 from fcot.llm.generate import Generated, generate_completions
 from fcot.llm.money import Price
-from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 
@@ -43,7 +43,7 @@ def main() -> None:
         model="fake", model_id="fake", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens",
         base_url=options.url, timeout_s=options.timeout,
     )  # fmt: skip
-    teacher = OpenAITeacher(server, Throttle(options.concurrency, None, None), 1, 3)
+    teacher = OpenAIModel(server, Throttle(options.concurrency, None, None), 1, 3)
     shared = SharedBudget(options.ledger, options.shared, "hydra.launcher.budget_usd") if options.shared else None
     made = plan(
         teacher, options.diversity, ONE_STEP, options.run, price=PRICE, budget_usd=options.budget, shared_budget=shared,

@@ -17,10 +17,10 @@ from teachers import PROMPT, RULE, plan, problems
 
 from fcot.base.errors import FcotError
 from fcot.base.files import write_json, write_jsonl
-from fcot.llm.batch import BatchTeacher, _Batches, _failure
+from fcot.llm.batch import BatchModel, _Batches, _failure
 from fcot.llm.generate import generate_completions
 from fcot.llm.money import Price
-from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.plan import missing
 from fcot.llm.purchase import Meter
 from fcot.llm.store.folder import StoreFolder
@@ -41,8 +41,8 @@ def server_of(server):
 
 
 def teacher(server, max_choices=4, **options):
-    online = OpenAITeacher(server_of(server), Throttle(4, None, None), max_choices, 3)
-    return BatchTeacher(server_of(server), online, poll_s=0.05, **options)
+    online = OpenAIModel(server_of(server), Throttle(4, None, None), max_choices, 3)
+    return BatchModel(server_of(server), online, poll_s=0.05, **options)
 
 
 def generate(one, path, diversity=4, n=6, run_id="run", **options):

@@ -14,7 +14,7 @@ from teachers import PROMPT, RULE, plan, problems
 from fcot.base.errors import FcotError
 from fcot.llm.failures import ErrorInside, Malformed, error_inside, failure_of
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAITeacher, Server, key_fault, key_variable
+from fcot.llm.openai import OpenAIModel, Server, key_fault, key_variable
 from fcot.llm.replies import to_reply
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
@@ -292,7 +292,7 @@ def buy(url, tmp_path, n=3, diversity=4, **options):
         model="m", model_id="m", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens", base_url=url,
         timeout_s=20.0, **options,
     )  # fmt: skip
-    made = plan(OpenAITeacher(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
+    made = plan(OpenAIModel(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
     return list(generate_completions(made, StoreFolder(tmp_path), problems(n)))
 
 

@@ -23,7 +23,7 @@ from teachers import PROMPT, RULE, plan, problems
 from fcot.base.errors import FcotError
 from fcot.llm.failures import retry_after
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import Request, Usage
 from fcot.llm.store.folder import StoreFolder
@@ -47,7 +47,7 @@ def teacher(server, **options):
     } | options  # fmt: skip
     rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
     last = wanted.pop("max_choices"), wanted.pop("max_retries")
-    return OpenAITeacher(Server(**wanted), Throttle(*rates), *last)
+    return OpenAIModel(Server(**wanted), Throttle(*rates), *last)
 
 
 def ask(one, request=None, n=1, seed=0):

@@ -22,7 +22,7 @@ from fcot.student.data import Layout
 from fcot.student.decoding import Prompt, decode
 from fcot.student.forward import Forward
 from fcot.student.loading import Student, load_student
-from fcot.student.tokenization import Row, encode_questions, tokenize
+from fcot.student.tokenization import TokenizedSample, encode_questions, tokenize
 
 FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -142,7 +142,7 @@ def test_each_weight_on_a_model_that_knows_nothing():
     with torch.no_grad():
         student.model.transformer.wte.weight.zero_()
     vocabulary = student.model.config.vocab_size
-    row = Row([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
+    row = TokenizedSample([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
     layout = layout_of(student, prompt_weight=0.2, demonstration_weight=0.1, count_weighted=False)
     head = Forward(student.model)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from fcot.base.console import be_silent, say
 from fcot.base.errors import FcotError
 from fcot.base.lifeline import Lifeline
-from fcot.base.stopping import WARNING, asked, end_with_parent, note
+from fcot.base.stopping import WARNING, end_with_parent, note, stop_requested
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=14)  # the other ranks wait while the first one buys
@@ -98,15 +98,15 @@ class World:
 
 
 def warned_together(size: int) -> bool:
-    """Whether a signal has asked any of ``size`` ranks to stop; all of them get the same answer, and call it at the same place."""
-    number = int(asked() or 0)
+    """Whether a signal has stop_requested any of ``size`` ranks to stop; all of them get the same answer, and call it at the same place."""
+    number = int(stop_requested() or 0)
     if size > 1:
         import torch.distributed
 
         together = torch.tensor(number)
         torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
         number = int(together)
-        if number and asked() is None:
+        if number and stop_requested() is None:
             note(number)
     return number > 0
 
@@ -217,7 +217,7 @@ class Team:
         """
         if not self._outside or not re.search(_LOST_CONNECTION, str(error), re.IGNORECASE):
             return
-        if asked() is not None:
+        if stop_requested() is not None:
             raise KeyboardInterrupt from error
         reason = str(error).strip().splitlines()[0][-200:]
         raise FcotError(

@@ -3,7 +3,7 @@
 SLURM warns before a time limit or a preemption (``SIGUSR2``, as submitit asks for it; ``SIGTERM`` where a partition sends
 nothing else). What a handler may do at such a moment is next to nothing, so it does nothing: training looks at the note after
 an optimizer step and writes a checkpoint, a purchase sends nothing more and waits for what it has paid for, and then
-:func:`stop_if_asked` raises ``KeyboardInterrupt``, which everything else knows from Ctrl-C.
+:func:`stop_if_requested` raises ``KeyboardInterrupt``, which everything else knows from Ctrl-C.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def end_with_parent(number: int, parent: int | None = None) -> None:
         os.kill(os.getpid(), number)
 
 
-def asked() -> signal.Signals | None:
-    """The signal that asked for a stop, None while none has."""
+def stop_requested() -> signal.Signals | None:
+    """The signal that stop_requested for a stop, None while none has."""
     return _asked
 
 
-def stop_if_asked() -> None:
-    """End the work here where a signal has asked for it.
+def stop_if_requested() -> None:
+    """End the work here where a signal has stop_requested for it.
 
     Raises:
         KeyboardInterrupt: It has.
@@ -80,18 +80,18 @@ def stop_if_asked() -> None:
 
 
 def sleep(seconds: float) -> None:
-    """``time.sleep`` that ends with :func:`stop_if_asked`."""
+    """``time.sleep`` that ends with :func:`stop_if_requested`."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        stop_if_asked()
+        stop_if_requested()
         time.sleep(min(left, _SLICE_S))
 
 
 async def asyncio_sleep(seconds: float) -> None:
-    """``asyncio.sleep`` that ends with :func:`stop_if_asked`."""
+    """``asyncio.sleep`` that ends with :func:`stop_if_requested`."""
     import asyncio  # here: a hundredth of a second at every start
 
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        stop_if_asked()
+        stop_if_requested()
         await asyncio.sleep(min(left, _SLICE_S))

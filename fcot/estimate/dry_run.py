@@ -15,7 +15,7 @@ import numpy as np
 from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
 from fcot.config.schema import SAMPLING_TEMPERATURE
-from fcot.estimate.needs import Estimate, Interval, RoundNeeds, StudentNeeds
+from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
@@ -35,7 +35,7 @@ _ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # of a chat model 
 _TURN_TOKENS = 4  # what a chat message costs beside its text
 
 
-def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str] = ()) -> Estimate:
+def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str] = ()) -> RunEstimate:
     """What a run would buy.
 
     Args:
@@ -44,7 +44,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         label: The overrides that made it.
     """
     student_bytes = _student_bytes(run)
-    made = Estimate(
+    made = RunEstimate(
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
@@ -72,7 +72,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             empty, there = [], have
         n_requests = sum(1 for _ in consecutive(empty, plan.teacher.max_choices))
         prompt = measured.per_character * _characters(request.prompt)
-        made.asked += plan.diversity
+        made.requested += plan.diversity
         made.stored += len(have)
         made.bought += len(empty)
         made.requests += n_requests
@@ -92,7 +92,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             made.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
             made.completion_tokens += n_answers * measured.answer
             rows += n_answers
-    made.disk_bytes += rows * measured.row_bytes + made.asked * measured.row_bytes / 2
+    made.disk_bytes += rows * measured.row_bytes + made.requested * measured.row_bytes / 2
     if (price := plan.price) is not None:
         made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
         made.usd_batch = made.usd * price.batch if price.batch != 1 else None
@@ -148,19 +148,19 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     return RoundNeeds(method.rounds - 1, steps * completions, *tokens, usd)
 
 
-def _add_student(made: Estimate, run: Run, rationale: Interval) -> None:
+def _add_student(made: RunEstimate, run: Run, rationale: Interval) -> None:
     """What a student that is asked needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
     config = run.config.student
     if not config.remote or run.config.until in ("generate", "curate"):
         return
-    from fcot.stages.remote_evaluation import answering_model, asked_plan, asked_store, fine_tuned
+    from fcot.stages.remote_evaluation import answering_model, evaluation_plan, evaluation_store, fine_tuned
 
     model, needs = answering_model(run), StudentNeeds()
     n, question, completion = _samples(run, rationale)
     if model is None and config.api_backed:
         needs.trained_tokens = config.epochs * n * (question + completion + 2 * _TURN_TOKENS)
-    plan = asked_plan(run, model)
-    folder = None if model is None else asked_store(run, model)
+    plan = evaluation_plan(run, model)
+    folder = None if model is None else evaluation_store(run, model)
     if folder is not None:
         folder.refresh()
     for key, problem in {plan.key(plan.step1(problem)): problem for problem in run.select(run.split.test)}.items():
@@ -234,7 +234,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _StoredLengths:
     """Rows of a folder, measured: tokens of rationales and answers, tokens per character of prompts, bytes of a row."""
 
     rationales: list[float]
@@ -244,7 +244,7 @@ class _Sample:
 
 
 @lru_cache(maxsize=64)
-def _sample(files: tuple[tuple[Path, int], ...]) -> _Sample:
+def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
     """The newest rows of each file, measured once for all runs that share the folder."""
     lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
     ratios: list[float] = []
@@ -263,7 +263,7 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _Sample:
             tokens = group[0].get("completion_tokens")
             if tokens and len(group) == row["n"]:
                 lengths[row["root"] is not None] += [tokens / len(group)] * len(group)
-    return _Sample(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
+    return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
 
 
 def _newest(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:

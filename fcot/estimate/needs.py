@@ -18,13 +18,13 @@ Interval = NDArray[np.float64]  # lower end, middle, upper end
 
 
 @dataclass
-class Estimate:
+class RunEstimate:
     """One run's needs beyond what the store has. Token counts and USD are (low, middle, high)."""
 
     label: Sequence[str]
     problems: int = 0
     diversity: int = 0
-    asked: int = 0
+    requested: int = 0
     stored: int = 0
     bought: int = 0
     requests: int = 0
@@ -89,16 +89,16 @@ def money(interval: Interval | None) -> str:
     return f"{middle} ({low}-{high})"
 
 
-def show(estimates: Sequence[Estimate]) -> None:
+def show(estimates: Sequence[RunEstimate]) -> None:
     """Print a run's needs as a list; for a sweep, a table of its runs and the list of their sum."""
     console = result_console()
     if len(estimates) > 1:
         console.print(_table(estimates))
     total, (shown, assumed) = sum_of(estimates), _detectable(estimates)
     facts = {
-        "completions asked for": f"{total.asked:,}"
+        "completions requested": f"{total.requested:,}"
         + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
-        "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.asked:.0%})" if total.asked else ""),
+        "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.requested:.0%})" if total.requested else ""),
         "to be bought": f"{total.bought:,}" + (" (what several runs share once)" if len(estimates) > 1 else ""),
         "requests": f"{total.requests:,}",
         "prompt tokens": _tokens(total.prompt_tokens),
@@ -114,7 +114,7 @@ def show(estimates: Sequence[Estimate]) -> None:
         **shown,
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
     }
-    console.print("dry run: nothing was asked", style="bold")
+    console.print("dry run: no request was sent", style="bold")
     for name, value in facts.items():
         if value is not None:
             console.print(f"  {name:<34} {value}", markup=False, soft_wrap=True)
@@ -122,9 +122,9 @@ def show(estimates: Sequence[Estimate]) -> None:
         console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
-def _detectable(estimates: Sequence[Estimate]) -> tuple[dict[str, str], list[str]]:
+def _detectable(estimates: Sequence[RunEstimate]) -> tuple[dict[str, str], list[str]]:
     """The smallest difference that the planned trainings and test problems can show between two settings, and what that assumes."""
-    settings: dict[str, list[Estimate]] = {}
+    settings: dict[str, list[RunEstimate]] = {}
     for one in estimates:
         if one.trains and one.n_test > 1:
             settings.setdefault(one.setting, []).append(one)
@@ -144,7 +144,7 @@ def _seeds(n: int) -> str:
     return f"{n} seed{'s' * (n > 1)}"
 
 
-def _round_facts(estimates: Sequence[Estimate]) -> dict[str, str]:
+def _round_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
     """What later rounds may ask for, all runs together."""
     rounds = [one.round for one in estimates if one.round is not None]
     if not rounds:
@@ -173,7 +173,7 @@ def _student_facts(needs: StudentNeeds | None) -> dict[str, str]:
     }
     return {
         **(training if needs.trained_tokens[2] else {}),
-        "student: answers to be asked for": f"{needs.answers:,}",
+        "student: answers to request": f"{needs.answers:,}",
         "student: prompt tokens": _tokens(needs.prompt_tokens),
         "student: completion tokens": _tokens(needs.completion_tokens),
         "student: price of the answers": money(needs.usd_answers),
@@ -185,18 +185,18 @@ def _student_usd(needs: StudentNeeds | None) -> str:
     return "" if needs is None else money(_sum([needs.usd_training, needs.usd_answers])).partition(" (")[0]
 
 
-def _table(estimates: Sequence[Estimate]) -> Table:
+def _table(estimates: Sequence[RunEstimate]) -> Table:
     """A row for each run of a sweep, named by what differs; what an earlier row buys is not bought again."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     students = any(one.student is not None for one in estimates)
-    heads = ("run", "asked", "to buy", "requests", "tokens in", "tokens out", "online", *(("student",) if students else ()), "steps")
+    heads = ("run", "requested", "to buy", "requests", "tokens in", "tokens out", "online", *(("student",) if students else ()), "steps")
     for head in heads:
         table.add_column(head, justify="left" if head == "run" else "right", no_wrap=True)
     common = set.intersection(*(set(one.label) for one in estimates))
     for one in estimates:
         usd = "" if one.usd is None else money(one.usd).partition(" ")[0]
         table.add_row(
-            "\n".join(word for word in one.label if word not in common), f"{one.asked:,}", f"{one.bought:,}", f"{one.requests:,}",
+            "\n".join(word for word in one.label if word not in common), f"{one.requested:,}", f"{one.bought:,}", f"{one.requests:,}",
             f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, *([_student_usd(one.student)] if students else []),
             f"{one.steps:,}",
         )  # fmt: skip
@@ -207,11 +207,21 @@ def _tokens(interval: Interval) -> str:
     return f"{interval[1]:,.0f}" + (f" ({interval[0]:,.0f}-{interval[2]:,.0f})" if interval[1] else "")
 
 
-def sum_of(estimates: Sequence[Estimate]) -> Estimate:
+def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
     """The needs of several runs together."""
-    total = Estimate((), estimates[0].problems, estimates[0].diversity)
+    total = RunEstimate((), estimates[0].problems, estimates[0].diversity)
     for one in estimates:
-        for name in ("asked", "stored", "bought", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes"):
+        for name in (
+            "requested",
+            "stored",
+            "bought",
+            "requests",
+            "prompt_tokens",
+            "completion_tokens",
+            "shared_tokens",
+            "steps",
+            "disk_bytes",
+        ):
             setattr(total, name, getattr(total, name) + getattr(one, name))
         total.weights_unknown |= one.weights_unknown
     for name in ("usd", "usd_batch", "usd_shared"):

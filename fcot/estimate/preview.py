@@ -45,7 +45,7 @@ def preview(run: Run, n: int) -> None:
     usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
     console.print(f"paid by this run so far: {usage['requests']:,} requests, {usd}", markup=False)
     console.print(
-        f"the whole run: {whole.asked:,} completions, {whole.stored:,} of them in the store; the rest: {money(whole.usd)}", markup=False
+        f"the whole run: {whole.requested:,} completions, {whole.stored:,} of them in the store; the rest: {money(whole.usd)}", markup=False
     )
 
 

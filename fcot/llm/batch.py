@@ -26,8 +26,8 @@ from fcot.base.stopping import asyncio_sleep
 from fcot.llm.batch_files import places_of, set_aside_hint, state_of, to_job
 from fcot.llm.calls import Calls
 from fcot.llm.failures import ErrorInside, Malformed, failure_of
-from fcot.llm.openai import OpenAITeacher, Server
-from fcot.llm.plan import Job, Plan, missing, sent_row, to_rows
+from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.plan import Plan, SlotRange, missing, sent_row, to_rows
 from fcot.llm.purchase import Meter, over_budget
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, Account, Reply, Request, Usage
@@ -38,7 +38,7 @@ _TRIES_WITHOUT_PROGRESS = 3
 _LOOK_BACK_S = 48 * 3600  # beyond a batch's name; time zones and clocks differ by less
 
 
-class BatchTeacher:
+class BatchModel:
     """A model behind the Batch API.
 
     Args:
@@ -53,7 +53,7 @@ class BatchTeacher:
     def __init__(
         self,
         server: Server,
-        online: OpenAITeacher,
+        online: OpenAIModel,
         poll_s: float,
         max_tries: int = 20,
         max_requests: int = 50_000,
@@ -124,7 +124,7 @@ class _Batches:
     """Rounds of: collect what is open, ask for what is missing."""
 
     def __init__(self, plan: Plan, folder: StoreFolder, meter: Meter) -> None:
-        assert isinstance(plan.teacher, BatchTeacher)
+        assert isinstance(plan.teacher, BatchModel)
         self.plan = plan
         self.teacher = plan.teacher
         self.folder = folder
@@ -162,7 +162,7 @@ class _Batches:
 
     # --- asking ---
 
-    async def _submit(self, jobs: Sequence[Job]) -> None:
+    async def _submit(self, jobs: Sequence[SlotRange]) -> None:
         """Write, upload and start batches for as many jobs as the budget allows."""
         within = list(self._affordable(jobs))
         if not within:
@@ -173,7 +173,7 @@ class _Batches:
             write_jsonl(path, (self._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
             await self._start(path)
 
-    def _affordable(self, jobs: Sequence[Job]) -> Iterator[Job]:
+    def _affordable(self, jobs: Sequence[SlotRange]) -> Iterator[SlotRange]:
         left = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
         for job in jobs:
             if left is not None:
@@ -182,12 +182,12 @@ class _Batches:
                     return
             yield job
 
-    def _bound(self, job: Job) -> float:
+    def _bound(self, job: SlotRange) -> float:
         return self.plan.bound_usd(job.request, job.n, batch=True)
 
-    def _files(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    def _files(self, jobs: Sequence[SlotRange]) -> Iterator[list[SlotRange]]:
         """Jobs in files within the API's limits."""
-        chunk: list[Job] = []
+        chunk: list[SlotRange] = []
         size = 0
         for job in jobs:
             length = len(json.dumps(self.teacher.server.body(job.request, job.n, job.seed))) + 200
@@ -198,7 +198,7 @@ class _Batches:
             size += length
         yield chunk
 
-    def _to_row(self, job: Job, custom_id: str) -> dict[str, Any]:
+    def _to_row(self, job: SlotRange, custom_id: str) -> dict[str, Any]:
         """A row of a jobs file: the API's line as it will be sent, and what files its answer."""
         body = self.teacher.server.body(job.request, job.n, job.seed)
         problem = job.request.problem
@@ -405,7 +405,7 @@ def _token_limit(batch: Any) -> bool:
     return any(error.code == "token_limit_exceeded" for error in (batch.errors.data or [] if batch.errors else []))
 
 
-def _failure(batch: Any, teacher: BatchTeacher) -> str | None:
+def _failure(batch: Any, teacher: BatchModel) -> str | None:
     """Why the run ends with this batch, None where it goes on."""
     if batch.status == "failed" and not _token_limit(batch):
         errors = batch.errors.data or [] if batch.errors else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Problem
-from fcot.llm.plan import Job
+from fcot.llm.plan import SlotRange
 from fcot.llm.requests import Request
 
 
@@ -51,10 +51,10 @@ def places_of(path: Path) -> Iterator[tuple[str, int]]:
             begin += len(line)
 
 
-def to_job(row: Mapping[str, Any]) -> Job:
+def to_job(row: Mapping[str, Any]) -> SlotRange:
     """A row of a jobs file back; of the problem it knows no more than the store's rows say."""
     body = row["line"]["body"]
     problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
     prompt = body["messages"] if "messages" in body else body["prompt"]
     request = Request(prompt, row["max_tokens"], tuple(body.get("stop", ())), row["root"], problem)
-    return Job(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])
+    return SlotRange(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fcot.llm.openai import OpenAITeacher, Server
+from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.throttle import Throttle
 
 
@@ -59,7 +59,7 @@ def server(
     )  # fmt: skip
 
 
-def online(to: Server, settings: Settings, max_choices: int) -> OpenAITeacher:
+def online(to: Server, settings: Settings, max_choices: int) -> OpenAIModel:
     """A model behind a server, asked online within the limits of ``settings``, for ``max_choices`` choices per request at most."""
     throttle = Throttle(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, settings.timeout_s)
-    return OpenAITeacher(to, throttle, max_choices, settings.max_retries)
+    return OpenAIModel(to, throttle, max_choices, settings.max_retries)

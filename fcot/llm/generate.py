@@ -16,8 +16,9 @@ from fcot.base.stopping import sleep
 from fcot.llm.money import paid
 from fcot.llm.plan import Plan, assemble, missing, rows_of
 from fcot.llm.purchase import Meter, buy
-from fcot.llm.store.folder import Row, StoreFolder
+from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.keylocks import KeyLocks
+from fcot.llm.store.rows import StoreRow
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Generated:
         used = dict.fromkeys(_TOKENS, 0.0)
         uncounted = False
 
-        def own() -> Iterator[Row]:
+        def own() -> Iterator[StoreRow]:
             nonlocal served, identical, uncounted
             for key, problem in {self.plan.root_key(self.folder, problem): problem for problem in self.problems}.items():
                 texts: set[str] = set()
@@ -77,12 +78,12 @@ _TOKENS = ("prompt_tokens", "completion_tokens")
 _LOOK_EVERY_S = 0.2  # whether the other process has ended
 
 
-def used_tokens(rows: Iterable[tuple[Row, bool]]) -> list[Row | None]:
+def used_tokens(rows: Iterable[tuple[StoreRow, bool]]) -> list[StoreRow | None]:
     """Tokens of the requests that brought used rows, each choice with its share; None for a request that nobody counted."""
-    requests: dict[str, list[tuple[Row, bool]]] = {}
+    requests: dict[str, list[tuple[StoreRow, bool]]] = {}
     for row, used in rows:
         requests.setdefault(row["request"], []).append((row, used))
-    found: list[Row | None] = []
+    found: list[StoreRow | None] = []
     for members in requests.values():
         if n_used := sum(used for _, used in members):
             usage = next((row for row, _ in members if row.get("completion_tokens")), None)
@@ -126,10 +127,10 @@ def generate_completions(
             meter.paid_usd = meter.paid_before = generated.usage()["usd"]
         meter.status = plan.teacher.status
         watch(meter)
-        from fcot.llm.batch import BatchTeacher, buy_in_batches
+        from fcot.llm.batch import BatchModel, buy_in_batches
 
         try:
-            if isinstance(plan.teacher, BatchTeacher):
+            if isinstance(plan.teacher, BatchModel):
                 buy_in_batches(plan, folder, to_buy, meter)
             else:
                 buy(plan, folder, to_buy, meter)

@@ -18,12 +18,12 @@ from fcot.decoding.encoding import encoder_of
 from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Prompt, Reply, Request, Usage
 
 if TYPE_CHECKING:
-    from fcot.decoding.engine import Prompt as EnginePrompt
+    from fcot.decoding.engine import DecodingPrompt as EnginePrompt
     from fcot.decoding.engine import Written
 
 
 @dataclass(eq=False)
-class _Row:
+class _ChoiceRow:
     """One choice to be written: its request, its prompt's ids, a seed, and where the choice and its length go."""
 
     request: Request
@@ -31,7 +31,7 @@ class _Row:
     answer: asyncio.Future[tuple[Choice, int]]
 
 
-class HFTeacher:
+class HFModel:
     """A causal or encoder-decoder model of transformers, loaded with the first request and kept.
 
     Args:
@@ -67,7 +67,7 @@ class HFTeacher:
         self.concurrency = 2 * batch_size  # while some rows are in the model others wait for their places
         self.max_choices = max_choices
         self._model = _Model(path_or_id, revision, temperature, dtype, batch_size)
-        self._queue: deque[_Row] = deque()
+        self._queue: deque[_ChoiceRow] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
@@ -103,7 +103,7 @@ class HFTeacher:
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer what is queued; the next request after that starts a new worker."""
         while self._queue:
-            taken: list[_Row] = []
+            taken: list[_ChoiceRow] = []
             try:
                 await asyncio.to_thread(self._answer, taken, loop)
             except Exception as error:  # belongs to the callers of these rows, whatever it is
@@ -113,10 +113,10 @@ class HFTeacher:
                     if not row.answer.done():
                         row.answer.set_exception(error)
 
-    def _answer(self, taken: list[_Row], loop: asyncio.AbstractEventLoop) -> None:
+    def _answer(self, taken: list[_ChoiceRow], loop: asyncio.AbstractEventLoop) -> None:
         """Put rows through the model while there are any; those that are queued meanwhile take the places of finished ones."""
 
-        def source() -> Iterator[tuple[_Row, EnginePrompt] | None]:
+        def source() -> Iterator[tuple[_ChoiceRow, EnginePrompt] | None]:
             while True:
                 row = self._queue.popleft() if self._queue else None
                 if row is None:
@@ -125,7 +125,7 @@ class HFTeacher:
                     taken.append(row)
                     yield row, row.prompt
 
-        def deliver(row: _Row, answer: tuple[Choice, int]) -> None:
+        def deliver(row: _ChoiceRow, answer: tuple[Choice, int]) -> None:
             if not row.answer.done():
                 row.answer.set_result(answer)
 
@@ -210,18 +210,18 @@ class _Model:
             return sys.maxsize
         return positions - 1 if self._config.is_encoder_decoder and n_prompt < positions else positions - n_prompt
 
-    def row(self, request: Request, ids: list[int], limit: int, seed: int, answer: asyncio.Future[tuple[Choice, int]]) -> _Row:
+    def row(self, request: Request, ids: list[int], limit: int, seed: int, answer: asyncio.Future[tuple[Choice, int]]) -> _ChoiceRow:
         """A choice to be written; it ends early with a stop string, and when nobody waits for it any more."""
-        from fcot.decoding.engine import Prompt as EnginePrompt
+        from fcot.decoding.engine import DecodingPrompt as EnginePrompt
 
         def halt(written: list[int]) -> bool:
             text = _decode(self._tokenizer, written) if request.stop else ""
             return answer.done() or any(stop in text for stop in request.stop)
 
         noise = (_noise_seed(request, seed),) if self._temperature else ()
-        return _Row(request, EnginePrompt(ids, limit, noise, halt), answer)
+        return _ChoiceRow(request, EnginePrompt(ids, limit, noise, halt), answer)
 
-    def choice(self, row: _Row, written: Written) -> tuple[Choice, int]:
+    def choice(self, row: _ChoiceRow, written: Written) -> tuple[Choice, int]:
         """What was written, with its length in tokens."""
         text = self._text(row, written.ids)
         cut = min((text.index(stop) for stop in row.request.stop if stop in text), default=None)
@@ -229,7 +229,7 @@ class _Model:
         refused = None if text[:cut].strip() else "empty_at_limit" if reason == "length" else "empty"
         return Choice(text[:cut], reason, refused), written.n_tokens
 
-    def _text(self, row: _Row, tokens: list[int]) -> str:
+    def _text(self, row: _ChoiceRow, tokens: list[int]) -> str:
         """What was written. A plain prompt is continued: decoded alone, SentencePiece would drop the space at the seam."""
         if isinstance(row.request.prompt, str) and not self._config.is_encoder_decoder:
             ids = list(row.prompt.ids)

@@ -208,7 +208,7 @@ class Server:
         return f"no server answers at {where} ({self.masked(failure.text)}): is it running? {tries} tries"
 
 
-class OpenAITeacher:
+class OpenAIModel:
     """A model behind ``/chat/completions`` or ``/completions``, asked online.
 
     Args:

@@ -13,10 +13,11 @@ from fcot.base.records import REFUSED, Completion, Problem
 from fcot.llm.budget import SharedBudget
 from fcot.llm.money import Price
 from fcot.llm.requests import FINAL, LOST, Choice, Reply, Request, Teacher
-from fcot.llm.store.folder import Row, Shard, StoreFolder
+from fcot.llm.store.folder import Shard, StoreFolder
+from fcot.llm.store.rows import StoreRow
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.prompts.thinking import said_or_thought, separate
+from fcot.prompts.thinking import separate, text_or_thought
 
 _NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
 _TRIES = 3  # of a prompt whose answers are unusable
@@ -55,15 +56,15 @@ class Plan:
         text = self.prompt.ask(problem.question, self.rule, self.teacher.chat)
         return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
 
-    def step2(self, problem: Problem, rationale: Row) -> Request:
+    def step2(self, problem: Problem, rationale: StoreRow) -> Request:
         """The request for the answer that a stored rationale leads to."""
-        return self._step2(problem, rationale, said_or_thought(rationale["text"]))
+        return self._step2(problem, rationale, text_or_thought(rationale["text"]))
 
-    def _step2(self, problem: Problem, rationale: Row, text: str) -> Request:
+    def _step2(self, problem: Problem, rationale: StoreRow, text: str) -> Request:
         prompt = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
         return Request(prompt, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
 
-    def step2_keys(self, request: Request, problem: Problem, rationale: Row) -> list[str]:
+    def step2_keys(self, request: Request, problem: Problem, rationale: StoreRow) -> list[str]:
         """The keys of a request of :meth:`step2`, and behind them those of earlier versions, which also sent a rationale's thought."""
         if request.rationale == rationale["text"]:
             return self.keys(request)
@@ -90,7 +91,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Job:
+class SlotRange:
     """Consecutive slots of one request that are to be bought together."""
 
     request: Request
@@ -106,25 +107,25 @@ class Job:
         return self.request.root or self.key
 
 
-def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[Job]:
+def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRange]:
     """The requests that a problem needs next; none where it is whole, or given up.
 
     Step 1 for empty slots, step 2 for rationales without an answer. Asked again after they came back, it tops up what a
     server returned too little of, and replaces what was refused, with another seed: a server that honours seeds would
     give the same answer again, for money.
     """
-    jobs: list[Job] = []
+    jobs: list[SlotRange] = []
     if not gave_up(plan, shard, key):
         request = plan.step1(problem)
         seed = _NEXT_SEED * shard.n_refused(key)
         for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
-            jobs.append(Job(request, key, first, n, first + seed, plan.teacher.identity))
+            jobs.append(SlotRange(request, key, first, n, first + seed, plan.teacher.identity))
     if jobs and plan.resample_identical:
         return jobs  # which rationales are the problem's is not known yet
     for answer in answers(plan, shard, key, problem):
         if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
             seed = _NEXT_SEED * shard.n_refused(answer.key)
-            jobs.append(Job(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
+            jobs.append(SlotRange(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
     return jobs
 
 
@@ -169,16 +170,16 @@ def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSlot:
     """Where the answer to one stored rationale belongs: its request, key, and slot under that key."""
 
-    rationale: Row
+    rationale: StoreRow
     request: Request
     key: str
     slot: int
 
 
-def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[Answer]:
+def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[AnswerSlot]:
     """For each rationale of a problem, in slot order: identical ones share a step-2 key and take its slots in turn.
 
     Nothing for prompts of one request.
@@ -191,11 +192,11 @@ def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[An
         request = plan.step2(problem, row)
         keys = plan.step2_keys(request, problem, row)
         answer_key = next((key for key in keys if shard.slots(key)), keys[0])
-        yield Answer(row, request, answer_key, taken[answer_key])
+        yield AnswerSlot(row, request, answer_key, taken[answer_key])
         taken[answer_key] += 1
 
 
-def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Completion, list[Row]]]:
+def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Completion, list[StoreRow]]]:
     """A problem's D completions with the rows they are made of; one the teacher never gave is empty, with the refusal's reason.
 
     A completion ends as its rationale ended: an answer step that runs on after its answer is no fault.
@@ -222,7 +223,7 @@ def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[t
             yield Completion(problem.sample_index, index, said, "", _reason(shard, answer.key), thought), [row]
 
 
-def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Row, bool]]:
+def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[StoreRow, bool]]:
     """Every row that was ever bought for a problem's prompts, and whether it is part of one of its D completions."""
     used = {key: set(chosen_slots(plan, shard, key))}
     for answer in answers(plan, shard, key, problem):
@@ -247,7 +248,7 @@ def _reason(shard: Shard, key: str) -> str:
     return REFUSED + (refused[-1] if refused else "empty")
 
 
-def _row(plan: Plan, job: Job, request_id: str, choice: int) -> Row:
+def _row(plan: Plan, job: SlotRange, request_id: str, choice: int) -> StoreRow:
     """What every row of a request says."""
     request = job.request
     more = {} if request.rationale_slot is None else {"of": request.rationale_slot}
@@ -262,15 +263,15 @@ def new_request_id() -> str:
     return uuid.uuid4().hex[:16]
 
 
-def sent_row(plan: Plan, job: Job, request_id: str, bound_usd: float | None) -> Row:
+def sent_row(plan: Plan, job: SlotRange, request_id: str, bound_usd: float | None) -> StoreRow:
     """The row of a request that is about to be sent, with its maximum cost; None takes it back. Its answer's rows supersede it."""
     bound = {} if bound_usd is None else {"bound_usd": bound_usd}
     return _row(plan, job, request_id, -1) | {"text": "", "finish_reason": None, "refused": LOST} | bound
 
 
 def to_rows(
-    plan: Plan, job: Job, shard: Shard, reply: Reply, request_id: str, *, bound_usd: float = 0.0, counted: bool = True, **more: object
-) -> list[Row]:
+    plan: Plan, job: SlotRange, shard: Shard, reply: Reply, request_id: str, *, bound_usd: float = 0.0, counted: bool = True, **more: object
+) -> list[StoreRow]:
     """Store rows of one reply: usable choices fill the asked slots that are empty, then, where the server sent more, others.
 
     The first row carries the request's usage and, where the server did not say it, an upper bound on its price; the row of a
@@ -291,7 +292,7 @@ def to_rows(
     spare = (slot for slot in range(plan.slots.stop, 1 << 20) if slot not in filled and slot not in asked)
     free = iter(asked)
     said = {"model": reply.model, "fingerprint": reply.fingerprint}
-    rows: list[Row] = []
+    rows: list[StoreRow] = []
     for number, choice in enumerate(reply.choices or [Choice("", None, refused="empty")]):
         slot = None if choice.refused else next(free, None)
         if slot is None and not choice.refused:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
 from fcot.base.records import Completion, Problem
-from fcot.base.stopping import asked
+from fcot.base.stopping import stop_requested
 from fcot.llm.budget import Lease
-from fcot.llm.plan import Job, Plan, assemble, gave_up, missing, new_request_id, sent_row, to_rows
+from fcot.llm.plan import Plan, SlotRange, assemble, gave_up, missing, new_request_id, sent_row, to_rows
 from fcot.llm.requests import Usage
 from fcot.llm.store.folder import Shard, StoreFolder
 
@@ -31,7 +31,7 @@ class Meter:
     """What a purchase has done so far, for the budget and for whoever watches.
 
     Attributes:
-        asked: Completions in all.
+        requested: Completions in all.
         paid_usd: Spent by this run before and now, as far as the prices are known.
         paid_before: Spent by earlier attempts of it.
         reserved_usd: Upper bound on what is in flight.
@@ -40,7 +40,7 @@ class Meter:
         advance: Called with the completions that became whole or were given up, and with 0 as time passes.
     """
 
-    asked: int
+    requested: int
     advance: Callable[[int], object]
     judge: Callable[[Sequence[Completion]], int] | None = None
     paid_usd: float | None = None
@@ -82,7 +82,7 @@ class Meter:
         seconds = max(1e-9, time.monotonic() - self.started)
         parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
         if self.paid_usd is not None:
-            to_come = (self.paid_usd - self.paid_before) / self.bought * (self.asked - self.done) if self.bought else None
+            to_come = (self.paid_usd - self.paid_before) / self.bought * (self.requested - self.done) if self.bought else None
             parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + to_come:,.2f}" if to_come is not None else ""))
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
@@ -106,7 +106,7 @@ def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
         limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.asked:,} completions are whole and kept in the store; {more} continues"
+        f"{meter.done:,} of {meter.requested:,} completions are whole and kept in the store; {more} continues"
     )
 
 
@@ -154,7 +154,7 @@ class _Tries:
     A try that was certainly not charged leaves its row to the next one; where none follows, the row is taken back.
     """
 
-    def __init__(self, purchase: _Purchase, state: _Open, job: Job, bound: float) -> None:
+    def __init__(self, purchase: _Purchase, state: _Open, job: SlotRange, bound: float) -> None:
         self.purchase, self.state, self.job, self.bound = purchase, state, job, bound
         self.request_id = new_request_id()
         self.written = self.in_flight = False
@@ -204,7 +204,7 @@ class _Purchase:
         self.look_again_at = self.look_after_s = 0.0
         self.told_to_wait = False
         self.interrupts = 0
-        self.jobs: deque[tuple[_Open, Job]] = deque()
+        self.jobs: deque[tuple[_Open, SlotRange]] = deque()
         self.closed: list[_Open] = []  # whole, to be given up when they are on the disk
         self.stop: BaseException | None = None
 
@@ -236,7 +236,7 @@ class _Purchase:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), min(1.0, max(0.05, self.look_again_at - time.monotonic())))
             self.meter.advance(0)
-            if asked() and not self.interrupts:
+            if stop_requested() and not self.interrupts:
                 self._interrupt()
 
     async def _keep_synced(self) -> None:
@@ -285,7 +285,7 @@ class _Purchase:
         self.plan.teacher.halt()
         self.stop = self.stop or reason
 
-    async def _buy(self, state: _Open, job: Job, bound: float) -> None:
+    async def _buy(self, state: _Open, job: SlotRange, bound: float) -> None:
         tries = _Tries(self, state, job, bound)
         try:
             reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fcot.prompts.student import Layout, StudentFormat
+from fcot.prompts.student import FormatKind, StudentFormat
 from fcot.stages.table import CURATE, EVALUATE, EXAM, FEEDBACK, GENERATE, REMOTE, TRAIN, Stage
 
 
@@ -26,7 +26,7 @@ class Method:
 
     title: str
     stages: tuple[Stage, ...]
-    formats: dict[Layout, StudentFormat]
+    formats: dict[FormatKind, StudentFormat]
     rounds: str = ""
 
     @property

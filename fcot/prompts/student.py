@@ -15,7 +15,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.thinking import separate
 
 Architecture = Literal["encoder_decoder", "decoder"]
-Layout = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
+FormatKind = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
 
 
 @dataclass(frozen=True)

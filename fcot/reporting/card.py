@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcot.methods.table import METHODS
-from fcot.prompts.student import Layout, StudentFormat
+from fcot.prompts.student import FormatKind, StudentFormat
 
 _LEARNT = {
     "feedback": "its feedback on the student's mistakes",
@@ -27,7 +27,7 @@ tokenizer.decode(output[0], skip_special_tokens=True)""",
 }
 
 
-def how_to_use(folder: str, layout: Layout, text_format: StudentFormat, api: bool) -> str:
+def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api: bool) -> str:
     """Markdown, DIR standing for where the student is: fcot's own command, and transformers' lines for a local student."""
     command = f'```\npython -m fcot.predict student={folder} "..."\n```'
     if api:

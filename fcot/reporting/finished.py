@@ -84,7 +84,7 @@ def command_of(directory: RunDirectory) -> str:
     return command if command.startswith("python -m fcot.run") else ""
 
 
-def tell_apart(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
+def distinguish(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
     """Enter as varied the configuration values in which runs of a task, student and method differ, beside D and the seed.
 
     And all that is varied in any run in all of them, as far as their configurations have it: a table or a line has a value for

@@ -16,12 +16,12 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
-from fcot.prompts.student import Architecture, Layout
+from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
 from fcot.runs.run import Run, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
-from fcot.stages.tracking import tell_results, tell_stage, tracked
+from fcot.stages.tracking import log_results, log_stage, tracked
 from fcot.tasks.splits import questions_hash
 
 Summary = dict[str, Any]
@@ -66,21 +66,21 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
             if run.config.logger.at_wandb and not directory.wandb.exists():
                 say("W&B is told what it left; the curves of its training it is not")
                 with tracked(run, config_text, sweep):
-                    tell_results(run, metrics)
+                    log_results(run, metrics)
             return metrics
         directory.remove_partial()
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep):
-            summaries, rounds = _all(run, lambda step: tell_stage(str(step), _once(run, step, team)))
+            summaries, rounds = _all(run, lambda step: log_stage(str(step), _once(run, step, team)))
             if "evaluate" not in summaries:
-                tell_results(run, None)
+                log_results(run, None)
                 return summaries[run.config.until]
             metrics = metrics_of(run, summaries, rounds).to_row()
             if run.trains:
                 write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
             write_json(directory.metrics, metrics)
-            tell_results(run, metrics)
+            log_results(run, metrics)
         spent = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **spent})
         return metrics
@@ -166,12 +166,12 @@ def _once(run: Run, step: Step, team: Team) -> Summary:
 def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_text: str) -> str:
     """The student's model card."""
     from fcot.reporting.card import how_to_use, model_card
-    from fcot.student.using import read_usage
+    from fcot.student.interface import read_interface
 
     student = run.config.student
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
-    layout: Layout = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
-    use = how_to_use("DIR", layout, read_usage(run.directory.student).format, api=architecture is None)
+    layout: FormatKind = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
+    use = how_to_use("DIR", layout, read_interface(run.directory.student).format, api=architecture is None)
     terms = run.config.teacher.terms if run.uses_rationales else None
     return model_card(metrics, config_text, terms, base, use)
 

@@ -30,7 +30,7 @@ from fcot.runs.identity import identity, uses_seed
 from fcot.runs.splitting import make_split
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
-from fcot.tasks.leaks import not_shown
+from fcot.tasks.leaks import without_leaks
 from fcot.tasks.splits import (  # fmt: skip
     Split,
 )
@@ -194,7 +194,7 @@ def resolve(config: Config) -> Run:
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
     if method.prompted or method.uses_rationales:
-        split = replace(split, test=not_shown(split.test, problems, prompt, config.method.request_text, order_known))
+        split = replace(split, test=without_leaks(split.test, problems, prompt, config.method.request_text, order_known))
         if n_test and not split.test and config.until == "evaluate":
             raise FcotError(
                 "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"

@@ -14,12 +14,12 @@ from fcot.base.console import say, unwatched
 from fcot.base.errors import FcotError
 from fcot.base.ranks import World
 from fcot.base.records import Completion, Prediction, Problem
-from fcot.decoding.engine import Prompt, Sampling
+from fcot.decoding.engine import DecodingPrompt, Sampling
 from fcot.evaluation import scoring
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
-from fcot.prompts.thinking import said_or_thought, separate
+from fcot.prompts.thinking import separate, text_or_thought
 from fcot.runs.run import Run
 from fcot.student.checkpoints import is_sharded
 from fcot.student.decoding import Decoded, decode
@@ -86,7 +86,7 @@ def draw(
         say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
     halt = _stopper(student, [draws.stop] if draws.stop else [])
     prompts = [
-        Prompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
+        DecodingPrompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
         for tokens, problem in zip(ids, problems, strict=True) for number in range(draws.n)
     ]  # fmt: skip
     answers = [_before(one, draws.stop) for one in _decode(run, student, prompts, world, draws.sampling, advance)]
@@ -108,7 +108,7 @@ def _noise(run: Run, problem: Problem, number: int, draws: SamplingParameters) -
 
 
 def _decode(
-    run: Run, student: Student, prompts: Sequence[Prompt], world: World, sampling: Sampling, advance: Callable[[int], object]
+    run: Run, student: Student, prompts: Sequence[DecodingPrompt], world: World, sampling: Sampling, advance: Callable[[int], object]
 ) -> list[Decoded]:
     """On the GPU where there is one, in the precision that is asked for."""
     if torch.cuda.is_available():
@@ -120,7 +120,7 @@ def _decode(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PromptedDraw:
     """One draw of an answer to a problem, and the prompt with the exemplars that fit."""
 
     problem: Problem
@@ -146,13 +146,13 @@ def prompt_student(
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    asked = [_Asked(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
+    asked = [_PromptedDraw(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
 
     def write(texts: Sequence[Text], limit: int, most: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
         ids, cut = encode_prompts(student, texts, most)
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         prompts = [
-            Prompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
+            DecodingPrompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
             for tokens, one in zip(ids, asked, strict=True)
         ]
         written = _decode(run, student, prompts, world, draws.sampling, advance)
@@ -162,7 +162,7 @@ def prompt_student(
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.ask_answer(one.problem.question, _continued(said_or_thought(answer.text)), rule, student.chat)
+            one.prompt.ask_answer(one.problem.question, _continued(text_or_thought(answer.text)), rule, student.chat)
             for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens

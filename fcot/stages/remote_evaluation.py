@@ -38,7 +38,7 @@ def evaluate(context: Context) -> Summary:
         ]
     else:
         model = answering_model(run)
-        plan, folder = asked_plan(run, model), asked_store(run, model)
+        plan, folder = evaluation_plan(run, model), evaluation_store(run, model)
         look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
         with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
             generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
@@ -89,7 +89,7 @@ def answering_model(run: Run) -> str | None:
     return str(read_json(path)["model"]) if path.exists() else None
 
 
-def asked_plan(run: Run, model: str | None) -> Plan:
+def evaluation_plan(run: Run, model: str | None) -> Plan:
     """What is asked: a greedy answer a problem, or several sampled ones; by the run's prompt, or in the method's format.
 
     Args:
@@ -112,7 +112,7 @@ def asked_plan(run: Run, model: str | None) -> Plan:
     )
 
 
-def asked_store(run: Run, model: str | None) -> StoreFolder:
+def evaluation_store(run: Run, model: str | None) -> StoreFolder:
     """The completion store's folder for this task, model and prompt: a teacher's own one where it is asked as it is for training."""
     prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
     return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))

@@ -12,7 +12,7 @@ from fcot.runs.run import Run
 from fcot.stages.remote_evaluation import fine_tuned, server_of, text_format
 from fcot.stages.table import Context, Summary
 from fcot.student.finetune_api import FineTuned, fine_tune
-from fcot.student.using import Usage, write_usage
+from fcot.student.interface import StudentInterface, write_interface
 
 
 def train(context: Context) -> Summary:
@@ -67,8 +67,11 @@ def _save(run: Run, tuned: FineTuned) -> None:
 
     def fill(folder: Path) -> None:
         write_json(folder / "openai.json", student)
-        write_usage(
-            folder, Usage(run.task.name, run.config.method.name, text_format(run), run.task.rule, True, sys.maxsize, config.max_new_tokens)
+        write_interface(
+            folder,
+            StudentInterface(
+                run.task.name, run.config.method.name, text_format(run), run.task.rule, True, sys.maxsize, config.max_new_tokens
+            ),
         )
 
     write_folder(run.directory.student, fill)

@@ -52,9 +52,9 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
         yield
         return
     from fcot.reporting.wandb_run import WandbRun
-    from fcot.reporting.wandb_server import housed
+    from fcot.reporting.wandb_server import wandb_folder
 
-    with housed(run.outputs / "cache" / "wandb"):
+    with wandb_folder(run.outputs / "cache" / "wandb"):
         label = _label(run, logger, config_text, sweep)
         told = WandbRun(label, run.directory.logs, logger.mode, logger.wait_s)
         error: BaseException | None = None
@@ -97,7 +97,7 @@ def _remember(run: Run, label: Label, told: WandbRun) -> None:
 
 def loggers(run: Run, place: RunDirectory) -> list[Logger]:
     """What a training that leaves its files at ``place`` is told to, beside the CSV log; for the first rank."""
-    from fcot.student.loggers import Told, lightning_logger
+    from fcot.student.loggers import FunctionLogger, lightning_logger
 
     logger, told = run.config.logger, _told
     if logger.by_lightning:
@@ -106,10 +106,14 @@ def loggers(run: Run, place: RunDirectory) -> list[Logger]:
         return []
     prefix = "train" if place == run.directory else f"{place.path.name}/train"
     names = {"train_loss": "loss"}
-    return [Told(lambda values, step: told.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step)))]
+    return [
+        FunctionLogger(
+            lambda values, step: told.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step))
+        )
+    ]
 
 
-def tell_stage(name: str, summary: Summary) -> Summary:
+def log_stage(name: str, summary: Summary) -> Summary:
     """Tell of a finished stage such as ``curate`` or ``round_2/curate``, whose summary is returned."""
     if _told is not None:
         _told.log(dict(_numbers(name, summary)))
@@ -124,7 +128,7 @@ def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]
             yield f"{name}/{key}", value
 
 
-def tell_results(run: Run, metrics: Summary | None) -> None:
+def log_results(run: Run, metrics: Summary | None) -> None:
     """Tell of what a run has left.
 
     Args:

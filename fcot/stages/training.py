@@ -26,12 +26,12 @@ from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import Layout
+from fcot.student.interface import StudentInterface, read_interface, write_interface
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, plan
 from fcot.student.training import train as fit_student
-from fcot.student.using import Usage, read_usage, write_usage
 
 transformers_logging.disable_progress_bar()  # one bar at a time: ours
 
@@ -170,7 +170,7 @@ def evaluate(context: Context) -> Summary:
             form = run.prompt
             drawn, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
         else:
-            form = read_usage(place.student).format if run.trains else text_format(run, student)
+            form = read_interface(place.student).format if run.trains else text_format(run, student)
             drawn, facts = draw(run, student, form, run.split.test, world, voting(run), bar.advance)
     if world.rank > 0:
         return {}
@@ -270,10 +270,12 @@ def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, w
     if world.rank > 0:
         return
     limits = run.config.student
-    usage = Usage(run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens)
+    interface = StudentInterface(
+        run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens
+    )
 
     def fill(folder: Path) -> None:
         save_student(student, folder, limits.max_new_tokens, weights)
-        write_usage(folder, usage)
+        write_interface(folder, interface)
 
     write_folder(place.student, fill)

@@ -88,7 +88,7 @@ def fine_tune(
     data = folder / "train.jsonl"
     turns = ([("user", prompt), ("assistant", completion)] for prompt, completion in samples)
     write_jsonl(data, ({"messages": [{"role": role, "content": text} for role, text in sample]} for sample in turns))
-    job = _Job(server, data, folder / "job.json", run_id, epochs, seed, max_tries)
+    job = _FineTuningJob(server, data, folder / "job.json", run_id, epochs, seed, max_tries)
     with exclusive(lock, say):
         job_id = asyncio.run(job.start())
     try:
@@ -98,7 +98,7 @@ def fine_tune(
         raise
 
 
-class _Job:
+class _FineTuningJob:
     """One fine-tuning job, known by what it trains on."""
 
     def __init__(self, server: Server, data: Path, state: Path, run_id: str, epochs: int, seed: int, max_tries: int) -> None:

@@ -18,7 +18,7 @@ from fcot.base.errors import FcotError
 _PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "CometLogger": "comet-ml", "NeptuneLogger": "neptune"}
 
 
-class Told(Logger):
+class FunctionLogger(Logger):
     """A logger that passes metrics on.
 
     Args:

@@ -20,7 +20,7 @@ from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.files import read_json, write_json
 from fcot.base.resources import CONF
 from fcot.base.run_folder import RunDirectory
-from fcot.base.stopping import stop_if_asked
+from fcot.base.stopping import stop_if_requested
 from fcot.config.schema import register_schemas
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def make_plan(
     first: dict[str, int] = {}
     with composer(searchpath) as composed:
         for number, overrides in enumerate(job_overrides):
-            stop_if_asked()
+            stop_if_requested()
             job = Planned(number, list(overrides), None, None, "evaluate")
             try:
                 run = resolve_job(composed(overrides))

@@ -47,7 +47,7 @@ def _without_numbers(question: str) -> str:
     return _NUMBER.sub("#", question)
 
 
-def not_shown(
+def without_leaks(
     test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, feedback_template: str, order_known: bool
 ) -> list[int]:
     """The test problems that neither teacher nor student is shown as examples.

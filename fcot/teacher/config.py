@@ -253,9 +253,9 @@ class OpenAITeacherConfig:
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:
             return online
-        from fcot.llm.batch import BatchTeacher
+        from fcot.llm.batch import BatchModel
 
-        return BatchTeacher(server, online, self.poll_s)
+        return BatchModel(server, online, self.poll_s)
 
 
 @dataclass
@@ -301,11 +301,11 @@ class HFTeacherConfig:
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
-        from fcot.llm.hf import HFTeacher, default_id
+        from fcot.llm.hf import HFModel, default_id
 
         source, revision = self.path or str(self.model), None if self.path else self.revision
         model_id = self.model_id or default_id(source, revision, Path(config.output_dir))
-        return HFTeacher(
+        return HFModel(
             source, revision, model_id, self.endpoint == "chat", temperature, self.batch_size, self.max_choices_per_request, self.dtype
         )
 

@@ -18,7 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from fcot.llm.store.buyers import buyer_name
-from fcot.llm.store.rows import Row as Row
 from fcot.llm.store.shard import Shard as Shard
 
 _SHARD_FILE = re.compile(r"([0-9a-f])(\.[^.]+)?\.jsonl")

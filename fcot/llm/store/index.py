@@ -21,7 +21,7 @@ from fcot.base.files import replacing
 
 VERSION = 1
 REFUSED, UNUSED = -1, -2  # kinds of rows without a slot: an unusable answer, and what only costs money
-Record = tuple[bytes, int, int]  # half a key (16 bytes), slot or kind, offset
+IndexEntry = tuple[bytes, int, int]  # half a key (16 bytes), slot or kind, offset
 _RECORD = struct.Struct(">16siQ")
 _HEADER = 256  # bytes
 _BLOCK = 1024  # records
@@ -65,7 +65,7 @@ class Index:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def records(self, key: bytes) -> list[Record]:
+    def records(self, key: bytes) -> list[IndexEntry]:
         """The records of a key, in the order of slots and offsets.
 
         Raises:
@@ -84,10 +84,10 @@ class Index:
             low += 1
         return found
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[IndexEntry]:
         return (self._record(position) for position in range(self._n))
 
-    def _record(self, position: int) -> Record:
+    def _record(self, position: int) -> IndexEntry:
         block = position // _BLOCK
         if block not in self._sound:
             begin, end = _HEADER + block * _BLOCK * _RECORD.size, _HEADER + min(self._n, (block + 1) * _BLOCK) * _RECORD.size
@@ -99,7 +99,7 @@ class Index:
         return half, slot, offset
 
 
-def write_index(path: Path, shard: int, size: int, records: Iterable[Record]) -> None:
+def write_index(path: Path, shard: int, size: int, records: Iterable[IndexEntry]) -> None:
     """Write the index of the first ``size`` bytes of an open shard file, atomically.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 from fcot.base.files import fingerprint, replacing
 from fcot.llm.money import Price, cost_usd
 from fcot.llm.store.folder import StoreFolder
-from fcot.llm.store.rows import Row, append_lines
+from fcot.llm.store.rows import StoreRow, append_lines
 from fcot.llm.store.shard import Shard
 
 _FIELDS: dict[str, Any] = {"root": str | None, "text": str, "finish_reason": str | None, "request": str, "run": str, "time": float | int}
@@ -44,11 +44,11 @@ class Holdings:
 def holdings(folder: StoreFolder, price_of: Callable[[str], Price | None]) -> list[Holdings]:
     """What a folder holds, by configuration: the same prompts under another temperature or limit are other generations."""
     found: dict[str, Holdings] = {}
-    unknown: list[tuple[bytes, Row, int]] = []  # rows whose request is not stored: none of its answers could be used
+    unknown: list[tuple[bytes, StoreRow, int]] = []  # rows whose request is not stored: none of its answers could be used
     for shard in folder.refresh().shards():
         settings: dict[bytes, str] = {}  # by step-1 key
         prompts: set[bytes] = set()
-        waiting: list[tuple[bytes, Row, int]] = []
+        waiting: list[tuple[bytes, StoreRow, int]] = []
         for path, begin, end, row in shard.rows():
             if row is None or (path != shard.path and not shard.live(row, path, begin)):
                 continue
@@ -84,7 +84,7 @@ def _settings(found: dict[str, Holdings], asked: dict[str, Any]) -> str:
     return text
 
 
-def _count(holding: Holdings, row: Row, size: int, price_of: Callable[[str], Price | None], new_prompt: bool) -> None:
+def _count(holding: Holdings, row: StoreRow, size: int, price_of: Callable[[str], Price | None], new_prompt: bool) -> None:
     answer, counts = bool(row.get("root")), holding.counts
     counts["refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
     counts["prompts"] += new_prompt
@@ -131,7 +131,7 @@ def faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[Path, int, str]
     yield from ((path, line, "an answer whose rationale has no row") for root, path, line in unrooted if root not in seen)
 
 
-def _row_faults(row: Row, shard: str) -> Iterator[str]:
+def _row_faults(row: StoreRow, shard: str) -> Iterator[str]:
     """What is wrong with a row by itself."""
     first = row["slot"] == 0 and not row.get("root")
     fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if first else {})

@@ -11,7 +11,7 @@ from typing import Any
 
 from fcot.base.files import disk_error
 
-Row = dict[str, Any]
+StoreRow = dict[str, Any]
 
 
 def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
@@ -40,7 +40,7 @@ def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
         os.close(file)
 
 
-def lines(handle: int, start: int) -> Iterator[tuple[int, int, Row | None]]:
+def lines(handle: int, start: int) -> Iterator[tuple[int, int, StoreRow | None]]:
     """Begin, end and row of each complete line of an open file from byte ``start`` on; no row for a line that does not parse."""
     rest = b""
     while part := os.pread(handle, 1 << 20, start + len(rest)):
@@ -50,7 +50,7 @@ def lines(handle: int, start: int) -> Iterator[tuple[int, int, Row | None]]:
             start += len(line) + 1
 
 
-def read_row(handle: int, begin: int) -> Row | None:
+def read_row(handle: int, begin: int) -> StoreRow | None:
     """The row that begins at a byte of an open file."""
     data, size = b"", 1 << 12
     while b"\n" not in data:
@@ -61,7 +61,7 @@ def read_row(handle: int, begin: int) -> Row | None:
     return _parse(data.partition(b"\n")[0])
 
 
-def _parse(line: bytes) -> Row | None:
+def _parse(line: bytes) -> StoreRow | None:
     """A line's row, None where it is none: no JSON, no key, no slot that a list could hold."""
     try:
         row = json.loads(line)

@@ -20,9 +20,9 @@ from fcot.base.errors import FcotError
 from fcot.base.files import disk_error
 from fcot.llm.requests import LOST
 from fcot.llm.store.buyers import ended
-from fcot.llm.store.index import REFUSED, UNUSED, Damaged, Index, Record, write_index
+from fcot.llm.store.index import REFUSED, UNUSED, Damaged, Index, IndexEntry, write_index
 from fcot.llm.store.keylocks import KeyLocks, signature
-from fcot.llm.store.rows import Row, append_lines, lines, read_row
+from fcot.llm.store.rows import StoreRow, append_lines, lines, read_row
 
 Place = tuple[str, int]  # name of a file and the byte where the row begins
 _EMPTY: Place = ("", -1)
@@ -166,7 +166,7 @@ class Shard:
                 self._index = index
                 self._entries = {key: entry for key, entry in self._entries.items() if entry.elsewhere(self.path.name)}
 
-    def _main_records(self) -> Iterator[Record]:
+    def _main_records(self) -> Iterator[IndexEntry]:
         """The index's records and those of the keys that were read since, without what stands in buyers' files."""
         name = self.path.name
         read = {key[:16] for key in self._entries}
@@ -193,7 +193,7 @@ class Shard:
                     _put(entry.slots, kind, place)
         return self._entries[key]
 
-    def _indexed(self, key: bytes) -> list[Record]:
+    def _indexed(self, key: bytes) -> list[IndexEntry]:
         if self._index is None:
             return []
         try:
@@ -204,7 +204,7 @@ class Shard:
             self.refresh()
             return [] if self._index is None else self._index.records(key)
 
-    def _add(self, row: Row, place: Place, new: bool = False) -> None:
+    def _add(self, row: StoreRow, place: Place, new: bool = False) -> None:
         """Enter a row, unless it is a copy of one that is known; a ``new`` one, just written, is none."""
         entry, request, slot = self._entry(bytes.fromhex(row["key"])), str(row.get("request")), row["slot"]
         lost, main = slot is None and row.get("refused") == LOST, place[0] == self.path.name
@@ -232,7 +232,7 @@ class Shard:
         elif main:
             known[known.index(copy)] = place
 
-    def _is_copy(self, row: Row, place: Place) -> bool:
+    def _is_copy(self, row: StoreRow, place: Place) -> bool:
         """Whether the same row stands at a place already, as where a process was killed while it moved rows."""
         if "choice" not in row:
             return False
@@ -248,7 +248,7 @@ class Shard:
         """The filled slots of a key, ascending."""
         return [slot for slot, place in enumerate(self._entry(bytes.fromhex(key)).slots) if place != _EMPTY]
 
-    def row(self, key: str, slot: int) -> Row:
+    def row(self, key: str, slot: int) -> StoreRow:
         """The good row of a filled slot."""
         return self._read(self._entry(bytes.fromhex(key)).slots[slot])
 
@@ -256,15 +256,15 @@ class Shard:
         """How many answers to a key were unusable."""
         return len(self._entry(bytes.fromhex(key)).refused)
 
-    def refused(self, key: str) -> list[Row]:
+    def refused(self, key: str) -> list[StoreRow]:
         """Those answers."""
         return [self._read(place) for place in self._entry(bytes.fromhex(key)).refused]
 
-    def unused(self, key: str) -> list[Row]:
+    def unused(self, key: str) -> list[StoreRow]:
         """The key's rows that only cost money: tries that may have been charged without an answer, second answers for a slot."""
         return [self._read(place) for place in self._entry(bytes.fromhex(key)).unused]
 
-    def all_rows(self, key: str) -> list[Row]:
+    def all_rows(self, key: str) -> list[StoreRow]:
         """All rows of a key that count."""
         return [*(self.row(key, slot) for slot in self.slots(key)), *self.refused(key), *self.unused(key)]
 
@@ -272,19 +272,19 @@ class Shard:
         """The shard's files, those of buyers first."""
         return [self.path.parent / name for name in self._names()]
 
-    def _read(self, place: Place) -> Row:
+    def _read(self, place: Place) -> StoreRow:
         row = read_row(self._files[place[0]].handle, place[1])
         assert row is not None
         return row
 
-    def rows(self) -> Iterator[tuple[Path, int, int, Row | None]]:
+    def rows(self) -> Iterator[tuple[Path, int, int, StoreRow | None]]:
         """File, begin, end and row of each complete line of all files; no row for a line that a killed writer tore."""
         for name in self._names():
             with contextlib.suppress(FileNotFoundError), io.FileIO(self.path.parent / name) as file:
                 for begin, end, row in lines(file.fileno(), 0):
                     yield self.path.parent / name, begin, end, row
 
-    def live(self, row: Row, path: Path, begin: int) -> bool:
+    def live(self, row: StoreRow, path: Path, begin: int) -> bool:
         """Whether a row counts: it is not a try that was answered later, nor a copy of another row."""
         return self._entry(bytes.fromhex(row["key"])).holds((path.name, begin))
 
@@ -321,7 +321,7 @@ class Shard:
         named = [line.partition(" ")[2] for line in self._locks.lines()]
         return "; ".join(named[-3:]) or f"an older version of fcot, in {self.path.parent}"
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[StoreRow]) -> None:
         """Append the rows of one answer in one write; where the disk fills up, whole rows stay and a torn one is taken back.
 
         Raises:

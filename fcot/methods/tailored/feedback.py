@@ -29,7 +29,7 @@ from fcot.prompts.teacher import HINT, STUDENTS_ANSWER, TeacherPrompt
 from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, remedies_of, remedies_of_feedback
 from fcot.stages.table import Context, Summary
-from fcot.student.using import read_usage
+from fcot.student.interface import read_interface
 
 _CUE = "\n\nReasoning:"  # for endpoints that continue a text
 _NEXT = "\nQuestion:"  # with what such a text may go on
@@ -106,7 +106,7 @@ def feedback(context: Context) -> Summary:
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
     asked, results = method.feedback, exam_results(run, number)
-    form = read_usage(run.directory.round(number - 1).student).format
+    form = read_interface(run.directory.round(number - 1).student).format
     if asked.source == "self":
         learnt: list[Learnt] = [
             (one.sample_index, (), Completion(one.sample_index, 0, *form.split(text), "stop")) for one in results for text in one.right

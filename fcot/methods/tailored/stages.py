@@ -57,11 +57,11 @@ def curate(context: Context) -> Summary:
     rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
-    seen = judge_all(run, place.curated, rows, read, rules)
-    if not seen.kept:
-        say(f"round {number}: none of {seen.asked} completions is kept ({seen.said or 'none was asked for'})")
+    counts = judge_all(run, place.curated, rows, read, rules)
+    if not counts.kept:
+        say(f"round {number}: none of {counts.total} completions is kept ({counts.reason_counts or 'none was asked for'})")
     told = read_json(place.stage("feedback"))
-    return seen.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
+    return counts.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
 
 
 def train(context: Context) -> Summary:

@@ -14,7 +14,7 @@ FILE = "fcot.json"
 
 
 @dataclass(frozen=True)
-class Usage:
+class StudentInterface:
     """How a student is asked and read.
 
     Attributes:
@@ -36,12 +36,12 @@ class Usage:
     max_new_tokens: int
 
 
-def write_usage(folder: Path, usage: Usage) -> None:
+def write_interface(folder: Path, interface: StudentInterface) -> None:
     """Write ``fcot.json``."""
-    write_json(folder / FILE, asdict(usage))
+    write_json(folder / FILE, asdict(interface))
 
 
-def read_usage(folder: Path) -> Usage:
+def read_interface(folder: Path) -> StudentInterface:
     """Read ``fcot.json``.
 
     Raises:
@@ -51,7 +51,7 @@ def read_usage(folder: Path) -> Usage:
         found = read_json(folder / FILE)
         shown = tuple(Demonstration(**one) for one in found["format"].get("demonstrations", ()))
         form = StudentFormat(**found["format"] | {"demonstrations": shown})
-        return Usage(**found | {"format": form, "rule": AnswerRule(**found["rule"])})
+        return StudentInterface(**found | {"format": form, "rule": AnswerRule(**found["rule"])})
     except FileNotFoundError as error:
         hint = f": {folder / 'student'} is one" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
