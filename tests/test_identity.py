@@ -20,7 +20,7 @@ from identities import run_of, write_files
 from omegaconf import OmegaConf
 from students import save_gpt2
 
-from fcot.base import files as artifacts
+from fcot.base import files as base_files
 from fcot.base.errors import FcotError
 from fcot.base.fields import absent_at, counted, neutral, part_of, resolved
 from fcot.config.checks import faults_of
@@ -429,8 +429,8 @@ def test_a_sweep_reads_a_models_folder_once(tmp_path, monkeypatch):
     files, read = write_files(tmp_path), []
     for path in (files / "model1").iterdir():
         os.utime(path, (1, 1))
-    original = artifacts.file_fingerprint
-    monkeypatch.setattr(artifacts, "file_fingerprint", lambda path: (read.append(path.name), original(path))[1])
+    original = base_files.file_fingerprint
+    monkeypatch.setattr(base_files, "file_fingerprint", lambda path: (read.append(path.name), original(path))[1])
     common = [*TOY, f"output_dir={tmp_path}/outputs"]
     for group in ("teacher=hf", "student=gpt2"):
         name = group.partition("=")[0]

@@ -516,7 +516,7 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
 
 DEAF = """
 import time
-from fcot import stopping
+from fcot.base import stopping
 stopping.listen()
 print("listens", flush=True)
 while stopping.stop_requested() is None:

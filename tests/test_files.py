@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fcot.base import files as artifacts
+from fcot.base import files
 from fcot.base.errors import FcotError
 from fcot.base.files import (
     exclusive,
@@ -31,12 +31,13 @@ from fcot.base.run_folder import RunDirectory
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from fcot import artifacts
+from fcot.base import files
+from fcot.base.errors import FcotError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     {statement}
-except artifacts.FcotError as error:
+except FcotError as error:
     sys.exit(f"said: {{error}}")
 """
 
@@ -73,16 +74,16 @@ def model(tmp_path):
 @pytest.fixture
 def read(monkeypatch):
     """Names of the files that were read to be hashed, in a process that has hashed no folder yet."""
-    names, original = [], artifacts.file_fingerprint
-    monkeypatch.setattr(artifacts, "_folders", {})
-    monkeypatch.setattr(artifacts, "file_fingerprint", lambda path: (names.append(path.name), original(path))[1])
+    names, original = [], files.file_fingerprint
+    monkeypatch.setattr(files, "_folders", {})
+    monkeypatch.setattr(files, "file_fingerprint", lambda path: (names.append(path.name), original(path))[1])
     return names
 
 
 def test_a_folder_is_read_once_by_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
     first = folder_fingerprint(model, tmp_path / "outputs")
     assert folder_fingerprint(model, tmp_path / "outputs") == first
-    monkeypatch.setattr(artifacts, "_folders", {})  # another process
+    monkeypatch.setattr(files, "_folders", {})  # another process
     monkeypatch.chdir(model)
     assert folder_fingerprint(Path("../model"), tmp_path / "outputs") == first
     assert read == ["a.bin", "b.bin"]
@@ -187,7 +188,7 @@ def test_a_reader_never_sees_a_file_in_the_making(tmp_path):
 def test_write_atomic_on_a_full_disk(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    said = on_full_disk("artifacts.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
+    said = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
     assert said.startswith(f"said: no space left to write {path}")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
@@ -256,7 +257,7 @@ def test_write_folder_on_a_full_disk(tmp_path):
     path = tmp_path / "student"
     write_folder(path, fill_with("old"))
     fill = "lambda folder: [(folder / name).write_text('x' * size) for name, size in (('small', 10), ('large', 5000))]"
-    assert f"no space left to write {path}" in on_full_disk(f"artifacts.write_folder(Path(sys.argv[1]), {fill})", path)
+    assert f"no space left to write {path}" in on_full_disk(f"files.write_folder(Path(sys.argv[1]), {fill})", path)
     assert contents(path) == {"config.json": "old", "deep/weights": "old"}
     assert names(tmp_path) == ["student"]
 
@@ -367,7 +368,7 @@ def test_the_lock_is_released_by_an_exception(hold, tmp_path):
 
 def test_a_lock_on_a_full_disk(tmp_path):
     """A limit of 0 bytes: not even the holder's name can be written."""
-    statement = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    with artifacts.exclusive(Path(sys.argv[1]), print): pass"
+    statement = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    with files.exclusive(Path(sys.argv[1]), print): pass"
     assert on_full_disk(statement, tmp_path / "run.lock").startswith(f"said: no space left to write {tmp_path / 'run.lock'}")
 
 
