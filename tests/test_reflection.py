@@ -19,7 +19,7 @@ from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
 from fcot.prompts.student import Demonstration
 from fcot.student.data import Layout
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
 from fcot.student.forward import Forward
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import TokenizedSample, encode_questions, tokenize
@@ -240,7 +240,7 @@ def test_paper_bs_models_reflect_like_the_reference(family):
     mine = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], reflection.margin)
     head.remove()
     assert mine.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
-    prompts = [Prompt(row.prompt, 8) for row in rows]
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows]
     assert decode(student, prompts, max_tokens=400) == [decode(student, [prompt], max_tokens=400)[0] for prompt in prompts]
 
 

@@ -23,7 +23,7 @@ from fcot.evaluation.scoring import majority
 from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
 from fcot.student import tokenization
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
 from fcot.student.interface import FILE, StudentInterface, read_interface, write_interface
 from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
 from fcot.student.tokenization import TokenizedSample, encode_prompts, tokenize, tokenize_once
@@ -219,7 +219,7 @@ def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
     with_habits = load_student(str(tmp_path))
-    prompts = [Prompt(row.prompt, 12) for row in make_rows(plain, 4)]
+    prompts = [DecodingPrompt(row.prompt, 12) for row in make_rows(plain, 4)]
     answers = [decode(student, prompts, max_tokens=10**6) for student in (plain, with_habits)]
     assert answers[0] == answers[1]
     assert not with_habits.model.generation_config.do_sample
