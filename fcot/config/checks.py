@@ -71,11 +71,12 @@ def faults_of(config: Config) -> Iterator[str]:
     yield from _split_faults(config)
     yield from _teacher_faults(config)
     yield from getattr(config.student, "conflicts", _none)(config)
+    yield from getattr(config.objective, "conflicts", _none)(config)
 
 
 def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
     """The groups of options that this run reads, by name: without a teacher none of the teacher's."""
-    for group in ("logger", "method", "prompt", "curation", "dataset", "split_mode", "teacher", "student", "trainer"):
+    for group in ("logger", "method", "prompt", "curation", "dataset", "split_mode", "teacher", "student", "trainer", "objective"):
         if group != "teacher" or _needs_teacher(config):
             yield group, getattr(config, group)
 

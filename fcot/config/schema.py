@@ -16,14 +16,15 @@ from omegaconf import MISSING, OmegaConf
 from fcot.base.fields import absent_at, bounded, neutral
 from fcot.base.resources import CONF
 from fcot.config.resolvers import RESOLVERS
-from fcot.curation.config import CurationConfig
-from fcot.methods.config import MethodConfig
-from fcot.methods.tailored.config import TailoredConfig
-from fcot.prompts.config import PromptConfig
-from fcot.reporting.config import LightningLoggerConfig, LoggerConfig, WandbLoggerConfig
-from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig, TeacherAsStudentConfig, TinyStudentConfig, TrainerConfig
-from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig, ToyDatasetConfig
-from fcot.teacher.config import FunctionTeacherConfig, HFTeacherConfig, OpenAITeacherConfig, OracleTeacherConfig, ReplayTeacherConfig
+from fcot.curation import config as curation_options
+from fcot.methods import config as methods_options
+from fcot.methods.tailored import config as tailored_options
+from fcot.objectives import config as objectives_options
+from fcot.prompts import config as prompts_options
+from fcot.reporting import config as reporting_options
+from fcot.student import config as student_options
+from fcot.tasks import config as tasks_options
+from fcot.teacher import config as teacher_options
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 
@@ -33,13 +34,14 @@ class Config:
     """The root."""
 
     dataset: Any = MISSING
-    split_mode: SplitConfig = MISSING
+    split_mode: tasks_options.SplitConfig = MISSING
     teacher: Any = MISSING
-    prompt: PromptConfig = MISSING
-    curation: CurationConfig = MISSING
+    prompt: prompts_options.PromptConfig = MISSING
+    curation: curation_options.CurationConfig = MISSING
     method: Any = MISSING
     student: Any = MISSING
-    trainer: TrainerConfig = MISSING
+    trainer: student_options.TrainerConfig = MISSING
+    objective: Any = MISSING
     logger: Any = neutral(MISSING, "logging changes no prediction")
     diversity: int = bounded(4, at_least=1)  # completions per problem, D
     seed: int = bounded(0, at_least=0, at_most=2**32 - 1)
@@ -51,29 +53,12 @@ class Config:
     output_dir: str = neutral("outputs", "where files are, not what is in them")
 
 
-SCHEMAS: dict[tuple[str, str], type] = {
-    ("dataset", "published"): PublishedDatasetConfig,
-    ("dataset", "toy"): ToyDatasetConfig,
-    ("dataset", "custom"): CustomDatasetConfig,
-    ("split-mode", "split_mode"): SplitConfig,
-    ("teacher", "oracle"): OracleTeacherConfig,
-    ("teacher", "replay"): ReplayTeacherConfig,
-    ("teacher", "openai"): OpenAITeacherConfig,
-    ("teacher", "hf"): HFTeacherConfig,
-    ("teacher", "function"): FunctionTeacherConfig,
-    ("prompt", "prompt"): PromptConfig,
-    ("curation", "curation"): CurationConfig,
-    ("method", "method"): MethodConfig,
-    ("method", "tailored"): TailoredConfig,
-    ("student", "pretrained"): PretrainedStudentConfig,
-    ("student", "tiny"): TinyStudentConfig,
-    ("student", "api"): ApiStudentConfig,
-    ("student", "teacher"): TeacherAsStudentConfig,
-    ("trainer", "trainer"): TrainerConfig,
-    ("logger", "logger"): LoggerConfig,
-    ("logger", "lightning"): LightningLoggerConfig,
-    ("logger", "wandb"): WandbLoggerConfig,
-}
+# Each package names its choices beside their schemas.
+_PACKAGES = (
+    tasks_options, teacher_options, prompts_options, curation_options, methods_options, tailored_options, student_options,
+    objectives_options, reporting_options,
+)  # fmt: skip
+SCHEMAS: dict[tuple[str, str], type] = {place: schema for package in _PACKAGES for place, schema in package.SCHEMAS.items()}
 
 
 def register_schemas() -> None:

@@ -69,3 +69,8 @@ class CurationConfig:
 
 
 _OPTIONS = {option.name for option in fields(CurationConfig)}
+
+
+SCHEMAS = {
+    ("curation", "curation"): CurationConfig,
+}

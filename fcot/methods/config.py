@@ -65,3 +65,8 @@ class MethodConfig:
         if run.method.prompted and not student.remote:
             return counted(self) | {"prompt_tokens": self.prompt_tokens or student.max_prompt_tokens}
         return counted(self)
+
+
+SCHEMAS = {
+    ("method", "method"): MethodConfig,
+}

@@ -50,3 +50,8 @@ class PromptConfig:
         for answer_type in ANSWER_TYPES:
             if answer_type not in self.answer_triggers:
                 yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
+
+
+SCHEMAS = {
+    ("prompt", "prompt"): PromptConfig,
+}

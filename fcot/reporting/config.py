@@ -72,3 +72,10 @@ class WandbLoggerConfig:
         """What is wrong beside the bounds of single options."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             yield "logger.mode=online: no key in WANDB_API_KEY; logger.mode=auto logs offline without one"
+
+
+SCHEMAS = {
+    ("logger", "logger"): LoggerConfig,
+    ("logger", "lightning"): LightningLoggerConfig,
+    ("logger", "wandb"): WandbLoggerConfig,
+}

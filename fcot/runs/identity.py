@@ -20,7 +20,7 @@ from fcot.curation.filters import CONCISE, FILTERS, filter_named, settings_of
 if TYPE_CHECKING:
     from fcot.runs.run import Run
 
-_COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer")
+_COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer", "objective")
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def identity(run: Run) -> dict[str, Any]:
         "curation": _curation(run) if run.uses_rationales else {},
         "student": _student(run),
         "trainer": _trainer(run),
+        "objective": counted(config.objective) if run.trains and not config.student.remote else {},
     }
     return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a new component renames no run
 

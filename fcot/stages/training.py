@@ -17,7 +17,6 @@ from fcot.base.ranks import World
 from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.evaluation import scoring
-from fcot.objectives.completion import completion_loss
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
@@ -25,7 +24,7 @@ from fcot.stages.table import Context, Summary
 from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
-from fcot.student.data import Layout
+from fcot.student.data import TrainingData
 from fcot.student.interface import StudentInterface, read_interface, write_interface
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
 from fcot.student.objective import Objective
@@ -37,25 +36,6 @@ transformers_logging.disable_progress_bar()  # one bar at a time: ours
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What objectives are made from.
-
-    Attributes:
-        student: The student, before training.
-        form: What it reads and writes.
-        samples: What it learns from.
-        rows: The samples as token ids, in the same order.
-        layout: How they become tensors.
-    """
-
-    student: Student
-    form: StudentFormat
-    samples: Sequence[TrainingSample]
-    rows: Tokenized
-    layout: Layout
-
-
-@dataclass(frozen=True)
 class TrainingJob:
     """One training: the only one of a run, or that of a round.
 
@@ -64,7 +44,7 @@ class TrainingJob:
         samples: What the student learns from.
         demonstrations: Stand before each question.
         start: Folder of the student it begins with, None for the configured one.
-        further: Makes the objectives beside the cross-entropy of the completions; None for none.
+        further: Makes objectives of the method beside the run's objective; None for none.
         title: Of the progress line.
     """
 
@@ -95,8 +75,7 @@ def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
     recipe = replace(config, precision=run.precision)
     layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
     data = TrainingData(student, form, job.samples, rows, layout)
-    objectives: list[Objective] = [completion_loss(rows, layout, [sample.weight for sample in job.samples])]
-    objectives += job.further(data) if job.further else ()
+    objectives = [*run.config.objective.build(data), *(job.further(data) if job.further else ())]
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}

@@ -225,3 +225,12 @@ class TrainerConfig:
             yield "trainer.patience needs validation problems: trainer.selection=validation"
         if self.epochs is None and self.max_steps is None:
             yield "trainer.epochs and trainer.max_steps are both null: training would not end"
+
+
+SCHEMAS = {
+    ("student", "pretrained"): PretrainedStudentConfig,
+    ("student", "tiny"): TinyStudentConfig,
+    ("student", "api"): ApiStudentConfig,
+    ("student", "teacher"): TeacherAsStudentConfig,
+    ("trainer", "trainer"): TrainerConfig,
+}

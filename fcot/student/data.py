@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fcot.prompts.student import Architecture
+from fcot.base.records import TrainingSample
+from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
+from fcot.student.loading import Student
 from fcot.student.objective import Objective
 from fcot.student.tensors import Batch, mask, pad
-from fcot.student.tokenization import TokenizedSample
+from fcot.student.tokenization import Tokenized, TokenizedSample
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,25 @@ def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], wei
         "inputs": inputs, "positions": torch.tensor(positions), "targets": torch.tensor(targets),
         "weights": None if weights is None else torch.tensor(weights), "n_padded": padded,
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What objectives are made from.
+
+    Attributes:
+        student: The student, before training.
+        form: What it reads and writes.
+        samples: What it learns from.
+        rows: The samples as token ids, in the same order.
+        layout: How they become tensors.
+    """
+
+    student: Student
+    form: StudentFormat
+    samples: Sequence[TrainingSample]
+    rows: Tokenized
+    layout: Layout
 
 
 class _MicroBatch(NamedTuple):

@@ -150,3 +150,11 @@ def read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool
     from fcot.tasks.loaders import load_problems
 
     return tuple(load_problems(task, source, columns, unlabelled=unlabelled))
+
+
+SCHEMAS = {
+    ("dataset", "published"): PublishedDatasetConfig,
+    ("dataset", "toy"): ToyDatasetConfig,
+    ("dataset", "custom"): CustomDatasetConfig,
+    ("split-mode", "split_mode"): SplitConfig,
+}

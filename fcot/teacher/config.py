@@ -354,3 +354,12 @@ class FunctionTeacherConfig:
         return FunctionTeacher(
             function, self.model_id, self.endpoint == "chat", temperature, self.parameters, self.concurrency, self.max_choices_per_request
         )
+
+
+SCHEMAS = {
+    ("teacher", "oracle"): OracleTeacherConfig,
+    ("teacher", "replay"): ReplayTeacherConfig,
+    ("teacher", "openai"): OpenAITeacherConfig,
+    ("teacher", "hf"): HFTeacherConfig,
+    ("teacher", "function"): FunctionTeacherConfig,
+}

@@ -157,3 +157,8 @@ class TailoredConfig:
         if several:
             part["feedback"] = self.feedback.identity()
         return part
+
+
+SCHEMAS = {
+    ("method", "tailored"): TailoredConfig,
+}

@@ -21,7 +21,8 @@ from fcot.runs.run import Run
 from fcot.stages.answering import SamplingParameters, draw, text_format
 from fcot.stages.rationales import judge_all
 from fcot.stages.table import Context, Summary
-from fcot.stages.training import TrainingData, TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
+from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
+from fcot.student.data import TrainingData
 from fcot.student.loading import Student
 from fcot.student.objective import Objective
 from fcot.tasks.splits import folded
