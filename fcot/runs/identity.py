@@ -38,7 +38,7 @@ def identity(run: Run) -> dict[str, Any]:
         "curation": _curation(run) if run.uses_rationales else {},
         "student": _student(run),
         "trainer": _trainer(run),
-        "objective": counted(config.objective) if run.trains and not config.student.remote else {},
+        "objective": config.objective.identity(run) if run.trains and not config.student.remote else {},
     }
     return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a new component renames no run
 
