@@ -36,7 +36,7 @@ class CompletionConfig:
 
     name: str = neutral("completion", Why.NAMED)
 
-    def identity(self, run: Run) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def identity(self, run: Run) -> dict[str, Any]:
         """Nothing: runs are named as before there were others."""
         return {}
 
