@@ -31,18 +31,18 @@ SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 
 @dataclass
 class Config:
-    """The root."""
+    """The root. OmegaConf knows no protocols: where choices have schemas of their own, the comment names what they have in common."""
 
-    dataset: Any = MISSING
+    dataset: Any = MISSING  # DatasetConfig
     split_mode: tasks_options.SplitConfig = MISSING
-    teacher: Any = MISSING
+    teacher: Any = MISSING  # TeacherConfig
     prompt: prompts_options.PromptConfig = MISSING
     curation: curation_options.CurationConfig = MISSING
-    method: Any = MISSING
-    student: Any = MISSING
+    method: Any = MISSING  # MethodOptions
+    student: Any = MISSING  # StudentConfig
     trainer: student_options.TrainerConfig = MISSING
-    objective: Any = MISSING
-    logger: Any = neutral(MISSING, "logging changes no prediction")
+    objective: Any = MISSING  # ObjectiveConfig
+    logger: Any = neutral(MISSING, "logging changes no prediction")  # LoggerOptions
     diversity: int = bounded(4, at_least=1)  # completions per problem, D
     seed: int = bounded(0, at_least=0, at_most=2**32 - 1)
     redraw_rationales: bool = absent_at(False)  # each seed trains on other rationales: slots seed x D and following

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
@@ -17,6 +17,30 @@ if TYPE_CHECKING:  # what --help and --cfg job need not wait for
     from fcot.base.records import Problem
     from fcot.tasks.loaders import Columns
     from fcot.tasks.table import Task
+
+
+class DatasetConfig(Protocol):
+    """What the options of any data have to offer.
+
+    Attributes:
+        limit: Train on the first N train problems; None for all.
+        toy: Whether the problems are generated here.
+    """
+
+    name: str
+    limit: int | None
+    toy: ClassVar[bool]
+
+    def task(self) -> Task:
+        """The task, with its answer rule."""
+
+    def problems(self, task: Task, unlabelled: bool) -> list[Problem]:
+        """All problems, in the order of the data.
+
+        Args:
+            task: By :meth:`task`, with the rule by which answers are read.
+            unlabelled: Whether problems without a gold answer are allowed.
+        """
 
 
 @dataclass
