@@ -51,12 +51,16 @@ def curated(folder):
 
 
 def test_a_filter_of_your_own_rejects_with_its_reason(tmp_path, run_fcot):
-    (tmp_path / "my_filters.py").write_text(FILTER.format(name="short"))
-    chosen = "curation.filters=[answer,my_filters.short]"
-    done = run_fcot(*SMALL, "until=curate", "diversity=1", chosen, "curation.settings.min_words=36")
+    (tmp_path / "my_filters.py").write_text(
+        'def without(candidate, word="nothing"):\n    return "has_the_word" if word in candidate.rationale else None\n'
+    )
+    chosen = "curation.filters=[answer,my_filters.without]"
+    done = run_fcot(*SMALL, "until=curate", "diversity=4", chosen, "curation.settings.word=makes")
     assert done.returncode == 0, done.stderr
-    words = {row["kept"]: len(row["rationale"].split()) for row in curated(tmp_path) if row["reason"] != "wrong_answer"}
-    assert words[True] >= 36 > words[False]
+    rows = [row for row in curated(tmp_path) if row["reason"] != "wrong_answer"]
+    assert {(row["kept"], row["reason"], "makes" in row["rationale"]) for row in rows} == {
+        (True, None, False), (False, "has_the_word", True),
+    }  # fmt: skip
 
 
 @pytest.fixture
