@@ -35,6 +35,7 @@ from students import (
     median,
     ratio,
     rationales,
+    recipe_of,
     rotated,
     subset,
     table,
@@ -44,13 +45,12 @@ from students import (
     trainer_side,
 )  # fmt: skip
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.config import TrainerConfig
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts
-from fcot.student.training import Recipe
-from fcot.student.using import read_usage
 
 Texts = list[str]
 
@@ -95,7 +95,7 @@ def training(options: argparse.Namespace) -> None:
     """Samples per second of fine-tuning all weights."""
     student = load_student(str(options.folder))
     rows = tokenized(student, rationales(options.data, options.task))
-    recipe = Recipe(LR, DECAY, "constant", batch_size=options.batch, epochs=1, evaluate_every_epochs=None, precision=options.precision)
+    recipe = recipe_of(batch_size=options.batch, epochs=1, precision=options.precision)
     sides: dict[str, Callable[[Tokenized], Meter]] = {
         "fcot": lambda part: fcot_side(fresh(student), part, recipe),
         "Trainer": lambda part: trainer_side(fresh(student), part, "random", options.batch, options.precision),
@@ -129,7 +129,7 @@ def peak_memory(folder: Path, data: Path, task: str, batch: int, steps: int, pre
     rows = tokenized(student, rationales(data, task))
     if longest:
         rows = Tokenized(rows.table.take(np.argsort(rows.lengths.sum(1))[-batch:]).combine_chunks())
-    recipe = Recipe(LR, DECAY, "constant", batch_size=batch, max_steps=steps, evaluate_every_epochs=None, precision=precision)
+    recipe = recipe_of(batch_size=batch, max_steps=steps, precision=precision)
     fcot_side(student, rows, recipe)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -164,7 +164,7 @@ def sorted_generate(student: Student, prompts: Sequence[Sequence[int]], limit: i
 
 def decoding(options: argparse.Namespace) -> None:
     """Seconds for a trained student's greedy answers to the test split."""
-    student, usage = load_student(str(options.folder)), read_usage(options.folder)
+    student, usage = load_student(str(options.folder)), read_interface(options.folder)
     student.model.to(DEVICE)  # type: ignore[arg-type]
     limit = options.max_new_tokens or usage.max_new_tokens
     questions = test_questions(options.data, usage.task)[: options.n]
@@ -172,7 +172,7 @@ def decoding(options: argparse.Namespace) -> None:
     budget = TrainerConfig.eval_batch_tokens
 
     def ours() -> Texts:
-        return [answer.text for answer in decode(student, [Prompt(ids, limit) for ids in prompts], max_tokens=budget)]
+        return [answer.text for answer in decode(student, [DecodingPrompt(ids, limit) for ids in prompts], max_tokens=budget)]
 
     sides: dict[str, Callable[[], Texts]] = {"fcot": ours}
     for batch in options.batches:
@@ -200,7 +200,7 @@ def server(options: argparse.Namespace) -> None:
     texts = [form.prompt(question) for question in test_questions(options.data, options.task)[: options.n]]
     prompts, _ = encode_prompts(student, texts, 512)
     limit = options.max_new_tokens or 64
-    endless = [Prompt(ids, limit, halt=lambda written: len(written) >= limit) for ids in prompts]
+    endless = [DecodingPrompt(ids, limit, halt=lambda written: len(written) >= limit) for ids in prompts]
     eos = torch.tensor([student.tokenizer.eos_token_id])
     student.model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits.index_fill_(-1, eos, -torch.inf))  # type: ignore
 

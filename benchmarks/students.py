@@ -26,16 +26,17 @@ import numpy as np
 import torch
 import transformers as hf
 
+from fcot.base.records import Completion
 from fcot.curation.filters import Rules, curate
-from fcot.prompts.student import METHODS
-from fcot.records import Completion
-from fcot.student.data import Lessons
-from fcot.student.decoding import Prompt, decode
+from fcot.methods.table import METHODS
+from fcot.objectives.completion import CompletionLoss
+from fcot.student.config import TrainerConfig
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize
-from fcot.student.training import Recipe, plan, train
-from fcot.student.using import read_usage
+from fcot.student.training import plan, train
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import sample_split
 from fcot.tasks.table import TASKS
@@ -155,19 +156,26 @@ def now() -> float:
     return time.perf_counter()
 
 
-def fcot_side(student: Student, rows: Tokenized, recipe: Recipe, skip: int = 0) -> Meter:
+def recipe_of(**options: Any) -> TrainerConfig:
+    """Training without clipping and without evaluations, as the other sides do."""
+    plain = {"name": "benchmark", "lr": LR, "weight_decay": DECAY, "schedule": "constant", "clip_norm": None, "precision": "32-true"}
+    return TrainerConfig(**(plain | {"evaluate_every_epochs": None} | options))
+
+
+def fcot_side(student: Student, rows: Tokenized, recipe: TrainerConfig, skip: int = 0) -> Meter:
     """Our own training."""
-    meter = Meter(plan(student, rows, recipe, 0)[2], skip)
+    layout, _, n_steps = plan(student, rows, recipe, 0)
+    meter = Meter(n_steps, skip)
     original = StudentModule.training_step
 
-    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> dict[str, torch.Tensor]:
+    def training_step(self: StudentModule, batch: dict[str, Any], index: int) -> dict[str, Any]:
         meter.begin()
         losses = original(self, batch, index)
-        meter.step(losses["loss"], len(batch["targets"]))
+        meter.step(losses["loss"], len(batch["parts"]["completion"]["targets"]))
         return losses
 
     with patch.object(StudentModule, "training_step", training_step):
-        train(student, Lessons(rows), recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
+        train(student, rows, [CompletionLoss(rows, layout)], recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
     return meter
 
 
@@ -241,8 +249,8 @@ def trainer_side(student: Student, rows: Tokenized, order: str, batch: int, prec
 def sides(student: Student, longest: Sequence[int], precision: str) -> dict[str, Callable[[Tokenized, int], Meter]]:
     """Name -> (rows, batch) -> one epoch from the same weights."""
 
-    def recipe(batch: int, packing: bool) -> Recipe:
-        return Recipe(LR, DECAY, "constant", batch_size=batch, packing=packing, epochs=1, evaluate_every_epochs=None, precision=precision)
+    def recipe(batch: int, packing: bool) -> TrainerConfig:
+        return recipe_of(batch_size=batch, packing=packing, epochs=1, precision=precision)
 
     found = {
         "fcot": lambda rows, batch: fcot_side(fresh(student), rows, recipe(batch, False)),
@@ -340,7 +348,7 @@ def without_ends(student: Student) -> None:
 
 
 def fcot_answers(student: Student, prompts: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int) -> list[str]:
-    rows = [Prompt(ids, LIMIT, halt=lambda written, n=n: len(written) >= n) for ids, n in zip(prompts, lengths, strict=True)]
+    rows = [DecodingPrompt(ids, LIMIT, halt=lambda written, n=n: len(written) >= n) for ids, n in zip(prompts, lengths, strict=True)]
     return [answer.text for answer in decode(student, rows, max_tokens=max_tokens)]
 
 
@@ -407,7 +415,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def precision(arguments: argparse.Namespace) -> None:
     """A trained student's answers in float32 and in bfloat16."""
     folder = arguments.student / "student" if (arguments.student / "student").is_dir() else arguments.student
-    student, usage = load_student(str(folder)), read_usage(folder)
+    student, usage = load_student(str(folder)), read_interface(folder)
     student = replace(student, chat=usage.chat, model=student.model.to(DEVICE))  # type: ignore[arg-type]
     if arguments.data:
         problems = load_problems(TASKS[usage.task], str(arguments.data / "dataset" / f"{usage.task}.json"))[: arguments.n]
@@ -417,7 +425,7 @@ def precision(arguments: argparse.Namespace) -> None:
     answers, seconds = {}, {}
     for kind in (torch.float32, torch.bfloat16):
         cast = replace(student, model=copy.deepcopy(student.model).to(kind))  # type: ignore[arg-type]
-        prompts = [Prompt(one, usage.max_new_tokens) for one in ids]
+        prompts = [DecodingPrompt(one, usage.max_new_tokens) for one in ids]
         texts, seconds[kind] = timed(lambda cast=cast, prompts=prompts: decode(cast, prompts, max_tokens=32768))
         answers[kind] = [(one.text, usage.format.parse(one.text, usage.rule)) for one in texts]
     full, half = answers[torch.float32], answers[torch.bfloat16]

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from students import CUDA, DECAY, LR, build, evaluation, fcot_side, fresh, rationales, table, tokenized, training
+from students import CUDA, build, evaluation, fcot_side, fresh, rationales, recipe_of, table, tokenized, training
 
+from fcot.student.config import TrainerConfig
 from fcot.student.loading import Student
 from fcot.student.tokenization import Tokenized
-from fcot.student.training import Recipe, plan
+from fcot.student.training import plan
 
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}  # dense bfloat16 FLOP/s
 
@@ -34,7 +35,7 @@ def gpu(arguments: argparse.Namespace) -> None:
         batches: list[dict[str, Any]] = [{"batch_size": 8}, *({"batch_tokens": size} for size in arguments.batch_tokens)]
         batches += [one | {"packing": True} for one in batches if student.architecture == "decoder"]
         for batch in batches:
-            recipe = Recipe(LR, DECAY, "constant", precision="bf16-mixed", tf32=True, max_steps=30, evaluate_every_epochs=None, **batch)
+            recipe = recipe_of(precision="bf16-mixed", tf32=True, max_steps=30, **batch)
             shown.append([shape, ", ".join(f"{key}={value}" for key, value in batch.items()), *utilisation(student, rows, recipe, peak)])
         costs.append(f"{shape}, {shown[-1][1]}: {' and '.join(largest_costs(student, rows, recipe))}")
         torch.cuda.empty_cache()
@@ -44,7 +45,7 @@ def gpu(arguments: argparse.Namespace) -> None:
     evaluation(arguments, (32768, 131072, 524288), (32, 128, 300))
 
 
-def utilisation(student: Student, rows: Tokenized, recipe: Recipe, peak: float, skip: int = 10) -> tuple[float, ...]:
+def utilisation(student: Student, rows: Tokenized, recipe: TrainerConfig, peak: float, skip: int = 10) -> tuple[float, ...]:
     """Tokens (without padding) a second, the share of the peak that their work is, by two counts, and peak memory."""
     torch.cuda.reset_peak_memory_stats()
     _, sampler, n_steps = plan(student, rows, recipe, 0)
@@ -75,7 +76,7 @@ def flops(student: Student, lengths: np.ndarray[Any, Any]) -> tuple[float, float
     return float(wide * scores.sum()), float(6 * ((encoder + crossed) * prompts + (decoder - crossed + head) * completions).sum())
 
 
-def largest_costs(student: Student, rows: Tokenized, recipe: Recipe) -> list[str]:
+def largest_costs(student: Student, rows: Tokenized, recipe: TrainerConfig) -> list[str]:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as watched:

@@ -9,11 +9,11 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
-from students import LR, Sample, build, fcot_side, fresh, table, timed, tokenized
+from students import Sample, build, fcot_side, fresh, recipe_of, table, timed, tokenized
 
+from fcot.student.config import TrainerConfig
 from fcot.student.loading import Student
 from fcot.student.tokenization import Tokenized
-from fcot.student.training import Recipe
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
 
@@ -25,7 +25,7 @@ def scaling(arguments: argparse.Namespace) -> None:
         return [(one.question, one.answer, task.rationale(one.question, slot, None))
                 for one in make_problems(task, n, 0) for slot in range(diversity)]  # fmt: skip
 
-    recipe = Recipe(LR, batch_size=8, epochs=1, evaluate_every_epochs=None)
+    recipe = recipe_of(batch_size=8, epochs=1, schedule="linear", weight_decay=0.01)
     vocabulary = samples(64, 4)
     student = build("gpt2", vocabulary, width=64, layers=2)
     shown = []
@@ -57,7 +57,7 @@ def growth(sizes: Sequence[int], times: Sequence[float], at: int) -> float:
     return times[at] / times[0] * sizes[0] / sizes[at]
 
 
-def synthetic(student: Student, n: int, length: int, recipe: Recipe, turns: int) -> float:
+def synthetic(student: Student, n: int, length: int, recipe: TrainerConfig, turns: int) -> float:
     """Median seconds of training on rows of one length, half of it prompt."""
     ids = np.random.default_rng(0).integers(4, 300, (n, length // 2)).tolist()
     lists = {name: pa.array(ids, pa.list_(pa.int32())) for name in ("prompt", "completion")}

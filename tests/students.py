@@ -27,9 +27,9 @@ from transformers import (
     T5Tokenizer,
 )  # fmt: skip
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
+from fcot.student.forward import Forward
 from fcot.student.loading import Student, train_tokenizer
-from fcot.student.losses import TargetLogits
 from fcot.student.tokenization import Tokenized, tokenize
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
@@ -147,7 +147,7 @@ def save_gpt2(folder: Path, chat_template: str | None = None) -> Path:
 
 def logits_at_targets(model, batch):
     """What training computes of a batch, and the model left as it was."""
-    head = TargetLogits(model)
+    head = Forward(model)
     try:
         return head(batch)
     finally:

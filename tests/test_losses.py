@@ -7,15 +7,22 @@ import torch
 from students import make_rows, make_student
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from fcot.student import losses
+from fcot.objectives import completion
+from fcot.objectives.completion import chunked_token_loss, token_loss
+from fcot.student import forward
 from fcot.student.data import Layout
-from fcot.student.losses import TargetLogits, token_loss
+from fcot.student.forward import Forward
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNKED_FROM", 0)
-    monkeypatch.setattr(losses, "CHUNK", 1)  # 16 targets at once
+    monkeypatch.setattr(forward, "CHUNKED_FROM", 0)
+    monkeypatch.setattr(completion, "CHUNK", 1)  # 16 targets at once
+
+
+def loss_in_chunks(head, batch):
+    read = head.head_inputs(batch)
+    return None if read is None else chunked_token_loss(read[0], read[1].weight, read[1].bias, batch)
 
 
 def batch_of(student, weight=0.0):
@@ -33,9 +40,9 @@ def gradients(model, loss):
 def test_chunks_give_the_same_loss_and_gradients(name, weight):
     student = make_student(name)
     student.model.eval()
-    batch, head = batch_of(student, weight), TargetLogits(student.model)
+    batch, head = batch_of(student, weight), Forward(student.model)
     assert (batch["weights"] is None) == (weight == 0)
-    whole, chunked = token_loss(head(batch), batch), head.loss_in_chunks(batch)
+    whole, chunked = token_loss(head(batch), batch), loss_in_chunks(head, batch)
     torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=0)
     expected, found = gradients(student.model, whole), gradients(student.model, chunked)
     assert found.keys() == expected.keys()
@@ -46,10 +53,10 @@ def test_chunks_give_the_same_loss_and_gradients(name, weight):
 def test_under_bf16_the_loss_is_as_near_as_that_of_all_logits():
     student = make_student("gpt2")
     student.model.eval()
-    batch, head = batch_of(student), TargetLogits(student.model)
+    batch, head = batch_of(student), Forward(student.model)
     exact = token_loss(head(batch), batch)
     with torch.autocast("cpu", torch.bfloat16):
-        whole, chunked = token_loss(head(batch), batch), head.loss_in_chunks(batch)
+        whole, chunked = token_loss(head(batch), batch), loss_in_chunks(head, batch)
     assert abs(chunked - exact) <= 2 * abs(whole - exact) + 1e-3 * exact
 
 
@@ -60,15 +67,15 @@ def test_logits_that_are_capped_are_left_to_the_model():
     )  # fmt: skip
     model = Gemma2ForCausalLM(config)
     batch = {"inputs": {"input_ids": torch.arange(1, 9)[None]}, "positions": torch.arange(8), "targets": torch.arange(8), "weights": None}
-    assert TargetLogits(model).loss_in_chunks(batch) is None
+    assert loss_in_chunks(Forward(model), batch) is None
 
 
 def test_small_batches_and_compiled_models_have_all_logits(monkeypatch):
     student = make_student("gpt2")
     batch = batch_of(student)
-    assert TargetLogits(student.model, compile=True).loss_in_chunks(batch) is None
+    assert loss_in_chunks(Forward(student.model, compile=True), batch) is None
     n = len(batch["targets"]) * student.model.lm_head.weight.shape[0]
-    monkeypatch.setattr(losses, "CHUNKED_FROM", n + 1)
-    assert TargetLogits(student.model).loss_in_chunks(batch) is None
-    monkeypatch.setattr(losses, "CHUNKED_FROM", n)
-    assert TargetLogits(student.model).loss_in_chunks(batch) is not None
+    monkeypatch.setattr(forward, "CHUNKED_FROM", n + 1)
+    assert loss_in_chunks(Forward(student.model), batch) is None
+    monkeypatch.setattr(forward, "CHUNKED_FROM", n)
+    assert loss_in_chunks(Forward(student.model), batch) is not None

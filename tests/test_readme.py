@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from fcot.config import register_schemas
-from fcot.overrides import prepare
+from fcot.config.overrides import prepare
+from fcot.config.schema import register_schemas
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

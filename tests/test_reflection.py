@@ -13,14 +13,16 @@ from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
-from fcot.prompts.student import METHODS, Demonstration
+from fcot.methods.table import METHODS
+from fcot.methods.tailored.material import material
+from fcot.objectives.completion import token_loss
+from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
+from fcot.prompts.student import Demonstration
 from fcot.student.data import Layout
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.forward import Forward
 from fcot.student.loading import Student, load_student
-from fcot.student.losses import TargetLogits, token_loss, triplet_loss
-from fcot.student.reflection import Reflection, triplet_batch
-from fcot.student.tokenization import Row, encode_questions, tokenize
-from fcot.tailored.material import material
+from fcot.student.tokenization import TokenizedSample, encode_questions, tokenize
 
 FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -126,7 +128,7 @@ def test_the_weighted_loss_and_its_gradients_equal_the_reference(family, count_w
         parts += ["completion"] * len(row.completion)
         by_hand += sum(weight * shares[part] if count_weighted else 1.0 for part in parts)
     assert counted == pytest.approx(by_hand)
-    head = TargetLogits(student.model)
+    head = Forward(student.model)
     batch = layout.batch(rows, weights)
     mine = token_loss(head(batch).double(), batch | {"weights": batch["weights"].double()}) / counted
     head.remove()
@@ -140,9 +142,9 @@ def test_each_weight_on_a_model_that_knows_nothing():
     with torch.no_grad():
         student.model.transformer.wte.weight.zero_()
     vocabulary = student.model.config.vocab_size
-    row = Row([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
+    row = TokenizedSample([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
     layout = layout_of(student, prompt_weight=0.2, demonstration_weight=0.1, count_weighted=False)
-    head = TargetLogits(student.model)
+    head = Forward(student.model)
     with torch.no_grad():
         batch = layout.batch([row], [2.0])
         loss = token_loss(head(batch), batch).item()
@@ -199,13 +201,13 @@ def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, represen
     student = double(family)
     rows, reflection = contrasted(student, representation)
     layout = layout_of(student)
-    head = TargetLogits(student.model)
+    head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, layout.pad_id, layout.start_id)
-    mine = triplet_loss(head.states(batch).double(), batch["weights"].double(), reflection.margin)
+    mine = triplet_loss(head.text_states(batch, TEXTS).double(), batch["weights"].double(), reflection.margin)
     head.remove()
     reference, n = reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)
     assert len(batch["weights"]) == n == 2
-    # TargetLogits computes in float32 from the head's input on.
+    # Forward computes in float32 from the head's input on.
     assert mine.item() == pytest.approx(reference.item(), rel=1e-5)
     one, other = gradients(student, mine), gradients(student, reference)
     for name, gradient in other.items():
@@ -233,12 +235,12 @@ def test_paper_bs_models_reflect_like_the_reference(family):
     }[family]().eval()  # fmt: skip
     student = Student(model, words, "decoder")
     rows, reflection = contrasted(student)
-    head = TargetLogits(student.model)
+    head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, words.pad_token_id, None)
-    mine = triplet_loss(head.states(batch), batch["weights"], reflection.margin)
+    mine = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], reflection.margin)
     head.remove()
     assert mine.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
-    prompts = [Prompt(row.prompt, 8) for row in rows]
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows]
     assert decode(student, prompts, max_tokens=400) == [decode(student, [prompt], max_tokens=400)[0] for prompt in prompts]
 
 
@@ -247,9 +249,9 @@ def test_questions_get_no_gradient_from_reflection():
     student = make_student("gpt2", noise=0.1)
     rows, reflection = contrasted(student)
     layout = layout_of(student)
-    head = TargetLogits(student.model)
+    head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1], 0, layout.pad_id, layout.start_id)
-    found = gradients(student, triplet_loss(head.states(batch), batch["weights"], 1.0))["transformer.wte.weight"]
+    found = gradients(student, triplet_loss(head.text_states(batch, TEXTS), batch["weights"], 1.0))["transformer.wte.weight"]
     head.remove()
     questions = {token for row in rows for token in row.prompt}
     written = {token for row in reflection.texts for token in row.completion}
@@ -329,8 +331,8 @@ def test_a_part_without_triplets_still_takes_part():
     reflection: Reflection = reflection_of(rows)
     batch = triplet_batch(reflection, rows, [0, 2], 0, 0, None)  # even samples have no mistakes
     assert batch["weights"].tolist() == [0.0]
-    head = TargetLogits(student.model)
-    loss = triplet_loss(head.states(batch), batch["weights"], 1.0)
+    head = Forward(student.model)
+    loss = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], 1.0)
     head.remove()
     assert loss.item() == 0
     assert functional.relu(loss).requires_grad

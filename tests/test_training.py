@@ -11,11 +11,12 @@ import torch
 from students import logits_at_targets, make_rows, make_student
 from trainings import recipe_of, student_of, trained, trained_by
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.objectives.completion import token_loss
 from fcot.student.attention import allow_packing
 from fcot.student.data import Layout
+from fcot.student.forward import Forward
 from fcot.student.loading import check_student, save_student
-from fcot.student.losses import TargetLogits, token_loss
 from fcot.student.module import StudentModule
 
 PACKABLE = ("gpt2", "llama", "qwen2")
@@ -202,7 +203,7 @@ def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(tmp_path):
 def factors(first, last, **options):
     recipe = recipe_of(**options)
     module = StudentModule(
-        student_of("gpt2").model, seed=0, lr=0.01, weight_decay=0.3, schedule=recipe.schedule, warmup_steps=recipe.warmup_steps,
+        student_of("gpt2").model, [], seed=0, lr=0.01, weight_decay=0.3, schedule=recipe.schedule, warmup_steps=recipe.warmup_steps,
         first_step=first, n_steps=10,
     )  # fmt: skip
     configured = module.configure_optimizers()
@@ -264,7 +265,7 @@ def test_compiling_happens_once_not_at_every_step(monkeypatch):
     rows = make_rows(student, 12)
     compile_with = partial(torch.compile, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     monkeypatch.setattr(torch, "compile", compile_with)
-    head, counts = TargetLogits(student.model, compile=True), []
+    head, counts = Forward(student.model, compile=True), []
     for size in range(4, 10):
         head(layout_of(student).batch(rows[:size]))
         counts.append(len(graphs))

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
-from fcot.ranks import Team, World
-from fcot.student import module, training
-from fcot.student.data import Lessons
-from fcot.student.decoding import Decoded, Prompt, decode
+from fcot.base.ranks import Team, World
+from fcot.objectives import completion
+from fcot.objectives.completion import CompletionLoss, token_loss
+from fcot.objectives.reflection import Reflection, TripletLoss
+from fcot.student import training
+from fcot.student.config import TrainerConfig
+from fcot.student.decoding import Decoded, DecodingPrompt, decode
 from fcot.student.loading import Lora, add_lora
-from fcot.student.losses import token_loss
-from fcot.student.reflection import Reflection
 from fcot.student.tokenization import Tokenized
-from fcot.student.training import Recipe, TrainingReport, train
+from fcot.student.training import TrainingReport, train
 
 STEPS = 50
 ANSWERS = 7
@@ -45,9 +46,10 @@ def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
     return add_lora(student, Lora(4, 16.0, dropout)) if lora else student
 
 
-def recipe_of(**options: Any) -> Recipe:
+def recipe_of(**options: Any) -> TrainerConfig:
     """A short one in which everything counts: warm-up, decay, clipping."""
-    return Recipe(**({"lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0} | options))
+    common = {"name": "test", "lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0, "precision": "32-true"}
+    return TrainerConfig(**(common | options))
 
 
 def trained(
@@ -60,17 +62,20 @@ def trained(
     ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose weights overflow before it answers.
     """
     training._LOG_EVERY = log_every
-    module.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
+    completion.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
     student = student_of(family, dropout, lora)
     rows = make_rows(student, n)
+    recipe = recipe_of(**options)
+    layout = training.plan(student, rows, recipe, seed)[0]
+    objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
     report = train(
-        student, Lessons(rows, None, reflection_of(rows) if reflects else None), recipe_of(**options), seed=seed, evaluate=evaluate,
+        student, rows, objectives, recipe, seed=seed, evaluate=evaluate,
         stop=stop, checkpoints=checkpoints, resume=advance, advance=advance,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip
     if overflow == world.rank:
         student.model.get_output_embeddings().weight.data.fill_(3e38)
-    prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
     answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
     path = folder / "logs" / "metrics.csv"
     logged = list(csv.DictReader(path.open())) if path.exists() else []

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fcot.prompts.student import Architecture
+from fcot.base.records import TrainingSample
+from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
-from fcot.student.reflection import Reflection, triplet_batch
-from fcot.student.tensors import mask, pad
-from fcot.student.tokenization import Row, Tokenized
-
-Batch = dict[str, Any]
+from fcot.student.loading import Student
+from fcot.student.objective import Objective
+from fcot.student.tensors import Batch, mask, pad
+from fcot.student.tokenization import Tokenized, TokenizedSample
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Layout:
             share, of_samples = (share > 0).astype(float), (of_samples > 0).astype(float)
         return float(share @ targets @ of_samples)
 
-    def batch(self, rows: Sequence[Row], weights: Sequence[float] | None = None) -> Batch:
+    def batch(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None = None) -> Batch:
         """Tensors of a (micro-)batch.
 
         Args:
@@ -81,7 +81,7 @@ class Layout:
             return self._encoder_decoder(rows, weights)
         return self._decoder(rows, weights)
 
-    def _encoder_decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
+    def _encoder_decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
         shifted = [[self.start_id, *ids[:-1]] for ids in completions]
         inputs = {
@@ -94,7 +94,7 @@ class Layout:
         of_tokens = None if weights is None else [weight for ids, weight in zip(completions, weights, strict=True) for _ in ids]
         return _batch(inputs, positions, [token for ids in completions for token in ids], of_tokens)
 
-    def _decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
+    def _decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         texts = [[*row.prompt, *row.completion] for row in rows]
         sizes = [len(ids) for ids in texts]
         inputs: dict[str, Any]
@@ -131,21 +131,25 @@ def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], wei
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What a training learns from.
+class TrainingData:
+    """What objectives are made from.
 
     Attributes:
-        rows: The samples.
-        weights: Of the samples' losses, (n,); None for all ones.
-        reflection: The material of self-reflection, None without.
+        student: The student, before training.
+        form: What it reads and writes.
+        samples: What it learns from.
+        rows: The samples as token ids, in the same order.
+        layout: How they become tensors.
     """
 
+    student: Student
+    form: StudentFormat
+    samples: Sequence[TrainingSample]
     rows: Tokenized
-    weights: NDArray[np.float64] | None = None
-    reflection: Reflection | None = None
+    layout: Layout
 
 
-class _Part(NamedTuple):
+class _MicroBatch(NamedTuple):
     """What a rank sees in one micro-batch of a step."""
 
     step: int
@@ -153,17 +157,18 @@ class _Part(NamedTuple):
     ids: Ids
     n_samples: int  # of the micro-batch, over all ranks
     n_tokens: int  # likewise
-    loss_tokens: float  # of the whole step
-    n_triplets: int  # likewise
+    denominators: dict[str, float]  # of the whole step, by objective
 
 
 class ReasoningData(pl.LightningDataModule):
-    """Tokenised training samples as one stream of micro-batches, from one optimizer step to another.
+    """Training samples as one stream of micro-batches, from one optimizer step to another.
+
+    A batch has ``parts``, by objective, and ``denominators``; ``step``, ``micro_batch``; ``n_samples``, ``n_tokens`` and ``n_padded``.
 
     Args:
-        lessons: What is learnt from.
+        objectives: The terms of the loss.
+        lengths: Tokens of each sample's prompt and completion, (n, 2).
         sampler: Which samples a step sees.
-        layout: How they become tensors.
         first_step: Where the stream begins.
         n_steps: Where it ends (not included).
         micro_batches: Parts of a step, one after the other.
@@ -173,12 +178,12 @@ class ReasoningData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, lessons: Lessons, sampler: StepSampler, layout: Layout, *, first_step: int, n_steps: int, micro_batches: int = 1,
-        ranks: int = 1, rank: int = 0, workers: int = 0,
+        self, objectives: Sequence[Objective], lengths: NDArray[np.int64], sampler: StepSampler, *, first_step: int, n_steps: int,
+        micro_batches: int = 1, ranks: int = 1, rank: int = 0, workers: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._stream = _Stream(sampler, layout, lessons, range(first_step, n_steps), micro_batches, ranks, rank)
-        self._dataset = _Batches(lessons, layout)
+        self._stream = _Stream(sampler, objectives, lengths, range(first_step, n_steps), micro_batches, ranks, rank)
+        self._dataset = _MicroBatches(objectives)
         self._workers = workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -192,11 +197,12 @@ class _Stream:
     """A sampler of parts."""
 
     def __init__(
-        self, sampler: StepSampler, layout: Layout, lessons: Lessons, steps: range, micro_batches: int, ranks: int, rank: int
-    ) -> None:
+        self, sampler: StepSampler, objectives: Sequence[Objective], lengths: NDArray[np.int64], steps: range, micro_batches: int,
+        ranks: int, rank: int,
+    ) -> None:  # fmt: skip
         self._sampler = sampler
-        self._layout = layout
-        self._lessons = lessons
+        self._objectives = objectives
+        self._lengths = lengths
         self._steps = steps
         self._micro_batches = micro_batches
         self._ranks = ranks
@@ -205,32 +211,25 @@ class _Stream:
     def __len__(self) -> int:
         return len(self._steps) * self._micro_batches
 
-    def __iter__(self) -> Iterator[_Part]:
-        rows, weights, reflection = self._lessons.rows, self._lessons.weights, self._lessons.reflection
-        lengths = rows.lengths
+    def __iter__(self) -> Iterator[_MicroBatch]:
         for step in self._steps:
             ids = self._sampler.step(step)
-            loss_tokens = self._layout.loss_tokens(lengths[ids], rows.demonstrations[ids], None if weights is None else weights[ids])
-            n_triplets = 0 if reflection is None else int(reflection.contributes[ids].sum())
-            for index, parts in enumerate(deal(ids, lengths, self._micro_batches, self._ranks)):
+            denominators = {objective.name: objective.denominator(ids) for objective in self._objectives}
+            for index, parts in enumerate(deal(ids, self._lengths, self._micro_batches, self._ranks)):
                 whole = np.concatenate(parts)
-                yield _Part(step, index, parts[self._rank], len(whole), int(lengths[whole].sum()), loss_tokens, n_triplets)
+                yield _MicroBatch(step, index, parts[self._rank], len(whole), int(self._lengths[whole].sum()), denominators)
 
 
-class _Batches(Dataset[Batch]):
+class _MicroBatches(Dataset[Batch]):
     """Batches by part."""
 
-    def __init__(self, lessons: Lessons, layout: Layout) -> None:
-        self._lessons = lessons
-        self._layout = layout
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = objectives
 
-    def __getitem__(self, part: _Part) -> Batch:
-        rows, weights, reflection = self._lessons.rows, self._lessons.weights, self._lessons.reflection
-        batch = self._layout.batch(
-            [rows[index] for index in part.ids] or [rows[0]], None if weights is None or not len(part.ids) else weights[part.ids].tolist()
-        )
-        if not len(part.ids):  # every rank takes part in every micro-batch; this one has nothing to say
-            batch["weights"] = torch.zeros(len(batch["targets"]))
-        if reflection is not None and part.n_triplets:
-            batch["triplets"] = triplet_batch(reflection, rows, part.ids.tolist(), part.step, self._layout.pad_id, self._layout.start_id)
-        return batch | {name: value for name, value in part._asdict().items() if name != "ids"}
+    def __getitem__(self, part: _MicroBatch) -> Batch:
+        parts = {
+            objective.name: objective.collate(part.ids, part.step) | {"step": part.step}
+            for objective in self._objectives if part.denominators[objective.name]
+        }  # fmt: skip
+        padded = sum(tensors.get("n_padded", 0) for tensors in parts.values())
+        return {"parts": parts, "n_padded": padded} | {name: value for name, value in part._asdict().items() if name != "ids"}

@@ -12,8 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcot.student.activations import checkpoint_activations
+from fcot.student.forward import CHUNK, CHUNKED_FROM
 from fcot.student.loading import Lora, Student, add_lora, light_model
-from fcot.student.losses import CHUNK, CHUNKED_FROM
 
 _PROCESS = 0.7e9  # of Python with its libraries
 _FULL_LOGITS = 3  # float32 copies of all logits: they, their log-probabilities, their gradients
@@ -92,7 +92,7 @@ def training_memory(
 
 
 def _logits(model: Any, targets: int) -> float:
-    """Bytes of the logits and of the loss's copies of them: of all targets, or of one chunk (:mod:`fcot.student.losses`)."""
+    """Bytes of the logits and of the loss's copies of them: of all targets, or of one chunk (:mod:`fcot.student.forward`)."""
     head = model.get_output_embeddings()
     logits = targets * head.weight.shape[0]
     if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:

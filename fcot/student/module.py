@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,20 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from fcot.student.data import Batch
-from fcot.student.losses import TargetLogits, token_loss, triplet_loss
+from fcot.student.forward import Forward
+from fcot.student.objective import Objective
+from fcot.student.tensors import Batch
 
 
 class StudentModule(pl.LightningModule):
     """Fine-tunes the weights that require gradients.
 
-    The loss of a step is the weighted sum over its tokens divided by their weighted number, whatever carries them:
-    Lightning divides by the micro-batches and averages over the ranks, and both are taken back here.
+    The loss of a step is each objective's sum over the step divided by its denominator, whatever carries them: Lightning divides by the
+    micro-batches and averages over the ranks, and both are taken back here.
 
     Args:
         model: The student's.
+        objectives: The terms of the loss.
         seed: Of dropout.
         lr: Peak learning rate of AdamW.
         weight_decay: AdamW's.
@@ -33,14 +36,11 @@ class StudentModule(pl.LightningModule):
         micro_batches: Micro-batches a step.
         fused: Whether AdamW runs as one kernel.
         compile: Whether the forward pass is compiled.
-        reflection_weight: Of the triplet loss of self-reflection beside the language-model loss.
-        reflection_margin: The triplet loss's.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, seed: int, lr: float, weight_decay: float, schedule: str, warmup_steps: int, n_steps: int,
-        first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
-        reflection_weight: float = 0.0, reflection_margin: float = 1.0,
+        self, model: PreTrainedModel, objectives: Sequence[Objective], *, seed: int, lr: float, weight_decay: float, schedule: str,
+        warmup_steps: int, n_steps: int, first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
@@ -53,9 +53,8 @@ class StudentModule(pl.LightningModule):
         self._n_steps = n_steps
         self._micro_batches = micro_batches
         self._fused = fused
-        self._reflection_weight = reflection_weight
-        self._reflection_margin = reflection_margin
-        self.logits = TargetLogits(model, compile)
+        self._objectives = objectives
+        self.forward_pass = Forward(model, compile)
 
     def configure_model(self) -> None:
         """Shard the weights over the ranks where the strategy asks for it: layer by layer, then what is left."""
@@ -68,21 +67,18 @@ class StudentModule(pl.LightningModule):
                 fully_shard(layer, mesh=mesh["data_parallel"])
         fully_shard(self.model, mesh=mesh["data_parallel"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """This micro-batch's share of the step's mean loss over its tokens, and of its mean triplet loss, by itself and in the sum."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """This micro-batch's share of the step's loss, and by objective of its mean loss."""
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
-        chunked = self.logits.loss_in_chunks(batch)
-        loss = (token_loss(self.logits(batch), batch) if chunked is None else chunked) / batch["loss_tokens"]
-        reflection = torch.zeros((), device=loss.device)
-        if "triplets" in batch:
-            triplets = batch["triplets"]
-            summed = triplet_loss(self.logits.states(triplets), triplets["weights"], self._reflection_margin)
-            reflection = summed / batch["n_triplets"]
-        carriers = self._micro_batches * self.trainer.world_size
+        means = {
+            objective.name: objective.loss(self.forward_pass, batch["parts"][objective.name]) / batch["denominators"][objective.name]
+            for objective in self._objectives if objective.name in batch["parts"]
+        }  # fmt: skip
+        loss = sum(objective.weight * means[objective.name] for objective in self._objectives if objective.name in means)
         return {
-            "loss": (loss + self._reflection_weight * reflection) * carriers,
-            "reflection": reflection.detach() * self.trainer.world_size,
+            "loss": loss * (self._micro_batches * self.trainer.world_size),
+            "means": {name: mean.detach() * self.trainer.world_size for name, mean in means.items()},
         }
 
     def configure_gradient_clipping(

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+Batch = dict[str, Any]
+
 
 def pad(sequences: Sequence[Sequence[Any]], value: int) -> torch.Tensor:
     """A (batch, longest) int64 tensor, filled on the right."""

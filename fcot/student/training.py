@@ -14,15 +14,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
+from fcot.base.console import say, unwatched
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World, warned_together
+from fcot.base.stopping import WARNING
 from fcot.decoding.models import check_same
-from fcot.errors import FcotError
-from fcot.progress import say, unwatched
-from fcot.ranks import World, warned_together
-from fcot.stopping import WARNING
 from fcot.student.activations import checkpoint_activations
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
-from fcot.student.checkpoints import (
+from fcot.student.checkpoints import (  # fmt: skip
     Checkpoints,
     gather_weights,
     is_sharded,
@@ -30,70 +30,19 @@ from fcot.student.checkpoints import (
     restore_optimizer,
     trained_weights,
     whole,
-)  # fmt: skip
-from fcot.student.data import Layout, Lessons, ReasoningData
+)
+from fcot.student.config import TrainerConfig
+from fcot.student.data import Layout, ReasoningData
 from fcot.student.divergence import Watch, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
 from fcot.student.module import StudentModule
+from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized
 
 History = list[dict[str, Any]]
 _LOG_EVERY = 10  # optimizer steps
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a student is trained.
-
-    Attributes:
-        lr: Peak learning rate.
-        weight_decay: AdamW's.
-        schedule: ``constant``, ``linear`` or ``cosine``, as :class:`fcot.student.module.StudentModule` has them.
-        warmup_steps: Optimizer steps of warm-up.
-        clip_norm: Gradient norm limit, None for none.
-        batch_size: Samples an optimizer step, over all ranks and micro-batches.
-        batch_tokens: Tokens an optimizer step, padding included; takes the place of ``batch_size``.
-        micro_batches: Parts of a step that are computed one after the other (gradient accumulation).
-        packing: Lay a decoder's samples one behind the other, without padding.
-        prompt_loss_weight: Of a prompt token beside a completion token's 1 (decoders).
-        demonstration_loss_weight: Of a token of the prompt's demonstrations (decoders).
-        loss_mean: Over the tokens by their weights (``weighted``), or over all that have any (``counted``).
-        epochs: The first of epochs and ``max_steps`` ends the training.
-        max_steps: Optimizer steps.
-        evaluate_every_steps: Optimizer steps between two evaluations; takes the place of epochs.
-        evaluate_every_epochs: Epochs between two evaluations; None for one at the end. The last step always evaluates.
-        precision: Lightning's name (``32-true``, ``bf16-mixed``).
-        tf32: Let a GPU round float32 products.
-        compile: Compile the forward pass.
-        gradient_checkpointing: Compute activations twice instead of keeping them.
-        strategy: ``ddp`` or ``fsdp``, where there are several ranks.
-        checkpoint_every_s: Seconds between two checkpoints.
-    """
-
-    lr: float
-    weight_decay: float = 0.01
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    batch_size: int | None = None
-    batch_tokens: int | None = None
-    micro_batches: int = 1
-    packing: bool = False
-    prompt_loss_weight: float = 0.0
-    demonstration_loss_weight: float = 0.0
-    loss_mean: str = "weighted"
-    epochs: int | None = None
-    max_steps: int | None = None
-    evaluate_every_steps: int | None = None
-    evaluate_every_epochs: int | None = 1
-    precision: str = "32-true"
-    tf32: bool = False
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    strategy: str = "ddp"
-    checkpoint_every_s: float = 10.0
 
 
 @dataclass
@@ -124,8 +73,9 @@ Evaluate = Callable[[History], dict[str, Any]]
 
 def train(
     student: Student,
-    lessons: Lessons,
-    recipe: Recipe,
+    rows: Tokenized,
+    objectives: Sequence[Objective],
+    recipe: TrainerConfig,
     *,
     seed: int,
     evaluate: Evaluate,
@@ -146,8 +96,9 @@ def train(
 
     Args:
         student: Is changed; afterwards it has the last step's weights.
-        lessons: What it learns from.
-        recipe: How.
+        rows: The samples.
+        objectives: The terms of the loss; the first one is the training's main one.
+        recipe: How, with its precision resolved (not ``auto``).
         seed: Order of samples and dropout.
         evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
             history so far; its result joins the history.
@@ -160,28 +111,22 @@ def train(
         world: Ranks, and this one's place.
     """
     quiet()
-    layout, sampler, n_steps = plan(student, lessons.rows, recipe, seed)
+    _, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
     _announce(recipe, report.n_steps, n_steps, world)
     resume(report.n_steps)
     between = _Between(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
+        [objective.name for objective in objectives[1:]],
     )  # fmt: skip
     between.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
-    _prepare(student, layout.packing, recipe.gradient_checkpointing)
-    reflection = lessons.reflection
-    module = StudentModule(
-        student.model, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
-        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=report.n_steps, micro_batches=recipe.micro_batches,
-        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
-        fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
-        reflection_weight=reflection.weight if reflection else 0.0, reflection_margin=reflection.margin if reflection else 1.0,
-    )  # fmt: skip
+    _prepare(student, recipe.packing, recipe.gradient_checkpointing)
+    module = _module(student, objectives, recipe, seed, report.n_steps, n_steps, world)
     data = ReasoningData(
-        lessons, sampler, layout, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
+        objectives, rows.lengths, sampler, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
@@ -194,13 +139,24 @@ def train(
     try:
         fit(trainer, module, data, recipe.tf32, log_folder)
     finally:
-        module.logits.remove()
+        module.forward_pass.remove()
         between.on_train_end(trainer, module)
     gather_weights(student.model)
     return report
 
 
-def _announce(recipe: Recipe, done: int, n_steps: int, world: World) -> None:
+def _module(
+    student: Student, objectives: Sequence[Objective], recipe: TrainerConfig, seed: int, first_step: int, n_steps: int, world: World
+) -> StudentModule:
+    return StudentModule(
+        student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
+        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=first_step, micro_batches=recipe.micro_batches,
+        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
+        fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
+    )  # fmt: skip
+
+
+def _announce(recipe: TrainerConfig, done: int, n_steps: int, world: World) -> None:
     if world.rank > 0:
         return
     if recipe.warmup_steps >= n_steps:
@@ -218,7 +174,7 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
         checkpoint_activations(student.model, True)
 
 
-def plan(student: Student, rows: Tokenized, recipe: Recipe, seed: int) -> tuple[Layout, StepSampler, int]:
+def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
     """How samples are laid out, which of them each step sees, and how many steps there are."""
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
@@ -264,7 +220,8 @@ class _Between(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], object], due: Collection[int], recipe: Recipe, loggers: Sequence[Logger], size: int,
+        advance: Callable[[int], object], due: Collection[int], recipe: TrainerConfig, loggers: Sequence[Logger], size: int,
+        others: Sequence[str],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -280,13 +237,14 @@ class _Between(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
+        self._others = others  # names of the objectives beside the main one
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._watch: Watch | None = None  # before the first step of this process there is nothing to watch
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         self._interrupted = False  # by Ctrl-C, in the step that is computed
         for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
             self._tell(entry)
-        self._loss = torch.zeros(2)  # of the step, and the triplet loss in it
+        self._loss = torch.zeros(1 + len(others))  # of the step, and of each other objective in it
         self._since = 0.0
         self._logged = (0.0, 0)
 
@@ -309,7 +267,8 @@ class _Between(pl.Callback):
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
         report.n_padded += batch["n_padded"] * trainer.world_size  # the ranks' shares are alike
-        losses = torch.stack([outputs["loss"].detach(), outputs["reflection"]])
+        loss, none = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
+        losses = torch.stack([loss, *(outputs["means"].get(name, none) for name in self._others)])
         self._loss = self._loss.to(losses.device) + losses
         if (batch_idx + 1) % self._micro_batches:
             return
@@ -400,18 +359,19 @@ class _Between(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
         if self._log_due:
-            loss, reflection = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
+            loss, *others = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
             if self._watch is not None and trainer.is_global_zero:
                 self._watch.compare(loss, report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
             values = {
                 "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
-                "padding_efficiency": report.n_tokens / report.n_padded, **({"reflection_loss": reflection} if reflection else {}),
+                "padding_efficiency": report.n_tokens / report.n_padded,
+                **{f"{name}_loss": value for name, value in zip(self._others, others, strict=True) if value},
             }  # fmt: skip
             for logger in trainer.loggers:
                 logger.log_metrics(values, report.n_steps)
             self._logged = (report.train_seconds, report.n_tokens)
-        self._loss = torch.zeros(2)
+        self._loss = torch.zeros(1 + len(self._others))
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
         """Write one where it is due, or wanted ``now``."""

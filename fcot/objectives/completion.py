@@ -1,0 +1,147 @@
+"""The cross-entropy of completions, and of prompts with a weight of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from fcot.student.batching import Ids
+from fcot.student.data import Layout
+from fcot.student.forward import CHUNK, Forward, autocast_type
+from fcot.student.tensors import Batch
+from fcot.student.tokenization import Tokenized
+
+
+@dataclass(frozen=True)
+class CompletionLoss:
+    """Cross-entropy of the completions' tokens.
+
+    Attributes:
+        rows: The samples.
+        layout: How they become tensors; it holds the weights of prompt tokens.
+        weights: Of the samples, (n,); None for all ones.
+        name: In logs.
+        weight: Beside other objectives.
+    """
+
+    rows: Tokenized
+    layout: Layout
+    weights: NDArray[Any] | None = None
+    name: str = "completion"
+    weight: float = 1.0
+
+    def denominator(self, ids: Ids) -> float:
+        """How many tokens have a weight, or the sum of their weights."""
+        weights = None if self.weights is None else self.weights[ids]
+        return self.layout.loss_tokens(self.rows.lengths[ids], self.rows.demonstrations[ids], weights)
+
+    def collate(self, ids: Ids, step: int) -> Batch:
+        """As :meth:`fcot.student.data.Layout.batch` has it; without samples the first one, its tokens weighted 0."""
+        weights = None if self.weights is None or not len(ids) else self.weights[ids].tolist()
+        part = self.layout.batch([self.rows[index] for index in ids] or [self.rows[0]], weights)
+        if not len(ids):
+            part["weights"] = torch.zeros(len(part["targets"]))
+        return part
+
+    def facts(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
+        """With all logits of the targets at once, or, where they are many, with some at a time."""
+        if (read := forward.head_inputs(part)) is None:
+            return token_loss(forward(part), part)
+        states, head = read
+        return chunked_token_loss(states, head.weight, head.bias, part)
+
+
+def completion_loss(rows: Tokenized, layout: Layout, weights: Sequence[float]) -> CompletionLoss:
+    """The cross-entropy of samples with these weights, one each."""
+    return CompletionLoss(rows, layout, None if all(weight == 1 for weight in weights) else np.array(weights))
+
+
+def token_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the targets, weighted and summed: a scalar.
+
+    Args:
+        logits: (targets, vocabulary).
+        batch: With ``targets`` (targets,) and ``weights`` (targets,), None for all ones.
+    """
+    if batch["weights"] is None:
+        return functional.cross_entropy(logits, batch["targets"], reduction="sum")
+    return functional.cross_entropy(logits, batch["targets"], reduction="none") @ batch["weights"]  # type: ignore[no-any-return]
+
+
+def chunked_token_loss(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+    """:func:`token_loss` of a linear head's logits, of which only some exist at a time: a scalar in float32.
+
+    Args:
+        states: (targets, width).
+        weight: The head's, (vocabulary, width).
+        bias: The head's, (vocabulary,), or None.
+        batch: As in :func:`token_loss`.
+    """
+    rows = max(16, CHUNK // weight.shape[0])
+    return _ChunkedLoss.apply(states, weight, bias, batch["targets"], batch["weights"], rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Computes the gradients together with the loss, while a chunk's logits exist: nothing is computed twice.
+
+    The products are in autocast's type where it is on, everything else is in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor,
+        weights: torch.Tensor | None, rows: int,
+    ) -> torch.Tensor:  # fmt: skip
+        kind = autocast_type(states) or states.dtype
+        head, offset = weight.to(kind), None if bias is None else bias.to(kind)
+        loss = torch.zeros((), device=states.device)
+        of_states, of_weight, of_bias = (
+            torch.zeros_like(tensor, dtype=torch.float32) if tensor is not None and needed else None
+            for tensor, needed in zip((states, weight, bias), ctx.needs_input_grad, strict=False)
+        )
+        with torch.autocast(states.device.type, enabled=False):
+            for start in range(0, len(states), rows):
+                chunk = slice(start, start + rows)
+                inputs, index = states[chunk].to(kind), targets[chunk, None]
+                logits = functional.linear(inputs, head, offset).float()
+                normalizers = logits.logsumexp(-1, keepdim=True)
+                losses = (normalizers - logits.gather(-1, index))[:, 0]
+                loss += losses.sum() if weights is None else losses @ weights[chunk]
+                gradient = logits.sub_(normalizers).exp_()
+                gradient.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=gradient.dtype))
+                gradient = (gradient if weights is None else gradient.mul_(weights[chunk, None])).to(kind)
+                if of_states is not None:
+                    of_states[chunk] = gradient @ head
+                if of_weight is not None:
+                    _add_product(of_weight, gradient.T, inputs)
+                if of_bias is not None:
+                    of_bias += gradient.sum(0)
+        ctx.gradients = of_states, of_weight, of_bias
+        ctx.types = states.dtype, weight.dtype, None if bias is None else bias.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # they are large: scaled in place, and kept by nobody else
+        scaled = [None if gradient is None else gradient.mul_(outer).to(kind) for gradient, kind in zip(gradients, ctx.types, strict=True)]
+        return (*scaled, None, None, None)
+
+
+def _add_product(total: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
+    """``total += first @ second``, without another tensor of that size where the types allow it."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    else:
+        total += first @ second
