@@ -1,0 +1,292 @@
+"""The documentation tells the truth: its commands exist, its links resolve, its choices are the choices there are."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fcot import cli, predict, prefetch, report, run, store, sweep
+from fcot.config import register_schemas
+from fcot.errors import FcotError
+from fcot.overrides import prepare
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
+WRITTEN = {name: text for name, text in TEXTS.items() if name != "docs/reference.md"}  # by people
+MAKEFILE = (ROOT / "Makefile").read_text()
+LARGEST_README = 10_000  # bytes
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+ENTRY = re.compile(r"^(?:\w+=\S* )*(?:(?:srun|sbatch|torchrun)\b.*? )?(?:python -m fcot|fcot(?= )|make \w|launch/|\S*-m fcot\.run|python (?:benchmarks|examples|docs)/|benchmarks/)")
+
+
+# --- what the pages hold ----------------------------------------------------------------------------------------------
+
+
+def code_of(text: str) -> list[str]:
+    """All code of a page: lines of its blocks, and what stands in line."""
+    blocks = [line for block in FENCE.finditer(text) for line in joined(block[3])]
+    return blocks + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+
+
+def joined(block: str) -> list[str]:
+    """The lines of a block, continued ones as one."""
+    return re.sub(r"\\\n\s*", "", block).splitlines()
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """Each command of a page that is an entry point's."""
+    for line in code_of(text):
+        for part in re.split(r"\s&&\s", line.strip().removeprefix("$ ")):
+            if ENTRY.match(part):
+                yield part
+
+
+COMMANDS = sorted({(command, name) for name, text in TEXTS.items() for command in commands_of(text)})
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+class Faulty(Exception):
+    """A command that the entry point would not take."""
+
+
+class Parsed(Exception):
+    """The arguments are right; nothing is to be done."""
+
+
+@pytest.fixture
+def only_parsing(monkeypatch):
+    """Whoever parses arguments goes no further."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(self, args=None, namespace=None):
+        options = parse(self, args, namespace)
+        if self.prog != "not ours":
+            raise Parsed(options)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+
+
+def composed(overrides: list[str]) -> None:
+    """The first point of what a run's command composes, launcher included."""
+    register_schemas()
+    known = {"-m", "--multirun", "--help", "--cfg", "job", "--config-dir", "FOLDER"}
+    arguments = [argument for argument in prepare(overrides) if argument not in known]
+    points = [re.sub(r"=([^=,\[({'\"]*),.*$", r"=\1", argument) for argument in arguments]  # the first point of a sweep
+    points = ["hydra/launcher=slurm" if point == "hydra/launcher=mysite" else point for point in points]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        OmegaConf.to_container(compose("config", points, return_hydra_config=True).hydra.launcher, resolve=False)
+
+
+def parsed_by_argparse(main, arguments: list[str]) -> argparse.Namespace:
+    """What an entry point's own parser makes of arguments."""
+    try:
+        main(arguments)
+    except Parsed as options:
+        return options.args[0]
+    except SystemExit as error:
+        raise Faulty(f"exit code {error.code}") from error
+    raise Faulty("parsed nothing")
+
+
+def script(path: Path, arguments: list[str]) -> None:
+    """A script's own parser; of a script without one, whether it knows the words."""
+    text = path.read_text()
+    if "argparse" in text:
+        def main(given: list[str]) -> None:
+            sys.argv = [str(path), *given]
+            runpy.run_path(str(path), run_name="__main__")
+
+        before, folder = sys.argv, str(path.parent)
+        sys.path.insert(0, folder)
+        try:
+            parsed_by_argparse(main, arguments)
+        finally:
+            sys.argv = before
+            sys.path.remove(folder)
+        return
+    for word in arguments:
+        if not (re.fullmatch(r"[\d.]+|[A-Z_]+|\S*/\S*", word) or re.search(rf"\b{re.escape(word)}\b", text)):
+            raise Faulty(f"{path.name} does not know {word}")
+
+
+def launched(path: Path, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+    """A script of ``launch/``: what it would run is composed."""
+    if path.name in ("paper_a", "paper_b"):
+        calls = folder / "calls"
+        stub = folder / "python"
+        stub.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >> {calls}\nprintf "\\n" >> {calls}\n')
+        stub.chmod(0o755)
+        subprocess.run([path, *arguments], env=os.environ | environment | {"PYTHON": str(stub)}, check=True, capture_output=True)
+        for call in calls.read_text().splitlines() if calls.exists() else []:
+            composed(call.rstrip("\0").split("\0")[2:])
+        assert calls.exists() or "--help" in arguments
+    elif path.name == "local_slurm":
+        script(path, arguments)
+    elif arguments != ["--help"]:
+        if "--" not in arguments[1:]:
+            raise Faulty("usage: MODEL [options] -- OVERRIDES")
+        composed(["teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1",
+                  *[word for word in arguments[arguments.index("--") + 1 :] if word != "-m"]])  # fmt: skip
+
+
+def fcot_command(name: str, arguments: list[str]) -> None:
+    """A command of ``fcot``, by its own parser."""
+    if name in ("--version", "--help"):
+        return
+    if name not in cli.COMMANDS:
+        raise Faulty(f"fcot {name}: no such command")
+    if "--help" in arguments:
+        return
+    if name in ("run", "prefetch"):
+        composed(arguments)
+    elif name == "predict":
+        predict.parse(arguments)
+    else:
+        options = parsed_by_argparse({"report": report.main, "sweep": sweep.main, "store": store.main}[name], arguments)
+        if getattr(options, "overrides", None):
+            composed(options.overrides)
+        if getattr(options, "parameters", None):
+            launcher = OmegaConf.load(CONF / "hydra/launcher/slurm.yaml")
+            sweep._launcher_parameters(OmegaConf.to_container(launcher), options.parameters)
+
+
+def check(command: str, folder: Path) -> None:
+    """Raise where a command is none."""
+    words = shlex.split(command.replace("<", "").replace(">", ""), comments=True)
+    environment = {}
+    while re.match(r"[A-Z_]+=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+    while words[0] in ("srun", "sbatch", "torchrun"):  # their own options are not ours
+        starts = [i for i, word in enumerate(words) if word == "python" or word.startswith("launch/") or word == "-m"]
+        words = ["python"] * (words[starts[0]] == "-m") + words[starts[0] :]
+    program, *arguments = words
+    if program == "make":
+        names = [word for word in arguments if "=" not in word]
+        assert all(re.search(rf"^{name}:", MAKEFILE, re.MULTILINE) for name in names), f"no such target: {names}"
+    elif program.startswith("launch/"):
+        launched(ROOT / program, arguments, environment, folder)
+    elif program.startswith("benchmarks/"):
+        script(ROOT / program, arguments)
+    elif program == "fcot":
+        fcot_command(arguments[0], arguments[1:])
+    elif arguments[0] == "-m":
+        module, *rest = arguments[1:]
+        if module == "fcot":
+            module, rest = f"fcot.{rest[0]}", rest[1:]
+        fcot_command(module.removeprefix("fcot."), rest)
+    else:
+        script(ROOT / arguments[0], [word for word in arguments[1:] if word != ">" and not word.endswith("reference.md")])
+
+
+@pytest.mark.parametrize(("command", "page"), COMMANDS, ids=[f"{page}: {command}"[:120] for command, page in COMMANDS])
+def test_every_command_is_one(command, page, tmp_path, only_parsing):
+    check(command, tmp_path)
+
+
+@pytest.mark.parametrize("command", [
+    "python -m fcot.run trainer.learning_rate=3", "python -m fcot.run student=t5_huge", "python -m fcot.run -m seed=0,1 trainer.lrs=3",
+    "python -m fcot.run -m hydra/launcher=slurm hydra.launcher.partitions=gpu", "python -m fcot.report --pdf outputs/runs",
+    "python -m fcot.sweep restart outputs/sweeps/x", "python -m fcot.sweep rerun outputs/sweeps/x memory=64",
+    "python -m fcot.store list --price prices.yaml", "python -m fcot.store export D.json teacher=opanai",
+    "python -m fcot.predict folder=outputs/runs/x/student 2+2", "python -m fcot.prefetch student=t5_hug", "fcot trian", "fcot report --wandbs x",
+    "make demos", "launch/paper_a teacher.models=m", "DRY=1 launch/paper_b trainer.device=8", "launch/local_slurm start",
+    "launch/llama_cpp MODEL.gguf -c 16384 dataset=svamp", "launch/vllm MODEL -- dataset=swamp",
+    "sbatch --partition=gpu launch/vllm MODEL -- datasets=svamp", "python benchmarks/curation.py arithmetics DATA",
+    "python benchmarks/teacher.py speed", "srun python -m fcot.run trainer.device=4", "torchrun --nnodes 2 -m fcot.run trainer.node=2",
+])  # fmt: skip
+def test_a_command_that_is_none_is_noticed(command, tmp_path, only_parsing):
+    with pytest.raises((Faulty, FcotError, HydraException, OmegaConfBaseException, AssertionError)):
+        check(command, tmp_path)
+
+
+def test_every_entry_point_is_documented():
+    documented = " ".join(command for command, page in COMMANDS if page in WRITTEN)
+    assert all(f"fcot.{name}" in documented or f"fcot {name}" in documented for name in cli.COMMANDS)
+    assert all(path.name in documented for path in (ROOT / "launch").iterdir() if path.is_file())
+    targets = re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE)
+    assert all(re.search(rf"`make {target}`|^make {target}\b", "\n".join(WRITTEN.values()), re.MULTILINE) for target in targets)
+    assert {name for command in ("store", "sweep") for name in (store if command == "store" else sweep)._HELP} - {"job"} <= set(
+        re.findall(r"[\w-]+", documented)
+    )
+
+
+def test_what_parses_is_what_runs():
+    """The entry points above are the modules' own."""
+    assert all(callable(module.main) for module in (run, report, sweep, store, predict, prefetch))
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Those of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_resolve(name):
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", TEXTS[name])):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in anchors(file.read_text()), f"{name}: {target}"
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"(\w+\.md)", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+# --- choices, sizes, generated text -----------------------------------------------------------------------------------
+
+
+def words_in_code(text: str) -> set[str]:
+    """Whole words that stand in code: ``toy/cost`` is one, and so are ``toy`` and ``cost``."""
+    code = " ".join(code_of(text))
+    return set(re.findall(r"[\w/-]+", code)) | set(re.findall(r"\w+", code))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/**/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_choice_is_named(path):
+    group = next(name for name in ("hydra/launcher", path.relative_to(CONF).parts[0]) if (CONF / name) in path.parents)
+    choice = str(path.relative_to(CONF / group).with_suffix(""))
+    (row,) = (line for line in TEXTS["README.md"].splitlines() if line.startswith(f"| `{group}` |"))
+    elsewhere = words_in_code(TEXTS["docs/papers.md"]) if group == "experiment" else set()
+    assert choice in words_in_code(row) | elsewhere, f"{group}={choice} is not in the README's table"
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].encode()) <= LARGEST_README
+
+
+def test_the_reference_is_generated():
+    made = runpy.run_path(str(ROOT / "docs/make_reference.py"))["page"]()
+    assert TEXTS["docs/reference.md"] == made, "python docs/make_reference.py > docs/reference.md"
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_no_page_names_a_machine(name):
+    assert not re.search(r"/work/|/root/|/home/\w|/tmp/", WRITTEN[name])
