@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
+from fcot.llm.generate import generate_completions
+from fcot.llm.plan import Plan
+from fcot.llm.requests import NO_ACCOUNT, Choice, Reply, Usage
+from fcot.llm.store.folder import StoreFolder
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.toy import TOY_TASKS, make_problems
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.plan import Plan
-from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Usage
-from fcot.teacher.store import StoreFolder
 
 
 class Slow:

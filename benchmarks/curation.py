@@ -10,9 +10,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
+from fcot.base.records import Completion, Problem
 from fcot.curation.equations import equations, wrong_equations
 from fcot.curation.filters import Rules, curate
-from fcot.records import Completion, Problem
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import template_split

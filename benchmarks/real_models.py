@@ -19,16 +19,17 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fcot.artifacts import RunDirectory, read_json
-from fcot.checks import to_config
-from fcot.config import register_schemas
+from fcot.base.console import progress
+from fcot.base.files import read_json
+from fcot.base.resources import CONF
+from fcot.base.run_folder import RunDirectory
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
 from fcot.curation.filters import Rules, curate
 from fcot.curation.outcomes import Outcomes
 from fcot.evaluation.statistics import wilson_interval
-from fcot.progress import progress
-from fcot.resources import CONF
-from fcot.runs import Run, resolve
-from fcot.teacher.generate import generate_completions
+from fcot.llm.generate import generate_completions
+from fcot.runs.run import Run, resolve
 
 TASKS = ("multiarith", "date_understanding", "coin_flip", "last_letter_concatenation")
 PROMPTS = ("zero_shot_cot_chat", "reasoning_chat")

@@ -45,12 +45,12 @@ from students import (
     trainer_side,
 )  # fmt: skip
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.config import TrainerConfig
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student
 from fcot.student.tokenization import Tokenized, encode_prompts
-from fcot.student.using import read_usage
 
 Texts = list[str]
 
@@ -164,7 +164,7 @@ def sorted_generate(student: Student, prompts: Sequence[Sequence[int]], limit: i
 
 def decoding(options: argparse.Namespace) -> None:
     """Seconds for a trained student's greedy answers to the test split."""
-    student, usage = load_student(str(options.folder)), read_usage(options.folder)
+    student, usage = load_student(str(options.folder)), read_interface(options.folder)
     student.model.to(DEVICE)  # type: ignore[arg-type]
     limit = options.max_new_tokens or usage.max_new_tokens
     questions = test_questions(options.data, usage.task)[: options.n]
@@ -172,7 +172,7 @@ def decoding(options: argparse.Namespace) -> None:
     budget = TrainerConfig.eval_batch_tokens
 
     def ours() -> Texts:
-        return [answer.text for answer in decode(student, [Prompt(ids, limit) for ids in prompts], max_tokens=budget)]
+        return [answer.text for answer in decode(student, [DecodingPrompt(ids, limit) for ids in prompts], max_tokens=budget)]
 
     sides: dict[str, Callable[[], Texts]] = {"fcot": ours}
     for batch in options.batches:
@@ -200,7 +200,7 @@ def server(options: argparse.Namespace) -> None:
     texts = [form.prompt(question) for question in test_questions(options.data, options.task)[: options.n]]
     prompts, _ = encode_prompts(student, texts, 512)
     limit = options.max_new_tokens or 64
-    endless = [Prompt(ids, limit, halt=lambda written: len(written) >= limit) for ids in prompts]
+    endless = [DecodingPrompt(ids, limit, halt=lambda written: len(written) >= limit) for ids in prompts]
     eos = torch.tensor([student.tokenizer.eos_token_id])
     student.model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits.index_fill_(-1, eos, -torch.inf))  # type: ignore
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from fcot.artifacts import RunDirectory, write_json, write_jsonl
+from fcot.base.files import write_json, write_jsonl
+from fcot.base.run_folder import RunDirectory
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

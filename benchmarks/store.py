@@ -39,10 +39,10 @@ def fill(folder: Path, n_rows: int, seed: str) -> None:
 
 def step(name: str, jobs: int) -> None:
     """Do one step and print its seconds."""
+    from fcot.llm.store.folder import StoreFolder
     from fcot.store import compact_store, merge_stores
     from fcot.sweeps.launch import estimates_of
     from fcot.sweeps.plan import make_plan
-    from fcot.teacher.store import StoreFolder
 
     began = time.perf_counter()
     if name in ("first_open", "open"):

@@ -26,17 +26,17 @@ import numpy as np
 import torch
 import transformers as hf
 
+from fcot.base.records import Completion
 from fcot.curation.filters import Rules, curate
+from fcot.methods.table import METHODS
 from fcot.objectives.completion import CompletionLoss
-from fcot.prompts.student import METHODS
-from fcot.records import Completion
 from fcot.student.config import TrainerConfig
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize
 from fcot.student.training import plan, train
-from fcot.student.using import read_usage
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import sample_split
 from fcot.tasks.table import TASKS
@@ -348,7 +348,7 @@ def without_ends(student: Student) -> None:
 
 
 def fcot_answers(student: Student, prompts: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int) -> list[str]:
-    rows = [Prompt(ids, LIMIT, halt=lambda written, n=n: len(written) >= n) for ids, n in zip(prompts, lengths, strict=True)]
+    rows = [DecodingPrompt(ids, LIMIT, halt=lambda written, n=n: len(written) >= n) for ids, n in zip(prompts, lengths, strict=True)]
     return [answer.text for answer in decode(student, rows, max_tokens=max_tokens)]
 
 
@@ -415,7 +415,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def precision(arguments: argparse.Namespace) -> None:
     """A trained student's answers in float32 and in bfloat16."""
     folder = arguments.student / "student" if (arguments.student / "student").is_dir() else arguments.student
-    student, usage = load_student(str(folder)), read_usage(folder)
+    student, usage = load_student(str(folder)), read_interface(folder)
     student = replace(student, chat=usage.chat, model=student.model.to(DEVICE))  # type: ignore[arg-type]
     if arguments.data:
         problems = load_problems(TASKS[usage.task], str(arguments.data / "dataset" / f"{usage.task}.json"))[: arguments.n]
@@ -425,7 +425,7 @@ def precision(arguments: argparse.Namespace) -> None:
     answers, seconds = {}, {}
     for kind in (torch.float32, torch.bfloat16):
         cast = replace(student, model=copy.deepcopy(student.model).to(kind))  # type: ignore[arg-type]
-        prompts = [Prompt(one, usage.max_new_tokens) for one in ids]
+        prompts = [DecodingPrompt(one, usage.max_new_tokens) for one in ids]
         texts, seconds[kind] = timed(lambda cast=cast, prompts=prompts: decode(cast, prompts, max_tokens=32768))
         answers[kind] = [(one.text, usage.format.parse(one.text, usage.rule)) for one in texts]
     full, half = answers[torch.float32], answers[torch.bfloat16]

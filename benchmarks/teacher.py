@@ -22,17 +22,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from fake_openai import FakeServer
 
-from fcot.artifacts import fingerprint
+from fcot.base.files import fingerprint
+from fcot.base.records import Problem
+from fcot.llm.generate import generate_completions
+from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.plan import Plan
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Problem
 from fcot.tasks.toy import TOY_TASKS, make_problems
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.plan import Plan
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
 
 RULE = AnswerRule("number")
 ONE = TeacherPrompt(
@@ -48,7 +48,7 @@ def plan(server: FakeServer, prompt: TeacherPrompt, diversity: int, concurrency:
         model="fake", model_id="fake", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens",
         base_url=server.base_url, timeout_s=60.0,
     )  # fmt: skip
-    return Plan(OpenAITeacher(made, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
+    return Plan(OpenAIModel(made, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
 
 
 def buy(made: Plan, n: int, folder: str | Path) -> float:

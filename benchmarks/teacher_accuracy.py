@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fcot.base.records import Completion
 from fcot.curation.filters import Rules, count_reasons, curate
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
-from fcot.records import Completion
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.table import TASKS, with_numbers
 from fcot.teacher.replay import find_files, read_completions

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fcot.errors import FcotError
-from fcot.progress import progress, say
+from fcot.base.console import progress, say
+from fcot.base.errors import FcotError
+
+if TYPE_CHECKING:
+    from fcot.student.interface import StudentInterface
 
 HELP = """Ask a trained student.
 
@@ -130,23 +133,23 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     Raises:
         FcotError: The folder is no student of fcot's, or a gold answer is not of the task's type.
     """
+    from fcot.base.records import Problem
     from fcot.evaluation import scoring
     from fcot.prompts.answers import votes as count_votes
-    from fcot.records import Problem
-    from fcot.student.using import read_usage
+    from fcot.student.interface import read_interface
 
     folder = Path(options.student)
-    usage = read_usage(folder)
-    limit = options.max_new_tokens or usage.max_new_tokens
-    ask = _ask_server if (folder / "openai.json").exists() else _ask_model
-    drawn = ask(folder, usage, [row["question"] for row in rows], options, limit)
+    interface = read_interface(folder)
+    limit = options.max_new_tokens or interface.max_new_tokens
+    ask = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
+    drawn = ask(folder, interface, [row["question"] for row in rows], options, limit)
     answers = []
     for number, (row, texts) in enumerate(zip(rows, drawn, strict=True)):
-        gold = usage.rule.gold(str(row["answer"])) if "answer" in row else ""
+        gold = interface.rule.gold(str(row["answer"])) if "answer" in row else ""
         if gold is None:
-            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the kind {usage.task} has")
+            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the kind {interface.task} has")
         problem = Problem(number, row["question"], gold)
-        samples = [scoring.score(problem, text, complete, n_tokens, usage.format, usage.rule) for text, complete, n_tokens in texts]
+        samples = [scoring.score(problem, text, complete, n_tokens, interface.format, interface.rule) for text, complete, n_tokens in texts]
         chosen = scoring.majority(samples)
         votes = {"votes": count_votes([sample.prediction for sample in samples])} if len(samples) > 1 else {}
         scored = {"correct": chosen.correct} if "answer" in row else {}
@@ -155,26 +158,28 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     return answers
 
 
-Answers = list[list[tuple[str, bool, int]]]  # to each question: text, whether it ended by itself, tokens
+Texts = list[list[tuple[str, bool, int]]]  # to each question: text, whether it ended by itself, tokens
 
 
-def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Options, limit: int) -> Answers:
+def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
     import torch
     from transformers.utils import logging
 
-    from fcot.decoding.engine import Prompt, Sampling
+    from fcot.decoding.engine import DecodingPrompt, Sampling
     from fcot.student.decoding import decode
     from fcot.student.loading import load_student
     from fcot.student.tokenization import encode_questions
 
     logging.disable_progress_bar()
-    student = load_student(str(folder), chat=usage.chat)
+    student = load_student(str(folder), chat=interface.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    ids, _, cut = encode_questions(student, usage.format, questions, usage.max_prompt_tokens)
+    ids, _, cut = encode_questions(student, interface.format, questions, interface.max_prompt_tokens)
     if cut:
-        say(f"warning: {cut} questions lost their beginning: the student reads {usage.max_prompt_tokens} tokens")
+        say(f"warning: {cut} questions lost their beginning: the student reads {interface.max_prompt_tokens} tokens")
     n = options.self_consistency
-    prompts = [Prompt(one, limit, (options.seed, index, draw) if n > 1 else ()) for index, one in enumerate(ids) for draw in range(n)]
+    prompts = [
+        DecodingPrompt(one, limit, (options.seed, index, draw) if n > 1 else ()) for index, one in enumerate(ids) for draw in range(n)
+    ]
     sampling = Sampling(options.temperature) if n > 1 else Sampling()
     with progress("predict", len(prompts), "answers") as bar:
         decoded = decode(student, prompts, max_tokens=32768, sampling=sampling, advance=bar.advance)
@@ -182,13 +187,13 @@ def _ask_model(folder: Path, usage: Any, questions: Sequence[str], options: Opti
     return [answers[start : start + n] for start in range(0, len(answers), n)]
 
 
-def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Options, limit: int) -> Answers:
+def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
     import asyncio
 
-    from fcot.artifacts import read_json
-    from fcot.teacher import connect
-    from fcot.teacher.openai import key_fault
-    from fcot.teacher.requests import Request
+    from fcot.base.files import read_json
+    from fcot.llm import connect
+    from fcot.llm.openai import key_fault
+    from fcot.llm.requests import Request
 
     student, n = read_json(folder / "openai.json"), options.self_consistency
     key = options.api_key_env or student.get("api_key_env")
@@ -198,9 +203,9 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
     server = connect.server(settings, "student", student["model"], temperature=options.temperature if n > 1 else 0.0)
     asked = connect.online(server, settings, 1)
 
-    async def run() -> Answers:
+    async def run() -> Texts:
         async def one(question: str, draw: int) -> tuple[str, bool, int]:
-            prompt = [{"role": "user", "content": usage.format.prompt(question)}]
+            prompt = [{"role": "user", "content": interface.format.prompt(question)}]
             reply = await asked.generate(Request(prompt, limit), 1, options.seed + draw)
             return reply.choices[0].text, reply.choices[0].finish_reason == "stop", reply.usage.completion_tokens or 0
 
@@ -215,7 +220,7 @@ def _ask_server(folder: Path, usage: Any, questions: Sequence[str], options: Opt
 
 def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
     if output is not None:
-        from fcot.artifacts import write_jsonl
+        from fcot.base.files import write_jsonl
 
         write_jsonl(Path(output), answers)
         say(f"{len(answers)} answers: {output}")

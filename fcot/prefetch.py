@@ -9,12 +9,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.errors import FcotError
-from fcot.overrides import explained, prepare
-from fcot.progress import say
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.config.overrides import explained, prepare
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
-Model = tuple[str, str | None]  # hub id and revision
+HubModel = tuple[str, str | None]  # hub id and revision
 HELP = """Fetch the models and data sets of a run or a sweep from the hub, for compute nodes without internet.
 
   python -m fcot.prefetch student=flan_t5_base dataset=gsm8k
@@ -40,10 +40,10 @@ def prefetch(overrides: Sequence[str]) -> None:
     Raises:
         FcotError: Something cannot be had.
     """
-    from fcot.checks import unchecked
-    from fcot.runs import problems_of, task_of
+    from fcot.config.checks import unchecked
+    from fcot.runs.run import problems_of, task_of
 
-    models: dict[Model, str] = {}
+    models: dict[HubModel, str] = {}
     data: set[tuple[str, str | None]] = set()
     for composed in points(overrides):
         if missing := [key for key in sorted(OmegaConf.missing_keys(composed)) if key.startswith(("student.", "dataset."))]:
@@ -75,16 +75,14 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
                 yield compose(point)
 
 
-def _models(config: Any) -> Iterator[tuple[Model, str]]:
+def _models(config: Any) -> Iterator[tuple[HubModel, str]]:
     """The hub's models that a run loads, with the overrides that name them."""
-    from fcot.prompts.student import METHODS
-    from fcot.student.config import PretrainedStudentConfig
-    from fcot.teacher.config import HFTeacherConfig
+    from fcot.methods.table import METHODS
 
     student, teacher = config.student, config.teacher
-    if isinstance(student, PretrainedStudentConfig) and student.path is None:
+    if student.pretrained and student.path is None:
         yield (str(student.hub_id), student.revision), "student.path"
-    if isinstance(teacher, HFTeacherConfig) and teacher.path is None and METHODS[config.method.name].asks_teacher:
+    if teacher.local and teacher.path is None and METHODS[config.method.name].uses_rationales:
         yield (str(teacher.model), teacher.revision), "teacher.path"
 
 

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.artifacts import RunDirectory, holder, write_json
-from fcot.errors import FcotError
-from fcot.progress import result_console
-from fcot.reporting.finished import Loaded, command_of, load, readable, tell_apart
+from fcot.base.console import result_console
+from fcot.base.errors import FcotError
+from fcot.base.files import holder, write_json
+from fcot.base.run_folder import RunDirectory
+from fcot.reporting.finished import Loaded, command_of, distinguish, load, readable
 from fcot.sweeps.ledger import Status, statuses
 from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
 if TYPE_CHECKING:
-    from fcot.records import Problem
+    from fcot.base.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
-    from fcot.sweeps.controller import Answer
+    from fcot.sweeps.controller import SlurmStates
 
 _SHOWN_MISSING = 10
 
@@ -57,7 +58,7 @@ def report(
     output: Path | None = None,
     export: bool = False,
     launching: bool | None = None,
-    slurm: Answer | None = None,
+    slurm: SlurmStates | None = None,
 ) -> Document | None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
 
@@ -105,7 +106,7 @@ def report(
     return document
 
 
-def _finished(jobs: Sequence[Job]) -> tuple[list[tuple[Path, Loaded]], list[str]]:
+def _finished(jobs: Sequence[ReportedRun]) -> tuple[list[tuple[Path, Loaded]], list[str]]:
     """What finished runs left, with their folders, and what is to be said of the others: not finished, or damaged."""
     done, missing = [], []
     for job in jobs:
@@ -135,7 +136,7 @@ def _settings(done: Sequence[tuple[Path, Loaded]], one_sweep: bool) -> tuple[lis
     loaded = [run for _, run in done]
     paths = {metrics["run_id"]: folder for folder, (metrics, *_) in done}
     if not one_sweep or alike(group(loaded)):
-        tell_apart(loaded, paths)
+        distinguish(loaded, paths)
     return group(loaded), paths
 
 
@@ -157,8 +158,8 @@ def _problems(run: RunFiles) -> list[Problem]:
     Raises:
         FcotError: They are not to be had here.
     """
-    from fcot.checks import unchecked
-    from fcot.runs import problems_of, task_of
+    from fcot.config.checks import unchecked
+    from fcot.runs.run import problems_of, task_of
     from fcot.sweeps.plan import composer
 
     with readable(run.directory.config):
@@ -173,7 +174,7 @@ def _problems(run: RunFiles) -> list[Problem]:
     return problems_of(config, task_of(config))
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], said: Sequence[str], output: Path | None) -> None:
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], said: Sequence[str], output: Path | None) -> None:
     """What can be said of runs that stopped after curation; a figure of it below ``output``.
 
     Raises:
@@ -199,7 +200,7 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[Job], said: Sequence
 
 
 @dataclass(frozen=True)
-class Job:
+class ReportedRun:
     """A run to be reported.
 
     Attributes:
@@ -220,7 +221,7 @@ class Job:
         return f"{self.name}: {self.state}"
 
 
-def find_jobs(folder: Path, launching: bool | None = None, slurm: Answer | None = None) -> list[Job]:
+def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[ReportedRun]:
     """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``.
 
     Args:
@@ -242,13 +243,13 @@ def find_jobs(folder: Path, launching: bool | None = None, slurm: Answer | None 
     return [_run(path) for path in sorted(found)]
 
 
-def _jobs_of(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> Iterator[Job]:
+def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> Iterator[ReportedRun]:
     states = {}
     if not all(sweep.whole(job) for job in sweep.jobs):
         states = {status.name: _state(status) for status in statuses(sweep, launching, slurm)}
     for job, varied in zip(sweep.jobs, _varied([job.overrides for job in sweep.jobs]), strict=True):
         state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
-        yield Job(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
+        yield ReportedRun(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
 
 
 def _state(status: Status) -> str:
@@ -256,12 +257,12 @@ def _state(status: Status) -> str:
     return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.told]))
 
 
-def _run(folder: Path) -> Job:
+def _run(folder: Path) -> ReportedRun:
     stages = sorted((folder / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
     stage, _, how = stages[-1].stem.partition(".") if stages else ("", "", "")
     running = holder(folder / "run.lock") is not None
     state = "running" if running else "not finished" if not how else f"stopped in {stage}"
-    return Job(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not how else ""))
+    return ReportedRun(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not how else ""))
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -13,12 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.overrides import explained, prepare
-from fcot.progress import say
-from fcot.resources import CONF
-from fcot.stopping import asked, listen
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.resources import CONF
+from fcot.base.stopping import listen, stop_requested
+from fcot.config.overrides import explained, prepare
+from fcot.config.schema import register_schemas
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             sys.argv[1:] = prepare(sys.argv[1:])
             _application()
     except KeyboardInterrupt:
-        signalled = asked()
+        signalled = stop_requested()
         say(f"\n{f'stopped by {signalled.name}' if signalled else 'interrupted'}; the same command continues where this one stopped")
         sys.exit(130 if signalled is None else 128 + signalled)
 
@@ -73,17 +73,17 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
 
     run = resolve_job(composed)
     if run.config.dry_run:
-        from fcot.stages.dry_run import estimate
-        from fcot.stages.needs import show
+        from fcot.estimate.dry_run import estimate
+        from fcot.estimate.needs import show
 
         show([estimate(run, {})])
     elif run.config.preview:
-        from fcot.stages.preview import preview
+        from fcot.estimate.preview import preview
 
         preview(run, run.config.preview)
     else:
-        from fcot.pipeline import execute
-        from fcot.runs import kept_config
+        from fcot.runs.pipeline import execute
+        from fcot.runs.run import kept_config
         from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")

@@ -13,22 +13,23 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import read_json, write_atomic
-from fcot.errors import FcotError
-from fcot.progress import result_console, say
-from fcot.records import REFUSED, Completion, Problem
-from fcot.resources import PRICES
-from fcot.teacher.batch_files import set_aside
-from fcot.teacher.generate import Generated
-from fcot.teacher.inventory import Holdings, compact, faults, holdings, merge
-from fcot.teacher.money import FREE, Price, read_price
-from fcot.teacher.plan import Job, Plan, new_request_id, to_rows
+from fcot.base.console import result_console, say
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, write_atomic
+from fcot.base.records import REFUSED, Completion, Problem
+from fcot.base.resources import PRICES
+from fcot.llm.batch_files import set_aside
+from fcot.llm.generate import Generated
+from fcot.llm.money import FREE, Price, read_price
+from fcot.llm.plan import Plan, SlotRange, new_request_id, to_rows
+from fcot.llm.requests import Choice, Reply, Request
+from fcot.llm.store.folder import Shard, StoreFolder, is_shard_file
+from fcot.llm.store.inventory import Holdings, compact, faults, holdings, merge
+from fcot.llm.store.rows import StoreRow
 from fcot.teacher.replay import read_completions
-from fcot.teacher.requests import Choice, Reply, Request
-from fcot.teacher.store import Row, Shard, StoreFolder, is_shard_file
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
+    from fcot.runs.run import Run
 
 _SHOWN_FAULTS = 10
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
@@ -202,12 +203,12 @@ def configured(overrides: Sequence[str]) -> Run:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from fcot.checks import to_config
-    from fcot.config import register_schemas
-    from fcot.overrides import explain, prepare
-    from fcot.prompts.student import METHODS
-    from fcot.resources import CONF
-    from fcot.runs import resolve
+    from fcot.base.resources import CONF
+    from fcot.config.checks import to_config
+    from fcot.config.overrides import explain, prepare
+    from fcot.config.schema import register_schemas
+    from fcot.methods.table import METHODS
+    from fcot.runs.run import resolve
 
     register_schemas()
     try:
@@ -220,8 +221,8 @@ def configured(overrides: Sequence[str]) -> Run:
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
     config = to_config(composed)
-    if not config.teacher.generates or not METHODS[config.method.name].asks_teacher:
-        asks = "teacher=replay" if METHODS[config.method.name].asks_teacher else f"method={config.method.name}"
+    if not config.teacher.generates or not METHODS[config.method.name].uses_rationales:
+        asks = "teacher=replay" if METHODS[config.method.name].uses_rationales else f"method={config.method.name}"
         raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
     return resolve(config)
 
@@ -360,9 +361,9 @@ def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence
     def parts(text: str) -> tuple[str, str]:
         return (text, "") if plan.prompt.two_steps else _stripped(plan.prompt.split(text, plan.rule))
 
-    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[Row]:
+    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[StoreRow]:
         free = next(slot for slot in count() if not shard.has(of, slot))
-        job = Job(request, of, free, 1, 0, plan.teacher.identity)
+        job = SlotRange(request, of, free, 1, 0, plan.teacher.identity)
         return to_rows(plan, job, shard, Reply([Choice(text, finish_reason)]), new_request_id(), counted=False, run="import", seed=None)
 
     for first, completion in draws:

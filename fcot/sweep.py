@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.errors import FcotError
-from fcot.progress import result_console, say
-from fcot.ranks import started_first
-from fcot.stopping import end_with_parent, listen
+from fcot.base.console import result_console, say
+from fcot.base.errors import FcotError
+from fcot.base.ranks import started_first
+from fcot.base.stopping import end_with_parent, listen
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -159,7 +159,7 @@ def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict
     """``KEY=VALUE`` of the launcher; ``generation.KEY=VALUE`` of its generation job."""
     import yaml
 
-    from fcot.overrides import looks_secret
+    from fcot.config.overrides import looks_secret
 
     changed: dict[str, Any] = {}
     for word in given:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,22 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def zygote():
+    """A process with the libraries imported, which forks one child for each command."""
+    from zygote import Zygote
+
+    started = Zygote()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def run_fcot(tmp_path):
+def run_fcot(tmp_path, zygote):
     """``run_fcot("diversity=1", ...) -> CompletedProcess``: the program in an empty folder of its own."""
 
     def run(*arguments: str, module: str = "fcot.run", timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        return zygote.run(module, list(arguments), tmp_path, {**os.environ, **environment}, timeout)
 
     return run
 
@@ -43,10 +49,10 @@ def make_run():
     """``(output folder, *overrides) -> resolved run``, in this process."""
     from hydra import compose, initialize_config_dir
 
-    from fcot.checks import to_config
-    from fcot.config import register_schemas
-    from fcot.resources import CONF
-    from fcot.runs import resolve
+    from fcot.base.resources import CONF
+    from fcot.config.checks import to_config
+    from fcot.config.schema import register_schemas
+    from fcot.runs.run import resolve
 
     def make(output: Path, *overrides: str):
         register_schemas()

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fcot.artifacts import write_json
-from fcot.sweeps.job import Attempt, Record
+from fcot.base.files import write_json
+from fcot.sweeps.job import Attempt, JobRecord
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 _SCRIPT = Path(__file__).with_name("fake_slurm_programs.py")
@@ -93,5 +93,5 @@ def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = No
 def left(sweep: Sweep, number: int, status: str, slurm: str | None, host: str = "node") -> None:
     """The record that a job's process wrote."""
     attempt = Attempt(1.0, host, 1, slurm, None if status == "running" else 2.0, None if status == "running" else status)
-    record = Record(number, [], f"run{number}", f"../run{number}", status, "it broke" if status == "failed" else None, None, [attempt])
+    record = JobRecord(number, [], f"run{number}", f"../run{number}", status, "it broke" if status == "failed" else None, None, [attempt])
     write_json(sweep.record(number), asdict(record))

@@ -10,9 +10,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.config import SCHEMAS, register_schemas
-from fcot.resources import CONF
-from fcot.runs import Run
+from fcot.base.resources import CONF
+from fcot.config.schema import SCHEMAS, register_schemas
+from fcot.runs.run import Run
 from fcot.sweeps.plan import resolve_job
 
 

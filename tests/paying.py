@@ -9,13 +9,13 @@ from pathlib import Path
 
 from teachers import PROMPT, plan, problems
 
-from fcot.errors import FcotError
-from fcot.teacher.budget import SharedBudget
-from fcot.teacher.generate import Generated, generate_completions
-from fcot.teacher.money import Price
-from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
+from fcot.base.errors import FcotError
+from fcot.llm.budget import SharedBudget
+from fcot.llm.generate import Generated, generate_completions
+from fcot.llm.money import Price
+from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 
 PRICE = Price(2.0, 8.0, 0.5)
 ONE_STEP = replace(PROMPT, two_steps=False, rationale_tokens=40)
@@ -36,14 +36,14 @@ def main() -> None:
     parser.add_argument("--without-rows-before-sending", action="store_true", help="what the proof of the budget has to notice")
     options = parser.parse_args()
     if options.without_rows_before_sending:
-        from fcot.teacher import purchase
+        from fcot.llm import purchase
 
         purchase._Tries.sending = lambda self: None  # type: ignore[method-assign]
     server = Server(
         model="fake", model_id="fake", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens",
         base_url=options.url, timeout_s=options.timeout,
     )  # fmt: skip
-    teacher = OpenAITeacher(server, Throttle(options.concurrency, None, None), 1, 3)
+    teacher = OpenAIModel(server, Throttle(options.concurrency, None, None), 1, 3)
     shared = SharedBudget(options.ledger, options.shared, "hydra.launcher.budget_usd") if options.shared else None
     made = plan(
         teacher, options.diversity, ONE_STEP, options.run, price=PRICE, budget_usd=options.budget, shared_budget=shared,

@@ -50,17 +50,21 @@ def the_sweep(folder: Path) -> Sweep:
     return read_plan(plan.parent)
 
 
-def wait(sweep: Sweep, environment: dict[str, str], until, seconds: float = 240) -> dict[int | str, Status]:
-    """Look at the ledger until ``until`` (of statuses by name) holds."""
+def wait(sweep: Sweep, environment: dict[str, str], until, seconds: float = 300) -> dict[int | str, Status]:
+    """Look at the ledger until ``until`` (of statuses by name) holds. A sweep in which nothing changes for ``seconds`` hangs; a slow
+    machine's training reports another step."""
     before = dict(os.environ)
     os.environ |= environment
     try:
-        end = time.monotonic() + seconds
+        last, changed = None, time.monotonic()
         while True:
-            found = {one.name: one for one in statuses(sweep)}
+            found = {status.name: status for status in statuses(sweep)}
             if until(found):
                 return found
-            assert time.monotonic() < end, {name: (one.state, one.told, one.error) for name, one in found.items()}
+            shown = {name: (status.state, status.told, status.error) for name, status in found.items()}
+            if shown != last:
+                last, changed = shown, time.monotonic()
+            assert time.monotonic() < changed + seconds, shown
             time.sleep(0.5)
     finally:
         os.environ.clear()

@@ -27,7 +27,7 @@ from transformers import (
     T5Tokenizer,
 )  # fmt: skip
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.forward import Forward
 from fcot.student.loading import Student, train_tokenizer
 from fcot.student.tokenization import Tokenized, tokenize

@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 from types import MappingProxyType
 
-from fcot.artifacts import fingerprint
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint
+from fcot.base.records import to_row
+from fcot.llm.generate import Plan, generate_completions
+from fcot.llm.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
+from fcot.llm.store.folder import StoreFolder
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import to_row
 from fcot.tasks.toy import TOY_TASKS, make_problems
-from fcot.teacher.generate import Plan, generate_completions
-from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
-from fcot.teacher.store import StoreFolder
 
 RULE = AnswerRule("number")
 PROMPT = TeacherPrompt(

@@ -13,16 +13,16 @@ import pytest
 from fake_openai import FakeServer
 from hydra import compose, initialize_config_dir
 
-from fcot.checks import to_config
-from fcot.config import register_schemas
-from fcot.errors import ConfigFaults, FcotError
-from fcot.pipeline import execute
-from fcot.runs import resolve
-from fcot.stages.dry_run import estimate
-from fcot.stages.needs import money, show
+from fcot.base.errors import ConfigFaults, FcotError
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
+from fcot.estimate.dry_run import estimate
+from fcot.estimate.needs import money, show
+from fcot.llm import calls
+from fcot.llm.openai import Server
+from fcot.runs.pipeline import execute
+from fcot.runs.run import resolve
 from fcot.student.finetune_api import fine_tune
-from fcot.teacher import calls
-from fcot.teacher.openai import Server
 
 CONF = Path(__file__).parent.parent / "conf"
 NANO = "gpt-4.1-nano-2025-04-14"

@@ -15,17 +15,17 @@ import pytest
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
-from fcot.artifacts import write_json, write_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import write_json, write_jsonl
+from fcot.llm.batch import BatchModel, _Batches, _failure
+from fcot.llm.generate import generate_completions
+from fcot.llm.money import Price
+from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.plan import missing
+from fcot.llm.purchase import Meter
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 from fcot.store import main as store_command
-from fcot.teacher.batch import BatchTeacher, _Batches, _failure
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.money import Price
-from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.plan import missing
-from fcot.teacher.purchase import Meter
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,8 @@ def server_of(server):
 
 
 def teacher(server, max_choices=4, **options):
-    online = OpenAITeacher(server_of(server), Throttle(4, None, None), max_choices, 3)
-    return BatchTeacher(server_of(server), online, poll_s=0.05, **options)
+    online = OpenAIModel(server_of(server), Throttle(4, None, None), max_choices, 3)
+    return BatchModel(server_of(server), online, poll_s=0.05, **options)
 
 
 def generate(one, path, diversity=4, n=6, run_id="run", **options):

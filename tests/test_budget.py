@@ -15,7 +15,7 @@ import pytest
 from fake_openai import FakeServer
 from paying import PRICE
 
-from fcot.teacher.budget import SharedBudget
+from fcot.llm.budget import SharedBudget
 
 BUDGET = 0.05
 
@@ -143,8 +143,8 @@ def test_processes_of_one_run_share_its_budget(tmp_path):
 
 
 def test_the_budget_message_names_the_price_file(tmp_path):
-    from fcot.resources import PRICES
-    from fcot.teacher.money import read_price
+    from fcot.base.resources import PRICES
+    from fcot.llm.money import read_price
 
     assert read_price(PRICES, "gpt-4.1-mini").source == str(PRICES)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_hf_teacher import save_gpt2
 
-from fcot.records import REFUSED
-from fcot.teacher.generate import generate_completions
+from fcot.base.records import REFUSED
+from fcot.llm.generate import generate_completions
 
 VERSIONS = sorted(path for path in (Path(__file__).parent / "compat").iterdir() if path.is_dir())
 TINY = (

@@ -10,10 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fcot.checks import to_config
-from fcot.config import SCHEMAS, register_schemas
-from fcot.errors import ConfigFaults, FcotError
-from fcot.overrides import prepare
+from fcot.base.errors import ConfigFaults, FcotError
+from fcot.config.checks import to_config
+from fcot.config.overrides import prepare
+from fcot.config.schema import SCHEMAS, register_schemas
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))

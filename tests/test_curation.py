@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from fcot.base.errors import FcotError
+from fcot.base.records import Completion, CuratedCompletion, Problem
 from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, read_golden, undersample
-from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
-from fcot.records import Completion, CuratedCompletion, Problem
 
 PROBLEMS = {0: Problem(0, "How many?", "$18.00"), 1: Problem(1, "How much?", "5")}
 RULE = AnswerRule("number")

@@ -12,12 +12,12 @@ import torch
 from scipy.stats import chisquare
 from students import DECODERS, ENCODER_DECODERS, logits_at_targets, make_rows, make_student
 
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World
 from fcot.decoding.cache import GrowingLayer
-from fcot.errors import FcotError
 from fcot.objectives.completion import token_loss
-from fcot.ranks import World
 from fcot.student.data import Layout
-from fcot.student.decoding import Decoded, Decoder, Prompt, Sampling, decode
+from fcot.student.decoding import Decoded, Decoder, DecodingPrompt, Sampling, decode
 from fcot.student.loading import load_student, save_student
 
 LIMIT = 20
@@ -52,7 +52,7 @@ def add_to_end_token(student, amount):
 def make_ending(family):
     """A student that ends about half of the prompts by itself, the prompts, and what ``generate`` makes of them."""
     student = make_student(family)
-    prompts = list({tuple(row.prompt): Prompt(row.prompt, LIMIT) for row in make_rows(student, 2 * N)}.values())[:N]
+    prompts = list({tuple(row.prompt): DecodingPrompt(row.prompt, LIMIT) for row in make_rows(student, 2 * N)}.values())[:N]
     end = student.tokenizer.eos_token_id
     gaps = []
     for prompt in prompts:
@@ -201,7 +201,7 @@ def test_first_tokens_of_many_draws_follow_the_model():
     student = make_student("llama", noise=0.1)
     row = make_rows(student, 1)[0]
     n = 4000
-    prompts = [Prompt(row.prompt, 1, (5, 17, draw)) for draw in range(n)]
+    prompts = [DecodingPrompt(row.prompt, 1, (5, 17, draw)) for draw in range(n)]
     decoder = Decoder(student.model, [], Sampling(1.0), 10**6)
     counts = np.bincount([written.ids[0] for _, written in decoder.run(enumerate(prompts))], minlength=len(student.tokenizer))
     with torch.inference_mode():
@@ -216,7 +216,7 @@ def test_rows_write_until_their_own_positions_are_used_up():
     """A GPT-2 that never stops, whatever stands beside it."""
     student = make_student("gpt2", positions=64)
     add_to_end_token(student, -1e9)
-    prompts = [Prompt(row.prompt, 1000) for row in make_rows(student, 12)]
+    prompts = [DecodingPrompt(row.prompt, 1000) for row in make_rows(student, 12)]
     texts = [expected(student, prompt, max_length=64) for prompt in prompts]
     for budget in (1, budget_for(5, prompts), ALL):
         assert decode(student, prompts, max_tokens=budget) == texts
@@ -250,7 +250,7 @@ def test_a_row_ends_where_it_is_halted(some_case):
 def test_dropout_is_off_while_decoding_and_on_again_afterwards(family):
     student = make_student(family, dropout=0.3)
     rows = make_rows(student, 6)
-    prompts = [Prompt(row.prompt, 8) for row in rows]
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows]
     plain = decode(student, prompts, max_tokens=ALL)
     assert not student.model.training
     student.model.train()
@@ -334,7 +334,7 @@ def test_a_folder_may_name_further_ends(tmp_path):
     """Chat models end their turn with a token that need not be their tokenizer's."""
     student = make_student("gpt2")
     save_student(student, tmp_path)
-    prompt = Prompt(make_rows(student, 2)[0].prompt, 12)
+    prompt = DecodingPrompt(make_rows(student, 2)[0].prompt, 12)
     whole = decode(student, [prompt], max_tokens=400)[0]
     written = next(Decoder(student.model, student.ends, Sampling(), 400).run(iter([(0, prompt)])))[1].ids
     config = tmp_path / "generation_config.json"

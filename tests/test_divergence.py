@@ -12,16 +12,16 @@ from test_run import SMALL, make_run
 from test_sweeps import states, the_sweep
 from trainings import student_of, trained, trained_by
 
-from fcot.config import register_schemas
+from fcot.base.errors import FcotError, NotFinite
+from fcot.config.schema import register_schemas
 from fcot.decoding.engine import Sampling
-from fcot.errors import FcotError, NotFinite
 from fcot.objectives import completion
 from fcot.objectives.completion import token_loss
-from fcot.pipeline import execute
-from fcot.stages import student as stage
+from fcot.runs.pipeline import execute
+from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.checkpoints import Checkpoints
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
 from fcot.student.divergence import Watch, remedies
 
 WILD = ["trainer.lr=1e6", "trainer.clip_norm=null", "trainer.warmup_steps=1"]
@@ -196,7 +196,7 @@ def test_ranks_that_torchrun_started_end_with_one_message(tmp_path):
 def test_an_output_that_is_not_finite_is_no_answer(family, temperature):
     student = make_student(family)
     student.model.get_output_embeddings().weight.data[7] = torch.nan
-    prompts = [Prompt(row.prompt, 8, (1,) if temperature else ()) for row in make_rows(student, 3)]
+    prompts = [DecodingPrompt(row.prompt, 8, (1,) if temperature else ()) for row in make_rows(student, 3)]
     with pytest.raises(NotFinite, match=r"output is not finite .*trainer\.eval_precision"):
         decode(student, prompts, max_tokens=400, sampling=Sampling(temperature))
 

@@ -12,14 +12,14 @@ import pytest
 from fake_openai import FakeServer
 from hydra import compose, initialize_config_dir
 
-from fcot.checks import to_config
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.runs import resolve
-from fcot.stages.dry_run import estimate
-from fcot.stages.needs import show
-from fcot.stages.preview import preview
-from fcot.teacher.generate import generate_completions
+from fcot.base.errors import FcotError
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
+from fcot.estimate.dry_run import estimate
+from fcot.estimate.needs import show
+from fcot.estimate.preview import preview
+from fcot.llm.generate import generate_completions
+from fcot.runs.run import resolve
 
 CONF = Path(__file__).parent.parent / "conf"
 DEAD = "http://127.0.0.1:9/v1"
@@ -74,7 +74,7 @@ def test_a_dry_run_asks_nothing_and_leaves_nothing(run_fcot, tmp_path):
     arguments = ("teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={DEAD}", "dataset.n_problems=60", "dry_run=true")
     done = run_fcot(*arguments, "diversity=3")
     assert done.returncode == 0, done.stderr
-    assert "dry run: nothing was asked" in done.stdout
+    assert "dry run: no request was sent" in done.stdout
     assert "lengths: ASSUMED" in done.stdout
     assert re.search(r"price online\s+\$[\d.]+ \(\$[\d.]+-\$?[\d.]+\)", done.stdout)
     assert re.search(r"price through the Batch API\s+\$", done.stdout)
@@ -115,7 +115,7 @@ def test_an_estimate_touches_nothing_in_a_store_with_something_in_it(tmp_path):
 def test_one_request_prompts_by_hand(tmp_path):
     run = openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2", "trainer.epochs=3", "trainer.batch_size=8")
     made = estimate(run, {})
-    assert (made.problems, made.diversity, made.asked, made.stored) == (N, 5, 50, 0)
+    assert (made.problems, made.diversity, made.requested, made.stored) == (N, 5, 50, 0)
     assert made.requests == N * 3, "2 + 2 + 1 choices"
     assert list(made.prompt_tokens) == pytest.approx([3 * characters(run) / assumed for assumed in (5, 4, 3)])
     assert list(made.shared_tokens) == pytest.approx([2 * characters(run) / assumed for assumed in (5, 4, 3)])
@@ -130,7 +130,7 @@ def test_one_request_prompts_by_hand(tmp_path):
 def test_two_step_prompts_by_hand(tmp_path):
     run = openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3", "teacher.max_choices_per_request=2")
     made = estimate(run, {})
-    assert (made.asked, made.stored) == (30, 0)
+    assert (made.requested, made.stored) == (30, 0)
     assert made.requests == N * (2 + 3), "rationales in two requests, each answer in one of its own"
     assert list(made.shared_tokens) == pytest.approx([characters(run) / assumed for assumed in (5, 4, 3)])
     rationale, answer = (30.0, 120.0, 128.0), (2.0, 8.0, 32.0)
@@ -145,9 +145,9 @@ def test_what_a_partial_run_left_is_not_asked_for_again(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url, "diversity=2"), 4)
     made = estimate(openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2"), {})
-    assert (made.asked, made.stored, made.requests) == (50, 8, 4 * 2 + 6 * 3)
+    assert (made.requested, made.stored, made.requests) == (50, 8, 4 * 2 + 6 * 3)
     whole = estimate(openai_run(tmp_path, DEAD, "diversity=2"), {})
-    assert (whole.asked, whole.stored, whole.requests) == (20, 8, 6)
+    assert (whole.requested, whole.stored, whole.requests) == (20, 8, 6)
 
 
 def test_rationales_without_answers_are_asked_for_their_answers_only(tmp_path):
@@ -156,7 +156,7 @@ def test_rationales_without_answers_are_asked_for_their_answers_only(tmp_path):
         with pytest.raises(FcotError, match="key"):
             complete(run)
     made = estimate(openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3"), {})
-    assert (made.asked, made.stored) == (30, 3)
+    assert (made.requested, made.stored) == (30, 3)
     assert made.requests == 3 + 9 * (1 + 3)
 
 
@@ -164,7 +164,7 @@ def test_a_whole_run_in_the_store_costs_nothing(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot"))
     made = estimate(openai_run(tmp_path, DEAD, "prompt=zero_shot_cot"), {})
-    assert (made.asked, made.stored, made.requests) == (40, 40, 0)
+    assert (made.requested, made.stored, made.requests) == (40, 40, 0)
     assert not made.prompt_tokens.any()
     assert not made.completion_tokens.any()
     assert not made.usd.any()
@@ -244,7 +244,7 @@ def test_a_sweep_over_diversity_counts_each_completion_once(tmp_path, capsys):
         return [openai_run(folder, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.temperature=0.7") for d in (1, 2, 4)]
 
     made = estimates_of(runs(DEAD, tmp_path / "a"))
-    assert [one.asked for one in made] == [10, 20, 40]
+    assert [one.requested for one in made] == [10, 20, 40]
     assert [one.requests for one in made] == [10 + 10, 10 + 10, 10 + 20]
     largest = estimate(runs(DEAD, tmp_path / "a")[-1], {})
     assert sum(one.completion_tokens for one in made) == pytest.approx(largest.completion_tokens)
@@ -255,7 +255,7 @@ def test_a_sweep_over_diversity_counts_each_completion_once(tmp_path, capsys):
         assert server.stats()["requests"] == sum(one.requests for one in made)
     show(made)
     said = capsys.readouterr().out
-    assert re.search(r"completions asked for\s+70\n", said)
+    assert re.search(r"completions requested\s+70\n", said)
     assert re.search(r"\n  requests\s+70\n", said)
     assert said.count("lengths: ASSUMED") == 1
     for number in (0, 1, 2):
@@ -270,7 +270,7 @@ def test_two_problems_with_one_question_are_bought_once(tmp_path):
     questions = {problem.question for problem in run.select(run.split.train)}
     assert len(questions) < len(run.split.train)
     made = estimate(run, {})
-    assert made.asked == 2 * len(run.split.train)
+    assert made.requested == 2 * len(run.split.train)
     assert made.requests == len(questions)
 
 
@@ -354,7 +354,7 @@ def test_a_budget_that_ends_the_purchase_is_announced(tmp_path):
 def test_what_is_free_costs_nothing(tmp_path, capsys, overrides):
     made = estimate(make_run(tmp_path, "dataset.n_problems=60", *overrides), {})
     assert (made.requests == 0) == bool(overrides)
-    assert (made.asked == 0) == bool(overrides)
+    assert (made.requested == 0) == bool(overrides)
     assert (made.steps == 0) == (overrides == ["method=zero_shot"])
     show([made])
     assert re.search(r"price online\s+\$0\n", capsys.readouterr().out)

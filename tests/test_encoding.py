@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from fcot.decoding.encoding import encoder_of
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.student.loading import Student, train_tokenizer
 from fcot.student.tokenization import encode_prompts, tokenize
 
@@ -195,8 +195,8 @@ def test_only_the_real_end_ends_a_sample(name, chat):
 def test_a_runs_curation_asks_its_students_tokenizer(tmp_path):
     from types import SimpleNamespace
 
+    from fcot.runs.vocabulary import writable
     from fcot.student.config import PretrainedStudentConfig
-    from fcot.vocabulary import writable
 
     tokenizer_of("unigram").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')

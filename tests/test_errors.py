@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fcot.base.records import Prediction
 from fcot.evaluation import errors
 from fcot.evaluation.errors import MARKS, Marked, count, mark
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Prediction
 
 QUESTION = "Ada has 13 coins. Ben gives her 4 and Cleo takes 6. How many coins has Ada now?"
 NUMBER = AnswerRule("number")

@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from fcot.checks import to_config
-from fcot.config import register_schemas
-from fcot.resources import CONF
+from fcot.base.resources import CONF
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
 
 EXPERIMENTS = sorted(path for path in (CONF / "experiment").glob("**/*.yaml"))
 TOYS = [path.stem for path in EXPERIMENTS if path.parent.name == "toy"]

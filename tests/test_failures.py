@@ -11,13 +11,13 @@ import openai
 import pytest
 from teachers import PROMPT, RULE, plan, problems
 
-from fcot.errors import FcotError
-from fcot.teacher.failures import ErrorInside, Malformed, error_inside, failure_of
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server, key_fault, key_variable
-from fcot.teacher.replies import to_reply
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
+from fcot.base.errors import FcotError
+from fcot.llm.failures import ErrorInside, Malformed, error_inside, failure_of
+from fcot.llm.generate import generate_completions
+from fcot.llm.openai import OpenAIModel, Server, key_fault, key_variable
+from fcot.llm.replies import to_reply
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 
 SENT = ["temperature", "top_p", "seed", "n", "max_tokens", "stop", "messages", "model"]
 
@@ -292,7 +292,7 @@ def buy(url, tmp_path, n=3, diversity=4, **options):
         model="m", model_id="m", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens", base_url=url,
         timeout_s=20.0, **options,
     )  # fmt: skip
-    made = plan(OpenAITeacher(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
+    made = plan(OpenAIModel(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
     return list(generate_completions(made, StoreFolder(tmp_path), problems(n)))
 
 

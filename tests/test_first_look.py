@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from fake_openai import FakeServer
 
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World
+from fcot.base.records import Completion, CuratedCompletion
 from fcot.curation.outcomes import Outcomes, Remedies, advice
-from fcot.errors import FcotError
-from fcot.pipeline import execute
-from fcot.ranks import World
-from fcot.records import Completion, CuratedCompletion
+from fcot.estimate.preview import preview
+from fcot.llm.purchase import first_problems
+from fcot.runs.pipeline import execute
 from fcot.stages import first_look
 from fcot.stages.first_look import FirstLook, remedies_of
-from fcot.stages.preview import preview
 from fcot.stages.table import GENERATE, Step
-from fcot.teacher.purchase import first_problems
 
 
 def generate(run):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from fcot.base.records import Completion
+from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Completion
 from fcot.tasks.table import TASKS
 
 FORMATS = {(name, architecture): form for name, method in METHODS.items() for architecture, form in method.formats.items()}
@@ -33,7 +33,7 @@ def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
     written = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
     assert text_format.parse(written, rule) == answer
     assert text_format.well_formed(written, rule)
-    assert ("{rationale} 9." in written) == METHODS[key[0]].asks_teacher
+    assert ("{rationale} 9." in written) == METHODS[key[0]].uses_rationales
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

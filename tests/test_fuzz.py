@@ -19,17 +19,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fcot.base.errors import FcotError
 from fcot.curation.filters import read_golden
-from fcot.errors import FcotError
+from fcot.llm.money import read_price
+from fcot.methods.table import METHODS
 from fcot.predict import read_questions
 from fcot.prompts.answers import AnswerRule, marked
 from fcot.prompts.exemplars import load_exemplars
-from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import read_split_file, read_templates_file
 from fcot.tasks.table import TASKS, custom_task
-from fcot.teacher.money import read_price
 from fcot.teacher.replay import read_completions
 
 NUMBER, PAPER = AnswerRule("number"), AnswerRule("number", numbers="paper")

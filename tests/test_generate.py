@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from teachers import PROMPT, RULE, Scripted, plan, problems
 
-from fcot.errors import FcotError
-from fcot.records import Completion
-from fcot.teacher.generate import generate_completions, used_tokens
+from fcot.base.errors import FcotError
+from fcot.base.records import Completion
+from fcot.llm.generate import generate_completions, used_tokens
+from fcot.llm.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
+from fcot.llm.store.folder import StoreFolder
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Request, Usage
-from fcot.teacher.store import StoreFolder
 
 
 class CountingOracle(Oracle):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fcot.records import Problem
+from fcot.base.records import Problem
 from fcot.tasks.grouping import group_by_template, mask
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import template_split

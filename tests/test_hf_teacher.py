@@ -15,10 +15,10 @@ from scipy.stats import chisquare
 from students import save_gpt2, save_t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GPT2LMHeadModel
 
-from fcot.artifacts import folder_fingerprint
-from fcot.errors import FcotError
-from fcot.teacher.hf import HFTeacher, default_id
-from fcot.teacher.requests import Choice, Request, Usage
+from fcot.base.errors import FcotError
+from fcot.base.files import folder_fingerprint
+from fcot.llm.hf import HFModel, default_id
+from fcot.llm.requests import Choice, Request, Usage
 
 PROMPTS = [
     "Zoe has 3 apples.",
@@ -68,7 +68,7 @@ def batches(monkeypatch):
 
 
 def teacher(folder, temperature=0.0, batch_size=4, chat=False, model_id="m"):
-    return HFTeacher(str(folder), None, model_id, chat, temperature, batch_size, 8, "float32")
+    return HFModel(str(folder), None, model_id, chat, temperature, batch_size, 8, "float32")
 
 
 def ask(teacher, *calls):
@@ -326,7 +326,7 @@ def test_the_name_in_the_keys_follows_the_weights(folder, tmp_path):
 
 def test_only_a_named_dtype_is_in_the_keys_and_what_auto_was_before_is_known():
     def made(*dtype):
-        return HFTeacher("owner/name", None, "m", False, 0.7, 1, 1, *dtype)
+        return HFModel("owner/name", None, "m", False, 0.7, 1, 1, *dtype)
 
     plain = {"model": "m", "temperature": 0.7}
     assert made().identity == plain
@@ -336,7 +336,7 @@ def test_only_a_named_dtype_is_in_the_keys_and_what_auto_was_before_is_known():
 
 
 def test_naming_it_imports_no_torch():
-    code = "import sys; from fcot.teacher.hf import HFTeacher as H\n"
+    code = "import sys; from fcot.llm.hf import HFModel as H\n"
     code += "H('a/b', None, 'm', False, 0, 1, 1); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 

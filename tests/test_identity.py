@@ -20,14 +20,15 @@ from identities import run_of, write_files
 from omegaconf import OmegaConf
 from students import save_gpt2
 
-from fcot import artifacts
-from fcot.checks import faults_of
-from fcot.config import SCHEMAS, Config
+from fcot.base import files as base_files
+from fcot.base.errors import FcotError
+from fcot.base.fields import absent_at, counted, neutral, part_of, resolved
+from fcot.config.checks import faults_of
+from fcot.config.schema import SCHEMAS, Config
 from fcot.curation import filters
 from fcot.curation.config import CurationConfig
-from fcot.fields import absent_at, counted, neutral, part_of, resolved
-from fcot.pipeline import execute
-from fcot.runs import resolve
+from fcot.runs.pipeline import execute
+from fcot.runs.run import resolve
 from fcot.sweeps.plan import make_plan
 
 FROZEN = Path(__file__).parent / "run_ids.json"
@@ -324,8 +325,8 @@ def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
     """What a filter is given holds no settings beside those that its parameters name, and these are the ones that count."""
     given = {}
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
-    assert filters.settings_of("short") == ("settings",)
-    with pytest.raises(AttributeError, match="settings"):
+    assert list(filters.settings_of("short")) == ["settings"]
+    with pytest.raises(FcotError, match=r"needs curation\.settings\.settings="):
         _ = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"]))).rules
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged: given.update(vars(judged)))
     run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])))
@@ -428,8 +429,8 @@ def test_a_sweep_reads_a_models_folder_once(tmp_path, monkeypatch):
     files, read = write_files(tmp_path), []
     for path in (files / "model1").iterdir():
         os.utime(path, (1, 1))
-    original = artifacts.file_fingerprint
-    monkeypatch.setattr(artifacts, "file_fingerprint", lambda path: (read.append(path.name), original(path))[1])
+    original = base_files.file_fingerprint
+    monkeypatch.setattr(base_files, "file_fingerprint", lambda path: (read.append(path.name), original(path))[1])
     common = [*TOY, f"output_dir={tmp_path}/outputs"]
     for group in ("teacher=hf", "student=gpt2"):
         name = group.partition("=")[0]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from fcot.artifacts import read_jsonl
-from fcot.errors import ConfigFaults, FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import ConfigFaults, FcotError
+from fcot.base.files import read_jsonl
+from fcot.runs.pipeline import execute
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
 N = 30
@@ -148,9 +148,9 @@ def test_golden_files_that_contradict_themselves_are_refused(make_run, tmp_path)
 
 
 def test_an_even_vote_labels_nothing():
+    from fcot.base.records import Completion, Problem
     from fcot.curation.filters import Rules, curate
     from fcot.prompts.answers import AnswerRule
-    from fcot.records import Completion, Problem
 
     def reasons(*answers):
         drawn = [Completion(0, slot, "Because.", answer, "stop") for slot, answer in enumerate(answers)]

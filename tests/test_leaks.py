@@ -9,11 +9,11 @@ from test_reporting import run as metrics_of
 from test_reporting import settings
 from test_run import SMALL
 
-from fcot.artifacts import read_json
-from fcot.pipeline import execute
-from fcot.records import CuratedCompletion, Problem, to_row
+from fcot.base.files import read_json
+from fcot.base.records import CuratedCompletion, Problem, to_row
+from fcot.methods.tailored.stages import _demonstrations
 from fcot.reporting.tables import notes
-from fcot.stages.rounds import _demonstrations
+from fcot.runs.pipeline import execute
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import Split, shared_questions
 

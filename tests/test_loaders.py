@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.records import Problem
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Problem
 from fcot.tasks import loaders
 from fcot.tasks.hub import HubSource
 from fcot.tasks.loaders import Columns, is_hub_id, load_problems

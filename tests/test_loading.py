@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from students import make_student, save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 
+from fcot.base.errors import FcotError
 from fcot.decoding.models import not_finite
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.llm.hf import HFModel
+from fcot.llm.requests import Request
+from fcot.runs.pipeline import execute
 from fcot.student.loading import Lora, add_lora, load_student, save_student
-from fcot.teacher.hf import HFTeacher
-from fcot.teacher.requests import Request
 
 SAVE = {"gpt2": save_gpt2, "t5": save_t5}
 WEIGHT = {"gpt2": "transformer.h.1.attn.c_attn.weight", "t5": "encoder.block.1.layer.0.SelfAttention.q.weight"}
@@ -78,7 +78,7 @@ def test_a_student_that_its_checkpoint_does_not_fill_is_rejected(broken):
 
 def test_so_is_a_teacher(broken):
     folder, words, tensor = broken
-    teacher = HFTeacher(str(folder), None, "m", False, 0.0, 4, 1)
+    teacher = HFModel(str(folder), None, "m", False, 0.0, 4, 1)
     with pytest.raises(FcotError, match=words) as error:
         asyncio.run(teacher.generate(Request("Why?", 4), 1, 0))
     assert tensor in str(error.value)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from students import save_gpt2, save_t5
 
-from fcot.stages import memory as stage
-from fcot.stages.dry_run import estimate
+from fcot.estimate import memory as stage
+from fcot.estimate.dry_run import estimate
 from fcot.student import memory
 from fcot.student.loading import Lora, load_student
 from fcot.student.memory import free_memory, training_memory

@@ -7,16 +7,16 @@ import json
 import pytest
 from students import save_gpt2, save_t5
 
-from fcot.artifacts import read_json, read_jsonl
+from fcot.base.errors import ConfigFaults
+from fcot.base.files import read_json, read_jsonl
+from fcot.base.ranks import World
+from fcot.base.records import Problem
 from fcot.decoding.engine import Sampling
-from fcot.errors import ConfigFaults
-from fcot.pipeline import execute
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
-from fcot.ranks import World
-from fcot.records import Problem
-from fcot.stages.answering import Draws, fit_exemplars, prompt_student
-from fcot.stages.student import build_student
+from fcot.runs.pipeline import execute
+from fcot.stages.answering import SamplingParameters, fit_exemplars, prompt_student
+from fcot.stages.training import build_student
 from fcot.student.loading import load_student
 from fcot.student.tokenization import encode_prompts
 
@@ -76,9 +76,9 @@ def test_samples_of_a_student_differ_and_repeat(make_run, tmp_path):
         tmp_path, "method=zero_shot_cot", *SMALL, "student.self_consistency=3", "prompt.rationale_tokens=8", "prompt.answer_tokens=4"
     )
     student = build_student(run)
-    drawn, _ = prompt_student(run, student, run.split.test, World(), Draws(3, Sampling(0.7)))
+    drawn, _ = prompt_student(run, student, run.split.test, World(), SamplingParameters(3, Sampling(0.7)))
     assert all(len({prediction.completion for prediction in samples}) > 1 for samples in drawn)
-    assert prompt_student(run, student, run.split.test, World(), Draws(3, Sampling(0.7)))[0] == drawn
+    assert prompt_student(run, student, run.split.test, World(), SamplingParameters(3, Sampling(0.7)))[0] == drawn
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from teachers import PROMPT, Scripted, plan, problems
 from test_dry_run import make_run
 from test_openai import ask, step1, teacher
 
-from fcot.errors import FcotError
-from fcot.resources import PRICES
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.money import FREE, Price, paid, read_price
-from fcot.teacher.requests import NO_ACCOUNT, Choice, Reply, Usage
-from fcot.teacher.store import StoreFolder
+from fcot.base.errors import FcotError
+from fcot.base.resources import PRICES
+from fcot.llm.generate import generate_completions
+from fcot.llm.money import FREE, Price, paid, read_price
+from fcot.llm.requests import NO_ACCOUNT, Choice, Reply, Usage
+from fcot.llm.store.folder import StoreFolder
 
 PRICE = Price(2.0, 8.0, 0.5, batch=0.5)
 
@@ -295,7 +295,7 @@ def test_what_the_run_paid_before_counts_and_what_others_paid_does_not(tmp_path)
 @pytest.mark.parametrize("max_choices", [1, 4])
 def test_under_faults_too_the_budget_holds_what_broke_off_included(tmp_path, monkeypatch, concurrency, max_choices):
     """A reset came after the server had done its work, and it may charge it; answers without usage are on the bill as well."""
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
     faults = {"seed": 5, "no_usage": 0.15, "reset": 0.15, "500:0": 0.1, "fewer": 0.1, "empty": 0.05}
     with FakeServer(faults, latency=0.005) as server:
         with pytest.raises(FcotError, match="budget"):
@@ -312,7 +312,7 @@ def most_of(body):
 
 def test_tries_that_break_off_are_within_the_budget_before_they_are_sent(tmp_path, monkeypatch):
     # max_retries more are sent without another look.
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
     prompt = replace(PROMPT, two_steps=False, rationale_tokens=40)
     with FakeServer([None] + ["reset"] * 8) as server:
         one = teacher(server, concurrency=1, max_retries=10)

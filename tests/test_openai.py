@@ -20,14 +20,14 @@ import pytest
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
-from fcot.errors import FcotError
-from fcot.teacher.failures import retry_after
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.openai import OpenAITeacher, Server
-from fcot.teacher.replies import to_reply
-from fcot.teacher.requests import Request, Usage
-from fcot.teacher.store import StoreFolder
-from fcot.teacher.throttle import Throttle
+from fcot.base.errors import FcotError
+from fcot.llm.failures import retry_after
+from fcot.llm.generate import generate_completions
+from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.replies import to_reply
+from fcot.llm.requests import Request, Usage
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.throttle import Throttle
 
 KEY = "sk-made-up-0123456789abcdefghij"
 
@@ -47,7 +47,7 @@ def teacher(server, **options):
     } | options  # fmt: skip
     rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
     last = wanted.pop("max_choices"), wanted.pop("max_retries")
-    return OpenAITeacher(Server(**wanted), Throttle(*rates), *last)
+    return OpenAIModel(Server(**wanted), Throttle(*rates), *last)
 
 
 def ask(one, request=None, n=1, seed=0):
@@ -216,7 +216,7 @@ def test_a_server_that_is_not_there_is_named():
 @pytest.fixture
 def impatient(monkeypatch):
     """Waits between tries of a tenth of a second at most, where the server does not say."""
-    monkeypatch.setattr("fcot.teacher.openai._LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
 
 
 def test_a_server_that_cannot_be_reached_is_given_up_after_four_tries_and_a_busy_one_is_not(impatient):

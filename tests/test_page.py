@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fcot.artifacts import RunDirectory, write_jsonl
-from fcot.records import Problem
+from fcot.base.files import write_jsonl
+from fcot.base.records import Problem
+from fcot.base.run_folder import RunDirectory
 from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.page import write_page
 from fcot.reporting.samples import read_samples

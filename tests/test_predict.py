@@ -8,10 +8,10 @@ import pytest
 from test_run import QUICK, make_run
 from transformers import pipeline
 
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import FcotError
+from fcot.config.schema import register_schemas
 from fcot.predict import main, parse, read_questions
+from fcot.runs.pipeline import execute
 
 
 @pytest.fixture(scope="module", params=["tiny_gpt2", "tiny_t5"])

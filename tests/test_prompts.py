@@ -7,11 +7,11 @@ import json
 import pytest
 from test_formats import ANSWERS, QUESTIONS, RULES, teacher_prompt
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.records import Completion, Problem
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
-from fcot.records import Completion, Problem
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.table import TASKS
 

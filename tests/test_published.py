@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fcot.metrics import _as_published
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.published import find, parts, published
+from fcot.runs.metrics import _as_published
 from fcot.tasks.table import TASKS
 
 

@@ -102,7 +102,7 @@ def test_a_rank_that_is_killed_ends_the_other_one_with_a_message(tmp_path, lost)
 def test_a_rank_that_is_lost_while_nobody_waits_for_it_is_noticed(tmp_path):
     """The first rank is busy with something of its own; no collective operation would tell it."""
     code = (
-        "import sys, time\nfrom fcot.ranks import Team, World\n"
+        "import sys, time\nfrom fcot.base.ranks import Team, World\n"
         "world = World(int(sys.argv[1]), 2)\n"
         "with Team(world, True, None, ()) as team:\n"
         "    if world.rank:\n        team.follow(lambda task: None)\n"

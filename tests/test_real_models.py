@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fcot.decoding.engine import Prompt
-from fcot.pipeline import execute
+from fcot.decoding.engine import DecodingPrompt
+from fcot.llm.generate import generate_completions
+from fcot.runs.pipeline import execute
 from fcot.student.decoding import decode
 from fcot.student.loading import load_student
-from fcot.teacher.generate import generate_completions
 
 MODELS = Path(os.environ.get("FCOT_TEST_MODELS", "~/models")).expanduser()
 QUESTIONS = ["Tom has 3 coins. Ann gives him 2. How many coins has Tom?", "2 + 2 =", "A dog is", "Q: Is the sky green?\nA:"]
@@ -30,7 +30,7 @@ def folder(request):
 def test_answers_are_generates(folder):
     student = load_student(str(folder))
     ids = student.tokenizer(QUESTIONS)["input_ids"]
-    found = decode(student, [Prompt(one, 24) for one in ids], max_tokens=1 << 16)
+    found = decode(student, [DecodingPrompt(one, 24) for one in ids], max_tokens=1 << 16)
     for one, answer in zip(ids, found, strict=True):
         with torch.no_grad():
             written = student.model.generate(torch.tensor([one]), max_new_tokens=24, do_sample=False)[0, len(one) :]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from teachers import plan, problems
 
-from fcot.errors import FcotError
-from fcot.records import Completion
-from fcot.stages.dry_run import estimate
+from fcot.base.errors import FcotError
+from fcot.base.records import Completion
+from fcot.estimate.dry_run import estimate
+from fcot.llm.generate import generate_completions
+from fcot.llm.store.folder import StoreFolder
 from fcot.teacher import replay
-from fcot.teacher.generate import generate_completions
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.store import StoreFolder
 
 SMALL = ("dataset.n_problems=40", "student.width=16", "student.layers=1", "student.heads=2")
 

@@ -13,15 +13,16 @@ from torch.nn import functional
 from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
+from fcot.methods.table import METHODS
+from fcot.methods.tailored.material import material
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
-from fcot.prompts.student import METHODS, Demonstration
+from fcot.prompts.student import Demonstration
 from fcot.student.data import Layout
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
 from fcot.student.forward import Forward
 from fcot.student.loading import Student, load_student
-from fcot.student.tokenization import Row, encode_questions, tokenize
-from fcot.tailored.material import material
+from fcot.student.tokenization import TokenizedSample, encode_questions, tokenize
 
 FAMILIES = ["gpt2", "llama", "t5", "flan_t5"]
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -141,7 +142,7 @@ def test_each_weight_on_a_model_that_knows_nothing():
     with torch.no_grad():
         student.model.transformer.wte.weight.zero_()
     vocabulary = student.model.config.vocab_size
-    row = Row([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
+    row = TokenizedSample([5, 6, 7, 8, 9, 10], [11, 12, 13], demonstrations=4)  # targets: 3 of demonstrations, 2 of the question, 3
     layout = layout_of(student, prompt_weight=0.2, demonstration_weight=0.1, count_weighted=False)
     head = Forward(student.model)
     with torch.no_grad():
@@ -239,7 +240,7 @@ def test_paper_bs_models_reflect_like_the_reference(family):
     mine = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], reflection.margin)
     head.remove()
     assert mine.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
-    prompts = [Prompt(row.prompt, 8) for row in rows]
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows]
     assert decode(student, prompts, max_tokens=400) == [decode(student, [prompt], max_tokens=400)[0] for prompt in prompts]
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from fcot.base.errors import FcotError
+from fcot.base.records import Completion, Problem
 from fcot.curation.filters import Rules, curate
-from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Completion, Problem
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.table import TASKS, custom_task
 from fcot.teacher.replay import choose, read_completions

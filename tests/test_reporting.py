@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fcot.artifacts import RunDirectory, write_atomic, write_json, write_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import write_atomic, write_json, write_jsonl
+from fcot.base.run_folder import RunDirectory
 from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
-from fcot.reporting.cost import asks_for_cost, cost_of, pareto
+from fcot.reporting.cost import cost_of, has_cost, pareto
 from fcot.reporting.failures import aligned_table, error_table
 from fcot.reporting.finished import _NO_MATTER, command_of
 from fcot.reporting.published import find, published
@@ -25,7 +26,7 @@ from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import by_task, comparison, comparisons, notes, stage_line
-from fcot.runs import kept_config
+from fcot.runs.run import kept_config
 from fcot.sweeps.plan import Planned, Sweep, write_plan
 
 BASE = {
@@ -529,7 +530,7 @@ def test_cost_knows_what_is_known_and_draws_it(tmp_path):
     assert (four.teacher_usd, four.measured) == (pytest.approx(20 * 1.1), False)
     assert pareto([one, two, four], lambda cost: cost.usd) == [True, False, True]
     assert pareto([one, two, four], lambda cost: cost.answer_tokens) == [False, True, False], "the unknown is on no front"
-    assert asks_for_cost(settings(runs))
+    assert has_cost(settings(runs))
     assert figures.save(figures.cost_chart([one, two, four]), tmp_path)[2].stat().st_size > 5000
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from trainings import student_of, trained
 
-from fcot.artifacts import TEMPORARY
-from fcot.errors import FcotError
-from fcot.stages.student import out_of_patience
+from fcot.base.errors import FcotError
+from fcot.base.files import TEMPORARY
+from fcot.stages.training import out_of_patience
 from fcot.student import checkpoints as module
 from fcot.student import training
 from fcot.student.checkpoints import Checkpoints

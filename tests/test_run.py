@@ -17,12 +17,12 @@ from hydra import compose, initialize_config_dir
 from students import save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fcot.checks import to_config
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import FcotError
+from fcot.config.checks import to_config
+from fcot.config.schema import register_schemas
 from fcot.reporting.finished import load
-from fcot.runs import resolve
+from fcot.runs.pipeline import execute
+from fcot.runs.run import resolve
 
 CONF = Path(__file__).parent.parent / "conf"
 SMALL = [
@@ -380,7 +380,7 @@ def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tm
 def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkeypatch, tmp_path):
     """What is decoded: validation problems during training, the test problems after it."""
     from fcot.stages import answering
-    from fcot.stages import student as stage
+    from fcot.stages import training as stage
 
     asked = []
     real = answering.draw
@@ -398,7 +398,7 @@ def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkey
 
 
 def test_the_latest_of_equal_checkpoints_is_kept(monkeypatch, tmp_path):
-    from fcot.stages import student as stage
+    from fcot.stages import training as stage
 
     accuracies = iter([0.5, 0.2, 0.5, 0.1])
     saved = []

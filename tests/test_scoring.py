@@ -6,11 +6,11 @@ import math
 
 import pytest
 
+from fcot.base.records import Problem
 from fcot.evaluation.scoring import accuracy, score, summarise
 from fcot.evaluation.statistics import wilson_interval
+from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
-from fcot.records import Problem
 
 COT = METHODS["fine_tune_cot"].formats["decoder"]
 ANSWER_ONLY = METHODS["fine_tune"].formats["decoder"]

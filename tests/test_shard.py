@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcot.errors import FcotError
-from fcot.teacher import buyers, index, shard
-from fcot.teacher.index import Index, write_index
-from fcot.teacher.keylocks import KeyLocks
-from fcot.teacher.shard import Shard
-from fcot.teacher.store import StoreFolder
+from fcot.base.errors import FcotError
+from fcot.llm.store import buyers, index, shard
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.store.index import Index, write_index
+from fcot.llm.store.keylocks import KeyLocks
+from fcot.llm.store.shard import Shard
 
 
 def key(number, first="a"):

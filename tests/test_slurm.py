@@ -58,12 +58,12 @@ def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm,
     sweep = the_sweep(tmp_path)
     _, first = submissions(sweep)  # after the generation's
     call(tmp_path, slurm, "scancel", first.jobs["6"])
-    found = wait(sweep, slurm, lambda found: found[6].state == "cancelled", seconds=10)
+    found = wait(sweep, slurm, lambda found: found[6].state == "cancelled")
     assert found[6].told == "before it started"
     found = wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
     assert "of 300 steps" in found[0].told
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][-1]["process"], signal.SIGKILL)
-    found = wait(sweep, slurm, lambda found: found[0].state == "failed", seconds=10)
+    found = wait(sweep, slurm, lambda found: found[0].state == "failed")
     assert found[0].told == "it was killed"
     assert "Killed" in "".join(found[0].error)
     found = wait(sweep, slurm, over)
@@ -108,7 +108,7 @@ def test_a_sweep_outlives_the_terminal_that_launched_it_and_can_be_cancelled(slu
     sweep = the_sweep(tmp_path)
     wait(sweep, slurm, lambda found: found[0].state == "running" and found[0].told)
     assert "cancelled: 0, 1, 2" in call(tmp_path, slurm, *fcot("sweep", "cancel", str(sweep.folder))).stderr.replace("generation, ", "")
-    found = wait(sweep, slurm, over, seconds=60)
+    found = wait(sweep, slurm, over)
     assert {found[number].state for number in range(3)} == {"cancelled"}
 
 
@@ -169,7 +169,7 @@ def test_reruns_at_once_submit_once_and_a_cancelled_job_stays_cancelled(slurm, t
     slurm_id = submissions(sweep)[-1].jobs["0"]
     call(tmp_path, slurm, "scancel", "--signal=USR2", slurm_id)
     assert "0" in call(tmp_path, slurm, *fcot("sweep", "cancel", str(sweep.folder))).stderr
-    found = wait(sweep, slurm, over, seconds=60)
+    found = wait(sweep, slurm, over)
     time.sleep(8)
     assert [found[number].state for number in (0, 1)] == ["cancelled", "cancelled"]
     assert not call(tmp_path, slurm, "squeue", "--noheader", "--states=PENDING,RUNNING").stdout.strip()
@@ -185,7 +185,7 @@ def test_reruns_at_once_submit_once_and_a_cancelled_job_stays_cancelled(slurm, t
     assert sum("nothing to run again" in one for one in said) == 1
     assert [set(one.jobs) for one in submissions(sweep)[n:] if one.jobs] == [{"0", "1"}]
     call(tmp_path, slurm, *fcot("sweep", "cancel", str(sweep.folder)))
-    wait(sweep, slurm, over, seconds=60)
+    wait(sweep, slurm, over)
 
 
 # --- interrupted and going on ----------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(slurm, uninterrupted, tmp_path):  # noqa: F811
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=35"]
     call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", *SLURM, *limit))
-    found = wait(the_sweep(tmp_path), slurm, over, seconds=400)
+    found = wait(the_sweep(tmp_path), slurm, over)
     assert found[0].state == "done"
     assert found[0].preempted >= 1
     assert metrics(tmp_path) == uninterrupted
@@ -217,7 +217,7 @@ def test_a_run_that_a_higher_partition_preempts_goes_on(slurm, uninterrupted, tm
     wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
     time.sleep(3)
     call(tmp_path, slurm, "srun", "--partition=high", "--exclusive", "true")
-    found = wait(sweep, slurm, over, seconds=300)
+    found = wait(sweep, slurm, over)
     assert found[0].state == "done"
     assert found[0].preempted == 1
     assert metrics(tmp_path) == uninterrupted

@@ -11,7 +11,7 @@ import pytest
 from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
 
 from fcot import sweep as command
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
 from fcot.sweeps import controller, ledger, slurm
 from fcot.sweeps.controller import MEANING, State, states
 from fcot.sweeps.ledger import Status, statuses, stop
@@ -451,7 +451,7 @@ def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name,
     monkeypatch.setattr(slurm, "listen", lambda: None)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # requeued: once is enough
-        slurm.Task()(str(sweep.folder), name, [], None)
+        slurm.SlurmTask()(str(sweep.folder), name, [], None)
     assert len(submissions(sweep)) == 2
     fake_slurm.set(queue={"9": "RUNNING"}, accounting={"7": "FAILED"})
     if name == 0:

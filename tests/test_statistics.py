@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from fcot.evaluation.statistics import (
-    against_published,
-    compare,
-    detectable,
-    estimate,
-    gain,
-    holm,
-    independence,
-    trend,
-    wilson_interval,
-)
+from fcot.evaluation.statistics import against_published, compare, detectable, estimate, gain, holm, independence, trend, wilson_interval
 
 
 def answers(*counts: int, n: int = 100) -> np.ndarray:

@@ -15,11 +15,11 @@ from collections import Counter
 import pytest
 import teachers
 
-from fcot.artifacts import fingerprint
-from fcot.errors import FcotError
-from fcot.records import to_row
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.store import StoreFolder, readable
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint
+from fcot.base.records import to_row
+from fcot.llm.generate import generate_completions
+from fcot.llm.store.folder import StoreFolder, readable
 
 KEY = "a" * 64  # its shard is a.jsonl
 
@@ -292,7 +292,7 @@ def test_a_process_that_dies_with_the_locks_blocks_nobody(tmp_path, buyer):
 @contextlib.contextmanager
 def holding(code, *arguments):
     """A process that runs ``code``, says "held" and stays."""
-    script = f"import fcntl, os, sys, time\nfrom pathlib import Path\nfrom fcot.teacher.store import StoreFolder\n{code}\n"
+    script = f"import fcntl, os, sys, time\nfrom pathlib import Path\nfrom fcot.llm.store.folder import StoreFolder\n{code}\n"
     script += "print('held', flush=True)\ntime.sleep(1000)"
     process = subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     try:
@@ -392,7 +392,7 @@ def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
     length = len(json.dumps(rows[0])) + 1
     script = (
         "import json, resource, signal, sys\nfrom pathlib import Path\n"
-        "from fcot.errors import FcotError\nfrom fcot.teacher.store import StoreFolder\n"
+        "from fcot.base.errors import FcotError\nfrom fcot.llm.store.folder import StoreFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "shard = StoreFolder(Path(sys.argv[1])).shard('a')\nshard.claim('a' * 64)\n"
         "try: shard.append(json.loads(sys.argv[3]))\n"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from teachers import Scripted
 
-from fcot.artifacts import read_json
+from fcot.base.files import read_json
 from fcot.curation.filters import curate
+from fcot.llm.generate import generate_completions
+from fcot.llm.plan import missing
+from fcot.llm.requests import Choice, Reply, Usage
 from fcot.store import configured, main
-from fcot.teacher.generate import generate_completions
-from fcot.teacher.plan import missing
 from fcot.teacher.replay import choose, read_completions
-from fcot.teacher.requests import Choice, Reply, Usage
 
 NOBODY = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
 TWO_STEPS = (*NOBODY, "teacher.endpoint=completions", "prompt=zero_shot_cot")

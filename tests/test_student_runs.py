@@ -14,12 +14,12 @@ from students import save_gpt2, save_t5
 from test_run import METRICS, QUICK, SMALL, make_run, schemas, timeless  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import FcotError
+from fcot.runs.pipeline import execute
 from fcot.stages import answering
-from fcot.stages import student as stage
+from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
-from fcot.student.using import read_usage
+from fcot.student.interface import read_interface
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 SHORT = [*QUICK, "diversity=1", "trainer.precision=32-true", "student.max_new_tokens=12"]
@@ -75,7 +75,7 @@ def test_a_run_through_a_chat_template(tmp_path, monkeypatch):
     assert texts
     assert all(text.startswith("<user>") and text.endswith("</s><assistant>") and "###" not in text for text in texts)
     assert len(texts) > len(run.split.test), "in training and for the test"
-    usage = read_usage(run.directory.student)
+    usage = read_interface(run.directory.student)
     assert usage.chat
     assert usage.format.prompt_template == "{question}"
     assert AutoTokenizer.from_pretrained(run.directory.student).chat_template == TEMPLATE

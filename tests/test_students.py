@@ -15,18 +15,18 @@ import torch
 from students import make_rows, make_samples, make_student, save_gpt2, save_t5
 from tokenizers import processors
 
-from fcot.artifacts import TEMPORARY
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import TEMPORARY
+from fcot.base.ranks import World, started_outside
+from fcot.base.records import Prediction
 from fcot.evaluation.scoring import majority
+from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
-from fcot.ranks import World, started_outside
-from fcot.records import Prediction
 from fcot.student import tokenization
-from fcot.student.decoding import Prompt, decode
+from fcot.student.decoding import DecodingPrompt, decode
+from fcot.student.interface import FILE, StudentInterface, read_interface, write_interface
 from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
-from fcot.student.tokenization import Row, encode_prompts, tokenize, tokenize_once
-from fcot.student.using import FILE, Usage, read_usage, write_usage
+from fcot.student.tokenization import TokenizedSample, encode_prompts, tokenize, tokenize_once
 
 COT = METHODS["fine_tune_cot"].formats
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -138,7 +138,7 @@ def _tokenise(path, log, begun):
             pa.table({"prompt": [[1, 2], [3]], "completion": [[4], [5, 6]], "demonstrations": [1, 0]}, schema=tokenization._SCHEMA)
         )
 
-    assert list(tokenize_once(path, make)) == [Row([1, 2], [4], 1), Row([3], [5, 6])]
+    assert list(tokenize_once(path, make)) == [TokenizedSample([1, 2], [4], 1), TokenizedSample([3], [5, 6])]
 
 
 def _processes(n, *arguments):
@@ -219,7 +219,7 @@ def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
     with_habits = load_student(str(tmp_path))
-    prompts = [Prompt(row.prompt, 12) for row in make_rows(plain, 4)]
+    prompts = [DecodingPrompt(row.prompt, 12) for row in make_rows(plain, 4)]
     answers = [decode(student, prompts, max_tokens=10**6) for student in (plain, with_habits)]
     assert answers[0] == answers[1]
     assert not with_habits.model.generation_config.do_sample
@@ -305,17 +305,17 @@ def test_a_tiny_student_has_no_dropout_and_represents_any_text(architecture):
 
 def test_a_students_folder_says_how_it_is_used(tmp_path):
     rule = AnswerRule("number")
-    usage = Usage("toy_arithmetic", "fine_tune_cot", COT["chat"], rule, True, 256, 99)
-    write_usage(tmp_path, usage)
-    assert read_usage(tmp_path) == usage
+    usage = StudentInterface("toy_arithmetic", "fine_tune_cot", COT["chat"], rule, True, 256, 99)
+    write_interface(tmp_path, usage)
+    assert read_interface(tmp_path) == usage
     found = json.loads((tmp_path / FILE).read_text())
     for broken in (found | {"more": 1}, {k: v for k, v in found.items() if k != "rule"}, found | {"format": {"x": 1}}, [1]):
         (tmp_path / FILE).write_text(json.dumps(broken))
         with pytest.raises(FcotError, match=r"its fcot\.json is (missing|damaged)"):
-            read_usage(tmp_path)
+            read_interface(tmp_path)
     (tmp_path / FILE).unlink()
     with pytest.raises(FcotError, match="is missing"):
-        read_usage(tmp_path)
+        read_interface(tmp_path)
 
 
 def prediction(value, text=""):

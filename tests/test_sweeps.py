@@ -16,13 +16,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from fcot import sweep as command
-from fcot.artifacts import exclusive, holder, write_json
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.stopping import end_with_parent
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, holder, write_json
+from fcot.base.stopping import end_with_parent
+from fcot.config.schema import register_schemas
 from fcot.sweeps.collect import _column, _flat
 from fcot.sweeps.controller import State
-from fcot.sweeps.job import Attempt, Record, _check_generation
+from fcot.sweeps.job import Attempt, JobRecord, _check_generation
 from fcot.sweeps.ledger import Status, _preempted, _state_on_slurm, counts, statuses
 from fcot.sweeps.plan import Planned, Sweep, read_plan
 from fcot.sweeps.pool import _places
@@ -282,8 +282,8 @@ def test_a_killed_pool_leaves_no_job_behind(tmp_path):
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
-def record(status: str, slurm: str = "7_0", ended: float | None = 2.0) -> Record:
-    return Record(0, [], "r", "../r", status, attempts=[Attempt(1.0, "node", 1, slurm, ended, None if status == "running" else status)])
+def record(status: str, slurm: str = "7_0", ended: float | None = 2.0) -> JobRecord:
+    return JobRecord(0, [], "r", "../r", status, attempts=[Attempt(1.0, "node", 1, slurm, ended, None if status == "running" else status)])
 
 
 RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
@@ -327,17 +327,17 @@ def test_without_slurm_nothing_is_known_of_jobs_that_left_nothing():
 
 def test_preemptions_are_counted():
     attempts = [Attempt(1, "n", 1, "7", 2, "requeued"), Attempt(3, "n", 1, "7", None, None), Attempt(5, "n", 1, "7", 6, "done")]
-    assert _preempted(Record(0, [], None, None, "done", attempts=attempts)) == 2
-    assert _preempted(Record(0, [], None, None, "requeued", attempts=attempts[:1])) == 1
+    assert _preempted(JobRecord(0, [], None, None, "done", attempts=attempts)) == 2
+    assert _preempted(JobRecord(0, [], None, None, "requeued", attempts=attempts[:1])) == 1
     again = [Attempt(1, "n", 1, "7", 2, "failed"), Attempt(3, "n", 1, "8", 6, "done")]
-    assert _preempted(Record(0, [], None, None, "done", attempts=again)) == 0
+    assert _preempted(JobRecord(0, [], None, None, "done", attempts=again)) == 0
     assert _preempted(None) == 0
 
 
 def test_a_lock_tells_who_holds_it(tmp_path):
     lock = tmp_path / "a.lock"
     assert holder(lock) is None
-    code = "from pathlib import Path\nfrom fcot.artifacts import exclusive\n"
+    code = "from pathlib import Path\nfrom fcot.base.files import exclusive\n"
     code += f"with exclusive(Path({str(lock)!r}), print): print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
@@ -367,7 +367,7 @@ def test_a_generation_is_asked_about_by_its_own_number(tmp_path):
     sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, [])
     first = Attempt(1, "n", 1, "35", 2, "failed", {"3": "no such model"})
     second = Attempt(3, "n", 1, "40", None, None)
-    write_json(sweep.record("generation"), asdict(Record("generation", [], None, None, attempts=[first, second])))
+    write_json(sweep.record("generation"), asdict(JobRecord("generation", [], None, None, attempts=[first, second])))
     _check_generation(sweep, 4, "35")
     with pytest.raises(FcotError, match="no such model"):
         _check_generation(sweep, 3, "35")
@@ -440,7 +440,7 @@ def test_rerun_takes_parameters_of_the_launcher_only(word):
 
 CHILD = """
 import signal, sys, time
-from fcot.stopping import end_with_parent
+from fcot.base.stopping import end_with_parent
 end_with_parent(signal.SIGTERM, int(sys.argv[1]))
 print("lives", flush=True)
 time.sleep(600)
@@ -516,10 +516,10 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
 
 DEAF = """
 import time
-from fcot import stopping
+from fcot.base import stopping
 stopping.listen()
 print("listens", flush=True)
-while stopping.asked() is None:
+while stopping.stop_requested() is None:
     time.sleep(0.01)
 print("asked", flush=True)
 time.sleep(600)

@@ -16,19 +16,20 @@ import pytest
 from fake_openai import FakeServer
 from students import save_gpt2, save_t5
 
-from fcot.artifacts import read_json, read_jsonl
+from fcot.base.errors import BudgetSpent, ConfigFaults, FcotError
+from fcot.base.files import read_json, read_jsonl
+from fcot.base.records import ExamResult, Prediction, Problem
 from fcot.curation.filters import Rules, curate
-from fcot.errors import BudgetSpent, ConfigFaults, FcotError
-from fcot.pipeline import execute
+from fcot.estimate.dry_run import estimate
+from fcot.methods.table import METHODS
+from fcot.methods.tailored.config import TailoredConfig
+from fcot.methods.tailored.exam import examine, summarise
+from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
+from fcot.methods.tailored.rounds import _out_of_patience, _why_not
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS, Demonstration
+from fcot.prompts.student import Demonstration
 from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
-from fcot.records import ExamResult, Prediction, Problem
-from fcot.stages.dry_run import estimate
-from fcot.stages.rounds import _out_of_patience, _why_not
-from fcot.tailored.config import TailoredConfig
-from fcot.tailored.exam import examine, summarise
-from fcot.tailored.feedback import Case, as_question, cases, feedback_prompt
+from fcot.runs.pipeline import execute
 from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher.oracle import Oracle
 
@@ -375,7 +376,7 @@ def test_a_template_without_its_parts_in_a_file_is_refused(make_run, tmp_path):
 
 
 def test_replies_go_through_curation_like_any_other():
-    from fcot.records import Completion
+    from fcot.base.records import Completion
 
     prompt = feedback_prompt(64, PROMPT, True)
     drawn = [Completion(1, n, *prompt.split(text, NUMBER), "stop") for n, text in enumerate(

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from fcot.config import Config, MethodConfig
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.records import Problem
+from fcot.config.schema import Config, MethodConfig
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Problem
-from fcot.runs import make_split
+from fcot.runs.splitting import make_split
 from fcot.student.config import TinyStudentConfig, TrainerConfig
 from fcot.tasks.config import CustomDatasetConfig, PublishedDatasetConfig, SplitConfig
 from fcot.tasks.loaders import load_problems
-from fcot.tasks.splits import (
+from fcot.tasks.splits import (  # fmt: skip
     Split,
     check_order,
     hold_out_validation,
@@ -27,7 +27,7 @@ from fcot.tasks.splits import (
     shared_questions,
     subsample,
     template_split,
-)  # fmt: skip
+)
 from fcot.tasks.table import TASKS, custom_task, with_numbers
 from fcot.tasks.toy import TOY_TASKS
 

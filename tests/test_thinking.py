@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fcot.base.records import Completion, Problem
 from fcot.curation.filters import Rules, curate
+from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.prompts.thinking import only_an_answer, separate
-from fcot.records import Completion, Problem
 
 NUMBER = AnswerRule("number")
 PROMPT = TeacherPrompt("p", "{question}", {"number": "Therefore, the answer is"}, two_steps=False)

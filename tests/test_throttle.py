@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fcot.teacher.throttle import Halted, Throttle
+from fcot.llm.throttle import Halted, Throttle
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr("fcot.teacher.throttle.time", made)
+    monkeypatch.setattr("fcot.llm.throttle.time", made)
     return made
 
 

@@ -8,12 +8,12 @@ from collections import defaultdict
 
 import pytest
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.llm.requests import Request
 from fcot.tasks.loaders import check_problems
 from fcot.tasks.table import TASKS
 from fcot.tasks.toy import NAMES, TOY_TASKS, make_problems
 from fcot.teacher.oracle import Oracle
-from fcot.teacher.requests import Request
 
 toy_tasks = pytest.mark.parametrize("name", TOY_TASKS)
 

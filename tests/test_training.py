@@ -11,7 +11,7 @@ import torch
 from students import logits_at_targets, make_rows, make_student
 from trainings import recipe_of, student_of, trained, trained_by
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
 from fcot.objectives.completion import token_loss
 from fcot.student.attention import allow_packing
 from fcot.student.data import Layout

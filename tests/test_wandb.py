@@ -18,13 +18,13 @@ from test_run import SMALL, make_run, schemas  # noqa: F401 - a fixture
 from test_sweeps import LONG, ONE, until
 from wandb_stub import KEY, Stub, served, silent
 
-from fcot.artifacts import RunDirectory
-from fcot.checks import faults_of
-from fcot.errors import FcotError
-from fcot.pipeline import execute
+from fcot.base.errors import FcotError
+from fcot.base.run_folder import RunDirectory
+from fcot.config.checks import faults_of
 from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_report import blocks, publish
+from fcot.runs.pipeline import execute
 from fcot.student import training
 from fcot.student.loggers import lightning_logger
 
@@ -447,7 +447,7 @@ def test_without_the_package_the_command_that_installs_it(document, tmp_path, mo
 
 
 def test_the_package_needs_no_wandb_to_start():
-    code = "import sys, fcot.pipeline, fcot.report; print([name for name in sys.modules if name.startswith('wandb')])"
+    code = "import sys, fcot.runs.pipeline, fcot.report; print([name for name in sys.modules if name.startswith('wandb')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
+from fcot.base.ranks import Team, World
 from fcot.objectives import completion
 from fcot.objectives.completion import CompletionLoss, token_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
-from fcot.ranks import Team, World
 from fcot.student import training
 from fcot.student.config import TrainerConfig
-from fcot.student.decoding import Decoded, Prompt, decode
+from fcot.student.decoding import Decoded, DecodingPrompt, decode
 from fcot.student.loading import Lora, add_lora
 from fcot.student.tokenization import Tokenized
 from fcot.student.training import TrainingReport, train
@@ -75,7 +75,7 @@ def trained(
     )  # fmt: skip
     if overflow == world.rank:
         student.model.get_output_embeddings().weight.data.fill_(3e38)
-    prompts = [Prompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
+    prompts = [DecodingPrompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
     answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
     path = folder / "logs" / "metrics.csv"
     logged = list(csv.DictReader(path.open())) if path.exists() else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from omegaconf import MISSING
 
-from fcot.fields import Bounds, Why, bounded, neutral, resolved
+from fcot.base.fields import Bounds, Why, bounded, neutral, resolved
 
 
 @dataclass
@@ -15,7 +16,10 @@ class CurationConfig:
     """Which completions become reasoning samples."""
 
     name: str = neutral(MISSING, Why.NAMED)
-    filters: list[str] = field(default_factory=list)  # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise
+    # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise, or your own by module.function
+    filters: list[str] = field(default_factory=list)
+    # of filters, by name, where they are not options below
+    settings: dict[str, Any] = resolved({}, "what each filter reads")
     # vote: where there is none, the majority of a problem's completions; vote_all: everywhere
     labels: str = bounded("gold", one_of=("gold", "vote", "vote_all"))
     max_words: int = bounded(300, at_least=1)  # the length filter's limit, in words
@@ -24,14 +28,49 @@ class CurationConfig:
     max_samples: int | None = bounded(None, at_least=1)  # undersample what is kept to so many, at random
     match_golden: bool = False  # undersample to as many as the golden ids name
 
+    def filter_settings(self, name: str) -> dict[str, Any]:
+        """The values of the settings that a filter reads, by name. ``golden`` is the file's name here.
+
+        Raises:
+            FcotError: There is no such filter, or a setting without a default has no value.
+        """
+        from fcot.base.errors import FcotError
+        from fcot.curation.filters import REQUIRED, settings_of
+
+        values = {
+            setting: getattr(self, setting) if setting in _OPTIONS else self.settings.get(setting, default)
+            for setting, default in settings_of(name).items()
+        }
+        if missing := [setting for setting, value in values.items() if value is REQUIRED]:
+            raise FcotError(f"curation.filters={name} needs curation.settings.{missing[0]}=...")
+        return values
+
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
+        from fcot.base.errors import FcotError
         from fcot.curation.filters import CONCISE, FILTERS
 
+        read: set[str] = set()
         for name in self.filters:
-            if fault := Bounds(one_of=(*FILTERS, CONCISE)).fault(name):
-                yield f"curation.filters={name}: {fault}"
+            fault = Bounds(one_of=(*FILTERS, CONCISE)).fault(name)
+            if fault and "." not in name:
+                yield f"curation.filters={name}: {fault}, or your own by module.function"
+                continue
+            try:
+                read |= set(self.filter_settings(name))
+            except FcotError as error:
+                yield str(error)
+        for name in sorted(set(self.settings) - (read - _OPTIONS)):
+            yield f"curation.settings.{name}: none of the filters reads it"
         if ("golden" in self.filters or self.match_golden) and self.golden is None:
             yield f"curation={self.name} needs curation.golden=FILE"
         if self.match_golden and self.max_samples is not None:
             yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
+
+
+_OPTIONS = {option.name for option in fields(CurationConfig)}
+
+
+SCHEMAS = {
+    ("curation", "curation"): CurationConfig,
+}

@@ -3,9 +3,10 @@
 The ``answer`` filter alone is paper A's rule: keep a completion iff its parsed answer equals the gold one; the student
 then trains on the gold answer.
 
-A filter is a function of a completion and of the settings that it names as further parameters; they are options of ``curation``. It
-is given these settings and no others, and they count in the identity of the runs that use the filter: a filter cannot read a setting
-that the identity does not know.
+A filter is a function of a :class:`Candidate` and of the settings that it names as further parameters. It returns the reason to reject
+the candidate, or None. A setting's value is ``curation.<name>`` where ``curation`` has that option, else ``curation.settings.<name>``, else
+the parameter's default. A filter is given these settings and no others, and they count in the identity of the runs that use the filter: a
+filter cannot read a setting that the identity does not know.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import fingerprint
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint
+from fcot.base.plugins import load_function
+from fcot.base.records import REFUSED, Completion, CuratedCompletion, Problem
 from fcot.curation.equations import wrong_equations
-from fcot.errors import FcotError
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
-from fcot.records import REFUSED, Completion, CuratedCompletion, Problem
 
 Read = Callable[[Completion, AnswerRule], Reading]
+Filter = Callable[..., str | None]  # of a candidate and settings: the reason to reject it, None to keep it
 Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None for all of a problem
 
 
@@ -38,8 +41,8 @@ class Rules:
     """What becomes a reasoning sample.
 
     Attributes:
-        filters: Names in :data:`FILTERS`, in the order in which they are asked; and ``concise``, which looks at what the
-            others leave: of a problem's completions it keeps the shortest (paper A, limitation 7.1).
+        filters: Names for :func:`filter_named`, in order; and ``concise``, which looks at what the others leave: of a problem's
+            completions it keeps the shortest (paper A, limitation 7.1).
         thinking: What of a completion is its rationale: what the model said (``strip``), its thought and what it said (``keep``), or
             its thought alone (``only``).
         labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
@@ -61,8 +64,17 @@ class Rules:
 
 
 @dataclass
-class _Judged:
-    """What a filter may look at: the completion, its verdict so far, and the rationales kept before it."""
+class Candidate:
+    """What a filter may look at.
+
+    Attributes:
+        completion: The teacher's output.
+        rationale: The text that the student would be trained on; never empty.
+        answer: The teacher's answer, or why none was read.
+        agrees: Whether it equals the label.
+        voted: Whether the label is the majority's answer rather than a gold one.
+        kept_before: Rationales of the same problem that were kept, with single spaces.
+    """
 
     completion: Completion
     rationale: str
@@ -72,39 +84,39 @@ class _Judged:
     kept_before: set[str]
 
 
-def _answer(judged: _Judged) -> str | None:
-    if judged.answer.value is None:
-        return judged.answer.fault or "no_answer"
-    return None if judged.agrees else "outvoted" if judged.voted else "wrong_answer"
+def _answer(candidate: Candidate) -> str | None:
+    if candidate.answer.value is None:
+        return candidate.answer.fault or "no_answer"
+    return None if candidate.agrees else "outvoted" if candidate.voted else "wrong_answer"
 
 
-def _truncated(judged: _Judged) -> str | None:
-    return "truncated" if judged.completion.finish_reason == "length" else None
+def _truncated(candidate: Candidate) -> str | None:
+    return "truncated" if candidate.completion.finish_reason == "length" else None
 
 
-def _duplicate(judged: _Judged) -> str | None:
-    return "duplicate_rationale" if " ".join(judged.rationale.split()) in judged.kept_before else None
+def _duplicate(candidate: Candidate) -> str | None:
+    return "duplicate_rationale" if " ".join(candidate.rationale.split()) in candidate.kept_before else None
 
 
-def _length(judged: _Judged, max_words: int) -> str | None:
-    return "over_length" if len(judged.rationale.split()) > max_words else None
+def _length(candidate: Candidate, max_words: int) -> str | None:
+    return "over_length" if len(candidate.rationale.split()) > max_words else None
 
 
-def _repetition(judged: _Judged, max_repeats: int) -> str | None:
-    return "repetitive" if most_repeated(judged.rationale) > max_repeats or stutters(judged.rationale) else None
+def _repetition(candidate: Candidate, max_repeats: int) -> str | None:
+    return "repetitive" if most_repeated(candidate.rationale) > max_repeats or stutters(candidate.rationale) else None
 
 
-def _arithmetic(judged: _Judged) -> str | None:
-    return "wrong_equation" if wrong_equations(judged.rationale) else None
+def _arithmetic(candidate: Candidate) -> str | None:
+    return "wrong_equation" if wrong_equations(candidate.rationale) else None
 
 
-def _golden(judged: _Judged, golden: Golden) -> str | None:
-    completion = judged.completion
+def _golden(candidate: Candidate, golden: Golden) -> str | None:
+    completion = candidate.completion
     chosen = golden.get(completion.sample_index, frozenset())
     return None if chosen is None or completion.completion_index in chosen else "not_golden"
 
 
-FILTERS: dict[str, Callable[..., str | None]] = {
+FILTERS: dict[str, Filter] = {
     "answer": _answer,
     "truncated": _truncated,
     "duplicate": _duplicate,
@@ -114,16 +126,30 @@ FILTERS: dict[str, Callable[..., str | None]] = {
     "golden": _golden,
 }
 CONCISE = "concise"
+REQUIRED = inspect.Parameter.empty
 
 
-def settings_of(name: str) -> tuple[str, ...]:
-    """Names of the settings that a filter reads."""
-    return _settings_of(FILTERS[name]) if name in FILTERS else ()
+def filter_named(name: str) -> Filter:
+    """A filter of :data:`FILTERS`, or a user's own by ``module.function``.
+
+    Raises:
+        FcotError: There is none.
+    """
+    return FILTERS[name] if name in FILTERS else load_function("curation.filters", name)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings that a filter reads, by name, with their defaults; ``REQUIRED`` where it has none.
+
+    Raises:
+        FcotError: There is no such filter.
+    """
+    return {} if name == CONCISE else _settings_of(filter_named(name))
 
 
 @cache
-def _settings_of(judge: Callable[..., str | None]) -> tuple[str, ...]:
-    return tuple(inspect.signature(judge).parameters)[1:]
+def _settings_of(judge: Filter) -> dict[str, Any]:
+    return {parameter.name: parameter.default for parameter in list(inspect.signature(judge).parameters.values())[1:]}
 
 
 def most_repeated(text: str) -> int:
@@ -177,19 +203,19 @@ def _judge(
     label = _majority([answer.value for answer in answers]) if voted else problem.answer
     rows, kept_before = [], set[str]()
     filters = [
-        partial(FILTERS[name], **{setting: rules.settings[setting] for setting in settings_of(name)})
+        partial(filter_named(name), **{setting: rules.settings[setting] for setting in settings_of(name) if setting in rules.settings})
         for name in rules.filters if name != CONCISE
     ]  # fmt: skip
     for completion, answer in zip(drawn, answers, strict=True):
         prediction = answer.value
         rationale = _rationale(completion, rules.thinking)
-        judged = _Judged(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
+        candidate = Candidate(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
         if rationale and voted and not label:
             reason: str | None = "no_majority"
         elif rationale and rules.writable and not rules.writable(f"{problem.question}\n{rationale}\n{label}"):
             reason = "special_token"
         elif rationale:
-            reason = next((reason for judge in filters if (reason := judge(judged))), None)
+            reason = next((reason for judge in filters if (reason := judge(candidate))), None)
         else:
             reason = _why_empty(completion, rules.thinking)
         if reason is None:

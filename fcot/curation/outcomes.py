@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fcot.records import Completion, CuratedCompletion
+from fcot.base.records import Completion, CuratedCompletion
 
 _UNUSUAL = 0.1  # share of the completions from which a fault is reported
 

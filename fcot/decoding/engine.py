@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from fcot.base.errors import FcotError, NotFinite
 from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
-from fcot.errors import FcotError, NotFinite
 
 NO_TOKEN = -1  # of logits that are not finite
 _HEADROOM = 64  # columns that a row is given beyond its present length when it is decided whether it fits
@@ -24,7 +24,7 @@ _REFILL = 4  # waiting rows enter when a quarter of the places is free: each tim
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class DecodingPrompt:
     """A row to be decoded.
 
     Attributes:
@@ -84,9 +84,9 @@ def _finite(largest: torch.Tensor, tokens: torch.Tensor) -> list[int]:
 
 
 @dataclass(eq=False)
-class _Row:
+class _DecodingRow:
     key: Any
-    prompt: Prompt
+    prompt: DecodingPrompt
     written: list[int] = field(default_factory=list)
     complete: bool | None = None  # None while it goes on
     ended: bool = False  # by an end token
@@ -129,16 +129,16 @@ class Decoder:
         self._encoder_decoder = bool(model.config.is_encoder_decoder)
         self._start: Any = getattr(model.config, "decoder_start_token_id", None)
         self._positions = getattr(model.config, "max_position_embeddings", None)
-        self._rows: list[_Row] = []
-        self._finished: list[_Row] = []
-        self._waiting: list[_Row] = []  # taken from the source, or put back
+        self._rows: list[_DecodingRow] = []
+        self._finished: list[_DecodingRow] = []
+        self._waiting: list[_DecodingRow] = []  # taken from the source, or put back
         self._cache: Any = None
         self._lengths: torch.Tensor  # columns of the cache that are a row's own
         self._cross_mask: torch.Tensor  # the own of an encoder-decoder's prompts
         self._forget()
 
     @torch.inference_mode()
-    def run(self, source: Iterator[tuple[Any, Prompt] | None]) -> Iterator[tuple[Any, Written]]:
+    def run(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> Iterator[tuple[Any, Written]]:
         """Decode what the source yields, until all rows are finished and it has no more: it ends, or yields None.
 
         Results come as they are ready, with their key.
@@ -151,9 +151,9 @@ class Decoder:
             self._rows, self._waiting, self._finished = [], [], []
             self._forget()
 
-    def _advance(self, source: Iterator[tuple[Any, Prompt] | None]) -> bool:
+    def _advance(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> bool:
         """Let rows go and come where it is time to, and write a token in each; whether any are left."""
-        entering: list[_Row] = []
+        entering: list[_DecodingRow] = []
         try:
             if self._time_to_refill():
                 self._compact()
@@ -175,7 +175,7 @@ class Decoder:
 
     # --- rows come and go ---
 
-    def _active(self) -> list[_Row]:
+    def _active(self) -> list[_DecodingRow]:
         return [row for row in self._rows if row.complete is None]
 
     def _time_to_refill(self) -> bool:
@@ -208,7 +208,7 @@ class Decoder:
             for layer in cross_layers(self._cache):
                 layer.select(picked, window)
 
-    def _admitted(self, source: Iterator[tuple[Any, Prompt] | None]) -> list[_Row]:
+    def _admitted(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> list[_DecodingRow]:
         """The first of the waiting rows, as many as there is room for."""
         if self._rows and self._encoder_decoder and self._positions is not None:
             return []  # such decoders count their positions from the cache's left edge: rows have to start together
@@ -218,7 +218,7 @@ class Decoder:
             if n == len(self._waiting):
                 if (item := next(source, None)) is None:
                     break
-                self._waiting.append(_Row(*item))
+                self._waiting.append(_DecodingRow(*item))
             columns = max(columns, len(self._waiting[n].prompt.ids))
             if there + n and (there + n + 1) * (columns + _HEADROOM) > self._max_tokens:
                 break
@@ -238,7 +238,7 @@ class Decoder:
         self._max_tokens = max(1, self._max_tokens // 2)
         if self._max_rows is not None:
             self._max_rows = max(1, self._max_rows // 2)
-        self._waiting = [_Row(row.key, row.prompt) for row in active] + self._waiting
+        self._waiting = [_DecodingRow(row.key, row.prompt) for row in active] + self._waiting
         self._rows = []
         self._forget()
         if torch.cuda.is_available():
@@ -249,7 +249,7 @@ class Decoder:
 
     # --- the model ---
 
-    def _prefill(self, rows: list[_Row]) -> None:
+    def _prefill(self, rows: list[_DecodingRow]) -> None:
         """Put new rows through the model and beside those that are there."""
         device, width = self._model.device, max(len(row.prompt.ids) for row in rows)
         lengths = torch.tensor([len(row.prompt.ids) for row in rows])
@@ -305,11 +305,11 @@ class Decoder:
             more = {"input_ids": last, "attention_mask": mask, "position_ids": places[:, None].to(device)}
         return self._model(**more, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
 
-    def _choose(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[int]:
+    def _choose(self, rows: Sequence[_DecodingRow], logits: torch.Tensor) -> list[int]:
         uniforms = [0.0 if row.uniforms is None or row.complete is not None else row.uniforms[len(row.written)] for row in rows]
         return self._sampling.choose(logits[:, -1], uniforms)
 
-    def _write(self, rows: Sequence[_Row], tokens: Sequence[int]) -> None:
+    def _write(self, rows: Sequence[_DecodingRow], tokens: Sequence[int]) -> None:
         """Append a token to each row that goes on, and see whether it ends there."""
         for row, token in zip(rows, tokens, strict=True):
             if row.complete is not None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from fcot.errors import FcotError
-from fcot.progress import say
+from fcot.base.console import say
+from fcot.base.errors import FcotError
 
 _NAMED = 4  # tensors in a message
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower ones are of quantized models

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fcot.base.records import Prediction
 from fcot.curation.equations import wrong_equations
 from fcot.curation.filters import most_repeated, stutters
 from fcot.prompts.answers import AnswerRule
-from fcot.records import Prediction
 
 MARKS = (
     "no_answer", "truncated", "repeats_question", "loops", "arithmetic_slip", "right_reasoning", "foreign_number", "skipped_number",
@@ -90,7 +90,7 @@ def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
 
     Known are those of the question, and every result, right or wrong, once it was reached.
     """
-    known, foreign = _Known(question), []
+    known, foreign = _KnownNumbers(question), []
     for found in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
         for number in _numbers(found[2]):
             if not found[1] and number not in known.numbers and number not in _HARMLESS and not known.give(number):
@@ -99,7 +99,7 @@ def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
     return foreign
 
 
-class _Known:
+class _KnownNumbers:
     """Known numbers, and whether two of them give another one by one operation: for each of them the other one is looked up."""
 
     def __init__(self, numbers: Iterable[float]) -> None:

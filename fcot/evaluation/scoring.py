@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fcot.artifacts import RunDirectory, write_jsonl
+from fcot.base.files import write_jsonl
+from fcot.base.records import Completion, Prediction, Problem, to_row
+from fcot.base.run_folder import RunDirectory
 from fcot.evaluation.errors import count, mark
 from fcot.evaluation.statistics import wilson_interval
 from fcot.prompts.answers import AnswerRule, most_frequent
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Completion, Prediction, Problem, to_row
 
 Form = StudentFormat | TeacherPrompt  # of what was asked and how it is read
 

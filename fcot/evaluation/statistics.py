@@ -1,6 +1,6 @@
 """What is signal and what is noise: intervals over seeds and problems, paired comparisons, trends, corrections for many tests.
 
-Answers are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
+CorrectShares are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
 
 One standard holds for means, differences and trends over several trainings. The sampling variance of a mean has two parts: that of the
 trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers is in both and is
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-Answers = NDArray[np.float64]
+CorrectShares = NDArray[np.float64]
 Templates = Sequence[str]  # of each problem; problems of one template are answered alike
 
 _FEW = 5  # right or wrong answers per run, below which their variance says too little
@@ -39,7 +39,7 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AccuracyEstimate:
     """An accuracy.
 
     Attributes:
@@ -54,7 +54,7 @@ class Estimate:
     spread: float | None
 
 
-def estimate(answers: Answers, templates: Templates | None = None) -> Estimate:
+def estimate(answers: CorrectShares, templates: Templates | None = None) -> AccuracyEstimate:
     """Mean accuracy and its interval.
 
     One seed: Wilson's interval, of this trained student. Several: Wilson's formula with the variance of seeds and problems in the place of
@@ -64,7 +64,7 @@ def estimate(answers: Answers, templates: Templates | None = None) -> Estimate:
     n_seeds, n_problems = answers.shape
     mean = float(answers.mean())
     if n_seeds == 1 and groups.alone:
-        return Estimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
+        return AccuracyEstimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
     error = _error([answers], [1.0], groups)
     if error.total:
         low, high = _wilson(mean, min(mean * (1 - mean) / error.total, answers.size), error.quantile(_TAIL))
@@ -73,19 +73,19 @@ def estimate(answers: Answers, templates: Templates | None = None) -> Estimate:
     if min(mean, 1 - mean) * n_problems < _FEW:
         lower, upper = wilson_interval(round(mean * n_problems), n_problems)
         low, high = min(low, lower), max(high, upper)
-    return Estimate(mean, low, high, float(answers.mean(axis=1).std(ddof=1)) if n_seeds > 1 else None)
+    return AccuracyEstimate(mean, low, high, float(answers.mean(axis=1).std(ddof=1)) if n_seeds > 1 else None)
 
 
-def of_counts(accuracies: Sequence[float], n_problems: int) -> Estimate:
+def of_counts(accuracies: Sequence[float], n_problems: int) -> AccuracyEstimate:
     """The same of accuracies whose single answers are not known, one for each seed: the noise of answers is in both parts."""
     mean = float(np.mean(accuracies))
     if len(accuracies) == 1:
-        return Estimate(mean, *wilson_interval(round(mean * n_problems), n_problems), None)
+        return AccuracyEstimate(mean, *wilson_interval(round(mean * n_problems), n_problems), None)
     spread = float(np.std(accuracies, ddof=1))
     error = _Error(spread**2 / len(accuracies), mean * (1 - mean) / n_problems, (len(accuracies) - 1, max(1, n_problems - 1)))
     if not error.total or mean in (0, 1):
-        return Estimate(mean, *wilson_interval(round(mean * n_problems), n_problems), spread)
-    return Estimate(mean, *_wilson(mean, mean * (1 - mean) / error.total, error.quantile(_TAIL)), spread)
+        return AccuracyEstimate(mean, *wilson_interval(round(mean * n_problems), n_problems), spread)
+    return AccuracyEstimate(mean, *_wilson(mean, mean * (1 - mean) / error.total, error.quantile(_TAIL)), spread)
 
 
 def _wilson(mean: float, n: float, quantile: float) -> tuple[float, float]:
@@ -159,7 +159,7 @@ class _Error:
         return float(np.exp(found))
 
 
-def _error(sides: Sequence[Answers], weights: Sequence[float], groups: _Groups) -> _Error:
+def _error(sides: Sequence[CorrectShares], weights: Sequence[float], groups: _Groups) -> _Error:
     """The sampling variance of a weighted sum of the sides' means; a side of one run brings no variance of trainings."""
     parts = [(weight**2 * _of_trainings(side, groups), len(side) - 1) for side, weight in zip(sides, weights, strict=True) if len(side) > 1]
     trainings = sum(variance for variance, _ in parts)
@@ -168,7 +168,7 @@ def _error(sides: Sequence[Answers], weights: Sequence[float], groups: _Groups) 
     return _Error(trainings, groups.variance(means), (trainings**2 / spread if spread else 1, max(1, groups.n - 1)))
 
 
-def _of_trainings(answers: Answers, groups: _Groups) -> float:
+def _of_trainings(answers: CorrectShares, groups: _Groups) -> float:
     """The variance that training brings to the mean of several runs, without the noise of single answers, which problems bring too."""
     runs = answers.mean(axis=1)
     noise = answers - runs[:, None] - answers.mean(axis=0) + answers.mean()
@@ -197,8 +197,8 @@ class Comparison:
 
 
 def compare(
-    first: Answers,
-    second: Answers,
+    first: CorrectShares,
+    second: CorrectShares,
     problems: Sequence[int],
     templates: Templates | None = None,
     fixed: tuple[bool, bool] = (False, False),
@@ -206,8 +206,8 @@ def compare(
     """The second setting against the first.
 
     Args:
-        first: Answers of the one.
-        second: Answers of the other.
+        first: CorrectShares of the one.
+        second: CorrectShares of the other.
         problems: Their sample indices.
         templates: Of each problem; None where nobody knows them.
         fixed: Of each side, whether its answers do not depend on the seed: its one run is all there is.
@@ -226,7 +226,7 @@ def compare(
     return Comparison(difference, low, high, p, repaired, broken)
 
 
-def gain(first: Answers, second: Answers, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
+def gain(first: CorrectShares, second: CorrectShares, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
     """As :func:`compare`, where each run of the first side is the beginning of the same run of the second: paired by run."""
     found = compare(first, second, problems, templates)
     if len(first) == 1:
@@ -238,7 +238,7 @@ def gain(first: Answers, second: Answers, problems: Sequence[int], templates: Te
     return replace(found, p=p, low=low, high=high)
 
 
-def against_published(measured: Estimate, n_seeds: int, published: float, n: int) -> tuple[float, float]:
+def against_published(measured: AccuracyEstimate, n_seeds: int, published: float, n: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy's difference to a published one, which is that of one training on as many problems.
 
     Both have the sampling error of their problems, and with several seeds the published one has that of one more training. The parts are
@@ -271,12 +271,12 @@ def detectable(n_problems: int, n_seeds: int, accuracy: float = 0.5, spread: flo
     return (error.quantile(_TAIL) + error.quantile(0.2)) * float(np.sqrt(error.total))
 
 
-def _comparable(sides: Sequence[Answers], fixed: Sequence[bool]) -> bool:
+def _comparable(sides: Sequence[CorrectShares], fixed: Sequence[bool]) -> bool:
     """Whether no side is a single training beside several ones."""
     return max(map(len, sides)) == 1 or all(len(side) > 1 or known for side, known in zip(sides, fixed, strict=True))
 
 
-def _exact(first: Answers, second: Answers, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _exact(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """McNemar's exact test of one training each, and an interval that does not contradict it.
 
     It holds the paired t interval, the exact one given how many problems the two differ in, and what may differ though nothing was seen to.
@@ -290,7 +290,7 @@ def _exact(first: Answers, second: Answers, groups: _Groups) -> tuple[float, tup
     return _sign_flips((second - first)[0]), (min(low for low, _ in intervals), max(high for _, high in intervals))
 
 
-def _by_template(first: Answers, second: Answers, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _by_template(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """One training each: the larger p of exchanging the two within whole templates, and of a t test over templates."""
     differences = (second - first)[0]
     p, interval = _tested(float(differences.mean()), _error([first, second], [-1, 1], groups), groups)
@@ -310,7 +310,7 @@ def _sign_flips(sums: NDArray[np.float64]) -> float:
     return float(np.clip(chances[places >= abs(sums.sum())].sum(), _LEAST_P, 1.0))
 
 
-def _over_trainings(first: Answers, second: Answers, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _over_trainings(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """Test and interval with the variance of the trainings and that of the problems' differences."""
     return _tested(float(second.mean() - first.mean()), _error([first, second], [-1, 1], groups), groups)
 
@@ -353,11 +353,11 @@ class Trend:
     over: str
 
 
-def trend(levels: Sequence[Answers], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
+def trend(levels: Sequence[CorrectShares], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
     """The trend over answers in increasing order of the setting.
 
     Args:
-        levels: Answers at each value of the setting.
+        levels: CorrectShares at each value of the setting.
         templates: Of each problem; None where nobody knows them.
         fixed: Of each level, whether its answers do not depend on the seed; None: all do.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.autograd.function import once_differentiable
@@ -48,12 +50,21 @@ class CompletionLoss:
             part["weights"] = torch.zeros(len(part["targets"]))
         return part
 
+    def facts(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
     def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
         """With all logits of the targets at once, or, where they are many, with some at a time."""
         if (read := forward.head_inputs(part)) is None:
             return token_loss(forward(part), part)
         states, head = read
         return chunked_token_loss(states, head.weight, head.bias, part)
+
+
+def completion_loss(rows: Tokenized, layout: Layout, weights: Sequence[float]) -> CompletionLoss:
+    """The cross-entropy of samples with these weights, one each."""
+    return CompletionLoss(rows, layout, None if all(weight == 1 for weight in weights) else np.array(weights))
 
 
 def token_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:

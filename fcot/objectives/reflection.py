@@ -137,6 +137,10 @@ class TripletLoss:
         """See :func:`triplet_batch`."""
         return triplet_batch(self.reflection, self.rows, list(ids), step, self.layout.pad_id, self.layout.start_id)
 
+    def facts(self) -> dict[str, Any]:
+        """The share of the samples that have a triplet."""
+        return {"reflection_share": round(float(self.reflection.contributes.mean()), 4)}
+
     def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
         """See :func:`triplet_loss`."""
         return triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin)

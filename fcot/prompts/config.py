@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from fcot.fields import To, absent_at, neutral, resolved
+from fcot.base.fields import To, absent_at, neutral, resolved
 from fcot.prompts.answer_types import ANSWER_TYPES
 
 
@@ -50,3 +50,8 @@ class PromptConfig:
         for answer_type in ANSWER_TYPES:
             if answer_type not in self.answer_triggers:
                 yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
+
+
+SCHEMAS = {
+    ("prompt", "prompt"): PromptConfig,
+}

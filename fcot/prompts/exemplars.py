@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import RunDirectory, read_json, read_jsonl
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, read_jsonl
+from fcot.base.records import Problem
+from fcot.base.run_folder import RunDirectory
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
-from fcot.records import Problem
 
 DEFAULT_DRAWN = 8  # paper A's usual number
 TRAIN = "train"

@@ -15,7 +15,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.thinking import separate
 
 Architecture = Literal["encoder_decoder", "decoder"]
-Layout = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
+FormatKind = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
 
 
 @dataclass(frozen=True)
@@ -85,63 +85,3 @@ class StudentFormat:
             return rule.first(text) is not None
         _, prefix, answer = text.rpartition(self.answer_prefix)
         return bool(prefix) and rule.first(answer) is not None
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a student is made, and asked.
-
-    Attributes:
-        title: The papers' name.
-        asks_teacher: Whether it trains on rationales.
-        trains: Whether it trains at all.
-        formats: What its students read and write; none where they are asked by the run's prompt, as a teacher is.
-    """
-
-    title: str
-    asks_teacher: bool
-    trains: bool
-    formats: dict[Layout, StudentFormat]
-
-    @property
-    def prompted(self) -> bool:
-        """Whether the student, untrained, is asked by the run's prompt."""
-        return not self.formats
-
-
-METHODS = {
-    "zero_shot": Method(
-        "Zero-shot", False, False,
-        {
-            "encoder_decoder": StudentFormat("question: {question}", "{answer}", None),
-            "decoder": StudentFormat("Q: {question}\n\nA:", " {answer}", None),
-            "chat": StudentFormat("Q: {question}\n\nA:", "{answer}", None),
-        },
-    ),
-    "zero_shot_cot": Method("Zero-shot-CoT", False, False, {}),
-    "few_shot_cot": Method("Few-shot-CoT", False, False, {}),
-    "fine_tune": Method(
-        "Fine-tune", False, True,
-        {
-            "encoder_decoder": StudentFormat("{question}", "{answer}", None),
-            "decoder": StudentFormat("{question} ###", " {answer}", None),
-            "chat": StudentFormat("{question}", "{answer}", None),
-        },
-    ),
-    "fine_tune_cot": Method(
-        "Fine-tune-CoT", True, True,
-        {
-            "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
-            "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
-            "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
-        },
-    ),
-    "tailored": Method(  # paper B's; T5's tokenizer has no newlines
-        "Tailored", True, True,
-        {
-            "encoder_decoder": StudentFormat("Question: {question} Reasoning:", "{rationale} Answer: {answer}", "Answer:"),
-            "decoder": StudentFormat("Question: {question}\nReasoning:", " {rationale}\nAnswer: {answer}", "Answer:"),
-            "chat": StudentFormat("Question: {question}", "Reasoning: {rationale}\nAnswer: {answer}", "Answer:"),
-        },
-    ),
-}  # fmt: skip

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fcot.base.records import Completion
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import separate
-from fcot.records import Completion
 
 Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
 

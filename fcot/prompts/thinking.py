@@ -59,7 +59,7 @@ def separate(text: str) -> Parts:
     return Parts(_LEFT_OVER.sub("", joined).strip(), _LEFT_OVER.sub("", rest).strip(), not thinks)
 
 
-def said_or_thought(text: str) -> str:
+def text_or_thought(text: str) -> str:
     """A rationale without the thought before it; the thought where there is nothing else."""
     thought, said, _ = separate(text)
     return said or thought

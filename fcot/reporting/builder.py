@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcot.reporting.answer import answer, listed
-from fcot.reporting.cost import asks_for_cost, cost_table, costs_of
+from fcot.reporting.cost import cost_table, costs_of, has_cost
 from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.figures import accuracy_chart, cost_chart, kept_chart, scaling_chart, training_chart
@@ -80,7 +80,7 @@ def terminal_tables(analysis: Analysis) -> list[Table]:
     found = [
         comparison(settings), *analysis.rounds, *reference_tables(settings),
         paired(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
-        *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if asks_for_cost(settings) else None,
+        *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if has_cost(settings) else None,
     ]  # fmt: skip
     return [table for table in found if table is not None]
 

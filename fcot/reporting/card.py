@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fcot.prompts.student import METHODS, Layout, StudentFormat
+from fcot.methods.table import METHODS
+from fcot.prompts.student import FormatKind, StudentFormat
 
-TERMS = {
-    "oracle": "The training rationales were written by a program of fcot's; there are no terms to observe.",
-    "replay": "The training rationales were read from a file of completions of {teacher}. Whoever provides that model may restrict what "
-    "its output is used for, such as training other models: read their terms before you publish or sell this student.",
-    "openai": "The training rationales were written by {teacher} behind an API. Its provider's terms apply to them; OpenAI's, for one, "
-    "do not allow output to be used to develop models that compete with OpenAI's. Read them before you publish or sell this student.",
-    "hf": "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
-    "attribution, some restrict commercial use).",
-}
 _LEARNT = {
     "feedback": "its feedback on the student's mistakes",
     "plain": "its further rationales",
@@ -35,7 +27,7 @@ tokenizer.decode(output[0], skip_special_tokens=True)""",
 }
 
 
-def how_to_use(folder: str, layout: Layout, text_format: StudentFormat, api: bool) -> str:
+def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api: bool) -> str:
     """Markdown, DIR standing for where the student is: fcot's own command, and transformers' lines for a local student."""
     command = f'```\npython -m fcot.predict student={folder} "..."\n```'
     if api:
@@ -51,13 +43,13 @@ def _template(text_format: StudentFormat) -> str:
     return text_format.prompt(mark).replace("{", "{{").replace("}", "}}").replace(mark, "{question}")
 
 
-def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str | None, base_model: str | None, use: str) -> str:
+def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, base_model: str | None, use: str) -> str:
     """The card's Markdown.
 
     Args:
         metrics: The run's.
         config_text: The run's configuration as YAML.
-        teacher_kind: ``teacher.name`` of the configuration, None where no teacher took part.
+        terms: On whose terms the rationales came, with ``{teacher}``; None where no teacher took part.
         base_model: Name of what was fine-tuned at its hub or API, None for a student from scratch or from a folder.
         use: How it is asked, as Markdown.
     """
@@ -87,7 +79,7 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
         later = rounds[1 : metrics.get("best_round", 1)]
         counts = f"{sum(one['completions_kept'] for one in later):,} of {sum(one['completions_asked'] for one in later):,}"
         data += f"; in {len(later)} later rounds {counts} completions ({_LEARNT[metrics['learnt_from']]})" if later else ""
-    terms = TERMS[teacher_kind].format(teacher=teacher) if teacher_kind else NO_TEACHER
+    terms = terms or NO_TEACHER
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
     head += [f"base_model: {base_model}"] if base_model else []
     writes = "its reasoning, then the answer" if teacher is not None else "the answer"
@@ -95,8 +87,9 @@ def model_card(metrics: Mapping[str, Any], config_text: str, teacher_kind: str |
     return "\n".join(
         [
             "---", *head, "---", "", title, "", f"A student of fcot: it writes {writes}. Run `{metrics['run_id']}`.", "",
-            "## Results", "", "| | |", "|---|---|", *facts, "", "## Data", "", data + ".", "", "## Terms", "", terms, "",
-            "## Use", "", use, "", "## Configuration", "", "```yaml", config_text.strip(), "```", "",
+            "## Results", "", "| | |", "|---|---|", *facts, "", "## Data", "", data + ".", "",
+            "## Terms", "", terms.format(teacher=teacher), "", "## Use", "", use, "",
+            "## Configuration", "", "```yaml", config_text.strip(), "```", "",
         ]
     )  # fmt: skip
 

@@ -5,11 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import bounded
+from fcot.base.fields import bounded
+
+
+class LoggerOptions(Protocol):
+    """What the options of any logger have to offer.
+
+    Attributes:
+        at_wandb: Whether runs are reported to Weights & Biases.
+        by_lightning: Whether a logger of Lightning is made for each training.
+    """
+
+    name: str
+    at_wandb: ClassVar[bool]
+    by_lightning: ClassVar[bool]
 
 
 @dataclass
@@ -17,6 +30,9 @@ class LoggerConfig:
     """Training log."""
 
     name: str = bounded(MISSING, one_of=("csv", "none"))
+
+    at_wandb: ClassVar[bool] = False
+    by_lightning: ClassVar[bool] = False
 
 
 @dataclass
@@ -26,6 +42,9 @@ class LightningLoggerConfig:
     name: str = MISSING
     target: str = MISSING  # its class, such as pytorch_lightning.loggers.MLFlowLogger
     options: dict[str, Any] = field(default_factory=dict)  # its arguments; save_dir is the run's logs unless set here
+
+    at_wandb: ClassVar[bool] = False
+    by_lightning: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -46,7 +65,17 @@ class WandbLoggerConfig:
     log_student: bool = True  # upload the trained student
     wait_s: int = bounded(120, at_least=1)  # for uploads at the end of a run; what is missing then can be synced
 
+    at_wandb: ClassVar[bool] = True
+    by_lightning: ClassVar[bool] = False
+
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             yield "logger.mode=online: no key in WANDB_API_KEY; logger.mode=auto logs offline without one"
+
+
+SCHEMAS = {
+    ("logger", "logger"): LoggerConfig,
+    ("logger", "lightning"): LightningLoggerConfig,
+    ("logger", "wandb"): WandbLoggerConfig,
+}

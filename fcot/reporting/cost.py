@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fcot.reporting.settings import Metrics, Setting
+from fcot.reporting.settings import MetricsRow, Setting
 from fcot.reporting.table import Table
 
 ANNOTATION_USD = 20 / 30  # a gold answer: $20 an hour, 30 an hour (paper A, appendix F)
@@ -58,7 +58,7 @@ def cost_of(setting: Setting) -> Cost:
     )
 
 
-def _rationales_usd(run: Metrics) -> tuple[float, bool]:
+def _rationales_usd(run: MetricsRow) -> tuple[float, bool]:
     """What a run's rationales cost, and whether their tokens were counted."""
     usage = run.get("teacher_usage") or {}
     measured = bool(usage.get("used_completion_tokens"))
@@ -67,7 +67,7 @@ def _rationales_usd(run: Metrics) -> tuple[float, bool]:
     return sum(n * price / 1e6 for n, price in zip(tokens, prices, strict=True)), measured
 
 
-def _by_length(run: Metrics) -> tuple[float, float]:
+def _by_length(run: MetricsRow) -> tuple[float, float]:
     """Tokens of prompts and completions by their characters: each completion asked for with its question."""
     return tuple((run.get(name) or 0) / _CHARACTERS_A_TOKEN for name in ("teacher_prompt_characters", "teacher_characters"))  # type: ignore[return-value]
 
@@ -116,7 +116,7 @@ def cost_table(settings: Sequence[Setting]) -> Table:
     return table
 
 
-def asks_for_cost(settings: Sequence[Setting]) -> bool:
+def has_cost(settings: Sequence[Setting]) -> bool:
     """Whether settings differ both in how many problems are annotated and in D: which of the two pays is then the question.
 
     Or in whether the teacher is asked for plain rationales or for feedback.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcot.artifacts import RunDirectory
-from fcot.reporting.settings import Metrics
+from fcot.base.run_folder import RunDirectory
+from fcot.reporting.settings import MetricsRow
 from fcot.reporting.table import Table
 
 
@@ -77,7 +77,7 @@ class RunFiles:
 
     directory: RunDirectory
     label: str
-    metrics: Metrics
+    metrics: MetricsRow
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, write_atomic, write_json
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph
 from fcot.reporting.figures import save
 from fcot.reporting.published import find

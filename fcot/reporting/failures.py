@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fcot.evaluation.errors import MARKS
 from fcot.evaluation.statistics import holm, independence
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value
 from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
@@ -66,7 +66,7 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
 
 def length_table(settings: Sequence[Setting]) -> Table | None:
     """Accuracy by how long the answers are, in quarters from short to long; of methods whose answers hold a rationale."""
-    reasoning = [one for one in settings if METHODS[one["method"]].prompted or METHODS[one["method"]].asks_teacher]
+    reasoning = [one for one in settings if METHODS[one["method"]].prompted or METHODS[one["method"]].uses_rationales]
     reasoning = [one for one in reasoning if any(any(lengths.values()) for lengths in one.lengths)]
     if not reasoning:
         return None

@@ -8,9 +8,9 @@ from typing import Any
 
 import altair as alt
 
-from fcot.artifacts import replacing
-from fcot.errors import FcotError
-from fcot.prompts.student import METHODS
+from fcot.base.errors import FcotError
+from fcot.base.files import replacing
+from fcot.methods.table import METHODS
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
 from fcot.reporting.published import Published, published
@@ -30,7 +30,7 @@ _INTERVAL = "95 % interval"
 _WIDTH = 520
 _LABEL = 480  # pixels of an axis' label; a page on a phone has less
 _FORMATS = ("svg", "pdf", "png")
-Row = dict[str, Any]
+FigureRow = dict[str, Any]
 
 
 def accuracy_chart(settings: Sequence[Setting]) -> Chart:
@@ -164,7 +164,7 @@ def _asked_of(setting: Setting) -> str:
     return f"{setting['task']}, {setting['teacher']}" + (", all rounds" if setting["rounds"] else "")
 
 
-def training_chart(curves: Mapping[str, Sequence[Row]]) -> Chart | None:
+def training_chart(curves: Mapping[str, Sequence[FigureRow]]) -> Chart | None:
     """Training loss and validation accuracy by optimizer step, a line a run; None without any.
 
     Args:
@@ -237,11 +237,11 @@ def _made(name: str, title: str, chart: Any) -> Chart:
     return Chart(name, title, spec)
 
 
-def _data(rows: Sequence[Row]) -> alt.Data:
+def _data(rows: Sequence[FigureRow]) -> alt.Data:
     return alt.Data(values=list(rows))
 
 
-def _measured(setting: Setting) -> Row:
+def _measured(setting: Setting) -> FigureRow:
     """A setting's numbers, in percent."""
     accuracy = setting.accuracy
     low, high = 100 * accuracy.low, 100 * accuracy.high
@@ -251,7 +251,7 @@ def _measured(setting: Setting) -> Row:
     }  # fmt: skip
 
 
-def _paper(setting: Setting) -> Row:
+def _paper(setting: Setting) -> FigureRow:
     """The published figure and, where that is a best epoch, ours."""
     if setting.published is None:
         return {"paper A": None, "best epoch": None}

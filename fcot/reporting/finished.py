@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fcot.artifacts import LINE_ENDS, RunDirectory, read_json, read_jsonl
-from fcot.errors import FcotError
-from fcot.prompts.student import METHODS
+from fcot.base.errors import FcotError
+from fcot.base.files import LINE_ENDS, read_json, read_jsonl
+from fcot.base.run_folder import RunDirectory
+from fcot.methods.table import METHODS
 
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
@@ -83,7 +84,7 @@ def command_of(directory: RunDirectory) -> str:
     return command if command.startswith("python -m fcot.run") else ""
 
 
-def tell_apart(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
+def distinguish(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
     """Enter as varied the configuration values in which runs of a task, student and method differ, beside D and the seed.
 
     And all that is varied in any run in all of them, as far as their configurations have it: a table or a line has a value for
@@ -107,7 +108,7 @@ def tell_apart(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
 def _counts(key: str, metrics: Mapping[str, Any]) -> bool:
     """Whether a run's method has a use for a value."""
     method, part = METHODS[metrics["method"]], key.partition(".")[0]
-    asks = method.asks_teacher or (metrics["student"] == "teacher" and part != "curation")
+    asks = method.uses_rationales or (metrics["student"] == "teacher" and part != "curation")
     uses = {"trainer": method.trains, "teacher": asks, "curation": asks, "prompt": asks or method.prompted}
     return uses.get(part, True)
 

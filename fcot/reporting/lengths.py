@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from fcot.artifacts import RunDirectory, read_jsonl
+from fcot.base.files import read_jsonl
+from fcot.base.run_folder import RunDirectory
 from fcot.reporting.document import Chart
 from fcot.reporting.figures import histogram_chart
 from fcot.reporting.table import Table

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from fcot.artifacts import write_atomic
+from fcot.base.files import write_atomic
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.samples import ProblemsOf, Samples, read_samples
 from fcot.reporting.table import Table

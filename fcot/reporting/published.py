@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 
 _ONE_EVALUATION = ("gpt3_", "teacher")  # behind an API: only the last weights could be evaluated
 FILE = Path(__file__).with_name("paper_a.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.published import find, parts, published
 from fcot.reporting.settings import Setting
 from fcot.reporting.table import Table

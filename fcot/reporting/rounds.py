@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Answers, Comparison, estimate, gain, holm
+from fcot.evaluation.statistics import Comparison, CorrectShares, estimate, gain, holm
 from fcot.reporting.numbers import equal_to, signed, signed_interval
-from fcot.reporting.settings import Metrics, Setting, named
+from fcot.reporting.settings import MetricsRow, Setting, named
 from fcot.reporting.table import Table
 
 ENDED = {
@@ -45,10 +45,10 @@ def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
         yield table
 
 
-def _cells(setting: Setting, held: Sequence[Metrics]) -> list[str]:
+def _cells(setting: Setting, held: Sequence[MetricsRow]) -> list[str]:
     """A row: one round of several runs."""
 
-    def mean(value: Callable[[Metrics], Any], form: str) -> str:
+    def mean(value: Callable[[MetricsRow], Any], form: str) -> str:
         known = [found for one in held if (found := value(one)) is not None]
         return form.format(sum(known) / len(known)) if known else "-"
 
@@ -71,23 +71,23 @@ def _cells(setting: Setting, held: Sequence[Metrics]) -> list[str]:
     ]
 
 
-def _same(held: Sequence[Metrics]) -> bool:
+def _same(held: Sequence[MetricsRow]) -> bool:
     return all("answers" in one and set(one["answers"]) == set(held[0]["answers"]) for one in held)
 
 
-def _answers(held: Sequence[Metrics]) -> Answers:
+def _answers(held: Sequence[MetricsRow]) -> CorrectShares:
     """(rounds, problems)."""
     return np.array([[one["answers"][index] for index in sorted(held[0]["answers"])] for one in held], dtype=np.float64)
 
 
-def _told(run: Metrics) -> str:
+def _told(run: MetricsRow) -> str:
     """Which round's student a run kept, and why it held no more."""
     exam = run.get("exam_of_no_round")
     left = f" ({exam['failed_problems']:,} problems were failed)" if exam else ""
     return f"seed {run['seed']}: the student of round {run['best_round']} is kept; ended: {ENDED[run['rounds_ended']]}{left}"
 
 
-def _gain(setting: Setting, runs: Sequence[Metrics]) -> Comparison | None:
+def _gain(setting: Setting, runs: Sequence[MetricsRow]) -> Comparison | None:
     """The kept rounds against the first ones, run by run, where there are others."""
     first = [run["rounds"][0] for run in runs]
     kept = [run["rounds"][run["best_round"] - 1] for run in runs]

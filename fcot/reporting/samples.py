@@ -14,10 +14,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fcot.artifacts import RunDirectory, file_fingerprint
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import file_fingerprint
+from fcot.base.records import CuratedCompletion, ExamResult, Feedback, Prediction, Problem, from_row
+from fcot.base.run_folder import RunDirectory
 from fcot.evaluation.errors import Marked
-from fcot.records import CuratedCompletion, ExamResult, Feedback, Prediction, Problem, from_row
 from fcot.reporting.document import RunFiles
 
 ProblemsOf = Callable[[RunFiles], Iterable[Problem]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcot.evaluation.statistics import Trend, holm, trend
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value
 from fcot.reporting.settings import Setting, number
 from fcot.reporting.table import Table

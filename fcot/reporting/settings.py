@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Answers, Estimate, estimate, of_counts
-from fcot.prompts.student import METHODS
+from fcot.evaluation.statistics import AccuracyEstimate, CorrectShares, estimate, of_counts
+from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
 from fcot.reporting.published import Published, find
 
-Metrics = Mapping[str, Any]
+MetricsRow = Mapping[str, Any]
 FEWEST_TEMPLATES = 10  # fewer say too little of how much templates differ
 SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
 
@@ -25,12 +25,12 @@ class Setting:
     """One setting.
 
     Attributes:
-        runs: Metrics of its runs, by seed; what a sweep varied is under ``varied``.
+        runs: MetricsRow of its runs, by seed; what a sweep varied is under ``varied``.
         answers: Of each run, whether each test problem was answered rightly, by sample index.
         lengths: Of each run, the tokens of each answer.
     """
 
-    runs: Sequence[Metrics]
+    runs: Sequence[MetricsRow]
     answers: Sequence[Mapping[int, bool]]
     lengths: Sequence[Mapping[int, int]]
 
@@ -63,7 +63,7 @@ class Setting:
         """The test problems that all runs answered."""
         return set.intersection(*(set(one) for one in self.answers))
 
-    def correct(self, problems: Sequence[int]) -> Answers:
+    def correct(self, problems: Sequence[int]) -> CorrectShares:
         """Answers to these problems, (seeds, problems)."""
         return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
 
@@ -74,19 +74,19 @@ class Setting:
         return names if len(set(names)) >= FEWEST_TEMPLATES else None
 
     @cached_property
-    def accuracy(self) -> Estimate:
+    def accuracy(self) -> AccuracyEstimate:
         """Over seeds and problems."""
         problems = sorted(self.problems)
         return estimate(self.correct(problems), self.templates(problems))
 
     @cached_property
-    def best_epoch(self) -> Estimate | None:
+    def best_epoch(self) -> AccuracyEstimate | None:
         """The best test accuracy of all evaluations, None unless every run has it; with the interval of problems and trainings."""
         best = [run.get("accuracy_best_epoch") for run in self.runs]
         return None if None in best else of_counts([float(one) for one in best if one is not None], len(self.problems))
 
     @cached_property
-    def published(self) -> tuple[Published, Estimate] | None:
+    def published(self) -> tuple[Published, AccuracyEstimate] | None:
         """Paper A's figure of this cell with the measured one of its kind, best epoch or one evaluation; None without either."""
         cell = find(self.runs[0])
         measured = self.best_epoch if cell is not None and cell.best_epoch else self.accuracy
@@ -98,7 +98,7 @@ class Setting:
         return sum(known) / len(known) if known else None
 
 
-def depends_on_seed(run: Metrics) -> bool:
+def depends_on_seed(run: MetricsRow) -> bool:
     """Whether another seed could change a run's answers. Older runs do not say it: what they are does.
 
     Untrained and greedy, a pretrained student answers alike under each seed. So does an untrained remote one, whatever it samples: its

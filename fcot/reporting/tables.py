@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
-from fcot.progress import result_console
-from fcot.prompts.student import METHODS
+from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, Metrics, Setting, alike, differing, full_label, label, named, varied_keys
+from fcot.reporting.settings import SHOWN, MetricsRow, Setting, alike, differing, full_label, label, named, varied_keys
 from fcot.reporting.table import Table
 
 _TESTED = (
@@ -274,7 +274,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _near_duplicates(metrics: Metrics) -> Iterator[str]:
+def _near_duplicates(metrics: MetricsRow) -> Iterator[str]:
     """What the test set shares with train beyond whole questions; metrics of older versions do not say it."""
     n, numbers = metrics["n_test"], metrics.get("test_questions_in_train_but_for_numbers", 0)
     templates = metrics.get("test_questions_of_a_train_template", 0)
@@ -311,7 +311,7 @@ def _maxima(settings: Sequence[Setting]) -> Iterator[str]:
         yield f"best epoch: a maximum of the test accuracy ({times}), chosen on the test set itself (paper A): optimistic."
 
 
-def _baselines(task: str, metrics: Metrics) -> Iterator[str]:
+def _baselines(task: str, metrics: MetricsRow) -> Iterator[str]:
     """What needs no skill: guessing, and the most frequent answer."""
     if metrics["random_guess"]:
         yield f"{task}: guessing gives {100 * metrics['random_guess']:.1f} %."
@@ -320,7 +320,7 @@ def _baselines(task: str, metrics: Metrics) -> Iterator[str]:
         yield f"{task}: always answering {answer!r}, the most frequent answer of train, gives {share:.1f} %."
 
 
-def stage_line(stage: str, summary: Metrics, folder: str) -> str:
+def stage_line(stage: str, summary: MetricsRow, folder: str) -> str:
     """What a run that stopped after a stage has to say."""
     if stage == "generate":
         usage = summary["teacher_usage"]

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json, write_atomic, write_json
-from fcot.errors import FcotError
-from fcot.prompts.student import METHODS
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json, write_atomic, write_json
+from fcot.methods.table import METHODS
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph, Section
 from fcot.reporting.published import published
-from fcot.reporting.settings import Metrics, number
+from fcot.reporting.settings import MetricsRow, number
 from fcot.reporting.table import Table
-from fcot.reporting.wandb_server import KEY, Offline, account, housed
+from fcot.reporting.wandb_server import KEY, Offline, account, wandb_folder
 
 # What a sweep may have varied, as it stands in the runs' summaries.
 _AXES = {
@@ -53,7 +53,7 @@ def publish(document: Document, entity: str | None, project: str | None, folder:
     project = project or next((one["project"] for one in told), "fcot")
     entity = entity or next((one["entity"] for one in told if one["entity"]), None)
     outputs = document.runs[0].directory.path.parent.parent if document.runs else folder
-    with housed(outputs / "cache" / "wandb"):
+    with wandb_folder(outputs / "cache" / "wandb"):
         try:
             own = account()
             entity = entity or own
@@ -161,7 +161,7 @@ def _runsets(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: s
     ]
 
 
-def _panels(wr: Any, metrics: Sequence[Metrics]) -> dict[str, list[Any]]:
+def _panels(wr: Any, metrics: Sequence[MetricsRow]) -> dict[str, list[Any]]:
     """Panels by section, where the runs with these metrics have something to show in them."""
 
     def summary(name: str) -> Any:

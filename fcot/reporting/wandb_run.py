@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcot.progress import say
+from fcot.base.console import say
 from fcot.reporting.wandb_server import Offline, account, within
 
 _INIT_S = 30.0  # for the server to take a new run

@@ -90,7 +90,7 @@ def _viewer(key: str) -> Any:
 
 
 @contextlib.contextmanager
-def housed(folder: Path) -> Iterator[None]:
+def wandb_folder(folder: Path) -> Iterator[None]:
     """Within, what wandb keeps beside its runs goes into a folder instead of the home directory, and it says nothing, to nobody."""
     places = {f"WANDB_{name}_DIR": str(folder.absolute() / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
     wanted = places | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from fcot.decoding.engine import Prompt, Sampling
-from fcot.errors import FcotError
+from fcot.base.console import say, unwatched
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World
+from fcot.base.records import Completion, Prediction, Problem
+from fcot.decoding.engine import DecodingPrompt, Sampling
 from fcot.evaluation import scoring
-from fcot.progress import say, unwatched
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS, StudentFormat
+from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
-from fcot.prompts.thinking import said_or_thought, separate
-from fcot.ranks import World
-from fcot.records import Completion, Prediction, Problem
-from fcot.runs import Run
+from fcot.prompts.thinking import separate, text_or_thought
+from fcot.runs.run import Run
 from fcot.student.checkpoints import is_sharded
 from fcot.student.decoding import Decoded, decode
 from fcot.student.loading import Student
@@ -32,11 +32,11 @@ Drawn = tuple[list[list[Prediction]], Summary]  # answers to each problem, score
 
 def text_format(run: Run, student: Student) -> StudentFormat:
     """The format of the run's method for this student."""
-    return METHODS[run.config.method.name].formats["chat" if student.chat else student.architecture]
+    return run.method.formats["chat" if student.chat else student.architecture]
 
 
 @dataclass(frozen=True)
-class Draws:
+class SamplingParameters:
     """How often each problem is answered, and how.
 
     Attributes:
@@ -54,13 +54,15 @@ class Draws:
     stop: str | None = None
 
 
-GREEDY = Draws()
+GREEDY = SamplingParameters()
 
 
-def voting(run: Run) -> Draws:
+def voting(run: Run) -> SamplingParameters:
     """How a run's student answers the test problems."""
     limits = run.config.student
-    return Draws(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
+    return (
+        SamplingParameters(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
+    )
 
 
 def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:
@@ -74,7 +76,7 @@ def draw(
     form: StudentFormat,
     indices: Sequence[int],
     world: World,
-    draws: Draws = GREEDY,
+    draws: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
     """Answers of a student in a format of its own."""
@@ -84,7 +86,7 @@ def draw(
         say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
     halt = _stopper(student, [draws.stop] if draws.stop else [])
     prompts = [
-        Prompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
+        DecodingPrompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
         for tokens, problem in zip(ids, problems, strict=True) for number in range(draws.n)
     ]  # fmt: skip
     answers = [_before(one, draws.stop) for one in _decode(run, student, prompts, world, draws.sampling, advance)]
@@ -101,12 +103,12 @@ def _before(answer: Decoded, stop: str | None) -> Decoded:
     return replace(answer, text=text.rstrip(), complete=True) if found else answer
 
 
-def _noise(run: Run, problem: Problem, number: int, draws: Draws) -> tuple[int, ...]:
+def _noise(run: Run, problem: Problem, number: int, draws: SamplingParameters) -> tuple[int, ...]:
     return (run.config.seed, problem.sample_index, number, *draws.purpose) if draws.sampling.temperature else ()
 
 
 def _decode(
-    run: Run, student: Student, prompts: Sequence[Prompt], world: World, sampling: Sampling, advance: Callable[[int], object]
+    run: Run, student: Student, prompts: Sequence[DecodingPrompt], world: World, sampling: Sampling, advance: Callable[[int], object]
 ) -> list[Decoded]:
     """On the GPU where there is one, in the precision that is asked for."""
     if torch.cuda.is_available():
@@ -118,7 +120,7 @@ def _decode(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PromptedDraw:
     """One draw of an answer to a problem, and the prompt with the exemplars that fit."""
 
     problem: Problem
@@ -127,7 +129,12 @@ class _Asked:
 
 
 def prompt_student(
-    run: Run, student: Student, indices: Sequence[int], world: World, draws: Draws = GREEDY, advance: Callable[[int], object] = unwatched
+    run: Run,
+    student: Student,
+    indices: Sequence[int],
+    world: World,
+    draws: SamplingParameters = GREEDY,
+    advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
     """Answers of an untrained student to the run's prompt, as a teacher is asked: in two steps, or in one.
 
@@ -139,13 +146,13 @@ def prompt_student(
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    asked = [_Asked(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
+    asked = [_PromptedDraw(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
 
     def write(texts: Sequence[Text], limit: int, most: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
         ids, cut = encode_prompts(student, texts, most)
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         prompts = [
-            Prompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
+            DecodingPrompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
             for tokens, one in zip(ids, asked, strict=True)
         ]
         written = _decode(run, student, prompts, world, draws.sampling, advance)
@@ -155,7 +162,7 @@ def prompt_student(
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.ask_answer(one.problem.question, _continued(said_or_thought(answer.text)), rule, student.chat)
+            one.prompt.ask_answer(one.problem.question, _continued(text_or_thought(answer.text)), rule, student.chat)
             for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fcot.base.console import say
+from fcot.base.records import Completion
 from fcot.curation.filters import Read, Rules, curate
 from fcot.curation.outcomes import Outcomes, Remedies, advice
-from fcot.progress import say
-from fcot.records import Completion
-from fcot.runs import Run
-from fcot.teacher.purchase import first_problems
+from fcot.llm.purchase import first_problems
+from fcot.runs.run import Run
 
 _CHAT_PROMPT = "reasoning_chat"
 _FORMER_PROMPT = "zero_shot_cot_chat"

@@ -9,19 +9,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_jsonl, write_jsonl
+from fcot.base.console import progress, say
+from fcot.base.errors import FcotError
+from fcot.base.files import read_jsonl, write_jsonl
+from fcot.base.records import Completion, CuratedCompletion, to_row
 from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
 from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
-from fcot.errors import FcotError
-from fcot.progress import progress, say
+from fcot.llm.generate import Generated, generate_completions
+from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
-from fcot.records import Completion, CuratedCompletion, to_row
-from fcot.runs import Run
+from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, former_prompt_notes, remedies_of
 from fcot.stages.table import Context, Summary
-from fcot.teacher.generate import Generated, generate_completions
-from fcot.teacher.money import FREE, paid
 
 
 def generate(context: Context) -> Summary:
@@ -59,39 +59,39 @@ def curate(context: Context) -> Summary:
     run = context.run
     completions = run.replayed if run.replayed is not None else _bought(run)  # where the store was lost, it is bought again
     path = context.directory.curated
-    seen = judge_all(run, path, completions, run.prompt.read, run.rules)
-    if (wanted := _wanted(run, seen.kept)) is not None and wanted < len(seen.kept):
-        write_jsonl(path, seen.undersample(path, undersample(seen.kept, wanted)))
-    kept, said = len(seen.kept), seen.said
-    sentences = advice(seen.outcomes, remedies_of(run))
-    examples = "\n".join([*seen.refused.values(), *sentences])
+    counts = judge_all(run, path, completions, run.prompt.read, run.rules)
+    if (wanted := _wanted(run, counts.kept)) is not None and wanted < len(counts.kept):
+        write_jsonl(path, counts.undersample(path, undersample(counts.kept, wanted)))
+    kept, said = len(counts.kept), counts.reason_counts
+    sentences = advice(counts.outcomes, remedies_of(run))
+    examples = "\n".join([*counts.refused.values(), *sentences])
     if not kept:
-        raise FcotError(f"no completion survives curation: {seen.asked} refused ({said}). Every verdict is in {path}\n{examples}")
-    share, expected = kept / seen.asked, expected_share(run.task.random_guess, run.task.teacher_accuracy)
-    chosen = {"golden", CONCISE} & set(run.rules.filters) or seen.reasons["undersampled"]
+        raise FcotError(f"no completion survives curation: {counts.total} refused ({said}). Every verdict is in {path}\n{examples}")
+    share, expected = kept / counts.total, expected_share(run.task.random_guess, run.task.teacher_accuracy)
+    chosen = {"golden", CONCISE} & set(run.rules.filters) or counts.reasons["undersampled"]
     if share < expected and not chosen:
         say(f"warning: only {share:.1%} of the completions were kept, {expected:.1%} or more was to be expected ({said})\n{examples}")
     elif sentences:
         say("\n".join(f"warning: {sentence}" for sentence in sentences))
-    if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in seen.kept}):
+    if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in counts.kept}):
         say(f"warning: of {len(lost)} of the {len(run.rules.golden)} golden problems nothing is kept: no train problems, or refused")
-    if run.rules.labels == "vote" and seen.labelled == seen.asked:
+    if run.rules.labels == "vote" and counts.labelled == counts.total:
         say("warning: curation.labels=vote votes on problems without an answer, and all have one; curation.labels=vote_all votes on all")
-    if "truncated" in run.rules.filters and seen.unknown:
-        say(f"warning: {seen.unknown} completions do not say why they ended; the truncated filter cannot judge them")
+    if "truncated" in run.rules.filters and counts.unknown:
+        say(f"warning: {counts.unknown} completions do not say why they ended; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
-    return seen.summary() | usage
+    return counts.summary() | usage
 
 
-def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Read, rules: Rules) -> Seen:
+def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Read, rules: Rules) -> CurationCounts:
     """Write the verdict on each completion; those of one problem follow each other."""
-    seen = Seen()
-    write_jsonl(path, seen.watch(run, completions, read, rules))
-    return seen
+    counts = CurationCounts()
+    write_jsonl(path, counts.watch(run, completions, read, rules))
+    return counts
 
 
 @dataclass
-class Seen:
+class CurationCounts:
     """What is counted while the verdicts are written: texts never stand in memory together."""
 
     outcomes: Outcomes = field(default_factory=Outcomes)
@@ -106,12 +106,12 @@ class Seen:
     refused: dict[int, str] = field(default_factory=dict)
 
     @property
-    def asked(self) -> int:
+    def total(self) -> int:
         """How many completions there are."""
         return self.outcomes.total
 
     @property
-    def said(self) -> str:
+    def reason_counts(self) -> str:
         """The reasons with their counts."""
         return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
 
@@ -119,7 +119,7 @@ class Seen:
         """The stage's."""
         words = round(self.words / len(self.kept), 2) if self.kept else None
         return {
-            "asked": self.asked, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
+            "asked": self.total, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
             "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered,
             "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
             "characters": self.characters, "prompt_characters": self.prompt_characters,

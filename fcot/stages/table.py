@@ -1,4 +1,4 @@
-"""The stages of a run as data: which a run has, what each leaves, and whether all ranks take part."""
+"""The stages as data: what each leaves, its version, its function, and whether all ranks take part."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import RunDirectory
-from fcot.tailored.config import TailoredConfig
+from fcot.base.run_folder import RunDirectory
 
 if TYPE_CHECKING:
-    from fcot.ranks import World
-    from fcot.runs import Run
+    from fcot.base.ranks import World
+    from fcot.runs.run import Run
 
 Summary = dict[str, Any]
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names, imported now."""
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,8 @@ class Step:
 
     def run(self, run: Run, world: World) -> Summary:
         """Call the stage's function."""
-        module, _, name = self.stage.function.partition(":")
-        function: Callable[[Context], Summary] = getattr(import_module(module), name)
-        return function(Context(run, self, world))
+        summary: Summary = function(self.stage.function)(Context(run, self, world))
+        return summary
 
 
 @dataclass(frozen=True)
@@ -96,26 +101,14 @@ def directory_of(run: Run, step: Step) -> RunDirectory:
 
 GENERATE = Stage("generate", 2, "fcot.stages.rationales:generate")
 CURATE = Stage("curate", 3, "fcot.stages.rationales:curate", "curated.jsonl")
-TRAIN = Stage("train", 2, "fcot.stages.student:train", "student", shared=True)
-EVALUATE = Stage("evaluate", 3, "fcot.stages.student:evaluate", "predictions.jsonl", shared=True)
-# Of API-backed students, and of the teacher in the student's place.
-TRAIN_REMOTE = Stage("train", 2, "fcot.stages.api_student:train", "student", key="train_remote")
-EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.asked:evaluate", "predictions.jsonl", key="evaluate_remote")
+TRAIN = Stage("train", 2, "fcot.stages.training:train", "student", shared=True)
+EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.jsonl", shared=True)
+# Of API-backed students, and of the teacher evaluated as the student.
+TRAIN_REMOTE = Stage("train", 2, "fcot.stages.remote_training:train", "student", key="train_remote")
+EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.remote_evaluation:evaluate", "predictions.jsonl", key="evaluate_remote")
+REMOTE = {stage.name: stage for stage in (TRAIN_REMOTE, EVALUATE_REMOTE)}
 # Of a round of tailored learning.
-EXAM = Stage("exam", 2, "fcot.stages.rounds:exam", "exam.jsonl", shared=True)
-FEEDBACK = Stage("feedback", 1, "fcot.stages.feedback:feedback", "feedback.jsonl")
-CURATE_ROUND = replace(CURATE, function="fcot.stages.rounds:curate")
-TRAIN_ROUND = replace(TRAIN, function="fcot.stages.rounds:train")
-
-
-def stages_of(run: Run) -> tuple[Stage, ...]:
-    """The stages of a run in their order; those of all rounds of tailored learning, each once."""
-    remote = run.config.student.remote
-    train, evaluate = (TRAIN_REMOTE, EVALUATE_REMOTE) if remote else (TRAIN, EVALUATE)
-    tailored = isinstance(run.config.method, TailoredConfig)
-    return (
-        *((GENERATE, CURATE) if run.asks_teacher else ()),
-        *((EXAM, FEEDBACK) if tailored else ()),
-        *((train,) if run.trains else ()),
-        evaluate,
-    )
+EXAM = Stage("exam", 2, "fcot.methods.tailored.stages:exam", "exam.jsonl", shared=True)
+FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
+CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")
+TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.stages:train")

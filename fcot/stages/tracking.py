@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fcot.artifacts import RunDirectory, read_json, read_jsonl, write_json
-from fcot.reporting.config import LightningLoggerConfig, WandbLoggerConfig
-from fcot.runs import Run
-from fcot.teacher.store import readable
+from fcot.base.files import read_json, read_jsonl, write_json
+from fcot.base.run_folder import RunDirectory
+from fcot.llm.store.folder import readable
+from fcot.reporting.config import WandbLoggerConfig
+from fcot.runs.run import Run
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -45,15 +46,15 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
     """
     global _told
     logger = run.config.logger
-    if isinstance(logger, LightningLoggerConfig):
+    if logger.by_lightning:
         loggers(run, run.directory)
-    if not isinstance(logger, WandbLoggerConfig) or run.config.until == "generate":
+    if not logger.at_wandb or run.config.until == "generate":
         yield
         return
     from fcot.reporting.wandb_run import WandbRun
-    from fcot.reporting.wandb_server import housed
+    from fcot.reporting.wandb_server import wandb_folder
 
-    with housed(run.outputs / "cache" / "wandb"):
+    with wandb_folder(run.outputs / "cache" / "wandb"):
         label = _label(run, logger, config_text, sweep)
         told = WandbRun(label, run.directory.logs, logger.mode, logger.wait_s)
         error: BaseException | None = None
@@ -77,7 +78,7 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     # Not of the run's hash alone: another output folder holds another run, and W&B takes no id again that was deleted there.
     same = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
-    if run.asks_teacher:
+    if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
     about = {"run_id": run.run_id, "setting": run.setting, "sweep": before.get("group") or sweep}
@@ -96,19 +97,23 @@ def _remember(run: Run, label: Label, told: WandbRun) -> None:
 
 def loggers(run: Run, place: RunDirectory) -> list[Logger]:
     """What a training that leaves its files at ``place`` is told to, beside the CSV log; for the first rank."""
-    from fcot.student.loggers import Told, lightning_logger
+    from fcot.student.loggers import FunctionLogger, lightning_logger
 
     logger, told = run.config.logger, _told
-    if isinstance(logger, LightningLoggerConfig):
+    if logger.by_lightning:
         return [lightning_logger(logger.target, logger.options, place.logs)]
     if told is None:
         return []
     prefix = "train" if place == run.directory else f"{place.path.name}/train"
     names = {"train_loss": "loss"}
-    return [Told(lambda values, step: told.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step)))]
+    return [
+        FunctionLogger(
+            lambda values, step: told.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step))
+        )
+    ]
 
 
-def tell_stage(name: str, summary: Summary) -> Summary:
+def log_stage(name: str, summary: Summary) -> Summary:
     """Tell of a finished stage such as ``curate`` or ``round_2/curate``, whose summary is returned."""
     if _told is not None:
         _told.log(dict(_numbers(name, summary)))
@@ -123,7 +128,7 @@ def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]
             yield f"{name}/{key}", value
 
 
-def tell_results(run: Run, metrics: Summary | None) -> None:
+def log_results(run: Run, metrics: Summary | None) -> None:
     """Tell of what a run has left.
 
     Args:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
 
 Ids = NDArray[np.int64]  # sample positions
 

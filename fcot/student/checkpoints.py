@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.state_dict import (
 )  # fmt: skip
 from torch.distributed.fsdp import FSDPModule
 
-from fcot.artifacts import file_fingerprint, replacing
+from fcot.base.console import say
+from fcot.base.files import file_fingerprint, replacing
 from fcot.decoding.models import not_finite
-from fcot.progress import say
 
 _KEPT = 2  # the last, and the one before it should the last be damaged
 _SHARE = 0.05  # of the time that writing may take

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import Why, bounded, neutral, resolved
-from fcot.teacher.config import folder_faults, price_of, url_faults
+from fcot.base.fields import Why, bounded, neutral, resolved
+from fcot.teacher.config import folder_faults, price_of, server_key_faults, url_faults
 
 if TYPE_CHECKING:
-    from fcot.teacher.money import Price
+    from fcot.config.schema import Config
+    from fcot.llm.money import Price
 
 _GREEDY = "; student.self_consistency=1 decodes greedily"
 
@@ -23,12 +24,16 @@ class StudentConfig(Protocol):
     Attributes:
         remote: Whether a server answers for it, instead of weights that are loaded here.
         is_teacher: Whether the teacher itself is evaluated as the student.
+        api_backed: Whether it is fine-tuned and evaluated through an API.
+        pretrained: Whether its weights are loaded from a folder or the hub.
         from_scratch: Whether its weights are random before training.
     """
 
     name: str
     remote: ClassVar[bool]
     is_teacher: ClassVar[bool]
+    api_backed: ClassVar[bool]
+    pretrained: ClassVar[bool]
     from_scratch: ClassVar[bool]
 
 
@@ -61,6 +66,8 @@ class PretrainedStudentConfig:
 
     remote: ClassVar[bool] = False
     is_teacher: ClassVar[bool] = False
+    api_backed: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = True
     from_scratch: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
@@ -69,6 +76,11 @@ class PretrainedStudentConfig:
             yield from folder_faults("student.path", self.path)
         elif not self.hub_id:
             yield f"student={self.name} needs student.hub_id=OWNER/NAME or student.path=FOLDER"
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What its options cannot be combined with."""
+        if self.lora.rank is not None and config.trainer.strategy == "fsdp":
+            yield "student.lora with trainer.strategy=fsdp: adapters are small; trainer.strategy=ddp"
 
 
 @dataclass
@@ -90,6 +102,8 @@ class TinyStudentConfig:
 
     remote: ClassVar[bool] = False
     is_teacher: ClassVar[bool] = False
+    api_backed: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
@@ -122,11 +136,18 @@ class ApiStudentConfig:
 
     remote: ClassVar[bool] = True
     is_teacher: ClassVar[bool] = False
+    api_backed: ClassVar[bool] = True
+    pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
         yield from url_faults("student", self.base_url)
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """The key that it lacks."""
+        if not config.dry_run and config.until in ("train", "evaluate"):
+            yield from server_key_faults("student", self)
 
     def price(self, model: str | None = None) -> Price | None:
         """The price of the base model's tokens, or of another model's such as a fine-tuned one; None where nobody knows it."""
@@ -142,7 +163,19 @@ class TeacherAsStudentConfig:
 
     remote: ClassVar[bool] = True
     is_teacher: ClassVar[bool] = True
+    api_backed: ClassVar[bool] = False
+    pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = False
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """A teacher is evaluated, never trained."""
+        from fcot.methods.table import METHODS
+
+        method = config.method.name
+        if config.until != "evaluate":
+            yield f"until={config.until}: student=teacher is evaluated, and nothing else"
+        if method in METHODS and METHODS[method].trains:
+            yield f"student=teacher is not trained: method=zero_shot, zero_shot_cot or few_shot_cot, not method={method}"
 
 
 @dataclass
@@ -192,3 +225,12 @@ class TrainerConfig:
             yield "trainer.patience needs validation problems: trainer.selection=validation"
         if self.epochs is None and self.max_steps is None:
             yield "trainer.epochs and trainer.max_steps are both null: training would not end"
+
+
+SCHEMAS = {
+    ("student", "pretrained"): PretrainedStudentConfig,
+    ("student", "tiny"): TinyStudentConfig,
+    ("student", "api"): ApiStudentConfig,
+    ("student", "teacher"): TeacherAsStudentConfig,
+    ("trainer", "trainer"): TrainerConfig,
+}

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from fcot.prompts.student import Architecture
+from fcot.base.records import TrainingSample
+from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
+from fcot.student.loading import Student
 from fcot.student.objective import Objective
 from fcot.student.tensors import Batch, mask, pad
-from fcot.student.tokenization import Row
+from fcot.student.tokenization import Tokenized, TokenizedSample
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Layout:
             share, of_samples = (share > 0).astype(float), (of_samples > 0).astype(float)
         return float(share @ targets @ of_samples)
 
-    def batch(self, rows: Sequence[Row], weights: Sequence[float] | None = None) -> Batch:
+    def batch(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None = None) -> Batch:
         """Tensors of a (micro-)batch.
 
         Args:
@@ -79,7 +81,7 @@ class Layout:
             return self._encoder_decoder(rows, weights)
         return self._decoder(rows, weights)
 
-    def _encoder_decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
+    def _encoder_decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
         shifted = [[self.start_id, *ids[:-1]] for ids in completions]
         inputs = {
@@ -92,7 +94,7 @@ class Layout:
         of_tokens = None if weights is None else [weight for ids, weight in zip(completions, weights, strict=True) for _ in ids]
         return _batch(inputs, positions, [token for ids in completions for token in ids], of_tokens)
 
-    def _decoder(self, rows: Sequence[Row], weights: Sequence[float] | None) -> Batch:
+    def _decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         texts = [[*row.prompt, *row.completion] for row in rows]
         sizes = [len(ids) for ids in texts]
         inputs: dict[str, Any]
@@ -128,7 +130,26 @@ def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], wei
     }  # fmt: skip
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True)
+class TrainingData:
+    """What objectives are made from.
+
+    Attributes:
+        student: The student, before training.
+        form: What it reads and writes.
+        samples: What it learns from.
+        rows: The samples as token ids, in the same order.
+        layout: How they become tensors.
+    """
+
+    student: Student
+    form: StudentFormat
+    samples: Sequence[TrainingSample]
+    rows: Tokenized
+    layout: Layout
+
+
+class _MicroBatch(NamedTuple):
     """What a rank sees in one micro-batch of a step."""
 
     step: int
@@ -162,7 +183,7 @@ class ReasoningData(pl.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self._stream = _Stream(sampler, objectives, lengths, range(first_step, n_steps), micro_batches, ranks, rank)
-        self._dataset = _Batches(objectives)
+        self._dataset = _MicroBatches(objectives)
         self._workers = workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -190,22 +211,22 @@ class _Stream:
     def __len__(self) -> int:
         return len(self._steps) * self._micro_batches
 
-    def __iter__(self) -> Iterator[_Part]:
+    def __iter__(self) -> Iterator[_MicroBatch]:
         for step in self._steps:
             ids = self._sampler.step(step)
             denominators = {objective.name: objective.denominator(ids) for objective in self._objectives}
             for index, parts in enumerate(deal(ids, self._lengths, self._micro_batches, self._ranks)):
                 whole = np.concatenate(parts)
-                yield _Part(step, index, parts[self._rank], len(whole), int(self._lengths[whole].sum()), denominators)
+                yield _MicroBatch(step, index, parts[self._rank], len(whole), int(self._lengths[whole].sum()), denominators)
 
 
-class _Batches(Dataset[Batch]):
+class _MicroBatches(Dataset[Batch]):
     """Batches by part."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = objectives
 
-    def __getitem__(self, part: _Part) -> Batch:
+    def __getitem__(self, part: _MicroBatch) -> Batch:
         parts = {
             objective.name: objective.collate(part.ids, part.step) | {"step": part.step}
             for objective in self._objectives if part.denominators[objective.name]

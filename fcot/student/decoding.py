@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fcot.decoding.engine import Decoder, Prompt, Sampling
-from fcot.progress import unwatched
-from fcot.ranks import World
-from fcot.stopping import stop_if_asked
+from fcot.base.console import unwatched
+from fcot.base.ranks import World
+from fcot.base.stopping import stop_if_requested
+from fcot.decoding.engine import Decoder, DecodingPrompt, Sampling
 from fcot.student.loading import Student
 
 
@@ -25,7 +25,7 @@ class Decoded:
 
 def decode(
     student: Student,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[DecodingPrompt],
     *,
     max_tokens: int,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
@@ -55,7 +55,7 @@ def decode(
 
 
 def _answers(
-    student: Student, prompts: Sequence[tuple[Any, Prompt]], max_tokens: int, sampling: Sampling, advance: Callable[[Any], object]
+    student: Student, prompts: Sequence[tuple[Any, DecodingPrompt]], max_tokens: int, sampling: Sampling, advance: Callable[[Any], object]
 ) -> dict[Any, Decoded]:
     """Answers by the names of their prompts; ``advance`` is called with each name."""
     decoder = Decoder(student.model, student.ends, sampling, max_tokens)
@@ -67,11 +67,11 @@ def _answers(
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
             answers[name] = Decoded(text, written.complete, written.n_tokens)
             advance(name)
-            stop_if_asked()
+            stop_if_requested()
     finally:
         student.model.train(training)
     return answers
 
 
-def _bounded(prompt: Prompt, positions: int | None) -> Prompt:
+def _bounded(prompt: DecodingPrompt, positions: int | None) -> DecodingPrompt:
     return prompt if positions is None else replace(prompt, limit=min(prompt.limit, positions - len(prompt.ids)))

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch.distributed.tensor import DTensor
 
+from fcot.base.console import say
+from fcot.base.errors import NotFinite
+from fcot.base.ranks import least_together
 from fcot.decoding.models import all_finite
-from fcot.errors import NotFinite
-from fcot.progress import say
-from fcot.ranks import least_together
 
 _NEVER = 2**62  # a step that does not come
 _FAR = 2.0  # times the first loss, and one more: a small first loss is soon doubled

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.stopping import asyncio_sleep
-from fcot.teacher.calls import Calls
-from fcot.teacher.failures import Malformed
-from fcot.teacher.openai import Server
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
+from fcot.base.stopping import asyncio_sleep
+from fcot.llm.calls import Calls
+from fcot.llm.failures import Malformed
+from fcot.llm.openai import Server
 
 _LEAST_SAMPLES = 10  # the API's minimum
 _JOBS = "/fine_tuning/jobs"
@@ -88,7 +88,7 @@ def fine_tune(
     data = folder / "train.jsonl"
     turns = ([("user", prompt), ("assistant", completion)] for prompt, completion in samples)
     write_jsonl(data, ({"messages": [{"role": role, "content": text} for role, text in sample]} for sample in turns))
-    job = _Job(server, data, folder / "job.json", run_id, epochs, seed, max_tries)
+    job = _FineTuningJob(server, data, folder / "job.json", run_id, epochs, seed, max_tries)
     with exclusive(lock, say):
         job_id = asyncio.run(job.start())
     try:
@@ -98,7 +98,7 @@ def fine_tune(
         raise
 
 
-class _Job:
+class _FineTuningJob:
     """One fine-tuning job, known by what it trains on."""
 
     def __init__(self, server: Server, data: Path, state: Path, run_id: str, epochs: int, seed: int, max_tries: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from fcot.artifacts import disk_error
+from fcot.base.files import disk_error
 from fcot.student.data import ReasoningData
 from fcot.student.module import StudentModule
 

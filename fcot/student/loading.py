@@ -29,10 +29,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from fcot.artifacts import fingerprint
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint
 from fcot.decoding.engine import end_tokens
 from fcot.decoding.models import load_whole, not_finite
-from fcot.errors import FcotError
 from fcot.prompts.student import Architecture
 
 PAD, EOS = "<pad>", "</s>"

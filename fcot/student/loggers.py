@@ -12,13 +12,13 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
 
 # Lightning imports these when its logger is made, and names them in words only.
 _PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "CometLogger": "comet-ml", "NeptuneLogger": "neptune"}
 
 
-class Told(Logger):
+class FunctionLogger(Logger):
     """A logger that passes metrics on.
 
     Args:

@@ -1,8 +1,8 @@
-"""What a training asks of an objective (:mod:`fcot.objectives`)."""
+"""What a training needs from an objective (:mod:`fcot.objectives`)."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -45,6 +45,9 @@ class Objective(Protocol):
         Returns:
             Tensors by name, nested as needed. ``n_padded``, if present, counts tokens, padding included.
         """
+
+    def facts(self) -> dict[str, Any]:
+        """What the training's summary says of the objective, as JSON values by name."""
 
     def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
         """The summed loss of a part, a scalar.

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fcot.artifacts import TEMPORARY, exclusive, replacing
+from fcot.base.console import say
+from fcot.base.files import TEMPORARY, exclusive, replacing
 from fcot.decoding.encoding import encoder_of
-from fcot.progress import say
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import Text
 from fcot.student.loading import Student
@@ -26,11 +26,11 @@ from fcot.student.loading import Student
 _BATCH = 4096  # samples a call of the tokenizer, which spreads them over all processors
 _SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32()), "demonstrations": pa.int32()})
 
-Sample = tuple[str, str | None]  # question and completion; None for a prompt that waits to be answered
+PromptAndCompletion = tuple[str, str | None]  # question and completion; None for a prompt that waits to be answered
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenizedSample:
     """Token ids of one sample; ``completion`` is empty for a prompt that waits to be answered.
 
     The first ``demonstrations`` tokens of the prompt belong to its demonstrations.
@@ -41,7 +41,7 @@ class Row:
     demonstrations: int = 0
 
 
-class Tokenized(Sequence[Row]):
+class Tokenized(Sequence[TokenizedSample]):
     """The rows of some samples, in order, in flat arrays (memory-mapped where they come from a file).
 
     Attributes:
@@ -71,7 +71,7 @@ class Tokenized(Sequence[Row]):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # also from the end
         prompt, completion = (values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns)
-        return Row(prompt, completion, int(self.demonstrations[index]))
+        return TokenizedSample(prompt, completion, int(self.demonstrations[index]))
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -80,7 +80,9 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]
     return lists.values.to_numpy(), lists.offsets.to_numpy()
 
 
-def tokenize(student: Student, text_format: StudentFormat, samples: Sequence[Sample], *, max_prompt: int, max_completion: int) -> Tokenized:
+def tokenize(
+    student: Student, text_format: StudentFormat, samples: Sequence[PromptAndCompletion], *, max_prompt: int, max_completion: int
+) -> Tokenized:
     """Tokenise samples; limits in tokens."""
     counts = {"cut_prompts": 0, "cut_completions": 0, "unknown": 0}
     batches = list(_encode(student, text_format, samples, max_prompt, max_completion, counts))
@@ -119,7 +121,12 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def _encode(
-    student: Student, text_format: StudentFormat, samples: Sequence[Sample], max_prompt: int, max_completion: int, counts: dict[str, int]
+    student: Student,
+    text_format: StudentFormat,
+    samples: Sequence[PromptAndCompletion],
+    max_prompt: int,
+    max_completion: int,
+    counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
     """Batches of rows; what is lost on the way is added to ``counts``."""
     tokenizer = student.tokenizer

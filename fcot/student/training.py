@@ -14,15 +14,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 
+from fcot.base.console import say, unwatched
+from fcot.base.errors import FcotError
+from fcot.base.ranks import World, warned_together
+from fcot.base.stopping import WARNING
 from fcot.decoding.models import check_same
-from fcot.errors import FcotError
-from fcot.progress import say, unwatched
-from fcot.ranks import World, warned_together
-from fcot.stopping import WARNING
 from fcot.student.activations import checkpoint_activations
 from fcot.student.attention import allow_packing
 from fcot.student.batching import StepSampler
-from fcot.student.checkpoints import (
+from fcot.student.checkpoints import (  # fmt: skip
     Checkpoints,
     gather_weights,
     is_sharded,
@@ -30,7 +30,7 @@ from fcot.student.checkpoints import (
     restore_optimizer,
     trained_weights,
     whole,
-)  # fmt: skip
+)
 from fcot.student.config import TrainerConfig
 from fcot.student.data import Layout, ReasoningData
 from fcot.student.divergence import Watch, remedies

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import replacing
-from fcot.sweeps.job import Record, read_record
+from fcot.base.files import replacing
+from fcot.sweeps.job import JobRecord, read_record
 from fcot.sweeps.ledger import metrics_of, statuses
 from fcot.sweeps.plan import Sweep
 
@@ -55,7 +55,7 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
     return [parquet, text]
 
 
-def _seconds(record: Record | None) -> float | None:
+def _seconds(record: JobRecord | None) -> float | None:
     """Of all attempts that ended by themselves."""
     known = [one.ended - one.started for one in (record.attempts if record else []) if one.ended is not None]
     return sum(known) if known else None

@@ -77,7 +77,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SlurmStates:
     """SLURM's answer about jobs.
 
     Attributes:
@@ -122,7 +122,7 @@ def _run(command: Sequence[str]) -> _Reply:
     return _Reply(done.stdout, said if said.startswith(f"{program}: ") else f"{program}: {said}")
 
 
-def states(ids: Iterable[str]) -> Answer:
+def states(ids: Iterable[str]) -> SlurmStates:
     """What SLURM knows of jobs: its queue, and of those that have left the queue its accounting.
 
     Args:
@@ -130,26 +130,26 @@ def states(ids: Iterable[str]) -> Answer:
     """
     wanted = frozenset(filter(None, ids))
     if not wanted:
-        return Answer(wanted, {})
+        return SlurmStates(wanted, {})
     queue = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={_arrays(wanted)}"])
     if queue.complaint and "Invalid job id" not in queue.complaint:
         return _silent(wanted, queue)
     known = _parse(queue.output, wanted)
     if not (forgotten := wanted - set(known)):
-        return Answer(wanted, known)
+        return SlurmStates(wanted, known)
     fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,Reason"]
     accounting = _run(["sacct", *fields, f"--jobs={_arrays(forgotten)}"])
-    return Answer(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
+    return SlurmStates(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
 
 
-def _silent(ids: frozenset[str], reply: _Reply) -> Answer:
+def _silent(ids: frozenset[str], reply: _Reply) -> SlurmStates:
     if not reply.installed:
         why = f"there is no SLURM on this machine ({reply.complaint}): use a machine of the cluster"
-        return Answer(ids, None, why, may_answer_later=False)
+        return SlurmStates(ids, None, why, may_answer_later=False)
     if re.search("configuration|SLURM_CONF", reply.complaint):
         why = f"SLURM is not set up on this machine ({reply.complaint}): set SLURM_CONF, or use a machine of the cluster"
-        return Answer(ids, None, why, may_answer_later=False)
-    return Answer(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
+        return SlurmStates(ids, None, why, may_answer_later=False)
+    return SlurmStates(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
 
 
 def _arrays(ids: Iterable[str]) -> str:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from fcot.artifacts import exclusive, read_json, write_json
-from fcot.errors import FcotError
-from fcot.progress import published, say
-from fcot.ranks import started_first
-from fcot.stopping import asked
+from fcot.base.console import published, say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, read_json, write_json
+from fcot.base.ranks import started_first
+from fcot.base.stopping import stop_requested
+from fcot.llm.budget import SharedBudget
 from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job, shown
-from fcot.teacher.budget import SharedBudget
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
+    from fcot.runs.run import Run
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Attempt:
 
 
 @dataclass
-class Record:
+class JobRecord:
     """What a job has left, ``jobs/<number>.json``, written by the process that does it.
 
     Attributes:
@@ -75,11 +75,11 @@ class Record:
     attempts: list[Attempt] = field(default_factory=list)
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> JobRecord | None:
     """A job's record, None where it never started, or left nothing that can be read."""
     try:
         row = read_json(path)
-        return Record(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
+        return JobRecord(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -97,11 +97,11 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
 
     Raises:
         FcotError: It cannot be run; recorded as failed, as any other exception is.
-        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.stopping.asked` tells which); recorded too.
+        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.base.stopping.stop_requested` tells which); recorded too.
     """
     job = sweep.jobs[number]
     if started_first():
-        with _recorded(sweep, number, Record(number, job.overrides, job.run_id, job.run)):
+        with _recorded(sweep, number, JobRecord(number, job.overrides, job.run_id, job.run)):
             if after is not None:
                 _check_generation(sweep, number, after)
             _run(sweep, job)
@@ -115,10 +115,10 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
     Raises:
         FcotError: Of some of them it is not whole.
     """
-    from fcot.pipeline import execute
-    from fcot.runs import kept_config
+    from fcot.runs.pipeline import execute
+    from fcot.runs.run import kept_config
 
-    record = Record(GENERATION, [], None, None)
+    record = JobRecord(GENERATION, [], None, None)
     with _recorded(sweep, GENERATION, record):
         failed = record.attempts[-1].failed
         for number in numbers:
@@ -169,7 +169,7 @@ def slurm_id() -> str | None:
 
 
 @contextlib.contextmanager
-def _recorded(sweep: Sweep, name: JobName, record: Record) -> Iterator[None]:
+def _recorded(sweep: Sweep, name: JobName, record: JobRecord) -> Iterator[None]:
     """Hold the job's lock, and write down that it runs and how it ends."""
     path, progress = sweep.record(name), sweep.progress(name)
     with exclusive(sweep.lock(name), say):
@@ -197,13 +197,13 @@ def _recorded(sweep: Sweep, name: JobName, record: Record) -> Iterator[None]:
 
 def _outcome(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return {None: "interrupted", signal.SIGTERM: "stopped"}.get(asked(), "requeued")
+        return {None: "interrupted", signal.SIGTERM: "stopped"}.get(stop_requested(), "requeued")
     return "failed"
 
 
 def _run(sweep: Sweep, job: Planned) -> None:
-    from fcot.pipeline import execute
-    from fcot.runs import kept_config
+    from fcot.runs.pipeline import execute
+    from fcot.runs.run import kept_config
 
     if job.fault is not None:
         raise FcotError(job.fault)

@@ -9,23 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.artifacts import exclusive, holder
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.resources import PRICES
-from fcot.stopping import stop_if_asked
-from fcot.sweeps.controller import Answer
-from fcot.sweeps.hours import about, at_most
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.files import exclusive, holder
+from fcot.base.resources import PRICES
+from fcot.base.stopping import stop_if_requested
+from fcot.estimate.hours import about, at_most
+from fcot.llm.money import FREE
+from fcot.sweeps.controller import SlurmStates
 from fcot.sweeps.job import do_job, read_record
 from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
 from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
 from fcot.sweeps.pool import run_in_pool
-from fcot.teacher.config import HFTeacherConfig
-from fcot.teacher.money import FREE
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
-    from fcot.stages.needs import Estimate
+    from fcot.estimate.needs import RunEstimate
+    from fcot.runs.run import Run
 
 _SHOWN_JOBS = 3  # of those that failed for one reason
 
@@ -158,7 +157,7 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
         return
     from fcot.sweeps.slurm import submit_sweep
 
-    on_gpu = any(isinstance(runs[number].config.teacher, HFTeacherConfig) for number in generation)
+    on_gpu = any(runs[number].config.teacher.local for number in generation)
     submit_sweep(sweep, [job.number for job in todo], generation, on_gpu)
 
 
@@ -186,12 +185,12 @@ def _is_paid(run: Run) -> bool:
     return run.teacher is not None and run.plan.price != FREE
 
 
-def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, Estimate]) -> str | None:
+def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> str | None:
     """What a launch can cost at most, in words; None where nothing is bought from a paid teacher."""
     buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
     if not buying:
         return None
-    from fcot.stages.needs import dollars
+    from fcot.estimate.needs import dollars
 
     usd, limits = sweep.launcher.get("budget_usd"), [plan.budget_usd for plan in buying]
     known = [limit for limit in limits if limit is not None]
@@ -211,25 +210,27 @@ def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
 # --- what it will cost -----------------------------------------------------------------------------------------------
 
 
-def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, Estimate]:
+def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
     """What jobs would buy and compute, by number; what one buys the later ones do not."""
-    from fcot.stages.dry_run import estimate
+    from fcot.estimate.dry_run import estimate
 
     planned: dict[tuple[object, ...], int] = {}
     return {job.number: estimate(runs[job.number], planned, job.overrides) for job in todo}
 
 
-def generation_order(estimates: Mapping[int, Estimate], runs: Mapping[int, Run]) -> list[int]:
+def generation_order(estimates: Mapping[int, RunEstimate], runs: Mapping[int, Run]) -> list[int]:
     """The jobs that buy from a teacher, the largest D first: of what it buys the others are prefixes."""
     buying = {number for number, one in estimates.items() if one.bought}
     shared = {runs[number].store.path for number in buying}
-    touching = [number for number in estimates if runs[number].teacher and runs[number].asks_teacher and runs[number].store.path in shared]
+    touching = [
+        number for number in estimates if runs[number].teacher and runs[number].uses_rationales and runs[number].store.path in shared
+    ]
     return sorted(touching, key=lambda number: -runs[number].config.diversity)
 
 
-def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, Estimate]) -> list[str]:
+def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> list[str]:
     """What a launch is about to do, in lines."""
-    from fcot.stages.needs import money, sum_of
+    from fcot.estimate.needs import money, sum_of
 
     jobs = sweep.jobs
     kinds = {
@@ -255,12 +256,12 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
     """``dry_run`` or ``preview`` of all jobs, which leave nothing behind; exit code 1 where a job cannot be run."""
     _leave_nothing(sweep.folder)
     if preview:
-        from fcot.stages.preview import preview as show_preview
+        from fcot.estimate.preview import preview as show_preview
 
         for run in runs.values():
             show_preview(run, preview)
         return
-    from fcot.stages.needs import show
+    from fcot.estimate.needs import show
 
     todo = [job for job in sweep.distinct if not sweep.whole(job)]
     estimates = estimates_of(sweep.distinct, runs)
@@ -277,7 +278,7 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
 def _one_by_one(sweep: Sweep, todo: Sequence[Planned]) -> None:
     """Jobs in this process; one that fails does not keep the others from running."""
     for job in todo:
-        stop_if_asked()
+        stop_if_requested()
         say(f"job {job.number}: {sweep.label(job)}")
         try:
             do_job(sweep, job.number)
@@ -301,7 +302,7 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def report_sweep(sweep: Sweep, launching: bool | None, slurm: Answer | None = None) -> None:
+def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None = None) -> None:
     """The comparison of what the jobs left, whether or not all of them finished, and where to look next.
 
     Args:

@@ -16,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import holder, read_json
-from fcot.errors import FcotError
-from fcot.sweeps.controller import Answer, State, array_of, cancel, states
-from fcot.sweeps.job import Attempt, Record, read_record
+from fcot.base.errors import FcotError
+from fcot.base.files import holder, read_json
+from fcot.sweeps.controller import SlurmStates, State, array_of, cancel, states
+from fcot.sweeps.job import Attempt, JobRecord, read_record
 from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, listed
 from fcot.sweeps.pool import log_of
 
@@ -56,7 +56,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _LauncherState:
     """What is known beside the files.
 
     Attributes:
@@ -68,17 +68,17 @@ class _Known:
 
     ids: Mapping[str, str]
     states: Mapping[str, Any] | None
-    answer: Answer | None
+    answer: SlurmStates | None
     launching: bool
 
 
-def statuses(sweep: Sweep, launching: bool | None = None, slurm: Answer | None = None) -> list[Status]:
+def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[Status]:
     """All jobs, by number; before them the generation, where there was one.
 
     Args:
         sweep: The sweep.
         launching: Whether a process holds the sweep's launch lock; None looks. The holder itself must say so: looking would release it.
-        slurm: An answer of :func:`ask_slurm` that is recent enough; None asks.
+        slurm: An answer of :func:`query_slurm` that is recent enough; None asks.
     """
     known = _known(sweep, launching, slurm)
     found = [_status(sweep, job, known) for job in sweep.jobs]
@@ -87,7 +87,7 @@ def statuses(sweep: Sweep, launching: bool | None = None, slurm: Answer | None =
     return found
 
 
-def ask_slurm(sweep: Sweep) -> Answer | None:
+def query_slurm(sweep: Sweep) -> SlurmStates | None:
     """What SLURM says of the jobs' newest submissions; None for a sweep of another launcher."""
     return states(_newest(sweep).values()) if sweep.launcher["kind"] == "slurm" else None
 
@@ -102,19 +102,19 @@ def _newest(sweep: Sweep) -> dict[str, str]:
     return newest
 
 
-def _known(sweep: Sweep, launching: bool | None, slurm: Answer | None) -> _Known:
+def _known(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> _LauncherState:
     launching = holder(sweep.launch_lock) is not None if launching is None else launching
     if sweep.launcher["kind"] != "slurm":
-        return _Known({}, None, None, launching)
+        return _LauncherState({}, None, None, launching)
     ids = _newest(sweep)
     answer = states(ids.values()) if slurm is None else slurm
     known = answer.states
     if known is not None:
         known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(known)
-    return _Known(ids, known, answer, launching)
+    return _LauncherState(ids, known, answer, launching)
 
 
-def _status(sweep: Sweep, job: Planned, known: _Known) -> Status:
+def _status(sweep: Sweep, job: Planned, known: _LauncherState) -> Status:
     if job.fault is not None:
         return Status(job.number, "failed", "cannot be run", job.fault.splitlines())
     if job.same_as is not None:
@@ -122,7 +122,7 @@ def _status(sweep: Sweep, job: Planned, known: _Known) -> Status:
     return _own_status(sweep, job.number, known, job)
 
 
-def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None = None) -> Status:
+def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: Planned | None = None) -> Status:
     """Of a job that is a run of its own, or of the generation."""
     record = read_record(sweep.record(name))
     slurm = known.ids.get(str(name))
@@ -141,7 +141,7 @@ def _own_status(sweep: Sweep, name: JobName, known: _Known, job: Planned | None 
     return Status(name, state, told, error, log, _preempted(record), slurm)
 
 
-def _state(sweep: Sweep, name: JobName, record: Record | None, known: _Known, slurm: str | None) -> tuple[str, str]:
+def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _LauncherState, slurm: str | None) -> tuple[str, str]:
     """A job's state and the reason."""
     if record and record.status == "running":
         if holder(sweep.lock(name)) is not None:
@@ -160,7 +160,7 @@ def _state(sweep: Sweep, name: JobName, record: Record | None, known: _Known, sl
 
 
 def _state_on_slurm(
-    record: Record | None, last: Attempt | None, slurm: str, states: Mapping[str, State] | None, logged: bool = False
+    record: JobRecord | None, last: Attempt | None, slurm: str, states: Mapping[str, State] | None, logged: bool = False
 ) -> tuple[str, str]:
     """State and reason of a job that was submitted, and that its own files show neither done nor, by its lock, running.
 
@@ -221,7 +221,7 @@ def _state_of_forgotten(status: str | None, logged: bool, siblings: bool) -> tup
     return "missing", "not known: SLURM has forgotten it and it left nothing"
 
 
-def _preempted(record: Record | None) -> int:
+def _preempted(record: JobRecord | None) -> int:
     """Attempts that another one of the same submission followed: requeued by the job itself, or by SLURM."""
     attempts = record.attempts if record else []
     return sum(one.slurm == then.slurm is not None for one, then in pairwise(attempts)) + (
@@ -241,7 +241,7 @@ def _log_of_slurm(sweep: Sweep, slurm: str) -> Path:
     return slurm_log_of(sweep, slurm)
 
 
-def _error(record: Record | None, log: Path | None) -> list[str]:
+def _error(record: JobRecord | None, log: Path | None) -> list[str]:
     """What a failed job said, as far as a few lines go: its message's beginning, or where it was killed the end of its log."""
     if record is not None and record.error:
         return [line for line in record.error.splitlines() if line.strip()][:_TAIL_LINES]
@@ -369,7 +369,7 @@ def who(process: int) -> str:
 
 def wait_for_end(
     sweep: Sweep, show: Callable[[Sequence[Status]], object], every_s: float, slurm_every_s: float
-) -> tuple[list[Status], Answer | None]:
+) -> tuple[list[Status], SlurmStates | None]:
     """Show the jobs again and again until none of them waits or runs. While SLURM does not answer, they may.
 
     Args:
@@ -384,7 +384,7 @@ def wait_for_end(
     asked_at, answer = -math.inf, None
     while True:
         if time.monotonic() - asked_at >= slurm_every_s:
-            answer, asked_at = ask_slurm(sweep), time.monotonic()
+            answer, asked_at = query_slurm(sweep), time.monotonic()
         jobs = statuses(sweep, slurm=answer)
         show(jobs)
         silent = answer is not None and answer.may_answer_later and any(job.state == "unknown" for job in jobs)

@@ -16,14 +16,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from fcot.artifacts import RunDirectory, read_json, write_json
-from fcot.config import register_schemas
-from fcot.errors import ConfigFaults, FcotError
-from fcot.resources import CONF
-from fcot.stopping import stop_if_asked
+from fcot.base.errors import ConfigFaults, FcotError
+from fcot.base.files import read_json, write_json
+from fcot.base.resources import CONF
+from fcot.base.run_folder import RunDirectory
+from fcot.base.stopping import stop_if_requested
+from fcot.config.schema import register_schemas
 
 if TYPE_CHECKING:
-    from fcot.runs import Run
+    from fcot.runs.run import Run
 
 GENERATION = "generation"  # the job that buys what several jobs share, in the place of a number
 JobName = int | str
@@ -211,7 +212,7 @@ def make_plan(
     first: dict[str, int] = {}
     with composer(searchpath) as composed:
         for number, overrides in enumerate(job_overrides):
-            stop_if_asked()
+            stop_if_requested()
             job = Planned(number, list(overrides), None, None, "evaluate")
             try:
                 run = resolve_job(composed(overrides))
@@ -239,8 +240,8 @@ def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
 
 def resolve_job(composed: DictConfig) -> Run:
     """The run of a composed configuration."""
-    from fcot.checks import to_config
-    from fcot.runs import resolve
+    from fcot.config.checks import to_config
+    from fcot.runs.run import resolve
 
     return resolve(to_config(composed))
 

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.stopping import stop_if_asked
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.stopping import stop_if_requested
 from fcot.sweeps.job import read_record
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
 
 _LOOK_EVERY_S = 0.5
-Place = dict[str, str]  # environment variables of a process
+Device = dict[str, str]  # environment variables of a process
 
 
 def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]) -> None:
@@ -72,7 +72,7 @@ def _finished(futures: set[Future[JobName]]) -> Iterator[JobName]:
         done, futures = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
-        stop_if_asked()
+        stop_if_requested()
 
 
 def log_of(sweep: Sweep, name: JobName) -> Path:
@@ -80,7 +80,7 @@ def log_of(sweep: Sweep, name: JobName) -> Path:
     return sweep.folder / "logs" / f"{name}.log"
 
 
-def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Place]:
+def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Device]:
     """The environments of the processes that run at once.
 
     Raises:
@@ -96,7 +96,7 @@ def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Place]:
     groups = [names[first : first + gpus_per_job] for first in range(0, n_gpus - gpus_per_job + 1, gpus_per_job)] if n_gpus else []
     n = min(processes or cores, len(groups) or cores)
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // n)))
-    found: queue.Queue[Place] = queue.Queue()
+    found: queue.Queue[Device] = queue.Queue()
     for index in range(n):
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[index])} if groups else {}
         found.put({"OMP_NUM_THREADS": threads} | gpus)

@@ -20,10 +20,10 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from fcot.errors import FcotError
-from fcot.progress import say
-from fcot.ranks import started_first
-from fcot.stopping import WARNING, asked, listen, stop_if_asked
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.base.ranks import started_first
+from fcot.base.stopping import WARNING, listen, stop_if_requested, stop_requested
 from fcot.sweeps.controller import array_of, cancel, longest_array, states
 from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, listed, read_plan, shown
@@ -38,7 +38,7 @@ _NOT_SUBMITIT_S = ("kind", "budget_usd", "generation", "submitit_folder", "max_n
 # --- what runs there -------------------------------------------------------------------------------------------------
 
 
-class Task(submitit.helpers.Checkpointable):
+class SlurmTask(submitit.helpers.Checkpointable):
     """What submitit keeps and runs: a job of a sweep, or its generation. Requeued with the same arguments."""
 
     def __call__(self, folder: str, name: JobName, generates: Sequence[int], after: str | None) -> None:
@@ -76,7 +76,7 @@ def _follow(sweep: Sweep, name: JobName, after: str | None) -> None:
     try:
         do_job(sweep, int(name), after)
     except (Exception, KeyboardInterrupt):
-        if (warned := asked()) is not None:
+        if (warned := stop_requested()) is not None:
             sys.exit(f"stopped together with the first rank after {warned.name}")
         raise
 
@@ -87,7 +87,7 @@ def _leave(sweep: Sweep, name: JobName, requeue: Any) -> None:
     A partition that preempts with SIGTERM alone leaves the job running until its grace time is over, and would requeue only then.
     """
     known = states([slurm_id() or ""]).states
-    goes_on = asked() == WARNING if known is None else any(one.state == "RUNNING" for one in known.values())
+    goes_on = stop_requested() == WARNING if known is None else any(one.state == "RUNNING" for one in known.values())
     if not goes_on:
         say("stopped by a signal; what was done is saved")
         sys.exit(128 + signal.SIGTERM)
@@ -164,7 +164,7 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
     first, parameters = None, sweep.launcher
     try:
         if generation:
-            stop_if_asked()
+            stop_if_requested()
             parameters = _generation_parameters(sweep.launcher, generation_on_gpu)
             first = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
             taken.append(first)
@@ -214,7 +214,7 @@ def _submit_arrays(
     rest, length, refusal = list(numbers), longest_array(), ""
     most, parallelism = len(numbers), parameters["array_parallelism"]  # for the rest: the most jobs that fit, and that run at once
     while rest and most:
-        stop_if_asked()
+        stop_if_requested()
         chunk = rest[: min(length, most)]
         at_once = max(1, parallelism * len(chunk) // most)
         try:
@@ -245,7 +245,7 @@ def _submitted(sweep: Sweep, parameters: dict[str, Any], arguments: Sequence[tup
     """SLURM's ids of tasks with these arguments, submitted as one array."""
     try:
         with _environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises
-            jobs = _executor(sweep, parameters).map_array(Task(), *zip(*arguments, strict=True))
+            jobs = _executor(sweep, parameters).map_array(SlurmTask(), *zip(*arguments, strict=True))
     except FailedJobError:
         for path in _logs(sweep).iterdir():  # what submitit wrote for jobs that do not exist
             if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name) and not path.is_symlink():

@@ -6,17 +6,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import Bounds, To, resolved
+from fcot.base.fields import Bounds, To, resolved
 from fcot.prompts.answer_types import ANSWER_TYPES
 
 if TYPE_CHECKING:  # what --help and --cfg job need not wait for
-    from fcot.records import Problem
+    from fcot.base.records import Problem
     from fcot.tasks.loaders import Columns
     from fcot.tasks.table import Task
+
+
+class DatasetConfig(Protocol):
+    """What the options of any data have to offer.
+
+    Attributes:
+        limit: Train on the first N train problems; None for all.
+        toy: Whether the problems are generated here.
+    """
+
+    name: str
+    limit: int | None
+    toy: ClassVar[bool]
+
+    def task(self) -> Task:
+        """The task, with its answer rule."""
+
+    def problems(self, task: Task, unlabelled: bool) -> list[Problem]:
+        """All problems, in the order of the data.
+
+        Args:
+            task: By :meth:`task`, with the rule by which answers are read.
+            unlabelled: Whether problems without a gold answer are allowed.
+        """
 
 
 @dataclass
@@ -26,6 +50,8 @@ class PublishedDatasetConfig:
     name: str = MISSING
     path: str | None = resolved(None, To.PROBLEMS, file=True)  # the authors' JSON, JSON Lines, CSV or Parquet; null loads from the hub
     limit: int | None = resolved(None, To.SPLIT, at_least=1)  # train on the first N train problems; null for all
+
+    toy: ClassVar[bool] = False
 
     def task(self) -> Task:
         """The task, with its answer rule."""
@@ -54,6 +80,8 @@ class ToyDatasetConfig:
     generator_seed: int = resolved(0, To.PROBLEMS)
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
 
+    toy: ClassVar[bool] = True
+
     def task(self) -> Task:
         """The task, with its answer rule."""
         from fcot.tasks.table import TASKS
@@ -80,6 +108,8 @@ class CustomDatasetConfig:
     rationale_column: str = resolved("rationale", To.EXEMPLARS)
     template_column: str = resolved("template_id", To.SPLIT)
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
+
+    toy: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
@@ -144,3 +174,11 @@ def read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool
     from fcot.tasks.loaders import load_problems
 
     return tuple(load_problems(task, source, columns, unlabelled=unlabelled))
+
+
+SCHEMAS = {
+    ("dataset", "published"): PublishedDatasetConfig,
+    ("dataset", "toy"): ToyDatasetConfig,
+    ("dataset", "custom"): CustomDatasetConfig,
+    ("split-mode", "split_mode"): SplitConfig,
+}

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from fcot.records import Problem
+from fcot.base.records import Problem
 
 ALIKE = 0.85
 FUNCTION_WORDS = frozenset(

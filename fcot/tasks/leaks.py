@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping
 
+from fcot.base.records import Problem
 from fcot.prompts.teacher import TeacherPrompt
-from fcot.records import Problem
 from fcot.tasks.grouping import mask
 from fcot.tasks.splits import Split, folded
 
@@ -47,7 +47,7 @@ def _without_numbers(question: str) -> str:
     return _NUMBER.sub("#", question)
 
 
-def not_shown(
+def without_leaks(
     test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, feedback_template: str, order_known: bool
 ) -> list[int]:
     """The test problems that neither teacher nor student is shown as examples.

@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fcot.errors import FcotError
-from fcot.records import Problem
+from fcot.base.errors import FcotError
+from fcot.base.records import Problem
 from fcot.tasks.hub import HubSource
 from fcot.tasks.table import TASKS, Task
 

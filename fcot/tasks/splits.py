@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fcot.errors import FcotError
-from fcot.records import Problem
+from fcot.base.errors import FcotError
+from fcot.base.records import Problem
 from fcot.tasks.table import Task
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fcot.records import Problem
+from fcot.base.records import Problem
 
 NAMES = (
     "Ada Ben Cleo Dan Eva Finn Gia Hugo Ida Jack Kira Liam Mona Nick Olga Paul Quin Rosa Sam Tina Umar Vera Will Xena "

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.fields import To, Why, neutral, resolved
-from fcot.resources import PRICES
+from fcot.base.fields import To, Why, neutral, resolved
+from fcot.base.resources import PRICES
 
 if TYPE_CHECKING:  # what --help and --cfg job need not wait for
-    from fcot.teacher.money import Price
-    from fcot.teacher.requests import Teacher
+    from fcot.config.schema import Config
+    from fcot.llm.money import Price
+    from fcot.llm.requests import Teacher
 
 ENDPOINTS = ("chat", "completions")
 
@@ -22,25 +23,39 @@ ENDPOINTS = ("chat", "completions")
 class TeacherConfig(Protocol):
     """What the options of any teacher have to offer; another package's too. ``name`` chooses it.
 
-    Beside these: ``faults()``, messages about options that cannot be together; and where its requests cost money, ``budget_usd`` and
-    ``prices``.
+    Beside these it may have ``faults()``, messages about options that cannot be together, and ``conflicts(config)``, messages about
+    what they cannot be combined with.
 
     Attributes:
         generates: Whether it writes new completions; a replayed file does not.
+        priced: Whether its tokens cost money; then it has the options ``budget_usd`` and ``prices``.
+        local: Whether its weights are loaded here.
+        terms: For the student's model card: on whose terms the rationales came. ``{teacher}`` stands for the teacher's name.
     """
 
     name: str
     generates: ClassVar[bool]
+    priced: ClassVar[bool]
+    local: ClassVar[bool]
+    terms: ClassVar[str]
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
 
 
 class _Priced(Protocol):
     prices: str | None
+
+
+class ServerConfig(Protocol):
+    """The options of a server with a key."""
+
+    name: str
+    base_url: str | None
+    api_key_env: str | None
 
 
 def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, Any] | None = None) -> Price | None:
@@ -52,14 +67,14 @@ def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, 
         model: The model's name, or the beginning of its name.
         parameters: Request parameters; ``service_tier`` changes the price.
     """
-    from fcot.teacher.money import read_price
+    from fcot.llm.money import read_price
 
     path = Path(server.prices) if server.prices else PRICES
     return read_price(path, model, option, (parameters or {}).get("service_tier")) if path.is_file() else None
 
 
 def _free() -> Price:
-    from fcot.teacher.money import FREE
+    from fcot.llm.money import FREE
 
     return FREE
 
@@ -68,6 +83,27 @@ def url_faults(group: str, base_url: str | None) -> Iterator[str]:
     """What is wrong with a server's address."""
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         yield f"{group}.base_url={base_url}: a URL such as http://127.0.0.1:8000/v1"
+
+
+def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
+    """What is wrong with the key for a server.
+
+    Args:
+        group: ``teacher`` or ``student``, for messages.
+        server: Its options.
+    """
+    from fcot.llm.openai import key_fault
+
+    if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
+        yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
+
+
+def greedy_conflicts(temperature: float | None, config: Config) -> Iterator[str]:
+    """Greedy decoding of several completions per problem."""
+    itself = config.student.is_teacher
+    option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
+    if temperature == 0 and n > 1:
+        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
 
 
 def folder_faults(option: str, value: str) -> Iterator[str]:
@@ -90,13 +126,21 @@ class OracleTeacherConfig:
     temperature: float | None = resolved(None, To.KEY, at_least=0)
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    terms: ClassVar[str] = "The training rationales were written by a program of fcot's; there are no terms to observe."
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """It knows the toy tasks only."""
+        if not config.dataset.toy:
+            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
         return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
         from fcot.teacher.oracle import Oracle
 
         return Oracle(config.dataset.name, self.error_rate, temperature)
@@ -116,6 +160,20 @@ class ReplayTeacherConfig:
             yield f"teacher.path={self.path}: no such file or folder"
 
     generates: ClassVar[bool] = False
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were read from a file of completions of {teacher}. Whoever provides that model may restrict what "
+        "its output is used for, such as training other models: read their terms before you publish or sell this student."
+    )
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """Its files hold one kind of rationale, of published tasks."""
+        if config.student.is_teacher and config.method.name in ("zero_shot", "few_shot_cot"):
+            yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
+        if config.dataset.toy:
+            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
+        yield from greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -151,7 +209,7 @@ class OpenAITeacherConfig:
 
     def faults(self) -> Iterator[str]:
         """What is wrong beside the bounds of single options."""
-        from fcot.teacher.requests import OWN_PARAMETERS
+        from fcot.llm.requests import OWN_PARAMETERS
 
         yield from url_faults("teacher", self.base_url)
         for name, value in self.parameters.items():
@@ -163,14 +221,30 @@ class OpenAITeacherConfig:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = True
+    local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher} behind an API. Its provider's terms apply to them; OpenAI's, for one, "
+        "do not allow output to be used to develop models that compete with OpenAI's. Read them before you publish or sell this student."
+    )
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """The key and the price that it lacks."""
+        if not config.dry_run:
+            yield from server_key_faults("teacher", self)
+        if self.budget_usd is not None and self.model and self.price() is None:
+            tier = self.parameters.get("service_tier")
+            needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
+            yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: teacher.prices=FILE"
+        yield from greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
         return price_of(self, "teacher.prices", self.model, self.parameters)
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
-        from fcot.teacher import connect
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.llm import connect
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
@@ -179,9 +253,9 @@ class OpenAITeacherConfig:
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:
             return online
-        from fcot.teacher.batch import BatchTeacher
+        from fcot.llm.batch import BatchModel
 
-        return BatchTeacher(server, online, self.poll_s)
+        return BatchModel(server, online, self.poll_s)
 
 
 @dataclass
@@ -210,17 +284,82 @@ class HFTeacherConfig:
             yield from folder_faults("teacher.path", self.path)
 
     generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = True
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
+        "attribution, some restrict commercial use)."
+    )
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What its options cannot be combined with."""
+        return greedy_conflicts(self.temperature, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
         return _free()
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.Config`)."""
-        from fcot.teacher.hf import HFTeacher, default_id
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.llm.hf import HFModel, default_id
 
         source, revision = self.path or str(self.model), None if self.path else self.revision
         model_id = self.model_id or default_id(source, revision, Path(config.output_dir))
-        return HFTeacher(
+        return HFModel(
             source, revision, model_id, self.endpoint == "chat", temperature, self.batch_size, self.max_choices_per_request, self.dtype
         )
+
+
+@dataclass
+class FunctionTeacherConfig:
+    """A Python function of your own (:class:`fcot.teacher.function.FunctionTeacher`)."""
+
+    name: str = neutral("function", Why.NAMED)
+    function: str = neutral(MISSING, "teacher.model_id names what it does")  # module.function, in the working folder or installed
+    model_id: str = resolved(MISSING, To.KEY)  # name in the store's keys; another one buys again
+    endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
+    temperature: float | None = resolved(None, To.KEY, at_least=0)
+    parameters: dict[str, Any] = resolved({}, To.KEY)  # further arguments of the function
+    concurrency: int = neutral(1, Why.PACE, at_least=1)  # calls at the same time
+    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # texts that one call may return
+    resample_identical: bool = False
+
+    generates: ClassVar[bool] = True
+    priced: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+    terms: ClassVar[str] = (
+        "The training rationales were written by {teacher}, a program of whoever trained this student. If a model is behind it, the "
+        "terms or the licence of that model apply to them: read them before you publish or sell this student."
+    )
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong beside the bounds of single options."""
+        if "." not in self.function.strip("."):
+            yield f"teacher.function={self.function}: module.function, such as my_teacher.answer"
+
+    def conflicts(self, config: Config) -> Iterator[str]:
+        """What its options cannot be combined with."""
+        return greedy_conflicts(self.temperature, config)
+
+    def price(self) -> Price | None:
+        """The price of its tokens; None where nobody knows it."""
+        return _free()
+
+    def build(self, config: Any, temperature: float) -> Teacher:
+        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        from fcot.base.plugins import load_function
+        from fcot.teacher.function import FunctionTeacher
+
+        function = load_function("teacher.function", self.function)
+        return FunctionTeacher(
+            function, self.model_id, self.endpoint == "chat", temperature, self.parameters, self.concurrency, self.max_choices_per_request
+        )
+
+
+SCHEMAS = {
+    ("teacher", "oracle"): OracleTeacherConfig,
+    ("teacher", "replay"): ReplayTeacherConfig,
+    ("teacher", "openai"): OpenAITeacherConfig,
+    ("teacher", "hf"): HFTeacherConfig,
+    ("teacher", "function"): FunctionTeacherConfig,
+}

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Reply, Request
 from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
-from fcot.teacher.requests import NO_ACCOUNT, Account, Choice, Reply, Request
 
 VERSION = 2  # bump when wordings change: the store's keys carry it
 

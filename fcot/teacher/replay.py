@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcot.artifacts import read_json
-from fcot.errors import FcotError
+from fcot.base.errors import FcotError
+from fcot.base.files import read_json
+from fcot.base.records import Completion, Problem
 from fcot.prompts.thinking import separate
-from fcot.records import Completion, Problem
 from fcot.tasks.table import Task
 
 _FIELDS = {"sample_index": int, "completion_index": int, "question": str, "reasoning_completion": str, "completion": str}

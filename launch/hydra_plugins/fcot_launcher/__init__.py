@@ -102,7 +102,7 @@ class FcotLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan and run, or submit, all jobs; their results are in the sweep's folder."""
-        from fcot.errors import FcotError
+        from fcot.base.errors import FcotError
         from fcot.sweeps.launch import launch
         from fcot.sweeps.plan import added_searchpath
 

@@ -1,0 +1,1 @@
+"""What every part stands on: errors, records, files, run folders, locks, console, stopping, ranks."""

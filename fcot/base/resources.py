@@ -1,0 +1,10 @@
+"""Files that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Beside the package in a wheel, beside it in the repository.
+_PACKAGE = Path(__file__).parent.parent
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+PRICES = CONF / "prices.yaml"

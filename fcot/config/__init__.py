@@ -1,0 +1,1 @@
+"""The configuration: root schema, checks across groups, composing with Hydra."""

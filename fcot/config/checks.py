@@ -1,0 +1,138 @@
+"""Everything that is wrong with a configuration, found before any data is read or money spent, in one message.
+
+The bounds of single options stand at their fields (:mod:`fcot.base.fields`). A schema's ``faults()`` says what is wrong with its own
+options, its ``conflicts(config)`` what they cannot be combined with. Here is what belongs to no single schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fcot.base.errors import ConfigFaults
+from fcot.base.fields import Bounds, bound_faults
+from fcot.config.sampling import redraw_faults
+from fcot.config.schema import Config
+from fcot.methods.table import METHODS
+from fcot.tasks.table import TASKS
+
+
+def to_config(composed: DictConfig) -> Config:
+    """The composed configuration as plain dataclasses, after every check.
+
+    Raises:
+        ConfigFaults: Everything that is wrong with it, in one message.
+    """
+    missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
+    if faults := [f"{key} is not set: {key}=..." for key in missing]:
+        raise ConfigFaults(faults + _faults_beside(composed, missing))
+    config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if faults := list(faults_of(config)):
+        raise ConfigFaults(faults)
+    return config
+
+
+def unchecked(composed: DictConfig) -> Config:
+    """The same without a check, and with something in the place of what is not set: for those who read a part of it only."""
+    filled = composed.copy()
+    for key in OmegaConf.missing_keys(composed):
+        with contextlib.suppress(OmegaConfBaseException):  # a number
+            OmegaConf.update(filled, key, "")
+    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
+    return config
+
+
+def _faults_beside(composed: DictConfig, missing: list[str]) -> list[str]:
+    """The other faults of a configuration with missing values: those are filled in, and what is said of them is dropped."""
+    filled = composed.copy()
+    try:
+        for key in missing:
+            OmegaConf.update(filled, key, "")
+    except OmegaConfBaseException:  # a missing number: the rest has to wait for it
+        return []
+    config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
+    return [fault for fault in faults_of(config) if not any(fault.startswith(f"{key}=") for key in missing)]
+
+
+def faults_of(config: Config) -> Iterator[str]:
+    """Every fault that can be found without reading data: values, files, impossible combinations."""
+    yield from bound_faults(config, "")
+    for group, options in _groups_read(config):
+        yield from bound_faults(options, group)
+        yield from getattr(options, "faults", tuple)()
+    yield from redraw_faults(config)
+    yield from _method_faults(config)
+    yield from _prompt_faults(config)
+    yield from _curation_faults(config)
+    yield from _split_faults(config)
+    yield from _teacher_faults(config)
+    yield from getattr(config.student, "conflicts", _none)(config)
+    yield from getattr(config.objective, "conflicts", _none)(config)
+
+
+def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
+    """The groups of options that this run reads, by name: without a teacher none of the teacher's."""
+    for group in ("logger", "method", "prompt", "curation", "dataset", "split_mode", "teacher", "student", "trainer", "objective"):
+        if group != "teacher" or _needs_teacher(config):
+            yield group, getattr(config, group)
+
+
+def _needs_teacher(config: Config) -> bool:
+    method = METHODS.get(config.method.name)
+    return method is None or method.uses_rationales or config.student.is_teacher
+
+
+def _method_faults(config: Config) -> Iterator[str]:
+    """What the method cannot be combined with."""
+    method = config.method
+    if fault := Bounds(one_of=tuple(METHODS)).fault(method.name):
+        yield f"method={method.name}: {fault}"
+    yield from method.conflicts(config)
+
+
+def _curation_faults(config: Config) -> Iterator[str]:
+    labels = config.curation.labels
+    if labels != "gold" and config.diversity < 3 and config.method.name in ("fine_tune_cot", "tailored"):
+        yield f"curation.labels={labels} with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
+
+
+def _prompt_faults(config: Config) -> Iterator[str]:
+    """Where a prompt for chats cannot be used."""
+    prompt, student = config.prompt, config.student
+    prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
+    in_chat = getattr(student, "chat_template", not student.from_scratch)
+    if prompted and prompt.chat_only and not in_chat:
+        yield f"prompt={prompt.name} is for chats: with method={config.method.name} student={student.name} add prompt=zero_shot_cot"
+    if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
+        yield f"prompt={prompt.name} is for chat endpoints; with teacher.endpoint=completions add prompt=zero_shot_cot"
+
+
+def _split_faults(config: Config) -> Iterator[str]:
+    if config.split_mode.name != "published":
+        return
+    task = TASKS.get(config.dataset.name)
+    if task is None or not task.n_rows:
+        yield f"split-mode=published: {config.dataset.name} has no published split; split-mode=sample or template"
+    elif task.split != "published":
+        yield f"split-mode=published: upstream publishes no split of {config.dataset.name}; paper A uses split-mode=sample"
+
+
+def _teacher_faults(config: Config) -> Iterator[str]:
+    """What the teacher cannot do for this run, and which key or price it lacks."""
+    method = METHODS.get(config.method.name)
+    if _needs_teacher(config):
+        yield from getattr(config.teacher, "conflicts", _none)(config)
+        return
+    assert method is not None
+    if config.until in ("generate", "curate"):
+        yield f"until={config.until}: method={config.method.name} asks no teacher"
+    if config.until == "train" and not method.trains:
+        yield f"until=train: method={config.method.name} trains nothing"
+
+
+def _none(_: Config) -> Iterator[str]:
+    return iter(())

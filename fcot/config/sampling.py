@@ -1,0 +1,37 @@
+"""How a run's rationales are drawn: at which temperature, and which D slots of the store are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fcot.config.schema import SAMPLING_TEMPERATURE, Config
+
+
+def first_slot(config: Config) -> int:
+    """The first of a run's D slots: with ``redraw_rationales=true`` each seed has a block of its own."""
+    return config.seed * config.diversity if config.redraw_rationales else 0
+
+
+def redraw_faults(config: Config) -> Iterator[str]:
+    """What another block of slots cannot be combined with."""
+    if not config.redraw_rationales:
+        return
+    temperature = getattr(config.teacher, "temperature", None)
+    if temperature == 0 or (temperature is None and config.diversity == 1 and config.teacher.generates):
+        yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
+    if getattr(config.teacher, "resample_identical", False):
+        yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
+    if config.method.draws_beyond_diversity:
+        yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D"
+    if config.seed * config.diversity >= 1 << 19:
+        yield f"redraw_rationales=true: seed={config.seed} is too large; seeds count blocks of rationales, 0, 1, 2..."
+
+
+def temperature_of(config: Config) -> float:
+    """The teacher's: as set, else greedy for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
+    temperature = getattr(config.teacher, "temperature", None)
+    if temperature is not None:
+        return float(temperature)
+    if config.student.is_teacher:
+        return SAMPLING_TEMPERATURE if config.student.self_consistency > 1 else 0.0
+    return SAMPLING_TEMPERATURE if config.diversity > 1 else 0.0

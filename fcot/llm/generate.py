@@ -1,0 +1,157 @@
+"""From problems to completions: what the store has is taken, what is missing is bought."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fcot.base.console import say, unwatched
+from fcot.base.errors import BudgetSpent
+from fcot.base.files import fingerprint
+from fcot.base.records import Completion, Problem
+from fcot.base.stopping import sleep
+from fcot.llm.money import paid
+from fcot.llm.plan import Plan, assemble, missing, rows_of
+from fcot.llm.purchase import Meter, buy
+from fcot.llm.store.folder import StoreFolder
+from fcot.llm.store.keylocks import KeyLocks
+from fcot.llm.store.rows import StoreRow
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The completions of some problems, read from the store as they are asked for: texts never stand in memory together."""
+
+    plan: Plan
+    folder: StoreFolder
+    problems: Sequence[Problem]
+
+    def __iter__(self) -> Iterator[Completion]:
+        """D completions a problem, in order of problem and slot."""
+        for problem in self.problems:
+            key = self.plan.root_key(self.folder, problem)
+            for completion, _ in assemble(self.plan, self.folder.shard(key), key, problem):
+                yield completion
+
+    def usage(self) -> dict[str, Any]:
+        """What this run paid for, over all its attempts, counted from the rows that carry its id: right even after a kill.
+
+        Beside :func:`fcot.llm.money.paid`'s record: ``served_from_store``, the generations that another run had paid,
+        ``identical_rationales``, completions that repeat an earlier one of their problem, and ``used_prompt_tokens`` and
+        ``used_completion_tokens``, those of the completions whoever paid them; None where the teacher did not count them all. And
+        ``models``, used generations by the model name that the server returned, where it did.
+        """
+        served = identical = 0
+        models: Counter[str] = Counter()
+        used = dict.fromkeys(_TOKENS, 0.0)
+        uncounted = False
+
+        def own() -> Iterator[StoreRow]:
+            nonlocal served, identical, uncounted
+            for key, problem in {self.plan.root_key(self.folder, problem): problem for problem in self.problems}.items():
+                texts: set[str] = set()
+                rows = list(rows_of(self.plan, self.folder.shard(key), key, problem))
+                for tokens in used_tokens(rows):
+                    uncounted |= tokens is None
+                    for name in _TOKENS:
+                        used[name] += tokens[name] if tokens else 0
+                for row, is_used in rows:
+                    models.update([row["model"]] if is_used and "model" in row else [])
+                    if is_used and row["root"] is None:
+                        identical += row["text"].strip() in texts
+                        texts.add(row["text"].strip())
+                    if row["run"] == self.plan.run_id:
+                        yield row
+                    else:
+                        served += is_used
+
+        record = paid(own(), self.plan.price)
+        counted = {f"used_{name}": None if uncounted else round(used[name]) for name in _TOKENS}
+        more = {"models": dict(models.most_common())} if models else {}
+        return record | {"served_from_store": served, "identical_rationales": identical} | counted | more
+
+
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_LOOK_EVERY_S = 0.2  # whether the other process has ended
+
+
+def used_tokens(rows: Iterable[tuple[StoreRow, bool]]) -> list[StoreRow | None]:
+    """Tokens of the requests that brought used rows, each choice with its share; None for a request that nobody counted."""
+    requests: dict[str, list[tuple[StoreRow, bool]]] = {}
+    for row, used in rows:
+        requests.setdefault(row["request"], []).append((row, used))
+    found: list[StoreRow | None] = []
+    for members in requests.values():
+        if n_used := sum(used for _, used in members):
+            usage = next((row for row, _ in members if row.get("completion_tokens")), None)
+            share = n_used / members[0][0]["n"]
+            found.append(usage and {"prompt_tokens": usage["prompt_tokens"] or 0, "completion_tokens": usage["completion_tokens"] * share})
+    return found
+
+
+def generate_completions(
+    plan: Plan,
+    folder: StoreFolder,
+    problems: Sequence[Problem],
+    advance: Callable[[int], object] = unwatched,
+    judge: Callable[[Sequence[Completion]], int] | None = None,
+    watch: Callable[[Meter], object] = unwatched,
+) -> Generated:
+    """D completions of each problem, buying only what the store lacks.
+
+    Args:
+        plan: Teacher, prompt, D.
+        folder: The store's folder for this task, model and prompt.
+        problems: Problems with the same question share their completions.
+        advance: Called with the number of completions that became whole or were given up.
+        judge: Given a problem's completions, returns how many of them curation keeps. The first problems are judged before others
+            are opened. None: nothing is judged.
+        watch: Given the meter before the first request.
+    """
+    with _one_buyer(plan, folder):
+        folder.refresh()
+        wanted: dict[str, Problem] = {}
+        for problem in problems:
+            wanted.setdefault(plan.root_key(folder, problem), problem)
+        generated = Generated(plan, folder, problems)
+        to_buy = [(key, problem) for key, problem in wanted.items() if missing(plan, folder.shard(key), key, problem)]
+        meter = Meter(plan.diversity * len(problems), advance, judge)
+        meter.finished(plan.diversity * (len(problems) - len(to_buy)))
+        if not to_buy:
+            folder.close()  # what killed buyers left is put in order, where nobody is buying
+            return generated
+        if plan.price is not None:
+            meter.paid_usd = meter.paid_before = generated.usage()["usd"]
+        meter.status = plan.teacher.status
+        watch(meter)
+        from fcot.llm.batch import BatchModel, buy_in_batches
+
+        try:
+            if isinstance(plan.teacher, BatchModel):
+                buy_in_batches(plan, folder, to_buy, meter)
+            else:
+                buy(plan, folder, to_buy, meter)
+        except BudgetSpent as error:
+            error.usage = generated.usage()
+            raise
+        return generated
+
+
+@contextlib.contextmanager
+def _one_buyer(plan: Plan, folder: StoreFolder) -> Iterator[None]:
+    """Where a run has a budget, its processes buy one after the other: what one has in flight the other cannot know."""
+    if plan.budget_usd is None:
+        yield
+        return
+    locks, run = KeyLocks(folder.path / "budgets.lock"), fingerprint(plan.run_id)
+    if not locks.take(run):
+        say(f"waiting for another process that spends this run's teacher.budget_usd={plan.budget_usd:g}")
+        while not locks.take(run):
+            sleep(_LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        locks.close()

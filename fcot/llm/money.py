@@ -1,0 +1,142 @@
+"""Prices and what requests cost. An unknown price is None everywhere, never a guess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fcot.base.errors import FcotError
+from fcot.llm.requests import LOST
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens.
+
+    Attributes:
+        input: Of prompt tokens.
+        output: Of completion tokens, reasoning tokens included.
+        cached_input: Of prompt tokens that the server had in its cache.
+        batch: What the Batch API costs of the online price.
+        training: Of trained tokens, each epoch's counted; None for models that are asked as they are.
+        source: The file it was read from, for messages.
+    """
+
+    input: float
+    output: float
+    cached_input: float
+    batch: float = 1.0
+    training: float | None = None
+    source: str = field(default="", compare=False)
+
+    def usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, batch: bool = False) -> float:
+        """What so many tokens cost."""
+        fresh = max(0.0, prompt_tokens - cached_tokens)
+        online = (fresh * self.input + cached_tokens * self.cached_input + completion_tokens * self.output) / _MILLION
+        return online * (self.batch if batch else 1.0)
+
+    def times(self, factor: float) -> Price:
+        """The price of another service tier."""
+        return replace(self, input=self.input * factor, output=self.output * factor, cached_input=self.cached_input * factor)
+
+    def training_usd(self, tokens: float) -> float | None:
+        """What training on so many tokens costs, None where it has no price."""
+        return None if self.training is None else tokens * self.training / _MILLION
+
+
+FREE = Price(0.0, 0.0, 0.0)  # what runs on one's own machine
+
+
+def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str | None = None) -> Price | None:
+    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch, tiers, fine_tuned}}``; None where it has none.
+
+    ``fine_tuned`` is an entry of the same form with ``training``: the price of models fine-tuned from this one, whose
+    names are ``ft:MODEL:...``.
+
+    Args:
+        path: The file.
+        model: Its name at the server.
+        option: The override that names the file, for messages.
+        tier: A service tier; None for the default one. A tier that ``tiers`` does not list has no price.
+
+    Raises:
+        FcotError: The file is unreadable, or an entry is not made of such numbers.
+    """
+    try:
+        prices: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        if not isinstance(prices, dict):
+            raise ValueError("not entries by model")
+        if strays := [name for name, price in prices.items() if not isinstance(price, dict)]:
+            raise ValueError(f"{strays[0]!r} has no price")
+        found = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
+        if found is None:
+            return None
+        tuned, tiers = found.pop("fine_tuned", None), {"default": 1.0} | found.pop("tiers", {})
+        price, tuned_price = _to_price(found), None if tuned is None else _to_price(tuned, {"training"})
+        factors = {name: float(factor) for name, factor in tiers.items()}
+        if not all(math.isfinite(factor) and factor >= 0 for factor in factors.values()):
+            raise ValueError(f"{tiers}")
+        chosen, factor = tuned_price if model.startswith("ft:") else price, factors.get(tier or "default")
+        return None if chosen is None or factor is None else replace(chosen.times(factor), source=str(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise FcotError(
+            f"{option}={path}: {model}: an entry is {{input: USD, output: USD, cached_input: USD, batch: share, fine_tuned: {{training: "
+            f"USD, input: USD...}}}} per million tokens, and tiers: {{NAME: share}} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _to_price(entry: Mapping[str, Any], more: Set[str] = frozenset()) -> Price:
+    """An entry's numbers; those named in ``more`` must be there too."""
+    strange = set(entry) - {"input", "output", "cached_input", "batch"} - more
+    values = {name: float(value) for name, value in entry.items()}
+    if strange or not all(math.isfinite(value) and value >= 0 for value in values.values()):
+        raise ValueError(f"{sorted(strange) or entry}")
+    return Price(
+        values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0),
+        values["training"] if "training" in more else None,
+    )  # fmt: skip
+
+
+def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
+    """The usage record of store rows; each request's tokens stand in the first of its rows.
+
+    Returns:
+        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server
+        did not say: tokens lack them, dollars hold their maximum), ``requests_lost`` (tries that ended without an answer when the
+        server may have charged them: counted in dollars alone, at their maximum) and ``usd`` (None without a price).
+    """
+    usage: dict[str, Any] = {
+        "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0,
+    }  # fmt: skip
+    usd = 0.0
+    for row in rows:
+        usd += 0.0 if price is None else cost_usd(row, price)
+        usage["requests_lost"] += row.get("refused") == LOST
+        if "prompt_tokens" not in row:
+            continue
+        tokens = {name: row.get(name) for name in _COUNTED}
+        usage["requests"] += 1
+        usage["requests_without_usage"] += tokens["prompt_tokens"] is None or tokens["completion_tokens"] is None
+        for name, count in tokens.items():
+            usage[name] += count or 0
+    return usage | {"usd": None if price is None else round(usd, 6)}
+
+
+_COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+def cost_usd(row: Mapping[str, Any], price: Price) -> float:
+    """What a store's row adds to the bill: its request's tokens, where the server did not say them what it can have charged at most."""
+    if "bound_usd" in row:
+        return float(row["bound_usd"])
+    if "prompt_tokens" not in row:
+        return 0.0
+    prompt, completion, cached = (row.get(name) or 0 for name in _COUNTED)
+    return price.usd(prompt, completion, cached, bool(row.get("batch")))

@@ -1,0 +1,356 @@
+"""Any OpenAI-compatible server, through the official async client. Retries are ours; the client's own are off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fcot.base.console import say
+from fcot.base.errors import BudgetSpent, FcotError
+from fcot.llm.failures import Failure, failure_of
+from fcot.llm.replies import to_reply
+from fcot.llm.requests import NO_ACCOUNT, OWN_PARAMETERS, Account, Choice, Reply, Request, Usage
+from fcot.llm.throttle import Throttle
+
+OPENAI_URL = "https://api.openai.com"
+OPENAI_KEY = "OPENAI_API_KEY"  # the variable with OpenAI's own key
+NO_KEY = "none"  # an api_key_env that sends no key
+_LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
+LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
+TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is found within seconds
+_TRIES_WITH_SEVERAL = 3  # of a request for several choices that fails with 500, until it is tried with one
+
+
+def server_url(base_url: str | None) -> str | None:
+    """The address of a server: as configured, else that of ``OPENAI_BASE_URL``; None for OpenAI's own."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or None
+
+
+def key_variable(base_url: str | None, api_key_env: str | None) -> str | None:
+    """The environment variable whose key goes to a server, None where none does.
+
+    A key goes to the server it belongs to: ``OPENAI_API_KEY`` to OpenAI's own address and to that of ``OPENAI_BASE_URL``, any other
+    server gets the one that ``api_key_env`` names.
+
+    Args:
+        base_url: As configured; None for the default.
+        api_key_env: As configured; ``none`` sends no key.
+    """
+    if api_key_env is not None:
+        return None if api_key_env == NO_KEY else api_key_env
+    own = base_url is None or base_url.startswith(OPENAI_URL) or base_url == os.environ.get("OPENAI_BASE_URL")
+    return OPENAI_KEY if own else None
+
+
+def key_fault(prefix: str, base_url: str | None, api_key_env: str | None) -> str | None:
+    """What is wrong about the key for a server, with the override that helps; None where nothing is.
+
+    Args:
+        prefix: Of the options, such as ``teacher.``.
+        base_url: As configured.
+        api_key_env: As configured.
+    """
+    variable, url = key_variable(base_url, api_key_env), server_url(base_url)
+    if variable is not None and not os.environ.get(variable, "").strip():
+        if api_key_env is not None:
+            return f"{prefix}api_key_env={api_key_env}: there is no such environment variable, or it is empty"
+        openai_itself = url is None or url.startswith(OPENAI_URL)
+        own = f"needs the environment variable {variable} (a server of your own: {prefix}base_url=...)"
+        return own if openai_itself else None
+    if variable is None and api_key_env is None and os.environ.get(OPENAI_KEY):
+        return (
+            f"{prefix}base_url={base_url} is not the server that {OPENAI_KEY} belongs to, and that variable is set: "
+            f"{prefix}api_key_env={OPENAI_KEY} sends it there, {prefix}api_key_env={NO_KEY} sends none, "
+            f"{prefix}api_key_env=NAME sends another variable's"
+        )
+    return None
+
+
+class Server:
+    """Where a server is and what it gets: shared by the online and the batch back end.
+
+    Args:
+        model: The name sent to the server.
+        model_id: The name in the store's keys; the same weights behind two names share completions.
+        chat: ``/chat/completions`` rather than ``/completions``.
+        temperature: Sampling temperature.
+        parameters: Further request parameters; None drops one that would be sent (``temperature``, ``seed``).
+        max_tokens_parameter: Its name for this model: ``max_tokens``, or ``max_completion_tokens``.
+        base_url: Server, None for OpenAI's own or that of ``OPENAI_BASE_URL``.
+        timeout_s: Limit on one request, in seconds.
+        group: The config group that messages name: ``teacher``, or ``student`` for API-backed students.
+        api_key_env: The environment variable with the server's key; see :func:`key_variable`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        model_id: str,
+        chat: bool,
+        temperature: float,
+        parameters: Mapping[str, Any],
+        max_tokens_parameter: str,
+        base_url: str | None,
+        timeout_s: float,
+        group: str = "teacher",
+        api_key_env: str | None = None,
+    ) -> None:
+        self.group = group
+        self.model = model
+        self.chat = chat
+        self.path = "/chat/completions" if chat else "/completions"
+        self.base_url = server_url(base_url)
+        self.timeout_s = timeout_s
+        self._key_variable = key_variable(base_url, api_key_env)
+        self._parameters = {"temperature": temperature, **parameters}
+        self._max_tokens_parameter = max_tokens_parameter
+        # A limit that is left out changes the answers; who asks, and on which terms, does not.
+        more = {
+            name: value for name, value in parameters.items()
+            if name not in ("temperature", "seed", "user", "service_tier", "metadata", "store") and (value is not None or "max_" in name)
+        }  # fmt: skip
+        self.identity: Mapping[str, Any] = {
+            "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": more} if more else {}),
+        }  # fmt: skip
+
+    @property
+    def _key(self) -> str:
+        """The key from the environment, empty where none is sent; files it is read from often end in a newline."""
+        return os.environ.get(self._key_variable, "").strip() if self._key_variable else ""
+
+    def client(self, **http: Any) -> Any:
+        """A new client; each event loop needs its own."""
+        import openai
+
+        return openai.AsyncOpenAI(
+            api_key=self._key or "unused", base_url=self.base_url, max_retries=0, timeout=self.timeout_s,
+            http_client=openai.DefaultAioHttpClient(timeout=self.timeout_s, **http),
+        )  # fmt: skip
+
+    def body(self, request: Request, n: int, seed: int) -> dict[str, Any]:
+        """The JSON that is sent."""
+        body = {
+            "model": self.model, ("messages" if self.chat else "prompt"): request.prompt, "n": n, "seed": seed,
+            self._max_tokens_parameter: request.max_tokens, **({"stop": list(request.stop)} if request.stop else {}),
+            **self._parameters,
+        }  # fmt: skip
+        return {name: value for name, value in body.items() if value is not None}
+
+    @property
+    def sent(self) -> list[str]:
+        """Names of the parameters that requests may have, the usual suspects first."""
+        return [*self._parameters, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
+
+    # --- what a failure means ---
+
+    def masked(self, text: str) -> str:
+        """A text without the key, which some servers repeat."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def describe(self, failure: Failure) -> str:
+        """One line about a failure; never the request, which holds the key, nor the key itself."""
+        return f"{failure.kind}: {self.masked(failure.text).rstrip('.')}"
+
+    def refusal(self, failure: Failure) -> Choice | None:
+        """The skipped answer that a failure stands for, None for other failures: the prompt is at fault, not the server."""
+        reason = failure.refused_prompt()
+        return None if reason is None else Choice("", None, refused=reason)
+
+    def names_n(self, failure: Failure) -> bool:
+        """Whether the server refuses several choices in one request by name."""
+        return failure.parameter(self.sent) == "n"
+
+    def stop_message(self, failure: Failure) -> str | None:
+        """Why more requests are pointless, or None where the reason may pass."""
+        status, reason = failure.status, self.describe(failure)
+        if failure.retriable or status == 200:
+            return None
+        if status is None:
+            return f"{reason} while sending to {self.group}.model={self.model}"
+        if status in (401, 403):
+            if self._key:
+                return f"the server refuses the key in ${self._key_variable}: {reason}"
+            variable = self._key_variable or f"with it and name it: {self.group}.api_key_env=NAME"
+            return f"the server wants a key: {reason}. Set the environment variable {variable}"
+        if status == 404:
+            where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
+            own = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else failure.path
+            young = ". A model just trained may need some minutes: the same command continues" if self.model.startswith("ft:") else ""
+            return f"no model {self.group}.model={self.model} or no endpoint {own} at {where} ({reason}){young}"
+        if failure.out_of_quota:
+            return f"the account's quota is used up: {reason}. The same command continues once there is more"
+        return f"the server refuses the request: {reason}{self.remedy(failure)}"
+
+    def remedy(self, failure: Failure) -> str:
+        """The override that drops or renames the parameter a refusal names."""
+        name = failure.parameter(self.sent)
+        if name == "stop":
+            return ". prompt.stop=[] leaves it out"
+        if name == self._max_tokens_parameter:
+            other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+            return f". {self.group}.max_tokens_parameter={other} renames it"
+        if self.group == "student":
+            return f" (student.model={self.model})"
+        if name is None or name in OWN_PARAMETERS:
+            return ""
+        return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value instead of null)'
+
+    def no_answer(self, failure: Failure, tries: int) -> str:
+        """The message for tries none of which got to a server."""
+        where = f"{self.group}.base_url={self.base_url or 'OpenAI'}"
+        return f"no server answers at {where} ({self.masked(failure.text)}): is it running? {tries} tries"
+
+
+class OpenAIModel:
+    """A model behind ``/chat/completions`` or ``/completions``, asked online.
+
+    Args:
+        server: Where the model is.
+        throttle: Concurrency and rates.
+        max_choices: Choices asked for in one request.
+        max_retries: Further tries of a request that failed for a passing reason.
+    """
+
+    def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
+        self.identity = server.identity
+        self.older_identities: Sequence[Mapping[str, Any]] = ()
+        self.chat = server.chat
+        self.max_choices = max_choices
+        self._retries: Counter[str] = Counter()
+        self._server = server
+        self._throttle = throttle
+        self._max_retries = max_retries
+        self._client: Any = None
+        self._said: set[str] = set()
+        self._several_work = False  # an answer to a request for several choices has come
+
+    @property
+    def concurrency(self) -> int:
+        """What the server is found to take, and some that wait."""
+        return self._throttle.outstanding
+
+    async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
+        """One request, retried while the reason may pass.
+
+        Raises:
+            FcotError: The server refuses (key, model, parameters, quota), every retry failed, or the budget is spent.
+        """
+        failures, wanted = 0, n
+        while True:
+            n = min(n, self.max_choices)
+            ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
+            try:
+                account.sending()
+                began = time.monotonic()
+                reply = await self._send(request, n, seed)
+                self._throttle.succeeded(time.monotonic() - began)
+                self._learn_choices(n, wanted, len(reply.choices))
+                return reply
+            except BudgetSpent:
+                raise
+            except Exception as error:
+                failure = failure_of(error)
+                if failure.maybe_charged:
+                    account.maybe_charged()
+                else:
+                    account.not_charged()
+                if (refused := self._server.refusal(failure)) is not None:
+                    self._throttle.succeeded()
+                    return Reply([refused], Usage(0, 0))
+                if n > 1 and self._may_be_the_number(failure, failures + 1):
+                    n = 1
+                    continue
+                wait = self._passing(failure, error, failures, ticket)
+                failures += 1
+            finally:
+                self._throttle.leave()
+            await self._throttle.pause(wait)
+
+    def _may_be_the_number(self, failure: Failure, n_failures: int) -> bool:
+        """Whether a request for several choices may have failed for their number; one choice then shows whether it did."""
+        if self._server.names_n(failure):
+            return True
+        often = failure.status == 500 and n_failures >= _TRIES_WITH_SEVERAL
+        return not self._several_work and failure.parameter(self._server.sent) is None and (failure.may_refuse_several or often)
+
+    def _learn_choices(self, n: int, wanted: int, returned: int) -> None:
+        """What an answer says about several choices in one request."""
+        if n > 1:
+            self._several_work = True
+            if returned < n:
+                self._say_once(f"the server returned {returned} of the {n} choices asked for: the rest is requested again")
+        elif wanted > 1 and self.max_choices > 1:
+            self.max_choices = 1
+            self._say_once("the server refuses several choices in one request (n): they are requested one by one")
+
+    async def _send(self, request: Request, n: int, seed: int) -> Reply:
+        if self._client is None:
+            self._client = self._server.client(event_hooks={"response": [self._observe]})
+        body = self._server.body(request, n, seed)
+        # Not through `.create`: building its models takes two thirds of the processor time of a request.
+        async with asyncio.timeout(self._server.timeout_s):  # the client's own ends a silence, not an answer that trickles
+            data = await self._client.post(self._server.path, cast_to=bytes, body=body)
+        return to_reply(json.loads(data))
+
+    async def _observe(self, response: Any) -> None:
+        self._throttle.observe(response.headers)
+
+    def _passing(self, failure: Failure, error: Exception, attempt: int, ticket: int) -> float:
+        """Seconds to wait before another try, or the end of all tries."""
+        server = self._server
+        if (stop := server.stop_message(failure)) is not None:
+            self._throttle.halt()
+            raise FcotError(stop) from error
+        self._retries[failure.name] += 1
+        connects = failure.connected or self._throttle.proven
+        tries = self._max_retries if connects else min(self._max_retries, TRIES_TO_CONNECT - 1)
+        if attempt >= tries:
+            if not failure.connected:
+                raise FcotError(server.no_answer(failure, attempt + 1)) from error
+            where = f" at {server.group}.base_url={server.base_url}" if server.base_url else ""
+            raise FcotError(
+                f"{server.group}.model={server.model}{where}: {attempt + 1} tries of one request failed, the last with "
+                f"{server.describe(failure)}. What was bought is in the store; the same command continues"
+            ) from error
+        wait = failure.retry_after_s
+        if wait is not None and wait > LONGEST_RETRY_AFTER_S:
+            raise FcotError(
+                f"the server asks to wait {wait:,.0f} s: {server.describe(failure)}. What was bought is in the store; "
+                "the same command continues"
+            )
+        if failure.pushes_back:
+            self._throttle.pushed_back(ticket, wait)
+        return (wait or 0.0) + back_off_s(attempt)
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            say(message)
+
+    def status(self) -> str:
+        """Such as ``47 of 50 in flight, retried: 3 x 429``."""
+        tried_again = ", ".join(f"{count} x {kind}" for kind, count in self._retries.most_common())
+        return f"{self._throttle.in_flight} of {self._throttle.limit} in flight" + (f", retried: {tried_again}" if tried_again else "")
+
+    def halt(self) -> None:
+        """Send nothing more."""
+        self._throttle.halt()
+
+    async def close(self) -> None:
+        """Close the connections; a later request opens new ones (each event loop needs its own)."""
+        self._throttle.reset()
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+
+def back_off_s(attempt: int) -> float:
+    """Seconds before try ``attempt + 2``: exponential, with full jitter."""
+    return random.uniform(0.1, min(_LONGEST_WAIT_S, 0.5 * 2.0**attempt))

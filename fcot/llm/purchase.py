@@ -1,0 +1,428 @@
+"""Buying online: as many requests in flight as the teacher takes, each answer on disk before the next step uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fcot.base.console import say
+from fcot.base.errors import BudgetSpent, FcotError
+from fcot.base.records import Completion, Problem
+from fcot.base.stopping import stop_requested
+from fcot.llm.budget import Lease
+from fcot.llm.plan import Plan, SlotRange, assemble, gave_up, missing, new_request_id, sent_row, to_rows
+from fcot.llm.requests import Usage
+from fcot.llm.store.folder import Shard, StoreFolder
+
+_SYNC_EVERY_S = 1.0
+_FIRST = 20  # completions
+_CLAIMED_TOGETHER = 32  # problems, so that what others bought is looked at once for all of them
+_LOOK_AGAIN_S = (0.1, 3.0)  # at problems that others have claimed: at first, and at most
+
+
+@dataclass
+class Meter:
+    """What a purchase has done so far, for the budget and for whoever watches.
+
+    Attributes:
+        requested: Completions in all.
+        paid_usd: Spent by this run before and now, as far as the prices are known.
+        paid_before: Spent by earlier attempts of it.
+        reserved_usd: Upper bound on what is in flight.
+        judge: Given a problem's completions, how many of them will be kept; None where that is nobody's question.
+        status: What the teacher has to add.
+        advance: Called with the completions that became whole or were given up, and with 0 as time passes.
+    """
+
+    requested: int
+    advance: Callable[[int], object]
+    judge: Callable[[Sequence[Completion]], int] | None = None
+    paid_usd: float | None = None
+    paid_before: float = 0.0
+    reserved_usd: float = 0.0
+    done: int = 0
+    bought: int = 0
+    judged: int = 0
+    kept: int = 0
+    requests: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+    status: Callable[[], str] = str
+
+    def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> float:
+        """Count a reply's request and tokens; what it cost in USD: by its usage, or at its bound where the server did not say."""
+        self.requests += 1
+        self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        if plan.price is None:
+            return 0.0
+        tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0
+        return plan.price.usd(*tokens, batch) if usage.told else bound
+
+    def finished(self, n: int) -> None:
+        """Count ``n`` more completions as whole or given up."""
+        self.done += n
+        self.advance(n)
+
+    def judge_all(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
+        """Count how many of a whole problem's completions will be kept."""
+        if self.judge is None:
+            return
+        drawn = [completion for completion, _ in assemble(plan, shard, key, problem)]
+        self.judged += len(drawn)
+        self.kept += self.judge(drawn)
+
+    def __str__(self) -> str:
+        """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 of 50 in flight, retried: 3 x 429``."""
+        seconds = max(1e-9, time.monotonic() - self.started)
+        parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
+        if self.paid_usd is not None:
+            to_come = (self.paid_usd - self.paid_before) / self.bought * (self.requested - self.done) if self.bought else None
+            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + to_come:,.2f}" if to_come is not None else ""))
+        if self.judged:
+            parts.append(f"kept {self.kept / self.judged:.0%}")
+        return ", ".join([*parts, *filter(None, [self.status()])])
+
+
+def first_problems(diversity: int) -> int:
+    """How many problems are bought and judged before others are opened: twenty completions, and five problems at least."""
+    return max(5, -(-_FIRST // diversity))
+
+
+def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
+    """The message that ends a run whose next request may cost more than is left."""
+    assert plan.price is not None
+    source = f" (prices: {plan.price.source})" if plan.price.source else ""
+    own, shared, more = plan.budget_usd, plan.shared_budget, "the same command with a larger budget"
+    if shared is not None and (own is None or (meter.paid_usd or 0.0) + bound <= own):
+        limit = f"{shared.option}={shared.usd:g}: ${shared.spent_usd():,.4f} spent or reserved by all jobs"
+        more = shared.more
+    else:
+        limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
+    return (
+        f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
+        f"{meter.done:,} of {meter.requested:,} completions are whole and kept in the store; {more} continues"
+    )
+
+
+@dataclass
+class _Open:
+    """A problem being bought: its requests in flight or queued, and the completions already counted."""
+
+    key: str
+    problem: Problem
+    shard: Shard
+    outstanding: int = 0
+    counted: int = 0
+
+
+def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
+    """Complete all problems of ``wanted``, sharing the store with whoever else buys from it.
+
+    A problem is claimed while it is bought; what others have claimed is left to them, and looked at again at the end.
+
+    Raises:
+        FcotError: The teacher stops, the budget is used up, or the disk is full. What was bought is in the store.
+        KeyboardInterrupt: After waiting for what was in flight.
+    """
+    lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
+    try:
+        asyncio.run(_Purchase(plan, folder, wanted, meter, lease).run())
+    finally:
+        folder.close()
+        if lease is not None:
+            lease.close()
+
+
+def _check_no_batches(folder: StoreFolder) -> None:
+    """Look after a key was claimed: whoever submits batches has claimed all of them, so one that died has left them open."""
+    if pending := folder.open_batches():
+        raise FcotError(
+            f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
+            "bought twice: teacher=openai_batch collects them"
+        )
+
+
+class _Tries:
+    """The account of one request: its row in the store before each try that may cost money.
+
+    A try that was certainly not charged leaves its row to the next one; where none follows, the row is taken back.
+    """
+
+    def __init__(self, purchase: _Purchase, state: _Open, job: SlotRange, bound: float) -> None:
+        self.purchase, self.state, self.job, self.bound = purchase, state, job, bound
+        self.request_id = new_request_id()
+        self.written = self.in_flight = False
+
+    def sending(self) -> None:
+        """Append the row of the try, unless it stands there since the one before."""
+        self.in_flight = True
+        if self.bound and not self.written:
+            if not self.purchase.affordable(0.0):  # the tries before this one may have been charged
+                self.in_flight = False
+                raise BudgetSpent(over_budget(self.purchase.plan, self.purchase.meter, self.bound))
+            self.purchase.commit()
+            self.state.shard.append([sent_row(self.purchase.plan, self.job, self.request_id, self.bound)])
+            self.written = True
+
+    def not_charged(self) -> None:
+        """The row stays for the next try."""
+        self.in_flight = False
+
+    def maybe_charged(self) -> None:
+        """The row stays for good, and counts."""
+        self.in_flight = False
+        if self.written:
+            self.purchase.pay(self.bound)
+            self.request_id, self.written = new_request_id(), False
+
+    def give_up(self) -> None:
+        """No try follows: take back the row of one that was not charged; one that is in flight may be."""
+        if self.written and self.in_flight:
+            self.purchase.pay(self.bound)
+        elif self.written:
+            self.state.shard.append([sent_row(self.purchase.plan, self.job, self.request_id, None)])
+
+
+class _Purchase:
+    """One purchase: from problems to requests, answers and rows."""
+
+    def __init__(self, plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter, lease: Lease | None) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.meter = meter
+        self.lease = lease
+        self.spent_now = 0.0  # by this purchase
+        self.waiting = deque(wanted)  # problems that nobody has looked at
+        self.opened = self.whole = 0
+        self.claimed_by_others: deque[tuple[str, Problem]] = deque()
+        self.look_again_at = self.look_after_s = 0.0
+        self.told_to_wait = False
+        self.interrupts = 0
+        self.jobs: deque[tuple[_Open, SlotRange]] = deque()
+        self.closed: list[_Open] = []  # whole, to be given up when they are on the disk
+        self.stop: BaseException | None = None
+
+    async def run(self) -> None:
+        self.wake = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        synced = asyncio.create_task(self._keep_synced())
+        try:
+            with self._interruptible():
+                await self._loop()
+        finally:
+            synced.cancel()
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, synced, return_exceptions=True)
+            await self.plan.teacher.close()
+        if self.stop is not None:
+            raise self.stop
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                self._start_jobs()
+            except FcotError as error:
+                self._halt(error)
+            if not self.tasks and (self.stop is not None or not self.claimed_by_others):
+                return
+            self.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), min(1.0, max(0.05, self.look_again_at - time.monotonic())))
+            self.meter.advance(0)
+            if stop_requested() and not self.interrupts:
+                self._interrupt()
+
+    async def _keep_synced(self) -> None:
+        """Once a second, in a thread: what was appended goes to the disk, then whole problems are given up to others."""
+        while True:
+            await asyncio.sleep(_SYNC_EVERY_S)
+            try:
+                closed, self.closed = self.closed, []
+                await asyncio.to_thread(self.folder.sync)
+                for state in closed:
+                    state.shard.release(state.key)
+                self.folder.look()
+            except FcotError as error:
+                self._halt(error)
+                self.wake.set()
+
+    def _start_jobs(self) -> None:
+        """Keep as many requests in flight as the teacher takes and the budget allows."""
+        while self.stop is None and len(self.tasks) < self.plan.teacher.concurrency:
+            if not self.jobs and not self._open_more():
+                return
+            state, job = self.jobs[0]
+            if gave_up(self.plan, state.shard, job.key):  # since it was queued
+                self.jobs.popleft()
+                self._came_back(state)
+                continue
+            bound = self.plan.bound_usd(job.request, job.n)
+            if not self.affordable(bound):
+                if not self.tasks:
+                    self.stop = BudgetSpent(over_budget(self.plan, self.meter, bound))
+                return
+            self.jobs.popleft()
+            self.meter.reserved_usd += bound
+            task = asyncio.create_task(self._buy(state, job, bound))
+            self.tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self.wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._halt(error)
+
+    def _halt(self, reason: BaseException) -> None:
+        """Send nothing new; what is in flight is paid for, so it is waited for."""
+        self.plan.teacher.halt()
+        self.stop = self.stop or reason
+
+    async def _buy(self, state: _Open, job: SlotRange, bound: float) -> None:
+        tries = _Tries(self, state, job, bound)
+        try:
+            reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)
+        except BaseException:
+            tries.give_up()
+            raise
+        finally:
+            self.meter.reserved_usd -= bound
+        rows = to_rows(self.plan, job, state.shard, reply, tries.request_id, bound_usd=bound)
+        state.shard.append(rows)
+        self.pay(self.meter.account(self.plan, reply.usage, bound))
+        if job.request.root is not None or not self.plan.prompt.two_steps:
+            new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
+            self._count(state, min(new, self.plan.diversity - state.counted))
+        self._came_back(state)
+
+    def _came_back(self, state: _Open) -> None:
+        state.outstanding -= 1
+        if not state.outstanding:
+            self._go_on(state)
+
+    def _go_on(self, state: _Open) -> None:
+        """Queue what a problem needs next; where that is nothing, it is whole."""
+        jobs = missing(self.plan, state.shard, state.key, state.problem)
+        state.outstanding = len(jobs)
+        self.jobs.extendleft((state, job) for job in reversed(jobs))  # before new problems: fewer are open at once
+        if jobs:
+            return
+        self._count(state, self.plan.diversity - state.counted)
+        self.whole += 1
+        self.meter.judge_all(self.plan, state.shard, state.key, state.problem)
+        self.closed.append(state)
+
+    def _count(self, state: _Open, n: int) -> None:
+        state.counted += n
+        self.meter.bought += n
+        self.meter.finished(n)
+
+    # --- claiming ---
+
+    def _open_more(self) -> bool:
+        """Open problems until there is something to send; False where none is left that this process may buy now."""
+        while not self.jobs:
+            if not self.waiting and self.claimed_by_others and time.monotonic() >= self.look_again_at:
+                self.waiting, self.claimed_by_others = self.claimed_by_others, deque()
+            if not self.waiting or not (allowed := self._may_open()):
+                return False
+            states = self._claim(max(1, min(allowed, _CLAIMED_TOGETHER, self.plan.teacher.concurrency - len(self.tasks))))
+            self.opened += len(states)
+            for state in states:
+                self._go_on(state)
+        return True
+
+    def _may_open(self) -> int:
+        """How many more problems may be opened: where completions are judged, the first ones are before the rest is bought."""
+        first = first_problems(self.plan.diversity)
+        if self.meter.judge is None or self.whole >= first:
+            return _CLAIMED_TOGETHER
+        return max(0, first - self.opened)
+
+    def _claim(self, n: int) -> list[_Open]:
+        """Claim up to ``n`` problems, and learn what others have bought of them."""
+        states: list[_Open] = []
+        while self.waiting and len(states) < n:
+            key, problem = self.waiting.popleft()
+            shard = self.folder.shard(key)
+            if shard.claim(key):
+                states.append(_Open(key, problem, shard))
+            else:
+                self.claimed_by_others.append((key, problem))
+        if states:
+            self.look_after_s = 0.0
+            _check_no_batches(self.folder)
+            for shard in {state.shard for state in states}:
+                shard.refresh()
+        elif self.claimed_by_others:
+            self._wait_for_others()
+        return states
+
+    def _wait_for_others(self) -> None:
+        """Look at others' problems again after a while, a longer one each time that nothing was given up."""
+        first, most = _LOOK_AGAIN_S
+        self.look_after_s = min(most, 1.5 * self.look_after_s) or first
+        self.look_again_at = time.monotonic() + self.look_after_s
+        if not self.told_to_wait and not self.tasks:
+            self.told_to_wait = True
+            key, _ = self.claimed_by_others[0]
+            say(f"waiting for completions that another run is buying ({self.folder.shard(key).buyers()})")
+
+    # --- money ---
+
+    def affordable(self, bound: float) -> bool:
+        """Whether so much more may be spent, beside what is paid and in flight."""
+        budget, paid = self.plan.budget_usd, self.meter.paid_usd
+        if budget is not None and paid is not None and paid + self.meter.reserved_usd + bound > budget:
+            return False
+        return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
+
+    def commit(self) -> None:
+        """Tell the shared ledger what may have been spent when this process is killed now."""
+        if self.lease is not None:
+            self.lease.commit(self.spent_now + self.meter.reserved_usd)
+
+    def pay(self, usd: float) -> None:
+        """Enter what is spent."""
+        self.spent_now += usd
+        if self.meter.paid_usd is not None:
+            self.meter.paid_usd += usd
+        self.commit()
+
+    # --- interruption ---
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it.
+
+        A SIGTERM that :mod:`fcot.base.stopping` listens to stays its own.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        signals = [signal.SIGINT, *([signal.SIGTERM] if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else [])]
+        for number in signals:
+            loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+        if self.interrupts > 1:
+            for task in self.tasks:
+                task.cancel()
+            return
+        self._halt(KeyboardInterrupt())
+        say(f"\nstopping: waiting for what was sent and is paid for ({self.plan.teacher.status() or 'a moment'}; again to leave it)")
+        self.wake.set()

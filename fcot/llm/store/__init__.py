@@ -1,0 +1,1 @@
+"""The completion store: generations on disk, shared by all runs, keyed by their request."""

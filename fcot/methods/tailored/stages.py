@@ -1,0 +1,111 @@
+"""The stages of a round that are tailored learning's own: exam, curation of what it learns, training with self-reflection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
+from fcot.base.console import progress, say
+from fcot.base.files import read_json, read_jsonl, write_jsonl
+from fcot.base.records import Feedback, from_row, to_row
+from fcot.config.resolvers import paper_demonstrations
+from fcot.decoding.engine import Sampling
+from fcot.methods.tailored import exam as exams
+from fcot.methods.tailored.config import TailoredConfig
+from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
+from fcot.methods.tailored.material import material
+from fcot.objectives.reflection import TripletLoss
+from fcot.prompts.student import Demonstration, StudentFormat
+from fcot.runs.run import Run
+from fcot.stages.answering import SamplingParameters, draw, text_format
+from fcot.stages.rationales import judge_all
+from fcot.stages.table import Context, Summary
+from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
+from fcot.student.data import TrainingData
+from fcot.student.loading import Student
+from fcot.student.objective import Objective
+from fcot.tasks.splits import folded
+
+_NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
+
+
+def exam(context: Context) -> Summary:
+    """The student as it is answers the train problems, several times each."""
+    run, number, world = context.run, context.round, context.world
+    method: TailoredConfig = run.config.method
+    asked, stop = method.exam, None
+    if number > 1:
+        student = load_trained(run, run.directory.round(number - 1))
+        form = _form(run, student, method.demonstrations)
+    else:
+        student, stop = build_student(run, ()), _NEXT_QUESTION
+        form = _form(run, student, method.demonstrations or paper_demonstrations(run.task.name))
+    draws = SamplingParameters(asked.samples, Sampling(asked.temperature, asked.top_k), (number,), asked.max_new_tokens, stop)
+    indices = [index for index in run.split.train if run.problems[index].labelled]
+    with progress(f"exam {number}", len(indices) * asked.samples, "answers") as bar:
+        drawn, facts = draw(run, student, form, indices, world, draws, bar.advance)
+    if world.rank > 0:
+        return {}
+    results = [exams.examine(answers) for answers in drawn]
+    write_jsonl(run.directory.round(number).exam, map(to_row, results))
+    return exams.summarise(results) | facts
+
+
+def curate(context: Context) -> Summary:
+    """Filter what a later round has learnt from into reasoning samples."""
+    run, number, place = context.run, context.round, context.directory
+    rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
+    read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
+    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
+    counts = judge_all(run, place.curated, rows, read, rules)
+    if not counts.kept:
+        say(f"round {number}: none of {counts.total} completions is kept ({counts.reason_counts or 'none was asked for'})")
+    told = read_json(place.stage("feedback"))
+    return counts.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
+
+
+def train(context: Context) -> Summary:
+    """Train on the samples of the rounds so far, from the previous round's student on, with self-reflection where there was an exam."""
+    run, number = context.run, context.round
+    method: TailoredConfig = run.config.method
+    kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
+    weights = method.round_weights or [1.0] * number
+    used = [one for one in ((number,) if not method.accumulate else kept) if weights[one - 1]]
+
+    def reflect(data: TrainingData) -> Sequence[Objective]:
+        if not method.reflection.weight or not run.directory.round(number).exam.exists():
+            return ()
+        form, results, others = data.form, exam_results(run, number), dict[int, list[str]]()
+        for row in chain.from_iterable(kept.values()):
+            others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
+        anchors = [(sample.sample_index, form.completion(sample.answer, sample.rationale)) for sample in data.samples]
+        reflection = material(
+            data.student, form, anchors, others,
+            {result.sample_index: result.mistakes for result in results}, {result.sample_index: result.unfinished for result in results},
+            weight=method.reflection.weight, margin=method.reflection.margin, representation=method.reflection.representation,
+            max_tokens=method.reflection.max_tokens, seed=run.config.seed,
+        )  # fmt: skip
+        return [TripletLoss(reflection, data.rows, data.layout)]
+
+    job = TrainingJob(
+        run.directory.round(number),
+        [sample_of(run, row, weights[one - 1]) for one in used for row in kept[one]],
+        _demonstrations(run, method.demonstrations),
+        run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
+        reflect,
+        f"train {number}",
+    )
+    return train_job(run, job, context.world)
+
+
+def _form(run: Run, student: Student, n: int) -> StudentFormat:
+    return replace(text_format(run, student), demonstrations=_demonstrations(run, n))
+
+
+def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
+    """The teacher's first kept rationale of each of the first ``n`` train problems that have one, and whose question is not tested."""
+    tested = {folded(run.problems[index].question) for index in run.split.test}
+    first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
+    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in tested][:n]
+    return tuple(Demonstration(run.problems[row.sample_index].question, row.rationale, row.answer) for row in chosen)

@@ -1,0 +1,1 @@
+"""A configuration resolved into plain values: its identity, its stages, its metrics."""

@@ -1,0 +1,139 @@
+"""What names a run: everything that changes a prediction, contents instead of paths, nothing about devices, logging or money.
+
+One function for each component of the configuration; a method's stands in its schema. It takes the fields that count
+(:func:`fcot.base.fields.counted`: all, unless a field says otherwise where it stands), leaves out those that this run does not read, and
+adds what resolved fields are resolved to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcot.base.fields import counted
+from fcot.base.files import fingerprint, folder_fingerprint
+from fcot.base.plugins import source_fingerprint
+from fcot.base.records import Completion, to_row
+from fcot.curation.filters import CONCISE, FILTERS, filter_named, settings_of
+
+if TYPE_CHECKING:
+    from fcot.runs.run import Run
+
+_COMPONENTS = ("dataset", "split_mode", "teacher", "prompt", "curation", "method", "student", "trainer", "objective")
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Everything that changes a prediction, as JSON values."""
+    config = run.config
+    parts = {
+        "versions": {stage.key or stage.name: stage.version for stage in run.stages},
+        "root": counted(config, without=(*_COMPONENTS, "diversity", "seed")),
+        "seed": config.seed if uses_seed(run) else None,
+        "diversity": config.diversity if run.uses_rationales else None,
+        "data": _data(run),
+        "method": config.method.identity(run),
+        "teacher": _teacher(run),
+        "prompt": _prompt(run),
+        "curation": _curation(run) if run.uses_rationales else {},
+        "student": _student(run),
+        "trainer": _trainer(run),
+        "objective": config.objective.identity(run) if run.trains and not config.student.remote else {},
+    }
+    return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a new component renames no run
+
+
+def uses_seed(run: Run) -> bool:
+    """Whether the result depends on ``seed``: training does, so do sampled answers and a student from scratch.
+
+    The teacher's completions, their curation and the split do not: completions are drawn by slot, the rest by fixed seeds.
+    """
+    student = run.config.student
+    if run.trains:
+        return True
+    return not student.remote and (student.from_scratch or student.self_consistency > 1)
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Problems and split: train too where nothing is trained, because its overlap with the test problems is reported."""
+    config = run.config
+    return {
+        **counted(config.dataset),
+        **counted(config.split_mode),
+        "rule": asdict(run.task.rule),
+        "problems": fingerprint([[problem.sample_index, problem.question, problem.answer] for problem in run.problems.values()]),
+        "split": asdict(run.split),
+    }
+
+
+def _teacher(run: Run) -> dict[str, Any]:
+    if run.replayed is not None:
+        return counted(run.config.teacher) | {"completions": fingerprint([_row(completion) for completion in run.replayed])}
+    if run.teacher is None:
+        return {}
+    unread = () if run.uses_rationales else ("resample_identical",)
+    return counted(run.config.teacher, without=unread) | {"key": dict(run.teacher.identity), "chat": run.teacher.chat}
+
+
+def _row(completion: Completion) -> dict[str, Any]:
+    """A completion as JSON values; without a thought as before there were any."""
+    row = to_row(completion)
+    return row if completion.thought else {name: value for name, value in row.items() if name != "thought"}
+
+
+def _prompt(run: Run) -> dict[str, Any]:
+    """The prompt as it is worded for this task."""
+    config, prompt = run.config, run.prompt
+    if not (run.uses_rationales or run.method.prompted):
+        return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
+    worded = asdict(prompt) | {
+        "answer_triggers": prompt.trigger(run.task.rule),
+        "exemplars": [[exemplar.question, exemplar.text] for exemplar in prompt.exemplars],
+    }
+    unread = {"name"} if prompt.two_steps else {"name", "answer_tokens"}
+    return counted(config.prompt) | {key: value for key, value in worded.items() if key not in unread}
+
+
+def _curation(run: Run) -> dict[str, Any]:
+    """Each filter with the settings it reads, in the order that gives the reasons; and what is settled beside the filters."""
+    curation = run.config.curation
+    golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
+    read = {setting for name in (*FILTERS, *curation.filters) for setting in settings_of(name)} - {"labels", "max_samples", "match_golden"}
+    part = counted(curation, without={"filters", "settings", *read})
+    part["filters"] = [[name, _filter(run, name, golden)] for name in curation.filters]
+    return part | ({"golden": golden} if curation.match_golden else {})
+
+
+def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
+    """A filter's settings; of a user's own the file that it is written in as well."""
+    curation, settings = run.config.curation, settings_of(name)
+    part = counted(curation, only=tuple(settings)) | ({"golden": golden} if "golden" in settings else {})
+    part |= {setting: value for setting, value in curation.filter_settings(name).items() if not hasattr(curation, setting)}
+    return part if name in FILTERS or name == CONCISE else part | {"source": source_fingerprint(filter_named(name))}
+
+
+def _student(run: Run) -> dict[str, Any]:
+    config = run.config
+    student, prompted = config.student, run.method.prompted
+    # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
+    unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
+    if student.remote:
+        if student.api_backed and not run.trains:
+            unread |= {"epochs"}
+        return counted(student, without=unread)
+    part: dict[str, Any] = {"decoding": counted(config.trainer, only=("eval_precision",))}
+    if student.pretrained:
+        unread |= set() if run.trains else {"lora", "max_completion_tokens"}
+        unread |= {"lora"} if student.lora.rank is None else set()
+        unread |= {"max_prompt_tokens"} if prompted else set()
+        if student.path is not None:
+            unread |= {"hub_id", "revision"}
+            part["content"] = folder_fingerprint(Path(student.path), run.outputs)
+    return part | counted(student, without=unread)
+
+
+def _trainer(run: Run) -> dict[str, Any]:
+    """Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds."""
+    if not run.trains or run.config.student.remote:
+        return {}
+    return counted(run.config.trainer, without=("eval_precision",))

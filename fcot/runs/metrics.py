@@ -1,0 +1,334 @@
+"""The metrics of a run: the record that ``metrics.json`` holds."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
+from typing import Any
+
+from fcot.llm.money import FREE
+from fcot.prompts.answers import votes
+from fcot.prompts.config import PromptConfig
+from fcot.runs.identity import uses_seed
+from fcot.runs.run import Run
+from fcot.tasks.config import SplitConfig
+from fcot.tasks.leaks import near_duplicates
+from fcot.tasks.splits import questions_hash, shared_questions
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers of a finished run. Accuracies, rates and shares are in 0..1, times in seconds; None: unknown, or not of this run.
+
+    Attributes:
+        run_id: The run's name: readable parts and a hash of everything that changes a prediction.
+        method: The method's name, such as ``fine_tune_cot``.
+        task: The task's name.
+        student: The student's name.
+        teacher: The model that wrote the rationales.
+        diversity: Completions per problem, D.
+        split_mode: How train and test were made.
+        seed: The configured seed.
+        uses_seed: Whether the result depends on it.
+        setting: A hash that runs share which differ in nothing but the seed.
+        as_published: Whether the run is of the kind that paper A reports.
+        sampled: Whether the teacher sampled, instead of decoding greedily.
+        subset: Problems of the few-shot subset.
+        n_train_problems: Train problems, without those held out for validation.
+        n_validation_problems: Problems that chose the checkpoint.
+        n_reasoning_samples: Rationales that were trained on.
+        n_test: Test problems.
+        accuracy: On the test problems, of the reported checkpoint.
+        accuracy_ci95: Its 95 % Wilson interval over problems, [low, high].
+        accuracy_checkpoint: Which checkpoint: ``validation``, ``last`` or ``untrained``.
+        accuracy_best_epoch: The best test accuracy of any evaluation (paper A's figure); it chooses nothing.
+        validation_accuracy: At the chosen checkpoint.
+        random_guess: The accuracy of guessing.
+        majority_answer: The most frequent gold answer of train.
+        majority_accuracy: The test accuracy of always giving it.
+        answer_in_completion: Share of test completions that hold the gold answer anywhere.
+        well_formed: Share that end with the format's prefix and an answer.
+        complete: Share that ended by themselves, within the token limit.
+        answer_tokens: Tokens written per test problem, over all draws.
+        errors: Wrong answers by their marks.
+        completions_asked: Completions of the teacher, over all rounds.
+        completions_kept: Those that curation kept.
+        completions_correct: Those with the gold answer.
+        completions_empty: Those without a rationale.
+        completions_cut: Those that the token limit ended.
+        completions_unanswered: Those without a readable answer.
+        teacher_accuracy: On the train problems with a gold answer.
+        teacher_accuracy_voted: The same for the majority of each problem's completions.
+        rationale_words: Words per kept rationale.
+        teacher_characters: Characters of all completions.
+        teacher_prompt_characters: Characters of the questions that were sent.
+        teacher_price: USD per million prompt and completion tokens.
+        devices: Processes that trained, one per device.
+        refused: Rejected completions by reason.
+        teacher_usage: What the teacher's requests were (:meth:`fcot.llm.generate.Generated.usage`).
+        student_usage: The same for an API-backed student, and its training's price.
+        temperature: The teacher's.
+        precision: Lightning's name, as resolved on this machine.
+        n_steps: Optimizer steps.
+        train_samples_per_second: Samples per second of training.
+        padding_efficiency: Share of the computed training tokens that are not padding.
+        accuracy_single_sample: Mean accuracy of the sampled answers, where a majority of them counts.
+        cut_questions: Test questions that lost their beginning.
+        shortened_prompts: Test prompts that lost exemplars.
+        dropped_exemplars: How many exemplars they lost.
+        exemplars_left_out: Test problems that are shown as exemplars, and therefore not tested.
+        n_parameters: Of the student.
+        cut_prompts: Training prompts that lost their beginning.
+        cut_completions: Training completions that lost their end.
+        unknown_token_share: Training tokens that the tokenizer cannot represent.
+        questions_sha256: Hash of all questions in their order.
+        rows_in_published_order: Whether the data's rows stand in the published order.
+        test_questions_also_in_train: Test questions that are in train word for word.
+        test_questions_in_train_but_for_numbers: Those that are in train with other numbers.
+        test_questions_of_a_train_template: Those whose wording, but for names and numbers, is in train.
+        seconds: By stage, over all attempts.
+        history: An entry per evaluation in training.
+        versions: Of Python and of the packages that compute the result.
+        rounds: Of tailored learning: an entry per round.
+        learnt_from: Of tailored learning: ``feedback``, ``plain`` or ``self``.
+        best_round: Of tailored learning: the round whose student is the run's.
+        rounds_ended: Of tailored learning: why there were no more rounds.
+        exam_of_no_round: Of tailored learning: the exam of a round that was then skipped.
+    """
+
+    run_id: str
+    method: str
+    task: str
+    student: str
+    teacher: str | None
+    diversity: int | None
+    split_mode: str
+    seed: int
+    uses_seed: bool
+    setting: str
+    as_published: bool
+    sampled: bool
+    subset: int | None
+    n_train_problems: int
+    n_validation_problems: int
+    n_reasoning_samples: int
+    n_test: int
+    accuracy: float | None
+    accuracy_ci95: list[float]
+    accuracy_checkpoint: str
+    accuracy_best_epoch: float | None
+    validation_accuracy: float | None
+    random_guess: float
+    majority_answer: str | None
+    majority_accuracy: float | None
+    answer_in_completion: float | None
+    well_formed: float | None
+    complete: float | None
+    answer_tokens: float | None
+    errors: dict[str, int]
+    completions_asked: int
+    completions_kept: int
+    completions_correct: int
+    completions_empty: int | None
+    completions_cut: int | None
+    completions_unanswered: int | None
+    teacher_accuracy: float | None
+    teacher_accuracy_voted: float | None
+    rationale_words: float | None
+    teacher_characters: int | None
+    teacher_prompt_characters: int | None
+    teacher_price: tuple[float, float] | None
+    devices: int
+    refused: dict[str, int]
+    teacher_usage: Summary | None
+    student_usage: Summary | None
+    temperature: float | None
+    precision: str | None
+    n_steps: int | None
+    train_samples_per_second: float | None
+    padding_efficiency: float | None
+    accuracy_single_sample: float | None
+    cut_questions: int
+    shortened_prompts: int
+    dropped_exemplars: int
+    exemplars_left_out: int
+    n_parameters: int | None
+    cut_prompts: int
+    cut_completions: int
+    unknown_token_share: float
+    questions_sha256: str
+    rows_in_published_order: bool | None
+    test_questions_also_in_train: int
+    test_questions_in_train_but_for_numbers: int
+    test_questions_of_a_train_template: int
+    seconds: dict[str, float]
+    history: list[Summary]
+    versions: dict[str, str]
+    rounds: list[Summary] | None = None
+    learnt_from: str | None = None
+    best_round: int | None = None
+    rounds_ended: str | None = None
+    exam_of_no_round: Summary | None = None
+
+    def to_row(self) -> Summary:
+        """As ``metrics.json`` has it: the fields of rounds only where there are rounds."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        return row if self.rounds is not None else {name: value for name, value in row.items() if name not in _OF_ROUNDS}
+
+
+_OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
+
+
+def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics:
+    """Sum up a run's stages.
+
+    Args:
+        run: The run.
+        stages: The summary of each stage, by name.
+        rounds: Values that rounds add or replace; empty for a run without rounds.
+    """
+    curated, trained, evaluated = stages.get("curate", {}), stages.get("train", {}), stages["evaluate"]
+    metrics = Metrics(
+        **_of_configuration(run),
+        **_of_curation(curated, run.config.diversity),
+        **_of_training(trained),
+        **_of_evaluation(evaluated),
+        teacher_usage=curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
+        student_usage=trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
+        seconds={name: summary["seconds"] for name, summary in stages.items()},
+        versions=_versions(),
+    )
+    return replace(metrics, **rounds)
+
+
+def _of_configuration(run: Run) -> Summary:
+    """What the configuration, the data and the split say."""
+    config, split = run.config, run.split
+    majority = _majority_answer(run)
+    remote = config.student.remote
+    return {
+        "run_id": run.run_id,
+        "method": config.method.name,
+        "task": run.task.name,
+        "student": config.student.name,
+        "teacher": run.teacher_name,
+        "diversity": config.diversity if run.uses_rationales else None,
+        "split_mode": config.split_mode.name,
+        "seed": config.seed,
+        "uses_seed": uses_seed(run),
+        "setting": run.setting,
+        "as_published": _as_published(run),
+        "sampled": run.temperature > 0,
+        "subset": config.split_mode.subset,
+        "n_train_problems": len(split.train) if run.trains else 0,
+        "n_validation_problems": len(split.validation),
+        "random_guess": run.task.random_guess / 100,
+        "majority_answer": majority[0] if majority else None,
+        "majority_accuracy": majority[1] if majority else None,
+        "teacher_price": _teacher_price(run),
+        "devices": 1 if remote else config.trainer.devices * config.trainer.nodes,
+        "temperature": run.teacher.identity.get("temperature") if run.teacher else None,
+        "precision": None if remote else run.precision,
+        "exemplars_left_out": run.exemplars_left_out,
+        "questions_sha256": questions_hash(list(run.problems.values())),
+        "rows_in_published_order": run.order_known if run.task.order else None,
+        "test_questions_also_in_train": shared_questions(run.problems, split),
+        **near_duplicates(run.problems, split),
+    }
+
+
+def _of_curation(curated: Summary, diversity: int) -> Summary:
+    labelled = curated.get("labelled")
+    return {
+        "completions_asked": curated.get("asked", 0),
+        "completions_kept": curated.get("kept", 0),
+        "completions_correct": curated.get("correct", 0),
+        "completions_empty": curated.get("empty"),
+        "completions_cut": curated.get("cut"),
+        "completions_unanswered": curated.get("unanswered"),
+        "teacher_accuracy": curated["correct"] / labelled if labelled else None,
+        "teacher_accuracy_voted": curated["voted_correct"] * diversity / labelled if labelled else None,
+        "rationale_words": curated.get("rationale_words"),
+        "teacher_characters": curated.get("characters"),
+        "teacher_prompt_characters": curated.get("prompt_characters"),
+        "refused": curated.get("refused", {}),
+    }
+
+
+def _of_training(trained: Summary) -> Summary:
+    return {
+        "n_reasoning_samples": trained.get("n_reasoning_samples", 0),
+        "accuracy_checkpoint": trained.get("checkpoint", "untrained"),
+        "accuracy_best_epoch": trained.get("best_test_accuracy"),
+        "validation_accuracy": trained.get("validation_accuracy"),
+        "n_steps": trained.get("n_steps", 0),
+        "train_samples_per_second": trained.get("samples_per_second"),
+        "padding_efficiency": trained.get("padding_efficiency"),
+        "cut_prompts": trained.get("cut_prompts", 0),
+        "cut_completions": trained.get("cut_completions", 0),
+        "unknown_token_share": trained.get("unknown_token_share", 0.0),
+        "history": trained.get("history", []),
+    }
+
+
+def _of_evaluation(evaluated: Summary) -> Summary:
+    return {
+        "n_test": evaluated["n_test"],
+        "accuracy": evaluated["accuracy"],
+        "accuracy_ci95": evaluated["accuracy_ci95"],
+        "answer_in_completion": evaluated["answer_in_completion"],
+        "well_formed": evaluated["well_formed"],
+        "complete": evaluated["complete"],
+        "answer_tokens": evaluated.get("answer_tokens"),
+        "errors": evaluated.get("errors", {}),
+        "accuracy_single_sample": evaluated.get("accuracy_single_sample"),
+        "cut_questions": evaluated.get("cut_questions", 0),
+        "shortened_prompts": evaluated.get("shortened_prompts", 0),
+        "dropped_exemplars": evaluated.get("dropped_exemplars", 0),
+        "n_parameters": evaluated.get("n_parameters"),
+    }
+
+
+def _majority_answer(run: Run) -> tuple[str, float] | None:
+    """The most frequent gold answer of train, and its accuracy on the test problems; None where train has no gold answers."""
+    rule, labelled = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
+    counts = votes([rule.gold(problem.answer) for problem in labelled if problem.labelled])
+    tested = run.select(run.split.test)
+    if not counts or not tested:
+        return None
+    answer = next(iter(counts))
+    return answer, sum(rule.same(answer, problem.answer) for problem in tested) / len(tested)
+
+
+def _as_published(run: Run) -> bool:
+    """Whether the run is of the kind paper A reports: its split of its rows, the answer filter, one greedy answer, all weights."""
+    config, student = run.config, run.config.student
+    curation = config.curation
+    split, prompt = config.split_mode, config.prompt
+    plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None and not curation.match_golden
+    return bool(
+        (run.order_known or run.task.order is None)
+        and split.name == run.task.split
+        and (split.name != "sample" or split.train_fraction == SplitConfig.train_fraction)
+        and (prompt.rationale_tokens == PromptConfig.rationale_tokens or not run.uses_rationales or not prompt.two_steps)
+        and config.dataset.limit is None
+        and (plain or not run.uses_rationales)
+        and student.self_consistency == 1
+        and getattr(student, "max_new_tokens", 1024) >= 1024
+        and getattr(getattr(student, "lora", None), "rank", None) is None
+    )
+
+
+def _teacher_price(run: Run) -> tuple[float, float] | None:
+    """USD for a million tokens in and out, None for teachers without a price."""
+    price = run.plan.price if run.teacher is not None else None
+    return None if price is None or price is FREE else (price.input, price.output)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes the result."""
+    packages = ("fcot", "torch", "pytorch-lightning", "transformers", "tokenizers", "datasets", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

@@ -1,0 +1,124 @@
+"""Evaluation of those who are asked through the completion store: the teacher itself, and students behind an API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from fcot.base.console import progress
+from fcot.base.files import read_json
+from fcot.base.records import Prediction, Problem
+from fcot.curation.filters import Rules
+from fcot.evaluation import scoring
+from fcot.llm import connect
+from fcot.llm.generate import generate_completions
+from fcot.llm.openai import Server
+from fcot.llm.plan import Plan, assemble, chosen_slots, rows_of
+from fcot.llm.store.folder import StoreFolder, open_folder, readable
+from fcot.prompts.student import StudentFormat
+from fcot.prompts.teacher import TeacherPrompt
+from fcot.runs.run import Run
+from fcot.stages.first_look import FirstLook, remedies_of
+from fcot.stages.table import Context, Summary
+from fcot.student.config import ApiStudentConfig
+
+
+def evaluate(context: Context) -> Summary:
+    """Answers to every test problem from the completion store, the missing ones bought: greedy, or a majority vote over samples."""
+    run = context.run
+    problems, rule = run.select(run.split.test), run.task.rule
+    form = run.prompt if run.method.prompted else text_format(run)
+    usage: Summary = {}
+    if run.replayed is not None:
+        drawn = [
+            [scoring.score_completion(run.problems[index], completion, 0, run.prompt, rule) for completion in group]
+            for index, group in groupby(run.replayed, key=lambda completion: completion.sample_index)
+        ]
+    else:
+        model = answering_model(run)
+        plan, folder = evaluation_plan(run, model), evaluation_store(run, model)
+        look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
+        with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
+            generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
+        if look is not None:
+            look.report()
+        drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
+        usage = {"student_usage": generated.usage()}
+        del usage["student_usage"]["identical_rationales"]
+    return scoring.report(drawn, form, rule, run.directory) | usage
+
+
+def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:
+    """One problem's answers, scored; empty ones where the server never gave any. Tokens are 0 where it did not count them."""
+    key = plan.root_key(folder, problem)
+    shard = folder.shard(key)
+    tokens = {
+        row["request"]: row["completion_tokens"] / row["n"] for row, _ in rows_of(plan, shard, key, problem) if row.get("completion_tokens")
+    }
+    if isinstance(form, TeacherPrompt):
+        for completion, rows in assemble(plan, shard, key, problem):
+            n_tokens = round(sum(tokens.get(row["request"], 0) for row in rows))
+            yield scoring.score_completion(problem, completion, n_tokens, form, run.task.rule)
+        return
+    rows = [shard.row(key, slot) for slot in chosen_slots(plan, shard, key)]
+    for row in rows + [{}] * (plan.diversity - len(rows)):
+        complete, n_tokens = row.get("finish_reason") == "stop", round(tokens.get(row.get("request", ""), 0))
+        yield scoring.score(problem, row.get("text", ""), complete, n_tokens, form, run.task.rule)
+
+
+def text_format(run: Run) -> StudentFormat:
+    """The format of the run's method where it is no teacher's prompt: the turns of a chat, or for a teacher that continues texts a text."""
+    layout = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
+    return run.method.formats[layout]  # type: ignore[index]
+
+
+def fine_tuned(model: str) -> str:
+    """The beginning of the names of models fine-tuned from this one, by which their price is found."""
+    return model if model.startswith("ft:") else f"ft:{model}"
+
+
+def answering_model(run: Run) -> str | None:
+    """The name of the model that is evaluated, None where it is not trained yet."""
+    if run.is_teacher:
+        return run.teacher_name
+    if not run.trains:
+        return str(run.config.student.model)
+    path = run.directory.student / "openai.json"
+    return str(read_json(path)["model"]) if path.exists() else None
+
+
+def evaluation_plan(run: Run, model: str | None) -> Plan:
+    """What is asked: a greedy answer a problem, or several sampled ones; by the run's prompt, or in the method's format.
+
+    Args:
+        run: Resolved.
+        model: By :func:`answering_model`; None stands for the model that training will make.
+    """
+    config = run.config.student
+    prompt = run.prompt
+    if not run.method.prompted:
+        form = text_format(run)
+        triggers = {str(run.task.rule.answer_type): form.answer_prefix or ""}
+        limit = prompt.rationale_tokens if run.is_teacher else config.max_new_tokens
+        prompt = TeacherPrompt(f"student_{run.config.method.name}", form.prompt_template, triggers, two_steps=False, rationale_tokens=limit)
+    if run.is_teacher:
+        return replace(run.plan, prompt=prompt, diversity=config.self_consistency, first_slot=0, resample_identical=False)
+    model = model or fine_tuned(config.model)
+    asked = connect.online(server_of(config, model), config, min(8, config.self_consistency))
+    return Plan(
+        asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=config.price(model), shared_budget=run.shared_budget
+    )
+
+
+def evaluation_store(run: Run, model: str | None) -> StoreFolder:
+    """The completion store's folder for this task, model and prompt: a teacher's own one where it is asked as it is for training."""
+    prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
+    return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
+
+
+def server_of(config: ApiStudentConfig, model: str) -> Server:
+    """The server of an API student, for this one of its models."""
+    temperature = config.temperature if config.self_consistency > 1 else 0.0
+    return connect.server(config, "student", model, temperature=temperature)

@@ -1,0 +1,260 @@
+"""The student's stages: train, evaluate. Every rank runs them; the first one writes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytorch_lightning as pl
+from transformers.utils import logging as transformers_logging
+
+from fcot.base.console import progress, say
+from fcot.base.errors import NotFinite
+from fcot.base.files import fingerprint, read_jsonl, write_folder
+from fcot.base.ranks import World
+from fcot.base.records import CuratedCompletion, TrainingSample, from_row
+from fcot.base.run_folder import RunDirectory
+from fcot.evaluation import scoring
+from fcot.prompts.student import Demonstration, StudentFormat
+from fcot.runs.run import Run
+from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
+from fcot.stages.table import Context, Summary
+from fcot.stages.tracking import loggers
+from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
+from fcot.student.config import PretrainedStudentConfig
+from fcot.student.data import TrainingData
+from fcot.student.interface import StudentInterface, read_interface, write_interface
+from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.objective import Objective
+from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
+from fcot.student.training import History, plan
+from fcot.student.training import train as fit_student
+
+transformers_logging.disable_progress_bar()  # one bar at a time: ours
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: the only one of a run, or that of a round.
+
+    Attributes:
+        place: Where it leaves its files.
+        samples: What the student learns from.
+        demonstrations: Stand before each question.
+        start: Folder of the student it begins with, None for the configured one.
+        further: Makes objectives of the method beside the run's objective; None for none.
+        title: Of the progress line.
+    """
+
+    place: RunDirectory
+    samples: Sequence[TrainingSample]
+    demonstrations: tuple[Demonstration, ...] = ()
+    start: Path | None = None
+    further: Callable[[TrainingData], Sequence[Objective]] | None = None
+    title: str = "train"
+
+
+def train(context: Context) -> Summary:
+    """Train on the run's samples."""
+    run = context.run
+    return train_job(run, TrainingJob(run.directory, training_samples(run)), context.world)
+
+
+def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
+    """Train, evaluating in between; the chosen checkpoint becomes ``student/``.
+
+    With validation problems the best validation accuracy chooses, the latest of equals. Without, the last step's
+    weights are kept. ``trainer.best_epoch`` evaluates the test set beside it, which chooses nothing (paper A's figure).
+    """
+    config = run.config.trainer
+    student = build_student(run, job.samples, job.start)
+    form = replace(text_format(run, student), demonstrations=job.demonstrations)
+    rows = training_rows(run, student, form, job.samples)
+    recipe = replace(config, precision=run.precision)
+    layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
+    data = TrainingData(student, form, job.samples, rows, layout)
+    objectives = [*run.config.objective.build(data), *(job.further(data) if job.further else ())]
+
+    def evaluate(history: History) -> Summary:
+        entry: Summary = {}
+        if run.split.validation:
+            accuracy = scoring.accuracy(predict(run, student, form, run.split.validation, world)) or 0.0
+            entry["validation_accuracy"] = accuracy
+            bar.watch(f"validation accuracy {accuracy:.1%}")
+        if config.best_epoch:
+            entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
+        if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
+            save(run, student, form, job.place, world)  # last: it may spread the weights over the ranks again
+        return entry
+
+    checkpoints = Checkpoints(job.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
+    with _taken_away_unless_finite(checkpoints, job.place.student, world), progress(job.title, n_steps, "steps") as bar:
+        report = fit_student(
+            student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
+            stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
+            advance=bar.advance, checkpoints=checkpoints,
+            log_folder=None if run.config.logger.name == "none" else job.place.logs,
+            loggers=loggers(run, job.place) if world.rank == 0 else (), world=world,
+        )  # fmt: skip
+    if not run.split.validation:
+        save(run, student, form, job.place, world)
+    best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
+    return {
+        "n_reasoning_samples": len(rows) if run.uses_rationales else 0,
+        "n_steps": report.n_steps,
+        "samples_per_second": round(report.n_samples / max(report.train_seconds, 1e-9), 2),
+        "padding_efficiency": round(report.n_tokens / max(1, report.n_padded), 4),
+        "checkpoint": "validation" if run.split.validation else "last",
+        "validation_accuracy": best,
+        "best_test_accuracy": max((entry["test_accuracy"] for entry in report.history), default=None) if config.best_epoch else None,
+        "cut_prompts": rows.cut_prompts,
+        "cut_completions": rows.cut_completions,
+        "unknown_token_share": rows.unknown_share,
+        "history": report.history,
+        **{name: fact for objective in objectives for name, fact in objective.facts().items()},
+    }
+
+
+@contextlib.contextmanager
+def _taken_away_unless_finite(checkpoints: Checkpoints, student: Path, world: World) -> Iterator[None]:
+    """Leave no student, not even an earlier evaluation's choice, where a training ends with what is not finite."""
+    if world.rank == 0:
+        checkpoints.take_back(student)
+    try:
+        yield
+    except NotFinite:
+        if world.rank == 0:
+            checkpoints.set_aside(student)
+        raise
+
+
+def out_of_patience(history: History, patience: int | None) -> bool:
+    """Whether the last ``patience`` evaluations have brought no better validation accuracy."""
+    accuracies = [entry["validation_accuracy"] for entry in history if "validation_accuracy" in entry] if patience is not None else []
+    return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
+
+
+def evaluate(context: Context) -> Summary:
+    """Answers to every test problem, scored by the parser of the student's format: greedy, or a majority vote over samples.
+
+    The student is the one that training left in the step's directory, or an untrained one.
+    """
+    run, place, world = context.run, context.directory, context.world
+    student = load_trained(run, place) if run.trains else build_student(run)
+    form: scoring.Form
+    with progress("evaluate", len(run.split.test) * run.config.student.self_consistency, "answers") as bar:
+        if run.method.prompted:
+            form = run.prompt
+            drawn, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
+        else:
+            form = read_interface(place.student).format if run.trains else text_format(run, student)
+            drawn, facts = draw(run, student, form, run.split.test, world, voting(run), bar.advance)
+    if world.rank > 0:
+        return {}
+    size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
+    return scoring.report(drawn, form, run.task.rule, place) | facts | size
+
+
+def load_trained(run: Run, place: RunDirectory) -> Student:
+    """The student that a training left."""
+    return load_student(str(place.student), chat=_asks_in_chat(run))
+
+
+def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, start: Path | None = None) -> Student:
+    """The student before training: from a folder, from the hub, or from scratch with the run's seed.
+
+    Args:
+        run: Whose.
+        samples: Of the training, which the tokenizer of one from scratch is trained on; None for the run's.
+        start: Folder of an earlier training to begin with.
+    """
+    config = run.config.student
+    pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
+    if config.pretrained:
+        source = str(start) if start else config.path or str(config.hub_id)
+        student = load_student(source, None if start else config.revision, chat=config.chat_template)
+        lora = lora_of(config) if run.trains else None
+        return student if lora is None else add_lora(student, lora)
+    if start is not None:
+        return load_student(str(start))
+    known = training_samples(run) if samples is None else samples
+    texts = [text for sample in known for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
+    return build_tiny(
+        config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
+        vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
+    )  # fmt: skip
+
+
+def lora_of(config: PretrainedStudentConfig) -> Lora | None:
+    """The adapters that a configuration asks for."""
+    asked = config.lora
+    targets = None if asked.targets is None else tuple(asked.targets)
+    return None if asked.rank is None else Lora(asked.rank, asked.alpha, asked.dropout, targets)
+
+
+def _asks_in_chat(run: Run) -> bool:
+    return not run.config.student.from_scratch and bool(run.config.student.chat_template)
+
+
+def training_samples(run: Run) -> list[TrainingSample]:
+    """The training samples of a run."""
+    if not run.uses_rationales:
+        return [TrainingSample(problem.sample_index, problem.question, problem.answer) for problem in run.select(run.split.train)]
+    return [sample_of(run, row) for row in kept_rows(run.directory)]
+
+
+def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> TrainingSample:
+    """A kept completion as a training sample."""
+    return TrainingSample(
+        row.sample_index, run.problems[row.sample_index].question, row.answer, row.rationale, weight, row.completion_index
+    )
+
+
+def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
+    """The reasoning samples that curation left."""
+    return [from_row(CuratedCompletion, row) for row in read_jsonl(place.curated) if row["kept"]]
+
+
+def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
+    """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
+    limits = run.config.student
+    texts = [(sample.question, form.completion(sample.answer, sample.rationale)) for sample in samples]
+    name = fingerprint(
+        [2, texts, asdict(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
+    )
+    rows = tokenize_once(
+        run.token_cache / f"{name[:16]}.arrow",
+        lambda: tokenize(student, form, texts, max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens),
+    )
+    if rows.cut_prompts:
+        say(f"warning: {rows.cut_prompts} questions lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
+    if rows.cut_completions:
+        say(
+            f"warning: {rows.cut_completions} of {len(samples)} completions were cut at "
+            f"student.max_completion_tokens={limits.max_completion_tokens}: they end without an answer"
+        )
+    if rows.unknown_share:
+        say(f"warning: the tokenizer cannot represent {rows.unknown_share:.2%} of the training tokens")
+    return rows
+
+
+def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, world: World) -> None:
+    """Make the student's present weights the ``student/`` folder, in transformers' format, with how it is used.
+
+    All ranks take part in gathering the weights; the first one writes.
+    """
+    weights = trained_weights(student.model) if is_sharded(student.model) else None
+    if world.rank > 0:
+        return
+    limits = run.config.student
+    interface = StudentInterface(
+        run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens
+    )
+
+    def fill(folder: Path) -> None:
+        save_student(student, folder, limits.max_new_tokens, weights)
+        write_interface(folder, interface)
+
+    write_folder(place.student, fill)

@@ -1,1 +1,0 @@
-"""Paper B's words: exam, feedback, self-reflection. Pure functions; the stages of a round are in :mod:`fcot.stages.rounds`."""

@@ -1,0 +1,390 @@
+"""Files are old or new and never half; locks name their holder and die with it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcot.base import files
+from fcot.base.errors import FcotError
+from fcot.base.files import (
+    exclusive,
+    file_fingerprint,
+    fingerprint,
+    folder_fingerprint,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_folder,
+    write_json,
+    write_jsonl,
+)
+from fcot.base.run_folder import RunDirectory
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from fcot.base import files
+from fcot.base.errors import FcotError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    {statement}
+except FcotError as error:
+    sys.exit(f"said: {{error}}")
+"""
+
+
+def on_full_disk(statement, path):
+    """Standard error of a process in which no file may pass 1,000 bytes; ``path`` is ``sys.argv[1]``."""
+    script = FULL_DISK.format(statement=statement)
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_fingerprint_is_the_sha256_of_canonical_json():
+    assert fingerprint({"b": [1, 0.7, None], "a": "ü"}) == hashlib.sha256('{"a":"ü","b":[1,0.7,null]}'.encode()).hexdigest()
+    assert fingerprint({"a": {"x": 1, "y": 2}, "b": 3}) == fingerprint({"b": 3, "a": {"y": 2, "x": 1}})
+    assert len({fingerprint(value) for value in ([1, 2], [2, 1], "[1,2]", {"1": 2}, [[1], 2], [1.5, 2])}) == 6
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder whose files were changed long ago."""
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    for name in ("a.bin", "part/b.bin"):
+        (folder / name).write_text("one")
+        os.utime(folder / name, (1, 1))
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files that were read to be hashed, in a process that has hashed no folder yet."""
+    names, original = [], files.file_fingerprint
+    monkeypatch.setattr(files, "_folders", {})
+    monkeypatch.setattr(files, "file_fingerprint", lambda path: (names.append(path.name), original(path))[1])
+    return names
+
+
+def test_a_folder_is_read_once_by_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
+    first = folder_fingerprint(model, tmp_path / "outputs")
+    assert folder_fingerprint(model, tmp_path / "outputs") == first
+    monkeypatch.setattr(files, "_folders", {})  # another process
+    monkeypatch.chdir(model)
+    assert folder_fingerprint(Path("../model"), tmp_path / "outputs") == first
+    assert read == ["a.bin", "b.bin"]
+    assert folder_fingerprint(model) == first
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "removed", "added"])
+def test_a_changed_folder_is_read_again(model, read, tmp_path, change):
+    first, file = folder_fingerprint(model, tmp_path), model / "a.bin"
+    if change == "content":
+        file.write_text("other")
+    elif change == "time":
+        file.write_text("two")
+        os.utime(file, (2, 2))
+    elif change == "name":
+        file.rename(model / "c.bin")
+    elif change == "removed":
+        file.unlink()
+    else:
+        (model / "c.bin").write_text("")
+        os.utime(model / "c.bin", (1, 1))
+    assert folder_fingerprint(model, tmp_path) != first
+
+
+def test_a_folder_that_was_just_changed_is_not_trusted(model, read, tmp_path):
+    """Another change may fall into the same time stamp."""
+    file = model / "a.bin"
+    file.write_text("two")
+    now = file.stat()
+    before = folder_fingerprint(model, tmp_path)
+    file.write_text("six")
+    os.utime(file, ns=(now.st_atime_ns, now.st_mtime_ns))
+    assert folder_fingerprint(model, tmp_path) != before
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", '{"a": 1}', '{"a": ["b"]}', None])
+def test_a_cache_that_cannot_be_read_or_written_is_ignored(model, read, tmp_path, spoilt):
+    outputs = tmp_path / "outputs"
+    (outputs / "cache").mkdir(parents=True)
+    if spoilt is None:
+        (outputs / "cache" / "folders.json").mkdir()
+    else:
+        (outputs / "cache" / "folders.json").write_text(spoilt)
+    assert folder_fingerprint(model, outputs) == folder_fingerprint(model)
+    assert read == ["a.bin", "b.bin"]
+
+
+def test_folder_fingerprint_sees_names_and_contents_and_not_the_place(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "weights").write_text("w")
+        (tmp_path / name / f".cache-{name}").write_text(name)
+    before = folder_fingerprint(tmp_path / "one")
+    assert before == folder_fingerprint(tmp_path / "two")
+    (tmp_path / "two" / "deep" / "weights").write_text("v")
+    assert folder_fingerprint(tmp_path / "two") != before
+    (tmp_path / "one" / "deep" / "weights").rename(tmp_path / "one" / "weights")
+    assert folder_fingerprint(tmp_path / "one") != before
+    assert file_fingerprint(tmp_path / "one" / "weights") == hashlib.sha256(b"w").hexdigest()
+
+
+def test_json_goes_out_and_back(tmp_path):
+    rows = [{"text": "line\nbreak \u2028 ü", "n": 1}, {"text": "", "n": None}]
+    write_jsonl(tmp_path / "new" / "rows.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "new" / "rows.jsonl")) == rows
+    write_json(tmp_path / "one.json", rows[0])
+    assert read_json(tmp_path / "one.json") == rows[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad row"), KeyboardInterrupt()])
+def test_write_atomic_keeps_the_old_file_when_its_text_breaks_off(tmp_path, error):
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+
+    def text():
+        yield "half"
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomic(path, text())
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+    write_atomic(path, iter(["n", "ew"]))
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_a_reader_never_sees_a_file_in_the_making(tmp_path):
+    path = tmp_path / "file.txt"
+    seen = []
+
+    def text():
+        for _ in range(3):
+            seen.append(path.exists() and path.read_text())
+            yield "x" * 100_000
+
+    write_atomic(path, text())
+    write_atomic(path, text())
+    assert seen == [False] * 3 + ["x" * 300_000] * 3
+
+
+def test_write_atomic_on_a_full_disk(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    said = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
+    assert said.startswith(f"said: no space left to write {path}")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    why = r"a file stands where a folder is needed \(.*/file"
+    with pytest.raises(FcotError, match=rf"cannot write .*config\.yaml: {why}"):
+        write_atomic(tmp_path / "file" / "config.yaml", "text")
+    with pytest.raises(FcotError, match=rf"cannot write .*student: {why}"):
+        write_folder(tmp_path / "file" / "student", lambda folder: None)
+    with pytest.raises(FcotError, match=rf"cannot write .*run\.lock: {why}"), exclusive(tmp_path / "file" / "run.lock", print):
+        pass
+    assert names(tmp_path) == ["file"]
+
+
+def fill_with(text):
+    def fill(folder):
+        (folder / "config.json").write_text(text)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "weights").write_text(text)
+
+    return fill
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_write_folder_replaces_the_whole_folder(tmp_path):
+    path = tmp_path / "runs" / "student"
+    write_folder(path, fill_with("old"))
+    (path / "stray").write_text("of an earlier version")
+    write_folder(path, fill_with("new"))
+    assert contents(path) == {"config.json": "new", "deep/weights": "new"}
+    assert names(path.parent) == ["student"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (ValueError("bad weights"), ValueError, "bad weights"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (OSError(errno.ENOSPC, "No space left on device"), FcotError, "no space left to write .*student"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), FcotError, "no space left to write .*student"),
+        (OSError("unreadable"), FcotError, "cannot write .*student: unreadable"),
+    ],
+)
+def test_write_folder_keeps_the_old_folder_when_filling_breaks_off(tmp_path, error, raised, message):
+    path = tmp_path / "student"
+    (tmp_path / f"student.partial-{os.getpid()}" / "deep").mkdir(parents=True)  # process ids come again
+    write_folder(path, fill_with("old"))
+
+    def fill(folder):
+        fill_with("new")(folder)
+        raise error
+
+    with pytest.raises(raised, match=message):
+        write_folder(path, fill)
+    assert contents(path) == {"config.json": "old", "deep/weights": "old"}
+    assert names(tmp_path) == ["student"]
+
+
+def test_write_folder_on_a_full_disk(tmp_path):
+    path = tmp_path / "student"
+    write_folder(path, fill_with("old"))
+    fill = "lambda folder: [(folder / name).write_text('x' * size) for name, size in (('small', 10), ('large', 5000))]"
+    assert f"no space left to write {path}" in on_full_disk(f"files.write_folder(Path(sys.argv[1]), {fill})", path)
+    assert contents(path) == {"config.json": "old", "deep/weights": "old"}
+    assert names(tmp_path) == ["student"]
+
+
+def test_a_kill_while_the_folder_is_swapped_leaves_no_mixture(tmp_path):
+    """The process dies at each file operation of the swap in turn; what stands at the path is one version, whole, or nothing."""
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom fcot.base.files import write_folder\n"
+        "path, count = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "def fill(folder):\n    (folder / 'a').write_text('new')\n    (folder / 'b').write_text('new')\n    sys.addaudithook(hook)\n"
+        "def hook(event, arguments):\n    global count\n"
+        "    if event in ('os.rename', 'os.remove', 'os.rmdir', 'shutil.rmtree'):\n        count -= 1\n"
+        "        if count < 0: os._exit(9)\n"
+        "write_folder(path, fill)\n"
+    )
+    died, seen = 0, set()
+    for count in range(20):
+        path = tmp_path / str(count) / "student"
+        path.mkdir(parents=True)
+        for name in "ab":
+            (path / name).write_text("old")
+        done = subprocess.run([sys.executable, "-c", script, str(path), str(count)], timeout=60, check=False)
+        versions = {text for name, text in contents(path).items()} if path.exists() else {"nothing"}
+        assert versions in ({"old"}, {"new"}, {"nothing"})
+        assert not path.exists() or names(path) == ["a", "b"]
+        RunDirectory(path.parent).remove_partial()
+        assert names(path.parent) in (["student"], [])
+        seen |= versions
+        if done.returncode == 0:
+            break
+        died += done.returncode == 9
+    assert done.returncode == 0
+    assert died > 1
+    assert seen >= {"old", "new"}
+
+
+def test_remove_partial_takes_leftovers_and_nothing_else(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.remove_partial()  # of a run that never was
+    for leftover in ("metrics.json.partial-1", "student.partial-22/deep/model.partial-22/weights", "stages/train.json.partial-3"):
+        (directory.path / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (directory.path / leftover).write_text("half")
+    kept = {"config.yaml": "c", "student/model.safetensors": "w", "stages/generate.json": "{}", "partial-notes.txt": "mine"}
+    for name, text in kept.items():
+        (directory.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory.path / name).write_text(text)
+    directory.remove_partial()
+    assert contents(directory.path) == kept
+    assert not list(directory.path.glob("student.partial*"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fcot.base.files import exclusive
+with exclusive(Path(sys.argv[1]), lambda message: print(message, flush=True)):
+    print("got it", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Start a process that takes the lock and keeps it until it reads a line."""
+    started = []
+
+    def start():
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "run" / "run.lock")]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_waits_is_told_who_holds_the_lock_and_gets_it_when_the_first_is_killed(hold, tmp_path):
+    first = hold()
+    assert first.stdout.readline() == "got it\n"
+    second = hold()
+    said = second.stdout.readline()
+    assert said.startswith(f"waiting for {tmp_path / 'run'}: in use by process {first.pid} on ")
+    first.kill()
+    assert second.stdout.readline() == "got it\n"
+    third = hold()
+    assert f"in use by process {second.pid} on " in third.stdout.readline()
+    second.communicate("\n")
+    assert third.stdout.readline() == "got it\n"
+    third.communicate("\n")
+    assert (tmp_path / "run" / "run.lock").read_text() == ""
+
+
+def test_a_free_lock_says_nothing(tmp_path):
+    said = []
+    for _ in range(2):
+        with exclusive(tmp_path / "run.lock", said.append):
+            assert f"process {os.getpid()} on" in (tmp_path / "run.lock").read_text()
+    assert said == []
+
+
+def test_the_lock_is_released_by_an_exception(hold, tmp_path):
+    with pytest.raises(ValueError, match="inside"), RunDirectory(tmp_path / "run").lock(print):
+        raise ValueError("inside")
+    process = hold()
+    assert process.stdout.readline() == "got it\n"
+
+
+def test_a_lock_on_a_full_disk(tmp_path):
+    """A limit of 0 bytes: not even the holder's name can be written."""
+    statement = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    with files.exclusive(Path(sys.argv[1]), print): pass"
+    assert on_full_disk(statement, tmp_path / "run.lock").startswith(f"said: no space left to write {tmp_path / 'run.lock'}")
+
+
+def test_json_files_end_with_a_newline(tmp_path):
+    write_json(tmp_path / "one.json", {"ü": 1})
+    text = (tmp_path / "one.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n")
+    assert json.loads(text) == {"ü": 1}
+    assert "ü" in text
+
+
+def test_a_folder_moved_aside_by_a_killed_process_is_put_back(tmp_path):
+    run = RunDirectory(tmp_path)
+    aside = tmp_path / "student.partial-old-123"
+    aside.mkdir()
+    (aside / "weights").write_text("the best")
+    run.remove_partial()
+    assert (run.student / "weights").read_text() == "the best"
+    assert not aside.exists()
