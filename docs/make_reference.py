@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fcot.config import SCHEMAS, Config
+from fcot.config.schema import SCHEMAS, Config
 
 CONF = Path(__file__).parent.parent / "conf"
 HEAD = """\

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot import cli, predict, prefetch, report, run, store, sweep
-from fcot.config import register_schemas
-from fcot.errors import FcotError
-from fcot.overrides import prepare
+from fcot.config.schema import register_schemas
+from fcot.base.errors import FcotError
+from fcot.config.overrides import prepare
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
