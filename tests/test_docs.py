@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ WRITTEN = {name: text for name, text in TEXTS.items() if name != "docs/reference
 MAKEFILE = (ROOT / "Makefile").read_text()
 LARGEST_README = 10_000  # bytes
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"^<!-- (file|before|after|replace|run)(?:: (.+?))? -->\n```\w*\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^(?:\w+=\S* )*(?:(?:srun|sbatch|torchrun)\b.*? )?(?:python -m fcot|fcot(?= )|make \w|launch/|\S*-m fcot\.run|python (?:benchmarks|examples|docs)/|benchmarks/)")
 
 
@@ -38,7 +41,8 @@ ENTRY = re.compile(r"^(?:\w+=\S* )*(?:(?:srun|sbatch|torchrun)\b.*? )?(?:python 
 
 
 def code_of(text: str) -> list[str]:
-    """All code of a page: lines of its blocks, and what stands in line."""
+    """All code of a page: lines of its blocks, and what stands in line; not the examples that a test runs."""
+    text = EXAMPLE.sub("", text)
     blocks = [line for block in FENCE.finditer(text) for line in joined(block[3])]
     return blocks + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
 
@@ -76,9 +80,7 @@ def only_parsing(monkeypatch):
     parse = argparse.ArgumentParser.parse_args
 
     def parsed(self, args=None, namespace=None):
-        options = parse(self, args, namespace)
-        if self.prog != "not ours":
-            raise Parsed(options)
+        raise Parsed(parse(self, args, namespace))
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
 
@@ -231,6 +233,49 @@ def test_every_entry_point_is_documented():
 def test_what_parses_is_what_runs():
     """The entry points above are the modules' own."""
     assert all(callable(module.main) for module in (run, report, sweep, store, predict, prefetch))
+
+
+# --- the examples of extending ---------------------------------------------------------------------------------------
+
+RIDDLES = [{"problem": f"What is {n} plus {n + 1}?", "result": str(2 * n + 1)} for n in range(30)]
+
+
+def edit(root: Path, what: str, where: str, text: str) -> None:
+    """Write a file, or change a line of one."""
+    name, _, line = where.partition(": ")
+    path = root / name
+    if what == "file":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    (place,) = (number for number, one in enumerate(lines) if one.startswith(line))
+    lines[place : place + 1] = {"before": [text, lines[place]], "after": [lines[place], text], "replace": [text]}[what]
+    path.write_text("".join(lines))
+
+
+def test_the_examples_of_extending_run(tmp_path):
+    """In a copy of the package; the commands in the order of the page."""
+    for folder in ("fcot", "conf", "launch"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "riddles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RIDDLES))
+    sums = [{"question": row["problem"], "answer": row["result"]} for row in RIDDLES]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+    texts = {row["problem"]: [f"It is {row['result']}. The answer is {row['result']}."] * 2 for row in RIDDLES}
+    (tmp_path / "rationales.json").write_text(json.dumps(texts))
+    (tmp_path / "prompt.txt").write_text("{question} End with: {trigger}")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'launch'}", "OMP_NUM_THREADS": "1"}
+    examples = EXAMPLE.findall(TEXTS["docs/extending.md"])
+    for what, where, text in (one for one in examples if one[0] != "run"):
+        edit(tmp_path, what, where, text)
+    commands = [line for what, _, text in examples if what == "run" for line in text.splitlines()]
+    assert len(commands) >= 8
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "python"
+        environment["OPENAI_API_KEY"] = "none"
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
