@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from identities import run_of, write_files
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot import cli, predict, report, store, sweep
-from fcot.config.schema import register_schemas
 from fcot.base.errors import FcotError
 from fcot.config.overrides import prepare
+from fcot.config.schema import register_schemas
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -35,7 +36,10 @@ LARGEST_README = 10_000  # bytes
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^<!-- (file|before|after|replace|run)(?:: (.+?))? -->\n```\w*\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 WRONG = re.compile(r"^<!-- wrong -->\n(```\n.*?^```\n)", re.MULTILINE | re.DOTALL)  # a command whose message is shown
-ENTRY = re.compile(r"^(?:\w+=\S* )*(?:(?:srun|sbatch|torchrun)\b.*? )?(?:python -m fcot|fcot(?= )|make \w|launch/|\S*-m fcot\.run|python (?:benchmarks|examples|docs)/|benchmarks/)")
+ENTRY = re.compile(
+    r"^(?:\w+=\S* )*(?:(?:srun|sbatch|torchrun)\b.*? )?"
+    r"(?:python -m fcot|fcot(?= )|make \w|launch/|\S*-m fcot\.run|python (?:benchmarks|examples|docs)/|benchmarks/)"
+)
 
 
 # --- what the pages hold ----------------------------------------------------------------------------------------------
@@ -113,6 +117,7 @@ def script(path: Path, arguments: list[str]) -> None:
     """A script's own parser; of a script without one, whether it knows the words."""
     text = path.read_text()
     if "argparse" in text:
+
         def main(given: list[str]) -> None:
             sys.argv = [str(path), *given]
             runpy.run_path(str(path), run_name="__main__")
@@ -213,7 +218,8 @@ def test_every_command_is_one(command, page, tmp_path, only_parsing):
     "python -m fcot.run -m hydra/launcher=slurm hydra.launcher.partitions=gpu", "python -m fcot.report --pdf outputs/runs",
     "python -m fcot.sweep restart outputs/sweeps/x", "python -m fcot.sweep rerun outputs/sweeps/x memory=64",
     "python -m fcot.store list --cost prices.yaml", "python -m fcot.store export D.json teacher=opanai",
-    "python -m fcot.predict folder=outputs/runs/x/student 2+2", "python -m fcot.prefetch student=t5_hug", "fcot trian", "fcot report --wandbs x",
+    "python -m fcot.predict folder=outputs/runs/x/student 2+2", "python -m fcot.prefetch student=t5_hug",
+    "fcot trian", "fcot report --wandbs x",
     "make demos", "launch/paper_a teacher.models=m", "DRY=1 launch/paper_b trainer.device=8", "launch/local_slurm start",
     "launch/llama_cpp MODEL.gguf -c 16384 dataset=svamp", "launch/vllm MODEL -- dataset=swamp",
     "sbatch --partition=gpu launch/vllm MODEL -- datasets=svamp", "python benchmarks/curation.py arithmetics DATA",
@@ -277,6 +283,124 @@ def test_the_examples_of_extending_run(tmp_path):
         environment["OPENAI_API_KEY"] = "none"
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
+
+
+# --- what is bought or trained again ----------------------------------------------------------------------------------
+
+SERVER = ("dataset.n_problems=40", "teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1", "diversity=8")
+TWO = (*SERVER, "prompt=zero_shot_cot")
+OWN = ("dataset=custom", "dataset.path=FILES/rows.jsonl", "dataset.answer_type=number", *SERVER[1:])
+FEW = ("dataset=custom", "dataset.path=FILES/fewer.jsonl", "dataset.answer_type=number", *SERVER[1:])
+PRICED = (*SERVER, "teacher.prices=FILES/prices.yaml")
+CASES = {  # by the first cell of the table: a run, and what is changed
+    "`teacher.model`, `teacher.model_id`": [(SERVER, "teacher.model=n"), (SERVER, "teacher.model_id=n")],
+    "`teacher.temperature`, or a sampling parameter in `teacher.parameters`": [
+        (SERVER, "teacher.temperature=1"), (SERVER, "teacher.parameters={top_p: 0.5}"),
+    ],
+    "`teacher.endpoint`": [(TWO, "teacher.endpoint=completions")],
+    "`prompt=...`, the prompt's text, its exemplars, `prompt.stop`": [
+        (SERVER, "prompt=zero_shot_cot"), (SERVER, 'prompt.template="Q: {question}"'), (SERVER, "prompt.stop=[x]"),
+        ((*SERVER, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl"), "prompt.exemplars=FILES/exemplars2.jsonl"),
+    ],
+    "`prompt.rationale_tokens`": [(SERVER, "prompt.rationale_tokens=99")],
+    "`prompt.answer_tokens`, of a prompt with two requests": [(TWO, "prompt.answer_tokens=99")],
+    "`prompt.name`": [(SERVER, "prompt.name=other")],
+    "`dataset.name` of a custom data set": [(OWN, "dataset.name=other")],
+    "`diversity=1` to `diversity=8`": [((*SERVER[:-1], "diversity=1"), "diversity=8")],
+    "`diversity=8` to `diversity=64`": [(SERVER, "diversity=64")],
+    "`diversity=64` to `diversity=8`": [((*SERVER[:-1], "diversity=64"), "diversity=8")],
+    "`redraw_rationales=true` with `seed=0,1,2`": [((*SERVER, "redraw_rationales=true"), "seed=1")],
+    "rows added to a data file": [(FEW, "dataset.path=FILES/rows.jsonl")],
+    "rows in another order": [(OWN, "dataset.path=FILES/reversed.jsonl")],
+    "the text of a question": [(OWN, "dataset.path=FILES/reworded.jsonl")],
+    "`split-mode`, `split_mode.*`, `dataset.limit`": [(OWN, "split-mode=template"), (OWN, "split_mode.train_fraction=0.9")],
+    "`trainer=paper`, `trainer.selection=last`, an API-backed student": [(SERVER, "trainer=paper"), (SERVER, "trainer.selection=last")],
+    "a corrected gold answer": [(OWN, "dataset.answer_column=wrong")],
+    "`dataset.path` to the same rows elsewhere": [(OWN, "dataset.path=FILES/copy.jsonl")],
+    "`prompt.numbers`, `prompt.thinking`": [(SERVER, "prompt.numbers=paper"), (SERVER, "prompt.thinking=keep")],
+    "`curation=...`, a setting of a filter that is used": [
+        (SERVER, "curation=strict"), ((*SERVER, "curation=strict"), "curation.max_words=9"),
+    ],
+    "a setting of a filter that is not used": [(SERVER, "curation.max_words=9")],
+    "`student=...`, `student.*`, `objective`, `trainer.lr` and other training keys": [
+        (SERVER, "student=tiny_t5"), (SERVER, "student.width=128"), (SERVER, "trainer.lr=0.1"),
+    ],
+    "`seed`": [(SERVER, "seed=1")],
+    "`teacher=openai` to `teacher=openai_batch`": [(SERVER, "teacher.batch=true")],
+    "`teacher.base_url`, `teacher.api_key_env`": [(SERVER, "teacher.base_url=http://127.0.0.1:8/v1"), (SERVER, "teacher.api_key_env=none")],
+    "`teacher.concurrency`, rate limits, timeouts, retries, `teacher.max_choices_per_request`": [
+        (SERVER, f"teacher.{key}=7") for key in
+        ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries", "max_choices_per_request")
+    ],
+    "`teacher.budget_usd`, `teacher.prices`": [(SERVER, "teacher.prices=FILES/prices.yaml"), (PRICED, "teacher.budget_usd=5")],
+    "`trainer.devices`, `trainer.nodes`, `trainer.strategy`, `trainer.eval_batch_tokens`, `trainer.checkpoint_every_s`": [
+        (SERVER, f"trainer.{change}") for change in
+        ("devices=2", "nodes=2", "strategy=fsdp", "eval_batch_tokens=99", "checkpoint_every_s=5")
+    ],
+    "`trainer.micro_batches`, `trainer.packing`, `trainer.compile`, `trainer.gradient_checkpointing`, `trainer.precision`": [
+        (SERVER, f"trainer.{change}") for change in
+        ("micro_batches=2", "packing=true", "compile=true", "gradient_checkpointing=true", "precision=bf16-mixed")
+    ],
+    "`logger=...`, `until`, the launcher": [(SERVER, "logger=none"), (SERVER, "until=train")],
+}  # fmt: skip
+NOT_BY_KEYS = {  # rows about the folder, purchases that depend on answers, and functions of one's own (tests/test_extension.py)
+    "`output_dir`", "`teacher.resample_identical=true`", "the source file of a filter of your own", "the source of a `teacher.function`",
+    "`method`, except `method=tailored`", "the same keys with `method=tailored`",
+}  # fmt: skip
+
+
+def money_table() -> dict[str, tuple[str, str]]:
+    """The table of the page on concepts: whether it buys and retrains, by change."""
+    section = TEXTS["docs/concepts.md"].partition("## Does it buy again")[2].partition("\n## ")[0]
+    rows = (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ") and "---" not in line)
+    return {row[0]: (row[1], row[2]) for row in rows if row[0] != "change"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = write_files(tmp_path_factory.mktemp("docs"))
+    rows = (folder / "rows.jsonl").read_text().splitlines()
+    for name, lines in {
+        "reversed": rows[::-1], "copy": rows, "reworded": [line.replace("What is 5 + 1?", "What is 5 plus 1?") for line in rows],
+    }.items():  # fmt: skip
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def wanted(one_run) -> tuple[set[object], set[object]]:
+    """The places in the store of a run's first and second requests."""
+    plan, problems = one_run.plan, one_run.select(one_run.split.train)
+    place = str(one_run.store.path)
+    keys = [plan.key(plan.step1(problem)) for problem in problems]
+    row = {"key": "k", "slot": 0, "text": "So."}
+    second = [plan.key(plan.step2(problem, row)) for problem in problems if plan.prompt.two_steps]
+    return {(place, key, slot) for key in keys for slot in plan.slots}, {(place, key) for key in second}
+
+
+def test_each_row_of_the_table_of_money_is_checked():
+    assert set(money_table()) == set(CASES) | NOT_BY_KEYS
+
+
+@pytest.mark.parametrize("row", CASES)
+def test_what_is_bought_and_trained_again(row, files, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    buys, retrains = money_table()[row]
+    for base, change in CASES[row]:
+        before, after = run_of(files, *base), run_of(files, *base, change)
+        (first, second), (new_first, new_second) = wanted(before), wanted(after)
+        if buys.startswith("no"):
+            assert new_first <= first, change
+            assert new_second <= second, change
+        elif "second requests" in buys:
+            assert new_first == first, change
+            assert not new_second & second, change
+        elif buys.startswith("**yes") or "and seed" in buys:
+            assert new_first, change
+            assert not new_first & first, change
+        else:
+            assert new_first - first, change
+            assert new_first & first, change
+        assert (before.run_id != after.run_id) == retrains.startswith("yes"), change
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
