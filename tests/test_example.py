@@ -14,11 +14,11 @@ from trainings import recipe_of, student_of
 
 from fcot.curation import filters
 from fcot.evaluation import statistics
+from fcot.methods.table import METHODS
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.answers import AnswerRule
-from fcot.prompts.student import METHODS
 from fcot.student import training
-from fcot.student.decoding import Prompt
+from fcot.student.decoding import DecodingPrompt
 from fcot.student.decoding import decode as decode_by_pipeline
 from fcot.student.tokenization import encode_prompts, tokenize
 from fcot.tasks.toy import TOY_TASKS, make_problems
@@ -86,7 +86,7 @@ def test_the_answers_are_the_pipelines(completions):
     questions = sorted({row["question"] for row in completions})
     questions = [question[-20 - 5 * place :] for place, question in enumerate(questions)]
     encoded, _ = encode_prompts(student, [FORMAT.prompt(question) for question in questions], 256)
-    expected = [answer.text for answer in decode_by_pipeline(student, [Prompt(ids, 12) for ids in encoded], max_tokens=400)]
+    expected = [answer.text for answer in decode_by_pipeline(student, [DecodingPrompt(ids, 12) for ids in encoded], max_tokens=400)]
     assert len(set(expected)) > 5
     assert example.decode(student.model, student.tokenizer, questions, 12, batch_size=8) == expected
 

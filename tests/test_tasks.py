@@ -9,7 +9,8 @@ import pytest
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Problem
-from fcot.config.schema import Config, MethodConfig
+from fcot.config.schema import Config
+from fcot.methods.config import MethodConfig
 from fcot.prompts.answers import AnswerRule
 from fcot.runs.splitting import make_split
 from fcot.student.config import TinyStudentConfig, TrainerConfig
