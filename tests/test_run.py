@@ -224,7 +224,7 @@ def test_a_low_kept_share_is_warned_about_with_three_examples(tmp_path, capsys):
     ("student", "save"), [("gpt2", save_gpt2), ("t5_small", save_t5), ("flan_t5_base", lambda f: save_t5(f, gated=True))]
 )
 def test_pretrained_students_from_a_folder(student, save, tmp_path):
-    """The literal command of the README, on a small random student, cut short."""
+    """The literal command of docs/getting_started.md, on a small random student, cut short."""
     folder = save(tmp_path / "weights")
     run = make_run(tmp_path, *QUICK, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
     metrics = execute(run, "")

@@ -18,7 +18,7 @@ from fcot.sweeps.ledger import Status, statuses, stop
 from fcot.sweeps.plan import Sweep, read_plan
 from fcot.sweeps.slurm import log_of, submissions, submit_sweep
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/slurm.md"
 SILENT = f"the controller does not answer (squeue: {UNREACHABLE}): try again in a minute"
 
 
@@ -188,7 +188,7 @@ RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECI
 
 
 def test_every_word_has_one_meaning():
-    rows = [line.split("|") for line in README.read_text().splitlines() if line.startswith("| `")]
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     table = {word: row[2].split()[:2] for row in rows for word in re.findall("`([A-Z_]+)`", row[1])}
     said = {"waits": ["is", "queued"], "lives": ["may", "be"], "ended": ["is", "over"]}
     assert table == {word: said[meaning] for word, meaning in MEANING.items()}

@@ -73,7 +73,7 @@ def test_every_launcher_composes_and_is_documented(name):
     assert launcher._target_ == "hydra_plugins.fcot_launcher.FcotLauncher"
     assert launcher.kind == ("slurm" if "slurm" in name else name)
     assert launcher.get("tasks_per_node") == {"slurm": 1, "slurm_ddp": 2}.get(name)
-    text = (ROOT / "README.md").read_text() + subprocess.run(
+    text = (ROOT / "docs/slurm.md").read_text() + subprocess.run(
         [sys.executable, "-m", "fcot.run", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert text.count(f"`{name}`") >= 1
