@@ -88,3 +88,21 @@ def run_of(folder: Path, *overrides: str) -> Run:
             key, _, value = override.replace("FILES", str(folder)).partition("=")
             OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)  # schemas refuse unknown options
     return resolve_job(config)
+
+
+# --- functions that configurations name -------------------------------------------------------------------------------
+
+
+def short(candidate, min_words=3):
+    """A filter with a setting."""
+    return "short" if len(candidate.rationale.split()) < min_words else None
+
+
+def a_teacher(prompt, *, n, **_):
+    """A teacher of one sentence."""
+    return [f"{prompt} The answer is 1."] * n
+
+
+def another_teacher(prompt, *, n, **_):
+    """Another function for the same ``teacher.model_id``."""
+    return [f"{prompt} So the answer is 1."] * n

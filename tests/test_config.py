@@ -38,6 +38,7 @@ NEEDS = {
     ("teacher", "openai"): ["teacher.model=m"],
     ("teacher", "openai_batch"): ["teacher.model=m"],
     ("teacher", "hf"): ["teacher.model=owner/name"],
+    ("teacher", "function"): ["teacher.function=identities.a_teacher", "teacher.model_id=m"],
     ("student", "openai"): ["student.model=m"],
     ("student", "teacher"): ["method=zero_shot_cot"],
     ("method", "few_shot_cot"): ["prompt.exemplars=train"],

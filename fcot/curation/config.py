@@ -37,8 +37,9 @@ class CurationConfig:
         from fcot.base.errors import FcotError
         from fcot.curation.filters import REQUIRED, settings_of
 
+        options = {option.name for option in fields(self)}
         values = {
-            setting: getattr(self, setting) if setting in _OPTIONS else self.settings.get(setting, default)
+            setting: getattr(self, setting) if setting in options else self.settings.get(setting, default)
             for setting, default in settings_of(name).items()
         }
         if missing := [setting for setting, value in values.items() if value is REQUIRED]:
@@ -60,15 +61,12 @@ class CurationConfig:
                 read |= set(self.filter_settings(name))
             except FcotError as error:
                 yield str(error)
-        for name in sorted(set(self.settings) - (read - _OPTIONS)):
+        for name in sorted(set(self.settings) - (read - {option.name for option in fields(self)})):
             yield f"curation.settings.{name}: none of the filters reads it"
         if ("golden" in self.filters or self.match_golden) and self.golden is None:
             yield f"curation={self.name} needs curation.golden=FILE"
         if self.match_golden and self.max_samples is not None:
             yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
-
-
-_OPTIONS = {option.name for option in fields(CurationConfig)}
 
 
 SCHEMAS = {

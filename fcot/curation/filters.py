@@ -149,7 +149,10 @@ def settings_of(name: str) -> dict[str, Any]:
 
 @cache
 def _settings_of(judge: Filter) -> dict[str, Any]:
-    return {parameter.name: parameter.default for parameter in list(inspect.signature(judge).parameters.values())[1:]}
+    settings = list(inspect.signature(judge).parameters.values())[1:]
+    if any(setting.kind in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD) for setting in settings):
+        raise FcotError(f"curation.filters: {judge.__qualname__} takes any settings; name each one, because their values name the run")
+    return {setting.name: setting.default for setting in settings}
 
 
 def most_repeated(text: str) -> int:

@@ -7,7 +7,7 @@ adds what resolved fields are resolved to.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,8 @@ def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
     """A filter's settings; of a user's own the file that it is written in as well."""
     curation, settings = run.config.curation, settings_of(name)
     part = counted(curation, only=tuple(settings)) | ({"golden": golden} if "golden" in settings else {})
-    part |= {setting: value for setting, value in curation.filter_settings(name).items() if not hasattr(curation, setting)}
+    options = {option.name for option in fields(curation)}
+    part |= {setting: value for setting, value in curation.filter_settings(name).items() if setting not in options}
     return part if name in FILTERS or name == CONCISE else part | {"source": source_fingerprint(filter_named(name))}
 
 
