@@ -110,7 +110,9 @@ def tokenizer_of(name: str) -> Any:
         return FAMILIES[name]()
     if not (MODELS / name).is_dir():
         pytest.skip(f"{MODELS / name}: no such folder (FCOT_TEST_MODELS names another place)")
-    return AutoTokenizer.from_pretrained(MODELS / name)
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
+    tokenizer.chat_template = tokenizer.chat_template or CHAT  # a base model has none
+    return tokenizer
 
 
 def specials(tokenizer: Any) -> list[str]:
@@ -142,8 +144,6 @@ def test_whatever_stands_in_a_text_no_special_token_appears(name):
         (asked,), (bare,) = encoder.turns([turns]), encoder.turns([plain])
         assert [number for number in asked if number in bad] == [number for number in bare if number in bad]
 
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT
     options = {"max_examples": 60, "deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
     settings(**options)(given(words)(holds))()
 

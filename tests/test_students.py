@@ -252,7 +252,7 @@ def test_saved_students_load_in_transformers(family, lora, tmp_path):
     with torch.no_grad():
         mine, theirs = student.model.eval()(**inputs).logits, again.eval()(**inputs).logits
         plain = make_student(family).model(**inputs).logits
-    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)  # merging adapters rounds each weight once
     assert (mine - plain).abs().max() > 1e-2 or not lora
     text = "Rosa has 7 coins. --> 13"
     # Transformers cuts words as Qwen2's own tokenizer does, which the small one is not.

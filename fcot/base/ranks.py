@@ -98,7 +98,7 @@ class World:
 
 
 def warned_together(size: int) -> bool:
-    """Whether a signal has stop_requested any of ``size`` ranks to stop; all of them get the same answer, and call it at the same place."""
+    """Whether a signal has requested any of ``size`` ranks to stop. All of them get the same answer, and call it at the same place."""
     number = int(stop_requested() or 0)
     if size > 1:
         import torch.distributed

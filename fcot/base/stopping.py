@@ -65,12 +65,12 @@ def end_with_parent(number: int, parent: int | None = None) -> None:
 
 
 def stop_requested() -> signal.Signals | None:
-    """The signal that stop_requested for a stop, None while none has."""
+    """The signal that requested a stop; None while none has."""
     return _asked
 
 
 def stop_if_requested() -> None:
-    """End the work here where a signal has stop_requested for it.
+    """End the work here if a signal has requested it.
 
     Raises:
         KeyboardInterrupt: It has.

@@ -69,9 +69,9 @@ def faults_of(config: Config) -> Iterator[str]:
     yield from _prompt_faults(config)
     yield from _curation_faults(config)
     yield from _split_faults(config)
-    yield from _teacher_faults(config)
-    yield from getattr(config.student, "conflicts", _none)(config)
-    yield from getattr(config.objective, "conflicts", _none)(config)
+    for _, options in _groups_read(config):
+        if (conflicts := getattr(options, "conflicts", None)) is not None:
+            yield from conflicts(config)
 
 
 def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
@@ -87,11 +87,15 @@ def _needs_teacher(config: Config) -> bool:
 
 
 def _method_faults(config: Config) -> Iterator[str]:
-    """What the method cannot be combined with."""
-    method = config.method
-    if fault := Bounds(one_of=tuple(METHODS)).fault(method.name):
-        yield f"method={method.name}: {fault}"
-    yield from method.conflicts(config)
+    """An unknown method, or a stage that the method does not have."""
+    name = config.method.name
+    if fault := Bounds(one_of=tuple(METHODS)).fault(name):
+        yield f"method={name}: {fault}"
+    elif not _needs_teacher(config):
+        if config.until in ("generate", "curate"):
+            yield f"until={config.until}: method={name} asks no teacher"
+        if config.until == "train" and not METHODS[name].trains:
+            yield f"until=train: method={name} trains nothing"
 
 
 def _curation_faults(config: Config) -> Iterator[str]:
@@ -119,20 +123,3 @@ def _split_faults(config: Config) -> Iterator[str]:
         yield f"split-mode=published: {config.dataset.name} has no published split; split-mode=sample or template"
     elif task.split != "published":
         yield f"split-mode=published: upstream publishes no split of {config.dataset.name}; paper A uses split-mode=sample"
-
-
-def _teacher_faults(config: Config) -> Iterator[str]:
-    """What the teacher cannot do for this run, and which key or price it lacks."""
-    method = METHODS.get(config.method.name)
-    if _needs_teacher(config):
-        yield from getattr(config.teacher, "conflicts", _none)(config)
-        return
-    assert method is not None
-    if config.until in ("generate", "curate"):
-        yield f"until={config.until}: method={config.method.name} asks no teacher"
-    if config.until == "train" and not method.trains:
-        yield f"until=train: method={config.method.name} trains nothing"
-
-
-def _none(_: Config) -> Iterator[str]:
-    return iter(())

@@ -138,7 +138,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     prompt = measured.per_character * float(np.mean([len(problem.question) for problem in examined]))
     reply = measured.rationale
     if asked.source == "feedback":
-        prompt = prompt + measured.per_character * len(method.request_text) + asked.mistakes * measured.rationale
+        prompt = prompt + measured.per_character * len(run.request_text) + asked.mistakes * measured.rationale
         reply = np.minimum(reply, asked.max_tokens)
     elif run.prompt.two_steps:  # the answer is asked for by itself, behind the rationale
         prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2

@@ -207,21 +207,16 @@ def _tokens(interval: Interval) -> str:
     return f"{interval[1]:,.0f}" + (f" ({interval[0]:,.0f}-{interval[2]:,.0f})" if interval[1] else "")
 
 
+_ADDED = (
+    "requested", "stored", "bought", "requests", "prompt_tokens", "completion_tokens", "shared_tokens", "steps", "disk_bytes",
+)  # fmt: skip
+
+
 def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
     """The needs of several runs together."""
     total = RunEstimate((), estimates[0].problems, estimates[0].diversity)
     for one in estimates:
-        for name in (
-            "requested",
-            "stored",
-            "bought",
-            "requests",
-            "prompt_tokens",
-            "completion_tokens",
-            "shared_tokens",
-            "steps",
-            "disk_bytes",
-        ):
+        for name in _ADDED:
             setattr(total, name, getattr(total, name) + getattr(one, name))
         total.weights_unknown |= one.weights_unknown
     for name in ("usd", "usd_batch", "usd_shared"):

@@ -1,6 +1,6 @@
 """What is signal and what is noise: intervals over seeds and problems, paired comparisons, trends, corrections for many tests.
 
-CorrectShares are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
+Correct answers are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
 
 One standard holds for means, differences and trends over several trainings. The sampling variance of a mean has two parts: that of the
 trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers is in both and is
@@ -206,8 +206,8 @@ def compare(
     """The second setting against the first.
 
     Args:
-        first: CorrectShares of the one.
-        second: CorrectShares of the other.
+        first: Which answers of the first setting are correct, (seeds, problems).
+        second: The same of the second setting.
         problems: Their sample indices.
         templates: Of each problem; None where nobody knows them.
         fixed: Of each side, whether its answers do not depend on the seed: its one run is all there is.
@@ -357,7 +357,7 @@ def trend(levels: Sequence[CorrectShares], templates: Templates | None = None, f
     """The trend over answers in increasing order of the setting.
 
     Args:
-        levels: CorrectShares at each value of the setting.
+        levels: Which answers are correct at each value of the setting, each (seeds, problems).
         templates: Of each problem; None where nobody knows them.
         fixed: Of each level, whether its answers do not depend on the seed; None: all do.
     """

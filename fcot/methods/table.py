@@ -18,16 +18,16 @@ class Method:
     Attributes:
         title: The papers' name.
         stages: In order; those of several rounds once.
-        formats: What its students read and write, by layout; empty where the untrained student is prompted with the run's prompt, as a
-            teacher is.
-        rounds: ``module:function`` that takes a run through rounds of these stages (:func:`fcot.runs.pipeline.execute` calls it with
+        formats: What its students read and write, by kind of format; empty where the untrained student is prompted with the run's prompt,
+            as a teacher is.
+        round_runner: ``module:function`` that takes a run through rounds of these stages (:func:`fcot.runs.pipeline.execute` calls it with
             the run and the function that takes one step); empty: each stage is taken once.
     """
 
     title: str
     stages: tuple[Stage, ...]
     formats: dict[FormatKind, StudentFormat]
-    rounds: str = ""
+    round_runner: str = ""
 
     @property
     def uses_rationales(self) -> bool:
@@ -87,6 +87,6 @@ METHODS: dict[str, Method] = {
             "decoder": StudentFormat("Question: {question}\nReasoning:", " {rationale}\nAnswer: {answer}", "Answer:"),
             "chat": StudentFormat("Question: {question}", "Reasoning: {rationale}\nAnswer: {answer}", "Answer:"),
         },
-        rounds="fcot.methods.tailored.rounds:run_rounds",
+        round_runner="fcot.methods.tailored.rounds:run_rounds",
     ),
 }  # fmt: skip

@@ -94,8 +94,8 @@ def _reopened(run: Run) -> bool:
 
 def _all(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
     """The summaries of the run's stages, as far as ``until`` says, and the facts about rounds where there are any."""
-    if run.method.rounds:
-        rounds: tuple[dict[str, Summary], Summary] = function(run.method.rounds)(run, once)
+    if run.method.round_runner:
+        rounds: tuple[dict[str, Summary], Summary] = function(run.method.round_runner)(run, once)
         return rounds
     summaries: dict[str, Summary] = {}
     for stage in run.stages:

@@ -152,6 +152,11 @@ class Run:
             tuple(asked.filters), asked.labels, self.config.prompt.thinking, writable(self.config), settings | {"golden": golden}
         )  # fmt: skip
 
+    @cached_property
+    def request_text(self) -> str:
+        """The text of the method's own requests to the teacher, read once: its file may change while the run works."""
+        return self.config.method.request_text  # type: ignore[no-any-return]
+
     @property
     def token_cache(self) -> Path:
         """Folder of tokenised samples that runs share."""

@@ -97,7 +97,7 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
 
     Raises:
         FcotError: It cannot be run; recorded as failed, as any other exception is.
-        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.base.stopping.stop_requested` tells which); recorded too.
+        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.base.stopping.stop_requested` says which); recorded too.
     """
     job = sweep.jobs[number]
     if started_first():

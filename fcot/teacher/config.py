@@ -73,7 +73,8 @@ def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, 
     return read_price(path, model, option, (parameters or {}).get("service_tier")) if path.is_file() else None
 
 
-def _free() -> Price:
+def free_price(_: object) -> Price | None:
+    """The price of a teacher whose tokens cost nothing."""
     from fcot.llm.money import FREE
 
     return FREE
@@ -98,11 +99,15 @@ def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
         yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
 
 
-def greedy_conflicts(temperature: float | None, config: Config) -> Iterator[str]:
+class _Sampled(Protocol):
+    temperature: float | None
+
+
+def greedy_conflicts(teacher: _Sampled, config: Config) -> Iterator[str]:
     """Greedy decoding of several completions per problem."""
     itself = config.student.is_teacher
     option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
-    if temperature == 0 and n > 1:
+    if teacher.temperature == 0 and n > 1:
         yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
 
 
@@ -135,9 +140,7 @@ class OracleTeacherConfig:
         if not config.dataset.toy:
             yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
 
-    def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
-        return _free()
+    price = free_price
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
@@ -173,11 +176,9 @@ class ReplayTeacherConfig:
             yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
         if config.dataset.toy:
             yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
-        yield from greedy_conflicts(self.temperature, config)
+        yield from greedy_conflicts(self, config)
 
-    def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
-        return _free()
+    price = free_price
 
 
 @dataclass
@@ -236,7 +237,7 @@ class OpenAITeacherConfig:
             tier = self.parameters.get("service_tier")
             needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
             yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: teacher.prices=FILE"
-        yield from greedy_conflicts(self.temperature, config)
+        yield from greedy_conflicts(self, config)
 
     def price(self) -> Price | None:
         """The price of its tokens; None where nobody knows it."""
@@ -291,13 +292,9 @@ class HFTeacherConfig:
         "attribution, some restrict commercial use)."
     )
 
-    def conflicts(self, config: Config) -> Iterator[str]:
-        """What its options cannot be combined with."""
-        return greedy_conflicts(self.temperature, config)
+    conflicts = greedy_conflicts
 
-    def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
-        return _free()
+    price = free_price
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
@@ -337,13 +334,9 @@ class FunctionTeacherConfig:
         if "." not in self.function.strip("."):
             yield f"teacher.function={self.function}: module.function, such as my_teacher.answer"
 
-    def conflicts(self, config: Config) -> Iterator[str]:
-        """What its options cannot be combined with."""
-        return greedy_conflicts(self.temperature, config)
+    conflicts = greedy_conflicts
 
-    def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
-        return _free()
+    price = free_price
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""

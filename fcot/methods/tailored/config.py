@@ -54,18 +54,17 @@ class FeedbackConfig:
         if self.template is None and self.path is None:
             yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
 
-    @property
-    def text(self) -> str:
-        """The template, from its file if it has one."""
-        return str(self.template) if self.path is None else Path(self.path).read_text(encoding="utf-8-sig")
+    def identity(self, template: str) -> dict[str, Any]:
+        """The options that this source of feedback reads.
 
-    def identity(self) -> dict[str, Any]:
-        """The options that this source of feedback reads."""
+        Args:
+            template: The text of a request.
+        """
         if self.source == "self":
             return counted(self, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
         if self.source == "plain":
             return counted(self, without=("hint", "max_tokens"))
-        return counted(self) | {"template": self.text}
+        return counted(self) | {"template": template}
 
 
 @dataclass
@@ -114,8 +113,9 @@ class TailoredConfig:
 
     @property
     def request_text(self) -> str:
-        """The template of a request for feedback."""
-        return self.feedback.text
+        """The template of a request for feedback, from its file if it has one."""
+        feedback = self.feedback
+        return str(feedback.template) if feedback.path is None else Path(feedback.path).read_text(encoding="utf-8-sig")
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """What tailored learning cannot be combined with."""
@@ -155,7 +155,7 @@ class TailoredConfig:
         if not self.reflection.weight:
             part["reflection"] = counted(self.reflection, without=("margin", "representation", "max_tokens"))
         if several:
-            part["feedback"] = self.feedback.identity()
+            part["feedback"] = self.feedback.identity(run.request_text)
         return part
 
 

@@ -133,11 +133,7 @@ def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFor
     prompt, hint = feedback_prompt_of(run), run.config.method.feedback.hint
     had = _had(run, number, lambda row: (row["sample_index"], *row["mistakes"]))
     requests = [
-        (
-            as_question(case, run.config.method.request_text, hint, form, prompt, run.task.rule),
-            had[case.problem.sample_index, *case.mistakes],
-            1,
-        )
+        (as_question(case, run.request_text, hint, form, prompt, run.task.rule), had[case.problem.sample_index, *case.mistakes], 1)
         for case in chosen
     ]
     plan, look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
