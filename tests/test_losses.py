@@ -14,10 +14,12 @@ from fcot.student.data import Layout
 from fcot.student.forward import Forward
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
+@pytest.fixture(autouse=True, params=["one product of the gradients for each chunk", "one for all chunks"])
+def small_chunks(request, monkeypatch):
     monkeypatch.setattr(forward, "CHUNKED_FROM", 0)
     monkeypatch.setattr(completion, "CHUNK", 1)  # 16 targets at once
+    if "each" in request.param:
+        monkeypatch.setattr(completion, "GRADIENT_BYTES", 1)
 
 
 def loss_in_chunks(head, batch):

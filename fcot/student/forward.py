@@ -14,6 +14,7 @@ from fcot.student.tensors import Batch
 
 CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
 CHUNK = 1 << 25  # logits at once
+GRADIENT_BYTES = 1 << 29  # of gradients of logits at once
 
 
 class Forward:

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcot.student.activations import checkpoint_activations
-from fcot.student.forward import CHUNK, CHUNKED_FROM
+from fcot.student.forward import CHUNK, CHUNKED_FROM, GRADIENT_BYTES
 from fcot.student.loading import Lora, Student, add_lora, light_model
 
 _PROCESS = 0.7e9  # of Python with its libraries
@@ -92,11 +92,11 @@ def training_memory(
 
 
 def _logits(model: Any, targets: int) -> float:
-    """Bytes of the logits and of the loss's copies of them: of all targets, or of one chunk (:mod:`fcot.student.forward`)."""
+    """Bytes of the logits and of the loss's copies of them: of all targets, or of some at a time (:mod:`fcot.student.forward`)."""
     head = model.get_output_embeddings()
     logits = targets * head.weight.shape[0]
     if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:
-        logits = CHUNK
+        return 4.0 * CHUNK + min(4.0 * logits, GRADIENT_BYTES)
     return 4.0 * _FULL_LOGITS * logits
 
 
