@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?= -n auto --dist loadgroup
 
-.PHONY: demo test test-slow test-slurm lint docs clean
+.PHONY: demo test test-slow test-slurm test-oldest lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fcot.run -m experiment=quickstart
@@ -18,6 +18,19 @@ test-slow: $(INSTALLED)
 
 test-slurm: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS) tests/test_slurm.py tests/test_vllm.py tests/test_sweeps.py
+
+# The oldest versions that pyproject.toml allows (of torch the one of constraints.txt), and tests of what uses them most.
+OLDEST := build/oldest
+VERSIONS := test_config test_run test_training test_students test_decoding test_losses test_openai test_hf_teacher test_loaders test_reporting test_wandb test_packaging
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	grep '^torch==' constraints.txt > $(OLDEST)/torch.txt
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --constraints $(OLDEST)/torch.txt --extra lora -o $(OLDEST)/all.txt pyproject.toml
+	grep -Ev '^(nvidia|triton|cuda)' $(OLDEST)/all.txt > $(OLDEST)/versions.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(OLDEST)/versions.txt hatchling hypothesis pytest pytest-xdist
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(OLDEST)/bin/python -m pytest -m "not slow" $(ARGS) $(VERSIONS:%=tests/%.py)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
