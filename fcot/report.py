@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fcot.base.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
-    from fcot.sweeps.controller import SlurmStates
+    from fcot.sweeps.controller import SlurmAnswer
 
 _SHOWN_MISSING = 10
 
@@ -58,7 +58,7 @@ def report(
     output: Path | None = None,
     export: bool = False,
     launching: bool | None = None,
-    slurm: SlurmStates | None = None,
+    slurm: SlurmAnswer | None = None,
 ) -> Document | None:
     """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
 
@@ -111,7 +111,7 @@ def _finished(jobs: Sequence[ReportedRun]) -> tuple[list[tuple[Path, Loaded]], l
     done, missing = [], []
     for job in jobs:
         if job.metrics is None or not job.metrics.exists():
-            missing.append(job.told)
+            missing.append(job.why_missing)
             continue
         try:
             done.append((job.metrics.parent, load(job.metrics, job.varied)))
@@ -186,7 +186,7 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], said: 
     curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
     if not curated:
         raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *said[:_SHOWN_MISSING]]))
-    found, missing = [], [job.told for job in jobs if not job.metrics or job.metrics.parent not in curated]
+    found, missing = [], [job.why_missing for job in jobs if not job.metrics or job.metrics.parent not in curated]
     for run in curated:
         try:
             with readable(run / "curated.jsonl"):
@@ -216,12 +216,12 @@ class ReportedRun:
     state: str
 
     @property
-    def told(self) -> str:
+    def why_missing(self) -> str:
         """Why it is not in a report."""
         return f"{self.name}: {self.state}"
 
 
-def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[ReportedRun]:
+def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmAnswer | None = None) -> list[ReportedRun]:
     """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``.
 
     Args:
@@ -243,9 +243,9 @@ def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmStates | 
     return [_run(path) for path in sorted(found)]
 
 
-def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> Iterator[ReportedRun]:
+def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None) -> Iterator[ReportedRun]:
     states = {}
-    if not all(sweep.whole(job) for job in sweep.jobs):
+    if not all(sweep.is_complete(job) for job in sweep.jobs):
         states = {status.name: _state(status) for status in statuses(sweep, launching, slurm)}
     for job, varied in zip(sweep.jobs, _varied([job.overrides for job in sweep.jobs]), strict=True):
         state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
@@ -254,7 +254,7 @@ def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) ->
 
 def _state(status: Status) -> str:
     """In words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
-    return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.told]))
+    return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.details]))
 
 
 def _run(folder: Path) -> ReportedRun:

@@ -83,20 +83,20 @@ def _status(sweep: Sweep, options: argparse.Namespace) -> None:
     from rich.live import Live
 
     from fcot.sweeps.launch import report_sweep
-    from fcot.sweeps.ledger import LIVE, OVER, statuses, wait_for_end
-    from fcot.sweeps.plan import shown
+    from fcot.sweeps.ledger import ACTIVE, ENDED, statuses, wait_for_end
+    from fcot.sweeps.plan import display_path
 
     console = result_console()
     if not options.watch:
         found = statuses(sweep)
         console.print(_shown(sweep, found))
-        if not any(one.state in (*LIVE, "unknown") for one in found):
-            say(f"main table and page: python -m fcot.report {shlex.quote(str(shown(sweep.folder)))}")
+        if not any(one.state in (*ACTIVE, "unknown") for one in found):
+            say(f"main table and page: python -m fcot.report {shlex.quote(str(display_path(sweep.folder)))}")
         return
     with Live(console=console, auto_refresh=False) as live:
 
         def show(found: Sequence[Status]) -> None:
-            alive = [one for one in found if one.state not in (*OVER, "same", "queued")]
+            alive = [one for one in found if one.state not in (*ENDED, "same", "queued")]
             live.update(_shown(sweep, alive[: max(1, console.height - 6)], found), refresh=True)
 
         last, answer = wait_for_end(sweep, show, _EVERY_S, _SLURM_EVERY_S)
@@ -118,7 +118,7 @@ def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None 
     from rich.text import Text
 
     from fcot.sweeps.ledger import counts
-    from fcot.sweeps.plan import GENERATION, shown
+    from fcot.sweeps.plan import GENERATION, display_path
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     columns: dict[str, list[Any]] = {
@@ -127,7 +127,7 @@ def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None 
         "slurm": [one.slurm or "" for one in rows],
         "requeued": [f"{one.preempted}x" if one.preempted else "" for one in rows],
         "what differs": ["the teacher's answers" if one.name == GENERATION else sweep.label(sweep.jobs[int(one.name)]) for one in rows],
-        "how it stands": [one.told for one in rows],
+        "how it stands": [one.details for one in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells) or name in ("job", "state")}
     for name in columns:
@@ -137,10 +137,10 @@ def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None 
     said = []
     for one in rows:
         if one.state == "failed" and one.error:
-            log = f"\n  {shown(one.log)}" if one.log else ""
+            log = f"\n  {display_path(one.log)}" if one.log else ""
             said.append(Text(f"job {one.name}: " + "\n  ".join(one.error) + log, overflow="fold"))
     said += [Text(line, overflow="fold") for line in dict.fromkeys(" ".join(one.error) for one in rows if one.state == "unknown")]
-    title = Text(f"{shown(sweep.folder)}: {counts(rows if found is None else found)}", style="bold")
+    title = Text(f"{display_path(sweep.folder)}: {counts(rows if found is None else found)}", style="bold")
     return Group(title, *([table] if rows else []), *said)
 
 
@@ -183,11 +183,11 @@ def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict
 
 
 def _cancel(sweep: Sweep, _: argparse.Namespace) -> None:
-    from fcot.sweeps.ledger import stop
-    from fcot.sweeps.plan import listed
+    from fcot.sweeps.ledger import cancel_sweep
+    from fcot.sweeps.plan import format_jobs
 
-    told = stop(sweep)
-    say(f"cancelled: {listed(told)}" if told else "nothing waits or runs")
+    told = cancel_sweep(sweep)
+    say(f"cancelled: {format_jobs(told)}" if told else "nothing waits or runs")
 
 
 def _collect(sweep: Sweep, _: argparse.Namespace) -> None:
@@ -200,7 +200,7 @@ def _collect(sweep: Sweep, _: argparse.Namespace) -> None:
 
 
 def _job(sweep: Sweep, options: argparse.Namespace) -> None:
-    from fcot.sweeps.job import do_generation, do_job
+    from fcot.sweeps.job import run_generation, run_job
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.chdir(sweep.cwd)
@@ -208,9 +208,9 @@ def _job(sweep: Sweep, options: argparse.Namespace) -> None:
         listen()
     numbers = [int(number) for number in options.numbers.split(",")]
     if options.generation:
-        do_generation(sweep, numbers)
+        run_generation(sweep, numbers)
     else:
-        do_job(sweep, numbers[0])
+        run_job(sweep, numbers[0])
 
 
 if __name__ == "__main__":

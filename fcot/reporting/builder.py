@@ -21,7 +21,7 @@ from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import Line, lines, trend_table
 from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
-from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
+from fcot.reporting.tables import Compared, accuracy_table, by_task, compare_settings, comparison_table
 
 _ABOUT_COMMANDS = (
     "A run of a sweep can be made alone. Relative paths are "
@@ -43,7 +43,7 @@ class Analysis:
 
 def analyse(settings: Sequence[Setting]) -> Analysis:
     """Lines, comparisons and rounds of settings."""
-    return Analysis(settings, lines(settings), comparisons(settings), list(rounds_tables(settings)))
+    return Analysis(settings, lines(settings), compare_settings(settings), list(rounds_tables(settings)))
 
 
 def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
@@ -57,8 +57,8 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     sections = [
         _section("results", "Results", [
-            accuracy_chart(settings), comparison(settings), by_task(settings), paired(compared, settings) if compared else None,
-            *reference_tables(settings),
+            accuracy_chart(settings), accuracy_table(settings), by_task(settings),
+            comparison_table(compared, settings) if compared else None, *reference_tables(settings),
         ]),
         _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
         _section("cost", "Cost", _cost(settings)),
@@ -78,8 +78,8 @@ def terminal_tables(analysis: Analysis) -> list[Table]:
     """What a terminal shows of it."""
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     found = [
-        comparison(settings), *analysis.rounds, *reference_tables(settings),
-        paired(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
+        accuracy_table(settings), *analysis.rounds, *reference_tables(settings),
+        comparison_table(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
         *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if has_cost(settings) else None,
     ]  # fmt: skip
     return [table for table in found if table is not None]

@@ -13,7 +13,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph
 from fcot.reporting.figures import save
-from fcot.reporting.published import find
+from fcot.reporting.published import find_published
 from fcot.reporting.settings import Setting, varied_keys
 from fcot.reporting.table import Table, plain
 
@@ -83,7 +83,7 @@ _MEANS = (
 
 
 def _row(setting: Setting) -> dict[str, Any]:
-    accuracy, cell, best = setting.accuracy, find(setting.runs[0]), setting.best_epoch
+    accuracy, cell, best = setting.accuracy, find_published(setting.runs[0]), setting.best_epoch
     return {
         "task": setting["task"], "student": setting["student"], "method": setting["method"], "diversity": setting["diversity"],
         "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "sd": accuracy.spread, "seeds": len(setting.runs),

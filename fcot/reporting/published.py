@@ -80,7 +80,7 @@ def _values(data: Mapping[str, Any]) -> Iterator[Published]:
 _OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # what a sweep over one of these varies, the paper's cells do not
 
 
-def find(metrics: Mapping[str, Any]) -> Published | None:
+def find_published(metrics: Mapping[str, Any]) -> Published | None:
     """The published accuracy of a run's cell, None where there is none, or the run is of another kind."""
     if not metrics.get("as_published") or any(key.startswith(_OTHER_KIND) for key in metrics.get("swept") or ()):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fcot.methods.table import METHODS
-from fcot.reporting.published import find, parts, published
+from fcot.reporting.published import find_published, parts, published
 from fcot.reporting.settings import Setting
 from fcot.reporting.table import Table
 
@@ -25,7 +25,9 @@ def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
 
 def _students(settings: Sequence[Setting]) -> Table | None:
     """Its students on the tasks and methods of settings whose own student it did not have; None where there are none."""
-    strangers = {(one["task"], one["method"]) for one in settings} - {(one["task"], one["method"]) for one in settings if find(one.runs[0])}
+    strangers = {(one["task"], one["method"]) for one in settings} - {
+        (one["task"], one["method"]) for one in settings if find_published(one.runs[0])
+    }
     cells = [one for one in published() if one.subset is None and one.source != "figure9" and (one.task, one.method) in strangers]
     tasks = list(dict.fromkeys(one.task for one in cells))
     if not cells:

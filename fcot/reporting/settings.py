@@ -13,7 +13,7 @@ import numpy as np
 from fcot.evaluation.statistics import AccuracyEstimate, CorrectShares, estimate, of_counts
 from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
-from fcot.reporting.published import Published, find
+from fcot.reporting.published import Published, find_published
 
 MetricsRow = Mapping[str, Any]
 FEWEST_TEMPLATES = 10  # fewer say too little of how much templates differ
@@ -88,7 +88,7 @@ class Setting:
     @cached_property
     def published(self) -> tuple[Published, AccuracyEstimate] | None:
         """Paper A's figure of this cell with the measured one of its kind, best epoch or one evaluation; None without either."""
-        cell = find(self.runs[0])
+        cell = find_published(self.runs[0])
         measured = self.best_epoch if cell is not None and cell.best_epoch else self.accuracy
         return None if cell is None or measured is None else (cell, measured)
 

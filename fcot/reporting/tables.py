@@ -9,7 +9,7 @@ from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
 from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value, signed, signed_interval
-from fcot.reporting.published import Published, find
+from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.settings import SHOWN, MetricsRow, Setting, alike, differing, full_label, label, named, varied_keys
@@ -29,7 +29,7 @@ _ENDED = 0.5  # share of answers that end by themselves, below which an accuracy
 _ALL_PAIRS = 5  # settings of a task and student up to which all are compared with all
 
 
-def comparison(settings: Sequence[Setting]) -> Table:
+def accuracy_table(settings: Sequence[Setting]) -> Table:
     """A line a setting: method, D, accuracy with its 95 % interval, what paper A published, n, kept/asked, seconds a run."""
     extra = [name for name in SHOWN if len({setting[name] for setting in settings}) > 1]
     first = settings[0]
@@ -153,7 +153,7 @@ def _plain(value: float | None, form: str) -> str:
 Compared = tuple[Setting, Setting, Comparison]
 
 
-def comparisons(settings: Sequence[Setting]) -> list[Compared]:
+def compare_settings(settings: Sequence[Setting]) -> list[Compared]:
     """Settings of a task and student in pairs, on the problems that both answered.
 
     All pairs of few; of more each with the first, and with the nearest that differs from it in one thing only; and the two highest.
@@ -192,7 +192,7 @@ def _difference(one: Setting, other: Setting) -> str | None:
     return differing[0] if len(differing) == 1 else None
 
 
-def paired(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
+def comparison_table(compared: Sequence[Compared], settings: Sequence[Setting]) -> Table:
     """Settings against each other: difference, interval, test with Holm's correction; the names tell them from all ``settings``."""
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
@@ -223,7 +223,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     if any(len(setting.runs) > 1 for setting in settings):
         found.append(_INTERVALS)
     found += by_template(settings)
-    if any(find(setting.runs[0]) for setting in settings):
+    if any(find_published(setting.runs[0]) for setting in settings):
         found.append(
             "paper: Ho et al. 2023, text-davinci-002 as teacher. Its fine-tuned open students are best test epochs of 20 (optimistic) and "
             "stand beside best epochs only (trainer.best_epoch=true). covered: the 95 % interval of the difference holds 0; it has both "
@@ -344,5 +344,5 @@ def stage_line(stage: str, summary: MetricsRow, folder: str) -> str:
 def print_comparison(settings: Sequence[Setting]) -> None:
     """The table and its notes on stdout; as wide as needed where that is no terminal."""
     console = result_console()
-    for table in (comparison(settings), *rounds_tables(settings)):
+    for table in (accuracy_table(settings), *rounds_tables(settings)):
         console.print(table)

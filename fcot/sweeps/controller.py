@@ -51,7 +51,7 @@ _USUAL = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
 @dataclass(frozen=True)
-class State:
+class SlurmState:
     """A job's state: SLURM's word for it (``PENDING``), and SLURM's reason."""
 
     state: str
@@ -77,7 +77,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class SlurmStates:
+class SlurmAnswer:
     """SLURM's answer about jobs.
 
     Attributes:
@@ -89,7 +89,7 @@ class SlurmStates:
     """
 
     ids: frozenset[str]
-    states: Mapping[str, State] | None
+    states: Mapping[str, SlurmState] | None
     silence: str = ""
     may_answer_later: bool = True
     accounting: str = ""
@@ -122,7 +122,7 @@ def _run(command: Sequence[str]) -> _Reply:
     return _Reply(done.stdout, said if said.startswith(f"{program}: ") else f"{program}: {said}")
 
 
-def states(ids: Iterable[str]) -> SlurmStates:
+def states(ids: Iterable[str]) -> SlurmAnswer:
     """What SLURM knows of jobs: its queue, and of those that have left the queue its accounting.
 
     Args:
@@ -130,26 +130,26 @@ def states(ids: Iterable[str]) -> SlurmStates:
     """
     wanted = frozenset(filter(None, ids))
     if not wanted:
-        return SlurmStates(wanted, {})
+        return SlurmAnswer(wanted, {})
     queue = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={_arrays(wanted)}"])
     if queue.complaint and "Invalid job id" not in queue.complaint:
         return _silent(wanted, queue)
     known = _parse(queue.output, wanted)
     if not (forgotten := wanted - set(known)):
-        return SlurmStates(wanted, known)
+        return SlurmAnswer(wanted, known)
     fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,Reason"]
     accounting = _run(["sacct", *fields, f"--jobs={_arrays(forgotten)}"])
-    return SlurmStates(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
+    return SlurmAnswer(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
 
 
-def _silent(ids: frozenset[str], reply: _Reply) -> SlurmStates:
+def _silent(ids: frozenset[str], reply: _Reply) -> SlurmAnswer:
     if not reply.installed:
         why = f"there is no SLURM on this machine ({reply.complaint}): use a machine of the cluster"
-        return SlurmStates(ids, None, why, may_answer_later=False)
+        return SlurmAnswer(ids, None, why, may_answer_later=False)
     if re.search("configuration|SLURM_CONF", reply.complaint):
         why = f"SLURM is not set up on this machine ({reply.complaint}): set SLURM_CONF, or use a machine of the cluster"
-        return SlurmStates(ids, None, why, may_answer_later=False)
-    return SlurmStates(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
+        return SlurmAnswer(ids, None, why, may_answer_later=False)
+    return SlurmAnswer(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
 
 
 def _arrays(ids: Iterable[str]) -> str:
@@ -162,11 +162,11 @@ def array_of(job: str) -> str:
     return job.partition("_")[0]
 
 
-def _parse(output: str, wanted: frozenset[str]) -> dict[str, State]:
+def _parse(output: str, wanted: frozenset[str]) -> dict[str, SlurmState]:
     """States by id from lines of ``id|state|reason``; a state may be ``CANCELLED by 1000``."""
     rows = [line.split("|", 2) for line in output.splitlines() if line.count("|") >= 2]
     return {
-        job: State(state.split()[0], "" if reason == "None" else reason)
+        job: SlurmState(state.split()[0], "" if reason == "None" else reason)
         for ids, state, reason in rows
         if state.strip()
         for job in _tasks(ids)

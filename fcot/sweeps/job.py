@@ -21,7 +21,7 @@ from fcot.base.files import exclusive, read_json, write_json
 from fcot.base.ranks import started_first
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import SharedBudget
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job, shown
+from fcot.sweeps.plan import GENERATION, JobName, PlannedJob, Sweep, composer, display_path, resolve_job
 
 if TYPE_CHECKING:
     from fcot.runs.run import Run
@@ -87,7 +87,7 @@ def read_record(path: Path) -> JobRecord | None:
         return None
 
 
-def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
+def run_job(sweep: Sweep, number: int, after: str | None = None) -> None:
     """Bring one job's run as far as it goes, and record the outcome.
 
     Args:
@@ -109,7 +109,7 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
         _run(sweep, job)
 
 
-def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
+def run_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
     """Buy what the given jobs ask their teachers for, one job after the other; one that fails does not keep the others from it.
 
     Raises:
@@ -201,7 +201,7 @@ def _outcome(error: BaseException) -> str:
     return "failed"
 
 
-def _run(sweep: Sweep, job: Planned) -> None:
+def _run(sweep: Sweep, job: PlannedJob) -> None:
     from fcot.runs.pipeline import execute
     from fcot.runs.run import kept_config
 
@@ -212,7 +212,7 @@ def _run(sweep: Sweep, job: Planned) -> None:
     execute(run, kept_config(composed, run, job.overrides, sweep.searchpath), sweep.folder.name)
 
 
-def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictConfig]:
+def _resolved(sweep: Sweep, job: PlannedJob, more: list[str]) -> tuple[Run, DictConfig]:
     """The job's run as its configuration is today, which must be the planned one.
 
     Raises:
@@ -232,5 +232,5 @@ def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictCon
 def budget_of(sweep: Sweep) -> SharedBudget | None:
     """The budget that the sweep's jobs share, None without one."""
     usd = sweep.launcher.get("budget_usd")
-    more = f"`python -m fcot.sweep rerun {shown(sweep.folder)} budget_usd=MORE`"
+    more = f"`python -m fcot.sweep rerun {display_path(sweep.folder)} budget_usd=MORE`"
     return None if usd is None else SharedBudget(sweep.folder / "budget", usd, "hydra.launcher.budget_usd", more)

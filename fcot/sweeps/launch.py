@@ -16,10 +16,10 @@ from fcot.base.resources import PRICES
 from fcot.base.stopping import stop_if_requested
 from fcot.estimate.hours import about, at_most
 from fcot.llm.money import FREE
-from fcot.sweeps.controller import SlurmStates
-from fcot.sweeps.job import do_job, read_record
-from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
-from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
+from fcot.sweeps.controller import SlurmAnswer
+from fcot.sweeps.job import read_record, run_job
+from fcot.sweeps.ledger import ACTIVE, counts, describe_holder, jobs_to_rerun, refuse_unknown, statuses
+from fcot.sweeps.plan import PlannedJob, Sweep, display_path, format_jobs, make_plan, plan_path, read_plan, write_plan
 from fcot.sweeps.pool import run_in_pool
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         write_plan(sweep)
         found = statuses(sweep, launching=False)
         refuse_unknown(found)
-        live = {one.name for one in found if one.state in LIVE}
+        live = {one.name for one in found if one.state in ACTIVE}
         if live:
-            say(f"already running or queued: jobs {listed(live)}")
-        _go(sweep, [job for job in sweep.distinct if not sweep.whole(job) and job.number not in live], runs)
+            say(f"already running or queued: jobs {format_jobs(live)}")
+        _go(sweep, [job for job in sweep.distinct if not sweep.is_complete(job) and job.number not in live], runs)
 
 
 def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
@@ -74,15 +74,15 @@ def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
         FcotError: Another process runs the sweep here.
     """
     if sweep.launcher["kind"] != "slurm" and (process := holder(sweep.launch_lock)) is not None:
-        raise FcotError(f"{sweep.folder} is being run by {who(process)}: wait for it, or cancel it")
+        raise FcotError(f"{sweep.folder} is being run by {describe_holder(process)}: wait for it, or cancel it")
     _check(launcher)
     with exclusive(sweep.launch_lock, say):
         sweep = read_plan(sweep.folder)
-        todo = again(sweep)
+        todo = jobs_to_rerun(sweep)
         if not todo:
             say(f"nothing to run again: {counts(statuses(sweep, launching=False))}")
             return
-        say(f"again: jobs {listed(job.number for job in todo)}")
+        say(f"again: jobs {format_jobs(job.number for job in todo)}")
         _again(sweep, {job.number for job in todo}, launcher)
 
 
@@ -105,13 +105,13 @@ def _again(before: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> 
         raise
 
 
-def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
+def _go(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> None:
     """Start jobs; what does not run elsewhere ends in a report, finished or not."""
     here = sweep.launcher["kind"] != "slurm"
     try:
         _start(sweep, todo, runs)
     except KeyboardInterrupt:
-        say(f"\nto go on: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        say(f"\nto go on: python -m fcot.sweep rerun {display_path(sweep.folder)}")
         raise
     finally:
         if here:
@@ -137,7 +137,7 @@ def _leave_nothing(folder: Path) -> None:
             folder.rmdir()
 
 
-def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
+def _start(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> None:
     """Run jobs, or submit them."""
     for line in _faults(sweep):
         say(line)
@@ -185,7 +185,7 @@ def _is_paid(run: Run) -> bool:
     return run.teacher is not None and run.plan.price != FREE
 
 
-def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> str | None:
+def most_usd(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> str | None:
     """What a launch can cost at most, in words; None where nothing is bought from a paid teacher."""
     buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
     if not buying:
@@ -210,7 +210,7 @@ def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
 # --- what it will cost -----------------------------------------------------------------------------------------------
 
 
-def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
+def estimates_of(todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
     """What jobs would buy and compute, by number; what one buys the later ones do not."""
     from fcot.estimate.dry_run import estimate
 
@@ -228,14 +228,14 @@ def generation_order(estimates: Mapping[int, RunEstimate], runs: Mapping[int, Ru
     return sorted(touching, key=lambda number: -runs[number].config.diversity)
 
 
-def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> list[str]:
+def summary(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> list[str]:
     """What a launch is about to do, in lines."""
     from fcot.estimate.needs import money, sum_of
 
     jobs = sweep.jobs
     kinds = {
         "to run": len(todo),
-        "complete already": sum(sweep.whole(job) for job in sweep.distinct),
+        "complete already": sum(sweep.is_complete(job) for job in sweep.distinct),
         "the same as another": sum(job.same_as is not None for job in jobs),
         "with a fault": sum(job.fault is not None for job in jobs),
     }
@@ -263,7 +263,7 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
         return
     from fcot.estimate.needs import show
 
-    todo = [job for job in sweep.distinct if not sweep.whole(job)]
+    todo = [job for job in sweep.distinct if not sweep.is_complete(job)]
     estimates = estimates_of(sweep.distinct, runs)
     show(list(estimates.values()))
     for line in (*_faults(sweep), *summary(sweep, todo, runs, {job.number: estimates[job.number] for job in todo})):
@@ -275,13 +275,13 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
-def _one_by_one(sweep: Sweep, todo: Sequence[Planned]) -> None:
+def _one_by_one(sweep: Sweep, todo: Sequence[PlannedJob]) -> None:
     """Jobs in this process; one that fails does not keep the others from running."""
     for job in todo:
         stop_if_requested()
         say(f"job {job.number}: {sweep.label(job)}")
         try:
-            do_job(sweep, job.number)
+            run_job(sweep, job.number)
         except FcotError as error:
             say(f"job {job.number} failed: {error}")
         except Exception as error:  # recorded with its traceback
@@ -302,7 +302,7 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None = None) -> None:
+def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None = None) -> None:
     """The comparison of what the jobs left, whether or not all of them finished, and where to look next.
 
     Args:
@@ -316,7 +316,7 @@ def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None
         return  # of completions alone there is nothing to compare
 
     try:
-        report([shown(sweep.folder)], launching=launching, slurm=slurm)
+        report([display_path(sweep.folder)], launching=launching, slurm=slurm)
     except FcotError as error:
         say(str(error))
 
@@ -330,7 +330,7 @@ def _tell_failures(sweep: Sweep) -> None:
     failed: dict[str, list[str]] = {}
     for job in sweep.jobs:
         record = read_record(sweep.record(job.number))
-        if job.fault or (record and record.status != "done" and not sweep.whole(job)):
+        if job.fault or (record and record.status != "done" and not sweep.is_complete(job)):
             why = job.fault or (record and record.error) or "it was killed"
             failed.setdefault(why, []).append(f"{job.number} ({sweep.label(job)})")
     if not failed:
@@ -340,5 +340,5 @@ def _tell_failures(sweep: Sweep) -> None:
     for message, jobs in failed.items():
         reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
         say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
-    say(f"to run what failed again: python -m fcot.sweep rerun {shown(sweep.folder)}")
+    say(f"to run what failed again: python -m fcot.sweep rerun {display_path(sweep.folder)}")
     sys.exit(1)

@@ -18,17 +18,17 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, read_json
-from fcot.sweeps.controller import SlurmStates, State, array_of, cancel, states
+from fcot.sweeps.controller import SlurmAnswer, SlurmState, array_of, cancel, states
 from fcot.sweeps.job import Attempt, JobRecord, read_record
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, listed
+from fcot.sweeps.plan import GENERATION, JobName, PlannedJob, Sweep, format_jobs
 from fcot.sweeps.pool import log_of
 
 _TAIL_LINES = 3
 _TAIL_BYTES = 8192
 # What `rerun` runs again. A job is "unknown" while SLURM, which alone can tell, is silent: it may run, and is not run again.
-AGAIN = ("failed", "cancelled", "interrupted", "missing")
-OVER = ("done", *AGAIN)
-LIVE = ("running", "starting", "queued")
+TO_RERUN = ("failed", "cancelled", "interrupted", "missing")
+ENDED = ("done", *TO_RERUN)
+ACTIVE = ("running", "starting", "queued")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Status:
         name: Its number, or ``generation``.
         state: ``done``, ``running``, ``starting``, ``queued``, ``failed``, ``cancelled``, ``interrupted``, ``missing`` (never
             submitted, not reached, or gone without a trace), ``same`` (as another job) or ``unknown`` (SLURM would know, and is silent).
-        told: One line: progress, reason, accuracy.
+        details: One line: progress, reason, accuracy.
         error: A few lines of what a failed one said; why nothing is known of an unknown one, and what helps.
         log: Where all of it is.
         preempted: How often it was stopped and started again.
@@ -48,7 +48,7 @@ class Status:
 
     name: JobName
     state: str
-    told: str = ""
+    details: str = ""
     error: list[str] = field(default_factory=list)
     log: Path | None = None
     preempted: int = 0
@@ -68,11 +68,11 @@ class _LauncherState:
 
     ids: Mapping[str, str]
     states: Mapping[str, Any] | None
-    answer: SlurmStates | None
+    answer: SlurmAnswer | None
     launching: bool
 
 
-def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[Status]:
+def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmAnswer | None = None) -> list[Status]:
     """All jobs, by number; before them the generation, where there was one.
 
     Args:
@@ -87,7 +87,7 @@ def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmStates | N
     return found
 
 
-def query_slurm(sweep: Sweep) -> SlurmStates | None:
+def query_slurm(sweep: Sweep) -> SlurmAnswer | None:
     """What SLURM says of the jobs' newest submissions; None for a sweep of another launcher."""
     return states(_newest(sweep).values()) if sweep.launcher["kind"] == "slurm" else None
 
@@ -102,7 +102,7 @@ def _newest(sweep: Sweep) -> dict[str, str]:
     return newest
 
 
-def _known(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> _LauncherState:
+def _known(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None) -> _LauncherState:
     launching = holder(sweep.launch_lock) is not None if launching is None else launching
     if sweep.launcher["kind"] != "slurm":
         return _LauncherState({}, None, None, launching)
@@ -110,11 +110,11 @@ def _known(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> _
     answer = states(ids.values()) if slurm is None else slurm
     known = answer.states
     if known is not None:
-        known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(known)
+        known = {job: SlurmState("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(known)
     return _LauncherState(ids, known, answer, launching)
 
 
-def _status(sweep: Sweep, job: Planned, known: _LauncherState) -> Status:
+def _status(sweep: Sweep, job: PlannedJob, known: _LauncherState) -> Status:
     if job.fault is not None:
         return Status(job.number, "failed", "cannot be run", job.fault.splitlines())
     if job.same_as is not None:
@@ -122,12 +122,12 @@ def _status(sweep: Sweep, job: Planned, known: _LauncherState) -> Status:
     return _own_status(sweep, job.number, known, job)
 
 
-def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: Planned | None = None) -> Status:
+def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: PlannedJob | None = None) -> Status:
     """Of a job that is a run of its own, or of the generation."""
     record = read_record(sweep.record(name))
     slurm = known.ids.get(str(name))
     state, why = _state(sweep, name, record, known, slurm)
-    if job is not None and state not in ("running", "done") and sweep.whole(job):
+    if job is not None and state not in ("running", "done") and sweep.is_complete(job):
         state, why = "done", ""  # another sweep's doing
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
     earlier = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # it is of an earlier submission
@@ -160,7 +160,7 @@ def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _Launch
 
 
 def _state_on_slurm(
-    record: JobRecord | None, last: Attempt | None, slurm: str, states: Mapping[str, State] | None, logged: bool = False
+    record: JobRecord | None, last: Attempt | None, slurm: str, states: Mapping[str, SlurmState] | None, logged: bool = False
 ) -> tuple[str, str]:
     """State and reason of a job that was submitted, and that its own files show neither done nor, by its lock, running.
 
@@ -269,7 +269,7 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _result(sweep: Sweep, job: Planned | None) -> str:
+def _result(sweep: Sweep, job: PlannedJob | None) -> str:
     if job is None:
         return ""
     if job.until != "evaluate":
@@ -278,7 +278,7 @@ def _result(sweep: Sweep, job: Planned | None) -> str:
     return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run is not there any more"
 
 
-def metrics_of(sweep: Sweep, job: Planned) -> dict[str, Any]:
+def metrics_of(sweep: Sweep, job: PlannedJob) -> dict[str, Any]:
     """A run's metrics; empty where it has none."""
     try:
         return dict(read_json(sweep.directory(job).metrics))
@@ -296,7 +296,7 @@ def counts(found: Sequence[Status]) -> str:
 # --- what can be done about it ---------------------------------------------------------------------------------------
 
 
-def again(sweep: Sweep) -> list[Planned]:
+def jobs_to_rerun(sweep: Sweep) -> list[PlannedJob]:
     """The jobs to be run again: failed and missing ones, and where a configuration has a fault, those too; under the launch lock.
 
     Raises:
@@ -304,7 +304,7 @@ def again(sweep: Sweep) -> list[Planned]:
     """
     found = [one for one in statuses(sweep, launching=False) if one.name != GENERATION]
     refuse_unknown(found)
-    return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in AGAIN]
+    return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in TO_RERUN]
 
 
 def refuse_unknown(jobs: Sequence[Status]) -> None:
@@ -314,11 +314,11 @@ def refuse_unknown(jobs: Sequence[Status]) -> None:
         FcotError: Of some jobs nothing is known.
     """
     if unknown := [job for job in jobs if job.state == "unknown"]:
-        names = listed(job.name for job in unknown)
+        names = format_jobs(job.name for job in unknown)
         raise FcotError(f"jobs {names} were submitted and may be running; {' '.join(unknown[0].error)}")
 
 
-def stop(sweep: Sweep) -> list[JobName]:
+def cancel_sweep(sweep: Sweep) -> list[JobName]:
     """Cancel whatever waits or runs; the jobs that were cancelled, or of a pool told to stop.
 
     Raises:
@@ -330,8 +330,8 @@ def stop(sweep: Sweep) -> list[JobName]:
     if process is None:
         return []
     if process == 0:
-        raise FcotError(f"{sweep.folder} is being run by {who(process)}: cancel it there")
-    running = [one.name for one in statuses(sweep) if one.state in LIVE]
+        raise FcotError(f"{sweep.folder} is being run by {describe_holder(process)}: cancel it there")
+    running = [one.name for one in statuses(sweep) if one.state in ACTIVE]
     os.kill(process, signal.SIGINT)
     return running
 
@@ -354,12 +354,12 @@ def _cancel_on_slurm(sweep: Sweep) -> list[JobName]:
     cancelled = [names[job] for job in names if job in alive and job not in kept]
     if kept:
         why = "; ".join(dict.fromkeys(refused[array_of(job)] for job in kept))
-        done = f"\ncancelled: {listed(cancelled)}" if cancelled else ""
-        raise FcotError(f"not cancelled: {listed(names[job] for job in kept)} ({why}); give the command again in a minute{done}")
+        done = f"\ncancelled: {format_jobs(cancelled)}" if cancelled else ""
+        raise FcotError(f"not cancelled: {format_jobs(names[job] for job in kept)} ({why}); give the command again in a minute{done}")
     return cancelled
 
 
-def who(process: int) -> str:
+def describe_holder(process: int) -> str:
     """Whoever holds a lock, in words."""
     return f"process {process} on this machine" if process else "a process on another machine"
 
@@ -369,7 +369,7 @@ def who(process: int) -> str:
 
 def wait_for_end(
     sweep: Sweep, show: Callable[[Sequence[Status]], object], every_s: float, slurm_every_s: float
-) -> tuple[list[Status], SlurmStates | None]:
+) -> tuple[list[Status], SlurmAnswer | None]:
     """Show the jobs again and again until none of them waits or runs. While SLURM does not answer, they may.
 
     Args:
@@ -388,6 +388,6 @@ def wait_for_end(
         jobs = statuses(sweep, slurm=answer)
         show(jobs)
         silent = answer is not None and answer.may_answer_later and any(job.state == "unknown" for job in jobs)
-        if not silent and not any(job.state in LIVE for job in jobs):
+        if not silent and not any(job.state in ACTIVE for job in jobs):
             return jobs, answer
         time.sleep(every_s)

@@ -31,7 +31,7 @@ JobName = int | str
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """One job of a sweep.
 
     Attributes:
@@ -71,9 +71,9 @@ class Sweep:
     cwd: str
     searchpath: list[str]
     launcher: dict[str, Any]
-    jobs: list[Planned]
+    jobs: list[PlannedJob]
 
-    def directory(self, job: Planned) -> RunDirectory:
+    def directory(self, job: PlannedJob) -> RunDirectory:
         """The run's files; only for jobs without a fault."""
         assert job.run is not None
         return RunDirectory(Path(os.path.normpath(self.folder / job.run)))
@@ -96,7 +96,7 @@ class Sweep:
         return self.folder / "launch.lock"
 
     @cached_property
-    def distinct(self) -> list[Planned]:
+    def distinct(self) -> list[PlannedJob]:
         """The jobs that are runs of their own and have no fault."""
         return [job for job in self.jobs if job.run_id is not None and job.same_as is None]
 
@@ -104,21 +104,21 @@ class Sweep:
     def _common(self) -> set[str]:
         return set.intersection(*(set(job.overrides) for job in self.jobs))
 
-    def label(self, job: Planned) -> str:
+    def label(self, job: PlannedJob) -> str:
         """A job in a few words: the overrides in which it differs from others."""
         return " ".join(override for override in job.overrides if override not in self._common) or "the only job"
 
-    def whole(self, job: Planned) -> bool:
+    def is_complete(self, job: PlannedJob) -> bool:
         """Whether there is nothing left to do for a job's run, whoever did it."""
         return job.run is not None and job.until == "evaluate" and self.directory(job).done.exists()
 
 
-def shown(path: Path) -> Path:
+def display_path(path: Path) -> Path:
     """A path as a person would type it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def listed(names: Iterable[JobName]) -> str:
+def format_jobs(names: Iterable[JobName]) -> str:
     """Jobs in few words: ``generation, 0, 4-999``."""
     numbers = sorted(name for name in names if isinstance(name, int))
     words = [name for name in names if isinstance(name, str)]
@@ -161,7 +161,7 @@ def read_plan(folder: Path) -> Sweep:
         swept = plan.pop("swept_diversity", False)
         for job in plan["jobs"]:
             job["overrides"] = _without_mark(job["overrides"], swept)
-        return Sweep(folder.absolute(), **plan | {"jobs": [Planned(**job) for job in plan["jobs"]]})
+        return Sweep(folder.absolute(), **plan | {"jobs": [PlannedJob(**job) for job in plan["jobs"]]})
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a sweep's folder: it has no plan.json"
         raise FcotError(f"{folder}: {what}") from error
@@ -207,13 +207,13 @@ def make_plan(
     Raises:
         FcotError: A value is not set that no job sets.
     """
-    jobs: list[Planned] = []
+    jobs: list[PlannedJob] = []
     runs: dict[int, Run] = {}
     first: dict[str, int] = {}
     with composer(searchpath) as composed:
         for number, overrides in enumerate(job_overrides):
             stop_if_requested()
-            job = Planned(number, list(overrides), None, None, "evaluate")
+            job = PlannedJob(number, list(overrides), None, None, "evaluate")
             try:
                 run = resolve_job(composed(overrides))
                 _check_ranks(run, launcher)

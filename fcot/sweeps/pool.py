@@ -16,7 +16,7 @@ from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.stopping import stop_if_requested
 from fcot.sweeps.job import read_record
-from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path
 
 _LOOK_EVERY_S = 0.5
 Device = dict[str, str]  # environment variables of a process
@@ -31,7 +31,8 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
     places = _places(sweep.launcher["processes"], sweep.launcher["gpus_per_job"])
     running: set[subprocess.Popen[bytes]] = set()
     stopping = threading.Event()
-    say(f"{places.qsize()} at once; how it goes: python -m fcot.sweep status {shown(sweep.folder)}; logs: {shown(log_of(sweep, 0).parent)}")
+    say(f"jobs at a time: {places.qsize()}; logs: {display_path(log_of(sweep, 0).parent)}")
+    say(f"status: python -m fcot.sweep status {display_path(sweep.folder)}")
 
     def work(name: JobName, jobs: Sequence[int]) -> JobName:
         place = places.get()
@@ -54,7 +55,7 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
     with ThreadPoolExecutor(places.qsize()) as pool:
         try:
             if generation:
-                say(f"the teacher's answers for {len(generation)} jobs; log: {shown(log_of(sweep, GENERATION))}")
+                say(f"the teacher's answers for {len(generation)} jobs; log: {display_path(log_of(sweep, GENERATION))}")
                 list(_finished({pool.submit(work, GENERATION, generation)}))
             for name in _finished({pool.submit(work, number, [number]) for number in numbers}):
                 say(_outcome(sweep, int(name)))
@@ -107,4 +108,4 @@ def _outcome(sweep: Sweep, number: int) -> str:
     record = read_record(sweep.record(number))
     status = record.status if record and record.status != "running" else "was killed"
     why = f": {record.error.splitlines()[0]}" if record and record.error else ""
-    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {shown(log_of(sweep, number))}"
+    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {display_path(log_of(sweep, number))}"

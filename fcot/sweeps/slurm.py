@@ -25,8 +25,8 @@ from fcot.base.errors import FcotError
 from fcot.base.ranks import started_first
 from fcot.base.stopping import WARNING, listen, stop_if_requested, stop_requested
 from fcot.sweeps.controller import array_of, cancel, longest_array, states
-from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
-from fcot.sweeps.plan import GENERATION, JobName, Sweep, listed, read_plan, shown
+from fcot.sweeps.job import give_up, run_generation, run_job, slurm_id
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path, format_jobs, read_plan
 
 _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
 _OF_NODES = (  # what says on which nodes, and with which GPUs, the array's jobs run
@@ -63,9 +63,9 @@ class SlurmTask(submitit.helpers.Checkpointable):
         listen()
         try:
             if isinstance(name, int):
-                do_job(sweep, name, after)
+                run_job(sweep, name, after)
             else:
-                do_generation(sweep, generates)
+                run_generation(sweep, generates)
         except KeyboardInterrupt:
             _leave(sweep, name, requeue)
 
@@ -74,7 +74,7 @@ def _follow(sweep: Sweep, name: JobName, after: str | None) -> None:
     """Another rank: it goes where the first one leads, and after a warning breaks off with it, without a word of its own."""
     listen()
     try:
-        do_job(sweep, int(name), after)
+        run_job(sweep, int(name), after)
     except (Exception, KeyboardInterrupt):
         if (warned := stop_requested()) is not None:
             sys.exit(f"stopped together with the first rank after {warned.name}")
@@ -181,12 +181,14 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
     said = f"generation job {taken[0]}, then " if first else ""
     n = len(numbers) - len(rest)
     say(f"submitted: {said}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). Nothing here has to stay open")
-    say(f"logs: {shown(_logs(sweep))}\nhow it goes: python -m fcot.sweep status {shown(sweep.folder)}")
+    say(f"logs: {display_path(_logs(sweep))}\nhow it goes: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
-        say(f"SLURM takes no more of your jobs now ({refusal}): jobs {listed(rest)} ({len(rest)} of {len(numbers)}) are not submitted.")
+        say(
+            f"SLURM takes no more of your jobs now ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted."
+        )
         for hint in _hints(refusal, parameters, sweep):
             say(hint)
-        say(f"later, this submits the rest: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        say(f"later, this submits the rest: python -m fcot.sweep rerun {display_path(sweep.folder)}")
         sys.exit(1)
 
 
@@ -351,5 +353,5 @@ def _refusal(error: BaseException, sweep: Sweep, parameters: dict[str, Any]) -> 
     asked_for = ", ".join(f"{name}={parameters[name]}" for name in _ASKED if parameters.get(name) is not None)
     return "\n".join([
         f"SLURM refuses the jobs: {complaint}", f"asked for: {asked_for}", *_hints(complaint, parameters, sweep),
-        f"python -m fcot.sweep rerun {shown(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
+        f"python -m fcot.sweep rerun {display_path(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
     ])  # fmt: skip
