@@ -134,7 +134,7 @@ def test_two_tasks_of_one_job_equal_one_process(slurm, tmp_path):  # noqa: F811
 
 def test_what_slurm_refuses_is_one_message(slurm, tmp_path):  # noqa: F811
     told = call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *SMALL, *SLURM, "hydra.launcher.partition=gpu"), code=1).stderr
-    assert "SLURM refuses the jobs" in told
+    assert "SLURM rejects the jobs" in told
     assert "invalid partition specified: gpu" in told
     assert "Traceback" not in told
     sweep = the_sweep(tmp_path)

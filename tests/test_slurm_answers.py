@@ -54,7 +54,7 @@ def test_while_slurm_does_not_answer_nothing_is_known_of_a_job(left_by_job, sile
         left(sweep, 0, left_by_job, "7")  # its lock is not held on this machine
     fake_slurm.set(queue={"7": "RUNNING"}, **({"fail": {"squeue": UNREACHABLE}} if silence == "fails" else {"hang": ["squeue"]}))
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
-    said = SILENT if silence == "fails" else "the controller does not answer (squeue: nothing within 1 s): try again in a minute"
+    said = SILENT if silence == "fails" else "the controller does not answer (squeue: no answer within 1 s): try again in a minute"
     code, told = call(capsys, "status", sweep.folder)
     assert (code, "1 unknown" in told, said in told) == (0, True, True), told
     for what in ("rerun", "cancel"):
@@ -275,7 +275,7 @@ def test_a_scancel_without_an_answer_leaves_nothing_claimed(fake_slurm, tmp_path
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "PENDING"}, hang=["scancel"])
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
-    with pytest.raises(FcotError, match=r"not cancelled: 0 \(scancel: nothing within 1 s\)"):
+    with pytest.raises(FcotError, match=r"not cancelled: 0 \(scancel: no answer within 1 s\)"):
         cancel_sweep(sweep)
 
 
@@ -333,7 +333,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert "submitted: 30 jobs" in told
-    assert "SLURM takes no more of your jobs now (QOSMaxSubmitJobPerUserLimit" in told
+    assert "SLURM accepts no more of your jobs now (QOSMaxSubmitJobPerUserLimit" in told
     assert "jobs 30-49 (20 of 50) are not submitted" in told
     assert f"python -m fcot.sweep rerun {sweep.folder}" in told
     taken = {name for one in submissions(sweep) for name in one.jobs}
@@ -344,7 +344,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     })))  # fmt: skip
     assert 12 <= at_once <= 16  # nearly all of array_parallelism for what was taken
     assert [status.state for status in statuses(sweep)] == ["queued"] * 30 + ["missing"] * 20
-    monkeypatch.setattr("fcot.sweeps.launch._again", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
+    monkeypatch.setattr("fcot.sweeps.launch._rerun_jobs", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
     code, told = call(capsys, "rerun", sweep.folder)
     assert code == 1
     assert "again: jobs 30-49" in told
@@ -368,7 +368,7 @@ def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_pat
     assert "Traceback" not in first.stderr
     full = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert full.returncode == 1
-    assert "SLURM refuses the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
+    assert "SLURM rejects the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
     fake_slurm.set(submit_limit=8)
     rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert rest.returncode == 0, rest.stderr

@@ -254,7 +254,7 @@ def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert states(sweep) == ["interrupted", "missing", "missing"]
-    assert "nothing waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+    assert "no job waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
 
 
 def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
@@ -407,7 +407,7 @@ def test_a_stopped_pool_asks_its_jobs_to_stop(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "to go on: python -m fcot.sweep rerun outputs/sweeps/" in said
+    assert "to continue: python -m fcot.sweep rerun outputs/sweeps/" in said
     assert states(the_sweep(tmp_path)) == ["interrupted", "missing"]
 
 
