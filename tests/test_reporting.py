@@ -707,7 +707,7 @@ def test_what_one_training_cannot_say_is_said():
     twice = [
         one | {"run_id": f"{one['run_id']}{seed}", "seed": seed, "setting": f"D{one['diversity']}"} for one in levels for seed in (0, 1)
     ]
-    assert " Accuracy rises with rationales a problem (D)" in said_of(twice)
+    assert " Accuracy rises with rationales per problem (D)" in said_of(twice)
     mixed = said_of(twice[1:])
     assert "1 of 1 scaling lines mix single and repeated trainings: no test." in mixed
     assert "No test in 2 of 3 comparisons: one training on one side" in mixed

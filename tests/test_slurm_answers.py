@@ -333,7 +333,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert "submitted: 30 jobs" in told
-    assert "SLURM accepts no more of your jobs now (QOSMaxSubmitJobPerUserLimit" in told
+    assert "SLURM accepts no more of your jobs (QOSMaxSubmitJobPerUserLimit" in told
     assert "jobs 30-49 (20 of 50) are not submitted" in told
     assert f"python -m fcot.sweep rerun {sweep.folder}" in told
     taken = {name for one in submissions(sweep) for name in one.jobs}

@@ -194,9 +194,7 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
     say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). You can close this terminal")
     say(f"logs: {display_path(_logs(sweep))}\nstatus: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
-        say(
-            f"SLURM accepts no more of your jobs now ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted"
-        )
+        say(f"SLURM accepts no more of your jobs ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted")
         for hint in _hints(refusal, parameters, sweep):
             say(hint)
         say(f"to submit the rest later: python -m fcot.sweep rerun {display_path(sweep.folder)}")
