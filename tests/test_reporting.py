@@ -89,7 +89,7 @@ def test_numbers_are_never_cut_and_what_has_no_room_is_named():
         assert "…" not in shown
         assert "98.27" in shown
         assert all(len(line) <= width for line in shown.splitlines())
-        assert ("for want of room" in shown) == (width < 100)
+        assert ("the terminal is too narrow" in shown) == (width < 100)
     long = text([run(1, varied={"prompt.template": "word " * 30}), run(2, varied={"prompt.template": "x" * 90})], 60)
     assert "98.27" in long
     assert "96.5-99.2" in long
