@@ -438,7 +438,7 @@ def test_a_partial_run_says_what_it_did():
     assert "5 requests sent, 10 prompt and 20 completion tokens, $0.2500; 3 generations from the store; 1 rationales repeat" in said
     assert "price unknown" in stage_line("generate", {"asked": 4, "teacher_usage": usage | {"usd": None}}, "x")
     said = stage_line("curate", {"asked": 4, "kept": 3, "refused": {"wrong_answer": 1}}, "outputs/runs/x")
-    assert said == "kept 3 of 4 completions (75.0%); refused: wrong_answer 1; see outputs/runs/x/curated.jsonl"
+    assert said == "kept 3 of 4 completions (75.0%); rejected: wrong_answer 1; see outputs/runs/x/curated.jsonl"
     assert "outputs/runs/x/student" in stage_line("train", {"n_steps": 7}, "outputs/runs/x")
 
 
