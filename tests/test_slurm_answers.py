@@ -348,7 +348,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     code, told = call(capsys, "rerun", sweep.folder)
     assert code == 1
     assert "again: jobs 30-49" in told
-    assert "asked for" in told  # nothing was taken: a refusal like any other
+    assert "requested" in told  # nothing was taken: a refusal like any other
     assert "sacctmgr show qos" in told
     fake_slurm.set(queue={job: "COMPLETED" if job.startswith("7_") else word for job, word in fake_slurm.state["queue"].items()})
     for number in range(25):
