@@ -210,7 +210,7 @@ def test_notes_say_what_a_reader_must_know():
         run(1, accuracy_checkpoint="last", accuracy_best_epoch=0.99), run(2, method="zero_shot", accuracy_checkpoint="untrained"),
         run(3, task="coin_flip", random_guess=0.5, test_questions_also_in_train=5, rows_in_published_order=False, cut_completions=7),
     ])))  # fmt: skip
-    for part in ("last step's weights", "chosen on the test set", "but by chance", "guessing gives 50.0 %", "5 test questions",
+    for part in ("last step's weights", "chosen on the test set", "only by chance", "guessing gives 50.0 %", "5 test questions",
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in said
     (one_seed,) = notes(settings([run(1)]))
