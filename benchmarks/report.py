@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from fcot.base.files import write_json, write_jsonl
 from fcot.base.run_folder import RunDirectory
-from fcot.sweeps.plan import Planned, Sweep, write_plan
+from fcot.sweeps.plan import PlannedJob, Sweep, write_plan
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WORDS = [f"{a}{b}{c}" for a in ("ba", "ke", "mi", "to", "su") for b in ("ran", "lin", "dor", "ves") for c in ("", "a", "o", "ed", "ing")]
@@ -86,7 +86,7 @@ def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
         directory.logs.mkdir()
         directory.logs.joinpath("metrics.csv").write_text("step,train_loss\n" + "".join(f"{step},{9 / step}\n" for step in range(1, 2000)))
         shown = [f"dataset={task}", f"diversity={diversity}", f"trainer.lr={lr}", f"seed={seed}"]
-        jobs.append(Planned(number, shown, str(number), f"../runs/run-{number}", "evaluate"))
+        jobs.append(PlannedJob(number, shown, str(number), f"../runs/run-{number}", "evaluate"))
     write_plan(Sweep(folder / "sweep", "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     return folder / "sweep"
 

@@ -1,4 +1,4 @@
-"""``python -m fcot.report DIR...``: tables, figures and the page of runs and sweeps, from the files they left."""
+"""``python -m fcot.report DIR...``: tables, figures and an HTML page about runs and sweeps, made from their files."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from fcot.base.records import Problem
     from fcot.reporting.document import Document, RunFiles
     from fcot.reporting.settings import Setting
-    from fcot.sweeps.controller import SlurmStates
+    from fcot.sweeps.controller import SlurmAnswer
 
 _SHOWN_MISSING = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with one message where a folder holds no finished run."""
-    parser = argparse.ArgumentParser(description="The report of runs and sweeps, from the files they left: tables, figures, one HTML page.")
+    """Entry point; exit code 1 with a message if there is no finished run."""
+    parser = argparse.ArgumentParser(description="Report runs and sweeps from their files: tables, figures, one HTML page.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
-    parser.add_argument("--wandb", action="store_true", help="also as a W&B Report; without WANDB_API_KEY its spec as a file")
+    parser.add_argument("--wandb", action="store_true", help="also publish a W&B Report; without WANDB_API_KEY, write its spec to a file")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
     options = parser.parse_args(arguments)
     output = options.output or options.folders[0]
     try:
-        publishing = report(options.folders, output, export=True)
-        if options.wandb and publishing is not None:
+        document = report(options.folders, output, export=True)
+        if options.wandb and document is not None:
             from fcot.reporting.wandb_report import publish
 
             entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
-            elsewhere = ["--output", str(output)] if options.output else []
-            again = shlex.join(["python", "-m", "fcot.report", "--wandb", *elsewhere, *map(str, options.folders)])
-            publish(publishing, entity, project, output, again)
+            output_option = ["--output", str(output)] if options.output else []
+            command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, options.folders)])
+            publish(document, entity, project, output, command)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -58,22 +58,22 @@ def report(
     output: Path | None = None,
     export: bool = False,
     launching: bool | None = None,
-    slurm: SlurmStates | None = None,
+    slurm: SlurmAnswer | None = None,
 ) -> Document | None:
-    """Print the comparison of all finished runs in the folders with what is signal in it, and write its page.
+    """Print a comparison of all finished runs in the folders, with significance tests, and write the HTML page.
 
     Args:
         folders: Runs, sweeps, or folders of either.
-        output: Where to write; the first folder unless told.
+        output: The folder to write to; None is the first of ``folders``.
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
-        launching: Whether a process launches the sweep; that process itself must say so, None looks.
-        slurm: SLURM's answer about the jobs of the only sweep; None asks.
+        launching: Whether a process is launching the sweep; None checks. The launching process itself must pass it.
+        slurm: SLURM's answer about the jobs of the only sweep; None queries SLURM.
 
     Returns:
-        The report; None where no run went further than curation.
+        The report; None if no run went further than curation.
 
     Raises:
-        FcotError: None is finished, or something cannot be read.
+        FcotError: No run is finished, or a file cannot be read.
     """
     from fcot.reporting.builder import analyse, build, terminal_tables
     from fcot.reporting.export import export_files
@@ -95,7 +95,10 @@ def report(
     document = build(analysis, _files(settings, paths), missing)
     page = output / "report.html"
     write_page(document, page, problems_of=_problems)
-    rows = [{"first": named(one, settings), "second": named(other, settings), **asdict(result)} for one, other, result in analysis.compared]
+    rows = [
+        {"first": named(first, settings), "second": named(second, settings), **asdict(result)}
+        for first, second, result in analysis.compared
+    ]
     write_json(output / "comparisons.json", {"comparisons": rows})
     if export:
         export_files(document, settings, output / "report")
@@ -107,30 +110,42 @@ def report(
 
 
 def _finished(jobs: Sequence[ReportedRun]) -> tuple[list[tuple[Path, Loaded]], list[str]]:
-    """What finished runs left, with their folders, and what is to be said of the others: not finished, or damaged."""
+    """Load the finished runs, and say of each other run why it is missing.
+
+    Returns:
+        Folder and data of each finished run, and a line for each unfinished or damaged one.
+    """
     done, missing = [], []
     for job in jobs:
         if job.metrics is None or not job.metrics.exists():
-            missing.append(job.told)
+            missing.append(job.why_missing)
             continue
         try:
             done.append((job.metrics.parent, load(job.metrics, job.varied)))
         except FcotError as error:
             missing.append(f"{job.name}: {error}")
-    return done[::-1], missing  # of a run that several jobs share the first one, now the last, names it
+    return done[::-1], missing  # reversed: of jobs that share a run, the last one here names it, which is the first job
 
 
 def _print_missing(missing: Sequence[str], n: int) -> None:
     if missing:
         print(f"{len(missing)} of {n} runs are not in the report:")
-        for one in missing[:_SHOWN_MISSING]:
-            print(f"  {one}")
+        for line in missing[:_SHOWN_MISSING]:
+            print(f"  {line}")
         if len(missing) > _SHOWN_MISSING:
             print(f"  and {len(missing) - _SHOWN_MISSING} more")
 
 
 def _settings(done: Sequence[tuple[Path, Loaded]], one_sweep: bool) -> tuple[list[Setting], dict[str, Path]]:
-    """What is compared, and each run's folder by its id."""
+    """Group runs into settings.
+
+    Args:
+        done: Folder and data of each run.
+        one_sweep: Whether all runs are of one sweep, whose overrides say what was varied.
+
+    Returns:
+        The settings, and each run's folder by run id.
+    """
     from fcot.reporting.settings import alike, group
 
     loaded = [run for _, run in done]
@@ -153,10 +168,10 @@ def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[Run
 
 
 def _problems(run: RunFiles) -> list[Problem]:
-    """All problems of a run's data, made or read again by the command that it keeps: its files hold the tested ones only.
+    """All problems of a run's dataset, loaded again with the run's command: the run's files hold the test problems only.
 
     Raises:
-        FcotError: They are not to be had here.
+        FcotError: The problems cannot be loaded on this machine.
     """
     from fcot.config.checks import unchecked
     from fcot.runs.run import problems_of, task_of
@@ -174,40 +189,46 @@ def _problems(run: RunFiles) -> list[Problem]:
     return problems_of(config, task_of(config))
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], said: Sequence[str], output: Path | None) -> None:
-    """What can be said of runs that stopped after curation; a figure of it below ``output``.
+def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], why_missing: Sequence[str], output: Path | None) -> None:
+    """Report the rationale lengths of runs that stopped after curation.
+
+    Args:
+        folders: The folders of the report.
+        jobs: Their runs.
+        why_missing: A line for each run without an evaluation.
+        output: The folder for the figure; None writes none.
 
     Raises:
-        FcotError: There are none.
+        FcotError: No run has curated rationales.
     """
     from fcot.reporting.figures import save
     from fcot.reporting.lengths import lengths_chart, lengths_of, lengths_table
 
     curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
     if not curated:
-        raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *said[:_SHOWN_MISSING]]))
-    found, missing = [], [job.told for job in jobs if not job.metrics or job.metrics.parent not in curated]
+        raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *why_missing[:_SHOWN_MISSING]]))
+    lengths, missing = [], [job.why_missing for job in jobs if not job.metrics or job.metrics.parent not in curated]
     for run in curated:
         try:
             with readable(run / "curated.jsonl"):
-                found.append(lengths_of(run))
+                lengths.append(lengths_of(run))
         except FcotError as error:
             missing.append(f"{run.name}: {error}")
-    result_console().print(lengths_table(found))
+    result_console().print(lengths_table(lengths))
     if output:
-        print(f"figure: {save(lengths_chart(found), output / 'report' / 'figures')[0]}")
+        print(f"figure: {save(lengths_chart(lengths), output / 'report' / 'figures')[0]}")
     _print_missing(missing, len(jobs))
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run to be reported.
+    """A run, or a job without a run, to be reported.
 
     Attributes:
-        name: In words.
-        metrics: Its metrics.json, existing or not; None where it has no run.
-        varied: What its sweep varied in it.
-        state: What is known of why it has no metrics.
+        name: The job's number and overrides, or the run's folder name.
+        metrics: The path of its metrics.json, which may not exist; None if the job has no run.
+        varied: The values that its sweep varied.
+        state: Why it has no metrics, if it has none.
     """
 
     name: str
@@ -216,18 +237,21 @@ class ReportedRun:
     state: str
 
     @property
-    def told(self) -> str:
-        """Why it is not in a report."""
+    def why_missing(self) -> str:
+        """The line that says why the run is missing in a report."""
         return f"{self.name}: {self.state}"
 
 
-def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[ReportedRun]:
-    """The runs of a folder: those a sweep's plan names, or those of several sweeps, a run's own, or all below ``runs/``.
+def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmAnswer | None = None) -> list[ReportedRun]:
+    """The runs of a folder: of a sweep's plan, of a folder of sweeps, of a single run, or all below ``runs/``.
 
     Args:
-        folder: Which.
+        folder: A sweep, a run, or a folder of either.
         launching: As for :func:`report`.
         slurm: As for :func:`report`.
+
+    Raises:
+        FcotError: It is not a folder, or a plan cannot be read.
     """
     if not folder.is_dir():
         raise FcotError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
@@ -237,36 +261,36 @@ def find_jobs(folder: Path, launching: bool | None = None, slurm: SlurmStates | 
         return [_run(folder)]
     if sweeps := sorted(path.parent for path in folder.glob("*/plan.json")):
         return [job for sweep in sweeps for job in find_jobs(sweep, launching)]
-    found = {
+    runs = {
         path.parent for pattern in ("*", "runs/*") for name in ("config.yaml", "metrics.json") for path in folder.glob(f"{pattern}/{name}")
     }
-    return [_run(path) for path in sorted(found)]
+    return [_run(path) for path in sorted(runs)]
 
 
-def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> Iterator[ReportedRun]:
+def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None) -> Iterator[ReportedRun]:
     states = {}
-    if not all(sweep.whole(job) for job in sweep.jobs):
+    if not all(sweep.is_complete(job) for job in sweep.jobs):
         states = {status.name: _state(status) for status in statuses(sweep, launching, slurm)}
     for job, varied in zip(sweep.jobs, _varied([job.overrides for job in sweep.jobs]), strict=True):
-        state = states.get(job.number if job.same_as is None else job.same_as, "its metrics are gone")
+        state = states.get(job.number if job.same_as is None else job.same_as, "its metrics were deleted")
         yield ReportedRun(f"job {job.number} ({sweep.label(job)})", sweep.directory(job).metrics if job.run else None, varied, state)
 
 
 def _state(status: Status) -> str:
-    """In words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
-    return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.told]))
+    """A job's state in words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
+    return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.details]))
 
 
 def _run(folder: Path) -> ReportedRun:
     stages = sorted((folder / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    stage, _, how = stages[-1].stem.partition(".") if stages else ("", "", "")
-    running = holder(folder / "run.lock") is not None
-    state = "running" if running else "not finished" if not how else f"stopped in {stage}"
-    return ReportedRun(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not how else ""))
+    stage, _, suffix = stages[-1].stem.partition(".") if stages else ("", "", "")  # a suffix marks an unfinished stage
+    is_running = holder(folder / "run.lock") is not None
+    state = "running" if is_running else "not finished" if not suffix else f"stopped in {stage}"
+    return ReportedRun(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not suffix else ""))
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Of each job's overrides those in which the jobs differ and that have no column of their own."""
+    """For each job, its overrides that not all jobs share; those with their own column in tables are left out."""
     settings = [dict(override.lstrip("+").partition("=")[::2] for override in job) for job in overrides]
     keys = dict.fromkeys(key for job in settings for key in job if key not in ("dataset", "student", "method", "diversity", "seed"))
     differing = [key for key in keys if len({job.get(key) for job in settings}) > 1 and not _follows(key, settings)]
@@ -274,11 +298,11 @@ def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 
 
 def _follows(key: str, settings: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a value is another one for each data set and the same within: a path that names the data set."""
+    """Whether a value only follows the dataset: constant within each dataset, different between them, such as a path."""
     values: dict[str | None, set[str | None]] = {}
     for job in settings:
         values.setdefault(job.get("dataset"), set()).add(job.get(key))
-    return len(values) > 1 and all(len(found) == 1 for found in values.values())
+    return len(values) > 1 and all(len(of_dataset) == 1 for of_dataset in values.values())
 
 
 if __name__ == "__main__":

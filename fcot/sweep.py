@@ -1,6 +1,6 @@
-"""``python -m fcot.sweep status|rerun|cancel|collect DIR``: what became of a sweep's jobs, and running those that failed again.
+"""``python -m fcot.sweep status|rerun|cancel|collect DIR``: show, run again, cancel or export the jobs of a sweep.
 
-Any of them at any time, from any machine that sees the folder.
+Each command is safe at any time, on any machine that sees the folder.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from fcot.sweeps.plan import Sweep
 
 _EVERY_S = 2.0
-_SLURM_EVERY_S = 30.0  # administrators throttle who asks the controller all the time
+_SLURM_EVERY_S = 30.0  # frequent queries load SLURM's controller, and sites throttle them
 _STYLES = {"done": "green", "running": "cyan", "starting": "cyan", "failed": "red", "cancelled": "yellow", "interrupted": "yellow"}
 _HELP = {
-    "status": "every job: queued, running and how far, done with its accuracy, failed with the last lines of its error",
-    "rerun": "run, or submit, the failed and missing jobs again; the others stay as they are",
-    "cancel": "cancel what waits or runs; what was done is kept, and rerun goes on",
-    "collect": "write jobs.parquet and jobs.csv, a row a job with its metrics",
-    "job": "do one job here, as the local launcher does",
+    "status": "show every job: queued, running with its progress, done with its accuracy, failed with the last lines of its error",
+    "rerun": "run or submit the failed and missing jobs again; the others stay as they are",
+    "cancel": "cancel waiting and running jobs; their progress is kept, and rerun continues them",
+    "collect": "write jobs.parquet and jobs.csv: a row per job with its metrics",
+    "job": "run one job here, as the local launcher does",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 0, 1 with one message where something is wrong, 130 after Ctrl-C."""
+    """Entry point. The exit code is 0, 1 after an error with a message, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     if options.command == "job" and options.parent is not None:
         end_with_parent(signal.SIGTERM, options.parent)
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        say("\ninterrupted; the same command can be given again")
+        say("\ninterrupted; run the same command again to continue")
         sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fcot.sweep", description="What became of a sweep's jobs. Safe at any time, from any machine.")
+    parser = argparse.ArgumentParser(prog="fcot.sweep", description="Manage the jobs of a sweep. Safe at any time, on any machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
         command = commands.add_parser(name, description=text, help=text)
@@ -66,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--watch",
                 action="store_true",
-                help="every two seconds (SLURM is asked twice a minute), until nothing waits or runs; then the report",
+                help="refresh every two seconds (SLURM's answer twice a minute) until no job waits or runs; then print the report",
             )
         if name == "rerun":
             command.add_argument(
-                "parameters", nargs="*", metavar="KEY=VALUE", help="of the launcher, other than before: mem_gb=64 timeout_min=600"
+                "parameters", nargs="*", metavar="KEY=VALUE", help="launcher parameters to change: mem_gb=64 timeout_min=600"
             )
         if name == "job":
             command.add_argument("numbers", help=argparse.SUPPRESS)
@@ -83,34 +83,34 @@ def _status(sweep: Sweep, options: argparse.Namespace) -> None:
     from rich.live import Live
 
     from fcot.sweeps.launch import report_sweep
-    from fcot.sweeps.ledger import LIVE, OVER, statuses, wait_for_end
-    from fcot.sweeps.plan import shown
+    from fcot.sweeps.ledger import ACTIVE, ENDED, statuses, wait_for_end
+    from fcot.sweeps.plan import display_path
 
     console = result_console()
     if not options.watch:
-        found = statuses(sweep)
-        console.print(_shown(sweep, found))
-        if not any(one.state in (*LIVE, "unknown") for one in found):
-            say(f"main table and page: python -m fcot.report {shlex.quote(str(shown(sweep.folder)))}")
+        jobs = statuses(sweep)
+        console.print(_status_table(sweep, jobs))
+        if not any(job.state in (*ACTIVE, "unknown") for job in jobs):
+            say(f"main table and page: python -m fcot.report {shlex.quote(str(display_path(sweep.folder)))}")
         return
     with Live(console=console, auto_refresh=False) as live:
 
-        def show(found: Sequence[Status]) -> None:
-            alive = [one for one in found if one.state not in (*OVER, "same", "queued")]
-            live.update(_shown(sweep, alive[: max(1, console.height - 6)], found), refresh=True)
+        def show(jobs: Sequence[Status]) -> None:
+            running = [job for job in jobs if job.state not in (*ENDED, "same", "queued")]
+            live.update(_status_table(sweep, running[: max(1, console.height - 6)], jobs), refresh=True)
 
         last, answer = wait_for_end(sweep, show, _EVERY_S, _SLURM_EVERY_S)
-    console.print(_shown(sweep, last))
+    console.print(_status_table(sweep, last))
     report_sweep(sweep, launching=None, slurm=answer)
 
 
-def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None = None) -> Group:
-    """The counts, a line a job, and below them what failed ones said, unbroken: paths are to be copied.
+def _status_table(sweep: Sweep, rows: Sequence[Status], counted: Sequence[Status] | None = None) -> Group:
+    """The counts, a table of jobs, and below it the errors of failed jobs, in full lines so that paths can be copied.
 
     Args:
-        sweep: Whose.
-        rows: The jobs to be listed.
-        found: All that are counted, where they are others.
+        sweep: The sweep.
+        rows: The jobs in the table.
+        counted: The jobs that are counted in the title; None counts ``rows``.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -118,30 +118,30 @@ def _shown(sweep: Sweep, rows: Sequence[Status], found: Sequence[Status] | None 
     from rich.text import Text
 
     from fcot.sweeps.ledger import counts
-    from fcot.sweeps.plan import GENERATION, shown
+    from fcot.sweeps.plan import GENERATION, display_path
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     columns: dict[str, list[Any]] = {
-        "job": [str(one.name) for one in rows],
-        "state": [Text(one.state, style=_STYLES.get(one.state, "")) for one in rows],
-        "slurm": [one.slurm or "" for one in rows],
-        "requeued": [f"{one.preempted}x" if one.preempted else "" for one in rows],
-        "what differs": ["the teacher's answers" if one.name == GENERATION else sweep.label(sweep.jobs[int(one.name)]) for one in rows],
-        "how it stands": [one.told for one in rows],
+        "job": [str(job.name) for job in rows],
+        "state": [Text(job.state, style=_STYLES.get(job.state, "")) for job in rows],
+        "slurm": [job.slurm or "" for job in rows],
+        "requeued": [f"{job.preempted}x" if job.preempted else "" for job in rows],
+        "varies": ["the teacher's completions" if job.name == GENERATION else sweep.label(sweep.jobs[int(job.name)]) for job in rows],
+        "status": [job.details for job in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells) or name in ("job", "state")}
     for name in columns:
         table.add_column(name, no_wrap=name in ("job", "state", "slurm"), overflow="fold")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
-    said = []
-    for one in rows:
-        if one.state == "failed" and one.error:
-            log = f"\n  {shown(one.log)}" if one.log else ""
-            said.append(Text(f"job {one.name}: " + "\n  ".join(one.error) + log, overflow="fold"))
-    said += [Text(line, overflow="fold") for line in dict.fromkeys(" ".join(one.error) for one in rows if one.state == "unknown")]
-    title = Text(f"{shown(sweep.folder)}: {counts(rows if found is None else found)}", style="bold")
-    return Group(title, *([table] if rows else []), *said)
+    errors = []
+    for job in rows:
+        if job.state == "failed" and job.error:
+            log = f"\n  {display_path(job.log)}" if job.log else ""
+            errors.append(Text(f"job {job.name}: " + "\n  ".join(job.error) + log, overflow="fold"))
+    errors += [Text(line, overflow="fold") for line in dict.fromkeys(" ".join(job.error) for job in rows if job.state == "unknown")]
+    title = Text(f"{display_path(sweep.folder)}: {counts(rows if counted is None else counted)}", style="bold")
+    return Group(title, *([table] if rows else []), *errors)
 
 
 def _rerun(sweep: Sweep, options: argparse.Namespace) -> None:
@@ -149,45 +149,56 @@ def _rerun(sweep: Sweep, options: argparse.Namespace) -> None:
 
     launcher = sweep.launcher | _launcher_parameters(sweep.launcher, options.parameters)
     if not Path(sweep.cwd).is_dir():
-        raise FcotError(f"the sweep was started in {sweep.cwd}, which is not here: its relative paths mean nothing")
+        raise FcotError(f"the sweep was started in {sweep.cwd}, which is missing on this machine: its relative paths cannot be resolved")
     os.chdir(sweep.cwd)
     listen()
     rerun(sweep, launcher)
 
 
 def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` of the launcher; ``generation.KEY=VALUE`` of its generation job."""
+    """Parse and check changes of the launcher's parameters.
+
+    Args:
+        launcher: The present parameters.
+        given: ``KEY=VALUE``, or ``generation.KEY=VALUE`` for the generation job.
+
+    Returns:
+        The changed parameters only.
+
+    Raises:
+        FcotError: The launcher has no such parameter, or a value is of the wrong type or looks like a secret.
+    """
     import yaml
 
     from fcot.config.overrides import looks_secret
 
     changed: dict[str, Any] = {}
     for word in given:
-        key, found, value = word.removeprefix("hydra.launcher.").partition("=")
+        key, equals, value = word.removeprefix("hydra.launcher.").partition("=")
         if looks_secret(key, value):
             raise FcotError(
                 f"{key}=...: this looks like a secret, and launcher parameters are written down; keys come from the environment"
             )
         part, _, inner = key.rpartition(".")
         known = launcher.get("generation", {}) if part == "generation" else launcher
-        if not found or part not in ("", "generation") or inner not in known or inner in ("kind", "generation"):
+        if not equals or part not in ("", "generation") or inner not in known or inner in ("kind", "generation"):
             raise FcotError(f"{word}: the launcher has no such parameter; it has {', '.join(sorted(launcher))}")
-        read, before = yaml.safe_load(value), known[inner]
-        if isinstance(before, int) and read is not None and not isinstance(read, int):
-            raise FcotError(f"{word}: {inner} is a whole number, such as {before}")
+        new, old = yaml.safe_load(value), known[inner]
+        if isinstance(old, int) and new is not None and not isinstance(new, int):
+            raise FcotError(f"{word}: {inner} is a whole number, such as {old}")
         if part:
-            changed["generation"] = launcher["generation"] | changed.get("generation", {}) | {inner: read}
+            changed["generation"] = launcher["generation"] | changed.get("generation", {}) | {inner: new}
         else:
-            changed[inner] = read
+            changed[inner] = new
     return changed
 
 
 def _cancel(sweep: Sweep, _: argparse.Namespace) -> None:
-    from fcot.sweeps.ledger import stop
-    from fcot.sweeps.plan import listed
+    from fcot.sweeps.ledger import cancel_sweep
+    from fcot.sweeps.plan import format_jobs
 
-    told = stop(sweep)
-    say(f"cancelled: {listed(told)}" if told else "nothing waits or runs")
+    cancelled = cancel_sweep(sweep)
+    say(f"cancelled: {format_jobs(cancelled)}" if cancelled else "no job waits or runs")
 
 
 def _collect(sweep: Sweep, _: argparse.Namespace) -> None:
@@ -200,7 +211,7 @@ def _collect(sweep: Sweep, _: argparse.Namespace) -> None:
 
 
 def _job(sweep: Sweep, options: argparse.Namespace) -> None:
-    from fcot.sweeps.job import do_generation, do_job
+    from fcot.sweeps.job import run_generation, run_job
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.chdir(sweep.cwd)
@@ -208,9 +219,9 @@ def _job(sweep: Sweep, options: argparse.Namespace) -> None:
         listen()
     numbers = [int(number) for number in options.numbers.split(",")]
     if options.generation:
-        do_generation(sweep, numbers)
+        run_generation(sweep, numbers)
     else:
-        do_job(sweep, numbers[0])
+        run_job(sweep, numbers[0])
 
 
 if __name__ == "__main__":

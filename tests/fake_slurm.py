@@ -13,7 +13,7 @@ import pytest
 
 from fcot.base.files import write_json
 from fcot.sweeps.job import Attempt, JobRecord
-from fcot.sweeps.plan import Planned, Sweep, write_plan
+from fcot.sweeps.plan import PlannedJob, Sweep, write_plan
 
 _SCRIPT = Path(__file__).with_name("fake_slurm_programs.py")
 PROGRAMS = ("squeue", "sacct", "sbatch", "scancel", "scontrol", "srun")
@@ -80,7 +80,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = None, **launcher: Any) -> Sweep:
     """A sweep's folder with its plan, and one submission of jobs by their ids."""
-    jobs = [Planned(number, [f"seed={number}"], f"run{number}", f"../run{number}", "evaluate") for number in range(n_jobs)]
+    jobs = [PlannedJob(number, [f"seed={number}"], f"run{number}", f"../run{number}", "evaluate") for number in range(n_jobs)]
     sweep = Sweep(folder / "sweep", "2026-01-31", str(folder), [], LAUNCHER | launcher, jobs)
     sweep.folder.mkdir(parents=True)
     write_plan(sweep)

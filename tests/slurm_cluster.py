@@ -61,7 +61,7 @@ def wait(sweep: Sweep, environment: dict[str, str], until, seconds: float = 300)
             found = {status.name: status for status in statuses(sweep)}
             if until(found):
                 return found
-            shown = {name: (status.state, status.told, status.error) for name, status in found.items()}
+            shown = {name: (status.state, status.details, status.error) for name, status in found.items()}
             if shown != last:
                 last, changed = shown, time.monotonic()
             assert time.monotonic() < changed + seconds, shown

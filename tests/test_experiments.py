@@ -93,10 +93,10 @@ def test_the_toy_form_runs(name, run_fcot, tmp_path):
     jobs = [json.loads(path.read_text()) for path in sweep.glob("jobs/*.json")]
     assert {job["status"] for job in jobs} == {"done"}
     if name == "length_distribution":  # ends with curation
-        assert "words of a rationale" in result.stdout
+        assert "words per rationale" in result.stdout
         return
     page = (sweep / "report.html").read_text()
-    assert ("rationales a problem (D)" in result.stdout) == (name in ("scaling_diversity",))
+    assert ("rationales per problem (D)" in result.stdout) == (name in ("scaling_diversity",))
     if name.startswith("scaling"):
         assert 'id="scaling"' in page
     if name == "cost":

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fcot.methods.table import METHODS
-from fcot.reporting.published import find, parts, published
+from fcot.reporting.published import find_published, parts, published
 from fcot.runs.metrics import _as_published
 from fcot.tasks.table import TASKS
 
@@ -41,7 +41,7 @@ def test_the_file_names_its_sources():
     (run("date_understanding", "flan_t5_small", "fine_tune_cot", 8, sampled=True), 84.68, "table9"),
 ])  # fmt: skip
 def test_a_run_finds_its_cell(metrics, percent, source):
-    found = find(metrics)
+    found = find_published(metrics)
     assert (found.percent, found.source) == (percent, source)
 
 
@@ -52,7 +52,7 @@ def test_a_run_finds_its_cell(metrics, percent, source):
     run("tracking_shuffled_objects", "t5_base", "few_shot_cot"), run("multiarith", "t5_base", "fine_tune_cot", 1, subset=32),
 ])  # fmt: skip
 def test_what_nobody_verified_is_empty(metrics):
-    assert find(metrics) is None
+    assert find_published(metrics) is None
 
 
 def test_the_numbers_are_those_of_the_collection(shared_data):
@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_collection(shared_data):
         for title, method in (("Fine-tune", "fine_tune"), ("Fine-tune-CoT", "fine_tune_cot")):
             for student, values in zip(sizes, source["table9"][family][title].values(), strict=True):
                 for task, value in zip(order, values, strict=True):
-                    assert find(run(task, student, method, 1 if method == "fine_tune_cot" else None)).percent == value
+                    assert find_published(run(task, student, method, 1 if method == "fine_tune_cot" else None)).percent == value
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [

@@ -19,15 +19,15 @@ from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import cost_of, has_cost, pareto
 from fcot.reporting.failures import aligned_table, error_table
 from fcot.reporting.finished import _NO_MATTER, command_of
-from fcot.reporting.published import find, published
+from fcot.reporting.published import find_published, published
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
-from fcot.reporting.tables import by_task, comparison, comparisons, notes, stage_line
+from fcot.reporting.tables import accuracy_table, by_task, compare_settings, notes, stage_line
 from fcot.runs.run import kept_config
-from fcot.sweeps.plan import Planned, Sweep, write_plan
+from fcot.sweeps.plan import PlannedJob, Sweep, write_plan
 
 BASE = {
     "run_id": "toy-gpt-0000000001", "method": "fine_tune_cot", "task": "toy_arithmetic", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
@@ -54,7 +54,7 @@ def settings(runs):
 
 def text(runs, width=80) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(comparison(settings(runs)))
+    console.print(accuracy_table(settings(runs)))
     return console.export_text()
 
 
@@ -89,7 +89,7 @@ def test_numbers_are_never_cut_and_what_has_no_room_is_named():
         assert "…" not in shown
         assert "98.27" in shown
         assert all(len(line) <= width for line in shown.splitlines())
-        assert ("for want of room" in shown) == (width < 100)
+        assert ("the terminal is too narrow" in shown) == (width < 100)
     long = text([run(1, varied={"prompt.template": "word " * 30}), run(2, varied={"prompt.template": "x" * 90})], 60)
     assert "98.27" in long
     assert "96.5-99.2" in long
@@ -101,19 +101,19 @@ def test_square_brackets_are_no_markup():
 
 
 def test_results_stand_before_what_explains_them():
-    columns = list(comparison(settings([run(1, rationale_words=40), run(2, diversity=1)])).columns)
+    columns = list(accuracy_table(settings([run(1, rationale_words=40), run(2, diversity=1)])).columns)
     assert columns.index("acc %") < columns.index("95 % CI") < columns.index("n") < columns.index("kept/asked") < columns.index("words")
 
 
 def test_faulty_completions_have_a_column_where_there_are_any():
     faulty = {"completions_asked": 200, "completions_empty": 0, "completions_cut": 30, "completions_unanswered": 1}
-    table = comparison(settings([run(1, **faulty), run(2, diversity=1)]))
+    table = accuracy_table(settings([run(1, **faulty), run(2, diversity=1)]))
     cells = {dict(zip(table.columns, row, strict=True))["D"]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert (cells["4"]["cut %"], cells["4"]["unanswered %"]) == ("15.0", "0.5")
     assert cells["1"]["cut %"] == "-", "a run of an earlier version"
     assert "empty %" not in table.columns
     assert not [
-        name for name in comparison(settings([run(1), run(2, diversity=1)])).columns if name in ("cut %", "empty %", "unanswered %")
+        name for name in accuracy_table(settings([run(1), run(2, diversity=1)])).columns if name in ("cut %", "empty %", "unanswered %")
     ]
 
 
@@ -127,7 +127,7 @@ def test_several_tasks_have_a_table_as_the_papers_print_it():
     assert list(table.columns) == ["student", "method", "svamp", "toy_arithmetic"]
     assert table.rows == [
         ("tiny_gpt2", "Fine-tune-CoT D=4", "49.88", "98.27"),
-        ("flan_t5_base", "Fine-tune-CoT D=8", f"49.88; best epoch 60.00 ({find(ours[0]).percent:.2f})", "-"),
+        ("flan_t5_base", "Fine-tune-CoT D=8", f"49.88; best epoch 60.00 ({find_published(ours[0]).percent:.2f})", "-"),
         ("flan_t5_base", "Fine-tune-CoT D=64", "49.88", "-"),
     ]
 
@@ -163,7 +163,7 @@ def test_a_run_without_a_seed_is_compared_as_if_it_were_made_under_every_seed():
     zero_shot = {"method": "zero_shot", "accuracy": 0.48, "accuracy_checkpoint": "untrained", "setting": "asked"}
 
     def p(*asked):
-        ((_, _, compared),) = comparisons(settings([*trained, *asked]))
+        ((_, _, compared),) = compare_settings(settings([*trained, *asked]))
         return compared.p
 
     fixed = {"uses_seed": False}
@@ -210,7 +210,7 @@ def test_notes_say_what_a_reader_must_know():
         run(1, accuracy_checkpoint="last", accuracy_best_epoch=0.99), run(2, method="zero_shot", accuracy_checkpoint="untrained"),
         run(3, task="coin_flip", random_guess=0.5, test_questions_also_in_train=5, rows_in_published_order=False, cut_completions=7),
     ])))  # fmt: skip
-    for part in ("last step's weights", "chosen on the test set", "but by chance", "guessing gives 50.0 %", "5 test questions",
+    for part in ("last step's weights", "chosen on the test set", "only by chance", "guessing gives 50.0 %", "5 test questions",
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in said
     (one_seed,) = notes(settings([run(1)]))
@@ -230,7 +230,7 @@ def test_answers_of_one_length_are_not_sorted_by_their_correctness():
 
 def test_settings_of_other_data_in_between_hide_no_comparison():
     runs = [run(1, diversity=1), run(2, diversity=2, questions_sha256="b"), run(3, diversity=4)]
-    assert [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(settings(runs))] == [(1, 4)]
+    assert [(a["diversity"], b["diversity"]) for a, b, _ in compare_settings(settings(runs))] == [(1, 4)]
 
 
 def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_path, capsys):
@@ -254,12 +254,12 @@ def test_runs_of_several_commands_are_told_apart_by_their_configurations(tmp_pat
 
 
 def test_what_one_sweep_varied_is_told_of_the_runs_of_another_one(tmp_path):
-    sweeps: dict[str, list[Planned]] = {"first": [], "second": []}
+    sweeps: dict[str, list[PlannedJob]] = {"first": [], "second": []}
     for number, sweep, lr in ((1, "first", 0.1), (2, "first", 0.2), (3, "second", 0.3)):
         folder = left(tmp_path / "runs" / f"r{number}", number, diversity=number)
         (folder / "config.yaml").write_text(f"trainer:\n  lr: {lr}\n")
         override = f"trainer.lr={lr}" if sweep == "first" else "seed=0"
-        sweeps[sweep].append(Planned(len(sweeps[sweep]), [override], f"{number}", f"../runs/r{number}", "evaluate"))
+        sweeps[sweep].append(PlannedJob(len(sweeps[sweep]), [override], f"{number}", f"../runs/r{number}", "evaluate"))
     for sweep, jobs in sweeps.items():
         write_plan(Sweep(tmp_path / sweep, "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     document = report([tmp_path / "first", tmp_path / "second"])
@@ -307,7 +307,7 @@ def test_the_papers_figures_stay_where_commands_differ(tmp_path):
     assert document is not None
     (table,) = (block for block in document.sections[0].blocks if isinstance(block, Table) and block.name == "accuracy")
     assert [row[list(table.columns).index("paper %")] for row in table.rows] == [
-        f"{find(run.metrics).percent:.2f}" for run in document.runs
+        f"{find_published(run.metrics).percent:.2f}" for run in document.runs
     ]
 
 
@@ -407,8 +407,8 @@ def test_reports_find_runs_in_sweeps_anywhere(tmp_path, capsys):
             (folder / "metrics.json").write_text(json.dumps(run(number)))
             rows = [{"sample_index": index, "correct": right, "n_tokens": 9} for index, right in predictions(run(number)).items()]
             (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        jobs.append(Planned(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
-    jobs.append(Planned(3, ["trainer.lr=9", "seed=0"], None, None, "evaluate", fault="trainer.lr=9 is too much"))
+        jobs.append(PlannedJob(number, [f"trainer.lr={lr}", "seed=0"], f"{number}", f"../elsewhere/run{number}", "evaluate"))
+    jobs.append(PlannedJob(3, ["trainer.lr=9", "seed=0"], None, None, "evaluate", fault="trainer.lr=9 is too much"))
     write_plan(Sweep(tmp_path / "sweep", "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     report([tmp_path / "sweep"], export=True)
     printed = capsys.readouterr().out
@@ -438,18 +438,18 @@ def test_a_partial_run_says_what_it_did():
     assert "5 requests sent, 10 prompt and 20 completion tokens, $0.2500; 3 generations from the store; 1 rationales repeat" in said
     assert "price unknown" in stage_line("generate", {"asked": 4, "teacher_usage": usage | {"usd": None}}, "x")
     said = stage_line("curate", {"asked": 4, "kept": 3, "refused": {"wrong_answer": 1}}, "outputs/runs/x")
-    assert said == "kept 3 of 4 completions (75.0%); refused: wrong_answer 1; see outputs/runs/x/curated.jsonl"
+    assert said == "kept 3 of 4 completions (75.0%); rejected: wrong_answer 1; see outputs/runs/x/curated.jsonl"
     assert "outputs/runs/x/student" in stage_line("train", {"n_steps": 7}, "outputs/runs/x")
 
 
 def test_settings_are_compared_in_pairs_and_what_is_repaired_is_named():
     one, other = settings([run(1, diversity=1, accuracy=0.5), run(2, accuracy=0.6)])
-    ((_, _, found),) = comparisons([one, other])
+    ((_, _, found),) = compare_settings([one, other])
     assert (len(found.repaired), found.broken) == (41, [])  # 243 against 202 of 405
     several = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 5)])
-    assert len(comparisons(several)) == 6
+    assert len(compare_settings(several)) == 6
     many = settings([run(number, diversity=number, accuracy=0.5) for number in range(1, 8)])
-    pairs = [(a["diversity"], b["diversity"]) for a, b, _ in comparisons(many)]
+    pairs = [(a["diversity"], b["diversity"]) for a, b, _ in compare_settings(many)]
     assert sorted(pairs) == sorted([*((1, number) for number in range(2, 8)), *((number, number + 1) for number in range(2, 7))])
 
 
@@ -460,7 +460,7 @@ def test_many_settings_are_compared_with_the_nearest_that_differ_in_one_thing():
         run(number, varied={"split_mode.subset": subset}, accuracy=0.5, **cell)
         for number, (subset, cell) in enumerate(((subset, cell) for subset in ("64", "null") for cell in cells), 1)
     ]
-    told = {(a.title, b.title) for a, b, _ in comparisons(settings(runs))}
+    told = {(a.title, b.title) for a, b, _ in compare_settings(settings(runs))}
     assert ("Fine-tune, split_mode.subset=null", "Fine-tune-CoT D=1, split_mode.subset=null") in told
     assert ("Fine-tune, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
     assert ("Fine-tune-CoT D=1, split_mode.subset=64", "Fine-tune-CoT D=4, split_mode.subset=64") in told
@@ -469,7 +469,7 @@ def test_many_settings_are_compared_with_the_nearest_that_differ_in_one_thing():
 
 
 def test_problems_of_other_data_are_never_paired():
-    assert comparisons(settings([run(1, questions_sha256="a"), run(2, questions_sha256="b", diversity=1)])) == []
+    assert compare_settings(settings([run(1, questions_sha256="a"), run(2, questions_sha256="b", diversity=1)])) == []
     swept = [run(n, diversity=n, questions_sha256=f"{n % 2}") for n in range(1, 5)]
     assert lines(settings(swept)) == []
 
@@ -688,7 +688,7 @@ def test_the_best_is_chosen_on_validation_problems_where_there_are_any():
     assert "a maximum (best of 20 evaluations)" in " ".join(notes(settings(rates)))
     many = [run(number, varied={"trainer.lr": f"{number}e-3", "x": f"{number}"}, accuracy=number / 10, validation_accuracy=1 - number / 10)
             for number in range(1, 9)]  # fmt: skip
-    pairs = [{a["accuracy"], b["accuracy"]} for a, b, _ in comparisons(settings(many))]
+    pairs = [{a["accuracy"], b["accuracy"]} for a, b, _ in compare_settings(settings(many))]
     assert {0.7, 0.8} not in pairs, "not the two highest of the test"
 
 
@@ -707,7 +707,7 @@ def test_what_one_training_cannot_say_is_said():
     twice = [
         one | {"run_id": f"{one['run_id']}{seed}", "seed": seed, "setting": f"D{one['diversity']}"} for one in levels for seed in (0, 1)
     ]
-    assert " Accuracy rises with rationales a problem (D)" in said_of(twice)
+    assert " Accuracy rises with rationales per problem (D)" in said_of(twice)
     mixed = said_of(twice[1:])
     assert "1 of 1 scaling lines mix single and repeated trainings: no test." in mixed
     assert "No test in 2 of 3 comparisons: one training on one side" in mixed
@@ -757,7 +757,7 @@ def test_templates_of_test_problems_are_the_units():
     few = settings([run(1, test_templates={index: f"t{index % 9}" for index in range(405)})])
     assert few[0].accuracy == settings([run(1)])[0].accuracy
     assert "fewer than 10" in " ".join(notes(few))
-    pair = comparisons(settings([run(n, test_templates=by_tens, diversity=n, accuracy=0.4 + 0.1 * n) for n in (1, 2)]))
+    pair = compare_settings(settings([run(n, test_templates=by_tens, diversity=n, accuracy=0.4 + 0.1 * n) for n in (1, 2)]))
     assert pair[0][2].p > 0.05, "one template of ten decides it"
 
 

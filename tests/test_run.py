@@ -332,7 +332,7 @@ def test_a_sweep_ends_in_one_table_and_one_page(run_fcot, tmp_path):
     assert {job["status"] for job in jobs} == {"done"}
     assert "vegaEmbed" in (sweep / "report.html").read_text()
     assert result.stdout.partition("against each other")[0].count("  Fine-tune-CoT   ") == 2
-    assert "but by chance" in result.stdout
+    assert "only by chance" in result.stdout
     report = run_fcot(str(sweep), module="fcot.report")
     assert report.stdout.split("tables and figures")[0] == result.stdout.split("tables and figures")[0]
 

@@ -59,12 +59,12 @@ def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm,
     _, first = submissions(sweep)  # after the generation's
     call(tmp_path, slurm, "scancel", first.jobs["6"])
     found = wait(sweep, slurm, lambda found: found[6].state == "cancelled")
-    assert found[6].told == "before it started"
-    found = wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
-    assert "of 300 steps" in found[0].told
+    assert found[6].details == "before it started"
+    found = wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].details)
+    assert "of 300 steps" in found[0].details
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][-1]["process"], signal.SIGKILL)
     found = wait(sweep, slurm, lambda found: found[0].state == "failed")
-    assert found[0].told == "it was killed"
+    assert found[0].details == "it was killed"
     assert "Killed" in "".join(found[0].error)
     found = wait(sweep, slurm, over)
     assert [found[number].state for number in range(8)] == ["failed", *["done"] * 5, "cancelled", "failed"]
@@ -106,7 +106,7 @@ def test_a_sweep_outlives_the_terminal_that_launched_it_and_can_be_cancelled(slu
     shutil.rmtree(tmp_path / "outputs" / "sweeps")
     call(tmp_path, slurm, *fcot("run", "-m", "seed=3,4,5", *LONG, "trainer.max_steps=100000", *SLURM))
     sweep = the_sweep(tmp_path)
-    wait(sweep, slurm, lambda found: found[0].state == "running" and found[0].told)
+    wait(sweep, slurm, lambda found: found[0].state == "running" and found[0].details)
     assert "cancelled: 0, 1, 2" in call(tmp_path, slurm, *fcot("sweep", "cancel", str(sweep.folder))).stderr.replace("generation, ", "")
     found = wait(sweep, slurm, over)
     assert {found[number].state for number in range(3)} == {"cancelled"}
@@ -134,7 +134,7 @@ def test_two_tasks_of_one_job_equal_one_process(slurm, tmp_path):  # noqa: F811
 
 def test_what_slurm_refuses_is_one_message(slurm, tmp_path):  # noqa: F811
     told = call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *SMALL, *SLURM, "hydra.launcher.partition=gpu"), code=1).stderr
-    assert "SLURM refuses the jobs" in told
+    assert "SLURM rejects the jobs" in told
     assert "invalid partition specified: gpu" in told
     assert "Traceback" not in told
     sweep = the_sweep(tmp_path)
@@ -155,7 +155,7 @@ def test_a_site_that_preempts_with_sigterm_alone_and_a_job_that_waits_for_anothe
     assert f"afterok:{first}" in shown
     assert f"afterany:{generation.generation}" in shown
     call(tmp_path, slurm, "scontrol", "release", first)
-    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
+    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].details)
     call(tmp_path, slurm, "scancel", "--signal=TERM", submission.jobs["0"])
     found = wait(sweep, slurm, over)
     assert (found[0].state, found[0].preempted) == ("done", 1)
@@ -165,7 +165,7 @@ def test_a_site_that_preempts_with_sigterm_alone_and_a_job_that_waits_for_anothe
 def test_reruns_at_once_submit_once_and_a_cancelled_job_stays_cancelled(slurm, tmp_path):  # noqa: F811
     call(tmp_path, slurm, *fcot("run", "-m", "seed=0,1", *LONG, "trainer.max_steps=100000", *SLURM))
     sweep = the_sweep(tmp_path)
-    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
+    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].details)
     slurm_id = submissions(sweep)[-1].jobs["0"]
     call(tmp_path, slurm, "scancel", "--signal=USR2", slurm_id)
     assert "0" in call(tmp_path, slurm, *fcot("sweep", "cancel", str(sweep.folder))).stderr
@@ -214,7 +214,7 @@ def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(slurm, un
 def test_a_run_that_a_higher_partition_preempts_goes_on(slurm, uninterrupted, tmp_path):  # noqa: F811
     call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", "logger=wandb", "logger.mode=offline", *SLURM))
     sweep = the_sweep(tmp_path)
-    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].told)
+    wait(sweep, slurm, lambda found: found[0].state == "running" and "train" in found[0].details)
     time.sleep(3)
     call(tmp_path, slurm, "srun", "--partition=high", "--exclusive", "true")
     found = wait(sweep, slurm, over)

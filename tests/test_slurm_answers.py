@@ -13,8 +13,8 @@ from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
 from fcot import sweep as command
 from fcot.base.errors import FcotError
 from fcot.sweeps import controller, ledger, slurm
-from fcot.sweeps.controller import MEANING, State, states
-from fcot.sweeps.ledger import Status, statuses, stop
+from fcot.sweeps.controller import MEANING, SlurmState, states
+from fcot.sweeps.ledger import Status, cancel_sweep, statuses
 from fcot.sweeps.plan import Sweep, read_plan
 from fcot.sweeps.slurm import log_of, submissions, submit_sweep
 
@@ -54,7 +54,7 @@ def test_while_slurm_does_not_answer_nothing_is_known_of_a_job(left_by_job, sile
         left(sweep, 0, left_by_job, "7")  # its lock is not held on this machine
     fake_slurm.set(queue={"7": "RUNNING"}, **({"fail": {"squeue": UNREACHABLE}} if silence == "fails" else {"hang": ["squeue"]}))
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
-    said = SILENT if silence == "fails" else "the controller does not answer (squeue: nothing within 1 s): try again in a minute"
+    said = SILENT if silence == "fails" else "the controller does not answer (squeue: no answer within 1 s): try again in a minute"
     code, told = call(capsys, "status", sweep.folder)
     assert (code, "1 unknown" in told, said in told) == (0, True, True), told
     for what in ("rerun", "cancel"):
@@ -116,7 +116,7 @@ def test_a_running_job_whose_lock_is_not_visible_is_not_submitted_again(fake_slu
 def test_a_queue_that_answers_is_enough(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "PENDING|Priority"}, fail={"sacct": "sacct: error: Problem talking to the database"})
-    assert (of(sweep).state, of(sweep).told) == ("queued", "Priority")
+    assert (of(sweep).state, of(sweep).details) == ("queued", "Priority")
     assert not fake_slurm.calls("sacct")  # of jobs that the queue knows, nobody else is asked
 
 
@@ -136,10 +136,10 @@ def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expecte
     status = of(sweep)
     assert (status.state, status.error) == expected
     if log is None and output is None:
-        assert status.told.startswith("not known: SLURM has forgotten it and it left nothing")
-        assert "accounting storage is disabled" in status.told
+        assert status.details.startswith("not known: SLURM has forgotten it and it left nothing")
+        assert "accounting storage is disabled" in status.details
     else:
-        assert status.told == "it did not start; SLURM has forgotten it"
+        assert status.details == "it did not start; SLURM has forgotten it"
         assert status.log.exists()
     assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
 
@@ -150,27 +150,27 @@ def test_a_job_that_died_at_its_start_does_not_repeat_what_an_earlier_submission
     log_of(sweep, "7").parent.mkdir()
     log_of(sweep, "7").write_text("no such module: cuda/12\n")
     fake_slurm.set(queue={"7": "FAILED"})
-    assert (of(sweep).told, of(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
+    assert (of(sweep).details, of(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
 
 
 def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     left(sweep, 0, "requeued", "7")
-    assert (of(sweep).state, of(sweep).told) == ("interrupted", "requeued; SLURM has forgotten it")
+    assert (of(sweep).state, of(sweep).details) == ("interrupted", "requeued; SLURM has forgotten it")
     fake_slurm.set(accounting={"7": "CANCELLED by 1000"})
-    assert (of(sweep).state, of(sweep).told) == ("cancelled", "while it ran")
+    assert (of(sweep).state, of(sweep).details) == ("cancelled", "while it ran")
 
 
 def test_a_task_cancelled_before_it_started_leaves_its_array_without_a_trace(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, n_jobs=3, submitted={"0": "7_0", "1": "7_1", "2": "8"})
     fake_slurm.set(queue={"7_0": "PENDING|Dependency"}, fail={"sacct": "sacct: error: accounting storage is disabled"})
-    assert [(status.state, status.told.partition(" (")[0]) for status in statuses(sweep)] == [
+    assert [(status.state, status.details.partition(" (")[0]) for status in statuses(sweep)] == [
         ("queued", "Dependency"),
         ("cancelled", "before it started"),
         ("missing", "not known: SLURM has forgotten it and it left nothing"),  # its array is gone too: nothing is known
     ]
     left(sweep, 1, "running", "7_1")
-    assert statuses(sweep)[1].told == "it was killed"
+    assert statuses(sweep)[1].details == "it was killed"
 
 
 def test_tasks_that_never_started_share_one_line_of_the_accounting(fake_slurm, tmp_path):  # noqa: F811
@@ -194,9 +194,9 @@ def test_every_word_has_one_meaning():
     assert table == {word: said[meaning] for word, meaning in MEANING.items()}
     assert set(WORDS) <= set(MEANING)
     for word in MEANING:
-        state = State(word)
+        state = SlurmState(word)
         assert [state.waits, state.lives, MEANING[word] == "ended"].count(True) == 1
-    assert State("SOMETHING_NEW").lives
+    assert SlurmState("SOMETHING_NEW").lives
 
 
 @pytest.mark.parametrize("left_by_job", [None, "running", "requeued", "stopped", "failed"])
@@ -214,7 +214,7 @@ def test_only_an_ended_job_can_be_run_again(left_by_job, fake_slurm, tmp_path): 
         elif left_by_job == "failed":
             expected = {"failed"}
         elif meaning == "lives":
-            expected = set(ledger.LIVE)
+            expected = set(ledger.ACTIVE)
         else:
             expected = {"cancelled"} if word.startswith("CANCELLED") else {"failed", "interrupted"}
         assert status.state in expected, word
@@ -224,7 +224,7 @@ def test_a_held_job_says_how_it_is_released(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     for word in ("SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"):
         fake_slurm.set(queue={"7": word})
-        assert of(sweep).told == f"{word}: held; `scontrol release 7` lets it start"
+        assert of(sweep).details == f"{word}: held; `scontrol release 7` lets it start"
 
 
 def test_lines_that_are_none_are_left_out(fake_slurm, tmp_path):  # noqa: F811
@@ -275,8 +275,8 @@ def test_a_scancel_without_an_answer_leaves_nothing_claimed(fake_slurm, tmp_path
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "PENDING"}, hang=["scancel"])
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
-    with pytest.raises(FcotError, match=r"not cancelled: 0 \(scancel: nothing within 1 s\)"):
-        stop(sweep)
+    with pytest.raises(FcotError, match=r"not cancelled: 0 \(scancel: no answer within 1 s\)"):
+        cancel_sweep(sweep)
 
 
 def test_an_array_is_cancelled_by_its_id(fake_slurm, tmp_path, capsys):  # noqa: F811
@@ -333,7 +333,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert "submitted: 30 jobs" in told
-    assert "SLURM takes no more of your jobs now (QOSMaxSubmitJobPerUserLimit" in told
+    assert "SLURM accepts no more of your jobs (QOSMaxSubmitJobPerUserLimit" in told
     assert "jobs 30-49 (20 of 50) are not submitted" in told
     assert f"python -m fcot.sweep rerun {sweep.folder}" in told
     taken = {name for one in submissions(sweep) for name in one.jobs}
@@ -344,11 +344,11 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     })))  # fmt: skip
     assert 12 <= at_once <= 16  # nearly all of array_parallelism for what was taken
     assert [status.state for status in statuses(sweep)] == ["queued"] * 30 + ["missing"] * 20
-    monkeypatch.setattr("fcot.sweeps.launch._again", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
+    monkeypatch.setattr("fcot.sweeps.launch._rerun_jobs", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
     code, told = call(capsys, "rerun", sweep.folder)
     assert code == 1
     assert "again: jobs 30-49" in told
-    assert "asked for" in told  # nothing was taken: a refusal like any other
+    assert "requested" in told  # nothing was taken: a refusal like any other
     assert "sacctmgr show qos" in told
     fake_slurm.set(queue={job: "COMPLETED" if job.startswith("7_") else word for job, word in fake_slurm.state["queue"].items()})
     for number in range(25):
@@ -368,7 +368,7 @@ def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_pat
     assert "Traceback" not in first.stderr
     full = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert full.returncode == 1
-    assert "SLURM refuses the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
+    assert "SLURM rejects the jobs: QOSMaxSubmitJobPerUserLimit" in full.stderr
     fake_slurm.set(submit_limit=8)
     rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert rest.returncode == 0, rest.stderr
@@ -446,8 +446,8 @@ def test_a_generation_job_without_its_array_is_cancelled_or_named(cancelled, fak
 def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     monkeypatch.setenv("SLURM_JOB_ID", "9")  # sbatch took it, and its answer was lost
-    monkeypatch.setattr(slurm, "do_job", lambda sweep, number, after: left(sweep, number, "running", "9"))
-    monkeypatch.setattr(slurm, "do_generation", lambda sweep, numbers: None)
+    monkeypatch.setattr(slurm, "run_job", lambda sweep, number, after: left(sweep, number, "running", "9"))
+    monkeypatch.setattr(slurm, "run_generation", lambda sweep, numbers: None)
     monkeypatch.setattr(slurm, "listen", lambda: None)
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # requeued: once is enough

@@ -21,10 +21,10 @@ from fcot.base.files import exclusive, holder, write_json
 from fcot.base.stopping import end_with_parent
 from fcot.config.schema import register_schemas
 from fcot.sweeps.collect import _column, _flat
-from fcot.sweeps.controller import State
+from fcot.sweeps.controller import SlurmState
 from fcot.sweeps.job import Attempt, JobRecord, _check_generation
 from fcot.sweeps.ledger import Status, _preempted, _state_on_slurm, counts, statuses
-from fcot.sweeps.plan import Planned, Sweep, read_plan
+from fcot.sweeps.plan import PlannedJob, Sweep, read_plan
 from fcot.sweeps.pool import _places
 from fcot.sweeps.slurm import _generation_parameters, submissions
 
@@ -227,14 +227,14 @@ def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
     )
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
     sweep = the_sweep(tmp_path)
-    until(lambda: "of 400 steps" in next(one.told for one in statuses(sweep) if one.name == 0))
+    until(lambda: "of 400 steps" in next(one.details for one in statuses(sweep) if one.name == 0))
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][0]["process"], signal.SIGKILL)
     until(lambda: states(sweep)[0] == "failed", 5)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "job 0 (seed=0) was killed" in said
     assert states(sweep) == ["failed", "done", "done"]
-    assert statuses(sweep)[1].told == "it was killed"
+    assert statuses(sweep)[1].details == "it was killed"
     result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
     assert result.returncode == 0, result.stderr
     assert "again: jobs 0\n" in result.stderr
@@ -254,7 +254,7 @@ def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert states(sweep) == ["interrupted", "missing", "missing"]
-    assert "nothing waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+    assert "no job waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
 
 
 def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
@@ -286,30 +286,30 @@ def record(status: str, slurm: str = "7_0", ended: float | None = 2.0) -> JobRec
     return JobRecord(0, [], "r", "../r", status, attempts=[Attempt(1.0, "node", 1, slurm, ended, None if status == "running" else status)])
 
 
-RUNNING, PENDING, GONE = State("RUNNING"), State("PENDING", "Priority"), None
+RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"), None
 
 
 @pytest.mark.parametrize(("left", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
     (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
-    (None, State("CANCELLED"), ("cancelled", "before it started")),
-    (None, State("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
+    (None, SlurmState("CANCELLED"), ("cancelled", "before it started")),
+    (None, SlurmState("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
     (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
-    (record("running", ended=None), State("OUT_OF_MEMORY"), ("failed", "it was killed: OUT_OF_MEMORY")),
-    (record("running", ended=None), State("FAILED"), ("failed", "it was killed")),
-    (record("running", ended=None), State("CANCELLED"), ("cancelled", "while it ran")),
+    (record("running", ended=None), SlurmState("OUT_OF_MEMORY"), ("failed", "it was killed: OUT_OF_MEMORY")),
+    (record("running", ended=None), SlurmState("FAILED"), ("failed", "it was killed")),
+    (record("running", ended=None), SlurmState("CANCELLED"), ("cancelled", "while it ran")),
     (record("running", ended=None), PENDING, ("queued", "Priority")),  # SLURM requeued it
     (record("running", ended=None), GONE, ("failed", "it was killed")),
     (record("requeued"), PENDING, ("queued", "Priority")),
-    (record("requeued"), State("COMPLETING"), ("queued", "being requeued")),
+    (record("requeued"), SlurmState("COMPLETING"), ("queued", "being requeued")),
     (record("requeued"), GONE, ("interrupted", "requeued; SLURM has forgotten it")),
-    (record("requeued"), State("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
-    (record("requeued"), State("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
-    (record("stopped"), State("COMPLETING"), ("running", "ending")),
-    (record("stopped"), State("CANCELLED"), ("cancelled", "while it ran")),
-    (record("stopped"), State("FAILED"), ("interrupted", "by a signal")),
-    (record("failed"), State("FAILED"), ("failed", "")),
+    (record("requeued"), SlurmState("FAILED"), ("failed", "requeued, and did not start again: FAILED")),  # killed at its next start
+    (record("requeued"), SlurmState("NODE_FAIL"), ("failed", "requeued, and did not start again: NODE_FAIL")),
+    (record("stopped"), SlurmState("COMPLETING"), ("running", "ending")),
+    (record("stopped"), SlurmState("CANCELLED"), ("cancelled", "while it ran")),
+    (record("stopped"), SlurmState("FAILED"), ("interrupted", "by a signal")),
+    (record("failed"), SlurmState("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
     (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
     (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
@@ -350,7 +350,7 @@ def test_a_lock_tells_who_holds_it(tmp_path):
 
 
 def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
-    jobs = [Planned(0, ["seed=0"], "r", "../r", "evaluate")]
+    jobs = [PlannedJob(0, ["seed=0"], "r", "../r", "evaluate")]
     sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, jobs)
     sweep.record(0).parent.mkdir()
     sweep.record(0).write_text('{"job": 0, "atte')
@@ -407,7 +407,7 @@ def test_a_stopped_pool_asks_its_jobs_to_stop(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "to go on: python -m fcot.sweep rerun outputs/sweeps/" in said
+    assert "to continue: python -m fcot.sweep rerun outputs/sweeps/" in said
     assert states(the_sweep(tmp_path)) == ["interrupted", "missing"]
 
 

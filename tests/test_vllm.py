@@ -395,7 +395,7 @@ def test_a_warned_generation_whose_requests_take_too_long_is_left(place):
     process.send_signal(signal.SIGUSR2)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGUSR2
-    assert "requests in flight took more than 2 s: left" in err
+    assert "requests in flight took more than 2 s: abandoned" in err
     place.check_stopped()
     assert place.run(*DATA).returncode == 0
     place.check_whole()

@@ -218,7 +218,7 @@ def test_a_server_that_is_not_for_us_neither_fails_nor_holds_a_run(kind, tmp_pat
         assert done.returncode == 0, done.stderr
         assert "wandb sync outputs/" in done.stderr
         assert time.monotonic() - begin < 240, "a run takes some seconds, on a busy machine a minute"
-        assert {"refused": "does not take the key", "silent": "no answer within", "nobody": "refused"}[kind] in done.stderr
+        assert {"refused": "rejects the key", "silent": "no answer within", "nobody": "refused"}[kind] in done.stderr
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key is in {path}"
         assert KEY not in done.stderr + done.stdout

@@ -1,4 +1,4 @@
-"""The report's first paragraph: what was run and what came out of it, made from the numbers."""
+"""Write the report's first paragraph from the numbers: what was run, and what the results are."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 from fcot.reporting.tables import Compared
 
-Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]  # by run ids of settings: the comparison, and p after Holm's correction
+Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]  # by two settings' run ids: the comparison, and p after Holm's correction
 _SIGNIFICANT = 0.05
 _HOLM = " after Holm's correction"
 _THESE = "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy"
 _CHOSEN_BY_IT = "chosen by this test accuracy, which is therefore optimistic"
-_TOLD_LINES = 4
-_MOST_EQUAL = 3  # settings with one validation accuracy, whose test accuracies are told
-_TOLD_GROUPS = 4  # tasks and students of which it speaks
+_SHOWN_LINES = 4
+_MOST_EQUAL = 3  # settings listed when several share the highest validation accuracy
+_SHOWN_GROUPS = 4  # pairs of task and student in the paragraph
 
 
 def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Sequence[Compared]) -> str:
-    """What was run and what came out: the best setting of each task and student against the next, what rises and falls."""
+    """The report's first paragraph: the best setting of each task and student against the next one, then trends and caveats."""
     n_runs = sum(len(setting.runs) for setting in settings)
-    told = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
-    groups: dict[tuple[str, str, str], list[Setting]] = {}  # on other questions accuracies are of another task
+    sentences = [f"{n_runs} run{'s' if n_runs != 1 else ''} of {len(settings)} setting{'s' if len(settings) != 1 else ''}."]
+    groups: dict[tuple[str, str, str], list[Setting]] = {}  # accuracies on different questions cannot be compared
     for setting in settings:
         groups.setdefault((setting["task"], setting["student"], setting["questions_sha256"]), []).append(setting)
     adjusted = zip(compared, holm([result.p for _, _, result in compared]), strict=True)
-    pairs = {(one["run_id"], other["run_id"]): (result, p) for (one, other, result), p in adjusted}
-    told += [_highest(group, settings, pairs) for group in list(groups.values())[:_TOLD_GROUPS]]
-    if len(groups) > _TOLD_GROUPS:
-        told.append(f"{len(groups) - _TOLD_GROUPS} more pairs of task and student are in the table.")
+    pairs = {(first["run_id"], second["run_id"]): (result, p) for (first, second, result), p in adjusted}
+    sentences += [_highest(group, settings, pairs) for group in list(groups.values())[:_SHOWN_GROUPS]]
+    if len(groups) > _SHOWN_GROUPS:
+        sentences.append(f"{len(groups) - _SHOWN_GROUPS} more pairs of task and student are in the table.")
     if len(compared) > 1:
-        told += _significant([p for _, p in pairs.values()])
-    told += _trends(scaling)
+        sentences += _significant([p for _, p in pairs.values()])
+    sentences += _trends(scaling)
     trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
     once = sum(len(setting.runs) == 1 for setting in trained)
     if once:
         some = f"{once} of {len(trained)} trained settings {'was' if once == 1 else 'were'}"
         which = "Every trained setting was" if once == len(trained) else some
-        told.append(f"{which} trained once; another seed may differ by more than these intervals.")
-    return " ".join(told)
+        sentences.append(f"{which} trained once; another seed may differ by more than these intervals.")
+    return " ".join(sentences)
 
 
 def _significant(p_values: Sequence[float | None]) -> Iterator[str]:
-    """How many comparisons are, and how many have no test."""
+    """How many comparisons are significant, and how many have no test."""
     tested = [p for p in p_values if p is not None]
     if tested:
         n = sum(p < _SIGNIFICANT for p in tested)
@@ -57,7 +57,7 @@ def _significant(p_values: Sequence[float | None]) -> Iterator[str]:
 
 
 def _highest(group: Sequence[Setting], settings: Sequence[Setting], pairs: Pairs) -> str:
-    """The best setting of a task and student, whether guessing explains it, and how it stands against the next."""
+    """A sentence on the best setting of a task and student: its accuracy, the baselines, and the difference to the next setting."""
     who = f"{group[0]['task']}, {group[0]['student']}"
     if len(group) == 1:
         figure, guessed = _figure(group), _guessed(group[0])
@@ -69,9 +69,9 @@ def _highest(group: Sequence[Setting], settings: Sequence[Setting], pairs: Pairs
     if ranking.by_validation:
         best = f"{who}: {_listed_best(names, equal)} the highest validation accuracy{_of_evaluations(ranked[0])}, "
         best += f"{100 * ranking.score(ranked[0]):.1f} %, which chooses among trained settings"
-        told = [f"{name} answers {_figure([setting])} of the test problems" for name, setting in zip(names, equal, strict=False)]
+        clauses = [f"{name} answers {_figure([setting])} of the test problems" for name, setting in zip(names, equal, strict=False)]
         if len(equal) > 1:
-            return f"{best}; {'; '.join(told[:_MOST_EQUAL])}."
+            return f"{best}; {'; '.join(clauses[:_MOST_EQUAL])}."
         return f"{best}; it answers {_figure(equal)} of the test problems{_guessed(equal[0])}; {_next(ranked, names, pairs)}."
     figure, guessed = _figure(equal), _guessed(equal[0])
     if len(equal) == len(group):
@@ -95,7 +95,7 @@ def _next(ranked: Sequence[Setting], names: Sequence[str], pairs: Pairs) -> str:
 
 
 def _figure(equal: Sequence[Setting]) -> str:
-    """The accuracy that some settings share, with its interval where they share that too: of several trainings another one than of one."""
+    """The accuracy that some settings share, with its interval if they share it. Intervals depend on the number of trainings too."""
     accuracy = equal[0].accuracy
     interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(equal[0].problems)})"
     alike = len({(setting.accuracy.low, setting.accuracy.high) for setting in equal}) == 1
@@ -103,46 +103,46 @@ def _figure(equal: Sequence[Setting]) -> str:
 
 
 def _guessed(setting: Setting) -> str:
-    """Whether guessing, or always giving train's most frequent answer, explains an accuracy; empty where both are below its interval."""
+    """A clause on the better baseline (guessing, or train's most frequent answer); empty if it is below the accuracy's interval."""
     accuracy, guess, majority = setting.accuracy, setting["random_guess"] or 0.0, setting["majority_accuracy"] or 0.0
     baseline, does = (majority, "always giving the most frequent answer of train gives") if majority > guess else (guess, "guessing gives")
     if not baseline or accuracy.low > baseline:
         return ""
-    told = "which the interval does not exclude" if baseline <= accuracy.high else "which is more"
-    return f"; {does} {100 * baseline:.1f} %, {told}"
+    verdict = "which the interval does not exclude" if baseline <= accuracy.high else "which is more"
+    return f"; {does} {100 * baseline:.1f} %, {verdict}"
 
 
 def _against(first: Setting, second: Setting, pairs: Pairs) -> str:
-    """The highest against the next, where they have problems in common."""
+    """The difference of the best setting to the next with its test; empty if they were not compared."""
     sign = 1 if (second["run_id"], first["run_id"]) in pairs else -1
-    found = pairs.get((second["run_id"], first["run_id"])) or pairs.get((first["run_id"], second["run_id"]))
-    if found is None:
+    comparison = pairs.get((second["run_id"], first["run_id"])) or pairs.get((first["run_id"], second["run_id"]))
+    if comparison is None:
         return ""
-    result, p = found
+    result, p = comparison
     points = f": a difference of {signed(sign * result.difference)} points"
     if p is None or result.low is None or result.high is None:
         return f"{points} (one training against several: no test)"
     low, high = sorted((sign * result.low, sign * result.high))
-    held = f"{equal_to(p)}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
-    return f"{points} ({signed_interval(low, high)}, {held})"
+    test = f"{equal_to(p)}{_HOLM if len(pairs) > 1 else ''}" + ("" if p < _SIGNIFICANT else ": not significant")
+    return f"{points} ({signed_interval(low, high)}, {test})"
 
 
 def _trends(scaling: Sequence[Line]) -> Iterator[str]:
-    """Along which axes accuracy moves, beyond chance."""
+    """The axes along which accuracy changes significantly, and how many lines show no trend."""
     adjusted = holm([line.trend.p for line in scaling])
-    held = [line for line, p in zip(scaling, adjusted, strict=True) if p is not None and p < _SIGNIFICANT and line.trend.direction]
-    for line in held[:_TOLD_LINES]:
+    significant = [line for line, p in zip(scaling, adjusted, strict=True) if p is not None and p < _SIGNIFICANT and line.trend.direction]
+    for line in significant[:_SHOWN_LINES]:
         moves = "rises" if line.trend.direction > 0 else "falls"
         who = "Accuracy" if line.trend.over == "runs" or all(setting.fixed for _, setting in line.points) else _THESE
         yield f"{who} {moves} with {AXES.get(line.axis, line.axis)} ({line.label})."
-    if len(held) > _TOLD_LINES:
-        yield f"So it is with {len(held) - _TOLD_LINES} more lines of the scaling table."
+    if len(significant) > _SHOWN_LINES:
+        yield f"{len(significant) - _SHOWN_LINES} more lines of the scaling table have a significant trend."
     if untested := sum(line.trend.p is None for line in scaling):
         yield f"{untested} of {len(scaling)} scaling lines mix single and repeated trainings: no test."
-    if n := len(scaling) - len(held) - untested:
+    if n := len(scaling) - len(significant) - untested:
         yield f"{n} of {len(scaling)} scaling lines {'show' if n > 1 else 'shows'} no significant trend."
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Names, some of many."""
+    """Join names with commas; of more than ``most``, the rest is counted."""
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"

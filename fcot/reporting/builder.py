@@ -1,4 +1,4 @@
-"""From settings to the report: its tables, charts and the paragraph that answers, all made from the files runs leave."""
+"""Build the report from settings: its first paragraph, tables and charts, all made from the runs' files."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import Line, lines, trend_table
 from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
-from fcot.reporting.tables import Compared, by_task, comparison, comparisons, paired
+from fcot.reporting.tables import Compared, accuracy_table, by_task, compare_settings, comparison_table
 
 _ABOUT_COMMANDS = (
-    "A run of a sweep can be made alone. Relative paths are "
-    "those of the folder in which the command was given. What is finished is not done again: another output_dir makes it anew."
+    "Each run of a sweep can be repeated alone. Relative paths in a command start in the folder in which the sweep was started. "
+    "Finished stages are skipped: set another output_dir to compute them again."
 )
-_MOST_CURVES = 40  # runs in one chart of trainings
-_MOST_POINTS = 400  # of one curve
+_MOST_CURVES = 40  # runs in the training chart
+_MOST_POINTS = 400  # points per curve
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is compared, and what comparing found: worked out once, shown in several ways."""
+    """The settings and the results of comparing them, computed once and shown in several formats.
+
+    Attributes:
+        settings: All settings, in order.
+        scaling: Lines of settings along an ordered axis.
+        compared: Pairs of settings with their paired test.
+        rounds: A table for each setting of tailored learning.
+    """
 
     settings: Sequence[Setting]
     scaling: Sequence[Line]
@@ -42,28 +49,28 @@ class Analysis:
 
 
 def analyse(settings: Sequence[Setting]) -> Analysis:
-    """Lines, comparisons and rounds of settings."""
-    return Analysis(settings, lines(settings), comparisons(settings), list(rounds_tables(settings)))
+    """Compute everything that reports show about the settings."""
+    return Analysis(settings, lines(settings), compare_settings(settings), list(rounds_tables(settings)))
 
 
 def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
-    """A report.
+    """Build a report.
 
     Args:
-        analysis: What is compared.
-        runs: Its runs, for what only files tell.
-        missing: What of the sweeps is not in the report, and why.
+        analysis: The settings and their comparisons.
+        runs: The files of the settings' runs.
+        missing: A line for each run that is not in the report, with the reason.
     """
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     sections = [
         _section("results", "Results", [
-            accuracy_chart(settings), comparison(settings), by_task(settings), paired(compared, settings) if compared else None,
-            *reference_tables(settings),
+            accuracy_chart(settings), accuracy_table(settings), by_task(settings),
+            comparison_table(compared, settings) if compared else None, *reference_tables(settings),
         ]),
         _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
         _section("cost", "Cost", _cost(settings)),
-        _section("kept", "What curation kept", [kept_chart(settings), _refused(settings)]),
-        _section("training", "Training", [training_chart(_curves(runs[:_MOST_CURVES])), _left_out(runs)]),
+        _section("kept", "What curation kept", [kept_chart(settings), _verdicts(settings)]),
+        _section("training", "Training", [training_chart(_curves(runs[:_MOST_CURVES])), _omitted_curves(runs)]),
         _section("errors", "Wrong answers", [make(settings) for make in (error_table, length_table, aligned_table)]),
         Section("samples", "Rationales and answers"),
         _section("rounds", "Rounds", analysis.rounds),
@@ -75,14 +82,14 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
 
 
 def terminal_tables(analysis: Analysis) -> list[Table]:
-    """What a terminal shows of it."""
+    """The tables of the report that a terminal shows."""
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
-    found = [
-        comparison(settings), *analysis.rounds, *reference_tables(settings),
-        paired(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
+    tables = [
+        accuracy_table(settings), *analysis.rounds, *reference_tables(settings),
+        comparison_table(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
         *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if has_cost(settings) else None,
     ]  # fmt: skip
-    return [table for table in found if table is not None]
+    return [table for table in tables if table is not None]
 
 
 def _section(name: str, title: str, blocks: Sequence[Any]) -> Section:
@@ -104,15 +111,15 @@ def _cost(settings: Sequence[Setting]) -> list[Table | Chart]:
     return [*([cost_chart(costs)] if any(cost.usd for cost in costs) else []), cost_table(settings)]
 
 
-def _refused(settings: Sequence[Setting]) -> Table | None:
-    """Reasons of refusal, a line a setting, mean over its runs."""
-    asked = [setting for setting in settings if setting.mean("completions_asked")]
-    reasons = list(dict.fromkeys(reason for setting in asked for run in setting.runs for reason in run.get("refused") or {}))
-    if not asked:
+def _verdicts(settings: Sequence[Setting]) -> Table | None:
+    """Kept and rejected completions by reason: a row per setting, mean over its runs; None without a teacher."""
+    taught = [setting for setting in settings if setting.mean("completions_asked")]
+    reasons = list(dict.fromkeys(reason for setting in taught for run in setting.runs for reason in run.get("refused") or {}))
+    if not taught:
         return None
     columns = ("setting", "asked", "kept", "kept %", *(reason.replace("_", " ") for reason in reasons))
     table = Table("refused", "completions by curation's verdict (mean over runs)", columns, ("setting",))
-    for setting in asked:
+    for setting in taught:
         n, kept = setting.mean("completions_asked"), setting.mean("completions_kept")
         assert n is not None
         assert kept is not None
@@ -122,52 +129,52 @@ def _refused(settings: Sequence[Setting]) -> Table | None:
             f"{n:,.0f}",
             f"{kept:,.0f}",
             f"{100 * kept / n:.1f}",
-            *(f"{one:,.0f}" if one else "" for one in counts),
+            *(f"{count:,.0f}" if count else "" for count in counts),
         )
     return table
 
 
 def _curves(runs: Sequence[RunFiles]) -> dict[str, list[dict[str, Any]]]:
-    """Training loss and validation accuracy by step, of runs that were trained here; the rounds of one follow each other."""
-    found = {}
+    """Training loss and validation accuracy by optimizer step, by run label. The rounds of a run are joined to one curve."""
+    curves = {}
     for run in runs:
         rounds = run.metrics.get("rounds") or []
         if rounds:
-            rows, before = [], 0
-            for held in rounds:
-                of_round = _losses(run.directory.round(held["round"]).logs / "metrics.csv")
-                rows += [{**row, "step": before + row["step"]} for row in of_round]
-                before += of_round[-1]["step"] if of_round else 0
-                if held.get("validation_accuracy") is not None:
-                    rows.append({"step": before, "validation": 100 * held["validation_accuracy"]})
+            rows, first_step = [], 0
+            for round_metrics in rounds:
+                losses = _losses(run.directory.round(round_metrics["round"]).logs / "metrics.csv")
+                rows += [{**row, "step": first_step + row["step"]} for row in losses]
+                first_step += losses[-1]["step"] if losses else 0
+                if round_metrics.get("validation_accuracy") is not None:
+                    rows.append({"step": first_step, "validation": 100 * round_metrics["validation_accuracy"]})
         else:
             rows = _losses(run.directory.logs / "metrics.csv")
             entries = [entry for entry in run.metrics.get("history") or [] if entry.get("validation_accuracy") is not None]
             rows += [{"step": entry["step"], "validation": 100 * entry["validation_accuracy"]} for entry in entries]
         if rows:
-            found[run.label] = rows
-    return found
+            curves[run.label] = rows
+    return curves
 
 
 def _losses(log: Path) -> list[dict[str, Any]]:
-    """Steps and losses of a training's log, at most some hundreds, evenly."""
+    """Steps and losses in a training log, thinned out evenly to a few hundred."""
     rows = []
     with contextlib.suppress(OSError, csv.Error, UnicodeDecodeError), log.open(newline="") as file:
         for row in csv.DictReader(file):
-            with contextlib.suppress(TypeError, ValueError, KeyError):  # a line that a kill tore
+            with contextlib.suppress(TypeError, ValueError, KeyError):  # a killed process may leave half a line
                 step, loss = int(row["step"]), float(row["train_loss"])
-                if math.isfinite(loss):  # of a training that diverged
+                if math.isfinite(loss):  # it is not if the training diverged
                     rows.append({"step": step, "train_loss": loss})
     return rows[:: 1 + len(rows) // _MOST_POINTS]
 
 
-def _left_out(runs: Sequence[RunFiles]) -> Paragraph | None:
+def _omitted_curves(runs: Sequence[RunFiles]) -> Paragraph | None:
     n = len(runs) - _MOST_CURVES
     return Paragraph(f"The first {_MOST_CURVES} of {len(runs)} runs; the others' curves are in their logs/metrics.csv.") if n > 0 else None
 
 
 def _versions(runs: Sequence[RunFiles]) -> Table:
-    """What computed the results, a column a package; runs with the same versions share a line."""
+    """The package versions of the runs: a column per package; runs with the same versions share a row."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics.get("versions") or {}))
     table = Table("versions", "versions", ("runs", "precision", "devices", *names), ("precision",))
     lines_of: dict[tuple[str, ...], int] = {}
@@ -190,14 +197,14 @@ def _config(run: RunFiles) -> Code | None:
 
 
 def _command(run: RunFiles) -> Code:
-    """The command of a run."""
+    """The command that repeats a run, titled with the run's accuracy."""
     try:
         command = command_of(run.directory)
     except OSError:
         command = ""
     seed = "" if run.label.endswith(f", seed {run.metrics['seed']}") else f", seed {run.metrics['seed']}"
-    told = command or f"python -m fcot.run with the values of runs/{run.metrics['run_id']}/config.yaml"
-    return Code(f"{run.label}{seed}: {100 * run.metrics['accuracy']:.2f} %", told)
+    text = command or f"python -m fcot.run with the values of runs/{run.metrics['run_id']}/config.yaml"
+    return Code(f"{run.label}{seed}: {100 * run.metrics['accuracy']:.2f} %", text)
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The model card beside a student: what it is, what made it, how good it is, and on whose terms its training text came."""
+"""Write the model card of a student: its results, its training data, their terms of use, and how to use it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ tokenizer.decode(output[0], skip_special_tokens=True)""",
 
 
 def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api: bool) -> str:
-    """Markdown, DIR standing for where the student is: fcot's own command, and transformers' lines for a local student."""
+    """How to use a student, as Markdown: fcot's command and, for a local student, code with transformers.
+
+    Args:
+        folder: The student's folder, or what stands for it.
+        layout: The kind of prompt that the student's model takes.
+        text_format: The student's prompt format.
+        api: Whether the student is a remote model.
+    """
     command = f'```\npython -m fcot.predict student={folder} "..."\n```'
     if api:
         return command
@@ -38,7 +45,7 @@ def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api:
 
 
 def _template(text_format: StudentFormat) -> str:
-    """What stands around ``{question}``, demonstrations included."""
+    """The student's prompt, demonstrations included, with ``{question}`` as placeholder."""
     mark = "\0"
     return text_format.prompt(mark).replace("{", "{{").replace("}", "}}").replace(mark, "{question}")
 
@@ -47,11 +54,11 @@ def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, 
     """The card's Markdown.
 
     Args:
-        metrics: The run's.
+        metrics: The run's metrics.
         config_text: The run's configuration as YAML.
-        terms: On whose terms the rationales came, with ``{teacher}``; None where no teacher took part.
-        base_model: Name of what was fine-tuned at its hub or API, None for a student from scratch or from a folder.
-        use: How it is asked, as Markdown.
+        terms: The terms of use of the rationales, with the placeholder ``{teacher}``; None without a teacher.
+        base_model: The fine-tuned model's name at its hub or API; None for a student from scratch or from a folder.
+        use: How to use the student, as Markdown (:func:`how_to_use`).
     """
     low, high = metrics["accuracy_ci95"]
     teacher, best = metrics["teacher"], metrics["accuracy_best_epoch"]
@@ -77,7 +84,8 @@ def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, 
         kept = f"{plain['completions_kept']:,} rationales kept of {plain['completions_asked']:,}"
         data += f", {kept} that {teacher} wrote (D = {metrics['diversity']})"
         later = rounds[1 : metrics.get("best_round", 1)]
-        counts = f"{sum(one['completions_kept'] for one in later):,} of {sum(one['completions_asked'] for one in later):,}"
+        n_kept, n_asked = (sum(round_metrics[key] for round_metrics in later) for key in ("completions_kept", "completions_asked"))
+        counts = f"{n_kept:,} of {n_asked:,}"
         data += f"; in {len(later)} later rounds {counts} completions ({_LEARNT[metrics['learnt_from']]})" if later else ""
     terms = terms or NO_TEACHER
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
@@ -100,7 +108,7 @@ def _majority(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _evaluations(metrics: Mapping[str, Any], name: str) -> str:
-    """Of how many evaluations an accuracy is the maximum."""
+    """The number of evaluations of which an accuracy is the maximum; empty for a single one."""
     n = sum(entry.get(name) is not None for entry in metrics.get("history") or ())
     return f"; best of {n} evaluations" if n > 1 else ""
 

@@ -13,11 +13,12 @@ from fcot.base.fields import bounded
 
 
 class LoggerOptions(Protocol):
-    """What the options of any logger have to offer.
+    """The interface of every logger's options.
 
     Attributes:
+        name: The logger's name.
         at_wandb: Whether runs are reported to Weights & Biases.
-        by_lightning: Whether a logger of Lightning is made for each training.
+        by_lightning: Whether each training gets a logger of Lightning.
     """
 
     name: str
@@ -47,7 +48,7 @@ class LightningLoggerConfig:
     by_lightning: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Faults that the bounds of single options do not cover."""
         if "." not in self.target:
             yield f"logger.target={self.target}: the full name of a class, such as pytorch_lightning.loggers.TensorBoardLogger"
 
@@ -69,7 +70,7 @@ class WandbLoggerConfig:
     by_lightning: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Faults that the bounds of single options do not cover."""
         if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
             yield "logger.mode=online: no key in WANDB_API_KEY; logger.mode=auto logs offline without one"
 

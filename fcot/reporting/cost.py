@@ -1,4 +1,4 @@
-"""What accuracy costs: annotation against rationales (paper A, appendix F), GPU-hours, and the tokens of an answer."""
+"""The cost of accuracy: annotation and rationales in dollars (paper A, appendix F), GPU hours, and tokens per answer."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from fcot.reporting.settings import MetricsRow, Setting
 from fcot.reporting.table import Table
 
-ANNOTATION_USD = 20 / 30  # a gold answer: $20 an hour, 30 an hour (paper A, appendix F)
-DAVINCI_USD = 20.0  # a million tokens, in and out: text-davinci-002's price in 2022, for teachers without one
+ANNOTATION_USD = 20 / 30  # per gold answer: $20 per hour, 30 answers per hour (paper A, appendix F)
+DAVINCI_USD = 20.0  # per million tokens, in and out: text-davinci-002's price in 2022, for teachers without a price
 _CHARACTERS_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of a setting takes, mean over its seeds.
+    """The cost of one run of a setting, mean over its seeds.
 
     Attributes:
-        problems: Annotated train problems, those held out for validation included.
-        annotation_usd: Of their gold answers.
-        teacher_usd: Of the rationales, whoever bought them: measured tokens, or those of their length, at the teacher's price.
-        measured: Whether the teacher counted the tokens.
-        training_hours: Of training, times devices.
-        answer_tokens: Mean length of an answer at evaluation; None where it was not counted.
+        setting: The setting.
+        problems: Annotated train problems, including those held out for validation.
+        annotation_usd: Dollars for their gold answers.
+        teacher_usd: Dollars for the rationales at the teacher's price, even if another run paid them.
+        measured: Whether the teacher counted the tokens; otherwise they are estimated by length.
+        training_hours: Hours of training times number of devices.
+        answer_tokens: Mean tokens per answer at evaluation; None if they were not counted.
     """
 
     setting: Setting
@@ -36,21 +37,21 @@ class Cost:
 
     @property
     def usd(self) -> float:
-        """Annotation and rationales."""
+        """Dollars for annotation and rationales."""
         return self.annotation_usd + self.teacher_usd
 
 
 def costs_of(settings: Sequence[Setting]) -> list[Cost]:
-    """Of all students; the teacher's own answers are what a student is to save."""
+    """The cost of each setting with a student; settings that evaluate the teacher itself are left out."""
     return [cost_of(setting) for setting in settings if setting["student"] != "teacher"]
 
 
 def cost_of(setting: Setting) -> Cost:
-    """A setting's cost; an untrained one costs its answers only."""
+    """The cost of a setting; without training problems there is no annotation to pay."""
     run = setting.runs[0]
     problems = run["n_train_problems"] + (run["n_validation_problems"] if run["n_train_problems"] else 0)
-    paid = [_rationales_usd(one) for one in setting.runs]  # rounds ask what their exams say, seed by seed
-    seconds = [one["seconds"].get("train", 0.0) for one in setting.runs]
+    paid = [_rationales_usd(metrics) for metrics in setting.runs]  # with rounds, each seed requests other completions
+    seconds = [metrics["seconds"].get("train", 0.0) for metrics in setting.runs]
     hours = sum(seconds) / len(seconds) * (run.get("devices") or 1) / 3600
     usd = sum(usd for usd, _ in paid) / len(paid)
     return Cost(
@@ -59,7 +60,7 @@ def cost_of(setting: Setting) -> Cost:
 
 
 def _rationales_usd(run: MetricsRow) -> tuple[float, bool]:
-    """What a run's rationales cost, and whether their tokens were counted."""
+    """Dollars for a run's rationales, and whether the teacher counted the tokens."""
     usage = run.get("teacher_usage") or {}
     measured = bool(usage.get("used_completion_tokens"))
     tokens = (usage["used_prompt_tokens"], usage["used_completion_tokens"]) if measured else _by_length(run)
@@ -68,34 +69,36 @@ def _rationales_usd(run: MetricsRow) -> tuple[float, bool]:
 
 
 def _by_length(run: MetricsRow) -> tuple[float, float]:
-    """Tokens of prompts and completions by their characters: each completion asked for with its question."""
+    """Tokens of prompts and completions, estimated from their characters; each completion counts its own prompt."""
     return tuple((run.get(name) or 0) / _CHARACTERS_A_TOKEN for name in ("teacher_prompt_characters", "teacher_characters"))  # type: ignore[return-value]
 
 
 def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> list[bool]:
-    """Which settings no other one of the task beats: as accurate or more, for as little or less, and better in one of the two.
+    """Which settings are on the Pareto front of accuracy and a resource, among those with the same test problems.
 
-    What is unknown is not on the front.
+    Args:
+        costs: The settings with their costs.
+        resource: The amount that a setting uses; None if it is unknown. Such a setting is not on the front.
     """
 
-    def beats(one: Cost, other: Cost) -> bool:
-        mine, theirs = resource(one), resource(other)
-        if mine is None or theirs is None:
+    def dominates(first: Cost, second: Cost) -> bool:
+        used, used_by_second = resource(first), resource(second)
+        if used is None or used_by_second is None:
             return False
-        better = one.setting.accuracy.mean - other.setting.accuracy.mean
-        return _same_questions(one, other) and better >= 0 and mine <= theirs and (better > 0 or mine < theirs)
+        gain = first.setting.accuracy.mean - second.setting.accuracy.mean
+        return _same_questions(first, second) and gain >= 0 and used <= used_by_second and (gain > 0 or used < used_by_second)
 
-    return [resource(one) is not None and not any(beats(other, one) for other in costs) for one in costs]
+    return [resource(cost) is not None and not any(dominates(other, cost) for other in costs) for cost in costs]
 
 
-def _same_questions(one: Cost, other: Cost) -> bool:
-    return bool(one.setting["questions_sha256"] == other.setting["questions_sha256"] and one.setting["task"] == other.setting["task"])
+def _same_questions(first: Cost, second: Cost) -> bool:
+    return all(first.setting[name] == second.setting[name] for name in ("questions_sha256", "task"))
 
 
 def cost_table(settings: Sequence[Setting]) -> Table:
-    """A line a setting; a star where it lies on the Pareto front of that column."""
+    """A row per setting; a star marks the settings on the Pareto front of accuracy and that column."""
     costs = costs_of(settings)
-    resources = (lambda one: one.usd, lambda one: one.training_hours, lambda one: one.answer_tokens)
+    resources = (lambda cost: cost.usd, lambda cost: cost.training_hours, lambda cost: cost.answer_tokens)
     fronts = [pareto(costs, resource) if len(costs) > 1 else [False] for resource in resources]
     columns = ("setting", "problems", "annotation $", "rationales $", "total $", "training h", "tokens an answer", "acc %")
     table = Table("cost", "cost (*: on the Pareto front)", columns, ("setting",))
@@ -109,17 +112,17 @@ def cost_table(settings: Sequence[Setting]) -> Table:
             f"{cost.training_hours:.3f}{hours}", f"{length}{tokens}", f"{100 * cost.setting.accuracy.mean:.2f}",
         )  # fmt: skip
     table.notes = [
-        f"gold answers at ${ANNOTATION_USD:.2f} each ($20 an hour for 30 of them: paper A, appendix F); rationales at the teacher's price, "
-        f"for a teacher without one ${DAVINCI_USD:g} a million tokens, whether or not these runs paid it; ~: tokens estimated by length. "
+        f"gold answers: ${ANNOTATION_USD:.2f} each ($20 per hour for 30 answers: paper A, appendix F). rationales: at the teacher's price "
+        f"(without one: ${DAVINCI_USD:g} per million tokens), even if other runs paid them; ~: tokens estimated by length. "
         "training h: hours times devices, on the machine that ran it."
     ]
     return table
 
 
 def has_cost(settings: Sequence[Setting]) -> bool:
-    """Whether settings differ both in how many problems are annotated and in D: which of the two pays is then the question.
+    """Whether the cost table is worth showing on a terminal.
 
-    Or in whether the teacher is asked for plain rationales or for feedback.
+    It is if settings differ both in the number of annotated problems and in D, or if several methods use a teacher.
     """
     if len({setting["method"] for setting in settings if setting["diversity"]}) > 1:
         return True

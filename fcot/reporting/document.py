@@ -1,4 +1,4 @@
-"""A report as plain data: what the page, the Markdown and W&B show, in their order."""
+"""A report as plain data, which the HTML page, the Markdown file and the W&B Report show."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied or read as it is: a command, a configuration.
+    """Text to copy or to read verbatim: a command, a configuration.
 
     Attributes:
-        title: What it is.
-        folded: Whether it is shown only when asked for.
+        title: The heading.
+        text: The text.
+        folded: Whether the page hides the text until the reader opens it.
     """
 
     title: str
@@ -37,9 +38,9 @@ class Chart:
     """A picture.
 
     Attributes:
-        name: In file names.
-        title: Above it.
-        spec: Vega-Lite, data included.
+        name: The name of its files.
+        title: The heading.
+        spec: The Vega-Lite specification, data included.
     """
 
     name: str
@@ -55,9 +56,9 @@ class Section:
     """A part of a report.
 
     Attributes:
-        id: In links: results, scaling, cost, kept, training, errors, samples, rounds, configs, reproduce.
-        title: Its heading.
-        blocks: From top to bottom; the page fills ``samples`` and ``rounds`` itself from the runs' files.
+        id: The anchor in links: results, scaling, cost, kept, training, errors, samples, rounds, configs, reproduce.
+        title: The heading.
+        blocks: The content from top to bottom. The page fills ``samples`` and ``rounds`` from the runs' files.
     """
 
     id: str
@@ -67,12 +68,12 @@ class Section:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run that the report is about.
+    """A run in the report.
 
     Attributes:
-        directory: Its files.
-        label: What tells it from the report's other runs, its seed included.
-        metrics: Of ``metrics.json``.
+        directory: The run's files.
+        label: A name that is unique within the report; it names the seed if there are several.
+        metrics: The content of ``metrics.json``.
     """
 
     directory: RunDirectory
@@ -86,10 +87,10 @@ class Document:
 
     Attributes:
         title: One line.
-        answer: What was run and what came out, in one paragraph made from the numbers.
-        missing: What of the sweeps is not finished; empty where everything is.
-        sections: In their order.
-        runs: Finished ones, in the order of the main table.
+        answer: The first paragraph: what was run, and what the results are.
+        missing: A line for each run that is not in the report, with the reason.
+        sections: The sections in order.
+        runs: The finished runs, in the order of the main table.
     """
 
     title: str

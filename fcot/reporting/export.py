@@ -1,4 +1,4 @@
-"""A report as files for papers and notes: each table and figure by itself, all of it as Markdown, and the numbers as data."""
+"""Export a report as files: each table and figure, the whole report as Markdown, and the numbers as CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.reporting.document import Block, Chart, Code, Document, Paragraph
 from fcot.reporting.figures import save
-from fcot.reporting.published import find
+from fcot.reporting.published import find_published
 from fcot.reporting.settings import Setting, varied_keys
 from fcot.reporting.table import Table, plain
 
@@ -21,13 +21,13 @@ from fcot.reporting.table import Table, plain
 def export_files(document: Document, settings: Sequence[Setting], folder: Path) -> None:
     """Write ``tables/`` (Markdown, LaTeX, CSV), ``figures/`` (SVG, PDF, PNG), ``report.md`` and ``settings.csv`` into a folder.
 
-    Files of an earlier report there that this one does not have are removed; others stay.
+    Files of an earlier report that this one does not write are removed; other files in the folder stay.
     """
-    made = folder / "files.json"
-    before: list[str] = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one: then nothing is removed
-        before = list(read_json(made)["files"])
-    text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(one)}" for one in document.missing)]
+    listing = folder / "files.json"
+    old_files: list[str] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: then nothing is removed
+        old_files = list(read_json(listing)["files"])
+    text = [f"# {plain(document.title)}", plain(document.answer), *(f"- not in the report: {plain(line)}" for line in document.missing)]
     written: list[str] = []
     for section in document.sections:
         text.append(f"## {section.title}" if section.id != "samples" else "")
@@ -36,17 +36,17 @@ def export_files(document: Document, settings: Sequence[Setting], folder: Path) 
             text.append(_markdown(block))
     write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
     write_atomic(folder / "settings.csv", _data(settings))
-    write_json(made, {"files": written})
-    for name in set(before) - set(written):
+    write_json(listing, {"files": written})
+    for name in set(old_files) - set(written):
         (folder / name).unlink(missing_ok=True)
 
 
 def _write(block: Block, folder: Path) -> Iterator[str]:
-    """Write a table's or a figure's files; their names."""
+    """Write the files of a table or figure; yield their names."""
     if isinstance(block, Table):
-        for form, made in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
-            write_atomic(folder / "tables" / f"{block.name}.{form}", made)
-            yield f"tables/{block.name}.{form}"
+        for suffix, text in (("md", block.to_markdown()), ("tex", block.to_latex()), ("csv", block.to_csv())):
+            write_atomic(folder / "tables" / f"{block.name}.{suffix}", text)
+            yield f"tables/{block.name}.{suffix}"
     elif isinstance(block, Chart):
         try:
             yield from (f"figures/{path.name}" for path in save(block, folder / "figures"))
@@ -55,7 +55,7 @@ def _write(block: Block, folder: Path) -> Iterator[str]:
 
 
 def _markdown(block: Block) -> str:
-    """A block in ``report.md``; what is folded, configurations, stands in the runs' folders."""
+    """A block in ``report.md``; folded blocks (configurations) are left out, as the runs' folders have them."""
     if isinstance(block, Table):
         return block.to_markdown()
     if isinstance(block, Chart):
@@ -67,7 +67,7 @@ def _markdown(block: Block) -> str:
 
 
 def _data(settings: Sequence[Setting]) -> str:
-    """A row a setting as CSV, accuracies from 0 to 1, what is unknown empty."""
+    """A row per setting as CSV: accuracies from 0 to 1, unknown values empty."""
     text = io.StringIO()
     rows = [_row(setting) for setting in settings]
     writer = csv.DictWriter(text, list(dict.fromkeys([*rows[0], *varied_keys(settings)])), lineterminator="\n")
@@ -83,7 +83,7 @@ _MEANS = (
 
 
 def _row(setting: Setting) -> dict[str, Any]:
-    accuracy, cell, best = setting.accuracy, find(setting.runs[0]), setting.best_epoch
+    accuracy, cell, best = setting.accuracy, find_published(setting.runs[0]), setting.best_epoch
     return {
         "task": setting["task"], "student": setting["student"], "method": setting["method"], "diversity": setting["diversity"],
         "accuracy": accuracy.mean, "low": accuracy.low, "high": accuracy.high, "sd": accuracy.spread, "seeds": len(setting.runs),

@@ -1,4 +1,4 @@
-"""What wrong answers have in common: marks, problems that the teacher fails too, lengths."""
+"""Tables about wrong answers: their error marks, failures shared with the teacher, and accuracy by answer length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcot.reporting.settings import Setting, named
 from fcot.reporting.table import Table
 
 _QUARTERS = 4
-_MEANT = {  # marks whose names do not say enough
+_EXPLAINED = {  # marks whose names need an explanation
     "right_reasoning": "the reasoning's last line has the gold answer, the answer given is another",
     "foreign_number": "a number that neither the question nor a calculation has",
     "skipped_number": "a number of the question is not in the reasoning",
@@ -24,7 +24,7 @@ _MEANT = {  # marks whose names do not say enough
 
 
 def error_table(settings: Sequence[Setting]) -> Table | None:
-    """How often each mark stands on a wrong answer, in percent of the wrong answers; None where nothing is wrong."""
+    """How many of the wrong answers have each error mark, in percent; None if all answers are right."""
     wrong = [setting for setting in settings if any(run.get("errors") for run in setting.runs)]
     if not wrong:
         return None
@@ -32,7 +32,7 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
     columns = ("setting", "wrong", *(name.replace("_", " ") for name in marks))
     seeds = " of all seeds" if any(len(setting.runs) > 1 for setting in wrong) else ""
     table = Table("errors", f"wrong answers{seeds}, by mark (% of them; one may have several)", columns, ("setting",))
-    table.notes = [f"{name.replace('_', ' ')}: {_MEANT[name]}." for name in marks if name in _MEANT]
+    table.notes = [f"{name.replace('_', ' ')}: {_EXPLAINED[name]}." for name in marks if name in _EXPLAINED]
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
         shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
@@ -41,7 +41,7 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
 
 
 def aligned_table(settings: Sequence[Setting]) -> Table | None:
-    """Whether students fail where the teacher fails, more than chance; None without the teacher among the settings."""
+    """Whether students fail on the teacher's failures more often than by chance; None if no setting evaluates the teacher."""
     pairs = [
         (teacher, student) for teacher in settings if teacher["student"] == "teacher"
         for student in settings if student["student"] != "teacher" and student["questions_sha256"] == teacher["questions_sha256"]
@@ -54,10 +54,10 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     rows, p_values = [], []
     for teacher, student in pairs:
         problems = sorted(teacher.problems & student.problems)
-        sides = [one.correct(problems).mean(axis=0) < 0.5 for one in (teacher, student)]
-        odds, p = independence(*(side.tolist() for side in sides))
-        chance = sides[0].mean() * sides[1].mean() * len(problems)
-        rows.append((teacher.title, named(student, settings), f"{int((sides[0] & sides[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
+        wrong = [setting.correct(problems).mean(axis=0) < 0.5 for setting in (teacher, student)]
+        odds, p = independence(*(flags.tolist() for flags in wrong))
+        chance = wrong[0].mean() * wrong[1].mean() * len(problems)
+        rows.append((teacher.title, named(student, settings), f"{int((wrong[0] & wrong[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
         p_values.append(p)
     for row, corrected in zip(rows, holm(p_values), strict=True):
         table.add_row(*row, p_value(corrected))
@@ -65,9 +65,9 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
 
 
 def length_table(settings: Sequence[Setting]) -> Table | None:
-    """Accuracy by how long the answers are, in quarters from short to long; of methods whose answers hold a rationale."""
-    reasoning = [one for one in settings if METHODS[one["method"]].prompted or METHODS[one["method"]].uses_rationales]
-    reasoning = [one for one in reasoning if any(any(lengths.values()) for lengths in one.lengths)]
+    """Accuracy by answer length, in quarters from short to long; None if no method's answers hold a rationale."""
+    reasoning = [setting for setting in settings if METHODS[setting["method"]].prompted or METHODS[setting["method"]].uses_rationales]
+    reasoning = [setting for setting in reasoning if any(any(lengths.values()) for lengths in setting.lengths)]
     if not reasoning:
         return None
     columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
@@ -83,7 +83,11 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
 
 
 def _quarters(pairs: NDArray[np.float64]) -> list[str]:
-    """Accuracy and mean length of each quarter of (tokens, correct); answers of one length stay together, where their middle falls."""
+    """Accuracy, mean length and size of each quarter. Answers of equal length stay in one quarter: that of their middle rank.
+
+    Args:
+        pairs: (answers, 2): tokens, and 1 for a right answer.
+    """
     _, inverse, counts = np.unique(pairs[:, 0], return_inverse=True, return_counts=True)
     middles = (np.cumsum(counts) - counts / 2) / len(pairs)
     quarter = np.minimum((middles * _QUARTERS).astype(int), _QUARTERS - 1)[inverse]

@@ -1,4 +1,4 @@
-"""The report's pictures, as Altair charts: the page shows them alive, papers take them as PDF or SVG."""
+"""The report's charts, made with Altair: interactive on the page, as SVG, PDF or PNG for papers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from fcot.reporting.published import Published, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
-COLOURS = {  # of methods; each reads on white and on near-black
+COLOURS = {  # by method; each is readable on a light and on a dark page
     "zero_shot": "#8f8f8f", "zero_shot_cot": "#b0967a", "few_shot_cot": "#5f9f6b", "fine_tune": "#d99a31", "fine_tune_cot": "#3a82c4",
     "tailored": "#9a6fc0",
 }  # fmt: skip
 _METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLOURS], range=list(COLOURS.values()))
-_LINES = ["#1b9e77", "#d95f02", "#7b77c0", "#e7298a", "#66a61e", "#c79a00", "#a6761d", "#808080"]  # no method's
-_DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # these and the shapes tell apart what has the same colour
+_LINES = ["#1b9e77", "#d95f02", "#7b77c0", "#e7298a", "#66a61e", "#c79a00", "#a6761d", "#808080"]  # no method has these
+_DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # dashes and shapes distinguish lines of the same color
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 _PAPER = "#c0504d"
 _INTERVAL = "95 % interval"
 _WIDTH = 520
-_LABEL = 480  # pixels of an axis' label; a page on a phone has less
+_LABEL = 480  # maximum width of an axis label in pixels; the page on a phone has less
 _FORMATS = ("svg", "pdf", "png")
 FigureRow = dict[str, Any]
 
 
 def accuracy_chart(settings: Sequence[Setting]) -> Chart:
-    """A bar a setting with its 95 % interval, one panel per task and student; what paper A published is a diamond."""
+    """A bar per setting with its 95 % interval, a panel per task and student; diamonds show paper A's accuracies."""
     panels: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         panels.setdefault((setting["task"], setting["student"]), []).append(setting)
@@ -62,7 +62,7 @@ def _bars(group: Sequence[Setting]) -> Any:
 
 
 def scaling_chart(lines: Sequence[Line]) -> Chart:
-    """A panel per axis and task: accuracy along the axis with 95 % intervals, and paper A's curve over D dashed behind it."""
+    """A panel per axis and task: accuracy along the axis with 95 % intervals, and paper A's curve as a dashed line."""
     panels: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         panels.setdefault((line.axis, line.points[0][1]["task"]), []).append(line)
@@ -84,9 +84,9 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
     x = alt.X("place:Q", scale=scale, title=AXES.get(axis, axis), axis=alt.Axis(values=places, format="~s"))
     names = list(dict.fromkeys(row["line"] for row in rows))
-    colour, shape = _told_apart("line", names, "shape", legend=len(names) > 1)
+    colour, shape = _line_styles("line", names, "shape", legend=len(names) > 1)
     base = alt.Chart(_data(rows)).encode(x=x, color=colour)
-    y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [one["accuracy"] for one in (*paper, *best)]))
+    y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [row["accuracy"] for row in (*paper, *best)]))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
     layers = [
         base.mark_line().encode(y=y),
@@ -102,9 +102,9 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
 
 
 def cost_chart(costs: Sequence[Cost]) -> Chart:
-    """Accuracy against dollars, a panel a task; what is on the Pareto front is joined.
+    """Accuracy against dollars, a panel per task; a line joins the settings on the Pareto front.
 
-    Dollars are for annotation and rationales; for rationales alone where all settings of a task have the same problems annotated.
+    Dollars count annotation and rationales, or rationales alone if all settings of a task have equally many annotated problems.
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
@@ -123,7 +123,7 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
         rows.append(_measured(cost.setting) | {"USD": usd(cost), "point": f"{cost.problems} problems{d}", "front": on_front,
                                                "student": cost.setting["student"], "training hours": cost.training_hours})  # fmt: skip
     front = [row for row in rows if row["front"]]
-    labelled = list({(row["USD"], row["accuracy"], row["point"]): row for row in front}.values())  # equal ones lie on each other
+    labelled = list({(row["USD"], row["accuracy"], row["point"]): row for row in front}.values())  # no label twice at one point
     x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if alike else 'gold answers and rationales'}")
     y = _percent(alt.Y, "accuracy", _room(row["high"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -141,51 +141,58 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
 
 
 def kept_chart(settings: Sequence[Setting]) -> Chart | None:
-    """The share of completions that curation kept, by D; None where no teacher was asked."""
-    asked = [setting for setting in settings if setting.mean("completions_asked")]
-    if not asked:
+    """The percentage of completions that curation kept, by D; None without a teacher."""
+    taught = [setting for setting in settings if setting.mean("completions_asked")]
+    if not taught:
         return None
     rows = [
-        {"line": _asked_of(setting), "D": setting["diversity"], "setting": label(setting, settings),
+        {"line": _task_and_teacher(setting), "D": setting["diversity"], "setting": label(setting, settings),
          "kept": setting.mean("completions_kept"), "asked": setting.mean("completions_asked"),
          "share": 100 * setting.mean("completions_kept") / setting.mean("completions_asked")}  # type: ignore[operator]
-        for setting in asked
+        for setting in taught
     ]  # fmt: skip
-    colour, shape = _told_apart("line", list(dict.fromkeys(row["line"] for row in rows)), "shape")
+    colour, shape = _line_styles("line", list(dict.fromkeys(row["line"] for row in rows)), "shape")
     chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
-        x=alt.X("D:O", title="rationales a problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
+        x=alt.X("D:O", title="rationales per problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
         color=colour, shape=shape,
         tooltip=["setting:N", alt.Tooltip("kept:Q", format=",.0f"), "asked:Q", alt.Tooltip("share:Q", format=".1f")],
     )  # fmt: skip
     return _made("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
 
 
-def _asked_of(setting: Setting) -> str:
+def _task_and_teacher(setting: Setting) -> str:
     return f"{setting['task']}, {setting['teacher']}" + (", all rounds" if setting["rounds"] else "")
 
 
 def training_chart(curves: Mapping[str, Sequence[FigureRow]]) -> Chart | None:
-    """Training loss and validation accuracy by optimizer step, a line a run; None without any.
+    """Training loss and validation accuracy by optimizer step, a line per run; None without training.
 
     Args:
-        curves: By run: rows of ``step`` with ``train_loss`` or ``validation``.
+        curves: By run label: rows of ``step`` with ``train_loss`` or ``validation``.
     """
     rows = [{"run": name} | row for name, curve in curves.items() for row in curve]
     panels: list[Any] = []
-    for value, title in (("train_loss", "training loss (a token)"), ("validation", "validation accuracy, %")):
-        here = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
-        if here:
+    for value, title in (("train_loss", "training loss per token"), ("validation", "validation accuracy, %")):
+        points = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
+        if points:
             y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=value != "train_loss"))
-            colour, dash = _told_apart("run", list(curves), "strokeDash", legend=not panels)  # one for both
-            line = alt.Chart(_data(here)).mark_line(point=value == "validation", strokeWidth=1.5)
+            colour, dash = _line_styles("run", list(curves), "strokeDash", legend=not panels)  # one legend for both panels
+            line = alt.Chart(_data(points)).mark_line(point=value == "validation", strokeWidth=1.5)
             tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
             x = alt.X("step:Q", title="optimizer step")
             panels.append(line.encode(x=x, y=y, color=colour, strokeDash=dash, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
-    return _made("training", "how each run was trained", _stacked(panels, 2)) if panels else None
+    return _made("training", "training curves of each run", _stacked(panels, 2)) if panels else None
 
 
 def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Chart:
-    """A histogram a panel, its groups on top of each other."""
+    """A histogram per panel, its groups stacked.
+
+    Args:
+        name: The chart's name.
+        title: The chart's title.
+        panels: By panel title: the values of each group.
+        unit: The title of the x axis.
+    """
     charts = []
     for panel, groups in panels.items():
         rows = [{"group": group, "value": value} for group, values in groups.items() for value in values]
@@ -203,11 +210,11 @@ def save(chart: Chart, folder: Path) -> list[Path]:
     """Write a chart as SVG, PDF and PNG.
 
     Raises:
-        FcotError: It holds text that cannot be drawn.
+        FcotError: The chart cannot be drawn.
     """
     import vl_convert
 
-    made = {
+    renderers = {
         "svg": lambda: vl_convert.vegalite_to_svg(chart.spec).encode(),
         "pdf": lambda: vl_convert.vegalite_to_pdf(chart.spec),
         "png": lambda: vl_convert.vegalite_to_png(chart.spec, scale=2),
@@ -216,14 +223,14 @@ def save(chart: Chart, folder: Path) -> list[Path]:
     try:
         for path, form in zip(paths, _FORMATS, strict=True):
             with replacing(path) as temporary:
-                temporary.write_bytes(made[form]())
+                temporary.write_bytes(renderers[form]())
     except ValueError as error:
         raise FcotError(f"figure {chart.name} cannot be drawn as a file: {error}") from error
     return paths
 
 
 def _stacked(panels: Sequence[Any], columns: int) -> Any:
-    """Panels side by side and below each other; one alone stays as it is, which lets a page shrink it."""
+    """Arrange panels in columns. A single panel is returned as it is, because the page can shrink only that."""
     return (
         panels[0]
         if len(panels) == 1
@@ -242,7 +249,7 @@ def _data(rows: Sequence[FigureRow]) -> alt.Data:
 
 
 def _measured(setting: Setting) -> FigureRow:
-    """A setting's numbers, in percent."""
+    """A setting's accuracy and interval in percent."""
     accuracy = setting.accuracy
     low, high = 100 * accuracy.low, 100 * accuracy.high
     return {
@@ -252,7 +259,7 @@ def _measured(setting: Setting) -> FigureRow:
 
 
 def _paper(setting: Setting) -> FigureRow:
-    """The published figure and, where that is a best epoch, ours."""
+    """The published accuracy and, if it is that of a best epoch, our best epoch."""
     if setting.published is None:
         return {"paper A": None, "best epoch": None}
     cell, measured = setting.published
@@ -260,12 +267,19 @@ def _paper(setting: Setting) -> FigureRow:
 
 
 def _room(percents: Iterable[float]) -> float:
-    """The end of an axis of percentages that are all small."""
+    """The upper end of an axis of percentages, with some room above the largest."""
     return min(100.0, 1.25 * max(percents) + 2)
 
 
-def _told_apart(field: str, names: Sequence[str], second: str, legend: bool = True) -> tuple[Any, Any]:
-    """Channels that tell lines apart: colours, and where these come round again dashes or shapes; with a legend below."""
+def _line_styles(field: str, names: Sequence[str], second: str, legend: bool = True) -> tuple[Any, Any]:
+    """Channels that distinguish lines: colors, and dashes or shapes once the colors repeat.
+
+    Args:
+        field: The field that names a line.
+        names: All lines.
+        second: ``strokeDash`` or ``shape``.
+        legend: Whether there is a legend below the chart.
+    """
     below = alt.Legend(orient="bottom", columns=1, symbolLimit=len(names)) if legend else None
     channel: Any = alt.StrokeDash if second == "strokeDash" else alt.Shape
     values: Sequence[Any] = _DASHES if second == "strokeDash" else _SHAPES
@@ -284,26 +298,32 @@ def _percent(channel: Any, field: str, most: float = 100.0, title: str = "test a
 
 
 def _curve(line: Line) -> list[tuple[float, float]]:
-    """Paper A's values along a line: of each measured point; along D and train problems of those too that were not measured."""
+    """Paper A's values along a line: at the measured points and, along D and train problems, at all published points."""
     curve = {place: setting.published[0].percent for place, setting in line.points if setting.published is not None}
     if curve and line.axis == "diversity" and line.points[0][1]["subset"] is None:
-        curve |= _figure(line, "figure9", lambda one: one.diversity or 1)
+        curve |= _figure(line, "figure9", lambda cell: cell.diversity or 1)
     if curve and line.axis == "split_mode.subset":
-        curve |= _figure(line, "figure4", lambda one: one.subset or 0)
+        curve |= _figure(line, "figure4", lambda cell: cell.subset or 0)
     return sorted(curve.items())
 
 
 def _best_epochs(line: Line) -> list[tuple[float, float]]:
-    """Our best epochs along a line, where those are what the paper's curve shows."""
-    cells = [(place, setting.published) for place, setting in line.points]
-    return sorted((place, 100 * known[1].mean) for place, known in cells if known is not None and known[0].best_epoch)
+    """Our best epochs along a line, at the points where the paper's accuracy is that of a best epoch."""
+    pairs = [(place, setting.published) for place, setting in line.points]
+    return sorted((place, 100 * pair[1].mean) for place, pair in pairs if pair is not None and pair[0].best_epoch)
 
 
 def _figure(line: Line, source: str, place: Callable[[Published], int]) -> dict[float, float]:
-    """A published curve of a line's task, student and method."""
+    """The curve that paper A published for a line's task, student and method.
+
+    Args:
+        line: The line.
+        source: The figure in the paper.
+        place: A cell's place on the line's axis.
+    """
     setting = line.points[0][1]
-    cell = tuple(setting[name] for name in ("task", "student", "method"))
-    return {place(one): one.percent for one in published() if one.source == source and (one.task, one.student, one.method) == cell}
+    wanted = tuple(setting[name] for name in ("task", "student", "method"))
+    return {place(cell): cell.percent for cell in published() if cell.source == source and (cell.task, cell.student, cell.method) == wanted}
 
 
 def _sizes(settings: Sequence[Setting]) -> str:

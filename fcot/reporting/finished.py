@@ -1,4 +1,4 @@
-"""What finished runs left, as a report reads it, and what tells runs of several commands apart."""
+"""Load finished runs for a report, and find the configuration values in which runs of several commands differ."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fcot.base.files import LINE_ENDS, read_json, read_jsonl
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
 
-Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: right or wrong, tokens
+Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: whether the answer is right, its tokens
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
-_AGAIN = "to make it again, remove it and the run's DONE.json, and give the run's command"
-# Beginnings of keys that change no prediction, or that a report shows by themselves; ``fcot/config.py`` says which are the former.
+_AGAIN = "to make it again, remove it and the run's DONE.json, and run the run's command"
+# Prefixes of keys that change no prediction (see the schemas in ``fcot/config``), or that a report shows in a column of their own.
 _NO_MATTER = (
     "seed", "output_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path", "student.name",
     "method.name",
@@ -33,7 +33,15 @@ _NO_MATTER = (
 
 
 def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
-    """A run's metrics; by sample index which test problems it answered rightly, and in how many tokens."""
+    """Load a run: its metrics and, by sample index, whether it answered each test problem correctly and in how many tokens.
+
+    Args:
+        path: The run's ``metrics.json``.
+        varied: The values that the run's sweep varied; None if it is not of a sweep.
+
+    Raises:
+        FcotError: A file is missing or damaged.
+    """
     answers, lengths = {}, {}
     predictions = path.with_name("predictions.jsonl")
     with readable(predictions):
@@ -43,19 +51,19 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
             answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
     with readable(path):
         metrics = read_json(path) | {"varied": dict(varied or {}), "swept": tuple(varied or ()), "test_templates": _test_templates(path)}
-        if lacking := [name for name in _NEEDED if name not in metrics]:
-            raise ValueError(f"it has no {', '.join(lacking)}")
+        if missing := [name for name in _NEEDED if name not in metrics]:
+            raise ValueError(f"it has no {', '.join(missing)}")
         if len(answers) != metrics["n_test"]:
             raise FcotError(f"{predictions} is damaged: it has {len(answers):,} of {metrics['n_test']:,} answers; {_AGAIN}")
-        for held in metrics.get("rounds", ()):
-            of_round = RunDirectory(path.parent).round(held["round"]).predictions
-            if of_round.exists():  # a round's files may be deleted
-                held["answers"] = {row["sample_index"]: bool(row["correct"]) for row in read_jsonl(of_round)}
+        for round_metrics in metrics.get("rounds", ()):
+            round_predictions = RunDirectory(path.parent).round(round_metrics["round"]).predictions
+            if round_predictions.exists():  # a round's files may be deleted
+                round_metrics["answers"] = {row["sample_index"]: bool(row["correct"]) for row in read_jsonl(round_predictions)}
     return metrics, answers, lengths
 
 
 def _test_templates(path: Path) -> dict[int, str]:
-    """Of the test problems, the template where it is known; empty in older runs, which did not keep it."""
+    """The template of each test problem that has a known one; empty for older runs, which did not record it."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         return {int(index): str(name) for index, name in read_json(path.with_name("split.json")).get("test_templates", {}).items()}
     return {}
@@ -63,7 +71,11 @@ def _test_templates(path: Path) -> dict[int, str]:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell which file cannot be read."""
+    """Turn an error while reading a file into a message that names the file.
+
+    Raises:
+        FcotError: The file is missing or damaged.
+    """
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
@@ -72,7 +84,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def command_of(directory: RunDirectory) -> str:
-    """The command that makes a run again, which stands above its configuration; empty where it was not kept.
+    """The command that repeats a run, from the comment above its configuration; empty if it was not recorded.
 
     Raises:
         OSError: The configuration cannot be read.
@@ -85,49 +97,53 @@ def command_of(directory: RunDirectory) -> str:
 
 
 def distinguish(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
-    """Enter as varied the configuration values in which runs of a task, student and method differ, beside D and the seed.
+    """Set as varied the configuration values in which runs of the same task, student and method differ, except D and the seed.
 
-    And all that is varied in any run in all of them, as far as their configurations have it: a table or a line has a value for
-    each run. Where runs are of one sweep, its overrides say what was varied, and this is not needed.
+    A key that varies in any run is set in all runs whose configuration has it, so that each row of a table has a value. Runs of a single
+    sweep do not need this: its overrides say what was varied.
+
+    Args:
+        loaded: The runs; ``varied`` in their metrics is changed.
+        paths: The runs' folders by run id.
     """
-    of = {metrics["run_id"]: metrics for metrics, *_ in loaded}
+    by_id = {metrics["run_id"]: metrics for metrics, *_ in loaded}
     configs = {metrics["run_id"]: _configuration(paths[metrics["run_id"]]) for metrics, *_ in loaded}
     cells: dict[tuple[Any, ...], list[str]] = {}
     for metrics, *_ in loaded:
         cells.setdefault((metrics["task"], metrics["student"], metrics["method"]), []).append(metrics["run_id"])
     keys = dict.fromkeys(key for metrics, *_ in loaded for key in metrics["varied"])
     for members in cells.values():
-        found = _differing([configs[run_id] for run_id in members if configs[run_id]])
-        keys |= dict.fromkeys(key for key in found if _counts(key, of[members[0]]))
+        differing = _differing([configs[run_id] for run_id in members if configs[run_id]])
+        keys |= dict.fromkeys(key for key in differing if _is_used(key, by_id[members[0]]))
     for metrics, *_ in loaded:
-        config = {key: value for key, value in configs[metrics["run_id"]].items() if _counts(key, metrics)}
+        config = {key: value for key, value in configs[metrics["run_id"]].items() if _is_used(key, metrics)}
         values = {key: metrics["varied"].get(key, config.get(key, config.get(f"{key}.name"))) for key in keys}
         metrics["varied"] = {key: value for key, value in values.items() if value is not None}
 
 
-def _counts(key: str, metrics: Mapping[str, Any]) -> bool:
-    """Whether a run's method has a use for a value."""
+def _is_used(key: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether a run's method uses a configuration value."""
     method, part = METHODS[metrics["method"]], key.partition(".")[0]
-    asks = method.uses_rationales or (metrics["student"] == "teacher" and part != "curation")
-    uses = {"trainer": method.trains, "teacher": asks, "curation": asks, "prompt": asks or method.prompted}
+    has_teacher = method.uses_rationales or (metrics["student"] == "teacher" and part != "curation")
+    uses = {"trainer": method.trains, "teacher": has_teacher, "curation": has_teacher, "prompt": has_teacher or method.prompted}
     return uses.get(part, True)
 
 
 def _differing(configs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Keys in which configurations differ: choices such as ``curation``, and what differs among those that chose the same."""
-    found = []
+    """Keys in which configurations differ: a choice such as ``curation``, or an option among configurations with the same choice."""
+    keys = []
     for key in dict.fromkeys(key for config in configs for key in config if not key.startswith(_NO_MATTER)):
         choice = f"{key.partition('.')[0]}.name"
         values: dict[str | None, set[str | None]] = {}
         for config in configs:
             values.setdefault(config.get(choice) if key != choice else None, set()).add(config.get(key))
-        if any(len(one) > 1 for one in values.values()):
-            found.append(key.removesuffix(".name"))
-    return found
+        if any(len(of_choice) > 1 for of_choice in values.values()):
+            keys.append(key.removesuffix(".name"))
+    return keys
 
 
 def _configuration(folder: Path) -> dict[str, str]:
-    """A run's values by dotted key; empty where they cannot be read."""
+    """A run's configuration by dotted key; empty if it cannot be read."""
     try:
         return _flat(OmegaConf.load(folder / "config.yaml"))
     except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
@@ -135,11 +151,11 @@ def _configuration(folder: Path) -> dict[str, str]:
 
 
 def _flat(config: Any, before: str = "") -> dict[str, str]:
-    """Values by dotted key."""
-    found: dict[str, str] = {}
+    """The values of a nested configuration by dotted key."""
+    flat: dict[str, str] = {}
     for key, value in config.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, DictConfig) else {f"{before}{key}": _word(value)}
-    return found
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, DictConfig) else {f"{before}{key}": _word(value)}
+    return flat
 
 
 def _word(value: Any) -> str:

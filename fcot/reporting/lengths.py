@@ -1,4 +1,4 @@
-"""How long rationales are (paper A, Figure 7), of runs that stopped after curation too."""
+"""Lengths of rationales (paper A, Figure 7), also for runs that stopped after curation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ from fcot.reporting.table import Table
 
 @dataclass(frozen=True)
 class Lengths:
-    """Words of a run's rationales.
+    """The lengths of a run's rationales in words.
 
     Attributes:
         title: Task, teacher and D.
-        kept, refused: One number a rationale.
+        kept: The words of each kept rationale.
+        rejected: The words of each rejected rationale.
     """
 
     title: str
     kept: Sequence[int]
-    refused: Sequence[int]
+    rejected: Sequence[int]
 
 
 def lengths_of(folder: Path) -> Lengths:
-    """Of a run that has curated."""
+    """Read the rationale lengths of a run that has curated.
+
+    Args:
+        folder: The run's folder.
+    """
     run, words = RunDirectory(folder), ([], [])  # type: ignore[var-annotated]
     for row in read_jsonl(run.curated):
         words[row["kept"]].append(len(row["rationale"].split()))
@@ -40,22 +45,22 @@ def lengths_of(folder: Path) -> Lengths:
     return Lengths(f"{config.dataset.name}, {teacher}, D={config.diversity}", words[True], words[False])
 
 
-def lengths_table(found: Sequence[Lengths]) -> Table:
-    """A line a run: how many were kept, and the words of kept and refused rationales."""
-    table = Table("lengths", "words of a rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "refused: mean"), ("run",))
-    for one in found:
-        kept = np.array(one.kept or [0])
-        refused = f"{np.mean(one.refused):.1f}" if one.refused else "-"
+def lengths_table(runs: Sequence[Lengths]) -> Table:
+    """A row per run: how many rationales were kept, and the words of kept and rejected ones."""
+    table = Table("lengths", "words per rationale", ("run", "kept/asked", "mean", "median", "95 %", "longest", "rejected: mean"), ("run",))
+    for run in runs:
+        kept = np.array(run.kept or [0])
+        rejected = f"{np.mean(run.rejected):.1f}" if run.rejected else "-"
         table.add_row(
-            one.title, f"{len(one.kept):,}/{len(one.kept) + len(one.refused):,}", f"{kept.mean():.1f}", f"{np.median(kept):.0f}",
-            f"{np.percentile(kept, 95):.0f}", f"{kept.max()}", refused,
+            run.title, f"{len(run.kept):,}/{len(run.kept) + len(run.rejected):,}", f"{kept.mean():.1f}", f"{np.median(kept):.0f}",
+            f"{np.percentile(kept, 95):.0f}", f"{kept.max()}", rejected,
         )  # fmt: skip
     return table
 
 
-def lengths_chart(found: Sequence[Lengths]) -> Chart:
-    """A histogram a run, kept and refused rationales on top of each other."""
+def lengths_chart(runs: Sequence[Lengths]) -> Chart:
+    """A histogram per run, with kept and rejected rationales stacked."""
     panels = {
-        f"{one.title}: {len(one.kept):,} kept, {len(one.refused):,} refused": {"kept": one.kept, "refused": one.refused} for one in found
+        f"{run.title}: {len(run.kept):,} kept, {len(run.rejected):,} rejected": {"kept": run.kept, "rejected": run.rejected} for run in runs
     }
-    return histogram_chart("lengths", "words of a rationale", panels, "words of a rationale")
+    return histogram_chart("lengths", "words per rationale", panels, "words per rationale")

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, which opens from disk and asks nothing of a network."""
+"""Write the report's page: one self-contained HTML file, which opens from disk and needs no network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from fcot.reporting.table import Table
 
 LIMIT_BYTES = 30_000_000
 _ASSETS = Path(__file__).with_name("page")
-_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # each uses what those before it define
+_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # in order: later scripts use the definitions of earlier ones
 _BROWSERS = {"samples": "Rationales", "rounds": "Paths through the rounds"}  # sections that the page fills, and their headings
-_LEAST_BYTES = 100_000  # for samples, however much the rest takes
-# Control characters as their pictures, so that they are seen and no parser meets them; halves of surrogate pairs as what they are.
+_LEAST_BYTES = 100_000  # for samples, even if the rest exceeds the limit
+# Control characters are shown as their Unicode pictures, so that they are visible and no HTML parser interprets them.
+# Unpaired surrogates become replacement characters.
 _VISIBLE = (
     {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 )
@@ -34,21 +35,21 @@ def write_page(document: Document, path: Path, limit_bytes: int = LIMIT_BYTES, p
     Args:
         document: The report.
         path: The file, written atomically.
-        limit_bytes: On the file; samples that do not fit are left out, and the page says how many are shown.
-        problems_of: The problems of a run's data set, for the questions that it trained on.
+        limit_bytes: Maximum size of the file. Samples that do not fit are left out, and the page says how many are shown.
+        problems_of: Loads the problems of a run's dataset, for the questions that it trained on; None shows fewer of them.
 
     Raises:
         FcotError: The file cannot be written.
     """
     scripts = {"page": _behaviour(), "vega": _vega() if _charts(document) else ""}
     fixed = _filled(document, Samples(b"", 0, 0, 0, ()), scripts)
-    left = limit_bytes - sum(len(part.encode()) for part in fixed)
-    samples = read_samples(document.runs, max(left, _LEAST_BYTES) // 4 * 3 - 1000, problems_of)
+    available = limit_bytes - sum(len(part.encode()) for part in fixed)
+    samples = read_samples(document.runs, max(available, _LEAST_BYTES) // 4 * 3 - 1000, problems_of)
     write_atomic(path, _filled(document, samples, scripts))
 
 
 def _filled(document: Document, samples: Samples, scripts: dict[str, str]) -> list[str]:
-    """The template with its places filled, in pieces."""
+    """The page's template with its placeholders filled, in pieces to be joined."""
     sections = _sections(document, samples)
     places = {
         "policy": _policy(scripts.values()),
@@ -66,7 +67,7 @@ def _filled(document: Document, samples: Samples, scripts: dict[str, str]) -> li
 
 
 def _sections(document: Document, samples: Samples) -> list[Section]:
-    """Those of the document; the browsers' are there when there is something to browse, at the end if the document does not place them."""
+    """The sections of the page: the document's, and a browser's section if it has data, at the end unless the document places it."""
     filled = {"samples": samples.shown > 0 or bool(samples.warnings), "rounds": samples.paths > 0}
     placed = {section.id for section in document.sections}
     extra = [Section(name, title) for name, title in _BROWSERS.items() if filled[name] and name not in placed]
@@ -74,7 +75,7 @@ def _sections(document: Document, samples: Samples) -> list[Section]:
 
 
 def _section(section: Section, samples: Samples) -> str:
-    """A section; the script builds the browser in the place that is left for it."""
+    """A section as HTML, with an empty element in which the script builds the section's browser."""
     body = "".join(map(_block, section.blocks))
     if section.id == "samples":
         body += _shown(samples)
@@ -85,19 +86,19 @@ def _section(section: Section, samples: Samples) -> str:
 
 
 def _shown(samples: Samples) -> str:
-    """How much of what there is the page holds, and what it could not read."""
-    told = (
+    """How many of the problems the page holds, and which files could not be read."""
+    note = (
         f'<p class="note">{samples.shown:,} of {samples.total:,} problems, so that the file stays small: those where runs disagree '
         "or are wrong before others, spread evenly over tasks.</p>"
     )
-    warnings = "".join(f"<li>{_text(one)}</li>" for one in samples.warnings)
-    return (told if samples.shown < samples.total else "") + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
+    warnings = "".join(f"<li>{_text(warning)}</li>" for warning in samples.warnings)
+    return (note if samples.shown < samples.total else "") + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
 
 
 def _missing(missing: Sequence[str]) -> str:
     if not missing:
         return ""
-    lines = "".join(f"<li>{_text(one)}</li>" for one in missing)
+    lines = "".join(f"<li>{_text(line)}</li>" for line in missing)
     return f'<div class="missing"><p>Not in this report:</p><ul>{lines}</ul></div>'
 
 
@@ -110,7 +111,7 @@ def _block(block: Block) -> str:
 
 
 def _code(block: Code) -> str:
-    """Text to be copied; the script gives it its button."""
+    """Text to copy; the script adds the copy button."""
     text = f'<pre tabindex="0" class="code"><code>{_text(block.text)}</code></pre>'
     title = f"<bdi>{_text(block.title)}</bdi>"
     if block.folded:
@@ -119,11 +120,11 @@ def _code(block: Code) -> str:
 
 
 def _chart(block: Chart) -> str:
-    """A picture that the script draws."""
+    """A chart that the script draws."""
     height = block.spec.get("height")
-    kept_free = f' style="min-height:{height + 60}px"' if isinstance(height, int) else ""  # nothing moves when it is drawn
+    space = f' style="min-height:{height + 60}px"' if isinstance(height, int) else ""  # the page does not jump when it is drawn
     return (
-        f'<figure><figcaption><bdi>{_text(block.title)}</bdi></figcaption><div class="plot"{kept_free}></div>'
+        f'<figure><figcaption><bdi>{_text(block.title)}</bdi></figcaption><div class="plot"{space}></div>'
         f'<script type="application/json">{_script_json(block.spec)}</script></figure>'
     )
 
@@ -133,7 +134,7 @@ def _charts(document: Document) -> bool:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs; a number and its per cent sign stay on one line."""
+    """Text as paragraphs; a number and its percent sign stay on one line."""
     together = re.sub(r"(?<=[0-9]) %", "\N{NO-BREAK SPACE}%", text)
     return "".join(f'<p dir="auto">{_text(part)}</p>' for part in together.split("\n\n"))
 
@@ -148,12 +149,12 @@ def _visible(text: str) -> str:
 
 
 def _script_json(value: object) -> str:
-    """JSON that nothing in it can end before its ``</script>``."""
+    """JSON for a ``<script>`` element, which no text in it can close."""
     return json.dumps(value, separators=(",", ":"), default=str).replace("<", "\\u003c")
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """A Content-Security-Policy: these scripts and no others, no connections. Vega writes its style sheet itself."""
+    """A Content-Security-Policy that allows these scripts only and no connections; inline styles are needed by Vega."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts if text)
     return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -163,13 +164,13 @@ def _asset(name: str) -> str:
 
 
 def _behaviour() -> str:
-    """The page's own scripts as one, whose names nothing else sees."""
+    """The page's own scripts, joined in one function scope."""
     return "\n".join(["'use strict';", "(() => {", *(_asset(f"{name}.js") for name in _SCRIPTS), "})();", ""])
 
 
 @cache
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, which leaves ``vegaEmbed`` behind."""
+    """Vega, Vega-Lite and vega-embed as one script, which defines ``vegaEmbed``."""
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,4 +1,4 @@
-"""Paper A's published accuracies beside measured ones (``paper_a.yaml``: facts with their sources, unverified cells empty)."""
+"""Paper A's published accuracies, from ``paper_a.yaml``: each with its source; unverified cells are empty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from fcot.methods.table import METHODS
 
-_ONE_EVALUATION = ("gpt3_", "teacher")  # behind an API: only the last weights could be evaluated
+_ONE_EVALUATION = ("gpt3_", "teacher")  # models behind an API: only their final weights could be evaluated
 FILE = Path(__file__).with_name("paper_a.yaml")
 
 
@@ -21,10 +21,13 @@ class Published:
     """One published accuracy.
 
     Attributes:
-        source: ``table1``, ``table9``, ``figure9``...: a part of the file, which names where it was read.
-        diversity: None for methods without a teacher.
-        sampled: Whether D = 1 means one sample rather than the greedy rationale.
-        subset: Train problems, None for all.
+        source: The part of the file, which names the place in the paper: ``table1``, ``table9``, ``figure9``...
+        task: As in fcot.
+        student: As in fcot.
+        method: As in fcot.
+        diversity: D; None for methods without a teacher.
+        sampled: Whether the rationales were sampled; otherwise D = 1 is the greedy rationale.
+        subset: Number of train problems; None for all.
         percent: Accuracy.
     """
 
@@ -39,25 +42,25 @@ class Published:
 
     @property
     def best_epoch(self) -> bool:
-        """Whether it is the best test accuracy of 20 epochs, as paper A reports fine-tuned open students; else it is one evaluation's."""
+        """Whether this is the best test accuracy of 20 epochs, which paper A reports for fine-tuned open students."""
         return METHODS[self.method].trains and not self.student.startswith(_ONE_EVALUATION)
 
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All verified accuracies by task, student, method and D; Figure 5 (other teachers) and Table 6 are in :func:`parts` only."""
+    """All verified accuracies, except Figure 5 (other teachers) and Table 6 (filters), which are in :func:`parts` only."""
     return tuple(_values(parts()))
 
 
 @cache
 def parts() -> dict[str, Any]:
-    """The file as it is."""
+    """The content of ``paper_a.yaml``."""
     return OmegaConf.to_container(OmegaConf.load(FILE))  # type: ignore[return-value]
 
 
 def _values(data: Mapping[str, Any]) -> Iterator[Published]:
     def cell(source: str, task: str, student: str, method: str, subset: int | None, percent: float | None) -> Iterator[Published]:
-        """Of a table, where ``diverse`` is Fine-tune-CoT with the task's D."""
+        """A table's cell; the method ``diverse`` is Fine-tune-CoT with the D that the paper used for the task."""
         diverse = int(data["diverse"].get(task, data["diverse"]["default"]))
         diversity = {"fine_tune_cot": 1, "diverse": diverse}.get(method)
         name = "fine_tune_cot" if method == "diverse" else method
@@ -77,16 +80,16 @@ def _values(data: Mapping[str, Any]) -> Iterator[Published]:
             yield from cell("figure4", row["task"], data["figure4"]["student"], row["method"], size, percent)
 
 
-_OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # what a sweep over one of these varies, the paper's cells do not
+_OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # runs of a sweep over one of these have no cell in the paper
 
 
-def find(metrics: Mapping[str, Any]) -> Published | None:
-    """The published accuracy of a run's cell, None where there is none, or the run is of another kind."""
+def find_published(metrics: Mapping[str, Any]) -> Published | None:
+    """The published accuracy for a run's task, student, method, D and subset; None if the paper has none for such a run."""
     if not metrics.get("as_published") or any(key.startswith(_OTHER_KIND) for key in metrics.get("swept") or ()):
         return None
     wanted = (metrics["task"], metrics["student"], metrics["method"], metrics["diversity"], metrics["subset"])
-    for one in published():
-        cell = (one.task, one.student, one.method, one.diversity, one.subset)
-        if cell == wanted and (one.diversity is None or one.sampled == metrics["sampled"]):
-            return one
+    for cell in published():
+        key = (cell.task, cell.student, cell.method, cell.diversity, cell.subset)
+        if key == wanted and (cell.diversity is None or cell.sampled == metrics["sampled"]):
+            return cell
     return None

@@ -1,11 +1,11 @@
-"""Paper A's figures beside settings that have no cell of their own in it: other students, other teachers, other filters."""
+"""Paper A's accuracies as a reference for settings without their own cell in the paper: other students, teachers or filters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from fcot.methods.table import METHODS
-from fcot.reporting.published import find, parts, published
+from fcot.reporting.published import find_published, parts, published
 from fcot.reporting.settings import Setting
 from fcot.reporting.table import Table
 
@@ -13,7 +13,7 @@ _TITLE = "paper A, for reference (%)"
 
 
 def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
-    """What of the paper speaks of the same tasks."""
+    """The paper's tables about the tasks of the settings, as far as the settings vary the same things."""
     keys = {key for setting in settings for key in setting.varied}
     tasks = {setting["task"] for setting in settings}
     yield _students(settings)
@@ -24,24 +24,25 @@ def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
 
 
 def _students(settings: Sequence[Setting]) -> Table | None:
-    """Its students on the tasks and methods of settings whose own student it did not have; None where there are none."""
-    strangers = {(one["task"], one["method"]) for one in settings} - {(one["task"], one["method"]) for one in settings if find(one.runs[0])}
-    cells = [one for one in published() if one.subset is None and one.source != "figure9" and (one.task, one.method) in strangers]
-    tasks = list(dict.fromkeys(one.task for one in cells))
+    """The paper's students on the tasks and methods for which it has no student of the settings; None if there are none."""
+    covered = {(setting["task"], setting["method"]) for setting in settings if find_published(setting.runs[0])}
+    uncovered = {(setting["task"], setting["method"]) for setting in settings} - covered
+    cells = [cell for cell in published() if cell.subset is None and cell.source != "figure9" and (cell.task, cell.method) in uncovered]
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
     if not cells:
         return None
     table = Table("paper_students", f"{_TITLE}: other students and another teacher", ("student", "method", *tasks), ("student", "method"))
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    for one in cells:
-        title = METHODS[one.method].title + (", diverse" if one.diversity is not None and one.sampled else "")
-        rows.setdefault((one.student, title), {})[one.task] = one.percent
+    for cell in cells:
+        title = METHODS[cell.method].title + (", diverse" if cell.diversity is not None and cell.sampled else "")
+        rows.setdefault((cell.student, title), {})[cell.task] = cell.percent
     for names, values in rows.items():
         table.add_row(*names, *(f"{values[task]:.2f}" if task in values else "" for task in tasks))
     return table
 
 
 def _filters() -> Table:
-    """Table 6."""
+    """The paper's Table 6: accuracy by filter."""
     rows = parts()["table6"]["rows"]
     students = [name for name in rows[0] if name not in ("filter", "samples")]
     table = Table("paper_filters", f"{_TITLE}: Table 6, Date Understanding", ("filter", "samples", *students), ("filter", "samples"))
@@ -51,7 +52,7 @@ def _filters() -> Table:
 
 
 def _teachers(tasks: set[str]) -> Table | None:
-    """Figure 5."""
+    """The paper's Figure 5: accuracy by teacher; None if it has none of the tasks."""
     part = parts()["figure5"]
     rows = [row for row in part["rows"] if row["task"] in tasks]
     if not rows:

@@ -1,4 +1,4 @@
-"""Tailored learning's rounds (paper B): a table of what each found, asked, kept and reached."""
+"""Tables of the rounds of tailored learning (paper B): mistakes, completions, accuracy and cost of each round."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ ENDED = {
     "budget": "the budget was spent",
 }
 _EXPLAINED = (
-    "failed: train problems with a wrong answer in the exam, pass %: its right answers, both of the student before the round; samples: "
-    "of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; $: paid by these runs"
+    "failed: train problems with a wrong answer in the exam, pass %: right answers in the exam, both of the student before the round; "
+    "samples: of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; "
+    "$: paid by these runs"
 )
 _COLUMNS = (
     "round", "test %", "95 % CI", "validation %", "failed", "pass %", "mistakes", "asked", "kept", "samples", "contrasted %", "$", "runs",
@@ -30,77 +31,81 @@ _COLUMNS = (
 
 
 def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
-    """One for each setting that has rounds: means over its runs, test accuracy with its interval, the kept round against the first."""
-    held_by = [(setting, runs) for setting in settings if (runs := [run for run in setting.runs if run.get("rounds")])]
-    gains = [_gain(setting, runs) for setting, runs in held_by]
-    corrected = holm([found.p if found else None for found in gains])
-    several = " after Holm's correction over the settings" if sum(found is not None for found in gains) > 1 else ""
-    for (setting, runs), found, p in zip(held_by, gains, corrected, strict=True):
+    """A table for each setting with rounds: means over its runs, and the best round compared with the first."""
+    with_rounds = [(setting, runs) for setting in settings if (runs := [run for run in setting.runs if run.get("rounds")])]
+    gains = [_gain(setting, runs) for setting, runs in with_rounds]
+    corrected = holm([comparison.p if comparison else None for comparison in gains])
+    several = " after Holm's correction over the settings" if sum(comparison is not None for comparison in gains) > 1 else ""
+    for (setting, runs), comparison, p in zip(with_rounds, gains, corrected, strict=True):
         rounds = [run["rounds"] for run in runs]
         table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS, always=("test %", "95 % CI"))
         for number in range(max(map(len, rounds))):
-            held = [one[number] for one in rounds if len(one) > number]
-            table.add_row(*_cells(setting, held))
-        table.notes = [_EXPLAINED, *map(_told, runs), *_gained(found, p, several)]
+            table.add_row(*_cells(setting, [of_run[number] for of_run in rounds if len(of_run) > number]))
+        table.notes = [_EXPLAINED, *map(_outcome, runs), *_gain_note(comparison, p, several)]
         yield table
 
 
-def _cells(setting: Setting, held: Sequence[MetricsRow]) -> list[str]:
-    """A row: one round of several runs."""
+def _cells(setting: Setting, rounds: Sequence[MetricsRow]) -> list[str]:
+    """The cells of a row.
+
+    Args:
+        setting: The setting.
+        rounds: The metrics of the same round of each run.
+    """
 
     def mean(value: Callable[[MetricsRow], Any], form: str) -> str:
-        known = [found for one in held if (found := value(one)) is not None]
+        known = [number for metrics in rounds if (number := value(metrics)) is not None]
         return form.format(sum(known) / len(known)) if known else "-"
 
-    accuracy = estimate(_answers(held), setting.templates(sorted(held[0]["answers"]))) if _same(held) else None
+    accuracy = estimate(_answers(rounds), setting.templates(sorted(rounds[0]["answers"]))) if _have_same_problems(rounds) else None
     return [
-        str(held[0]["round"]),
-        mean(lambda one: 100 * one["accuracy"], "{:.2f}"),
+        str(rounds[0]["round"]),
+        mean(lambda metrics: 100 * metrics["accuracy"], "{:.2f}"),
         f"{100 * accuracy.low:.1f}-{100 * accuracy.high:.1f}" if accuracy else "-",
-        mean(lambda one: None if one["validation_accuracy"] is None else 100 * one["validation_accuracy"], "{:.2f}"),
-        mean(lambda one: one["failed_problems"], "{:,.0f}"),
-        mean(lambda one: None if one["pass_rate"] is None else 100 * one["pass_rate"], "{:.1f}"),
-        mean(lambda one: one["mistakes"], "{:,.0f}"),
-        mean(lambda one: one["completions_asked"], "{:,.0f}"),
-        mean(lambda one: one["completions_kept"], "{:,.0f}"),
-        mean(lambda one: one["n_reasoning_samples"], "{:,.0f}"),
-        mean(lambda one: None if one["reflection_share"] is None else 100 * one["reflection_share"], "{:.0f}"),
-        mean(lambda one: one["teacher_usage"]["usd"], "{:,.4f}"),
-        str(len(held)),
-        mean(lambda one: sum(one["seconds"].values()), "{:.0f}"),
+        mean(lambda metrics: None if metrics["validation_accuracy"] is None else 100 * metrics["validation_accuracy"], "{:.2f}"),
+        mean(lambda metrics: metrics["failed_problems"], "{:,.0f}"),
+        mean(lambda metrics: None if metrics["pass_rate"] is None else 100 * metrics["pass_rate"], "{:.1f}"),
+        mean(lambda metrics: metrics["mistakes"], "{:,.0f}"),
+        mean(lambda metrics: metrics["completions_asked"], "{:,.0f}"),
+        mean(lambda metrics: metrics["completions_kept"], "{:,.0f}"),
+        mean(lambda metrics: metrics["n_reasoning_samples"], "{:,.0f}"),
+        mean(lambda metrics: None if metrics["reflection_share"] is None else 100 * metrics["reflection_share"], "{:.0f}"),
+        mean(lambda metrics: metrics["teacher_usage"]["usd"], "{:,.4f}"),
+        str(len(rounds)),
+        mean(lambda metrics: sum(metrics["seconds"].values()), "{:.0f}"),
     ]
 
 
-def _same(held: Sequence[MetricsRow]) -> bool:
-    return all("answers" in one and set(one["answers"]) == set(held[0]["answers"]) for one in held)
+def _have_same_problems(rounds: Sequence[MetricsRow]) -> bool:
+    return all("answers" in metrics and set(metrics["answers"]) == set(rounds[0]["answers"]) for metrics in rounds)
 
 
-def _answers(held: Sequence[MetricsRow]) -> CorrectShares:
-    """(rounds, problems)."""
-    return np.array([[one["answers"][index] for index in sorted(held[0]["answers"])] for one in held], dtype=np.float64)
+def _answers(rounds: Sequence[MetricsRow]) -> CorrectShares:
+    """Right (1) and wrong (0) answers, (rounds, problems)."""
+    return np.array([[metrics["answers"][index] for index in sorted(rounds[0]["answers"])] for metrics in rounds], dtype=np.float64)
 
 
-def _told(run: MetricsRow) -> str:
-    """Which round's student a run kept, and why it held no more."""
+def _outcome(run: MetricsRow) -> str:
+    """Which round's student a run kept, and why its rounds ended."""
     exam = run.get("exam_of_no_round")
-    left = f" ({exam['failed_problems']:,} problems were failed)" if exam else ""
-    return f"seed {run['seed']}: the student of round {run['best_round']} is kept; ended: {ENDED[run['rounds_ended']]}{left}"
+    failed = f" ({exam['failed_problems']:,} problems were failed)" if exam else ""
+    return f"seed {run['seed']}: the student of round {run['best_round']} is kept; ended: {ENDED[run['rounds_ended']]}{failed}"
 
 
 def _gain(setting: Setting, runs: Sequence[MetricsRow]) -> Comparison | None:
-    """The kept rounds against the first ones, run by run, where there are others."""
+    """Compare each run's best round with its first; None if all runs kept the first round, or the problems differ."""
     first = [run["rounds"][0] for run in runs]
     kept = [run["rounds"][run["best_round"] - 1] for run in runs]
-    if all(run["best_round"] == 1 for run in runs) or not _same([*first, *kept]):
+    if all(run["best_round"] == 1 for run in runs) or not _have_same_problems([*first, *kept]):
         return None
     problems = sorted(kept[0]["answers"])
     return gain(_answers(first), _answers(kept), problems, setting.templates(problems))
 
 
-def _gained(found: Comparison | None, p: float | None, corrected: str) -> list[str]:
-    if found is None or p is None:
+def _gain_note(comparison: Comparison | None, p: float | None, corrected: str) -> list[str]:
+    if comparison is None or p is None:
         return []
     return [
-        f"the kept round against the first, which had fewer steps and samples: {signed(found.difference, 2)} points "
-        f"(95 % CI {signed_interval(found.low, found.high)}), {equal_to(p)}{corrected}"
+        f"the kept round against the first, which had fewer steps and samples: {signed(comparison.difference, 2)} points "
+        f"(95 % CI {signed_interval(comparison.low, comparison.high)}), {equal_to(p)}{corrected}"
     ]

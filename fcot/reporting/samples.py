@@ -1,7 +1,7 @@
-"""What the page's browsers show: per problem the teacher's completions, the answers of all runs, and its path through rounds.
+"""Collect the data of the page's browsers: per problem the teacher's completions, the answers of all runs, and its rounds.
 
-Everything is read from the files that runs leave, in two passes: the first counts and measures, so that the second holds the
-texts of those problems only that are shown.
+Everything is read from the runs' files in two passes. The first one counts and measures all problems and chooses some; the second one loads
+the texts of the chosen problems only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fcot.evaluation.errors import Marked
 from fcot.reporting.document import RunFiles
 
 ProblemsOf = Callable[[RunFiles], Iterable[Problem]]
-Key = tuple[int, int]  # data set, sample index
-_INFLATED = 6  # times the limit: a browser holds it twice, as it is and in lower case for the search
+Key = tuple[int, int]  # number of the dataset, sample index
+_INFLATED = 6  # maximum uncompressed size in limits: a browser holds the text twice, as it is and in lower case for the search
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 Row = TypeVar("Row")
 
@@ -33,11 +33,11 @@ class Samples:
     """The data of the page's browsers.
 
     Attributes:
-        packed: JSON, deflated: see :func:`_written` and :func:`_tail`.
-        shown: How many problems are in it.
-        total: How many there are.
-        paths: How many problems have a path through rounds.
-        warnings: Which files are missing or damaged.
+        packed: Deflated JSON: see :func:`_problem_json` and :func:`_tail`.
+        shown: Number of problems in it.
+        total: Number of problems in the runs' files.
+        paths: Number of problems in it with a path through rounds.
+        warnings: The missing or damaged files.
     """
 
     packed: bytes
@@ -51,17 +51,17 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
     """Read the samples of some runs.
 
     Args:
-        runs: In the order in which they are shown.
-        limit: On ``packed``, in bytes. Problems that do not fit are left out whole; those where runs disagree or are wrong
-            come first, tasks alternate.
-        problems_of: The problems of a run's data set. No file of a run has the questions it trained on; without it they are
-            shown only where another run was tested or examined on them.
+        runs: The runs in the order in which they are shown.
+        limit: Maximum size of ``packed`` in bytes. Problems that do not fit are left out. Those on which runs disagree or are wrong come
+            first; tasks alternate.
+        problems_of: Loads the problems of a run's dataset. A run's files do not hold the questions that it trained on. With None these are
+            shown only if another run was tested or examined on them.
     """
     warnings: dict[str, None] = {}
     data = _DataSets(runs)
     facts: dict[Key, _Facts] = {}
-    for found in _find(runs, data, warnings):
-        _add(facts.setdefault(found.key, _Facts()), found, warnings)
+    for item in _items(runs, data, warnings):
+        _add(facts.setdefault(item.key, _Facts()), item, warnings)
     order = _by_interest(facts)
     chosen, size = [], 0
     for key in order:
@@ -69,22 +69,22 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
             chosen.append(key)
             size += facts[key].size
     problems = {key: _Shown() for key in chosen}
-    for found in _find(runs, data, warnings):
-        if found.key in problems:
-            _add(problems[found.key], found, warnings)
+    for item in _items(runs, data, warnings):
+        if item.key in problems:
+            _add(problems[item.key], item, warnings)
     _add_questions(problems, runs, data, problems_of, warnings)
     return _pack(problems, runs, data, limit, len(facts), list(warnings))
 
 
 class _DataSets:
-    """Which runs have the same problems: those of one task and one list of questions."""
+    """Numbers the datasets of runs: runs with the same task and the same questions share one."""
 
     def __init__(self, runs: Sequence[RunFiles]) -> None:
         known: dict[tuple[str, object], int] = {}
         self.of_run = [known.setdefault(_data_set(run), len(known)) for run in runs]
         tasks = [task for task, _ in known]
         self.tasks = tasks
-        # A sample is named by task and index; further data sets of one task are told apart by a number.
+        # A sample is named by task and index; a suffix distinguishes further datasets of the same task.
         self.suffixes = [f"~{1 + tasks[:place].count(task)}" if task in tasks[:place] else "" for place, task in enumerate(tasks)]
 
 
@@ -93,14 +93,16 @@ def _data_set(run: RunFiles) -> tuple[str, object]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Item:
     """A row of a run's files.
 
     Attributes:
+        kind: What the row is about.
+        key: Its problem.
         runs: Numbers of the runs that share it.
-        round: Of a run of rounds, and of every completion: a first round asks the teacher as all runs do. Else None.
+        round: The round in tailored learning, 1 for the completions of all other methods; None for other rows.
         row: The record.
-        size: Of its line, in bytes.
+        size: The size of its line in bytes.
     """
 
     kind: Literal["answer", "marks", "completion", "exam", "feedback", "judged", "test"]
@@ -111,8 +113,8 @@ class _Found:
     size: int
 
 
-def _find(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None]) -> Iterator[_Found]:
-    """All rows of all runs; completions that several runs share once."""
+def _items(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None]) -> Iterator[_Item]:
+    """All rows of all runs. Completions that several runs share come once."""
     shared: dict[tuple[int, str], list[int]] = {}
     files: dict[tuple[int, str], Path] = {}
     for number, run in enumerate(runs):
@@ -120,9 +122,8 @@ def _find(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None]) 
         reader = _Reader(of, (number,), warnings)
         yield from reader.rows("answer", folder.predictions, Prediction)
         yield from reader.rows("marks", folder.errors, Marked)
-        rounds = [held["round"] for held in run.metrics.get("rounds") or ()]
-        for one in rounds:
-            yield from _of_round(reader, folder.round(one), one)
+        for round_metrics in run.metrics.get("rounds") or ():
+            yield from _round_items(reader, folder.round(round_metrics["round"]), round_metrics["round"])
         if run.metrics.get("completions_asked") and reader.exists(folder.curated):
             key = of, file_fingerprint(folder.curated)
             shared.setdefault(key, []).append(number)
@@ -131,8 +132,8 @@ def _find(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None]) 
         yield from _Reader(key[0], tuple(numbers), warnings).rows("completion", files[key], CuratedCompletion)
 
 
-def _of_round(reader: _Reader, folder: RunDirectory, number: int) -> Iterator[_Found]:
-    """What a round left; a first round asks the teacher as any run does, and a round's files may have been deleted."""
+def _round_items(reader: _Reader, folder: RunDirectory, number: int) -> Iterator[_Item]:
+    """The rows of a round. A first round has no feedback, and a round's files may have been deleted."""
     if folder.exam.exists():
         yield from reader.rows("exam", folder.exam, ExamResult, number)
     if folder.feedback.exists():
@@ -144,20 +145,27 @@ def _of_round(reader: _Reader, folder: RunDirectory, number: int) -> Iterator[_F
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the files of one run, or one file of several; what cannot be read becomes a warning."""
+    """Reads the files of one run, or a file that several runs share; what cannot be read becomes a warning."""
 
     data_set: int
     runs: tuple[int, ...]
     warnings: dict[str, None]
 
     def exists(self, path: Path) -> bool:
-        """Whether a file is there that should be."""
+        """Whether a required file exists; if not, warn."""
         if not path.exists():
             self.warnings[f"{path} is missing"] = None
         return path.exists()
 
-    def rows(self, kind: Any, path: Path, record: type[Row], number: int | None = None) -> Iterator[_Found]:
-        """The rows of a file; damaged lines are left out."""
+    def rows(self, kind: Any, path: Path, record: type[Row], number: int | None = None) -> Iterator[_Item]:
+        """The rows of a file; damaged lines are left out.
+
+        Args:
+            kind: The kind of the items.
+            path: The file, in JSON Lines.
+            record: The class of its rows.
+            number: The round, None outside rounds; completions have theirs in the row.
+        """
         damaged = 0
         if not self.exists(path):
             return
@@ -166,8 +174,9 @@ class _Reader:
                 for line in file:
                     try:
                         row = json.loads(line)
-                        of_round = max(row.get("round") or 1, 1) if kind == "completion" else number
-                        yield _Found(kind, (self.data_set, int(row["sample_index"])), self.runs, of_round, from_row(record, row), len(line))
+                        round_number = max(row.get("round") or 1, 1) if kind == "completion" else number
+                        key = self.data_set, int(row["sample_index"])
+                        yield _Item(kind, key, self.runs, round_number, from_row(record, row), len(line))
                     except _DAMAGE:
                         damaged += 1
         except OSError as error:
@@ -178,36 +187,39 @@ class _Reader:
 
 @dataclass
 class _Facts:
-    """What is to be known of a problem to decide whether it is shown."""
+    """The counts that decide whether a problem is shown."""
 
     size: int = 0
     right: int = 0
     wrong: int = 0
     kept: int = 0
-    refused: int = 0
-    path: bool = False
+    rejected: int = 0
+    has_path: bool = False
 
-    def add(self, found: _Found) -> None:
-        """One more row about it."""
-        self.size += found.size - len(str(getattr(found.row, "question", "")))  # written once
-        self.path |= found.kind in ("exam", "feedback")
-        if found.kind == "answer":
-            self.right += bool(found.row.correct)
-            self.wrong += not found.row.correct
-        if found.kind == "completion":
-            self.kept += bool(found.row.kept)
-            self.refused += not found.row.kept
+    def add(self, item: _Item) -> None:
+        """Count a row about the problem."""
+        self.size += item.size - len(str(getattr(item.row, "question", "")))  # the question is written once only
+        self.has_path |= item.kind in ("exam", "feedback")
+        if item.kind == "answer":
+            self.right += bool(item.row.correct)
+            self.wrong += not item.row.correct
+        if item.kind == "completion":
+            self.kept += bool(item.row.kept)
+            self.rejected += not item.row.kept
 
     @property
     def interest(self) -> int:
-        """0 for the problems from which there is most to learn."""
+        """The problem's rank: 0 for the most instructive problems, 2 for the least."""
         if self.right or self.wrong:
             return 0 if self.right and self.wrong else 1 if self.wrong else 2
-        return 0 if self.path else 1 if self.refused else 2
+        return 0 if self.has_path else 1 if self.rejected else 2
 
 
 def _by_interest(facts: Mapping[Key, _Facts]) -> list[Key]:
-    """All problems: data sets alternate, and in each those that students answered with those that only the teacher did."""
+    """All problems in the order in which they are shown.
+
+    Datasets alternate. Within a dataset, problems with answers of students alternate with those that have completions of the teacher only.
+    """
     queues: dict[tuple[int, bool], list[Key]] = {}
     for key in sorted(facts, key=lambda key: (facts[key].interest, key)):
         queues.setdefault((key[0], bool(facts[key].right or facts[key].wrong)), []).append(key)
@@ -215,44 +227,54 @@ def _by_interest(facts: Mapping[Key, _Facts]) -> list[Key]:
     return [key for key in alternating if key is not None]
 
 
-def _add(problem: _Facts | _Shown, found: _Found, warnings: dict[str, None]) -> None:
-    """Add a row, unless a field of it holds what it never should."""
+def _add(problem: _Facts | _Shown, item: _Item, warnings: dict[str, None]) -> None:
+    """Add a row; one with an invalid field becomes a warning."""
     try:
-        problem.add(found)
+        problem.add(item)
     except _DAMAGE as error:
-        warnings[f"problem {found.key[1]}: a row of kind {found.kind} is left out ({error})"] = None
+        warnings[f"problem {item.key[1]}: a row of kind {item.kind} is left out ({error})"] = None
 
 
 @dataclass
 class _Shown:
-    """All that is shown of a problem."""
+    """The texts of a problem that is shown.
+
+    Attributes:
+        question: None until a row has it.
+        gold: The gold answer.
+        answers: By run: the cells of its answer.
+        marks: By run: the marks and the wrong equation of its answer.
+        completions: By the completion's cells: the runs that share it.
+        events: By run: (round, rank within the round, cells) of each event on its path through the rounds.
+        judged: Curation's verdict on the feedback, by run, round and completion.
+    """
 
     question: str | None = None
     gold: str | None = None
     answers: dict[int, list[Any]] = field(default_factory=dict)
     marks: dict[int, list[Any]] = field(default_factory=dict)
     completions: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
-    events: dict[int, list[tuple[int, int, list[Any]]]] = field(default_factory=dict)  # round, rank within it
-    judged: dict[tuple[int, int, int], CuratedCompletion] = field(default_factory=dict)  # run, round, completion
+    events: dict[int, list[tuple[int, int, list[Any]]]] = field(default_factory=dict)
+    judged: dict[tuple[int, int, int], CuratedCompletion] = field(default_factory=dict)
 
-    def add(self, found: _Found) -> None:
-        """One more row about it."""
-        row, run, number = found.row, found.runs[0], found.round or 0
-        if found.kind in ("answer", "exam", "test"):
+    def add(self, item: _Item) -> None:
+        """Add a row about the problem."""
+        row, run, number = item.row, item.runs[0], item.round or 0
+        if item.kind in ("answer", "exam", "test"):
             self.question, self.gold = row.question, row.answer
-        if found.kind == "answer":
+        if item.kind == "answer":
             self.answers[run] = [run, row.completion, row.prediction, int(bool(row.correct)), int(bool(row.complete)), row.n_tokens]
-        elif found.kind == "marks":
+        elif item.kind == "marks":
             self.marks[run] = [list(row.marks), row.equation]
-        elif found.kind == "completion":
+        elif item.kind == "completion":
             self.gold = self.gold or row.answer
-            shown = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
-            self.completions.setdefault(shown, set()).update(found.runs)
-        elif found.kind == "judged":
+            cells = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
+            self.completions.setdefault(cells, set()).update(item.runs)
+        elif item.kind == "judged":
             self.judged[run, number, row.completion_index] = row
-        elif found.kind == "exam":
+        elif item.kind == "exam":
             self._event(run, number, 0, ["exam", number, row.n_correct, row.n_answers, list(row.mistakes), list(row.right[:1])])
-        elif found.kind == "feedback":
+        elif item.kind == "feedback":
             self._event(run, number, 1, ["feedback", number, row.completion_index, list(row.mistakes), row.rationale, row.answer_text])
         else:
             self._event(run, number, 2, ["test", number, row.completion, row.prediction, int(bool(row.correct))])
@@ -264,16 +286,16 @@ class _Shown:
 def _add_questions(
     problems: Mapping[Key, _Shown], runs: Sequence[RunFiles], data: _DataSets, problems_of: ProblemsOf | None, warnings: dict[str, None]
 ) -> None:
-    """Questions of problems that no run was tested or examined on, from the data itself."""
+    """Add the questions of problems that no run was tested or examined on, from the dataset itself."""
     if problems_of is None:
         return
     for data_set in sorted({key[0] for key, problem in problems.items() if problem.question is None}):
         run = runs[data.of_run.index(data_set)]
         try:
-            for one in problems_of(run):
-                shown = problems.get((data_set, one.sample_index))
+            for problem in problems_of(run):
+                shown = problems.get((data_set, problem.sample_index))
                 if shown is not None and shown.question is None:
-                    shown.question, shown.gold = one.question, one.answer
+                    shown.question, shown.gold = problem.question, problem.answer
         except (FcotError, OSError, *_DAMAGE) as error:
             warnings[f"the train questions of {run.metrics['task']} cannot be read: {error}"] = None
 
@@ -281,7 +303,7 @@ def _add_questions(
 def _pack(
     problems: Mapping[Key, _Shown], runs: Sequence[RunFiles], data: _DataSets, limit: int, total: int, warnings: list[str]
 ) -> Samples:
-    """Deflate what fits: ``{"problems": [...], ...}``."""
+    """Deflate as many problems as fit into ``limit`` bytes: ``{"problems": [...], ...}``."""
     groups: dict[tuple[int, ...], int] = {}  # runs that share completions
     for problem in problems.values():
         for shared in problem.completions.values():
@@ -291,7 +313,7 @@ def _pack(
     writer.add(b'{"problems":[')
     shown = paths = 0
     for key, problem in problems.items():
-        text = _written(key, problem, data, groups)
+        text = _problem_json(key, problem, data, groups)
         if writer.fits(len(text) + 1):
             writer.add(text if shown == 0 else b"," + text)
             shown += 1
@@ -310,14 +332,14 @@ class _Deflated:
         self._written = self._pending = 0
 
     def fits(self, size: int) -> bool:
-        """Whether so much more fits, even if it does not shrink."""
+        """Whether ``size`` more bytes fit, even if they do not compress."""
         if self._written + self._pending + size > self._limit:
-            self._take(self._stream.flush(zlib.Z_SYNC_FLUSH))  # then it is known what the pending bytes came to
+            self._take(self._stream.flush(zlib.Z_SYNC_FLUSH))  # this gives the compressed size of the pending bytes
             self._pending = 0
         return self._written + size <= self._limit
 
     def add(self, text: bytes) -> None:
-        """Append."""
+        """Append text."""
         self._pending += len(text) + 16
         self._take(self._stream.compress(text))
 
@@ -326,20 +348,20 @@ class _Deflated:
         self._written += len(part)
 
     def end(self) -> bytes:
-        """The whole stream."""
+        """End the stream and return it."""
         self._take(self._stream.flush())
         return b"".join(self._parts)
 
 
-def _written(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[int, ...], int]) -> bytes:
-    """A problem: data set, name, question, gold answer, completions, answers, paths."""
+def _problem_json(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[int, ...], int]) -> bytes:
+    """A problem as a JSON list: dataset, name, question, gold answer, completions, answers, paths."""
     for run, answer in problem.answers.items():
         answer += problem.marks.get(run, [[], None])
-    # The one shared by most runs first: D = 8 is a prefix of D = 64.
+    # By round and number, so that the completions shared by most runs come first: D = 8 is a prefix of D = 64.
     completions = sorted(problem.completions.items(), key=lambda item: (*item[0][:2], sorted(item[1])))
     return _json([
         key[0], f"{data.tasks[key[0]]}/{key[1]}{data.suffixes[key[0]]}", problem.question, problem.gold,
-        [[*shown, groups[tuple(sorted(runs))]] for shown, runs in completions],
+        [[*cells, groups[tuple(sorted(runs))]] for cells, runs in completions],
         list(problem.answers.values()),
         [[run, [_judged(event, run, problem) for *_, event in sorted(events, key=lambda event: event[:2])]]
          for run, events in problem.events.items()],
@@ -347,7 +369,7 @@ def _written(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[i
 
 
 def _judged(event: list[Any], run: int, problem: _Shown) -> list[Any]:
-    """An event; the teacher's feedback with curation's verdict."""
+    """An event's cells; those of the teacher's feedback are extended by curation's verdict."""
     if event[0] != "feedback":
         return event
     verdict = problem.judged.get((run, event[1], event[2]))
@@ -355,7 +377,7 @@ def _judged(event: list[Any], run: int, problem: _Shown) -> list[Any]:
 
 
 def _tail(runs: Sequence[RunFiles], data: _DataSets, groups: Iterable[tuple[int, ...]], total: int) -> bytes:
-    """What the problems refer to by number."""
+    """The rest of the JSON object: the tasks, runs and groups that the problems refer to by number."""
     return b"," + _json({
         "tasks": data.tasks,
         "runs": [{"label": run.label, "method": str(run.metrics.get("method")), "task": str(run.metrics.get("task"))} for run in runs],
@@ -365,7 +387,7 @@ def _tail(runs: Sequence[RunFiles], data: _DataSets, groups: Iterable[tuple[int,
 
 
 def _json(value: Any) -> bytes:
-    """JSON; half of a surrogate pair, which UTF-8 does not have, becomes a replacement character."""
+    """Compact JSON; unpaired surrogates, which UTF-8 cannot encode, become replacement characters."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
     try:
         return text.encode()

@@ -1,4 +1,4 @@
-"""What a report compares: settings, each with the runs that differ in nothing but the seed."""
+"""Settings, which a report compares: each is a group of runs that differ in the seed only."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from fcot.evaluation.statistics import AccuracyEstimate, CorrectShares, estimate, of_counts
 from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
-from fcot.reporting.published import Published, find
+from fcot.reporting.published import Published, find_published
 
 MetricsRow = Mapping[str, Any]
-FEWEST_TEMPLATES = 10  # fewer say too little of how much templates differ
-SHOWN = ("task", "student")  # columns where settings differ in them; method and D always have one
+FEWEST_TEMPLATES = 10  # with fewer, the variance between templates cannot be estimated
+SHOWN = ("task", "student")  # shown as columns only if settings differ in them; method and D always are
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting.
+    """Runs that differ in the seed only.
 
     Attributes:
-        runs: MetricsRow of its runs, by seed; what a sweep varied is under ``varied``.
-        answers: Of each run, whether each test problem was answered rightly, by sample index.
-        lengths: Of each run, the tokens of each answer.
+        runs: The metrics of each run, by seed; ``varied`` holds what a sweep varied.
+        answers: Of each run: whether the answer to each test problem is right, by sample index.
+        lengths: Of each run: the tokens of each answer, by sample index.
     """
 
     runs: Sequence[MetricsRow]
@@ -35,74 +35,74 @@ class Setting:
     lengths: Sequence[Mapping[int, int]]
 
     def __getitem__(self, name: str) -> Any:
-        """What the runs have in common."""
+        """A metric of the first run, for metrics that all runs share; None if it is missing."""
         return self.runs[0].get(name)
 
     @property
     def title(self) -> str:
         """Method, D and swept values."""
-        return self.told(self.varied)
+        return self.title_with(self.varied)
 
-    def told(self, varied: Mapping[str, str]) -> str:
-        """Method, D and some of the swept values."""
+    def title_with(self, varied: Mapping[str, str]) -> str:
+        """Method, D and these swept values."""
         method = METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")
         return ", ".join([method, *(f"{key.removeprefix('method.')}={value}" for key, value in varied.items())])
 
     @property
     def varied(self) -> Mapping[str, str]:
-        """What the sweep varied beside task, student, method, D and seed."""
+        """The values that the sweep varied, except task, student, method, D and seed."""
         return self["varied"] or {}
 
     @property
     def fixed(self) -> bool:
-        """Whether its answers do not depend on the seed: its one run is all there is, and has no variance of trainings."""
+        """Whether the answers do not depend on the seed, so that there is no variance between trainings."""
         return not depends_on_seed(self.runs[0])
 
     @cached_property
     def problems(self) -> set[int]:
         """The test problems that all runs answered."""
-        return set.intersection(*(set(one) for one in self.answers))
+        return set.intersection(*(set(of_run) for of_run in self.answers))
 
     def correct(self, problems: Sequence[int]) -> CorrectShares:
-        """Answers to these problems, (seeds, problems)."""
-        return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
+        """Right (1) and wrong (0) answers to these problems, (seeds, problems)."""
+        return np.array([[of_run[index] for index in problems] for of_run in self.answers], dtype=np.float64)
 
     def templates(self, problems: Sequence[int]) -> list[str] | None:
-        """The template of each of these problems, a name of its own for those without; None where it does not say any, or too few."""
+        """The template of each problem; a problem without one counts as its own. None if there are fewer than FEWEST_TEMPLATES."""
         known = self.runs[0].get("test_templates")
         names = [known.get(index, f"problem {index}") for index in problems] if known else []
         return names if len(set(names)) >= FEWEST_TEMPLATES else None
 
     @cached_property
     def accuracy(self) -> AccuracyEstimate:
-        """Over seeds and problems."""
+        """Test accuracy over seeds and problems, with its interval."""
         problems = sorted(self.problems)
         return estimate(self.correct(problems), self.templates(problems))
 
     @cached_property
     def best_epoch(self) -> AccuracyEstimate | None:
-        """The best test accuracy of all evaluations, None unless every run has it; with the interval of problems and trainings."""
+        """The best test accuracy of all evaluations with its interval over problems and trainings; None unless every run has it."""
         best = [run.get("accuracy_best_epoch") for run in self.runs]
-        return None if None in best else of_counts([float(one) for one in best if one is not None], len(self.problems))
+        return None if None in best else of_counts([float(accuracy) for accuracy in best if accuracy is not None], len(self.problems))
 
     @cached_property
     def published(self) -> tuple[Published, AccuracyEstimate] | None:
-        """Paper A's figure of this cell with the measured one of its kind, best epoch or one evaluation; None without either."""
-        cell = find(self.runs[0])
+        """Paper A's accuracy for this setting, and the measured accuracy of the same kind (best epoch or not); None without both."""
+        cell = find_published(self.runs[0])
         measured = self.best_epoch if cell is not None and cell.best_epoch else self.accuracy
         return None if cell is None or measured is None else (cell, measured)
 
     def mean(self, name: str) -> float | None:
-        """The mean of a figure over the runs that have it."""
+        """The mean of a metric over the runs that have it; None if no run does."""
         known = [run[name] for run in self.runs if run.get(name) is not None]
         return sum(known) / len(known) if known else None
 
 
 def depends_on_seed(run: MetricsRow) -> bool:
-    """Whether another seed could change a run's answers. Older runs do not say it: what they are does.
+    """Whether another seed could change a run's answers. Older runs do not record it, so it is derived from other metrics.
 
-    Untrained and greedy, a pretrained student answers alike under each seed. So does an untrained remote one, whatever it samples: its
-    draws have places of their own. A tiny student has random weights.
+    An untrained pretrained student that decodes greedily answers alike with each seed. So does an untrained remote student, even if it
+    samples: its samples are stored by their number. A tiny student has random weights, which depend on the seed.
     """
     if (known := run.get("uses_seed")) is not None:
         return bool(known)
@@ -112,10 +112,10 @@ def depends_on_seed(run: MetricsRow) -> bool:
 
 
 def group(runs: Iterable[Loaded]) -> list[Setting]:
-    """The settings of some runs, ordered by task, student, method, D and what was varied; a run counts once.
+    """Group runs into settings, ordered by task, student, method, D and varied values. A run that is given twice counts once.
 
-    Runs belong together when their configurations differ in the seed only, whatever their sweeps varied. Runs that do not depend on the
-    seed are copies of each other: the first one counts.
+    Runs whose configurations differ in the seed only belong together, whatever their sweeps varied. Of runs that do not depend on the seed,
+    only the first counts: the others are copies of it.
     """
     unique = {run[0]["run_id"]: run for run in runs}
     members: dict[str, list[Loaded]] = {}
@@ -124,7 +124,7 @@ def group(runs: Iterable[Loaded]) -> list[Setting]:
         if not others or depends_on_seed(run[0]) or run[1] != others[0][1]:
             others.append(run)
     settings = [Setting(*zip(*runs_of, strict=True)) for runs_of in members.values()]
-    sizes: dict[str, int] = {}  # a student's smallest: the vocabulary of those from scratch depends on their data
+    sizes: dict[str, int] = {}  # a student's smallest size: a vocabulary made from scratch depends on the data
     for setting in settings:
         size = setting["n_parameters"] or 0
         sizes[setting["student"]] = min(size, sizes.get(setting["student"], size))
@@ -138,12 +138,12 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 
 
 def _rank(value: str) -> float:
-    """Numbers by size, then "null", which stands for all."""
+    """The sort key of a varied value: numbers by size, then "null", which stands for all."""
     return math.inf if value == "null" else number(value) or 0.0
 
 
 def number(value: object) -> float | None:
-    """A swept value as a number, None where it is none."""
+    """A swept value as a number; None if it is not one."""
     try:
         return float(str(value))
     except ValueError:
@@ -151,7 +151,7 @@ def number(value: object) -> float | None:
 
 
 def alike(settings: Sequence[Setting]) -> list[Setting]:
-    """Settings that task, student, method, D and swept values do not tell apart."""
+    """Settings that share task, student, method, D and swept values with another one, although their configurations differ."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
         groups.setdefault(f"{setting['task']} {setting['student']} {setting.title}", []).append(setting)
@@ -159,17 +159,17 @@ def alike(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def varied_keys(settings: Sequence[Setting]) -> list[str]:
-    """What was varied, in the order of the sweeps."""
+    """The varied keys, in the order of the sweeps."""
     return list(dict.fromkeys(key for setting in settings for key in setting.varied))
 
 
 def label(setting: Setting, settings: Sequence[Setting]) -> str:
-    """What tells a setting apart from the others of its task and student: method, D, what differs among them; else its run's hash."""
-    return setting.told(differing(setting, settings)) + _hash(setting, settings)
+    """A setting's name among those of its task and student: method, D, the values that differ and, if these are equal, a run's hash."""
+    return setting.title_with(differing(setting, settings)) + _hash(setting, settings)
 
 
 def full_label(setting: Setting, settings: Sequence[Setting]) -> str:
-    """The same with all that was varied, which settings of other tasks may share."""
+    """A setting's name with all varied values, so that settings of different tasks can share it."""
     return setting.title + _hash(setting, settings)
 
 
@@ -178,12 +178,12 @@ def _hash(setting: Setting, settings: Sequence[Setting]) -> str:
 
 
 def differing(setting: Setting, settings: Sequence[Setting]) -> dict[str, str]:
-    """Of a setting's swept values those that others of its task and student do not share; all where it is the only one."""
-    near = [one for one in settings if all(one[name] == setting[name] for name in SHOWN)]
-    return {key: value for key, value in setting.varied.items() if len(near) == 1 or any(one.varied.get(key) != value for one in near)}
+    """The swept values of a setting that not all settings of its task and student share; all of them if it is the only one."""
+    near = [other for other in settings if all(other[name] == setting[name] for name in SHOWN)]
+    return {key: value for key, value in setting.varied.items() if len(near) == 1 or any(other.varied.get(key) != value for other in near)}
 
 
 def named(setting: Setting, settings: Sequence[Setting]) -> str:
-    """The label, after task and student where the settings are of several."""
-    several = len({tuple(one[name] for name in SHOWN) for one in settings}) > 1
+    """A setting's label, after task and student if the settings are of several."""
+    several = len({tuple(other[name] for name in SHOWN) for other in settings}) > 1
     return (f"{setting['task']}, {setting['student']}: " if several else "") + label(setting, settings)

@@ -1,4 +1,4 @@
-"""A table of a report: words and numbers as they are shown, for the terminal, Markdown, LaTeX, CSV and HTML alike."""
+"""A table of formatted cells, which prints on a terminal and converts to Markdown, LaTeX, CSV and HTML."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-_LONG = 24  # characters of a cell from which on a page may fold it
-_FOLDED = 14  # characters to which a terminal may narrow a column of words
+_LONG = 24  # the page may wrap cells with more characters
+_FOLDED = 14  # a terminal may narrow a text column to this many characters
 
 
 @dataclass
@@ -29,13 +29,13 @@ class Table:
     """A table.
 
     Attributes:
-        name: In file names and links.
-        title: Above it; None where the page says enough.
-        columns: Their heads.
-        left: Heads of columns of words; those of the others, of numbers, stand at the right.
-        rows: Cells as they are shown.
-        notes: Below it.
-        always: Heads of columns that a terminal shows, however narrow it is; the first one too.
+        name: The name in file names and links.
+        title: The title above the table; None shows none.
+        columns: The column names.
+        left: The text columns, which are aligned left; all others are aligned right.
+        rows: The formatted cells.
+        notes: Lines below the table.
+        always: The columns that even a narrow terminal shows; the first column always is.
     """
 
     name: str
@@ -47,30 +47,30 @@ class Table:
     always: Sequence[str] = ()
 
     def add_row(self, *cells: str) -> None:
-        """One more row."""
+        """Append a row."""
         assert len(cells) == len(self.columns), (self.name, cells)
         self.rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """On a terminal: words are folded, numbers are never cut; columns without room are named instead, from the right."""
+        """Render on a terminal: text is wrapped, numbers are never cut. Columns that do not fit are hidden from the right and named."""
         hidden: list[int] = []
         for place in reversed(range(1, len(self.columns))):
             if self._least_width(hidden) > options.max_width and self.columns[place] not in self.always:
                 hidden.insert(0, place)
-        yield self._drawn(hidden)
+        yield self._rich_table(hidden)
         if hidden:
-            yield Text(f"  not shown, for want of room: {', '.join(self.columns[place] for place in hidden)}")
+            yield Text(f"  not shown, the terminal is too narrow: {', '.join(self.columns[place] for place in hidden)}")
         yield from (Text(f"  {note}") for note in self.notes)
 
     def _least_width(self, hidden: Sequence[int]) -> int:
-        """What the columns that are not hidden need at least."""
+        """The minimum width of the table without the hidden columns."""
         shown = [place for place in range(len(self.columns)) if place not in hidden]
         widths = [max(cell_len(text) for text in (self.columns[place], *(row[place] for row in self.rows))) for place in shown]
         least = [min(width, _FOLDED) if self.columns[place] in self.left else width for width, place in zip(widths, shown, strict=True)]
         return sum(least) + 3 * len(shown) + 1  # blanks on both sides, and the box's own
 
-    def _drawn(self, hidden: Sequence[int]) -> RichTable:
-        """Without some columns."""
+    def _rich_table(self, hidden: Sequence[int]) -> RichTable:
+        """The table without the hidden columns."""
         table = RichTable(box=box.SIMPLE_HEAD, title=Text(self.title, style="italic") if self.title else None, title_justify="left")
         shown = [place for place in range(len(self.columns)) if place not in hidden]
         for name in (self.columns[place] for place in shown):
@@ -93,7 +93,7 @@ class Table:
         )
 
     def to_latex(self) -> str:
-        """As the papers print them: booktabs' rules, caption below."""
+        """A LaTeX table with booktabs rules and the caption below."""
         columns = "".join("l" if name in self.left else "r" for name in self.columns)
         sides = [self._side(name) for name in self.columns]
         rows = [
@@ -108,13 +108,13 @@ class Table:
         ])  # fmt: skip
 
     def to_csv(self) -> str:
-        """Heads and cells."""
+        """Column names and cells as CSV."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
         return text.getvalue()
 
     def to_html(self) -> str:
-        """A ``<table>`` with its title as caption; notes follow as paragraphs."""
+        """A ``<table>`` with the title as caption, followed by the notes as paragraphs."""
         sides = [self._side(name) for name in self.columns]
         wide = [side == "left" and any(len(row[place]) > _LONG for row in self.rows) for place, side in enumerate(sides)]
         kinds = [f"{side} wide" if is_wide else side for side, is_wide in zip(sides, wide, strict=True)]
@@ -130,15 +130,15 @@ class Table:
 
 
 def latex(text: str) -> str:
-    """Text with what LaTeX would take for commands escaped."""
+    """Text with LaTeX's special characters escaped."""
     escaped = "".join(_LATEX.get(character, character) for character in text.replace("\n", " "))
-    return f"{{}}{escaped}" if escaped.startswith("[") else escaped  # after a line's end it would be read as an argument
+    return f"{{}}{escaped}" if escaped.startswith("[") else escaped  # after a row end LaTeX would read it as an argument
 
 
 def _number(cell: str) -> str:
-    """A cell of numbers: with minus signs, and a range from one to another."""
-    if found := re.fullmatch(r"([\d.]+)-([\d.]+)", cell.strip()):
-        return f"{found[1]}--{found[2]}"
+    """A cell of numbers as LaTeX: minus signs in math mode, ranges with an en dash."""
+    if ends := re.fullmatch(r"([\d.]+)-([\d.]+)", cell.strip()):
+        return f"{ends[1]}--{ends[2]}"
     return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", latex(cell.strip()))
 
 
@@ -147,6 +147,6 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: marks of HTML, links, pictures and formulas are none."""
+    """Text escaped so that Markdown shows it verbatim, without HTML, links, images or formulas."""
     shown = re.sub(r"([\\`*\[\]!$~]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(text, quote=False))
     return shown.replace("://", "&#58;//")

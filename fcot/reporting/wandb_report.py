@@ -1,4 +1,4 @@
-"""A report as a W&B Report: the document's sections, and panels over its runs in W&B's own charts."""
+"""Publish a report as a W&B Report: the document's tables and text, and W&B's own charts over its runs."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from fcot.reporting.settings import MetricsRow, number
 from fcot.reporting.table import Table
 from fcot.reporting.wandb_server import KEY, Offline, account, wandb_folder
 
-# What a sweep may have varied, as it stands in the runs' summaries.
+# Axes of scaling charts: keys of the runs' summaries, with their titles.
 _AXES = {
     "diversity": "D", "n_train_problems": "train problems", "n_reasoning_samples": "reasoning samples",
     "n_parameters": "parameters of the student", "teacher_accuracy": "accuracy of the teacher",
 }  # fmt: skip
-_HEADS = {  # of sections that have panels and nothing else here
+_HEADINGS = {  # of sections that may have panels without other content
     "results": "Results", "scaling": "Scaling", "cost": "Cost", "training": "Training", "samples": "Samples", "rounds": "Rounds",
     "configs": "Configurations",
 }  # fmt: skip
-_TITLE = 128  # characters that W&B takes
+_TITLE = 128  # maximum number of characters
 
 
-def publish(document: Document, entity: str | None, project: str | None, folder: Path, again: str) -> str:
-    """Save a document as a W&B Report: made the first time, updated afterwards; or, without a server, its spec as a file.
+def publish(document: Document, entity: str | None, project: str | None, folder: Path, command: str) -> str:
+    """Create a W&B Report, or update the one created earlier. Without a server, write its spec to a file.
 
     Args:
-        document: What it says.
-        entity: Whose it is; None for that of the runs, else the key's own.
-        project: Where; None for that of the runs.
-        folder: Of the report: keeps its address (``report_wandb_url.json``) or its spec (``report_wandb.json``).
-        again: The command that publishes it.
+        document: The report.
+        entity: User or team; None takes that of the runs or, without one, the key's own.
+        project: W&B project; None takes that of the runs.
+        folder: The report's folder, for its URL (``report_wandb_url.json``) or its spec (``report_wandb.json``).
+        command: The command that publishes the report, for messages.
 
     Returns:
-        Its address, or where the spec is.
+        The report's URL, or the path of the spec.
 
     Raises:
         FcotError: wandb-workspaces is not installed.
@@ -47,96 +47,100 @@ def publish(document: Document, entity: str | None, project: str | None, folder:
         import wandb_workspaces.reports.v2 as wr
     except ModuleNotFoundError as error:
         raise FcotError("a W&B Report needs wandb-workspaces: pip install 'fcot[wandb-report]'") from error
-    told = [read_json(run.directory.wandb) for run in document.runs if run.directory.wandb.exists()]
-    if n := len(document.runs) - len(told):
-        print(f"W&B Report: {n} of {len(document.runs)} runs were not logged there; their commands with logger=wandb do that now")
-    project = project or next((one["project"] for one in told), "fcot")
-    entity = entity or next((one["entity"] for one in told if one["entity"]), None)
+    logged = [read_json(run.directory.wandb) for run in document.runs if run.directory.wandb.exists()]
+    if n := len(document.runs) - len(logged):
+        print(f"W&B Report: {n} of {len(document.runs)} runs were not logged at W&B; to log them, run their commands with logger=wandb")
+    project = project or next((run["project"] for run in logged), "fcot")
+    entity = entity or next((run["entity"] for run in logged if run["entity"]), None)
     outputs = document.runs[0].directory.path.parent.parent if document.runs else folder
     with wandb_folder(outputs / "cache" / "wandb"):
         try:
             own = account()
             entity = entity or own
             if entity is None:
-                raise Offline("the server does not tell whose the report would be: WANDB_ENTITY=...")
-            address = _save(wr, document, told, entity, project, folder / "report_wandb_url.json")
+                raise Offline("the server does not report the key's user or team: set WANDB_ENTITY=...")
+            url = _save(wr, document, logged, entity, project, folder / "report_wandb_url.json")
         except Offline as error:
-            return _keep(wr, document, told, folder / "report_wandb.json", str(error), again)
-        except Exception as error:  # wandb's and requests' own kinds
-            return _keep(wr, document, told, folder / "report_wandb.json", f"{type(error).__name__}: {error}", again)
-    (folder / "report_wandb.json").unlink(missing_ok=True)  # of a time without a server
-    print(f"W&B Report: {address}")
-    return address
+            return _write_spec(wr, document, logged, folder / "report_wandb.json", str(error), command)
+        except Exception as error:  # wandb and requests have many classes
+            return _write_spec(wr, document, logged, folder / "report_wandb.json", f"{type(error).__name__}: {error}", command)
+    (folder / "report_wandb.json").unlink(missing_ok=True)  # from an earlier call without a server
+    print(f"W&B Report: {url}")
+    return url
 
 
-def _save(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], entity: str, project: str, kept: Path) -> str:
-    """Create the report, or update the one whose address is kept."""
-    before = read_json(kept) if kept.exists() else {}
+def _save(wr: Any, document: Document, logged: Sequence[Mapping[str, Any]], entity: str, project: str, url_file: Path) -> str:
+    """Create the report, or update the one in ``url_file``; return its URL.
+
+    Raises:
+        Offline: W&B did not save it.
+    """
+    earlier = read_json(url_file) if url_file.exists() else {}
     report = wr.Report(entity=entity, project=project)
-    if (before.get("entity"), before.get("project")) == (entity, project):
-        report.id = before["id"]
+    if (earlier.get("entity"), earlier.get("project")) == (entity, project):
+        report.id = earlier["id"]
     report.title = document.title[:_TITLE]
-    report.description, report.width = "Made by fcot from the files that the runs left", "fluid"
-    report.blocks = blocks(wr, document, told, entity, project)
+    report.description, report.width = "Made by fcot from the runs' files", "fluid"
+    report.blocks = blocks(wr, document, logged, entity, project)
     try:
         report.save()
     except Exception as error:
-        hint = f" (where {before['url']} was deleted there, remove {kept})" if before else ""
+        hint = f" (if {earlier['url']} was deleted at W&B, remove {url_file})" if earlier else ""
         raise Offline(f"{type(error).__name__}: {error}{hint}") from error
-    address = str(report.url)
-    write_json(kept, {"url": address, "id": report.id, "entity": entity, "project": project})
-    return address
+    url = str(report.url)
+    write_json(url_file, {"url": url, "id": report.id, "entity": entity, "project": project})
+    return url
 
 
-def _keep(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], path: Path, why: str, again: str) -> str:
-    """Write the spec, and say how to publish later."""
-    report = wr.Report(entity="", project="", title=document.title[:_TITLE], blocks=blocks(wr, document, told, "", ""), width="fluid")
+def _write_spec(wr: Any, document: Document, logged: Sequence[Mapping[str, Any]], path: Path, why: str, command: str) -> str:
+    """Write the spec to a file, and print how to publish the report later."""
+    report = wr.Report(entity="", project="", title=document.title[:_TITLE], blocks=blocks(wr, document, logged, "", ""), width="fluid")
     write_atomic(path, report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True) + "\n")
     print(f"W&B Report: not published ({why}); its spec: {path}")
-    print(f"to publish it later, with the key in {KEY}: {again}")
+    print(f"to publish it later, set {KEY} and run: {command}")
     return str(path)
 
 
-def blocks(wr: Any, document: Document, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
-    """The report's blocks.
+def blocks(wr: Any, document: Document, logged: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
+    """The blocks of the W&B Report.
 
     Args:
-        wr: ``wandb_workspaces.reports.v2``.
-        document: What is said.
-        told: How its runs are found at W&B; runs that were not logged there have no panels.
-        entity: Whose the runs are.
-        project: Where they are.
+        wr: The module ``wandb_workspaces.reports.v2``.
+        document: The report.
+        logged: Id, project and entity of each run that was logged at W&B; the panels show these runs only.
+        entity: The user or team of runs without one.
+        project: The project of runs without one.
     """
-    logged = [run for run in document.runs if run.directory.wandb.exists()]
-    panels = _panels(wr, [run.metrics for run in logged]) if told else {}
+    metrics = [run.metrics for run in document.runs if run.directory.wandb.exists()]
+    panels = _panels(wr, metrics) if logged else {}
     made = [wr.TableOfContents(), wr.P(document.answer)]
-    if len(told) < len(document.runs):
-        n = len(document.runs) - len(told)
+    if len(logged) < len(document.runs):
+        n = len(document.runs) - len(logged)
         made.append(wr.P(f"{n} of {len(document.runs)} runs were not logged at W&B: the tables have them, the panels do not."))
     if document.missing:
         made.append(wr.UnorderedList(items=list(document.missing)))
     for section in _sections(document, panels):
-        shown = [made_of for block in section.blocks for made_of in _block(wr, block)]
+        shown = [wandb_block for block in section.blocks for wandb_block in _block(wr, block)]
         if section.id in panels:
-            shown.append(wr.PanelGrid(runsets=_runsets(wr, told, entity, project), panels=panels[section.id]))
+            shown.append(wr.PanelGrid(runsets=_runsets(wr, logged, entity, project), panels=panels[section.id]))
         if shown:
             made += [wr.H2(section.title), *shown]
     return made
 
 
 def _sections(document: Document, panels: Mapping[str, Sequence[Any]]) -> Iterator[Section]:
-    """The document's, those that only panels fill, and the papers' numbers."""
+    """The document's sections, those that have panels only, and paper A's accuracies."""
     yield from document.sections
-    there = {section.id for section in document.sections}
-    for name, title in _HEADS.items():
-        if name in panels and name not in there:
+    present = {section.id for section in document.sections}
+    for name, title in _HEADINGS.items():
+        if name in panels and name not in present:
             yield Section(name, title)
     if reference := paper_table(document):
         yield Section("paper", "The paper's numbers", [reference])
 
 
 def _block(wr: Any, block: Block) -> Iterator[Any]:
-    """A block of the document; pictures are W&B's own panels here."""
+    """A block of the document as W&B's blocks. Charts are left out: W&B's panels show the same."""
     if isinstance(block, Table):
         yield wr.MarkdownBlock(block.to_markdown())
     elif isinstance(block, Paragraph):
@@ -150,11 +154,11 @@ def _block(wr: Any, block: Block) -> Iterator[Any]:
         assert isinstance(block, Chart)
 
 
-def _runsets(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
-    """The runs that the report is about, a set for each project."""
+def _runsets(wr: Any, logged: Sequence[Mapping[str, Any]], entity: str, project: str) -> list[Any]:
+    """The report's runs, as one run set per project."""
     projects: dict[tuple[str, str], list[str]] = {}
-    for one in told:
-        projects.setdefault((one["entity"] or entity, one["project"] or project), []).append(one["id"])
+    for run in logged:
+        projects.setdefault((run["entity"] or entity, run["project"] or project), []).append(run["id"])
     return [
         wr.Runset(entity=owner, project=name, name=name, filters=f"Metric('ID') in [{', '.join(map(repr, ids))}]")
         for (owner, name), ids in projects.items()
@@ -162,7 +166,7 @@ def _runsets(wr: Any, told: Sequence[Mapping[str, Any]], entity: str, project: s
 
 
 def _panels(wr: Any, metrics: Sequence[MetricsRow]) -> dict[str, list[Any]]:
-    """Panels by section, where the runs with these metrics have something to show in them."""
+    """W&B's panels by section id, as far as runs with these metrics have data for them."""
 
     def summary(name: str) -> Any:
         return wr.SummaryMetric(name)
@@ -170,8 +174,8 @@ def _panels(wr: Any, metrics: Sequence[MetricsRow]) -> dict[str, list[Any]]:
     def scatter(name: str, title: str, log: bool = False) -> Any:
         return wr.ScatterPlot(title=f"accuracy by {title}", x=summary(name), y=summary("accuracy"), log_x=log)
 
-    axes = [name for name in _AXES if len({one.get(name) for one in metrics} - {None}) > 1]
-    found: dict[str, list[Any]] = {
+    axes = [name for name in _AXES if len({run.get(name) for run in metrics} - {None}) > 1]
+    panels: dict[str, list[Any]] = {
         "results": [
             wr.BarPlot(title="accuracy", metrics=["accuracy"], orientation="h"),
         ],
@@ -179,31 +183,31 @@ def _panels(wr: Any, metrics: Sequence[MetricsRow]) -> dict[str, list[Any]]:
         "samples": [wr.WeavePanelSummaryTable(table_name="samples/test"), wr.WeavePanelSummaryTable(table_name="samples/rationales")],
         "configs": [wr.RunComparer(diff_only="split")],
     }
-    values = [one.get("varied") or {} for one in metrics]  # what sweeps varied beside that, as it stands in the runs' configurations
-    for key in dict.fromkeys(key for one in values for key in one):
-        if len(known := {one[key] for one in values if key in one}) > 1 and None not in {number(value) for value in known}:
-            found["scaling"].append(wr.ScatterPlot(title=f"accuracy by {key}", x=wr.Config(key), y=summary("accuracy")))
-    if any((one.get("teacher_usage") or {}).get("usd") for one in metrics):
-        found["cost"] = [scatter("teacher_usage.usd", "dollars for the teacher")]
-    rounds = sorted({held["round"] for one in metrics for held in one.get("rounds", ())})
+    varied = [run.get("varied") or {} for run in metrics]  # other keys that sweeps varied: keys of the runs' configurations
+    for key in dict.fromkeys(key for of_run in varied for key in of_run):
+        if len(values := {of_run[key] for of_run in varied if key in of_run}) > 1 and None not in {number(value) for value in values}:
+            panels["scaling"].append(wr.ScatterPlot(title=f"accuracy by {key}", x=wr.Config(key), y=summary("accuracy")))
+    if any((run.get("teacher_usage") or {}).get("usd") for run in metrics):
+        panels["cost"] = [scatter("teacher_usage.usd", "dollars for the teacher")]
+    rounds = sorted({round_metrics["round"] for run in metrics for round_metrics in run.get("rounds", ())})
     if rounds:
-        found["rounds"] = [
+        panels["rounds"] = [
             wr.LinePlot(title=f"{name.replace('_', ' ')} by round", x="rounds/round", y=[f"rounds/{name}"])
             for name in ("accuracy", "validation_accuracy", "mistakes", "completions_kept")
         ]
-    trained = [one for one in metrics if one.get("n_steps")]
-    prefixes = [*(["train"] if any(not one.get("rounds") for one in trained) else []), *(f"round_{number}/train" for number in rounds)]
+    trained = [run for run in metrics if run.get("n_steps")]
+    prefixes = [*(["train"] if any(not run.get("rounds") for run in trained) else []), *(f"round_{number}/train" for number in rounds)]
     if trained:
-        found["training"] = [
+        panels["training"] = [
             wr.LinePlot(title=f"{prefix}: {name.replace('_', ' ')}", x=f"{prefix}/step", y=[f"{prefix}/{name}"])
             for prefix in prefixes
             for name in ("loss", "validation_accuracy")
         ]
-    return {name: _laid_out(wr, panels) for name, panels in found.items() if panels}
+    return {name: _laid_out(wr, of_section) for name, of_section in panels.items() if of_section}
 
 
 def _laid_out(wr: Any, panels: Sequence[Any]) -> list[Any]:
-    """Two beside each other; tables and comparers over the whole width."""
+    """Place panels in two columns; tables and run comparers take the whole width."""
     row = column = 0
     for panel in panels:
         wide = isinstance(panel, wr.WeavePanelSummaryTable | wr.RunComparer)
@@ -218,12 +222,12 @@ def _laid_out(wr: Any, panels: Sequence[Any]) -> list[Any]:
 
 
 def paper_table(document: Document) -> Table | None:
-    """What paper A reports for the tasks of these runs, on whole train splits; None where it reports nothing."""
+    """Paper A's accuracies on the tasks of the runs, for whole train splits; None if it has none."""
     tasks = {run.metrics["task"] for run in document.runs}
     words = ("task", "student", "method", "source")
     table = Table("paper", "published, paper A", ("task", "student", "method", "D", "accuracy %", "source"), words)
-    for one in published():
-        if one.task in tasks and one.subset is None:
-            method = METHODS[one.method].title
-            table.add_row(one.task, one.student, method, str(one.diversity or "-"), f"{one.percent:.2f}", one.source)
+    for cell in published():
+        if cell.task in tasks and cell.subset is None:
+            method = METHODS[cell.method].title
+            table.add_row(cell.task, cell.student, method, str(cell.diversity or "-"), f"{cell.percent:.2f}", cell.source)
     return table if table.rows else None

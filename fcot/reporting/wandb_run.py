@@ -1,4 +1,4 @@
-"""A W&B run, of which nothing can fail or hang what it tells of."""
+"""Log a run to W&B; no failure or delay of W&B can stop the run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from typing import Any
 from fcot.base.console import say
 from fcot.reporting.wandb_server import Offline, account, within
 
-_INIT_S = 30.0  # for the server to take a new run
-_STOPPING_S = 10.0  # for uploads where a signal ends the process: SLURM gives little more
+_INIT_S = 30.0  # for the server to accept a new run
+_STOPPING_S = 10.0  # for uploads after a signal: SLURM leaves little more time
 _GIVING_UP_S = 5.0
 _STUCK_S = 5.0
-_FLUSH_S = 2.0  # what a kill may lose of an offline run; wandb's own 15 s can be all of a short one
-_CELL = 10_000  # characters of a text in a table
+_FLUSH_S = 2.0  # how much of an offline run a kill may lose; wandb's default, 15 s, can be all of a short run
+_CELL = 10_000  # maximum number of characters in a table cell
 
 
 @dataclass(frozen=True)
 class Label:
-    """How a run is found at W&B.
+    """A run's identity and description at W&B.
 
     Attributes:
-        id: Of the W&B run; the same one continues it.
-        name: As it is shown.
-        project: Where it is.
-        entity: Whose, None for the key's own.
-        group: Of which sweep, None for none.
-        tags: Short words.
-        config: The configuration.
+        id: The id of the W&B run; the same id continues it.
+        name: The displayed name.
+        project: The W&B project.
+        entity: User or team; None takes the key's own.
+        group: The sweep's name; None outside a sweep.
+        tags: Tags for filtering.
+        config: The run's configuration.
     """
 
     id: str
@@ -49,13 +49,13 @@ class Label:
 
 
 class WandbRun:
-    """A run at W&B, online or to be synced later; what goes wrong is said once and no more.
+    """A run at W&B, online or offline to be synced later. Only the first error prints a warning.
 
     Args:
-        label: Which.
-        folder: Where its files go, below ``wandb/``.
-        mode: ``offline``, or anything else for online where there is a key that the server takes.
-        wait_s: For uploads at its end, in seconds.
+        label: The run's identity at W&B.
+        folder: The folder for wandb's files, which go into ``wandb/``.
+        mode: ``offline``; any other value logs online if there is a key that the server accepts.
+        wait_s: Time limit for uploads at the end, in seconds.
     """
 
     entity: str | None
@@ -66,24 +66,24 @@ class WandbRun:
         self._warned = False
         self._steps: set[str] = set()
         self._uploads: list[Any] = []  # artifacts
-        self._stuck = False  # the server hangs: files, about which wandb asks it first, are not tried again
+        self._stuck = False  # whether the server hangs: then no more files are logged, because wandb queries the server for each
         self._run: Any = None
-        self.entity, self.url = label.entity, None  # as far as they are known
-        self._why = "logger.mode=offline" if mode == "offline" else self._start_online()
+        self.entity, self.url = label.entity, None  # set when the server accepts the run
+        self._incomplete_because = "logger.mode=offline" if mode == "offline" else self._start_online()
         if self._run is None:
             self._careful("starting", lambda: self._start("offline"))
-        if self._why is None:
+        if self._incomplete_because is None:
             say(f"W&B: {self.url}")
 
     def _start_online(self) -> str | None:
-        """Start it at the server; why that cannot be, None where it could."""
+        """Start the run at the server; return why that failed, or None."""
         try:
             account()
             within(2 * _INIT_S, lambda: self._start("online"))
             self.entity, self.url = self._run.entity, self._run.url
         except Offline as error:
             return str(error)
-        except Exception as error:  # wandb's own kinds
+        except Exception as error:  # wandb has many classes of them
             _give_up()
             self._run = None
             return f"{type(error).__name__}: {error}"
@@ -93,10 +93,10 @@ class WandbRun:
         import wandb
 
         label = self._label
-        self._folder.mkdir(parents=True, exist_ok=True)  # wandb would take the system's temporary folder
+        self._folder.mkdir(parents=True, exist_ok=True)  # otherwise wandb uses the system's temporary folder
         settings = wandb.Settings(
-            console="off",  # progress bars are no log
-            disable_git=True, disable_code=True,  # an address of a repository may hold a token
+            console="off",  # stdout holds progress bars
+            disable_git=True, disable_code=True,  # the URL of a repository may contain a token
             silent=True, init_timeout=_INIT_S, finish_timeout=self._wait_s, finish_timeout_raises=True,
             x_transaction_log_flush_interval=_FLUSH_S,
         )  # fmt: skip
@@ -107,21 +107,22 @@ class WandbRun:
         )  # fmt: skip
 
     def _careful(self, what: str, work: Callable[[], object]) -> None:
+        """Call ``work``; an error becomes a warning that names ``what``."""
         begin = time.monotonic()
         try:
             work()
         except Exception as error:
             self._stuck |= time.monotonic() - begin > _STUCK_S
             if not self._warned:
-                say(f"warning: W&B, {what}: {type(error).__name__}: {error}; the run goes on, and W&B may lack this")
+                say(f"warning: W&B, {what}: {type(error).__name__}: {error}; the run continues, and this may be missing at W&B")
             self._warned = True
 
     def log(self, values: Mapping[str, float], step: tuple[str, int] | None = None) -> None:
-        """Numbers of one moment.
+        """Log numbers.
 
         Args:
             values: By name, such as ``train/loss``.
-            step: Name of what counts, such as ``train/step``, and where it is; it is the axis of all that begins as it does.
+            step: Name and value of a step counter, such as ``train/step``: the x axis of all names with the same prefix.
         """
         self._careful("metrics", lambda: self._log(values, step))
 
@@ -129,13 +130,13 @@ class WandbRun:
         if self._run is None or not values:
             return
         if step is not None and step[0] not in self._steps:
-            # W&B's own step counts calls, which are not the same after a restart.
+            # W&B's own step counts the calls of this process, so it would not continue after a restart.
             self._run.define_metric(f"{step[0].rpartition('/')[0]}/*", step_metric=step[0])
             self._steps.add(step[0])
         self._run.log(dict(values) | ({step[0]: step[1]} if step else {}))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table; texts that are too long are cut."""
+        """Log a table; long texts are cut."""
 
         def log() -> None:
             import wandb
@@ -146,14 +147,14 @@ class WandbRun:
         self._careful("a table", log)
 
     def artifact(self, name: str, kind: str, path: Path, used: bool, metadata: Mapping[str, Any]) -> None:
-        """A file or folder with its lineage.
+        """Log a file or folder as an artifact of the run.
 
         Args:
-            name: Of the artifact; a version is made where the content is another.
+            name: The artifact's name; changed content becomes a new version.
             kind: ``dataset`` or ``model``.
-            path: Of what exists.
-            used: Whether the run used it rather than made it.
-            metadata: Kept with it.
+            path: The file or folder.
+            used: Whether the artifact is an input of the run; otherwise it is an output.
+            metadata: The artifact's metadata.
         """
 
         def log() -> None:
@@ -162,12 +163,12 @@ class WandbRun:
             if self._run is None or self._stuck:
                 return
             made = wandb.Artifact(artifact_name(name), kind, metadata=dict(metadata))
-            # Not copied into wandb's cache: a run's files stay as they are once they are written.
+            # Not copied into wandb's cache: a run's files do not change once they are written.
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
                     name_in_it = str(file.relative_to(path if path.is_dir() else path.parent))
                     made.add_file(str(file.absolute()), name_in_it, policy="immutable", skip_cache=True)
-            if used:  # what use_artifact does with a new one, which refuses to offline and waits for the upload online
+            if used:  # as use_artifact does, but that raises an error offline, and waits for the upload online
                 self._run._log_artifact(made, is_user_created=True, use_after_commit=True)
             else:
                 self._run.log_artifact(made)
@@ -176,14 +177,14 @@ class WandbRun:
         self._careful(f"the {kind}", log)
 
     def summarise(self, values: Mapping[str, Any]) -> None:
-        """What the run came to."""
+        """Set the run's summary: its final metrics."""
         self._careful("the summary", lambda: self._run and self._run.summary.update(dict(values)))
 
     def finish(self, error: BaseException | None) -> None:
-        """End it, waiting for uploads; says what to do with what is not at the server.
+        """End the run and wait for its uploads. If some of it is not at the server, print the command that uploads it.
 
         Args:
-            error: What ends the run before its time; after a signal or Ctrl-C it is expected to go on.
+            error: The error that ended the run, None for a finished one. After a signal or Ctrl-C the run is expected to continue.
         """
         if self._run is None:
             return
@@ -196,19 +197,19 @@ class WandbRun:
             within(_STOPPING_S if stopped else self._wait_s + _STOPPING_S, lambda: self._run.finish(exit_code=0 if error is None else 1))
         except Exception as problem:
             late = isinstance(problem, TimeoutError)
-            self._why = "the upload was not finished in time" if late else f"{type(problem).__name__}: {problem}"
+            self._incomplete_because = "the upload was not finished in time" if late else f"{type(problem).__name__}: {problem}"
             _give_up()
-        if self._why is not None:
-            say(f"W&B does not have all of this run ({self._why}); to upload it: {self.sync_command()}")
+        if self._incomplete_because is not None:
+            say(f"W&B does not have all of this run ({self._incomplete_because}); to upload it: {self.sync_command()}")
 
     def _await_uploads(self, until: float) -> None:
-        """A failed upload is told to who waits for it, and to nobody else."""
+        """Wait for each upload, because wandb reports a failed one only to those who wait for it."""
         for made in self._uploads:
             seconds = max(1, round(until - time.monotonic()))
             self._careful(f"upload of {made.name}", partial(made.wait, timeout=seconds))
 
     def sync_command(self) -> str:
-        """Uploads what is not at the server, of earlier processes too."""
+        """The command that uploads what the server does not have, including the files of earlier processes."""
         offline = sorted((self._folder / "wandb").glob(f"offline-run-*-{self._label.id}/*.wandb"))
         parts = [file.parent for file in offline if not file.with_name(f"{file.name}.synced").exists()]
         if self.url is not None:  # it was online
@@ -217,19 +218,19 @@ class WandbRun:
 
 
 def _give_up() -> None:
-    """End wandb's service process: a run that could not start or end would hold its id there, and the exit of this process."""
+    """End wandb's service process. Otherwise a run that failed to start or end would keep its id, and delay this process's exit."""
     import wandb
 
-    with contextlib.suppress(Exception):  # it may have died, which is why
+    with contextlib.suppress(Exception):  # the service may have died already
         within(_GIVING_UP_S, lambda: wandb.teardown(exit_code=1))
 
 
 def _cell(value: Any) -> Any:
-    """What a table can hold: no half characters, no book."""
+    """A value for a table cell: long text is cut, unpaired surrogates are replaced."""
     return value[:_CELL].encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def artifact_name(name: str) -> str:
-    """A name as W&B takes it: 128 of ``A-Z a-z 0-9 _ . -``; accents are dropped, other characters become dashes."""
+    """A valid artifact name: at most 128 of ``A-Z a-z 0-9 _ . -``. Accents are dropped, other characters become dashes."""
     plain = "".join(character for character in unicodedata.normalize("NFKD", name) if not unicodedata.combining(character))
     return re.sub(r"[^\w.-]", "-", plain, flags=re.ASCII)[:128] or "unnamed"

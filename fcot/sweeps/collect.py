@@ -1,4 +1,4 @@
-"""A sweep's jobs as a table, in files that other programs read."""
+"""Export a sweep's jobs as a table for other programs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from fcot.sweeps.plan import Sweep
 
 
 def collect(sweep: Sweep, folder: Path) -> list[Path]:
-    """One row a job: what was varied, its state, and its metrics. As ``jobs.parquet`` and ``jobs.csv``."""
+    """Write ``jobs.parquet`` and ``jobs.csv``: per job, what was varied, its state and its metrics."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import yaml
 
     rows = []
-    found = {one.name: one for one in statuses(sweep)}
+    by_name = {status.name: status for status in statuses(sweep)}
     for job in sweep.jobs:
-        one = found[job.number]
+        status = by_name[job.number]
         source = sweep.jobs[job.same_as] if job.same_as is not None else job
         metrics = metrics_of(sweep, source) if source.run is not None else {}
         seconds = _seconds(read_record(sweep.record(job.number)))
         row = {
-            "job": job.number, "state": one.state, "same_as": job.same_as, "run_id": job.run_id, "slurm": one.slurm,
-            "requeued": one.preempted,
+            "job": job.number, "state": status.state, "same_as": job.same_as, "run_id": job.run_id, "slurm": status.slurm,
+            "requeued": status.preempted,
             "job_seconds": seconds, "device_hours": None if seconds is None else seconds / 3600 * (metrics.get("devices") or 1),
-            "error": "\n".join(one.error) or None, "log": str(one.log) if one.log else None,
+            "error": "\n".join(status.error) or None, "log": str(status.log) if status.log else None,
         }  # fmt: skip
         overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.overrides)}
         rows.append(row | overrides | _flat(metrics))
@@ -42,7 +42,7 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
         pq.write_table(
             pa.table(
                 {
-                    name: pa.array(_column(values), pa.string() if not any(one is not None for one in values) else None)
+                    name: pa.array(_column(values), pa.string() if all(value is None for value in values) else None)
                     for name, values in columns.items()
                 }
             ),
@@ -56,27 +56,27 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
 
 
 def _seconds(record: JobRecord | None) -> float | None:
-    """Of all attempts that ended by themselves."""
-    known = [one.ended - one.started for one in (record.attempts if record else []) if one.ended is not None]
+    """Total duration of the attempts that recorded their end; None if there are none. A killed attempt records none."""
+    known = [attempt.ended - attempt.started for attempt in (record.attempts if record else []) if attempt.ended is not None]
     return sum(known) if known else None
 
 
 def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Numbers and words by dotted name; an interval as its two ends, other lists as JSON."""
-    found: dict[str, Any] = {}
+    """Nested metrics by dotted name; an interval becomes its two ends, other lists become JSON."""
+    flat: dict[str, Any] = {}
     for key, value in metrics.items():
         name = f"{before}{key}"
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{name}.")
+            flat |= _flat(value, f"{name}.")
         elif key.endswith("_ci95") and value:
-            found |= {f"{name}.low": value[0], f"{name}.high": value[1]}
+            flat |= {f"{name}.low": value[0], f"{name}.high": value[1]}
         elif key not in ("run_id",):
-            found[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-    return found
+            flat[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    return flat
 
 
 def _column(values: Sequence[Any]) -> list[Any]:
-    """Values of one type: whole numbers beside others as floats, any mixture with words as text."""
+    """Values converted to one type: integers and floats to floats, any other mixture to text."""
     values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and float in kinds:

@@ -1,7 +1,10 @@
-"""SLURM's answers about jobs, and its cancelling them.
+"""Query the states of jobs from SLURM, and cancel jobs.
 
-Three situations look alike and are kept apart: this machine has no SLURM; SLURM does not answer (its controller is busy or
-down); SLURM answers and has forgotten the job (where accounting is off, ``MinJobAge`` after its end, five minutes by default).
+Three situations look alike and are kept apart:
+
+- This machine has no SLURM.
+- SLURM does not answer: its controller is busy or down.
+- SLURM answers and has forgotten the job. Without accounting this happens ``MinJobAge`` after the job's end (default: five minutes).
 """
 
 from __future__ import annotations
@@ -13,16 +16,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-_PATIENCE_S = 30  # with one command
+_PATIENCE_S = 30  # time limit of one command
 _CANCELLED_TOGETHER = 100  # ids in one scancel
-_SHOWN_LINES = 3  # of a complaint
+_SHOWN_LINES = 3  # of a command's error output
 
-# What a word of SLURM's means. A word that is not here is one of a newer SLURM: such a job is taken to be alive.
+# The meaning of each SLURM state. A state that is missing here comes from a newer SLURM; such a job counts as alive.
 MEANING: Mapping[str, Literal["waits", "lives", "ended"]] = {
     "PENDING": "waits",
     "REQUEUED": "waits",
     "REQUEUE_FED": "waits",
-    "REQUEUE_HOLD": "waits",  # held, as the next two
+    "REQUEUE_HOLD": "waits",  # held, like the next two
     "RESV_DEL_HOLD": "waits",
     "SPECIAL_EXIT": "waits",
     "CONFIGURING": "lives",
@@ -51,24 +54,24 @@ _USUAL = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
 @dataclass(frozen=True)
-class State:
-    """A job's state: SLURM's word for it (``PENDING``), and SLURM's reason."""
+class SlurmState:
+    """A job's state as SLURM names it (``PENDING``), and SLURM's reason."""
 
     state: str
     reason: str = ""
 
     @property
     def waits(self) -> bool:
-        """Whether it is still to start."""
+        """Whether the job has not started yet."""
         return MEANING.get(self.state) == "waits"
 
     @property
     def lives(self) -> bool:
-        """Whether it may be running."""
+        """Whether the job may be running."""
         return MEANING.get(self.state, "lives") == "lives"
 
     def explanation(self, job: str) -> str:
-        """The reason in a few words: SLURM's own, the word itself where it is a rare one, for a held job the remedy."""
+        """SLURM's reason. A rare state is named before it; a held job gets the command that releases it."""
         if self.state in _HELD:
             return f"{self.state}: held; `scontrol release {job}` lets it start"
         if self.state == "REVOKED":
@@ -77,19 +80,19 @@ class State:
 
 
 @dataclass(frozen=True)
-class SlurmStates:
-    """SLURM's answer about jobs.
+class SlurmAnswer:
+    """SLURM's answer to a query about jobs.
 
     Attributes:
-        ids: The jobs that were asked about.
-        states: By id; a job that SLURM has forgotten is absent. None where SLURM is silent: then nothing is known of any job.
-        silence: Why it is silent, and what helps; empty where it is not.
-        may_answer_later: Whether the same question can have an answer here in a minute.
-        accounting: sacct's complaint, where the queue did not know all jobs and sacct did not answer either.
+        ids: The jobs of the query.
+        states: By id; a job that SLURM has forgotten is absent. None if SLURM does not answer: then no job's state is known.
+        silence: Why SLURM does not answer, and what helps; empty if it answers.
+        may_answer_later: Whether it is worth repeating the query in a minute.
+        accounting: sacct's error message, if the queue did not know all jobs and sacct failed.
     """
 
     ids: frozenset[str]
-    states: Mapping[str, State] | None
+    states: Mapping[str, SlurmState] | None
     silence: str = ""
     may_answer_later: bool = True
     accounting: str = ""
@@ -97,7 +100,7 @@ class SlurmStates:
 
 @dataclass(frozen=True)
 class _Reply:
-    """What a command printed, and its complaint, such as ``squeue: ...``, where it failed or did not come to an end."""
+    """The output of a command, and its error message (``squeue: ...``) if it failed or timed out."""
 
     output: str
     complaint: str = ""
@@ -106,67 +109,67 @@ class _Reply:
 
 def _run(command: Sequence[str]) -> _Reply:
     program = command[0]
-    whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # an array's tasks are cut to 64 characters otherwise
+    environment = os.environ | {"SLURM_BITSTR_LEN": "0"}  # otherwise SLURM cuts the list of an array's tasks to 64 characters
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False, env=whole)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False, env=environment)
     except FileNotFoundError:
         return _Reply("", f"no {program}", installed=False)
     except subprocess.TimeoutExpired:
-        return _Reply("", f"{program}: nothing within {_PATIENCE_S} s")
+        return _Reply("", f"{program}: no answer within {_PATIENCE_S} s")
     except OSError as error:
         return _Reply("", f"{program}: {error.strerror}")
     if not done.returncode:
         return _Reply(done.stdout)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-    said = "; ".join(lines[:_SHOWN_LINES])
-    return _Reply(done.stdout, said if said.startswith(f"{program}: ") else f"{program}: {said}")
+    message = "; ".join(lines[:_SHOWN_LINES])
+    return _Reply(done.stdout, message if message.startswith(f"{program}: ") else f"{program}: {message}")
 
 
-def states(ids: Iterable[str]) -> SlurmStates:
-    """What SLURM knows of jobs: its queue, and of those that have left the queue its accounting.
+def states(ids: Iterable[str]) -> SlurmAnswer:
+    """Query jobs in SLURM's queue, and in its accounting those that have left the queue.
 
     Args:
-        ids: SLURM's, such as ``7`` and ``7_3``.
+        ids: SLURM's job ids, such as ``7`` and ``7_3``; empty ones are ignored.
     """
     wanted = frozenset(filter(None, ids))
     if not wanted:
-        return SlurmStates(wanted, {})
+        return SlurmAnswer(wanted, {})
     queue = _run(["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={_arrays(wanted)}"])
     if queue.complaint and "Invalid job id" not in queue.complaint:
         return _silent(wanted, queue)
     known = _parse(queue.output, wanted)
     if not (forgotten := wanted - set(known)):
-        return SlurmStates(wanted, known)
+        return SlurmAnswer(wanted, known)
     fields = ["--noheader", "--parsable2", "--allocations", "--format=JobID,State,Reason"]
     accounting = _run(["sacct", *fields, f"--jobs={_arrays(forgotten)}"])
-    return SlurmStates(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
+    return SlurmAnswer(wanted, known | _parse(accounting.output, forgotten), accounting=accounting.complaint)
 
 
-def _silent(ids: frozenset[str], reply: _Reply) -> SlurmStates:
+def _silent(ids: frozenset[str], reply: _Reply) -> SlurmAnswer:
     if not reply.installed:
         why = f"there is no SLURM on this machine ({reply.complaint}): use a machine of the cluster"
-        return SlurmStates(ids, None, why, may_answer_later=False)
+        return SlurmAnswer(ids, None, why, may_answer_later=False)
     if re.search("configuration|SLURM_CONF", reply.complaint):
         why = f"SLURM is not set up on this machine ({reply.complaint}): set SLURM_CONF, or use a machine of the cluster"
-        return SlurmStates(ids, None, why, may_answer_later=False)
-    return SlurmStates(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
+        return SlurmAnswer(ids, None, why, may_answer_later=False)
+    return SlurmAnswer(ids, None, f"the controller does not answer ({reply.complaint}): try again in a minute")
 
 
 def _arrays(ids: Iterable[str]) -> str:
-    """The ids of the arrays that jobs belong to, comma-separated."""
+    """The distinct array ids of the jobs, comma-separated."""
     return ",".join(sorted({array_of(job) for job in ids}, key=int))
 
 
 def array_of(job: str) -> str:
-    """The id of the array that a job belongs to; the job's own where it is alone."""
+    """The id of a job's array, or the job's own id if it belongs to none."""
     return job.partition("_")[0]
 
 
-def _parse(output: str, wanted: frozenset[str]) -> dict[str, State]:
-    """States by id from lines of ``id|state|reason``; a state may be ``CANCELLED by 1000``."""
+def _parse(output: str, wanted: frozenset[str]) -> dict[str, SlurmState]:
+    """Parse lines of ``id|state|reason`` into states by id; a state may be ``CANCELLED by 1000``."""
     rows = [line.split("|", 2) for line in output.splitlines() if line.count("|") >= 2]
     return {
-        job: State(state.split()[0], "" if reason == "None" else reason)
+        job: SlurmState(state.split()[0], "" if reason == "None" else reason)
         for ids, state, reason in rows
         if state.strip()
         for job in _tasks(ids)
@@ -175,32 +178,32 @@ def _parse(output: str, wanted: frozenset[str]) -> dict[str, State]:
 
 
 def _tasks(ids: str) -> list[str]:
-    """The ids that one of SLURM's lines is about: tasks that never started share one, such as ``7_[0-2,5%2]``."""
+    """Expand the id field of a line: tasks that never started share one line, such as ``7_[0-2,5%2]``."""
     parts = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", ids)
     if parts is None:
         return [ids]
-    ranges = [one.split("-") for one in parts[2].split(",")]
+    ranges = [text.split("-") for text in parts[2].split(",")]
     return [f"{parts[1]}_{task}" for limits in ranges for task in range(int(limits[0]), int(limits[-1]) + 1)]
 
 
 def cancel(arrays: Sequence[str]) -> dict[str, str]:
-    """Cancel jobs, waiting and running ones.
+    """Cancel waiting and running jobs.
 
     Args:
-        arrays: SLURM's ids; an array's id stands for all its jobs.
+        arrays: SLURM's ids; an array's id cancels all its jobs.
 
     Returns:
-        scancel's complaint by id, of those that may not be cancelled.
+        scancel's error message by id, for the ids of calls that failed: some of these jobs may not be cancelled.
     """
-    refused: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for start in range(0, len(arrays), _CANCELLED_TOGETHER):
-        together = arrays[start : start + _CANCELLED_TOGETHER]
-        if complaint := _run(["scancel", *together]).complaint:
-            refused |= dict.fromkeys(together, complaint)
-    return refused
+        chunk = arrays[start : start + _CANCELLED_TOGETHER]
+        if complaint := _run(["scancel", *chunk]).complaint:
+            errors |= dict.fromkeys(chunk, complaint)
+    return errors
 
 
 def longest_array() -> int:
-    """The most jobs an array of this site may have; a guess where SLURM does not say."""
+    """The maximum number of jobs in an array (``MaxArraySize``); 1000, a guess, if SLURM does not report it."""
     size = re.search(r"MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]).output)
     return max(1, int(size[1]) - 1) if size else 1000

@@ -1,4 +1,4 @@
-"""One job of a sweep, in the process that does it: the run, and the record of how it went."""
+"""Run one job of a sweep in this process, and record how it ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcot.base.files import exclusive, read_json, write_json
 from fcot.base.ranks import started_first
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import SharedBudget
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, composer, resolve_job, shown
+from fcot.sweeps.plan import GENERATION, JobName, PlannedJob, Sweep, composer, display_path, resolve_job
 
 if TYPE_CHECKING:
     from fcot.runs.run import Run
@@ -33,12 +33,12 @@ class Attempt:
 
     Attributes:
         started: Seconds since 1970.
-        host: Where.
-        process: Its id there.
+        host: The machine's name.
+        process: The process id on that machine.
         slurm: SLURM's id of the job, None without SLURM.
-        ended: Seconds since 1970; None while it runs, and for ever where it was killed.
-        outcome: done, failed, interrupted, requeued (by itself, after a warning), stopped (by a signal, without a requeue).
-        failed: Of a generation: messages by the numbers of the jobs whose teacher data are not whole.
+        ended: Seconds since 1970; None while the job runs, and forever if it was killed.
+        outcome: done, failed, interrupted, requeued (by itself, after a warning) or stopped (by a signal, without a requeue).
+        failed: Of a generation job: error messages by the number of the job whose completions could not all be generated.
     """
 
     started: float
@@ -52,17 +52,17 @@ class Attempt:
 
 @dataclass
 class JobRecord:
-    """What a job has left, ``jobs/<number>.json``, written by the process that does it.
+    """The content of ``jobs/<number>.json``, written by the process that runs the job.
 
     Attributes:
-        job: Its number, or ``generation``.
-        overrides: As planned.
-        run_id: As planned.
+        job: The job's number, or ``generation``.
+        overrides: The planned overrides.
+        run_id: The planned run.
         run: The run's folder, relative to the sweep's.
-        status: Of the last attempt: running, or its outcome.
-        error: What a failed one said.
-        traceback: Of an error that is not the user's.
-        attempts: All starts.
+        status: ``running``, or the outcome of the last attempt.
+        error: The error message of a failed job.
+        traceback: Of an unexpected exception; None for an error with a message for the user.
+        attempts: All starts, oldest first.
     """
 
     job: JobName
@@ -76,7 +76,7 @@ class JobRecord:
 
 
 def read_record(path: Path) -> JobRecord | None:
-    """A job's record, None where it never started, or left nothing that can be read."""
+    """Read a job's record; None if the job never started or the record is damaged."""
     try:
         row = read_json(path)
         return JobRecord(**row | {"attempts": [Attempt(**attempt) for attempt in row["attempts"]]})
@@ -87,17 +87,17 @@ def read_record(path: Path) -> JobRecord | None:
         return None
 
 
-def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
-    """Bring one job's run as far as it goes, and record the outcome.
+def run_job(sweep: Sweep, number: int, after: str | None = None) -> None:
+    """Execute a job's run and record the outcome.
 
     Args:
-        sweep: Its sweep.
-        number: Which.
-        after: SLURM's id of the job that was to buy its teacher data, None where none was.
+        sweep: The job's sweep.
+        number: The job's number.
+        after: SLURM's id of the generation job that this job depends on; None if there is none.
 
     Raises:
-        FcotError: It cannot be run; recorded as failed, as any other exception is.
-        KeyboardInterrupt: Ctrl-C, or a signal (:func:`fcot.base.stopping.stop_requested` says which); recorded too.
+        FcotError: The job cannot be run. It is recorded as failed, and so is a job with any other exception.
+        KeyboardInterrupt: Ctrl-C or a signal (see :func:`fcot.base.stopping.stop_requested`). It is recorded too.
     """
     job = sweep.jobs[number]
     if started_first():
@@ -109,11 +109,11 @@ def do_job(sweep: Sweep, number: int, after: str | None = None) -> None:
         _run(sweep, job)
 
 
-def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
-    """Buy what the given jobs ask their teachers for, one job after the other; one that fails does not keep the others from it.
+def run_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
+    """Generate the completions of the given jobs, one job after another. If one job fails, the others continue.
 
     Raises:
-        FcotError: Of some of them it is not whole.
+        FcotError: The completions of some jobs are incomplete.
     """
     from fcot.runs.pipeline import execute
     from fcot.runs.run import kept_config
@@ -135,13 +135,18 @@ def do_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
 
 
 def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
-    """Whether the SLURM job that was to buy a job's teacher data has done so.
+    """Check that the generation job finished for this job.
+
+    Args:
+        sweep: The job's sweep.
+        number: The job's number.
+        slurm: SLURM's id of the generation job.
 
     Raises:
-        FcotError: It has not.
+        FcotError: It did not.
     """
     record = read_record(sweep.record(GENERATION))
-    attempts = [one for one in record.attempts if one.slurm == slurm] if record else []
+    attempts = [attempt for attempt in record.attempts if attempt.slurm == slurm] if record else []
     if not attempts:
         raise FcotError(f"the generation job {slurm} never started; `python -m fcot.sweep rerun {sweep.folder}`")
     last = attempts[-1]
@@ -152,7 +157,13 @@ def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
 
 
 def give_up(sweep: Sweep, name: JobName, why: str) -> None:
-    """Enter that an attempt which ended well does not go on."""
+    """Record a job as failed that ended without an error and will not be requeued.
+
+    Args:
+        sweep: The job's sweep.
+        name: The job's number, or ``generation``.
+        why: The error message to record.
+    """
     path = sweep.record(name)
     with exclusive(sweep.lock(name), say):
         record = read_record(path)
@@ -162,7 +173,7 @@ def give_up(sweep: Sweep, name: JobName, why: str) -> None:
 
 
 def slurm_id() -> str | None:
-    """SLURM's id of the job this process belongs to, None outside."""
+    """SLURM's id of the job that this process belongs to; None outside SLURM."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
@@ -170,11 +181,11 @@ def slurm_id() -> str | None:
 
 @contextlib.contextmanager
 def _recorded(sweep: Sweep, name: JobName, record: JobRecord) -> Iterator[None]:
-    """Hold the job's lock, and write down that it runs and how it ends."""
+    """Hold the job's lock; record that the job runs and how it ends."""
     path, progress = sweep.record(name), sweep.progress(name)
     with exclusive(sweep.lock(name), say):
-        before = read_record(path)
-        record.attempts = before.attempts if before else []
+        previous = read_record(path)
+        record.attempts = previous.attempts if previous else []
         record.attempts.append(Attempt(time.time(), socket.gethostname(), os.getpid(), slurm_id()))
         progress.unlink(missing_ok=True)
         write_json(path, asdict(record))
@@ -185,9 +196,9 @@ def _recorded(sweep: Sweep, name: JobName, record: JobRecord) -> Iterator[None]:
         except BaseException as error:
             record.status = _outcome(error)
             if record.status == "failed":
-                ours = isinstance(error, FcotError)
-                record.error = str(error) if ours else traceback.format_exception_only(error)[-1].strip()
-                record.traceback = None if ours else traceback.format_exc()
+                is_expected = isinstance(error, FcotError)
+                record.error = str(error) if is_expected else traceback.format_exception_only(error)[-1].strip()
+                record.traceback = None if is_expected else traceback.format_exc()
             raise
         finally:
             record.attempts[-1].ended, record.attempts[-1].outcome = time.time(), record.status
@@ -201,7 +212,7 @@ def _outcome(error: BaseException) -> str:
     return "failed"
 
 
-def _run(sweep: Sweep, job: Planned) -> None:
+def _run(sweep: Sweep, job: PlannedJob) -> None:
     from fcot.runs.pipeline import execute
     from fcot.runs.run import kept_config
 
@@ -212,25 +223,30 @@ def _run(sweep: Sweep, job: Planned) -> None:
     execute(run, kept_config(composed, run, job.overrides, sweep.searchpath), sweep.folder.name)
 
 
-def _resolved(sweep: Sweep, job: Planned, more: list[str]) -> tuple[Run, DictConfig]:
-    """The job's run as its configuration is today, which must be the planned one.
+def _resolved(sweep: Sweep, job: PlannedJob, added: list[str]) -> tuple[Run, DictConfig]:
+    """Resolve the job's run from the present configuration and check that it is the planned one.
+
+    Args:
+        sweep: The job's sweep.
+        job: The job.
+        added: Overrides beside the job's own.
 
     Raises:
-        FcotError: It is another.
+        FcotError: It is another run.
     """
     with composer(sweep.searchpath) as compose:
-        composed = compose([*job.overrides, *more])
+        composed = compose([*job.overrides, *added])
     run = resolve_job(composed)
     if run.run_id != job.run_id:
         raise FcotError(
             f"this job was planned at {sweep.created} as {job.run_id}, and is {run.run_id} now: code, configuration or data have changed "
-            "since. Submit the sweep anew; what is done and stored is not done again"
+            "since. Submit the sweep again; finished stages are skipped, and stored completions are reused"
         )
     return replace(run, shared_budget=budget_of(sweep)), composed
 
 
 def budget_of(sweep: Sweep) -> SharedBudget | None:
-    """The budget that the sweep's jobs share, None without one."""
+    """The budget that the sweep's jobs share; None if ``hydra.launcher.budget_usd`` is not set."""
     usd = sweep.launcher.get("budget_usd")
-    more = f"`python -m fcot.sweep rerun {shown(sweep.folder)} budget_usd=MORE`"
-    return None if usd is None else SharedBudget(sweep.folder / "budget", usd, "hydra.launcher.budget_usd", more)
+    command = f"`python -m fcot.sweep rerun {display_path(sweep.folder)} budget_usd=MORE`"  # increases it
+    return None if usd is None else SharedBudget(sweep.folder / "budget", usd, "hydra.launcher.budget_usd", command)

@@ -1,4 +1,4 @@
-"""From all jobs of a sweep to a plan, and from the plan to processes: in this one, in a pool on this machine, or on SLURM."""
+"""Plan the jobs of a sweep and run them: in this process, in a pool on this machine, or on SLURM."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from fcot.base.resources import PRICES
 from fcot.base.stopping import stop_if_requested
 from fcot.estimate.hours import about, at_most
 from fcot.llm.money import FREE
-from fcot.sweeps.controller import SlurmStates
-from fcot.sweeps.job import do_job, read_record
-from fcot.sweeps.ledger import LIVE, again, counts, refuse_unknown, statuses, who
-from fcot.sweeps.plan import Planned, Sweep, listed, make_plan, plan_path, read_plan, shown, write_plan
+from fcot.sweeps.controller import SlurmAnswer
+from fcot.sweeps.job import read_record, run_job
+from fcot.sweeps.ledger import ACTIVE, counts, describe_holder, jobs_to_rerun, refuse_unknown, statuses
+from fcot.sweeps.plan import PlannedJob, Sweep, display_path, format_jobs, make_plan, plan_path, read_plan, write_plan
 from fcot.sweeps.pool import run_in_pool
 
 if TYPE_CHECKING:
     from fcot.estimate.needs import RunEstimate
     from fcot.runs.run import Run
 
-_SHOWN_JOBS = 3  # of those that failed for one reason
+_SHOWN_JOBS = 3  # jobs listed for each error message
 
 
 def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Sequence[str], launcher: dict[str, Any]) -> None:
-    """Plan a sweep and run it; of ``dry_run`` and ``preview`` only look ahead.
+    """Plan a sweep and run it; with ``dry_run`` or ``preview``, only show what it would do.
 
     Args:
-        folder: The sweep's, made here.
-        job_overrides: Of every job.
-        searchpath: As :class:`Sweep`'s.
-        launcher: The launcher's parameters with its ``kind``.
+        folder: The sweep's folder, created here.
+        job_overrides: The overrides of each job.
+        searchpath: Configuration folders that the command added, as in :class:`Sweep`.
+        launcher: The launcher's parameters, ``kind`` among them.
 
     Raises:
-        FcotError: No job can be run, or SLURM refuses them.
-        SystemExit: Jobs failed, after a list of them and the report over the others.
+        FcotError: No job can be run, or SLURM rejects them.
+        SystemExit: Some jobs failed. They were listed, and the others reported.
     """
     _check(launcher)
     try:
@@ -48,108 +48,113 @@ def launch(folder: Path, job_overrides: Sequence[Sequence[str]], searchpath: Seq
         _refuse_if_all_are_faulty(sweep)
         _check_prices(sweep, runs)
     except FcotError:
-        _leave_nothing(folder)
+        _remove_empty_sweep(folder)
         raise
-    if ahead := [run for run in runs.values() if run.config.dry_run or run.config.preview]:
-        _look_ahead(sweep, runs, ahead[0].config.preview)
+    if looking_ahead := [run for run in runs.values() if run.config.dry_run or run.config.preview]:
+        _look_ahead(sweep, runs, looking_ahead[0].config.preview)
         return
     with exclusive(sweep.launch_lock, say):
         write_plan(sweep)
-        found = statuses(sweep, launching=False)
-        refuse_unknown(found)
-        live = {one.name for one in found if one.state in LIVE}
-        if live:
-            say(f"already running or queued: jobs {listed(live)}")
-        _go(sweep, [job for job in sweep.distinct if not sweep.whole(job) and job.number not in live], runs)
+        jobs = statuses(sweep, launching=False)
+        refuse_unknown(jobs)
+        active = {job.name for job in jobs if job.state in ACTIVE}
+        if active:
+            say(f"already running or queued: jobs {format_jobs(active)}")
+        _run_and_report(sweep, [job for job in sweep.distinct if not sweep.is_complete(job) and job.number not in active], runs)
 
 
 def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
-    """Run failed and missing jobs again, or submit them, as their configurations are today; the same errors as :func:`launch`'s.
+    """Run or submit the failed and missing jobs again, with the present configuration.
 
     Args:
-        sweep: Whose.
-        launcher: Its parameters, from now on.
+        sweep: The sweep.
+        launcher: The launcher's parameters, which replace the planned ones.
 
     Raises:
-        FcotError: Another process runs the sweep here.
+        FcotError: Another process is running the sweep, or an error of :func:`launch`.
+        SystemExit: As in :func:`launch`.
     """
     if sweep.launcher["kind"] != "slurm" and (process := holder(sweep.launch_lock)) is not None:
-        raise FcotError(f"{sweep.folder} is being run by {who(process)}: wait for it, or cancel it")
+        raise FcotError(f"{sweep.folder} is being run by {describe_holder(process)}: wait for it, or cancel it")
     _check(launcher)
     with exclusive(sweep.launch_lock, say):
         sweep = read_plan(sweep.folder)
-        todo = again(sweep)
+        todo = jobs_to_rerun(sweep)
         if not todo:
             say(f"nothing to run again: {counts(statuses(sweep, launching=False))}")
             return
-        say(f"again: jobs {listed(job.number for job in todo)}")
-        _again(sweep, {job.number for job in todo}, launcher)
+        say(f"again: jobs {format_jobs(job.number for job in todo)}")
+        _rerun_jobs(sweep, {job.number for job in todo}, launcher)
 
 
-def _again(before: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> None:
-    """The same of some jobs, under the launch lock; where they are refused, the plan is as it was."""
-    sweep = replace(before, launcher=launcher)
-    today, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.launcher)
-    for old, now in zip(sweep.jobs, today.jobs, strict=True):
-        if old.number in numbers and old.run_id not in (None, now.run_id) and now.run_id is not None:
-            say(f"job {now.number} was {old.run_id} and is {now.run_id} now: code, configuration or data have changed since")
-    jobs = [now if now.number in numbers else old for old, now in zip(sweep.jobs, today.jobs, strict=True)]
+def _rerun_jobs(planned: Sweep, numbers: Container[int], launcher: dict[str, Any]) -> None:
+    """Run some jobs again under the launch lock. If they cannot be started, the old plan is restored."""
+    sweep = replace(planned, launcher=launcher)
+    present, runs = make_plan(sweep.folder, [job.overrides for job in sweep.jobs], sweep.searchpath, sweep.launcher)
+    for old, new in zip(sweep.jobs, present.jobs, strict=True):
+        if old.number in numbers and old.run_id not in (None, new.run_id) and new.run_id is not None:
+            say(f"job {new.number} was {old.run_id} and is {new.run_id} now: code, configuration or data have changed since")
+    jobs = [new if new.number in numbers else old for old, new in zip(sweep.jobs, present.jobs, strict=True)]
     sweep = replace(sweep, jobs=jobs)
     _refuse_if_all_are_faulty(sweep)
     _check_prices(sweep, runs)
     write_plan(sweep)
     try:
-        _go(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
+        _run_and_report(sweep, [job for job in sweep.distinct if job.number in numbers], runs)
     except FcotError:
-        write_plan(before)
+        write_plan(planned)
         raise
 
 
-def _go(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
-    """Start jobs; what does not run elsewhere ends in a report, finished or not."""
-    here = sweep.launcher["kind"] != "slurm"
+def _run_and_report(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> None:
+    """Run or submit jobs. A sweep on this machine ends with a report, even if it was interrupted."""
+    is_local = sweep.launcher["kind"] != "slurm"
     try:
         _start(sweep, todo, runs)
     except KeyboardInterrupt:
-        say(f"\nto go on: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        say(f"\nto continue: python -m fcot.sweep rerun {display_path(sweep.folder)}")
         raise
     finally:
-        if here:
+        if is_local:
             report_sweep(sweep, launching=False)
-    if here:
-        _tell_failures(sweep)
+    if is_local:
+        _list_failures(sweep)
 
 
 def _check(launcher: Mapping[str, Any]) -> None:
-    """A warning longer before the limit than the limit is long would come at once, again and again."""
+    """Check that the warning signal does not come before the job has time to work: it would be requeued forever.
+
+    Raises:
+        FcotError: ``signal_delay_s`` is not shorter than the time limit.
+    """
     delay, minutes = launcher.get("signal_delay_s"), launcher.get("timeout_min")
     if delay and minutes and delay >= 60 * minutes:
         raise FcotError(
-            f"hydra.launcher.signal_delay_s={delay}: the time limit is timeout_min={minutes}, the warning would come at the start"
+            f"hydra.launcher.signal_delay_s={delay}: the time limit is timeout_min={minutes}, so the warning would come at the start"
         )
 
 
-def _leave_nothing(folder: Path) -> None:
-    """Take away what Hydra has made of a sweep that does not take place."""
+def _remove_empty_sweep(folder: Path) -> None:
+    """Remove what Hydra created for a sweep that does not start."""
     if not plan_path(folder).exists():
         (folder / "multirun.yaml").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> None:
+def _start(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> None:
     """Run jobs, or submit them."""
-    for line in _faults(sweep):
+    for line in _skipped_jobs(sweep):
         say(line)
-    here = sweep.launcher["kind"] == "serial"
-    if here and not any(_is_paid(runs[job.number]) for job in todo):
-        _one_by_one(sweep, todo)
+    is_serial = sweep.launcher["kind"] == "serial"
+    if is_serial and not any(_is_paid(runs[job.number]) for job in todo):
+        _run_serially(sweep, todo)
         return
     estimates = estimates_of(todo, runs)
     for line in summary(sweep, todo, runs, estimates):
         say(line)
-    if here:
-        _one_by_one(sweep, todo)
+    if is_serial:
+        _run_serially(sweep, todo)
         return
     generation = generation_order(estimates, runs)
     if sweep.launcher["kind"] == "local":
@@ -162,7 +167,11 @@ def _start(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run]) -> No
 
 
 def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
-    """A budget of the whole sweep needs the price of every teacher that is paid."""
+    """Check that a budget of the whole sweep can be enforced: the price of each teacher must be known.
+
+    Raises:
+        FcotError: The budget is not positive, a price is unknown, or a teacher sends batches.
+    """
     usd = sweep.launcher.get("budget_usd")
     if usd is None:
         return
@@ -181,37 +190,42 @@ def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
 
 
 def _is_paid(run: Run) -> bool:
-    """Whether its teacher may charge something; an unknown price counts."""
+    """Whether the run's teacher may cost money; an unknown price counts as one."""
     return run.teacher is not None and run.plan.price != FREE
 
 
-def most_usd(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> str | None:
-    """What a launch can cost at most, in words; None where nothing is bought from a paid teacher."""
+def most_usd(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> str | None:
+    """The most a launch can cost, in words; None if nothing is bought from a paid teacher."""
     buying = [runs[job.number].plan for job in todo if estimates[job.number].buys and _is_paid(runs[job.number])]
     if not buying:
         return None
     from fcot.estimate.needs import dollars
 
     usd, limits = sweep.launcher.get("budget_usd"), [plan.budget_usd for plan in buying]
-    known = [limit for limit in limits if limit is not None]
-    if len(known) == len(limits) and (usd is None or sum(known) <= usd):
-        return f"at most {dollars(sum(known))}: teacher.budget_usd of {len(known)} jobs. hydra.launcher.budget_usd limits them together"
+    set_limits = [limit for limit in limits if limit is not None]
+    if len(set_limits) == len(limits) and (usd is None or sum(set_limits) <= usd):
+        total = dollars(sum(set_limits))
+        return f"at most {total}: teacher.budget_usd of {len(set_limits)} jobs. hydra.launcher.budget_usd limits them together"
     if usd is not None:
         return f"at most {dollars(usd)} for all jobs together (hydra.launcher.budget_usd)"
     return "no limit is set: hydra.launcher.budget_usd for all jobs together, teacher.budget_usd for each of them"
 
 
 def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
-    """Faults of some jobs are theirs; those of all jobs are the command's, and it ends with them."""
+    """Stop a sweep in which no job can be run.
+
+    Raises:
+        FcotError: Every job has a fault.
+    """
     if not sweep.distinct:
         raise FcotError("\n".join(dict.fromkeys(str(job.fault) for job in sweep.jobs)) + "\nthis holds for every job of the sweep")
 
 
-# --- what it will cost -----------------------------------------------------------------------------------------------
+# --- estimates -------------------------------------------------------------------------------------------------------
 
 
-def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
-    """What jobs would buy and compute, by number; what one buys the later ones do not."""
+def estimates_of(todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
+    """What each job would buy and compute, by number; completions that several jobs share count for the first one."""
     from fcot.estimate.dry_run import estimate
 
     planned: dict[tuple[object, ...], int] = {}
@@ -219,23 +233,23 @@ def estimates_of(todo: Sequence[Planned], runs: Mapping[int, Run]) -> dict[int, 
 
 
 def generation_order(estimates: Mapping[int, RunEstimate], runs: Mapping[int, Run]) -> list[int]:
-    """The jobs that buy from a teacher, the largest D first: of what it buys the others are prefixes."""
-    buying = {number for number, one in estimates.items() if one.bought}
-    shared = {runs[number].store.path for number in buying}
-    touching = [
-        number for number in estimates if runs[number].teacher and runs[number].uses_rationales and runs[number].store.path in shared
+    """The jobs that need completions which are still to be bought, largest D first: the completions of a smaller D are a prefix."""
+    buying = {number for number, estimate in estimates.items() if estimate.bought}
+    stores = {runs[number].store.path for number in buying}
+    needing = [
+        number for number in estimates if runs[number].teacher and runs[number].uses_rationales and runs[number].store.path in stores
     ]
-    return sorted(touching, key=lambda number: -runs[number].config.diversity)
+    return sorted(needing, key=lambda number: -runs[number].config.diversity)
 
 
-def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> list[str]:
-    """What a launch is about to do, in lines."""
+def summary(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], estimates: Mapping[int, RunEstimate]) -> list[str]:
+    """Lines that say what a launch will run, buy and cost."""
     from fcot.estimate.needs import money, sum_of
 
     jobs = sweep.jobs
     kinds = {
         "to run": len(todo),
-        "complete already": sum(sweep.whole(job) for job in sweep.distinct),
+        "complete already": sum(sweep.is_complete(job) for job in sweep.distinct),
         "the same as another": sum(job.same_as is not None for job in jobs),
         "with a fault": sum(job.fault is not None for job in jobs),
     }
@@ -253,8 +267,12 @@ def summary(sweep: Sweep, todo: Sequence[Planned], runs: Mapping[int, Run], esti
 
 
 def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> None:
-    """``dry_run`` or ``preview`` of all jobs, which leave nothing behind; exit code 1 where a job cannot be run."""
-    _leave_nothing(sweep.folder)
+    """Show the ``dry_run`` or ``preview`` of all jobs, and leave no files.
+
+    Raises:
+        SystemExit: With code 1 after a dry run, if a job cannot be run.
+    """
+    _remove_empty_sweep(sweep.folder)
     if preview:
         from fcot.estimate.preview import preview as show_preview
 
@@ -263,10 +281,10 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
         return
     from fcot.estimate.needs import show
 
-    todo = [job for job in sweep.distinct if not sweep.whole(job)]
+    todo = [job for job in sweep.distinct if not sweep.is_complete(job)]
     estimates = estimates_of(sweep.distinct, runs)
     show(list(estimates.values()))
-    for line in (*_faults(sweep), *summary(sweep, todo, runs, {job.number: estimates[job.number] for job in todo})):
+    for line in (*_skipped_jobs(sweep), *summary(sweep, todo, runs, {job.number: estimates[job.number] for job in todo})):
         print(line)
     if any(job.fault is not None for job in sweep.jobs):
         sys.exit(1)
@@ -275,24 +293,24 @@ def _look_ahead(sweep: Sweep, runs: Mapping[int, Run], preview: int | None) -> N
 # --- in this process -------------------------------------------------------------------------------------------------
 
 
-def _one_by_one(sweep: Sweep, todo: Sequence[Planned]) -> None:
-    """Jobs in this process; one that fails does not keep the others from running."""
+def _run_serially(sweep: Sweep, todo: Sequence[PlannedJob]) -> None:
+    """Run jobs in this process, one after another. If one fails, the others still run."""
     for job in todo:
         stop_if_requested()
         say(f"job {job.number}: {sweep.label(job)}")
         try:
-            do_job(sweep, job.number)
+            run_job(sweep, job.number)
         except FcotError as error:
             say(f"job {job.number} failed: {error}")
-        except Exception as error:  # recorded with its traceback
+        except Exception as error:  # the job's record has the traceback
             say(f"job {job.number} failed: {type(error).__name__}: {error}; traceback: {sweep.record(job.number)}")
 
 
-def _faults(sweep: Sweep) -> list[str]:
-    """What is said of jobs that are not run: faults, and equality with another job."""
+def _skipped_jobs(sweep: Sweep) -> list[str]:
+    """Lines about the jobs that are not run: those with a fault, and those that are the same run as another job."""
     faulty = [f"job {job.number} ({sweep.label(job)}) cannot be run: {job.fault}" for job in sweep.jobs if job.fault]
     same = [
-        f"job {job.number} ({sweep.label(job)}) is the same run as job {job.same_as}: its method does not use what differs"
+        f"job {job.number} ({sweep.label(job)}) is the same run as job {job.same_as}: its method does not use the options that differ"
         for job in sweep.jobs
         if job.same_as is not None
     ]
@@ -302,35 +320,35 @@ def _faults(sweep: Sweep) -> list[str]:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None = None) -> None:
-    """The comparison of what the jobs left, whether or not all of them finished, and where to look next.
+def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None = None) -> None:
+    """Report the finished jobs, and name the unfinished ones.
 
     Args:
         sweep: The sweep.
-        launching: False from the process that launched it and is at its end; None looks whether one does.
-        slurm: SLURM's answer about its jobs; None asks.
+        launching: Whether a process is launching the sweep; None checks. The launching process passes False at its end.
+        slurm: SLURM's answer about the jobs; None queries SLURM.
     """
     from fcot.report import report
 
     if all(job.until == "generate" for job in sweep.jobs):
-        return  # of completions alone there is nothing to compare
+        return  # completions alone give nothing to compare
 
     try:
-        report([shown(sweep.folder)], launching=launching, slurm=slurm)
+        report([display_path(sweep.folder)], launching=launching, slurm=slurm)
     except FcotError as error:
         say(str(error))
 
 
-def _tell_failures(sweep: Sweep) -> None:
-    """List the failed jobs by what they said.
+def _list_failures(sweep: Sweep) -> None:
+    """List the failed jobs, grouped by error message.
 
     Raises:
-        SystemExit: There are some.
+        SystemExit: With code 1, if a job failed.
     """
     failed: dict[str, list[str]] = {}
     for job in sweep.jobs:
         record = read_record(sweep.record(job.number))
-        if job.fault or (record and record.status != "done" and not sweep.whole(job)):
+        if job.fault or (record and record.status != "done" and not sweep.is_complete(job)):
             why = job.fault or (record and record.error) or "it was killed"
             failed.setdefault(why, []).append(f"{job.number} ({sweep.label(job)})")
     if not failed:
@@ -340,5 +358,5 @@ def _tell_failures(sweep: Sweep) -> None:
     for message, jobs in failed.items():
         reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
         say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
-    say(f"to run what failed again: python -m fcot.sweep rerun {shown(sweep.folder)}")
+    say(f"to run the failed jobs again: python -m fcot.sweep rerun {display_path(sweep.folder)}")
     sys.exit(1)

@@ -1,6 +1,6 @@
-"""The ledger: what became of each job, read from the files it left, its lock, and SLURM where there is one to ask.
+"""The state of each job of a sweep, from the job's files, its lock and, on SLURM, from the queue and accounting.
 
-Nothing depends on the process that launched the sweep: a job that runs holds a lock, which the kernel drops when it dies.
+Nothing depends on the process that launched the sweep: a running job holds a lock, which the kernel releases when the job dies.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, read_json
-from fcot.sweeps.controller import SlurmStates, State, array_of, cancel, states
+from fcot.sweeps.controller import SlurmAnswer, SlurmState, array_of, cancel, states
 from fcot.sweeps.job import Attempt, JobRecord, read_record
-from fcot.sweeps.plan import GENERATION, JobName, Planned, Sweep, listed
+from fcot.sweeps.plan import GENERATION, JobName, PlannedJob, Sweep, format_jobs
 from fcot.sweeps.pool import log_of
 
 _TAIL_LINES = 3
 _TAIL_BYTES = 8192
-# What `rerun` runs again. A job is "unknown" while SLURM, which alone can tell, is silent: it may run, and is not run again.
-AGAIN = ("failed", "cancelled", "interrupted", "missing")
-OVER = ("done", *AGAIN)
-LIVE = ("running", "starting", "queued")
+# The states that `rerun` runs again. A job is "unknown" if SLURM does not answer: it may be running, so it is not run again.
+TO_RERUN = ("failed", "cancelled", "interrupted", "missing")
+ENDED = ("done", *TO_RERUN)
+ACTIVE = ("running", "starting", "queued")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What became of a job.
+    """The state of a job.
 
     Attributes:
-        name: Its number, or ``generation``.
+        name: The job's number, or ``generation``.
         state: ``done``, ``running``, ``starting``, ``queued``, ``failed``, ``cancelled``, ``interrupted``, ``missing`` (never
-            submitted, not reached, or gone without a trace), ``same`` (as another job) or ``unknown`` (SLURM would know, and is silent).
-        told: One line: progress, reason, accuracy.
-        error: A few lines of what a failed one said; why nothing is known of an unknown one, and what helps.
-        log: Where all of it is.
-        preempted: How often it was stopped and started again.
-        slurm: SLURM's id, None without.
+            started, or gone without a trace), ``same`` (the same run as another job) or ``unknown`` (SLURM does not answer).
+        details: One line: progress, reason or accuracy.
+        error: Of a failed job, a few lines of its error; of an unknown one, why SLURM does not answer and what helps.
+        log: The file with the job's whole output, None if there is none.
+        preempted: How often the job was stopped and started again.
+        slurm: SLURM's id, None for other launchers.
     """
 
     name: JobName
     state: str
-    told: str = ""
+    details: str = ""
     error: list[str] = field(default_factory=list)
     log: Path | None = None
     preempted: int = 0
@@ -57,43 +57,44 @@ class Status:
 
 @dataclass(frozen=True)
 class _LauncherState:
-    """What is known beside the files.
+    """What the launcher knows beyond the jobs' files.
 
     Attributes:
-        ids: SLURM's ids of jobs, of each one's newest submission.
-        states: SLURM's states of these by id, None where it is silent.
+        ids: SLURM's id of each job's newest submission.
+        states: SLURM's states by id; None if SLURM does not answer.
         answer: SLURM's answer in full; None for other launchers.
-        launching: Whether a process holds the sweep: what it has not reached yet it will.
+        launching: Whether a process holds the launch lock: it will still start the jobs that have not started.
     """
 
     ids: Mapping[str, str]
     states: Mapping[str, Any] | None
-    answer: SlurmStates | None
+    answer: SlurmAnswer | None
     launching: bool
 
 
-def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmStates | None = None) -> list[Status]:
-    """All jobs, by number; before them the generation, where there was one.
+def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmAnswer | None = None) -> list[Status]:
+    """The states of all jobs by number, after that of the generation job if there was one.
 
     Args:
         sweep: The sweep.
-        launching: Whether a process holds the sweep's launch lock; None looks. The holder itself must say so: looking would release it.
-        slurm: An answer of :func:`query_slurm` that is recent enough; None asks.
+        launching: Whether a process holds the sweep's launch lock; None checks. The holder itself must pass it: checking would release
+            its lock.
+        slurm: A recent answer of :func:`query_slurm`; None queries SLURM.
     """
-    known = _known(sweep, launching, slurm)
-    found = [_status(sweep, job, known) for job in sweep.jobs]
+    known = _launcher_state(sweep, launching, slurm)
+    jobs = [_status(sweep, job, known) for job in sweep.jobs]
     if GENERATION in known.ids or sweep.record(GENERATION).exists():
-        return [_own_status(sweep, GENERATION, known), *found]
-    return found
+        return [_own_status(sweep, GENERATION, known), *jobs]
+    return jobs
 
 
-def query_slurm(sweep: Sweep) -> SlurmStates | None:
-    """What SLURM says of the jobs' newest submissions; None for a sweep of another launcher."""
+def query_slurm(sweep: Sweep) -> SlurmAnswer | None:
+    """SLURM's answer about each job's newest submission; None for other launchers."""
     return states(_newest(sweep).values()) if sweep.launcher["kind"] == "slurm" else None
 
 
 def _newest(sweep: Sweep) -> dict[str, str]:
-    """SLURM's ids of the newest submission of each job."""
+    """SLURM's id of each job's newest submission."""
     from fcot.sweeps.slurm import submissions
 
     newest: dict[str, str] = {}
@@ -102,51 +103,52 @@ def _newest(sweep: Sweep) -> dict[str, str]:
     return newest
 
 
-def _known(sweep: Sweep, launching: bool | None, slurm: SlurmStates | None) -> _LauncherState:
+def _launcher_state(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None) -> _LauncherState:
     launching = holder(sweep.launch_lock) is not None if launching is None else launching
     if sweep.launcher["kind"] != "slurm":
         return _LauncherState({}, None, None, launching)
     ids = _newest(sweep)
     answer = states(ids.values()) if slurm is None else slurm
-    known = answer.states
-    if known is not None:
-        known = {job: State("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(known)
-    return _LauncherState(ids, known, answer, launching)
+    by_id = answer.states
+    if by_id is not None:
+        by_id = {job: SlurmState("PENDING", "submitted since") for job in ids.values() if job not in answer.ids} | dict(by_id)
+    return _LauncherState(ids, by_id, answer, launching)
 
 
-def _status(sweep: Sweep, job: Planned, known: _LauncherState) -> Status:
+def _status(sweep: Sweep, job: PlannedJob, known: _LauncherState) -> Status:
     if job.fault is not None:
         return Status(job.number, "failed", "cannot be run", job.fault.splitlines())
     if job.same_as is not None:
-        return Status(job.number, "same", f"as job {job.same_as}")
+        return Status(job.number, "same", f"as job {job.same_as}")  # its run is that job's
     return _own_status(sweep, job.number, known, job)
 
 
-def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: Planned | None = None) -> Status:
-    """Of a job that is a run of its own, or of the generation."""
+def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: PlannedJob | None = None) -> Status:
+    """The state of a job with its own run, or of the generation job."""
     record = read_record(sweep.record(name))
     slurm = known.ids.get(str(name))
     state, why = _state(sweep, name, record, known, slurm)
-    if job is not None and state not in ("running", "done") and sweep.whole(job):
-        state, why = "done", ""  # another sweep's doing
+    if job is not None and state not in ("running", "done") and sweep.is_complete(job):
+        state, why = "done", ""  # another sweep finished this run
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
-    earlier = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # it is of an earlier submission
-    error = _error(None if earlier else record, log) if state == "failed" else []
+    is_outdated = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # of an earlier submission
+    error = _error(None if is_outdated else record, log) if state == "failed" else []
     if known.answer is not None:
         if state == "unknown":
             error = [known.answer.silence]
         elif state == "missing" and slurm is not None and known.answer.accounting:
             why += f" ({known.answer.accounting})"
-    told = {"running": _progress(sweep, name) or why, "unknown": _progress(sweep, name) or why, "done": _result(sweep, job)}.get(state, why)
-    return Status(name, state, told, error, log, _preempted(record), slurm)
+    progress = _progress(sweep, name) or why
+    details = {"running": progress, "unknown": progress, "done": _result(sweep, job)}.get(state, why)
+    return Status(name, state, details, error, log, _preempted(record), slurm)
 
 
 def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _LauncherState, slurm: str | None) -> tuple[str, str]:
-    """A job's state and the reason."""
+    """A job's state and the reason for it."""
     if record and record.status == "running":
         if holder(sweep.lock(name)) is not None:
             return "running", ""
-        record = read_record(sweep.record(name))  # it may have ended between the two looks
+        record = read_record(sweep.record(name))  # the job may have ended since the record was read
     last = record.attempts[-1] if record else None
     if record and last and record.status == "done" and (name != GENERATION or slurm is None or last.slurm == slurm):
         return "done", ""
@@ -160,20 +162,21 @@ def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _Launch
 
 
 def _state_on_slurm(
-    record: JobRecord | None, last: Attempt | None, slurm: str, states: Mapping[str, State] | None, logged: bool = False
+    record: JobRecord | None, last: Attempt | None, slurm: str, states: Mapping[str, SlurmState] | None, logged: bool = False
 ) -> tuple[str, str]:
-    """State and reason of a job that was submitted, and that its own files show neither done nor, by its lock, running.
+    """State of a submitted job that is neither running (its lock is free) nor finished, and the reason.
 
-    A lock may be invisible on this machine, and clocks of machines differ: what the files leave open SLURM's state decides.
+    This machine may not see the locks of another one, and clocks differ: SLURM decides what the files leave open.
 
     Args:
-        record: What the job left.
-        last: Its last attempt.
-        slurm: SLURM's id of its newest submission.
-        states: SLURM's states by id, None where it is silent.
+        record: The job's record, None if it never started.
+        last: The last attempt in the record.
+        slurm: SLURM's id of the job's newest submission.
+        states: SLURM's states by id, None if SLURM does not answer.
         logged: Whether this submission has a log.
     """
-    status = record.status if record is not None and last is not None and last.slurm == slurm else None  # not an earlier submission's
+    is_current = last is not None and last.slurm == slurm  # not of an earlier submission
+    status = record.status if record is not None and is_current else None
     if states is None:
         return ("failed", "") if status == "failed" else ("unknown", "submitted")
     state = states.get(slurm)
@@ -200,13 +203,13 @@ def _state_on_slurm(
 
 
 def _state_of_forgotten(status: str | None, logged: bool, siblings: bool) -> tuple[str, str]:
-    """The same for a job that SLURM does not know: it is over, and how it ended only its files tell.
+    """State of a job that SLURM has forgotten: it has ended, and only its files say how.
 
     Args:
-        status: The job's last status of this submission, None where it never started.
+        status: The job's last status of this submission, None if it never started.
         logged: Whether this submission has a log.
-        siblings: Whether SLURM knows other tasks of its array. A task that is cancelled before it starts leaves the array without a
-            trace in queue and accounting (seen with SLURM 22.05).
+        siblings: Whether SLURM knows other tasks of the job's array. A task that is cancelled before it starts leaves no trace in queue
+            and accounting (observed with SLURM 22.05).
     """
     if status == "requeued":
         return "interrupted", "requeued; SLURM has forgotten it"
@@ -222,9 +225,9 @@ def _state_of_forgotten(status: str | None, logged: bool, siblings: bool) -> tup
 
 
 def _preempted(record: JobRecord | None) -> int:
-    """Attempts that another one of the same submission followed: requeued by the job itself, or by SLURM."""
+    """How often the job was requeued, by itself or by SLURM: attempts that another one of the same submission followed."""
     attempts = record.attempts if record else []
-    return sum(one.slurm == then.slurm is not None for one, then in pairwise(attempts)) + (
+    return sum(first.slurm == second.slurm is not None for first, second in pairwise(attempts)) + (
         record is not None and record.status == "requeued"
     )
 
@@ -236,13 +239,13 @@ def _log(sweep: Sweep, name: JobName, slurm: str | None) -> Path | None:
 
 
 def _log_of_slurm(sweep: Sweep, slurm: str) -> Path:
-    from fcot.sweeps.slurm import log_of as slurm_log_of  # here: of other launchers nobody needs submitit
+    from fcot.sweeps.slurm import log_of as slurm_log_of  # imported here: other launchers do not need submitit
 
     return slurm_log_of(sweep, slurm)
 
 
 def _error(record: JobRecord | None, log: Path | None) -> list[str]:
-    """What a failed job said, as far as a few lines go: its message's beginning, or where it was killed the end of its log."""
+    """A few lines about a failure: the first of the error message or, if the job was killed, the last of its log."""
     if record is not None and record.error:
         return [line for line in record.error.splitlines() if line.strip()][:_TAIL_LINES]
     if log is None or not log.exists():
@@ -254,11 +257,11 @@ def _error(record: JobRecord | None, log: Path | None) -> list[str]:
 
 
 def _progress(sweep: Sweep, name: JobName) -> str:
-    """Such as ``training: 340 of 800 optimizer steps, 12 s left``."""
+    """The job's progress, such as ``training: 340 of 800 optimizer steps, 12 s left``; empty if it is not known."""
     try:
         state = read_json(sweep.progress(name))
-        left = "" if state["seconds_left"] is None else f", {_span(state['seconds_left'])} left"
-        return f"{state['what']}: {state['done']:,} of {state['total']:,} {state['unit']}{left}"
+        remaining = "" if state["seconds_left"] is None else f", {_span(state['seconds_left'])} left"
+        return f"{state['what']}: {state['done']:,} of {state['total']:,} {state['unit']}{remaining}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -269,60 +272,63 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:,.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _result(sweep: Sweep, job: Planned | None) -> str:
+def _result(sweep: Sweep, job: PlannedJob | None) -> str:
     if job is None:
         return ""
     if job.until != "evaluate":
         return f"as far as {job.until}"
     metrics = metrics_of(sweep, job)
-    return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run is not there any more"
+    return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run was deleted"
 
 
-def metrics_of(sweep: Sweep, job: Planned) -> dict[str, Any]:
-    """A run's metrics; empty where it has none."""
+def metrics_of(sweep: Sweep, job: PlannedJob) -> dict[str, Any]:
+    """The metrics of a job's run; empty if there are none."""
     try:
         return dict(read_json(sweep.directory(job).metrics))
     except (OSError, ValueError):
         return {}
 
 
-def counts(found: Sequence[Status]) -> str:
-    """Such as ``5 done, 2 running, 1 failed``; of jobs, without the generation."""
+def counts(jobs: Sequence[Status]) -> str:
+    """The number of jobs in each state, such as ``5 done, 2 running, 1 failed``; the generation job does not count."""
     order = ("done", "running", "starting", "queued", "failed", "cancelled", "interrupted", "missing", "unknown", "same")
-    n = Counter(one.state for one in found if one.name != GENERATION)
+    n = Counter(job.state for job in jobs if job.name != GENERATION)
     return ", ".join(f"{n[state]} {state}" for state in order if n[state])
 
 
-# --- what can be done about it ---------------------------------------------------------------------------------------
+# --- rerunning and cancelling ----------------------------------------------------------------------------------------
 
 
-def again(sweep: Sweep) -> list[Planned]:
-    """The jobs to be run again: failed and missing ones, and where a configuration has a fault, those too; under the launch lock.
+def jobs_to_rerun(sweep: Sweep) -> list[PlannedJob]:
+    """The jobs to run again: failed and missing ones, and those whose configuration has a fault. Called under the launch lock.
 
     Raises:
-        FcotError: SLURM, which would know of some jobs, is silent.
+        FcotError: Some jobs may be running, and SLURM does not answer.
     """
-    found = [one for one in statuses(sweep, launching=False) if one.name != GENERATION]
+    found = [status for status in statuses(sweep, launching=False) if status.name != GENERATION]
     refuse_unknown(found)
-    return [job for job, one in zip(sweep.jobs, found, strict=True) if one.state in AGAIN]
+    return [job for job, status in zip(sweep.jobs, found, strict=True) if status.state in TO_RERUN]
 
 
 def refuse_unknown(jobs: Sequence[Status]) -> None:
-    """Start nothing while it is not known what runs already.
+    """Start nothing while it is not known which jobs are running.
 
     Raises:
-        FcotError: Of some jobs nothing is known.
+        FcotError: The state of some jobs is unknown.
     """
     if unknown := [job for job in jobs if job.state == "unknown"]:
-        names = listed(job.name for job in unknown)
+        names = format_jobs(job.name for job in unknown)
         raise FcotError(f"jobs {names} were submitted and may be running; {' '.join(unknown[0].error)}")
 
 
-def stop(sweep: Sweep) -> list[JobName]:
-    """Cancel whatever waits or runs; the jobs that were cancelled, or of a pool told to stop.
+def cancel_sweep(sweep: Sweep) -> list[JobName]:
+    """Cancel all waiting and running jobs. The jobs of a pool are interrupted: they save and end by themselves.
+
+    Returns:
+        The cancelled or interrupted jobs.
 
     Raises:
-        FcotError: They run where this machine cannot reach them, or SLURM did not cancel some.
+        FcotError: The jobs run on another machine, or SLURM did not cancel some of them.
     """
     if sweep.launcher["kind"] == "slurm":
         return _cancel_on_slurm(sweep)
@@ -330,8 +336,8 @@ def stop(sweep: Sweep) -> list[JobName]:
     if process is None:
         return []
     if process == 0:
-        raise FcotError(f"{sweep.folder} is being run by {who(process)}: cancel it there")
-    running = [one.name for one in statuses(sweep) if one.state in LIVE]
+        raise FcotError(f"{sweep.folder} is being run by {describe_holder(process)}: cancel it there")
+    running = [job.name for job in statuses(sweep) if job.state in ACTIVE]
     os.kill(process, signal.SIGINT)
     return running
 
@@ -347,47 +353,51 @@ def _cancel_on_slurm(sweep: Sweep) -> list[JobName]:
     if answer.states is None:
         raise FcotError(f"nothing is cancelled: {answer.silence}")
     alive = [job for job, state in answer.states.items() if state.waits or state.lives]
-    refused = cancel(sorted({array_of(job) for job in alive}, key=int))  # every job of an array is this sweep's
-    kept = [job for job in alive if array_of(job) in refused]
-    if kept and (now := states(kept).states) is not None:  # they may have ended by themselves meanwhile
-        kept = [job for job in kept if job in now and (now[job].waits or (now[job].lives and now[job].state != "COMPLETING"))]
-    cancelled = [names[job] for job in names if job in alive and job not in kept]
-    if kept:
-        why = "; ".join(dict.fromkeys(refused[array_of(job)] for job in kept))
-        done = f"\ncancelled: {listed(cancelled)}" if cancelled else ""
-        raise FcotError(f"not cancelled: {listed(names[job] for job in kept)} ({why}); give the command again in a minute{done}")
+    errors = cancel(sorted({array_of(job) for job in alive}, key=int))  # an array has jobs of one sweep only
+    remaining = [job for job in alive if array_of(job) in errors]
+    if remaining and (now := states(remaining).states) is not None:  # they may have ended by themselves meanwhile
+        remaining = [job for job in remaining if job in now and (now[job].waits or (now[job].lives and now[job].state != "COMPLETING"))]
+    cancelled = [names[job] for job in names if job in alive and job not in remaining]
+    if remaining:
+        why = "; ".join(dict.fromkeys(errors[array_of(job)] for job in remaining))
+        done = f"\ncancelled: {format_jobs(cancelled)}" if cancelled else ""
+        raise FcotError(f"not cancelled: {format_jobs(names[job] for job in remaining)} ({why}); run the command again in a minute{done}")
     return cancelled
 
 
-def who(process: int) -> str:
-    """Whoever holds a lock, in words."""
+def describe_holder(process: int) -> str:
+    """The holder of a lock in words.
+
+    Args:
+        process: Its id; 0 for a process on another machine.
+    """
     return f"process {process} on this machine" if process else "a process on another machine"
 
 
-# --- showing ---------------------------------------------------------------------------------------------------------
+# --- watching --------------------------------------------------------------------------------------------------------
 
 
 def wait_for_end(
     sweep: Sweep, show: Callable[[Sequence[Status]], object], every_s: float, slurm_every_s: float
-) -> tuple[list[Status], SlurmStates | None]:
-    """Show the jobs again and again until none of them waits or runs. While SLURM does not answer, they may.
+) -> tuple[list[Status], SlurmAnswer | None]:
+    """Show the jobs repeatedly until none of them waits or runs. While SLURM does not answer, jobs count as running.
 
     Args:
         sweep: The sweep.
-        show: Called with all jobs' states.
-        every_s: Seconds between two looks at the files.
-        slurm_every_s: Seconds between two questions to SLURM, at least.
+        show: Called with the states of all jobs.
+        every_s: Seconds between two reads of the files.
+        slurm_every_s: Minimum number of seconds between two queries to SLURM.
 
     Returns:
-        The last states, and SLURM's answer they come from.
+        The last states, and the answer of SLURM that they are based on.
     """
-    asked_at, answer = -math.inf, None
+    queried_at, answer = -math.inf, None
     while True:
-        if time.monotonic() - asked_at >= slurm_every_s:
-            answer, asked_at = query_slurm(sweep), time.monotonic()
+        if time.monotonic() - queried_at >= slurm_every_s:
+            answer, queried_at = query_slurm(sweep), time.monotonic()
         jobs = statuses(sweep, slurm=answer)
         show(jobs)
         silent = answer is not None and answer.may_answer_later and any(job.state == "unknown" for job in jobs)
-        if not silent and not any(job.state in LIVE for job in jobs):
+        if not silent and not any(job.state in ACTIVE for job in jobs):
             return jobs, answer
         time.sleep(every_s)

@@ -1,4 +1,4 @@
-"""A sweep's plan: every job with its overrides and its run, made before the first one starts, kept as ``plan.json``."""
+"""The plan of a sweep: every job with its overrides and its run. It is made before the first job starts and kept as ``plan.json``."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from fcot.config.schema import register_schemas
 if TYPE_CHECKING:
     from fcot.runs.run import Run
 
-GENERATION = "generation"  # the job that buys what several jobs share, in the place of a number
+GENERATION = "generation"  # name of the job that buys the completions of several jobs; the others are named by number
 JobName = int | str
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """One job of a sweep.
 
     Attributes:
         number: From 0, in the order of the sweep.
-        overrides: As on the command line, this job's values in the place of lists.
-        run_id: None where its configuration has a fault.
-        run: The run's folder, relative to the sweep's: both move together.
-        until: The stage it goes to.
-        same_as: An earlier job that is the same run.
-        fault: Why it cannot be run.
+        overrides: As on the command line, with this job's values instead of lists.
+        run_id: None if the configuration has a fault.
+        run: The run's folder, relative to the sweep's, so that both can be moved together; None if the configuration has a fault.
+        until: The last stage to run.
+        same_as: The number of an earlier job with the same run; None if there is none.
+        fault: Why the job cannot be run; None if it can.
     """
 
     number: int
@@ -55,15 +55,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's folder and what was planned in it.
+    """A sweep's folder and plan.
 
     Attributes:
         folder: ``outputs/sweeps/<id>``.
-        created: When.
-        cwd: Where the command was given: relative paths of its overrides start there.
-        searchpath: Folders of configuration that the command added (``--config-dir``).
-        launcher: The launcher's parameters, ``kind`` among them: serial, local or slurm.
-        jobs: By number.
+        created: Date and time.
+        cwd: The folder in which the command was run: relative paths in overrides start there.
+        searchpath: Configuration folders that the command added (``--config-dir``).
+        launcher: The launcher's parameters, among them ``kind``: serial, local or slurm.
+        jobs: All jobs, by number.
     """
 
     folder: Path
@@ -71,58 +71,58 @@ class Sweep:
     cwd: str
     searchpath: list[str]
     launcher: dict[str, Any]
-    jobs: list[Planned]
+    jobs: list[PlannedJob]
 
-    def directory(self, job: Planned) -> RunDirectory:
-        """The run's files; only for jobs without a fault."""
+    def directory(self, job: PlannedJob) -> RunDirectory:
+        """The files of the job's run. The job must not have a fault."""
         assert job.run is not None
         return RunDirectory(Path(os.path.normpath(self.folder / job.run)))
 
     def record(self, name: JobName) -> Path:
-        """What a job has left: ``jobs/<number>.json``."""
+        """The job's record: ``jobs/<number>.json``."""
         return self.folder / "jobs" / f"{name}.json"
 
     def progress(self, name: JobName) -> Path:
-        """How far a job is, written every two seconds."""
+        """The job's progress file, written every two seconds."""
         return self.folder / "running" / f"{name}.json"
 
     def lock(self, name: JobName) -> Path:
-        """Held by the process that does a job, and by nobody else."""
+        """The lock of the process that runs the job."""
         return self.folder / "running" / f"{name}.lock"
 
     @property
     def launch_lock(self) -> Path:
-        """Held by whoever launches jobs of this sweep, or runs them in its own process."""
+        """The lock of the process that launches this sweep's jobs or runs them itself."""
         return self.folder / "launch.lock"
 
     @cached_property
-    def distinct(self) -> list[Planned]:
-        """The jobs that are runs of their own and have no fault."""
+    def distinct(self) -> list[PlannedJob]:
+        """The jobs without a fault whose run is not that of an earlier job."""
         return [job for job in self.jobs if job.run_id is not None and job.same_as is None]
 
     @cached_property
     def _common(self) -> set[str]:
         return set.intersection(*(set(job.overrides) for job in self.jobs))
 
-    def label(self, job: Planned) -> str:
-        """A job in a few words: the overrides in which it differs from others."""
+    def label(self, job: PlannedJob) -> str:
+        """A short name for a job: the overrides that not all jobs have."""
         return " ".join(override for override in job.overrides if override not in self._common) or "the only job"
 
-    def whole(self, job: Planned) -> bool:
-        """Whether there is nothing left to do for a job's run, whoever did it."""
+    def is_complete(self, job: PlannedJob) -> bool:
+        """Whether the job's run is complete, even if another sweep ran it. A run that stops before evaluation never is."""
         return job.run is not None and job.until == "evaluate" and self.directory(job).done.exists()
 
 
-def shown(path: Path) -> Path:
-    """A path as a person would type it here."""
+def display_path(path: Path) -> Path:
+    """A path relative to the working directory, if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def listed(names: Iterable[JobName]) -> str:
-    """Jobs in few words: ``generation, 0, 4-999``."""
+def format_jobs(names: Iterable[JobName]) -> str:
+    """A compact list of jobs: ``generation, 0, 4-999``."""
     numbers = sorted(name for name in names if isinstance(name, int))
     words = [name for name in names if isinstance(name, str)]
-    # Of consecutive numbers, the number less its position is the same.
+    # In a range of consecutive numbers, number minus position is constant.
     for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         consecutive = [number for _, number in group]
         words += [f"{consecutive[0]}-{consecutive[-1]}"] if len(consecutive) > 3 else map(str, consecutive)
@@ -130,47 +130,54 @@ def listed(names: Iterable[JobName]) -> str:
 
 
 def plan_path(folder: Path) -> Path:
-    """Where a sweep's plan is."""
+    """The plan's path in a sweep's folder."""
     return folder / "plan.json"
 
 
 def write_plan(sweep: Sweep) -> None:
-    """Write it, unless the folder holds the same one.
+    """Write the plan into the sweep's folder, where it may replace an earlier one of the same jobs.
 
     Raises:
-        FcotError: It holds another sweep.
+        FcotError: The folder holds a sweep of other jobs.
     """
     path = plan_path(sweep.folder)
     if path.exists():
-        before = read_plan(sweep.folder)
-        if [job.overrides for job in before.jobs] != [job.overrides for job in sweep.jobs]:
-            raise FcotError(f"{sweep.folder} holds another sweep, of {before.created}: hydra.sweep.dir=ANOTHER, or start again in a second")
+        earlier = read_plan(sweep.folder)
+        if [job.overrides for job in earlier.jobs] != [job.overrides for job in sweep.jobs]:
+            raise FcotError(
+                f"{sweep.folder} holds another sweep, of {earlier.created}: hydra.sweep.dir=ANOTHER, or run the command again in a second"
+            )
     write_json(path, {name: value for name, value in asdict(sweep).items() if name != "folder"})
 
 
 def read_plan(folder: Path) -> Sweep:
-    """The plan of a sweep's folder.
+    """Read the plan in a sweep's folder.
 
     Raises:
-        FcotError: There is none, or it is damaged.
+        FcotError: There is no plan, or it is damaged.
     """
     path = plan_path(folder)
     try:
         plan = read_json(path)
-        plan["launcher"] = {"budget_usd": None} | plan["launcher"]  # older versions had none
+        plan["launcher"] = {"budget_usd": None} | plan["launcher"]  # older versions had no budget
         swept = plan.pop("swept_diversity", False)
         for job in plan["jobs"]:
-            job["overrides"] = _without_mark(job["overrides"], swept)
-        return Sweep(folder.absolute(), **plan | {"jobs": [Planned(**job) for job in plan["jobs"]]})
+            job["overrides"] = _upgraded_overrides(job["overrides"], swept)
+        return Sweep(folder.absolute(), **plan | {"jobs": [PlannedJob(**job) for job in plan["jobs"]]})
     except FileNotFoundError as error:
         what = "no such folder" if not folder.exists() else "not a sweep's folder: it has no plan.json"
         raise FcotError(f"{folder}: {what}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise FcotError(f"{path} is damaged ({error}); the sweep's own command with hydra.sweep.dir={folder} makes it again") from error
+        raise FcotError(f"{path} is damaged ({error}); to make it again, run the sweep's command with hydra.sweep.dir={folder}") from error
 
 
-def _without_mark(overrides: Sequence[str], swept: bool) -> list[str]:
-    """Overrides of an older version, which sampled the teacher at D = 1 where a sweep varied D, as today's."""
+def _upgraded_overrides(overrides: Sequence[str], swept: bool) -> list[str]:
+    """Convert the overrides of an older version, which sampled the teacher even at D = 1 if the sweep varied D.
+
+    Args:
+        overrides: They may hold the older version's mark, ``diversity_is_swept``.
+        swept: Whether the sweep varied D, for jobs without the mark.
+    """
     marks = [override.partition("=")[2].lower() == "true" for override in overrides if override.startswith("diversity_is_swept=")]
     kept = [override for override in overrides if not override.startswith("diversity_is_swept=")]
     sampled = any(marks) if marks else swept
@@ -179,11 +186,11 @@ def _without_mark(overrides: Sequence[str], swept: bool) -> list[str]:
 
 @contextlib.contextmanager
 def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
-    """Within, a function that composes the configuration of a job's overrides; further arguments are Hydra's ``compose``'s."""
+    """Yield a function that composes a configuration from overrides; it passes further arguments to Hydra's ``compose``."""
     register_schemas()
     added = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
     hydra = GlobalHydra.instance()
-    outer, hydra.hydra = hydra.hydra, None  # of the command that launches the sweep
+    outer, hydra.hydra = hydra.hydra, None  # the Hydra instance of the command that launches the sweep
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="fcot"):
             yield lambda overrides, **options: compose("config", [*overrides, *added], **options)
@@ -192,7 +199,11 @@ def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
 
 
 def added_searchpath(runtime: Any) -> list[str]:
-    """Folders of further configuration that the command of Hydra's ``runtime`` named, as URLs."""
+    """The configuration folders that the command added, as URLs.
+
+    Args:
+        runtime: ``hydra.runtime`` of the composed configuration.
+    """
     return [f"file://{source.path}" for source in runtime.config_sources if source.provider.startswith(("command", "hydra.searchpath"))]
 
 
@@ -202,18 +213,18 @@ def make_plan(
     """Compose and resolve every job.
 
     Returns:
-        The sweep, not yet written, and the resolved runs of its distinct jobs by number.
+        The sweep, whose plan is not written yet, and the resolved runs of its distinct jobs by number.
 
     Raises:
-        FcotError: A value is not set that no job sets.
+        FcotError: A required value is missing in every job.
     """
-    jobs: list[Planned] = []
+    jobs: list[PlannedJob] = []
     runs: dict[int, Run] = {}
     first: dict[str, int] = {}
     with composer(searchpath) as composed:
         for number, overrides in enumerate(job_overrides):
             stop_if_requested()
-            job = Planned(number, list(overrides), None, None, "evaluate")
+            job = PlannedJob(number, list(overrides), None, None, "evaluate")
             try:
                 run = resolve_job(composed(overrides))
                 _check_ranks(run, launcher)
@@ -232,14 +243,17 @@ def make_plan(
 
 
 def _common(faults: Sequence[str], overrides: Sequence[str]) -> str | None:
-    """A missing value that no axis of the sweep has to do with: no job can have it. What a prompt lacks is the method's affair."""
+    """The faults that every job of the sweep has: a required value is missing, and no override concerns its part of the configuration.
+
+    A missing prompt is left to its job: whether it is required depends on the method.
+    """
     swept = {override.partition("=")[0].partition(".")[0].replace("-", "_") for override in overrides}
     unset = [fault for fault in faults if " is not set: " in fault and fault.partition(".")[0] not in swept | {"prompt"}]
     return "\n".join(unset) or None
 
 
 def resolve_job(composed: DictConfig) -> Run:
-    """The run of a composed configuration."""
+    """Resolve the run of a composed configuration."""
     from fcot.config.checks import to_config
     from fcot.runs.run import resolve
 
@@ -247,14 +261,18 @@ def resolve_job(composed: DictConfig) -> Run:
 
 
 def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:
-    """A job whose processes or GPUs are not what the launcher gives it would fail when its turn has come."""
+    """Check before the start that the launcher gives a job the processes and GPUs that it needs.
+
+    Raises:
+        FcotError: It does not.
+    """
     trainer = run.config.trainer
     ranks, gpus = trainer.devices * trainer.nodes, launcher.get("gpus_per_node")
     if launcher["kind"] == "slurm":
         tasks = (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1)
         if ranks != tasks and (tasks > 1 or trainer.nodes > 1):
-            asked = f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes"
-            raise FcotError(f"{asked}, and a job of this launcher has {tasks} tasks: hydra/launcher=slurm_ddp makes one for each")
+            processes = f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes"
+            raise FcotError(f"{processes}, and a job of this launcher has {tasks} tasks: hydra/launcher=slurm_ddp makes one for each")
         if gpus is not None and trainer.devices > gpus:
             raise FcotError(f"trainer.devices={trainer.devices}: a job of this launcher has {gpus} GPUs: hydra.launcher.gpus_per_node=...")
     if launcher["kind"] == "local" and launcher["gpus_per_job"] and trainer.devices > launcher["gpus_per_job"] and _gpus():

@@ -1,4 +1,4 @@
-"""A pool of processes on this machine: each does one job, with a GPU or a share of the processors for itself."""
+"""A pool of processes on this machine: each runs one job on its own GPU or its own share of the CPU cores."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.stopping import stop_if_requested
 from fcot.sweeps.job import read_record
-from fcot.sweeps.plan import GENERATION, JobName, Sweep, shown
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path
 
 _LOOK_EVERY_S = 0.5
 Device = dict[str, str]  # environment variables of a process
 
 
 def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]) -> None:
-    """Do jobs, several at once; before them, what they ask a teacher for in common.
+    """Run several jobs at a time, after a generation job that buys what they share.
+
+    Args:
+        sweep: The sweep.
+        numbers: The jobs to run.
+        generation: The jobs whose completions are bought first; empty if nothing is to be bought.
 
     Raises:
-        KeyboardInterrupt: After the running ones were asked to stop, which save and end by themselves.
+        KeyboardInterrupt: The running jobs were interrupted; they save and end by themselves.
     """
     places = _places(sweep.launcher["processes"], sweep.launcher["gpus_per_job"])
     running: set[subprocess.Popen[bytes]] = set()
     stopping = threading.Event()
-    say(f"{places.qsize()} at once; how it goes: python -m fcot.sweep status {shown(sweep.folder)}; logs: {shown(log_of(sweep, 0).parent)}")
+    say(f"jobs at a time: {places.qsize()}; logs: {display_path(log_of(sweep, 0).parent)}")
+    say(f"status: python -m fcot.sweep status {display_path(sweep.folder)}")
 
     def work(name: JobName, jobs: Sequence[int]) -> JobName:
         place = places.get()
-        what = ",".join(map(str, jobs))
-        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), what, "--parent", str(os.getpid())]
+        listed = ",".join(map(str, jobs))
+        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), listed, "--parent", str(os.getpid())]
         log_of(sweep, name).parent.mkdir(exist_ok=True)
         with log_of(sweep, name).open("ab") as log:
             process = subprocess.Popen(
@@ -44,7 +50,7 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
                 start_new_session=True,
             )  # fmt: skip
         running.add(process)
-        if stopping.is_set():  # since this job's turn came
+        if stopping.is_set():  # set while this job was starting
             process.send_signal(signal.SIGINT)
         process.wait()
         running.discard(process)
@@ -54,7 +60,7 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
     with ThreadPoolExecutor(places.qsize()) as pool:
         try:
             if generation:
-                say(f"the teacher's answers for {len(generation)} jobs; log: {shown(log_of(sweep, GENERATION))}")
+                say(f"generating the teacher's completions for {len(generation)} jobs; log: {display_path(log_of(sweep, GENERATION))}")
                 list(_finished({pool.submit(work, GENERATION, generation)}))
             for name in _finished({pool.submit(work, number, [number]) for number in numbers}):
                 say(_outcome(sweep, int(name)))
@@ -67,7 +73,7 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
 
 
 def _finished(futures: set[Future[JobName]]) -> Iterator[JobName]:
-    """Names of jobs as they finish; a stop that a signal asks for is heard meanwhile."""
+    """Yield the names of jobs as they finish; check for a requested stop meanwhile."""
     while futures:
         done, futures = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
         for future in done:
@@ -76,15 +82,19 @@ def _finished(futures: set[Future[JobName]]) -> Iterator[JobName]:
 
 
 def log_of(sweep: Sweep, name: JobName) -> Path:
-    """What a job's process printed."""
+    """The output file of a job's process."""
     return sweep.folder / "logs" / f"{name}.log"
 
 
 def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Device]:
-    """The environments of the processes that run at once.
+    """The environment variables for each process that can run at a time.
+
+    Args:
+        processes: Maximum number of processes; None takes one per GPU, or one per CPU core without GPUs.
+        gpus_per_job: 0 ignores the machine's GPUs.
 
     Raises:
-        FcotError: There are GPUs, but fewer than one job is to have.
+        FcotError: The machine has GPUs, but fewer than ``gpus_per_job``.
     """
     import torch
 
@@ -96,15 +106,15 @@ def _places(processes: int | None, gpus_per_job: int) -> queue.Queue[Device]:
     groups = [names[first : first + gpus_per_job] for first in range(0, n_gpus - gpus_per_job + 1, gpus_per_job)] if n_gpus else []
     n = min(processes or cores, len(groups) or cores)
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // n)))
-    found: queue.Queue[Device] = queue.Queue()
+    places: queue.Queue[Device] = queue.Queue()
     for index in range(n):
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(groups[index])} if groups else {}
-        found.put({"OMP_NUM_THREADS": threads} | gpus)
-    return found
+        places.put({"OMP_NUM_THREADS": threads} | gpus)
+    return places
 
 
 def _outcome(sweep: Sweep, number: int) -> str:
     record = read_record(sweep.record(number))
     status = record.status if record and record.status != "running" else "was killed"
     why = f": {record.error.splitlines()[0]}" if record and record.error else ""
-    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {shown(log_of(sweep, number))}"
+    return f"job {number} ({sweep.label(sweep.jobs[number])}) {status}{why}; log: {display_path(log_of(sweep, number))}"

@@ -1,4 +1,4 @@
-"""A sweep on SLURM: submission through submitit, and the task that runs there."""
+"""A sweep on SLURM: submission with submitit, and the task that SLURM runs."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ from fcot.base.errors import FcotError
 from fcot.base.ranks import started_first
 from fcot.base.stopping import WARNING, listen, stop_if_requested, stop_requested
 from fcot.sweeps.controller import array_of, cancel, longest_array, states
-from fcot.sweeps.job import do_generation, do_job, give_up, slurm_id
-from fcot.sweeps.plan import GENERATION, JobName, Sweep, listed, read_plan, shown
+from fcot.sweeps.job import give_up, run_generation, run_job, slurm_id
+from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path, format_jobs, read_plan
 
 _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
-_OF_NODES = (  # what says on which nodes, and with which GPUs, the array's jobs run
+_OF_NODES = (  # parameters that choose the nodes and GPUs of the array's jobs
     "gpus_per_node", "gpus_per_task", "gpus", "cpus_per_gpu", "mem_per_gpu", "gres", "constraint", "exclude", "nodelist", "exclusive",
 )  # fmt: skip
-_NOT_SUBMITIT_S = ("kind", "budget_usd", "generation", "submitit_folder", "max_num_timeout")
+_NOT_FOR_SUBMITIT = ("kind", "budget_usd", "generation", "submitit_folder", "max_num_timeout")
 
 
-# --- what runs there -------------------------------------------------------------------------------------------------
+# --- the task that SLURM runs ----------------------------------------------------------------------------------------
 
 
 class SlurmTask(submitit.helpers.Checkpointable):
-    """What submitit keeps and runs: a job of a sweep, or its generation. Requeued with the same arguments."""
+    """The task that submitit pickles and runs: a job of a sweep, or its generation job. It is requeued with the same arguments."""
 
     def __call__(self, folder: str, name: JobName, generates: Sequence[int], after: str | None) -> None:
-        """Do it.
+        """Run the job.
 
         Args:
-            folder: The sweep's.
+            folder: The sweep's folder.
             name: The job's number, or ``generation``.
-            generates: Of the generation: the jobs it buys for.
-            after: SLURM's id of the generation this job waited for.
+            generates: Of the generation job: the jobs for which it buys completions.
+            after: SLURM's id of the generation job that this job depends on; None if there is none.
 
         Raises:
-            Exception: Whatever the job failed with: SLURM then calls it failed too.
+            Exception: Any error of the job, so that SLURM marks it as failed too.
         """
         sweep = read_plan(Path(folder))
         os.chdir(sweep.cwd)
         if not started_first():
             _follow(sweep, name, after)
             return
-        _enter_itself(sweep, name)
-        requeue = signal.getsignal(WARNING)  # submitit's handler, to be called where it is safe
+        _record_own_submission(sweep, name)
+        requeue = signal.getsignal(WARNING)  # submitit's handler; called once everything is saved
         listen()
         try:
             if isinstance(name, int):
-                do_job(sweep, name, after)
+                run_job(sweep, name, after)
             else:
-                do_generation(sweep, generates)
+                run_generation(sweep, generates)
         except KeyboardInterrupt:
             _leave(sweep, name, requeue)
 
 
 def _follow(sweep: Sweep, name: JobName, after: str | None) -> None:
-    """Another rank: it goes where the first one leads, and after a warning breaks off with it, without a word of its own."""
+    """Run the job on another rank than the first: it records nothing, and after a warning ends together with the first rank."""
     listen()
     try:
-        do_job(sweep, int(name), after)
+        run_job(sweep, int(name), after)
     except (Exception, KeyboardInterrupt):
         if (warned := stop_requested()) is not None:
             sys.exit(f"stopped together with the first rank after {warned.name}")
@@ -82,20 +82,25 @@ def _follow(sweep: Sweep, name: JobName, after: str | None) -> None:
 
 
 def _leave(sweep: Sweep, name: JobName, requeue: Any) -> None:
-    """Everything is saved: have submitit requeue the job, unless it was cancelled, meanwhile too, or its time is over.
+    """Have submitit requeue an interrupted job, unless SLURM has cancelled it or its time is over. Everything is saved already.
 
-    A partition that preempts with SIGTERM alone leaves the job running until its grace time is over, and would requeue only then.
+    A partition that preempts with SIGTERM alone would let the job run until its grace time is over, and requeue it only then.
+
+    Args:
+        sweep: The job's sweep.
+        name: The job's number, or ``generation``.
+        requeue: submitit's signal handler, which requeues the job.
     """
     known = states([slurm_id() or ""]).states
-    goes_on = stop_requested() == WARNING if known is None else any(one.state == "RUNNING" for one in known.values())
-    if not goes_on:
-        say("stopped by a signal; what was done is saved")
+    may_continue = stop_requested() == WARNING if known is None else any(job.state == "RUNNING" for job in known.values())
+    if not may_continue:
+        say("stopped by a signal; all progress is saved")
         sys.exit(128 + signal.SIGTERM)
-    say("warned of a time limit or a preemption: saved, and to be requeued")
+    say("warned of a time limit or a preemption: progress is saved, and the job is requeued")
     try:
         requeue(WARNING, None)
     except (UncompletedJobError, subprocess.SubprocessError) as error:
-        give_up(sweep, name, f"not requeued: {error}. What was done is saved; `python -m fcot.sweep rerun {sweep.folder}` goes on")
+        give_up(sweep, name, f"not requeued: {error}. All progress is saved; to continue: `python -m fcot.sweep rerun {sweep.folder}`")
         raise
 
 
@@ -104,12 +109,12 @@ def _leave(sweep: Sweep, name: JobName, requeue: Any) -> None:
 
 @dataclass(frozen=True)
 class Submission:
-    """What was submitted together.
+    """Jobs that were submitted together: a row of ``submissions.jsonl``.
 
     Attributes:
         time: Seconds since 1970.
-        host: From where.
-        generation: SLURM's id of the generation job, None where nothing was to be bought.
+        host: The machine that submitted them.
+        generation: SLURM's id of the generation job; None if this row has none.
         jobs: SLURM's ids by job number (as text).
     """
 
@@ -120,19 +125,19 @@ class Submission:
 
 
 def submissions(sweep: Sweep) -> list[Submission]:
-    """All submissions of a sweep, the oldest first."""
+    """All submissions of a sweep, oldest first."""
     path = sweep.folder / "submissions.jsonl"
-    found = []
+    rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            found.append(Submission(**json.loads(line)))
+            rows.append(Submission(**json.loads(line)))
         except (ValueError, TypeError):
             say(f"warning: a line of {path} is damaged and is left out")
-    return found
+    return rows
 
 
-def _enter(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
-    """Write down what SLURM has taken, at once: what is not written down nobody cancels."""
+def _record_submission(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
+    """Record at once the jobs that SLURM accepted: only recorded jobs can be cancelled."""
     path = sweep.folder / "submissions.jsonl"
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(Submission(time.time(), socket.gethostname(), generation, jobs))) + "\n")
@@ -140,22 +145,28 @@ def _enter(sweep: Sweep, generation: str | None, jobs: dict[str, str]) -> None:
         os.fsync(file.fileno())
 
 
-def _enter_itself(sweep: Sweep, name: JobName) -> None:
-    """Write down this job, where the command that submitted it could not: sbatch had no answer in time, or the command was killed."""
+def _record_own_submission(sweep: Sweep, name: JobName) -> None:
+    """Record this job if the command that submitted it could not: sbatch timed out, or the command was killed."""
     job = slurm_id()
-    entered = {known for one in submissions(sweep) for known in (one.generation, *one.jobs.values())}
-    if job is not None and job not in entered:
-        _enter(sweep, *((job, {}) if name == GENERATION else (None, {str(name): job})))
+    recorded = {slurm for submission in submissions(sweep) for slurm in (submission.generation, *submission.jobs.values())}
+    if job is not None and job not in recorded:
+        _record_submission(sweep, *((job, {}) if name == GENERATION else (None, {str(name): job})))
 
 
 def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int], generation_on_gpu: bool) -> None:
-    """Submit jobs as arrays, behind one job that buys what they share where something is to be bought.
+    """Submit jobs as arrays. If completions are to be bought, the arrays wait for one generation job.
 
-    Where SLURM limits how many jobs a user may have submitted, as many as it takes are submitted. What it has taken stays.
+    If SLURM limits the number of submitted jobs per user, as many as it accepts are submitted, and they stay submitted.
+
+    Args:
+        sweep: The sweep.
+        numbers: The jobs to submit.
+        generation: The jobs whose completions are bought first; empty if nothing is to be bought.
+        generation_on_gpu: Whether the generation job needs a GPU, for a local teacher.
 
     Raises:
-        FcotError: SLURM takes no job of the array, or is not here. The generation job is cancelled again.
-        SystemExit: SLURM took some jobs and not the others; they were named.
+        FcotError: SLURM accepts no job, or this machine has no SLURM. The generation job is cancelled again.
+        SystemExit: SLURM accepted some jobs only. The others were listed.
     """
     if not numbers:
         say("nothing to submit")
@@ -168,51 +179,51 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
             parameters = _generation_parameters(sweep.launcher, generation_on_gpu)
             first = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
             taken.append(first)
-            _enter(sweep, first, {})
+            _record_submission(sweep, first, {})
         parameters = sweep.launcher | ({"dependency": f"afterany:{first}"} if first else {})
         rest, refusal = _submit_arrays(sweep, parameters, numbers, first, taken)
     except BaseException as error:
-        stays = _take_back(taken)
+        not_cancelled = _cancel_submitted(taken)
         if isinstance(error, FailedJobError | FailedSubmissionError | RuntimeError | ValueError | AssertionError):
-            raise FcotError("\n".join([_refusal(error, sweep, parameters), *stays])) from error
-        for line in stays:
+            raise FcotError("\n".join([_refusal(error, sweep, parameters), *not_cancelled])) from error
+        for line in not_cancelled:
             say(line)
         raise
-    said = f"generation job {taken[0]}, then " if first else ""
+    before_jobs = f"generation job {taken[0]}, then " if first else ""
     n = len(numbers) - len(rest)
-    say(f"submitted: {said}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). Nothing here has to stay open")
-    say(f"logs: {shown(_logs(sweep))}\nhow it goes: python -m fcot.sweep status {shown(sweep.folder)}")
+    say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). You can close this terminal")
+    say(f"logs: {display_path(_logs(sweep))}\nstatus: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
-        say(f"SLURM takes no more of your jobs now ({refusal}): jobs {listed(rest)} ({len(rest)} of {len(numbers)}) are not submitted.")
+        say(f"SLURM accepts no more of your jobs ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted")
         for hint in _hints(refusal, parameters, sweep):
             say(hint)
-        say(f"later, this submits the rest: python -m fcot.sweep rerun {shown(sweep.folder)}")
+        say(f"to submit the rest later: python -m fcot.sweep rerun {display_path(sweep.folder)}")
         sys.exit(1)
 
 
 def _submit_arrays(
     sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], first: str | None, taken: list[str]
 ) -> tuple[list[int], str]:
-    """Submit jobs in arrays as long as the site allows.
+    """Submit jobs in arrays of the maximum length that the site allows.
 
-    An array is taken or refused as a whole: one that is too long, or exceeds the limit on submitted jobs, is tried at half its length.
-    ``array_parallelism`` is divided among the arrays in proportion to their jobs, at least one each.
+    SLURM accepts or rejects an array as a whole. An array that is too long, or exceeds the limit on submitted jobs, is retried at half its
+    length. ``array_parallelism`` is divided among the arrays in proportion to their jobs, at least one each.
 
     Args:
         sweep: The sweep.
-        parameters: The launcher's.
-        numbers: The jobs.
-        first: SLURM's id of the generation job.
-        taken: SLURM's ids of all arrays it has taken, added to here.
+        parameters: The launcher's parameters.
+        numbers: The jobs to submit.
+        first: SLURM's id of the generation job, None if there is none.
+        taken: SLURM's ids of all accepted jobs; the ids of these arrays are appended.
 
     Returns:
-        The jobs that SLURM did not take, and its words for it.
+        The jobs that SLURM did not accept, and its error message.
 
     Raises:
-        FailedJobError: It takes none.
+        FailedJobError: SLURM accepts none of the jobs.
     """
     rest, length, refusal = list(numbers), longest_array(), ""
-    most, parallelism = len(numbers), parameters["array_parallelism"]  # for the rest: the most jobs that fit, and that run at once
+    most, parallelism = len(numbers), parameters["array_parallelism"]  # for the rest: how many jobs fit, and how many run at a time
     while rest and most:
         stop_if_requested()
         chunk = rest[: min(length, most)]
@@ -230,24 +241,24 @@ def _submit_arrays(
                 raise
             break
         taken.append(array_of(ids[0]))
-        _enter(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
+        _record_submission(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
         rest, most, parallelism = rest[len(chunk) :], most - len(chunk), parallelism - at_once
     return rest, refusal
 
 
-def _take_back(taken: Sequence[str]) -> list[str]:
-    """Cancel what was submitted; what is to be said of jobs that SLURM did not cancel."""
-    refused = cancel(taken)
-    return [f"submitted before, and not cancelled: {', '.join(refused)} ({next(iter(refused.values()))})"] if refused else []
+def _cancel_submitted(taken: Sequence[str]) -> list[str]:
+    """Cancel submitted jobs; return lines about those that SLURM did not cancel."""
+    errors = cancel(taken)
+    return [f"submitted before, and not cancelled: {', '.join(errors)} ({next(iter(errors.values()))})"] if errors else []
 
 
 def _submitted(sweep: Sweep, parameters: dict[str, Any], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
-    """SLURM's ids of tasks with these arguments, submitted as one array."""
+    """Submit tasks with these arguments as one array; return their SLURM ids."""
     try:
-        with _environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what it raises
+        with _environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the errors that it raises
             jobs = _executor(sweep, parameters).map_array(SlurmTask(), *zip(*arguments, strict=True))
     except FailedJobError:
-        for path in _logs(sweep).iterdir():  # what submitit wrote for jobs that do not exist
+        for path in _logs(sweep).iterdir():  # files that submitit wrote for jobs that SLURM rejected
             if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name) and not path.is_symlink():
                 path.unlink()
         raise
@@ -256,7 +267,7 @@ def _submitted(sweep: Sweep, parameters: dict[str, Any], arguments: Sequence[tup
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """Within, nothing tells of a SLURM job that this process may itself be: its array's number would be taken for theirs."""
+    """Hide the SLURM job that this process may belong to: submitted jobs would inherit its array id."""
     outer = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"}
     for name in outer:
         del os.environ[name]
@@ -271,7 +282,7 @@ def _logs(sweep: Sweep) -> Path:
 
 
 def log_of(sweep: Sweep, slurm: str) -> Path:
-    """Where the first task of a SLURM job wrote: stderr, or where that is empty or absent, stdout."""
+    """The log of a SLURM job's first task: its stderr, or its stdout if stderr is empty or missing."""
     error, output = (_logs(sweep) / f"{slurm}_0_log.{end}" for end in ("err", "out"))
     return output if _size(output) and not _size(error) else error
 
@@ -282,21 +293,27 @@ def _size(path: Path) -> int:
 
 def _executor(sweep: Sweep, parameters: dict[str, Any]) -> Any:
     executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=parameters.get("max_num_timeout", 0))
-    given = {name: value for name, value in parameters.items() if value is not None and name not in _NOT_SUBMITIT_S}
-    more = {"requeue": True} | (given.get("additional_parameters") or {})
-    if waits := [str(one) for one in (given.pop("dependency", None), more.pop("dependency", None)) if one]:
-        more["dependency"] = ",".join(waits)  # on all of them
-    given["additional_parameters"] = more
-    # Threads are counted when Python starts; a site's own lines come after, and may change it.
-    threads = [f"export OMP_NUM_THREADS={given['cpus_per_task']}"] if given.get("cpus_per_task") else []
-    given["setup"] = ["export OMP_WAIT_POLICY=PASSIVE", *threads, *(given.get("setup") or [])]
-    given["srun_args"] = ["--kill-on-bad-exit=1"]  # of several ranks none waits for one that has gone
-    executor.update_parameters(**{name if name in _COMMON else f"slurm_{name}": value for name, value in given.items()})
+    chosen = {name: value for name, value in parameters.items() if value is not None and name not in _NOT_FOR_SUBMITIT}
+    additional = {"requeue": True} | (chosen.get("additional_parameters") or {})
+    dependencies = (chosen.pop("dependency", None), additional.pop("dependency", None))
+    if required := [str(dependency) for dependency in dependencies if dependency]:
+        additional["dependency"] = ",".join(required)  # the job waits for all of them
+    chosen["additional_parameters"] = additional
+    # Python reads the number of threads when it starts. A site's own lines come later and may change it.
+    threads = [f"export OMP_NUM_THREADS={chosen['cpus_per_task']}"] if chosen.get("cpus_per_task") else []
+    chosen["setup"] = ["export OMP_WAIT_POLICY=PASSIVE", *threads, *(chosen.get("setup") or [])]
+    chosen["srun_args"] = ["--kill-on-bad-exit=1"]  # if one rank ends with an error, the others do not wait for it
+    executor.update_parameters(**{name if name in _COMMON else f"slurm_{name}": value for name, value in chosen.items()})
     return executor
 
 
 def _generation_parameters(launcher: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
-    """The array's, for one process without a GPU (a local teacher has one), and what ``generation`` sets of its own."""
+    """The parameters of the generation job: the array's, but for one process without a GPU, with those that ``generation`` sets.
+
+    Args:
+        launcher: The launcher's parameters.
+        on_gpu: Whether the job gets one GPU, for a local teacher.
+    """
     kept = {name: value for name, value in launcher.items() if name not in _OF_NODES}
     kept["additional_parameters"] = {
         name: value for name, value in (launcher.get("additional_parameters") or {}).items() if name.replace("-", "_") not in _OF_NODES
@@ -310,7 +327,7 @@ def _generation_parameters(launcher: dict[str, Any], on_gpu: bool) -> dict[str, 
 _LIMIT = r"\w*Submit\w*(Limit|PerUser|PerAccount)"  # QOSMaxSubmitJobPerUserLimit, AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit
 _TOO_LONG = "Invalid job array specification"
 _WITHOUT_GPU = "hydra.launcher.gpus_per_node=null is for nodes without GPUs"
-_HINTS = {  # of SLURM's complaints: what helps
+_HINTS = {  # by a pattern in SLURM's error message: what helps
     "partition": "hydra.launcher.partition=NAME, as `sinfo` lists them",
     "gres|generic resource": _WITHOUT_GPU,
     "node configuration": f"{_WITHOUT_GPU}; or fewer processors, less memory",
@@ -326,17 +343,28 @@ _OF_GENERATION = (
     "this is the generation job, which asks for no GPU: hydra.launcher.generation.partition=NAME of one without GPUs, "
     "or hydra.launcher.generation.gpus_per_node=1"
 )
-_ASKED = ("partition", "account", "qos", "constraint", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min")
+_REQUESTED = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "nodes",
+    "tasks_per_node",
+    "gpus_per_node",
+    "cpus_per_task",
+    "mem_gb",
+    "timeout_min",
+)
 
 
 def _complaint(error: BaseException) -> str:
-    """The words of sbatch itself."""
-    said = (str(error).strip() or type(error).__name__).splitlines()
-    return " ".join(line.strip().removeprefix("sbatch: error: ") for line in said if "sbatch:" in line) or said[-1]
+    """The error message of sbatch without submitit's text around it."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip().removeprefix("sbatch: error: ") for line in lines if "sbatch:" in line) or lines[-1]
 
 
 def _hints(complaint: str, parameters: dict[str, Any], sweep: Sweep) -> list[str]:
-    """What helps against a complaint about jobs with the given parameters."""
+    """What helps against an error message about jobs with these parameters."""
     hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, complaint, re.IGNORECASE)]
     if parameters["name"] == sweep.launcher["name"] or parameters.get("gpus_per_node"):
         return hints
@@ -344,12 +372,12 @@ def _hints(complaint: str, parameters: dict[str, Any], sweep: Sweep) -> list[str
 
 
 def _refusal(error: BaseException, sweep: Sweep, parameters: dict[str, Any]) -> str:
-    """The message for jobs with the given parameters that SLURM refuses."""
+    """The error message for jobs with these parameters that SLURM rejects."""
     if "Could not detect" in str(error):
         return "hydra/launcher=slurm: there is no SLURM on this machine (no srun); hydra/launcher=local runs the sweep here"
     complaint = _complaint(error)
-    asked_for = ", ".join(f"{name}={parameters[name]}" for name in _ASKED if parameters.get(name) is not None)
+    requested = ", ".join(f"{name}={parameters[name]}" for name in _REQUESTED if parameters.get(name) is not None)
     return "\n".join([
-        f"SLURM refuses the jobs: {complaint}", f"asked for: {asked_for}", *_hints(complaint, parameters, sweep),
-        f"python -m fcot.sweep rerun {shown(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
+        f"SLURM rejects the jobs: {complaint}", f"requested: {requested}", *_hints(complaint, parameters, sweep),
+        f"python -m fcot.sweep rerun {display_path(sweep.folder)} KEY=VALUE   submits them with other parameters of the launcher",
     ])  # fmt: skip

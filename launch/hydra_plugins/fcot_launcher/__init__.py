@@ -1,7 +1,7 @@
-"""Hydra's way to fcot's sweeps: the sweeper, and the launcher behind ``hydra/launcher=serial``, ``local``, ``slurm`` and ``slurm_ddp``.
+"""The Hydra plugin of fcot's sweeps: the sweeper, and the launcher for ``hydra/launcher=serial``, ``local``, ``slurm`` and ``slurm_ddp``.
 
-Hydra finds plugins only below ``hydra_plugins`` and executes all of them at every start, so nothing heavy is imported here; and
-it does so outside ``sys.modules``, which dataclasses with postponed annotations do not survive.
+Hydra finds plugins only below ``hydra_plugins`` and executes all of them at every start, so nothing heavy is imported here. It executes
+them outside ``sys.modules``, where dataclasses with postponed annotations fail: this file has none.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _TARGET = "hydra_plugins.fcot_launcher.FcotLauncher"
 
 @dataclass
 class SerialConf:
-    """One job after the other, in this process."""
+    """Run one job after another in this process."""
 
     _target_: str = _TARGET
     kind: str = "serial"
@@ -31,7 +31,7 @@ class SerialConf:
 
 @dataclass
 class LocalConf:
-    """A pool of processes on this machine."""
+    """Run jobs in a pool of processes on this machine."""
 
     _target_: str = _TARGET
     kind: str = "local"
@@ -42,7 +42,7 @@ class LocalConf:
 
 @dataclass
 class GenerationConf:
-    """What the job that asks the teacher has of its own; null takes the array's, but no GPU."""
+    """Parameters of the generation job; null takes the array's value, but no GPU."""
 
     partition: str | None = None
     qos: str | None = None
@@ -54,7 +54,7 @@ class GenerationConf:
 
 @dataclass
 class SlurmConf(SlurmQueueConf):  # type: ignore[misc] - hydra-submitit-launcher's parameters, under their names
-    """A job array on SLURM."""
+    """Submit the jobs as arrays to SLURM."""
 
     _target_: str = _TARGET
     kind: str = "slurm"
@@ -68,7 +68,7 @@ for _name, _node in {"serial": SerialConf, "local": LocalConf, "slurm": SlurmCon
 
 @dataclass
 class SweeperConf:
-    """Hydra's own sweeper, but for one thing."""
+    """Parameters of the sweeper, those of Hydra's basic sweeper."""
 
     _target_: str = "hydra_plugins.fcot_launcher.FcotSweeper"
     params: dict[str, str] | None = None
@@ -79,13 +79,13 @@ ConfigStore.instance().store(group="hydra/sweeper", name="fcot", node=SweeperCon
 
 
 class FcotSweeper(BasicSweeper):
-    """Every combination, as Hydra's own; that every job composes is found out by the plan, once."""
+    """Hydra's basic sweeper without its check that every job composes: the plan composes every job anyway."""
 
     def __init__(self, max_batch_size: int | None, params: Any = None) -> None:
         super().__init__(max_batch_size, params)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Nothing: it would compose every job a second time."""
+        """Skip Hydra's check, which would compose every job a second time."""
 
 
 class FcotLauncher(Launcher):
@@ -97,11 +97,15 @@ class FcotLauncher(Launcher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra has composed of the command."""
+        """Keep the configuration that Hydra composed."""
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Plan and run, or submit, all jobs; their results are in the sweep's folder."""
+        """Plan all jobs and run or submit them. Nothing is returned: the results are in the sweep's folder.
+
+        Raises:
+            FcotError: ``hydra.sweeper.max_batch_size`` is set, or an error of :func:`fcot.sweeps.launch.launch`.
+        """
         from fcot.base.errors import FcotError
         from fcot.sweeps.launch import launch
         from fcot.sweeps.plan import added_searchpath
@@ -109,7 +113,7 @@ class FcotLauncher(Launcher):
         sweeper = self._config.hydra.sweeper
         if sweeper.get("max_batch_size") is not None:
             raise FcotError(
-                "hydra.sweeper.max_batch_size: a sweep is planned as a whole; hydra.launcher.array_parallelism bounds SLURM jobs"
+                "hydra.sweeper.max_batch_size: a sweep is planned as a whole; hydra.launcher.array_parallelism limits parallel SLURM jobs"
             )
         launch(Path(self._config.hydra.sweep.dir), job_overrides, added_searchpath(self._config.hydra.runtime), self._parameters)
         return []
