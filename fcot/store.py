@@ -165,7 +165,7 @@ def verify(store: Path) -> None:
 def compact_store(store: Path) -> None:
     """Rewrite every shard without what nobody needs any more; what was paid for stays."""
     for name, folder in _folders(store):
-        with folder.alone(say):
+        with folder.exclusive(say):
             sizes = [compact(shard) for shard in folder.shards()]
         before, after = (sum(column) for column in zip(*sizes, strict=True))
         print(f"{name}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB")
@@ -179,7 +179,7 @@ def merge_stores(source: Path, target: Path) -> None:
         if folder.open_batches():
             raise FcotError(f"{folder.path}/batches: submitted batches are not collected yet; collect them with teacher=openai_batch first")
         into = StoreFolder(target / name)
-        with folder.alone(say), into.alone(say):
+        with folder.exclusive(say), into.exclusive(say):
             new = sum(merge(shard, into.shard(shard.path.stem)) for shard in folder.shards())
         print(f"{name}: {new:,} rows were new")
 
@@ -299,7 +299,7 @@ def import_file(file: Path, run: Run) -> None:
     _check_requests(file, run)
     plan, folder, new = run.plan, run.store, 0
     draws = {index: [(_first_text(plan, one, file), one) for one in of_problem] for index, of_problem in sorted(completions.items())}
-    with folder.alone(say):
+    with folder.exclusive(say):
         for index, texts in draws.items():
             key = plan.root_key(folder, run.problems[index])
             new += _store(plan, folder.shard(key), key, run.problems[index], texts)

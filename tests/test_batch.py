@@ -263,7 +263,7 @@ def collect(buying, path, lines=(), output_file_id="f", error=None):
     batch = SimpleNamespace(id="b1", status="completed", output_file_id=output_file_id, error_file_id=None, errors=None)
 
     async def run():
-        with buying.folder.alone(print):
+        with buying.folder.exclusive(print):
             return await buying._collect(path, batch)
 
     return asyncio.run(run())
@@ -294,7 +294,7 @@ def test_an_answer_that_was_charged_and_says_nothing_counts_at_its_maximum(tmp_p
     buying, path, key = open_batch(tmp_path)
     line = {"custom_id": "20260131-120000-deadbeef-0", "response": {"status_code": 200, "body": {"choices": []}}}
     assert collect(buying, path, [line, line]) == 0
-    (row,) = buying.folder.shard(key).refresh().unused(key)
+    (row,) = buying.folder.shard(key).refresh().cost_only_rows(key)
     assert row["refused"] == "lost"
     assert row["bound_usd"] == buying.meter.paid_usd > 0
 

@@ -45,7 +45,7 @@ def content(one):
     """Everything that a shard says of keys 0 to 99."""
     one.refresh()
     keys = [key(number) for number in range(100)]
-    return [([one.row(k, slot) for slot in one.slots(k)], one.refused(k), one.unused(k)) for k in keys]
+    return [([one.row(k, slot) for slot in one.slots(k)], one.unusable_rows(k), one.cost_only_rows(k)) for k in keys]
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def test_an_answer_takes_the_place_of_the_row_before_it(tmp_path):
         path, [lost(1, "r", bound_usd=0.5), row(1, 0, request="r"), lost(1, "s", bound_usd=0.25), lost(2, "t", bound_usd=0.1), lost(2, "t")]
     )
     one = Shard(path).refresh()
-    assert [unused["request"] for unused in one.unused(key(1))] == ["s"]
-    assert one.unused(key(2)) == [], "taken back"
-    assert one.n_refused(key(1)) == 0
+    assert [unused["request"] for unused in one.cost_only_rows(key(1))] == ["s"]
+    assert one.cost_only_rows(key(2)) == [], "taken back"
+    assert one.n_unusable(key(1)) == 0
 
 
 def test_rows_of_older_versions_count_as_they_did(tmp_path):
@@ -161,7 +161,7 @@ def test_rows_of_older_versions_count_as_they_did(tmp_path):
     old = {name: value for name, value in row(1, None).items() if name != "choice"}
     write(path, [old, old, old | {"refused": "lost", "bound_usd": 0.5}, old | {"slot": 0, "refused": None}])
     one = Shard(path).refresh()
-    assert (one.slots(key(1)), one.n_refused(key(1))) == ([0], 2)
+    assert (one.slots(key(1)), one.n_unusable(key(1))) == ([0], 2)
 
 
 # --- buyers' files ------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_locks_that_do_not_reach_another_process_are_noticed(tmp_path, monkeypat
     path = tmp_path / "a.jsonl"
     first, second = buying(path, "one", 1), buying(path, "two", 1)
     first.append([lost(1, "r", bound_usd=1.0)])
-    with pytest.raises(FcotError, match=r"a\.one\.jsonl about a problem that this one has locked: the locks of this file system"):
+    with pytest.raises(FcotError, match=r"a\.one\.jsonl: another process wrote about a problem that this process has locked\. The locks of this file"):
         second.refresh()
 
 

@@ -59,9 +59,9 @@ def test_what_one_process_appended_another_reads(tmp_path):
     buy(tmp_path, row(2, "two"), row(None, "no", refused="empty"), row(0, "other", key="a" * 63 + "b"))
     reader.refresh().refresh()
     assert texts_of(reader) == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
-    assert [one["text"] for one in reader.refused(KEY)] == ["no"]
+    assert [one["text"] for one in reader.unusable_rows(KEY)] == ["no"]
     assert texts_of(reader, "a" * 63 + "b") == {0: "other"}
-    assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_refused(KEY)) == (True, False, 1)
+    assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_unusable(KEY)) == (True, False, 1)
 
 
 def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
@@ -72,7 +72,7 @@ def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
     shard.append([row(1, "one ü"), row(None, "no", refused="empty"), row(2, "two")])
     assert texts_of(shard) == {0: "zero", 1: "one ü", 2: "two"}
     shard.close()
-    assert len(shard.refresh().refused(KEY)) == 1
+    assert len(shard.refresh().unusable_rows(KEY)) == 1
     assert texts_of(shard) == texts(tmp_path)
 
 

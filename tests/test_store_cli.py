@@ -171,14 +171,14 @@ def without(name):
     ("change", "line", "fault"),
     [
         (lambda rows: [*rows, rows[3]], -1, "a second row for its key and slot"),
-        (in_wrong_shard, -1, "a row of another shard"),
-        (with_other_prompt, 0, "a request (asked) that does not hash to its key"),
+        (in_wrong_shard, -1, "a row that belongs to another shard"),
+        (with_other_prompt, 0, "a request (field asked) whose hash is not its key"),
         (lambda rows: [row for row in rows if row["root"] or row["key"] != rows[0]["key"]], None, "an answer whose rationale has no row"),
         (without("text"), 0, "no field text"),
         (without("asked"), 0, "no field asked"),
-        (without("slot"), 0, "no row: no key, or no slot"),
-        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "a field of another type: text"),
-        (lambda rows: [*rows, "[]"], -1, "no row: no key, or no slot"),
+        (without("slot"), 0, "not a row: no key, or no slot"),
+        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "wrong type of field text"),
+        (lambda rows: [*rows, "[]"], -1, "not a row: no key, or no slot"),
     ],
 )
 def test_a_planted_fault_is_found_in_its_line(change, line, fault, store):

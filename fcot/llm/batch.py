@@ -112,7 +112,7 @@ def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, 
     Raises:
         FcotError: The server refuses, a batch failed or was cancelled, or the budget is used up.
     """
-    with folder.alone(say):
+    with folder.exclusive(say):
         try:
             asyncio.run(_Batches(plan, folder, meter).run(wanted))
         except KeyboardInterrupt:

@@ -87,7 +87,7 @@ class Plan:
 
     def root_key(self, folder: StoreFolder, problem: Problem) -> str:
         """The key of a problem's step-1 request, or an earlier version's where rows are stored under that."""
-        return folder.known(self.keys(self.step1(problem)))
+        return folder.first_stored(self.keys(self.step1(problem)))
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,14 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRa
     jobs: list[SlotRange] = []
     if not gave_up(plan, shard, key):
         request = plan.step1(problem)
-        seed = _NEXT_SEED * shard.n_refused(key)
+        seed = _NEXT_SEED * shard.n_unusable(key)
         for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
             jobs.append(SlotRange(request, key, first, n, first + seed, plan.teacher.identity))
     if jobs and plan.resample_identical:
         return jobs  # which rationales are the problem's is not known yet
     for answer in answers(plan, shard, key, problem):
         if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
-            seed = _NEXT_SEED * shard.n_refused(answer.key)
+            seed = _NEXT_SEED * shard.n_unusable(answer.key)
             jobs.append(SlotRange(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
     return jobs
 
@@ -149,9 +149,9 @@ def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]
 
 def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
     """Whether a prompt has brought enough unusable answers: three requests and as many as completions are wanted, or a final one."""
-    if not shard.n_refused(key):
+    if not shard.n_unusable(key):
         return False
-    refused = shard.refused(key)
+    refused = shard.unusable_rows(key)
     enough = len(refused) >= plan.diversity and len({row["request"] for row in refused}) >= _TRIES
     return enough or any(row["refused"] in FINAL for row in refused)
 
@@ -231,7 +231,7 @@ def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tu
     for one, slots in used.items():
         for slot in shard.slots(one):
             yield shard.row(one, slot), slot in slots
-        for row in (*shard.refused(one), *shard.unused(one)):
+        for row in (*shard.unusable_rows(one), *shard.cost_only_rows(one)):
             yield row, False
 
 
@@ -244,7 +244,7 @@ def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
 
 def _reason(shard: Shard, key: str) -> str:
     """Why a prompt has no answer: the last refusal's reason."""
-    refused = [row["refused"] for row in shard.refused(key)]
+    refused = [row["refused"] for row in shard.unusable_rows(key)]
     return REFUSED + (refused[-1] if refused else "empty")
 
 

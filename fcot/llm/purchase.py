@@ -248,7 +248,7 @@ class _Purchase:
                 await asyncio.to_thread(self.folder.sync)
                 for state in closed:
                     state.shard.release(state.key)
-                self.folder.look()
+                self.folder.refresh_claimed()
             except FcotError as error:
                 self._halt(error)
                 self.wake.set()
