@@ -253,7 +253,7 @@ def test_locks_that_do_not_reach_another_process_are_noticed(tmp_path, monkeypat
     path = tmp_path / "a.jsonl"
     first, second = buying(path, "one", 1), buying(path, "two", 1)
     first.append([lost(1, "r", bound_usd=1.0)])
-    with pytest.raises(FcotError, match=r"a\.one\.jsonl: another process wrote about a problem that this process has locked\. The locks of this file"):
+    with pytest.raises(FcotError, match=r"a\.one\.jsonl: another process wrote about a problem that this one has locked\. The locks"):
         second.refresh()
 
 

@@ -155,7 +155,7 @@ class Shard:
             if not own and (row.get("root") or row["key"]) in self._settled:
                 self._broken = True
                 raise FcotError(
-                    f"{self.path.parent / name}: another process wrote about a problem that this process has locked. The locks of this file "
+                    f"{self.path.parent / name}: another process wrote about a problem that this one has locked. The locks of this file "
                     "system do not reach it, so both processes pay for the same completions. Run one purchase at a time, or put the store "
                     "on a file system with working locks (output_dir=...)"
                 )
