@@ -238,8 +238,8 @@ def _metadata(run: Run) -> dict[str, Any]:
 
 def _prompts(plan: Plan, problem: Problem, rationale: str) -> dict[str, str]:
     """The texts of both requests, or twice the one; messages to a chat endpoint as the text they amount to."""
-    first = str(plan.prompt.ask(problem.question, plan.rule, chat=False))
-    second = str(plan.prompt.ask_answer(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
+    first = str(plan.prompt.first_request(problem.question, plan.rule, chat=False))
+    second = str(plan.prompt.second_request(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
     return {"reasoning_prompt": first, "prompt": second}
 
 

@@ -53,7 +53,7 @@ class Plan:
 
     def step1(self, problem: Problem) -> Request:
         """The request for rationales."""
-        text = self.prompt.ask(problem.question, self.rule, self.teacher.chat)
+        text = self.prompt.first_request(problem.question, self.rule, self.teacher.chat)
         return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
 
     def step2(self, problem: Problem, rationale: StoreRow) -> Request:
@@ -61,7 +61,7 @@ class Plan:
         return self._step2(problem, rationale, text_or_thought(rationale["text"]))
 
     def _step2(self, problem: Problem, rationale: StoreRow, text: str) -> Request:
-        prompt = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
+        prompt = self.prompt.second_request(problem.question, text, self.rule, self.teacher.chat)
         return Request(prompt, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
 
     def step2_keys(self, request: Request, problem: Problem, rationale: StoreRow) -> list[str]:
