@@ -146,7 +146,7 @@ class _Batches:
                     else:
                         self.meter.bought += self.plan.diversity
                         self.meter.finished(self.plan.diversity)
-                        self.meter.judge_all(self.plan, self.folder.shard(key), key, problem)
+                        self.meter.judge_problem(self.plan, self.folder.shard(key), key, problem)
                 wanted = left
                 if not wanted:
                     return
