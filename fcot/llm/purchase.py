@@ -123,21 +123,13 @@ def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
 
 @dataclass
 class _Open:
-    """A problem that is being bought.
+    """A problem that is being bought."""
 
-    Attributes:
-        key: Its step-1 key.
-        problem: The problem.
-        shard: The shard of the key.
-        outstanding: Its requests that are queued or in flight.
-        counted: Its completions that the meter has counted.
-    """
-
-    key: str
+    key: str  # step 1
     problem: Problem
     shard: Shard
-    outstanding: int = 0
-    counted: int = 0
+    outstanding: int = 0  # requests that are queued or in flight
+    counted: int = 0  # completions that the meter has counted
 
 
 def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
