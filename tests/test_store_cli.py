@@ -315,7 +315,7 @@ def test_a_replay_has_nothing_in_the_store(store):
     for command in ("import", "export"):
         code, _, err = store(command, "file.json", *mine)
         assert code == 1
-        assert err == "teacher=replay asks no teacher, so the store has nothing of it: name the teacher whose completions these are\n"
+        assert err == "teacher=replay uses no stored completions: name the teacher that they are from (teacher=...)\n"
 
 
 def edited(change):
@@ -335,20 +335,20 @@ def every(**values):
         (
             lambda content: None,
             (*TWO_STEPS, "teacher.model=n"),
-            "was made with base_model=m, the configuration asks with n: teacher.model_id=m",
+            "was made with base_model=m, the configuration has n: teacher.model_id=m",
         ),
-        (lambda content: None, (*TWO_STEPS, "diversity=1"), "was made with temperature=0.7, the configuration asks with 0.0: teacher.temp"),
+        (lambda content: None, (*TWO_STEPS, "diversity=1"), "was made with temperature=0.7, the configuration has 0.0: teacher.temp"),
         (
             lambda content: None,
             (*TWO_STEPS, "prompt.rationale_tokens=64"),
-            "max_tokens=128, the configuration asks with 64: prompt.rationale_",
+            "max_tokens=128, the configuration has 64: prompt.rationale_",
         ),
         (lambda content: None, (*TWO_STEPS, "prompt=zero_shot_cot_kojima"), "another prompt than prompt=zero_shot_cot_kojima"),
         (lambda content: None, (*ONE_REQUEST, "prompt.rationale_tokens=128"), "another prompt than prompt=zero_shot_cot_chat"),
         (every(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
         (every(question="Why?"), TWO_STEPS, "is not the data set's"),
         (lambda content: content.pop("data"), TWO_STEPS, "file.json: not a completion file"),
-        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune asks no teacher"),
+        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune uses no stored completions"),
         (lambda content: None, (*TWO_STEPS, "teacher.modle=x"), "Did you mean teacher.model?"),
         (lambda content: None, (*TWO_STEPS, "diversity=0"), "diversity=0: at least 1"),
         (lambda content: None, (*TWO_STEPS, "diversity=1,2"), "diversity"),
