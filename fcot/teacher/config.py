@@ -321,7 +321,7 @@ class FunctionTeacherConfig:
     temperature: float | None = resolved(None, To.KEY, at_least=0)
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further arguments of the function
     concurrency: int = neutral(1, Why.PACE, at_least=1)  # calls at the same time
-    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # the most texts of one call
+    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # the most completions of one call
     resample_identical: bool = False
 
     generates: ClassVar[bool] = True
