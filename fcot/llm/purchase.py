@@ -117,7 +117,7 @@ def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
         limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.requested:,} completions are whole and kept in the store; {command} continues"
+        f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"
     )
 
 

@@ -328,7 +328,7 @@ class FunctionTeacherConfig:
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = False
     terms: ClassVar[str] = (
-        "The training rationales were written by {teacher}, a program of whoever trained this student. If a model is behind it, the "
+        "The training rationales were written by {teacher}, a program of the person who trained this student. If a model is behind it, the "
         "terms or the licence of that model apply to them: read them before you publish or sell this student."
     )
 
