@@ -74,7 +74,7 @@ def most_people(server: FakeServer, n: int, diversity: int, at_once: int) -> flo
                 )
                 return answer.choices[0].message.content
 
-        prompts = [ONE.ask(problem.question, RULE, chat=True) for problem in make_problems(TOY_TASKS["toy_arithmetic"], n, 0)]
+        prompts = [ONE.first_request(problem.question, RULE, chat=True) for problem in make_problems(TOY_TASKS["toy_arithmetic"], n, 0)]
         start = time.perf_counter()
         await asyncio.gather(*(ask(prompt, slot) for prompt in prompts for slot in range(diversity)))
         seconds = time.perf_counter() - start
@@ -156,7 +156,7 @@ def fill(folder: Path, n: int, diversity: int) -> None:
     folder.mkdir(parents=True)
     files = {digit: (folder / f"{digit}.jsonl").open("w") for digit in "0123456789abcdef"}
     for problem in problems_of(n):
-        asked = {"prompt": ONE.ask(problem.question, RULE, chat=False), "max_tokens": ONE.rationale_tokens, **identity}
+        asked = {"prompt": ONE.first_request(problem.question, RULE, chat=False), "max_tokens": ONE.rationale_tokens, **identity}
         key = fingerprint(asked)
         for slot in range(diversity):
             row = {

@@ -1,4 +1,4 @@
-"""``python -m fcot.store``: what the completion store holds, whether it is sound, and completions out of it and into it."""
+"""``python -m fcot.store``: list, verify, compact and merge completion stores; export and import completions."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "comp
 _AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}
 _OPTIONS = {"base_model": "teacher.model_id", "temperature": "teacher.temperature", "max_tokens": "prompt.rationale_tokens"}
 _HELP = {
-    "list": "what is stored, by task, model, prompt and settings, with what it cost",
-    "verify": "whether every row is sound; exit code 1 if not",
-    "compact": "rewrite a store without torn lines, answered tries and repeated prompts; every paid row stays",
-    "merge": "add what the store FROM holds to STORE; requests that are in both are left out",
-    "set-aside": "leave a submitted batch out that cannot be collected; what it would have brought is bought again",
-    "export": "write what is stored of a configuration's training problems in the authors' format; nothing is bought",
-    "import": "store a file's completions (the authors' format) as a configuration's own, so that no run buys them again",
+    "list": "what is stored, by task, model, prompt and settings, with its cost",
+    "verify": "check every row; exit code 1 if one is faulty",
+    "compact": "rewrite a store without torn lines, superseded rows and repeated prompts; every paid row stays",
+    "merge": "add the rows of the store FROM to STORE; requests that are in both are left out",
+    "set-aside": "set aside a submitted batch that cannot be collected; its requests are bought again",
+    "export": "write the stored completions of a configuration's training problems in the authors' format; nothing is bought",
+    "import": "store the completions of a file (the authors' format) as a configuration's own, so that no run buys them again",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with one message where something is wrong."""
+    """Entry point. Errors end it with one message and exit code 1."""
     parser = argparse.ArgumentParser(prog="fcot.store", description="The completion store: every generation that was ever paid for.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _folders(store: Path) -> Iterator[tuple[str, StoreFolder]]:
-    """Each folder with shards, and its name below the store."""
+    """The name, relative to the store, and the folder of each task, model and prompt."""
     paths = sorted({path.parent for path in store.rglob("*.jsonl") if is_shard_file(path)})
     if not paths:
         raise FcotError(f"{store}: {'no completions are stored here' if store.is_dir() else 'no such folder'}")
@@ -107,26 +107,31 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show(store: Path, prices: Path) -> None:
-    """Print a line per configuration of each task, model and prompt, and the total."""
-    found = [(name, holding) for name, folder in _folders(store) for holding in holdings(folder, _price_of(prices))]
-    counts = sum((holding.counts for _, holding in found), Counter[str]())
-    total = Holdings("", "", counts, Counter(), sum(holding.usd or 0.0 for _, holding in found), max(holding.last for _, holding in found))
-    _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), [_line(*one) for one in (*found, ("total", total))])
-    for name, holding in found:
+    """Print a line per configuration of each task, model and prompt, and the total.
+
+    Args:
+        store: The store's folder.
+        prices: YAML file of prices.
+    """
+    rows = [(name, holding) for name, folder in _folders(store) for holding in holdings(folder, _price_of(prices))]
+    counts = sum((holding.counts for _, holding in rows), Counter[str]())
+    total = Holdings("", "", counts, Counter(), sum(holding.usd or 0.0 for _, holding in rows), max(holding.last for _, holding in rows))
+    _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), [_line(*row) for row in (*rows, ("total", total))])
+    for name, holding in rows:
         if len(holding.models) > 1:
             versions = ", ".join(f"{model} ({n:,})" for model, n in holding.models.most_common())
             print(f"{name}: the server answered as several models: {versions}")
 
 
 def _line(name: str, holding: Holdings) -> list[str]:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(holding.last))
+    last = time.strftime("%Y-%m-%d %H:%M", time.localtime(holding.last))
     usd = "?" if holding.usd is None else f"{holding.usd:,.4f}"
     counts = (f"{holding.counts[column]:,}" for column in _COUNTS)
-    return [name, *counts, f"{holding.counts['bytes'] / 1e6:,.1f} MB", usd, when, holding.settings]
+    return [name, *counts, f"{holding.counts['bytes'] / 1e6:,.1f} MB", usd, last, holding.settings]
 
 
 def _price_of(prices: Path) -> Callable[[str], Price | None]:
-    """The price of a model by the id in its requests; models that run here cost nothing."""
+    """A function that returns the price of a model by the id in its requests. The oracle costs nothing."""
 
     @cache
     def price(model: str) -> Price | None:
@@ -139,53 +144,53 @@ def verify(store: Path) -> None:
     """Print a line per folder and the first faults.
 
     Raises:
-        FcotError: There are faults. Lines that a killed writer tore are none.
+        FcotError: There are faults. Lines that a killed writer tore do not count as faults.
     """
     rows: list[list[str]] = []
     shown: list[str] = []
-    found: Counter[str] = Counter()
+    by_fault: Counter[str] = Counter()
     for name, folder in _folders(store):
         counts = Counter[str]()
         for shard in folder.shards():
             for path, line, fault in faults(shard, counts):
                 counts["faults"] += 1
-                found[fault] += 1
+                by_fault[fault] += 1
                 if len(shown) < _SHOWN_FAULTS:
                     shown.append(f"{path}:{line}: {fault}")
         rows.append([name, *(f"{counts[column]:,}" for column in ("rows", "torn", "unfinished", "faults"))])
     _print_table(("task/model/prompt", "rows", "torn lines", "unfinished lines", "faults"), rows)
-    if found:
-        print(*shown, *["..."][: found.total() - len(shown)], sep="\n")
-        raise FcotError(f"{store}: {found.total():,} faults: " + "; ".join(f"{n:,} x {fault}" for fault, n in found.most_common()))
+    if by_fault:
+        print(*shown, *["..."][: by_fault.total() - len(shown)], sep="\n")
+        raise FcotError(f"{store}: {by_fault.total():,} faults: " + "; ".join(f"{n:,} x {fault}" for fault, n in by_fault.most_common()))
 
 
 # --- compact and merge --------------------------------------------------------------------------------------------
 
 
 def compact_store(store: Path) -> None:
-    """Rewrite every shard without what nobody needs any more; what was paid for stays."""
+    """Rewrite every shard without torn lines, superseded rows and repeated prompts. Every paid row stays."""
     for name, folder in _folders(store):
-        with folder.alone(say):
+        with folder.exclusive(say):
             sizes = [compact(shard) for shard in folder.shards()]
         before, after = (sum(column) for column in zip(*sizes, strict=True))
         print(f"{name}: {before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB")
 
 
 def merge_stores(source: Path, target: Path) -> None:
-    """Add what another store holds to this one; requests that are in both are left out."""
+    """Add the rows of the store ``source`` to the store ``target``. Requests that are in both are left out."""
     if source.resolve() == target.resolve():
         raise FcotError(f"{source} and {target} are the same store")
     for name, folder in _folders(source):
         if folder.open_batches():
             raise FcotError(f"{folder.path}/batches: submitted batches are not collected yet; collect them with teacher=openai_batch first")
-        into = StoreFolder(target / name)
-        with folder.alone(say), into.alone(say):
-            new = sum(merge(shard, into.shard(shard.path.stem)) for shard in folder.shards())
+        target_folder = StoreFolder(target / name)
+        with folder.exclusive(say), target_folder.exclusive(say):
+            new = sum(merge(shard, target_folder.shard(shard.path.stem)) for shard in folder.shards())
         print(f"{name}: {new:,} rows were new")
 
 
 def set_batch_aside(path: Path) -> None:
-    """Leave a batch out, and say what that means."""
+    """Set a submitted batch aside, and print what that means."""
     moved = set_aside(path)
     print(f"{moved}: set aside. The next purchase buys again what it would have brought; to collect it after all, move its files back")
 
@@ -194,10 +199,13 @@ def set_batch_aside(path: Path) -> None:
 
 
 def configured(overrides: Sequence[str]) -> Run:
-    """The run that ``fcot.run`` would make of the overrides, its teacher never asked; no key is needed for that.
+    """The run of a configuration. It sends no requests, so its teacher needs no key.
+
+    Args:
+        overrides: As for ``fcot.run``.
 
     Raises:
-        FcotError: The configuration is faulty, or asks no teacher.
+        FcotError: The configuration is faulty, or its method uses no teacher.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -217,18 +225,18 @@ def configured(overrides: Sequence[str]) -> Run:
     except (HydraException, OmegaConfBaseException) as error:
         raise FcotError(explain(error)) from error
     if "base_url" in composed.teacher:
-        composed.teacher.base_url = "http://localhost:9/nobody-is-asked"  # so that no key is needed; part of no store key
+        composed.teacher.base_url = "http://localhost:9/nobody-is-asked"  # no key is needed for it; the address is part of no store key
         composed.teacher.api_key_env = "none"
-    composed.trainer.precision = "32-true"  # nothing is trained, and finding out what "auto" is takes seconds
+    composed.trainer.precision = "32-true"  # nothing is trained, and resolving "auto" takes seconds
     config = to_config(composed)
     if not config.teacher.generates or not METHODS[config.method.name].uses_rationales:
-        asks = "teacher=replay" if METHODS[config.method.name].uses_rationales else f"method={config.method.name}"
-        raise FcotError(f"{asks} asks no teacher, so the store has nothing of it: name the teacher whose completions these are")
+        override = "teacher=replay" if METHODS[config.method.name].uses_rationales else f"method={config.method.name}"
+        raise FcotError(f"{override} uses no stored completions: name the teacher that they are from (teacher=...)")
     return resolve(config)
 
 
 def _metadata(run: Run) -> dict[str, Any]:
-    """What the authors' format says of the completions of a run."""
+    """The metadata of a run's completions in the authors' format."""
     prompt = _AUTHORS_NAMES.get(run.prompt.name, run.prompt.name)
     return {
         "dataset_key": run.task.name, "base_model": run.teacher_name, "completion_key": prompt, "prediction_template": prompt,
@@ -237,17 +245,17 @@ def _metadata(run: Run) -> dict[str, Any]:
 
 
 def _prompts(plan: Plan, problem: Problem, rationale: str) -> dict[str, str]:
-    """The texts of both requests, or twice the one; messages to a chat endpoint as the text they amount to."""
-    first = str(plan.prompt.ask(problem.question, plan.rule, chat=False))
-    second = str(plan.prompt.ask_answer(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
+    """The prompts of both requests as texts, also for chat endpoints. A prompt of one request stands twice."""
+    first = str(plan.prompt.first_request(problem.question, plan.rule, chat=False))
+    second = str(plan.prompt.second_request(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
     return {"reasoning_prompt": first, "prompt": second}
 
 
 def export_file(file: Path, run: Run) -> None:
-    """Write what the store has of the training problems' completions.
+    """Write the stored completions of the training problems to a file.
 
     Raises:
-        FcotError: It has none.
+        FcotError: The store has none of them.
     """
     problems, plan, folder = run.select(run.split.train), run.plan, run.store
     folder.refresh()
@@ -261,13 +269,13 @@ def export_file(file: Path, run: Run) -> None:
 
 
 def _pieces(run: Run, completions: Iterable[Completion], written: Counter[int]) -> Iterator[str]:
-    """The file, a problem at a time."""
+    """The text of the exported file, one problem per piece. Counts the completions of each problem in ``written``."""
     yield f'{{"metadata": {json.dumps(_metadata(run))},\n"data": {{'
     plan = run.plan
     for index, of_problem in groupby(completions, key=lambda completion: completion.sample_index):
-        given = [completion for completion in of_problem if not (completion.finish_reason or "").startswith(REFUSED)]
-        if given:
-            rows = [_to_row(plan, run.problems[index], completion) for completion in given]
+        usable = [completion for completion in of_problem if not (completion.finish_reason or "").startswith(REFUSED)]
+        if usable:
+            rows = [_to_row(plan, run.problems[index], completion) for completion in usable]
             yield f'{"," if written else ""}\n"{index}": {json.dumps(rows)}'
             written[index] = len(rows)
     if not written:
@@ -285,10 +293,10 @@ def _to_row(plan: Plan, problem: Problem, completion: Completion) -> dict[str, A
 
 
 def import_file(file: Path, run: Run) -> None:
-    """Store the completions of a file that the store lacks.
+    """Store those completions of a file that the store lacks.
 
     Raises:
-        FcotError: The file is none of this task, or was made by other requests than the configuration's.
+        FcotError: The file holds no completions of this task, or its requests differ from the configuration's.
     """
     if not file.is_file():
         raise FcotError(f"{file}: no such file")
@@ -298,8 +306,11 @@ def import_file(file: Path, run: Run) -> None:
         raise FcotError(str(error).replace(f"teacher.path={file}", str(file))) from None
     _check_requests(file, run)
     plan, folder, new = run.plan, run.store, 0
-    draws = {index: [(_first_text(plan, one, file), one) for one in of_problem] for index, of_problem in sorted(completions.items())}
-    with folder.alone(say):
+    draws = {
+        index: [(_first_text(plan, completion, file), completion) for completion in of_problem]
+        for index, of_problem in sorted(completions.items())
+    }
+    with folder.exclusive(say):
         for index, texts in draws.items():
             key = plan.root_key(folder, run.problems[index])
             new += _store(plan, folder.shard(key), key, run.problems[index], texts)
@@ -308,33 +319,34 @@ def import_file(file: Path, run: Run) -> None:
 
 
 def _check_requests(file: Path, run: Run) -> None:
-    """Compare what the file says of its requests, as far as it does, with what the configuration would ask."""
+    """Compare the requests that a file describes with those of the configuration. Fields that the file lacks count as equal."""
     content, plan, own = read_json(file), run.plan, _metadata(run)
     for name, option in _OPTIONS.items():
-        if (theirs := content["metadata"].get(name, own[name])) != own[name]:
-            raise FcotError(f"{file} was made with {name}={theirs}, the configuration asks with {own[name]}: {option}={theirs}")
+        if (value := content["metadata"].get(name, own[name])) != own[name]:
+            raise FcotError(f"{file} was made with {name}={value}, the configuration has {own[name]}: {option}={value}")
     for row in (row for rows in content["data"].values() for row in (rows if isinstance(rows, list) else [rows])):
         for name, text in _prompts(plan, run.problems[row["sample_index"]], row["reasoning_completion"]).items():
-            ours, theirs = (" ".join(each.encode("utf-8", "replace").decode().split()) for each in (text, str(row.get(name) or text)))
-            if ours != theirs:
-                alike = next(
-                    (i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
-                )
-                start = max(0, alike - 60)
+            expected, in_file = (
+                " ".join(prompt.encode("utf-8", "replace").decode().split()) for prompt in (text, str(row.get(name) or text))
+            )
+            if expected != in_file:
+                pairs = enumerate(zip(expected, in_file, strict=False))
+                n_equal = next((i for i, (left, right) in pairs if left != right), min(len(expected), len(in_file)))
+                start = max(0, n_equal - 60)
                 raise FcotError(
                     f"{file} was made with another prompt than prompt={plan.prompt.name}: choose its own with prompt=... "
                     f"({name} of sample index {row['sample_index']})\n"
-                    f"  file:          {theirs[start : start + 120]!r}\n  configuration: {ours[start : start + 120]!r}"
+                    f"  file:          {in_file[start : start + 120]!r}\n  configuration: {expected[start : start + 120]!r}"
                 )
 
 
 def _first_text(plan: Plan, completion: Completion, file: Path) -> str:
-    """What the first request was answered with: of a prompt of one request, a text that splits into rationale and answer."""
+    """The answer to the first request. For a prompt of one request, a text that splits into the rationale and the answer."""
     rationale, answer = completion.rationale, completion.answer_text
     if plan.prompt.two_steps:
         return rationale
     end = f"{plan.prompt.trigger(plan.rule)} {answer}"
-    # Split drops one "so" or "therefore" before the trigger: where the rationale ends in another, that one has to be given back.
+    # Splitting drops one "so" or "therefore" before the trigger. If the rationale ends in such a word, another has to be added.
     for text in [rationale] * (not answer) + [f"{rationale} {end}", f"{rationale} Therefore, {end}"]:
         if _stripped(plan.prompt.split(text, plan.rule)) == _stripped((rationale, answer)):
             return text
@@ -349,21 +361,24 @@ def _stripped(pair: tuple[str, str]) -> tuple[str, str]:
 
 
 def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence[tuple[str, Completion]]) -> int:
-    """Append what the store lacks of a problem's completions, each as often as the file has it; how many that were.
+    """Append the completions of a problem that the store lacks, each as often as the file has it.
 
-    Counted per problem: those with the same question share their rows, so each of them finds what another brought. A
-    rationale that is stored without its answer gets the file's.
+    Problems with the same question share their rows, so each finds the completions of the others. A rationale that is stored
+    without its answer gets the answer in the file.
+
+    Returns:
+        How many completions were appended.
     """
     rationales = Counter(shard.row(key, slot)["text"] for slot in shard.slots(key))
-    stored: dict[str, Counter[tuple[str, str]]] = {}  # by key: texts that no completion of the file has claimed
+    stored: dict[str, Counter[tuple[str, str]]] = {}  # by key: stored texts that match no completion of the file yet
     new = 0
 
     def parts(text: str) -> tuple[str, str]:
         return (text, "") if plan.prompt.two_steps else _stripped(plan.prompt.split(text, plan.rule))
 
-    def row(request: Request, of: str, text: str, finish_reason: str | None) -> list[StoreRow]:
-        free = next(slot for slot in count() if not shard.has(of, slot))
-        job = SlotRange(request, of, free, 1, 0, plan.teacher.identity)
+    def row(request: Request, row_key: str, text: str, finish_reason: str | None) -> list[StoreRow]:
+        free = next(slot for slot in count() if not shard.has(row_key, slot))
+        job = SlotRange(request, row_key, free, 1, 0, plan.teacher.identity)
         return to_rows(plan, job, shard, Reply([Choice(text, finish_reason)]), new_request_id(), counted=False, run="import", seed=None)
 
     for first, completion in draws:

@@ -85,7 +85,7 @@ def test_more_diversity_and_problems_buy_only_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["expired", "errors", "token_limit", "create_500", "slow:1"])
-def test_what_a_batch_leaves_unanswered_is_asked_for_again(tmp_path, fault, capsys):
+def test_requests_that_a_batch_leaves_unanswered_are_sent_again(tmp_path, fault, capsys):
     with FakeServer(batch_faults=[fault, fault]) as server:
         completions, usage = generate(teacher(server), tmp_path, n=10)
         stats = server.stats()
@@ -106,7 +106,7 @@ def test_filtered_prompts_are_skipped_with_their_reason(tmp_path):
 
 
 @pytest.mark.parametrize(("fault", "said"), [("failed", "failed: invalid_json_line.*line 1"), ("cancelled", "was cancelled")])
-def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_one_goes_on(tmp_path, fault, said):
+def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_run_continues(tmp_path, fault, said):
     with FakeServer(batch_faults=[fault]) as server:
         with pytest.raises(FcotError, match=said):
             generate(teacher(server), tmp_path)
@@ -114,7 +114,7 @@ def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_one_goes_on(tmp_p
         assert server.stats()["good_choices"] == 2 * 6 * 4
 
 
-def test_a_parameter_the_model_refuses_is_named_with_its_remedy(tmp_path):
+def test_the_message_about_a_rejected_parameter_names_the_override_that_removes_it(tmp_path):
     with FakeServer(refuse="max_tokens") as server, pytest.raises(FcotError, match="max_tokens_parameter=max_completion_tokens renames it"):
         generate(teacher(server), tmp_path)
 
@@ -126,7 +126,7 @@ def test_a_server_that_refuses_several_choices_is_asked_one_by_one(tmp_path, cap
     assert capsys.readouterr().err.count("refuses several choices") == 1
 
 
-def test_a_batch_that_the_server_does_not_know_is_named_with_what_forgets_it(tmp_path):
+def test_the_message_about_an_unknown_batch_names_the_command_that_sets_it_aside(tmp_path):
     with FakeServer(batch_faults=["slow:30"]) as server:
         process = buyer(server, tmp_path)
         wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
@@ -140,7 +140,7 @@ def test_a_batch_that_the_server_does_not_know_is_named_with_what_forgets_it(tmp
         assert_whole(generate(teacher(other), tmp_path)[0], 6, 4)
 
 
-def test_the_key_is_in_no_message_about_a_batch(monkeypatch):
+def test_no_message_about_a_batch_contains_the_key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
     error = SimpleNamespace(code="invalid_api_key", message="Incorrect key sk-made-up-0123456789abcdefghij", line=None)
     failed = SimpleNamespace(id="b", status="failed", errors=SimpleNamespace(data=[error]))
@@ -157,7 +157,7 @@ def test_files_keep_to_the_limits_of_the_api(tmp_path):
         assert 2 * 3 < server.stats()["batches"] - 6 <= 2 * 12
 
 
-def test_the_budget_bounds_what_is_submitted(tmp_path):
+def test_the_budget_limits_the_submitted_batches(tmp_path):
     price = Price(input=0.0, output=1e6 / 128, cached_input=0.0, batch=0.5)  # a rationale costs half a dollar at most
     with FakeServer() as server:
         with pytest.raises(FcotError, match=r"teacher\.budget_usd=3: .* the same command with a larger budget continues"):
@@ -169,7 +169,7 @@ def test_the_budget_bounds_what_is_submitted(tmp_path):
         assert usage["usd"] == pytest.approx(server.stats()["completion_tokens"] * price.output / 1e6 * 0.5)
 
 
-def test_online_runs_do_not_buy_what_a_batch_will_bring(tmp_path):
+def test_online_runs_do_not_buy_completions_of_an_open_batch(tmp_path):
     with FakeServer(batch_faults=["slow:30"]) as server:
         process = buyer(server, tmp_path)
         wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
@@ -196,7 +196,7 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("moment", ["jobs", "state", "answers"])
-def test_a_kill_between_upload_and_result_loses_and_repeats_nothing(tmp_path, moment):
+def test_a_kill_between_upload_and_result_loses_and_repeats_no_request(tmp_path, moment):
     """Killed when the jobs are written (the upload may or may not have happened), when the batch runs, when answers are filed."""
     signs = {"jobs": "batches/*.jobs.jsonl", "state": "batches/*.state.json", "answers": "?.*jsonl"}
     with FakeServer(batch_seconds=0.5) as server:
@@ -213,7 +213,7 @@ def test_a_kill_between_upload_and_result_loses_and_repeats_nothing(tmp_path, mo
     assert usage["completion_tokens"] == stats["completion_tokens"]
 
 
-def test_kills_at_many_moments(tmp_path):
+def test_kills_at_many_moments_repeat_no_request(tmp_path):
     with FakeServer(batch_seconds=0.1) as server:
         for i in range(8):
             process = buyer(server, tmp_path)
@@ -263,14 +263,14 @@ def collect(buying, path, lines=(), output_file_id="f", error=None):
     batch = SimpleNamespace(id="b1", status="completed", output_file_id=output_file_id, error_file_id=None, errors=None)
 
     async def run():
-        with buying.folder.alone(print):
+        with buying.folder.exclusive(print):
             return await buying._collect(path, batch)
 
     return asyncio.run(run())
 
 
 @pytest.mark.parametrize("nothing", ["", None])
-def test_a_batch_without_files_is_collected_and_asked_for_again(tmp_path, nothing):
+def test_a_batch_without_files_is_collected_and_its_requests_are_sent_again(tmp_path, nothing):
     buying, path, _ = open_batch(tmp_path)
     assert collect(buying, path, output_file_id=nothing) == 0
     assert not buying.folder.open_batches()
@@ -283,23 +283,23 @@ def test_a_batch_without_files_is_collected_and_asked_for_again(tmp_path, nothin
         {"response": {"status_code": 429, "body": {"error": {"message": "slow down"}}}}, {"response": {"status_code": None}}, {},
     ],
 )  # fmt: skip
-def test_a_line_that_brings_nothing_is_asked_for_again(tmp_path, line):
+def test_the_request_of_a_line_without_an_answer_is_sent_again(tmp_path, line):
     buying, path, key = open_batch(tmp_path)
     assert collect(buying, path, [{"custom_id": "20260131-120000-deadbeef-0", **line}, "odd", 3]) == 0
     assert not buying.folder.open_batches()
     assert not buying.folder.shard(key).refresh().all_rows(key)
 
 
-def test_an_answer_that_was_charged_and_says_nothing_counts_at_its_maximum(tmp_path):
+def test_a_charged_answer_without_a_completion_counts_at_its_maximum_cost(tmp_path):
     buying, path, key = open_batch(tmp_path)
     line = {"custom_id": "20260131-120000-deadbeef-0", "response": {"status_code": 200, "body": {"choices": []}}}
     assert collect(buying, path, [line, line]) == 0
-    (row,) = buying.folder.shard(key).refresh().unused(key)
+    (row,) = buying.folder.shard(key).refresh().cost_only_rows(key)
     assert row["refused"] == "lost"
     assert row["bound_usd"] == buying.meter.paid_usd > 0
 
 
-def test_answers_that_are_gone_end_in_a_message_with_the_command_that_continues(tmp_path, capsys):
+def test_the_message_about_deleted_answers_names_the_command_that_continues(tmp_path, capsys):
     buying, path, _ = open_batch(tmp_path)
     gone = type("Gone", (Exception,), {"status_code": 404})()
     with pytest.raises(FcotError, match=r"the answers of batch b1 \(file f\) are not at the server any more.*set-aside") as error:
@@ -313,7 +313,7 @@ def test_answers_that_are_gone_end_in_a_message_with_the_command_that_continues(
 
 @pytest.mark.parametrize("submitted", ["UTC", "Europe/Berlin", "America/Los_Angeles", "Asia/Tokyo"])
 @pytest.mark.parametrize("resumed", ["UTC", "Pacific/Honolulu", "Pacific/Auckland"])
-def test_a_batch_is_found_whatever_the_time_zones(monkeypatch, submitted, resumed):
+def test_a_batch_is_found_in_any_time_zone(monkeypatch, submitted, resumed):
     """By the name of this version, in UTC, and by that of older ones, in local time; others were created since."""
     monkeypatch.setenv("TZ", submitted)
     time.tzset()

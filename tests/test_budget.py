@@ -93,13 +93,13 @@ def test_ten_kills_of_twenty_stores(tmp_path, store):
     assert cost <= usage["usd"] <= BUDGET
 
 
-def test_without_the_row_before_sending_the_same_kills_exceed_it(tmp_path):
+def test_without_the_row_before_sending_the_same_kills_exceed_the_budget(tmp_path):
     """Shows that the two tests above can fail."""
     cost, usage, _, _ = killed_again_and_again(tmp_path, 12, "--without-rows-before-sending")
     assert cost > usage["usd"]
 
 
-def test_timeouts_count_at_their_maximum_without_a_budget_too(tmp_path):
+def test_timeouts_count_at_their_maximum_cost_without_a_budget_too(tmp_path):
     with FakeServer(latency=1.0) as server:
         usage = finish(start(tmp_path, server, "--timeout", 0.3, "--problems", 1, "--diversity", 1))
         time.sleep(1.2)
@@ -109,7 +109,7 @@ def test_timeouts_count_at_their_maximum_without_a_budget_too(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["gateway", "slow:3"])
-def test_what_a_gateway_or_a_timeout_gave_up_is_counted_as_the_server_counts_it(tmp_path, fault):
+def test_requests_that_a_gateway_or_a_timeout_ended_are_counted_as_the_server_counts_them(tmp_path, fault):
     with FakeServer([None, *[fault] * 3]) as server:
         usage = finish(start(tmp_path, server, "--problems", 2, "--diversity", 2, "--timeout", 1.0))
         time.sleep(3.0 if fault != "gateway" else 0.0)
@@ -126,7 +126,7 @@ def test_tries_that_were_certainly_not_charged_cost_nothing(tmp_path):
     assert not [row for row in rows(tmp_path) if row.get("refused") == "lost"]
 
 
-def test_a_refused_key_leaves_no_cost(tmp_path):
+def test_a_rejected_key_leaves_no_cost(tmp_path):
     with FakeServer(["401"] * 9) as server:
         usage = finish(start(tmp_path, server))
     assert usage["usd"] == 0.0
@@ -152,7 +152,7 @@ def test_the_budget_message_names_the_price_file(tmp_path):
 # --- a budget that several runs share ---------------------------------------------------------------------------------
 
 
-def test_a_shared_budget_holds_over_processes_side_by_side(tmp_path):
+def test_a_shared_budget_holds_over_concurrent_processes(tmp_path):
     """Four runs with stores of their own: each alone could spend more than all of them may."""
     with FakeServer(latency=0.05) as server:
         shared = ("--shared", BUDGET, "--ledger", tmp_path / "ledger")
@@ -179,7 +179,7 @@ def test_a_shared_budget_holds_over_kills(tmp_path):
     assert SharedBudget(tmp_path / "ledger", BUDGET, "").spent_usd() <= BUDGET + 1e-9
 
 
-def test_what_an_ended_purchase_did_not_spend_is_there_for_others(tmp_path):
+def test_other_purchases_can_spend_what_an_ended_one_did_not(tmp_path):
     budget = SharedBudget(tmp_path, 1.0, "")
     first, second = budget.open(), budget.open()
     assert first.covers(0.6)
@@ -237,7 +237,7 @@ def test_the_jobs_of_a_sweep_share_its_budget_and_a_rerun_may_have_more(tmp_path
         (("hydra.launcher.budget_usd=0",), "hydra.launcher.budget_usd=0: more than 0"),
     ],
 )
-def test_a_launch_says_what_it_can_spend_at_most(run_fcot, prices, overrides, said):
+def test_a_launch_prints_the_most_it_can_spend(run_fcot, prices, overrides, said):
     done = run_fcot(*SWEEP, "teacher.base_url=http://127.0.0.1:9/v1", prices, "teacher.temperature=0.5,0.9", "dry_run=true", *overrides)
     assert said in done.stdout + done.stderr
 
@@ -249,7 +249,7 @@ def test_a_sweeps_budget_needs_prices(run_fcot):
     assert "has none for fake: teacher.prices=FILE" in done.stderr
 
 
-def test_a_sweeps_budget_refuses_batches(run_fcot, prices):
+def test_a_sweeps_budget_excludes_batches(run_fcot, prices):
     done = run_fcot(*SWEEP, "teacher=openai_batch", "teacher.base_url=http://127.0.0.1:9/v1", prices, "hydra.launcher.budget_usd=5")
     assert done.returncode == 1
     assert "hydra.launcher.budget_usd does not count what batches cost" in done.stderr

@@ -73,17 +73,17 @@ def test_well_formed_ends_with_a_prefix_and_an_answer(text, formed):
 def test_zero_shot_cot_in_one_text(question):
     prompt = teacher_prompt("zero_shot_cot")
     first = f"Q: {question}\nA: Let's think step by step."
-    assert prompt.ask(question, RULES[0], chat=False) == first
+    assert prompt.first_request(question, RULES[0], chat=False) == first
     for rule in RULES:
-        second = prompt.ask_answer(question, " {r} First, ...", rule, chat=False)
+        second = prompt.second_request(question, " {r} First, ...", rule, chat=False)
         assert second == first + " {r} First, ...\nTherefore, the answer is"
 
 
 def test_zero_shot_cot_as_a_chat_has_a_further_turn():
     prompt = teacher_prompt("zero_shot_cot")
     first = {"role": "user", "content": "Q: q?\nA: Let's think step by step."}
-    assert prompt.ask("q?", AnswerRule("text"), chat=True) == [first]
-    assert prompt.ask_answer("q?", "r.", AnswerRule("text"), chat=True) == [
+    assert prompt.first_request("q?", AnswerRule("text"), chat=True) == [first]
+    assert prompt.second_request("q?", "r.", AnswerRule("text"), chat=True) == [
         first,
         {"role": "assistant", "content": "r."},
         {"role": "user", "content": "Therefore, the answer is"},
@@ -103,8 +103,8 @@ def test_zero_shot_cot_as_a_chat_has_a_further_turn():
 )
 def test_kojimas_triggers(task, trigger):
     prompt = teacher_prompt("zero_shot_cot_kojima")
-    assert prompt.ask_answer("q?", " r.", TASKS[task].rule, chat=False) == f"Q: q?\nA: Let's think step by step. r.\n{trigger}"
-    assert prompt.ask_answer("q?", "r.", TASKS[task].rule, chat=True)[-1] == {"role": "user", "content": trigger}
+    assert prompt.second_request("q?", " r.", TASKS[task].rule, chat=False) == f"Q: q?\nA: Let's think step by step. r.\n{trigger}"
+    assert prompt.second_request("q?", "r.", TASKS[task].rule, chat=True)[-1] == {"role": "user", "content": trigger}
 
 
 def test_kojimas_prompts_are_those_the_real_completions_were_made_with(shared_data):
@@ -115,8 +115,8 @@ def test_kojimas_prompts_are_those_the_real_completions_were_made_with(shared_da
         held = json.loads(file.read_text())
         rule = TASKS[held["metadata"]["dataset_key"]].rule
         for row in (row for rows in held["data"].values() for row in rows):
-            assert prompt.ask(row["question"], rule, chat=False) == row["reasoning_prompt"]
-            assert prompt.ask_answer(row["question"], row["reasoning_completion"], rule, chat=False) == row["prompt"]
+            assert prompt.first_request(row["question"], rule, chat=False) == row["reasoning_prompt"]
+            assert prompt.second_request(row["question"], row["reasoning_completion"], rule, chat=False) == row["prompt"]
 
 
 def test_a_teachers_answer_is_the_first_candidate_of_step_2():

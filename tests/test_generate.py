@@ -75,7 +75,7 @@ def test_the_oracle_writes_distinct_wordings_that_reach_the_gold_answer(generate
 
 
 @pytest.mark.parametrize("max_choices", [1, 3, 64])
-def test_more_diversity_adds_to_what_there_was_whatever_a_request_holds(generate, max_choices):
+def test_more_diversity_adds_to_stored_completions_for_any_request_size(generate, max_choices):
     bought = {d: generate(CountingOracle(0.3, max_choices=max_choices), d)[0] for d in (1, 4, 64)}
     for less in (1, 4):
         assert bought[less] == [completion for completion in bought[64] if completion.completion_index < less]
@@ -88,7 +88,7 @@ def test_the_result_does_not_depend_on_the_order_in_which_it_was_bought(generate
     assert generate(CountingOracle(0.3), 8, problems(5))[0] == in_steps
 
 
-def test_the_error_rate_makes_wrong_answers_and_leaves_the_rest_alone(generate):
+def test_the_error_rate_makes_wrong_answers_and_changes_no_other(generate):
     right, wrong = generate(CountingOracle(0.0), 64)[0], generate(CountingOracle(0.25), 64)[0]
     gold = {problem.sample_index: problem.answer for problem in problems(5)}
     slips = [not RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in wrong]
@@ -104,7 +104,7 @@ def test_the_oracle_knows_the_toy_tasks_only():
 # --- what is bought and what is not -----------------------------------------------------------------------------------
 
 
-def test_a_second_call_asks_nothing_and_says_what_the_store_served(generate):
+def test_a_second_call_sends_no_request_and_reports_what_the_store_served(generate):
     first, usage = generate(CountingOracle(), 4, run_id="one")
     assert usage == NOTHING | {"requests": 5 + 20, "requests_without_usage": 5 + 20}
     again = CountingOracle()
@@ -139,7 +139,7 @@ def test_a_corrected_answer_another_index_and_more_problems_buy_nothing_twice(ge
     ],
     ids=["temperature", "error rate", "prompt", "rationale tokens"],
 )
-def test_what_changes_the_request_buys_anew(generate, teacher, prompt):
+def test_a_changed_request_is_bought_again(generate, teacher, prompt):
     generate(CountingOracle(), 4)
     generate(teacher, 4, prompt=prompt)
     assert sum(n for request, n, _ in teacher.calls if request.root is None) == 20
@@ -147,7 +147,7 @@ def test_what_changes_the_request_buys_anew(generate, teacher, prompt):
 
 
 @pytest.mark.parametrize("prompt", [replace(PROMPT, answer_triggers={"number": "So it is"}), replace(PROMPT, answer_tokens=32)])
-def test_what_changes_step_2_alone_keeps_the_rationales(generate, prompt):
+def test_a_change_of_step_2_keeps_the_rationales(generate, prompt):
     first, _ = generate(CountingOracle(), 4)
     teacher = CountingOracle()
     second, _ = generate(teacher, 4, prompt=prompt)
@@ -176,7 +176,7 @@ def test_problems_with_the_same_question_share_their_completions(generate):
     assert sum(done) == 3 * 4
 
 
-def test_progress_counts_every_completion_once_however_much_the_store_has(generate):
+def test_progress_counts_every_completion_once_stored_or_bought(generate):
     for diversity, n in ((2, 3), (2, 3), (5, 4), (3, 5)):
         done = []
         generate(CountingOracle(), diversity, problems(n), advance=done.append)
@@ -211,7 +211,7 @@ def test_step_2_continues_the_rationale_and_lives_in_its_shard(generate, tmp_pat
     assert not [row for rows in step2 for row in rows if "asked" in row], "it would repeat question and rationale"
 
 
-def test_identical_rationales_get_an_answer_each(generate, tmp_path):
+def test_each_of_several_repeated_rationales_gets_an_answer(generate, tmp_path):
     answer = two_steps(lambda slot: " the same" if slot != 2 else " another")
     teacher, done = Scripted(answer, max_choices=2), []
     completions, usage = generate(teacher, 5, problems(1), advance=done.append)
@@ -236,7 +236,7 @@ def test_identical_rationales_get_an_answer_each(generate, tmp_path):
 # --- teachers that answer badly -----------------------------------------------------------------------------------------
 
 
-def test_a_refused_answer_is_kept_and_bought_again(generate, tmp_path):
+def test_an_unusable_answer_is_kept_and_bought_again(generate, tmp_path):
     served = Counter()
 
     def answer(request, n, first_slot):
@@ -255,7 +255,7 @@ def test_a_refused_answer_is_kept_and_bought_again(generate, tmp_path):
 
 @pytest.mark.parametrize("reply", [[], [Choice("", "stop", "empty")], [Choice("", "content_filter", "content_filter")]])
 @pytest.mark.parametrize(("diversity", "limit"), [(1, 3), (5, 5)])
-def test_a_prompt_that_is_always_refused_is_given_up(generate, reply, diversity, limit):
+def test_a_prompt_with_only_unusable_answers_is_given_up(generate, reply, diversity, limit):
     teacher, done = Scripted(lambda *call: list(reply), concurrency=1), []
     completions, usage = generate(teacher, diversity, problems(2), advance=done.append)
     reason = f"refused:{reply[0].refused if reply else 'empty'}"
@@ -267,7 +267,7 @@ def test_a_prompt_that_is_always_refused_is_given_up(generate, reply, diversity,
     assert again.calls == []
 
 
-def test_refused_step_2_gives_up_one_answer_and_no_other(generate):
+def test_unusable_answers_to_step_2_give_up_only_that_completion(generate):
     def answer(request, n, first_slot):
         if request.root is None:
             return [f" because {first_slot}"]
@@ -284,7 +284,7 @@ def test_refused_step_2_gives_up_one_answer_and_no_other(generate):
     assert sum(done) == 3
 
 
-def test_fewer_choices_than_asked_are_topped_up(generate, tmp_path):
+def test_missing_choices_are_requested_again(generate, tmp_path):
     def answer(request, n, first_slot):
         return [f" because {first_slot + i}" if request.root is None else " 7" for i in range(min(n, 2))]
 
@@ -299,7 +299,7 @@ def test_fewer_choices_than_asked_are_topped_up(generate, tmp_path):
     assert usage["requests"] == len(teacher.calls) == len({row["request"] for row in rows_of(tmp_path)})
 
 
-def test_more_choices_than_asked_fill_slots_that_a_larger_diversity_finds(generate, tmp_path):
+def test_surplus_choices_fill_slots_that_a_larger_diversity_uses(generate, tmp_path):
     served = Counter()
 
     def answer(request, n, first_slot):
@@ -321,7 +321,7 @@ def test_more_choices_than_asked_fill_slots_that_a_larger_diversity_finds(genera
     assert all(c.rationale and c.answer_text for c in many)
 
 
-def test_surplus_counts_for_no_giving_up(generate):
+def test_surplus_choices_do_not_make_a_prompt_given_up(generate):
     """A server that ignores ``n`` returns more good answers than the limit of bad ones."""
     teacher = Scripted(lambda request, n, first_slot: [f" {first_slot} {i}" for i in range(8)], concurrency=1)
     completions, _ = generate(teacher, 4, problems(1))
@@ -329,7 +329,7 @@ def test_surplus_counts_for_no_giving_up(generate):
 
 
 @pytest.mark.parametrize(("max_choices", "chunks"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (64, [7])])
-def test_requests_hold_max_choices_at_most(generate, max_choices, chunks):
+def test_a_request_has_at_most_max_choices(generate, max_choices, chunks):
     teacher = CountingOracle(max_choices=max_choices)
     generate(teacher, 7, problems(1))
     step1 = sorted((first, n) for request, n, first in teacher.calls if request.root is None)
@@ -353,7 +353,7 @@ def texts_by_slot(*texts):
     return answer
 
 
-def test_identical_rationales_are_kept_and_counted_unless_asked_otherwise(generate):
+def test_repeated_rationales_are_kept_and_counted_by_default(generate):
     teacher = Scripted(texts_by_slot("same", "same", "same"))
     completions, usage = generate(teacher, 4, problems(2), ONE_STEP)
     assert rationales(completions) == [" same", " same", " same", " new 3"]
@@ -362,7 +362,7 @@ def test_identical_rationales_are_kept_and_counted_unless_asked_otherwise(genera
 
 
 @pytest.mark.parametrize("max_choices", [1, 3, 8])
-def test_others_are_bought_in_the_place_of_identical_rationales(generate, max_choices):
+def test_resampling_replaces_repeated_rationales(generate, max_choices):
     teacher, done = Scripted(texts_by_slot("same", "same", "same"), max_choices=max_choices), []
     completions, usage = generate(teacher, 4, problems(2), ONE_STEP, resample_identical=True, advance=done.append)
     for index in range(2):
@@ -374,7 +374,7 @@ def test_others_are_bought_in_the_place_of_identical_rationales(generate, max_ch
     assert sum(done) == 2 * 4
 
 
-def test_what_is_bought_in_the_place_of_a_repeated_rationale_may_repeat_again(generate):
+def test_the_replacement_of_a_repeated_rationale_may_be_a_repeat_too(generate):
     teacher = Scripted(texts_by_slot("a", "a", "b", "a", "b", "c"))
     completions, usage = generate(teacher, 3, problems(1), ONE_STEP, resample_identical=True)
     assert rationales(completions) == [" a", " b", " c"]
@@ -382,7 +382,7 @@ def test_what_is_bought_in_the_place_of_a_repeated_rationale_may_repeat_again(ge
 
 
 @pytest.mark.parametrize("diversity", [1, 2, 5])
-def test_never_more_than_twice_as_many_are_bought_and_the_rest_repeats(generate, diversity):
+def test_resampling_buys_at_most_twice_the_diversity_and_then_keeps_repeats(generate, diversity):
     teacher, done = Scripted(texts_by_slot(*["same"] * 50)), []
     completions, usage = generate(teacher, diversity, problems(1), ONE_STEP, resample_identical=True, advance=done.append)
     assert rationales(completions) == [" same"] * diversity
@@ -394,7 +394,7 @@ def test_never_more_than_twice_as_many_are_bought_and_the_rest_repeats(generate,
     assert again.calls == []
 
 
-def test_white_space_around_a_rationale_makes_no_other_of_it(generate):
+def test_rationales_that_differ_in_outer_white_space_are_repeats(generate):
     teacher = Scripted(texts_by_slot("same", " same\n"))
     assert rationales(generate(teacher, 2, problems(1), ONE_STEP, resample_identical=True)[0]) == [" same", " new 2"]
 
@@ -431,7 +431,7 @@ def test_each_chosen_rationale_has_its_own_answer(generate):
     assert sum(done) == 3
 
 
-def test_no_answer_is_bought_for_a_rationale_that_another_takes_the_place_of(generate):
+def test_no_answer_is_bought_for_a_replaced_rationale(generate):
     teacher = Scripted(texts_by_slot("same", "same", "same"))
     generate(teacher, 3, problems(1), resample_identical=True)
     assert teacher.asked(1) == 5
@@ -441,7 +441,7 @@ def test_no_answer_is_bought_for_a_rationale_that_another_takes_the_place_of(gen
 # --- interruptions and usage ----------------------------------------------------------------------------------------------
 
 
-def test_usage_is_counted_once_a_request_over_all_attempts_of_a_run(generate, tmp_path):
+def test_usage_is_counted_once_per_request_over_all_attempts_of_a_run(generate, tmp_path):
     calls = 0
 
     def breaking(after):
@@ -471,18 +471,18 @@ def test_usage_is_counted_once_a_request_over_all_attempts_of_a_run(generate, tm
     assert len(rows) == len({(row["key"], row["slot"]) for row in rows}) == 2 * 5 * 8
 
 
-def test_what_a_run_did_not_pay_is_not_in_its_usage(generate):
+def test_completions_that_another_run_paid_are_not_in_the_usage(generate):
     generate(CountingOracle(), 4, problems(3), run_id="one")
     _, usage = generate(CountingOracle(), 4, problems(5), run_id="two")
     assert (usage["requests"], usage["served_from_store"]) == (2 * 5, 2 * 12)
 
 
-def test_a_server_that_does_not_say_its_usage_counts_as_nothing(generate):
+def test_requests_without_usage_count_no_tokens(generate):
     teacher = Scripted(lambda request, n, first_slot: Reply([Choice(" 1", "stop")] * n))
     assert generate(teacher, 2)[1] == NOTHING | {"requests": 20, "requests_without_usage": 20, "identical_rationales": 5}
 
 
-def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
+def test_an_error_of_the_teacher_is_raised_unchanged(generate, tmp_path):
     def answer(request, n, first_slot):
         if request.problem.sample_index == 3:
             raise FcotError("one clear message")
@@ -495,7 +495,7 @@ def test_an_error_of_the_teacher_comes_out_as_it_is(generate, tmp_path):
     assert 3 not in bought
 
 
-def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_new(generate, tmp_path):
+def test_a_stop_waits_for_requests_in_flight_and_sends_no_new_ones(generate, tmp_path):
     """The first problem's refusal arrives while three others are being answered: those are paid for, so they are kept."""
     sent = []
 
@@ -514,13 +514,13 @@ def test_a_stop_waits_for_what_is_in_flight_and_sends_nothing_new(generate, tmp_
     assert {row["sample_index"] for row in rows_of(tmp_path)} == {*sent} - {0}
 
 
-def test_nothing_to_do_with_no_problems(generate):
+def test_no_problems_need_no_request(generate):
     teacher = CountingOracle()
     assert generate(teacher, 4, [])[0] == []
     assert teacher.calls == []
 
 
-def test_tokens_of_what_is_used_are_shared_by_the_choices_of_a_request():
+def test_the_tokens_of_a_request_are_shared_by_its_choices():
     first = {"request": "a", "n": 4, "prompt_tokens": 10, "completion_tokens": 80}
     rows = [(first, True), ({"request": "a", "n": 4}, True), ({"request": "a", "n": 4}, False), ({"request": "b", "n": 1}, False)]
     assert used_tokens(rows) == [{"prompt_tokens": 10, "completion_tokens": 40.0}]

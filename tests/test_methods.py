@@ -93,7 +93,7 @@ def test_whole_exemplars_are_dropped_from_the_beginning_never_the_question(few, 
     save_gpt2(tmp_path)
     student = load_student(str(tmp_path))
     problems = [Problem(0, "How many are left?", "1"), Problem(1, "Ada has 3 coins. " * 8 + "How many?", "1")]
-    whole = [len(encode_prompts(student, [few.ask(problem.question, RULE, False)], 10_000)[0][0]) for problem in problems]
+    whole = [len(encode_prompts(student, [few.first_request(problem.question, RULE, False)], 10_000)[0][0]) for problem in problems]
     fitted, facts = fit_exemplars(student, few, RULE, problems, max(whole))
     assert [len(one.exemplars) for one in fitted] == [4, 4]
     assert facts == {"shortened_prompts": 0, "dropped_exemplars": 0}
@@ -103,12 +103,13 @@ def test_whole_exemplars_are_dropped_from_the_beginning_never_the_question(few, 
     assert fitted[1].exemplars == few.exemplars[-len(fitted[1].exemplars) :]
     assert facts == {"shortened_prompts": 1, "dropped_exemplars": 4 - len(fitted[1].exemplars)}
     lengths = [
-        len(encode_prompts(student, [one.ask(p.question, RULE, False)], 10_000)[0][0]) for one, p in zip(fitted, problems, strict=True)
+        len(encode_prompts(student, [one.first_request(p.question, RULE, False)], 10_000)[0][0])
+        for one, p in zip(fitted, problems, strict=True)
     ]
     assert max(lengths) <= whole[0]
     fitted, _ = fit_exemplars(student, few, RULE, problems, 3)
     assert [one.exemplars for one in fitted] == [(), ()]
-    assert fitted[1].ask(problems[1].question, RULE, False).endswith(f"Q: {problems[1].question}\nA:")
+    assert fitted[1].first_request(problems[1].question, RULE, False).endswith(f"Q: {problems[1].question}\nA:")
 
 
 def test_a_shortened_prompt_is_flagged_in_the_metrics_and_the_table(make_run, run_fcot, tmp_path):

@@ -63,7 +63,7 @@ def ask(one, request=None, n=1, seed=0):
 
 
 def step1(one):
-    return Request(PROMPT.ask(problems(1)[0].question, RULE, one.chat), 128, problem=problems(1)[0])
+    return Request(PROMPT.first_request(problems(1)[0].question, RULE, one.chat), 128, problem=problems(1)[0])
 
 
 def generate(one, tmp_path, diversity=4, n=5, run_id="run", **options):
@@ -377,7 +377,7 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
         assert_right(completions, 12, 8)
         assert {*stats["faulty"]} == {fault.partition(":")[0] for fault in faults} - {"seed"}, "a plan that never struck proves nothing"
         assert stats["good_choices"] == 2 * 12 * 8
-        asked = {json.dumps(PROMPT.ask(problem.question, RULE, True)) for problem in problems(12)}
+        asked = {json.dumps(PROMPT.first_request(problem.question, RULE, True)) for problem in problems(12)}
         assert {count for prompt, count in stats["good"].items() if prompt in asked} == {8}
         assert usage["requests"] == stats["good_requests"]
         assert usage["prompt_tokens"] == stats["prompt_tokens"]

@@ -75,8 +75,8 @@ def test_exemplars_of_a_run_come_from_this_runs_train_problems(tmp_path):
 def test_one_request_asks_with_the_trigger_of_the_answer_type(question):
     prompt = teacher_prompt("zero_shot_cot_chat")
     rule = TASKS["aqua"].rule
-    (message,) = prompt.ask(question, rule, chat=True)
-    assert message == {"role": "user", "content": prompt.ask(question, rule, chat=False)}
+    (message,) = prompt.first_request(question, rule, chat=True)
+    assert message == {"role": "user", "content": prompt.first_request(question, rule, chat=False)}
     assert message["content"].startswith(f"{question}\n\nLet's think step by step.")
     assert 'begins with "Therefore, among A through E, the answer is".' in message["content"]
 
@@ -99,7 +99,7 @@ def test_the_authors_exemplars_are_cut_into_blocks_that_parse(task, shared_data)
     assert len(exemplars) == N_EXEMPLARS[task]
     few = TeacherPrompt("few_shot_cot", prompt.template, prompt.answer_triggers, two_steps=False, exemplars=exemplars)
     text = json.loads(source.read_text())[task]["prompt"]
-    assert few.ask("New?", rule, chat=False) == f"{text}\nQ: New?\nA:"
+    assert few.first_request("New?", rule, chat=False) == f"{text}\nQ: New?\nA:"
     for exemplar in exemplars:
         assert exemplar.question in exemplar.text
         rationale, answer = parsed(few, exemplar.text.partition("\nA:")[2], rule)
@@ -116,9 +116,11 @@ def test_a_problem_that_is_an_exemplar_is_asked_without_itself(shared_data):
     source = shared_data / "few_shot_cot_prompts.json"
     exemplars = load_exemplars(str(source), None, "coin_flip", prompt, task.rule, problems)
     few = TeacherPrompt("few_shot_cot", prompt.template, prompt.answer_triggers, two_steps=False, exemplars=exemplars)
-    own = [few.ask(problems[index].question, task.rule, chat=False).count("\nA:") for index in (7, 66, 76, 166, 271, 274, 383, 418)]
+    own = [
+        few.first_request(problems[index].question, task.rule, chat=False).count("\nA:") for index in (7, 66, 76, 166, 271, 274, 383, 418)
+    ]
     assert own == [8] * 8
-    assert few.ask(problems[0].question, task.rule, chat=False).count("\nA:") == 9
+    assert few.first_request(problems[0].question, task.rule, chat=False).count("\nA:") == 9
 
 
 def test_exemplars_from_json_lines_and_from_a_run(tmp_path):

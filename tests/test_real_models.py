@@ -49,7 +49,7 @@ def test_a_local_teacher_writes_what_generate_writes(folder, endpoint, make_run,
     completions = {one.sample_index: one for one in generate_completions(run.plan, run.store, run.select(run.split.train))}
     assert len(completions) == 3
     for index, completion in completions.items():
-        prompt = run.prompt.ask(run.problems[index].question, run.task.rule, chat=endpoint == "chat")
+        prompt = run.prompt.first_request(run.problems[index].question, run.task.rule, chat=endpoint == "chat")
         if endpoint == "chat":
             ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
         else:

@@ -52,19 +52,19 @@ def texts_of(shard, key=KEY):
 # --- one process --------------------------------------------------------------------------------------------------
 
 
-def test_what_one_process_appended_another_reads(tmp_path):
+def test_a_process_reads_what_another_appended(tmp_path):
     reader = StoreFolder(tmp_path).shard(KEY).refresh()
     assert reader.slots(KEY) == []
     buy(tmp_path, row(0, "zero\n\u2028ü"), row(1, "one"))
     buy(tmp_path, row(2, "two"), row(None, "no", refused="empty"), row(0, "other", key="a" * 63 + "b"))
     reader.refresh().refresh()
     assert texts_of(reader) == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
-    assert [one["text"] for one in reader.refused(KEY)] == ["no"]
+    assert [one["text"] for one in reader.unusable_rows(KEY)] == ["no"]
     assert texts_of(reader, "a" * 63 + "b") == {0: "other"}
-    assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_refused(KEY)) == (True, False, 1)
+    assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_unusable(KEY)) == (True, False, 1)
 
 
-def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
+def test_a_writer_reads_its_own_rows_once_and_earlier_rows_of_others(tmp_path):
     buy(tmp_path, row(0, "zero"))
     shard = StoreFolder(tmp_path).shard(KEY)
     assert shard.claim(KEY)
@@ -72,7 +72,7 @@ def test_a_writer_sees_its_own_rows_once_and_what_others_wrote_before(tmp_path):
     shard.append([row(1, "one ü"), row(None, "no", refused="empty"), row(2, "two")])
     assert texts_of(shard) == {0: "zero", 1: "one ü", 2: "two"}
     shard.close()
-    assert len(shard.refresh().refused(KEY)) == 1
+    assert len(shard.refresh().unusable_rows(KEY)) == 1
     assert texts_of(shard) == texts(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_the_first_row_of_a_slot_wins(tmp_path):
     assert texts(tmp_path) == {0: "first"}
 
 
-def test_a_torn_tail_is_skipped_sealed_and_followed(tmp_path):
+def test_a_torn_last_line_is_skipped_and_later_rows_follow_it(tmp_path):
     shard = tmp_path / "a.jsonl"
     buy(tmp_path, row(0, "zero"), row(1, "one"))
     whole = shard.read_bytes()
@@ -95,7 +95,7 @@ def test_a_torn_tail_is_skipped_sealed_and_followed(tmp_path):
     assert texts(tmp_path) == {0: "zero", 2: "two"}
 
 
-def test_a_tail_that_lacks_only_its_newline_is_not_lost(tmp_path):
+def test_a_last_line_that_lacks_only_its_newline_is_not_lost(tmp_path):
     shard = tmp_path / "a.jsonl"
     buy(tmp_path, row(0, "zero"))
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -104,7 +104,7 @@ def test_a_tail_that_lacks_only_its_newline_is_not_lost(tmp_path):
     assert texts(tmp_path) == {0: "zero", 1: "one"}
 
 
-def test_a_reader_takes_a_growing_line_when_it_is_whole(tmp_path):
+def test_a_reader_takes_a_growing_line_once_it_is_complete(tmp_path):
     line = json.dumps(row(0, "zero")).encode() + b"\n"
     reader = StoreFolder(tmp_path).shard(KEY)
     for end in (10, len(line) - 1, len(line)):
@@ -142,11 +142,11 @@ def test_lines_that_do_not_parse_are_skipped(tmp_path):
         ("", "unnamed"),
     ],
 )
-def test_names_become_one_folder(name, folder):
+def test_a_name_becomes_a_valid_folder_name(name, folder):
     assert readable(name) == folder
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
+def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FcotError, match=r"cannot write .*a\.lock"):
         StoreFolder(tmp_path / "file").shard(KEY).claim(KEY)
@@ -234,14 +234,14 @@ def what_is_read(tmp_path, n_problems, diversity):
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_processes_that_want_the_same_buy_it_once(tmp_path, buyer, n):
+def test_processes_that_need_the_same_completions_buy_them_once(tmp_path, buyer, n):
     answers = {finish(process) for process in [buyer(problems=30, diversity=4) for _ in range(n)]}
     rows = assert_whole(tmp_path, 30, 4)
     assert sorted(sales(tmp_path)) == sorted(rows.values())
     assert answers == {what_is_read(tmp_path, 30, 4)}
 
 
-def test_processes_with_other_problems_and_diversity_share_what_they_have_in_common(tmp_path, buyer):
+def test_processes_with_different_problems_and_diversity_share_common_completions(tmp_path, buyer):
     for process in [buyer(problems=10, diversity=6), buyer(problems=30, diversity=2), buyer(problems=20, diversity=3)]:
         finish(process)
     rows, counts = stored(tmp_path)
@@ -250,7 +250,7 @@ def test_processes_with_other_problems_and_diversity_share_what_they_have_in_com
     assert sorted(sales(tmp_path)) == sorted(rows.values())
 
 
-def test_kills_at_random_moments_lose_nothing_stored_and_buy_again_only_what_was_in_flight(tmp_path, buyer):
+def test_kills_at_random_moments_lose_no_stored_row_and_repeat_only_requests_in_flight(tmp_path, buyer):
     rng = random.Random(0)
     killed, before = [], {}
     while len(killed) < 15:
@@ -279,7 +279,7 @@ def test_kills_at_random_moments_lose_nothing_stored_and_buy_again_only_what_was
     assert what_is_read(tmp_path, 30, 3) != answer
 
 
-def test_a_process_that_dies_with_the_locks_blocks_nobody(tmp_path, buyer):
+def test_the_locks_of_a_killed_process_block_no_other(tmp_path, buyer):
     stuck = buyer(delay=1000)
     while not sales(tmp_path):
         time.sleep(0.01)
@@ -311,7 +311,7 @@ THIS_VERSION = "assert StoreFolder(Path(sys.argv[1])).shard(sys.argv[2]).claim(s
 
 
 @pytest.mark.parametrize("code", [OLDER_VERSION, THIS_VERSION])
-def test_what_another_process_holds_is_left_to_it_and_all_else_is_bought(tmp_path, buyer, code):
+def test_problems_that_another_process_claimed_are_left_to_it_and_the_others_are_bought(tmp_path, buyer, code):
     """A holder that never ends: all else gets bought meanwhile, and what it held when it is dead."""
     plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
     keys = [plan.key(plan.step1(problem)) for problem in teachers.problems(30)]
@@ -332,7 +332,7 @@ def test_what_another_process_holds_is_left_to_it_and_all_else_is_bought(tmp_pat
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_buyers_of_other_prompts_in_one_folder_do_not_wait_for_each_other(tmp_path, buyer, n):
+def test_buyers_of_different_prompts_in_one_folder_do_not_wait_for_each_other(tmp_path, buyer, n):
     """The others have every problem of the folder in flight, and never end."""
     others = [buyer(delay=1000, concurrency=500, temperature=number) for number in range(n)]
     while len(sales(tmp_path)) < n * 30 * 6:
@@ -354,7 +354,7 @@ def test_an_older_version_waits_while_this_one_buys(tmp_path):
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_full_disk_gives_one_message_and_leaves_whole_lines(tmp_path, buyer):
+def test_a_full_disk_gives_one_message_and_leaves_complete_lines(tmp_path, buyer):
     process = buyer(problems=1, diversity=40, file_limit=5000)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -371,7 +371,7 @@ def test_a_full_disk_gives_one_message_and_leaves_whole_lines(tmp_path, buyer):
     assert {slot: f" sold as {name}" for slot, name in after.items()}.items() >= before.items()
 
 
-def test_rows_that_cannot_be_moved_into_a_full_shard_stay_beside_it_and_count(tmp_path, buyer):
+def test_rows_that_a_full_disk_keeps_out_of_the_main_file_stay_in_the_buyers_file_and_count(tmp_path, buyer):
     finish(buyer(problems=1, diversity=12))
     (shard,) = (tmp_path / "store").glob("*.jsonl")
     shard.write_bytes(data := shard.read_bytes() + b'{"key": "to')

@@ -171,14 +171,14 @@ def without(name):
     ("change", "line", "fault"),
     [
         (lambda rows: [*rows, rows[3]], -1, "a second row for its key and slot"),
-        (in_wrong_shard, -1, "a row of another shard"),
-        (with_other_prompt, 0, "a request (asked) that does not hash to its key"),
+        (in_wrong_shard, -1, "a row that belongs to another shard"),
+        (with_other_prompt, 0, "a request (field asked) whose hash is not its key"),
         (lambda rows: [row for row in rows if row["root"] or row["key"] != rows[0]["key"]], None, "an answer whose rationale has no row"),
         (without("text"), 0, "no field text"),
         (without("asked"), 0, "no field asked"),
-        (without("slot"), 0, "no row: no key, or no slot"),
-        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "a field of another type: text"),
-        (lambda rows: [*rows, "[]"], -1, "no row: no key, or no slot"),
+        (without("slot"), 0, "not a row: no key, or no slot"),
+        (lambda rows: [rows[0] | {"text": None}, *rows[1:]], 0, "wrong type of field text"),
+        (lambda rows: [*rows, "[]"], -1, "not a row: no key, or no slot"),
     ],
 )
 def test_a_planted_fault_is_found_in_its_line(change, line, fault, store):
@@ -315,7 +315,7 @@ def test_a_replay_has_nothing_in_the_store(store):
     for command in ("import", "export"):
         code, _, err = store(command, "file.json", *mine)
         assert code == 1
-        assert err == "teacher=replay asks no teacher, so the store has nothing of it: name the teacher whose completions these are\n"
+        assert err == "teacher=replay uses no stored completions: name the teacher that they are from (teacher=...)\n"
 
 
 def edited(change):
@@ -335,20 +335,20 @@ def every(**values):
         (
             lambda content: None,
             (*TWO_STEPS, "teacher.model=n"),
-            "was made with base_model=m, the configuration asks with n: teacher.model_id=m",
+            "was made with base_model=m, the configuration has n: teacher.model_id=m",
         ),
-        (lambda content: None, (*TWO_STEPS, "diversity=1"), "was made with temperature=0.7, the configuration asks with 0.0: teacher.temp"),
+        (lambda content: None, (*TWO_STEPS, "diversity=1"), "was made with temperature=0.7, the configuration has 0.0: teacher.temp"),
         (
             lambda content: None,
             (*TWO_STEPS, "prompt.rationale_tokens=64"),
-            "max_tokens=128, the configuration asks with 64: prompt.rationale_",
+            "max_tokens=128, the configuration has 64: prompt.rationale_",
         ),
         (lambda content: None, (*TWO_STEPS, "prompt=zero_shot_cot_kojima"), "another prompt than prompt=zero_shot_cot_kojima"),
         (lambda content: None, (*ONE_REQUEST, "prompt.rationale_tokens=128"), "another prompt than prompt=zero_shot_cot_chat"),
         (every(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
         (every(question="Why?"), TWO_STEPS, "is not the data set's"),
         (lambda content: content.pop("data"), TWO_STEPS, "file.json: not a completion file"),
-        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune asks no teacher"),
+        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune uses no stored completions"),
         (lambda content: None, (*TWO_STEPS, "teacher.modle=x"), "Did you mean teacher.model?"),
         (lambda content: None, (*TWO_STEPS, "diversity=0"), "diversity=0: at least 1"),
         (lambda content: None, (*TWO_STEPS, "diversity=1,2"), "diversity"),

@@ -88,8 +88,8 @@ def test_what_the_teacher_reads(hint):
     assert ("the right answer is 7" in text) is hint
     assert text.endswith('begins with "The answer is".')
     chat, plain = (feedback_prompt(64, PROMPT, chat) for chat in (True, False))
-    assert chat.ask(text, NUMBER, True) == [{"role": "user", "content": text}]
-    assert plain.ask(text, NUMBER, False) == text + "\n\nReasoning:"
+    assert chat.first_request(text, NUMBER, True) == [{"role": "user", "content": text}]
+    assert plain.first_request(text, NUMBER, False) == text + "\n\nReasoning:"
     assert plain.split("So 3 + 4 = 7. The answer is 7.", NUMBER) == ("So 3 + 4 = 7.", "7.")
 
 

@@ -87,7 +87,7 @@ async def round_trip(throttle, clock=None, seconds=1.0):
 
 @pytest.mark.parametrize("concurrency", [None, 5])
 @in_a_loop
-async def test_requests_go_one_by_one_until_the_first_has_succeeded(concurrency):
+async def test_requests_are_sent_one_by_one_until_the_first_succeeds(concurrency):
     throttle = Throttle(concurrency, None, None)
     for _ in range(3):  # failed tries
         assert not throttle.proven
@@ -114,7 +114,7 @@ async def test_a_fixed_limit_neither_grows_nor_shrinks():
 
 
 @in_a_loop
-async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_and_grows_by_one(clock):
+async def test_an_adaptive_limit_doubles_each_round_trip_then_drops_by_a_twentieth_and_grows_by_one(clock):
     throttle = Throttle(None, None, None)
     assert [await round_trip(throttle, clock) for _ in range(6)] == [1, 8, 16, 32, 64, 128]
     tickets = await fill(throttle)
@@ -129,7 +129,7 @@ async def test_an_own_limit_doubles_each_round_trip_then_drops_by_a_twentieth_an
 
 
 @in_a_loop
-async def test_a_server_that_queues_is_not_asked_for_ever_more_at_once(clock):
+async def test_the_limit_stops_growing_at_a_server_that_queues(clock):
     """Twice as many at once take twice as long: it answers 20 a second whatever is asked."""
     throttle = Throttle(None, None, None)
     for _ in range(60):
@@ -138,7 +138,7 @@ async def test_a_server_that_queues_is_not_asked_for_ever_more_at_once(clock):
 
 
 @in_a_loop
-async def test_a_limit_does_not_grow_where_a_queue_at_the_server_comes_near_the_timeout(clock):
+async def test_a_limit_stops_growing_when_queueing_comes_near_the_timeout(clock):
     """Answers take 1 s up to 16 at once, and longer the more wait; requests end after 3 s."""
     throttle = Throttle(None, None, None, timeout_s=3.0)
     longest = 0.0
@@ -152,7 +152,7 @@ async def test_a_limit_does_not_grow_where_a_queue_at_the_server_comes_near_the_
 
 @pytest.mark.parametrize(("seconds", "timeout_s"), [(40, 120), (200, 600)])
 @in_a_loop
-async def test_a_slow_model_is_asked_for_as_much_at_once_as_a_fast_one(clock, seconds, timeout_s):
+async def test_a_slow_model_gets_as_many_requests_at_once_as_a_fast_one(clock, seconds, timeout_s):
     """On a clock of the test: after an hour of answers that take so long, a thousand are in flight."""
     throttle = Throttle(None, None, None, timeout_s=timeout_s)
     began = clock.now
@@ -163,7 +163,7 @@ async def test_a_slow_model_is_asked_for_as_much_at_once_as_a_fast_one(clock, se
 
 
 @in_a_loop
-async def test_a_slow_model_behind_a_limit_of_its_server_is_asked_for_that_much(clock):
+async def test_a_slow_model_behind_a_limit_of_its_server_gets_that_many_requests(clock):
     """The server takes 50 at once and refuses more: with answers of 40 s that is found within the hour."""
     throttle = Throttle(None, None, None, timeout_s=120)
     for _ in range(30):
@@ -197,7 +197,7 @@ async def test_pushbacks_of_one_round_trip_reduce_once(clock):
 
 
 @in_a_loop
-async def test_before_anything_has_succeeded_a_pushback_says_nothing_about_the_limit():
+async def test_a_pushback_before_the_first_success_does_not_change_the_limit():
     throttle = Throttle(None, None, None)
     throttle.pushed_back(await try_to_enter(throttle), None)
     throttle.leave()
@@ -216,7 +216,7 @@ async def test_the_limit_never_falls_below_one():
 
 
 @in_a_loop
-async def test_a_limit_that_nobody_reaches_does_not_grow_beyond_twice_what_was_reached():
+async def test_an_unused_limit_does_not_grow_beyond_twice_the_requests_in_flight():
     throttle = Throttle(None, None, None)
     await round_trip(throttle)
     await round_trip(throttle)
@@ -230,7 +230,7 @@ async def test_a_limit_that_nobody_reaches_does_not_grow_beyond_twice_what_was_r
 
 
 @in_a_loop
-async def test_after_a_pushback_a_limit_that_nobody_reaches_does_not_grow_at_all():
+async def test_after_a_pushback_an_unused_limit_does_not_grow():
     throttle = Throttle(None, None, None)
     for _ in range(3):
         await round_trip(throttle)
@@ -312,7 +312,7 @@ async def test_idle_time_is_not_saved_up_beyond_a_second(clock):
 
 
 @in_a_loop
-async def test_a_request_larger_than_the_bucket_goes_and_is_paid_off_by_the_next(clock):
+async def test_a_request_larger_than_the_bucket_is_sent_and_delays_the_next(clock):
     throttle = Throttle(50, None, 60_000)
     await round_trip_of(throttle, 1, tokens=5000)
     clock.now += 3.9
@@ -347,7 +347,7 @@ async def test_an_empty_bucket_of_the_server_holds_back_until_it_has_one_again(c
 
 
 @in_a_loop
-async def test_what_remains_may_go_at_once(clock):
+async def test_the_remaining_requests_of_a_limit_are_sent_at_once(clock):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
     throttle.observe(headers(limit="100", remaining="7", reset="1m"))
@@ -374,7 +374,7 @@ async def test_the_servers_tokens_hold_back_large_requests_and_let_small_ones_th
     ],
 )  # fmt: skip
 @in_a_loop
-async def test_headers_that_make_no_sense_hold_nothing_back(clock, told):
+async def test_invalid_headers_delay_no_request(clock, told):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
     throttle.observe(told)
@@ -382,7 +382,7 @@ async def test_headers_that_make_no_sense_hold_nothing_back(clock, told):
 
 
 @in_a_loop
-async def test_a_full_bucket_with_nothing_to_reset_holds_nothing_back(clock):
+async def test_a_full_bucket_delays_no_request(clock):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
     throttle.observe(headers(limit="100", remaining="100", reset="0s"))
@@ -401,7 +401,7 @@ async def test_the_newest_headers_count(clock):
 
 
 @in_a_loop
-async def test_the_servers_headers_do_not_lift_ones_own_limit(clock):
+async def test_the_servers_headers_do_not_raise_the_configured_limit(clock):
     throttle = Throttle(50, 60, None)
     await round_trip_of(throttle, 1)
     throttle.observe(headers(limit="10000", remaining="9999", reset="6ms"))
@@ -412,7 +412,7 @@ async def test_the_servers_headers_do_not_lift_ones_own_limit(clock):
 
 
 @in_a_loop
-async def test_a_retry_after_holds_everybody_back_and_a_shorter_one_does_not_shorten_it(clock):
+async def test_a_retry_after_delays_all_requests_and_a_shorter_one_does_not_shorten_it(clock):
     throttle = Throttle(4, None, None)
     await round_trip_of(throttle, 1)
     ticket = await throttle.enter(1)
@@ -426,7 +426,7 @@ async def test_a_retry_after_holds_everybody_back_and_a_shorter_one_does_not_sho
 
 
 @in_a_loop
-async def test_who_waits_for_a_place_is_held_back_too():
+async def test_a_retry_after_delays_waiting_requests_too():
     """The place is freed before the pause is over: the waiting request goes at its end."""
     throttle = Throttle(1, None, None)
     ticket = await throttle.enter(1)
@@ -451,7 +451,7 @@ async def test_a_pause_lasts_as_long_as_it_should():
 
 
 @in_a_loop
-async def test_halt_wakes_everybody_who_waits():
+async def test_halt_wakes_all_waiting_requests():
     """For a place, for a rate, for the end of a pause the server asked for, for another try."""
     for_a_place, for_the_server, for_another_try = (Throttle(1, None, None) for _ in range(3))
     for_a_rate = Throttle(5, 0.001, None)
@@ -473,7 +473,7 @@ async def test_halt_wakes_everybody_who_waits():
 
 
 @in_a_loop
-async def test_after_a_halt_nothing_goes():
+async def test_after_a_halt_no_request_is_sent():
     throttle = Throttle(5, None, None)
     throttle.halt()
     with pytest.raises(Halted):
@@ -482,7 +482,7 @@ async def test_after_a_halt_nothing_goes():
         await throttle.pause(3600.0)
 
 
-def test_a_reset_makes_it_usable_in_another_event_loop_and_keeps_what_was_learnt():
+def test_a_reset_throttle_works_in_another_event_loop_and_keeps_its_limit():
     throttle = Throttle(None, None, None)
 
     async def first():
@@ -512,7 +512,7 @@ def test_a_reset_makes_it_usable_in_another_event_loop_and_keeps_what_was_learnt
 
 
 @in_a_loop
-async def test_who_gives_up_waiting_takes_no_place():
+async def test_a_cancelled_wait_takes_no_slot():
     throttle = Throttle(2, None, None)
     await round_trip(throttle)
     await fill(throttle)

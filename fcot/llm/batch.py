@@ -1,8 +1,8 @@
-"""OpenAI's Batch API: requests go up in files, answers come within 24 hours at a lower price, into the same store.
+"""OpenAI's Batch API: requests are uploaded in files, and answers arrive within 24 hours at a lower price, in the same store.
 
-Each batch leaves two files under ``batches/`` of the store's folder until it is collected: its jobs, written before the
-upload, and its state with the server's batch id. A killed run finds them and collects before it asks for anything;
-where it was killed before the id was written, the batch is found by its metadata.
+Until a batch is collected, two files under ``batches/`` of the store's folder describe it: its jobs, written before the upload,
+and its state with the server's batch id. A restarted run collects these batches before it sends requests. If it was killed
+before the id was written, it finds the batch by its metadata.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fcot.llm.store.folder import StoreFolder
 
 _ENDED = {"completed", "expired", "failed", "cancelled"}
 _TRIES_WITHOUT_PROGRESS = 3
-_LOOK_BACK_S = 48 * 3600  # beyond a batch's name; time zones and clocks differ by less
+_SEARCH_BACK_S = 48 * 3600  # before the time in a batch's name; time zones and clocks differ by less
 
 
 class BatchModel:
@@ -43,8 +43,8 @@ class BatchModel:
 
     Args:
         server: Where the model is.
-        online: The same model asked directly, for previews; its answers have the same keys.
-        poll_s: Seconds between two looks.
+        online: The same model, used online for previews; its answers have the same keys.
+        poll_s: Seconds between two checks of a batch.
         max_tries: Tries of one call that fails for a passing reason.
         max_requests: The API's limit on requests in a file.
         max_bytes: The API's limit on a file's size.
@@ -74,19 +74,19 @@ class BatchModel:
 
     @property
     def concurrency(self) -> int:
-        """Of the online requests."""
+        """How many online requests may be outstanding."""
         return self.online.concurrency
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """One request, online."""
+        """Send one request online."""
         return await self.online.generate(request, n, seed, account)
 
     def status(self) -> str:
-        """How far the batches are, and what was tried again."""
+        """Progress of the batches, and failed tries by kind."""
         return ", ".join([self.progress, *(f"{count} x {kind}" for kind, count in self.retries.most_common())])
 
     def halt(self) -> None:
-        """Send nothing more online."""
+        """Send no further online requests."""
         self.online.halt()
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class BatchModel:
         await self.call.close()
 
     async def download(self, file_id: str, to: Path) -> None:
-        """A file's content, piece by piece into a file here."""
+        """Write the content of a server's file to ``to``, piece by piece."""
 
         async def fetch(client: Any) -> None:
             async with client.files.with_streaming_response.content(file_id) as response:
@@ -107,12 +107,18 @@ class BatchModel:
 
 
 def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
-    """Complete all problems of ``wanted``, holding every shard: a batch's answers may fall into any.
+    """Complete all problems while all shards are locked: the answers of a batch may belong to any of them.
+
+    Args:
+        plan: The run's plan; its teacher is a :class:`BatchModel`.
+        folder: The store's folder.
+        wanted: Step-1 key and problem of each problem that is incomplete.
+        meter: Updated as completions arrive.
 
     Raises:
         FcotError: The server refuses, a batch failed or was cancelled, or the budget is used up.
     """
-    with folder.alone(say):
+    with folder.exclusive(say):
         try:
             asyncio.run(_Batches(plan, folder, meter).run(wanted))
         except KeyboardInterrupt:
@@ -121,7 +127,7 @@ def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, 
 
 
 class _Batches:
-    """Rounds of: collect what is open, ask for what is missing."""
+    """Repeats two steps until all problems are complete: collect open batches, submit what is missing."""
 
     def __init__(self, plan: Plan, folder: StoreFolder, meter: Meter) -> None:
         assert isinstance(plan.teacher, BatchModel)
@@ -130,27 +136,27 @@ class _Batches:
         self.folder = folder
         self.meter = meter
         self.max_requests = self.teacher.max_requests
-        self.last_failure = ""  # what the server said of an answer that is to be asked for again
-        self.full = False  # the enqueued-token limit was reached: waiting is all there is to do
+        self.last_failure = ""  # the server's message about the last request that has to be sent again
+        self.full = False  # the limit on enqueued tokens was reached, so a round without answers is no failure
 
     async def run(self, wanted: Sequence[tuple[str, Problem]]) -> None:
         fruitless = 0
         try:
             while True:
-                filed = await self._collect_all()
-                jobs, left = [], []
+                n_stored = await self._collect_all()
+                jobs, incomplete = [], []
                 for key, problem in wanted:
-                    if more := missing(self.plan, self.folder.shard(key), key, problem):
-                        jobs += more
-                        left.append((key, problem))
+                    if needed := missing(self.plan, self.folder.shard(key), key, problem):
+                        jobs += needed
+                        incomplete.append((key, problem))
                     else:
                         self.meter.bought += self.plan.diversity
                         self.meter.finished(self.plan.diversity)
-                        self.meter.judge_all(self.plan, self.folder.shard(key), key, problem)
-                wanted = left
+                        self.meter.judge_problem(self.plan, self.folder.shard(key), key, problem)
+                wanted = incomplete
                 if not wanted:
                     return
-                fruitless = 0 if filed or self.full else fruitless + 1
+                fruitless = 0 if n_stored or self.full else fruitless + 1
                 if fruitless > _TRIES_WITHOUT_PROGRESS:
                     last = f", the last one with: {self.last_failure}" if self.last_failure else ""
                     raise FcotError(
@@ -160,25 +166,25 @@ class _Batches:
         finally:
             await self.teacher.close()
 
-    # --- asking ---
+    # --- submitting ---
 
     async def _submit(self, jobs: Sequence[SlotRange]) -> None:
         """Write, upload and start batches for as many jobs as the budget allows."""
-        within = list(self._affordable(jobs))
-        if not within:
+        affordable = list(self._affordable(jobs))
+        if not affordable:
             raise BudgetSpent(over_budget(self.plan, self.meter, self._bound(jobs[0])))
-        for chunk in self._files(within):
+        for chunk in self._files(affordable):
             now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             path = self.folder.path / "batches" / f"{now}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
             write_jsonl(path, (self._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(chunk)))
             await self._start(path)
 
     def _affordable(self, jobs: Sequence[SlotRange]) -> Iterator[SlotRange]:
-        left = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
+        remaining = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
         for job in jobs:
-            if left is not None:
-                left -= self._bound(job)
-                if left < 0:
+            if remaining is not None:
+                remaining -= self._bound(job)
+                if remaining < 0:
                     return
             yield job
 
@@ -186,7 +192,7 @@ class _Batches:
         return self.plan.bound_usd(job.request, job.n, batch=True)
 
     def _files(self, jobs: Sequence[SlotRange]) -> Iterator[list[SlotRange]]:
-        """Jobs in files within the API's limits."""
+        """The jobs of each file, within the API's limits."""
         chunk: list[SlotRange] = []
         size = 0
         for job in jobs:
@@ -199,7 +205,7 @@ class _Batches:
         yield chunk
 
     def _to_row(self, job: SlotRange, custom_id: str) -> dict[str, Any]:
-        """A row of a jobs file: the API's line as it will be sent, and what files its answer."""
+        """A row of a jobs file: the line that is sent to the API, and what is needed to store its answer."""
         body = self.teacher.server.body(job.request, job.n, job.seed)
         problem = job.request.problem
         return {
@@ -210,7 +216,7 @@ class _Batches:
         }  # fmt: skip
 
     async def _start(self, path: Path) -> None:
-        """Upload a jobs file and start its batch, unless that has happened; the server's id goes into the state file."""
+        """Upload a jobs file, start its batch, and write the batch id to the state file. Does nothing if that file exists."""
         if state_of(path).exists():
             return
         name = path.name[:24]
@@ -222,7 +228,7 @@ class _Batches:
         write_json(state_of(path), {"batch": batch.id})
 
     async def _create(self, client: Any, file_id: str, name: str) -> Any:
-        """Start a batch once: a try whose answer was lost may have succeeded."""
+        """Start a batch, unless it exists: an earlier try whose answer was lost may have succeeded."""
         if (batch := await self._find(name)) is not None:
             return batch
         return await client.batches.create(
@@ -230,11 +236,12 @@ class _Batches:
         )
 
     async def _find(self, name: str) -> Any:
-        """The batch of that name, None where there is none; newest first, back to well before the name was given.
+        """The batch with a name; None if the server has none.
 
-        Older versions named batches by the local time of whatever machine they ran on.
+        The search goes from the newest batch to those created well before the time in the name: older versions named batches by
+        the local time of their machine.
         """
-        oldest = calendar.timegm(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - _LOOK_BACK_S
+        oldest = calendar.timegm(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - _SEARCH_BACK_S
 
         async def search(client: Any) -> Any:
             async for batch in client.batches.list(limit=100):
@@ -249,24 +256,24 @@ class _Batches:
     # --- collecting ---
 
     async def _collect_all(self) -> int:
-        """Wait for all open batches; the number of requests whose answers were filed."""
-        filed, self.full = 0, False
+        """Wait for all open batches and store their answers. Returns how many requests were answered."""
+        n_stored, self.full = 0, False
         for path in self.folder.open_batches():
             await self._start(path)
         while paths := self.folder.open_batches():
-            batches = {path: await self._look(path) for path in paths}
+            batches = {path: await self._retrieve(path) for path in paths}
             ended = {path: batch for path, batch in batches.items() if batch.status in _ENDED}
             for path, batch in ended.items():
-                filed += await self._collect(path, batch)
+                n_stored += await self._collect(path, batch)
             if not ended:
                 counts = [batch.request_counts for batch in batches.values() if batch.request_counts is not None]
                 done, total = sum(count.completed + count.failed for count in counts), sum(count.total for count in counts)
                 self.teacher.progress = f"{len(batches)} batches, {done:,}/{total:,} requests answered"
                 self.meter.advance(0)
                 await asyncio_sleep(self.teacher.poll_s)
-        return filed
+        return n_stored
 
-    async def _look(self, path: Path) -> Any:
+    async def _retrieve(self, path: Path) -> Any:
         batch_id = read_json(state_of(path))["batch"]
         try:
             return await self.teacher.call(lambda client: client.batches.retrieve(batch_id))
@@ -279,7 +286,7 @@ class _Batches:
             ) from error
 
     async def _collect(self, path: Path, batch: Any) -> int:
-        """File an ended batch's answers, then forget the batch; those without an answer stay missing and are asked for again."""
+        """Store an ended batch's answers and delete its files. Requests without an answer are sent again in a later batch."""
         places = dict(places_of(path))
         stop = _failure(batch, self.teacher)
         answered = 0
@@ -290,7 +297,7 @@ class _Batches:
                 with output.open("rb") as lines:
                     for line in lines:
                         try:
-                            answered += self._file_line(line, jobs, places, batch.id)
+                            answered += self._store_line(line, jobs, places, batch.id)
                         except FcotError as error:
                             stop = stop or str(error)
         await asyncio.to_thread(self.folder.sync)
@@ -313,11 +320,11 @@ class _Batches:
                 f"{set_aside_hint(path)}"
             ) from error
 
-    def _file_line(self, line: bytes, jobs: BinaryIO, places: Mapping[str, int], batch_id: str) -> int:
-        """File one line of an output or error file; how many requests it answers.
+    def _store_line(self, line: bytes, jobs: BinaryIO, places: Mapping[str, int], batch_id: str) -> int:
+        """Store the answer in one line of an output or error file. Returns how many requests it answers: 0 or 1.
 
         Raises:
-            FcotError: The server refuses all such requests.
+            FcotError: The server rejects all such requests.
         """
         try:
             answer = json.loads(line)
@@ -332,14 +339,14 @@ class _Batches:
             self.teacher.retries["Malformed"] += 1
             self._count_lost(row, batch_id)
             return 0
-        return 0 if reply is None else self._file(row, reply, batch_id)
+        return 0 if reply is None else self._store(row, reply, batch_id)
 
     def _reply(self, answer: Mapping[str, Any]) -> Reply | None:
-        """What one line of an output or error file brought; None where it is to be asked for again.
+        """The reply in one line of an output or error file; None if the request has to be sent again.
 
         Raises:
-            Malformed: An answer that was charged and says nothing.
-            FcotError: The server refuses all such requests.
+            Malformed: The answer was charged and contains no completion.
+            FcotError: The server rejects all such requests.
         """
         response = answer.get("response")
         response = response if isinstance(response, dict) else {}
@@ -365,22 +372,22 @@ class _Batches:
         self.last_failure = server.masked(failure.text)
         return None
 
-    def _file(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
-        """Append an answer's rows, unless a killed run has done it; they belong to the run that asked."""
+    def _store(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
+        """Append an answer's rows, unless a killed process did so before. They carry the id of the run that sent the request."""
         job, request_id = to_job(row), row["line"]["custom_id"]
         shard = self.folder.shard(job.root)
-        if any(one["request"] == request_id for one in shard.all_rows(job.key)):
+        if any(stored["request"] == request_id for stored in shard.all_rows(job.key)):
             return False
-        more = {"batch": batch_id, "run": row["run"]}
-        shard.append(to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **more))
+        extra = {"batch": batch_id, "run": row["run"]}
+        shard.append(to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **extra))
         self._pay(row, self.meter.account(self.plan, reply.usage, self._bound(job), batch=True))
         return True
 
     def _count_lost(self, row: Mapping[str, Any], batch_id: str) -> None:
-        """Count an answer that the server may charge for, and that says nothing, at its maximum."""
+        """Count a charged answer without a completion at its maximum cost."""
         job, request_id = to_job(row), row["line"]["custom_id"]
         shard, bound = self.folder.shard(job.root), self._bound(job)
-        if bound and not any(one["request"] == request_id for one in shard.all_rows(job.key)):
+        if bound and not any(stored["request"] == request_id for stored in shard.all_rows(job.key)):
             shard.append([sent_row(self.plan, job, request_id, bound) | {"batch": batch_id, "run": row["run"]}])
             self._pay(row, bound)
 
@@ -389,7 +396,7 @@ class _Batches:
             self.meter.paid_usd += usd
 
     async def _make_room(self, n: int) -> None:
-        """After the enqueued-token limit: wait for other batches where there are any, else ask for less at once."""
+        """React to the limit on enqueued tokens: wait for other batches; without any, also submit smaller ones."""
         self.full = True
         others = len(self.folder.open_batches())
         if not others:
@@ -406,11 +413,11 @@ def _token_limit(batch: Any) -> bool:
 
 
 def _failure(batch: Any, teacher: BatchModel) -> str | None:
-    """Why the run ends with this batch, None where it goes on."""
+    """Why the run ends with this batch; None if it continues."""
     if batch.status == "failed" and not _token_limit(batch):
         errors = batch.errors.data or [] if batch.errors else []
-        said = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
-        return f"batch {batch.id} failed: {teacher.server.masked(said) or 'no reason given'}. Nothing of it was bought"
+        reasons = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
+        return f"batch {batch.id} failed: {teacher.server.masked(reasons) or 'no reason given'}. Nothing of it was bought"
     if batch.status == "cancelled":
         return f"batch {batch.id} was cancelled; what it had answered is in the store, the same command asks for the rest"
     if batch.status == "expired":

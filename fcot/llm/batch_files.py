@@ -14,12 +14,12 @@ from fcot.llm.requests import Request
 
 
 def state_of(path: Path) -> Path:
-    """The state file of a batch: the server's id of it."""
+    """The path of a batch's state file, which holds the server's batch id."""
     return path.with_name(path.name.replace(".jobs.jsonl", ".state.json"))
 
 
 def set_aside_hint(path: Path) -> str:
-    """The command that goes on without a batch."""
+    """The command that continues without a batch, for messages."""
     return (
         f"`python -m fcot.store set-aside {path}` sets it aside: the same command then goes on, and what the batch would have brought is "
         "bought again"
@@ -27,23 +27,29 @@ def set_aside_hint(path: Path) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Move a batch's files out of the way of purchases, into ``batches/set_aside``: where its jobs file is now.
+    """Move a batch's files into ``batches/set_aside``, where purchases ignore them.
+
+    Args:
+        path: The batch's jobs file.
+
+    Returns:
+        The new path of the jobs file.
 
     Raises:
-        FcotError: It is no batch's jobs file.
+        FcotError: The path is not a batch's jobs file.
     """
     if not path.name.endswith(".jobs.jsonl") or not path.is_file():
         raise FcotError(f"{path}: not the jobs file of a batch that is not collected yet (<store>/.../batches/*.jobs.jsonl)")
     folder = path.parent / "set_aside"
     folder.mkdir(exist_ok=True)
-    for file in (state_of(path), path):  # the jobs file last: it is what makes the batch an open one
+    for file in (state_of(path), path):  # the jobs file last: a batch is open as long as its jobs file is there
         if file.exists():
             file.replace(folder / file.name)
     return folder / path.name
 
 
 def places_of(path: Path) -> Iterator[tuple[str, int]]:
-    """Where the row of each custom id begins in a jobs file."""
+    """Each custom id in a jobs file, and the byte where its row begins."""
     with path.open("rb") as file:
         begin = 0
         for line in file:
@@ -52,7 +58,7 @@ def places_of(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def to_job(row: Mapping[str, Any]) -> SlotRange:
-    """A row of a jobs file back; of the problem it knows no more than the store's rows say."""
+    """The job of a row of a jobs file. Its problem has a sample index, but no texts."""
     body = row["line"]["body"]
     problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
     prompt = body["messages"] if "messages" in body else body["prompt"]

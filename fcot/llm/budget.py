@@ -1,9 +1,9 @@
-"""A budget that several processes share, such as a sweep's: each takes leases from one ledger, so that together they stay below it.
+"""A budget that several processes share, such as a sweep's. Each takes leases from one ledger, so together they stay below it.
 
-The ledger is a folder with a lock and a file per purchase: ``LEASED COMMITTED`` in USD. A purchase may commit (what it has paid,
-and the most that everything in flight can cost) up to what it has leased, and leases more under the lock. Of a purchase whose
-process lives, what it leased counts; of one that ended or was killed, what it had committed: that was written before each
-request was sent. Whether it lives is known by its lock, which the kernel drops with its process.
+The ledger is a folder with a lock and a file per purchase: ``LEASED COMMITTED`` in USD. The committed amount is what the purchase
+has paid plus the most that its requests in flight can cost. It is written before each request is sent and never exceeds the
+leased amount; leasing more requires the lock. While the process of a purchase runs, its leased amount counts. After it ended or
+was killed, its committed amount counts. Its lock tells the two apart: the kernel drops it with the process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from fcot.base.files import disk_error
 from fcot.llm.store.keylocks import KeyLocks
 
-_SHARE = 0.02  # of the budget that is leased at once at least, so that the lock is not taken for every request
-_LINE = 48  # bytes of a file
+_SHARE = 0.02  # smallest share of the budget that is leased at once, so that not every request takes the lock
+_LINE = 48  # bytes of a purchase's file
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class SharedBudget:
     """A ledger and its limit.
 
     Attributes:
-        folder: The ledger's.
-        usd: The most that all purchases of all times may spend together.
-        option: The override that sets it, for messages.
-        more: The command that goes on with a larger one.
+        folder: The folder of the ledger.
+        usd: The most that all purchases, past ones included, may spend together.
+        option: The override that sets the budget, for messages.
+        command: The command that continues with a larger budget, for messages.
     """
 
     folder: Path
     usd: float
     option: str
-    more: str = "the same command with a larger budget"
+    command: str = "the same command with a larger budget"
 
     def open(self) -> Lease:
-        """A purchase's part of it."""
+        """Start a purchase from this budget."""
         return Lease(self)
 
     def spent_usd(self) -> float:
-        """What is spent, or may be: committed and leased."""
+        """What all purchases have committed or leased, in USD."""
         locks = KeyLocks(self.folder / "ledger.lock")
         try:
             return _taken(self.folder, locks, None)
@@ -51,11 +51,7 @@ class SharedBudget:
 
 
 class Lease:
-    """What one purchase may spend of a shared budget.
-
-    Args:
-        budget: Whose part it is.
-    """
+    """The part of a shared budget that one purchase may spend."""
 
     def __init__(self, budget: SharedBudget) -> None:
         self.budget = budget
@@ -70,16 +66,16 @@ class Lease:
         self.commit(0.0)
 
     def covers(self, usd: float) -> bool:
-        """Whether this purchase may have committed so much in all; leases more where that is needed and there."""
+        """Whether this purchase may commit ``usd`` in all. Leases more if that is needed and the budget allows it."""
         if usd <= self._leased:
             return True
         ledger = KeyLocks(self.budget.folder / "budget.lock")
         ledger.take_all(wait=True)
         try:
-            left = self.budget.usd - _taken(self.budget.folder, self._alive, self._name)
-            if usd > left:
+            available = self.budget.usd - _taken(self.budget.folder, self._alive, self._name)
+            if usd > available:
                 return False
-            self._leased = max(usd, min(left, self._leased + _SHARE * self.budget.usd))
+            self._leased = max(usd, min(available, self._leased + _SHARE * self.budget.usd))
             self._write(self._committed)
             return True
         finally:
@@ -87,7 +83,7 @@ class Lease:
             ledger.close()
 
     def commit(self, usd: float) -> None:
-        """Write down what is paid and the most that may come of everything in flight; before a request is sent, and after its answer."""
+        """Write what is paid plus the most that the requests in flight can cost. Call it before each request and after its answer."""
         self._committed = usd
         self._write(usd)
 
@@ -95,18 +91,18 @@ class Lease:
         os.pwrite(self._file, f"{self._leased:.9f} {committed:.9f}".ljust(_LINE - 1).encode() + b"\n", 0)
 
     def close(self) -> None:
-        """Give back what was leased and not committed."""
+        """Return what was leased and not committed."""
         self._leased = self._committed
         self._write(self._committed)
         os.close(self._file)
         self._alive.close()
 
 
-def _taken(folder: Path, locks: KeyLocks, but: str | None) -> float:
-    """What all purchases but one may have spent, in USD."""
+def _taken(folder: Path, locks: KeyLocks, except_name: str | None) -> float:
+    """What all purchases, except the one of a name, may have spent, in USD."""
     total = 0.0
     for path in folder.glob("*T*-*"):
-        if path.name == but:
+        if path.name == except_name:
             continue
         leased, committed = map(float, path.read_text(encoding="utf-8").split())
         ended = locks.take(_key(path.name))

@@ -1,4 +1,4 @@
-"""Single calls to a server's files, batches and fine-tuning jobs: one client, each call tried again while its reason may pass."""
+"""Calls to a server's files, batches and fine-tuning jobs, with one client and retries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from fcot.llm.openai import LONGEST_RETRY_AFTER_S, TRIES_TO_CONNECT, Server, bac
 
 
 class Calls:
-    """``await calls(send)`` is ``send(client)``, again while it fails for a passing reason.
+    """``await calls(send)`` calls ``send(client)``, and again as long as it fails for a temporary reason.
 
-    The client's own retries would not do: a lost answer to a call that creates something has to be looked for before the next try.
+    The client's own retries are not used. If the answer to a call that creates something was lost, the next try has to check first
+    whether it was created.
 
     Args:
-        server: Where the calls go.
+        server: The server that is called.
         what: The interface's name, for the message after the last try.
-        max_tries: Tries of one call; fewer where no call has reached the server yet, so that a wrong URL is told within seconds.
+        max_tries: Tries of one call. Fewer as long as no call has reached the server, so that a wrong URL is reported within seconds.
 
     Attributes:
         retries: Failed tries by status or kind of error.
@@ -35,10 +36,10 @@ class Calls:
         self._client: Any = None
 
     async def __call__(self, send: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Call once with success.
+        """Call until one try succeeds.
 
         Raises:
-            FcotError: The server refuses, or every try failed.
+            FcotError: The server rejects the call, or every try failed.
         """
         self._client = self._client or self._server.client()
         attempt = 0

@@ -1,4 +1,4 @@
-"""The one place where a connection to an OpenAI-compatible server is made from settings: for teachers and API-backed students."""
+"""Connections to OpenAI-compatible servers from settings, for teachers and API-backed students."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fcot.llm.throttle import Throttle
 
 
 class Settings(Protocol):
-    """What a configuration says of a server; the schemas of teachers and of API-backed students have these fields."""
+    """A configuration's settings for a server. The schemas of teachers and of API-backed students have these fields."""
 
     base_url: str | None
     api_key_env: str | None
@@ -25,7 +25,7 @@ class Settings(Protocol):
 
 @dataclass
 class Defaults:
-    """The settings of a server that only its address is known of, as in a student's ``openai.json``."""
+    """The settings of a server of which only the address is known, as in a student's ``openai.json``."""
 
     base_url: str | None = None
     api_key_env: str | None = None
@@ -41,14 +41,14 @@ def server(
     settings: Settings, group: str, model: str, *, model_id: str | None = None, chat: bool = True, temperature: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
 ) -> Server:  # fmt: skip
-    """A server and how requests to it are made.
+    """The server of a configuration.
 
     Args:
-        settings: Of the configuration.
+        settings: The configuration's settings.
         group: ``teacher`` or ``student``, for messages.
         model: The name sent to the server.
-        model_id: The name in the store's keys; None takes ``model``.
-        chat: Chat messages rather than texts.
+        model_id: The model's name in the store's keys; None takes ``model``.
+        chat: Whether prompts are chat messages instead of texts.
         temperature: Sampling temperature.
         parameters: Further request parameters.
     """
@@ -60,6 +60,6 @@ def server(
 
 
 def online(to: Server, settings: Settings, max_choices: int) -> OpenAIModel:
-    """A model behind a server, asked online within the limits of ``settings``, for ``max_choices`` choices per request at most."""
+    """A model behind a server, used online within the limits of ``settings``. ``max_choices`` is the most choices per request."""
     throttle = Throttle(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, settings.timeout_s)
     return OpenAIModel(to, throttle, max_choices, settings.max_retries)

@@ -1,4 +1,4 @@
-"""Failed requests to an OpenAI-compatible server: what the server said, in whatever shape, and what follows from it."""
+"""Failed requests to an OpenAI-compatible server: parsing and classifying the errors of many vendors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 _LONGEST_TEXT = 600  # characters of a body that are shown
 _RETRY_STATUS = {408, 409, 425, 429}
 _PUSH_BACK_STATUS = {429, 503, 529}
-_GATEWAY_STATUS = {502, 504, *range(520, 530)} - {529}  # from what stands before the model, which may have worked on
-_ABOUT_THE_PROMPT = {400, 403, 413, 422, 451, 500}  # statuses of errors that can be one prompt's fault
-_REFUSED = {400, 422, 500, 501}  # statuses with which servers refuse a parameter
+_GATEWAY_STATUS = {502, 504, *range(520, 530)} - {529}  # from a gateway; the model behind it may have finished the request
+_ABOUT_THE_PROMPT = {400, 403, 413, 422, 451, 500}  # statuses of errors that one prompt can cause
+_REJECTED_PARAMETER = {400, 422, 500, 501}  # statuses with which servers reject a parameter
 _TOO_LONG = re.compile(  # OpenAI, vLLM, llama.cpp, TGI, Mistral, Gemini, Anthropic, Groq, Cohere
     r"context[ _-](?:length|window|size)|(?:prompt|input|message|request|text|string)s?\W+(?:is |are |was )?too (?:long|large)"
     r"|too many (?:input |prompt )?tokens|(?:exceeds|exceeded|over) the (?:maximum|max|limit)[^.]{0,40}tokens|reduce the length"
@@ -46,10 +46,10 @@ class Malformed(Exception):
 
 
 class ErrorInside(Exception):
-    """An error that came inside an answer: of status 200, or as a line of a batch.
+    """An error inside an answer with status 200 or inside a line of a batch.
 
     Attributes:
-        status: As the error says, or means; None where that is unknown.
+        status: The status in the error's text, or the one that its text implies; None if unknown.
         body: The error as JSON.
     """
 
@@ -65,13 +65,13 @@ class Failure:
 
     Attributes:
         kind: The error's class, such as ``RateLimitError``.
-        text: What was said, with all that a body holds; may contain the key.
-        status: HTTP status, None where no answer came.
-        body: The answer's JSON, or its text; None without one.
-        connected: Whether the request got to the server.
-        retry_after_s: Seconds the server asks to wait, None where it does not say.
-        passing: Whether the kind of error may pass: it has a status, or is of the connection.
-        path: Of the URL that was called, None where no answer came.
+        text: The error's text, with the fields of its body; may contain the API key.
+        status: HTTP status; None without an answer.
+        body: The answer's JSON, or its text; None without an answer.
+        connected: Whether the request reached the server.
+        retry_after_s: Seconds that the server asks to wait; None if it does not say.
+        passing: Whether the error may be temporary: it has a status, or is an error of the connection.
+        path: Path of the URL that was called; None without an answer.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class Failure:
 
     @property
     def name(self) -> str:
-        """For counters: the status, or the kind."""
+        """The status, or the kind of error: its name in counters."""
         return str(self.status or self.kind.removeprefix("API"))
 
     @property
@@ -97,26 +97,26 @@ class Failure:
 
     @property
     def pushes_back(self) -> bool:
-        """Whether the server wants less at once."""
+        """Whether the server asks for fewer requests at once."""
         return self.status in _PUSH_BACK_STATUS or "Timeout" in self.kind
 
     @property
     def out_of_quota(self) -> bool:
-        """Whether the account has nothing left."""
+        """Whether the account's quota or credit is used up."""
         return self.status == 402 or (self.status == 429 and bool(_QUOTA.search(self._all)))
 
     @property
     def maybe_charged(self) -> bool:
-        """Whether the server may have done its work, and charge for it: whatever is not known to be free."""
+        """Whether the server may charge for the request. False only for failures that are known to be free."""
         if self.status is None:
             return self.connected
         if self.status < 500 and self.status != 200:
             return False
-        told = isinstance(self.body, Mapping) and bool(self.body)  # an API's own error, not a gateway's page
-        return self.status in _GATEWAY_STATUS or self.status == 200 or not told
+        from_api = isinstance(self.body, Mapping) and bool(self.body)  # an error of the API, not a gateway's page
+        return self.status in _GATEWAY_STATUS or self.status == 200 or not from_api
 
     def refused_prompt(self) -> str | None:
-        """Why this prompt alone cannot be answered (``too_long``, ``prompt_filtered``); None where it is not at fault."""
+        """Why this prompt cannot be answered (``too_long``, ``prompt_filtered``); None if the prompt is not at fault."""
         if self.status not in _ABOUT_THE_PROMPT:
             return None
         if _FILTERED.search(self._all) and self.status != 500:
@@ -126,22 +126,26 @@ class Failure:
         return None
 
     def parameter(self, sent: Collection[str]) -> str | None:
-        """The request parameter that the server complains about, of those that were sent; None where it names none."""
-        if self.status not in _REFUSED:
+        """The request parameter that the server complains about; None if it names none.
+
+        Args:
+            sent: Names of the parameters that may be named.
+        """
+        if self.status not in _REJECTED_PARAMETER:
             return None
         named = [str(value).rpartition(".")[2] for key, value in _leaves(self.body) if key in ("param", "loc") and value]
-        said = " ".join(str(value) for _, value in _leaves(self.body)) or self.text
-        named += re.findall(r"[`'\"]([a-z_]+)[`'\"]", said)
-        named += [name for name in sent if re.search(rf"{_COMPLAINT}\W+(?:\w+\W+)?{name}\b|\b{name}\b\W*(?:>|<|=|is not|must)", said)]
+        words = " ".join(str(value) for _, value in _leaves(self.body)) or self.text
+        named += re.findall(r"[`'\"]([a-z_]+)[`'\"]", words)
+        named += [name for name in sent if re.search(rf"{_COMPLAINT}\W+(?:\w+\W+)?{name}\b|\b{name}\b\W*(?:>|<|=|is not|must)", words)]
         return next((name for name in named if name in sent), None)
 
     def refuses_several(self) -> bool:
-        """Whether it speaks of the number of choices without naming the parameter."""
-        return self.status in _REFUSED and bool(_SEVERAL.search(self.text))
+        """Whether the error is about the number of choices, though it does not name the parameter."""
+        return self.status in _REJECTED_PARAMETER and bool(_SEVERAL.search(self.text))
 
     @property
     def may_refuse_several(self) -> bool:
-        """Whether several choices in one request can be the reason: a refused request that names nothing else."""
+        """Whether several choices in one request can be the reason: the request was rejected and the error names no other reason."""
         return self.status in (400, 422, 501) or self.refuses_several()
 
     @property
@@ -150,7 +154,7 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What a failed call came to: an exception of the ``openai`` client, of a connection, or one of this module's."""
+    """The failure that an exception describes: one of the ``openai`` client, of a connection, or of this module."""
     if isinstance(error, ErrorInside):
         return Failure("an error", str(error), error.status, error.body)
     if isinstance(error, Malformed):
@@ -171,7 +175,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def error_inside(answer: Any) -> ErrorInside | None:
-    """The error that an answer with status 200 holds in the place of choices, None where it holds none."""
+    """The error that an answer with status 200 holds instead of choices; None if it holds none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     if not error or answer.get("choices"):
         return None
@@ -184,7 +188,7 @@ def error_inside(answer: Any) -> ErrorInside | None:
 
 
 def retry_after(response: Any) -> float | None:
-    """Seconds that an answer's headers ask to wait, None where they do not say."""
+    """Seconds that an answer's headers ask to wait; None if they do not."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         with contextlib.suppress(KeyError, ValueError):
             return max(0.0, float(response.headers[name]) / unit)
@@ -194,7 +198,7 @@ def retry_after(response: Any) -> float | None:
 
 
 def _body(error: Any, response: Any) -> Any:
-    """An error's whole body: the client keeps only a part of it."""
+    """The complete body of an error, of which the client keeps only a part."""
     with contextlib.suppress(Exception):  # not read, or not text
         text = response.text
         with contextlib.suppress(ValueError):
@@ -204,11 +208,11 @@ def _body(error: Any, response: Any) -> Any:
 
 
 def _shown(body: Any, longest: int = _LONGEST_TEXT) -> str:
-    """A body in one line: the message alone where the rest is the usual fields of an error, else all of it."""
+    """A body in one line: its message with the error's other fields, or all of it if it has no message."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict) and isinstance(message := error.get("message"), str):
-        rest = {name: value for name, value in error.items() if name not in ("message", "object") and value not in (None, "")}
-        words = [message, *(f"{name}: {_plain(value)}" for name, value in rest.items() if str(value) not in message)]
+        fields = {name: value for name, value in error.items() if name not in ("message", "object") and value not in (None, "")}
+        words = [message, *(f"{name}: {_plain(value)}" for name, value in fields.items() if str(value) not in message)]
         text = f"{words[0].rstrip('.')} ({', '.join(words[1:])})" if words[1:] else message
     else:
         text = _plain(error) if error is not None else ""
@@ -223,7 +227,7 @@ def _plain(value: Any) -> str:
 
 
 def _leaves(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested JSON with the key they stand under; the items of a list under the list's."""
+    """The key and value of each leaf of nested JSON. The items of a list have the list's key."""
     if isinstance(body, dict):
         for name, value in body.items():
             yield from _leaves(value, name)
@@ -235,7 +239,7 @@ def _leaves(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first cause."""
+    """The first cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""From problems to completions: what the store has is taken, what is missing is bought."""
+"""From problems to completions: those in the store are used, missing ones are bought."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from fcot.llm.store.rows import StoreRow
 
 @dataclass(frozen=True)
 class Generated:
-    """The completions of some problems, read from the store as they are asked for: texts never stand in memory together."""
+    """The completions of some problems, read from the store during iteration: their texts are never all in memory."""
 
     plan: Plan
     folder: StoreFolder
     problems: Sequence[Problem]
 
     def __iter__(self) -> Iterator[Completion]:
-        """D completions a problem, in order of problem and slot."""
+        """D completions per problem, in order of problem and slot."""
         for problem in self.problems:
             key = self.plan.root_key(self.folder, problem)
             for completion, _ in assemble(self.plan, self.folder.shard(key), key, problem):
                 yield completion
 
     def usage(self) -> dict[str, Any]:
-        """What this run paid for, over all its attempts, counted from the rows that carry its id: right even after a kill.
+        """What all attempts of this run paid for. It is counted from the rows with the run's id, so it is correct even after a kill.
 
-        Beside :func:`fcot.llm.money.paid`'s record: ``served_from_store``, the generations that another run had paid,
-        ``identical_rationales``, completions that repeat an earlier one of their problem, and ``used_prompt_tokens`` and
-        ``used_completion_tokens``, those of the completions whoever paid them; None where the teacher did not count them all. And
-        ``models``, used generations by the model name that the server returned, where it did.
+        Returns:
+            The record of :func:`fcot.llm.money.paid`, and ``served_from_store`` (used generations that another run paid),
+            ``identical_rationales`` (completions that repeat an earlier one of their problem), ``used_prompt_tokens`` and
+            ``used_completion_tokens`` (tokens of the used completions, whichever run paid them; None if the teacher did not
+            count them all) and ``models`` (used generations by the model name that the server returned; absent if it returned none).
         """
         served = identical = 0
         models: Counter[str] = Counter()
         used = dict.fromkeys(_TOKENS, 0.0)
         uncounted = False
 
-        def own() -> Iterator[StoreRow]:
+        def own_rows() -> Iterator[StoreRow]:
             nonlocal served, identical, uncounted
             for key, problem in {self.plan.root_key(self.folder, problem): problem for problem in self.problems}.items():
                 texts: set[str] = set()
@@ -68,28 +69,28 @@ class Generated:
                     else:
                         served += is_used
 
-        record = paid(own(), self.plan.price)
+        record = paid(own_rows(), self.plan.price)
         counted = {f"used_{name}": None if uncounted else round(used[name]) for name in _TOKENS}
-        more = {"models": dict(models.most_common())} if models else {}
-        return record | {"served_from_store": served, "identical_rationales": identical} | counted | more
+        by_model = {"models": dict(models.most_common())} if models else {}
+        return record | {"served_from_store": served, "identical_rationales": identical} | counted | by_model
 
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_LOOK_EVERY_S = 0.2  # whether the other process has ended
+_RETRY_LOCK_S = 0.2  # between tries to take the lock of another process
 
 
 def used_tokens(rows: Iterable[tuple[StoreRow, bool]]) -> list[StoreRow | None]:
-    """Tokens of the requests that brought used rows, each choice with its share; None for a request that nobody counted."""
+    """Tokens of each request with used rows, in proportion to its used choices; None for a request without usage."""
     requests: dict[str, list[tuple[StoreRow, bool]]] = {}
     for row, used in rows:
         requests.setdefault(row["request"], []).append((row, used))
-    found: list[StoreRow | None] = []
+    tokens: list[StoreRow | None] = []
     for members in requests.values():
         if n_used := sum(used for _, used in members):
             usage = next((row for row, _ in members if row.get("completion_tokens")), None)
             share = n_used / members[0][0]["n"]
-            found.append(usage and {"prompt_tokens": usage["prompt_tokens"] or 0, "completion_tokens": usage["completion_tokens"] * share})
-    return found
+            tokens.append(usage and {"prompt_tokens": usage["prompt_tokens"] or 0, "completion_tokens": usage["completion_tokens"] * share})
+    return tokens
 
 
 def generate_completions(
@@ -103,15 +104,15 @@ def generate_completions(
     """D completions of each problem, buying only what the store lacks.
 
     Args:
-        plan: Teacher, prompt, D.
+        plan: The run's plan: teacher, prompt, D.
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
-        advance: Called with the number of completions that became whole or were given up.
-        judge: Given a problem's completions, returns how many of them curation keeps. The first problems are judged before others
-            are opened. None: nothing is judged.
-        watch: Given the meter before the first request.
+        advance: Called with the number of completions that were completed or given up.
+        judge: Returns how many of a problem's completions curation keeps. The first problems are judged before others are bought.
+            None: nothing is judged.
+        watch: Called with the meter before the first request.
     """
-    with _one_buyer(plan, folder):
+    with _one_process(plan, folder):
         folder.refresh()
         wanted: dict[str, Problem] = {}
         for problem in problems:
@@ -121,7 +122,7 @@ def generate_completions(
         meter = Meter(plan.diversity * len(problems), advance, judge)
         meter.finished(plan.diversity * (len(problems) - len(to_buy)))
         if not to_buy:
-            folder.close()  # what killed buyers left is put in order, where nobody is buying
+            folder.close()  # moves the rows of killed buyers into the shards, if nobody is buying
             return generated
         if plan.price is not None:
             meter.paid_usd = meter.paid_before = generated.usage()["usd"]
@@ -141,8 +142,8 @@ def generate_completions(
 
 
 @contextlib.contextmanager
-def _one_buyer(plan: Plan, folder: StoreFolder) -> Iterator[None]:
-    """Where a run has a budget, its processes buy one after the other: what one has in flight the other cannot know."""
+def _one_process(plan: Plan, folder: StoreFolder) -> Iterator[None]:
+    """Let the processes of a run with a budget buy one after the other: none knows what another has in flight."""
     if plan.budget_usd is None:
         yield
         return
@@ -150,7 +151,7 @@ def _one_buyer(plan: Plan, folder: StoreFolder) -> Iterator[None]:
     if not locks.take(run):
         say(f"waiting for another process that spends this run's teacher.budget_usd={plan.budget_usd:g}")
         while not locks.take(run):
-            sleep(_LOOK_EVERY_S)
+            sleep(_RETRY_LOCK_S)
     try:
         yield
     finally:

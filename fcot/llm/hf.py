@@ -1,4 +1,4 @@
-"""A transformers model on this machine as a teacher, through the same decoding as students: no answer depends on its neighbours."""
+"""A local transformers model as a teacher. It decodes like students do: no answer depends on the other rows of a batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class _ChoiceRow:
-    """One choice to be written: its request, its prompt's ids, a seed, and where the choice and its length go."""
+    """One choice to generate: its request, its prompt with limits and seed, and the future for the choice and its length in tokens."""
 
     request: Request
     prompt: EnginePrompt
@@ -32,18 +32,18 @@ class _ChoiceRow:
 
 
 class HFModel:
-    """A causal or encoder-decoder model of transformers, loaded with the first request and kept.
+    """A causal or encoder-decoder model of transformers, loaded at the first request and kept.
 
     Args:
         path_or_id: Folder or hub id.
-        revision: Of the hub id.
+        revision: Revision of the hub id; None for its main branch.
         model_id: The name in the store's keys, such as :func:`default_id`'s.
-        chat: Whether prompts are messages, for which the tokenizer needs a chat template.
+        chat: Whether prompts are chat messages. The tokenizer then needs a chat template.
         temperature: Sampling temperature, 0 for greedy decoding.
-        batch_size: Rows in the model at once, each replaced when it is finished; halved where they do not fit into memory.
-        max_choices: Choices asked for in one request.
-        dtype: Of the weights; ``auto`` is bfloat16 on a GPU that has it, else float32. Only a named one is in the keys: what ``auto``
-            comes to is the machine's affair, so that a plan made on a login node holds on a GPU.
+        batch_size: Rows in the model at once. A finished row is replaced by the next. Halved if the rows do not fit into memory.
+        max_choices: The most choices in one request.
+        dtype: Type of the weights. ``auto`` is bfloat16 on a GPU that supports it, else float32. Only a named type is part of the
+            keys, so that a plan made on a login node is valid on a GPU machine.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class HFModel:
     ) -> None:
         common = {"model": model_id, "temperature": temperature}
         self.identity: Mapping[str, Any] = common if dtype == "auto" else common | {"dtype": dtype}
-        # Earlier versions wrote what auto came to into the keys.
+        # Earlier versions wrote the type that auto stood for into the keys.
         self.older_identities: Sequence[Mapping[str, Any]] = (
             [common | {"dtype": older} for older in ("bfloat16", "float32")] if dtype == "auto" else ()
         )
         self.chat = chat
-        self.concurrency = 2 * batch_size  # while some rows are in the model others wait for their places
+        self.concurrency = 2 * batch_size  # while some rows are in the model, others wait to replace them
         self.max_choices = max_choices
         self._model = _Model(path_or_id, revision, temperature, dtype, batch_size)
         self._queue: deque[_ChoiceRow] = deque()
@@ -74,7 +74,7 @@ class HFModel:
         """Queue ``n`` rows, seeded ``seed`` and following, and wait for them.
 
         Raises:
-            FcotError: The model cannot be loaded or used as configured, or one row does not fit into memory.
+            FcotError: The model cannot be loaded or used as configured, or a single row does not fit into memory.
         """
         ids = self._model.encode(request.prompt, self.chat)
         room = self._model.room(len(ids))
@@ -93,35 +93,35 @@ class HFModel:
         return f"{len(self._queue)} rows waiting"
 
     def halt(self) -> None:
-        """What is queued is answered: twice the batch size at most."""
+        """Do nothing: queued rows are answered, at most twice the batch size."""
 
     async def close(self) -> None:
-        """Wait for the worker; one whose callers are gone ends with the next token. The model stays for later requests."""
+        """Wait for the worker, which stops at the next token if its callers are gone. The model stays loaded for later requests."""
         if self._worker is not None and not self._worker.done():
             await self._worker
 
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer what is queued; the next request after that starts a new worker."""
+        """Answer all queued rows. The next request after that starts a new worker."""
         while self._queue:
             taken: list[_ChoiceRow] = []
             try:
                 await asyncio.to_thread(self._answer, taken, loop)
-            except Exception as error:  # belongs to the callers of these rows, whatever it is
-                if not taken:  # there is no model to be had
+            except Exception as error:  # of any kind: the callers of these rows get it
+                if not taken:  # the model could not be loaded
                     taken, self._queue = list(self._queue), deque()
                 for row in taken:
                     if not row.answer.done():
                         row.answer.set_exception(error)
 
     def _answer(self, taken: list[_ChoiceRow], loop: asyncio.AbstractEventLoop) -> None:
-        """Put rows through the model while there are any; those that are queued meanwhile take the places of finished ones."""
+        """Decode rows until the queue is empty. Rows queued meanwhile replace finished ones."""
 
         def source() -> Iterator[tuple[_ChoiceRow, EnginePrompt] | None]:
             while True:
                 row = self._queue.popleft() if self._queue else None
                 if row is None:
                     yield None
-                elif not row.answer.done():  # a cancelled caller wants no answer
+                elif not row.answer.done():  # a cancelled caller needs no answer
                     taken.append(row)
                     yield row, row.prompt
 
@@ -134,7 +134,7 @@ class HFModel:
 
 
 class _Model:
-    """Model, tokenizer and configuration, each loaded when first needed, with what turns rows into choices."""
+    """Model, tokenizer and configuration, each loaded when it is first needed; encodes prompts and turns generated tokens into choices."""
 
     def __init__(self, source: str, revision: str | None, temperature: float, dtype: str, batch_size: int) -> None:
         self._source = source
@@ -155,7 +155,7 @@ class _Model:
         from transformers import AutoTokenizer
 
         tokenizer = self._load(AutoTokenizer.from_pretrained)
-        if len(tokenizer) < len(tokenizer.all_special_ids) + 10:  # transformers makes one up where the files are missing
+        if len(tokenizer) < len(tokenizer.all_special_ids) + 10:  # transformers invents a tokenizer if the files are missing
             raise FcotError(f"{self._name}: no tokenizer in it")
         if tokenizer.eos_token_id is None:
             raise FcotError(f"{self._name}: its tokenizer has no end-of-sequence token")
@@ -179,7 +179,7 @@ class _Model:
 
     @cached_property
     def decoder(self) -> Any:
-        """The rows in the model. Of a folder's decoding habits only where an answer ends is the model's to say."""
+        """The decoder. Of the folder's generation settings, only the end tokens are used."""
         from fcot.decoding.engine import Decoder, Sampling, end_tokens
 
         ends = end_tokens(self._tokenizer, self._model.generation_config)
@@ -188,15 +188,15 @@ class _Model:
     def _load(self, load: Callable[..., Any], **options: Any) -> Any:
         from safetensors import SafetensorError
 
-        try:  # code in a model's folder is not run, nor is the user asked about it in the middle of a run
+        try:  # code in a model's folder is never run, and the user is not prompted about it during a run
             return load(self._source, revision=self._revision, trust_remote_code=False, **options)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FcotError(f"{self._name}: not a model that transformers can load ({reason})") from error
 
     def encode(self, prompt: Prompt, chat: bool) -> list[int]:
-        """Ids of a text as the tokenizer makes them, or of messages as its chat template does, up to where the answer begins."""
-        tokenizer = self._config and self._tokenizer  # without a configuration there is no model: a clearer message
+        """Token ids of a text, or of messages through the chat template, up to where the answer begins."""
+        tokenizer = self._config and self._tokenizer  # loads the configuration first: its message about a missing model is clearer
         if (chat or not isinstance(prompt, str)) and not tokenizer.chat_template:
             raise FcotError(f"{self._name}: its tokenizer has no chat template; teacher.endpoint=completions")
         if isinstance(prompt, str):
@@ -204,14 +204,14 @@ class _Model:
         return encoder_of(tokenizer).turns([prompt])[0]
 
     def room(self, n_prompt: int) -> int:
-        """How many tokens can follow a prompt of ``n_prompt``; less than one where the prompt itself is too long."""
+        """How many tokens can follow a prompt of ``n_prompt`` tokens; less than 1 if the prompt is too long."""
         positions = getattr(self._config, "max_position_embeddings", None)
-        if positions is None:  # relative positions, as T5's
+        if positions is None:  # relative positions, such as T5's
             return sys.maxsize
         return positions - 1 if self._config.is_encoder_decoder and n_prompt < positions else positions - n_prompt
 
     def row(self, request: Request, ids: list[int], limit: int, seed: int, answer: asyncio.Future[tuple[Choice, int]]) -> _ChoiceRow:
-        """A choice to be written; it ends early with a stop string, and when nobody waits for it any more."""
+        """A choice to generate. It ends early at a stop string, or when its caller is cancelled."""
         from fcot.decoding.engine import DecodingPrompt as EnginePrompt
 
         def halt(written: list[int]) -> bool:
@@ -222,7 +222,7 @@ class _Model:
         return _ChoiceRow(request, EnginePrompt(ids, limit, noise, halt), answer)
 
     def choice(self, row: _ChoiceRow, written: Written) -> tuple[Choice, int]:
-        """What was written, with its length in tokens."""
+        """The choice of a row, and its length in tokens."""
         text = self._text(row, written.ids)
         cut = min((text.index(stop) for stop in row.request.stop if stop in text), default=None)
         reason = "stop" if written.complete or cut is not None else "length"
@@ -230,7 +230,7 @@ class _Model:
         return Choice(text[:cut], reason, refused), written.n_tokens
 
     def _text(self, row: _ChoiceRow, tokens: list[int]) -> str:
-        """What was written. A plain prompt is continued: decoded alone, SentencePiece would drop the space at the seam."""
+        """The generated text. After a plain prompt it is decoded with the prompt: alone, SentencePiece would drop its leading space."""
         if isinstance(row.request.prompt, str) and not self._config.is_encoder_decoder:
             ids = list(row.prompt.ids)
             before, whole = _decode(self._tokenizer, ids), _decode(self._tokenizer, ids + tokens)
@@ -244,24 +244,26 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 
 
 def _noise_seed(request: Request, seed: int) -> int:
-    """A seed of 60 bits for one choice; those of different prompts have nothing in common."""
+    """A seed of 60 bits for one choice. Seeds of different prompts are unrelated."""
     return int(fingerprint([request.prompt, seed])[:15], 16)
 
 
 def _resolved(dtype: str) -> str:
-    """What ``auto`` is on this machine."""
+    """The type of the weights on this machine."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if native_bf16() else "float32"
 
 
 def default_id(path_or_id: str, revision: str | None, outputs: Path) -> str:
-    """A name in the store's keys that changes with the weights: the hub id with its revision, or the folder's name with its content's hash.
+    """A name for the store's keys that changes with the weights.
+
+    It is the hub id with its revision, or the folder's name with a hash of its content.
 
     Args:
         path_or_id: Folder or hub id.
-        revision: Of the hub id; None for its main branch.
-        outputs: The output folder, where the hash is kept for the next time.
+        revision: Revision of the hub id; None for its main branch.
+        outputs: The output folder, in which the hash is cached.
     """
     folder = Path(path_or_id)
     if folder.is_dir():

@@ -21,11 +21,11 @@ class Price:
     """USD per million tokens.
 
     Attributes:
-        input: Of prompt tokens.
-        output: Of completion tokens, reasoning tokens included.
-        cached_input: Of prompt tokens that the server had in its cache.
-        batch: What the Batch API costs of the online price.
-        training: Of trained tokens, each epoch's counted; None for models that are asked as they are.
+        input: Price of prompt tokens.
+        output: Price of completion tokens, reasoning tokens included.
+        cached_input: Price of prompt tokens that the server had in its cache.
+        batch: Price of the Batch API, as a share of the online price.
+        training: Price of trained tokens, counted once per epoch; None for models that are not fine-tuned.
         source: The file it was read from, for messages.
     """
 
@@ -37,49 +37,49 @@ class Price:
     source: str = field(default="", compare=False)
 
     def usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0, batch: bool = False) -> float:
-        """What so many tokens cost."""
+        """What a number of tokens costs, in USD."""
         fresh = max(0.0, prompt_tokens - cached_tokens)
         online = (fresh * self.input + cached_tokens * self.cached_input + completion_tokens * self.output) / _MILLION
         return online * (self.batch if batch else 1.0)
 
     def times(self, factor: float) -> Price:
-        """The price of another service tier."""
+        """This price times a factor, as for another service tier."""
         return replace(self, input=self.input * factor, output=self.output * factor, cached_input=self.cached_input * factor)
 
     def training_usd(self, tokens: float) -> float | None:
-        """What training on so many tokens costs, None where it has no price."""
+        """What training on a number of tokens costs, in USD; None if there is no price for training."""
         return None if self.training is None else tokens * self.training / _MILLION
 
 
-FREE = Price(0.0, 0.0, 0.0)  # what runs on one's own machine
+FREE = Price(0.0, 0.0, 0.0)  # models on the user's own machine
 
 
 def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str | None = None) -> Price | None:
-    """The price of a model in a YAML of ``{model: {input, output, cached_input, batch, tiers, fine_tuned}}``; None where it has none.
+    """The price of a model in a YAML file of ``{model: {input, output, cached_input, batch, tiers, fine_tuned}}``; None if it has none.
 
     ``fine_tuned`` is an entry of the same form with ``training``: the price of models fine-tuned from this one, whose
     names are ``ft:MODEL:...``.
 
     Args:
-        path: The file.
-        model: Its name at the server.
+        path: The YAML file.
+        model: The model's name at the server.
         option: The override that names the file, for messages.
         tier: A service tier; None for the default one. A tier that ``tiers`` does not list has no price.
 
     Raises:
-        FcotError: The file is unreadable, or an entry is not made of such numbers.
+        FcotError: The file is unreadable, or an entry has other fields or values.
     """
     try:
         prices: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
         if not isinstance(prices, dict):
             raise ValueError("not entries by model")
-        if strays := [name for name, price in prices.items() if not isinstance(price, dict)]:
-            raise ValueError(f"{strays[0]!r} has no price")
-        found = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
-        if found is None:
+        if unpriced := [name for name, price in prices.items() if not isinstance(price, dict)]:
+            raise ValueError(f"{unpriced[0]!r} has no price")
+        entry = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
+        if entry is None:
             return None
-        tuned, tiers = found.pop("fine_tuned", None), {"default": 1.0} | found.pop("tiers", {})
-        price, tuned_price = _to_price(found), None if tuned is None else _to_price(tuned, {"training"})
+        tuned, tiers = entry.pop("fine_tuned", None), {"default": 1.0} | entry.pop("tiers", {})
+        price, tuned_price = _to_price(entry), None if tuned is None else _to_price(tuned, {"training"})
         factors = {name: float(factor) for name, factor in tiers.items()}
         if not all(math.isfinite(factor) and factor >= 0 for factor in factors.values()):
             raise ValueError(f"{tiers}")
@@ -92,25 +92,25 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
         ) from error
 
 
-def _to_price(entry: Mapping[str, Any], more: Set[str] = frozenset()) -> Price:
-    """An entry's numbers; those named in ``more`` must be there too."""
-    strange = set(entry) - {"input", "output", "cached_input", "batch"} - more
+def _to_price(entry: Mapping[str, Any], required: Set[str] = frozenset()) -> Price:
+    """The price of an entry, which must have the fields ``required`` too."""
+    unknown = set(entry) - {"input", "output", "cached_input", "batch"} - required
     values = {name: float(value) for name, value in entry.items()}
-    if strange or not all(math.isfinite(value) and value >= 0 for value in values.values()):
-        raise ValueError(f"{sorted(strange) or entry}")
+    if unknown or not all(math.isfinite(value) and value >= 0 for value in values.values()):
+        raise ValueError(f"{sorted(unknown) or entry}")
     return Price(
         values["input"], values["output"], values.get("cached_input", values["input"]), values.get("batch", 1.0),
-        values["training"] if "training" in more else None,
+        values["training"] if "training" in required else None,
     )  # fmt: skip
 
 
 def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, Any]:
-    """The usage record of store rows; each request's tokens stand in the first of its rows.
+    """The usage record of store rows. Each request's tokens are in the first of its rows.
 
     Returns:
-        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server
-        did not say: tokens lack them, dollars hold their maximum), ``requests_lost`` (tries that ended without an answer when the
-        server may have charged them: counted in dollars alone, at their maximum) and ``usd`` (None without a price).
+        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server reported
+        no usage: they are missing in the tokens and count at their maximum in ``usd``), ``requests_lost`` (tries without an answer
+        that may have been charged: they count in ``usd`` only, at their maximum) and ``usd`` (None without a price).
     """
     usage: dict[str, Any] = {
         "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0,
@@ -133,7 +133,7 @@ _COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 def cost_usd(row: Mapping[str, Any], price: Price) -> float:
-    """What a store's row adds to the bill: its request's tokens, where the server did not say them what it can have charged at most."""
+    """What a store's row adds to the cost, in USD: by its request's tokens, or the maximum if the server did not report them."""
     if "bound_usd" in row:
         return float(row["bound_usd"])
     if "prompt_tokens" not in row:

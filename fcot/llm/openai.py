@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server, through the official async client. Retries are ours; the client's own are off."""
+"""Models behind any OpenAI-compatible server, through the official async client. The client's own retries are off."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from fcot.llm.requests import NO_ACCOUNT, OWN_PARAMETERS, Account, Choice, Reply
 from fcot.llm.throttle import Throttle
 
 OPENAI_URL = "https://api.openai.com"
-OPENAI_KEY = "OPENAI_API_KEY"  # the variable with OpenAI's own key
-NO_KEY = "none"  # an api_key_env that sends no key
-_LONGEST_WAIT_S = 60.0  # between tries, where the server does not say
-LONGEST_RETRY_AFTER_S = 600.0  # where it does; beyond that a person should know
-TRIES_TO_CONNECT = 4  # until anything has succeeded: a wrong URL is found within seconds
-_TRIES_WITH_SEVERAL = 3  # of a request for several choices that fails with 500, until it is tried with one
+OPENAI_KEY = "OPENAI_API_KEY"  # the environment variable with OpenAI's own key
+NO_KEY = "none"  # the value of api_key_env that sends no key
+_LONGEST_WAIT_S = 60.0  # between tries, if the server does not say how long to wait
+LONGEST_RETRY_AFTER_S = 600.0  # the longest wait that a server may ask for; beyond it the run stops with a message
+TRIES_TO_CONNECT = 4  # tries as long as none has reached the server: a wrong URL is reported within seconds
+_TRIES_WITH_SEVERAL = 3  # of a request for several choices that fails with 500, before it is tried with one choice
 
 
 def server_url(base_url: str | None) -> str | None:
-    """The address of a server: as configured, else that of ``OPENAI_BASE_URL``; None for OpenAI's own."""
+    """The address of a server: ``base_url``, or that in ``OPENAI_BASE_URL``; None for OpenAI's own."""
     return base_url or os.environ.get("OPENAI_BASE_URL") or None
 
 
 def key_variable(base_url: str | None, api_key_env: str | None) -> str | None:
-    """The environment variable whose key goes to a server, None where none does.
+    """The environment variable with the key that is sent to a server; None if no key is sent.
 
-    A key goes to the server it belongs to: ``OPENAI_API_KEY`` to OpenAI's own address and to that of ``OPENAI_BASE_URL``, any other
-    server gets the one that ``api_key_env`` names.
+    A key is only sent to the server it belongs to. ``OPENAI_API_KEY`` goes to OpenAI's own address and to that in
+    ``OPENAI_BASE_URL``. Any other server gets the key in the variable that ``api_key_env`` names.
 
     Args:
-        base_url: As configured; None for the default.
-        api_key_env: As configured; ``none`` sends no key.
+        base_url: The configured address; None for the default.
+        api_key_env: The configured variable; ``none`` sends no key.
     """
     if api_key_env is not None:
         return None if api_key_env == NO_KEY else api_key_env
@@ -49,12 +49,12 @@ def key_variable(base_url: str | None, api_key_env: str | None) -> str | None:
 
 
 def key_fault(prefix: str, base_url: str | None, api_key_env: str | None) -> str | None:
-    """What is wrong about the key for a server, with the override that helps; None where nothing is.
+    """What is wrong with the key for a server, and the override that corrects it; None if nothing is wrong.
 
     Args:
-        prefix: Of the options, such as ``teacher.``.
-        base_url: As configured.
-        api_key_env: As configured.
+        prefix: Prefix of the options in the message, such as ``teacher.``.
+        base_url: The configured address; None for the default.
+        api_key_env: The configured variable; ``none`` sends no key.
     """
     variable, url = key_variable(base_url, api_key_env), server_url(base_url)
     if variable is not None and not os.environ.get(variable, "").strip():
@@ -73,16 +73,16 @@ def key_fault(prefix: str, base_url: str | None, api_key_env: str | None) -> str
 
 
 class Server:
-    """Where a server is and what it gets: shared by the online and the batch back end.
+    """A server's address, key and request parameters, shared by the online and the batch back end.
 
     Args:
         model: The name sent to the server.
         model_id: The name in the store's keys; the same weights behind two names share completions.
-        chat: ``/chat/completions`` rather than ``/completions``.
+        chat: Whether ``/chat/completions`` is used instead of ``/completions``.
         temperature: Sampling temperature.
-        parameters: Further request parameters; None drops one that would be sent (``temperature``, ``seed``).
-        max_tokens_parameter: Its name for this model: ``max_tokens``, or ``max_completion_tokens``.
-        base_url: Server, None for OpenAI's own or that of ``OPENAI_BASE_URL``.
+        parameters: Further request parameters. A value of None leaves out a parameter that would be sent (``temperature``, ``seed``).
+        max_tokens_parameter: The parameter that limits answers of this model: ``max_tokens`` or ``max_completion_tokens``.
+        base_url: The server's address; None for that in ``OPENAI_BASE_URL``, or OpenAI's own.
         timeout_s: Limit on one request, in seconds.
         group: The config group that messages name: ``teacher``, or ``student`` for API-backed students.
         api_key_env: The environment variable with the server's key; see :func:`key_variable`.
@@ -111,18 +111,18 @@ class Server:
         self._key_variable = key_variable(base_url, api_key_env)
         self._parameters = {"temperature": temperature, **parameters}
         self._max_tokens_parameter = max_tokens_parameter
-        # A limit that is left out changes the answers; who asks, and on which terms, does not.
-        more = {
+        # Leaving out a limit changes the answers. The user, the service tier and what is stored do not.
+        changing = {
             name: value for name, value in parameters.items()
             if name not in ("temperature", "seed", "user", "service_tier", "metadata", "store") and (value is not None or "max_" in name)
         }  # fmt: skip
         self.identity: Mapping[str, Any] = {
-            "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": more} if more else {}),
+            "model": model_id, "temperature": self._parameters["temperature"], **({"parameters": changing} if changing else {}),
         }  # fmt: skip
 
     @property
     def _key(self) -> str:
-        """The key from the environment, empty where none is sent; files it is read from often end in a newline."""
+        """The key from the environment; empty if none is sent. It is stripped, because keys from files often end in a newline."""
         return os.environ.get(self._key_variable, "").strip() if self._key_variable else ""
 
     def client(self, **http: Any) -> Any:
@@ -135,7 +135,7 @@ class Server:
         )  # fmt: skip
 
     def body(self, request: Request, n: int, seed: int) -> dict[str, Any]:
-        """The JSON that is sent."""
+        """The JSON body of a request."""
         body = {
             "model": self.model, ("messages" if self.chat else "prompt"): request.prompt, "n": n, "seed": seed,
             self._max_tokens_parameter: request.max_tokens, **({"stop": list(request.stop)} if request.stop else {}),
@@ -145,30 +145,30 @@ class Server:
 
     @property
     def sent(self) -> list[str]:
-        """Names of the parameters that requests may have, the usual suspects first."""
+        """Names of the parameters that requests may have, those most often rejected first."""
         return [*self._parameters, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
 
     # --- what a failure means ---
 
     def masked(self, text: str) -> str:
-        """A text without the key, which some servers repeat."""
+        """A text without the key: some servers repeat it in errors."""
         return text.replace(self._key, "***") if self._key else text
 
     def describe(self, failure: Failure) -> str:
-        """One line about a failure; never the request, which holds the key, nor the key itself."""
+        """One line about a failure. It contains neither the key nor the request."""
         return f"{failure.kind}: {self.masked(failure.text).rstrip('.')}"
 
     def refusal(self, failure: Failure) -> Choice | None:
-        """The skipped answer that a failure stands for, None for other failures: the prompt is at fault, not the server."""
+        """The unusable answer to a prompt that is itself at fault; None for other failures."""
         reason = failure.refused_prompt()
         return None if reason is None else Choice("", None, refused=reason)
 
     def names_n(self, failure: Failure) -> bool:
-        """Whether the server refuses several choices in one request by name."""
+        """Whether the server rejects the parameter ``n``: several choices in one request."""
         return failure.parameter(self.sent) == "n"
 
     def stop_message(self, failure: Failure) -> str | None:
-        """Why more requests are pointless, or None where the reason may pass."""
+        """Why further requests would fail too; None if the reason may be temporary."""
         status, reason = failure.status, self.describe(failure)
         if failure.retriable or status == 200:
             return None
@@ -182,14 +182,14 @@ class Server:
         if status == 404:
             where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
             own = f"teacher.endpoint={'chat' if self.chat else 'completions'}" if self.group == "teacher" else failure.path
-            young = ". A model just trained may need some minutes: the same command continues" if self.model.startswith("ft:") else ""
-            return f"no model {self.group}.model={self.model} or no endpoint {own} at {where} ({reason}){young}"
+            new_model = ". A model just trained may need some minutes: the same command continues" if self.model.startswith("ft:") else ""
+            return f"no model {self.group}.model={self.model} or no endpoint {own} at {where} ({reason}){new_model}"
         if failure.out_of_quota:
             return f"the account's quota is used up: {reason}. The same command continues once there is more"
         return f"the server refuses the request: {reason}{self.remedy(failure)}"
 
     def remedy(self, failure: Failure) -> str:
-        """The override that drops or renames the parameter a refusal names."""
+        """The override that leaves out or renames the parameter that an error names; empty if there is none."""
         name = failure.parameter(self.sent)
         if name == "stop":
             return ". prompt.stop=[] leaves it out"
@@ -203,19 +203,19 @@ class Server:
         return f'. "teacher.parameters={{{name}:null}}" leaves it out (or give another value instead of null)'
 
     def no_answer(self, failure: Failure, tries: int) -> str:
-        """The message for tries none of which got to a server."""
+        """The message for tries none of which reached a server."""
         where = f"{self.group}.base_url={self.base_url or 'OpenAI'}"
         return f"no server answers at {where} ({self.masked(failure.text)}): is it running? {tries} tries"
 
 
 class OpenAIModel:
-    """A model behind ``/chat/completions`` or ``/completions``, asked online.
+    """A model behind ``/chat/completions`` or ``/completions``, used online.
 
     Args:
-        server: Where the model is.
-        throttle: Concurrency and rates.
-        max_choices: Choices asked for in one request.
-        max_retries: Further tries of a request that failed for a passing reason.
+        server: The server of the model.
+        throttle: Limits concurrency and rates.
+        max_choices: The most choices in one request.
+        max_retries: Further tries of a request that failed for a temporary reason.
     """
 
     def __init__(self, server: Server, throttle: Throttle, max_choices: int, max_retries: int) -> None:
@@ -229,18 +229,18 @@ class OpenAIModel:
         self._max_retries = max_retries
         self._client: Any = None
         self._said: set[str] = set()
-        self._several_work = False  # an answer to a request for several choices has come
+        self._several_work = False  # a request for several choices was answered
 
     @property
     def concurrency(self) -> int:
-        """What the server is found to take, and some that wait."""
+        """How many calls may be outstanding: those the server takes, and some that wait."""
         return self._throttle.outstanding
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """One request, retried while the reason may pass.
+        """Send one request, and retry it while the reason of its failure may be temporary.
 
         Raises:
-            FcotError: The server refuses (key, model, parameters, quota), every retry failed, or the budget is spent.
+            FcotError: The server rejects it (key, model, parameters, quota), every retry failed, or the budget is spent.
         """
         failures, wanted = 0, n
         while True:
@@ -264,24 +264,24 @@ class OpenAIModel:
                 if (refused := self._server.refusal(failure)) is not None:
                     self._throttle.succeeded()
                     return Reply([refused], Usage(0, 0))
-                if n > 1 and self._may_be_the_number(failure, failures + 1):
+                if n > 1 and self._may_reject_several(failure, failures + 1):
                     n = 1
                     continue
-                wait = self._passing(failure, error, failures, ticket)
+                wait = self._retry_wait_s(failure, error, failures, ticket)
                 failures += 1
             finally:
                 self._throttle.leave()
             await self._throttle.pause(wait)
 
-    def _may_be_the_number(self, failure: Failure, n_failures: int) -> bool:
-        """Whether a request for several choices may have failed for their number; one choice then shows whether it did."""
+    def _may_reject_several(self, failure: Failure, n_failures: int) -> bool:
+        """Whether a request may have failed because it asked for several choices. A retry with one choice shows whether it did."""
         if self._server.names_n(failure):
             return True
-        often = failure.status == 500 and n_failures >= _TRIES_WITH_SEVERAL
-        return not self._several_work and failure.parameter(self._server.sent) is None and (failure.may_refuse_several or often)
+        repeated = failure.status == 500 and n_failures >= _TRIES_WITH_SEVERAL
+        return not self._several_work and failure.parameter(self._server.sent) is None and (failure.may_refuse_several or repeated)
 
     def _learn_choices(self, n: int, wanted: int, returned: int) -> None:
-        """What an answer says about several choices in one request."""
+        """Learn from an answer whether the server supports several choices in one request."""
         if n > 1:
             self._several_work = True
             if returned < n:
@@ -294,16 +294,20 @@ class OpenAIModel:
         if self._client is None:
             self._client = self._server.client(event_hooks={"response": [self._observe]})
         body = self._server.body(request, n, seed)
-        # Not through `.create`: building its models takes two thirds of the processor time of a request.
-        async with asyncio.timeout(self._server.timeout_s):  # the client's own ends a silence, not an answer that trickles
+        # `.create` is not used: building its models takes two thirds of the processor time of a request.
+        async with asyncio.timeout(self._server.timeout_s):  # the client's own timeout ends a silence, but not an answer that trickles in
             data = await self._client.post(self._server.path, cast_to=bytes, body=body)
         return to_reply(json.loads(data))
 
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)
 
-    def _passing(self, failure: Failure, error: Exception, attempt: int, ticket: int) -> float:
-        """Seconds to wait before another try, or the end of all tries."""
+    def _retry_wait_s(self, failure: Failure, error: Exception, attempt: int, ticket: int) -> float:
+        """Seconds to wait before another try.
+
+        Raises:
+            FcotError: Another try would be of no use.
+        """
         server = self._server
         if (stop := server.stop_message(failure)) is not None:
             self._throttle.halt()
@@ -336,11 +340,11 @@ class OpenAIModel:
 
     def status(self) -> str:
         """Such as ``47 of 50 in flight, retried: 3 x 429``."""
-        tried_again = ", ".join(f"{count} x {kind}" for kind, count in self._retries.most_common())
-        return f"{self._throttle.in_flight} of {self._throttle.limit} in flight" + (f", retried: {tried_again}" if tried_again else "")
+        retried = ", ".join(f"{count} x {kind}" for kind, count in self._retries.most_common())
+        return f"{self._throttle.in_flight} of {self._throttle.limit} in flight" + (f", retried: {retried}" if retried else "")
 
     def halt(self) -> None:
-        """Send nothing more."""
+        """Send no further requests."""
         self._throttle.halt()
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run wants of its teacher, and what of that the store lacks: pure functions of the two."""
+"""Which generations a run needs, and which of them the store lacks: pure functions of a plan and a shard."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.prompts.thinking import separate, text_or_thought
 
-_NEXT_SEED = 1_000_003  # further than any D, so that seeds of slots and of second tries never meet
-_TRIES = 3  # of a prompt whose answers are unusable
+_NEXT_SEED = 1_000_003  # larger than any D, so the seeds of second tries never equal those of slots
+_TRIES = 3  # requests for a prompt whose answers are unusable
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What makes a run's requests, beside the problem: kept together because every step needs all of it.
+    """Everything but the problem that determines a run's requests.
 
     Attributes:
-        first_slot: Of the D slots that are the run's; another block of slots holds other rationales.
-        resample_identical: Whether up to D more rationales are bought in the place of identical ones.
-        price: None where it is unknown.
-        budget_usd: The most this run may spend, None for no limit.
-        shared_budget: That of the sweep it belongs to, None without one.
+        teacher: The teacher that answers the requests.
+        prompt: The texts of the requests.
+        rule: How answers are extracted and compared.
+        diversity: D, the completions requested per problem.
+        run_id: Written into every row that the run buys.
+        first_slot: The first of the run's D slots. Another block of slots holds other rationales.
+        resample_identical: Whether up to D more rationales are bought to replace repeated ones.
+        price: The teacher's price; None if it is unknown.
+        budget_usd: The most this run may spend; None for no limit.
+        shared_budget: The budget of the sweep that the run belongs to; None without one.
     """
 
     teacher: Teacher
@@ -48,24 +53,24 @@ class Plan:
 
     @property
     def slots(self) -> range:
-        """The step-1 slots that are the run's."""
+        """The run's step-1 slots."""
         return range(self.first_slot, self.first_slot + self.diversity)
 
     def step1(self, problem: Problem) -> Request:
         """The request for rationales."""
-        text = self.prompt.ask(problem.question, self.rule, self.teacher.chat)
+        text = self.prompt.first_request(problem.question, self.rule, self.teacher.chat)
         return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
 
     def step2(self, problem: Problem, rationale: StoreRow) -> Request:
-        """The request for the answer that a stored rationale leads to."""
+        """The request for the answer that follows a stored rationale."""
         return self._step2(problem, rationale, text_or_thought(rationale["text"]))
 
     def _step2(self, problem: Problem, rationale: StoreRow, text: str) -> Request:
-        prompt = self.prompt.ask_answer(problem.question, text, self.rule, self.teacher.chat)
+        prompt = self.prompt.second_request(problem.question, text, self.rule, self.teacher.chat)
         return Request(prompt, self.prompt.answer_tokens, self.prompt.stop, rationale["key"], problem, text, rationale["slot"])
 
     def step2_keys(self, request: Request, problem: Problem, rationale: StoreRow) -> list[str]:
-        """The keys of a request of :meth:`step2`, and behind them those of earlier versions, which also sent a rationale's thought."""
+        """The keys of a request of :meth:`step2`, then those of earlier versions, which also sent the rationale's thought."""
         if request.rationale == rationale["text"]:
             return self.keys(request)
         return [*self.keys(request), *self.keys(self._step2(problem, rationale, rationale["text"]))]
@@ -75,24 +80,33 @@ class Plan:
         return request.key(self.teacher.identity)
 
     def keys(self, request: Request) -> list[str]:
-        """The same, and behind it the keys under which earlier versions stored such a request."""
-        older = getattr(self.teacher, "older_identities", ())  # a back end of somebody else's need not have any
+        """The request's key under this teacher, then the keys under which earlier versions stored such a request."""
+        older = getattr(self.teacher, "older_identities", ())  # a user's own back end need not have them
         return [request.key(identity) for identity in (self.teacher.identity, *older)]
 
     def bound_usd(self, request: Request, n: int, batch: bool = False) -> float:
-        """The most that a request for ``n`` choices can cost, in USD; 0 where the price is unknown."""
+        """The most that a request for ``n`` choices can cost, in USD; 0 if the price is unknown."""
         if self.price is None:
             return 0.0
         return self.price.usd(request.most_prompt_tokens(), n * request.max_tokens, batch=batch)
 
     def root_key(self, folder: StoreFolder, problem: Problem) -> str:
-        """The key of a problem's step-1 request, or an earlier version's where rows are stored under that."""
-        return folder.known(self.keys(self.step1(problem)))
+        """The key of a problem's step-1 request, or the key of an earlier version if rows are stored under it."""
+        return folder.first_stored(self.keys(self.step1(problem)))
 
 
 @dataclass(frozen=True)
 class SlotRange:
-    """Consecutive slots of one request that are to be bought together."""
+    """Consecutive slots of one request, bought together.
+
+    Attributes:
+        request: The request that fills them.
+        key: The request's key.
+        first_slot: The first slot.
+        n: How many slots.
+        seed: The seed that is sent.
+        identity: The teacher's part of the key.
+    """
 
     request: Request
     key: str
@@ -103,34 +117,34 @@ class SlotRange:
 
     @property
     def root(self) -> str:
-        """Key of the step-1 request, which decides the shard."""
+        """Key of the step-1 request, which determines the shard."""
         return self.request.root or self.key
 
 
 def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRange]:
-    """The requests that a problem needs next; none where it is whole, or given up.
+    """The requests that a problem needs next; none if it is complete or given up.
 
-    Step 1 for empty slots, step 2 for rationales without an answer. Asked again after they came back, it tops up what a
-    server returned too little of, and replaces what was refused, with another seed: a server that honours seeds would
-    give the same answer again, for money.
+    These are step 1 for empty slots and step 2 for rationales without an answer. Called again after their answers were stored,
+    it requests choices that the server left out and replaces unusable answers. It does so with another seed: a server that
+    honors seeds would charge for the same answer again.
     """
     jobs: list[SlotRange] = []
     if not gave_up(plan, shard, key):
         request = plan.step1(problem)
-        seed = _NEXT_SEED * shard.n_refused(key)
+        seed = _NEXT_SEED * shard.n_unusable(key)
         for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
             jobs.append(SlotRange(request, key, first, n, first + seed, plan.teacher.identity))
     if jobs and plan.resample_identical:
-        return jobs  # which rationales are the problem's is not known yet
+        return jobs  # which rationales the problem will use is not known yet
     for answer in answers(plan, shard, key, problem):
         if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
-            seed = _NEXT_SEED * shard.n_refused(answer.key)
+            seed = _NEXT_SEED * shard.n_unusable(answer.key)
             jobs.append(SlotRange(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
     return jobs
 
 
 def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
-    """The empty step-1 slots to fill next: of the first D, then as many of the next D as rationales are repeated."""
+    """The empty step-1 slots to fill next: those of the first D, then with resampling one of the next D per repeated rationale."""
     empty = [slot for slot in plan.slots if not shard.has(key, slot)]
     if empty or not plan.resample_identical:
         return empty
@@ -139,7 +153,10 @@ def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
 
 
 def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
-    """First slot and length of each run of consecutive slots, cut to ``longest``: what a draw is does not depend on interruptions."""
+    """First slot and length of each block of consecutive slots, cut to ``longest``.
+
+    The seed of a slot follows from the slots alone, so draws do not depend on interruptions.
+    """
     start = 0
     for end in range(1, len(slots) + 1):
         if end == len(slots) or slots[end] != slots[end - 1] + 1 or end - start == longest:
@@ -148,16 +165,19 @@ def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]
 
 
 def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
-    """Whether a prompt has brought enough unusable answers: three requests and as many as completions are wanted, or a final one."""
-    if not shard.n_refused(key):
+    """Whether a prompt is given up for its unusable answers.
+
+    That is the case after three requests with D unusable answers, or after one refusal that no other try can change.
+    """
+    if not shard.n_unusable(key):
         return False
-    refused = shard.refused(key)
-    enough = len(refused) >= plan.diversity and len({row["request"] for row in refused}) >= _TRIES
-    return enough or any(row["refused"] in FINAL for row in refused)
+    unusable = shard.unusable_rows(key)
+    enough = len(unusable) >= plan.diversity and len({row["request"] for row in unusable}) >= _TRIES
+    return enough or any(row["refused"] in FINAL for row in unusable)
 
 
 def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
-    """The filled slots whose rationales are the problem's: the first D, or with resampling the first D distinct ones."""
+    """The filled slots whose rationales the problem uses: the run's own. With resampling: D of the first 2 D, distinct texts first."""
     if not plan.resample_identical:
         return [slot for slot in plan.slots if shard.has(key, slot)]
     texts: Counter[str] = Counter()
@@ -171,7 +191,7 @@ def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
 
 @dataclass(frozen=True)
 class AnswerSlot:
-    """Where the answer to one stored rationale belongs: its request, key, and slot under that key."""
+    """Where the answer to a stored rationale is stored: its request, key, and slot under that key."""
 
     rationale: StoreRow
     request: Request
@@ -180,9 +200,9 @@ class AnswerSlot:
 
 
 def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[AnswerSlot]:
-    """For each rationale of a problem, in slot order: identical ones share a step-2 key and take its slots in turn.
+    """The answer slot of each rationale of a problem, in slot order; none for prompts of one request.
 
-    Nothing for prompts of one request.
+    Repeated rationales share a step-2 key and take its slots in turn.
     """
     if not plan.prompt.two_steps:
         return
@@ -197,113 +217,130 @@ def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[An
 
 
 def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Completion, list[StoreRow]]]:
-    """A problem's D completions with the rows they are made of; one the teacher never gave is empty, with the refusal's reason.
+    """A problem's D completions, each with the rows it is made of.
 
-    A completion ends as its rationale ended: an answer step that runs on after its answer is no fault.
+    A completion that the teacher never gave is empty, and its finish reason says why. The finish reason of the others is the
+    rationale's: an answer step that continues after its answer does no harm.
     """
     chosen = chosen_slots(plan, shard, key)
     by_slot = {answer.rationale["slot"]: answer for answer in answers(plan, shard, key, problem)}
-    for index, slot in enumerate(_in_place(chosen, plan)):
+    for index, slot in enumerate(_by_completion(chosen, plan)):
         if slot is None:
             yield Completion(problem.sample_index, index, "", "", _reason(shard, key)), []
             continue
         row = shard.row(key, slot)
-        within, said, _ = separate(row["text"])
-        thought = "\n".join(filter(None, (row.get("reasoning"), within)))
+        inner_thought, rationale_text, _ = separate(row["text"])
+        thought = "\n".join(filter(None, (row.get("reasoning"), inner_thought)))
         if not plan.prompt.two_steps:
             rationale, answer_text = plan.prompt.split(row["text"], plan.rule)
             yield Completion(problem.sample_index, index, rationale, answer_text, row["finish_reason"], thought), [row]
             continue
         answer = by_slot[slot]
         if shard.has(answer.key, answer.slot):
-            answered = shard.row(answer.key, answer.slot)
-            answer_text = separate(answered["text"]).said
-            yield Completion(problem.sample_index, index, said, answer_text, row["finish_reason"], thought), [row, answered]
+            answer_row = shard.row(answer.key, answer.slot)
+            answer_text = separate(answer_row["text"]).said
+            yield Completion(problem.sample_index, index, rationale_text, answer_text, row["finish_reason"], thought), [row, answer_row]
         else:
-            yield Completion(problem.sample_index, index, said, "", _reason(shard, answer.key), thought), [row]
+            yield Completion(problem.sample_index, index, rationale_text, "", _reason(shard, answer.key), thought), [row]
 
 
 def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[StoreRow, bool]]:
-    """Every row that was ever bought for a problem's prompts, and whether it is part of one of its D completions."""
+    """Every row that was bought for a problem's prompts, and whether one of its D completions uses it."""
     used = {key: set(chosen_slots(plan, shard, key))}
     for answer in answers(plan, shard, key, problem):
         used.setdefault(answer.key, set()).add(answer.slot)
-    for one, slots in used.items():
-        for slot in shard.slots(one):
-            yield shard.row(one, slot), slot in slots
-        for row in (*shard.refused(one), *shard.unused(one)):
+    for used_key, used_slots in used.items():
+        for slot in shard.slots(used_key):
+            yield shard.row(used_key, slot), slot in used_slots
+        for row in (*shard.unusable_rows(used_key), *shard.cost_only_rows(used_key)):
             yield row, False
 
 
-def _in_place(chosen: Sequence[int], plan: Plan) -> list[int | None]:
-    """D places: a slot stands at its own number; with resampling the chosen ones follow each other."""
+def _by_completion(chosen: Sequence[int], plan: Plan) -> list[int | None]:
+    """The slot of each completion index; None if it is empty. With resampling the chosen slots follow each other without gaps."""
     if plan.resample_identical:
         return [*chosen, *[None] * (plan.diversity - len(chosen))]
     return [slot if slot in set(chosen) else None for slot in plan.slots]
 
 
 def _reason(shard: Shard, key: str) -> str:
-    """Why a prompt has no answer: the last refusal's reason."""
-    refused = [row["refused"] for row in shard.refused(key)]
-    return REFUSED + (refused[-1] if refused else "empty")
+    """The finish reason of a completion that a prompt did not get: why its last answer was unusable."""
+    reasons = [row["refused"] for row in shard.unusable_rows(key)]
+    return REFUSED + (reasons[-1] if reasons else "empty")
 
 
 def _row(plan: Plan, job: SlotRange, request_id: str, choice: int) -> StoreRow:
-    """What every row of a request says."""
+    """The fields that every row of a request has."""
     request = job.request
-    more = {} if request.rationale_slot is None else {"of": request.rationale_slot}
+    parent = {} if request.rationale_slot is None else {"of": request.rationale_slot}
     return {
         "key": job.key, "slot": None, "root": request.root, "sample_index": request.problem.sample_index if request.problem else None,
-        "request": request_id, "choice": choice, "seed": job.seed, "n": job.n, "run": plan.run_id, "time": round(time.time(), 3), **more,
+        "request": request_id, "choice": choice, "seed": job.seed, "n": job.n, "run": plan.run_id, "time": round(time.time(), 3), **parent,
     }  # fmt: skip
 
 
 def new_request_id() -> str:
-    """Names a request in the store's rows."""
+    """A new id of a request, for its rows."""
     return uuid.uuid4().hex[:16]
 
 
 def sent_row(plan: Plan, job: SlotRange, request_id: str, bound_usd: float | None) -> StoreRow:
-    """The row of a request that is about to be sent, with its maximum cost; None takes it back. Its answer's rows supersede it."""
+    """The row of a request that is about to be sent. The rows of its answer supersede it.
+
+    Args:
+        plan: The run's plan.
+        job: The slots that the request fills.
+        request_id: By :func:`new_request_id`.
+        bound_usd: Its maximum cost. None makes a row that cancels an earlier one: nothing was charged.
+    """
     bound = {} if bound_usd is None else {"bound_usd": bound_usd}
     return _row(plan, job, request_id, -1) | {"text": "", "finish_reason": None, "refused": LOST} | bound
 
 
 def to_rows(
-    plan: Plan, job: SlotRange, shard: Shard, reply: Reply, request_id: str, *, bound_usd: float = 0.0, counted: bool = True, **more: object
+    plan: Plan,
+    job: SlotRange,
+    shard: Shard,
+    reply: Reply,
+    request_id: str,
+    *,
+    bound_usd: float = 0.0,
+    counted: bool = True,
+    **extra: object,
 ) -> list[StoreRow]:
-    """Store rows of one reply: usable choices fill the asked slots that are empty, then, where the server sent more, others.
+    """The store rows of one reply.
 
-    The first row carries the request's usage and, where the server did not say it, an upper bound on its price; the row of a
-    rationale's slot 0 the request itself.
+    Usable choices fill the requested slots that are empty. If the server sent more, the rest fill slots behind the run's.
+    The first row holds the request's usage and, if the server did not report it, an upper bound on its cost. The row of a
+    rationale's slot 0 holds the request itself.
 
     Args:
-        plan: Of the run that asked.
-        job: What was asked.
-        shard: Where the rows will go.
-        reply: What came back.
+        plan: The plan of the run that sent the request.
+        job: The slots that the request was to fill.
+        shard: The shard that the rows will be appended to.
+        reply: The server's reply.
         request_id: By :func:`new_request_id`.
-        bound_usd: The most it can have cost.
-        counted: Whether the reply's usage is written; not for completions from a file.
-        more: Goes into each row.
+        bound_usd: The most the request can have cost.
+        counted: Whether the reply's usage is written; false for completions from a file.
+        extra: Fields added to each row.
     """
-    asked = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
+    requested = [slot for slot in range(job.first_slot, job.first_slot + job.n) if not shard.has(job.key, slot)]
     filled = set(shard.slots(job.key))
-    spare = (slot for slot in range(plan.slots.stop, 1 << 20) if slot not in filled and slot not in asked)
-    free = iter(asked)
-    said = {"model": reply.model, "fingerprint": reply.fingerprint}
+    spare = (slot for slot in range(plan.slots.stop, 1 << 20) if slot not in filled and slot not in requested)
+    free = iter(requested)
+    server = {"model": reply.model, "fingerprint": reply.fingerprint}
     rows: list[StoreRow] = []
     for number, choice in enumerate(reply.choices or [Choice("", None, refused="empty")]):
         slot = None if choice.refused else next(free, None)
         if slot is None and not choice.refused:
             slot = next(spare)
         row = _row(plan, job, request_id, number) | {"slot": slot, "text": choice.text, "finish_reason": choice.finish_reason}
-        row |= {name: value for name, value in (said | {"reasoning": choice.reasoning}).items() if value is not None} | more
+        row |= {name: value for name, value in (server | {"reasoning": choice.reasoning}).items() if value is not None} | extra
         if not rows and counted:
             usage = reply.usage
             row |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
             row |= {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
-            row |= {"bound_usd": bound_usd} if bound_usd and not usage.told else {}
+            row |= {"bound_usd": bound_usd} if bound_usd and not usage.complete else {}
         if slot is None:
             row["refused"] = choice.refused
         if slot == 0 and job.request.root is None:

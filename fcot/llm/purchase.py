@@ -1,4 +1,4 @@
-"""Buying online: as many requests in flight as the teacher takes, each answer on disk before the next step uses it."""
+"""Buying completions online: as many requests in flight as the teacher takes. Each answer is stored before the next step uses it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,30 @@ from fcot.llm.requests import Usage
 from fcot.llm.store.folder import Shard, StoreFolder
 
 _SYNC_EVERY_S = 1.0
-_FIRST = 20  # completions
-_CLAIMED_TOGETHER = 32  # problems, so that what others bought is looked at once for all of them
-_LOOK_AGAIN_S = (0.1, 3.0)  # at problems that others have claimed: at first, and at most
+_FIRST = 20  # completions that are judged before further problems are bought
+_CLAIMED_TOGETHER = 32  # problems, so that the store is refreshed once for all of them
+_RETRY_CLAIM_S = (0.1, 3.0)  # before problems that others have claimed are tried again: the first wait, and the longest
 
 
 @dataclass
 class Meter:
-    """What a purchase has done so far, for the budget and for whoever watches.
+    """Progress and cost of a purchase, for the budget and the progress line.
 
     Attributes:
-        requested: Completions in all.
-        paid_usd: Spent by this run before and now, as far as the prices are known.
-        paid_before: Spent by earlier attempts of it.
-        reserved_usd: Upper bound on what is in flight.
-        judge: Given a problem's completions, how many of them will be kept; None where that is nobody's question.
-        status: What the teacher has to add.
-        advance: Called with the completions that became whole or were given up, and with 0 as time passes.
+        requested: How many completions the run needs.
+        advance: Called with the number of completions that were completed or given up, and with 0 as time passes.
+        judge: Returns how many of a problem's completions curation will keep; None: nothing is judged.
+        paid_usd: Spent by all attempts of this run; None if the price is unknown.
+        paid_before: Spent by earlier attempts of this run, in USD.
+        reserved_usd: Upper bound on the cost of the requests in flight.
+        done: Completions that are complete or given up.
+        bought: Completions of these that this attempt bought.
+        judged: Completions given to ``judge``.
+        kept: Completions of these that curation will keep.
+        requests: Requests that were answered.
+        tokens: Tokens of these requests.
+        started: Start of the purchase, by the monotonic clock.
+        status: The teacher's part of the progress line.
     """
 
     requested: int
@@ -56,79 +63,89 @@ class Meter:
     status: Callable[[], str] = str
 
     def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> float:
-        """Count a reply's request and tokens; what it cost in USD: by its usage, or at its bound where the server did not say."""
+        """Count a reply's request and tokens.
+
+        Returns:
+            Its cost in USD: by its usage, or ``bound`` if the server did not report it. 0 if the price is unknown.
+        """
         self.requests += 1
         self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         if plan.price is None:
             return 0.0
         tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0
-        return plan.price.usd(*tokens, batch) if usage.told else bound
+        return plan.price.usd(*tokens, batch) if usage.complete else bound
 
     def finished(self, n: int) -> None:
-        """Count ``n`` more completions as whole or given up."""
+        """Count ``n`` more completions as complete or given up."""
         self.done += n
         self.advance(n)
 
-    def judge_all(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
-        """Count how many of a whole problem's completions will be kept."""
+    def judge_problem(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
+        """Count how many completions of a complete problem will be kept."""
         if self.judge is None:
             return
-        drawn = [completion for completion, _ in assemble(plan, shard, key, problem)]
-        self.judged += len(drawn)
-        self.kept += self.judge(drawn)
+        completions = [completion for completion, _ in assemble(plan, shard, key, problem)]
+        self.judged += len(completions)
+        self.kept += self.judge(completions)
 
     def __str__(self) -> str:
         """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 of 50 in flight, retried: 3 x 429``."""
         seconds = max(1e-9, time.monotonic() - self.started)
         parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
         if self.paid_usd is not None:
-            to_come = (self.paid_usd - self.paid_before) / self.bought * (self.requested - self.done) if self.bought else None
-            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + to_come:,.2f}" if to_come is not None else ""))
+            expected = (self.paid_usd - self.paid_before) / self.bought * (self.requested - self.done) if self.bought else None
+            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + expected:,.2f}" if expected is not None else ""))
         if self.judged:
             parts.append(f"kept {self.kept / self.judged:.0%}")
         return ", ".join([*parts, *filter(None, [self.status()])])
 
 
 def first_problems(diversity: int) -> int:
-    """How many problems are bought and judged before others are opened: twenty completions, and five problems at least."""
+    """How many problems are bought and judged before others are started: twenty completions, but at least five problems."""
     return max(5, -(-_FIRST // diversity))
 
 
 def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
-    """The message that ends a run whose next request may cost more than is left."""
+    """The message of a run whose next request may exceed the budget."""
     assert plan.price is not None
     source = f" (prices: {plan.price.source})" if plan.price.source else ""
-    own, shared, more = plan.budget_usd, plan.shared_budget, "the same command with a larger budget"
+    own, shared, command = plan.budget_usd, plan.shared_budget, "the same command with a larger budget"
     if shared is not None and (own is None or (meter.paid_usd or 0.0) + bound <= own):
         limit = f"{shared.option}={shared.usd:g}: ${shared.spent_usd():,.4f} spent or reserved by all jobs"
-        more = shared.more
+        command = shared.command
     else:
         limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.requested:,} completions are whole and kept in the store; {more} continues"
+        f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"
     )
 
 
 @dataclass
 class _Open:
-    """A problem being bought: its requests in flight or queued, and the completions already counted."""
+    """A problem that is being bought."""
 
-    key: str
+    key: str  # step 1
     problem: Problem
     shard: Shard
-    outstanding: int = 0
-    counted: int = 0
+    outstanding: int = 0  # requests that are queued or in flight
+    counted: int = 0  # completions that the meter has counted
 
 
 def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
-    """Complete all problems of ``wanted``, sharing the store with whoever else buys from it.
+    """Complete all problems, while other processes may buy into the same store.
 
-    A problem is claimed while it is bought; what others have claimed is left to them, and looked at again at the end.
+    A problem is claimed while it is bought. Problems that others have claimed are left to them and checked again at the end.
+
+    Args:
+        plan: The run's plan.
+        folder: The store's folder.
+        wanted: Step-1 key and problem of each problem that is incomplete.
+        meter: Updated as completions arrive.
 
     Raises:
         FcotError: The teacher stops, the budget is used up, or the disk is full. What was bought is in the store.
-        KeyboardInterrupt: After waiting for what was in flight.
+        KeyboardInterrupt: The user interrupted; the requests in flight have been answered and stored.
     """
     lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
     try:
@@ -140,7 +157,10 @@ def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], 
 
 
 def _check_no_batches(folder: StoreFolder) -> None:
-    """Look after a key was claimed: whoever submits batches has claimed all of them, so one that died has left them open."""
+    """Check that no submitted batch is open. Call it after a key was claimed.
+
+    A process that submits batches claims the whole store folder. So if a key can be claimed and batches are open, that process ended.
+    """
     if pending := folder.open_batches():
         raise FcotError(
             f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
@@ -149,9 +169,9 @@ def _check_no_batches(folder: StoreFolder) -> None:
 
 
 class _Tries:
-    """The account of one request: its row in the store before each try that may cost money.
+    """The account of one request. It stores a row before each try that may cost money.
 
-    A try that was certainly not charged leaves its row to the next one; where none follows, the row is taken back.
+    If a try was certainly not charged, the next try uses its row. If no try follows, the row is cancelled.
     """
 
     def __init__(self, purchase: _Purchase, state: _Open, job: SlotRange, bound: float) -> None:
@@ -160,7 +180,7 @@ class _Tries:
         self.written = self.in_flight = False
 
     def sending(self) -> None:
-        """Append the row of the try, unless it stands there since the one before."""
+        """Append the row of the try, unless the row of the try before is still unused."""
         self.in_flight = True
         if self.bound and not self.written:
             if not self.purchase.affordable(0.0):  # the tries before this one may have been charged
@@ -171,18 +191,18 @@ class _Tries:
             self.written = True
 
     def not_charged(self) -> None:
-        """The row stays for the next try."""
+        """Leave the row for the next try."""
         self.in_flight = False
 
     def maybe_charged(self) -> None:
-        """The row stays for good, and counts."""
+        """Keep the row: it counts at its maximum cost."""
         self.in_flight = False
         if self.written:
             self.purchase.pay(self.bound)
             self.request_id, self.written = new_request_id(), False
 
     def give_up(self) -> None:
-        """No try follows: take back the row of one that was not charged; one that is in flight may be."""
+        """No try follows: cancel the row of a try that was not charged. A try in flight may be charged, so its row counts."""
         if self.written and self.in_flight:
             self.purchase.pay(self.bound)
         elif self.written:
@@ -197,29 +217,29 @@ class _Purchase:
         self.folder = folder
         self.meter = meter
         self.lease = lease
-        self.spent_now = 0.0  # by this purchase
-        self.waiting = deque(wanted)  # problems that nobody has looked at
-        self.opened = self.whole = 0
+        self.spent_now = 0.0  # USD spent by this purchase
+        self.waiting = deque(wanted)  # problems that are not claimed yet
+        self.opened = self.completed = 0
         self.claimed_by_others: deque[tuple[str, Problem]] = deque()
-        self.look_again_at = self.look_after_s = 0.0
-        self.told_to_wait = False
+        self.retry_claims_at = self.retry_wait_s = 0.0
+        self.announced_wait = False
         self.interrupts = 0
         self.jobs: deque[tuple[_Open, SlotRange]] = deque()
-        self.closed: list[_Open] = []  # whole, to be given up when they are on the disk
+        self.closed: list[_Open] = []  # complete problems, released once they are on the disk
         self.stop: BaseException | None = None
 
     async def run(self) -> None:
         self.wake = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
-        synced = asyncio.create_task(self._keep_synced())
+        sync_task = asyncio.create_task(self._keep_synced())
         try:
             with self._interruptible():
                 await self._loop()
         finally:
-            synced.cancel()
+            sync_task.cancel()
             for task in self.tasks:
                 task.cancel()
-            await asyncio.gather(*self.tasks, synced, return_exceptions=True)
+            await asyncio.gather(*self.tasks, sync_task, return_exceptions=True)
             await self.plan.teacher.close()
         if self.stop is not None:
             raise self.stop
@@ -234,13 +254,13 @@ class _Purchase:
                 return
             self.wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), min(1.0, max(0.05, self.look_again_at - time.monotonic())))
+                await asyncio.wait_for(self.wake.wait(), min(1.0, max(0.05, self.retry_claims_at - time.monotonic())))
             self.meter.advance(0)
             if stop_requested() and not self.interrupts:
                 self._interrupt()
 
     async def _keep_synced(self) -> None:
-        """Once a second, in a thread: what was appended goes to the disk, then whole problems are given up to others."""
+        """Once per second, force appended rows to the disk in a thread, then release the claims on complete problems."""
         while True:
             await asyncio.sleep(_SYNC_EVERY_S)
             try:
@@ -248,7 +268,7 @@ class _Purchase:
                 await asyncio.to_thread(self.folder.sync)
                 for state in closed:
                     state.shard.release(state.key)
-                self.folder.look()
+                self.folder.refresh_claimed()
             except FcotError as error:
                 self._halt(error)
                 self.wake.set()
@@ -256,12 +276,12 @@ class _Purchase:
     def _start_jobs(self) -> None:
         """Keep as many requests in flight as the teacher takes and the budget allows."""
         while self.stop is None and len(self.tasks) < self.plan.teacher.concurrency:
-            if not self.jobs and not self._open_more():
+            if not self.jobs and not self._open_problems():
                 return
             state, job = self.jobs[0]
             if gave_up(self.plan, state.shard, job.key):  # since it was queued
                 self.jobs.popleft()
-                self._came_back(state)
+                self._request_ended(state)
                 continue
             bound = self.plan.bound_usd(job.request, job.n)
             if not self.affordable(bound):
@@ -281,7 +301,7 @@ class _Purchase:
             self._halt(error)
 
     def _halt(self, reason: BaseException) -> None:
-        """Send nothing new; what is in flight is paid for, so it is waited for."""
+        """Send no further requests. Those in flight are paid for, so their answers are awaited."""
         self.plan.teacher.halt()
         self.stop = self.stop or reason
 
@@ -300,23 +320,23 @@ class _Purchase:
         if job.request.root is not None or not self.plan.prompt.two_steps:
             new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
-        self._came_back(state)
+        self._request_ended(state)
 
-    def _came_back(self, state: _Open) -> None:
+    def _request_ended(self, state: _Open) -> None:
         state.outstanding -= 1
         if not state.outstanding:
-            self._go_on(state)
+            self._queue_next(state)
 
-    def _go_on(self, state: _Open) -> None:
-        """Queue what a problem needs next; where that is nothing, it is whole."""
+    def _queue_next(self, state: _Open) -> None:
+        """Queue the requests that a problem needs next. If it needs none, it is complete."""
         jobs = missing(self.plan, state.shard, state.key, state.problem)
         state.outstanding = len(jobs)
-        self.jobs.extendleft((state, job) for job in reversed(jobs))  # before new problems: fewer are open at once
+        self.jobs.extendleft((state, job) for job in reversed(jobs))  # before those of new problems, so that fewer are open at once
         if jobs:
             return
         self._count(state, self.plan.diversity - state.counted)
-        self.whole += 1
-        self.meter.judge_all(self.plan, state.shard, state.key, state.problem)
+        self.completed += 1
+        self.meter.judge_problem(self.plan, state.shard, state.key, state.problem)
         self.closed.append(state)
 
     def _count(self, state: _Open, n: int) -> None:
@@ -326,28 +346,28 @@ class _Purchase:
 
     # --- claiming ---
 
-    def _open_more(self) -> bool:
-        """Open problems until there is something to send; False where none is left that this process may buy now."""
+    def _open_problems(self) -> bool:
+        """Open problems until a request is queued; False if there is no problem that this process may buy now."""
         while not self.jobs:
-            if not self.waiting and self.claimed_by_others and time.monotonic() >= self.look_again_at:
+            if not self.waiting and self.claimed_by_others and time.monotonic() >= self.retry_claims_at:
                 self.waiting, self.claimed_by_others = self.claimed_by_others, deque()
             if not self.waiting or not (allowed := self._may_open()):
                 return False
             states = self._claim(max(1, min(allowed, _CLAIMED_TOGETHER, self.plan.teacher.concurrency - len(self.tasks))))
             self.opened += len(states)
             for state in states:
-                self._go_on(state)
+                self._queue_next(state)
         return True
 
     def _may_open(self) -> int:
-        """How many more problems may be opened: where completions are judged, the first ones are before the rest is bought."""
+        """How many more problems may be opened. If completions are judged, the first problems are judged before others are bought."""
         first = first_problems(self.plan.diversity)
-        if self.meter.judge is None or self.whole >= first:
+        if self.meter.judge is None or self.completed >= first:
             return _CLAIMED_TOGETHER
         return max(0, first - self.opened)
 
     def _claim(self, n: int) -> list[_Open]:
-        """Claim up to ``n`` problems, and learn what others have bought of them."""
+        """Claim up to ``n`` problems, and read what others have bought of them."""
         states: list[_Open] = []
         while self.waiting and len(states) < n:
             key, problem = self.waiting.popleft()
@@ -357,7 +377,7 @@ class _Purchase:
             else:
                 self.claimed_by_others.append((key, problem))
         if states:
-            self.look_after_s = 0.0
+            self.retry_wait_s = 0.0
             _check_no_batches(self.folder)
             for shard in {state.shard for state in states}:
                 shard.refresh()
@@ -366,31 +386,31 @@ class _Purchase:
         return states
 
     def _wait_for_others(self) -> None:
-        """Look at others' problems again after a while, a longer one each time that nothing was given up."""
-        first, most = _LOOK_AGAIN_S
-        self.look_after_s = min(most, 1.5 * self.look_after_s) or first
-        self.look_again_at = time.monotonic() + self.look_after_s
-        if not self.told_to_wait and not self.tasks:
-            self.told_to_wait = True
+        """Set the time of the next try to claim others' problems. The wait grows as long as no claim succeeds."""
+        shortest, longest = _RETRY_CLAIM_S
+        self.retry_wait_s = min(longest, 1.5 * self.retry_wait_s) or shortest
+        self.retry_claims_at = time.monotonic() + self.retry_wait_s
+        if not self.announced_wait and not self.tasks:
+            self.announced_wait = True
             key, _ = self.claimed_by_others[0]
             say(f"waiting for completions that another run is buying ({self.folder.shard(key).buyers()})")
 
     # --- money ---
 
     def affordable(self, bound: float) -> bool:
-        """Whether so much more may be spent, beside what is paid and in flight."""
+        """Whether the budgets allow ``bound`` USD more, beyond what is paid and in flight."""
         budget, paid = self.plan.budget_usd, self.meter.paid_usd
         if budget is not None and paid is not None and paid + self.meter.reserved_usd + bound > budget:
             return False
         return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
 
     def commit(self) -> None:
-        """Tell the shared ledger what may have been spent when this process is killed now."""
+        """Write to the shared ledger what may have been spent if this process is killed now."""
         if self.lease is not None:
             self.lease.commit(self.spent_now + self.meter.reserved_usd)
 
     def pay(self, usd: float) -> None:
-        """Enter what is spent."""
+        """Count ``usd`` as spent."""
         self.spent_now += usd
         if self.meter.paid_usd is not None:
             self.meter.paid_usd += usd
@@ -400,9 +420,9 @@ class _Purchase:
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM stop sending and wait for what is in flight, the second one leave it.
+        """Handle Ctrl-C and SIGTERM: the first stops sending and waits for the requests in flight, the second cancels them.
 
-        A SIGTERM that :mod:`fcot.base.stopping` listens to stays its own.
+        If :mod:`fcot.base.stopping` handles SIGTERM, it continues to.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,4 @@
-"""Completion objects as servers return them, chat or plain, of OpenAI's form and its dialects."""
+"""Parsing completion objects, chat or plain, in OpenAI's format and other vendors' variants of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from fcot.llm.failures import Malformed, error_inside
 from fcot.llm.requests import Choice, Reply, Usage
 
-_FINISH = {  # other vendors' words, in lower case
+_FINISH = {  # finish reasons of all vendors, in lower case
     "max_tokens": "length", "model_length": "length", "max_length": "length", "length": "length", "max_output_tokens": "length",
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "end_of_sequence": "stop",
     "completed": "stop", "complete": "stop", "finish_reason_stop": "stop",
@@ -23,8 +23,8 @@ def to_reply(answer: Any) -> Reply:
     """A completion object as a reply.
 
     Raises:
-        ErrorInside: It is an error instead.
-        Malformed: It is no completion.
+        ErrorInside: The answer is an error.
+        Malformed: The answer is not a completion.
     """
     if (error := error_inside(answer)) is not None:
         raise error
@@ -59,12 +59,12 @@ def _to_choice(choice: Any) -> Choice:
     if choice.get("error") or not isinstance(reason, str | None) or reason == "error":
         raise Malformed("a choice that broke off" + (f": {choice['error']}" if choice.get("error") else ""))
     reason = reason and _FINISH.get(reason.lower(), reason)
-    reasoning = thoughts or next((found for name in _REASONING if (found := "".join(_texts(holder.get(name), None)))), "")
+    reasoning = thoughts or next((text for name in _REASONING if (text := "".join(_texts(holder.get(name), None)))), "")
     return _judged(_storable(text), reason, _storable(reasoning) or None)
 
 
 def _judged(text: str, reason: str | None, reasoning: str | None) -> Choice:
-    """A choice with the reason why it cannot be used, where there is one."""
+    """A choice, marked as unusable if it is empty or filtered."""
     if reason == "content_filter":
         return Choice(text, reason, "content_filter", reasoning)
     refused = None if text.strip() else "empty_at_limit" if reason == "length" else "empty"
@@ -72,13 +72,18 @@ def _judged(text: str, reason: str | None, reasoning: str | None) -> Choice:
 
 
 def _texts(part: Any, thoughts: bool | None) -> Iterator[str]:
-    """The texts in nested parts: of thoughts alone (true), of everything else alone (false), or all (None)."""
+    """The texts in nested parts.
+
+    Args:
+        part: A string, or nested parts as JSON.
+        thoughts: True for thoughts only, False for everything else only, None for both.
+    """
     if isinstance(part, str):
         if not thoughts:
             yield part
     elif isinstance(part, list):
-        for one in part:
-            yield from _texts(one, thoughts)
+        for item in part:
+            yield from _texts(item, thoughts)
     elif isinstance(part, dict):
         thought = any(word in str(part.get("type", "")) for word in _THOUGHTS)
         if thoughts is not None and thought != thoughts and "type" in part:

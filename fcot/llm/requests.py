@@ -1,4 +1,4 @@
-"""The canonical request of a generation, its key, and what a teacher answers."""
+"""The canonical request of a generation, its key, and a teacher's reply."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from fcot.base.records import Problem
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
-# Refusals that another try cannot mend: the prompt itself is at fault.
+# Refusals that no other try can change: the prompt itself is at fault.
 FINAL = frozenset({"too_long", "prompt_filtered"})
-OWN_PARAMETERS = ("n", "best_of", "model", "messages", "prompt", "stop", "stream")  # nobody else may set these
+OWN_PARAMETERS = ("n", "best_of", "model", "messages", "prompt", "stop", "stream")  # request parameters that only fcot sets
 
-_AROUND_TOKENS = 64  # what a server may put around a text or a message
+_AROUND_TOKENS = 64  # tokens that a server may add around a text or a message
 
-# A row that is no answer: a try that broke off when the server may have charged it.
+# Marks a row without an answer: a try that failed after the server may have charged it.
 LOST = "lost"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, to be answered once or several times.
+    """A prompt and the limits on its answers. It may be answered several times.
 
     Attributes:
         prompt: A text (plain completions) or chat messages.
         max_tokens: Limit on the answer, in tokens.
         stop: Strings that end the answer.
-        root: Key of the step-1 request this one continues, None for step 1. Both steps of a completion live in one
-            shard, so that one lock covers them.
-        problem: What is asked about; not part of the key.
-        rationale: Step 1's text for a step-2 request; not part of the key (the prompt contains it).
-        rationale_slot: Its slot; not part of the key.
+        root: Key of the step-1 request that this one continues; None for step 1. Both steps of a completion are in one
+            shard, so one lock covers them.
+        problem: The problem that the prompt is about; not part of the key.
+        rationale: The text of step 1 in a step-2 request; not part of the key (the prompt contains it).
+        rationale_slot: The slot of that text; not part of the key.
     """
 
     prompt: Prompt
@@ -46,9 +46,12 @@ class Request:
     rationale_slot: int | None = None
 
     def canonical(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that changes the distribution of answers; ``identity`` is the teacher's.
+        """Everything that changes the distribution of answers.
 
         The gold answer, sample index, seed, number of choices, base URL and concurrency are left out on purpose.
+
+        Args:
+            identity: The teacher's model id and the parameters that change the distribution.
         """
         stop = {"stop": list(self.stop)} if self.stop else {}
         return {"prompt": self.prompt, "max_tokens": self.max_tokens, **stop, **identity}
@@ -58,7 +61,10 @@ class Request:
         return fingerprint(self.canonical(identity))
 
     def most_prompt_tokens(self) -> int:
-        """An upper bound: no token is shorter than a byte, and a server adds some (a chat template, its own system message)."""
+        """An upper bound on the tokens of the prompt.
+
+        No token is shorter than a byte. Some are allowed for what a server adds: a chat template, its own system message.
+        """
         if isinstance(self.prompt, str):
             return len(self.prompt.encode()) + _AROUND_TOKENS
         return sum(len(message["content"].encode()) + _AROUND_TOKENS for message in self.prompt)
@@ -69,10 +75,10 @@ class Choice:
     """One returned text.
 
     Attributes:
-        text: What was written.
-        finish_reason: ``stop``, ``length`` or another word of the server's; None where it did not say.
-        refused: Why the text cannot be used (``empty``, ``content_filter``...), None where it can.
-        reasoning: What a reasoning model thought before, where the server returns it beside the text.
+        text: The text.
+        finish_reason: ``stop``, ``length`` or another word of the server's; None if the server gave none.
+        refused: Why the text cannot be used (``empty``, ``content_filter``...); None if it can.
+        reasoning: A reasoning model's thoughts, if the server returns them separately from the text.
     """
 
     text: str
@@ -83,12 +89,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request, all choices together; None where the server did not say.
+    """Tokens of one request, all choices together; None where the server reported none.
 
     Attributes:
-        prompt_tokens: Of the prompt, cached ones included.
-        completion_tokens: Of all choices, reasoning tokens included.
-        cached_tokens: Those of the prompt that the server had in its cache.
+        prompt_tokens: Tokens of the prompt, cached ones included.
+        completion_tokens: Tokens of all choices, reasoning tokens included.
+        cached_tokens: Tokens of the prompt that the server had in its cache.
     """
 
     prompt_tokens: int | None = None
@@ -96,20 +102,20 @@ class Usage:
     cached_tokens: int | None = None
 
     @property
-    def told(self) -> bool:
-        """Whether the server said what it charges for."""
+    def complete(self) -> bool:
+        """Whether the server reported all the tokens that it charges for."""
         return self.prompt_tokens is not None and self.completion_tokens is not None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request bought.
+    """A server's or model's reply to one request.
 
     Attributes:
         choices: The returned texts.
         usage: Tokens of all choices together.
-        model: The model's name as the server returned it, None where it did not; an alias may have moved.
-        fingerprint: The server's ``system_fingerprint``, None where it has none.
+        model: The model's name as the server returned it, which shows whether an alias has moved; None if it returned none.
+        fingerprint: The server's ``system_fingerprint``; None if it returned none.
     """
 
     choices: Sequence[Choice]
@@ -119,30 +125,31 @@ class Reply:
 
 
 class Account(Protocol):
-    """The money side of one request: told of each try that a server may charge for, before it is sent and after it failed.
+    """Counts the cost of one request's tries. A teacher calls it before each try is sent and after each failed try.
 
-    A teacher that costs nothing need not call it. A try that was answered is accounted for by whoever asked for the reply.
+    A teacher that costs nothing need not call it. A try that was answered is counted by the caller of
+    :meth:`Teacher.generate`.
     """
 
     def sending(self) -> None:
         """A try is about to be sent: from here on it may be charged, whatever happens to this process.
 
         Raises:
-            BudgetSpent: It may cost more than is left.
+            BudgetSpent: It may cost more than the budget has left.
         """
         ...
 
     def not_charged(self) -> None:
-        """The try failed and was certainly not charged, such as a 429: the next try takes its place."""
+        """The try failed and was certainly not charged, such as a 429. Its row is used for the next try."""
         ...
 
     def maybe_charged(self) -> None:
-        """The try failed when the server may have charged it, such as a timeout: it counts at its maximum cost."""
+        """The try failed and may have been charged, such as a timeout: it counts at its maximum cost."""
         ...
 
 
 class NoAccount:
-    """For callers who do not count money."""
+    """For callers that do not count costs."""
 
     def sending(self) -> None:
         """Nothing to do."""
@@ -158,15 +165,15 @@ NO_ACCOUNT = NoAccount()
 
 
 class Teacher(Protocol):
-    """Whatever writes rationales on demand.
+    """A model or program that writes rationales on request.
 
     Attributes:
         identity: Model id and the parameters that change the distribution; part of every key.
-        older_identities: What earlier versions put into the keys of the same requests, the likeliest first: rows that are stored
-            under these keys are found and not bought again. Mostly empty.
-        chat: Whether it is asked with messages rather than with a text.
-        concurrency: Calls to keep outstanding at most; may change from one moment to the next.
-        max_choices: Choices to ask for in one request at most.
+        older_identities: The identities that earlier versions used for the same requests, the likeliest first. Rows that are
+            stored under their keys are used and not bought again. Usually empty.
+        chat: Whether prompts are chat messages instead of a text.
+        concurrency: How many calls of :meth:`generate` may be outstanding; may change at any time.
+        max_choices: The largest number of choices in one request.
     """
 
     identity: Mapping[str, Any]
@@ -178,22 +185,27 @@ class Teacher(Protocol):
     def concurrency(self) -> int: ...  # noqa: D102
 
     def status(self) -> str:
-        """For the progress line: requests in flight and failed tries by kind, or nothing."""
+        """Text for the progress line: requests in flight and failed tries by kind; may be empty."""
         ...
 
     async def generate(self, request: Request, n: int, seed: int, account: Account) -> Reply:
         """Answer one request with up to ``n`` choices.
 
-        ``seed`` is the first slot to fill, or a larger number where an earlier answer was unusable. Retries of a request
-        that failed are the teacher's own; ``account`` is told of each try.
+        The teacher retries failed requests itself.
+
+        Args:
+            request: The request.
+            n: The number of choices.
+            seed: The first slot to fill, or a larger number if an earlier answer was unusable.
+            account: Called for each try.
 
         Raises:
-            FcotError: More requests are pointless.
+            FcotError: Further requests would fail too.
         """
         ...
 
     def halt(self) -> None:
-        """Send nothing more: calls that wait for their turn may raise ``FcotError``, those that were sent are answered."""
+        """Send no further requests. Calls that wait for their turn may raise ``FcotError``; requests that were sent are answered."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How many requests may be in flight, and when the next one may go."""
+"""Limits how many requests are in flight, and when the next one is sent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from fcot.base.errors import FcotError
 
-_MOST = 1024
-_LONGEST_RESET_S = 600.0  # headers that speak of days are left to the server to enforce
-_START = 8
-_BACK_OFF = 0.95
+_LARGEST_LIMIT = 1024
+_LONGEST_RESET_S = 600.0  # longer periods in headers, such as days, are left to the server to enforce
+_START = 8  # the limit after the first success
+_BACK_OFF = 0.95  # factor of the limit at each pushback
 
 
 @dataclass
 class _Bucket:
-    """A token bucket: ``level`` units now, ``rate`` more a second up to ``capacity``."""
+    """A token bucket: ``level`` units now, ``rate`` more per second up to ``capacity``."""
 
     capacity: float
     rate: float
@@ -27,30 +27,30 @@ class _Bucket:
     updated: float
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until ``amount`` may be taken; an amount over the capacity waits for a full bucket."""
+        """Seconds until ``amount`` may be taken. An amount above the capacity waits for a full bucket."""
         self.level = min(self.capacity, self.level + (now - self.updated) * self.rate)
         self.updated = now
         return max(0.0, (min(amount, self.capacity) - self.level) / self.rate)
 
 
 class Halted(FcotError):
-    """A request was not sent because everything was stopped."""
+    """A request was not sent because the throttle was halted."""
 
 
 class Throttle:
-    """Concurrency, requests and tokens a minute, and pauses the server asks for.
+    """Limits concurrency, requests and tokens per minute, and pauses when the server asks for it.
 
-    The first request goes alone: a wrong key, model or parameter is found out by one request. With ``concurrency=None``
-    the limit then doubles with every round trip until the server pushes back or twice the requests at once bring less than a
-    fifth more a second (a server that queues), drops by a twentieth at each pushback, and creeps up by one a round trip
-    (additive increase, multiplicative decrease).
+    The first request is sent alone, so a wrong key, model or parameter fails only one request. With ``concurrency=None`` the
+    limit on requests in flight then doubles with every round trip. Doubling ends when the server pushes back, or queues: twice
+    the requests in flight bring less than a fifth more answers per second. After that the limit grows by one per round trip, and
+    drops by a twentieth at each pushback (additive increase, multiplicative decrease).
 
     Args:
-        concurrency: Requests in flight at most, None to find out.
-        requests_per_minute: None for no limit of one's own; what the server's headers say is kept in any case.
-        tokens_per_minute: The same, of prompt and asked-for completion tokens.
-        timeout_s: Of a request. The limit does not grow any more when requests wait so long at the server that a third of the time
-            between its own pace (the first answers') and the timeout is used up: a queue there would end in timeouts.
+        concurrency: The most requests in flight; None to find out what the server takes.
+        requests_per_minute: The most requests per minute; None for no limit. Limits in the server's headers are kept in any case.
+        tokens_per_minute: The most tokens per minute, of prompts and requested completions; None for no limit.
+        timeout_s: Timeout of a request, in seconds. The limit stops growing when the latency has risen from that of the first
+            answers by a third of the way to the timeout: a longer queue at the server would end in timeouts.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Throttle:
     ) -> None:
         now = time.monotonic()
         self._timeout_s = timeout_s
-        self._latency = 0.0  # seconds a request takes, a moving average
-        self._pace = 0.0  # the same of the first answers, when next to nothing else was in flight
+        self._latency = 0.0  # seconds that a request takes, a moving average
+        self._first_latency = 0.0  # that of the first answers, with almost no other requests in flight
         self._answered = 0
-        self._mark: tuple[float, float, int, float] | None = None  # where doubling was last judged: time, limit, answers, rate
+        self._mark: tuple[float, float, int, float] | None = None  # the last check of doubling: time, limit, answers, answers per second
         self._fixed = concurrency
         self._limit = 1.0
         self._proven = False  # a request has succeeded
@@ -73,22 +73,22 @@ class Throttle:
         self._round = 0  # pushbacks of requests sent before the last reduction do not reduce again
         self._in_flight = 0
         self._pausing = 0
-        self._reached = 0  # most in flight since the last reduction: a limit nobody comes near proves nothing
+        self._reached = 0  # most in flight since the last reduction: a limit that is never reached shows nothing
         self._resume_at = 0.0
         self._buckets: dict[str, _Bucket] = {}
         for name, per_minute in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
-            if per_minute is not None:  # a second's worth at once at most, so that a minute's start is no burst
+            if per_minute is not None:  # at most one second's worth at once, so that a minute does not start with a burst
                 burst = max(1.0, per_minute / 60)
                 self._buckets[f"own {name}"] = _Bucket(burst, per_minute / 60, burst, now)
         self.reset()
 
     def reset(self) -> None:
-        """Forget a halt; what was learnt about the server stays. Each event loop needs its own events."""
+        """Cancel a halt; what was learned about the server stays. Call it for each event loop, which needs its own events."""
         self._changed = asyncio.Event()
         self._halted = asyncio.Event()
 
     def halt(self) -> None:
-        """Let nothing more go: who waits for its turn, or for another try, gets :class:`Halted`."""
+        """Stop sending: calls that wait for their turn or for another try raise :class:`Halted`."""
         self._halted.set()
         self._changed.set()
 
@@ -96,7 +96,7 @@ class Throttle:
         """Wait before another try.
 
         Raises:
-            Halted: Meanwhile everything was stopped.
+            Halted: The throttle was halted meanwhile.
         """
         self._pausing += 1
         try:
@@ -119,7 +119,7 @@ class Throttle:
 
     @property
     def outstanding(self) -> int:
-        """Calls to keep at hand: those in flight, some that take a freed place at once, and those that wait for another try."""
+        """Calls to keep outstanding: those in flight, some that are sent as soon as one ends, and those that wait for another try."""
         return self.limit * 5 // 4 + 1 + min(self._pausing, 4 * self.limit) if self._proven else 1
 
     @property
@@ -128,10 +128,13 @@ class Throttle:
         return self._proven
 
     async def enter(self, tokens: int) -> int:
-        """Wait until a request of so many tokens may go; a ticket for :meth:`pushed_back`.
+        """Wait until a request of ``tokens`` tokens may be sent.
+
+        Returns:
+            A ticket for :meth:`pushed_back`.
 
         Raises:
-            Halted: Meanwhile everything was stopped.
+            Halted: The throttle was halted meanwhile.
         """
         while not self._halted.is_set() and ((wait := self._wait(tokens)) > 0 or self._in_flight >= self.limit):
             self._changed.clear()
@@ -153,30 +156,30 @@ class Throttle:
         return max([self._resume_at - now, *waits])
 
     def leave(self) -> None:
-        """A request has ended, one way or the other."""
+        """Count a request as ended, whether it succeeded or failed."""
         self._in_flight -= 1
         self._changed.set()
 
     def succeeded(self, seconds: float = 0.0) -> None:
-        """The server has answered, after so many seconds: more may go."""
+        """Count an answer that took ``seconds``: the limit may grow."""
         self._answered += 1
         self._latency += (seconds - self._latency) * max(0.1, 1 / self._answered)
         if self._answered <= _START:
-            self._pace = self._latency
-        queued = self._latency > self._pace + (self._timeout_s - self._pace) / 3
+            self._first_latency = self._latency
+        queued = self._latency > self._first_latency + (self._timeout_s - self._first_latency) / 3
         if not self._proven:
             self._proven = True
             self._limit = float(self._fixed or _START)
         elif self._fixed is None and not queued:
             if self._doubling and 2 * self._reached > self._limit:
-                self._limit = min(_MOST, self._limit + 1.0)
+                self._limit = min(_LARGEST_LIMIT, self._limit + 1.0)
                 self._judge_doubling()
             elif not self._doubling and self._reached >= self.limit:
-                self._limit = min(_MOST, self._limit + 1.0 / self._limit)
+                self._limit = min(_LARGEST_LIMIT, self._limit + 1.0 / self._limit)
         self._changed.set()
 
     def _judge_doubling(self) -> None:
-        """Each time the limit has doubled, see whether that brought more answers a second; if not, go back."""
+        """Each time the limit has doubled, check whether that brought more answers per second. If not, restore the old limit."""
         now = time.monotonic()
         if self._mark is None:
             self._mark = now, self._limit, self._answered, 0.0
@@ -192,7 +195,12 @@ class Throttle:
         self._mark = now, self._limit, self._answered, rate
 
     def pushed_back(self, ticket: int, pause_s: float | None) -> None:
-        """The server wants less (429, overloaded): fewer at once, and none before ``pause_s`` seconds where it says so."""
+        """Reduce the limit after a 429 or an overload.
+
+        Args:
+            ticket: What :meth:`enter` returned for the request.
+            pause_s: Seconds in which no request is sent; None if the server asked for no pause.
+        """
         if pause_s is not None:
             self._resume_at = max(self._resume_at, time.monotonic() + pause_s)
         if self._fixed is None and ticket == self._round and self._proven:
@@ -203,23 +211,23 @@ class Throttle:
             self._reached = self._in_flight
 
     def observe(self, headers: Mapping[str, str]) -> None:
-        """Keep to the rate limits an answer's headers tell (OpenAI's ``x-ratelimit-*``)."""
+        """Adopt the rate limits in an answer's headers (OpenAI's ``x-ratelimit-*``)."""
         now = time.monotonic()
         for name in ("requests", "tokens"):
-            limit, remaining, reset = (headers.get(f"x-ratelimit-{what}-{name}") for what in ("limit", "remaining", "reset"))
+            limit, remaining, reset = (headers.get(f"x-ratelimit-{field}-{name}") for field in ("limit", "remaining", "reset"))
             try:
                 capacity, level, seconds = float(limit or ""), float(remaining or ""), _seconds(reset or "")
             except ValueError:
                 continue
             if not (0 < capacity < math.inf and 0 <= level < math.inf and seconds <= _LONGEST_RESET_S):
                 continue
-            # `reset` is when the bucket will be full again: what is missing now comes back in that time.
+            # `reset` is the time until the bucket is full again, so the missing units come back within it.
             rate = max(1.0, capacity - level) / seconds if seconds > 0 else capacity
             self._buckets[name] = _Bucket(capacity, rate, level, now)
 
 
 def _seconds(duration: str) -> float:
-    """The server's way to write durations: ``6m0s``, ``1.5s``, ``20ms``, or bare seconds."""
+    """Seconds of a duration as servers write it: ``6m0s``, ``1.5s``, ``20ms``, or plain seconds."""
     if re.fullmatch(r"\d+(\.\d+)?", duration):
         return float(duration)
     units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6}

@@ -65,12 +65,12 @@ class TeacherPrompt:
         """What introduces the answer, such as "Therefore, the answer is"."""
         return self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
 
-    def ask(self, question: str, rule: AnswerRule, chat: bool) -> Text:
+    def first_request(self, question: str, rule: AnswerRule, chat: bool) -> Text:
         """The first request, as text or as one user turn. An exemplar of the same question is left out: it holds the answer."""
         text = self._render(question, rule)
         return [{"role": "user", "content": text}] if chat else text
 
-    def ask_answer(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> Text:
+    def second_request(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> Text:
         """The second request: the first with its rationale and the trigger; on chat endpoints a further user turn."""
         text, trigger = self._render(question, rule), self.trigger(rule)
         if chat:

@@ -158,11 +158,11 @@ def prompt_student(
         written = _decode(run, student, prompts, world, draws.sampling, advance)
         return [replace(one, text=text, complete=one.complete or text != one.text) for one in written for text in [prompt.cut(one.text)]]
 
-    texts = [one.prompt.ask(one.problem.question, rule, student.chat) for one in asked]
+    texts = [one.prompt.first_request(one.problem.question, rule, student.chat) for one in asked]
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.ask_answer(one.problem.question, _continued(text_or_thought(answer.text)), rule, student.chat)
+            one.prompt.second_request(one.problem.question, _continued(text_or_thought(answer.text)), rule, student.chat)
             for one, answer in zip(asked, first, strict=True)
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
@@ -225,7 +225,7 @@ def fit_exemplars(
     """For each problem the prompt with as many of its exemplars as fit into ``room`` tokens, the last ones, and what was dropped."""
     fitted, waiting = [prompt] * len(problems), list(range(len(problems)))
     for n_dropped in range(1, len(prompt.exemplars) + 1):
-        texts = [fitted[position].ask(problems[position].question, rule, student.chat) for position in waiting]
+        texts = [fitted[position].first_request(problems[position].question, rule, student.chat) for position in waiting]
         lengths = map(len, encode_prompts(student, texts, sys.maxsize)[0] if texts else ())
         waiting = [position for position, length in zip(waiting, lengths, strict=True) if length > room]
         for position in waiting:

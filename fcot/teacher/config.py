@@ -12,7 +12,7 @@ from omegaconf import MISSING
 from fcot.base.fields import To, Why, neutral, resolved
 from fcot.base.resources import PRICES
 
-if TYPE_CHECKING:  # what --help and --cfg job need not wait for
+if TYPE_CHECKING:  # not imported at run time, so that --help and --cfg job stay fast
     from fcot.config.schema import Config
     from fcot.llm.money import Price
     from fcot.llm.requests import Teacher
@@ -21,16 +21,17 @@ ENDPOINTS = ("chat", "completions")
 
 
 class TeacherConfig(Protocol):
-    """What the options of any teacher have to offer; another package's too. ``name`` chooses it.
+    """The interface of every teacher's options, including those of other packages.
 
-    Beside these it may have ``faults()``, messages about options that cannot be together, and ``conflicts(config)``, messages about
-    what they cannot be combined with.
+    It may also have ``faults()``, which returns messages about invalid options, and ``conflicts(config)``, which returns messages
+    about options that exclude each other across the configuration.
 
     Attributes:
+        name: The name that selects the teacher: ``teacher=NAME``.
         generates: Whether it writes new completions; a replayed file does not.
-        priced: Whether its tokens cost money; then it has the options ``budget_usd`` and ``prices``.
-        local: Whether its weights are loaded here.
-        terms: For the student's model card: on whose terms the rationales came. ``{teacher}`` stands for the teacher's name.
+        priced: Whether its tokens cost money. If so, it has the options ``budget_usd`` and ``prices``.
+        local: Whether its weights are loaded on this machine.
+        terms: Text for the student's model card: the terms that apply to the rationales. ``{teacher}`` stands for the teacher's name.
     """
 
     name: str
@@ -40,7 +41,7 @@ class TeacherConfig(Protocol):
     terms: ClassVar[str]
 
     def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
+        """The price of its tokens; None if it is unknown."""
 
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
@@ -59,7 +60,7 @@ class ServerConfig(Protocol):
 
 
 def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, Any] | None = None) -> Price | None:
-    """The price of a server's model; None where nobody knows it.
+    """The price of a server's model; None if it is unknown.
 
     Args:
         server: Options with ``prices``: a file, or None for ``conf/prices.yaml``.
@@ -81,17 +82,17 @@ def free_price(_: object) -> Price | None:
 
 
 def url_faults(group: str, base_url: str | None) -> Iterator[str]:
-    """What is wrong with a server's address."""
+    """Messages about an invalid server address."""
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         yield f"{group}.base_url={base_url}: a URL such as http://127.0.0.1:8000/v1"
 
 
 def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
-    """What is wrong with the key for a server.
+    """Messages about a missing or ambiguous key for a server.
 
     Args:
-        group: ``teacher`` or ``student``, for messages.
-        server: Its options.
+        group: The config group that messages name: ``teacher`` or ``student``.
+        server: The server's options.
     """
     from fcot.llm.openai import key_fault
 
@@ -104,15 +105,15 @@ class _Sampled(Protocol):
 
 
 def greedy_conflicts(teacher: _Sampled, config: Config) -> Iterator[str]:
-    """Greedy decoding of several completions per problem."""
-    itself = config.student.is_teacher
-    option, n = ("student.self_consistency", config.student.self_consistency) if itself else ("diversity", config.diversity)
+    """Messages about greedy decoding of several completions per problem."""
+    is_teacher = config.student.is_teacher
+    option, n = ("student.self_consistency", config.student.self_consistency) if is_teacher else ("diversity", config.diversity)
     if teacher.temperature == 0 and n > 1:
         yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
 
 
 def folder_faults(option: str, value: str) -> Iterator[str]:
-    """What is wrong with a folder that has to hold a transformers model."""
+    """Messages about a folder that is not a transformers model."""
     folder = Path(value)
     if not folder.is_dir():
         yield f"{option}={folder}: no such folder"
@@ -124,7 +125,7 @@ def folder_faults(option: str, value: str) -> Iterator[str]:
 
 @dataclass
 class OracleTeacherConfig:
-    """Solves the toy tasks."""
+    """The oracle, which solves the toy tasks."""
 
     name: str = neutral("oracle", Why.NAMED)
     error_rate: float = resolved(0.1, To.KEY, at_least=0, at_most=1)  # share of rationales with a wrong step
@@ -133,10 +134,10 @@ class OracleTeacherConfig:
     generates: ClassVar[bool] = True
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = False
-    terms: ClassVar[str] = "The training rationales were written by a program of fcot's; there are no terms to observe."
+    terms: ClassVar[str] = "The training rationales were written by a program that is part of fcot; no terms apply to them."
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """It knows the toy tasks only."""
+        """Messages about tasks other than the toy tasks."""
         if not config.dataset.toy:
             yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
 
@@ -158,7 +159,7 @@ class ReplayTeacherConfig:
     temperature: float | None = neutral(None, "the completions are what they are", at_least=0)  # for experiments that set it
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Messages about invalid options that their bounds do not exclude."""
         if self.path and not Path(self.path).exists():
             yield f"teacher.path={self.path}: no such file or folder"
 
@@ -171,7 +172,7 @@ class ReplayTeacherConfig:
     )
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """Its files hold one kind of rationale, of published tasks."""
+        """Messages about methods and tasks for which there are no files."""
         if config.student.is_teacher and config.method.name in ("zero_shot", "few_shot_cot"):
             yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
         if config.dataset.toy:
@@ -186,7 +187,7 @@ class OpenAITeacherConfig:
     """Any OpenAI-compatible server; keys come from environment variables only."""
 
     name: str = neutral("openai", Why.NAMED)
-    batch: bool = neutral(False, "the same requests by another way")  # through the Batch API
+    batch: bool = neutral(False, "the same requests by another way")  # use the Batch API
     model: str = resolved(MISSING, To.KEY)
     model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null takes model
     endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
@@ -196,20 +197,22 @@ class OpenAITeacherConfig:
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters; null leaves one out
     # reasoning models want max_completion_tokens
     max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING, one_of=("max_tokens", "max_completion_tokens"))
-    max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)  # samples of one prompt in one request, so that the prompt is paid once
+    max_choices_per_request: int = neutral(
+        8, Why.PACE, at_least=1
+    )  # completions of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales instead of repeated ones
     concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # requests in flight; null finds out what the server takes
     requests_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
     tokens_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
-    timeout_s: float = neutral(120.0, Why.PACE, above=0)  # one request, in seconds
+    timeout_s: float = neutral(120.0, Why.PACE, above=0)  # of one request, in seconds
     max_retries: int = neutral(20, Why.PACE, at_least=0)
-    poll_s: float = neutral(30.0, Why.PACE, above=0)  # between two looks at a batch, in seconds
+    poll_s: float = neutral(30.0, Why.PACE, above=0)  # between two checks of a batch, in seconds
     # hard stop of one run, in USD
     budget_usd: float | None = neutral(None, "a run that its budget ended continues with a larger one", above=0)
     prices: str | None = neutral(None, Why.COST, file=True)  # YAML file; null takes conf/prices.yaml
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Messages about invalid options that their bounds do not exclude."""
         from fcot.llm.requests import OWN_PARAMETERS
 
         yield from url_faults("teacher", self.base_url)
@@ -230,7 +233,7 @@ class OpenAITeacherConfig:
     )
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """The key and the price that it lacks."""
+        """Messages about a missing key or price, and about greedy decoding."""
         if not config.dry_run:
             yield from server_key_faults("teacher", self)
         if self.budget_usd is not None and self.model and self.price() is None:
@@ -240,7 +243,7 @@ class OpenAITeacherConfig:
         yield from greedy_conflicts(self, config)
 
     def price(self) -> Price | None:
-        """The price of its tokens; None where nobody knows it."""
+        """The price of its tokens; None if it is unknown."""
         return price_of(self, "teacher.prices", self.model, self.parameters)
 
     def build(self, config: Any, temperature: float) -> Teacher:
@@ -266,7 +269,7 @@ class HFTeacherConfig:
     name: str = neutral("hf", Why.NAMED)
     model: str | None = resolved(None, To.KEY)  # hub id
     revision: str | None = resolved(None, To.KEY)  # of the hub id; null takes its main branch
-    path: str | None = resolved(None, To.KEY)  # local folder; takes the hub's place
+    path: str | None = resolved(None, To.KEY)  # local folder, used instead of the hub
     model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null: hub id and revision, or the folder's content
     # chat: through the tokenizer's chat template
     endpoint: str = resolved("completions", "whether prompts are chat messages", one_of=ENDPOINTS)
@@ -278,7 +281,7 @@ class HFTeacherConfig:
     resample_identical: bool = False
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Messages about invalid options that their bounds do not exclude."""
         if self.path is None and self.model is None:
             yield "teacher=hf needs teacher.path=FOLDER or teacher.model=HUB_ID"
         if self.path is not None:
@@ -313,24 +316,24 @@ class FunctionTeacherConfig:
 
     name: str = neutral("function", Why.NAMED)
     function: str = neutral(MISSING, "teacher.model_id names what it does")  # module.function, in the working folder or installed
-    model_id: str = resolved(MISSING, To.KEY)  # name in the store's keys; another one buys again
+    model_id: str = resolved(MISSING, To.KEY)  # name in the store's keys; another name generates all completions again
     endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
     temperature: float | None = resolved(None, To.KEY, at_least=0)
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further arguments of the function
     concurrency: int = neutral(1, Why.PACE, at_least=1)  # calls at the same time
-    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # texts that one call may return
+    max_choices_per_request: int = neutral(1, Why.PACE, at_least=1)  # the most completions of one call
     resample_identical: bool = False
 
     generates: ClassVar[bool] = True
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = False
     terms: ClassVar[str] = (
-        "The training rationales were written by {teacher}, a program of whoever trained this student. If a model is behind it, the "
+        "The training rationales were written by {teacher}, a program of the person who trained this student. If a model is behind it, the "
         "terms or the licence of that model apply to them: read them before you publish or sell this student."
     )
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Messages about invalid options that their bounds do not exclude."""
         if "." not in self.function.strip("."):
             yield f"teacher.function={self.function}: module.function, such as my_teacher.answer"
 

@@ -1,4 +1,4 @@
-"""A teacher of the user's own: a Python function, named by ``module.function``."""
+"""A user's own teacher: a Python function, named by ``module.function``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class FunctionTeacher:
 
     Args:
         function: Called as ``function(prompt, n=..., max_tokens=..., temperature=..., stop=..., seed=..., **parameters)``. ``prompt`` is a
-            list of chat messages or a text, ``n`` how many texts are wanted at most, ``stop`` the strings that end a text, ``seed`` the
-            number of the first text within its problem. It returns at least one and at most ``n`` texts, or
-            :class:`fcot.llm.requests.Choice` where it knows why a text ended. It may be a coroutine function; a plain one runs in a
-            thread.
+            list of chat messages or a text, ``n`` the largest number of texts, ``stop`` the strings that end a text, and ``seed``
+            the number of the first text within its problem. It returns 1 to ``n`` texts, or objects of
+            :class:`fcot.llm.requests.Choice` if it knows why a text ended. It may be a coroutine function; a plain function runs in
+            a thread.
         model_id: The teacher's name in the store's keys. Change it when the function answers differently.
         chat: Whether prompts are chat messages.
-        temperature: Passed on.
-        parameters: Passed on; they count in the store's keys.
-        concurrency: Calls at the same time.
+        temperature: Passed to the function.
+        parameters: Passed to the function; part of the store's keys.
+        concurrency: The most calls at the same time.
         max_choices: The largest ``n``.
     """
 
@@ -61,19 +61,19 @@ class FunctionTeacher:
                 f"teacher.function failed with {type(error).__name__}: {error}; run the same command again to continue"
             ) from error
         if isinstance(texts, str) or not texts or len(texts) > n:
-            given = "a text" if isinstance(texts, str) else "nothing" if not texts else f"{len(texts)} texts"
-            raise FcotError(f"teacher.function has to return a list of 1 to {n} texts and returned {given}")
+            returned = "a text" if isinstance(texts, str) else "nothing" if not texts else f"{len(texts)} texts"
+            raise FcotError(f"teacher.function has to return a list of 1 to {n} texts and returned {returned}")
         return Reply([text if isinstance(text, Choice) else _choice(str(text)) for text in texts])
 
     def status(self) -> str:
-        """Nothing to say."""
+        """An empty text: there is nothing to show."""
         return ""
 
     def halt(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no call waits for its turn."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there are no connections."""
 
 
 def _choice(text: str) -> Choice:

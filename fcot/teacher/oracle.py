@@ -1,4 +1,4 @@
-"""The oracle: solves the toy tasks exactly and words each rationale in many ways, so that a run needs no network."""
+"""The oracle: a program that solves the toy tasks and words each rationale in many ways, so that a run needs no network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Reply, Request
 from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
 
-VERSION = 2  # bump when wordings change: the store's keys carry it
+VERSION = 2  # increase it when wordings change: it is part of the store's keys
 
 
 class Oracle:
-    """A teacher for one toy task; draw ``s`` of a problem is its ``s``-th wording, distinct up to ``n_wordings``.
+    """A teacher for one toy task. Completion ``s`` of a problem has its ``s``-th wording; the first ``n_wordings`` are distinct.
 
     Args:
         task: Name of the toy task.
         error_rate: Share of rationales with one wrong step and therefore a wrong answer.
-        temperature: Carried in the keys only, as for any teacher.
+        temperature: Part of the keys; changes no answer.
     """
 
     chat = False
@@ -39,9 +39,9 @@ class Oracle:
         }  # fmt: skip
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """Step 1: ``n`` wordings from ``seed`` on. Step 2: what the rationale concludes, right or wrong.
+        """Step 1 returns ``n`` wordings from ``seed`` on. Step 2 returns the conclusion of the rationale, right or wrong.
 
-        A prompt that ends with "A:" is answered in one step: as its exemplars show it, or without any by the bare answer.
+        A prompt that ends with "A:" is answered in one step: in the format of its exemplars, or with the answer alone if it has none.
         """
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
@@ -52,9 +52,11 @@ class Oracle:
         prompt = request.prompt if isinstance(request.prompt, str) else ""
         if not prompt.endswith("A:"):
             return Reply([Choice(rationale, "stop") for rationale in rationales])
-        worked = "The answer is" in prompt
+        has_exemplars = "The answer is" in prompt
         answers = [self._task.conclusion(rationale) for rationale in rationales]
-        texts = [f"{why} The answer is {answer}." if worked else f" {answer}." for why, answer in zip(rationales, answers, strict=True)]
+        texts = [
+            f"{why} The answer is {answer}." if has_exemplars else f" {answer}." for why, answer in zip(rationales, answers, strict=True)
+        ]
         return Reply([Choice(text, "stop") for text in texts])
 
     def _rationale(self, question: str, slot: int) -> str:
@@ -64,26 +66,26 @@ class Oracle:
         return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip, None)
 
     def _feedback(self, case: str, slot: int) -> str:
-        """A right rationale that takes the first step that the student got wrong in smaller steps.
+        """A rationale that explains the student's first wrong step in smaller steps.
 
-        Told the answer, it notices a slip and makes none.
+        It has no error if the request contains the answer.
         """
-        asked, _, mistakes = case.partition(STUDENTS_ANSWER)
-        found = re.search(r"Question: (.+)", asked)
-        if found is None:
+        request, _, mistakes = case.partition(STUDENTS_ANSWER)
+        match = re.search(r"Question: (.+)", request)
+        if match is None:
             raise FcotError('teacher=oracle looks for the question behind "Question: " in a request for feedback; the template has none')
-        question, rng = found[1].strip(), random.Random(f"{case} {slot}")
+        question, rng = match[1].strip(), random.Random(f"{case} {slot}")
         slip = rng if HINT not in case and rng.random() < self._error_rate else None
         explained = self._task.first_wrong(question, mistakes.partition(": ")[2])
         rationale = self._task.rationale(question, rng.randrange(self._task.n_wordings), slip, explained)
         return f" {rationale} The answer is {self._task.conclusion(rationale)}."
 
     def status(self) -> str:
-        """Nothing to tell."""
+        """An empty text: there is nothing to show."""
         return ""
 
     def halt(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no call waits for its turn."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there are no connections."""

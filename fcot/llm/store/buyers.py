@@ -1,4 +1,7 @@
-"""Names of buyers' files beside a shard, and whether the buyer of one may still be alive."""
+"""Names of the files that buyers keep beside a shard, and whether a buyer may still be running.
+
+A buyer is a process that buys completions.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,29 @@ import time
 import uuid
 from pathlib import Path
 
-_ABANDONED_S = 3600.0  # without a new row: what a buyer on another host leaves when it is killed
+_ABANDONED_S = 3600.0  # without a new row, after which a buyer on another host counts as ended
 
 
 def buyer_name() -> str:
-    """Names a file of this process: time, host, process, and something random."""
+    """A unique name for this process's files: time, host, process id and a random suffix."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{_host()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
-def ended(path: Path, now: float) -> bool:
-    """Whether the buyer that wrote a file is gone, by its process where it ran here, else by the file's age."""
-    named = re.fullmatch(r"[^.]+\.\d{8}T\d{6}-(.+)-(\d+)-[0-9a-f]{6}\.jsonl", path.name)
-    if named is None:
+def buyer_ended(path: Path, now: float) -> bool:
+    """Whether the buyer that wrote a file has ended.
+
+    On this host its process is looked up. On another host the file's age decides.
+
+    Args:
+        path: The buyer's file.
+        now: Seconds since 1970, by the clock of the file system.
+    """
+    match = re.fullmatch(r"[^.]+\.\d{8}T\d{6}-(.+)-(\d+)-[0-9a-f]{6}\.jsonl", path.name)
+    if match is None:
         return True
-    if named[1] == _host():
+    if match[1] == _host():
         try:
-            os.kill(int(named[2]), 0)
+            os.kill(int(match[2]), 0)
         except ProcessLookupError:
             return True
         except PermissionError:

@@ -1,11 +1,11 @@
 """The completion store: every generation that was ever paid for, shared by all runs.
 
-The unit is a generation: one choice of one request, filed under the request's key. Samples of one key are exchangeable,
-so they fill slots 0..D-1 in the order they arrive and D = 8 is a prefix of D = 64. Files are JSON Lines shards under
+The unit is a generation: one choice of one request, stored under the request's key. Generations of one key are exchangeable.
+They fill slots 0..D-1 in the order they arrive, so D = 8 is a prefix of D = 64. Files are JSON Lines shards under
 ``<task>/<model>/<prompt>/``, split by the first hex digit of the step-1 key (:mod:`fcot.llm.store.shard`).
 
-Before a request is sent, a row with its id and its maximum cost is appended (``refused: "lost"``). A later row of the same
-request takes its place; what a killed process leaves stays, and counts.
+Before a request is sent, a row with its id and its maximum cost is appended (``refused: "lost"``). The rows of its answer
+supersede that row. If the process is killed before the answer arrives, the row stays and its maximum cost counts as spent.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ _SHARD_FILE = re.compile(r"([0-9a-f])(\.[^.]+)?\.jsonl")
 
 
 def readable(name: str) -> str:
-    """A name as a folder name."""
+    """A valid folder name made from any name."""
     return re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "unnamed"
 
 
 def is_shard_file(path: Path) -> bool:
-    """Whether a file is one of a shard's, by its name."""
+    """Whether a file's name is that of a shard or of a buyer's file beside one."""
     return _SHARD_FILE.fullmatch(path.name) is not None
 
 
 def open_folder(path: Path) -> StoreFolder:
-    """A folder of the store, opened once in a process: what is known of its files stays known."""
+    """The folder of the store at a path. Each process opens it once, so what was read of its shards stays cached."""
     return _open(path, os.getcwd())
 
 
 @lru_cache(maxsize=16)
-def _open(path: Path, _where: str) -> StoreFolder:
+def _open(path: Path, _working_folder: str) -> StoreFolder:
     return StoreFolder(path)
 
 
 class StoreFolder:
-    """The shards of one task, model and prompt, each opened when it is first asked for."""
+    """The shards of one task, model and prompt. Each is opened when it is first used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,61 +52,65 @@ class StoreFolder:
         self._buyer = buyer_name()
 
     def shard(self, root_key: str) -> Shard:
-        """The shard that holds a step-1 key and everything that continues it."""
+        """The shard that holds a step-1 key and the step-2 keys that continue it."""
         name = root_key[0]
         if name not in self._shards:
             self._shards[name] = Shard(self.path / f"{name}.jsonl", self._buyer)
         return self._shards[name]
 
     def refresh(self) -> StoreFolder:
-        """Learn of what was appended to any shard since the last look."""
-        for shard in {*self._shards.values(), *self.shards()}:  # known ones too: the store may have been moved away
+        """Read what was appended to any shard since the last refresh."""
+        for shard in {*self._shards.values(), *self.shards()}:  # also those opened before: the store may have been moved away
             shard.refresh()
         return self
 
-    def known(self, keys: Sequence[str]) -> str:
-        """Of several keys of one request, the first that has a row; the first of all where none has. Refreshed shards are asked."""
+    def first_stored(self, keys: Sequence[str]) -> str:
+        """The first of a request's keys that has a row; the first key if none has. Call :meth:`refresh` before."""
         return next((key for key in keys if self.shard(key).slots(key)), keys[0])
 
     def open_batches(self) -> list[Path]:
-        """The jobs files of batches that were submitted and not collected yet."""
+        """The jobs files of batches that were submitted and are not collected yet."""
         return sorted((self.path / "batches").glob("*.jobs.jsonl"))
 
     def shards(self) -> Iterator[Shard]:
-        """Every shard there is."""
+        """All shards that have a file."""
         for name in sorted({path.name[0] for path in self.path.glob("*.jsonl") if is_shard_file(path)}):
             yield self.shard(name)
 
-    def look(self) -> None:
-        """Learn of what others appended where this process has claims.
+    def refresh_claimed(self) -> None:
+        """Read what other processes appended to the shards in which this process has claims.
 
         Raises:
-            FcotError: It concerns one of them: locks do not work here.
+            FcotError: Another process wrote about a claimed key, so file locks do not work here.
         """
         for shard in self._shards.values():
             if shard.claimed:
                 shard.refresh()
 
     def sync(self) -> None:
-        """Force what this process appended to the disk; may run in another thread than the one that appends."""
+        """Force what this process appended to the disk. May run in another thread than the one that appends."""
         for shard in list(self._shards.values()):
             shard.sync()
 
     def close(self) -> None:
-        """Force everything to the disk, give up all claims, and put buyers' rows in order where nobody else is buying."""
+        """Force everything to the disk, release all claims, and move buyers' rows into shards in which nobody else has a claim."""
         for shard in self._shards.values():
             shard.close()
 
     @contextlib.contextmanager
-    def alone(self, wait: Callable[[str], object]) -> Iterator[None]:
-        """Within, this process has every shard for itself; ``wait`` is told where others are buying. It waits for one only while it
-        holds none.
+    def exclusive(self, notify: Callable[[str], object]) -> Iterator[None]:
+        """Lock all shards while the context is open.
+
+        It releases all locks before it waits for one, so two processes never wait for each other.
+
+        Args:
+            notify: Called with a message before it waits for another buyer.
         """
         shards = [self.shard(digit) for digit in "0123456789abcdef"]
         while busy := next((shard for shard in shards if not shard.lock_all(wait=False)), None):
             for shard in shards:
                 shard.close()
-            wait(f"waiting for another run that is buying from the same part of the store ({busy.buyers()})")
+            notify(f"waiting for another run that is buying from the same part of the store ({busy.buyers()})")
             busy.lock_all(wait=True)
             busy.close()
         try:

@@ -1,9 +1,9 @@
-"""The index beside a shard: where each row begins, sorted by key, so that opening a shard does not depend on its size.
+"""The index beside a shard: where each row begins, sorted by key. With it, the time to open a shard does not depend on its size.
 
 ``x.index`` has a header of one JSON line, records of 28 bytes (half a key, slot or kind, offset), and a CRC-32 for each block
-of records. It holds for the first ``size`` bytes of ``x.jsonl``, which it recognises by a digest of their beginning and end;
-what was appended later is read from the file. A record is looked at only after its block's checksum was. An index that does
-not fit its file, or is damaged, counts as absent: it can be made from the shard at any time.
+of records. It covers the first ``size`` bytes of ``x.jsonl`` and recognizes them by a digest of their beginning and end.
+Rows that were appended later are read from the file. A record is read only after its block's checksum was verified. An index
+that is damaged or does not match its file is ignored: it can be rebuilt from the shard at any time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from fcot.base.files import replacing
 
 VERSION = 1
-REFUSED, UNUSED = -1, -2  # kinds of rows without a slot: an unusable answer, and what only costs money
+UNUSABLE, COST_ONLY = -1, -2  # kinds of rows without a slot: an unusable answer, and a row that only records a cost
 IndexEntry = tuple[bytes, int, int]  # half a key (16 bytes), slot or kind, offset
 _RECORD = struct.Struct(">16siQ")
 _HEADER = 256  # bytes
 _BLOCK = 1024  # records
-_ANCHOR = 4096  # bytes at either end by which the indexed file is recognised
+_ANCHOR = 4096  # bytes at either end by which the indexed file is recognized
 
 
 class Damaged(Exception):
@@ -36,18 +36,18 @@ class Index:
     """An index file, mapped into memory.
 
     Attributes:
-        size: Bytes of the shard that it covers.
+        size: How many bytes of the shard it covers.
     """
 
     def __init__(self, data: mmap.mmap, size: int, n_records: int) -> None:
         self.size = size
         self._data = data
         self._n = n_records
-        self._sound: set[int] = set()  # blocks whose checksums were right
+        self._verified: set[int] = set()  # blocks whose checksums were correct
 
     @classmethod
     def open(cls, path: Path, shard: int) -> Index | None:
-        """The index of an open shard file, None where there is none that fits.
+        """The index of an open shard file; None if there is none or it does not match.
 
         Args:
             path: The index file.
@@ -66,10 +66,10 @@ class Index:
             return None
 
     def records(self, key: bytes) -> list[IndexEntry]:
-        """The records of a key, in the order of slots and offsets.
+        """The records of a key, ordered by slot and offset.
 
         Raises:
-            Damaged: The index has to be made again.
+            Damaged: A checksum is wrong; the index has to be rebuilt.
         """
         half, low, high = key[:16], 0, self._n
         while low < high:
@@ -78,23 +78,23 @@ class Index:
                 low = middle + 1
             else:
                 high = middle
-        found = []
+        records = []
         while low < self._n and (record := self._record(low))[0] == half:
-            found.append(record)
+            records.append(record)
             low += 1
-        return found
+        return records
 
     def __iter__(self) -> Iterator[IndexEntry]:
         return (self._record(position) for position in range(self._n))
 
     def _record(self, position: int) -> IndexEntry:
         block = position // _BLOCK
-        if block not in self._sound:
+        if block not in self._verified:
             begin, end = _HEADER + block * _BLOCK * _RECORD.size, _HEADER + min(self._n, (block + 1) * _BLOCK) * _RECORD.size
             table = _HEADER + self._n * _RECORD.size + 4 * block
             if zlib.crc32(self._data[begin:end]) != int.from_bytes(self._data[table : table + 4], "big"):
                 raise Damaged
-            self._sound.add(block)
+            self._verified.add(block)
         half, slot, offset = _RECORD.unpack_from(self._data, _HEADER + position * _RECORD.size)
         return half, slot, offset
 
@@ -103,7 +103,7 @@ def write_index(path: Path, shard: int, size: int, records: Iterable[IndexEntry]
     """Write the index of the first ``size`` bytes of an open shard file, atomically.
 
     Raises:
-        FcotError: The disk is full, or the folder not writable.
+        FcotError: The disk is full, or the folder is not writable.
     """
     ordered = sorted(records)
     header = json.dumps({"version": VERSION, "records": len(ordered), "size": size, "anchor": _anchor(shard, size)})

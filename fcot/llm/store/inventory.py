@@ -1,4 +1,4 @@
-"""What a store's folder holds, whether it is sound, and putting it in order: compaction, and merging with another one."""
+"""Listing, verifying, compacting and merging the folders of a completion store."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fcot.llm.store.rows import StoreRow, append_lines
 from fcot.llm.store.shard import Shard
 
 _FIELDS: dict[str, Any] = {"root": str | None, "text": str, "finish_reason": str | None, "request": str, "run": str, "time": float | int}
-_UNKNOWN = "?"  # settings of rows whose request is not stored
+_UNKNOWN = "?"  # shown as the settings of rows whose request is not stored
 
 
 @dataclass
 class Holdings:
-    """What a folder holds of one configuration.
+    """The generations that a folder holds for one configuration.
 
     Attributes:
-        settings: The requests' parameters beside the prompt, as text.
+        settings: The requests' parameters other than prompt and model, as text.
         model: The model id of its requests.
         counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``prompt tokens``, ``completion tokens``, ``bytes``.
-        models: Generations by the model name that the server returned.
-        usd: What it cost, None where the price is unknown.
-        last: Seconds since 1970 of the newest row.
+        models: Number of generations by the model name that the server returned.
+        usd: Their cost; None if the price is unknown.
+        last: Time of the newest row, in seconds since 1970.
     """
 
     settings: str
@@ -42,45 +42,52 @@ class Holdings:
 
 
 def holdings(folder: StoreFolder, price_of: Callable[[str], Price | None]) -> list[Holdings]:
-    """What a folder holds, by configuration: the same prompts under another temperature or limit are other generations."""
-    found: dict[str, Holdings] = {}
-    unknown: list[tuple[bytes, StoreRow, int]] = []  # rows whose request is not stored: none of its answers could be used
+    """What a folder holds, by configuration. The same prompts under another temperature or limit are other generations.
+
+    Args:
+        folder: A folder of the store.
+        price_of: The price of a model id; None if it is unknown.
+    """
+    by_settings: dict[str, Holdings] = {}
+    unknown: list[tuple[bytes, StoreRow, int]] = []  # rows whose request is not stored because none of its answers was usable
     for shard in folder.refresh().shards():
         settings: dict[bytes, str] = {}  # by step-1 key
         prompts: set[bytes] = set()
-        waiting: list[tuple[bytes, StoreRow, int]] = []
+        deferred: list[tuple[bytes, StoreRow, int]] = []  # rows that stand before the row with their request
         for path, begin, end, row in shard.rows():
-            if row is None or (path != shard.path and not shard.live(row, path, begin)):
+            if row is None or (path != shard.path and not shard.is_current(row, path, begin)):
                 continue
             root = bytes.fromhex(row.get("root") or row["key"])
             if "asked" in row and not row.get("root"):
-                settings[root] = _settings(found, row["asked"])
+                settings[root] = _settings(by_settings, row["asked"])
             if root in settings:
-                _count(found[settings[root]], row, end - begin, price_of, root not in prompts)
+                _count(by_settings[settings[root]], row, end - begin, price_of, root not in prompts)
                 prompts.add(root)
             else:
-                waiting.append((root, row, end - begin))
-        for root, row, size in waiting:
+                deferred.append((root, row, end - begin))
+        for root, row, size in deferred:
             if root in settings:
-                _count(found[settings[root]], row, size, price_of, root not in prompts)
+                _count(by_settings[settings[root]], row, size, price_of, root not in prompts)
                 prompts.add(root)
             else:
                 unknown.append((root, row, size))
     if unknown:
-        rest = next(iter(found.values())) if len(found) == 1 else found.setdefault(_UNKNOWN, Holdings(_UNKNOWN, ""))
+        only = next(iter(by_settings.values())) if len(by_settings) == 1 else None
+        holding = only or by_settings.setdefault(_UNKNOWN, Holdings(_UNKNOWN, ""))
         prompts = set()
         for root, row, size in unknown:
-            _count(rest, row, size, price_of, root not in prompts)
+            _count(holding, row, size, price_of, root not in prompts)
             prompts.add(root)
-    return [found[name] for name in sorted(found)]
+    return [by_settings[text] for text in sorted(by_settings)]
 
 
-def _settings(found: dict[str, Holdings], asked: dict[str, Any]) -> str:
-    """A request's parameters in words; the first request of a configuration opens its record."""
-    more = {name: value for name, value in asked.items() if name not in ("prompt", "model")}
-    kind = "text" if isinstance(asked.get("prompt"), str) else "chat"
-    text = ", ".join([kind, *(f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in more.items())])
-    found.setdefault(text, Holdings(text, str(asked.get("model", ""))))
+def _settings(by_settings: dict[str, Holdings], request: dict[str, Any]) -> str:
+    """A request's parameters as text. The first request of a configuration adds its record."""
+    parameters = {name: value for name, value in request.items() if name not in ("prompt", "model")}
+    kind = "text" if isinstance(request.get("prompt"), str) else "chat"
+    texts = (f"{name}={json.dumps(value) if isinstance(value, list | dict) else value}" for name, value in parameters.items())
+    text = ", ".join([kind, *texts])
+    by_settings.setdefault(text, Holdings(text, str(request.get("model", ""))))
     return text
 
 
@@ -98,12 +105,18 @@ def _count(holding: Holdings, row: StoreRow, size: int, price_of: Callable[[str]
     holding.last = max(holding.last, row.get("time") or 0.0)
 
 
-# --- soundness ----------------------------------------------------------------------------------------------------
+# --- verifying ----------------------------------------------------------------------------------------------------
 
 
 def faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[Path, int, str]]:
-    """File, line and description of each fault; rows, and lines that a writer tore or has not finished, are counted in ``counts``."""
-    seen: set[bytes] = set()  # half a key: a rationale; with a slot: a row
+    """File, line and description of each fault.
+
+    Args:
+        shard: The shard to verify.
+        counts: Incremented for each row (``rows``), each line that a killed writer tore (``torn``) and each unfinished last
+            line (``unfinished``).
+    """
+    present: set[bytes] = set()  # half a key for a rationale; half a key and a slot for a row
     unrooted: list[tuple[bytes, Path, int]] = []
     ends: dict[Path, int] = {}
     numbers: Counter[Path] = Counter()
@@ -112,7 +125,7 @@ def faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[Path, int, str]
         line = numbers[path]
         if row is None:
             if _is_json(path, begin, end):
-                yield path, line, "no row: no key, or no slot"
+                yield path, line, "not a row: no key, or no slot"
             else:
                 counts["torn"] += 1
             continue
@@ -122,30 +135,30 @@ def faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[Path, int, str]
         if row["slot"] is not None:
             key = row["key"].encode()[:32]
             place = b"%s %d" % (key, row["slot"])
-            if place in seen:
+            if place in present:
                 yield path, line, "a second row for its key and slot"
-            seen |= {place} if root else {place, key}
-        if root and root not in seen:
+            present |= {place} if root else {place, key}
+        if root and root not in present:
             unrooted.append((root, path, line))
     counts["unfinished"] += sum(path.stat().st_size > ends.get(path, 0) for path in shard.files())
-    yield from ((path, line, "an answer whose rationale has no row") for root, path, line in unrooted if root not in seen)
+    yield from ((path, line, "an answer whose rationale has no row") for root, path, line in unrooted if root not in present)
 
 
 def _row_faults(row: StoreRow, shard: str) -> Iterator[str]:
-    """What is wrong with a row by itself."""
+    """Faults of a single row, in words."""
     first = row["slot"] == 0 and not row.get("root")
     fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if first else {})
     for name, kind in fields.items():
         if name not in row or not isinstance(row[name], kind):
-            yield f"{'a field of another type:' if name in row else 'no field'} {name}"
+            yield f"{'wrong type of field' if name in row else 'no field'} {name}"
     if str(row.get("root") or row["key"])[:1] != shard:
-        yield "a row of another shard"
+        yield "a row that belongs to another shard"
     if isinstance(row.get("asked"), dict) and fingerprint(row["asked"]) != row["key"]:
-        yield "a request (asked) that does not hash to its key"
+        yield "a request (field asked) whose hash is not its key"
 
 
 def _is_json(path: Path, begin: int, end: int) -> bool:
-    """Whether a line that is no row is JSON all the same; what a killed writer tore never is."""
+    """Whether an invalid row is valid JSON. A line that a killed writer tore never is."""
     with path.open("rb") as file:
         file.seek(begin)
         try:
@@ -155,19 +168,19 @@ def _is_json(path: Path, begin: int, end: int) -> bool:
     return True
 
 
-# --- order --------------------------------------------------------------------------------------------------------
+# --- compacting and merging ---------------------------------------------------------------------------------------
 
 
 def compact(shard: Shard) -> tuple[int, int]:
-    """Rewrite a shard that this process has for itself: without torn lines, copies, answered tries and repeated prompts.
+    """Rewrite a shard without torn lines, copies, superseded rows of sent requests, and repeated prompts.
 
-    Every row that was paid for stays.
+    This process must have locked the whole shard. Every row that was paid for stays.
 
     Returns:
-        Its size in bytes before and after.
+        The shard's size in bytes, before and after.
 
     Raises:
-        FcotError: The disk is full; the shard is as it was.
+        FcotError: The disk is full; the shard is unchanged.
     """
     shard.fold()
     before = shard.path.stat().st_size if shard.path.exists() else 0
@@ -175,7 +188,7 @@ def compact(shard: Shard) -> tuple[int, int]:
         return 0, 0
     with replacing(shard.path) as temporary, temporary.open("wb") as file:
         for path, begin, _, row in shard.rows():
-            if row is not None and shard.live(row, path, begin):
+            if row is not None and shard.is_current(row, path, begin):
                 if row.get("root"):
                     row.pop("asked", None)  # older versions repeated question and rationale
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
@@ -184,27 +197,30 @@ def compact(shard: Shard) -> tuple[int, int]:
 
 
 def merge(source: Shard, target: Shard) -> int:
-    """Add the rows of a shard to another one that this process has for itself: how many were new.
+    """Add the rows of one shard to another, which this process must have locked as a whole.
 
-    A request that the target has already is left out. A generation whose slot is taken there gets the next free one: samples of
-    one key are exchangeable.
+    Requests that the target already has are left out. A generation whose slot is taken in the target gets the next free slot:
+    generations of one key are exchangeable.
+
+    Returns:
+        How many rows were new.
 
     Raises:
         FcotError: The disk is full; nothing was added.
     """
     target.fold()
     source.refresh()
-    known: dict[str, set[str]] = {}  # requests by key
-    taken: dict[str, set[int]] = {}
+    present: dict[str, set[str]] = {}  # request ids by key
+    taken: dict[str, set[int]] = {}  # slots by key
     added = []
     for path, begin, _, row in source.rows():
-        if row is None or not source.live(row, path, begin):
+        if row is None or not source.is_current(row, path, begin):
             continue
         key = row["key"]
-        if key not in known:
-            known[key] = {one["request"] for one in target.all_rows(key)}
+        if key not in present:
+            present[key] = {target_row["request"] for target_row in target.all_rows(key)}
             taken[key] = set(target.slots(key))
-        if row["request"] in known[key]:
+        if row["request"] in present[key]:
             continue
         if row["slot"] is not None:
             row["slot"] = row["slot"] if row["slot"] not in taken[key] else next(slot for slot in count() if slot not in taken[key])

@@ -1,9 +1,9 @@
-"""Kernel locks on single bytes of a lock file: a byte stands for a key, so that two buyers exclude each other key by key.
+"""Kernel locks on single bytes of a lock file. Each byte stands for a key, so two buyers exclude each other key by key.
 
-A lock of the whole file excludes all of them; older versions take that one to buy, so an old and a new version that share a
-store exclude each other. The kernel drops the locks of a process that dies. On Linux they are open-file-description locks
-(``F_OFD_SETLK``): unlike plain POSIX locks they survive the closing of another handle on the file, and conflict within a
-process. They conflict with POSIX locks as those do with each other. Elsewhere plain POSIX locks are used.
+A lock on the whole file conflicts with all of them. Older versions lock the whole file to buy, so an old and a new version
+that share a store exclude each other. The kernel drops the locks of a process that dies. On Linux these are
+open-file-description locks (``F_OFD_SETLK``): unlike plain POSIX locks they survive the closing of another handle on the
+file, and two handles of one process conflict. They also conflict with plain POSIX locks, which are used on other systems.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from fcot.base.files import disk_error
 from fcot.base.stopping import sleep
 
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
-_KEY_DIGITS = 15  # of a key, hexadecimal: 60 bits name its byte
+_KEY_DIGITS = 15  # hexadecimal digits of a key: these 60 bits are the position of its byte
 _NAMES = 1 << 61  # the byte that guards the file's text
 _ALL = (0, 0)  # start and length of the whole file
-_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)  # between looks at a lock that another process holds; the last one repeats
+_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)  # between tries to take a lock that another process holds; the last one repeats
 
 
 def signature() -> str:
-    """Who locks: process, host and time, for those who wait."""
+    """This process, its host and the time, shown to those who wait for its locks."""
     return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 class KeyLocks:
-    """The locks that this object holds on one lock file; nothing else in the process may use its handle.
+    """The locks that this object holds on one lock file. Nothing else in the process may use its handle.
 
-    The file's text says who is at work: a line per writer, ``NAME SIGNATURE``, and a first word of ``*`` where one process
-    has all of it. It is read and written under a lock, because network file systems show a file's new content to whoever has
-    just locked it, and new names in a folder only much later.
+    The file's text names its buyers: a line ``NAME SIGNATURE`` for each, with ``*`` as the name if a process has locked the
+    whole file. The text is written under a lock. On network file systems, a process that has just locked a file sees its new
+    content, but sees new names in a folder only much later.
 
     Args:
-        path: The lock file; made when it is first needed.
+        path: The lock file; created when it is first needed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class KeyLocks:
         self._plain = not hasattr(fcntl, "F_OFD_SETLK")
 
     def take(self, key: str) -> bool:
-        """Lock a key; False where another process has it, or the whole file."""
+        """Lock a key; False if another process has locked it or the whole file."""
         return self._set(fcntl.LOCK_EX, (_byte(key), 1))
 
     def drop(self, key: str) -> None:
@@ -59,8 +59,8 @@ class KeyLocks:
         self._set(fcntl.LOCK_UN, (_byte(key), 1))
 
     def take_all(self, wait: bool) -> bool:
-        """Lock the whole file, for whoever must be alone; False where another process has any of it and ``wait`` is false."""
-        for seconds in _endless(_WAITS_S):
+        """Lock the whole file; False if ``wait`` is false and another process has locked a part of it."""
+        for seconds in _repeat_last(_WAITS_S):
             if self._set(fcntl.LOCK_EX, _ALL):
                 break
             if not wait:
@@ -70,7 +70,7 @@ class KeyLocks:
         return True
 
     def drop_all(self) -> None:
-        """Unlock everything; the file no longer says that this process has all of it."""
+        """Unlock everything, and delete the line that says that the whole file is locked."""
         if self._file is not None:
             self.write_text([line for line in self.lines() if not line.startswith("* ")])
             self._set(fcntl.LOCK_UN, _ALL)
@@ -84,7 +84,7 @@ class KeyLocks:
     # --- the file's text ---
 
     def lines(self) -> list[str]:
-        """The lines of the file's text, none where there is no file yet."""
+        """The lines of the file's text; none if the file does not exist yet."""
         if self._file is not None:
             return _text(self._file)
         try:
@@ -97,16 +97,16 @@ class KeyLocks:
             os.close(file)
 
     def add_line(self, line: str) -> None:
-        """Append a line, while holding a key: nobody else rewrites the text meanwhile."""
+        """Append a line to the text. Call it while holding a key, so that no process has the whole file and rewrites the text."""
         while not self._set(fcntl.LOCK_EX, (_NAMES, 1)):
-            time.sleep(0.001)  # whoever has it writes one line
+            time.sleep(0.001)  # others hold this lock only while they write one line
         try:
             self.write_text([*self.lines(), line])
         finally:
             self._set(fcntl.LOCK_UN, (_NAMES, 1))
 
     def write_text(self, lines: list[str]) -> None:
-        """Replace the text."""
+        """Replace the file's text."""
         assert self._file is not None
         data = "".join(f"{line}\n" for line in lines).encode()
         try:
@@ -118,7 +118,7 @@ class KeyLocks:
     # --- the kernel ---
 
     def _set(self, kind: int, part: tuple[int, int]) -> bool:
-        """Lock or unlock a part of the file without waiting; False where another one has a part of it."""
+        """Lock or unlock a part of the file without waiting; False if another process has locked some of it."""
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class KeyLocks:
 
 
 class InvalidArgument(OSError):
-    """The file system does not know open-file-description locks."""
+    """The file system does not support open-file-description locks."""
 
 
 def _set_ofd(file: int, kind: int, start: int, length: int) -> None:
@@ -163,7 +163,7 @@ def _byte(key: str) -> int:
     return int(key[:_KEY_DIGITS], 16)
 
 
-def _endless(waits: tuple[float, ...]) -> Iterator[float]:
+def _repeat_last(waits: tuple[float, ...]) -> Iterator[float]:
     yield from waits
     while True:
         yield waits[-1]

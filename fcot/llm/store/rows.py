@@ -1,4 +1,4 @@
-"""Rows of the completion store as lines of files."""
+"""Reading and appending the rows of the completion store as lines of files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ StoreRow = dict[str, Any]
 
 
 def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
-    """Append whole lines to a file that nobody else writes, and force them to the disk; a torn last line is sealed.
+    """Append complete lines to a file and force them to the disk. If the last line there is torn, a line break ends it first.
+
+    Args:
+        path: A file that no other process writes now.
+        encoded: Lines with their line breaks.
 
     Raises:
-        FcotError: The disk is full; the file is as it was.
+        FcotError: The disk is full; the file is unchanged.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -41,17 +45,17 @@ def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
 
 
 def lines(handle: int, start: int) -> Iterator[tuple[int, int, StoreRow | None]]:
-    """Begin, end and row of each complete line of an open file from byte ``start`` on; no row for a line that does not parse."""
+    """Begin, end and row of each complete line of an open file, from byte ``start`` on. The row of an invalid line is None."""
     rest = b""
     while part := os.pread(handle, 1 << 20, start + len(rest)):
-        *whole, rest = (rest + part).split(b"\n")
-        for line in whole:
+        *complete, rest = (rest + part).split(b"\n")
+        for line in complete:
             yield start, start + len(line) + 1, _parse(line)
             start += len(line) + 1
 
 
 def read_row(handle: int, begin: int) -> StoreRow | None:
-    """The row that begins at a byte of an open file."""
+    """The row that begins at byte ``begin`` of an open file; None if the line is invalid."""
     data, size = b"", 1 << 12
     while b"\n" not in data:
         part = os.pread(handle, size, begin + len(data))
@@ -62,11 +66,11 @@ def read_row(handle: int, begin: int) -> StoreRow | None:
 
 
 def _parse(line: bytes) -> StoreRow | None:
-    """A line's row, None where it is none: no JSON, no key, no slot that a list could hold."""
+    """The row of a line; None for a line without valid JSON, a valid key or a slot below 2**20."""
     try:
         row = json.loads(line)
         slot = row["slot"]
-        whole = len(bytes.fromhex(row["key"])) == 32 and (slot is None or (type(slot) is int and 0 <= slot < 1 << 20))
-        return row if whole else None
+        valid = len(bytes.fromhex(row["key"])) == 32 and (slot is None or (type(slot) is int and 0 <= slot < 1 << 20))
+        return row if valid else None
     except (ValueError, KeyError, TypeError):
         return None

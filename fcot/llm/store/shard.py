@@ -1,9 +1,9 @@
-"""A shard of the completion store: its files, what is known of them, the claims on its keys, and appending to it.
+"""A shard of the completion store: reading its files, claiming its keys, and appending to it.
 
-Beside ``x.jsonl`` stand ``x.lock``, ``x.index`` (see :mod:`fcot.llm.store.index`) and, while somebody buys, a file per buyer,
-``x.<buyer>.jsonl``, which only that buyer appends to. A buyer claims a problem by locking its key; when nobody has a claim any
-more, the last one moves the buyers' rows into ``x.jsonl``. Reading needs no lock: lines that do not parse are skipped, and the
-first row of a (key, slot) wins. In memory are only places of rows that were asked for; texts stay on disk.
+Beside the main file ``x.jsonl`` stand ``x.lock``, ``x.index`` (see :mod:`fcot.llm.store.index`) and one file per active buyer,
+``x.<buyer>.jsonl``, which only that buyer appends to. A buyer claims a problem by locking its key. The last buyer to release
+its claims moves the buyers' rows into ``x.jsonl``. Reading needs no lock: lines that do not parse are skipped, and the first
+row of a (key, slot) wins. Memory holds only the places of rows whose keys were looked up; the texts stay on disk.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 from fcot.base.errors import FcotError
 from fcot.base.files import disk_error
 from fcot.llm.requests import LOST
-from fcot.llm.store.buyers import ended
-from fcot.llm.store.index import REFUSED, UNUSED, Damaged, Index, IndexEntry, write_index
+from fcot.llm.store.buyers import buyer_ended
+from fcot.llm.store.index import COST_ONLY, UNUSABLE, Damaged, Index, IndexEntry, write_index
 from fcot.llm.store.keylocks import KeyLocks, signature
 from fcot.llm.store.rows import StoreRow, append_lines, lines, read_row
 
 Place = tuple[str, int]  # name of a file and the byte where the row begins
 _EMPTY: Place = ("", -1)
-_UNINDEXED = 1 << 18  # bytes of a shard that are read at each opening before its index is made again
+_UNINDEXED = 1 << 18  # bytes after the indexed part that are read at each opening; beyond that the index is rebuilt
 
 
 @dataclass
@@ -34,45 +34,49 @@ class _Entry:
     """The places of a key's rows.
 
     Attributes:
-        slots: By slot.
-        refused: Answers that cannot be used.
-        unused: Rows that only cost money: tries without an answer, second answers for a slot.
-        pending: Those tries by their request's id, as far as they were read as rows.
+        slots: One place per slot, ``_EMPTY`` for an empty one.
+        unusable: Answers that cannot be used.
+        cost_only: Rows that only record a cost: tries without an answer, and second answers for a slot.
+        pending: The tries without an answer, by request id, as far as they were read as rows.
     """
 
     slots: list[Place] = field(default_factory=list)
-    refused: list[Place] = field(default_factory=list)
-    unused: list[Place] = field(default_factory=list)
+    unusable: list[Place] = field(default_factory=list)
+    cost_only: list[Place] = field(default_factory=list)
     pending: dict[str, Place] = field(default_factory=dict)
 
-    def elsewhere(self, name: str) -> bool:
-        """Whether a row stands in another file than the one named."""
-        return any(place[0] not in (name, "") for place in (*self.slots, *self.refused, *self.unused))
+    def in_other_file(self, name: str) -> bool:
+        """Whether a row stands in another file than ``name``."""
+        return any(place[0] not in (name, "") for place in (*self.slots, *self.unusable, *self.cost_only))
 
     def holds(self, place: Place) -> bool:
         """Whether the row at a place counts."""
-        return place in self.slots or place in self.refused or place in self.unused
+        return place in self.slots or place in self.unusable or place in self.cost_only
 
 
 @dataclass
 class _File:
-    """One of a shard's files, open for reading, and how far it is known."""
+    """One of a shard's files, open for reading.
+
+    Attributes:
+        end: How many bytes of it were read.
+    """
 
     file: io.FileIO
     end: int = 0
 
     @property
     def handle(self) -> int:
-        """Its descriptor."""
+        """The file descriptor."""
         return self.file.fileno()
 
 
 class Shard:
-    """The rows under one first digit, and the right to append to them while a key, or all of them, is claimed.
+    """The rows whose step-1 keys begin with one hex digit. Appending requires a claim on a key or on the whole shard.
 
     Args:
-        path: The shard's own file; need not exist.
-        buyer: Names this process's file beside it.
+        path: The main file; need not exist.
+        buyer: Name of this process in the name of its own file beside the main file.
     """
 
     def __init__(self, path: Path, buyer: str = "buyer") -> None:
@@ -83,9 +87,9 @@ class Shard:
         self._own_end = 0
         self._unsynced = False
         self._claims: set[str] = set()
-        self._settled: set[str] = set()  # claims under which everything was read: nobody else may write about them any more
-        self._all = False
-        self._broken = False  # locks do not work here
+        self._settled: set[str] = set()  # claims after which all files were read: no other process may write about them any more
+        self._all = False  # whether the whole shard is claimed
+        self._broken = False  # whether file locks were found not to work here
         self._forget()
 
     def _forget(self) -> None:
@@ -96,27 +100,30 @@ class Shard:
     # --- reading ---
 
     def refresh(self) -> Shard:
-        """Learn of what was appended since the last look, complete lines only.
+        """Read what was appended since the last refresh, complete lines only.
 
         Raises:
-            FcotError: Another process appended to a problem that this one has claimed: locks do not work here.
+            FcotError: Another process appended rows of a problem that this one has claimed, so file locks do not work here.
         """
         names = self._names()
         if any(name not in names or not self._same(name) for name in self._files):
-            self._forget()  # rows were moved into the shard's own file
-        for name in names:  # buyers' files first: what is moved meanwhile is then seen twice, never missed
+            self._forget()  # rows were moved into the main file
+        for name in names:  # buyers' files first: rows that are moved meanwhile are then read twice, never missed
             self._read_growth(name)
         self._settled = set(self._claims)
         return self
 
     def _names(self) -> list[str]:
-        """The shard's files: those of buyers, then its own. A new name shows late in a folder of a network file system."""
+        """Names of the shard's files: those of buyers, then the main file.
+
+        Names come from the lock file too, because on network file systems a new file appears late in its folder.
+        """
         listed = (line.partition(" ")[0] for line in self._locks.lines())
         buyers = {name for name in listed if name != "*"} | {path.name for path in self.path.parent.glob(f"{self.path.stem}.*.jsonl")}
         return [*sorted(name for name in buyers if (self.path.parent / name).exists()), *([self.path.name] if self.path.exists() else [])]
 
     def _same(self, name: str) -> bool:
-        """Whether a file is still the one that was read; opened anew, because that brings a network file system's news."""
+        """Whether a file is still the one that was read. It is opened again: network file systems then show its new content."""
         known = self._files[name]
         try:
             file = io.FileIO(self.path.parent / name)
@@ -135,7 +142,7 @@ class Shard:
         if name not in self._files:
             try:
                 self._files[name] = _File(io.FileIO(self.path.parent / name))
-            except FileNotFoundError:  # moved in the meantime: its rows are in the shard's own file, which is read last
+            except FileNotFoundError:  # moved in the meantime: its rows are in the main file, which is read last
                 return
             if main and (index := Index.open(self.path.with_suffix(".index"), self._files[name].handle)) is not None:
                 self._index = index
@@ -148,36 +155,40 @@ class Shard:
             if not own and (row.get("root") or row["key"]) in self._settled:
                 self._broken = True
                 raise FcotError(
-                    f"another process wrote to {self.path.parent / name} about a problem that this one has locked: the locks of this file "
-                    "system do not reach it, and both pay for the same completions. Let one run buy at a time, or put the store on a file "
-                    "system with working locks (output_dir=...)"
+                    f"{self.path.parent / name}: another process wrote about a problem that this one has locked. The locks of this file "
+                    "system do not reach it, so both processes pay for the same completions. Run one purchase at a time, or put the store "
+                    "on a file system with working locks (output_dir=...)"
                 )
             self._add(row, (name, begin))
         if main and known.end - (self._index.size if self._index else 0) > _UNINDEXED:
             self._write_index()
 
     def _write_index(self) -> None:
-        """Make the index anew from what is known of the shard's own file, if the disk and the folder's rights allow it."""
+        """Rebuild the index of the main file. If the disk is full or the folder is not writable, the index stays as it is."""
         main = self._files[self.path.name]
         with contextlib.suppress(FcotError, OSError, Damaged):
             write_index(self.path.with_suffix(".index"), main.handle, main.end, self._main_records())
             index = Index.open(self.path.with_suffix(".index"), main.handle)
             if index is not None:
                 self._index = index
-                self._entries = {key: entry for key, entry in self._entries.items() if entry.elsewhere(self.path.name)}
+                self._entries = {key: entry for key, entry in self._entries.items() if entry.in_other_file(self.path.name)}
 
     def _main_records(self) -> Iterator[IndexEntry]:
-        """The index's records and those of the keys that were read since, without what stands in buyers' files."""
+        """Records of the main file's rows: those of the present index, and those of keys that were read since."""
         name = self.path.name
         read = {key[:16] for key in self._entries}
         if self._index is not None:
             yield from (record for record in self._index if record[0] not in read)
         for key, entry in self._entries.items():
-            kinds = [*enumerate(entry.slots), *((REFUSED, place) for place in entry.refused), *((UNUSED, place) for place in entry.unused)]
+            kinds = [
+                *enumerate(entry.slots),
+                *((UNUSABLE, place) for place in entry.unusable),
+                *((COST_ONLY, place) for place in entry.cost_only),
+            ]
             yield from ((key[:16], kind, place[1]) for kind, place in kinds if place[0] == name)
 
     def _entry(self, key: bytes) -> _Entry:
-        """What is known of a key: read since the index was made, and before."""
+        """The places of a key's rows, whether the index covers them or they were read since."""
         if key in self._entries:
             return self._entries[key]
         records = self._indexed(key)
@@ -185,10 +196,10 @@ class Shard:
             entry = self._entries[key] = _Entry()
             for _, kind, offset in records:
                 place = (self.path.name, offset)
-                if kind == REFUSED:
-                    entry.refused.append(place)
-                elif kind == UNUSED:
-                    entry.unused.append(place)
+                if kind == UNUSABLE:
+                    entry.unusable.append(place)
+                elif kind == COST_ONLY:
+                    entry.cost_only.append(place)
                 else:
                     _put(entry.slots, kind, place)
         return self._entries[key]
@@ -205,24 +216,24 @@ class Shard:
             return [] if self._index is None else self._index.records(key)
 
     def _add(self, row: StoreRow, place: Place, new: bool = False) -> None:
-        """Enter a row, unless it is a copy of one that is known; a ``new`` one, just written, is none."""
+        """Record the place of a row, unless the row is a copy of one that was recorded. A ``new`` row was just written: no copy."""
         entry, request, slot = self._entry(bytes.fromhex(row["key"])), str(row.get("request")), row["slot"]
         lost, main = slot is None and row.get("refused") == LOST, place[0] == self.path.name
         if not new and entry.holds(place):
             return
-        if (before := entry.pending.pop(request, None)) is not None:
-            entry.unused.remove(before)
-            if lost and "bound_usd" not in row:  # it was not charged after all
+        if (sent := entry.pending.pop(request, None)) is not None:
+            entry.cost_only.remove(sent)
+            if lost and "bound_usd" not in row:  # the try was not charged after all
                 return
         if slot is not None and (slot >= len(entry.slots) or entry.slots[slot] == _EMPTY):
             _put(entry.slots, slot, place)
             return
-        known = [entry.slots[slot]] if slot is not None else entry.unused if lost else entry.refused
+        known = [entry.slots[slot]] if slot is not None else entry.cost_only if lost else entry.unusable
         copy = None if new else next((other for other in known if self._is_copy(row, other)), None)
         if slot is not None:
-            first = main and known[0][0] != self.path.name  # of two rows the one in the shard's own file
+            first = main and known[0][0] != self.path.name  # of two rows, the one in the main file counts
             if copy is None:
-                entry.unused.append(known[0] if first else place)
+                entry.cost_only.append(known[0] if first else place)
             if first:
                 entry.slots[slot] = place
         elif copy is None:
@@ -233,14 +244,14 @@ class Shard:
             known[known.index(copy)] = place
 
     def _is_copy(self, row: StoreRow, place: Place) -> bool:
-        """Whether the same row stands at a place already, as where a process was killed while it moved rows."""
+        """Whether the same row stands at a place already. This happens if a process is killed while it moves rows."""
         if "choice" not in row:
             return False
         known = self._read(place)
         return (known.get("request"), known.get("choice")) == (row["request"], row["choice"])
 
     def has(self, key: str, slot: int) -> bool:
-        """Whether a good row fills the slot."""
+        """Whether a usable answer fills the slot."""
         slots = self._entry(bytes.fromhex(key)).slots
         return slot < len(slots) and slots[slot] != _EMPTY
 
@@ -249,27 +260,27 @@ class Shard:
         return [slot for slot, place in enumerate(self._entry(bytes.fromhex(key)).slots) if place != _EMPTY]
 
     def row(self, key: str, slot: int) -> StoreRow:
-        """The good row of a filled slot."""
+        """The row of a filled slot."""
         return self._read(self._entry(bytes.fromhex(key)).slots[slot])
 
-    def n_refused(self, key: str) -> int:
+    def n_unusable(self, key: str) -> int:
         """How many answers to a key were unusable."""
-        return len(self._entry(bytes.fromhex(key)).refused)
+        return len(self._entry(bytes.fromhex(key)).unusable)
 
-    def refused(self, key: str) -> list[StoreRow]:
-        """Those answers."""
-        return [self._read(place) for place in self._entry(bytes.fromhex(key)).refused]
+    def unusable_rows(self, key: str) -> list[StoreRow]:
+        """The unusable answers to a key."""
+        return [self._read(place) for place in self._entry(bytes.fromhex(key)).unusable]
 
-    def unused(self, key: str) -> list[StoreRow]:
-        """The key's rows that only cost money: tries that may have been charged without an answer, second answers for a slot."""
-        return [self._read(place) for place in self._entry(bytes.fromhex(key)).unused]
+    def cost_only_rows(self, key: str) -> list[StoreRow]:
+        """Rows that only record a cost: tries without an answer that may have been charged, and second answers for a slot."""
+        return [self._read(place) for place in self._entry(bytes.fromhex(key)).cost_only]
 
     def all_rows(self, key: str) -> list[StoreRow]:
-        """All rows of a key that count."""
-        return [*(self.row(key, slot) for slot in self.slots(key)), *self.refused(key), *self.unused(key)]
+        """All rows of a key that count: without copies and superseded rows."""
+        return [*(self.row(key, slot) for slot in self.slots(key)), *self.unusable_rows(key), *self.cost_only_rows(key)]
 
     def files(self) -> list[Path]:
-        """The shard's files, those of buyers first."""
+        """Paths of the shard's files, those of buyers first."""
         return [self.path.parent / name for name in self._names()]
 
     def _read(self, place: Place) -> StoreRow:
@@ -278,20 +289,23 @@ class Shard:
         return row
 
     def rows(self) -> Iterator[tuple[Path, int, int, StoreRow | None]]:
-        """File, begin, end and row of each complete line of all files; no row for a line that a killed writer tore."""
+        """File, begin, end and row of each complete line of all files. The row of an invalid line is None."""
         for name in self._names():
             with contextlib.suppress(FileNotFoundError), io.FileIO(self.path.parent / name) as file:
                 for begin, end, row in lines(file.fileno(), 0):
                     yield self.path.parent / name, begin, end, row
 
-    def live(self, row: StoreRow, path: Path, begin: int) -> bool:
-        """Whether a row counts: it is not a try that was answered later, nor a copy of another row."""
+    def is_current(self, row: StoreRow, path: Path, begin: int) -> bool:
+        """Whether a row counts: its answer has not superseded it, and it is not a copy of another row."""
         return self._entry(bytes.fromhex(row["key"])).holds((path.name, begin))
 
     # --- claiming and appending ---
 
     def claim(self, key: str) -> bool:
-        """Claim a problem by its step-1 key; False where another process has it. What it did is known after :meth:`refresh`."""
+        """Claim a problem by its step-1 key; False if another process has claimed it.
+
+        Call :meth:`refresh` afterwards to read the rows that others appended before.
+        """
         if self._locks.take(key):
             self._claims.add(key)
             return True
@@ -299,17 +313,17 @@ class Shard:
 
     @property
     def claimed(self) -> bool:
-        """Whether this process has claimed any of it."""
+        """Whether this process has claimed any key."""
         return bool(self._claims)
 
     def release(self, key: str) -> None:
-        """Let others have a problem; what was bought for it must have been forced to the disk (:meth:`sync`)."""
+        """Release the claim on a problem. What was bought for it must have been forced to the disk before (:meth:`sync`)."""
         self._claims.discard(key)
         self._settled.discard(key)
         self._locks.drop(key)
 
     def lock_all(self, wait: bool) -> bool:
-        """Claim the whole shard and read what others appended; False where another process has a part of it and ``wait`` is false."""
+        """Claim the whole shard and read what others appended; False if ``wait`` is false and another process has a claim."""
         if not self._locks.take_all(wait):
             return False
         self._all = True
@@ -317,15 +331,15 @@ class Shard:
         return True
 
     def buyers(self) -> str:
-        """Who is, or was last, at work here, in words."""
-        named = [line.partition(" ")[2] for line in self._locks.lines()]
-        return "; ".join(named[-3:]) or f"an older version of fcot, in {self.path.parent}"
+        """The present or last buyers of this shard, for messages."""
+        signatures = [line.partition(" ")[2] for line in self._locks.lines()]
+        return "; ".join(signatures[-3:]) or f"an older version of fcot, in {self.path.parent}"
 
     def append(self, rows: Iterable[StoreRow]) -> None:
-        """Append the rows of one answer in one write; where the disk fills up, whole rows stay and a torn one is taken back.
+        """Append the rows of one answer in one write. If the disk fills up, complete rows stay and a torn one is removed.
 
         Raises:
-            FcotError: The disk is full, or the folder not writable.
+            FcotError: The disk is full, or the folder is not writable.
         """
         assert self._claims or self._all, "append needs a claim"
         rows = list(rows)
@@ -348,7 +362,7 @@ class Shard:
         self._files[self._own].end = self._own_end
 
     def _open_writer(self) -> int:
-        """This process's own file; made again where the last buyer of others has moved its rows meanwhile."""
+        """Descriptor of this process's own file. The file is created again if another buyer has moved its rows meanwhile."""
         path = self.path.parent / self._own
         if self._writer is not None and _inode(path) == os.fstat(self._writer).st_ino:
             return self._writer
@@ -365,7 +379,7 @@ class Shard:
         return self._writer
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
+        """Force what this process appended to the disk."""
         if self._writer is None or not self._unsynced:
             return
         self._unsynced = False
@@ -375,7 +389,7 @@ class Shard:
             raise disk_error(error, self.path) from error
 
     def close(self) -> None:
-        """Force what was appended to the disk, give up all claims, and move buyers' rows where nobody else has a claim."""
+        """Force what was appended to the disk, release all claims, and move buyers' rows if nobody else has a claim."""
         try:
             self.sync()
         finally:
@@ -385,8 +399,8 @@ class Shard:
             if not self._all:
                 for key in list(self._claims):
                     self.release(key)
-            left = self.path.parent.is_dir() and not self._broken and bool(self._buyers_files())
-            if self._all or (left and self._locks.take_all(wait=False)):
+            unfolded = self.path.parent.is_dir() and not self._broken and bool(self._buyers_files())
+            if self._all or (unfolded and self._locks.take_all(wait=False)):
                 with contextlib.suppress(FcotError):  # a full disk: the rows stay where they are
                     self.fold()
                 self._locks.drop_all()
@@ -397,26 +411,26 @@ class Shard:
         return [name for name in self._names() if name != self.path.name]
 
     def fold(self) -> None:
-        """Move the rows of ended buyers' files into the shard's own one, while this process has all of the shard.
+        """Move the rows of ended buyers' files into the main file. This process must have claimed the whole shard.
 
-        A file whose buyer may be alive stays, even though nobody has a claim: where locks fail to reach another host, that is
-        what keeps its rows. Killed in between, this leaves rows twice, which readers and the next call notice.
+        The file of a buyer that may still be running stays even if nobody has a claim, in case file locks do not reach its host.
+        If this process is killed in between, some rows stand twice. Readers and the next call ignore the copies.
 
         Raises:
-            FcotError: The disk is full; nothing has moved.
+            FcotError: The disk is full; nothing was moved.
         """
-        now = os.stat(self._locks.path).st_mtime  # by the clock of the file system: the lock was just written
-        buyers = [name for name in self._buyers_files() if name == self._own or ended(self.path.parent / name, now)]
+        now = os.stat(self._locks.path).st_mtime  # by the clock of the file system: the lock file was just written
+        buyers = [name for name in self._buyers_files() if name == self._own or buyer_ended(self.path.parent / name, now)]
         if not buyers:
             return
         self.refresh()
-        kept = [
+        encoded = [
             json.dumps(row, ensure_ascii=False).encode() + b"\n"
             for name in buyers
             for begin, _, row in lines(self._files[name].handle, 0)
-            if row is not None and self.live(row, self.path.parent / name, begin)
+            if row is not None and self.is_current(row, self.path.parent / name, begin)
         ]
-        append_lines(self.path, kept)
+        append_lines(self.path, encoded)
         for name in buyers:
             (self.path.parent / name).unlink(missing_ok=True)
         self._locks.write_text([line for line in self._locks.lines() if line.partition(" ")[0] not in buyers])
