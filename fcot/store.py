@@ -115,8 +115,12 @@ def show(store: Path, prices: Path) -> None:
     """
     rows = [(name, holding) for name, folder in _folders(store) for holding in holdings(folder, _price_of(prices))]
     counts = sum((holding.counts for _, holding in rows), Counter[str]())
-    total = Holdings("", "", counts, Counter(), sum(holding.usd or 0.0 for _, holding in rows), max(holding.last for _, holding in rows))
-    _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), [_line(*row) for row in (*rows, ("total", total))])
+    known = [holding.usd for _, holding in rows if holding.usd is not None]
+    total = Holdings("", "", counts, Counter(), sum(known) if known else None, max(holding.last for _, holding in rows))
+    lines = [_line(*row) for row in (*rows, ("total", total))]
+    if 0 < len(known) < len(rows):
+        lines[-1][-3] += " + ?"
+    _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), lines)
     for name, holding in rows:
         if len(holding.models) > 1:
             versions = ", ".join(f"{model} ({n:,})" for model, n in holding.models.most_common())

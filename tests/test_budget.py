@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from fake_openai import FakeServer
 from paying import PRICE
 
+from fcot.base.errors import FcotError
 from fcot.llm.budget import SharedBudget
 
 BUDGET = 0.05
@@ -192,6 +195,38 @@ def test_other_purchases_can_spend_what_an_ended_one_did_not(tmp_path):
     assert not second.covers(0.91)
     second.close()
     assert budget.spent_usd() == pytest.approx(0.1)
+
+
+def test_a_purchase_that_fails_leaves_only_what_it_spent(tmp_path):
+    """Each request reserves its maximum; those that a rejected key ends were not charged."""
+    with FakeServer([*[None] * 3, *["401"] * 20], latency=0.1) as server:
+        usage = finish(start(tmp_path, server, "--shared", BUDGET, "--ledger", tmp_path / "ledger", "--problems", 9))
+    assert "AuthenticationError" in usage["message"]
+    assert SharedBudget(tmp_path / "ledger", BUDGET, "").spent_usd() == pytest.approx(usage["usd"], abs=1e-6)
+
+
+def test_a_ledger_file_without_an_amount_counts_nothing(tmp_path):
+    """Its process was killed between creating the file and writing to it."""
+    budget = SharedBudget(tmp_path, BUDGET, "launch.budget_usd")
+    lease = budget.open()
+    lease.covers(0.01)
+    lease.commit(0.01)
+    (tmp_path / f"20260101T000000-{uuid.uuid4().hex}").touch()
+    assert budget.spent_usd() >= 0.01
+    lease.close()
+    assert budget.spent_usd() == 0.01
+
+
+def test_a_full_disk_under_the_ledger_gets_one_message(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = SharedBudget(tmp_path, BUDGET, "launch.budget_usd").open()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(FcotError, match="no space left"):
+            lease.commit(0.01)
+    lease.close()
 
 
 # --- a sweep's budget ------------------------------------------------------------------------------------------------

@@ -297,6 +297,7 @@ def test_missing_choices_are_requested_again(generate, tmp_path):
         0: (0, 5), 1: (0, 5), 2: (2, 3), 3: (2, 3), 4: (4, 1),
     }  # fmt: skip
     assert usage["requests"] == len(teacher.calls) == len({row["request"] for row in rows_of(tmp_path)})
+    assert usage["used_completion_tokens"] == usage["completion_tokens"], "every returned choice is used"
 
 
 def test_surplus_choices_fill_slots_that_a_larger_diversity_uses(generate, tmp_path):
@@ -520,8 +521,8 @@ def test_no_problems_need_no_request(generate):
     assert teacher.calls == []
 
 
-def test_the_tokens_of_a_request_are_shared_by_its_choices():
+def test_the_tokens_of_a_request_are_shared_by_the_choices_that_were_returned():
     first = {"request": "a", "n": 4, "prompt_tokens": 10, "completion_tokens": 80}
     rows = [(first, True), ({"request": "a", "n": 4}, True), ({"request": "a", "n": 4}, False), ({"request": "b", "n": 1}, False)]
-    assert used_tokens(rows) == [{"prompt_tokens": 10, "completion_tokens": 40.0}]
+    assert used_tokens(rows) == [{"prompt_tokens": 10, "completion_tokens": 80 * (2 / 3)}], "three of four were returned"
     assert used_tokens([({"request": "b", "n": 1}, True)]) == [None]

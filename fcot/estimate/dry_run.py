@@ -249,6 +249,12 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
     lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
     ratios: list[float] = []
     size = n_rows = 0
+
+    def measure(group: Sequence[dict[str, Any]]) -> None:
+        tokens = group[0].get("completion_tokens") if group else None
+        if tokens:
+            lengths[group[0]["root"] is not None] += [tokens / len(group)] * len(group)
+
     for path, end in files:
         group: list[dict[str, Any]] = []
         for begin, stop, row in _newest(path, end):
@@ -257,12 +263,12 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
                 continue
             if row.get("prompt_tokens") and "asked" in row:
                 ratios.append(row["prompt_tokens"] / max(1, _characters(row["asked"]["prompt"])))
-            if "prompt_tokens" in row:
-                group = []
-            group.append(row)
-            tokens = group[0].get("completion_tokens")
-            if tokens and len(group) == row["n"]:
-                lengths[row["root"] is not None] += [tokens / len(group)] * len(group)
+            if "prompt_tokens" in row:  # the first row of an answered request
+                measure(group)
+                group = [row]
+            elif group and row["request"] == group[0]["request"]:
+                group.append(row)
+        measure(group)
     return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
 
 

@@ -8,6 +8,7 @@ was killed, its committed amount counts. Its lock tells the two apart: the kerne
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import uuid
@@ -88,7 +89,18 @@ class Lease:
         self._write(usd)
 
     def _write(self, committed: float) -> None:
-        os.pwrite(self._file, f"{self._leased:.9f} {committed:.9f}".ljust(_LINE - 1).encode() + b"\n", 0)
+        """Write both amounts.
+
+        Raises:
+            FcotError: The disk is full, or the file cannot be written.
+        """
+        line = f"{self._leased:.9f} {committed:.9f}".ljust(_LINE - 1).encode() + b"\n"
+        path = self.budget.folder / self._name
+        try:
+            if os.pwrite(self._file, line, 0) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise disk_error(error, path) from error
 
     def close(self) -> None:
         """Return what was leased and not committed."""
@@ -104,7 +116,10 @@ def _taken(folder: Path, locks: KeyLocks, except_name: str | None) -> float:
     for path in folder.glob("*T*-*"):
         if path.name == except_name:
             continue
-        leased, committed = map(float, path.read_text(encoding="utf-8").split())
+        line = path.read_text(encoding="utf-8")
+        if len(line) < _LINE:  # its process was killed, or its disk was full, before it leased anything
+            continue
+        leased, committed = map(float, line.split())
         ended = locks.take(_key(path.name))
         if ended:
             locks.drop(_key(path.name))

@@ -88,7 +88,7 @@ def used_tokens(rows: Iterable[tuple[StoreRow, bool]]) -> list[StoreRow | None]:
     for members in requests.values():
         if n_used := sum(used for _, used in members):
             usage = next((row for row, _ in members if row.get("completion_tokens")), None)
-            share = n_used / members[0][0]["n"]
+            share = n_used / len(members)  # not of the choices that were requested: a server may return fewer, or more
             tokens.append(usage and {"prompt_tokens": usage["prompt_tokens"] or 0, "completion_tokens": usage["completion_tokens"] * share})
     return tokens
 

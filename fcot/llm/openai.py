@@ -246,9 +246,9 @@ class OpenAIModel:
         while True:
             n = min(n, self.max_choices)
             ticket = await self._throttle.enter(request.most_prompt_tokens() // 4 + n * request.max_tokens)
+            began = time.monotonic()
             try:
                 account.sending()
-                began = time.monotonic()
                 reply = await self._send(request, n, seed)
                 self._throttle.succeeded(time.monotonic() - began)
                 self._learn_choices(n, wanted, len(reply.choices))
@@ -262,7 +262,7 @@ class OpenAIModel:
                 else:
                     account.not_charged()
                 if (refused := self._server.refusal(failure)) is not None:
-                    self._throttle.succeeded()
+                    self._throttle.succeeded(time.monotonic() - began)
                     return Reply([refused], Usage(0, 0))
                 if n > 1 and self._may_reject_several(failure, failures + 1):
                     n = 1

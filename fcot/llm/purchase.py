@@ -105,16 +105,24 @@ def first_problems(diversity: int) -> int:
     return max(5, -(-_FIRST // diversity))
 
 
-def over_budget(plan: Plan, meter: Meter, bound: float) -> str:
-    """The message of a run whose next request may exceed the budget."""
+def over_budget(plan: Plan, meter: Meter, bound: float, shared: bool = False) -> str:
+    """The message of a run whose next request may exceed the budget.
+
+    Args:
+        plan: The run's plan.
+        meter: Of the purchase.
+        bound: The most that the next request can cost, in USD.
+        shared: Whether the shared budget is the one that does not allow it.
+    """
     assert plan.price is not None
     source = f" (prices: {plan.price.source})" if plan.price.source else ""
-    own, shared, command = plan.budget_usd, plan.shared_budget, "the same command with a larger budget"
-    if shared is not None and (own is None or (meter.paid_usd or 0.0) + bound <= own):
-        limit = f"{shared.option}={shared.usd:g}: ${shared.spent_usd():,.4f} spent or reserved by all jobs"
-        command = shared.command
+    command = "the same command with a larger budget"
+    if shared and plan.shared_budget is not None:
+        budget = plan.shared_budget
+        limit = f"{budget.option}={budget.usd:g}: ${budget.spent_usd():,.4f} spent or reserved by all jobs"
+        command = budget.command
     else:
-        limit = f"teacher.budget_usd={own:g}: ${meter.paid_usd:,.4f} spent"
+        limit = f"teacher.budget_usd={plan.budget_usd:g}: ${meter.paid_usd:,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
         f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"
@@ -185,7 +193,7 @@ class _Tries:
         if self.bound and not self.written:
             if not self.purchase.affordable(0.0):  # the tries before this one may have been charged
                 self.in_flight = False
-                raise BudgetSpent(over_budget(self.purchase.plan, self.purchase.meter, self.bound))
+                raise self.purchase.budget_spent(0.0, self.bound)
             self.purchase.commit()
             self.state.shard.append([sent_row(self.purchase.plan, self.job, self.request_id, self.bound)])
             self.written = True
@@ -286,7 +294,7 @@ class _Purchase:
             bound = self.plan.bound_usd(job.request, job.n)
             if not self.affordable(bound):
                 if not self.tasks:
-                    self.stop = BudgetSpent(over_budget(self.plan, self.meter, bound))
+                    self.stop = self.budget_spent(bound, bound)
                 return
             self.jobs.popleft()
             self.meter.reserved_usd += bound
@@ -310,13 +318,14 @@ class _Purchase:
         try:
             reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)
         except BaseException:
-            tries.give_up()
-            raise
-        finally:
             self.meter.reserved_usd -= bound
+            tries.give_up()
+            self.commit()  # the request reserves nothing any more
+            raise
+        self.meter.reserved_usd -= bound
+        self.pay(self.meter.account(self.plan, reply.usage, bound))  # before the rows: they may not fit on the disk
         rows = to_rows(self.plan, job, state.shard, reply, tries.request_id, bound_usd=bound)
         state.shard.append(rows)
-        self.pay(self.meter.account(self.plan, reply.usage, bound))
         if job.request.root is not None or not self.plan.prompt.two_steps:
             new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
             self._count(state, min(new, self.plan.diversity - state.counted))
@@ -399,10 +408,17 @@ class _Purchase:
 
     def affordable(self, bound: float) -> bool:
         """Whether the budgets allow ``bound`` USD more, beyond what is paid and in flight."""
-        budget, paid = self.plan.budget_usd, self.meter.paid_usd
-        if budget is not None and paid is not None and paid + self.meter.reserved_usd + bound > budget:
+        if not self._own_budget_allows(bound):
             return False
         return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
+
+    def _own_budget_allows(self, bound: float) -> bool:
+        budget, paid = self.plan.budget_usd, self.meter.paid_usd
+        return budget is None or paid is None or paid + self.meter.reserved_usd + bound <= budget
+
+    def budget_spent(self, bound: float, request: float) -> BudgetSpent:
+        """The error of a request that may cost ``request`` USD, of which ``bound`` are not reserved and not affordable."""
+        return BudgetSpent(over_budget(self.plan, self.meter, request, shared=self._own_budget_allows(bound)))
 
     def commit(self) -> None:
         """Write to the shared ledger what may have been spent if this process is killed now."""

@@ -59,7 +59,7 @@ def _to_choice(choice: Any) -> Choice:
     if choice.get("error") or not isinstance(reason, str | None) or reason == "error":
         raise Malformed("a choice that broke off" + (f": {choice['error']}" if choice.get("error") else ""))
     reason = reason and _FINISH.get(reason.lower(), reason)
-    reasoning = thoughts or next((text for name in _REASONING if (text := "".join(_texts(holder.get(name), None)))), "")
+    reasoning = thoughts or next((thought for name in _REASONING if (thought := "".join(_texts(holder.get(name), None)))), "")
     return _judged(_storable(text), reason, _storable(reasoning) or None)
 
 

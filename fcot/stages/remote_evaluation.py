@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -54,9 +55,9 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
     """One problem's answers, scored; empty ones where the server never gave any. Tokens are 0 where it did not count them."""
     key = plan.root_key(folder, problem)
     shard = folder.shard(key)
-    tokens = {
-        row["request"]: row["completion_tokens"] / row["n"] for row, _ in rows_of(plan, shard, key, problem) if row.get("completion_tokens")
-    }
+    bought = [row for row, _ in rows_of(plan, shard, key, problem)]
+    choices = Counter(row["request"] for row in bought)
+    tokens = {row["request"]: row["completion_tokens"] / choices[row["request"]] for row in bought if row.get("completion_tokens")}
     if isinstance(form, TeacherPrompt):
         for completion, rows in assemble(plan, shard, key, problem):
             n_tokens = round(sum(tokens.get(row["request"], 0) for row in rows))
