@@ -98,7 +98,7 @@ def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_
     ("hydra/launcher=submitit_local", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
     ("hydra.sweeper.max_batch_size=1", "array_parallelism"),
     ("hydra.launcher.partition=gpu", "hydra.launcher"),
-    ("trainer.nodes=2", "start one process a device"),
+    ("trainer.nodes=2", "start one process per device"),
     ("experiment=null", "experiment=null: leave it out"),
     ("hydra/launcher=slrum", "Did you mean hydra/launcher=slurm?\nhydra/launcher has: local, serial, slurm, slurm_ddp"),
 ])  # fmt: skip

@@ -41,7 +41,7 @@ def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
     trainer = run.config.trainer
     outside = started_outside(trainer.devices, trainer.nodes)
     if outside is None and trainer.nodes > 1:
-        raise FcotError(f"trainer.nodes={trainer.nodes}: start one process a device on every node, by srun or torchrun")
+        raise FcotError(f"trainer.nodes={trainer.nodes}: start one process per device on every node, by srun or torchrun")
     world = outside or World(size=trainer.devices)
     with Team(world, outside is not None, _help, (run.config,)) as team:
         if world.rank == 0:
