@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_difference_its_seeds_and_problems_can_show(tmp_path
 
     one, three = shown(0), shown(0, 1, 2)
     assert re.search(r"smallest difference that can be shown\s+[\d.]+ points \(power 80 %, 18 test problems, 1 seed\)", one)
-    assert "says nothing of other trainings" in one
+    assert "says nothing about other trainings" in one
     assert "18 test problems, 3 seeds" in three
     assert "ASSUMED: a standard deviation of 3 points between seeds" in three
     show([estimate(make_run(tmp_path, "method=fine_tune", "dataset.n_problems=12"), {})])
@@ -406,7 +406,7 @@ def test_a_preview_tells_what_went_wrong(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "(none: refused:prompt_filtered)" in said
     assert "parsed None, gold" in said
-    assert said.count("(wrong)") == said.count("refused: ") == 2
+    assert said.count("(wrong)") == said.count("rejected: ") == 2
     assert "ended: length" in said
     assert "price unknown" in said
 
@@ -438,7 +438,7 @@ def test_a_preview_of_replayed_completions_asks_nobody(tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
 def test_a_preview_of_a_method_without_a_teacher_is_one_clear_message(tmp_path, method):
-    with pytest.raises(FcotError, match=rf"^preview=2: method={method} asks no teacher$"):
+    with pytest.raises(FcotError, match=rf"^preview=2: method={method} uses no teacher$"):
         preview(make_run(tmp_path, f"method={method}", "dataset.n_problems=60"), 2)
 
 

@@ -133,7 +133,7 @@ def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
     site = ["--config-dir", str(tmp_path / "conf"), "-m"]
     result = run_fcot(*site, "seed=0,1", *SMALL, "hydra/launcher=mysite", "dry_run=true")
     assert result.returncode == 0, result.stderr
-    assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours, requeued jobs aside" in result.stdout
+    assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours, without requeued jobs" in result.stdout
     result = run_fcot(*site, "student=narrow", *[one for one in SMALL if "width" not in one], "until=curate")
     assert result.returncode == 0, result.stderr
 
