@@ -70,7 +70,7 @@ def within(interval, number):
 # --- nothing is asked -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_asks_nothing_and_leaves_nothing(run_fcot, tmp_path):
+def test_a_dry_run_sends_nothing_and_writes_nothing(run_fcot, tmp_path):
     arguments = ("teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={DEAD}", "dataset.n_problems=60", "dry_run=true")
     done = run_fcot(*arguments, "diversity=3")
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_a_dry_run_asks_nothing_and_leaves_nothing(run_fcot, tmp_path):
     assert not (tmp_path / "outputs" / "store").exists()
 
 
-def test_a_dry_run_says_what_difference_its_seeds_and_problems_can_show(tmp_path, capsys):
+def test_a_dry_run_shows_the_smallest_detectable_difference(tmp_path, capsys):
     def shown(*seeds: int) -> str:
         show([estimate(make_run(tmp_path, "method=fine_tune", "dataset.n_problems=60", f"seed={seed}"), {}) for seed in seeds])
         return capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_difference_its_seeds_and_problems_can_show(tmp_path
     assert "smallest difference" not in capsys.readouterr().out
 
 
-def test_an_estimate_touches_nothing_in_a_store_with_something_in_it(tmp_path):
+def test_an_estimate_changes_no_file_of_the_store(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url), 4)
         asked = server.stats()["requests"]
@@ -112,7 +112,7 @@ def test_an_estimate_touches_nothing_in_a_store_with_something_in_it(tmp_path):
 # --- numbers by hand ------------------------------------------------------------------------------------------------------------
 
 
-def test_one_request_prompts_by_hand(tmp_path):
+def test_the_estimate_for_one_step_prompts_equals_a_calculation_by_hand(tmp_path):
     run = openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2", "trainer.epochs=3", "trainer.batch_size=8")
     made = estimate(run, {})
     assert (made.problems, made.diversity, made.requested, made.stored) == (N, 5, 50, 0)
@@ -127,7 +127,7 @@ def test_one_request_prompts_by_hand(tmp_path):
     assert made.steps == min(3 * 7, run.config.trainer.max_steps or 10**9)
 
 
-def test_two_step_prompts_by_hand(tmp_path):
+def test_the_estimate_for_two_step_prompts_equals_a_calculation_by_hand(tmp_path):
     run = openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3", "teacher.max_choices_per_request=2")
     made = estimate(run, {})
     assert (made.requested, made.stored) == (30, 0)
@@ -141,7 +141,7 @@ def test_two_step_prompts_by_hand(tmp_path):
         assert one + two <= low_to_high <= one + two + 30 * 20, "and a trigger"
 
 
-def test_what_a_partial_run_left_is_not_asked_for_again(tmp_path):
+def test_stored_completions_of_a_partial_run_are_not_requested_again(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url, "diversity=2"), 4)
     made = estimate(openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2"), {})
@@ -150,7 +150,7 @@ def test_what_a_partial_run_left_is_not_asked_for_again(tmp_path):
     assert (whole.requested, whole.stored, whole.requests) == (20, 8, 6)
 
 
-def test_rationales_without_answers_are_asked_for_their_answers_only(tmp_path):
+def test_stored_rationales_without_answers_need_only_their_answers(tmp_path):
     with FakeServer([None, "401", "401", "401"]) as server:
         run = openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot", "diversity=3", "teacher.concurrency=1")
         with pytest.raises(FcotError, match="key"):
@@ -160,7 +160,7 @@ def test_rationales_without_answers_are_asked_for_their_answers_only(tmp_path):
     assert made.requests == 3 + 9 * (1 + 3)
 
 
-def test_a_whole_run_in_the_store_costs_nothing(tmp_path):
+def test_a_run_whose_completions_are_stored_costs_nothing(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url, "prompt=zero_shot_cot"))
     made = estimate(openai_run(tmp_path, DEAD, "prompt=zero_shot_cot"), {})
@@ -170,7 +170,7 @@ def test_a_whole_run_in_the_store_costs_nothing(tmp_path):
     assert not made.usd.any()
 
 
-def test_a_prompt_that_was_given_up_is_not_going_to_be_asked_again(tmp_path):
+def test_a_prompt_that_was_given_up_is_not_requested_again(tmp_path):
     with FakeServer(["too_long"]) as server:
         complete(openai_run(tmp_path, server.base_url, "teacher.concurrency=1"))
         asked = server.stats()["requests"]
@@ -184,7 +184,7 @@ def test_a_prompt_that_was_given_up_is_not_going_to_be_asked_again(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["zero_shot_cot_chat", "zero_shot_cot"])
-def test_after_a_preview_lengths_are_measured_and_hold_for_the_run(tmp_path, capsys, prompt):
+def test_after_a_preview_the_estimate_uses_measured_lengths(tmp_path, capsys, prompt):
     overrides = (f"prompt={prompt}", "diversity=4")
     before = estimate(openai_run(tmp_path, DEAD, *overrides, limit=30), {})
     assert any("ASSUMED" in note for note in before.notes)
@@ -206,7 +206,7 @@ def test_after_a_preview_lengths_are_measured_and_hold_for_the_run(tmp_path, cap
     assert within(after.usd, (0.4 * charged["prompt_tokens"] + 1.6 * charged["completion_tokens"]) / 1e6)
 
 
-def test_lengths_are_measured_on_requests_of_several_choices_too(tmp_path):
+def test_lengths_are_also_measured_on_requests_with_several_choices(tmp_path):
     with FakeServer() as server:
         complete(openai_run(tmp_path, server.base_url, "diversity=6", "teacher.max_choices_per_request=4"), 3)
         stats = server.stats()
@@ -215,7 +215,7 @@ def test_lengths_are_measured_on_requests_of_several_choices_too(tmp_path):
     assert made.completion_tokens[1] == pytest.approx(7 * 6 * stats["completion_tokens"] / 18)
 
 
-def test_lengths_are_measured_where_usage_is_missing_from_some(tmp_path):
+def test_lengths_are_measured_if_some_rows_have_no_usage(tmp_path):
     with FakeServer(["no_usage", None, "odd_usage"]) as server:
         complete(openai_run(tmp_path, server.base_url, "teacher.concurrency=1"), 4)
         stats = server.stats()
@@ -223,7 +223,7 @@ def test_lengths_are_measured_where_usage_is_missing_from_some(tmp_path):
     assert within(made.completion_tokens / 24, stats["completion_tokens"] / 8)
 
 
-def test_where_no_server_ever_told_a_length_it_is_still_assumed(tmp_path):
+def test_lengths_are_assumed_if_no_row_has_usage(tmp_path):
     with FakeServer(["no_usage"] * 50) as server:
         complete(openai_run(tmp_path, server.base_url), 4)
     made = estimate(openai_run(tmp_path, DEAD), {})
@@ -262,7 +262,7 @@ def test_a_sweep_over_diversity_counts_each_completion_once(tmp_path, capsys):
         assert f"run {number}" in said
 
 
-def test_two_problems_with_one_question_are_bought_once(tmp_path):
+def test_problems_with_the_same_question_are_bought_once(tmp_path):
     data = tmp_path / "twins.jsonl"
     data.write_text("".join(json.dumps({"question": f"How many are {i // 2} and 1?", "answer": str(i // 2 + 1)}) + "\n" for i in range(40)))
     overrides = ("dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "teacher=openai", "teacher.model=m", "diversity=2")
@@ -286,7 +286,7 @@ def test_a_sweep_over_prompts_with_the_same_first_request_buys_each_prompts_rati
     assert sum(one.requests for one in estimates_of(runs(DEAD, tmp_path / "b"))) == requests
 
 
-def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
+def test_a_sweep_over_second_steps_counts_the_answers_of_each(tmp_path):
     def runs(url, folder):
         return [openai_run(folder, url, "diversity=2", "prompt=zero_shot_cot", f"prompt.answer_tokens={n}") for n in (16, 32)]
 
@@ -298,7 +298,7 @@ def test_a_sweep_over_second_steps_counts_each_of_them(tmp_path):
     assert sum(one.requests for one in estimates_of(runs(DEAD, tmp_path / "b"))) == requests
 
 
-def test_a_sweep_counts_the_answers_that_an_interrupted_run_left_open(tmp_path):
+def test_a_sweep_counts_the_missing_answers_of_an_interrupted_run(tmp_path):
     def runs(url):
         return [
             openai_run(tmp_path, url, f"diversity={d}", "prompt=zero_shot_cot", "teacher.concurrency=1", "teacher.temperature=0.7")
@@ -317,7 +317,7 @@ def test_a_sweep_counts_the_answers_that_an_interrupted_run_left_open(tmp_path):
 # --- prices ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_price_is_said_and_not_guessed(tmp_path, capsys):
+def test_an_unknown_price_is_reported_and_not_guessed(tmp_path, capsys):
     made = estimate(openai_run(tmp_path, DEAD, model="nobody-knows"), {})
     assert (made.usd, made.usd_batch, made.usd_shared) == (None, None, None)
     show([made])
@@ -328,12 +328,12 @@ def test_an_unknown_price_is_said_and_not_guessed(tmp_path, capsys):
     assert "$" not in said
 
 
-def test_where_one_price_of_a_sweep_is_unknown_so_is_the_sum(tmp_path, capsys):
+def test_the_sum_of_a_sweep_is_unknown_if_one_price_is(tmp_path, capsys):
     show(estimates_of([openai_run(tmp_path, DEAD), openai_run(tmp_path, DEAD, model="nobody-knows")]))
     assert re.search(r"price online\s+price unknown", capsys.readouterr().out)
 
 
-def test_a_known_price_is_said_with_its_source(tmp_path, capsys):
+def test_a_known_price_is_shown_with_its_source(tmp_path, capsys):
     prices = tmp_path / "mine.yaml"
     prices.write_text("m: {input: 1, output: 2}")
     show([estimate(openai_run(tmp_path, DEAD, f"teacher.prices={prices}", model="m"), {})])
@@ -342,7 +342,7 @@ def test_a_known_price_is_said_with_its_source(tmp_path, capsys):
     assert "Batch API" not in said, "the file knows no batch price"
 
 
-def test_a_budget_that_ends_the_purchase_is_announced(tmp_path):
+def test_a_budget_below_the_price_is_reported(tmp_path):
     made = estimate(openai_run(tmp_path, DEAD), {})
     half = estimate(openai_run(tmp_path, DEAD, f"teacher.budget_usd={made.usd[1] / 2}"), {})
     assert any("is less than the price online: it ends the purchase at about 50 % of that" in note for note in half.notes)
@@ -351,7 +351,7 @@ def test_a_budget_that_ends_the_purchase_is_announced(tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [["method=zero_shot"], ["method=fine_tune"], []], ids=["zero_shot", "fine_tune", "oracle"])
-def test_what_is_free_costs_nothing(tmp_path, capsys, overrides):
+def test_a_free_teacher_costs_nothing(tmp_path, capsys, overrides):
     made = estimate(make_run(tmp_path, "dataset.n_problems=60", *overrides), {})
     assert (made.requests == 0) == bool(overrides)
     assert (made.requested == 0) == bool(overrides)
@@ -363,7 +363,7 @@ def test_what_is_free_costs_nothing(tmp_path, capsys, overrides):
 # --- previews -------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_preview_shows_what_was_made_of_each_problem_and_the_run_buys_the_rest(tmp_path, capsys):
+def test_a_preview_shows_each_completion_and_the_run_buys_the_rest(tmp_path, capsys):
     with FakeServer() as server:
         run = openai_run(tmp_path, server.base_url, "diversity=4", "teacher.max_choices_per_request=4")
         preview(run, 3)
@@ -399,7 +399,7 @@ def test_a_preview_of_two_steps_shows_both_prompts(tmp_path, capsys):
     assert said.count("Therefore, the answer is") == 2
 
 
-def test_a_preview_tells_what_went_wrong(tmp_path, capsys):
+def test_a_preview_shows_why_a_completion_is_missing(tmp_path, capsys):
     """An unknown price, an answer that is wrong, and a prompt that is refused."""
     with FakeServer(["content_filter_400", "length"]) as server:
         preview(openai_run(tmp_path, server.base_url, "teacher.concurrency=1", model="nobody-knows"), 2)
@@ -419,7 +419,7 @@ def replayed(index, question, slot):
     }  # fmt: skip
 
 
-def test_a_preview_of_replayed_completions_asks_nobody(tmp_path, capsys):
+def test_a_preview_of_replayed_completions_sends_nothing(tmp_path, capsys):
     questions = [f"What are {i} and 1?" for i in range(20)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"question": q, "answer": str(i + 1)}) + "\n" for i, q in enumerate(questions)))
     rows = {str(i): [replayed(i, q, slot) for slot in (1, 0)] for i, q in enumerate(questions)}
@@ -449,7 +449,7 @@ def test_a_preview_keeps_to_the_budget(tmp_path):
         assert server.stats()["requests"] == 0
 
 
-def test_resampling_in_the_place_of_identical_rationales_is_in_the_interval(tmp_path):
+def test_resampling_of_identical_rationales_is_in_the_interval(tmp_path):
     overrides = ("diversity=4", "teacher.resample_identical=true")
     with FakeServer(ignore_seed=True) as server:
         preview(openai_run(tmp_path, server.base_url, *overrides), 3)
@@ -459,7 +459,7 @@ def test_resampling_in_the_place_of_identical_rationales_is_in_the_interval(tmp_
         assert within(made.completion_tokens, server.stats()["completion_tokens"] - previewed)
 
 
-def test_completions_of_another_temperature_are_named(tmp_path):
+def test_stored_completions_of_another_temperature_are_reported(tmp_path):
     with FakeServer() as server:
         sampled = openai_run(tmp_path, server.base_url, "diversity=1", "teacher.temperature=0.7")
         n = len(sampled.split.train)

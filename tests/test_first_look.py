@@ -45,7 +45,7 @@ def asking(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("diversity", [1, 3, 24])
-def test_cut_completions_are_told_before_more_problems_are_opened(asking, said, diversity):
+def test_cut_completions_are_reported_before_further_problems_are_opened(asking, said, diversity):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         run = asking(server.base_url, f"diversity={diversity}", "teacher.max_choices_per_request=1", "teacher.concurrency=50")
         found = said(lambda: server.stats()["requests"])
@@ -65,7 +65,7 @@ def test_cut_completions_are_told_before_more_problems_are_opened(asking, said, 
     ({"empty": 1.0, "seed": 0}, "prompt=custom prompt.path=FILE"),
     ({"length": 0.3, "seed": 1}, "prompt.rationale_tokens=2048"),
 ])  # fmt: skip
-def test_each_kind_of_fault_has_its_override(asking, said, faults, override):
+def test_the_report_of_each_fault_names_an_override(asking, said, faults, override):
     with FakeServer(faults) as server:
         found = said()
         generate(asking(server.base_url, "diversity=1"))
@@ -73,14 +73,14 @@ def test_each_kind_of_fault_has_its_override(asking, said, faults, override):
         assert override in text
 
 
-def test_what_is_usual_is_not_told(asking, said):
+def test_usual_rates_of_faults_are_not_reported(asking, said):
     with FakeServer() as server:
         found = said()
         generate(asking(server.base_url, "diversity=2"))
         assert not found
 
 
-def test_a_purchase_smaller_than_the_first_is_told_at_its_end(asking, said):
+def test_a_small_purchase_is_reported_at_its_end(asking, said):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         found = said()
         generate(asking(server.base_url, "diversity=1", "dataset.limit=4"))
@@ -88,7 +88,7 @@ def test_a_purchase_smaller_than_the_first_is_told_at_its_end(asking, said):
         assert "4 of 4 completions were cut" in text
 
 
-def test_what_is_stored_is_not_looked_at_again(asking, said):
+def test_stored_completions_are_not_checked_again(asking, said):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         run = asking(server.base_url, "diversity=1")
         generate(run)
@@ -116,7 +116,7 @@ def test_the_evaluation_of_a_teacher_is_checked_too(make_run, said, tmp_path):
         assert "were cut at prompt.rationale_tokens=1024; prompt.rationale_tokens=2048" in text
 
 
-def test_cut_completions_are_counted_and_refused_unless_papers_rule_is_asked_for(asking):
+def test_cut_completions_are_counted_and_rejected_unless_curation_is_paper_as(asking):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         kept = execute(asking(server.base_url, "diversity=1", "curation=none"), "")
         assert (kept["cut"], kept["kept"]) == (kept["asked"], kept["asked"])
@@ -133,7 +133,7 @@ def test_a_preview_shows_the_verdict_of_curation(asking, capsys):
     assert "warning: 3 of 3 completions are an answer without a rationale" in said
 
 
-def test_what_the_former_default_prompt_bought_is_named(asking, capsys):
+def test_completions_of_the_former_default_prompt_are_reported(asking, capsys):
     with FakeServer() as server:
         generate(asking(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
         capsys.readouterr()
@@ -159,13 +159,13 @@ def outcomes(*marks):
     return seen
 
 
-def test_a_tenth_and_two_at_least_are_unusual():
+def test_a_fault_is_reported_from_a_tenth_and_two_completions_on():
     assert advice(outcomes("empty", *["good"] * 3), REMEDIES) == []
     assert advice(outcomes(*["empty"] * 2, *["good"] * 18), REMEDIES) == ["2 of 20 completions are empty"]
     assert advice(outcomes(*["empty"] * 2, *["good"] * 19), REMEDIES) == []
 
 
-def test_each_completion_counts_for_the_fault_that_explains_the_others():
+def test_each_completion_counts_for_its_main_fault():
     seen = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
     assert (seen.cut, seen.unanswered, seen.empty) == (3, 7, 5)
     told = ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]

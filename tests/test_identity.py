@@ -218,13 +218,13 @@ def test_every_option_counts_or_is_neutral_with_a_reason(key, name, option, kind
         assert name == "seed" or changed.setting != run.setting
 
 
-def test_what_a_group_is_neutral_for_its_options_are():
+def test_options_of_a_neutral_group_are_neutral():
     (logger,) = (option for option in fields(Config) if option.name == "logger")
     assert part_of(logger).kind == "neutral"
     assert part_of(logger).reason
 
 
-def test_resolved_options_say_to_what():
+def test_resolved_options_name_what_they_are_resolved_to():
     options = [option for schema in SCHEMAS.values() for _, option, _ in options_of(schema)]
     assert all(part_of(option).reason for option in options if part_of(option).kind == "resolved")
 
@@ -246,7 +246,7 @@ def test_resolved_options_say_to_what():
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
     ],
 )  # fmt: skip
-def test_what_a_run_does_not_read_makes_no_other_run(base, change, files):
+def test_options_that_a_run_does_not_read_rename_no_run(base, change, files):
     assert run_of(files, *base, change).run_id == run_of(files, *base).run_id
 
 
@@ -276,7 +276,7 @@ def test_a_new_option_renames_no_run_and_a_new_default_does():
     assert not renamed("new", int, neutral(3, "a reason"))
 
 
-def test_a_new_group_of_new_options_is_absent():
+def test_a_new_group_of_options_renames_no_run():
     @dataclass
     class Inner:
         new: int = absent_at(3)
@@ -317,7 +317,7 @@ def short(judged, min_words):
     return "short" if len(judged.rationale.split()) < min_words else None
 
 
-def test_a_filters_setting_counts_where_the_filter_is_used(monkeypatch):
+def test_a_filters_setting_counts_if_the_filter_is_used(monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "short", short)
 
     def run_id(min_words: int, *names: str) -> str:
@@ -328,7 +328,7 @@ def test_a_filters_setting_counts_where_the_filter_is_used(monkeypatch):
     assert run_id(3, "answer") == run_id(50, "answer")
 
 
-def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
+def test_a_filter_gets_only_the_settings_that_it_names(monkeypatch):
     """What a filter is given holds no settings beside those that its parameters name, and these are the ones that count."""
     given = {}
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
@@ -352,7 +352,7 @@ def test_chat_and_completions_are_different_requests(files):
 
 
 @pytest.mark.parametrize("base", [HF, TOY], ids=["teacher", "student"])
-def test_a_plan_made_without_a_gpu_holds_where_there_is_one(base, files, monkeypatch):
+def test_run_ids_are_equal_with_and_without_a_gpu(base, files, monkeypatch):
     here = run_of(files, *base, "trainer.precision=auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
@@ -381,7 +381,7 @@ class Elsewhere:
         return type("Built", (), {**{name: getattr(teacher, name) for name in ("chat", "generate")}, "identity": {"model": self.model}})()
 
 
-def test_a_teacher_of_another_package_is_checked_by_itself_and_counts():
+def test_a_teacher_of_another_package_has_checks_and_counts():
     config = run_of_default().config
     assert list(faults_of(replace(config, teacher=Elsewhere()))) == []
     assert list(faults_of(replace(config, teacher=Elsewhere(wrong=True)))) == ["teacher.wrong=true: false"]
@@ -401,7 +401,7 @@ def test_a_teacher_of_another_package_is_checked_by_itself_and_counts():
         ((*ITSELF, "student.self_consistency=3"), False),
     ],
 )  # fmt: skip
-def test_a_seed_that_changes_nothing_makes_no_second_run(base, seeded, files):
+def test_a_seed_that_changes_no_result_renames_no_run(base, seeded, files):
     runs = [run_of(files, *base, f"seed={seed}") for seed in (0, 1)]
     assert (runs[0].run_id != runs[1].run_id) == seeded
     assert ("-seed0-" in runs[0].run_id) == seeded
@@ -409,7 +409,7 @@ def test_a_seed_that_changes_nothing_makes_no_second_run(base, seeded, files):
 
 
 @pytest.mark.parametrize("more", [["method=zero_shot"], ["method=zero_shot_cot", "prompt.rationale_tokens=8", "prompt.answer_tokens=8"]])
-def test_runs_without_a_seed_answer_alike_under_two_seeds(more, tmp_path):
+def test_runs_that_do_not_use_the_seed_give_equal_answers_with_two_seeds(more, tmp_path):
     save_gpt2(tmp_path / "model")
     common = (*TOY, "student=gpt2", f"student.path={tmp_path}/model", "student.max_new_tokens=8", "logger=none", *more)
     runs = [run_of(tmp_path / str(seed), *common, f"seed={seed}") for seed in (0, 1)]
@@ -420,7 +420,7 @@ def test_runs_without_a_seed_answer_alike_under_two_seeds(more, tmp_path):
     assert runs[0].run_id == runs[1].run_id
 
 
-def test_a_sweep_over_seeds_has_one_job_where_the_seed_changes_nothing(tmp_path):
+def test_a_sweep_over_seeds_has_one_job_if_the_seed_changes_nothing(tmp_path):
     jobs = [[*TOY, f"output_dir={tmp_path}", "student=gpt2", f"method={method}", f"seed={seed}"]
             for method in ("zero_shot", "fine_tune") for seed in (0, 1, 2)]  # fmt: skip
     sweep, runs = make_plan(tmp_path / "sweep", jobs, [], {"kind": "serial"})
@@ -490,7 +490,7 @@ def test_no_run_is_renamed(files):
     assert list(frozen) == list(ids)
 
 
-def test_the_table_tells_its_runs_apart():
+def test_all_run_ids_in_the_table_are_different():
     run_ids = [run_id for run_id, _ in json.loads(FROZEN.read_text()).values()]
     assert len(set(run_ids)) == len(run_ids)
 

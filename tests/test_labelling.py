@@ -43,14 +43,14 @@ def mine(data, make_run, tmp_path):
 UNLABELLED = set(range(0, N, 3))
 
 
-def test_unlabelled_problems_are_trained_on_and_nothing_else(mine):
+def test_unlabelled_problems_are_train_problems_only(mine):
     split = mine().split
     assert set(split.train) >= UNLABELLED
     assert not UNLABELLED & {*split.validation, *split.test}
     assert len(split.test) == 6
 
 
-def test_templates_stay_on_one_side(mine):
+def test_unlabelled_problems_of_a_test_template_are_left_out(mine):
     split = mine("split-mode=template").split
     train, test = ({index // 6 for index in part} for part in (split.train, [*split.test, *split.validation]))
     assert not train & test
@@ -58,11 +58,11 @@ def test_templates_stay_on_one_side(mine):
 
 
 @pytest.mark.parametrize("override", ["dataset.limit=7", "split_mode.subset=7"])
-def test_limits_count_them(override, mine):
+def test_limits_count_unlabelled_problems(override, mine):
     assert len(mine(override).split.train) == 7
 
 
-def test_a_split_file_names_them_too(mine, tmp_path):
+def test_a_split_file_may_name_unlabelled_train_problems(mine, tmp_path):
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": [0, 1, 2, 3, 4, 5], "test": [7, 8]}))
     split = mine("split-mode=file", f"split_mode.path={file}").split
@@ -73,11 +73,11 @@ def test_a_split_file_names_them_too(mine, tmp_path):
         mine("split-mode=file", f"split_mode.path={file}")
 
 
-def test_methods_that_need_answers_leave_them_out(mine):
+def test_methods_without_rationales_leave_out_unlabelled_problems(mine):
     assert not UNLABELLED & set(mine("method=fine_tune", "until=evaluate").split.train)
 
 
-def test_without_votes_an_answer_is_missed(mine):
+def test_without_voting_a_missing_answer_is_an_error(mine):
     with pytest.raises(FcotError, match="line 1: no gold answer"):
         mine("curation=answer")
     with pytest.raises(ConfigFaults, match="a majority needs three voters"):
@@ -112,7 +112,7 @@ def curated(run):
     return summary, [row for row in read_jsonl(run.directory.curated) if row["kept"]]
 
 
-def test_golden_and_as_many_at_random(make_run, golden, tmp_path):
+def test_golden_matched_keeps_as_many_completions_as_golden(make_run, golden, tmp_path):
     train = make_run(tmp_path, *SMALL).split.train
     ids = {str(index): [0, 2] for index in train[:10]}
     summary, rows = curated(make_run(tmp_path, *SMALL, "curation=golden", golden(ids)))
@@ -123,7 +123,7 @@ def test_golden_and_as_many_at_random(make_run, golden, tmp_path):
     assert matched["refused"]["undersampled"] > 0
 
 
-def test_undersampling_counts_what_is_left(make_run, tmp_path):
+def test_undersampling_leaves_max_samples(make_run, tmp_path):
     whole, rows = curated(make_run(tmp_path, *SMALL))
     summary, left = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
     assert (summary["kept"], len(left)) == (20, 20)
@@ -140,14 +140,14 @@ def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
         execute(make_run(tmp_path, *SMALL, "curation=golden_matched", golden([100_000])), "")
 
 
-def test_golden_files_that_contradict_themselves_are_refused(make_run, tmp_path):
+def test_a_golden_file_with_a_duplicate_key_is_an_error(make_run, tmp_path):
     path = tmp_path / "golden.json"
     path.write_text('{"0": [0], "1": [0], "0": [1]}')
     with pytest.raises(FcotError, match=r"curation\.golden=.*duplicate key '0'"):
         execute(make_run(tmp_path, *SMALL, "curation=golden", f"curation.golden={path}"), "")
 
 
-def test_an_even_vote_labels_nothing():
+def test_a_tied_vote_labels_nothing():
     from fcot.base.records import Completion, Problem
     from fcot.curation.filters import Rules, curate
     from fcot.prompts.answers import AnswerRule
@@ -163,7 +163,7 @@ def test_an_even_vote_labels_nothing():
     assert reasons("3", "4", "5") == ["no_majority"] * 3
 
 
-def test_templates_too_unlike_in_size_are_no_split(data, make_run, tmp_path):
+def test_templates_of_very_different_sizes_cannot_be_split(data, make_run, tmp_path):
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for index, row in enumerate(rows):
         row.update(answer=row["answer"].strip() or "1", template_id="other" if index == 29 else "same")
@@ -174,7 +174,7 @@ def test_templates_too_unlike_in_size_are_no_split(data, make_run, tmp_path):
         )
 
 
-def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):
+def test_options_that_change_the_result_rename_the_run(make_run, golden, tmp_path):
     runs = [
         make_run(tmp_path, *SMALL),
         make_run(tmp_path, *SMALL, "curation.max_samples=20"),
@@ -186,7 +186,7 @@ def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):
     assert len({run.run_id for run in runs}) == len(runs)
 
 
-def test_what_changes_no_result_changes_no_run(make_run, golden, tmp_path):
+def test_options_that_change_no_result_rename_no_run(make_run, golden, tmp_path):
     first = make_run(tmp_path, *SMALL)
     assert make_run(tmp_path, *SMALL, "curation.max_repeats=5").run_id == first.run_id
     assert make_run(tmp_path, *SMALL, golden([5])).run_id == first.run_id, "no filter reads it"

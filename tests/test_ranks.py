@@ -56,7 +56,7 @@ def weights(folder: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 @pytest.mark.parametrize("warned", [(0, 1), (0,), (1,)])
-def test_warned_ranks_leave_one_checkpoint_together_and_go_on_from_it(tmp_path, number, warned):
+def test_ranks_that_are_signalled_write_one_checkpoint_and_continue_from_it(tmp_path, number, warned):
     ranks = started(tmp_path, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
     for rank in warned:
@@ -71,7 +71,7 @@ def test_warned_ranks_leave_one_checkpoint_together_and_go_on_from_it(tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_warned_training_of_two_ranks_ends_as_one_that_was_not(tmp_path, number):
+def test_an_interrupted_training_on_two_ranks_gives_the_result_of_an_uninterrupted_one(tmp_path, number):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     steps = "trainer.max_steps=400"
@@ -88,7 +88,7 @@ def test_a_warned_training_of_two_ranks_ends_as_one_that_was_not(tmp_path, numbe
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_rank_that_is_killed_ends_the_other_one_with_a_message(tmp_path, lost):
+def test_a_killed_rank_ends_the_other_rank_with_a_message(tmp_path, lost):
     ranks = started(tmp_path, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
     ranks[lost].kill()
@@ -99,7 +99,7 @@ def test_a_rank_that_is_killed_ends_the_other_one_with_a_message(tmp_path, lost)
     assert "Traceback" not in said
 
 
-def test_a_rank_that_is_lost_while_nobody_waits_for_it_is_noticed(tmp_path):
+def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path):
     """The first rank is busy with something of its own; no collective operation would tell it."""
     code = (
         "import sys, time\nfrom fcot.base.ranks import Team, World\n"

@@ -16,7 +16,7 @@ from fcot.teacher.oracle import Oracle
 SMALL = ("dataset.n_problems=40", "student.width=16", "student.layers=1", "student.heads=2")
 
 
-def test_a_block_holds_other_rationales_and_is_a_part_of_a_larger_diversity(tmp_path):
+def test_a_block_of_slots_has_other_rationales_and_is_part_of_a_larger_diversity(tmp_path):
     teacher, few = Oracle("toy_arithmetic", 0.0, 0.7), problems(4)
 
     def texts(diversity: int, first: int) -> tuple[list[Completion], dict]:
@@ -41,7 +41,7 @@ def test_a_block_holds_other_rationales_and_is_a_part_of_a_larger_diversity(tmp_
     assert stored() == rows
 
 
-def test_each_seed_has_its_block(tmp_path, make_run):
+def test_each_seed_has_its_own_block_of_slots(tmp_path, make_run):
     runs = [make_run(tmp_path, *SMALL, "diversity=3", "redraw_rationales=true", f"seed={seed}") for seed in (0, 1, 2)]
     assert [list(run.plan.slots) for run in runs] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert len({run.run_id for run in runs}) == 3
@@ -51,7 +51,7 @@ def test_each_seed_has_its_block(tmp_path, make_run):
     assert [estimate(run, planned).bought for run in reversed(runs)] == [n] * 3
 
 
-def test_a_files_completions_come_in_blocks_too():
+def test_replayed_completions_are_also_used_in_blocks():
     few = problems(1)
     index = few[0].sample_index
     held = {index: [Completion(index, slot, f"r{slot}", "1") for slot in range(5)]}
@@ -69,7 +69,7 @@ def test_a_files_completions_come_in_blocks_too():
         (("method=tailored", "method.feedback.source=plain"), "method.feedback.source=plain"),
     ],
 )
-def test_what_cannot_be_redrawn_is_refused(tmp_path, make_run, overrides, said):
+def test_options_that_prevent_redrawing_are_errors(tmp_path, make_run, overrides, said):
     with pytest.raises(FcotError) as error:
         make_run(tmp_path, "redraw_rationales=true", *overrides)
     assert said in str(error.value)

@@ -126,7 +126,7 @@ def _pace(rate: float, unit: str) -> str:
 
 
 def _remaining(done: int, total: int, rate: float) -> str:
-    return f"{(total - done) / rate:,.0f} s left" if rate else "nothing yet"
+    return f"{(total - done) / rate:,.0f} s left" if rate else "remaining time unknown"
 
 
 def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], None]:

@@ -82,7 +82,7 @@ def disk_error(error: OSError, path: Path) -> FcotError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FcotError(f"no space left to write {path}: free some and run the same command again; it continues here")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return FcotError(f"cannot write {path}: a file stands where a folder is needed ({error.filename})")
+        return FcotError(f"cannot write {path}: there is a file where a folder is needed ({error.filename})")
     return FcotError(f"cannot write {path}: {error.strerror or error}")
 
 

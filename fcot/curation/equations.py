@@ -14,7 +14,7 @@ from fcot.prompts.answers import strip_markup
 _TOKEN = re.compile(
     r"(?P<number>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
 )
-# A calculation as a pattern over one letter per token: n number, o operator, w word (a unit behind a number), v single letter (a variable).
+# A calculation, as a pattern over letters for tokens: n number, o operator, w word (a unit after a number), v single letter (a variable).
 _TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"
 _CALCULATION = rf"{_TERM}(?:[-o]{_TERM})*"
 _BULLET = re.compile(r"^(\s*)\*(?=\s)", re.MULTILINE)
@@ -65,8 +65,8 @@ def equations(text: str) -> Iterator[Equation]:
     """Every equation of a text whose left side is a calculation with numbers. Equations with a variable are skipped.
 
     Markdown and LaTeX are removed. Units and currency signs are ignored ("5 apples + 3 apples = 8 apples"). ``x`` between numbers
-    multiplies, and ``20%`` is a fifth. In a chain ("3 + 4 = 7 + 2 = 9") a left side also holds if it equals the first number of the
-    right side.
+    multiplies, and ``20%`` is a fifth. An equation in a chain ("3 + 4 = 7 + 2 = 9") also holds if its left side equals the first
+    number of its right side.
     """
     for plain, sign in _PLAIN.items():
         text = text.replace(plain, sign)

@@ -43,9 +43,9 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def uses_seed(run: Run) -> bool:
-    """Whether the result depends on ``seed``. Training, sampled answers and a student from scratch do.
+    """Whether the result depends on ``seed``. Training, sampled answers and students from scratch depend on it.
 
-    The teacher's completions, curation and the split do not depend on it: completions have slots in the store, the rest has fixed seeds.
+    The teacher's completions, curation and the split do not: completions have slots in the store, and the rest uses fixed seeds.
     """
     student = run.config.student
     if run.trains:

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """The method by which the student is made."""
+        """The entry of the run's method in the table of methods."""
         return METHODS[self.config.method.name]
 
     @property
