@@ -131,14 +131,14 @@ def faults(*overrides: str) -> list[str]:
 
 
 def test_all_faults_are_in_one_message():
-    found = faults("diversity=0", "trainer.lr=-1", "dataset=custom", "teacher=replay", "teacher.path=nowhere", "until=lunch", "seed=-1")
+    reported = faults("diversity=0", "trainer.lr=-1", "dataset=custom", "teacher=replay", "teacher.path=nowhere", "until=lunch", "seed=-1")
     for part in ("dataset.path is not set", "dataset.answer_type is not set", "diversity=0", "trainer.lr", "teacher.path=nowhere",
                  "until=lunch", "seed=-1"):  # fmt: skip
-        assert any(part in fault for fault in found), part
+        assert any(part in fault for fault in reported), part
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["dataset=svamp", "dataset.path=nope.json"], "dataset.path=nope.json: no such file"),
         (["dataset=svamp", f"dataset.path={CONF}"], "a folder, not a file"),
@@ -167,9 +167,9 @@ def test_all_faults_are_in_one_message():
         (["prompt.template=hello"], "must contain {question}"),
     ],
 )
-def test_impossible_configurations_say_what_to_change(overrides, said, monkeypatch):
+def test_impossible_configurations_say_what_to_change(overrides, message, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert any(said in fault for fault in faults(*overrides))
+    assert any(message in fault for fault in faults(*overrides))
 
 
 def test_a_student_folder_without_weights_is_a_fault(tmp_path):
@@ -178,7 +178,7 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("diversty=3", "Did you mean diversity?"),
         ("trainer.lrr=1", "Did you mean trainer.lr?"),
@@ -195,10 +195,10 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
         ("dataset.path=a(b).json", "need quotes"),
     ],
 )
-def test_an_unknown_key_or_choice_lists_the_existing_ones(run_fcot, override, said):
+def test_an_unknown_key_or_choice_lists_the_existing_ones(run_fcot, override, message):
     result = run_fcot(override)
     assert result.returncode == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 

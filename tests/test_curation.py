@@ -121,12 +121,12 @@ def test_golden_ids_name_problems_or_completions():
     assert [verdict.kept for verdict in verdicts(["golden"], *drawn, golden={0: None})] == [True, True, True, False]
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(("text", "ids"), [
     ("[3, 5]", {3: None, 5: None}), ('{"3": [0, 2], "5": []}', {3: frozenset({0, 2}), 5: frozenset()}),
 ])  # fmt: skip
-def test_golden_files(text, found, tmp_path):
+def test_golden_files(text, ids, tmp_path):
     (tmp_path / "golden.json").write_text(text)
-    assert read_golden(tmp_path / "golden.json") == found
+    assert read_golden(tmp_path / "golden.json") == ids
 
 
 @pytest.mark.parametrize("text", ["{", '"3"', '["a"]', "[true]", '{"3": 1}', '{"a": [1]}', "[1.5]"])

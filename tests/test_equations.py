@@ -1,4 +1,4 @@
-"""The arithmetic of rationales: what is an equation, and whether it holds."""
+"""Equations in rationales: which texts are equations, and whether they hold."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NONE = [
 
 @pytest.mark.parametrize("text", HOLD)
 def test_correct_equations_hold(text):
-    assert [one.holds for one in equations(f"We know that {text}. So")] == [True]
+    assert [equation.holds for equation in equations(f"We know that {text}. So")] == [True]
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_wrong_equations_do_not_hold(text):
-    assert [one.holds for one in equations(f"First, {text}.\nThen")] == [False]
+    assert [equation.holds for equation in equations(f"First, {text}.\nThen")] == [False]
     assert len(wrong_equations(text)) == 1
 
 
@@ -50,8 +50,8 @@ def test_texts_without_a_calculation_have_no_equations(text):
     "5 + 3 = 9 (apples)",
 ])  # fmt: skip
 def test_markup_of_chat_models_is_read(text):
-    assert [one.holds for one in equations(text)] == [False]
-    assert [one.holds for one in equations(text.replace("9", "8").replace("= 6", "= 5"))] == [True]
+    assert [equation.holds for equation in equations(text)] == [False]
+    assert [equation.holds for equation in equations(text.replace("9", "8").replace("= 6", "= 5"))] == [True]
 
 
 @pytest.mark.parametrize("text", [
@@ -62,20 +62,20 @@ def test_expressions_with_another_meaning_are_skipped(text):
 
 
 def test_a_chain_of_equations_is_checked_side_by_side():
-    assert [one.holds for one in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
-    assert [one.holds for one in equations("3 + 4 = 8 + 2 = 10")] == [False, True]
+    assert [equation.holds for equation in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
+    assert [equation.holds for equation in equations("3 + 4 = 8 + 2 = 10")] == [False, True]
 
 
 @pytest.mark.parametrize(
     "text", ["9" * 5000 + " + 1 = 2", "(" * 3000 + "1 + 1 = 2", "1 / 0 = 3", "1 + " * 2000 + "1 = 5", "1,,2 + 3.4.5 = 9"]
 )
-def test_random_text_raises_no_error(text):
+def test_malformed_text_raises_no_error(text):
     list(equations(text))
 
 
 @pytest.mark.parametrize(("task", "n_wrong"), [("svamp", 17), ("multiarith", 8)])
 def test_wrong_equations_in_real_rationales(task, n_wrong, shared_data):
-    """Each of these was read by a person: all are wrong as they are written."""
+    """A person read each of these equations: all are wrong."""
     (file,) = (shared_data / "completion_data").rglob(f"D_{task}.json")
     rows = [row for rows in json.loads(file.read_text())["data"].values() for row in rows]
     assert abs(sum(bool(wrong_equations(row["reasoning_completion"])) for row in rows) - n_wrong) <= 1

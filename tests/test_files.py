@@ -173,23 +173,23 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, error):
 
 def test_a_reader_never_sees_a_partial_file(tmp_path):
     path = tmp_path / "file.txt"
-    seen = []
+    contents = []
 
     def text():
         for _ in range(3):
-            seen.append(path.exists() and path.read_text())
+            contents.append(path.exists() and path.read_text())
             yield "x" * 100_000
 
     write_atomic(path, text())
     write_atomic(path, text())
-    assert seen == [False] * 3 + ["x" * 300_000] * 3
+    assert contents == [False] * 3 + ["x" * 300_000] * 3
 
 
 def test_a_write_to_a_full_disk_leaves_no_partial_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    said = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
-    assert said.startswith(f"said: no space left to write {path}")
+    output = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
+    assert output.startswith(f"said: no space left to write {path}")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
 
@@ -263,7 +263,7 @@ def test_a_folder_on_a_full_disk_leaves_nothing_partial(tmp_path):
 
 
 def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
-    """The process dies at each file operation of the swap in turn; what stands at the path is one version, whole, or nothing."""
+    """The process dies at each file operation in turn. Then the path has one complete version, or nothing."""
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom fcot.base.files import write_folder\n"
         "path, count = Path(sys.argv[1]), int(sys.argv[2])\n"
@@ -273,7 +273,7 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         "        if count < 0: os._exit(9)\n"
         "write_folder(path, fill)\n"
     )
-    died, seen = 0, set()
+    died, contents = 0, set()
     for count in range(20):
         path = tmp_path / str(count) / "student"
         path.mkdir(parents=True)
@@ -285,13 +285,13 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         assert not path.exists() or names(path) == ["a", "b"]
         RunDirectory(path.parent).remove_partial()
         assert names(path.parent) in (["student"], [])
-        seen |= versions
+        contents |= versions
         if done.returncode == 0:
             break
         died += done.returncode == 9
     assert done.returncode == 0
     assert died > 1
-    assert seen >= {"old", "new"}
+    assert contents >= {"old", "new"}
 
 
 def test_remove_partial_removes_only_partial_files(tmp_path):
@@ -339,8 +339,8 @@ def test_a_process_waits_for_a_lock_names_its_holder_and_gets_it_when_the_holder
     first = hold()
     assert first.stdout.readline() == "got it\n"
     second = hold()
-    said = second.stdout.readline()
-    assert said.startswith(f"waiting for {tmp_path / 'run'}: in use by process {first.pid} on ")
+    line = second.stdout.readline()
+    assert line.startswith(f"waiting for {tmp_path / 'run'}: in use by process {first.pid} on ")
     first.kill()
     assert second.stdout.readline() == "got it\n"
     third = hold()
@@ -352,11 +352,11 @@ def test_a_process_waits_for_a_lock_names_its_holder_and_gets_it_when_the_holder
 
 
 def test_taking_a_free_lock_prints_nothing(tmp_path):
-    said = []
+    messages = []
     for _ in range(2):
-        with exclusive(tmp_path / "run.lock", said.append):
+        with exclusive(tmp_path / "run.lock", messages.append):
             assert f"process {os.getpid()} on" in (tmp_path / "run.lock").read_text()
-    assert said == []
+    assert messages == []
 
 
 def test_the_lock_is_released_by_an_exception(hold, tmp_path):

@@ -1,4 +1,4 @@
-"""Curation of whole runs: unlabelled problems, golden ids, undersampling; and what of it is part of a run's identity."""
+"""Curation in complete runs: unlabelled problems, golden ids, undersampling, and their part in a run's identity."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ N = 30
 
 @pytest.fixture
 def data(tmp_path):
-    """Problems of which every third has no answer, in templates of six."""
+    """A file of problems: every third has no answer, and six in a row share a template."""
     problems = make_problems(TOY_TASKS["toy_arithmetic"], N, seed=0)
     rows = [
-        {"question": one.question, "answer": " " if one.sample_index % 3 == 0 else one.answer, "template_id": f"t{one.sample_index // 6}"}
-        for one in problems
+        {
+            "question": problem.question,
+            "answer": " " if problem.sample_index % 3 == 0 else problem.answer,
+            "template_id": f"t{problem.sample_index // 6}",
+        }
+        for problem in problems
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "mine.jsonl"
@@ -50,7 +54,7 @@ def test_unlabelled_problems_are_train_problems_only(mine):
     assert len(split.test) == 6
 
 
-def test_unlabelled_problems_of_a_test_template_are_left_out(mine):
+def test_a_template_split_keeps_labelled_and_unlabelled_problems_together(mine):
     split = mine("split-mode=template").split
     train, test = ({index // 6 for index in part} for part in (split.train, [*split.test, *split.validation]))
     assert not train & test
@@ -124,13 +128,13 @@ def test_golden_matched_keeps_as_many_completions_as_golden(make_run, golden, tm
 
 
 def test_undersampling_leaves_max_samples(make_run, tmp_path):
-    whole, rows = curated(make_run(tmp_path, *SMALL))
-    summary, left = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
-    assert (summary["kept"], len(left)) == (20, 20)
-    assert summary["refused"]["undersampled"] == whole["kept"] - 20
-    assert summary["rationale_words"] == pytest.approx(sum(len(row["rationale"].split()) for row in left) / 20, abs=0.01)
-    assert summary["correct"] == whole["correct"]
-    assert len(rows) == whole["kept"]
+    everything, rows = curated(make_run(tmp_path, *SMALL))
+    summary, kept = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
+    assert (summary["kept"], len(kept)) == (20, 20)
+    assert summary["refused"]["undersampled"] == everything["kept"] - 20
+    assert summary["rationale_words"] == pytest.approx(sum(len(row["rationale"].split()) for row in kept) / 20, abs=0.01)
+    assert summary["correct"] == everything["correct"]
+    assert len(rows) == everything["kept"]
 
 
 def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
@@ -155,7 +159,9 @@ def test_a_tied_vote_labels_nothing():
     def reasons(*answers):
         drawn = [Completion(0, slot, "Because.", answer, "stop") for slot, answer in enumerate(answers)]
         rule = AnswerRule("number")
-        rows = curate(drawn, {0: Problem(0, "Why?", "")}, rule, lambda one, rule: rule.read(one.answer_text), Rules(("answer",), "vote"))
+        rows = curate(
+            drawn, {0: Problem(0, "Why?", "")}, rule, lambda completion, rule: rule.read(completion.answer_text), Rules(("answer",), "vote")
+        )
         return [row.reason for row in rows]
 
     assert reasons("3", "3", "4", "4") == ["no_majority"] * 4
