@@ -49,7 +49,7 @@ def test_each_seed_has_its_own_block_of_slots(tmp_path, make_run):
     assert make_run(tmp_path, *SMALL, "diversity=3", "seed=2").plan.first_slot == 0
     planned: dict = {}
     n = 3 * len(runs[0].split.train)
-    assert [estimate(run, planned).generated for run in reversed(runs)] == [n] * 3
+    assert [estimate(run, planned).bought for run in reversed(runs)] == [n] * 3
 
 
 def test_replayed_completions_are_also_used_in_blocks():
