@@ -53,7 +53,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_to_a_faultless_configuration(group, choice, monkeypatch):
+def test_every_choice_composes_without_faults(group, choice, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
     needs = NEEDS.get((group, choice), [])
     if group == "dataset" and not choice.startswith("toy") and not needs:
@@ -96,7 +96,7 @@ finally:
     assert result.stdout
 
 
-def test_datasets_bring_their_split_mode_and_students_their_trainer():
+def test_datasets_set_the_split_mode_and_students_the_trainer():
     assert composed("dataset=gsm8k").split_mode.name == "published"
     assert composed("dataset=gsm8k", "split-mode=sample").split_mode.name == "sample"
     assert composed("dataset=svamp").split_mode.name == "sample"
@@ -105,13 +105,13 @@ def test_datasets_bring_their_split_mode_and_students_their_trainer():
     assert composed("student=tiny_t5").trainer.name == "tiny"
 
 
-def test_trainer_paper_is_paper_a():
+def test_trainer_paper_has_paper_as_settings():
     trainer = composed("trainer=paper").trainer
     assert (trainer.lr, trainer.batch_size, trainer.epochs, trainer.max_steps) == (3e-4, 8, 20, None)
     assert (trainer.schedule, trainer.clip_norm, trainer.precision, trainer.selection) == ("constant", None, "32-true", "last")
 
 
-def test_an_experiment_wins_over_groups_and_the_command_line_over_it():
+def test_an_experiment_overrides_groups_and_the_command_line_overrides_it():
     config = composed("experiment=quickstart", "student=tiny_t5")
     assert config.student.name == "tiny_t5"
 
@@ -130,15 +130,15 @@ def faults(*overrides: str) -> list[str]:
     return caught.value.faults
 
 
-def test_all_faults_come_together():
-    found = faults("diversity=0", "trainer.lr=-1", "dataset=custom", "teacher=replay", "teacher.path=nowhere", "until=lunch", "seed=-1")
+def test_all_faults_are_in_one_message():
+    reported = faults("diversity=0", "trainer.lr=-1", "dataset=custom", "teacher=replay", "teacher.path=nowhere", "until=lunch", "seed=-1")
     for part in ("dataset.path is not set", "dataset.answer_type is not set", "diversity=0", "trainer.lr", "teacher.path=nowhere",
                  "until=lunch", "seed=-1"):  # fmt: skip
-        assert any(part in fault for fault in found), part
+        assert any(part in fault for fault in reported), part
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["dataset=svamp", "dataset.path=nope.json"], "dataset.path=nope.json: no such file"),
         (["dataset=svamp", f"dataset.path={CONF}"], "a folder, not a file"),
@@ -149,7 +149,7 @@ def test_all_faults_come_together():
         (["teacher=openai", "teacher.model=m", "teacher.base_url=localhost:8000"], "a URL such as"),
         (["seed=99999999999"], "between 0 and"),
         (["trainer.clip_norm=-1"], "more than 0, or null"),
-        (["method=zero_shot", "until=train"], "trains nothing"),
+        (["method=zero_shot", "until=train"], "does not train"),
         (["student.max_prompt_tokens=2"], "at least 8"),
         (["split-mode=file"], "split_mode.path=FILE"),
         (["split_mode.path=x.json"], "read by split-mode=file only"),
@@ -162,14 +162,14 @@ def test_all_faults_come_together():
         (["trainer.max_steps=null"], "training would not end"),
         (["trainer.selection=test"], "choose from validation, last"),
         (["curation.filters=[answr]"], "choose from answer, truncated, duplicate, length, repetition, arithmetic, golden, concise"),
-        (["method=fine_tune", "until=curate"], "asks no teacher"),
+        (["method=fine_tune", "until=curate"], "uses no teacher"),
         (["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"], "needs its letters"),
         (["prompt.template=hello"], "must contain {question}"),
     ],
 )
-def test_impossible_configurations_say_what_to_change(overrides, said, monkeypatch):
+def test_impossible_configurations_say_what_to_change(overrides, message, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert any(said in fault for fault in faults(*overrides))
+    assert any(message in fault for fault in faults(*overrides))
 
 
 def test_a_student_folder_without_weights_is_a_fault(tmp_path):
@@ -178,7 +178,7 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("diversty=3", "Did you mean diversity?"),
         ("trainer.lrr=1", "Did you mean trainer.lr?"),
@@ -195,10 +195,10 @@ def test_a_student_folder_without_weights_is_a_fault(tmp_path):
         ("dataset.path=a(b).json", "need quotes"),
     ],
 )
-def test_a_wrong_word_is_answered_with_what_exists(run_fcot, override, said):
+def test_an_unknown_key_or_choice_lists_the_existing_ones(run_fcot, override, message):
     result = run_fcot(override)
     assert result.returncode == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -215,7 +215,7 @@ def test_a_wrong_word_is_answered_with_what_exists(run_fcot, override, said):
         "teacher.base_url=http://me:hunter2pw@host/v1",
     ],
 )
-def test_an_override_that_looks_like_a_secret_is_refused_unwritten(run_fcot, tmp_path, override):
+def test_an_override_that_looks_like_a_secret_is_an_error_and_never_written(run_fcot, tmp_path, override):
     result = run_fcot(override, "-m", "seed=0,1")
     assert result.returncode == 1
     assert "secret" in result.stderr
@@ -223,7 +223,7 @@ def test_an_override_that_looks_like_a_secret_is_refused_unwritten(run_fcot, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ordinary_overrides_are_no_secrets():
+def test_ordinary_overrides_do_not_look_like_secrets():
     arguments = [
         "student.max_prompt_tokens=100",
         "student.hub_id=hf-internal-testing/tiny-random-gpt2",
@@ -244,7 +244,7 @@ def test_no_field_can_hold_a_secret():
 
 
 @pytest.mark.parametrize("override", ["teacher.api_key_env=sk-made-up-0123456789abcdef", "student.api_key_env='abc def'"])
-def test_the_name_of_a_variable_is_not_a_key(override):
+def test_api_key_env_takes_the_name_of_a_variable_only(override):
     with pytest.raises(FcotError) as error:
         prepare([override])
     assert "made-up" not in str(error.value)
@@ -252,11 +252,11 @@ def test_the_name_of_a_variable_is_not_a_key(override):
 
 
 @pytest.mark.parametrize("arguments", [["-m", "diversity=1,2,4"], ["diversity=1,2,4", "-m"], ["-m", "diversity=range(1,4)"]])
-def test_a_sweep_over_diversity_is_an_ordinary_one(arguments):
+def test_a_sweep_over_diversity_needs_no_extra_option(arguments):
     assert prepare(arguments) == arguments
 
 
-def test_what_is_gone_says_what_took_its_place():
+def test_a_removed_option_names_its_replacement():
     with pytest.raises(FcotError, match=r"teacher\.temperature=0\.7"):
         prepare(["diversity_is_swept=true"])
 

@@ -55,7 +55,7 @@ def test_each_filter_has_its_reason_code(filters, completion, reason):
     assert (verdict.reason, verdict.kept) == (reason, reason is None)
 
 
-def test_correct_is_told_apart_from_kept():
+def test_correct_and_kept_are_independent():
     (refused,) = verdicts(["truncated"], right(0, finish_reason="length"))
     (wrong,) = verdicts([], Completion(0, 0, "r.", " 99"))
     assert (refused.correct, refused.kept) == (True, False)
@@ -65,13 +65,13 @@ def test_correct_is_told_apart_from_kept():
 @pytest.mark.parametrize(
     "filters", [["answer", "truncated", "length"], ["length", "truncated", "answer"], ["truncated", "answer", "length"]]
 )
-def test_the_first_filter_that_refuses_gives_the_reason(filters):
+def test_the_first_filter_that_rejects_gives_the_reason(filters):
     (verdict,) = verdicts(filters, Completion(0, 0, "one two three four five six", " 99", "length"))
     reasons = {"answer": "wrong_answer", "truncated": "truncated", "length": "over_length"}
     assert verdict.reason == reasons[filters[0]]
 
 
-def test_duplicates_are_told_by_words_and_only_of_kept_completions_of_the_same_problem():
+def test_duplicates_have_the_words_of_a_kept_rationale_of_the_same_problem():
     curated = verdicts(
         ["answer", "duplicate"],
         Completion(0, 0, "a b c", " 99"),  # refused: whoever repeats it is the first
@@ -84,7 +84,7 @@ def test_duplicates_are_told_by_words_and_only_of_kept_completions_of_the_same_p
     assert [verdict.reason for verdict in curated] == ["wrong_answer", None, "duplicate_rationale", None, None, "duplicate_rationale"]
 
 
-def test_reasons_are_counted_the_most_frequent_first():
+def test_reasons_are_counted_and_sorted_by_frequency():
     curated = verdicts(
         ["answer", "truncated"], right(0), right(1, ""), Completion(0, 2, "r", "1"), Completion(0, 3, "r", "2"), right(4, "r", "length")
     )
@@ -96,7 +96,7 @@ def test_reasons_are_counted_the_most_frequent_first():
     ("random_guess", "teacher_accuracy", "share"),
     [(0.0, None, 0.05), (0.0, 78.0, 0.39), (50.0, 91.4, 0.5), (50.0, None, 0.5), (20.0, 64.62, 0.3231), (0.0, 4.0, 0.05)],
 )
-def test_the_share_to_expect(random_guess, teacher_accuracy, share):
+def test_expected_kept_rate(random_guess, teacher_accuracy, share):
     assert expected_share(random_guess, teacher_accuracy) == pytest.approx(share)
 
 
@@ -121,22 +121,22 @@ def test_golden_ids_name_problems_or_completions():
     assert [verdict.kept for verdict in verdicts(["golden"], *drawn, golden={0: None})] == [True, True, True, False]
 
 
-@pytest.mark.parametrize(("text", "found"), [
+@pytest.mark.parametrize(("text", "ids"), [
     ("[3, 5]", {3: None, 5: None}), ('{"3": [0, 2], "5": []}', {3: frozenset({0, 2}), 5: frozenset()}),
 ])  # fmt: skip
-def test_golden_files(text, found, tmp_path):
+def test_golden_files(text, ids, tmp_path):
     (tmp_path / "golden.json").write_text(text)
-    assert read_golden(tmp_path / "golden.json") == found
+    assert read_golden(tmp_path / "golden.json") == ids
 
 
 @pytest.mark.parametrize("text", ["{", '"3"', '["a"]', "[true]", '{"3": 1}', '{"a": [1]}', "[1.5]"])
-def test_bad_golden_files_are_one_message(text, tmp_path):
+def test_a_bad_golden_file_is_one_message(text, tmp_path):
     (tmp_path / "golden.json").write_text(text)
     with pytest.raises(FcotError, match=r"curation.golden=.*golden.json: expected \["):
         read_golden(tmp_path / "golden.json")
 
 
-def test_concise_keeps_the_shortest_of_what_the_others_leave():
+def test_concise_keeps_the_shortest_rationale_that_the_other_filters_kept():
     curated = verdicts(
         ["answer", "concise"],
         right(0, "a b c"),
@@ -152,7 +152,7 @@ def drawn_answers(*answers: str) -> list[Completion]:
     return [Completion(0, slot, f"r {slot}", f" {answer}") for slot, answer in enumerate(answers)]
 
 
-def test_votes_take_the_place_of_missing_answers_only(monkeypatch):
+def test_vote_labels_only_problems_without_a_gold_answer(monkeypatch):
     monkeypatch.setitem(PROBLEMS, 0, Problem(0, "How many?", ""))
     curated = verdicts(["answer"], *drawn_answers("7", "8", "8", "?"), labels="vote")
     assert [(verdict.reason, verdict.answer) for verdict in curated] == [("outvoted", "8"), (None, "8"), (None, "8"), ("no_answer", "8")]
@@ -160,7 +160,7 @@ def test_votes_take_the_place_of_missing_answers_only(monkeypatch):
     assert {verdict.reason for verdict in verdicts([], *drawn_answers("7", "8", "9"), labels="vote")} == {"no_majority"}
 
 
-def test_voting_on_all_does_not_look_at_the_gold_answer():
+def test_vote_all_ignores_the_gold_answer():
     answers = drawn_answers("7", "8", "8", "18")
     assert [verdict.kept for verdict in verdicts(["answer"], *answers, labels="vote")] == [False, False, False, True]
     curated = verdicts(["answer"], *answers, labels="vote_all")
@@ -168,7 +168,7 @@ def test_voting_on_all_does_not_look_at_the_gold_answer():
     assert [verdict.correct for verdict in curated] == [False, False, False, True]
 
 
-def test_undersampling_is_a_fixed_draw_and_smaller_ones_are_parts_of_larger_ones():
+def test_undersampling_is_deterministic_and_smaller_samples_are_subsets():
     kept = [(index, slot) for index in range(50) for slot in range(2)]
     ten, thirty = undersample(kept, 10), undersample(reversed(kept), 30)
     assert (len(ten), len(thirty)) == (10, 30)
@@ -176,7 +176,7 @@ def test_undersampling_is_a_fixed_draw_and_smaller_ones_are_parts_of_larger_ones
     assert undersample(kept, 1000) == set(kept)
 
 
-def test_what_a_vocabulary_cannot_write_is_rejected():
+def test_a_rationale_that_the_vocabulary_cannot_write_is_rejected():
     completions = [Completion(0, 0, "It ends </s> here.", "18"), Completion(0, 1, "It ends here.", "18")]
     rules = Rules(["answer"], writable=lambda text: "</s>" not in text)
     rows = curate(completions, PROBLEMS, RULE, lambda completion, rule: rule.read(completion.answer_text), rules)

@@ -1,4 +1,4 @@
-"""The arithmetic of rationales: what is an equation, and whether it holds."""
+"""Equations in rationales: which texts are equations, and whether they hold."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ NONE = [
 
 
 @pytest.mark.parametrize("text", HOLD)
-def test_what_holds(text):
-    assert [one.holds for one in equations(f"We know that {text}. So")] == [True]
+def test_correct_equations_hold(text):
+    assert [equation.holds for equation in equations(f"We know that {text}. So")] == [True]
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_does_not_hold(text):
-    assert [one.holds for one in equations(f"First, {text}.\nThen")] == [False]
+def test_wrong_equations_do_not_hold(text):
+    assert [equation.holds for equation in equations(f"First, {text}.\nThen")] == [False]
     assert len(wrong_equations(text)) == 1
 
 
 @pytest.mark.parametrize("text", NONE)
-def test_what_is_no_calculation_is_passed_over(text):
+def test_texts_without_a_calculation_have_no_equations(text):
     assert list(equations(text)) == []
 
 
@@ -49,33 +49,33 @@ def test_what_is_no_calculation_is_passed_over(text):
     r"\( 5 + 3 = 9 \)", "**5 + 3 = 9**", "- **5 + 3 = 9**", "* 5 + 3 = 9", "5 + 3 = **9**", r"5 + 3 = \boxed{9}", r"\frac{10}{2} = 6",
     "5 + 3 = 9 (apples)",
 ])  # fmt: skip
-def test_what_a_chat_model_writes_is_read(text):
-    assert [one.holds for one in equations(text)] == [False]
-    assert [one.holds for one in equations(text.replace("9", "8").replace("= 6", "= 5"))] == [True]
+def test_markup_of_chat_models_is_read(text):
+    assert [equation.holds for equation in equations(text)] == [False]
+    assert [equation.holds for equation in equations(text.replace("9", "8").replace("= 6", "= 5"))] == [True]
 
 
 @pytest.mark.parametrize("text", [
     "2(3+4) = 14", "2 1/2 + 1/2 = 3", "12/25/2002 - 1 day = 12/24/2002", "2 million / 4 = 500,000", "100 - 20% = 80",
 ])  # fmt: skip
-def test_what_means_something_else_is_passed_over(text):
+def test_expressions_with_another_meaning_are_skipped(text):
     assert list(equations(text)) == []
 
 
-def test_a_running_chain_is_read_side_by_side():
-    assert [one.holds for one in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
-    assert [one.holds for one in equations("3 + 4 = 8 + 2 = 10")] == [False, True]
+def test_a_chain_of_equations_is_checked_side_by_side():
+    assert [equation.holds for equation in equations("3 + 4 = 7 + 2 = 9")] == [True, True]
+    assert [equation.holds for equation in equations("3 + 4 = 8 + 2 = 10")] == [False, True]
 
 
 @pytest.mark.parametrize(
     "text", ["9" * 5000 + " + 1 = 2", "(" * 3000 + "1 + 1 = 2", "1 / 0 = 3", "1 + " * 2000 + "1 = 5", "1,,2 + 3.4.5 = 9"]
 )
-def test_nonsense_is_survived(text):
+def test_malformed_text_raises_no_error(text):
     list(equations(text))
 
 
 @pytest.mark.parametrize(("task", "n_wrong"), [("svamp", 17), ("multiarith", 8)])
-def test_real_rationales(task, n_wrong, shared_data):
-    """Each of these was read by a person: all are wrong as they are written."""
+def test_wrong_equations_in_real_rationales(task, n_wrong, shared_data):
+    """A person read each of these equations: all are wrong."""
     (file,) = (shared_data / "completion_data").rglob(f"D_{task}.json")
     rows = [row for rows in json.loads(file.read_text())["data"].values() for row in rows]
     assert abs(sum(bool(wrong_equations(row["reasoning_completion"])) for row in rows) - n_wrong) <= 1

@@ -106,7 +106,7 @@ def test_the_toy_form_runs(name, run_fcot, tmp_path):
 def test_a_sweep_over_d_asks_the_teacher_once(run_fcot, tmp_path):
     overrides = [*SMALLEST, "until=curate"]
     plan = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides, "dry_run=true")
-    assert "what several runs share once" in plan.stdout
+    assert "shared completions counted once" in plan.stdout
     assert "to be bought                       100 (" in plan.stdout, plan.stdout  # 25 train problems, D = 4
     result = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides)
     assert result.returncode == 0, result.stderr

@@ -80,7 +80,7 @@ def read(monkeypatch):
     return names
 
 
-def test_a_folder_is_read_once_by_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
+def test_a_folders_hash_is_cached_for_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
     first = folder_fingerprint(model, tmp_path / "outputs")
     assert folder_fingerprint(model, tmp_path / "outputs") == first
     monkeypatch.setattr(files, "_folders", {})  # another process
@@ -108,7 +108,7 @@ def test_a_changed_folder_is_read_again(model, read, tmp_path, change):
     assert folder_fingerprint(model, tmp_path) != first
 
 
-def test_a_folder_that_was_just_changed_is_not_trusted(model, read, tmp_path):
+def test_the_hash_of_a_just_changed_folder_is_not_cached(model, read, tmp_path):
     """Another change may fall into the same time stamp."""
     file = model / "a.bin"
     file.write_text("two")
@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_read_or_written_is_ignored(model, read, tmp_path
     assert read == ["a.bin", "b.bin"]
 
 
-def test_folder_fingerprint_sees_names_and_contents_and_not_the_place(tmp_path):
+def test_a_folders_hash_depends_on_names_and_contents_only(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "weights").write_text("w")
@@ -145,7 +145,7 @@ def test_folder_fingerprint_sees_names_and_contents_and_not_the_place(tmp_path):
     assert file_fingerprint(tmp_path / "one" / "weights") == hashlib.sha256(b"w").hexdigest()
 
 
-def test_json_goes_out_and_back(tmp_path):
+def test_json_is_read_as_it_was_written(tmp_path):
     rows = [{"text": "line\nbreak \u2028 ü", "n": 1}, {"text": "", "n": None}]
     write_jsonl(tmp_path / "new" / "rows.jsonl", rows)
     assert list(read_jsonl(tmp_path / "new" / "rows.jsonl")) == rows
@@ -154,7 +154,7 @@ def test_json_goes_out_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError("bad row"), KeyboardInterrupt()])
-def test_write_atomic_keeps_the_old_file_when_its_text_breaks_off(tmp_path, error):
+def test_a_failed_write_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     write_atomic(path, "old")
 
@@ -171,32 +171,32 @@ def test_write_atomic_keeps_the_old_file_when_its_text_breaks_off(tmp_path, erro
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_a_reader_never_sees_a_file_in_the_making(tmp_path):
+def test_a_reader_never_sees_a_partial_file(tmp_path):
     path = tmp_path / "file.txt"
-    seen = []
+    contents = []
 
     def text():
         for _ in range(3):
-            seen.append(path.exists() and path.read_text())
+            contents.append(path.exists() and path.read_text())
             yield "x" * 100_000
 
     write_atomic(path, text())
     write_atomic(path, text())
-    assert seen == [False] * 3 + ["x" * 300_000] * 3
+    assert contents == [False] * 3 + ["x" * 300_000] * 3
 
 
-def test_write_atomic_on_a_full_disk(tmp_path):
+def test_a_write_to_a_full_disk_leaves_no_partial_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    said = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
-    assert said.startswith(f"said: no space left to write {path}")
+    output = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
+    assert output.startswith(f"said: no space left to write {path}")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_what_cannot_be_written_is_named(tmp_path):
+def test_a_write_error_names_the_path(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    why = r"a file stands where a folder is needed \(.*/file"
+    why = r"there is a file where a folder is needed \(.*/file"
     with pytest.raises(FcotError, match=rf"cannot write .*config\.yaml: {why}"):
         write_atomic(tmp_path / "file" / "config.yaml", "text")
     with pytest.raises(FcotError, match=rf"cannot write .*student: {why}"):
@@ -238,7 +238,7 @@ def test_write_folder_replaces_the_whole_folder(tmp_path):
         (OSError("unreadable"), FcotError, "cannot write .*student: unreadable"),
     ],
 )
-def test_write_folder_keeps_the_old_folder_when_filling_breaks_off(tmp_path, error, raised, message):
+def test_a_failed_fill_keeps_the_old_folder(tmp_path, error, raised, message):
     path = tmp_path / "student"
     (tmp_path / f"student.partial-{os.getpid()}" / "deep").mkdir(parents=True)  # process ids come again
     write_folder(path, fill_with("old"))
@@ -253,7 +253,7 @@ def test_write_folder_keeps_the_old_folder_when_filling_breaks_off(tmp_path, err
     assert names(tmp_path) == ["student"]
 
 
-def test_write_folder_on_a_full_disk(tmp_path):
+def test_a_folder_on_a_full_disk_leaves_nothing_partial(tmp_path):
     path = tmp_path / "student"
     write_folder(path, fill_with("old"))
     fill = "lambda folder: [(folder / name).write_text('x' * size) for name, size in (('small', 10), ('large', 5000))]"
@@ -262,8 +262,8 @@ def test_write_folder_on_a_full_disk(tmp_path):
     assert names(tmp_path) == ["student"]
 
 
-def test_a_kill_while_the_folder_is_swapped_leaves_no_mixture(tmp_path):
-    """The process dies at each file operation of the swap in turn; what stands at the path is one version, whole, or nothing."""
+def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
+    """The process dies at each file operation in turn. Then the path has one complete version, or nothing."""
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom fcot.base.files import write_folder\n"
         "path, count = Path(sys.argv[1]), int(sys.argv[2])\n"
@@ -273,7 +273,7 @@ def test_a_kill_while_the_folder_is_swapped_leaves_no_mixture(tmp_path):
         "        if count < 0: os._exit(9)\n"
         "write_folder(path, fill)\n"
     )
-    died, seen = 0, set()
+    died, contents = 0, set()
     for count in range(20):
         path = tmp_path / str(count) / "student"
         path.mkdir(parents=True)
@@ -285,16 +285,16 @@ def test_a_kill_while_the_folder_is_swapped_leaves_no_mixture(tmp_path):
         assert not path.exists() or names(path) == ["a", "b"]
         RunDirectory(path.parent).remove_partial()
         assert names(path.parent) in (["student"], [])
-        seen |= versions
+        contents |= versions
         if done.returncode == 0:
             break
         died += done.returncode == 9
     assert done.returncode == 0
     assert died > 1
-    assert seen >= {"old", "new"}
+    assert contents >= {"old", "new"}
 
 
-def test_remove_partial_takes_leftovers_and_nothing_else(tmp_path):
+def test_remove_partial_removes_only_partial_files(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.remove_partial()  # of a run that never was
     for leftover in ("metrics.json.partial-1", "student.partial-22/deep/model.partial-22/weights", "stages/train.json.partial-3"):
@@ -335,12 +335,12 @@ def hold(tmp_path):
         process.communicate()
 
 
-def test_a_second_process_waits_is_told_who_holds_the_lock_and_gets_it_when_the_first_is_killed(hold, tmp_path):
+def test_a_process_waits_for_a_lock_names_its_holder_and_gets_it_when_the_holder_is_killed(hold, tmp_path):
     first = hold()
     assert first.stdout.readline() == "got it\n"
     second = hold()
-    said = second.stdout.readline()
-    assert said.startswith(f"waiting for {tmp_path / 'run'}: in use by process {first.pid} on ")
+    line = second.stdout.readline()
+    assert line.startswith(f"waiting for {tmp_path / 'run'}: in use by process {first.pid} on ")
     first.kill()
     assert second.stdout.readline() == "got it\n"
     third = hold()
@@ -351,12 +351,12 @@ def test_a_second_process_waits_is_told_who_holds_the_lock_and_gets_it_when_the_
     assert (tmp_path / "run" / "run.lock").read_text() == ""
 
 
-def test_a_free_lock_says_nothing(tmp_path):
-    said = []
+def test_taking_a_free_lock_prints_nothing(tmp_path):
+    messages = []
     for _ in range(2):
-        with exclusive(tmp_path / "run.lock", said.append):
+        with exclusive(tmp_path / "run.lock", messages.append):
             assert f"process {os.getpid()} on" in (tmp_path / "run.lock").read_text()
-    assert said == []
+    assert messages == []
 
 
 def test_the_lock_is_released_by_an_exception(hold, tmp_path):
@@ -366,7 +366,7 @@ def test_the_lock_is_released_by_an_exception(hold, tmp_path):
     assert process.stdout.readline() == "got it\n"
 
 
-def test_a_lock_on_a_full_disk(tmp_path):
+def test_locking_on_a_full_disk_is_one_message(tmp_path):
     """A limit of 0 bytes: not even the holder's name can be written."""
     statement = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    with files.exclusive(Path(sys.argv[1]), print): pass"
     assert on_full_disk(statement, tmp_path / "run.lock").startswith(f"said: no space left to write {tmp_path / 'run.lock'}")
@@ -380,7 +380,7 @@ def test_json_files_end_with_a_newline(tmp_path):
     assert "ü" in text
 
 
-def test_a_folder_moved_aside_by_a_killed_process_is_put_back(tmp_path):
+def test_a_folder_that_a_killed_process_renamed_is_restored(tmp_path):
     run = RunDirectory(tmp_path)
     aside = tmp_path / "student.partial-old-123"
     aside.mkdir()

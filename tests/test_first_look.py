@@ -1,4 +1,4 @@
-"""The first completions of a purchase: what is unusual is told before the rest is bought."""
+"""The first completions of a purchase: unusual faults are reported before the rest is bought."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SMALL = ("dataset.n_problems=120", "split_mode.validation_fraction=0.05", "until
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """What is said, each with what ``at`` gives at that time."""
-    found = []
+def messages(monkeypatch):
+    """Collects the printed messages, each with the value of ``at`` at that time."""
+    printed = []
 
-    def hear(at=lambda: None):
-        monkeypatch.setattr(first_look, "say", lambda text: found.append((text, at())))
-        return found
+    def listen(at=lambda: None):
+        monkeypatch.setattr(first_look, "say", lambda text: printed.append((text, at())))
+        return printed
 
-    return hear
+    return listen
 
 
 @pytest.fixture
-def asking(make_run, tmp_path):
+def openai_run(make_run, tmp_path):
     def make(url, *overrides):
         return make_run(tmp_path, "teacher=openai", "teacher.model=fake", f"teacher.base_url={url}", *SMALL, *overrides)
 
@@ -45,12 +45,12 @@ def asking(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("diversity", [1, 3, 24])
-def test_cut_completions_are_told_before_more_problems_are_opened(asking, said, diversity):
+def test_cut_completions_are_reported_before_further_problems_are_opened(openai_run, messages, diversity):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        run = asking(server.base_url, f"diversity={diversity}", "teacher.max_choices_per_request=1", "teacher.concurrency=50")
-        found = said(lambda: server.stats()["requests"])
+        run = openai_run(server.base_url, f"diversity={diversity}", "teacher.max_choices_per_request=1", "teacher.concurrency=50")
+        printed = messages(lambda: server.stats()["requests"])
         generate(run)
-        ((text, requests),) = found
+        ((text, requests),) = printed
         first = first_problems(diversity)
         n = first * diversity
         assert requests == n < diversity * len(run.split.train)
@@ -65,84 +65,84 @@ def test_cut_completions_are_told_before_more_problems_are_opened(asking, said, 
     ({"empty": 1.0, "seed": 0}, "prompt=custom prompt.path=FILE"),
     ({"length": 0.3, "seed": 1}, "prompt.rationale_tokens=2048"),
 ])  # fmt: skip
-def test_each_kind_of_fault_has_its_override(asking, said, faults, override):
+def test_the_report_of_each_fault_names_an_override(openai_run, messages, faults, override):
     with FakeServer(faults) as server:
-        found = said()
-        generate(asking(server.base_url, "diversity=1"))
-        ((text, _),) = found
+        printed = messages()
+        generate(openai_run(server.base_url, "diversity=1"))
+        ((text, _),) = printed
         assert override in text
 
 
-def test_what_is_usual_is_not_told(asking, said):
+def test_usual_rates_of_faults_are_not_reported(openai_run, messages):
     with FakeServer() as server:
-        found = said()
-        generate(asking(server.base_url, "diversity=2"))
-        assert not found
+        printed = messages()
+        generate(openai_run(server.base_url, "diversity=2"))
+        assert not printed
 
 
-def test_a_purchase_smaller_than_the_first_is_told_at_its_end(asking, said):
+def test_a_small_purchase_is_reported_at_its_end(openai_run, messages):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        found = said()
-        generate(asking(server.base_url, "diversity=1", "dataset.limit=4"))
-        ((text, _),) = found
+        printed = messages()
+        generate(openai_run(server.base_url, "diversity=1", "dataset.limit=4"))
+        ((text, _),) = printed
         assert "4 of 4 completions were cut" in text
 
 
-def test_what_is_stored_is_not_looked_at_again(asking, said):
+def test_stored_completions_are_not_checked_again(openai_run, messages):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        run = asking(server.base_url, "diversity=1")
+        run = openai_run(server.base_url, "diversity=1")
         generate(run)
-        found = said()
-        generate(asking(server.base_url, "diversity=1"))
-        assert not found
+        printed = messages()
+        generate(openai_run(server.base_url, "diversity=1"))
+        assert not printed
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_server_that_does_not_sample_is_reported(asking, said, same):
-    run, found = asking("http://127.0.0.1:9/v1", "diversity=3"), said()
+def test_a_server_that_does_not_sample_is_reported(openai_run, messages, same):
+    run, printed = openai_run("http://127.0.0.1:9/v1", "diversity=3"), messages()
     look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 3)
     for index in run.split.train[:7]:
         answer = f"Therefore, the answer (arabic numerals) is {run.problems[index].answer}."
         look([Completion(index, draw, text, answer, "stop") for draw, text in enumerate(["a", *(("a", "a") if same else ("b", "c"))])])
-    assert [("14 of 14" in text, "diversity=1" in text) for text, _ in found] == [(True, True)] * same
+    assert [("14 of 14" in text, "diversity=1" in text) for text, _ in printed] == [(True, True)] * same
 
 
-def test_the_evaluation_of_a_teacher_is_checked_too(make_run, said, tmp_path):
+def test_the_evaluation_of_a_teacher_is_checked_too(make_run, messages, tmp_path):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        found = said()
+        printed = messages()
         settings = ("teacher=openai", "teacher.model=fake", f"teacher.base_url={server.base_url}", "dataset.n_problems=120")
         execute(make_run(tmp_path, *settings, "student=teacher", "method=zero_shot_cot"), "")
-        ((text, _),) = found
+        ((text, _),) = printed
         assert "were cut at prompt.rationale_tokens=1024; prompt.rationale_tokens=2048" in text
 
 
-def test_cut_completions_are_counted_and_refused_unless_papers_rule_is_asked_for(asking):
+def test_cut_completions_are_counted_and_rejected_unless_curation_is_paper_as(openai_run):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        kept = execute(asking(server.base_url, "diversity=1", "curation=none"), "")
+        kept = execute(openai_run(server.base_url, "diversity=1", "curation=none"), "")
         assert (kept["cut"], kept["kept"]) == (kept["asked"], kept["asked"])
         with pytest.raises(FcotError, match=r"no completion survives curation: \d+ refused[^§]*curation=answer keeps them"):
-            execute(asking(server.base_url, "diversity=1"), "")
+            execute(openai_run(server.base_url, "diversity=1"), "")
 
 
-def test_a_preview_shows_the_verdict_of_curation(asking, capsys):
+def test_a_preview_shows_the_verdict_of_curation(openai_run, capsys):
     with FakeServer({"empty": 1.0, "seed": 0}) as server:
-        preview(asking(server.base_url, "diversity=1"), 3)
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("refused: empty") == 3
-    assert "3 completions: 3 empty (100 %), 0 cut, 3 unanswered (100 %), 0 correct" in said
-    assert "warning: 3 of 3 completions are an answer without a rationale" in said
+        preview(openai_run(server.base_url, "diversity=1"), 3)
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count("rejected: empty") == 3
+    assert "3 completions: 3 empty (100 %), 0 cut, 3 unanswered (100 %), 0 correct" in output
+    assert "warning: 3 of 3 completions are an answer without a rationale" in output
 
 
-def test_what_the_former_default_prompt_bought_is_named(asking, capsys):
+def test_completions_of_the_former_default_prompt_are_reported(openai_run, capsys):
     with FakeServer() as server:
-        generate(asking(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
+        generate(openai_run(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
         capsys.readouterr()
-        asked = server.stats()["requests"]
-        generate(asking(server.base_url, "diversity=1", "dataset.limit=6"))
+        n_requests = server.stats()["requests"]
+        generate(openai_run(server.base_url, "diversity=1", "dataset.limit=6"))
         assert "prompt=zero_shot_cot_chat uses them" in capsys.readouterr().err
-        assert server.stats()["requests"] == 2 * asked
-        generate(asking(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
-        assert server.stats()["requests"] == 2 * asked
+        assert server.stats()["requests"] == 2 * n_requests
+        generate(openai_run(server.base_url, "diversity=1", "prompt=zero_shot_cot_chat", "dataset.limit=6"))
+        assert server.stats()["requests"] == 2 * n_requests
         assert "uses them" not in capsys.readouterr().err
 
 
@@ -150,23 +150,23 @@ REMEDIES = Remedies("are cut", "are empty", "are unanswered", "are thoughts")
 
 
 def outcomes(*marks):
-    seen = Outcomes()
+    counts = Outcomes()
     for mark in marks:
         reason = "thought_only" if mark == "thought" else None
         prediction, rationale = None if "unanswered" in mark else "1", "" if mark in ("empty", "thought") else "x"
         row = CuratedCompletion(0, 0, prediction, True, True, reason, rationale, "1")
-        seen.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
-    return seen
+        counts.count(Completion(0, 0, "x", "1", "length" if mark.startswith("cut") else "stop"), row)
+    return counts
 
 
-def test_a_tenth_and_two_at_least_are_unusual():
+def test_a_fault_is_reported_from_a_tenth_and_two_completions_on():
     assert advice(outcomes("empty", *["good"] * 3), REMEDIES) == []
     assert advice(outcomes(*["empty"] * 2, *["good"] * 18), REMEDIES) == ["2 of 20 completions are empty"]
     assert advice(outcomes(*["empty"] * 2, *["good"] * 19), REMEDIES) == []
 
 
-def test_each_completion_counts_for_the_fault_that_explains_the_others():
-    seen = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
-    assert (seen.cut, seen.unanswered, seen.empty) == (3, 7, 5)
-    told = ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
-    assert advice(seen, REMEDIES) == told
+def test_each_completion_counts_for_its_main_fault():
+    counts = outcomes(*["cut unanswered"] * 3, *["unanswered"] * 4, *["thought"] * 5)
+    assert (counts.cut, counts.unanswered, counts.empty) == (3, 7, 5)
+    sentences = ["3 of 12 completions are cut", "5 of 12 completions are thoughts", "4 of 12 completions are unanswered"]
+    assert advice(counts, REMEDIES) == sentences

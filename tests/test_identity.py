@@ -1,7 +1,7 @@
-"""What names a run: every option is part of it or listed as neutral, no run is renamed by chance, and nothing machine-made enters.
+"""The identity of runs: every option counts or is listed as neutral, no run is renamed by accident, and the machine does not count.
 
-``tests/run_ids.json`` is frozen: a changed id there means that users' finished runs are made again. Where a changed result is the reason,
-bump the stage's version in ``fcot/identity.py`` and write the table anew: ``python tests/test_identity.py``.
+``tests/run_ids.json`` is frozen: a changed id means that users' finished runs would be run again. If code changed a result, increase the
+stage's version in ``fcot/stages/table.py`` and rewrite the table: ``python tests/test_identity.py``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ USES = {
     ("student", "teacher"): ITSELF,
     ("trainer", "trainer"): TOY,
 }
-# Where the run above does not read an option, or a value made up from its type will not do: the run that reads it, and the change.
+# Options that the run above does not read, or whose changed value cannot be derived from the type: the run that reads it, and the change.
 CHANGES = {
     ("dataset", "published"): {
         "name": ((), ("dataset.name=addsub",)), "path": ((), ("dataset.path=FILES/fewer.jsonl",)),
@@ -200,8 +200,8 @@ def no_key(monkeypatch):
 
 @pytest.mark.parametrize(("key", "name", "option", "kind"), OPTIONS, ids=NAMES)
 def test_every_option_counts_or_is_neutral_with_a_reason(key, name, option, kind, files):
-    more, change = CHANGES.get(key, {}).get(name, ((), ()))
-    base = (*USES.get(key, TOY), *more)
+    overrides, change = CHANGES.get(key, {}).get(name, ((), ()))
+    base = (*USES.get(key, TOY), *overrides)
     run = run_of(files, *base)
     if not change:
         now, group = run.config, key[0].replace("-", "_")
@@ -212,19 +212,19 @@ def test_every_option_counts_or_is_neutral_with_a_reason(key, name, option, kind
     part = part_of(option)
     if part.kind == "neutral":
         assert part.reason
-        assert changed.run_id == run.run_id, f"{change} is said to change nothing: {part.reason}"
+        assert changed.run_id == run.run_id, f"{change} renames the run, but is neutral: {part.reason}"
     else:
-        assert changed.run_id != run.run_id, f"{change} makes no other run"
+        assert changed.run_id != run.run_id, f"{change} does not rename the run"
         assert name == "seed" or changed.setting != run.setting
 
 
-def test_what_a_group_is_neutral_for_its_options_are():
+def test_options_of_a_neutral_group_are_neutral():
     (logger,) = (option for option in fields(Config) if option.name == "logger")
     assert part_of(logger).kind == "neutral"
     assert part_of(logger).reason
 
 
-def test_resolved_options_say_to_what():
+def test_resolved_options_name_what_they_are_resolved_to():
     options = [option for schema in SCHEMAS.values() for _, option, _ in options_of(schema)]
     assert all(part_of(option).reason for option in options if part_of(option).kind == "resolved")
 
@@ -246,7 +246,7 @@ def test_resolved_options_say_to_what():
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
     ],
 )  # fmt: skip
-def test_what_a_run_does_not_read_makes_no_other_run(base, change, files):
+def test_options_that_a_run_does_not_read_rename_no_run(base, change, files):
     assert run_of(files, *base, change).run_id == run_of(files, *base).run_id
 
 
@@ -254,10 +254,11 @@ def test_what_a_run_does_not_read_makes_no_other_run(base, change, files):
 
 
 def with_option(name: str, kind: type, option: object) -> Config:
-    """The default configuration in which ``curation`` has one more option."""
+    """The default configuration with an additional option of ``curation``."""
     later = make_dataclass("Later", [(name, kind, option)], bases=(CurationConfig,))
     curation = run_of_default().config.curation
-    return replace(run_of_default().config, curation=later(**{one.name: getattr(curation, one.name) for one in fields(CurationConfig)}))
+    values = {option.name: getattr(curation, option.name) for option in fields(CurationConfig)}
+    return replace(run_of_default().config, curation=later(**values))
 
 
 def run_of_default():
@@ -265,18 +266,18 @@ def run_of_default():
 
 
 def renamed(name: str, kind: type, option: object) -> bool:
-    """Whether one more option renames the default run."""
+    """Whether an additional option renames the default run."""
     return resolve(with_option(name, kind, option)).run_id != run_of_default().run_id
 
 
 def test_a_new_option_renames_no_run_and_a_new_default_does():
     assert not renamed("new", int, absent_at(3))
     assert renamed("new", int, absent_at(3, default=4))
-    assert renamed("new", int, 3), "one that does not say what it did before it existed"
+    assert renamed("new", int, 3), "a new option that is not declared with absent_at"
     assert not renamed("new", int, neutral(3, "a reason"))
 
 
-def test_a_new_group_of_new_options_is_absent():
+def test_a_new_group_of_options_renames_no_run():
     @dataclass
     class Inner:
         new: int = absent_at(3)
@@ -302,9 +303,9 @@ def test_declared_options_are_options_of_hydra():
         limit: int | None = absent_at(None)
         needed: str = neutral("???", "a reason")
 
-    one, two = Schema(), Schema()
-    one.words.append("x")
-    assert two.words == []
+    first, second = Schema(), Schema()
+    first.words.append("x")
+    assert second.words == []
     config = OmegaConf.structured(Schema)
     assert OmegaConf.missing_keys(config) == {"needed"}
     assert (config.words, config.table, config.limit) == ([], {}, None)
@@ -317,7 +318,7 @@ def short(judged, min_words):
     return "short" if len(judged.rationale.split()) < min_words else None
 
 
-def test_a_filters_setting_counts_where_the_filter_is_used(monkeypatch):
+def test_a_filters_setting_counts_if_the_filter_is_used(monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "short", short)
 
     def run_id(min_words: int, *names: str) -> str:
@@ -328,7 +329,7 @@ def test_a_filters_setting_counts_where_the_filter_is_used(monkeypatch):
     assert run_id(3, "answer") == run_id(50, "answer")
 
 
-def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
+def test_a_filter_gets_only_the_settings_that_it_names(monkeypatch):
     """What a filter is given holds no settings beside those that its parameters name, and these are the ones that count."""
     given = {}
     monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
@@ -338,7 +339,7 @@ def test_a_filter_reads_no_setting_that_it_does_not_name(monkeypatch):
     run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])))
     problem = run.problems[0]
     completion = filters.Completion(0, 0, "So.", problem.answer, "stop")
-    list(filters.curate([completion], run.problems, run.task.rule, lambda one, rule: rule.read(one.answer_text), run.rules))
+    list(filters.curate([completion], run.problems, run.task.rule, lambda completion, rule: rule.read(completion.answer_text), run.rules))
     assert not {"rules", "settings", "max_words"} & set(given)
 
 
@@ -352,7 +353,7 @@ def test_chat_and_completions_are_different_requests(files):
 
 
 @pytest.mark.parametrize("base", [HF, TOY], ids=["teacher", "student"])
-def test_a_plan_made_without_a_gpu_holds_where_there_is_one(base, files, monkeypatch):
+def test_run_ids_are_equal_with_and_without_a_gpu(base, files, monkeypatch):
     here = run_of(files, *base, "trainer.precision=auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
@@ -381,7 +382,7 @@ class Elsewhere:
         return type("Built", (), {**{name: getattr(teacher, name) for name in ("chat", "generate")}, "identity": {"model": self.model}})()
 
 
-def test_a_teacher_of_another_package_is_checked_by_itself_and_counts():
+def test_a_teacher_of_another_package_has_checks_and_counts():
     config = run_of_default().config
     assert list(faults_of(replace(config, teacher=Elsewhere()))) == []
     assert list(faults_of(replace(config, teacher=Elsewhere(wrong=True)))) == ["teacher.wrong=true: false"]
@@ -401,26 +402,28 @@ def test_a_teacher_of_another_package_is_checked_by_itself_and_counts():
         ((*ITSELF, "student.self_consistency=3"), False),
     ],
 )  # fmt: skip
-def test_a_seed_that_changes_nothing_makes_no_second_run(base, seeded, files):
+def test_a_seed_that_changes_no_result_renames_no_run(base, seeded, files):
     runs = [run_of(files, *base, f"seed={seed}") for seed in (0, 1)]
     assert (runs[0].run_id != runs[1].run_id) == seeded
     assert ("-seed0-" in runs[0].run_id) == seeded
     assert runs[0].setting == runs[1].setting
 
 
-@pytest.mark.parametrize("more", [["method=zero_shot"], ["method=zero_shot_cot", "prompt.rationale_tokens=8", "prompt.answer_tokens=8"]])
-def test_runs_without_a_seed_answer_alike_under_two_seeds(more, tmp_path):
+@pytest.mark.parametrize(
+    "overrides", [["method=zero_shot"], ["method=zero_shot_cot", "prompt.rationale_tokens=8", "prompt.answer_tokens=8"]]
+)
+def test_runs_that_do_not_use_the_seed_give_equal_answers_with_two_seeds(overrides, tmp_path):
     save_gpt2(tmp_path / "model")
-    common = (*TOY, "student=gpt2", f"student.path={tmp_path}/model", "student.max_new_tokens=8", "logger=none", *more)
+    common = (*TOY, "student=gpt2", f"student.path={tmp_path}/model", "student.max_new_tokens=8", "logger=none", *overrides)
     runs = [run_of(tmp_path / str(seed), *common, f"seed={seed}") for seed in (0, 1)]
     for run in runs:
         execute(run, "")
-    one, two = (run.directory.predictions.read_bytes() for run in runs)
-    assert one == two
+    first, second = (run.directory.predictions.read_bytes() for run in runs)
+    assert first == second
     assert runs[0].run_id == runs[1].run_id
 
 
-def test_a_sweep_over_seeds_has_one_job_where_the_seed_changes_nothing(tmp_path):
+def test_a_sweep_over_seeds_has_one_job_if_the_seed_changes_nothing(tmp_path):
     jobs = [[*TOY, f"output_dir={tmp_path}", "student=gpt2", f"method={method}", f"seed={seed}"]
             for method in ("zero_shot", "fine_tune") for seed in (0, 1, 2)]  # fmt: skip
     sweep, runs = make_plan(tmp_path / "sweep", jobs, [], {"kind": "serial"})
@@ -490,7 +493,7 @@ def test_no_run_is_renamed(files):
     assert list(frozen) == list(ids)
 
 
-def test_the_table_tells_its_runs_apart():
+def test_all_run_ids_in_the_table_are_different():
     run_ids = [run_id for run_id, _ in json.loads(FROZEN.read_text()).values()]
     assert len(set(run_ids)) == len(run_ids)
 

@@ -1,4 +1,4 @@
-"""Curation of whole runs: unlabelled problems, golden ids, undersampling; and what of it is part of a run's identity."""
+"""Curation in complete runs: unlabelled problems, golden ids, undersampling, and their part in a run's identity."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ N = 30
 
 @pytest.fixture
 def data(tmp_path):
-    """Problems of which every third has no answer, in templates of six."""
+    """A file of problems: every third has no answer, and six in a row share a template."""
     problems = make_problems(TOY_TASKS["toy_arithmetic"], N, seed=0)
     rows = [
-        {"question": one.question, "answer": " " if one.sample_index % 3 == 0 else one.answer, "template_id": f"t{one.sample_index // 6}"}
-        for one in problems
+        {
+            "question": problem.question,
+            "answer": " " if problem.sample_index % 3 == 0 else problem.answer,
+            "template_id": f"t{problem.sample_index // 6}",
+        }
+        for problem in problems
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path / "mine.jsonl"
@@ -43,14 +47,14 @@ def mine(data, make_run, tmp_path):
 UNLABELLED = set(range(0, N, 3))
 
 
-def test_unlabelled_problems_are_trained_on_and_nothing_else(mine):
+def test_unlabelled_problems_are_train_problems_only(mine):
     split = mine().split
     assert set(split.train) >= UNLABELLED
     assert not UNLABELLED & {*split.validation, *split.test}
     assert len(split.test) == 6
 
 
-def test_templates_stay_on_one_side(mine):
+def test_a_template_split_keeps_labelled_and_unlabelled_problems_together(mine):
     split = mine("split-mode=template").split
     train, test = ({index // 6 for index in part} for part in (split.train, [*split.test, *split.validation]))
     assert not train & test
@@ -58,11 +62,11 @@ def test_templates_stay_on_one_side(mine):
 
 
 @pytest.mark.parametrize("override", ["dataset.limit=7", "split_mode.subset=7"])
-def test_limits_count_them(override, mine):
+def test_limits_count_unlabelled_problems(override, mine):
     assert len(mine(override).split.train) == 7
 
 
-def test_a_split_file_names_them_too(mine, tmp_path):
+def test_a_split_file_may_name_unlabelled_train_problems(mine, tmp_path):
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": [0, 1, 2, 3, 4, 5], "test": [7, 8]}))
     split = mine("split-mode=file", f"split_mode.path={file}").split
@@ -73,11 +77,11 @@ def test_a_split_file_names_them_too(mine, tmp_path):
         mine("split-mode=file", f"split_mode.path={file}")
 
 
-def test_methods_that_need_answers_leave_them_out(mine):
+def test_methods_without_rationales_leave_out_unlabelled_problems(mine):
     assert not UNLABELLED & set(mine("method=fine_tune", "until=evaluate").split.train)
 
 
-def test_without_votes_an_answer_is_missed(mine):
+def test_without_voting_a_missing_answer_is_an_error(mine):
     with pytest.raises(FcotError, match="line 1: no gold answer"):
         mine("curation=answer")
     with pytest.raises(ConfigFaults, match="a majority needs three voters"):
@@ -112,7 +116,7 @@ def curated(run):
     return summary, [row for row in read_jsonl(run.directory.curated) if row["kept"]]
 
 
-def test_golden_and_as_many_at_random(make_run, golden, tmp_path):
+def test_golden_matched_keeps_as_many_completions_as_golden(make_run, golden, tmp_path):
     train = make_run(tmp_path, *SMALL).split.train
     ids = {str(index): [0, 2] for index in train[:10]}
     summary, rows = curated(make_run(tmp_path, *SMALL, "curation=golden", golden(ids)))
@@ -123,14 +127,14 @@ def test_golden_and_as_many_at_random(make_run, golden, tmp_path):
     assert matched["refused"]["undersampled"] > 0
 
 
-def test_undersampling_counts_what_is_left(make_run, tmp_path):
-    whole, rows = curated(make_run(tmp_path, *SMALL))
-    summary, left = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
-    assert (summary["kept"], len(left)) == (20, 20)
-    assert summary["refused"]["undersampled"] == whole["kept"] - 20
-    assert summary["rationale_words"] == pytest.approx(sum(len(row["rationale"].split()) for row in left) / 20, abs=0.01)
-    assert summary["correct"] == whole["correct"]
-    assert len(rows) == whole["kept"]
+def test_undersampling_leaves_max_samples(make_run, tmp_path):
+    everything, rows = curated(make_run(tmp_path, *SMALL))
+    summary, kept = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
+    assert (summary["kept"], len(kept)) == (20, 20)
+    assert summary["refused"]["undersampled"] == everything["kept"] - 20
+    assert summary["rationale_words"] == pytest.approx(sum(len(row["rationale"].split()) for row in kept) / 20, abs=0.01)
+    assert summary["correct"] == everything["correct"]
+    assert len(rows) == everything["kept"]
 
 
 def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
@@ -140,14 +144,14 @@ def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
         execute(make_run(tmp_path, *SMALL, "curation=golden_matched", golden([100_000])), "")
 
 
-def test_golden_files_that_contradict_themselves_are_refused(make_run, tmp_path):
+def test_a_golden_file_with_a_duplicate_key_is_an_error(make_run, tmp_path):
     path = tmp_path / "golden.json"
     path.write_text('{"0": [0], "1": [0], "0": [1]}')
-    with pytest.raises(FcotError, match=r"curation\.golden=.*'0' stands twice"):
+    with pytest.raises(FcotError, match=r"curation\.golden=.*duplicate key '0'"):
         execute(make_run(tmp_path, *SMALL, "curation=golden", f"curation.golden={path}"), "")
 
 
-def test_an_even_vote_labels_nothing():
+def test_a_tied_vote_labels_nothing():
     from fcot.base.records import Completion, Problem
     from fcot.curation.filters import Rules, curate
     from fcot.prompts.answers import AnswerRule
@@ -155,7 +159,9 @@ def test_an_even_vote_labels_nothing():
     def reasons(*answers):
         drawn = [Completion(0, slot, "Because.", answer, "stop") for slot, answer in enumerate(answers)]
         rule = AnswerRule("number")
-        rows = curate(drawn, {0: Problem(0, "Why?", "")}, rule, lambda one, rule: rule.read(one.answer_text), Rules(("answer",), "vote"))
+        rows = curate(
+            drawn, {0: Problem(0, "Why?", "")}, rule, lambda completion, rule: rule.read(completion.answer_text), Rules(("answer",), "vote")
+        )
         return [row.reason for row in rows]
 
     assert reasons("3", "3", "4", "4") == ["no_majority"] * 4
@@ -163,18 +169,18 @@ def test_an_even_vote_labels_nothing():
     assert reasons("3", "4", "5") == ["no_majority"] * 3
 
 
-def test_templates_too_unlike_in_size_are_no_split(data, make_run, tmp_path):
+def test_templates_of_very_different_sizes_cannot_be_split(data, make_run, tmp_path):
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for index, row in enumerate(rows):
         row.update(answer=row["answer"].strip() or "1", template_id="other" if index == 29 else "same")
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(FcotError, match=r"the 2 templates of custom are too unlike in size, 1 problems|too unlike in size, 29 problems"):
+    with pytest.raises(FcotError, match=r"the 2 templates of custom differ too much in size, train would have (1|29) problems"):
         make_run(
             tmp_path, "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune", "split-mode=template"
         )
 
 
-def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):
+def test_options_that_change_the_result_rename_the_run(make_run, golden, tmp_path):
     runs = [
         make_run(tmp_path, *SMALL),
         make_run(tmp_path, *SMALL, "curation.max_samples=20"),
@@ -186,7 +192,7 @@ def test_what_changes_a_result_changes_the_run(make_run, golden, tmp_path):
     assert len({run.run_id for run in runs}) == len(runs)
 
 
-def test_what_changes_no_result_changes_no_run(make_run, golden, tmp_path):
+def test_options_that_change_no_result_rename_no_run(make_run, golden, tmp_path):
     first = make_run(tmp_path, *SMALL)
     assert make_run(tmp_path, *SMALL, "curation.max_repeats=5").run_id == first.run_id
     assert make_run(tmp_path, *SMALL, golden([5])).run_id == first.run_id, "no filter reads it"

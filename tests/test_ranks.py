@@ -1,4 +1,4 @@
-"""Ranks that torchrun or srun started: they stop together when any of them is warned, and notice when one is lost."""
+"""Ranks that torchrun or srun started: all stop together when one receives a signal, and all notice when one is killed."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TRAINED = (
 
 
 def started(folder: Path, *overrides: str) -> list[subprocess.Popen[str]]:
-    """Both ranks, as torchrun starts them, each a process of its own here."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    places = [
+    """Start both ranks with the environment that torchrun sets."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environments = [
         {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         | {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
         for rank in range(2)
     ]
     command = [sys.executable, "-m", "fcot.run", *TRAINED, *overrides]
     return [
-        subprocess.Popen(command, cwd=folder, env=os.environ | place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for place in places
+        subprocess.Popen(command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for environment in environments
     ]
 
 
@@ -44,34 +44,34 @@ def wait_until_training(folder: Path, ranks: list[subprocess.Popen[str]]) -> Non
 
 
 def ended(ranks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """Exit codes and what was said."""
-    said = [rank.communicate(timeout=110)[1] for rank in ranks]
-    return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
+    """Exit code and stderr of each rank."""
+    output = [rank.communicate(timeout=110)[1] for rank in ranks]
+    return [(rank.returncode, text) for rank, text in zip(ranks, output, strict=True)]
 
 
-def weights(folder: Path):
+def parameters(folder: Path):
     (student,) = folder.glob("outputs/runs/*/student/model.safetensors")
     return load_file(student)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-@pytest.mark.parametrize("warned", [(0, 1), (0,), (1,)])
-def test_warned_ranks_leave_one_checkpoint_together_and_go_on_from_it(tmp_path, number, warned):
+@pytest.mark.parametrize("signalled", [(0, 1), (0,), (1,)])
+def test_ranks_that_are_signalled_write_one_checkpoint_and_continue_from_it(tmp_path, number, signalled):
     ranks = started(tmp_path, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
-    for rank in warned:
+    for rank in signalled:
         ranks[rank].send_signal(number)
-    for code, said in ended(ranks):
-        assert code == 128 + number, said
-        assert "Traceback" not in said
-        assert "gloo" not in said
+    for code, output in ended(ranks):
+        assert code == 128 + number, output
+        assert "Traceback" not in output
+        assert "gloo" not in output
     (saved,) = tmp_path.glob("outputs/runs/*/checkpoints/step_*.ckpt")
     assert int(saved.name.split(".")[0].removeprefix("step_")) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_warned_training_of_two_ranks_ends_as_one_that_was_not(tmp_path, number):
+def test_an_interrupted_training_on_two_ranks_gives_the_result_of_an_uninterrupted_one(tmp_path, number):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     steps = "trainer.max_steps=400"
@@ -82,25 +82,25 @@ def test_a_warned_training_of_two_ranks_ends_as_one_that_was_not(tmp_path, numbe
         rank.send_signal(number)
     assert [code for code, _ in ended(ranks)] == [128 + number] * 2
     assert [code for code, _ in ended(started(tmp_path / "b", steps))] == [0, 0]
-    one, two = weights(tmp_path / "a"), weights(tmp_path / "b")
-    assert one.keys() == two.keys()
-    assert all(one[name].equal(two[name]) for name in one)
+    first, second = parameters(tmp_path / "a"), parameters(tmp_path / "b")
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_rank_that_is_killed_ends_the_other_one_with_a_message(tmp_path, lost):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_other_rank_with_a_message(tmp_path, killed):
     ranks = started(tmp_path, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
-    ranks[lost].kill()
-    ranks[lost].communicate()
-    ((code, said),) = ended([ranks[1 - lost]])
+    ranks[killed].kill()
+    ranks[killed].communicate()
+    ((code, output),) = ended([ranks[1 - killed]])
     assert code == 1
-    assert "the same command continues" in said
-    assert "Traceback" not in said
+    assert "the same command continues" in output
+    assert "Traceback" not in output
 
 
-def test_a_rank_that_is_lost_while_nobody_waits_for_it_is_noticed(tmp_path):
-    """The first rank is busy with something of its own; no collective operation would tell it."""
+def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path):
+    """The first rank does work of its own, so no collective operation can fail."""
     code = (
         "import sys, time\nfrom fcot.base.ranks import Team, World\n"
         "world = World(int(sys.argv[1]), 2)\n"
@@ -108,18 +108,18 @@ def test_a_rank_that_is_lost_while_nobody_waits_for_it_is_noticed(tmp_path):
         "    if world.rank:\n        team.follow(lambda task: None)\n"
         "    else:\n        team.lead('meet', lambda: None)\n        print('busy', flush=True)\n        time.sleep(100)\n"
     )
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
 
     def start(rank: int) -> subprocess.Popen[str]:
-        command, more = [sys.executable, "-c", code, str(rank)], place | {"RANK": str(rank)}
-        return subprocess.Popen(command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command, rank_environment = [sys.executable, "-c", code, str(rank)], environment | {"RANK": str(rank)}
+        return subprocess.Popen(command, env=os.environ | rank_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     ranks = [start(rank) for rank in range(2)]
     assert ranks[0].stdout.readline() == "busy\n"
     ranks[1].kill()
     ranks[1].communicate()
-    _, said = ranks[0].communicate(timeout=60)
+    _, output = ranks[0].communicate(timeout=60)
     assert ranks[0].returncode == 1
-    assert "rank 0: rank 1 of 2 has ended; the same command continues" in said
+    assert "rank 0: rank 1 of 2 has ended; the same command continues" in output

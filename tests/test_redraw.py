@@ -1,4 +1,4 @@
-"""Seeds that redraw the teacher's rationales: each has a block of D slots of its own."""
+"""Seeds that redraw the teacher's rationales: each seed has its own block of D slots."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from fcot.teacher.oracle import Oracle
 SMALL = ("dataset.n_problems=40", "student.width=16", "student.layers=1", "student.heads=2")
 
 
-def test_a_block_holds_other_rationales_and_is_a_part_of_a_larger_diversity(tmp_path):
+def test_a_block_of_slots_has_other_rationales_and_is_part_of_a_larger_diversity(tmp_path):
     teacher, few = Oracle("toy_arithmetic", 0.0, 0.7), problems(4)
 
     def texts(diversity: int, first: int) -> tuple[list[Completion], dict]:
-        bought = generate_completions(plan(teacher, diversity, first_slot=first), StoreFolder(tmp_path / "store"), few)
-        return list(bought), bought.usage()
+        generated = generate_completions(plan(teacher, diversity, first_slot=first), StoreFolder(tmp_path / "store"), few)
+        return list(generated), generated.usage()
 
     def stored() -> int:
         return sum(len(path.read_text().splitlines()) for path in (tmp_path / "store").glob("*.jsonl"))
 
     (first, _), (second, usage) = texts(2, 0), texts(2, 2)
     assert usage["served_from_store"] == 0
-    assert [one.completion_index for one in second] == [0, 1] * 4
-    assert [one.rationale for one in first] != [one.rationale for one in second]
+    assert [completion.completion_index for completion in second] == [0, 1] * 4
+    assert [completion.rationale for completion in first] != [completion.rationale for completion in second]
     rows = stored()
     whole, _ = texts(4, 0)
     assert stored() == rows
     parts = [
-        (first if one.completion_index < 2 else second)[2 * (place // 4) + one.completion_index % 2] for place, one in enumerate(whole)
+        (first if completion.completion_index < 2 else second)[2 * (place // 4) + completion.completion_index % 2]
+        for place, completion in enumerate(whole)
     ]
-    assert [one.rationale for one in whole] == [one.rationale for one in parts]
+    assert [completion.rationale for completion in whole] == [completion.rationale for completion in parts]
     assert texts(2, 2)[0] == second
     assert stored() == rows
 
 
-def test_each_seed_has_its_block(tmp_path, make_run):
+def test_each_seed_has_its_own_block_of_slots(tmp_path, make_run):
     runs = [make_run(tmp_path, *SMALL, "diversity=3", "redraw_rationales=true", f"seed={seed}") for seed in (0, 1, 2)]
     assert [list(run.plan.slots) for run in runs] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert len({run.run_id for run in runs}) == 3
@@ -51,17 +52,17 @@ def test_each_seed_has_its_block(tmp_path, make_run):
     assert [estimate(run, planned).bought for run in reversed(runs)] == [n] * 3
 
 
-def test_a_files_completions_come_in_blocks_too():
+def test_replayed_completions_are_also_used_in_blocks():
     few = problems(1)
     index = few[0].sample_index
-    held = {index: [Completion(index, slot, f"r{slot}", "1") for slot in range(5)]}
-    assert [one.rationale for one in replay.choose(held, few, 2, "file", 2)] == ["r2", "r3"]
+    completions = {index: [Completion(index, slot, f"r{slot}", "1") for slot in range(5)]}
+    assert [completion.rationale for completion in replay.choose(completions, few, 2, "file", 2)] == ["r2", "r3"]
     with pytest.raises(FcotError, match="completions 4 to 5 of each problem, and file holds 5"):
-        replay.choose(held, few, 2, "file", 4)
+        replay.choose(completions, few, 2, "file", 4)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("diversity=1",), "teacher.temperature=0.7"),
         (("teacher.temperature=0",), "teacher.temperature=0.7"),
@@ -69,7 +70,7 @@ def test_a_files_completions_come_in_blocks_too():
         (("method=tailored", "method.feedback.source=plain"), "method.feedback.source=plain"),
     ],
 )
-def test_what_cannot_be_redrawn_is_refused(tmp_path, make_run, overrides, said):
+def test_options_that_prevent_redrawing_are_errors(tmp_path, make_run, overrides, message):
     with pytest.raises(FcotError) as error:
         make_run(tmp_path, "redraw_rationales=true", *overrides)
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -98,7 +98,7 @@ def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_
     ("hydra/launcher=submitit_local", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
     ("hydra.sweeper.max_batch_size=1", "array_parallelism"),
     ("hydra.launcher.partition=gpu", "hydra.launcher"),
-    ("trainer.nodes=2", "start one process a device"),
+    ("trainer.nodes=2", "start one process per device"),
     ("experiment=null", "experiment=null: leave it out"),
     ("hydra/launcher=slrum", "Did you mean hydra/launcher=slurm?\nhydra/launcher has: local, serial, slurm, slurm_ddp"),
 ])  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
     site = ["--config-dir", str(tmp_path / "conf"), "-m"]
     result = run_fcot(*site, "seed=0,1", *SMALL, "hydra/launcher=mysite", "dry_run=true")
     assert result.returncode == 0, result.stderr
-    assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours, requeued jobs aside" in result.stdout
+    assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours, without requeued jobs" in result.stdout
     result = run_fcot(*site, "student=narrow", *[one for one in SMALL if "width" not in one], "until=curate")
     assert result.returncode == 0, result.stderr
 

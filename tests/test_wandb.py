@@ -236,7 +236,7 @@ def test_a_run_that_was_finished_before_is_told_of_once(tmp_path, clean):
     for more in ([], ["logger=wandb"], ["logger=wandb"]):
         done = fcot(tmp_path, clean, *SMALL, *more)
         assert done.returncode == 0, done.stderr
-        told.append("W&B is told what it left" in done.stderr)
+        told.append("uploading the finished run's results to W&B" in done.stderr)
     assert told == [False, True, False]
     (part,) = parts(tmp_path)
     rows = records(part)

@@ -1,1 +1,1 @@
-"""What every part stands on: errors, records, files, run folders, locks, console, stopping, ranks."""
+"""Used by all other packages: errors, records, files, locks, run folders, console, stopping, ranks, fields of schemas."""

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere."""
+"""Messages to the user, and the progress of long work: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _publish: Callable[[dict[str, Any]], object] | None = None
 
 @contextlib.contextmanager
 def published(publish: Callable[[dict[str, Any]], object]) -> Iterator[None]:
-    """Within, bars are also given to ``publish``, every two seconds: what, done, total, unit and the seconds left (null if unknown)."""
+    """Pass the progress of all bars in this context to ``publish``, at most every two seconds.
+
+    Args:
+        publish: Called with the keys ``what``, ``done``, ``total``, ``unit`` and ``seconds_left`` (None if unknown).
+    """
     global _publish
     _publish = publish
     try:
@@ -30,20 +34,20 @@ def published(publish: Callable[[dict[str, Any]], object]) -> Iterator[None]:
 
 
 def be_silent() -> None:
-    """Say and show nothing from now on: another process does."""
+    """Print no messages and no progress from now on, because another process of the run does."""
     global _silent
     _silent = True
 
 
 def say(message: str) -> None:
-    """One line to the person at the terminal; results go to stdout, everything else to stderr."""
+    """Print one line to stderr. Only results go to stdout (:func:`result_console`)."""
     if _silent:
         return
     print(message, file=sys.stderr, flush=True)
 
 
 def result_console() -> Console:
-    """Where results are printed: stdout, as wide as tables need where that is no terminal."""
+    """The console for results: stdout. Where that is no terminal, lines have 200 characters so that tables fit."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -51,51 +55,51 @@ def result_console() -> Console:
 
 
 def unwatched(_: object) -> None:
-    """An ``advance`` or ``watch`` for callers whom nobody watches."""
+    """An ``advance`` or ``watch`` callback that does nothing."""
 
 
 class Bar:
-    """Shows done/total, rate and remaining time on stderr, and what :meth:`watch` was given.
+    """Counts finished work and shows it with its rate, its remaining time and a status.
 
     Args:
-        what: The work's name.
-        total: How much there is to do.
-        unit: Of what.
-        show: Called with what is done, the rate (1/s) and the note, at each step; decides itself how often to draw.
+        what: Name of the work.
+        total: Amount of work, in ``unit``.
+        unit: Such as ``steps``.
+        show: Called at each step with the amount done, the rate (1/s) and the status. It limits by itself how often it draws.
     """
 
     def __init__(self, what: str, total: int, unit: str, show: Callable[[int, float, object], object]) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._show = show
-        self._published = -math.inf
+        self._last_published = -math.inf
         self._start = time.monotonic()
-        self._before = self._done = 0
-        self._watched: object = ""
+        self._done = self._done_at_start = 0
+        self._status: object = ""
 
     def advance(self, n: int) -> None:
-        """Count ``n`` more as done; 0 redraws."""
+        """Add ``n`` to the work done; 0 only redraws."""
         self._done += n
         now = time.monotonic()
-        rate = (self._done - self._before) / max(1e-9, now - self._start)
-        self._show(self._done, rate, self._watched)
-        if _publish is not None and now - self._published >= _PUBLISHED_EVERY_S:
-            self._published = now
-            left = (self._total - self._done) / rate if rate else None
-            _publish({"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "seconds_left": left})
+        rate = (self._done - self._done_at_start) / max(1e-9, now - self._start)
+        self._show(self._done, rate, self._status)
+        if _publish is not None and now - self._last_published >= _PUBLISHED_EVERY_S:
+            self._last_published = now
+            seconds = (self._total - self._done) / rate if rate else None
+            _publish({"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "seconds_left": seconds})
 
     def resume(self, n: int) -> None:
-        """Count ``n`` as done before now: they count for no rate."""
+        """Add ``n`` that an earlier process did. The rate is measured from here on."""
         self._done += n
-        self._before, self._start = self._done, time.monotonic()
+        self._done_at_start, self._start = self._done, time.monotonic()
 
     def watch(self, status: object) -> None:
-        """Show ``str(status)`` from now on; what was done before counts for no rate."""
-        self._watched, self._before, self._start = status, self._done, time.monotonic()
+        """Show ``str(status)`` beside the progress from now on. The rate is measured from here on."""
+        self._status, self._done_at_start, self._start = status, self._done, time.monotonic()
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
-    """A bar on a terminal with the note on a line of its own; elsewhere a line every ten seconds."""
+    """Show progress: on a terminal a bar, with the status on a line of its own; elsewhere a line every ten seconds."""
     if _silent or not sys.stderr.isatty():
         yield Bar(what, total, unit, _plain(what, total, unit))
         return
@@ -105,24 +109,24 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
     from rich.text import Text
 
     columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn(f"{unit} {{task.fields[rate]}}")
-    bar, note = Progress(*columns), Text()
+    bar, status_line = Progress(*columns), Text()
     task = bar.add_task(what, total=total, rate="")
 
     def draw(done: int, rate: float, status: object) -> None:
-        bar.update(task, completed=done, rate=f"{_pace(rate, unit)}, {_left(done, total, rate)}")
-        note.plain = f"  {status}" if status != "" else ""
+        bar.update(task, completed=done, rate=f"{_pace(rate, unit)}, {_remaining(done, total, rate)}")
+        status_line.plain = f"  {status}" if status != "" else ""
 
-    with Live(Group(bar, note), console=Console(stderr=True), transient=True):
+    with Live(Group(bar, status_line), console=Console(stderr=True), transient=True):
         yield Bar(what, total, unit, draw)
 
 
 def _pace(rate: float, unit: str) -> str:
-    """Such as ``12.3/s``; of slow work ``15.2 s/step``."""
+    """Such as ``12.3/s``, or ``15.2 s/step`` for slow work."""
     return f"{rate:,.1f}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s/{unit.removesuffix('s')}"
 
 
-def _left(done: int, total: int, rate: float) -> str:
-    return f"{(total - done) / rate:,.0f} s left" if rate else "nothing yet"
+def _remaining(done: int, total: int, rate: float) -> str:
+    return f"{(total - done) / rate:,.0f} s left" if rate else "remaining time unknown"
 
 
 def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], None]:
@@ -133,7 +137,7 @@ def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], N
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
-            said = f"; {status}" if status != "" else ""
-            say(f"{what}: {done:,}/{total:,} {unit}, {_pace(rate, unit)}, {_left(done, total, rate)}{said}")
+            suffix = f"; {status}" if status != "" else ""
+            say(f"{what}: {done:,}/{total:,} {unit}, {_pace(rate, unit)}, {_remaining(done, total, rate)}{suffix}")
 
     return show

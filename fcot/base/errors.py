@@ -1,4 +1,4 @@
-"""The one exception that reaches the user as a message instead of a traceback."""
+"""The exceptions that the user sees as a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 
 class FcotError(Exception):
-    """Bad input or a condition the user can mend; the message names the file and line, or the override to change."""
+    """Bad input, or a condition that the user can fix. The message names the file and line, or the override to change."""
 
 
 class BudgetSpent(FcotError):
-    """What is left of ``teacher.budget_usd`` does not pay the next request; ``usage`` is what was paid until then."""
+    """The rest of ``teacher.budget_usd`` does not cover the next request."""
 
-    usage: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None  # the usage paid so far
 
 
 class NotFinite(FcotError):
-    """A model's loss, weights or output are inf or nan: what it has learnt is worth nothing."""
+    """A model's loss, parameters or output are inf or nan: its training cannot be used."""
 
 
 class ConfigFaults(FcotError):

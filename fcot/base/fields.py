@@ -1,6 +1,6 @@
-"""What an option has to do with the identity of a run, and which values it may have: in the metadata of its dataclass field.
+"""Fields of configuration schemas. Their metadata say how an option enters a run's identity, and which values it may have.
 
-A plain field counts with its value and may have any. The functions here make the other kinds of fields, and read them.
+A plain dataclass field enters the identity with its value, and may have any value. The functions here make and read other kinds of fields.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _KEY, _BOUNDS = "identity", "bounds"
 
 
 class Why:
-    """Reasons of neutral fields that several share."""
+    """Reasons that several neutral fields share."""
 
-    NAMED = "names a choice; what it stands for counts"
-    PACE = "how fast, not what"
-    SERVER = "where the same model is served"
+    NAMED = "only a name; the settings that it selects count"
+    PACE = "changes the speed, not the result"
+    SERVER = "only where the same model is served"
     SPELLING = "the same limit under another name"
-    COST = "what it costs"
-    DEVICES = "where and how fast; sums are the same up to rounding"
+    COST = "changes the cost, not the result"
+    DEVICES = "only devices and speed; sums are equal up to rounding"
 
 
 class To:
@@ -31,19 +31,19 @@ class To:
 
     PROBLEMS = "the problems"
     SPLIT = "the split"
-    RULE = "the rule by which answers are read"
+    RULE = "the rule for reading answers"
     PROMPT = "the prompt"
     EXEMPLARS = "the exemplars"
-    KEY = "the teacher's key: its model and what changes the distribution of its answers"
+    KEY = "the teacher's key: its model and the settings that change the distribution of its answers"
 
 
 @dataclass(frozen=True)
 class Part:
-    """How a field takes part in the identity.
+    """How a field enters the identity of a run.
 
     Attributes:
-        kind: ``counted``: with its value. ``neutral``: never. ``resolved``: with what it is resolved to, such as a file's content,
-            which the component that reads it adds. ``absent_at``: with its value, except at ``frozen``.
+        kind: ``counted``: with its value. ``neutral``: never. ``resolved``: with the value that it is resolved to, such as a file's
+            content; the component that reads the field adds it. ``absent_at``: with its value, except at ``frozen``.
         reason: Why a neutral field changes no result, or what a resolved field is resolved to.
         frozen: The value at which an ``absent_at`` field is left out.
     """
@@ -55,14 +55,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The values that a field may have beside None.
+    """The values that a field may have. None is always allowed.
 
     Attributes:
-        at_least, above: The smallest value, or what it has to exceed.
-        at_most, below: The largest value, or what it has to stay below.
-        one_of: The only values.
-        file: Whether it names a file that can be read.
-        hint: The end of the message about another value.
+        at_least: The smallest value.
+        above: A limit that the value must exceed.
+        at_most: The largest value.
+        below: A limit that the value must stay below.
+        one_of: The allowed values.
+        file: Whether the value must be the name of a readable file.
+        hint: Appended to the message about a value out of bounds.
     """
 
     at_least: float | None = None
@@ -74,7 +76,7 @@ class Bounds:
     hint: str = ""
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with a value; None where nothing is."""
+        """What is wrong with a value; None if it is allowed."""
         if self.one_of:
             return None if value in self.one_of else f"choose from {', '.join(self.one_of)}"
         if self.file:
@@ -100,32 +102,32 @@ def _file_fault(value: str) -> str | None:
 
 
 def bounded(default: Any, **bounds: Any) -> Any:
-    """A field that counts with its value, which has :class:`Bounds`; so may those of the other functions."""
-    return _made(default, Part("counted"), bounds)
+    """A field that enters the identity with its value. ``bounds`` are :class:`Bounds`, as in the other functions."""
+    return _field(default, Part("counted"), bounds)
 
 
 def neutral(default: Any, reason: str, **bounds: Any) -> Any:
-    """A field that changes no result."""
-    return _made(default, Part("neutral", reason), bounds)
+    """A field that changes no result; ``reason`` says why."""
+    return _field(default, Part("neutral", reason), bounds)
 
 
 def resolved(default: Any, to: str, **bounds: Any) -> Any:
-    """A field that counts with what it is resolved to: the content of a file, not its path; a split, not the fraction it was made by."""
-    return _made(default, Part("resolved", to), bounds)
+    """A field that counts with ``to``, the value that it is resolved to: a file's content instead of its path, for example."""
+    return _field(default, Part("resolved", to), bounds)
 
 
 def absent_at(frozen: Any, default: Any = MISSING, **bounds: Any) -> Any:
-    """A field that counts except at one value: for an option that is added later, so that it renames no existing run.
+    """A field that counts except at one value. It is for an option that is added later, so that it renames no existing run.
 
     Args:
-        frozen: The value at which the code does what it did before the option existed. Never change it.
-        default: Where another default is chosen later; it renames the runs that take it.
-        bounds: See :class:`Bounds`.
+        frozen: The value at which the code does the same as before the option existed. Never change it.
+        default: The default, if it is another value. It renames the runs that use the default.
+        bounds: Arguments of :class:`Bounds`.
     """
-    return _made(frozen if default is MISSING else default, Part("absent_at", frozen=frozen), bounds)
+    return _field(frozen if default is MISSING else default, Part("absent_at", frozen=frozen), bounds)
 
 
-def _made(default: Any, part: Part, bounds: dict[str, Any]) -> Any:
+def _field(default: Any, part: Part, bounds: dict[str, Any]) -> Any:
     metadata: dict[str, Any] = {_KEY: part} | ({_BOUNDS: Bounds(**bounds)} if bounds else {})
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
@@ -133,11 +135,11 @@ def _made(default: Any, part: Part, bounds: dict[str, Any]) -> Any:
 
 
 def bound_faults(options: Any, group: str) -> Iterator[str]:
-    """Each field of a group of options whose value it may not have, as a message.
+    """A message for each field of a group of options whose value is not allowed.
 
     Args:
-        options: An instance of a configuration's dataclass.
-        group: Its name, such as ``split_mode``; empty for the root. The field ``name`` is what chooses it: ``split-mode=NAME``.
+        options: An instance of a schema.
+        group: The group's name, such as ``split_mode``; empty for the root. Its field ``name`` is the choice: ``split-mode=NAME``.
     """
     for option in fields(options):
         value = getattr(options, option.name)
@@ -150,27 +152,27 @@ def bound_faults(options: Any, group: str) -> Iterator[str]:
 
 
 def part_of(option: Field[Any]) -> Part:
-    """How a dataclass field takes part in the identity."""
+    """How a dataclass field enters the identity."""
     part: Part = option.metadata.get(_KEY, Part("counted"))
     return part
 
 
 def counted(options: Any, *, only: Collection[str] | None = None, without: Collection[str] = ()) -> dict[str, Any]:
-    """The values that count, by field name; those of nested groups of options inside them.
+    """The values that count, by field name. A nested group of options has a mapping of its own.
 
     Args:
-        options: An instance of a configuration's dataclass.
-        only: Names to look at; None for all.
-        without: Names to leave out because this run does not read them.
+        options: An instance of a schema.
+        only: Names of the fields to consider; None considers all.
+        without: Names of fields that this run does not read.
     """
     values: dict[str, Any] = {}
     for option in fields(options):
         part, value = part_of(option), getattr(options, option.name)
-        looked_at = option.name not in without and (only is None or option.name in only)
-        if not looked_at or part.kind in ("neutral", "resolved") or (part.kind == "absent_at" and value == part.frozen):
+        considered = option.name not in without and (only is None or option.name in only)
+        if not considered or part.kind in ("neutral", "resolved") or (part.kind == "absent_at" and value == part.frozen):
             continue
         if not is_dataclass(value):
             values[option.name] = value
-        elif inner := counted(value):  # a group of options that was added later is absent as a whole
-            values[option.name] = inner
+        elif nested := counted(value):  # a group of options that was added later is absent as a whole
+            values[option.name] = nested
     return values

@@ -20,10 +20,10 @@ from typing import Any
 from fcot.base.errors import FcotError
 from fcot.base.stopping import sleep
 
-LINE_ENDS = "\n\r\x85\u2028\u2029"  # YAML's: each ends a comment
-TEMPORARY = ".partial"
-_SETTLED_S = 2.0  # a file that was changed later than this may change again within the same time stamp
-_LOOK_EVERY_S = 0.2  # at a lock that another process holds
+LINE_ENDS = "\n\r\x85\u2028\u2029"  # characters that end a line, and so a comment, in YAML
+TEMPORARY = ".partial"  # part of the names of files and folders that are being written
+_SETTLED_S = 2.0  # a file that changed more recently may change again without a new time stamp
+_TRY_EVERY_S = 0.2  # while another process holds a lock
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 
@@ -39,66 +39,66 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_folders: dict[str, list[str]] = {}  # by absolute path: the hash of a folder's listing, and that of its content
+_folders: dict[str, list[str]] = {}  # by absolute path: hash of the folder's listing, hash of its content
 
 
 def folder_fingerprint(folder: Path, outputs: Path | None = None) -> str:
-    """The SHA-256 (hex) over names and contents of all files below a folder, hidden ones left out.
+    """The SHA-256 (hex) over names and contents of all files below a folder, without hidden ones.
 
-    Files are read once, as long as their names, sizes and times of change stay the same.
+    Files are read again only when a name, size or modification time has changed.
 
     Args:
-        folder: Which.
-        outputs: The output folder, where hashes are kept for later processes (``cache/folders.json``); None keeps them in this process.
+        folder: The folder to hash.
+        outputs: The output folder, whose ``cache/folders.json`` keeps the hashes for later processes; None keeps them in this process.
     """
     visible = (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     files = sorted(path for path in visible if path.is_file())
-    now, facts = time.time(), [(str(path.relative_to(folder)), path.stat()) for path in files]
-    listing = fingerprint([[name, fact.st_size, fact.st_mtime_ns] for name, fact in facts])
-    place, cache = str(folder.resolve()), None if outputs is None else outputs / "cache" / "folders.json"
-    for known in (_folders, {} if cache is None else _kept_folders(cache)):
-        if place in known and known[place][0] == listing:
-            return known[place][1]
-    content = fingerprint([[name, file_fingerprint(path)] for (name, _), path in zip(facts, files, strict=True)])
-    if max((fact.st_mtime for _, fact in facts), default=0.0) < now - _SETTLED_S:
-        _folders[place] = [listing, content]
+    now, stats = time.time(), [(str(path.relative_to(folder)), path.stat()) for path in files]
+    listing = fingerprint([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+    key, cache = str(folder.resolve()), None if outputs is None else outputs / "cache" / "folders.json"
+    for cached in (_folders, {} if cache is None else _read_cache(cache)):
+        if key in cached and cached[key][0] == listing:
+            return cached[key][1]
+    content = fingerprint([[name, file_fingerprint(path)] for (name, _), path in zip(stats, files, strict=True)])
+    if max((stat.st_mtime for _, stat in stats), default=0.0) < now - _SETTLED_S:
+        _folders[key] = [listing, content]
         if cache is not None:
-            with contextlib.suppress(FcotError):  # a folder that is read again next time
-                write_json(cache, _kept_folders(cache) | {place: [listing, content]})
+            with contextlib.suppress(FcotError):  # then the next process reads the folder again
+                write_json(cache, _read_cache(cache) | {key: [listing, content]})
     return content
 
 
-def _kept_folders(cache: Path) -> dict[str, list[str]]:
-    """The hashes that earlier processes kept; none where the file is damaged."""
+def _read_cache(cache: Path) -> dict[str, list[str]]:
+    """The hashes that earlier processes wrote; empty if the file is missing or damaged."""
     try:
-        kept = json.loads(cache.read_text(encoding="utf-8"))
-        return {place: [str(listing), str(content)] for place, (listing, content) in kept.items()}
+        entries = json.loads(cache.read_text(encoding="utf-8"))
+        return {key: [str(listing), str(content)] for key, (listing, content) in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def disk_error(error: OSError, path: Path) -> FcotError:
-    """The message for a write that failed; the caller has removed what it had written."""
+    """The exception for a failed write. Its message assumes that the caller has removed the partial file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FcotError(f"no space left to write {path}: free some and run the same command again; it continues here")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return FcotError(f"cannot write {path}: a file stands where a folder is needed ({error.filename})")
+        return FcotError(f"cannot write {path}: there is a file where a folder is needed ({error.filename})")
     return FcotError(f"cannot write {path}: {error.strerror or error}")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to fill, which then takes ``path``'s place: that is either its old self or whole (fsync, rename).
+    """Yield a temporary file to fill, then rename it to ``path``, which is never half-written (fsync, rename).
 
     Raises:
-        FcotError: The disk is full or the folder not writable; nothing is left behind.
+        FcotError: The disk is full, or the folder is not writable. The temporary file is removed.
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -109,17 +109,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text file by :func:`replacing`, with its errors."""
+    """Write a text file through :func:`replacing`, which documents the errors."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """The operating system's error, also inside one of safetensors' own; None for any other."""
+    """The operating system's error, also from the message of a safetensors exception; None for other exceptions."""
     if isinstance(error, OSError):
         return error
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+    match = re.search(r"os error (\d+)", str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -145,21 +145,21 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Fill a folder through ``fill(temporary)`` and rename it into place, replacing an older one.
+    """Fill a folder through ``fill(temporary)`` and rename it to ``path``, replacing an older folder.
 
-    A kill leaves the old folder, the new one, or (between two renames) none, never a mixture.
+    A killed process leaves the old folder, the new one or, between the two renames, none; never a mixture of both.
 
     Raises:
-        FcotError: The disk is full or the folder not writable; nothing is left behind.
+        FcotError: The disk is full, or the folder is not writable. The temporary folder is removed.
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
     old = path.with_name(f"{path.name}{TEMPORARY}-old-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # a killed process had the same id
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
         temporary.mkdir(parents=True)
         fill(temporary)
         for file in temporary.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors' own are unreadable to the rest of a group
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors writes files that only their owner can read
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -176,10 +176,10 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold a lock file exclusively; a second holder waits and is told who the first is.
+    """Hold a lock file exclusively. If another process holds it, say which one and wait.
 
-    The kernel drops the lock when its holder dies, so a killed run never blocks the next one. The lock file is opened
-    by nothing else in this process (closing any handle on it would release a POSIX lock).
+    The kernel drops the lock when its holder dies, so a killed run never blocks the next one. Nothing else in this process may open the
+    lock file: closing any handle on a POSIX-locked file drops the lock.
 
     Raises:
         FcotError: The lock file cannot be written, or its file system has no locks.
@@ -191,7 +191,7 @@ def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
         raise disk_error(error, lock) from error
     try:
         try:
-            _take(file, lock.parent, say)
+            _acquire(file, lock.parent, say)
         except OSError as error:
             raise disk_error(error, lock) from error
         try:
@@ -202,40 +202,40 @@ def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
         os.close(file)
 
 
-def _take(file: int, what: Path, say: Callable[[str], object]) -> None:
-    """Lock an open lock file, waiting for who has it, and sign it."""
+def _acquire(file: int, folder: Path, say: Callable[[str], object]) -> None:
+    """Lock an open lock file, waiting for its holder if there is one, and write this process's name into it."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
-        say(f"waiting for {what}: in use by {os.pread(file, 1000, 0).decode().strip() or 'another process'}")
+        say(f"waiting for {folder}: in use by {os.pread(file, 1000, 0).decode().strip() or 'another process'}")
         wait_for_lock(file)
     os.ftruncate(file, 0)
     os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
 
 
 def wait_for_lock(file: int) -> None:
-    """Take a lock when it becomes free; a stop that is asked for meanwhile is heard, as it is not inside a blocking call."""
+    """Wait until a lock is free, and take it. Unlike a blocking call, it ends when a signal requests a stop."""
     while True:
         with contextlib.suppress(BlockingIOError, PermissionError):
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        sleep(_LOOK_EVERY_S)
+        sleep(_TRY_EVERY_S)
 
 
 def holder(lock: Path) -> int | None:
-    """The process that holds a lock of :func:`exclusive` (0 where it is on another machine), None where nobody does.
+    """The id of the process that holds a lock of :func:`exclusive`; 0 for a process on another machine, None if the lock is free.
 
-    Not for the holder itself: looking would release its lock.
+    The holder itself must not call this: it would release its own lock.
     """
     try:
         file = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        query = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, query))
     finally:
         os.close(file)
     return None if kind == fcntl.F_UNLCK else max(process, 0)

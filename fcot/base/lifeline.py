@@ -1,8 +1,8 @@
-"""Connections between the processes of a run, by which each of them learns within seconds that another one has died.
+"""Connections between the processes of a run. They show within seconds that a process has died.
 
-A collective operation notices a lost process only when it waits for it, and NCCL not even then; the first process may buy for hours
-without one. So every other process keeps a connection to the first one open, which the kernel closes when either of them dies, and
-which keepalive ends a minute after a machine is gone.
+A collective operation notices a dead process only while it waits for it, and NCCL not even then. The first process may buy completions
+for hours without a collective operation. So each other process keeps a connection to the first process open. When one of the two dies,
+the kernel closes the connection. When a machine is gone, keepalive ends the connection after a minute.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import threading
 import time
 from collections.abc import Callable
 
-_PATIENCE_S = 120.0  # until all processes have called
-_GRACE_S = 3.0  # most calls fail by themselves, with a better message
+_PATIENCE_S = 120.0  # until all processes are connected
+_GRACE_S = 3.0  # in which most collective operations fail by themselves, with a better message
 _KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}  # seconds, seconds, tries; Linux's names
 
 
 class Lifeline:
-    """This process's end of the connections. When another process is lost, it says so and ends this one.
+    """This process's end of the connections. When another process has died, it prints a message and ends this process.
 
     Args:
-        rank: Of this process.
+        rank: Rank of this process.
         size: Number of processes.
-        host: Where the first one can be reached; None where all are on one machine.
-        share: Gives the first process's text to all of them.
+        host: Address of the first process's machine; None if all processes are on one machine.
+        share: Broadcasts the first process's text to all processes; the others pass None.
     """
 
     def __init__(self, rank: int, size: int, host: str | None, share: Callable[[str | None], str | None]) -> None:
@@ -42,9 +42,9 @@ class Lifeline:
                 share(f"{server.getsockname()[1]} {token}")
                 while len(self._open) < size - 1:
                     connection, _ = server.accept()
-                    said = _read_line(connection)
-                    if said.startswith(token):
-                        self._watch(connection, int(said.split()[1]))
+                    greeting = _read_line(connection)
+                    if greeting.startswith(token):
+                        self._watch(connection, int(greeting.split()[1]))
         else:
             port, _, token = (share(None) or "").partition(" ")
             connection = socket.create_connection((host or "127.0.0.1", int(port)), timeout=_PATIENCE_S)
@@ -62,14 +62,14 @@ class Lifeline:
 
     def _wait(self, connection: socket.socket, other: int) -> None:
         with contextlib.suppress(OSError):
-            connection.recv(1)  # nothing is ever sent
+            connection.recv(1)  # returns when the connection ends, because nothing is ever sent
         time.sleep(_GRACE_S)
         if not self._leaving:
             print(f"rank {self._rank}: rank {other} of {self._size} has ended; the same command continues", file=sys.stderr, flush=True)
             os._exit(1)
 
     def leave(self) -> None:
-        """The run is over for this process: from here on nobody is missed."""
+        """Ignore the end of other processes from now on, because the run is over for this process."""
         self._leaving = True
 
     def close(self) -> None:

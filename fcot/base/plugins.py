@@ -1,4 +1,4 @@
-"""A user's own functions, named by ``module.function`` in an option."""
+"""Loads functions that the user wrote and named in an option as ``module.function``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fcot.base.files import file_fingerprint
 
 
 def load_function(option: str, name: str) -> Callable[..., Any]:
-    """The function that ``module.function`` names. Modules are looked for in the working folder as well.
+    """Import the function named ``module.function``. Modules in the working folder are found as well.
 
     Args:
-        option: The option that names it, for messages.
+        option: The option that names the function, for messages.
         name: Module and function, such as ``my_filters.short``.
 
     Raises:
-        FcotError: There is no such module or function, or the module fails when it is imported.
+        FcotError: There is no such module or function, or importing the module fails.
     """
     module_name, _, attribute = name.rpartition(".")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        raise FcotError(f"{option}={name}: no module {error.name} in {here} or the Python environment") from error
+        raise FcotError(f"{option}={name}: no module {error.name} in {folder} or the Python environment") from error
     except Exception as error:
         raise FcotError(f"{option}={name}: importing {module_name} failed with {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
@@ -41,5 +41,5 @@ def load_function(option: str, name: str) -> Callable[..., Any]:
 
 
 def source_fingerprint(function: Callable[..., Any]) -> str:
-    """The SHA-256 (hex) of the file that a function is written in: a changed function makes another run."""
+    """The SHA-256 (hex) of the file that defines a function, so that a changed function renames the run."""
     return file_fingerprint(Path(inspect.getfile(inspect.unwrap(function))))

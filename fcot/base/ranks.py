@@ -1,7 +1,7 @@
-"""Several processes at one run: who they are, how they start, how they share work.
+"""The processes (ranks) of one run: how they start, and how they share work.
 
-The first rank runs the pipeline; the others follow it into the stages that are shared (training, evaluation) and wait
-meanwhile. They are spawned by the first one, or were started from outside, one a device: ``srun`` or ``torchrun``.
+The first rank runs the pipeline. The others join it in the shared stages (training, evaluation) and wait in between. The first rank spawns
+them, or ``srun`` or ``torchrun`` started them, one process per device.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fcot.base.lifeline import Lifeline
 from fcot.base.stopping import WARNING, end_with_parent, note, stop_requested
 
 T = TypeVar("T")
-_PATIENCE = timedelta(days=14)  # the other ranks wait while the first one buys
-_PATIENCE_AT_WORK = timedelta(hours=6)  # one rank's share of an evaluation may take longer than another's
+_WAITING_TIMEOUT = timedelta(days=14)  # the other ranks wait while the first one buys completions
+_WORKING_TIMEOUT = timedelta(hours=6)  # one rank's share of an evaluation may take longer than another's
 _LOST_CONNECTION = r"connection (?:closed|reset|refused)|closed by peer|broken pipe|timed? ?out|socket|nccl|gloo"
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")
 
@@ -35,10 +35,10 @@ class World:
     """The processes of a run.
 
     Attributes:
-        rank: Of this one.
-        size: How many there are.
-        nodes: Machines they are on, as many on each.
-        slurm: Whether SLURM started them.
+        rank: Rank of this process.
+        size: Number of processes.
+        nodes: Number of machines; each has the same number of processes.
+        slurm: Whether SLURM started the processes.
     """
 
     rank: int = 0
@@ -47,25 +47,25 @@ class World:
     slurm: bool = False
 
     def placement(self, strategy: str) -> dict[str, Any]:
-        """The arguments of Lightning's trainer that put it into this world; it starts no process of its own."""
+        """Arguments of Lightning's trainer for these processes, so that it starts none of its own."""
         from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
         from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
         environment = SLURMEnvironment(auto_requeue=False) if self.slurm else LightningEnvironment()
-        place: dict[str, Any] = {"devices": self.size // self.nodes, "num_nodes": self.nodes, "plugins": [environment]}
+        arguments: dict[str, Any] = {"devices": self.size // self.nodes, "num_nodes": self.nodes, "plugins": [environment]}
         if self.size == 1:
-            return place
+            return arguments
         if strategy == "fsdp":
-            whole = ModelParallelStrategy(data_parallel_size=self.size, tensor_parallel_size=1, save_distributed_checkpoint=False)
-            return place | {"strategy": whole}
-        return place | {"strategy": DDPStrategy(gradient_as_bucket_view=True)}
+            sharded = ModelParallelStrategy(data_parallel_size=self.size, tensor_parallel_size=1, save_distributed_checkpoint=False)
+            return arguments | {"strategy": sharded}
+        return arguments | {"strategy": DDPStrategy(gradient_as_bucket_view=True)}
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of some work: every ``size``-th item."""
+        """This rank's share of the items: every ``size``-th one."""
         return list(items[self.rank :: self.size])
 
     def gather(self, share: list[T], n: int) -> list[T]:
-        """All ``n`` results, on every rank, in the order of the items, from each rank's results of its :meth:`share`."""
+        """Collect the results of all ranks' shares (:meth:`share`): on every rank all ``n`` results, in the order of the items."""
         if self.size == 1:
             return share
         import torch.distributed
@@ -75,84 +75,84 @@ class World:
         return [parts[index % self.size][index // self.size] for index in range(n)]
 
     def together(self, work: Callable[[], T]) -> T:
-        """This rank's result of a share of some work.
+        """Do this rank's share of some work and return its result.
 
         Raises:
-            FcotError: Any rank's work raised it: then all of them do, and none waits for another.
+            FcotError: The work of any rank raised it. Then every rank raises it, so that none waits for another.
         """
         if self.size == 1:
             return work()
         import torch.distributed
 
-        fault: FcotError | None = None
+        own_error: FcotError | None = None
         try:
             result = work()
         except FcotError as error:
-            fault = error
-        faults: list[FcotError | None] = [None] * self.size
-        torch.distributed.all_gather_object(faults, fault)
-        for known in faults:
-            if known is not None:
-                raise known
+            own_error = error
+        errors: list[FcotError | None] = [None] * self.size
+        torch.distributed.all_gather_object(errors, own_error)
+        for rank_error in errors:
+            if rank_error is not None:
+                raise rank_error
         return result
 
 
 def warned_together(size: int) -> bool:
-    """Whether a signal has requested any of ``size`` ranks to stop. All of them get the same answer, and call it at the same place."""
+    """Whether any of ``size`` ranks has received a signal to stop. Every rank must call this at the same point."""
     number = int(stop_requested() or 0)
     if size > 1:
         import torch.distributed
 
-        together = torch.tensor(number)
-        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
-        number = int(together)
+        largest = torch.tensor(number)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        number = int(largest)
         if number and stop_requested() is None:
             note(number)
     return number > 0
 
 
 def least_together(numbers: list[int], size: int) -> list[int]:
-    """The least of each number over ``size`` ranks; all of them call it at the same place."""
+    """The minimum of each number over ``size`` ranks. Every rank must call this at the same point."""
     if size == 1:
         return numbers
     import torch.distributed
 
-    together = torch.tensor(numbers)
-    torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MIN)
-    return [int(number) for number in together]
+    minima = torch.tensor(numbers)
+    torch.distributed.all_reduce(minima, torch.distributed.ReduceOp.MIN)
+    return [int(number) for number in minima]
 
 
-def check_devices(wanted: int) -> None:
-    """Refuse more processes than this machine has GPUs or, without any, processors.
+def check_devices(devices: int) -> None:
+    """Check that this machine has a GPU per process or, without GPUs, a CPU core per process.
 
     Raises:
-        FcotError: There are fewer.
+        FcotError: It has fewer.
     """
     import torch
 
-    if not torch.cuda.is_available() and wanted > (os.cpu_count() or 1):
-        raise FcotError(f"trainer.devices={wanted}: this machine has {os.cpu_count()} processors and no GPU")
-    if torch.cuda.is_available() and wanted > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
-        raise FcotError(f"trainer.devices={wanted}: this machine has {torch.cuda.device_count()} GPUs")
+    if not torch.cuda.is_available() and devices > (os.cpu_count() or 1):
+        raise FcotError(f"trainer.devices={devices}: this machine has {os.cpu_count()} CPU cores and no GPU")
+    if torch.cuda.is_available() and devices > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
+        raise FcotError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 def native_bf16() -> bool:
-    """Whether this machine has a GPU that computes in bfloat16 itself; others emulate it, more slowly than float32."""
+    """Whether this machine has a GPU with native bfloat16. Other GPUs emulate it, which is slower than float32."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def started_first() -> bool:
-    """Whether this process is the first of those that ``srun`` or ``torchrun`` started together, or alone."""
+    """Whether this process was started alone, or is the first of those that ``srun`` or ``torchrun`` started together."""
     return int(os.environ.get("SLURM_PROCID" if "SLURM_STEP_ID" in os.environ else "RANK", "0")) == 0
 
 
 def started_outside(devices: int, nodes: int) -> World | None:
-    """The world that ``srun`` or ``torchrun`` made, None where this process was started alone.
+    """The processes that ``srun`` or ``torchrun`` started; None if this process was started alone.
 
     Raises:
-        FcotError: It has another size than the configuration says.
+        FcotError: Their number is not that of the configuration.
     """
     environment = os.environ
     slurm = "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
@@ -165,18 +165,19 @@ def started_outside(devices: int, nodes: int) -> World | None:
     if size != devices * nodes:
         raise FcotError(
             f"{size} processes were started, and trainer.devices={devices} times trainer.nodes={nodes} is {devices * nodes}: "
-            "one process a device"
+            "start one process per device"
         )
     return World(rank, size, nodes, slurm) if size > 1 else None
 
 
 class Team:
-    """All ranks of a run, as a context.
+    """All ranks of a run, as a context manager.
 
     Args:
-        world: This process's place; a size above what was started outside means that the first rank spawns the others.
-        follow: Module-level function that a spawned process calls with ``arguments``; it ends in :meth:`follow`.
-        arguments: Can be pickled.
+        world: The processes, and this one's rank.
+        outside: Whether ``srun`` or ``torchrun`` started the other ranks; otherwise the first rank spawns them.
+        follow: Module-level function that a spawned process calls with its :class:`World` and ``arguments``; it ends in :meth:`follow`.
+        arguments: Values that can be pickled.
     """
 
     def __init__(self, world: World, outside: bool, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -186,15 +187,20 @@ class Team:
         self._arguments = arguments
         self._context: Any = None
         self._joined = self._leaving = False
-        self._waiting: Any = None  # the group in which the others wait for the first one
+        self._waiting_group: Any = None  # the process group in which the others wait for the first rank
         self._lifeline: Lifeline | None = None
-        self._before = {name: os.environ.get(name) for name in _RENDEZVOUS}
+        self._environment_before = {name: os.environ.get(name) for name in _RENDEZVOUS}
 
     def __enter__(self) -> Team:
         return self
 
     def lead(self, task: Any, work: Callable[[], T]) -> T:
-        """Do a shared task together with the other ranks, which are sent ``task``: any value but None that can be pickled."""
+        """Do shared work on all ranks: send ``task`` to the others, and call ``work`` here.
+
+        Args:
+            task: Any value that can be pickled, except None; the other ranks get it in :meth:`follow`.
+            work: The first rank's part of the work.
+        """
         if self.world.size == 1:
             return work()
         self._join()
@@ -203,17 +209,17 @@ class Team:
             return work()
         except RuntimeError as error:
             time.sleep(1.0)  # a connection breaks before its process has ended
-            if lost := self._lost():
-                raise FcotError(lost) from error
+            if message := self._dead_rank_message():
+                raise FcotError(message) from error
             self._stop_if_lost(error)
             raise
 
     def _stop_if_lost(self, error: RuntimeError) -> None:
-        """End where an error says that another rank has gone: after a warning quietly, else with a message.
+        """End this rank if an error means that another rank has ended: quietly after a signal to stop, else with a message.
 
         Raises:
-            KeyboardInterrupt: All ranks were warned, and the other one was first to leave.
-            FcotError: It was lost.
+            KeyboardInterrupt: A signal has requested a stop, and the other rank ended first.
+            FcotError: The other rank died.
         """
         if not self._outside or not re.search(_LOST_CONNECTION, str(error), re.IGNORECASE):
             return
@@ -221,52 +227,52 @@ class Team:
             raise KeyboardInterrupt from error
         reason = str(error).strip().splitlines()[0][-200:]
         raise FcotError(
-            f"rank {self.world.rank} of {self.world.size} has lost another one ({reason}); the same command continues"
+            f"rank {self.world.rank} of {self.world.size} has lost another rank ({reason}); the same command continues"
         ) from error
 
     def _broadcast(self, value: Any) -> Any:
-        """The first rank's value, on all of them; they may wait for it for days."""
+        """The first rank's value, on all ranks. They may wait for it for days."""
         import torch.distributed
 
-        holder = [value]
-        torch.distributed.broadcast_object_list(holder, 0, group=self._waiting)
-        return holder[0]
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, group=self._waiting_group)
+        return values[0]
 
-    def _lost(self) -> str | None:
-        """What to say where a spawned rank has ended before its time, None where all are there."""
+    def _dead_rank_message(self) -> str | None:
+        """The message about a spawned rank that has ended too early; None while all are alive."""
         for rank, process in enumerate(self._context.processes if self._context else (), 1):
             if process.exitcode is not None:
                 return f"rank {rank} of {self.world.size} ended with code {process.exitcode}; the same command continues"
         return None
 
     def _watch(self) -> None:
-        """End the run when a spawned rank dies while the first one waits for it inside a call that nothing interrupts."""
+        """End the run when a spawned rank dies while the first rank waits for it in a call that cannot be interrupted."""
         while not self._leaving:
-            if self._lost():
-                time.sleep(3.0)  # most calls fail by themselves, with a better message
-                if not self._leaving and (lost := self._lost()):
-                    say(lost)
+            if self._dead_rank_message():
+                time.sleep(3.0)  # in which most calls fail by themselves, with a better message
+                if not self._leaving and (message := self._dead_rank_message()):
+                    say(message)
                     os._exit(1)
             time.sleep(0.5)
 
-    def follow(self, tasks: Callable[[Any], object]) -> None:
-        """Do what the first rank leads to, silently, until it has nothing more."""
+    def follow(self, work: Callable[[Any], object]) -> None:
+        """Call ``work`` with each task that the first rank sends (:meth:`lead`), without output, until the first rank is done."""
         be_silent()
         self._join()
         try:
             while (task := self._broadcast(None)) is not None:
-                tasks(task)
+                work(task)
         except RuntimeError as error:
             try:
                 self._stop_if_lost(error)
-            except FcotError as lost:  # whoever is silent says this all the same
-                print(lost, file=sys.stderr, flush=True)
+            except FcotError as message:  # printed although this rank is silent
+                print(message, file=sys.stderr, flush=True)
                 sys.exit(1)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None and self._outside and self.world.rank == 0 and self.world.size > 1:
-            self._join()  # the others wait to be told that there is nothing for them to do
+            self._join()  # the others wait for a task, or for the end
         if not self._joined:
             return
         import torch.distributed
@@ -281,17 +287,17 @@ class Team:
         torch.distributed.destroy_process_group()
         if self._lifeline is not None:
             self._lifeline.close()
-        for name, value in self._before.items():
+        for name, value in self._environment_before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
         for process in self._context.processes if self._context else ():
             if kind is not None:
                 process.kill()
-            process.join()  # their work is done: how they end does not matter
+            process.join()  # its work is done: the exit code does not matter
 
     def _join(self) -> None:
-        """Meet the other ranks; the first one starts them where nobody did."""
+        """Connect to the other ranks. The first rank spawns them if nothing else has started them."""
         import torch
 
         if self._joined:
@@ -318,27 +324,27 @@ class Team:
             )
         if torch.cuda.is_available():
             local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-            torch.cuda.set_device(local % torch.cuda.device_count())  # SLURM may show each task only its own
+            torch.cuda.set_device(local % torch.cuda.device_count())  # SLURM may show each task only its own GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, timeout=_PATIENCE_AT_WORK)
-        self._waiting = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT)
+        self._waiting_group = torch.distributed.new_group(backend="gloo", timeout=_WAITING_TIMEOUT)
         if self._outside:
             host = os.environ["MASTER_ADDR"] if self.world.nodes > 1 else None
             self._lifeline = Lifeline(self.world.rank, self.world.size, host, self._broadcast)
 
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    end_with_parent(signal.SIGKILL)  # a killed run leaves nothing behind
+    end_with_parent(signal.SIGKILL)  # so that a killed run leaves no processes
     for number in (signal.SIGTERM, WARNING):  # SLURM signals every process of a job; the first rank ends this one
         signal.signal(number, signal.SIG_IGN)
-    if os.getppid() == 1:  # it had gone before
+    if os.getppid() == 1:  # the parent had ended before
         os._exit(1)
     rank = index + 1
     _set_rendezvous(rank, size, port)
     follow(World(rank, size), *arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # taking down a process group's threads one by one can abort
+    os._exit(0)  # a normal exit can abort while a process group's threads end
 
 
 def _set_rendezvous(rank: int, size: int, port: int) -> None:
@@ -348,6 +354,6 @@ def _set_rendezvous(rank: int, size: int, port: int) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
-"""The records every stage speaks: frozen dataclasses that go to JSON Lines and back.
+"""The records that stages read and write: frozen dataclasses with a row in a JSON Lines file.
 
-A stage is records in, records out. Field names are the file contract of a run directory.
+Field names are keys of the files in a run folder. Other programs read them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
-REFUSED = "refused:"  # begins the finish reason of a completion the teacher never gave
+REFUSED = "refused:"  # prefix of the finish reason of a completion that the teacher never gave
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Problem:
     """One row of a task.
 
     Attributes:
-        sample_index: Position in the task's upstream row order; unique.
-        question: The question as upstream writes it, answer choices included.
-        answer: The gold answer; blank where there is none.
-        rationale: A human-written rationale, where the task has one.
-        template_id: Problems that share it are the same text with other numbers or names.
+        sample_index: Position in the order of the task's published rows; unique.
+        question: The question as the data set words it, with its answer choices.
+        answer: The gold answer; blank if there is none.
+        rationale: A human-written rationale; None if the task has none.
+        template_id: Problems with the same id differ only in numbers or names; None if unknown.
     """
 
     sample_index: int
@@ -33,7 +33,7 @@ class Problem:
 
     @property
     def labelled(self) -> bool:
-        """Whether it has a gold answer."""
+        """Whether the problem has a gold answer."""
         return bool(self.answer.strip())
 
 
@@ -42,13 +42,13 @@ class Completion:
     """One raw teacher output for one problem.
 
     Attributes:
-        sample_index: The problem it answers.
-        completion_index: 0..D-1, the draw among the problem's D completions.
+        sample_index: The problem.
+        completion_index: Number of the completion among the problem's D completions, 0..D-1.
         rationale: The reasoning text (step 1 of Zero-shot-CoT).
-        answer_text: The text that holds the answer (step 2).
-        finish_reason: ``stop``, ``length``..., None where the source does not tell; ``refused:REASON`` for a completion
-            the teacher never gave, which is empty.
-        thought: What a reasoning model thought before it wrote the rationale; empty where it did not think.
+        answer_text: The text that contains the answer (step 2).
+        finish_reason: ``stop``, ``length``...; None if the source gives none. ``refused:REASON`` marks a completion that the teacher
+            never gave; its texts are empty.
+        thought: The reasoning text that a reasoning model returned apart from its reply; empty if there is none.
     """
 
     sample_index: int
@@ -64,12 +64,12 @@ class CuratedCompletion:
     """Curation's verdict on one completion (a row of ``curated.jsonl``).
 
     Attributes:
-        prediction: The teacher's parsed answer, None where none was found.
+        prediction: The teacher's parsed answer; None if the completion has no readable answer.
         correct: Whether the prediction equals the gold answer.
-        kept: Whether it became a reasoning sample.
-        reason: Why it was refused (a reason code), None where it was kept.
-        rationale: The text the student trains on, stripped.
-        answer: The gold answer the student trains on.
+        kept: Whether the completion became a reasoning sample.
+        reason: Reason code of a rejected completion; None if it was kept.
+        rationale: The rationale that the student trains on, stripped.
+        answer: The label that the student trains on: the gold answer or the majority's.
     """
 
     sample_index: int
@@ -84,15 +84,15 @@ class CuratedCompletion:
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """What a student learns from one problem.
+    """One sample of a student's training data.
 
     Attributes:
         sample_index: The problem.
-        question: Its question.
-        answer: Its gold answer.
-        rationale: The teacher's reasoning; None where only the answer is learnt.
+        question: The problem's question.
+        answer: The label.
+        rationale: The teacher's rationale; None to train on the answer only.
         weight: The sample's weight in the loss.
-        completion_index: The completion that it comes from, counted from 0 within its problem; None without a teacher.
+        completion_index: The completion that the rationale comes from, 0..D-1; None without a teacher.
     """
 
     sample_index: int
@@ -108,11 +108,11 @@ class Prediction:
     """The student's answer to one test problem (a row of ``predictions.jsonl``).
 
     Attributes:
-        completion: The decoded text, special tokens removed.
-        prediction: Its parsed answer, None where none was found.
+        completion: The decoded text without special tokens.
+        prediction: The parsed answer; None if the completion has no readable answer.
         correct: Whether the prediction equals the gold answer.
-        complete: Whether decoding ended at the end-of-sequence token rather than at the length limit.
-        n_tokens: Generated tokens, the end-of-sequence token included.
+        complete: Whether decoding ended at the end-of-sequence token instead of the length limit.
+        n_tokens: Number of generated tokens, including the end-of-sequence token.
     """
 
     sample_index: int
@@ -130,11 +130,11 @@ class ExamResult:
     """A student's answers to one train problem (a row of a round's ``exam.jsonl``).
 
     Attributes:
-        n_answers: How many were drawn.
-        n_correct: How many were right; the pass rate is their share.
-        mistakes: The distinct wrong completions, those without an answer included, in the order in which they were drawn.
-        right: The distinct right ones.
-        unfinished: Of the mistakes those that the length limit ended.
+        n_answers: Number of sampled answers.
+        n_correct: Number of right answers; the pass rate is ``n_correct / n_answers``.
+        mistakes: The distinct wrong completions, in the order in which they were sampled. A completion without an answer is wrong.
+        right: The distinct right completions.
+        unfinished: The mistakes that the length limit cut.
     """
 
     sample_index: int
@@ -149,15 +149,14 @@ class ExamResult:
 
 @dataclass(frozen=True)
 class Feedback:
-    """One completion that a round learns from (a row of its ``feedback.jsonl``).
+    """One completion that a round trains on, after curation (a row of the round's ``feedback.jsonl``).
+
+    ``rationale``, ``answer_text``, ``finish_reason`` and ``thought`` have the same meaning as in :class:`Completion`.
 
     Attributes:
-        completion_index: Counted from 0 within problem and round.
-        mistakes: Completions of the student that the teacher was shown; none where it was asked as in round 1, or not at all.
-        rationale: As :class:`Completion` has it.
-        answer_text: Likewise.
-        finish_reason: Likewise.
-        thought: Likewise.
+        completion_index: Number of the completion within its problem and round, from 0.
+        mistakes: The student's wrong completions that the prompt showed to the teacher; empty if the prompt was round 1's, or if the
+            completion is the student's own.
     """
 
     sample_index: int
@@ -170,15 +169,15 @@ class Feedback:
 
     @property
     def completion(self) -> Completion:
-        """What curation judges."""
+        """The completion as curation reads it."""
         return Completion(self.sample_index, self.completion_index, self.rationale, self.answer_text, self.finish_reason, self.thought)
 
 
 def to_row(record: Any) -> dict[str, Any]:
-    """The record as a JSON object, fields in declaration order (records are flat: no recursion)."""
+    """The record as a JSON object, with its fields in the order of their declaration. Nested records are not converted."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
-    """The record back from its JSON object; unknown keys are ignored so that newer files stay readable."""
+    """The record of a JSON object. Unknown keys are ignored, so that files of newer versions stay readable."""
     return kind(**{field.name: row[field.name] for field in fields(kind) if field.name in row})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The files of a run: their names and what a killed process left of them."""
+"""The names of a run's files, and the removal of partial files that a killed process left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fcot.base.files import TEMPORARY, exclusive
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. Names are a contract: other programs read them."""
+    """The files of one run. Other programs rely on their names."""
 
     path: Path
 
@@ -29,47 +29,47 @@ class RunDirectory:
 
     @property
     def curated(self) -> Path:
-        """A row per completion with curation's verdict."""
+        """Curation's verdicts, one row per completion."""
         return self.path / "curated.jsonl"
 
     @property
     def student(self) -> Path:
-        """The trained student, loadable by transformers' ``from_pretrained``; of an API student its name at the server."""
+        """The trained student, loadable by transformers' ``from_pretrained``. For an API-backed student, its name at the server."""
         return self.path / "student"
 
     @property
     def checkpoints(self) -> Path:
-        """What an unfinished training continues from."""
+        """The checkpoints from which an interrupted training continues."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """A row per sampled answer, where several were drawn for each test problem."""
+        """With several sampled answers per test problem: one row per answer."""
         return self.path / "samples.jsonl"
 
     @property
     def fine_tuning(self) -> Path:
-        """An API student's training file, and its job at the server."""
+        """An API-backed student's training file, and its job at the server."""
         return self.path / "finetune"
 
     @property
     def predictions(self) -> Path:
-        """A row per test problem."""
+        """The student's answers, one row per test problem."""
         return self.path / "predictions.jsonl"
 
     @property
     def errors(self) -> Path:
-        """What is wrong with the wrong answers."""
+        """The marks of the wrong answers: what is wrong with each."""
         return self.path / "errors.jsonl"
 
     @property
     def metrics(self) -> Path:
-        """The run's numbers."""
+        """The run's metrics (:class:`fcot.runs.metrics.Metrics`)."""
         return self.path / "metrics.json"
 
     @property
     def done(self) -> Path:
-        """Written last: its existence means the run is whole."""
+        """Written last: if it exists, the run is complete."""
         return self.path / "DONE.json"
 
     @property
@@ -79,38 +79,38 @@ class RunDirectory:
 
     @property
     def wandb(self) -> Path:
-        """Which W&B run this run is."""
+        """The id of this run at W&B."""
         return self.logs / "wandb.json"
 
     @property
     def exam(self) -> Path:
-        """Of a round: a row per train problem with the student's mistakes."""
+        """In a round's folder: the exam, one row per train problem with the student's mistakes."""
         return self.path / "exam.jsonl"
 
     @property
     def feedback(self) -> Path:
-        """Of a round: a row per completion, with the mistakes that the teacher was shown."""
+        """In a round's folder: one row per completion, with the mistakes that the prompt showed to the teacher."""
         return self.path / "feedback.jsonl"
 
     def round(self, number: int) -> RunDirectory:
-        """A round's files, rounds counted from 1."""
+        """The files of a round; ``number`` counts from 1."""
         return RunDirectory(self.path / f"round_{number}")
 
     def stage(self, name: str) -> Path:
-        """The summary a finished stage leaves: its existence means the stage is whole."""
+        """The summary that a finished stage writes last: if it exists, the stage is complete."""
         return self.path / "stages" / f"{name}.json"
 
     def lock(self, say: Callable[[str], object]) -> contextlib.AbstractContextManager[None]:
-        """Exclusive use of this directory; see :func:`exclusive`."""
+        """Exclusive use of this folder (:func:`fcot.base.files.exclusive`)."""
         return exclusive(self.path / "run.lock", say)
 
     def remove_partial(self) -> None:
-        """Remove what a killed process left half-written, and put back what it had moved aside; call it under the lock."""
-        for leftover in list(self.path.rglob(f"*{TEMPORARY}-*")):
-            whole = leftover.with_name(leftover.name.partition(TEMPORARY)[0])
-            if f"{TEMPORARY}-old-" in leftover.name and not whole.exists():
-                leftover.rename(whole)  # killed between the two renames of write_folder
-            elif leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
+        """Remove partial files of a killed process, and restore folders that it had renamed. The caller holds the lock."""
+        for partial in list(self.path.rglob(f"*{TEMPORARY}-*")):
+            complete = partial.with_name(partial.name.partition(TEMPORARY)[0])
+            if f"{TEMPORARY}-old-" in partial.name and not complete.exists():
+                partial.rename(complete)  # killed between the two renames of write_folder
+            elif partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
             else:
-                leftover.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""A stop that a signal asks for: the signal only leaves a note, and work ends at its next safe place.
+"""Stopping on a signal: the handler only records the request, and the work ends at its next safe point.
 
-SLURM warns before a time limit or a preemption (``SIGUSR2``, as submitit asks for it; ``SIGTERM`` where a partition sends
-nothing else). What a handler may do at such a moment is next to nothing, so it does nothing: training looks at the note after
-an optimizer step and writes a checkpoint, a purchase sends nothing more and waits for what it has paid for, and then
-:func:`stop_if_requested` raises ``KeyboardInterrupt``, which everything else knows from Ctrl-C.
+SLURM sends a signal before a time limit or a preemption: ``SIGUSR2``, as submitit configures it, or ``SIGTERM`` on partitions that send
+nothing else. A signal handler may do very little, so it only records the request. Training checks for a request after each optimizer
+step and writes a checkpoint. A purchase sends no further request and waits for the answers that it has paid for. Then
+:func:`stop_if_requested` raises ``KeyboardInterrupt``, and everything else works as after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,46 +16,47 @@ import time
 from types import FrameType
 
 WARNING = signal.SIGUSR2
-_SLICE_S = 0.5  # between two looks at the note while waiting
-_ONE_REQUEST_S = 2.0  # the kernel sends one signal for each thread of a parent that was killed
+_CHECK_EVERY_S = 0.5  # while waiting
+_SAME_REQUEST_S = 2.0  # when a parent is killed, the kernel sends one signal for each of its threads
 _SIGNAL_AT_END_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
-_asked: signal.Signals | None = None
-_terminated: float | None = None
+_requested: signal.Signals | None = None
+_first_sigterm_at: float | None = None  # time.monotonic()
 
 
 def listen() -> None:
-    """Take ``SIGUSR2`` and ``SIGTERM`` as requests to stop; another ``SIGTERM`` two seconds later or more ends the process."""
-    signal.signal(WARNING, _note)
-    signal.signal(signal.SIGTERM, _note)
+    """Treat ``SIGUSR2`` and ``SIGTERM`` as requests to stop. A ``SIGTERM`` more than two seconds after the first ends the process."""
+    signal.signal(WARNING, _handle)
+    signal.signal(signal.SIGTERM, _handle)
 
 
 def note(number: int) -> None:
-    """Leave the note that a signal asks for a stop: one that came to another process of the same run."""
-    global _asked
-    if _asked is None:
-        _asked = signal.Signals(number)
+    """Record a request to stop. Used directly for a signal that another process of the same run received."""
+    global _requested
+    if _requested is None:
+        _requested = signal.Signals(number)
 
 
-def _note(number: int, _: FrameType | None) -> None:
-    global _terminated
+def _handle(number: int, _: FrameType | None) -> None:
+    global _first_sigterm_at
     note(number)
     if number != signal.SIGTERM:
         return
-    if _terminated is None:
-        _terminated = time.monotonic()
-    elif time.monotonic() - _terminated > _ONE_REQUEST_S:
+    if _first_sigterm_at is None:
+        _first_sigterm_at = time.monotonic()
+    elif time.monotonic() - _first_sigterm_at > _SAME_REQUEST_S:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_with_parent(number: int, parent: int | None = None) -> None:
-    """Have the kernel send this process a signal when its parent ends, however it ends; on Linux, elsewhere nothing.
+    """Make the kernel send this process a signal when its parent ends. Does nothing on systems other than Linux.
 
-    Called by the child itself, before it starts any work: code between fork and exec in a process with threads may deadlock.
+    The child calls it before it starts any work. Between fork and exec it could deadlock in a process with threads.
 
     Args:
         number: The signal.
-        parent: The parent's process id, known from the parent: where that one has ended already, the signal comes at once.
+        parent: The parent's process id, as the parent passed it on: if the parent has already ended, the signal is sent at once.
+            None skips this check.
     """
     if sys.platform != "linux":
         return
@@ -65,33 +66,33 @@ def end_with_parent(number: int, parent: int | None = None) -> None:
 
 
 def stop_requested() -> signal.Signals | None:
-    """The signal that requested a stop; None while none has."""
-    return _asked
+    """The signal that requested a stop; None if there was none."""
+    return _requested
 
 
 def stop_if_requested() -> None:
-    """End the work here if a signal has requested it.
+    """End the work here if a signal has requested a stop.
 
     Raises:
-        KeyboardInterrupt: It has.
+        KeyboardInterrupt: A signal has requested a stop.
     """
-    if _asked is not None:
+    if _requested is not None:
         raise KeyboardInterrupt
 
 
 def sleep(seconds: float) -> None:
-    """``time.sleep`` that ends with :func:`stop_if_requested`."""
+    """``time.sleep`` that calls :func:`stop_if_requested` every half second."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (remaining := until - time.monotonic()) > 0:
         stop_if_requested()
-        time.sleep(min(left, _SLICE_S))
+        time.sleep(min(remaining, _CHECK_EVERY_S))
 
 
 async def asyncio_sleep(seconds: float) -> None:
-    """``asyncio.sleep`` that ends with :func:`stop_if_requested`."""
-    import asyncio  # here: a hundredth of a second at every start
+    """``asyncio.sleep`` that calls :func:`stop_if_requested` every half second."""
+    import asyncio  # here, because importing it takes a hundredth of a second at every start
 
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (remaining := until - time.monotonic()) > 0:
         stop_if_requested()
-        await asyncio.sleep(min(left, _SLICE_S))
+        await asyncio.sleep(min(remaining, _CHECK_EVERY_S))

@@ -1,7 +1,7 @@
-"""Everything that is wrong with a configuration, found before any data is read or money spent, in one message.
+"""Checks a configuration before any data is read or money is spent, and reports all faults in one message.
 
-The bounds of single options stand at their fields (:mod:`fcot.base.fields`). A schema's ``faults()`` says what is wrong with its own
-options, its ``conflicts(config)`` what they cannot be combined with. Here is what belongs to no single schema.
+Bounds of single options are declared with their fields (:mod:`fcot.base.fields`). A schema's ``faults()`` checks its own options, and its
+``conflicts(config)`` checks them against other groups. This module has the checks that belong to no single schema.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fcot.tasks.table import TASKS
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The composed configuration as plain dataclasses, after every check.
+    """Check a composed configuration and convert it into plain dataclasses.
 
     Raises:
-        ConfigFaults: Everything that is wrong with it, in one message.
+        ConfigFaults: The configuration has faults; the message lists all of them.
     """
     missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
     if faults := [f"{key} is not set: {key}=..." for key in missing]:
-        raise ConfigFaults(faults + _faults_beside(composed, missing))
+        raise ConfigFaults(faults + _other_faults(composed, missing))
     config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if faults := list(faults_of(config)):
         raise ConfigFaults(faults)
@@ -37,29 +37,29 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def unchecked(composed: DictConfig) -> Config:
-    """The same without a check, and with something in the place of what is not set: for those who read a part of it only."""
+    """Convert a composed configuration into plain dataclasses without checks. Missing values become empty strings if possible."""
     filled = composed.copy()
     for key in OmegaConf.missing_keys(composed):
-        with contextlib.suppress(OmegaConfBaseException):  # a number
+        with contextlib.suppress(OmegaConfBaseException):  # a number stays missing
             OmegaConf.update(filled, key, "")
     config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
     return config
 
 
-def _faults_beside(composed: DictConfig, missing: list[str]) -> list[str]:
-    """The other faults of a configuration with missing values: those are filled in, and what is said of them is dropped."""
+def _other_faults(composed: DictConfig, missing: list[str]) -> list[str]:
+    """The faults of a configuration apart from its missing values, which are replaced by empty strings for the checks."""
     filled = composed.copy()
     try:
         for key in missing:
             OmegaConf.update(filled, key, "")
-    except OmegaConfBaseException:  # a missing number: the rest has to wait for it
+    except OmegaConfBaseException:  # a number is missing: nothing else can be checked until it is set
         return []
     config: Config = OmegaConf.to_object(filled)  # type: ignore[assignment]
     return [fault for fault in faults_of(config) if not any(fault.startswith(f"{key}=") for key in missing)]
 
 
 def faults_of(config: Config) -> Iterator[str]:
-    """Every fault that can be found without reading data: values, files, impossible combinations."""
+    """Every fault that can be found without reading data: values out of bounds, missing files, impossible combinations."""
     yield from bound_faults(config, "")
     for group, options in _groups_read(config):
         yield from bound_faults(options, group)
@@ -75,7 +75,7 @@ def faults_of(config: Config) -> Iterator[str]:
 
 
 def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
-    """The groups of options that this run reads, by name: without a teacher none of the teacher's."""
+    """The names and options of the groups that this run reads. A run without a teacher does not read ``teacher``."""
     for group in ("logger", "method", "prompt", "curation", "dataset", "split_mode", "teacher", "student", "trainer", "objective"):
         if group != "teacher" or _needs_teacher(config):
             yield group, getattr(config, group)
@@ -87,15 +87,15 @@ def _needs_teacher(config: Config) -> bool:
 
 
 def _method_faults(config: Config) -> Iterator[str]:
-    """An unknown method, or a stage that the method does not have."""
+    """An unknown method, or an ``until`` that names a stage the method does not have."""
     name = config.method.name
     if fault := Bounds(one_of=tuple(METHODS)).fault(name):
         yield f"method={name}: {fault}"
     elif not _needs_teacher(config):
         if config.until in ("generate", "curate"):
-            yield f"until={config.until}: method={name} asks no teacher"
+            yield f"until={config.until}: method={name} uses no teacher"
         if config.until == "train" and not METHODS[name].trains:
-            yield f"until=train: method={name} trains nothing"
+            yield f"until=train: method={name} does not train"
 
 
 def _curation_faults(config: Config) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _curation_faults(config: Config) -> Iterator[str]:
 
 
 def _prompt_faults(config: Config) -> Iterator[str]:
-    """Where a prompt for chats cannot be used."""
+    """A chat prompt for a student or a teacher that has no chat format."""
     prompt, student = config.prompt, config.student
     prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
     in_chat = getattr(student, "chat_template", not student.from_scratch)

@@ -1,4 +1,4 @@
-"""What experiments ask for by ``${name:...}``: the papers' settings by task, and one of two values."""
+"""Functions that experiments call as ``${name:...}``: the papers' settings by task, and a choice between two values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def paper_diversity(task: str) -> int:
-    """Paper A's D for diverse reasoning on a task: 64, 8, or 1 where it was left out."""
+    """Paper A's D for diverse reasoning on a task: 64 or 8, or 1 for a task without diverse reasoning. Other tasks get 8."""
     from fcot.tasks.table import TASKS
 
     return TASKS[task].diversity if task in TASKS else 8
 
 
 def where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
-    """One of two defaults, by how a value begins."""
+    """``then`` if ``value`` begins with ``beginning``, else ``otherwise``."""
     return then if value.startswith(beginning) else otherwise
 
 
@@ -24,11 +24,12 @@ def paper_demonstrations(task: str) -> int:
 
 
 def paper_new_tokens(task: str) -> int:
-    """Paper B's limit on an answer at evaluation."""
+    """Paper B's limit on the tokens of an answer at evaluation."""
     return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
 
 
-# ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins so, else 0.5; the others take ${dataset.name}.
+# ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins with tiny_, else 0.5. The argument of the others is
+# ${dataset.name}.
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "where": where,
     "paper_diversity": paper_diversity,

@@ -1,4 +1,4 @@
-"""How a run's rationales are drawn: at which temperature, and which D slots of the store are its own."""
+"""How a run's rationales are sampled: the teacher's temperature, and the D slots of the store that the run uses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fcot.config.schema import SAMPLING_TEMPERATURE, Config
 
 
 def first_slot(config: Config) -> int:
-    """The first of a run's D slots: with ``redraw_rationales=true`` each seed has a block of its own."""
+    """The first of a run's D slots. With ``redraw_rationales=true`` each seed has its own block of slots."""
     return config.seed * config.diversity if config.redraw_rationales else 0
 
 
 def redraw_faults(config: Config) -> Iterator[str]:
-    """What another block of slots cannot be combined with."""
+    """Options that cannot be combined with ``redraw_rationales=true``."""
     if not config.redraw_rationales:
         return
     temperature = getattr(config.teacher, "temperature", None)
@@ -28,7 +28,7 @@ def redraw_faults(config: Config) -> Iterator[str]:
 
 
 def temperature_of(config: Config) -> float:
-    """The teacher's: as set, else greedy for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
+    """The teacher's temperature: as set, else 0 for one rationale per problem (paper A, section 3.1) and 0.7 for several."""
     temperature = getattr(config.teacher, "temperature", None)
     if temperature is not None:
         return float(temperature)

@@ -1,8 +1,8 @@
-"""The root of the configuration, and the registry of the schemas, each of which stands in its package (``fcot/teacher/config.py``...).
+"""The root schema of the configuration, and the registry of the other schemas, which are in their packages (``fcot/teacher/config.py``...).
 
-A field counts in a run's identity with its value, unless :mod:`fcot.base.fields` says otherwise where it stands.
+A plain field enters a run's identity with its value; functions of :mod:`fcot.base.fields` declare the other fields.
 
-Nothing heavy is imported here or there: ``--help`` and ``--cfg job`` go through these modules.
+These modules import nothing heavy, because ``--help`` and ``--cfg job`` load them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
 
 @dataclass
 class Config:
-    """The root. OmegaConf knows no protocols: where choices have schemas of their own, the comment names what they have in common."""
+    """The root schema. OmegaConf supports no protocols: a field typed ``Any`` names its protocol in a comment."""
 
     dataset: Any = MISSING  # DatasetConfig
     split_mode: tasks_options.SplitConfig = MISSING
@@ -45,26 +45,27 @@ class Config:
     logger: Any = neutral(MISSING, "logging changes no prediction")  # LoggerOptions
     diversity: int = bounded(4, at_least=1)  # completions per problem, D
     seed: int = bounded(0, at_least=0, at_most=2**32 - 1)
-    redraw_rationales: bool = absent_at(False)  # each seed trains on other rationales: slots seed x D and following
+    redraw_rationales: bool = absent_at(False)  # each seed trains on different rationales: the D slots of the store from seed x D on
     # stop after generate, curate, train or evaluate
-    until: str = neutral("evaluate", "a run goes on where it stopped", one_of=("generate", "curate", "train", "evaluate"))
-    preview: int | None = neutral(None, "makes no run", at_least=1)  # ask for one completion of so many problems, show them and stop
-    dry_run: bool = neutral(False, "makes no run")  # show what the run would ask for and cost, and stop
-    output_dir: str = neutral("outputs", "where files are, not what is in them")
+    until: str = neutral("evaluate", "the run continues where it stopped", one_of=("generate", "curate", "train", "evaluate"))
+    # request one completion for each of this many problems, show them and stop
+    preview: int | None = neutral(None, "makes no run", at_least=1)
+    dry_run: bool = neutral(False, "makes no run")  # show what the run would request and cost, and stop
+    output_dir: str = neutral("outputs", "changes where files are, not what they contain")
 
 
-# Each package names its choices beside their schemas.
+# Each of these modules lists its schemas with their choices.
 _PACKAGES = (
     tasks_options, teacher_options, prompts_options, curation_options, methods_options, tailored_options, student_options,
     objectives_options, reporting_options,
 )  # fmt: skip
-SCHEMAS: dict[tuple[str, str], type] = {place: schema for package in _PACKAGES for place, schema in package.SCHEMAS.items()}
+SCHEMAS: dict[tuple[str, str], type] = {key: schema for package in _PACKAGES for key, schema in package.SCHEMAS.items()}
 
 
 def register_schemas() -> None:
-    """Make the schemas known to Hydra: ``conf/<group>/<choice>.yaml`` names its own in its defaults list.
+    """Register the schemas with Hydra, and the resolvers (:mod:`fcot.config.resolvers`) with OmegaConf.
 
-    And to its values :mod:`fcot.config.resolvers`; ``${conf:experiment/toy/golden.json}`` is a file beside the configuration.
+    ``conf/<group>/<choice>.yaml`` names its schema in its defaults list. ``${conf:experiment/toy/golden.json}`` is a file in ``conf/``.
     """
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)

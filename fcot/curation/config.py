@@ -18,18 +18,19 @@ class CurationConfig:
     name: str = neutral(MISSING, Why.NAMED)
     # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise, or your own by module.function
     filters: list[str] = field(default_factory=list)
-    # of filters, by name, where they are not options below
-    settings: dict[str, Any] = resolved({}, "what each filter reads")
-    # vote: where there is none, the majority of a problem's completions; vote_all: everywhere
+    # values of filters' settings that are not options below, by the setting's name
+    settings: dict[str, Any] = resolved({}, "the settings that each filter reads")
+    # gold: the data's answers; vote: the majority of a problem's completions if it has no gold answer; vote_all: the majority always
     labels: str = bounded("gold", one_of=("gold", "vote", "vote_all"))
-    max_words: int = bounded(300, at_least=1)  # the length filter's limit, in words
-    max_repeats: int = bounded(2, at_least=1)  # the repetition filter's: how often a sentence may stand in a rationale
-    golden: str | None = resolved(None, "its ids", file=True)  # file: [sample index, ...] or {"sample index": [completion index, ...]}
-    max_samples: int | None = bounded(None, at_least=1)  # undersample what is kept to so many, at random
-    match_golden: bool = False  # undersample to as many as the golden ids name
+    max_words: int = bounded(300, at_least=1)  # length filter: the most words of a rationale
+    max_repeats: int = bounded(2, at_least=1)  # repetition filter: how often a rationale may contain the same sentence
+    # file: [sample index, ...] or {"sample index": [completion index, ...]}
+    golden: str | None = resolved(None, "the ids in the file", file=True)
+    max_samples: int | None = bounded(None, at_least=1)  # keep at most this many completions, drawn at random
+    match_golden: bool = False  # keep as many completions as curation.golden names, drawn at random
 
     def filter_settings(self, name: str) -> dict[str, Any]:
-        """The values of the settings that a filter reads, by name. ``golden`` is the file's name here.
+        """The values of the settings that a filter reads, by name. The value of ``golden`` is the name of the file.
 
         Raises:
             FcotError: There is no such filter, or a setting without a default has no value.
@@ -47,7 +48,7 @@ class CurationConfig:
         return values
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """Faults of the options together: unknown filters, settings without a filter, missing files."""
         from fcot.base.errors import FcotError
         from fcot.curation.filters import CONCISE, FILTERS
 
@@ -66,7 +67,7 @@ class CurationConfig:
         if ("golden" in self.filters or self.match_golden) and self.golden is None:
             yield f"curation={self.name} needs curation.golden=FILE"
         if self.match_golden and self.max_samples is not None:
-            yield "curation.match_golden and curation.max_samples: one of the two says how many samples are kept"
+            yield "curation.match_golden and curation.max_samples: both limit the number of samples; set one of them"
 
 
 SCHEMAS = {

@@ -1,12 +1,12 @@
-"""Curation: pure filters from completions to reasoning samples, each refusal with a reason code.
+"""Curation: filters decide which completions become reasoning samples. Each rejection has a reason code.
 
-The ``answer`` filter alone is paper A's rule: keep a completion iff its parsed answer equals the gold one; the student
-then trains on the gold answer.
+The ``answer`` filter alone is paper A's rule: keep a completion if and only if its parsed answer equals the gold answer. The student then
+trains on the gold answer.
 
-A filter is a function of a :class:`Candidate` and of the settings that it names as further parameters. It returns the reason to reject
-the candidate, or None. A setting's value is ``curation.<name>`` where ``curation`` has that option, else ``curation.settings.<name>``, else
-the parameter's default. A filter is given these settings and no others, and they count in the identity of the runs that use the filter: a
-filter cannot read a setting that the identity does not know.
+A filter is a function of a :class:`Candidate` and of its settings, which are its further parameters. It returns the reason to reject the
+candidate, or None. The value of a setting is ``curation.<name>`` if ``curation`` has that option, else ``curation.settings.<name>``, else
+the parameter's default. A filter gets only the settings that it names, and these count in the identity of the runs that use the filter.
+So no filter can depend on a setting that the identity leaves out.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
 
 Read = Callable[[Completion, AnswerRule], Reading]
-Filter = Callable[..., str | None]  # of a candidate and settings: the reason to reject it, None to keep it
-Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None for all of a problem
+Filter = Callable[..., str | None]  # from a candidate and settings to the reason to reject it, or None to keep it
+Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None: all completions of the problem
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What becomes a reasoning sample.
+    """The rules by which completions become reasoning samples.
 
     Attributes:
-        filters: Names for :func:`filter_named`, in order; and ``concise``, which looks at what the others leave: of a problem's
-            completions it keeps the shortest (paper A, limitation 7.1).
-        thinking: What of a completion is its rationale: what the model said (``strip``), its thought and what it said (``keep``), or
-            its thought alone (``only``).
-        labels: ``gold``; ``vote``: of a problem without a gold answer, the one that most of its D completions give, two at
-            least (self-consistency labelling); ``vote_all``: of every problem, as if no gold answer were known.
-        writable: Whether the student's vocabulary can write a text; None where every vocabulary can.
-        settings: Those that the filters read, by name; and ``golden`` wherever a file of golden ids is given.
+        filters: Names for :func:`filter_named`, in order. ``concise`` is applied last: it keeps the shortest of the completions that the
+            other filters kept for a problem (paper A, limitation 7.1).
+        labels: Which label a rationale must reach. ``gold``: the gold answer. ``vote``: for a problem without a gold answer, the answer
+            that most of its D completions give, at least two (self-consistency labelling). ``vote_all``: the vote for every problem.
+        thinking: Which text is the rationale: the reply (``strip``), the thought and the reply (``keep``), or the thought (``only``).
+        writable: Whether the student's vocabulary can write a text; None if every text can be written.
+        settings: Values of the filters' settings, by name. ``golden`` is present whenever there is a file of golden ids.
     """
 
     filters: Sequence[str]
@@ -59,21 +58,21 @@ class Rules:
 
     @property
     def golden(self) -> Golden:
-        """The golden ids, none where there is no file."""
+        """The golden ids; empty without a file."""
         return self.settings.get("golden") or {}
 
 
 @dataclass
 class Candidate:
-    """What a filter may look at.
+    """The input of a filter.
 
     Attributes:
         completion: The teacher's output.
         rationale: The text that the student would be trained on; never empty.
-        answer: The teacher's answer, or why none was read.
-        agrees: Whether it equals the label.
-        voted: Whether the label is the majority's answer rather than a gold one.
-        kept_before: Rationales of the same problem that were kept, with single spaces.
+        answer: The teacher's parsed answer, or the reason why there is none.
+        agrees: Whether the answer equals the label.
+        voted: Whether the label is the majority's answer instead of the gold answer.
+        kept_before: Rationales of the same problem that are already kept, with runs of whitespace replaced by single spaces.
     """
 
     completion: Completion
@@ -130,16 +129,16 @@ REQUIRED = inspect.Parameter.empty
 
 
 def filter_named(name: str) -> Filter:
-    """A filter of :data:`FILTERS`, or a user's own by ``module.function``.
+    """A filter of :data:`FILTERS`, or a user's own filter named ``module.function``.
 
     Raises:
-        FcotError: There is none.
+        FcotError: There is no such filter.
     """
     return FILTERS[name] if name in FILTERS else load_function("curation.filters", name)
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """The settings that a filter reads, by name, with their defaults; ``REQUIRED`` where it has none.
+    """The defaults of the settings that a filter reads, by name; ``REQUIRED`` for a setting without a default.
 
     Raises:
         FcotError: There is no such filter.
@@ -148,27 +147,27 @@ def settings_of(name: str) -> dict[str, Any]:
 
 
 @cache
-def _settings_of(judge: Filter) -> dict[str, Any]:
-    settings = list(inspect.signature(judge).parameters.values())[1:]
+def _settings_of(function: Filter) -> dict[str, Any]:
+    settings = list(inspect.signature(function).parameters.values())[1:]
     if any(setting.kind in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD) for setting in settings):
-        raise FcotError(f"curation.filters: {judge.__qualname__} takes any settings; name each one, because their values name the run")
+        raise FcotError(f"curation.filters: {function.__qualname__} takes any settings; name each one, because their values name the run")
     return {setting.name: setting.default for setting in settings}
 
 
 def most_repeated(text: str) -> int:
-    """How often the sentence or line that a text repeats most stands in it; those of one word do not count."""
+    """How often a text contains its most frequent sentence or line. Sentences of one word do not count."""
     sentences = (" ".join(part.split()).lower() for part in re.split(r"(?<=[.!?])\s+|\n+", text))
     return max(Counter(sentence for sentence in sentences if " " in sentence).values(), default=0)
 
 
 def stutters(text: str) -> bool:
-    """Whether a few words follow themselves again and again: up to three of them eight times, up to ten of them four times."""
+    """Whether a text repeats a sequence of words without a break: one to three words eight times, four to ten words four times."""
     words = text.split()
     for size in range(1, 11):
-        run, enough = 0, size * ((8 if size <= 3 else 4) - 1)
-        for here, before in zip(words[size:], words, strict=False):
-            run = run + 1 if here == before else 0
-            if run >= enough:
+        n_equal, limit = 0, size * ((8 if size <= 3 else 4) - 1)
+        for word, earlier_word in zip(words[size:], words, strict=False):
+            n_equal = n_equal + 1 if word == earlier_word else 0
+            if n_equal >= limit:
                 return True
     return False
 
@@ -176,21 +175,21 @@ def stutters(text: str) -> bool:
 def curate(
     completions: Iterable[Completion], problems: Mapping[int, Problem], rule: AnswerRule, read: Read, rules: Rules
 ) -> Iterator[CuratedCompletion]:
-    """The verdict on each completion; the first filter that refuses gives the reason.
+    """The verdict on each completion. The first filter that rejects a completion gives the reason.
 
-    A completion the teacher never gave is refused whatever the rules are, for the reason it was not given (``empty``,
-    ``content_filter``, ``too_long``...).
+    A completion that the teacher never gave is always rejected, with the reason why it is missing (``empty``, ``content_filter``,
+    ``too_long``...).
 
     Args:
-        completions: Raw teacher outputs; those of one problem follow each other.
-        problems: By sample index, for the gold answers; an unlabelled problem has an empty one.
-        rule: How answers are compared.
-        read: The prompt's parser.
-        rules: What is kept.
+        completions: Raw teacher outputs. The completions of one problem must be adjacent.
+        problems: The problems by sample index.
+        rule: Reads and compares answers.
+        read: The prompt's parser: reads the answer from a completion.
+        rules: The filters with their settings, and the labels.
     """
     for index, group in groupby(completions, key=lambda completion: completion.sample_index):
-        drawn = list(group)
-        rows = _judge(drawn, [read(completion, rule) for completion in drawn], problems[index], rule, rules)
+        of_problem = list(group)
+        rows = _judge(of_problem, [read(completion, rule) for completion in of_problem], problems[index], rule, rules)
         kept = [row for row in rows if row.kept]
         if CONCISE in rules.filters and kept:
             shortest = min(kept, key=lambda row: len(row.rationale.split()))
@@ -199,9 +198,9 @@ def curate(
 
 
 def _judge(
-    drawn: Sequence[Completion], answers: Sequence[Reading], problem: Problem, rule: AnswerRule, rules: Rules
+    completions: Sequence[Completion], answers: Sequence[Reading], problem: Problem, rule: AnswerRule, rules: Rules
 ) -> list[CuratedCompletion]:
-    """The verdicts on one problem's completions, one by one."""
+    """The verdicts on the completions of one problem, by all filters except ``concise``."""
     voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
     label = _majority([answer.value for answer in answers]) if voted else problem.answer
     rows, kept_before = [], set[str]()
@@ -209,7 +208,7 @@ def _judge(
         partial(filter_named(name), **{setting: rules.settings[setting] for setting in settings_of(name) if setting in rules.settings})
         for name in rules.filters if name != CONCISE
     ]  # fmt: skip
-    for completion, answer in zip(drawn, answers, strict=True):
+    for completion, answer in zip(completions, answers, strict=True):
         prediction = answer.value
         rationale = _rationale(completion, rules.thinking)
         candidate = Candidate(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
@@ -218,7 +217,7 @@ def _judge(
         elif rationale and rules.writable and not rules.writable(f"{problem.question}\n{rationale}\n{label}"):
             reason = "special_token"
         elif rationale:
-            reason = next((reason for judge in filters if (reason := judge(candidate))), None)
+            reason = next((reason for reject in filters if (reason := reject(candidate))), None)
         else:
             reason = _why_empty(completion, rules.thinking)
         if reason is None:
@@ -230,17 +229,17 @@ def _judge(
 
 
 def _rationale(completion: Completion, thinking: str) -> str:
-    """The text that the student would be trained on; empty where there is none."""
-    thought, said = completion.thought.strip(), completion.rationale.strip()
+    """The text that the student would be trained on; empty if the completion has no rationale."""
+    thought, reply = completion.thought.strip(), completion.rationale.strip()
     if thinking == "only":
         return thought
     if thinking == "keep":
-        return f"{thought}\n{said}".strip()
-    return "" if thought and only_an_answer(said) else said
+        return f"{thought}\n{reply}".strip()
+    return "" if thought and only_an_answer(reply) else reply
 
 
 def _why_empty(completion: Completion, thinking: str) -> str:
-    """Why a completion has no rationale."""
+    """The reason code of a completion without a rationale."""
     _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
     if never_given:
         return why
@@ -250,56 +249,59 @@ def _why_empty(completion: Completion, thinking: str) -> str:
 
 
 def _majority(predictions: Sequence[str | None]) -> str:
-    """The answer that more completions than any other give, two at least; empty without one."""
+    """The most frequent answer, if at least two completions give it and no other answer is as frequent; else empty."""
     (first, most), (_, next_most) = [*votes(predictions).items(), ("", 0), ("", 0)][:2]
     return first if most > max(1, next_most) else ""
 
 
 def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]:
-    """``n`` of the kept completions (sample and completion index), drawn at random by a fixed seed; all where there are fewer.
+    """Draw at most ``n`` of the kept completions (sample index, completion index) at random, with a fixed seed.
 
-    A smaller ``n`` takes a part of what a larger one takes.
+    The draw of a smaller ``n`` is a subset of the draw of a larger one.
     """
-    return set(sorted(kept, key=lambda one: fingerprint(["undersample", *one]))[:n])
+    return set(sorted(kept, key=lambda indices: fingerprint(["undersample", *indices]))[:n])
 
 
 def read_golden(path: Path) -> dict[int, frozenset[int] | None]:
-    """Golden ids: ``[sample index, ...]``, or ``{"sample index": [completion index, ...]}``.
+    """Read the golden ids: ``[sample index, ...]``, or ``{"sample index": [completion index, ...]}``.
 
     Raises:
-        FcotError: Not such a file.
+        FcotError: The file has another format.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
         if isinstance(data, list):
             return {_index(index): None for index in data}
-        return {int(index): frozenset(map(_index, chosen)) for index, chosen in data.items()}
+        return {int(index): frozenset(map(_index, slots)) for index, slots in data.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         shape = '[sample index, ...] or {"sample index": [completion index, ...]}'
         raise FcotError(f"curation.golden={path}: expected {shape} ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
-        raise ValueError(f"{twice[0]!r} stands twice")
+    if duplicates := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
+        raise ValueError(f"duplicate key {duplicates[0]!r}")
     return dict(pairs)
 
 
 def _index(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no index")
+        raise ValueError(f"{value!r} is not an index")
     return value
 
 
 def count_reasons(curated: Iterable[CuratedCompletion]) -> dict[str, int]:
-    """Refused completions by reason code, the most frequent first."""
+    """Number of rejected completions by reason code, the most frequent first."""
     return dict(Counter(row.reason for row in curated if row.reason).most_common())
 
 
 def expected_share(random_guess: float, teacher_accuracy: float | None) -> float:
-    """The kept share (0 to 1) below which something is probably wrong.
+    """The kept rate (0 to 1) below which something is probably wrong.
 
-    Half of what text-davinci-002 reached on the task, or what guessing reaches, whichever is more; 5 % where nothing
-    is known.
+    It is the largest of 5 %, the accuracy of guessing, and half of the accuracy of paper A's teacher.
+
+    Args:
+        random_guess: The accuracy of guessing on the task, in percent.
+        teacher_accuracy: The accuracy of text-davinci-002 on the task, in percent; None if unknown.
     """
     return max(0.05, random_guess / 100, 0.5 * (teacher_accuracy or 0.0) / 100)

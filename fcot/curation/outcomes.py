@@ -20,7 +20,7 @@ class Outcomes:
         cut: Completions that the token limit ended (finish reason ``length``).
         unanswered: Completions without a readable answer of the task's type.
         correct: Completions with the gold answer.
-        faults: Faulty completions by their main fault, the first of ``cut``, ``thought_only``, ``empty``, ``unanswered`` that applies.
+        faults: Number of completions by main fault: the first of ``cut``, ``thought_only``, ``empty``, ``unanswered`` that applies.
     """
 
     total: int = 0
@@ -50,23 +50,23 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Remedies:
-    """For each fault the end of a sentence that begins "5 of 20 completions": what is wrong, and the override that helps.
+    """Texts for :func:`advice`: what is wrong, and the override that helps. Each ends a sentence that begins "5 of 20 completions".
 
     Attributes:
-        cut: The limit, a larger one, and whether cut rationales become training data.
-        empty: A prompt that elicits reasoning.
-        unanswered: A prompt that elicits a closing sentence.
-        thought_only: An option that trains on the thoughts of a reasoning model.
+        cut: Names the limit and a larger one, and says whether cut rationales become training data.
+        empty: Names a prompt that elicits reasoning.
+        unanswered: Names a prompt that elicits a closing sentence.
+        thought_only: Names an option that trains on the thoughts of a reasoning model.
     """
 
     cut: str
     empty: str
     unanswered: str
-    thought_only: str = "are a thought and an answer, without a rationale: prompt.thinking=only trains on the thoughts"
+    thought_only: str = "have a thought and an answer, but no rationale: prompt.thinking=only trains on the thoughts"
 
 
 def advice(outcomes: Outcomes, remedies: Remedies) -> list[str]:
-    """One sentence per fault that at least two completions and a tenth of them have."""
+    """One sentence for each fault that at least two completions, and at least a tenth of them, have."""
     texts = {"cut": remedies.cut, "thought_only": remedies.thought_only, "empty": remedies.empty, "unanswered": remedies.unanswered}
     enough = max(2, _UNUSUAL * outcomes.total)
     counts = {fault: outcomes.faults[fault] for fault in texts}

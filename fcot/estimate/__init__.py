@@ -1,1 +1,1 @@
-"""What a run will need before it starts: requests, tokens, dollars, memory, hours."""
+"""Estimates, before a run starts, what it will need: requests, tokens, dollars, memory, hours."""

@@ -1,4 +1,4 @@
-"""``dry_run=true``: what a run or a sweep would ask for and cost, without asking for anything."""
+"""``dry_run=true``: estimates the requests and the cost of a run or a sweep. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from fcot.stages.first_look import former_prompt_notes
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
-_ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # at most its limit
+_ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # cut at the token limit
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
-_LEAST_WIDTH = 0.1  # of a measured mean: the problems still to come are others
+_MIN_WIDTH = 0.1  # least half-width of an interval, relative to the measured mean, because other problems have other lengths
 _ASSUMED_ROW_BYTES = 900
-_MEASURED_BYTES = 1 << 18  # of each of a folder's files
-_ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # of a chat model that nobody told how to answer
-_TURN_TOKENS = 4  # what a chat message costs beside its text
+_MEASURED_BYTES = 1 << 18  # read from the end of each file of a store folder
+_ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # answer of a chat model whose prompt sets no format
+_TURN_TOKENS = 4  # tokens of a chat message in addition to its text
 
 
 def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str] = ()) -> RunEstimate:
-    """What a run would buy.
+    """Estimate what a run needs in addition to the completions in the store.
 
     Args:
-        run: Resolved.
-        planned: The D that earlier runs of the same sweep will have bought, by folder and key; this run's is entered.
-        label: The overrides that made it.
+        run: The run.
+        planned: Number of slots that earlier runs of the same sweep will fill, by store folder and key. This run's slots are added.
+        label: The overrides of the run, shown in a sweep's table.
     """
     student_bytes = _student_bytes(run)
-    made = RunEstimate(
+    result = RunEstimate(
         label, len(run.split.train) if run.trains else 0, run.config.diversity, steps=_steps(run), disk_bytes=student_bytes,
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
@@ -52,11 +52,11 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 
-        made.notes += filter(None, [memory_note(run)])
+        result.notes += filter(None, [memory_note(run)])
     if not run.uses_rationales or run.teacher is None:
         if run.replayed is None or not run.is_teacher:
-            _add_student(made, run, np.zeros(3))
-        return made
+            _add_student(result, run, np.zeros(3))
+        return result
     plan, folder = run.plan, run.store.refresh()
     measured = _Measured(folder, plan.prompt.two_steps, plan.prompt.rationale_tokens, plan.prompt.answer_tokens)
     rows = 0
@@ -64,64 +64,65 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         request = plan.step1(problem)
         key = plan.root_key(folder, problem)
         shard = folder.shard(key)
-        asked, first = plan.slots, plan.first_slot
-        have = {slot for slot in asked if shard.has(key, slot)}
-        empty = [slot for slot in range(max(first, _take(planned, asked.stop, folder.path, key, first)), asked.stop) if slot not in have]
-        there = set(asked)  # the rationales to be answered
+        slots, first = plan.slots, plan.first_slot
+        stored = {slot for slot in slots if shard.has(key, slot)}
+        unplanned = range(max(first, _reserve(planned, slots.stop, folder.path, key, first)), slots.stop)
+        empty = [slot for slot in unplanned if slot not in stored]
+        with_rationale = set(slots)  # slots whose rationale needs an answer
         if gave_up(plan, shard, key):
-            empty, there = [], have
+            empty, with_rationale = [], stored
         n_requests = sum(1 for _ in consecutive(empty, plan.teacher.max_choices))
         prompt = measured.per_character * _characters(request.prompt)
-        made.requested += plan.diversity
-        made.stored += len(have)
-        made.bought += len(empty)
-        made.requests += n_requests
-        made.prompt_tokens += n_requests * prompt
-        made.shared_tokens += (len(empty) - n_requests) * prompt
-        made.completion_tokens += len(empty) * measured.rationale
-        if empty and plan.resample_identical:  # up to D more: the upper end
-            made.prompt_tokens += np.array([0, 0, math.ceil(plan.diversity / plan.teacher.max_choices)]) * prompt
-            made.completion_tokens += np.array([0, 0, plan.diversity]) * measured.rationale
+        result.requested += plan.diversity
+        result.stored += len(stored)
+        result.bought += len(empty)
+        result.requests += n_requests
+        result.prompt_tokens += n_requests * prompt
+        result.shared_tokens += (len(empty) - n_requests) * prompt
+        result.completion_tokens += len(empty) * measured.rationale
+        if empty and plan.resample_identical:  # at most D further completions
+            result.prompt_tokens += np.array([0, 0, math.ceil(plan.diversity / plan.teacher.max_choices)]) * prompt
+            result.completion_tokens += np.array([0, 0, plan.diversity]) * measured.rationale
         rows += len(empty)
         if plan.prompt.two_steps:
-            second = plan.key(plan.step2(problem, {"key": key, "slot": None, "text": ""}))  # its wording and limits
-            answered = {one.rationale["slot"] for one in answers(plan, shard, key, problem) if shard.has(one.key, one.slot)}
-            wanted = set(range(max(first, _take(planned, asked.stop, folder.path, key, second, first)), asked.stop)) & there
-            n_answers = len(wanted - answered)
-            made.requests += n_answers
-            made.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
-            made.completion_tokens += n_answers * measured.answer
+            step2_key = plan.key(plan.step2(problem, {"key": key, "slot": None, "text": ""}))  # stands for the prompt's wording and limits
+            answered = {answer.rationale["slot"] for answer in answers(plan, shard, key, problem) if shard.has(answer.key, answer.slot)}
+            unplanned = range(max(first, _reserve(planned, slots.stop, folder.path, key, step2_key, first)), slots.stop)
+            n_answers = len((set(unplanned) & with_rationale) - answered)
+            result.requests += n_answers
+            result.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
+            result.completion_tokens += n_answers * measured.answer
             rows += n_answers
-    made.disk_bytes += rows * measured.row_bytes + made.requested * measured.row_bytes / 2
+    result.disk_bytes += rows * measured.row_bytes + result.requested * measured.row_bytes / 2
     if (price := plan.price) is not None:
-        made.usd = np.array([price.usd(p, c) for p, c in zip(made.prompt_tokens, made.completion_tokens, strict=True)])
-        made.usd_batch = made.usd * price.batch if price.batch != 1 else None
-        made.usd_shared = np.array([price.usd(tokens, 0) for tokens in made.shared_tokens])
-        if plan.budget_usd is not None and plan.budget_usd < made.usd[1]:
-            part = f"about {100 * plan.budget_usd / made.usd[1]:.0f} % of that"
-            made.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
-    made.notes += [measured.said, *_price_notes(run), *_passed_over(run, planned), *former_prompt_notes(run)]
+        result.usd = np.array([price.usd(p, c) for p, c in zip(result.prompt_tokens, result.completion_tokens, strict=True)])
+        result.usd_batch = result.usd * price.batch if price.batch != 1 else None
+        result.usd_shared = np.array([price.usd(tokens, 0) for tokens in result.shared_tokens])
+        if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
+            part = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
+            result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
+    result.notes += [measured.note, *_price_notes(run), *_other_temperature_notes(run, planned), *former_prompt_notes(run)]
     if plan.resample_identical:
-        made.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends count them")
+        result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
     if run.config.method.rounds > 1:
-        made.round = _round(run, run.config.method, measured)
-        made.steps *= run.config.method.rounds
-        made.notes.append("a later round's requests depend on the exam: ASSUMED that none, half or all of the train problems are failed")
-    _add_student(made, run, measured.rationale)
-    return made
+        result.round = _round(run, run.config.method, measured)
+        result.steps *= run.config.method.rounds
+        result.notes.append("a later round's requests depend on the exam: ASSUMED that the student fails none, half or all train problems")
+    _add_student(result, run, measured.rationale)
+    return result
 
 
-def _passed_over(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
-    """Rationales of the same problems that the store holds at one of fcot's own temperatures, where the run's is another.
+def _other_temperature_notes(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
+    """Notes about stored rationales of the same problems at one of fcot's default temperatures, if the run's temperature is another.
 
-    Said by one of the runs of a sweep that have problems and requests in common.
+    If several runs of a sweep share problems and requests, only one of them has the note.
     """
     identity = run.plan.teacher.identity
     for temperature in (0.0, SAMPLING_TEMPERATURE):
         if "temperature" not in identity or identity["temperature"] == temperature:
             continue
         other = {**identity, "temperature": temperature}
-        if _take(planned, 1, run.store.path, json.dumps(other, sort_keys=True), tuple(run.split.train)):
+        if _reserve(planned, 1, run.store.path, json.dumps(other, sort_keys=True), tuple(run.split.train)):
             continue
         keys = [run.plan.step1(problem).key(other) for problem in run.select(run.split.train)]
         if n := sum(len(run.store.shard(key).slots(key)) for key in keys):
@@ -130,17 +131,17 @@ def _passed_over(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[s
 
 
 def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
-    """A later round, by the share of the train problems that the student may fail: none, half, all."""
-    asked, steps = method.feedback, 1
-    examined = [problem for problem in run.select(run.split.train) if problem.labelled]
-    n = len(examined) * min(asked.requests, math.ceil(method.exam.samples / asked.mistakes))
-    completions = np.minimum(np.array([0.0, 0.5, 1.0]) * n, asked.max_requests or math.inf) * (asked.source != "self")
-    prompt = measured.per_character * float(np.mean([len(problem.question) for problem in examined]))
+    """The needs of a later round if the student fails none, half or all of the train problems."""
+    feedback, steps = method.feedback, 1
+    exam = [problem for problem in run.select(run.split.train) if problem.labelled]
+    n = len(exam) * min(feedback.requests, math.ceil(method.exam.samples / feedback.mistakes))
+    completions = np.minimum(np.array([0.0, 0.5, 1.0]) * n, feedback.max_requests or math.inf) * (feedback.source != "self")
+    prompt = measured.per_character * float(np.mean([len(problem.question) for problem in exam]))
     reply = measured.rationale
-    if asked.source == "feedback":
-        prompt = prompt + measured.per_character * len(run.request_text) + asked.mistakes * measured.rationale
-        reply = np.minimum(reply, asked.max_tokens)
-    elif run.prompt.two_steps:  # the answer is asked for by itself, behind the rationale
+    if feedback.source == "feedback":
+        prompt = prompt + measured.per_character * len(run.request_text) + feedback.mistakes * measured.rationale
+        reply = np.minimum(reply, feedback.max_tokens)
+    elif run.prompt.two_steps:  # a second request elicits the answer; its prompt contains the rationale
         prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2
     tokens = completions * prompt, completions * reply
     price = run.plan.price
@@ -148,8 +149,14 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     return RoundNeeds(method.rounds - 1, steps * completions, *tokens, usd)
 
 
-def _add_student(made: RunEstimate, run: Run, rationale: Interval) -> None:
-    """What a student that is asked needs beyond its job and the store; ``rationale``: tokens of one, where none is known yet."""
+def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:
+    """Add the needs of an API-backed student, or of the teacher as student: its training, and the answers that are not in the store.
+
+    Args:
+        result: The estimate to add to.
+        run: The run.
+        rationale: Tokens of a rationale, used if no rationale is known yet.
+    """
     config = run.config.student
     if not config.remote or run.config.until in ("generate", "curate"):
         return
@@ -177,28 +184,33 @@ def _add_student(made: RunEstimate, run: Run, rationale: Interval) -> None:
         needs.usd_answers = np.array([price.usd(p, c) for p, c in zip(needs.prompt_tokens, needs.completion_tokens, strict=True)])
     if config.api_backed and (trained_price := config.price(fine_tuned(config.model))) is not None:
         needs.usd_training = np.array([trained_price.training_usd(tokens) for tokens in needs.trained_tokens])
-    made.student = needs
-    made.notes += [
+    result.student = needs
+    result.notes += [
         "student: a token is ASSUMED to be 3-5 characters",
         *(_price_notes(run) if run.is_teacher else [_student_price_note(config, price, run.trains)]),
     ]
 
 
 def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
-    """Number of training samples as far as it is known, mean tokens of their questions, and of what the student is to write."""
+    """Number of training samples, mean tokens of their questions, and mean tokens of the completions that the student is trained on.
+
+    The samples are those of the finished curation if there is one, else of all completions.
+    """
     train, per_character = run.split.train, _ASSUMED_TOKENS_PER_CHARACTER
-    texts: list[str] = []  # rationales that are known
+    texts: list[str] = []  # known rationales
     if run.uses_rationales and run.directory.curated.exists():
         kept = [row for row in read_jsonl(run.directory.curated) if row["kept"]]
         train, texts = [row["sample_index"] for row in kept], [row["rationale"] for row in kept]
     elif run.replayed is not None:
-        train, texts = [one.sample_index for one in run.replayed], [one.rationale for one in run.replayed]
+        train, texts = [completion.sample_index for completion in run.replayed], [completion.rationale for completion in run.replayed]
     elif run.uses_rationales:
         train = train * run.config.diversity
     if texts:
         rationale = per_character * float(np.mean([len(text) for text in texts]))
     problems = run.select(train) or run.select(run.split.test)
-    question, answer = (per_character * float(np.mean([len(getattr(one, name)) for one in problems])) for name in ("question", "answer"))
+    question, answer = (
+        per_character * float(np.mean([len(getattr(problem, name)) for problem in problems])) for name in ("question", "answer")
+    )
     return len(train), question, rationale + answer + (_TURN_TOKENS if run.uses_rationales else 0)
 
 
@@ -210,15 +222,15 @@ def _student_price_note(config: ApiStudentConfig, price: Price | None, trains: b
     return f"price of {name}: {training}${price.input:g} in, ${price.output:g} out per million tokens, from {source}"
 
 
-def _take(planned: dict[tuple[object, ...], int], diversity: int, *what: object) -> int:
-    """How many slots earlier runs of the sweep will have filled; this one's are entered."""
-    before = planned.get(what, 0)
-    planned[what] = max(before, diversity)
+def _reserve(planned: dict[tuple[object, ...], int], n_slots: int, *key: object) -> int:
+    """Number of slots that earlier runs of the sweep will fill. This run's slots are added to ``planned``."""
+    before = planned.get(key, 0)
+    planned[key] = max(before, n_slots)
     return before
 
 
 class _Measured:
-    """Lengths of this store folder's prompts and answers, or assumptions where it is empty."""
+    """Lengths of the prompts and answers in a store folder; assumed lengths if it is empty."""
 
     def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
         sample = _sample(tuple((path, path.stat().st_size) for shard in folder.shards() for path in shard.files()))
@@ -227,7 +239,7 @@ class _Measured:
         self.rationale = np.minimum(_interval(sample.rationales) if sample.rationales else _ASSUMED_RATIONALE_TOKENS, rationale_limit)
         self.answer = np.minimum(_interval(sample.answers) if sample.answers else _ASSUMED_ANSWER_TOKENS, answer_limit)
         n = len(sample.rationales)
-        self.said = (
+        self.note = (
             f"lengths: from {n:,} generations in the store" if n
             else "lengths: ASSUMED (a rationale of 30-120 tokens, at most its limit; a token of 3-5 characters); preview=5 measures them"
         )  # fmt: skip
@@ -235,17 +247,17 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _StoredLengths:
-    """Rows of a folder, measured: tokens of rationales and answers, tokens per character of prompts, bytes of a row."""
+    """Lengths of generations in a store folder."""
 
-    rationales: list[float]
-    answers: list[float]
-    per_character: list[float]
-    row_bytes: float
+    rationales: list[float]  # tokens
+    answers: list[float]  # tokens
+    per_character: list[float]  # tokens per character of a prompt
+    row_bytes: float  # mean; 0 without rows
 
 
 @lru_cache(maxsize=64)
 def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
-    """The newest rows of each file, measured once for all runs that share the folder."""
+    """Measure the newest rows of each file (path, size). The result is cached for all runs that share the folder."""
     lengths: dict[bool, list[float]] = {False: [], True: []}  # tokens of a generation, by whether it is a step-2 answer
     ratios: list[float] = []
     size = n_rows = 0
@@ -257,7 +269,7 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
 
     for path, end in files:
         group: list[dict[str, Any]] = []
-        for begin, stop, row in _newest(path, end):
+        for begin, stop, row in _newest_rows(path, end):
             size, n_rows = size + stop - begin, n_rows + 1
             if row is None:
                 continue
@@ -272,8 +284,8 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
     return _StoredLengths(lengths[False], lengths[True], ratios, size / n_rows if n_rows else 0.0)
 
 
-def _newest(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """The last lines of a file that had so many bytes."""
+def _newest_rows(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """The last lines of a file of ``size`` bytes: start, end, and the row (None if the line is damaged)."""
     with path.open("rb") as file:
         start = max(0, size - _MEASURED_BYTES)
         file.seek(start)
@@ -282,9 +294,9 @@ def _newest(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | 
 
 
 def _interval(sample: Sequence[float]) -> Interval:
-    """The mean with two standard errors, at least a tenth, on either side."""
+    """The mean, with two standard errors or a tenth of the mean on either side, whichever is larger."""
     mean = float(np.mean(sample))
-    width = max(_LEAST_WIDTH * mean, 2 * float(np.std(sample)) / math.sqrt(len(sample)))
+    width = max(_MIN_WIDTH * mean, 2 * float(np.std(sample)) / math.sqrt(len(sample)))
     return np.array([max(0.0, mean - width), mean, mean + width])
 
 
@@ -293,16 +305,16 @@ def _characters(prompt: Any) -> int:
 
 
 def _steps(run: Run) -> int:
-    """Optimizer steps if every completion is kept."""
+    """Number of optimizer steps if curation keeps every completion."""
     if not run.trains or run.config.student.remote:
         return 0
     trainer = run.config.trainer
     samples = len(run.split.train) * (run.config.diversity if run.uses_rationales else 1)
-    epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_a_step(run)))
+    epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_per_step(run)))
     return int(min(epochs, trainer.max_steps or math.inf))
 
 
-def _samples_a_step(run: Run) -> float:
+def _samples_per_step(run: Run) -> float:
     trainer = run.config.trainer
     if trainer.batch_tokens is None:
         return trainer.batch_size
@@ -311,7 +323,7 @@ def _samples_a_step(run: Run) -> float:
 
 
 def _student_bytes(run: Run) -> float:
-    """Of the trained students, one a round; 0 where nobody knows yet."""
+    """Size of the trained students, one per round; 0 if it is not known yet."""
     student = run.config.student
     if student.pretrained and student.path is not None and run.trains:
         size = float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))

@@ -1,4 +1,4 @@
-"""How long a sweep will take its devices: at most, by the time limit; and about, by the pace of finished runs of the same students."""
+"""Estimates the device-hours of a sweep: an upper bound from the time limit, and an estimate from the pace of finished runs."""
 
 from __future__ import annotations
 
@@ -11,52 +11,57 @@ from fcot.base.files import read_json
 if TYPE_CHECKING:
     from fcot.runs.run import Run
 
-Pace = dict[tuple[str, int], tuple[int, float]]  # of the longest run by student and devices: steps, and seconds a step
+Pace = dict[tuple[str, int], tuple[int, float]]  # by student and devices: steps of the longest finished run, and its seconds per step
 
 
 def at_most(launcher: Mapping[str, Any], n_jobs: int) -> str | None:
-    """Such as ``at most 9 jobs x 4 h x 2 GPUs = 72.0 GPU-hours``; None where jobs have no GPU or no limit."""
+    """Such as ``at most 9 jobs x 4 h x 2 GPUs = 72.0 GPU-hours``; None if the jobs have no GPU or no time limit."""
     gpus, minutes = launcher.get("gpus_per_node"), launcher.get("timeout_min")
     if not gpus or not minutes or not n_jobs:
         return None
     gpus *= launcher.get("nodes") or 1
     limit = f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
     jobs = f"{n_jobs} job{'s' if n_jobs != 1 else ''} x {limit} x {gpus} GPU{'s' if gpus > 1 else ''}"
-    return f"at most {jobs} = {n_jobs * minutes / 60 * gpus:,.1f} GPU-hours, requeued jobs aside"
+    return f"at most {jobs} = {n_jobs * minutes / 60 * gpus:,.1f} GPU-hours, without requeued jobs"
 
 
 def about(runs: Sequence[Run], steps: Sequence[int]) -> str | None:
-    """Such as ``about 3.2 device-hours of training, by the pace of the longest finished runs (2 jobs: none of their student yet)``.
+    """Such as ``about 3.2 device-hours of training, by the pace of the longest finished runs (2 jobs: no finished run of their student)``.
 
     Args:
-        runs: Those that are to be done.
-        steps: Their optimizer steps at most.
+        runs: The runs that are not finished.
+        steps: The most optimizer steps of each run.
+
+    Returns:
+        The estimate; None if no run trains locally, or no finished run has the same student and number of devices.
     """
     training = [(run, n) for run, n in zip(runs, steps, strict=True) if n and not run.config.student.remote]
     if not training:
         return None
     pace = _pace(training[0][0].outputs)
-    known = [(run, n) for run, n in training if _like(run) in pace]
-    if not known:
+    measured = [(run, n) for run, n in training if _pace_key(run) in pace]
+    if not measured:
         return None
-    seconds = sum(n * pace[_like(run)][1] * _like(run)[1] for run, n in known)
+    seconds = sum(n * pace[_pace_key(run)][1] * _pace_key(run)[1] for run, n in measured)
     time = f"{seconds:,.0f} device-seconds" if seconds < 600 else f"{seconds / 3600:,.2g} device-hours"
-    rest = f" ({len(training) - len(known)} jobs: none of their student yet)" if len(known) < len(training) else ""
-    return f"about {time} of training, by the pace of the longest finished runs{rest}"
+    n_unknown = len(training) - len(measured)
+    unknown = f" ({n_unknown} jobs: no finished run of their student)" if n_unknown else ""
+    return f"about {time} of training, by the pace of the longest finished runs{unknown}"
 
 
-def _like(run: Run) -> tuple[str, int]:
+def _pace_key(run: Run) -> tuple[str, int]:
+    """The student and the number of devices."""
     return run.config.student.name, run.config.trainer.devices * run.config.trainer.nodes
 
 
 def _pace(outputs: Path) -> Pace:
-    found: Pace = {}
+    pace: Pace = {}
     for path in outputs.glob("runs/*/metrics.json"):
         try:
             metrics = read_json(path)
-            like, n_steps = (metrics["student"], metrics["devices"]), metrics["n_steps"]
-            if n_steps > found.get(like, (0, 0.0))[0]:  # of short runs the start counts for too much
-                found[like] = n_steps, metrics["seconds"]["train"] / n_steps
-        except (OSError, ValueError, KeyError, TypeError):  # another version's, or damaged: the report will say so
+            key, n_steps = (metrics["student"], metrics["devices"]), metrics["n_steps"]
+            if n_steps > pace.get(key, (0, 0.0))[0]:  # in a short run, starting up takes too large a share of the time
+                pace[key] = n_steps, metrics["seconds"]["train"] / n_steps
+        except (OSError, ValueError, KeyError, TypeError):  # damaged, or of another version: the report will say so
             continue
-    return found
+    return pace

@@ -1,4 +1,4 @@
-"""Reports the memory that a run's training will need, before the teacher is paid."""
+"""Reports the memory that a run's training will need, before any money is spent on the teacher."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
 from fcot.student.memory import Memory, free_memory, training_memory
 
-_LONGEST = 50  # questions that are tokenized to find the longest
-_FORM_TOKENS = 16  # what a student's format puts around a question
-_RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed of a completion
+_N_LONGEST = 50  # number of questions (the longest in characters) that are tokenized to find the one with most tokens
+_FORMAT_TOKENS = 16  # added to a question by the student's format
+_RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed lengths of a completion with and without a rationale
 
 
 def memory_note(run: Run) -> str | None:
-    """One sentence on the memory per device, a warning if less is free here; None unless a pretrained student is trained."""
+    """One sentence about the memory per device, as a warning if this machine has less; None unless a pretrained student is trained."""
     student = run.config.student
     if not (run.trains and student.pretrained and run.config.until in ("train", "evaluate")):
         return None
@@ -25,23 +25,23 @@ def memory_note(run: Run) -> str | None:
         needed, batch = _needed(run, student)
     except (FcotError, OSError, ValueError, RuntimeError, AttributeError) as error:  # a model that cannot run on fake tensors
         return f"memory to train: unknown ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    said = (
-        f"memory to train: about {needed.total / 1e9:.1f} GB ({needed.state / 1e9:.1f} weights, gradients, optimizer; "
-        f"{needed.activations / 1e9:.1f} a micro-batch of {batch})"
+    note = (
+        f"memory to train: about {needed.total / 1e9:.1f} GB ({needed.state / 1e9:.1f} for parameters, gradients and optimizer; "
+        f"{needed.activations / 1e9:.1f} for a micro-batch of {batch})"
     )
     free = free_memory()
     if free is None or needed.total < free:
-        return said
-    less = "trainer.micro_batches=4, trainer.gradient_checkpointing=true or student.lora.rank=16 need less"
-    return f"warning: {said}, and {free / 1e9:.1f} GB are free here: {less}"
+        return note
+    remedy = "trainer.micro_batches=4, trainer.gradient_checkpointing=true or student.lora.rank=16 need less"
+    return f"warning: {note}, and {free / 1e9:.1f} GB are free here: {remedy}"
 
 
 def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
     trainer, source = run.config.trainer, student.path or str(student.hub_id)
     ranks = trainer.devices * trainer.nodes
-    questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_LONGEST:]
+    questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_N_LONGEST:]
     tokens = max(map(len, load_tokenizer(source, student.revision)(questions)["input_ids"]))
-    prompt = min(student.max_prompt_tokens, tokens + _FORM_TOKENS)
+    prompt = min(student.max_prompt_tokens, tokens + _FORMAT_TOKENS)
     completion = min(student.max_completion_tokens, _RATIONALE_TOKENS if run.uses_rationales else _ANSWER_TOKENS)
     samples = trainer.batch_size if trainer.batch_tokens is None else trainer.batch_tokens / (prompt + completion)
     rows = max(1, math.ceil(samples / trainer.micro_batches / ranks))

@@ -1,4 +1,4 @@
-"""What a dry run found out, and how it is shown."""
+"""The result of a dry run, and how it is printed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,32 @@ Interval = NDArray[np.float64]  # lower end, middle, upper end
 
 @dataclass
 class RunEstimate:
-    """One run's needs beyond what the store has. Token counts and USD are (low, middle, high)."""
+    """What a run needs in addition to the completions in the store. Token counts and USD are (low, middle, high).
+
+    Attributes:
+        label: The run's overrides.
+        problems: Number of train problems.
+        diversity: Completions per problem, D.
+        requested: Completions that the run uses.
+        stored: Those of them that are in the store.
+        bought: Those of them that the run would buy.
+        requests: Requests to the teacher, those for answers included.
+        prompt_tokens: Prompt tokens of these requests.
+        completion_tokens: Completion tokens of these requests.
+        shared_tokens: Prompt tokens that are saved because one request returns several completions.
+        usd: Price of the requests; None if unknown.
+        usd_batch: Price through the Batch API; None if it is unknown or the same.
+        usd_shared: Price of ``shared_tokens``; None if unknown.
+        student: Needs of an API-backed student; None for others.
+        round: Needs of each later round; None without rounds.
+        steps: Optimizer steps if curation keeps every completion.
+        disk_bytes: Disk space for completions and trained students.
+        weights_unknown: Whether ``disk_bytes`` is without the trained student, whose size is not known yet.
+        notes: Sentences that are printed below the numbers.
+        setting: Hash that is equal for runs that differ only in their seed.
+        trains: Whether the run trains a student and evaluates it.
+        n_test: Number of test problems.
+    """
 
     label: Sequence[str]
     problems: int = 0
@@ -46,13 +71,13 @@ class RunEstimate:
 
     @property
     def buys(self) -> bool:
-        """Whether it sends requests, now or in a later round."""
+        """Whether the run sends requests, now or in a later round."""
         return bool(self.bought or self.round or (self.student and self.student.answers))
 
 
 @dataclass
 class RoundNeeds:
-    """What one later round of tailored learning may ask for. All (low, middle, high)."""
+    """What each later round of tailored learning may need, as (low, middle, high); ``rounds`` is their number."""
 
     rounds: int
     requests: Interval
@@ -63,7 +88,7 @@ class RoundNeeds:
 
 @dataclass
 class StudentNeeds:
-    """What an API student is still to be trained on and asked. Token counts and USD are (low, middle, high)."""
+    """What the training and the evaluation of an API-backed student still need. Token counts and USD are (low, middle, high)."""
 
     trained_tokens: Interval = field(default_factory=lambda: np.zeros(3))
     requests: int = 0
@@ -75,7 +100,7 @@ class StudentNeeds:
 
 
 def dollars(usd: float) -> str:
-    """Such as ``$1.20``, of small amounts two digits: ``$0.0012``."""
+    """Such as ``$1.20``, or with two significant digits ``$0.0012``."""
     return f"${usd:,.2f}" if usd >= 0.1 else f"${usd:.2g}"
 
 
@@ -90,54 +115,54 @@ def money(interval: Interval | None) -> str:
 
 
 def show(estimates: Sequence[RunEstimate]) -> None:
-    """Print a run's needs as a list; for a sweep, a table of its runs and the list of their sum."""
+    """Print what a run needs as a list. For a sweep, print a table of its runs and the list of their sums."""
     console = result_console()
     if len(estimates) > 1:
         console.print(_table(estimates))
-    total, (shown, assumed) = sum_of(estimates), _detectable(estimates)
+    total, (detectable_facts, detectable_notes) = sum_of(estimates), _detectable(estimates)
     facts = {
         "completions requested": f"{total.requested:,}"
         + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
         "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.requested:.0%})" if total.requested else ""),
-        "to be bought": f"{total.bought:,}" + (" (what several runs share once)" if len(estimates) > 1 else ""),
+        "to be bought": f"{total.bought:,}" + (" (shared completions counted once)" if len(estimates) > 1 else ""),
         "requests": f"{total.requests:,}",
         "prompt tokens": _tokens(total.prompt_tokens),
         "completion tokens": _tokens(total.completion_tokens),
         "price online": money(total.usd),
         "price through the Batch API": money(total.usd_batch) if total.usd_batch is not None else None,
-        "saved by several choices a request": f"{total.shared_tokens[1]:,.0f} prompt tokens, {money(total.usd_shared)}"
+        "saved by shared prompts": f"{total.shared_tokens[1]:,.0f} prompt tokens, {money(total.usd_shared)}"
         if total.shared_tokens[1]
         else None,
         **_round_facts(estimates),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
-        **shown,
+        **detectable_facts,
         "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
     }
     console.print("dry run: no request was sent", style="bold")
     for name, value in facts.items():
         if value is not None:
             console.print(f"  {name:<34} {value}", markup=False, soft_wrap=True)
-    for note in dict.fromkeys([*(note for one in estimates for note in one.notes), *assumed]):
+    for note in dict.fromkeys([*(note for estimate in estimates for note in estimate.notes), *detectable_notes]):
         console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
 def _detectable(estimates: Sequence[RunEstimate]) -> tuple[dict[str, str], list[str]]:
-    """The smallest difference that the planned trainings and test problems can show between two settings, and what that assumes."""
+    """The smallest difference between two settings that the planned runs can detect, as a fact to print, and its assumptions as notes."""
     settings: dict[str, list[RunEstimate]] = {}
-    for one in estimates:
-        if one.trains and one.n_test > 1:
-            settings.setdefault(one.setting, []).append(one)
+    for estimate in estimates:
+        if estimate.trains and estimate.n_test > 1:
+            settings.setdefault(estimate.setting, []).append(estimate)
     if not settings:
         return {}, []
-    seeds, n = min(map(len, settings.values())), min(one.n_test for runs in settings.values() for one in runs)
+    seeds, n = min(map(len, settings.values())), min(estimate.n_test for runs in settings.values() for estimate in runs)
     smallest = 100 * detectable(n, seeds, spread=_ASSUMED_SPREAD)
     points = f"{smallest:.1f} points" if smallest < 100 else "none, not even 100 points"
     points += f" (power 80 %, {n:,} test problems, {_seeds(seeds)})"
     spread = f"a standard deviation of {100 * _ASSUMED_SPREAD:.0f} points between seeds, " if seeds > 1 else ""
-    note = f"smallest difference: of two settings, p < 0.05; ASSUMED: {spread}accuracies near 50 %, independent problems, one comparison"
-    alone = "with one seed it is that of two trained students, which says nothing of other trainings; seed=0,1,2 plans three"
-    return {"smallest difference that can be shown": points}, [note, *([alone] if seeds == 1 else [])]
+    note = f"smallest difference: two settings, p < 0.05; ASSUMED: {spread}accuracies near 50 %, independent problems, one comparison"
+    one_seed = "with one seed it compares two trained students, which says nothing about other trainings; seed=0,1,2 plans three"
+    return {"smallest difference that can be shown": points}, [note, *([one_seed] if seeds == 1 else [])]
 
 
 def _seeds(n: int) -> str:
@@ -145,22 +170,22 @@ def _seeds(n: int) -> str:
 
 
 def _round_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
-    """What later rounds may ask for, all runs together."""
-    rounds = [one.round for one in estimates if one.round is not None]
+    """What the later rounds of all runs may need together."""
+    rounds = [estimate.round for estimate in estimates if estimate.round is not None]
     if not rounds:
         return {}
 
     def total(value: Callable[[RoundNeeds], Interval | None]) -> Interval | None:
-        values = [(one.rounds, value(one)) for one in rounds]
+        values = [(needs.rounds, value(needs)) for needs in rounds]
         return _sum([None if interval is None else n * interval for n, interval in values])
 
-    parts = [total(lambda one: one.requests), total(lambda one: one.prompt_tokens), total(lambda one: one.completion_tokens)]
-    n = sum(one.rounds for one in rounds)
+    parts = [total(lambda needs: needs.requests), total(lambda needs: needs.prompt_tokens), total(lambda needs: needs.completion_tokens)]
+    n = sum(needs.rounds for needs in rounds)
     return {
         f"later rounds ({n}): requests": _tokens(parts[0]),  # type: ignore[arg-type]
         "later rounds: prompt tokens": _tokens(parts[1]),  # type: ignore[arg-type]
         "later rounds: completion tokens": _tokens(parts[2]),  # type: ignore[arg-type]
-        "later rounds: price online": money(total(lambda one: one.usd)),
+        "later rounds: price online": money(total(lambda needs: needs.usd)),
     }
 
 
@@ -181,24 +206,25 @@ def _student_facts(needs: StudentNeeds | None) -> dict[str, str]:
 
 
 def _student_usd(needs: StudentNeeds | None) -> str:
-    """Training and answers together, the middle of the interval."""
+    """The price of training and answers together, without its interval."""
     return "" if needs is None else money(_sum([needs.usd_training, needs.usd_answers])).partition(" (")[0]
 
 
 def _table(estimates: Sequence[RunEstimate]) -> Table:
-    """A row for each run of a sweep, named by what differs; what an earlier row buys is not bought again."""
+    """A row per run of a sweep, named by the overrides that vary. Completions that an earlier row buys are not counted again."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    students = any(one.student is not None for one in estimates)
+    students = any(estimate.student is not None for estimate in estimates)
     heads = ("run", "requested", "to buy", "requests", "tokens in", "tokens out", "online", *(("student",) if students else ()), "steps")
     for head in heads:
         table.add_column(head, justify="left" if head == "run" else "right", no_wrap=True)
-    common = set.intersection(*(set(one.label) for one in estimates))
-    for one in estimates:
-        usd = "" if one.usd is None else money(one.usd).partition(" ")[0]
+    common = set.intersection(*(set(estimate.label) for estimate in estimates))
+    for estimate in estimates:
+        usd = "" if estimate.usd is None else money(estimate.usd).partition(" ")[0]
         table.add_row(
-            "\n".join(word for word in one.label if word not in common), f"{one.requested:,}", f"{one.bought:,}", f"{one.requests:,}",
-            f"{one.prompt_tokens[1]:,.0f}", f"{one.completion_tokens[1]:,.0f}", usd, *([_student_usd(one.student)] if students else []),
-            f"{one.steps:,}",
+            "\n".join(override for override in estimate.label if override not in common),
+            f"{estimate.requested:,}", f"{estimate.bought:,}", f"{estimate.requests:,}",
+            f"{estimate.prompt_tokens[1]:,.0f}", f"{estimate.completion_tokens[1]:,.0f}", usd,
+            *([_student_usd(estimate.student)] if students else []), f"{estimate.steps:,}",
         )  # fmt: skip
     return table
 
@@ -213,21 +239,21 @@ _ADDED = (
 
 
 def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
-    """The needs of several runs together."""
+    """What several runs need together."""
     total = RunEstimate((), estimates[0].problems, estimates[0].diversity)
-    for one in estimates:
+    for estimate in estimates:
         for name in _ADDED:
-            setattr(total, name, getattr(total, name) + getattr(one, name))
-        total.weights_unknown |= one.weights_unknown
+            setattr(total, name, getattr(total, name) + getattr(estimate, name))
+        total.weights_unknown |= estimate.weights_unknown
     for name in ("usd", "usd_batch", "usd_shared"):
-        setattr(total, name, _sum([getattr(one, name) for one in estimates if one.requests]))
-    if students := [one.student for one in estimates if one.student is not None]:
+        setattr(total, name, _sum([getattr(estimate, name) for estimate in estimates if estimate.requests]))
+    if students := [estimate.student for estimate in estimates if estimate.student is not None]:
         total.student = StudentNeeds(requests=sum(needs.requests for needs in students), answers=sum(needs.answers for needs in students))
         for name in ("trained_tokens", "prompt_tokens", "completion_tokens", "usd_training", "usd_answers"):
             setattr(total.student, name, _sum([getattr(needs, name) for needs in students]))
     return total
 
 
-def _sum(known: Sequence[Interval | None]) -> Interval | None:
-    """Their sum, None where one of them is unknown."""
-    return None if any(value is None for value in known) else sum((value for value in known if value is not None), np.zeros(3))
+def _sum(intervals: Sequence[Interval | None]) -> Interval | None:
+    """The sum of intervals; None if one of them is unknown."""
+    return None if any(value is None for value in intervals) else sum((value for value in intervals if value is not None), np.zeros(3))

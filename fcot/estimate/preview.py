@@ -1,4 +1,4 @@
-"""``preview=N``: one completion of N problems, shown with what was made of it. It goes through the store, so it is not lost."""
+"""``preview=N``: requests one completion for each of N problems and shows it with curation's verdict. The store keeps the completions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fcot.stages.first_look import remedies_of
 
 
 def preview(run: Run, n: int) -> None:
-    """Ask for one completion of the first ``n`` train problems and print prompt, completion, parsed answer, verdict and price."""
+    """Request one completion for each of the first ``n`` train problems; print prompt, completion, parsed answer, verdict and price."""
     console = Console(highlight=False)
     problems = run.select(run.split.train[:n])
     if not run.uses_rationales:
-        raise FcotError(f"preview={n}: method={run.config.method.name} asks no teacher")
+        raise FcotError(f"preview={n}: method={run.config.method.name} uses no teacher")
     outcomes = Outcomes()
     if run.replayed is not None:
         first = {completion.sample_index: completion for completion in reversed(run.replayed)}
@@ -35,7 +35,7 @@ def preview(run: Run, n: int) -> None:
         _summarise(console, run, outcomes)
         return
     assert run.teacher is not None
-    teacher = getattr(run.teacher, "online", run.teacher)  # a preview by batch would take hours
+    teacher = getattr(run.teacher, "online", run.teacher)  # a preview through the Batch API would take hours
     plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
     generated = generate_completions(plan, folder, problems)
     for problem, completion in zip(problems, generated, strict=True):
@@ -50,26 +50,26 @@ def preview(run: Run, n: int) -> None:
 
 
 def _prompts(plan: Plan, folder: StoreFolder, problem: Problem) -> list[str]:
-    """What was sent, one text a request."""
+    """The prompts that were sent for a problem, one text per request."""
     request = plan.step1(problem)
     key = plan.root_key(folder, problem)
     requests = [request, *(answer.request for answer in answers(plan, folder.shard(key), key, problem))]
     return [
-        one.prompt if isinstance(one.prompt, str) else "\n".join(f"[{message['role']}] {message['content']}" for message in one.prompt)
-        for one in requests
+        sent.prompt if isinstance(sent.prompt, str) else "\n".join(f"[{message['role']}] {message['content']}" for message in sent.prompt)
+        for sent in requests
     ]
 
 
 def _price(plan: Plan, folder: StoreFolder, problem: Problem) -> str:
-    """Tokens and dollars of a problem's completion, whoever paid them."""
+    """Tokens and dollars of a problem's completion, no matter which run paid for it."""
     key = plan.root_key(folder, problem)
     usage = paid((row for row, used in rows_of(plan, folder.shard(key), key, problem) if used), plan.price)
-    said = f"{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion tokens"
-    return said + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")
+    tokens = f"{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} completion tokens"
+    return tokens + (", price unknown" if usage["usd"] is None else f", ${usage['usd']:.6f}")
 
 
 def _summarise(console: Console, run: Run, outcomes: Outcomes) -> None:
-    """Counts over all previewed completions, and advice."""
+    """Print counts over all previewed completions, and advice."""
     console.rule()
     console.print(str(outcomes), markup=False)
     for sentence in advice(outcomes, remedies_of(run)):
@@ -86,7 +86,7 @@ def _show(console: Console, run: Run, problem: Problem, completion: Completion, 
     console.print(Text("rationale:", "bold"))
     console.print(Text(row.rationale or f"(none: {completion.finish_reason})"))
     console.print(Text("answer text:", "bold"), Text(completion.answer_text.strip() or "(none)"))
-    verdict = Text("kept", "bold green") if row.kept else Text(f"refused: {str(row.reason).replace('_', ' ')}", "bold red")
+    verdict = Text("kept", "bold green") if row.kept else Text(f"rejected: {str(row.reason).replace('_', ' ')}", "bold red")
     right = "correct" if row.correct else "wrong" if problem.labelled else "no gold answer"
     parsed = Text(f"parsed {row.prediction!r}, gold {problem.answer!r} ({right}):")
     console.print(parsed, verdict, Text(f"  ended: {completion.finish_reason}"))

@@ -1,1 +1,1 @@
-"""A configuration resolved into plain values: its identity, its stages, its metrics."""
+"""A run: its configuration resolved into plain values, its identity, its pipeline, its metrics."""

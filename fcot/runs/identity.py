@@ -1,8 +1,7 @@
-"""What names a run: everything that changes a prediction, contents instead of paths, nothing about devices, logging or money.
+"""The identity of a run: everything that changes a prediction. Files count by content; devices, logging and money do not count.
 
-One function for each component of the configuration; a method's stands in its schema. It takes the fields that count
-(:func:`fcot.base.fields.counted`: all, unless a field says otherwise where it stands), leaves out those that this run does not read, and
-adds what resolved fields are resolved to.
+Each component of the configuration has a function here; a method or an objective has it in its schema. The function takes the fields that
+count (:func:`fcot.base.fields.counted`), leaves out those that this run does not read, and adds the values of resolved fields.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def uses_seed(run: Run) -> bool:
-    """Whether the result depends on ``seed``: training does, so do sampled answers and a student from scratch.
+    """Whether the result depends on ``seed``. Training, sampled answers and students from scratch depend on it.
 
-    The teacher's completions, their curation and the split do not: completions are drawn by slot, the rest by fixed seeds.
+    The teacher's completions, curation and the split do not: completions have slots in the store, and the rest uses fixed seeds.
     """
     student = run.config.student
     if run.trains:
@@ -55,7 +54,7 @@ def uses_seed(run: Run) -> bool:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """Problems and split: train too where nothing is trained, because its overlap with the test problems is reported."""
+    """Problems and split. Train counts even if nothing is trained, because its overlap with the test problems is reported."""
     config = run.config
     return {
         **counted(config.dataset),
@@ -76,13 +75,13 @@ def _teacher(run: Run) -> dict[str, Any]:
 
 
 def _row(completion: Completion) -> dict[str, Any]:
-    """A completion as JSON values; without a thought as before there were any."""
+    """A completion as JSON values. An empty thought is left out, so that runs from before thoughts existed keep their names."""
     row = to_row(completion)
     return row if completion.thought else {name: value for name, value in row.items() if name != "thought"}
 
 
 def _prompt(run: Run) -> dict[str, Any]:
-    """The prompt as it is worded for this task."""
+    """The prompt with this task's answer trigger and exemplars."""
     config, prompt = run.config, run.prompt
     if not (run.uses_rationales or run.method.prompted):
         return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
@@ -95,7 +94,7 @@ def _prompt(run: Run) -> dict[str, Any]:
 
 
 def _curation(run: Run) -> dict[str, Any]:
-    """Each filter with the settings it reads, in the order that gives the reasons; and what is settled beside the filters."""
+    """The filters in order, each with the settings that it reads, and the options that belong to no filter."""
     curation = run.config.curation
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
     read = {setting for name in (*FILTERS, *curation.filters) for setting in settings_of(name)} - {"labels", "max_samples", "match_golden"}
@@ -105,7 +104,7 @@ def _curation(run: Run) -> dict[str, Any]:
 
 
 def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
-    """A filter's settings; of a user's own the file that it is written in as well."""
+    """A filter's settings. A user's own filter also counts with the content of its file."""
     curation, settings = run.config.curation, settings_of(name)
     part = counted(curation, only=tuple(settings)) | ({"golden": golden} if "golden" in settings else {})
     options = {option.name for option in fields(curation)}
@@ -116,7 +115,7 @@ def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
 def _student(run: Run) -> dict[str, Any]:
     config = run.config
     student, prompted = config.student, run.method.prompted
-    # An untrained student's max_new_tokens counts even where its answers do not depend on it: the metrics compare it with the paper's.
+    # An untrained student's max_new_tokens counts even if no answer reaches it, because the metrics compare it with the paper's.
     unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
     if student.remote:
         if student.api_backed and not run.trains:
@@ -134,7 +133,7 @@ def _student(run: Run) -> dict[str, Any]:
 
 
 def _trainer(run: Run) -> dict[str, Any]:
-    """Precision as asked: what "auto" comes to on this machine is in the metrics, so that a plan made elsewhere holds."""
+    """The trainer's options. Precision ``auto`` counts as ``auto``, so that a sweep planned on another machine finds its runs."""
     if not run.trains or run.config.student.remote:
         return {}
     return counted(run.config.trainer, without=("eval_precision",))

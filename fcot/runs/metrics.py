@@ -1,4 +1,4 @@
-"""The metrics of a run: the record that ``metrics.json`` holds."""
+"""The metrics of a run, as ``metrics.json`` contains them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metrics:
-    """The numbers of a finished run. Accuracies, rates and shares are in 0..1, times in seconds; None: unknown, or not of this run.
+    """The metrics of a finished run. Accuracies, rates and shares are in 0..1, times in seconds. None: unknown, or not applicable.
 
     Attributes:
         run_id: The run's name: readable parts and a hash of everything that changes a prediction.
@@ -30,73 +30,73 @@ class Metrics:
         student: The student's name.
         teacher: The model that wrote the rationales.
         diversity: Completions per problem, D.
-        split_mode: How train and test were made.
+        split_mode: The split mode's name, such as ``sample``.
         seed: The configured seed.
         uses_seed: Whether the result depends on it.
-        setting: A hash that runs share which differ in nothing but the seed.
-        as_published: Whether the run is of the kind that paper A reports.
-        sampled: Whether the teacher sampled, instead of decoding greedily.
-        subset: Problems of the few-shot subset.
-        n_train_problems: Train problems, without those held out for validation.
-        n_validation_problems: Problems that chose the checkpoint.
-        n_reasoning_samples: Rationales that were trained on.
-        n_test: Test problems.
-        accuracy: On the test problems, of the reported checkpoint.
-        accuracy_ci95: Its 95 % Wilson interval over problems, [low, high].
-        accuracy_checkpoint: Which checkpoint: ``validation``, ``last`` or ``untrained``.
-        accuracy_best_epoch: The best test accuracy of any evaluation (paper A's figure); it chooses nothing.
-        validation_accuracy: At the chosen checkpoint.
-        random_guess: The accuracy of guessing.
+        setting: A hash that is equal for runs that differ only in their seed.
+        as_published: Whether the settings are those of paper A, so that the accuracy can be compared with its figures.
+        sampled: Whether the teacher sampled instead of decoding greedily.
+        subset: Number of problems in the few-shot subset.
+        n_train_problems: Number of train problems, without those held out for validation.
+        n_validation_problems: Number of problems that the checkpoint is selected with.
+        n_reasoning_samples: Number of rationales that the student was trained on.
+        n_test: Number of test problems.
+        accuracy: Test accuracy of the reported checkpoint.
+        accuracy_ci95: 95 % Wilson interval of ``accuracy`` over problems, [low, high].
+        accuracy_checkpoint: The reported checkpoint: ``validation``, ``last`` or ``untrained``.
+        accuracy_best_epoch: The best test accuracy of any evaluation (paper A's figure). Nothing is selected with it.
+        validation_accuracy: Validation accuracy of the reported checkpoint.
+        random_guess: Accuracy of guessing at random.
         majority_answer: The most frequent gold answer of train.
-        majority_accuracy: The test accuracy of always giving it.
-        answer_in_completion: Share of test completions that hold the gold answer anywhere.
-        well_formed: Share that end with the format's prefix and an answer.
-        complete: Share that ended by themselves, within the token limit.
-        answer_tokens: Tokens written per test problem, over all draws.
-        errors: Wrong answers by their marks.
-        completions_asked: Completions of the teacher, over all rounds.
-        completions_kept: Those that curation kept.
-        completions_correct: Those with the gold answer.
-        completions_empty: Those without a rationale.
-        completions_cut: Those that the token limit ended.
-        completions_unanswered: Those without a readable answer.
-        teacher_accuracy: On the train problems with a gold answer.
-        teacher_accuracy_voted: The same for the majority of each problem's completions.
-        rationale_words: Words per kept rationale.
-        teacher_characters: Characters of all completions.
-        teacher_prompt_characters: Characters of the questions that were sent.
-        teacher_price: USD per million prompt and completion tokens.
-        devices: Processes that trained, one per device.
-        refused: Rejected completions by reason.
-        teacher_usage: What the teacher's requests were (:meth:`fcot.llm.generate.Generated.usage`).
-        student_usage: The same for an API-backed student, and its training's price.
-        temperature: The teacher's.
-        precision: Lightning's name, as resolved on this machine.
-        n_steps: Optimizer steps.
+        majority_accuracy: Test accuracy of always giving ``majority_answer``.
+        answer_in_completion: Share of test completions that contain the gold answer anywhere.
+        well_formed: Share of test completions that end with the format's prefix and an answer.
+        complete: Share of test completions that ended before the token limit.
+        answer_tokens: Mean number of generated tokens per test problem; sampled answers are added up.
+        errors: Number of wrong answers by error mark.
+        completions_asked: Number of teacher completions, over all rounds.
+        completions_kept: Number of completions that curation kept.
+        completions_correct: Number of completions with the gold answer.
+        completions_empty: Number of completions without a rationale.
+        completions_cut: Number of completions that the token limit cut.
+        completions_unanswered: Number of completions without a readable answer.
+        teacher_accuracy: The teacher's accuracy on the train problems with a gold answer.
+        teacher_accuracy_voted: Accuracy of the majority answers of these problems' completions.
+        rationale_words: Mean number of words of a kept rationale.
+        teacher_characters: Number of characters of all completions.
+        teacher_prompt_characters: Number of characters of the questions that were sent.
+        teacher_price: USD per million prompt tokens and per million completion tokens.
+        devices: Number of processes that trained, one per device.
+        refused: Number of rejected completions by reason code.
+        teacher_usage: Usage of the teacher's requests (:meth:`fcot.llm.generate.Generated.usage`).
+        student_usage: Usage of an API-backed student's requests, and the price of its training.
+        temperature: The teacher's temperature.
+        precision: Lightning's name of the precision, as resolved on this machine.
+        n_steps: Number of optimizer steps.
         train_samples_per_second: Samples per second of training.
         padding_efficiency: Share of the computed training tokens that are not padding.
-        accuracy_single_sample: Mean accuracy of the sampled answers, where a majority of them counts.
-        cut_questions: Test questions that lost their beginning.
-        shortened_prompts: Test prompts that lost exemplars.
-        dropped_exemplars: How many exemplars they lost.
-        exemplars_left_out: Test problems that are shown as exemplars, and therefore not tested.
-        n_parameters: Of the student.
-        cut_prompts: Training prompts that lost their beginning.
-        cut_completions: Training completions that lost their end.
-        unknown_token_share: Training tokens that the tokenizer cannot represent.
+        accuracy_single_sample: Mean accuracy of single sampled answers, if ``accuracy`` is that of a majority vote.
+        cut_questions: Number of test questions whose beginning was cut.
+        shortened_prompts: Number of test prompts that lost exemplars.
+        dropped_exemplars: Number of exemplars that these prompts lost.
+        exemplars_left_out: Number of test problems that are not scored because they are exemplars.
+        n_parameters: Number of the student's parameters.
+        cut_prompts: Number of training prompts whose beginning was cut.
+        cut_completions: Number of training completions whose end was cut.
+        unknown_token_share: Share of the training tokens that the tokenizer cannot represent.
         questions_sha256: Hash of all questions in their order.
-        rows_in_published_order: Whether the data's rows stand in the published order.
-        test_questions_also_in_train: Test questions that are in train word for word.
-        test_questions_in_train_but_for_numbers: Those that are in train with other numbers.
-        test_questions_of_a_train_template: Those whose wording, but for names and numbers, is in train.
-        seconds: By stage, over all attempts.
-        history: An entry per evaluation in training.
-        versions: Of Python and of the packages that compute the result.
-        rounds: Of tailored learning: an entry per round.
-        learnt_from: Of tailored learning: ``feedback``, ``plain`` or ``self``.
-        best_round: Of tailored learning: the round whose student is the run's.
-        rounds_ended: Of tailored learning: why there were no more rounds.
-        exam_of_no_round: Of tailored learning: the exam of a round that was then skipped.
+        rows_in_published_order: Whether the rows of the data are in the published order.
+        test_questions_also_in_train: Number of test questions that are also in train, word for word.
+        test_questions_in_train_but_for_numbers: Number of test questions that are in train with other numbers.
+        test_questions_of_a_train_template: Number of test questions that are in train with other names or numbers.
+        seconds: Duration of each stage, over all attempts.
+        history: One entry per evaluation during training.
+        versions: Versions of Python and of the packages that compute the result.
+        rounds: Tailored learning: one entry per round.
+        learnt_from: Tailored learning: the source of later rounds, ``feedback``, ``plain`` or ``self``.
+        best_round: Tailored learning: the round whose student is the run's student.
+        rounds_ended: Tailored learning: why there were no further rounds.
+        exam_of_no_round: Tailored learning: the exam of a round that was then skipped.
     """
 
     run_id: str
@@ -174,7 +174,7 @@ class Metrics:
     exam_of_no_round: Summary | None = None
 
     def to_row(self) -> Summary:
-        """As ``metrics.json`` has it: the fields of rounds only where there are rounds."""
+        """The object in ``metrics.json``. It has the fields about rounds only if the run has rounds."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         return row if self.rounds is not None else {name: value for name, value in row.items() if name not in _OF_ROUNDS}
 
@@ -183,12 +183,12 @@ _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no
 
 
 def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics:
-    """Sum up a run's stages.
+    """The metrics of a run, from the summaries of its stages.
 
     Args:
-        run: The run.
+        run: The finished run.
         stages: The summary of each stage, by name.
-        rounds: Values that rounds add or replace; empty for a run without rounds.
+        rounds: Fields that a run with rounds adds or replaces; empty for other runs.
     """
     curated, trained, evaluated = stages.get("curate", {}), stages.get("train", {}), stages["evaluate"]
     metrics = Metrics(
@@ -205,7 +205,7 @@ def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics
 
 
 def _of_configuration(run: Run) -> Summary:
-    """What the configuration, the data and the split say."""
+    """The metrics that follow from the configuration, the data and the split."""
     config, split = run.config, run.split
     majority = _majority_answer(run)
     remote = config.student.remote
@@ -293,18 +293,18 @@ def _of_evaluation(evaluated: Summary) -> Summary:
 
 
 def _majority_answer(run: Run) -> tuple[str, float] | None:
-    """The most frequent gold answer of train, and its accuracy on the test problems; None where train has no gold answers."""
-    rule, labelled = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
-    counts = votes([rule.gold(problem.answer) for problem in labelled if problem.labelled])
-    tested = run.select(run.split.test)
-    if not counts or not tested:
+    """The most frequent gold answer of train and its test accuracy; None without gold answers in train, or without test problems."""
+    rule, train = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
+    counts = votes([rule.gold(problem.answer) for problem in train if problem.labelled])
+    test = run.select(run.split.test)
+    if not counts or not test:
         return None
     answer = next(iter(counts))
-    return answer, sum(rule.same(answer, problem.answer) for problem in tested) / len(tested)
+    return answer, sum(rule.same(answer, problem.answer) for problem in test) / len(test)
 
 
 def _as_published(run: Run) -> bool:
-    """Whether the run is of the kind paper A reports: its split of its rows, the answer filter, one greedy answer, all weights."""
+    """Whether the run has paper A's settings: its data and split, the answer filter, one greedy answer, all parameters trained."""
     config, student = run.config, run.config.student
     curation = config.curation
     split, prompt = config.split_mode, config.prompt
@@ -323,12 +323,12 @@ def _as_published(run: Run) -> bool:
 
 
 def _teacher_price(run: Run) -> tuple[float, float] | None:
-    """USD for a million tokens in and out, None for teachers without a price."""
+    """USD per million prompt tokens and per million completion tokens; None for a teacher that is free or has no known price."""
     price = run.plan.price if run.teacher is not None else None
     return None if price is None or price is FREE else (price.input, price.output)
 
 
 def _versions() -> dict[str, str]:
-    """Versions of what computes the result."""
+    """The versions of Python and of the packages that compute the result."""
     packages = ("fcot", "torch", "pytorch-lightning", "transformers", "tokenizers", "datasets", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

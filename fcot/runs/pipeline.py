@@ -1,6 +1,6 @@
-"""Takes a run through its stages (:mod:`fcot.stages.table`) and sums up its metrics. A finished stage is never run again.
+"""Runs the stages of a run (:mod:`fcot.stages.table`) and writes its metrics. A finished stage is never run again.
 
-What a stage leaves are the files of the run directory and, written last, one summary under ``stages/``.
+A stage writes its files in the run folder and, last, a summary under ``stages/``.
 """
 
 from __future__ import annotations
@@ -28,32 +28,35 @@ Summary = dict[str, Any]
 
 
 def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
-    """Bring a run as far as ``until`` says, doing only what is not done; returns the metrics, or the last summary.
+    """Run the stages up to ``until`` that are not finished yet.
 
-    Where the run has several ranks, the first one does this; of the others one that ``srun`` or ``torchrun`` started comes
-    here too, helps and returns nothing.
+    With several ranks, the first rank runs the stages. A rank that ``srun`` or ``torchrun`` started calls this function too: it joins the
+    shared stages.
 
     Args:
-        run: Resolved.
-        config_text: The configuration as YAML, kept with the run.
-        sweep: Name of the sweep it is a job of, for trackers.
+        run: The run.
+        config_text: The configuration as YAML, which is written to the run folder.
+        sweep: Name of the sweep that the run is a job of, for trackers; None for a run of its own.
+
+    Returns:
+        The metrics, or the last stage's summary if ``until`` ends the run earlier; empty on all ranks but the first.
     """
     trainer = run.config.trainer
     outside = started_outside(trainer.devices, trainer.nodes)
     if outside is None and trainer.nodes > 1:
-        raise FcotError(f"trainer.nodes={trainer.nodes}: start one process a device on every node, by srun or torchrun")
+        raise FcotError(f"trainer.nodes={trainer.nodes}: start one process per device on every node, by srun or torchrun")
     world = outside or World(size=trainer.devices)
-    with Team(world, outside is not None, _help, (run.config,)) as team:
+    with Team(world, outside is not None, _join, (run.config,)) as team:
         if world.rank == 0:
             return _execute(run, config_text, sweep, team)
         team.follow(lambda step: step.run(run, world))
         return {}
 
 
-def _help(world: World, config: Config) -> None:
-    """What a spawned rank does: the stages the first one leads it to."""
+def _join(world: World, config: Config) -> None:
+    """The work of a spawned rank: its share of the shared stages."""
     run = resolve(config)
-    with Team(world, False, _help, ()) as team:
+    with Team(world, False, _join, ()) as team:
         team.follow(lambda step: step.run(run, world))
 
 
@@ -64,7 +67,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
             say(f"nothing to do: {directory.path} is complete")
             metrics = dict(read_json(directory.metrics))
             if run.config.logger.at_wandb and not directory.wandb.exists():
-                say("W&B is told what it left; the curves of its training it is not")
+                say("uploading the finished run's results to W&B; its training curves are not available any more")
                 with tracked(run, config_text, sweep):
                     log_results(run, metrics)
             return metrics
@@ -72,7 +75,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep):
-            summaries, rounds = _all(run, lambda step: log_stage(str(step), _once(run, step, team)))
+            summaries, rounds = _run_stages(run, lambda step: log_stage(str(step), _run_once(run, step, team)))
             if "evaluate" not in summaries:
                 log_results(run, None)
                 return summaries[run.config.until]
@@ -87,29 +90,29 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
 
 
 def _reopened(run: Run) -> bool:
-    """Whether a run whose rounds ended with its budget has another one now."""
+    """Whether a run that ended because its budget was spent now has another budget."""
     spent = read_json(run.directory.done).get("budget_usd")
     return spent is not None and run.plan.budget_usd != spent
 
 
-def _all(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
-    """The summaries of the run's stages, as far as ``until`` says, and the facts about rounds where there are any."""
+def _run_stages(run: Run, run_once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
+    """Run the stages up to ``until``. Returns their summaries by name, and the metrics about rounds (empty without rounds)."""
     if run.method.round_runner:
-        rounds: tuple[dict[str, Summary], Summary] = function(run.method.round_runner)(run, once)
-        return rounds
+        result: tuple[dict[str, Summary], Summary] = function(run.method.round_runner)(run, run_once)
+        return result
     summaries: dict[str, Summary] = {}
     for stage in run.stages:
-        summaries[stage.name] = once(Step(stage))
+        summaries[stage.name] = run_once(Step(stage))
         if stage.name == run.config.until:
             break
     return summaries, {}
 
 
 def _check_student(run: Run) -> Architecture | None:
-    """A student that cannot be had, or not trained like this, is found out before the teacher is paid, not after.
+    """Check that the student can be loaded and trained with these options, before any money is spent on the teacher.
 
     Returns:
-        The architecture; None for students that are asked, and where ``until`` says that no student is wanted.
+        The student's architecture; None for an API-backed student or the teacher, and if ``until`` stops before the student is used.
     """
     student, trainer = run.config.student, run.config.trainer
     if run.config.until not in ("train", "evaluate") or student.remote:
@@ -120,7 +123,7 @@ def _check_student(run: Run) -> Architecture | None:
         from fcot.stages.training import lora_of
         from fcot.student.loading import check_student, load_student
 
-        if student.path is not None and run.teacher is not None:  # also its weights, which are at hand
+        if student.path is not None and run.teacher is not None:  # a local folder: check its parameters as well
             load_student(student.path)
         architecture: Architecture = check_student(
             student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
@@ -134,32 +137,32 @@ def _check_student(run: Run) -> Architecture | None:
     else:
         architecture = student.architecture
     for_decoders = ("packing", "prompt_loss_weight", "demonstration_loss_weight")
-    wanted = [name for name in for_decoders if getattr(trainer, name)] if run.trains else []
-    if architecture == "encoder_decoder" and wanted:
-        raise FcotError(f"trainer.{' and trainer.'.join(wanted)}: for decoders only, and student={student.name} is an encoder-decoder")
+    active = [name for name in for_decoders if getattr(trainer, name)] if run.trains else []
+    if architecture == "encoder_decoder" and active:
+        raise FcotError(f"trainer.{' and trainer.'.join(active)}: for decoders only, and student={student.name} is an encoder-decoder")
     return architecture
 
 
-def _once(run: Run, step: Step, team: Team) -> Summary:
-    """The summary of a step, from its file or by taking the step."""
-    stage, place = step.stage, directory_of(run, step)
-    path = place.stage(stage.name)
-    if path.exists() and (stage.output is None or (place.path / stage.output).exists()):
+def _run_once(run: Run, step: Step, team: Team) -> Summary:
+    """Run a step unless it is finished, and return its summary."""
+    stage, directory = step.stage, directory_of(run, step)
+    path = directory.stage(stage.name)
+    if path.exists() and (stage.output is None or (directory.path / stage.output).exists()):
         return dict(read_json(path))
     start = time.monotonic()
-    spent = path.with_suffix(".interrupted.json")  # by earlier processes that were stopped in this stage
-    before = read_json(spent)["seconds"] if spent.exists() else 0.0
+    interrupted = path.with_suffix(".interrupted.json")  # time that earlier, interrupted processes spent in this stage
+    before = read_json(interrupted)["seconds"] if interrupted.exists() else 0.0
     try:
         summary: Summary = team.lead(step, lambda: step.run(run, team.world)) if stage.shared else step.run(run, team.world)
     except BaseException:
-        with contextlib.suppress(FcotError):  # the disk may be what is wrong
-            write_json(spent, {"seconds": before + time.monotonic() - start})
+        with contextlib.suppress(FcotError):  # the error may be a full disk
+            write_json(interrupted, {"seconds": before + time.monotonic() - start})
         raise
     summary["seconds"] = round(before + time.monotonic() - start, 3)
     write_json(path, summary)
-    spent.unlink(missing_ok=True)
+    interrupted.unlink(missing_ok=True)
     if stage.name == "train":
-        shutil.rmtree(place.checkpoints, ignore_errors=True)
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return summary
 
 
@@ -170,14 +173,14 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
 
     student = run.config.student
     base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
-    layout: FormatKind = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
-    use = how_to_use("DIR", layout, read_interface(run.directory.student).format, api=architecture is None)
+    format_kind: FormatKind = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
+    use = how_to_use("DIR", format_kind, read_interface(run.directory.student).format, api=architecture is None)
     terms = run.config.teacher.terms if run.uses_rationales else None
     return model_card(metrics, config_text, terms, base, use)
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
-    """Configuration and split, with the hash of the ordered questions the split's indices refer to, and the test problems' templates."""
+    """Write the configuration and the split, with the templates of test problems and a hash of the questions that the indices refer to."""
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}

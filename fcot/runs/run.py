@@ -1,4 +1,4 @@
-"""A run, resolved: from the configuration to problems, split, teacher data, and the directory they determine."""
+"""Resolves a configuration into a run: its problems, split, prompt, teacher and run folder."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ from fcot.runs.splitting import make_split
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
 from fcot.tasks.leaks import without_leaks
-from fcot.tasks.splits import (  # fmt: skip
-    Split,
-)
+from fcot.tasks.splits import Split
 from fcot.tasks.table import Task, with_numbers
 from fcot.teacher import replay
 
@@ -46,17 +44,17 @@ class Run:
         config: The checked configuration.
         task: The task with its answer rule.
         problems: All problems by sample index.
-        split: Sample indices of train, validation and test; without the test problems that the teacher or the student is shown as examples.
-        exemplars_left_out: How many those are (paper A's few-shot fractions imply it).
-        order_known: Whether the rows were verified to stand in the order that index splits presuppose.
-        temperature: The teacher's, resolved.
-        prompt: The teacher's, exemplars loaded.
-        teacher: Who is asked, None for ``teacher=replay`` and for methods without a teacher.
-        replayed: The completions of ``teacher=replay``, None for teachers that are asked.
-        teacher_name: Who wrote the rationales, None for methods without a teacher.
-        precision: Lightning's name, resolved.
+        split: Sample indices of train, validation and test. Test problems that a prompt shows as exemplars are left out.
+        exemplars_left_out: Number of test problems that were left out for this reason (as paper A's few-shot fractions imply).
+        order_known: Whether the rows were verified to be in the order that the split's indices refer to.
+        temperature: The teacher's temperature, resolved.
+        prompt: The teacher's prompt with its exemplars.
+        teacher: The teacher that gets requests; None for ``teacher=replay`` and for methods without a teacher.
+        replayed: The completions of ``teacher=replay``; None for other teachers.
+        teacher_name: The model that wrote the rationales; None for methods without a teacher.
+        precision: Lightning's name of the precision, resolved.
         outputs: The output folder.
-        shared_budget: That of the sweep it is a job of, None without one.
+        shared_budget: The budget of the sweep that the run is a job of; None without one.
     """
 
     config: Config
@@ -76,12 +74,12 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """How the student is made."""
+        """The entry of the run's method in the table of methods."""
         return METHODS[self.config.method.name]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The run's stages in order; those of several rounds once."""
+        """The run's stages in order. A stage that each round repeats is listed once."""
         return self.method.stages_of(self.config.student.remote)
 
     @property
@@ -96,12 +94,12 @@ class Run:
 
     @property
     def is_teacher(self) -> bool:
-        """Whether the teacher itself stands in the student's place."""
+        """Whether the teacher itself is evaluated as the student."""
         return self.config.student.is_teacher
 
     @cached_property
     def run_id(self) -> str:
-        """Readable parts and a hash over everything that changes a prediction; the seed where the result depends on it."""
+        """The run's name: readable parts and a hash of its identity. It contains the seed if the result depends on it."""
         config = self.config
         parts = [config.dataset.name, config.student.name, config.method.name]
         if self.uses_rationales:
@@ -112,18 +110,18 @@ class Run:
 
     @property
     def setting(self) -> str:
-        """What runs that differ in nothing but their seed have in common, as a hash."""
+        """A hash that is equal for runs that differ only in their seed."""
         return self._hashes[1]
 
     @cached_property
     def _hashes(self) -> tuple[str, str]:
-        """Of the run and of its setting; not the identity itself, which is large and which a plan would hold for each job."""
-        whole = identity(self)
-        return fingerprint(whole)[:10], fingerprint(whole | {"seed": None})[:10]
+        """Hashes of the run and of its setting. The identity itself is large, and a sweep's plan would keep it for each job."""
+        parts = identity(self)
+        return fingerprint(parts)[:10], fingerprint(parts | {"seed": None})[:10]
 
     @property
     def directory(self) -> RunDirectory:
-        """Where the run leaves its files."""
+        """The run folder."""
         return RunDirectory(self.outputs / "runs" / self.run_id)
 
     @property
@@ -132,39 +130,39 @@ class Run:
         return self.store_of(self.prompt.name)
 
     def store_of(self, prompt: str) -> StoreFolder:
-        """The same for another prompt."""
+        """The completion store's folder for this task and teacher, and for a prompt by its name."""
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, prompt)
         return open_folder(self.outputs / "store" / Path(*map(readable, parts)))
 
     @cached_property
     def rules(self) -> Rules:
-        """What becomes a reasoning sample."""
-        asked = self.config.curation
-        settings = {name: value for filter_name in asked.filters for name, value in asked.filter_settings(filter_name).items()}
-        golden = read_golden(Path(asked.golden)) if asked.golden else {}
+        """The rules by which completions become reasoning samples."""
+        curation = self.config.curation
+        settings = {name: value for filter_name in curation.filters for name, value in curation.filter_settings(filter_name).items()}
+        golden = read_golden(Path(curation.golden)) if curation.golden else {}
         if unknown := sorted(set(golden) - set(self.problems)):
             raise FcotError(
-                f"curation.golden={asked.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
+                f"curation.golden={curation.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
                 f"{self.task.name} has {len(self.problems):,} problems here"
             )
         return Rules(
-            tuple(asked.filters), asked.labels, self.config.prompt.thinking, writable(self.config), settings | {"golden": golden}
+            tuple(curation.filters), curation.labels, self.config.prompt.thinking, writable(self.config), settings | {"golden": golden}
         )  # fmt: skip
 
     @cached_property
     def request_text(self) -> str:
-        """The text of the method's own requests to the teacher, read once: its file may change while the run works."""
+        """The template of the method's own requests to the teacher. It is read once, because its file may change during the run."""
         return self.config.method.request_text  # type: ignore[no-any-return]
 
     @property
     def token_cache(self) -> Path:
-        """Folder of tokenised samples that runs share."""
+        """Folder of tokenized samples, shared by all runs."""
         return self.outputs / "cache" / "tokens"
 
     @property
     def plan(self) -> Plan:
-        """What is asked of the teacher."""
+        """The requests that generate the run's completions."""
         assert self.teacher is not None
         options = self.config.teacher
         budgeted = hasattr(options, "budget_usd")
@@ -175,15 +173,18 @@ class Run:
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:
-        """Problems by sample index, in that order."""
+        """The problems with these sample indices, in the order of ``indices``."""
         return [self.problems[index] for index in indices]
 
 
 def resolve(config: Config) -> Run:
-    """Load the data, split it, and settle what depends on the machine.
+    """Load and split the data, build the prompt and the teacher, and resolve the settings that depend on the machine.
 
     Args:
-        config: Checked.
+        config: A configuration that passed all checks (:func:`fcot.config.checks.to_config`).
+
+    Raises:
+        FcotError: The data, the split or the prompt cannot be used.
     """
     task = task_of(config)
     problems = {problem.sample_index: problem for problem in problems_of(config, task)}
@@ -191,24 +192,22 @@ def resolve(config: Config) -> Run:
     method = METHODS[config.method.name]
     if method.trains and not split.train:
         raise FcotError(
-            f"dataset={task.name}: this data has no train problems under split-mode={config.split_mode.name}; try split-mode=sample"
+            f"dataset={task.name}: the data has no train problems with split-mode={config.split_mode.name}; try split-mode=sample"
         )
     if not split.test and config.until == "evaluate":
-        raise FcotError(f"dataset={task.name}: this data has no test problems under split-mode={config.split_mode.name}")
+        raise FcotError(f"dataset={task.name}: the data has no test problems with split-mode={config.split_mode.name}")
     temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
     if method.prompted or method.uses_rationales:
         split = replace(split, test=without_leaks(split.test, problems, prompt, config.method.request_text, order_known))
         if n_test and not split.test and config.until == "evaluate":
-            raise FcotError(
-                "every test problem stands in the prompt; take other exemplars (prompt.exemplars) or another template (prompt.path)"
-            )
+            raise FcotError("every test problem is in the prompt; use other exemplars (prompt.exemplars) or another template (prompt.path)")
     teacher, replayed, teacher_name = None, None, None
-    asks = method.uses_rationales or config.student.is_teacher
-    if asks and not config.teacher.generates:
+    needs_teacher = method.uses_rationales or config.student.is_teacher
+    if needs_teacher and not config.teacher.generates:
         replayed, teacher_name = _replay(config, task, problems, split)
-    elif asks:
+    elif needs_teacher:
         teacher = config.teacher.build(config, temperature)
         teacher_name = str(teacher.identity["model"])
     return Run(
@@ -218,23 +217,22 @@ def resolve(config: Config) -> Run:
 
 
 def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], searchpath: Sequence[str]) -> str:
-    """The command that makes the run, as a comment, and its configuration as YAML.
+    """The text of ``config.yaml``: the command that makes the run, as a comment, and the configuration.
 
     Args:
-        composed: The configuration, not resolved.
-        run: The run it came to.
-        overrides: Of the command.
-        searchpath: Folders of further configuration that the command named, as URLs.
-
+        composed: The composed configuration, not resolved.
+        run: The run of this configuration.
+        overrides: The overrides on the command line.
+        searchpath: Further folders of configuration files that the command named, as URLs.
     """
-    added = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
-    kept = (word for word in overrides if not word.startswith("until="))
-    command = shlex.join(["python", "-m", "fcot.run", *added, *kept])
-    settled = composed.copy()
-    if "temperature" in settled.teacher:
-        settled.teacher.temperature = run.temperature
-    comment = re.sub(rf"\r\n|[{LINE_ENDS}]", r"\g<0># ", command)  # in a value, such as a template's
-    return f"# {comment}\n{OmegaConf.to_yaml(settled, resolve=True)}"
+    searchpath_override = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
+    identifying = (override for override in overrides if not override.startswith("until="))
+    command = shlex.join(["python", "-m", "fcot.run", *searchpath_override, *identifying])
+    config = composed.copy()
+    if "temperature" in config.teacher:
+        config.teacher.temperature = run.temperature
+    comment = re.sub(rf"\r\n|[{LINE_ENDS}]", r"\g<0># ", command)  # values such as a template may contain line ends
+    return f"# {comment}\n{OmegaConf.to_yaml(config, resolve=True)}"
 
 
 def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> TeacherPrompt:
@@ -245,37 +243,38 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
         if "{question}" not in template:
             raise FcotError(f"prompt.path={prompt.path}: the template must contain {{question}}")
     assert template is not None
-    made = TeacherPrompt(
+    zero_shot = TeacherPrompt(
         prompt.name, template, prompt.answer_triggers, prompt.two_steps, prompt.rationale_tokens, prompt.answer_tokens, tuple(prompt.stop)
     )
     if prompt.exemplars is None or "{exemplars}" not in template:
-        return made
-    return replace(made, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, made, task.rule, train))
+        return zero_shot
+    return replace(zero_shot, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, zero_shot, task.rule, train))
 
 
 def task_of(config: Config) -> Task:
-    """The task of a configuration, with the rule by which its answers are read."""
+    """The task of a configuration, with its rule for reading answers."""
     return with_numbers(config.dataset.task(), config.prompt.numbers)
 
 
 def problems_of(config: Config, task: Task) -> list[Problem]:
-    """All problems of a configuration, in the order of its data."""
+    """All problems of a configuration, in the order of the data."""
     problems: list[Problem] = config.dataset.problems(task, config.curation.labels != "gold")
     return problems
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
+    """The completions of ``teacher=replay`` that the run uses, and the name of the model that wrote them."""
     path = Path(config.teacher.path)
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
     if config.student.is_teacher:
-        wanted, diversity, first = split.test, config.student.self_consistency, 0
+        indices, diversity, first = split.test, config.student.self_consistency, 0
     else:
-        wanted, diversity, first = split.train, config.diversity, first_slot(config)
-    return replay.choose(completions, [problems[index] for index in wanted], diversity, str(path), first), model
+        indices, diversity, first = split.train, config.diversity, first_slot(config)
+    return replay.choose(completions, [problems[index] for index in indices], diversity, str(path), first), model
 
 
-def _precision(asked: str) -> str:
-    if asked != "auto":
-        return asked
+def _precision(configured: str) -> str:
+    if configured != "auto":
+        return configured
     return "bf16-mixed" if native_bf16() else "32-true"

@@ -1,4 +1,4 @@
-"""Which problems a run trains on, selects a checkpoint with, and is evaluated on."""
+"""The split of a run: the problems to train on, to select the checkpoint with, and to evaluate on."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from fcot.tasks.table import Task
 if TYPE_CHECKING:
     from fcot.runs.run import Run
 
-_FAR = 0.2  # of a template split's share from the one asked for
+_MAX_DEVIATION = 0.2  # of a template split's train share from split_mode.train_fraction
 
 
 def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> tuple[Split, bool]:
-    """Train, validation and test of a configuration, and whether the rows' order was verified.
+    """Split the problems into train, validation and test. Also returns whether the order of the rows was verified.
 
-    Problems without a gold answer (``curation.labels=vote``) are trained on where the method asks a teacher, and nothing else.
+    Problems without a gold answer (``curation.labels=vote``) can only be train problems, and only if the method uses rationales.
     """
     mode, method = config.split_mode, METHODS[config.method.name]
     templates = _templates(config, task, problems) if mode.name == "template" else None
@@ -42,63 +42,63 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     order_known = check_order(task, [problems[index] for index in sorted(problems)], split_hash)
     if not method.uses_rationales:
         train = [index for index in train if problems[index].labelled]
-    chosen = train
+    selected = train
     if mode.subset is not None:
         if mode.subset > len(train):
             raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems")
-        chosen = subsample(train, mode.subset)
+        selected = subsample(train, mode.subset)
     if config.dataset.limit is not None:
-        chosen = chosen[: config.dataset.limit]
-    selects = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last step
-    known, labelled = ([index for index in part if problems[index].labelled] for part in (train, chosen))
-    if not (selects and method.trains and labelled):
-        return Split(chosen, [], test), order_known
-    kept, validation = hold_out_validation(known, labelled, mode.validation_fraction, templates)
-    held = {templates[index] for index in validation} if templates is not None else set()
-    others = [index for index in set(chosen) - set(labelled) if templates is None or templates[index] not in held]
-    return Split(sorted([*kept, *others]), validation, test), order_known
+        selected = selected[: config.dataset.limit]
+    validates = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last checkpoint
+    labelled_train, labelled = ([index for index in part if problems[index].labelled] for part in (train, selected))
+    if not (validates and method.trains and labelled):
+        return Split(selected, [], test), order_known
+    remaining, validation = hold_out_validation(labelled_train, labelled, mode.validation_fraction, templates)
+    validation_templates = {templates[index] for index in validation} if templates is not None else set()
+    unlabelled = [index for index in set(selected) - set(labelled) if templates is None or templates[index] not in validation_templates]
+    return Split(sorted([*remaining, *unlabelled]), validation, test), order_known
 
 
 def _train_and_test(
     config: Config, task: Task, problems: Mapping[int, Problem], templates: Mapping[int, str] | None
 ) -> tuple[list[int], list[int], str | None]:
-    """The split of the labelled problems; unlabelled ones join train. And a split file's hash of the questions."""
+    """Train and test, and the hash of the questions that a split file contains. Unlabelled problems are added to train."""
     mode = config.split_mode
     if mode.name == "file":
         assert mode.path is not None
         train, test, split_hash = read_split_file(Path(mode.path), sorted(problems))
-        if strange := [index for index in test if not problems[index].labelled]:
+        if unlabelled := [index for index in test if not problems[index].labelled]:
             raise FcotError(
-                f"split_mode.path={mode.path}: {len(strange)} test problems have no answer, the first is sample index {strange[0]}"
+                f"split_mode.path={mode.path}: {len(unlabelled)} test problems have no answer, the first is sample index {unlabelled[0]}"
             )
         return train, test, split_hash
     indices = [index for index in sorted(problems) if problems[index].labelled]
     if templates is not None:
         positions = template_split([templates[index] for index in indices], mode.train_fraction)
-        if indices and abs(len(positions[0]) / len(indices) - mode.train_fraction) > _FAR:
+        if indices and abs(len(positions[0]) / len(indices) - mode.train_fraction) > _MAX_DEVIATION:
             n = len(set(templates.values()))
-            why = f"the {n} templates of {task.name} are too unlike in size" if n > 1 else f"all problems of {task.name} share a template"
-            sizes = f"{len(positions[0])} problems would be trained on and {len(positions[1])} tested"
-            raise FcotError(f"split-mode=template: {why}, {sizes}; split-mode=sample")
+            why = f"the {n} templates of {task.name} differ too much in size" if n > 1 else f"all problems of {task.name} share a template"
+            sizes = f"train would have {len(positions[0])} problems and test {len(positions[1])}"
+            raise FcotError(f"split-mode=template: {why}, {sizes}; use split-mode=sample")
     else:
         n = len(indices)
         positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)
     train, test = ([indices[position] for position in part] for part in positions)
-    tested = {templates[index] for index in test} if templates is not None else set()
-    joining = [index for index in set(problems) - set(indices) if templates is None or templates[index] not in tested]
-    return sorted([*train, *joining]), test, None
+    test_templates = {templates[index] for index in test} if templates is not None else set()
+    unlabelled = [index for index in set(problems) - set(indices) if templates is None or templates[index] not in test_templates]
+    return sorted([*train, *unlabelled]), test, None
 
 
 def templates_of_test(run: Run) -> dict[int, str]:
-    """The template of each test problem, as far as the data or the split name it; reports cluster errors by it.
+    """The template of each test problem for which it is known. Reports cluster standard errors by template.
 
-    A report's statistics need no guess: wordings are grouped only where the split itself is by these groups.
+    Templates are guessed from the wording only if the split itself uses these guesses.
     """
     mode, problems = run.config.split_mode, run.problems
-    known = {index: name for index in run.split.test if (name := problems[index].template_id) is not None}
-    if mode.templates is not None or (mode.name == "template" and not known):
-        known = _templates(run.config, run.task, problems)
-    return {index: known[index] for index in run.split.test if index in known}
+    templates = {index: name for index in run.split.test if (name := problems[index].template_id) is not None}
+    if mode.templates is not None or (mode.name == "template" and not templates):
+        templates = _templates(run.config, run.task, problems)
+    return {index: templates[index] for index in run.split.test if index in templates}
 
 
 def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
@@ -107,7 +107,7 @@ def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> d
     templates = {index: problem.template_id for index, problem in problems.items() if problem.template_id is not None}
     if not templates:
         templates = group_by_template(problems)
-        say(f"{task.name}: nobody labelled its templates; by their wording its problems have {len(set(templates.values())):,}")
+        say(f"{task.name}: the data has no template ids; grouped by wording, its problems have {len(set(templates.values())):,} templates")
     if len(templates) < len(problems):
         raise FcotError(
             f"split-mode=template: {len(problems) - len(templates)} of {len(problems)} problems of {task.name} have no template; "

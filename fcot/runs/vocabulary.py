@@ -1,4 +1,4 @@
-"""What a student's vocabulary can write: curation rejects the rest."""
+"""Whether a student's vocabulary can write a text. Curation rejects rationales that it cannot write."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 from fcot.config.schema import Config
 
-_SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # what special tokens are called, whatever the tokenizer
+_SPECIAL = re.compile(r"<[^\s<>]{1,40}>|<\||\[[A-Za-z_]{1,20}\]")  # the forms of special tokens' names, for any tokenizer
 
 
 def writable(config: Config) -> Callable[[str], bool] | None:
-    """Whether a local student's vocabulary can write a text that names special tokens; the tokenizer is loaded for the first of these."""
+    """The check of texts against a pretrained student's vocabulary; None for other students, which can write any text.
+
+    The check loads the tokenizer when it meets the first text that may contain a special token.
+    """
     student = config.student
     if not student.pretrained:
-        return None  # the server knows, or the tokenizer is trained on the texts
+        return None  # the server handles such texts, or the tokenizer is trained on them
 
     def check(text: str) -> bool:
         if not _SPECIAL.search(unicodedata.normalize("NFKC", text)):
