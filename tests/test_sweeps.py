@@ -511,7 +511,7 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
             break
     process.kill()
     process.wait()
-    assert f"training goes on at step {step:,} of 100,000" in line
+    assert f"training continues at step {step:,} of 100,000" in line
 
 
 DEAF = """
