@@ -275,7 +275,7 @@ def test_a_folder_without_its_tokenizer_is_refused(save, lost, tmp_path):
     for file in folder.glob(f"*{lost}*"):
         file.unlink()
     (folder / "vocab.json").unlink(missing_ok=True)
-    with pytest.raises(FcotError, match="no tokenizer in it"):
+    with pytest.raises(FcotError, match="the folder has no tokenizer"):
         check_student(str(folder), None, 64, 64)
 
 
