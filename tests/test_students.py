@@ -83,7 +83,7 @@ def test_questions_go_through_the_chat_template(tmp_path):
     assert cut == 0
     check_student(str(tmp_path), None, 64, 64, chat=True)
     save_gpt2(tmp_path / "without")
-    with pytest.raises(FcotError, match=r"student\.chat_template: the tokenizer of .* has none; student\.chat_template=false"):
+    with pytest.raises(FcotError, match=r"student\.chat_template: the tokenizer of .* has no chat template; student\.chat_template=false"):
         check_student(str(tmp_path / "without"), None, 64, 64, chat=True)
 
 
