@@ -200,7 +200,7 @@ def check_student(
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has no chat template; student.chat_template=false")
     if packing and not config.is_encoder_decoder and not _can_pack(config):
-        raise FcotError(f"trainer.packing: '{source}' has layers without full attention, which cannot be packed; trainer.packing=false")
+        raise FcotError(f"trainer.packing: '{source}' does not have plain full attention in every layer; trainer.packing=false")
     positions = _positions(config)
     if positions is not None and max_prompt + max_completion > positions:
         raise FcotError(
