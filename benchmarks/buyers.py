@@ -1,8 +1,9 @@
-"""Buyers of other prompts in one store folder, side by side: do they wait for each other? Seconds, and ratios to one alone.
+"""Measures whether concurrent purchases of different requests in one store folder slow each other down.
 
     python benchmarks/buyers.py [problems] [seconds per answer]
 
-Each buyer is a process with a temperature of its own, so that no two share a key. Its teacher answers after a fixed time.
+Each buyer is a process with its own temperature, so that no two buyers share a key. Its teacher answers after a fixed time. Prints the
+seconds of the slowest buyer, and their ratio to those of one buyer alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fcot.tasks.toy import TOY_TASKS, make_problems
 
 
 class Slow:
-    """Answers after a fixed time."""
+    """A teacher that answers after a fixed time."""
 
     older_identities = ()
     chat = False
@@ -49,7 +50,7 @@ class Slow:
 
 
 def buy(folder: Path, temperature: float, n_problems: int, seconds: float) -> float:
-    """One purchase; its seconds, without the process's start."""
+    """Make one purchase; returns its seconds, without the start of the process."""
     prompt = TeacherPrompt("benchmark", "{question}", {"number": "The answer is"}, two_steps=False)
     problems = make_problems(TOY_TASKS["toy_arithmetic"], n_problems, 0)
     plan = Plan(Slow(temperature, seconds), prompt, AnswerRule("number"), 4, f"run{temperature}")

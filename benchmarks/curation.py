@@ -1,4 +1,4 @@
-"""What curation sees in real completions: python benchmarks/curation.py arithmetic|templates DATA.
+"""Lists wrong equations in real completions, or groups of problems by wording: python benchmarks/curation.py arithmetic|templates DATA.
 
 DATA holds ``dataset/`` and ``completion_data/`` in the authors' formats.
 """
@@ -24,21 +24,18 @@ N_GROUPS = 20
 
 
 def load(data: Path, name: str) -> dict[int, Problem]:
-    return {one.sample_index: one for one in load_problems(TASKS[name], str(data / "dataset" / f"{name}.json"))}
+    return {problem.sample_index: problem for problem in load_problems(TASKS[name], str(data / "dataset" / f"{name}.json"))}
 
 
 def arithmetic(data: Path, names: list[str]) -> None:
-    """Kept completions with a wrong equation: their share, and ten of them."""
+    """Print the share of kept completions with a wrong equation, and ten examples."""
     for name in names:
         problems, task = load(data, name), TASKS[name]
         file = next((data / "completion_data").rglob(f"D_{name}.json"))
-        found, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
-        completions: list[Completion] = [one for slots in found.values() for one in slots]
-        rows = [
-            row
-            for row in curate(completions, problems, task.rule, lambda one, rule: rule.read(one.answer_text), Rules(["answer"]))
-            if row.kept
-        ]
+        by_problem, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
+        completions: list[Completion] = [completion for slots in by_problem.values() for completion in slots]
+        verdicts = curate(completions, problems, task.rule, lambda each, rule: rule.read(each.answer_text), Rules(["answer"]))
+        rows = [row for row in verdicts if row.kept]
         wrong = [(row, wrong_equations(row.rationale)) for row in rows]
         wrong = [(row, slips) for row, slips in wrong if slips]
         n_equations = sum(1 for row in rows for _ in equations(row.rationale))
@@ -49,21 +46,21 @@ def arithmetic(data: Path, names: list[str]) -> None:
 
 
 def templates(data: Path, names: list[str]) -> None:
-    """Groups by wording: their number, sizes, the split they make, and twenty at random with up to three questions each."""
+    """Print the groups by wording: their number, sizes and split, and twenty random ones with up to three questions each."""
     for name in names:
         problems = load(data, name)
-        found = group_by_template(problems)
-        sizes = Counter(found.values())
-        train, test = template_split([found[index] for index in sorted(problems)])
+        group_of = group_by_template(problems)
+        sizes = Counter(group_of.values())
+        train, test = template_split([group_of[index] for index in sorted(problems)])
         print(f"\n{name}: {len(problems)} problems, {len(sizes)} groups; template split {len(train)} / {len(test)}")
         print("  groups by size:", dict(sorted(Counter(sizes.values()).items())))
         for group in random.Random(0).sample(sorted(sizes), min(N_GROUPS, len(sizes))):
-            members = [index for index in sorted(problems) if found[index] == group]
+            members = [index for index in sorted(problems) if group_of[index] == group]
             print(f"\n  {group} ({len(members)})")
             for index in members[:3]:
                 print(f"    {problems[index].question}")
-    labels = Counter(one.template_id for one in load(data, "date_understanding").values())
-    print(f"\ndate_understanding, by its own labels: {len(labels)} contexts of {sorted(set(labels.values()))}")
+    labels = Counter(problem.template_id for problem in load(data, "date_understanding").values())
+    print(f"\ndate_understanding, by its own labels: {len(labels)} contexts of {sorted(set(labels.values()))} problems")
 
 
 def main() -> None:

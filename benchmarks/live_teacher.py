@@ -1,8 +1,8 @@
-"""The teacher side against a real server: what is estimated, sent, stopped, limited, sampled, and sent again after a kill.
+"""Checks the teacher side against a real server: estimates, choices, stop sequences, token limits, sampling, and a killed purchase.
 
     python benchmarks/live_teacher.py --model NAME --base-url URL --data FOLDER/multiarith.json --output FOLDER [-n 12]
 
-The server is any OpenAI-compatible one, such as llama.cpp's or `transformers serve`. The output folder begins empty.
+The server is any OpenAI-compatible one, such as llama.cpp's or `transformers serve`. The output folder must not exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def command(options: argparse.Namespace, *overrides: str) -> list[str]:
-    """A purchase from the server."""
+    """The command of a purchase from the server."""
     return [
         sys.executable, "-m", "fcot.run", f"output_dir={options.output}", "dataset=multiarith", f"dataset.path={options.data}",
         f"dataset.limit={options.n}", "teacher=openai", f"teacher.model={options.model}", f"teacher.base_url={options.base_url}",
@@ -29,7 +29,7 @@ def command(options: argparse.Namespace, *overrides: str) -> list[str]:
 
 
 def run(options: argparse.Namespace, *overrides: str) -> tuple[str, float]:
-    """What a purchase says, and its seconds."""
+    """Run a purchase; returns its output and its seconds."""
     start = time.perf_counter()
     done = subprocess.run(command(options, *overrides), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -45,32 +45,32 @@ def answers(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def bought(options: argparse.Namespace, *overrides: str) -> tuple[list[dict[str, Any]], str, float]:
-    """The answers that a purchase adds, what it says, and its seconds."""
+    """Run a purchase; returns the answers it adds to the store, its output, and its seconds."""
     before = {(row["key"], row["slot"]) for row in answers(options)}
-    said, seconds = run(options, *overrides)
-    return [row for row in answers(options) if (row["key"], row["slot"]) not in before], said, seconds
+    output, seconds = run(options, *overrides)
+    return [row for row in answers(options) if (row["key"], row["slot"]) not in before], output, seconds
 
 
 def tokens(rows: Sequence[dict[str, Any]]) -> int:
-    """Completion tokens; of several choices one row has the request's."""
+    """Sum of completion tokens; only one row of a request has its count."""
     return sum(row.get("completion_tokens") or 0 for row in rows)
 
 
-def estimated(said: str) -> str:
-    """The dry run's completion tokens with their interval."""
-    found = re.search(r"completion tokens\s+([\d,]+ \([\d,]+-[\d,]+\))", said)
-    return found[1] if found else "?"
+def estimated(output: str) -> str:
+    """The completion tokens that a dry run estimates, with their interval."""
+    match = re.search(r"completion tokens\s+([\d,]+ \([\d,]+-[\d,]+\))", output)
+    return match[1] if match else "?"
 
 
 def dry_run(options: argparse.Namespace) -> None:
-    """The dry run's estimate beside what was then used, before and after something was stored."""
+    """Compare the dry run's estimates with the tokens used: once with an empty store, once with stored completions."""
     first, _ = run(options, "diversity=2", "dry_run=true")
     rows, _, seconds = bought(options, "diversity=2")
     print(f"D = 2: estimated {estimated(first)} completion tokens, used {tokens(rows):,}, in {seconds:.0f} s")
     second, _ = run(options, "diversity=4", "dry_run=true")
-    rows, said, seconds = bought(options, "diversity=4")
+    rows, output, seconds = bought(options, "diversity=4")
     print(f"D = 4: estimated {estimated(second)} more, used {tokens(rows):,}, in {seconds:.0f} s; {len(rows)} completions bought")
-    in_flight = [int(count) for count in re.findall(r"of (\d+) in flight", said)]
+    in_flight = [int(count) for count in re.findall(r"of (\d+) in flight", output)]
     print(f"requests in flight, as far as discovered: {max(in_flight, default=1)}")
     choices = Counter(row["request"] for row in rows)
     print(f"choices per request: {dict(Counter(choices.values()))}")
@@ -82,7 +82,7 @@ def dry_run(options: argparse.Namespace) -> None:
 
 
 def stop_and_limit(options: argparse.Namespace) -> None:
-    """Stop sequences and the token limit."""
+    """Check stop sequences and the token limit."""
     rows, _, _ = bought(options, "diversity=1", "prompt.stop=[Therefore]", "dataset.limit=3")
     print(f"stop=Therefore: in {sum('Therefore' in row['text'] for row in rows)} of {len(rows)} texts")
     rows, _, _ = bought(options, "diversity=1", "prompt.rationale_tokens=16", "dataset.limit=3")
@@ -90,7 +90,7 @@ def stop_and_limit(options: argparse.Namespace) -> None:
 
 
 def kill(options: argparse.Namespace) -> None:
-    """A purchase that is killed in the middle and started again."""
+    """Kill a purchase half way, run it again, and count the completions that were bought twice."""
     n = len(answers(options))
     process = subprocess.Popen(command(options, "diversity=6"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(answers(options)) < n + options.n:
@@ -105,7 +105,7 @@ def kill(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Print what was seen."""
+    """Run all checks and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--base-url", required=True)
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=12, help="problems")
     options = parser.parse_args()
     if options.output.exists():
-        sys.exit(f"{options.output} is there already")
+        sys.exit(f"{options.output} exists already: choose another --output")
     for check in (dry_run, stop_and_limit, kill):
         check(options)
         sys.stdout.flush()

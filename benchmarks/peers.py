@@ -1,17 +1,17 @@
-"""Buying completions beside curator, on the same server.
+"""Compares purchases of fcot and curator from the same server.
 
     python benchmarks/peers.py --curator PYTHON [-n 400]
 
-PYTHON is an interpreter whose environment has ``bespokelabs-curator``. Both ask the fake server of the tests (250 ms an answer; 50
-requests in flight) for D completions of N problems. Then the user wants more, and each tells what it sends again:
+PYTHON is an interpreter whose environment has ``bespokelabs-curator``. Both buy D completions of N problems from the fake server of the
+tests (250 ms per answer, 50 requests in flight). Then each is run again, and the table counts what it sends to the server:
 
-* the same once more;
+* the same command;
 * D = 8 instead of 4;
-* one problem added to the file;
-* the process killed half way, and started again.
+* with one problem added to the file;
+* after the process was killed half way.
 
-curator has no D: a row is repeated, as its users do. Its cache and fcot's store begin empty. All problems are train problems: where
-rows are split at random, an added one moves others between train and test.
+curator has no D: rows are repeated, as its users do. Its cache and fcot's store begin empty. All problems are train problems, because
+with a random split an added problem would move others between train and test.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Command = Callable[[Path, int], list[str]]
 
 
 def commands(folder: Path, server: FakeServer, curator: str) -> dict[str, Command]:
-    """By side: the command that buys D completions of a file's problems."""
+    """For each side, a function from problem file and D to the command that buys the completions."""
     script = folder / "curate.py"
     script.write_text(CURATOR)
     return {
@@ -73,7 +73,7 @@ def commands(folder: Path, server: FakeServer, curator: str) -> dict[str, Comman
 
 
 def write(file: Path, first: int, last: int) -> Path:
-    """These of the toy problems as JSON Lines, and a split that puts all of them into train."""
+    """Write toy problems ``first`` to ``last`` as JSON Lines, and a split that puts all of them into train."""
     problems = make_problems(TOY_TASKS["toy_arithmetic"], last, 0)[first:]
     file.write_text("".join(json.dumps({"question": problem.question, "answer": problem.answer}) + "\n" for problem in problems))
     file.with_suffix(".split.json").write_text(json.dumps({"train": [*range(len(problems))], "test": []}))
@@ -81,7 +81,7 @@ def write(file: Path, first: int, last: int) -> Path:
 
 
 def run(command: Sequence[str], environment: dict[str, str], kill_at: Callable[[], bool] | None = None) -> float:
-    """Seconds of a command; killed as soon as ``kill_at`` says so."""
+    """Run a command; returns its seconds. It is killed as soon as ``kill_at`` returns True."""
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if kill_at is not None:
@@ -95,7 +95,7 @@ def run(command: Sequence[str], environment: dict[str, str], kill_at: Callable[[
 
 
 def compare(side: str, n: int, curator: str) -> None:
-    """The rows of one side."""
+    """Measure all purchases of one side, and print its rows of the table."""
     with tempfile.TemporaryDirectory() as name, FakeServer(latency=LATENCY, limit=3600) as server:
         folder, served = Path(name), (0, 0, 0)
         command = commands(folder, server, curator)[side]
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--curator", required=True, help="an interpreter with bespokelabs-curator")
     parser.add_argument("-n", type=int, default=400, help="problems")
     options = parser.parse_args()
-    print(f"{options.n} problems, {LATENCY * 1000:.0f} ms an answer, {AT_ONCE} in flight")
+    print(f"{options.n} problems, {LATENCY * 1000:.0f} ms per answer, {AT_ONCE} in flight")
     print("| side | what | seconds | completions served | requests | prompt tokens |")
     print("|---|---|---|---|---|---|")
     for side in ("fcot", "curator"):

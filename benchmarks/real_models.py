@@ -1,13 +1,13 @@
-"""Real pretrained models: one command a table. All are resumable: completions are stored in the output folder.
+"""Measures real pretrained models; each command prints one table. Interrupted commands continue from the store in the output folder.
 
     python benchmarks/real_models.py prompts --model NAME --base-url URL --data FOLDER --output FOLDER
     python benchmarks/real_models.py validation OUTPUT_DIR
 
-``prompts``: what a chat model makes of each one-request prompt, greedy, on the first train problems of an arithmetic, a choice, a
-yes/no and a free-text task. URL is an OpenAI-compatible server, such as llama.cpp's; the folder of ``--data`` holds ``multiarith.json``
-and so on. Choose the output folder outside the checkout.
+``prompts`` sends each one-request prompt to a chat model, greedily, with the first train problems of an arithmetic, a choice, a yes/no and
+a free-text task. URL is an OpenAI-compatible server, such as llama.cpp's; the folder of ``--data`` holds ``multiarith.json`` and so on.
+Choose the output folder outside the checkout.
 
-``validation``: what the trainings of ``experiment=real/learning_rate`` left: validation accuracy by setting, pooled over tasks.
+``validation`` reads the runs of ``experiment=real/learning_rate``, and prints validation accuracy by setting, pooled over tasks.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PROMPTS = ("zero_shot_cot_chat", "reasoning_chat")
 
 
 def run_of(output: Path, *overrides: str) -> Run:
-    """The run that these overrides of ``fcot.run`` make."""
+    """The run of these overrides of ``fcot.run``."""
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
 def prompts(options: argparse.Namespace) -> None:
-    """Shares of empty, cut, unanswered and correct completions by task and prompt, and their mean lengths."""
+    """Print shares of empty, cut, unanswered and correct completions by task and prompt, and their mean lengths."""
     print("| task | prompt | n | empty % | cut % | no answer % | correct % | words of a rationale | tokens of a completion |")
     print("|---|---|---|---|---|---|---|---|---|")
     for task in options.tasks:
@@ -69,7 +69,7 @@ def prompts(options: argparse.Namespace) -> None:
 
 
 def validation(options: argparse.Namespace) -> None:
-    """Validation accuracy at the chosen checkpoint, by setting and task, and pooled over the tasks."""
+    """Print validation accuracy at the chosen checkpoint, by setting and task, and pooled over the tasks."""
     counts: dict[tuple[str, ...], dict[str, tuple[int, int]]] = {}
     for file in sorted(options.output.glob("runs/*/config.yaml")):
         directory = RunDirectory(file.parent)
@@ -80,7 +80,7 @@ def validation(options: argparse.Namespace) -> None:
         setting = tuple(str(OmegaConf.select(config, key)) for key in options.by)
         correct, total = counts.setdefault(setting, {}).get(config.dataset.name, (0, 0))
         counts[setting][config.dataset.name] = (correct + round(n * trained["validation_accuracy"]), total + n)
-    tasks = sorted({task for found in counts.values() for task in found})
+    tasks = sorted({task for by_task in counts.values() for task in by_task})
     print("| " + " | ".join([*options.by, *tasks, "pooled, 95 %"]) + " |")
     print("|" + "---|" * (len(options.by) + len(tasks) + 1))
     for setting, by_task in sorted(counts.items()):
@@ -92,7 +92,7 @@ def validation(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     subcommand = commands.add_parser("prompts")
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subcommand.add_argument("--base-url", required=True)
     subcommand.add_argument("--data", type=Path, required=True)
     subcommand.add_argument("--output", type=Path, required=True)
-    subcommand.add_argument("-n", type=int, default=100, help="train problems of a task")
+    subcommand.add_argument("-n", type=int, default=100, help="train problems per task")
     subcommand.add_argument("--tasks", nargs="+", default=TASKS)
     subcommand.add_argument("--prompts", nargs="+", default=PROMPTS)
     subcommand.add_argument("--overrides", nargs="*", default=[], help="further overrides of fcot.run")

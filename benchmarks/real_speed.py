@@ -1,11 +1,11 @@
-"""Speed on real pretrained weights, beside what people use: ratios from one run, the sides in turns.
+"""Compares the speed of fcot with other tools, on real pretrained weights. The sides of a comparison alternate within one run.
 
-    python benchmarks/real_speed.py training FOLDER DATA            # beside TRL's SFTTrainer and transformers' Trainer
-    python benchmarks/real_speed.py memory FOLDER DATA --steps 200  # peak of a training beside that of its longest batch alone
-    python benchmarks/real_speed.py decoding RUN/student DATA       # beside generate with batches sorted by length
-    python benchmarks/real_speed.py server FOLDER DATA --base-url URL    # beside llama.cpp's server with the same model
+    python benchmarks/real_speed.py training FOLDER DATA            # with TRL's SFTTrainer and transformers' Trainer
+    python benchmarks/real_speed.py memory FOLDER DATA --steps 200  # peak memory of a training, and of its longest batch alone
+    python benchmarks/real_speed.py decoding RUN/student DATA       # with generate on batches sorted by length
+    python benchmarks/real_speed.py server FOLDER DATA --base-url URL    # with llama.cpp's server and the same model
 
-FOLDER holds a decoder's weights; DATA as in ``students.py``. ``pip install trl`` adds its side.
+FOLDER holds a decoder's weights; DATA is as in ``students.py``. ``pip install trl`` adds the SFTTrainer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Texts = list[str]
 
 
 def sft_side(student: Student, rows: Tokenized, batch: int, precision: str) -> Meter:
-    """TRL's SFTTrainer on the same tokens, its loss at completions only; without clipping, logs and checkpoints, as the other sides."""
+    """Train with TRL's SFTTrainer on the same tokens, with a loss on completions only, and without clipping, logs and checkpoints."""
     import trl
     from datasets import Dataset
 
@@ -92,7 +92,7 @@ def sft_side(student: Student, rows: Tokenized, batch: int, precision: str) -> M
 
 
 def training(options: argparse.Namespace) -> None:
-    """Samples per second of fine-tuning all weights."""
+    """Measure samples per second of fine-tuning all parameters."""
     student = load_student(str(options.folder))
     rows = tokenized(student, rationales(options.data, options.task))
     recipe = recipe_of(batch_size=options.batch, epochs=1, precision=options.precision)
@@ -104,7 +104,7 @@ def training(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("trl"):
         sides["SFTTrainer"] = lambda part: sft_side(fresh(student), part, options.batch, options.precision)
     else:
-        print("no SFTTrainer here: pip install trl")
+        print("TRL is not installed, so the SFTTrainer is left out: pip install trl")
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     losses: dict[str, list[float]] = {name: [] for name in sides}
     n = options.steps * options.batch
@@ -116,7 +116,7 @@ def training(options: argparse.Namespace) -> None:
             losses[name].append(sum(float(loss) * targets for loss, targets in meter.losses) / sum(targets for _, targets in meter.losses))
     lengths = rows.lengths.sum(1)
     print(f"{options.task}, {options.folder.name}: {len(rows)} rationales of {lengths.mean():.0f} tokens on average, "
-          f"{lengths.max()} at most; {n} samples a side and turn, batch {options.batch}, {options.precision}, {DEVICE}")  # fmt: skip
+          f"{lengths.max()} at most; {n} samples per side and turn, batch {options.batch}, {options.precision}, {DEVICE}")  # fmt: skip
     table(
         ["side", "samples/s", "fcot / side", "mean loss"],
         [[name, median(speeds[name]), ratio(speeds["fcot"], speeds[name]), f"{median(losses[name]):.4f}"] for name in sides],
@@ -124,7 +124,7 @@ def training(options: argparse.Namespace) -> None:
 
 
 def peak_memory(folder: Path, data: Path, task: str, batch: int, steps: int, precision: str, longest: bool) -> float:
-    """Peak resident memory of a training in this process, in GB: on all rows, or on the longest ones of a batch only."""
+    """Peak resident memory of a training in this process, in GB: on all rows, or only on a batch of the longest ones."""
     student = load_student(str(folder))
     rows = tokenized(student, rationales(data, task))
     if longest:
@@ -135,7 +135,7 @@ def peak_memory(folder: Path, data: Path, task: str, batch: int, steps: int, pre
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of a training and of its longest batch alone, each in a process of its own."""
+    """Measure the peak memory of a training, and of its longest batch alone, in separate processes."""
     peaks = []
     for steps, longest in ((4, True), (options.steps, False)):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -148,27 +148,27 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def sorted_generate(student: Student, prompts: Sequence[Sequence[int]], limit: int, batch: int) -> Texts:
-    """``generate`` on batches of prompts of similar length, the longest first."""
+    """Decode with ``generate``, on batches of prompts of similar length, the longest first."""
     tokenizer, model = student.tokenizer, student.model.eval()
     tokenizer.padding_side = "left"
     order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
     texts = [""] * len(prompts)
     for first in range(0, len(order), batch):
-        chosen = order[first : first + batch]
-        inputs = tokenizer.pad({"input_ids": [list(prompts[at]) for at in chosen]}, return_tensors="pt").to(DEVICE)
+        indices = order[first : first + batch]
+        inputs = tokenizer.pad({"input_ids": [list(prompts[at]) for at in indices]}, return_tensors="pt").to(DEVICE)
         written: Any = model.generate(**inputs, max_new_tokens=limit, do_sample=False)  # type: ignore[operator]
-        for at, ids in zip(chosen, written[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        for at, ids in zip(indices, written[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
             texts[at] = tokenizer.decode(ids, skip_special_tokens=True)
     return texts
 
 
 def decoding(options: argparse.Namespace) -> None:
-    """Seconds for a trained student's greedy answers to the test split."""
-    student, usage = load_student(str(options.folder)), read_interface(options.folder)
+    """Measure the seconds of a trained student's greedy answers to the test split."""
+    student, interface = load_student(str(options.folder)), read_interface(options.folder)
     student.model.to(DEVICE)  # type: ignore[arg-type]
-    limit = options.max_new_tokens or usage.max_new_tokens
-    questions = test_questions(options.data, usage.task)[: options.n]
-    prompts, _ = encode_prompts(student, [usage.format.prompt(question) for question in questions], usage.max_prompt_tokens)
+    limit = options.max_new_tokens or interface.max_new_tokens
+    questions = test_questions(options.data, interface.task)[: options.n]
+    prompts, _ = encode_prompts(student, [interface.format.prompt(question) for question in questions], interface.max_prompt_tokens)
     budget = TrainerConfig.eval_batch_tokens
 
     def ours() -> Texts:
@@ -183,7 +183,7 @@ def decoding(options: argparse.Namespace) -> None:
         for name in rotated(list(sides), turn):
             texts[name], spent = timed(sides[name])
             seconds[name].append(spent)
-    print(f"{usage.task}, {len(prompts)} test questions, at most {limit} new tokens, float32, {DEVICE}")
+    print(f"{interface.task}, {len(prompts)} test questions, at most {limit} new tokens, float32, {DEVICE}")
     rows = [
         [name, median(seconds[name]), ratio(seconds[name], seconds["fcot"]),
          f"{sum(a == b for a, b in zip(texts[name], texts['fcot'], strict=True))}/{len(prompts)}"] for name in sides
@@ -192,7 +192,7 @@ def decoding(options: argparse.Namespace) -> None:
 
 
 def server(options: argparse.Namespace) -> None:
-    """New tokens per second of fcot's decoding and of a llama.cpp server, the same number for every prompt."""
+    """Measure new tokens per second of fcot and of a llama.cpp server, with the same number of tokens for every prompt."""
     import openai
 
     student = load_student(str(options.folder))
@@ -204,7 +204,7 @@ def server(options: argparse.Namespace) -> None:
     eos = torch.tensor([student.tokenizer.eos_token_id])
     student.model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits.index_fill_(-1, eos, -torch.inf))  # type: ignore
 
-    async def theirs() -> int:
+    async def send_all() -> int:
         client = openai.AsyncOpenAI(api_key="none", base_url=options.base_url, timeout=3600)
         replies = await asyncio.gather(*(
             client.completions.create(model="any", prompt=text, max_tokens=limit, temperature=0, extra_body={"ignore_eos": True})
@@ -213,34 +213,37 @@ def server(options: argparse.Namespace) -> None:
         return sum(reply.usage.completion_tokens for reply in replies if reply.usage)
 
     answers, spent = timed(lambda: decode(student, endless, max_tokens=TrainerConfig.eval_batch_tokens))
-    n_tokens, spent_there = timed(lambda: asyncio.run(theirs()))
+    n_tokens, server_spent = timed(lambda: asyncio.run(send_all()))
     print(f"{len(prompts)} prompts, {limit} new tokens each; fcot in float32, the server as it was started")
-    rows = [["fcot", len(answers) * limit, spent, len(answers) * limit / spent], ["server", n_tokens, spent_there, n_tokens / spent_there]]
+    rows = [
+        ["fcot", len(answers) * limit, spent, len(answers) * limit / spent],
+        ["server", n_tokens, server_spent, n_tokens / server_spent],
+    ]
     table(["side", "new tokens", "seconds", "tokens/s"], rows)
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     for command in (training, memory, decoding, server):
-        added = commands.add_parser(command.__name__, help=(command.__doc__ or "").rstrip("."))
-        added.set_defaults(command=command)
-        added.add_argument("folder", type=Path)
-        added.add_argument("data", type=Path)
-        added.add_argument("--task", default="svamp")
-        added.add_argument("--turns", type=int, default=1)
+        subparser = commands.add_parser(command.__name__, help=(command.__doc__ or "").rstrip("."))
+        subparser.set_defaults(command=command)
+        subparser.add_argument("folder", type=Path)
+        subparser.add_argument("data", type=Path)
+        subparser.add_argument("--task", default="svamp")
+        subparser.add_argument("--turns", type=int, default=1)
         if command in (training, memory):
-            added.add_argument("--batch", type=int, default=8)
-            added.add_argument("--steps", type=int, default=12)
-            added.add_argument("--precision", default="32-true")
+            subparser.add_argument("--batch", type=int, default=8)
+            subparser.add_argument("--steps", type=int, default=12)
+            subparser.add_argument("--precision", default="32-true")
         else:
-            added.add_argument("-n", type=int, help="questions; all by default")
-            added.add_argument("--max-new-tokens", type=int)
+            subparser.add_argument("-n", type=int, help="questions; all by default")
+            subparser.add_argument("--max-new-tokens", type=int)
         if command is decoding:
-            added.add_argument("--batches", type=int, nargs="+", default=[16, 32])
+            subparser.add_argument("--batches", type=int, nargs="+", default=[16, 32])
         if command is server:
-            added.add_argument("--base-url", required=True)
+            subparser.add_argument("--base-url", required=True)
     options = parser.parse_args()
     hf.logging.set_verbosity_error()
     options.command(options)

@@ -1,4 +1,9 @@
-"""The report of a large sweep: python benchmarks/report.py [RUNS] [PREDICTIONS]: time, memory, file size, a keystroke in Chromium."""
+"""Measures the report of a large sweep: time, memory, file size, and the delay of a keystroke in Chromium.
+
+    python benchmarks/report.py [RUNS] [PREDICTIONS]
+
+The default is 200 runs with 1,000 predictions each.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ from fcot.sweeps.plan import PlannedJob, Sweep, write_plan
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WORDS = [f"{a}{b}{c}" for a in ("ba", "ke", "mi", "to", "su") for b in ("ran", "lin", "dor", "ves") for c in ("", "a", "o", "ed", "ing")]
 QUERY = "keran marks 12"
-# From the key to what is on the screen: the task after the next frame.
+# Milliseconds from each key to the updated screen: until the task after the next frame.
 TYPE = """async (text) => {
   const box = document.querySelector('input[name=q]'), status = document.querySelector('#samples [role=status]'), times = [];
   for (let end = 1; end <= text.length; end++) {
@@ -43,8 +48,8 @@ def rationale(rng: random.Random) -> str:
     )
 
 
-def a_run(folder: Path) -> tuple[dict[str, Any], str]:
-    """Metrics and configuration of a real, short run: what the copies have in common."""
+def real_run(folder: Path) -> tuple[dict[str, Any], str]:
+    """Metrics and configuration of a short real run, which all runs of the sweep copy."""
     command = [sys.executable, "-m", "fcot.run", "diversity=1", "trainer.max_steps=20", f"output_dir={folder}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (run,) = (folder / "runs").iterdir()
@@ -52,8 +57,8 @@ def a_run(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
-    """A sweep of tasks, D, rates and seeds: each run with predictions, marks, a log, and the completions that runs of a task share."""
-    metrics, config = a_run(folder / "real")
+    """Write a sweep over tasks, D, learning rates and seeds; each run has predictions, error marks, a log and curated completions."""
+    metrics, config = real_run(folder / "real")
     jobs = []
     for number in range(n_runs):
         rng = random.Random(number)
@@ -67,10 +72,10 @@ def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
         right = [rng.random() < 0.4 + 0.02 * diversity for _ in range(n_predictions)]
         write_jsonl(directory.predictions, ({
             "sample_index": index, "question": f"Question {index} of {task}: " + " ".join(random.Random(index).choices(WORDS, k=30)),
-            "answer": "12", "completion": f"{rationale(rng)}\nAnswer: {12 if one else 13}", "prediction": "12" if one else "13",
-            "correct": one, "complete": True, "n_tokens": rng.randrange(60, 120),
-        } for index, one in enumerate(right)))  # fmt: skip
-        wrong = [index for index, one in enumerate(right) if not one]
+            "answer": "12", "completion": f"{rationale(rng)}\nAnswer: {12 if correct else 13}", "prediction": "12" if correct else "13",
+            "correct": correct, "complete": True, "n_tokens": rng.randrange(60, 120),
+        } for index, correct in enumerate(right)))  # fmt: skip
+        wrong = [index for index, correct in enumerate(right) if not correct]
         write_jsonl(directory.errors, ({"sample_index": index, "marks": ["arithmetic_slip"], "equation": "1 + 1 = 3"} for index in wrong))
         rng = random.Random(task)
         write_jsonl(directory.curated, ({
@@ -85,14 +90,14 @@ def build(folder: Path, n_runs: int, n_predictions: int) -> Path:
         directory.config.write_text(config)
         directory.logs.mkdir()
         directory.logs.joinpath("metrics.csv").write_text("step,train_loss\n" + "".join(f"{step},{9 / step}\n" for step in range(1, 2000)))
-        shown = [f"dataset={task}", f"diversity={diversity}", f"trainer.lr={lr}", f"seed={seed}"]
-        jobs.append(PlannedJob(number, shown, str(number), f"../runs/run-{number}", "evaluate"))
+        overrides = [f"dataset={task}", f"diversity={diversity}", f"trainer.lr={lr}", f"seed={seed}"]
+        jobs.append(PlannedJob(number, overrides, str(number), f"../runs/run-{number}", "evaluate"))
     write_plan(Sweep(folder / "sweep", "2026-01-31", "/", [], {"kind": "serial"}, jobs))
     return folder / "sweep"
 
 
-def reported(sweep: Path) -> None:
-    """In a process of its own: its peak memory is the report's."""
+def write_report(sweep: Path) -> None:
+    """Write the report in a separate process, and print its time, peak memory and file sizes."""
     began = time.perf_counter()
     done = subprocess.Popen([sys.executable, "-m", "fcot.report", str(sweep)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(done.pid, 0)
@@ -106,7 +111,7 @@ def main(n_runs: int, n_predictions: int) -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         sweep = build(Path(name), n_runs, n_predictions)
         print(f"{n_runs} runs x {n_predictions:,} predictions")
-        reported(sweep)
+        write_report(sweep)
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         page = browser.new_page()
         began = time.perf_counter()

@@ -1,8 +1,10 @@
-"""Coverage, type-I error and power of the report's statistics, beside those it had before: python benchmarks/report_statistics.py [DRAWS].
+"""Measures coverage, type-I error and power of the report's statistics, and of the methods that they replaced.
 
-Answers are drawn from a latent probit model. Half of the latent variance is the problem's, 0.15 the setting's with the problem, the rest a
-run's; a run's accuracy over all problems is Beta with the standard deviation named. Prints Markdown; every rate has its standard error.
-(Not named statistics.py: that would stand before Python's own module for every program in this folder.)
+    python benchmarks/report_statistics.py [DRAWS]
+
+Answers are drawn from a latent probit model. Half of the latent variance belongs to the problem, 0.15 to the interaction of setting and
+problem, the rest to the run. A run's accuracy over all problems follows a Beta distribution with the given standard deviation. Prints
+Markdown; every rate has its standard error. (A file named statistics.py would hide Python's own module from all scripts in this folder.)
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from fcot.evaluation.statistics import against_published, compare, detectable, e
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
-_RESAMPLES = 500  # of the old bootstrap, which had 4,000
-_EVERY = 4  # the methods that resample are slow: only every fourth draw is theirs
+_RESAMPLES = 500  # resamples of the old bootstrap, which used 4,000
+_EVERY = 4  # methods that resample are slow: they get only every fourth draw
 _PROBLEM, _PROFILE = 0.5, 0.15  # shares of the latent variance
 _SIZES = (111, 405, 1319)
 _PAIRS = ("sd", "n", "seeds", "type I, before", "type I, now", "power +10, before", "power +10, now")
 
 
-# --- what is drawn ---------------------------------------------------------------------------------------------------
+# --- simulated answers -----------------------------------------------------------------------------------------------
 
 
 def run_accuracies(rng: np.random.Generator, mean: float, sd: float, seeds: int) -> Array:
-    """The accuracies over all problems of several trainings."""
+    """Draw the accuracies of several trainings over all problems."""
     if sd == 0:
         return np.full(seeds, mean)
     size = mean * (1 - mean) / sd**2 - 1
@@ -39,7 +41,14 @@ def run_accuracies(rng: np.random.Generator, mean: float, sd: float, seeds: int)
 
 
 def answers(rng: np.random.Generator, accuracies: Array, problems: Array, problem_share: float = _PROBLEM) -> Array:
-    """A setting's answers, (seeds, problems), to problems of these difficulties."""
+    """Draw a setting's answers, (seeds, problems): 1 if correct.
+
+    Args:
+        rng: The random generator.
+        accuracies: Accuracy of each training over all problems, (seeds,).
+        problems: Difficulty of each problem, standard normal, (problems,).
+        problem_share: Share of the latent variance that belongs to the problem.
+    """
     n = len(problems)
     profile, own = rng.standard_normal(n), rng.standard_normal((len(accuracies), n))
     shared = np.sqrt(problem_share) * problems + np.sqrt(_PROFILE) * profile
@@ -48,32 +57,41 @@ def answers(rng: np.random.Generator, accuracies: Array, problems: Array, proble
 
 
 def setting(rng: np.random.Generator, mean: float, sd: float, seeds: int, problems: Array) -> Array:
-    """A setting's answers."""
+    """Draw a setting's answers, (seeds, problems), with accuracies of this mean and standard deviation."""
     return answers(rng, run_accuracies(rng, mean, sd, seeds), problems)
 
 
 def by_template(rng: np.random.Generator, accuracy: float, templates: int, size: int, alike: float, level: Array | None = None) -> Array:
-    """One training's answers to problems of which those of a template are alike; ``level``: what all trainings share of a template."""
+    """Draw one training's answers, (1, problems), to problems that are similar within a template.
+
+    Args:
+        rng: The random generator.
+        accuracy: Accuracy over all problems.
+        templates: Number of templates.
+        size: Problems per template.
+        alike: Share of the latent variance that belongs to the template.
+        level: The part of the templates' difficulty that all trainings share, (templates,); None: they share none.
+    """
     own = rng.standard_normal(templates)
     of_template = own if level is None else np.sqrt(0.5) * (own + level)
     latent = np.sqrt(alike) * of_template.repeat(size) + np.sqrt(1 - alike) * rng.standard_normal(templates * size)
     return (latent < ndtri(accuracy)).astype(np.float64)[None]
 
 
-# --- the methods before ----------------------------------------------------------------------------------------------
+# --- the replaced methods --------------------------------------------------------------------------------------------
 
 
 def old_estimate(sample: Array, rng: np.random.Generator) -> Interval:
-    """The percentile bootstrap over seeds and problems."""
+    """The interval of an accuracy by the percentile bootstrap over seeds and problems."""
     seeds, n = sample.shape
-    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) @ sample
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
-    low, high = np.percentile(np.einsum("rp,rp->r", chosen, drawn) / (seeds * n), [2.5, 97.5])
+    resampled = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) @ sample
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    low, high = np.percentile(np.einsum("rp,rp->r", resampled, counts) / (seeds * n), [2.5, 97.5])
     return float(low), float(high)
 
 
 def old_compare(first: Array, second: Array) -> float:
-    """Welch's test with the noise of answers in both parts; one run borrowed the other side's variance."""
+    """The p-value by Welch's test, which counted the noise of answers twice; a single run borrowed the other side's variance."""
     differences = second.mean(axis=0) - first.mean(axis=0)
     parts = [(float(differences.var(ddof=1)) / len(differences), len(differences) - 1)]
     for side, other in ((first, second), (second, first)):
@@ -85,7 +103,7 @@ def old_compare(first: Array, second: Array) -> float:
 
 
 def old_trend(levels: Sequence[Array], rng: np.random.Generator) -> float:
-    """Kendall's over runs from three seeds on, else a permutation of each problem's answers over the levels."""
+    """The p-value by Kendall's test over runs with three or more seeds, else by permuting each problem's answers over the levels."""
     if min(map(len, levels)) >= 3:
         places = [place for place, level in enumerate(levels) for _ in level]
         p = stats.kendalltau(places, np.concatenate([level.mean(axis=1) for level in levels])).pvalue
@@ -99,67 +117,70 @@ def old_trend(levels: Sequence[Array], rng: np.random.Generator) -> float:
 
 
 def rate(hits: Sequence[bool]) -> str:
-    """In percent, with its standard error."""
+    """The share of hits in percent, with its standard error."""
     share = float(np.mean(hits))
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(hits)):.1f}"
 
 
 def coverage(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """Of the mean over trainings and problems."""
+    """Coverage of the interval of the mean over trainings and problems."""
     cells = [(accuracy, sd, n, 3) for accuracy in (0.2, 0.5, 0.8) for sd in (0.0, 0.03, 0.08) for n in _SIZES]
     cells += [(0.2, sd, 405, seeds) for seeds in (2, 5) for sd in (0.0, 0.03, 0.08)]
     cells += [(accuracy, sd, 405, 3) for accuracy in (0.02, 0.97) for sd in (0.0, 0.03)]
     for accuracy, sd, n, seeds in cells:
-        held: list[list[bool]] = [[], []]
+        covered: list[list[bool]] = [[], []]  # before, now
         widths: list[list[float]] = [[], []]
         for number in range(draws):
             sample = setting(rng, accuracy, sd, seeds, rng.standard_normal(n))
             now = estimate(sample)
             intervals = [(1, (now.low, now.high)), *([(0, old_estimate(sample, rng))] if number % _EVERY == 0 else [])]
             for place, (low, high) in intervals:
-                held[place].append(low <= accuracy <= high)
+                covered[place].append(low <= accuracy <= high)
                 widths[place].append(100 * (high - low))
-        cells_of = (f"{rate(one)} ({np.mean(width):.0f})" for one, width in zip(held, widths, strict=True))
-        yield f"{100 * accuracy:.0f} %", f"{100 * sd:.0f}", str(n), str(seeds), *cells_of
+        results = (f"{rate(hits)} ({np.mean(width):.0f})" for hits, width in zip(covered, widths, strict=True))
+        yield f"{100 * accuracy:.0f} %", f"{100 * sd:.0f}", str(n), str(seeds), *results
 
 
 def comparisons(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """Two settings at 50 %, the second 10 points better for power."""
+    """Comparisons of two settings at 50 %; for power, the second one is 10 points better."""
     cells = [(seeds, sd, n) for seeds in ((2, 2), (3, 3), (5, 5)) for sd in ((0.0,) * 2, (0.03,) * 2, (0.08,) * 2) for n in _SIZES]
     cells += [((3, 3), (0.08, 0.01), 405), ((1, 3), (0.03, 0.03), 405), ((1, 3), (0.08, 0.01), 405)]
     for seeds, sd, n in cells:
-        found: list[list[bool]] = [[], [], [], []]
+        rejected: list[list[bool]] = [[], [], [], []]  # type I before and now, power before and now
         for _ in range(draws):
             for place, gain in ((0, 0.0), (2, 0.1)):
                 problems = rng.standard_normal(n)
                 first, second = setting(rng, 0.5, sd[0], seeds[0], problems), setting(rng, 0.5 + gain, sd[1], seeds[1], problems)
-                found[place].append(old_compare(first, second) < 0.05)
+                rejected[place].append(old_compare(first, second) < 0.05)
                 p = compare(first, second, range(n)).p
-                found[place + 1] += [] if p is None else [p < 0.05]
+                rejected[place + 1] += [] if p is None else [p < 0.05]
         spread = f"{100 * sd[0]:.0f}" if sd[0] == sd[1] else f"{100 * sd[0]:.0f} v {100 * sd[1]:.0f}"
-        yield spread, str(n), f"{seeds[0]} v {seeds[1]}", *(rate(one) if one else "no test" for one in found)
+        yield spread, str(n), f"{seeds[0]} v {seeds[1]}", *(rate(hits) if hits else "no test" for hits in rejected)
 
 
 def trends(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """Levels at 50 %; for power 10 points higher at the end of the axis."""
+    """Trends over levels at 50 %; for power, the last level is 10 points higher."""
     for levels, seeds in ((3, 2), (3, 3), (3, 5), (7, 3)):
         for sd in (0.0, 0.03, 0.08):
             for n in (111, 405):
-                found: list[list[bool]] = [[], [], [], []]
+                rejected: list[list[bool]] = [[], [], [], []]  # type I before and now, power before and now
                 for number in range(draws):
                     for place, gain in ((0, 0.0), (2, 0.1)):
                         problems = rng.standard_normal(n)
-                        drawn = [setting(rng, 0.5 + gain * level / (levels - 1), sd, seeds, problems) for level in range(levels)]
+                        samples = [setting(rng, 0.5 + gain * level / (levels - 1), sd, seeds, problems) for level in range(levels)]
                         if seeds > 2 or number % _EVERY == 0:
-                            found[place].append(old_trend(drawn, rng) < 0.05)
-                        p = trend(drawn).p
+                            rejected[place].append(old_trend(samples, rng) < 0.05)
+                        p = trend(samples).p
                         assert p is not None
-                        found[place + 1].append(p < 0.05)
-                yield f"{100 * sd:.0f}", str(n), f"{levels} x {seeds}", *map(rate, found)
+                        rejected[place + 1].append(p < 0.05)
+                yield f"{100 * sd:.0f}", str(n), f"{levels} x {seeds}", *map(rate, rejected)
 
 
 def copies(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """Three levels of runs that do not depend on the seed, each there three times: before counted as nine, now as three."""
+    """Trends over three levels whose runs do not depend on the seed, with three copies of each run.
+
+    The replaced method counted nine runs; the present one counts three.
+    """
     for n in (111, 405):
         before, now = [], []
         for _ in range(min(draws, 200)):
@@ -172,28 +193,28 @@ def copies(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
 
 
 def templates(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """One training, problems alike within templates: coverage, type-I error of comparing two, power at +15 points."""
+    """Coverage for one training, type-I error of comparing two, and power at +15 points, with similar problems within templates."""
     for groups, size, alike in ((12, 9, 0.35), (35, 5, 0.42), (64, 6, 0.2), (100, 2, 0.3), (111, 1, 0.0)):
         names = [str(number // size) for number in range(groups * size)]
-        held: list[list[bool]] = [[], []]
-        found: list[list[bool]] = [[], [], [], []]
+        covered: list[list[bool]] = [[], []]  # before, now
+        rejected: list[list[bool]] = [[], [], [], []]  # type I before and now, power before and now
         for _ in range(draws):
-            one = by_template(rng, 0.4, groups, size, alike)
+            sample = by_template(rng, 0.4, groups, size, alike)
             for place, known in enumerate((None, names)):
-                interval = estimate(one, known)
-                held[place].append(interval.low <= 0.4 <= interval.high)
+                interval = estimate(sample, known)
+                covered[place].append(interval.low <= 0.4 <= interval.high)
             for gain in (0, 1):
                 level = rng.standard_normal(groups)
                 sides = [by_template(rng, 0.4 + 0.15 * gain * side, groups, size, alike, level) for side in (0, 1)]
                 for place, known in enumerate((None, names)):
                     p = compare(sides[0], sides[1], range(len(names)), known).p
                     assert p is not None
-                    found[2 * gain + place].append(p < 0.05)
-        yield f"{groups} x {size}", f"{alike:.2f}", *map(rate, held), *map(rate, found)
+                    rejected[2 * gain + place].append(p < 0.05)
+        yield f"{groups} x {size}", f"{alike:.2f}", *map(rate, covered), *map(rate, rejected)
 
 
 def replications(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """How often an exact replication, another training on the same problems, is "not covered"."""
+    """How often the report says "not covered" of an exact replication: another training with the same problems."""
     for n, accuracy in ((111, 0.8), (180, 0.15), (300, 0.1), (1319, 0.07)):
         for sd in (0.0, 0.02, 0.04):
             cells: list[str] = []
@@ -213,17 +234,17 @@ def replications(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]
 
 
 def promises(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
-    """The power at the smallest difference that a dry run says can be shown; 80 % is promised."""
+    """The power at the smallest difference that a dry run says can be shown; it should be 80 %."""
     for n in _SIZES:
         for seeds in (1, 3, 5):
-            difference, found = detectable(n, seeds), []
+            difference, rejected = detectable(n, seeds), []
             sd = 0.03 if seeds > 1 else 0.0
             for _ in range(draws):
                 problems = rng.standard_normal(n)
                 low, high = (setting(rng, 0.5 + side * difference / 2, sd, seeds, problems) for side in (-1, 1))
                 p = compare(low, high, range(n)).p
-                found.append(p is not None and p < 0.05)
-            yield str(n), str(seeds), f"{100 * difference:.1f}", rate(found)
+                rejected.append(p is not None and p < 0.05)
+            yield str(n), str(seeds), f"{100 * difference:.1f}", rate(rejected)
 
 
 Table = Callable[[np.random.Generator, int], Iterator[Sequence[str]]]

@@ -1,4 +1,4 @@
-"""Start-up beside a bare Hydra application, in one run: python benchmarks/startup.py [ROUNDS]."""
+"""Compares the start-up time of fcot.run with that of a bare Hydra application: python benchmarks/startup.py [ROUNDS]."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(rounds: int) -> None:
             bare = [sys.executable, "app.py", *flags]
             ours = [sys.executable, "-m", "fcot.run", *flags]
             pairs = [(seconds(ours, folder), seconds(bare, folder)) for _ in range(rounds + 1)][1:]
-            ratio = statistics.median(one / two for one, two in pairs)
+            ratio = statistics.median(fcot_seconds / bare_seconds for fcot_seconds, bare_seconds in pairs)
             times = [statistics.median(column) for column in zip(*pairs, strict=True)]
             print(
                 f"{' '.join(flags):10} fcot.run {times[0]:.2f} s, bare Hydra {times[1]:.2f} s, median ratio {ratio:.2f} over {rounds} pairs"

@@ -1,8 +1,8 @@
-"""A store folder of many rows: opening, planning a sweep over it, appending, compacting, merging. Seconds and memory.
+"""Measures a store folder of many rows: opening, planning a sweep over it, appending, compacting and merging.
 
     python benchmarks/store.py [rows] [jobs]
 
-Each step runs in a process of its own; memory is that process's largest resident size beyond an idle one's.
+Each step runs in a separate process. Prints its seconds, and by how much its peak memory exceeds that of an idle process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS = ("idle", "first_open", "open", "plan", "append", "compact", "merge")
 
 
 def fill(folder: Path, n_rows: int, seed: str) -> None:
-    """Write ``n_rows`` rows of other prompts than the sweep's, eight to a key, as a finished purchase leaves them."""
+    """Write the rows of a finished purchase, eight per key, with other prompts than the sweep's."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {digit: (folder / f"{digit}.jsonl").open("wb") for digit in "0123456789abcdef"}
     for number in range(n_rows // 8):
@@ -38,7 +38,7 @@ def fill(folder: Path, n_rows: int, seed: str) -> None:
 
 
 def step(name: str, jobs: int) -> None:
-    """Do one step and print its seconds."""
+    """Run one step, and print its seconds and its peak memory."""
     from fcot.llm.store.folder import StoreFolder
     from fcot.store import compact_store, merge_stores
     from fcot.sweeps.launch import estimates_of
@@ -80,9 +80,9 @@ def main() -> None:
         for name in STEPS:
             command = [sys.executable, __file__, "step", name, str(jobs)]
             done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
-            said = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("seconds", "megabytes")))
-            idle = idle or float(said["megabytes"])
-            print(f"{name:12} {float(said['seconds']):8.2f} s {float(said['megabytes']) - idle:8.0f} MB", flush=True)
+            values = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("seconds", "megabytes")))
+            idle = idle or float(values["megabytes"])
+            print(f"{name:12} {float(values['seconds']):8.2f} s {float(values['megabytes']) - idle:8.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The student side, measured: python benchmarks/students.py training|evaluation|scaling|precision|gpu ... (--help says what with).
+"""Measures the student side: python benchmarks/students.py training|evaluation|scaling|precision|gpu ... (--help lists the options).
 
-Models are of the real classes and shapes with random weights, tokenizers are trained on the spot. Ratios count, each from one
-run with its sides measured in turns; absolute numbers are this machine's. DATA holds ``dataset/`` and ``completion_data/`` in
-the authors' formats.
+Models have the real classes and shapes, but random weights; tokenizers are trained on the task's texts. Compare ratios: the sides of a
+comparison alternate within one run, and absolute numbers depend on the machine. DATA holds ``dataset/`` and ``completion_data/`` in the
+authors' formats.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from statistics import mean, median, pstdev
 from typing import Any
 from unittest.mock import patch
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fcot.run
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # like fcot.run
 
 import numpy as np
 import torch
@@ -56,27 +56,27 @@ Sample = tuple[str, str, str]  # question, answer, rationale
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print Markdown."""
-    shown = [[cell if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}" for cell in row] for row in rows]
-    print("\n".join(["", *(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *shown]), ""]), flush=True)
+    """Print a Markdown table."""
+    cells = [[cell if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}" for cell in row] for row in rows]
+    print("\n".join(["", *(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells]), ""]), flush=True)
 
 
 def rationales(data: Path, name: str) -> list[Sample]:
-    """Replayed completions as curation=answer keeps them; those of a toy task are its oracle's."""
+    """The reasoning samples of a task: stored completions with the right answer, or the oracle's rationales for a toy task."""
     if name in TOY_TASKS:
         toy = TOY_TASKS[name]
         return [(problem.question, problem.answer, toy.rationale(problem.question, 0, None)) for problem in make_problems(toy, 1000, 0)]
     task = TASKS[name]
     problems = {problem.sample_index: problem for problem in load_problems(task, str(data / "dataset" / f"{name}.json"))}
     file = next((data / "completion_data").rglob(f"D_{name}.json"))
-    found, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
-    completions: list[Completion] = [one for slots in found.values() for one in slots]
-    curated = curate(completions, problems, task.rule, lambda one, rule: rule.read(one.answer_text), Rules(["answer"]))
+    by_problem, _ = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
+    completions: list[Completion] = [completion for slots in by_problem.values() for completion in slots]
+    curated = curate(completions, problems, task.rule, lambda completion, rule: rule.read(completion.answer_text), Rules(["answer"]))
     return [(problems[row.sample_index].question, row.answer, row.rationale) for row in curated if row.kept]
 
 
 def test_questions(data: Path, name: str) -> list[str]:
-    """Questions of the test split."""
+    """The questions of a task's test split."""
     if name in TOY_TASKS:
         problems = make_problems(TOY_TASKS[name], 1000, 0)
     else:
@@ -85,7 +85,15 @@ def test_questions(data: Path, name: str) -> list[str]:
 
 
 def build(name: str, samples: Sequence[Sample], width: int | None = None, layers: int | None = None, positions: int = 1024) -> Student:
-    """A model of a real shape, its vocabulary of the real size whatever the tokenizer uses of it; or narrower, for trying things."""
+    """Build a student of a real shape with random weights.
+
+    Args:
+        name: Key of SHAPES.
+        samples: Training texts of the tokenizer.
+        width: Hidden size, for a smaller model; None: the real width, and the real vocabulary size even if the tokenizer uses less of it.
+        layers: Number of layers; None: as many as the real model.
+        positions: Positions of a decoder.
+    """
     shape = SHAPES[name]
     texts = [text for question, answer, why in samples for text in (question, f"{why} --> {answer}")]
     tokenizer = train_tokenizer(texts, shape["vocabulary"])
@@ -118,7 +126,7 @@ def fresh(student: Student) -> Student:
 
 
 class Meter:
-    """Seconds from the beginning of step ``skip`` to the end of step ``n_steps``; loss and target tokens of every step."""
+    """Measures the time from the beginning of step ``skip`` to the end of step ``n_steps``; keeps loss and target tokens of every step."""
 
     def __init__(self, n_steps: int, skip: int = 0) -> None:
         self.n_steps, self.skip = n_steps, skip
@@ -135,17 +143,17 @@ class Meter:
         self.losses.append((loss.detach(), targets))
 
     def end(self) -> None:
-        """Called after the optimizer."""
+        """Called after the optimizer's step."""
         if len(self.losses) == self.n_steps:
             self.ended = now()
 
     @property
     def seconds(self) -> float:
-        """Measured."""
+        """The measured seconds."""
         return self.ended - self.begun
 
     def windows(self, size: int = 10) -> list[float]:
-        """Mean loss a token in each run of so many steps."""
+        """Mean loss per token in each window of ``size`` steps."""
         parts = [self.losses[start : start + size] for start in range(0, len(self.losses), size)]
         return [sum(float(loss) * n for loss, n in part) / sum(n for _, n in part) for part in parts]
 
@@ -157,13 +165,13 @@ def now() -> float:
 
 
 def recipe_of(**options: Any) -> TrainerConfig:
-    """Training without clipping and without evaluations, as the other sides do."""
+    """The options of a training without clipping and evaluations, like the other sides'."""
     plain = {"name": "benchmark", "lr": LR, "weight_decay": DECAY, "schedule": "constant", "clip_norm": None, "precision": "32-true"}
     return TrainerConfig(**(plain | {"evaluate_every_epochs": None} | options))
 
 
 def fcot_side(student: Student, rows: Tokenized, recipe: TrainerConfig, skip: int = 0) -> Meter:
-    """Our own training."""
+    """Train with fcot."""
     layout, _, n_steps = plan(student, rows, recipe, 0)
     meter = Meter(n_steps, skip)
     original = StudentModule.training_step
@@ -180,7 +188,7 @@ def fcot_side(student: Student, rows: Tokenized, recipe: TrainerConfig, skip: in
 
 
 def features(student: Student, rows: Tokenized) -> list[dict[str, list[int]]]:
-    """Rows as transformers takes them; labels of a prompt are -100."""
+    """Rows in the format of transformers; labels of prompt tokens are -100."""
     if student.architecture == "encoder_decoder":
         return [{"input_ids": row.prompt, "attention_mask": [1] * len(row.prompt), "labels": row.completion} for row in rows]
     whole = [(row.prompt + row.completion, [-100] * len(row.prompt) + row.completion) for row in rows]
@@ -188,7 +196,7 @@ def features(student: Student, rows: Tokenized) -> list[dict[str, list[int]]]:
 
 
 def padded_side(student: Student, rows: Tokenized, longest: Sequence[int], batch: int, precision: str) -> Meter:
-    """As paper A's code feeds a model: every row padded to the longest of the data set, decoders on the left."""
+    """Train like paper A's code: every row is padded to the longest of the data set, on the left for decoders."""
     seq2seq = student.architecture == "encoder_decoder"
     widths = {"input_ids": longest[0], "attention_mask": longest[0], "labels": longest[1]} if seq2seq else dict.fromkeys(
         ("input_ids", "attention_mask", "labels"), longest[2])  # fmt: skip
@@ -199,7 +207,7 @@ def padded_side(student: Student, rows: Tokenized, longest: Sequence[int], batch
         return [*ids, *padding] if seq2seq else [*padding, *ids]
 
     data = features(student, rows)
-    tensors = {name: torch.tensor([filled(name, one[name]) for one in data]) for name in widths}
+    tensors = {name: torch.tensor([filled(name, row[name]) for row in data]) for name in widths}
     model: Any = student.model.to(DEVICE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=True)
     batches = torch.randperm(len(rows)).split(batch)
@@ -218,7 +226,7 @@ def padded_side(student: Student, rows: Tokenized, longest: Sequence[int], batch
 
 
 def trainer_side(student: Student, rows: Tokenized, order: str, batch: int, precision: str) -> Meter:
-    """The Trainer of transformers with its padding collator, without what we do without (clipping, logs, checkpoints)."""
+    """Train with the Trainer of transformers and its padding collator, without clipping, logs and checkpoints."""
     meter = Meter(-(-len(rows) // batch))
 
     class Measured(hf.Trainer):
@@ -247,12 +255,12 @@ def trainer_side(student: Student, rows: Tokenized, order: str, batch: int, prec
 
 
 def sides(student: Student, longest: Sequence[int], precision: str) -> dict[str, Callable[[Tokenized, int], Meter]]:
-    """Name -> (rows, batch) -> one epoch from the same weights."""
+    """For each side, a function of rows and batch size that trains one epoch from the same weights."""
 
     def recipe(batch: int, packing: bool) -> TrainerConfig:
         return recipe_of(batch_size=batch, packing=packing, epochs=1, precision=precision)
 
-    found = {
+    all_sides = {
         "fcot": lambda rows, batch: fcot_side(fresh(student), rows, recipe(batch, False)),
         "fcot, packed": lambda rows, batch: fcot_side(fresh(student), rows, recipe(batch, True)),
         "a: padded to the longest": lambda rows, batch: padded_side(fresh(student), rows, longest, batch, precision),
@@ -260,12 +268,12 @@ def sides(student: Student, longest: Sequence[int], precision: str) -> dict[str,
         "c: Trainer, group_by_length": lambda rows, batch: trainer_side(fresh(student), rows, "group_by_length", batch, precision),
     }
     if student.architecture == "encoder_decoder":
-        del found["fcot, packed"]
-    return found
+        del all_sides["fcot, packed"]
+    return all_sides
 
 
 def longest_rows(rows: Tokenized) -> list[int]:
-    """Longest prompt, completion and whole row, in tokens."""
+    """Lengths of the longest prompt, completion and row, in tokens."""
     return [*rows.lengths.max(0).tolist(), int(rows.lengths.sum(1).max())]
 
 
@@ -278,14 +286,14 @@ def training(arguments: argparse.Namespace, precision: str = "32-true", batches:
             longest, average = longest_rows(rows), float(rows.lengths.sum(1).mean())
             print(f"\n{name}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(rows)} rationales,"
                   f" rows of {average:.1f} tokens on average, {longest[2]} at most: ceiling {longest[2] / average:.2f}"
-                  f" (prompt and completion padded apart: {sum(longest[:2]) / average:.2f})")  # fmt: skip
+                  f" (prompt and completion padded separately: {sum(longest[:2]) / average:.2f})")  # fmt: skip
             compare_training(student, rows, longest, arguments, precision, batches)
 
 
 def compare_training(
     student: Student, rows: Tokenized, longest: Sequence[int], arguments: argparse.Namespace, precision: str, batches: Sequence[int]
 ) -> None:
-    """Each side once a turn, on the turn's samples and from the same weights; of several batch sizes the best of each side counts."""
+    """Run each side once per turn, on the turn's samples and from the same weights; each side is reported at its best batch size."""
     runs = {(name, batch): side for name, side in sides(student, longest, precision).items() for batch in batches}
     speeds: dict[Any, list[float]] = {key: [] for key in runs}
     meters: dict[Any, Meter] = {}
@@ -299,20 +307,20 @@ def compare_training(
     names = list(dict(runs))
     best = {name: max((key for key in names if key[0] == name), key=lambda key: median(speeds[key])) for name, _ in names}
     ours = [name for name in best if name.startswith("fcot")]
-    shown = []
+    cells = []
     for name, key in best.items():
-        ratios = [ratio(speeds[best[one]], speeds[key]) for one in ours]
+        ratios = [ratio(speeds[best[our_side]], speeds[key]) for our_side in ours]
         windows = meters[key].windows()
-        shown.append([name, key[1], median(speeds[key]), *ratios, *(f"{value:.4f}" for value in (
+        cells.append([name, key[1], median(speeds[key]), *ratios, *(f"{value:.4f}" for value in (
             meters[key].windows(len(meters[key].losses))[0], pstdev(windows), windows[0], windows[-1]))])  # fmt: skip
-    print(f"{n} samples a side and turn, {arguments.turns} turns, {precision}, {DEVICE}; losses of the last turn, windows of 10 steps")
-    table(["side", "batch", "samples/s", *(f"{one} / side" for one in ours), "loss", "spread of windows", "first", "last"], shown)
+    print(f"{n} samples per side and turn, {arguments.turns} turns, {precision}, {DEVICE}; losses of the last turn, windows of 10 steps")
+    table(["side", "batch", "samples/s", *(f"{name} / side" for name in ours), "loss", "spread of windows", "first", "last"], cells)
 
 
 def subset(rows: Tokenized, n: int, seed: int) -> Tokenized:
-    """So many of them, all different while there are enough."""
-    chosen = np.resize(np.random.default_rng(seed).permutation(len(rows)), n)
-    return Tokenized(rows.table.take(chosen).combine_chunks())
+    """Choose ``n`` rows at random; rows repeat only if there are fewer than ``n``."""
+    indices = np.resize(np.random.default_rng(seed).permutation(len(rows)), n)
+    return Tokenized(rows.table.take(indices).combine_chunks())
 
 
 def rotated(things: list[Any], turn: int) -> list[Any]:
@@ -330,18 +338,18 @@ class Ends(hf.StoppingCriteria):
         self._lengths, self._start = torch.tensor(lengths, device=DEVICE), start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Which rows end."""
+        """Whether each row ends here."""
         return input_ids.shape[1] - self._start >= self._lengths
 
 
 def length_of(ids: Sequence[int]) -> int:
-    """Tokens a row writes, by its prompt: one of 20 runs to the limit, the others stop after 60 to 100."""
+    """How many tokens a row writes, by its prompt: one of 20 rows runs to the limit, the others end after 60 to 100."""
     number = int.from_bytes(hashlib.sha256(str(list(ids)).encode()).digest()[:4], "big")
     return LIMIT if number % 20 == 0 else 60 + number // 20 % 41
 
 
 def without_ends(student: Student) -> None:
-    """No model with random weights knows where to stop: it may not stop by itself, on either side."""
+    """Forbid the end token and the padding token: a model with random weights would end at random places."""
     banned = torch.tensor(sorted({student.tokenizer.eos_token_id, student.tokenizer.pad_token_id}), device=DEVICE)
     head: Any = student.model.get_output_embeddings()
     head.register_forward_hook(lambda _, __, logits: logits.index_fill_(-1, banned, -torch.inf))
@@ -353,7 +361,7 @@ def fcot_answers(student: Student, prompts: Sequence[Sequence[int]], lengths: Se
 
 
 def generate_answers(student: Student, prompts: Sequence[Sequence[int]], lengths: Sequence[int], batch: int) -> tuple[list[str], int]:
-    """In data-set order; the texts, and the tokens computed: rows times steps."""
+    """Decode with ``generate`` in the order of the data; returns the texts and the number of computed tokens, rows times steps."""
     tokenizer, model = student.tokenizer, student.model.eval()
     seq2seq = student.architecture == "encoder_decoder"
     tokenizer.padding_side = "right" if seq2seq else "left"
@@ -375,7 +383,8 @@ def evaluation(arguments: argparse.Namespace, budgets: Sequence[int] = (32768,),
             student = build(shape, samples, arguments.width, arguments.layers, positions=2048)
             student.model.to(DEVICE)  # type: ignore[arg-type]
             without_ends(student)
-            prompts, _ = encode_prompts(student, [METHODS["fine_tune_cot"].formats[student.architecture].prompt(one) for one in test], 512)
+            form = METHODS["fine_tune_cot"].formats[student.architecture]
+            prompts, _ = encode_prompts(student, [form.prompt(question) for question in test], 512)
             print(f"\n{name}, {shape}: {student.model.num_parameters() / 1e6:.1f} M parameters, {len(prompts)} problems"
                   f" ({len(set(map(tuple, prompts)))} different), {DEVICE}")  # fmt: skip
             compare_decoding(student, prompts, arguments.turns, budgets, batches)
@@ -413,55 +422,59 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def precision(arguments: argparse.Namespace) -> None:
-    """A trained student's answers in float32 and in bfloat16."""
+    """Compare a trained student's answers in float32 and in bfloat16."""
     folder = arguments.student / "student" if (arguments.student / "student").is_dir() else arguments.student
-    student, usage = load_student(str(folder)), read_interface(folder)
-    student = replace(student, chat=usage.chat, model=student.model.to(DEVICE))  # type: ignore[arg-type]
+    student, interface = load_student(str(folder)), read_interface(folder)
+    student = replace(student, chat=interface.chat, model=student.model.to(DEVICE))  # type: ignore[arg-type]
     if arguments.data:
-        problems = load_problems(TASKS[usage.task], str(arguments.data / "dataset" / f"{usage.task}.json"))[: arguments.n]
+        problems = load_problems(TASKS[interface.task], str(arguments.data / "dataset" / f"{interface.task}.json"))[: arguments.n]
     else:
-        problems = make_problems(TOY_TASKS[usage.task], arguments.n, seed=1000)
-    ids, _ = encode_prompts(student, [usage.format.prompt(one.question) for one in problems], usage.max_prompt_tokens)
+        problems = make_problems(TOY_TASKS[interface.task], arguments.n, seed=1000)
+    questions = [interface.format.prompt(problem.question) for problem in problems]
+    all_ids, _ = encode_prompts(student, questions, interface.max_prompt_tokens)
     answers, seconds = {}, {}
     for kind in (torch.float32, torch.bfloat16):
         cast = replace(student, model=copy.deepcopy(student.model).to(kind))  # type: ignore[arg-type]
-        prompts = [DecodingPrompt(one, usage.max_new_tokens) for one in ids]
+        prompts = [DecodingPrompt(ids, interface.max_new_tokens) for ids in all_ids]
         texts, seconds[kind] = timed(lambda cast=cast, prompts=prompts: decode(cast, prompts, max_tokens=32768))
-        answers[kind] = [(one.text, usage.format.parse(one.text, usage.rule)) for one in texts]
+        answers[kind] = [(answer.text, interface.format.parse(answer.text, interface.rule)) for answer in texts]
     full, half = answers[torch.float32], answers[torch.bfloat16]
-    texts, predictions = ([one[at] != other[at] for one, other in zip(full, half, strict=True)] for at in (0, 1))
-    right = [mean(usage.rule.same(one[1], problem.answer) for one, problem in zip(side, problems, strict=True)) for side in (full, half)]
+    texts, predictions = ([first[at] != second[at] for first, second in zip(full, half, strict=True)] for at in (0, 1))
+    accuracies = [
+        100 * mean(interface.rule.same(prediction, problem.answer) for (_, prediction), problem in zip(side, problems, strict=True))
+        for side in (full, half)
+    ]
     head = ["problems", "flipped texts", "flipped predictions", "share %", "accuracy % float32", "bf16", "seconds float32", "bf16"]
-    table(head, [[len(problems), sum(texts), sum(predictions), 100 * mean(predictions), *(100 * one for one in right), *seconds.values()]])
+    table(head, [[len(problems), sum(texts), sum(predictions), 100 * mean(predictions), *accuracies, *seconds.values()]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, tasks in (("training", ["svamp", "commonsense_qa"]), ("evaluation", ["svamp"]), ("gpu", ["svamp"])):
-        one = commands.add_parser(name)
-        one.add_argument("data", type=Path, nargs="?", help="not needed for --task toy_arithmetic")
-        one.add_argument("--task", nargs="+", default=tasks)
-        one.add_argument("--model", nargs="+", default=["t5", "gpt2"], choices=list(SHAPES))
-        one.add_argument("--width", type=int, help="narrower than the real shape")
-        one.add_argument("--layers", type=int)
-        one.add_argument("--turns", type=int, default=1 if name == "evaluation" else 3)
-        one.add_argument("--steps", type=int, default=400 if name == "gpu" else 40, help="of 8 samples a side and turn")
-        one.add_argument("--rows", type=int, help="of the test split")
-        one.add_argument("--peak", type=float, help="bfloat16 FLOP/s of the device")
-        one.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 16384, 65536])
+        subparser = commands.add_parser(name)
+        subparser.add_argument("data", type=Path, nargs="?", help="not needed for --task toy_arithmetic")
+        subparser.add_argument("--task", nargs="+", default=tasks)
+        subparser.add_argument("--model", nargs="+", default=["t5", "gpt2"], choices=list(SHAPES))
+        subparser.add_argument("--width", type=int, help="hidden size, for a model that is narrower than the real one")
+        subparser.add_argument("--layers", type=int)
+        subparser.add_argument("--turns", type=int, default=1 if name == "evaluation" else 3)
+        subparser.add_argument("--steps", type=int, default=400 if name == "gpu" else 40, help="steps of 8 samples per side and turn")
+        subparser.add_argument("--rows", type=int, help="problems of the test split; default: all")
+        subparser.add_argument("--peak", type=float, help="bfloat16 FLOP/s of the device")
+        subparser.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 16384, 65536])
     commands.add_parser("scaling").add_argument("--turns", type=int, default=3)
-    one = commands.add_parser("precision")
-    one.add_argument("student", type=Path, help="a run's folder or a student's")
-    one.add_argument("--data", type=Path, help="for students of real tasks")
-    one.add_argument("-n", type=int, default=1000)
+    subparser = commands.add_parser("precision")
+    subparser.add_argument("student", type=Path, help="a run's folder or a student's")
+    subparser.add_argument("--data", type=Path, help="for students of real tasks")
+    subparser.add_argument("-n", type=int, default=1000)
     arguments = parser.parse_args()
     hf.logging.set_verbosity_error()
     from students_gpu import gpu
     from students_scaling import scaling
 
-    every = {"training": training, "evaluation": evaluation, "scaling": scaling, "precision": precision, "gpu": gpu}
-    every[arguments.command](arguments)
+    functions = {"training": training, "evaluation": evaluation, "scaling": scaling, "precision": precision, "gpu": gpu}
+    functions[arguments.command](arguments)
 
 
 if __name__ == "__main__":

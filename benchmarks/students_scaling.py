@@ -1,4 +1,4 @@
-"""``python benchmarks/students.py scaling``: how training time grows."""
+"""``python benchmarks/students.py scaling``: how training time grows with D, problems, row length and parameters."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from fcot.tasks.toy import TOY_TASKS, make_problems
 
 
 def scaling(arguments: argparse.Namespace) -> None:
-    """Each row against linear growth from the row before it: above 1 is worse than linear."""
+    """Print training times, and compare each with linear growth from the smallest size: above 1 is worse than linear."""
     task = TOY_TASKS["toy_arithmetic"]
 
     def samples(n: int, diversity: int) -> list[Sample]:
-        return [(one.question, one.answer, task.rationale(one.question, slot, None))
-                for one in make_problems(task, n, 0) for slot in range(diversity)]  # fmt: skip
+        return [(problem.question, problem.answer, task.rationale(problem.question, slot, None))
+                for problem in make_problems(task, n, 0) for slot in range(diversity)]  # fmt: skip
 
     recipe = recipe_of(batch_size=8, epochs=1, schedule="linear", weight_decay=0.01)
     vocabulary = samples(64, 4)
     student = build("gpt2", vocabulary, width=64, layers=2)
-    shown = []
+    cells = []
     grown = {"D, of 64 problems": [(64, d) for d in (1, 4, 16, 64)], "problems, at D = 4": [(n, 4) for n in (64, 256, 1024)]}
     for what, chosen in grown.items():
-        sets = [samples(*one) for one in chosen]
-        made = [timed(lambda one=one: tokenized(student, one)) for one in sets]
-        times = [median(fcot_side(fresh(student), rows, recipe).seconds for _ in range(arguments.turns)) for rows, _ in made]
-        sizes = [len(one) for one in sets]
-        shown += [[what, str(one[0] if "problems," in what else one[1]), size, spent, tokens, growth(sizes, times, at)]
-                  for at, (one, size, spent, (_, tokens)) in enumerate(zip(chosen, sizes, times, made, strict=True))]  # fmt: skip
-    table(["what grows", "value", "samples", "training s", "tokenising s", "against linear"], shown)
-    shown = []
+        sample_sets = [samples(*size) for size in chosen]
+        results = [timed(lambda sample_set=sample_set: tokenized(student, sample_set)) for sample_set in sample_sets]
+        times = [median(fcot_side(fresh(student), rows, recipe).seconds for _ in range(arguments.turns)) for rows, _ in results]
+        counts = [len(sample_set) for sample_set in sample_sets]
+        cells += [[what, str(size[0] if "problems," in what else size[1]), count, spent, tokenizing, growth(counts, times, at)]
+                  for at, (size, count, spent, (_, tokenizing)) in enumerate(zip(chosen, counts, times, results, strict=True))]  # fmt: skip
+    table(["what grows", "value", "samples", "training s", "tokenizing s", "against linear"], cells)
+    cells = []
     lengths, times = (64, 128, 256, 512, 1024), []
     fixed = replace(recipe, max_steps=10)
     for length in lengths:
         times.append(synthetic(student, 80, length, fixed, arguments.turns))
-        shown.append(["tokens a row", str(length), times[-1], growth(lengths, times, len(times) - 1)])
+        cells.append(["tokens per row", str(length), times[-1], growth(lengths, times, len(times) - 1)])
     models = [build("gpt2", vocabulary, width=width, layers=layers) for width, layers in ((64, 2), (128, 4), (256, 6), (384, 8))]
-    parameters, times = [one.model.num_parameters() for one in models], []
-    for one, size in zip(models, parameters, strict=True):
-        times.append(synthetic(one, 80, 128, fixed, arguments.turns))
-        shown.append(["parameters", f"{size:,}", times[-1], growth(parameters, times, len(times) - 1)])
-    table(["what grows", "value", "training s of 10 steps", "against linear"], shown)
+    parameters, times = [model.model.num_parameters() for model in models], []
+    for model, size in zip(models, parameters, strict=True):
+        times.append(synthetic(model, 80, 128, fixed, arguments.turns))
+        cells.append(["parameters", f"{size:,}", times[-1], growth(parameters, times, len(times) - 1)])
+    table(["what grows", "value", "training s of 10 steps", "against linear"], cells)
 
 
 def growth(sizes: Sequence[int], times: Sequence[float], at: int) -> float:
-    """Growth of time over growth of size, from the first to this one."""
+    """How much the time grew from the first measurement to this one, divided by how much the size grew."""
     return times[at] / times[0] * sizes[0] / sizes[at]
 
 

@@ -1,4 +1,4 @@
-"""A sweep of many jobs that do next to nothing, on a real SLURM of one node: seconds for submission, status and collect.
+"""Measures submission, status and collect of a sweep with many tiny jobs, on a real SLURM of one node.
 
 python benchmarks/sweeps.py [JOBS]     default: 200. Needs Debian's slurm-wlm, munge, slurmdbd and mariadb-server.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-NOTHING = ["dataset.n_problems=20", "diversity=1", "until=generate", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null",
+TINY_JOB = ["dataset.n_problems=20", "diversity=1", "until=generate", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null",
            "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=60", "hydra.launcher.array_parallelism=8"]  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def main(n_jobs: int) -> None:
         subprocess.run([ROOT / "launch/local_slurm", "up", folder / "slurm"], check=True, capture_output=True)
         os.environ["SLURM_CONF"] = str(folder / "slurm/slurm.conf")
         try:
-            timed(f"submit {n_jobs} jobs (plan, then one array)", "fcot.run", "-m", f"seed=range({n_jobs})", *NOTHING, cwd=folder)
+            timed(f"submit {n_jobs} jobs (plan, then one array)", "fcot.run", "-m", f"seed=range({n_jobs})", *TINY_JOB, cwd=folder)
             (sweep,) = (folder / "outputs/sweeps").iterdir()
             began = time.monotonic()
             timed("status, just submitted", "fcot.sweep", "status", str(sweep), cwd=folder)
@@ -44,7 +44,7 @@ def main(n_jobs: int) -> None:
             print(f"{f'all {n_jobs} done after':<44} {time.monotonic() - began:6.1f} s")
             timed("status, all done", "fcot.sweep", "status", str(sweep), cwd=folder)
             timed("collect", "fcot.sweep", "collect", str(sweep), cwd=folder)
-            timed("submit again: everything is done", "fcot.run", "-m", f"seed=range({n_jobs})", *NOTHING, cwd=folder)
+            timed("submit again: everything is done", "fcot.run", "-m", f"seed=range({n_jobs})", *TINY_JOB, cwd=folder)
         finally:
             subprocess.run([ROOT / "launch/local_slurm", "down", folder / "slurm"], check=True, capture_output=True)
 

@@ -1,6 +1,8 @@
-"""The teacher side, measured: python benchmarks/teacher.py [throughput|shared|linear|store] (all without an argument).
+"""Measures the teacher side against the fake server of the tests.
 
-Against the fake server of the tests, in one run on one machine. Ratios count; absolute numbers are this machine's.
+    python benchmarks/teacher.py [throughput|shared|linear|store]    # without an argument: all
+
+Compare ratios from one run on one machine: absolute numbers depend on the machine.
 """
 
 from __future__ import annotations
@@ -44,23 +46,23 @@ LATENCY, CEILING = 0.25, 50
 
 
 def plan(server: FakeServer, prompt: TeacherPrompt, diversity: int, concurrency: int | None, choices: int = 1) -> Plan:
-    made = Server(
+    settings = Server(
         model="fake", model_id="fake", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens",
         base_url=server.base_url, timeout_s=60.0,
     )  # fmt: skip
-    return Plan(OpenAIModel(made, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
+    return Plan(OpenAIModel(settings, Throttle(concurrency, None, None), choices, 20), prompt, RULE, diversity, "benchmark")
 
 
-def buy(made: Plan, n: int, folder: str | Path) -> float:
-    """Seconds that D completions of ``n`` problems take, into a store of its own."""
+def buy(purchase: Plan, n: int, folder: str | Path) -> float:
+    """Buy D completions of ``n`` problems into a store folder; returns seconds."""
     problems = make_problems(TOY_TASKS["toy_arithmetic"], n, 0)
     start = time.perf_counter()
-    generate_completions(made, StoreFolder(Path(folder)), problems)
+    generate_completions(purchase, StoreFolder(Path(folder)), problems)
     return time.perf_counter() - start
 
 
-def most_people(server: FakeServer, n: int, diversity: int, at_once: int) -> float:
-    """Seconds of the usual loop: asyncio.gather under a semaphore over the official client, answers kept in a list."""
+def plain_loop(server: FakeServer, n: int, diversity: int, at_once: int) -> float:
+    """Seconds of the usual loop: asyncio.gather with a semaphore and the official client; answers stay in memory."""
     import openai
 
     async def run() -> float:
@@ -91,22 +93,22 @@ def throughput() -> None:
     for name, concurrency in (("limit configured", CEILING), ("limit discovered", None)):
         with tempfile.TemporaryDirectory() as folder, FakeServer(latency=LATENCY, max_in_flight=CEILING) as server:
             rate = requests / buy(plan(server, ONE, diversity, concurrency), n, folder)
-            refused = server.stats()["faulty"].get("over_capacity", 0)
-        print(f"  {name}: {rate:.1f}/s, {rate / ceiling:.1%} of the ceiling ({refused} refused by the server)")
+            rejected = server.stats()["faulty"].get("over_capacity", 0)
+        print(f"  {name}: {rate:.1f}/s, {rate / ceiling:.1%} of the ceiling ({rejected} rejected by the server)")
     with FakeServer(latency=LATENCY, max_in_flight=CEILING) as server:
-        rate = requests / most_people(server, n, diversity, CEILING)
+        rate = requests / plain_loop(server, n, diversity, CEILING)
     print(f"  gather + semaphore: {rate:.1f}/s, {rate / ceiling:.1%} (keeps nothing on disk)")
-    print("no latency: the sustained maximum, 50 at once, in turns")
+    print("no latency: the sustained maximum with 50 requests at once; the two sides alternate")
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
             ours = 4000 / buy(plan(server, ONE, 8, CEILING), 500, folder)
         with FakeServer() as server:
-            theirs = 4000 / most_people(server, 500, 8, CEILING)
+            theirs = 4000 / plain_loop(server, 500, 8, CEILING)
         print(f"  fcot {ours:,.0f}/s, gather + semaphore {theirs:,.0f}/s, ratio {ours / theirs:.2f}")
 
 
 def shared() -> None:
-    print("prompt tokens paid for D = 64 at 16 choices a request, of those at 1 choice (40 problems)")
+    print("prompt tokens paid for D = 64: 16 choices per request, as a share of 1 choice per request (40 problems)")
     for name, prompt in (("one-request prompt", ONE), ("two-step prompt", TWO)):
         paid = []
         for choices in (1, 16):
@@ -121,25 +123,25 @@ def shared() -> None:
 
 
 def linear() -> None:
-    print("tokens bought against D and problems (two-step prompt, 8 choices a request)")
+    print("tokens bought by D and number of problems (two-step prompt, 8 choices per request)")
     for n, diversity in ((100, 1), (100, 8), (100, 64), (400, 8), (1600, 8)):
         with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
             buy(plan(server, TWO, diversity, CEILING, 8), n, folder)
             stats = server.stats()
         tokens = stats["completion_tokens"] / (n * diversity)
-        print(f"  {n:5} problems, D = {diversity:2}: {stats['requests']:6,} requests, {tokens:.2f} completion tokens a completion")
+        print(f"  {n:5} problems, D = {diversity:2}: {stats['requests']:6,} requests, {tokens:.2f} tokens per completion")
     print("a second run of the same 10,000 completions (two-step prompt, 1,250 problems, D = 8)")
     with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
         first = buy(plan(server, TWO, 8, CEILING, 8), 1250, folder)
         sent = server.stats()["requests"]
-        made = replace(plan(server, TWO, 8, CEILING, 8), run_id="second")
+        purchase = replace(plan(server, TWO, 8, CEILING, 8), run_id="second")
         start = time.perf_counter()
         problems = make_problems(TOY_TASKS["toy_arithmetic"], 1250, 0)
-        generated = generate_completions(made, StoreFolder(Path(folder)), problems)
+        generated = generate_completions(purchase, StoreFolder(Path(folder)), problems)
         usage = generated.usage()
         second = time.perf_counter() - start
-        more, served = server.stats()["requests"] - sent, usage["served_from_store"]
-        print(f"  first {first:.1f} s; second {second:.2f} s, {more} requests, {served:,} generations from the store")
+        resent, served = server.stats()["requests"] - sent, usage["served_from_store"]
+        print(f"  first {first:.1f} s; second {second:.2f} s, {resent} requests, {served:,} generations from the store")
 
 
 # --- a large store --------------------------------------------------------------------------------------------------------
@@ -150,14 +152,14 @@ def problems_of(n: int) -> list[Problem]:
 
 
 def fill(folder: Path, n: int, diversity: int) -> None:
-    """Write a store folder as ``n`` problems with D one-request completions leave it."""
+    """Write the store folder of a finished purchase: D one-request completions for each of ``n`` problems."""
     identity = Oracle("toy_arithmetic", 0.0, 0.7).identity
     rng = random.Random(0)
     folder.mkdir(parents=True)
     files = {digit: (folder / f"{digit}.jsonl").open("w") for digit in "0123456789abcdef"}
     for problem in problems_of(n):
-        asked = {"prompt": ONE.first_request(problem.question, RULE, chat=False), "max_tokens": ONE.rationale_tokens, **identity}
-        key = fingerprint(asked)
+        request = {"prompt": ONE.first_request(problem.question, RULE, chat=False), "max_tokens": ONE.rationale_tokens, **identity}
+        key = fingerprint(request)
         for slot in range(diversity):
             row = {
                 "key": key, "slot": slot, "root": None, "sample_index": problem.sample_index,
@@ -165,7 +167,7 @@ def fill(folder: Path, n: int, diversity: int) -> None:
                 "finish_reason": "stop", "request": f"{rng.getrandbits(64):016x}", "seed": slot, "n": 1, "run": "benchmark", "time": 1.0,
                 "prompt_tokens": 40, "completion_tokens": 120,
             }  # fmt: skip
-            files[key[0]].write(json.dumps(row | ({"asked": asked} if slot == 0 else {})) + "\n")
+            files[key[0]].write(json.dumps(row | ({"asked": request} if slot == 0 else {})) + "\n")
     for file in files.values():
         file.close()
 
@@ -176,7 +178,7 @@ def store() -> None:
         for task in range(10):
             fill(root / f"task{task}" / "oracle" / "one", 12_500, 8)
         size = sum(path.stat().st_size for path in root.rglob("*.jsonl"))
-        print(f"a store of 10 tasks with 100,000 completions each, {size / 1e6:,.0f} MB; each line a process of its own")
+        print(f"a store of 10 tasks with 100,000 completions each, {size / 1e6:,.0f} MB; each line is a separate process")
         for what in ("open", "served", "append"):
             subprocess.run([sys.executable, __file__, f"store-{what}", str(root / "task3" / "oracle" / "one")], check=True)
         start = time.perf_counter()
@@ -187,7 +189,7 @@ def store() -> None:
 
 def store_step(what: str, path: Path) -> None:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    made = Plan(Oracle("toy_arithmetic", 0.0, 0.7), ONE, RULE, 8, "other")
+    purchase = Plan(Oracle("toy_arithmetic", 0.0, 0.7), ONE, RULE, 8, "other")
     problems = problems_of(12_500)
     folder = StoreFolder(path)
     start = time.perf_counter()
@@ -195,15 +197,16 @@ def store_step(what: str, path: Path) -> None:
         for shard in folder.shards():
             shard.refresh()
         opened = time.perf_counter()
-        keys = random.Random(1).sample([made.key(made.step1(problem)) for problem in problems], 10_000)
-        looked = time.perf_counter()
+        keys = random.Random(1).sample([purchase.key(purchase.step1(problem)) for problem in problems], 10_000)
+        began_reading = time.perf_counter()
         texts = sum(len(folder.shard(key).row(key, 3)["text"]) for key in keys)
         done = time.perf_counter()
-        said = f"open (index 100,000): {opened - start:.2f} s; look up and read 10,000: {done - looked:.2f} s ({texts:,} characters)"
+        seconds = done - began_reading
+        message = f"open (index 100,000): {opened - start:.2f} s; look up and read 10,000: {seconds:.2f} s ({texts:,} characters)"
     elif what == "store-served":
-        generated = generate_completions(made, folder, problems)
+        generated = generate_completions(purchase, folder, problems)
         usage = generated.usage()
-        said = f"a run that finds all 100,000: {time.perf_counter() - start:.2f} s, {usage['served_from_store']:,} served"
+        message = f"a run that finds all 100,000: {time.perf_counter() - start:.2f} s, {usage['served_from_store']:,} served"
     else:
         shard = folder.shard("a")
         size = shard.path.stat().st_size
@@ -213,16 +216,16 @@ def store_step(what: str, path: Path) -> None:
         for _ in range(10_000):
             shard.append([row | {"slot": None, "refused": "benchmark"}])
         shard.release()
-        said = f"lock and index one shard: {opened - start:.2f} s; append 10,000 answers: {time.perf_counter() - opened:.2f} s"
+        message = f"lock and index one shard: {opened - start:.2f} s; append 10,000 answers: {time.perf_counter() - opened:.2f} s"
         os.truncate(shard.path, size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"  {said}; peak {peak / 1024:,.0f} MB, {base / 1024:,.0f} of it before", flush=True)
+    print(f"  {message}; peak {peak / 1024:,.0f} MB, of which {base / 1024:,.0f} MB before", flush=True)
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:]
-    if chosen and chosen[0].startswith("store-"):
-        store_step(chosen[0], Path(chosen[1]))
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("store-"):
+        store_step(arguments[0], Path(arguments[1]))
     else:
-        for name in chosen or ("throughput", "shared", "linear", "store"):
+        for name in arguments or ("throughput", "shared", "linear", "store"):
             {"throughput": throughput, "shared": shared, "linear": linear, "store": store}[name]()

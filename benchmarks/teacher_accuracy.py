@@ -1,7 +1,7 @@
-"""Teacher accuracy over whole completion files under both readings of answers: python benchmarks/teacher_accuracy.py DATA_FOLDER.
+"""Prints teacher accuracy on whole completion files under both readings of answers: python benchmarks/teacher_accuracy.py DATA_FOLDER.
 
-DATA_FOLDER holds ``dataset/<task>.json`` and ``completion_data/`` in the authors' formats. Every verdict that differs between the
-readings is listed with the text that was read.
+DATA_FOLDER holds ``dataset/<task>.json`` and ``completion_data/`` in the authors' formats. Verdicts that differ between the readings are
+listed with the answer's text.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def main(folder: Path) -> None:
         task = TASKS[file.stem.removeprefix("D_").split("__")[0]]
         problems = {problem.sample_index: problem for problem in load_problems(task, str(folder / "dataset" / f"{task.name}.json"))}
         completions, model = read_completions(file, task, {index: problem.question for index, problem in problems.items()})
-        drawn = [completion for slots in completions.values() for completion in slots]
+        all_completions = [completion for slots in completions.values() for completion in slots]
         verdicts = []
         for reading in ("paper", "extended"):
             rule = with_numbers(task, reading).rule
-            rows = list(curate(drawn, problems, rule, first_answer, Rules(["answer"])))
+            rows = list(curate(all_completions, problems, rule, first_answer, Rules(["answer"])))
             kept = sum(row.kept for row in rows)
             print(
                 f"{task.title:18} {model} {reading:8} kept {kept:4}/{len(rows):4} = {100 * kept / len(rows):.2f} % "
-                f"refused {count_reasons(rows)}"
+                f"rejected {count_reasons(rows)}"
             )
             verdicts.append(rows)
-        for completion, before, after in zip(drawn, *verdicts, strict=True):
+        for completion, before, after in zip(all_completions, *verdicts, strict=True):
             if (before.kept, before.reason) != (after.kept, after.reason):
                 changes.append(
                     f"{task.title} {completion.sample_index}: {before.reason or 'kept'} ({before.prediction}) -> "

@@ -285,7 +285,7 @@ def test_ctrl_c_leaves_the_job_running(tmp_path):
         wait_for(lambda: server.stats()["looks"] > 2, process)
         process.send_signal(2)
         said = process.communicate()[1]
-        assert "goes on at the server; the same command waits for it again" in said
+        assert "continues at the server; run the same command again to wait for it" in said
         assert [job["status"] for job in server.stats()["jobs"]] == ["running"]
 
 
@@ -328,7 +328,7 @@ def test_a_fault_that_does_not_pass_ends_the_run_and_the_same_command_goes_on(tm
 def test_a_failed_job_is_told_with_what_starts_another(fault, said, tmp_path):
     with FakeServer(job_faults=[fault]) as server:
         for _ in range(2):
-            with pytest.raises(FcotError, match=rf"fine-tuning job ftjob-\w+ {said}.* Deleting .*job\.json forgets it"):
+            with pytest.raises(FcotError, match=rf"fine-tuning job ftjob-\w+ {said}.* To start another job, delete .*job\.json"):
                 tune(server, tmp_path)
         assert len(server.stats()["jobs"]) == 1, "no second job without being told"
         (tmp_path / "run" / "job.json").unlink()

@@ -22,7 +22,7 @@ from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.checkpoints import Checkpoints
 from fcot.student.decoding import DecodingPrompt, decode
-from fcot.student.divergence import Watch, remedies
+from fcot.student.divergence import DivergenceCheck, remedies
 
 WILD = ["trainer.lr=1e6", "trainer.clip_norm=null", "trainer.warmup_steps=1"]
 NOTHING = ("student", "metrics.json", "DONE.json", "predictions.jsonl", "stages/train.json", "stages/evaluate.json")
@@ -41,7 +41,7 @@ def steps(folder):
 
 
 def watch(model):
-    return Watch(model, 1, lambda step: 0.1 * step, ("start otherwise", "lower trainer.lr"))
+    return DivergenceCheck(model, 1, lambda step: 0.1 * step, ("start otherwise", "lower trainer.lr"))
 
 
 # --- the watch ---
@@ -51,7 +51,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_named():
     watching = watch(torch.nn.Linear(2, 2))
     for step, loss in enumerate((1.0, 2.0, torch.inf, torch.nan, 1.0), 1):
         watching.note(torch.tensor(loss), step)
-    assert not watching.sound
+    assert not watching.all_finite
     with pytest.raises(NotFinite, match=r"stopped at step 3, with learning rate 0\.3: the loss is not finite .*; lower trainer\.lr$"):
         watching.check(5, weights=False)
 
@@ -63,7 +63,7 @@ def test_weights_are_looked_at_where_that_is_asked_for():
     watching.check(1, weights=True)
     model.bias.data[1] = -torch.inf
     watching.check(2, weights=False)
-    assert not watching.sound
+    assert not watching.all_finite
     with pytest.raises(NotFinite, match=r"step 2, .*: weights are not finite"):
         watching.check(2, weights=True)
 
@@ -98,10 +98,10 @@ def test_steps_that_a_gradient_scaler_skips_do_not_count():
 def test_a_loss_far_above_its_start_is_said_once(capsys):
     watching = watch(torch.nn.Linear(2, 2))
     for loss, first in ((6.0, 5.0), (10.9, 5.0), (0.9, 0.1), (99.0, None)):
-        watching.compare(loss, first, 3)
+        watching.warn_if_far_above(loss, first, 3)
     assert not capsys.readouterr().err
-    watching.compare(11.5, 5.0, 20)
-    watching.compare(12.5, 5.0, 30)
+    watching.warn_if_far_above(11.5, 5.0, 20)
+    watching.warn_if_far_above(12.5, 5.0, 30)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "at step 20, with learning rate 2, the loss is 11.5, far above the 5 of the first step; lower trainer.lr" in said

@@ -120,7 +120,7 @@ def test_cut_completions_are_counted_and_rejected_unless_curation_is_paper_as(op
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         kept = execute(openai_run(server.base_url, "diversity=1", "curation=none"), "")
         assert (kept["cut"], kept["kept"]) == (kept["asked"], kept["asked"])
-        with pytest.raises(FcotError, match=r"no completion survives curation: \d+ refused[^§]*curation=answer keeps them"):
+        with pytest.raises(FcotError, match=r"no completion survives curation: \d+ rejected[^§]*curation=answer keeps them"):
             execute(openai_run(server.base_url, "diversity=1"), "")
 
 

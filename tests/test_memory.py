@@ -87,7 +87,7 @@ def test_the_machine_tells_what_is_free(tmp_path):
     assert found is None or found > 1e8
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
-    assert memory._left_in_group(tmp_path) is None
+    assert memory._free_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("12\n")
-    assert memory._left_in_group(tmp_path) == 7
+    assert memory._free_in_group(tmp_path) == 7
     assert memory._available(tmp_path / "missing") is None

@@ -46,7 +46,7 @@ def test_the_teachers_vote_beats_its_single_answers(make_run, tmp_path):
 
 
 def test_the_teacher_is_not_trained(make_run, tmp_path):
-    with pytest.raises(ConfigFaults, match="student=teacher is not trained"):
+    with pytest.raises(ConfigFaults, match="student=teacher cannot be trained"):
         make_run(tmp_path, "student=teacher")
     with pytest.raises(ConfigFaults, match="holds rationales of Zero-shot-CoT"):
         make_run(tmp_path, "student=teacher", "method=zero_shot", "dataset=multiarith", "teacher=replay", f"teacher.path={tmp_path}")

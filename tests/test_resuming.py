@@ -111,7 +111,7 @@ def test_it_says_where_it_goes_on(tmp_path, capsys):
     with pytest.raises(Stop):
         run(tmp_path, stop_after=7)
     run(tmp_path)
-    assert "training goes on at step 6 of 14" in capsys.readouterr().err
+    assert "training continues at step 6 of 14" in capsys.readouterr().err
 
 
 def test_a_finished_training_is_not_done_again(tmp_path):
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_left_out(damage, both, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("is damaged and is left out") == (2 if both else 1)
     assert files[0].name in said
-    assert ("goes on at step 6" in said) != both
+    assert ("continues at step 6" in said) != both
 
 
 def test_at_most_two_checkpoints_stay(tmp_path):

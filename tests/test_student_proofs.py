@@ -51,7 +51,7 @@ def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
             process.send_signal(signal.SIGKILL)
             said = process.communicate()[1]
             kills += 1
-            places += [line for line in said.splitlines() if line.startswith("training goes on")] or ["before or after training"]
+            places += [line for line in said.splitlines() if line.startswith("training continues")] or ["before or after training"]
         time.sleep(0.1)
     subprocess.run(command(tmp_path / "killed", f"student={student}"), check=True, capture_output=True)
     print("\n".join(places))

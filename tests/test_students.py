@@ -83,7 +83,7 @@ def test_questions_go_through_the_chat_template(tmp_path):
     assert cut == 0
     check_student(str(tmp_path), None, 64, 64, chat=True)
     save_gpt2(tmp_path / "without")
-    with pytest.raises(FcotError, match=r"student\.chat_template: the tokenizer of .* has none; student\.chat_template=false"):
+    with pytest.raises(FcotError, match=r"student\.chat_template: the tokenizer of .* has no chat template; student\.chat_template=false"):
         check_student(str(tmp_path / "without"), None, 64, 64, chat=True)
 
 
@@ -275,7 +275,7 @@ def test_a_folder_without_its_tokenizer_is_refused(save, lost, tmp_path):
     for file in folder.glob(f"*{lost}*"):
         file.unlink()
     (folder / "vocab.json").unlink(missing_ok=True)
-    with pytest.raises(FcotError, match="no tokenizer in it"):
+    with pytest.raises(FcotError, match="the folder has no tokenizer"):
         check_student(str(folder), None, 64, 64)
 
 

@@ -507,11 +507,11 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
     assert json.loads(spent.read_text())["seconds"] > 0
     process = start(tmp_path, *steady)
     for line in process.stderr:
-        if "training goes on" in line:
+        if "training continues" in line:
             break
     process.kill()
     process.wait()
-    assert f"training goes on at step {step:,} of 100,000" in line
+    assert f"training continues at step {step:,} of 100,000" in line
 
 
 DEAF = """

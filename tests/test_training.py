@@ -114,7 +114,7 @@ def test_layers_that_look_elsewhere_cannot_be_packed(tmp_path):
     student = make_student("mistral")
     save_student(student, tmp_path)
     check_student(str(tmp_path), None, 8, 8)
-    with pytest.raises(FcotError, match=r"trainer\.packing.*another kind than full and plain; trainer\.packing=false"):
+    with pytest.raises(FcotError, match=r"trainer\.packing.*plain full attention in every layer; trainer\.packing=false"):
         check_student(str(tmp_path), None, 8, 8, packing=True)
 
 

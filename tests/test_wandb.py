@@ -312,7 +312,7 @@ def test_any_logger_of_lightning_by_its_class(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("target", "options", "message"), [
-    ("nowhere.Logger", {}, "pip install nowhere"), ("pathlib.Path", {}, "not a logger of Lightning"),
+    ("nowhere.Logger", {}, "pip install nowhere"), ("pathlib.Path", {}, "not a Lightning logger"),
     ("test_wandb.Nobody", {}, "has no Nobody"), ("test_wandb.Remembering", {"strange": 1}, "strange"),
 ])  # fmt: skip
 def test_a_logger_that_cannot_be_made_says_why_before_anything_is_done(target, options, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Keys and values of rows that come and go: every row ends at the right edge, what is left of its beginning is masked."""
+"""The cache of keys and values of a batch whose rows change. Rows end at the right edge; what is left of their beginning is masked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
-_SPARE = 64  # columns allocated at once: a new buffer for each token would copy the whole cache each time
+_SPARE = 64  # columns that are allocated in advance: a new buffer per token would copy the whole cache for every token
 
 
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values, (rows, heads, columns, width), as windows of buffers with spare columns on the right."""
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns."""
+        """Append columns of keys and values; returns those of the whole layer."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._set(key_states, value_states)
@@ -28,14 +28,14 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values  # type: ignore[return-value]
 
     def select(self, rows: torch.Tensor, columns: slice) -> None:
-        """Keep these rows, and of their columns a window."""
+        """Keep only these rows, and of their columns only this window."""
         self._set(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])  # type: ignore[index]
 
     def join(self, other: GrowingLayer) -> None:
-        """Take in another cache's rows below these; the narrower of both is filled up on the left."""
+        """Append another layer's rows below these; the narrower layer is padded on the left."""
         width = max(self.get_seq_length(), other.get_seq_length())
         pairs: Any = ((self.keys, other.keys), (self.values, other.values))
-        self._set(*(torch.cat([widened(mine, width), widened(theirs, width)]) for mine, theirs in pairs))
+        self._set(*(torch.cat([widened(upper, width), widened(lower, width)]) for upper, lower in pairs))
 
     def _set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         n = keys.shape[2]
@@ -51,7 +51,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def widened(states: torch.Tensor, columns: int) -> torch.Tensor:
-    """(rows, heads, columns, width) with zeros on the left up to ``columns``."""
+    """Pad states (rows, heads, n, width) with zeros on the left to (rows, heads, columns, width)."""
     return torch.nn.functional.pad(states, (0, 0, columns - states.shape[2], 0))
 
 
@@ -62,10 +62,10 @@ def new_cache(encoder_decoder: bool) -> Any:
 
 
 def own_layers(cache: Any) -> list[Any]:
-    """The layers of what was written and, in decoders, of the prompt."""
+    """The self-attention layers: they hold the written tokens and, in decoders, the prompt."""
     return list(getattr(cache, "self_attention_cache", cache).layers)
 
 
 def cross_layers(cache: Any) -> list[Any]:
-    """The layers of an encoder-decoder's prompts; none in decoders."""
+    """The cross-attention layers: they hold an encoder-decoder's prompts; decoders have none."""
     return list(cache.cross_attention_cache.layers) if isinstance(cache, EncoderDecoderCache) else []

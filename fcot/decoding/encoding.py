@@ -1,7 +1,7 @@
-"""Texts to token ids, in which data are never control: a special token's name within a text is ordinary text.
+"""Tokenizes texts such that a special token's name within a text is ordinary text, never a control token.
 
-Tokenizers read ``</s>`` or ``<|im_end|>`` within a question as the token of that name. Here such a text is encoded by a copy of the
-tokenizer in which the special tokens have names that nobody can type. All other texts have the ids that the tokenizer itself gives them.
+Tokenizers turn ``</s>`` or ``<|im_end|>`` within a question into the special token of that name. Such a text is encoded by a copy of the
+tokenizer whose special tokens have names that nobody can type. All other texts get the ids that the tokenizer itself gives them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 
 Turns = Sequence[Mapping[str, str]]
 
-_ALIAS = "\ufdd0{}\ufdd1"  # noncharacters: no text has a use for them
+_ALIAS = "\ufdd0{}\ufdd1"  # Unicode noncharacters: no text needs them
 _BREAK = "\ufdd2"
 _RESERVED = dict.fromkeys(map(ord, "\ufdd0\ufdd1\ufdd2"), "\ufffd")
 _encoders: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
 
 
 def encoder_of(tokenizer: Any) -> Encoder:
-    """The encoder of a tokenizer of transformers."""
+    """The encoder of a transformers tokenizer; there is one per tokenizer."""
     if (encoder := _encoders.get(tokenizer)) is None:
         encoder = _encoders[tokenizer] = Encoder(tokenizer)
     return encoder
@@ -33,7 +33,7 @@ class Encoder:
     """Encodes texts and chat turns.
 
     Args:
-        tokenizer: Of transformers; it has an end-of-sequence token.
+        tokenizer: A transformers tokenizer that has an end-of-sequence token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -50,7 +50,7 @@ class Encoder:
         self._begins = re.compile("[" + re.escape("".join(self._lengths)) + "]")
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts; none of them is a special token's, but for the unknown token where the vocabulary lacks a character."""
+        """Token ids of texts, without special tokens. The unknown token may occur, if the vocabulary lacks a character."""
         encoded = self._plain(texts) if texts else []
         for place, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
             if self._has_special(text, ids):
@@ -58,32 +58,34 @@ class Encoder:
         return encoded
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a text with what the tokenizer puts before and behind every text, such as a beginning-of-sequence token."""
-        before, behind = self._frame
-        return [*before, *self.texts([text])[0], *behind]
+        """Token ids of a text, with the tokens that the tokenizer adds to every text, such as a beginning-of-sequence token."""
+        before, after = self._frame
+        return [*before, *self.texts([text])[0], *after]
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
-        """The ids that the tokenizer puts before and behind every text."""
-        whole, bare = list(self._tokenizer("a", verbose=False)["input_ids"]), self._plain(["a"])[0]
-        start = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
-        return whole[:start], whole[start + len(bare) :]
+        """The token ids that the tokenizer adds before and after every text."""
+        framed, bare = list(self._tokenizer("a", verbose=False)["input_ids"]), self._plain(["a"])[0]
+        start = next((place for place in range(len(framed)) if framed[place : place + len(bare)] == bare), 0)
+        return framed[:start], framed[start + len(bare) :]
 
     def turns(self, conversations: Sequence[Turns]) -> list[list[int]]:
-        """The ids of conversations in the tokenizer's chat template, up to where the answer begins; its special tokens are the template's.
+        """Token ids of conversations in the tokenizer's chat template, up to where the answer begins.
+
+        Only the template contributes special tokens.
 
         Raises:
-            jinja2.exceptions.TemplateError: The template takes no such turns.
+            jinja2.exceptions.TemplateError: The template does not accept these turns.
         """
-        written = [self._rendered(turns) for turns in conversations]
-        encoded = self._plain(written) if written else []
+        rendered = [self._rendered(turns) for turns in conversations]
+        encoded = self._plain(rendered) if rendered else []
         for place, turns in enumerate(conversations):
             if any(self._has_special(turn["content"]) for turn in turns):
                 encoded[place] = self._guarded_turns(turns)
         return encoded
 
     def representable(self, text: str) -> bool:
-        """Whether the special tokens' names within a text can be written with the rest of the vocabulary."""
+        """Whether ordinary tokens can represent the names of special tokens within a text."""
         return self._unknown is None or not self._has_special(text) or self._unknown not in self._guard(text)
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
@@ -93,24 +95,29 @@ class Encoder:
         return str(self._tokenizer.apply_chat_template([dict(turn) for turn in turns], add_generation_prompt=True, tokenize=False))
 
     def _has_special(self, text: str, ids: Sequence[int] | None = None) -> bool:
-        """Whether a text, encoded as it is, has a special token in it: by its name, or by one that the tokenizer normalizes to it."""
+        """Whether the tokenizer finds a special token in a text: its name, or characters that it normalizes to this name.
+
+        Args:
+            text: The text.
+            ids: The tokenizer's own ids of the text, if known.
+        """
         if not (self._begins.search(text) or (not text.isascii() and self._begins.search(unicodedata.normalize("NFKC", text)))):
             return False
         ids = self._plain([text])[0] if ids is None else ids
         return not self._ids.isdisjoint(ids) or (self._unknown in ids and bool(self._names(text)))
 
     def _names(self, text: str) -> list[tuple[int, int]]:
-        """Where special tokens' names stand in a text: beginnings and ends, the longest at each place."""
-        found: list[tuple[int, int]] = []
-        for begin in self._begins.finditer(text):
-            place = begin.start()
-            lengths = [n for n in self._lengths[text[place]] if text[place : place + n] in self._special]
-            if lengths and (not found or place >= found[-1][1]):
-                found.append((place, place + max(lengths)))
-        return found
+        """Begin and end of each special token's name in a text; where several begin, the longest."""
+        spans: list[tuple[int, int]] = []
+        for match in self._begins.finditer(text):
+            begin = match.start()
+            lengths = [n for n in self._lengths[text[begin]] if text[begin : begin + n] in self._special]
+            if lengths and (not spans or begin >= spans[-1][1]):
+                spans.append((begin, begin + max(lengths)))
+        return spans
 
     def _guard(self, text: str) -> list[int]:
-        """The ids of a text by the copy of the tokenizer, or, where there can be none, by the tokenizer itself without special tokens."""
+        """Token ids of a text by the renamed copy; if there is no copy, by the tokenizer itself, with special tokens removed."""
         text = text.translate(_RESERVED)
         if self._copy is not None:
             return list(self._copy.encode(text, add_special_tokens=False).ids)
@@ -118,7 +125,7 @@ class Encoder:
         return [number for number in ids if number not in self._ids]
 
     def _guarded_turns(self, turns: Turns) -> list[int]:
-        """The template's special tokens get their aliases, those in the turns are ordinary text."""
+        """Token ids of turns that hold names of special tokens. Only the template's special tokens get their aliases."""
         if self._copy is None:
             return self._spliced_turns(turns)
         text = self._rendered([{**turn, "content": self._broken(turn["content"].translate(_RESERVED))} for turn in turns])
@@ -127,7 +134,7 @@ class Encoder:
         return list(self._copy.encode(text.replace(_BREAK, ""), add_special_tokens=False).ids)
 
     def _spliced_turns(self, turns: Turns) -> list[int]:
-        """Without a copy: template and turns are encoded apart."""
+        """Like :meth:`_guarded_turns`, without a copy: the template's parts and the turns are encoded separately."""
         text = self._rendered([{**turn, "content": _ALIAS.format(place)} for place, turn in enumerate(turns)])
         ids: list[int] = []
         for place, turn in enumerate(turns):
@@ -136,14 +143,14 @@ class Encoder:
         return ids + self._plain([text])[0]
 
     def _broken(self, text: str) -> str:
-        """A text whose special tokens' names are broken in two, so that they differ from the template's."""
+        """Split each special token's name in a text in two, so that it differs from the template's special tokens."""
         for begin, _ in reversed(self._names(text)):
             text = text[: begin + 1] + _BREAK + text[begin + 1 :]
         return text
 
     @cached_property
     def _copy(self) -> Any:
-        """The tokenizer with its special tokens renamed; None for tokenizers written in Python."""
+        """A copy of the tokenizer with renamed special tokens; None for tokenizers written in Python."""
         from tokenizers import Tokenizer
 
         if (backend := getattr(self._tokenizer, "backend_tokenizer", None)) is None:
@@ -168,6 +175,6 @@ class Encoder:
 
 
 def _made_by(pair: Any) -> set[str]:
-    """The pieces that a merge needs and makes."""
+    """The two pieces that a merge joins, and the piece that it makes."""
     left, right = pair.split(" ") if isinstance(pair, str) else pair
     return {left, right, left + right}

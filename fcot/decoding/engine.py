@@ -1,7 +1,7 @@
-"""Decoding many prompts with one model: finished rows leave the batch, waiting ones take their place.
+"""Decodes many prompts with one model: when rows of the batch finish, waiting rows replace them.
 
-A row's text does not depend on its neighbours: masks and positions are its own, and the noise of sampling comes from the
-row alone. In float32 it equals that of transformers' ``generate``.
+A row's text does not depend on the other rows: each has its own mask, positions and sampling noise. In float32 it equals the text of
+transformers' ``generate``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from fcot.base.errors import FcotError, NotFinite
 from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
 
-NO_TOKEN = -1  # of logits that are not finite
-_HEADROOM = 64  # columns that a row is given beyond its present length when it is decided whether it fits
-_REFILL = 4  # waiting rows enter when a quarter of the places is free: each time the cache is copied
+NO_TOKEN = -1  # stands for a token whose logits are not finite
+_HEADROOM = 64  # columns beyond the present length that a row must have room for to enter the batch
+_REFILL = 4  # waiting rows enter when a quarter of the rows has finished, because entering copies the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class DecodingPrompt:
     Attributes:
         ids: Token ids.
         limit: Most tokens to write, the end token included.
-        noise: What the row's noise is drawn from (sampling).
-        halt: Asked with all tokens written so far; ends the row like an end token. None for no such question.
+        noise: Seed of the row's sampling noise; empty for greedy decoding.
+        halt: Called with all tokens written so far; True ends the row like an end token. None: only end token and limit end it.
     """
 
     ids: Sequence[int]
@@ -42,12 +42,12 @@ class DecodingPrompt:
 
 @dataclass(frozen=True)
 class Written:
-    """What the model wrote.
+    """The tokens that the model wrote for one prompt.
 
     Attributes:
-        ids: Without the end token.
-        complete: Whether it ended by itself.
-        n_tokens: The end token included.
+        ids: Token ids, without the end token.
+        complete: Whether the text ended by itself, before the limit.
+        n_tokens: Number of tokens, the end token included.
     """
 
     ids: list[int]
@@ -57,15 +57,25 @@ class Written:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: greedily at temperature 0, else drawn, from the ``top_k`` likeliest where set."""
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: Sampling temperature; 0 decodes greedily.
+        top_k: Sample from this many likeliest tokens; None: from all.
+    """
 
     temperature: float = 0.0
     top_k: int | None = None
 
     def choose(self, logits: torch.Tensor, uniforms: Sequence[float]) -> list[int]:
-        """Tokens from (rows, vocabulary) logits; a row's draw is where its uniform number falls in the cumulated probabilities.
+        """Choose a token per row.
 
-        A row whose largest logit is not finite has :data:`NO_TOKEN`.
+        Args:
+            logits: (rows, vocabulary).
+            uniforms: A number in [0, 1) per row; the token is where it falls in the cumulative probabilities. Unused if greedy.
+
+        Returns:
+            Token ids; :data:`NO_TOKEN` for a row whose largest logit is not finite.
         """
         largest, tokens = logits.max(-1)
         if not self.temperature:
@@ -74,9 +84,9 @@ class Sampling:
         if self.top_k is not None and self.top_k < scores.shape[1]:
             likeliest = scores.topk(self.top_k)
             scores = torch.full_like(scores, -torch.inf).scatter(1, likeliest.indices, likeliest.values)
-        cumulated = scores.softmax(-1).cumsum(-1)
-        drawn = torch.tensor(uniforms, dtype=torch.double, device=logits.device)[:, None] * cumulated[:, -1:]
-        return _finite(largest, torch.searchsorted(cumulated, drawn, right=True).squeeze(1))
+        cumulative = scores.softmax(-1).cumsum(-1)
+        draws = torch.tensor(uniforms, dtype=torch.double, device=logits.device)[:, None] * cumulative[:, -1:]
+        return _finite(largest, torch.searchsorted(cumulative, draws, right=True).squeeze(1))
 
 
 def _finite(largest: torch.Tensor, tokens: torch.Tensor) -> list[int]:
@@ -88,13 +98,13 @@ class _DecodingRow:
     key: Any
     prompt: DecodingPrompt
     written: list[int] = field(default_factory=list)
-    complete: bool | None = None  # None while it goes on
-    ended: bool = False  # by an end token
-    uniforms: Any = None
+    complete: bool | None = None  # None: not finished
+    ended: bool = False  # whether an end token ended it
+    uniforms: Any = None  # one number per token, for sampling
 
     @property
     def last(self) -> int:
-        """The token the model is given next."""
+        """The next input token of the model."""
         return self.written[-1] if self.written else 0
 
     def __post_init__(self) -> None:
@@ -103,21 +113,21 @@ class _DecodingRow:
 
 
 def end_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
-    """The tokens that end an answer: the tokenizer's own, and those of the model's folder (chat models end a turn with others)."""
+    """The tokens that end an answer: the tokenizer's, and those of the generation config, because chat models end a turn with others."""
     own = generation_config.eos_token_id
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
 class Decoder:
-    """The rows that are in a model.
+    """Decodes rows in a batch that changes over time.
 
     Args:
         model: In evaluation mode, on its device.
         ends: Token ids that end a row.
         sampling: How tokens are chosen.
-        max_tokens: Tokens of the cache, rows times columns, up to which rows are taken in (at 64 more than they have
-            then; what they write beyond counts for nothing); halved when memory runs out.
-        max_rows: Rows at once, None for no limit.
+        max_tokens: Rows enter while the cache has at most this many tokens, rows times columns, with 64 columns of headroom. Tokens that
+            rows write beyond the headroom do not count. Halved when memory runs out.
+        max_rows: Most rows in the batch; None: no limit.
     """
 
     def __init__(self, model: Any, ends: Sequence[int], sampling: Sampling, max_tokens: int, max_rows: int | None = None) -> None:
@@ -131,28 +141,29 @@ class Decoder:
         self._positions = getattr(model.config, "max_position_embeddings", None)
         self._rows: list[_DecodingRow] = []
         self._finished: list[_DecodingRow] = []
-        self._waiting: list[_DecodingRow] = []  # taken from the source, or put back
+        self._waiting: list[_DecodingRow] = []  # read from the source, or restarted after memory ran out
         self._cache: Any = None
-        self._lengths: torch.Tensor  # columns of the cache that are a row's own
-        self._cross_mask: torch.Tensor  # the own of an encoder-decoder's prompts
-        self._forget()
+        self._lengths: torch.Tensor  # (rows,): columns of the cache that belong to each row
+        self._cross_mask: torch.Tensor  # (rows, columns): which columns belong to an encoder-decoder's prompt
+        self._clear_cache()
 
     @torch.inference_mode()
     def run(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> Iterator[tuple[Any, Written]]:
-        """Decode what the source yields, until all rows are finished and it has no more: it ends, or yields None.
+        """Decode the prompts of a source until all are finished; yields key and result as soon as a row is finished.
 
-        Results come as they are ready, with their key.
+        Args:
+            source: Yields key and prompt. It has no more prompts when it ends or yields None.
         """
         try:
             while self._advance(source):
                 yield from self._drain()
             yield from self._drain()
-        finally:  # also where the caller stops listening
+        finally:  # also if the caller stops early
             self._rows, self._waiting, self._finished = [], [], []
-            self._forget()
+            self._clear_cache()
 
     def _advance(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> bool:
-        """Let rows go and come where it is time to, and write a token in each; whether any are left."""
+        """Replace finished rows if enough have finished, and write one token in each row; returns whether rows remain."""
         entering: list[_DecodingRow] = []
         try:
             if self._time_to_refill():
@@ -173,7 +184,7 @@ class Decoder:
         for row in finished:
             yield row.key, Written(row.written, bool(row.complete), len(row.written) + row.ended)
 
-    # --- rows come and go ---
+    # --- entering and leaving rows ---
 
     def _active(self) -> list[_DecodingRow]:
         return [row for row in self._rows if row.complete is None]
@@ -183,74 +194,79 @@ class Decoder:
         return done * _REFILL >= len(self._rows)
 
     def _columns(self) -> int:
-        """Of the cache that are in use."""
+        """Columns of the cache that are in use."""
         return int(self._lengths.max()) if len(self._lengths) else 0
 
     def _compact(self) -> None:
-        """Let finished rows go."""
+        """Remove finished rows from the batch."""
         keep = [index for index, row in enumerate(self._rows) if row.complete is None]
         if len(keep) == len(self._rows):
             return
         self._rows = [self._rows[index] for index in keep]
         if not keep:
-            self._forget()
+            self._clear_cache()
             return
-        picked = torch.tensor(keep)
-        self._lengths = self._lengths[picked]
-        picked = picked.to(self._model.device)
+        kept = torch.tensor(keep)
+        self._lengths = self._lengths[kept]
+        kept = kept.to(self._model.device)
         for layer in own_layers(self._cache):
-            layer.select(picked, slice(layer.get_seq_length() - self._columns(), None))
+            layer.select(kept, slice(layer.get_seq_length() - self._columns(), None))
         if self._encoder_decoder:
-            mask = self._cross_mask[picked]
+            mask = self._cross_mask[kept]
             used = mask.any(0).nonzero()
             window = slice(int(used[0]), int(used[-1]) + 1)
             self._cross_mask = mask[:, window]
             for layer in cross_layers(self._cache):
-                layer.select(picked, window)
+                layer.select(kept, window)
 
     def _admitted(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> list[_DecodingRow]:
-        """The first of the waiting rows, as many as there is room for."""
+        """The first waiting rows, as many as there is room for."""
         if self._rows and self._encoder_decoder and self._positions is not None:
-            return []  # such decoders count their positions from the cache's left edge: rows have to start together
-        there, n = len(self._rows), 0
-        columns = max(self._columns(), self._cross_mask.shape[1] if there else 0)
-        while self._max_rows is None or there + n < self._max_rows:
+            return []  # such decoders count positions from the cache's left edge, so that all rows must start together
+        present, n = len(self._rows), 0
+        columns = max(self._columns(), self._cross_mask.shape[1] if present else 0)
+        while self._max_rows is None or present + n < self._max_rows:
             if n == len(self._waiting):
                 if (item := next(source, None)) is None:
                     break
                 self._waiting.append(_DecodingRow(*item))
             columns = max(columns, len(self._waiting[n].prompt.ids))
-            if there + n and (there + n + 1) * (columns + _HEADROOM) > self._max_tokens:
+            if present + n and (present + n + 1) * (columns + _HEADROOM) > self._max_tokens:
                 break
             n += 1
         return self._waiting[:n]
 
     def _start_over(self, entering: int, error: Exception) -> None:
-        """Memory ran out, wherever that was: what is in the model starts again later, half as much at once."""
+        """Recover after memory ran out: rows in the batch will start again later, and the limits of the batch are halved.
+
+        Args:
+            entering: Number of waiting rows that were about to enter.
+            error: The error, for the message if a single row does not fit.
+        """
         active = self._active()
         if len(active) + entering <= 1:
             prompt = (active or self._waiting)[0].prompt
             raise FcotError(
-                f"one row does not fit into memory, a prompt of {len(prompt.ids)} tokens with up to {prompt.limit} to write: take a "
+                f"one row does not fit into memory, a prompt of {len(prompt.ids)} tokens with up to {prompt.limit} to write: use a "
                 "smaller model or shorter limits"
             ) from error
-        error.__traceback__ = None  # it holds on to the tensors
+        error.__traceback__ = None  # the traceback keeps the tensors alive
         self._max_tokens = max(1, self._max_tokens // 2)
         if self._max_rows is not None:
             self._max_rows = max(1, self._max_rows // 2)
         self._waiting = [_DecodingRow(row.key, row.prompt) for row in active] + self._waiting
         self._rows = []
-        self._forget()
+        self._clear_cache()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._cache, self._lengths, self._cross_mask = None, torch.zeros(0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool)
 
     # --- the model ---
 
     def _prefill(self, rows: list[_DecodingRow]) -> None:
-        """Put new rows through the model and beside those that are there."""
+        """Run the model on the prompts of new rows, write their first tokens, and add them to the batch."""
         device, width = self._model.device, max(len(row.prompt.ids) for row in rows)
         lengths = torch.tensor([len(row.prompt.ids) for row in rows])
         padding = [[0] * (width - len(row.prompt.ids)) for row in rows]
@@ -260,12 +276,12 @@ class Decoder:
             ids = torch.tensor([[*row.prompt.ids, *zeros] for row, zeros in zip(rows, padding, strict=True)], device=device)
             starts = torch.full((len(rows), 1), self._start, device=device)
             lengths = torch.ones_like(lengths)
-            more: dict[str, Any] = {"decoder_input_ids": starts}
+            inputs: dict[str, Any] = {"decoder_input_ids": starts}
         else:
             mask = _right_aligned(lengths, width).to(device)
             ids = torch.tensor([[*zeros, *row.prompt.ids] for row, zeros in zip(rows, padding, strict=True)], device=device)
-            more = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0), "logits_to_keep": 1}
-        logits = self._model(input_ids=ids, attention_mask=mask, **more, past_key_values=cache, use_cache=True).logits
+            inputs = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0), "logits_to_keep": 1}
+        logits = self._model(input_ids=ids, attention_mask=mask, **inputs, past_key_values=cache, use_cache=True).logits
         tokens = self._choose(rows, logits)
         if self._rows:
             self._join(cache, mask)
@@ -276,8 +292,9 @@ class Decoder:
         self._write(rows, tokens)
 
     def _join(self, cache: Any, mask: torch.Tensor) -> None:
-        for mine, theirs in zip(own_layers(self._cache) + cross_layers(self._cache), own_layers(cache) + cross_layers(cache), strict=True):
-            mine.join(theirs)
+        layers, new_layers = own_layers(self._cache) + cross_layers(self._cache), own_layers(cache) + cross_layers(cache)
+        for layer, new_layer in zip(layers, new_layers, strict=True):
+            layer.join(new_layer)
         if self._encoder_decoder:
             width = max(mask.shape[1], self._cross_mask.shape[1])
             self._cross_mask = torch.cat([widened(part[:, None, :, None], width)[:, 0, :, 0] for part in (self._cross_mask, mask)])
@@ -292,25 +309,29 @@ class Decoder:
         device = self._model.device
         last = torch.tensor([[row.last] for row in self._rows], device=device)
         mask = _right_aligned(self._lengths + 1, columns + 1).to(device)
-        more: dict[str, Any]
+        inputs: dict[str, Any]
         if self._encoder_decoder:
             shape = (*self._cross_mask.shape, self._model.config.hidden_size)
-            states = torch.zeros(1, 1, 1, dtype=self._model.dtype, device=device).expand(shape)  # only its shape is looked at
-            more = {
+            states = torch.zeros(1, 1, 1, dtype=self._model.dtype, device=device).expand(shape)  # only its shape is used
+            inputs = {
                 "decoder_input_ids": last, "decoder_attention_mask": mask, "attention_mask": self._cross_mask,
                 "encoder_outputs": BaseModelOutput(last_hidden_state=states),
             }  # fmt: skip
         else:
-            places = self._lengths.clamp(max=(self._positions or sys.maxsize) - 1)  # finished rows may run over
-            more = {"input_ids": last, "attention_mask": mask, "position_ids": places[:, None].to(device)}
-        return self._model(**more, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
+            position_ids = self._lengths.clamp(max=(self._positions or sys.maxsize) - 1)  # finished rows may exceed the positions
+            inputs = {"input_ids": last, "attention_mask": mask, "position_ids": position_ids[:, None].to(device)}
+        return self._model(**inputs, past_key_values=self._cache, use_cache=True).logits  # type: ignore[no-any-return]
 
     def _choose(self, rows: Sequence[_DecodingRow], logits: torch.Tensor) -> list[int]:
         uniforms = [0.0 if row.uniforms is None or row.complete is not None else row.uniforms[len(row.written)] for row in rows]
         return self._sampling.choose(logits[:, -1], uniforms)
 
     def _write(self, rows: Sequence[_DecodingRow], tokens: Sequence[int]) -> None:
-        """Append a token to each row that goes on, and see whether it ends there."""
+        """Append a token to each unfinished row, and record whether the row is finished.
+
+        Raises:
+            NotFinite: The logits of a row are not finite.
+        """
         for row, token in zip(rows, tokens, strict=True):
             if row.complete is not None:
                 continue
@@ -332,5 +353,5 @@ class Decoder:
 
 
 def _right_aligned(lengths: torch.Tensor, columns: int) -> torch.Tensor:
-    """A mask (rows, columns) of each row's last so many columns."""
+    """A mask (rows, columns): True at the last ``lengths[row]`` columns of each row."""
     return torch.arange(columns)[None] >= columns - lengths[:, None]

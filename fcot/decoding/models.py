@@ -1,6 +1,6 @@
-"""Loading a model of transformers: with all of its weights, each of them a number, or not at all.
+"""Loads a transformers model, and rejects checkpoints with missing weights or values that are not finite.
 
-``from_pretrained`` gives random values to weights that the checkpoint lacks, and says so in a warning.
+Without these checks ``from_pretrained`` fills missing weights with random values and only warns.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import torch
 from fcot.base.console import say
 from fcot.base.errors import FcotError
 
-_NAMED = 4  # tensors in a message
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower ones are of quantized models
+_MAX_LISTED = 4  # tensors in a message
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower types belong to quantized models
 
 
 def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
-    """A model whose weights all come from its checkpoint.
+    """Load a model whose weights all come from its checkpoint.
 
-    Weights that the model shares (T5's embeddings, a tied output head) may be absent.
+    Weights that the model shares (T5's embeddings, a tied output head) may be absent from the checkpoint.
 
     Args:
         kind: Auto class of transformers.
         source: Hub id or folder.
-        name: The model in messages, such as ``student.path=FOLDER``.
-        options: Of ``from_pretrained``.
+        name: Name of the model in messages, such as ``student.path=FOLDER``.
+        options: Arguments of ``from_pretrained``.
 
     Raises:
-        FcotError: Weights are missing, of another shape, or not finite; or it is an adapter.
-        OSError, ValueError, RuntimeError, SafetensorError: As transformers raises them.
+        FcotError: Weights are missing, have another shape, or are not finite; or the source holds an adapter.
+        OSError, ValueError, RuntimeError, SafetensorError: transformers cannot load the model.
     """
     if (Path(source) / "adapter_config.json").is_file():
         raise _adapter(name)
@@ -42,7 +42,7 @@ def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
     if extra := report["unexpected_keys"]:
         say(f"warning: {name}: the model has no place for {_listed(extra)} of its checkpoint: not loaded")
     if (broken := not_finite(model.state_dict())) is not None:
-        raise FcotError(f"{name}: the tensor {broken} has values that are not finite (inf or nan); take a checkpoint without them")
+        raise FcotError(f"{name}: the tensor {broken} has values that are not finite (inf or nan); use another checkpoint")
     return model
 
 
@@ -50,14 +50,14 @@ def check_complete(name: str, missing: Iterable[str], mismatched: Iterable[tuple
     """Reject a checkpoint that does not fill its model.
 
     Args:
-        name: The model in messages.
+        name: Name of the model in messages.
         missing: Names of tensors that the checkpoint lacks.
-        mismatched: Name, shape in the checkpoint and shape in the model.
+        mismatched: Tensors with another shape: name, shape in the checkpoint, shape in the model.
 
     Raises:
-        FcotError: There are any.
+        FcotError: Tensors are missing or mismatched.
     """
-    shapes = [f"{key} ({_shape(theirs)}, the model needs {_shape(ours)})" for key, theirs, ours in mismatched]
+    shapes = [f"{key} ({_shape(stored)}, the model needs {_shape(needed)})" for key, stored, needed in mismatched]
     if missing := sorted(missing):
         raise FcotError(
             f"{name}: the checkpoint lacks {_listed(missing)} of its model; "
@@ -65,24 +65,31 @@ def check_complete(name: str, missing: Iterable[str], mismatched: Iterable[tuple
         )
     if shapes:
         raise FcotError(
-            f"{name}: the checkpoint has other shapes than its model: {_some(sorted(shapes))}; config.json is not of these weights"
+            f"{name}: tensors of the checkpoint have other shapes than in the model: {_some(sorted(shapes))}; "
+            "check that config.json belongs to these weights"
         )
 
 
 def check_same(name: str, model: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]) -> None:
-    """Reject tensors that do not fill, or do not belong to, those of a model.
+    """Reject a checkpoint whose tensors differ from a model's in name or shape.
+
+    Args:
+        name: Name of the checkpoint in messages.
+        model: The model's tensors by name.
+        checkpoint: The checkpoint's tensors by name.
 
     Raises:
         FcotError: Names or shapes differ.
     """
     shapes = {key: (checkpoint[key].shape, tensor.shape) for key, tensor in model.items() if key in checkpoint}
-    check_complete(name, model.keys() - checkpoint.keys(), [(key, *both) for key, both in shapes.items() if both[0] != both[1]])
+    mismatched = [(key, stored, needed) for key, (stored, needed) in shapes.items() if stored != needed]
+    check_complete(name, model.keys() - checkpoint.keys(), mismatched)
     if extra := checkpoint.keys() - model.keys():
         raise FcotError(f"{name}: the model has no place for {_listed(extra)} of the checkpoint")
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor with an infinite value or one that is no number, None without any."""
+    """The name of the first tensor with a value that is inf or nan; None if all are finite."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.dtype in _FLOATS and tensor.numel()}
     if all_finite(list(floats.values())):
         return None
@@ -90,13 +97,13 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def all_finite(tensors: list[torch.Tensor]) -> bool:
-    """Whether all values are finite, in one reduction over the tensors of each device and type."""
+    """Whether all values are finite; computed in one reduction per device and type."""
     largest = torch._foreach_norm(tensors, ord=torch.inf) if tensors else ()
     return not largest or bool(torch.stack([value.float().cpu() for value in largest]).isfinite().all())
 
 
 def _lost_head(model: Any, source: str, revision: str | None) -> list[str]:
-    """An output head of its own that the checkpoint lacks: transformers puts T5's input embeddings in its place without a word."""
+    """The name of an untied output head that the checkpoint lacks: transformers silently uses T5's input embeddings instead."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     written, _ = model.config.get_config_dict(source, revision=revision)
     untied = written.get("tie_word_embeddings", True) is False
@@ -115,7 +122,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _some(items: list[str]) -> str:
-    return ", ".join([*items[:_NAMED], *(["..."] if len(items) > _NAMED else [])])
+    return ", ".join([*items[:_MAX_LISTED], *(["..."] if len(items) > _MAX_LISTED else [])])
 
 
 def _shape(shape: Iterable[int]) -> str:

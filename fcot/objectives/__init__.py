@@ -1,1 +1,1 @@
-"""Objectives: what a student's loss is. One file each; :mod:`fcot.student.objective` says what they offer."""
+"""Objectives, the terms of a student's loss. One file each; :mod:`fcot.student.objective` is their interface."""

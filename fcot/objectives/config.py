@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fcot.base.fields import Why, neutral
 
-if TYPE_CHECKING:  # what --help and --cfg job need not wait for
+if TYPE_CHECKING:  # imports that would delay --help and --cfg job
     from fcot.runs.run import Run
     from fcot.student.data import TrainingData
     from fcot.student.objective import Objective
 
 
 class ObjectiveConfig(Protocol):
-    """What the options of any objective have to offer.
+    """The interface of every objective's options.
 
-    Beside this it may have ``faults()``, messages about options that cannot be together, and ``conflicts(config)``, messages about
-    what they cannot be combined with.
+    They may also have ``faults()``, messages about invalid options, and ``conflicts(config)``, messages about options that cannot be
+    combined with the rest of the configuration.
     """
 
     name: str
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Its part of the identity of a run that trains: options that change the loss, as JSON values."""
+        """The objective's part of the identity of a run that trains: options that change the loss, as JSON values."""
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
-        """The terms of a training's loss; the first one is the training's main one."""
+        """Build the terms of a training's loss; the first one is the main objective."""
 
 
 @dataclass
@@ -37,11 +37,11 @@ class CompletionConfig:
     name: str = neutral("completion", Why.NAMED)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Nothing: runs are named as before there were others."""
+        """Nothing, so that runs keep the names they had when this was the only objective."""
         return {}
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
-        """One term."""
+        """Build the cross-entropy, the only term."""
         from fcot.objectives.completion import completion_loss
 
         return [completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])]

@@ -1,8 +1,8 @@
-"""Self-reflection (paper B): the triplets of a step, and the batch that represents their texts.
+"""Self-reflection (paper B): the triplet loss, and the batch of a step's triplets.
 
 A sample's triplet is its rationale (anchor), another kept rationale of its problem (positive) and one of the student's own
-mistakes on it (negative), each a whole completion with the ending its writer gave it: paper B's code appends the gold answer
-to mistakes too, which is not repeated here.
+mistakes on that problem (negative). Each is a whole completion that ends with the answer its writer gave. Paper B's code differs:
+it appends the gold answer to mistakes too.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ TEXTS = 3  # anchor, positive, negative
 
 @dataclass(frozen=True)
 class Reflection:
-    """What samples are contrasted with.
+    """The rationales and mistakes that form the samples' triplets.
 
     Attributes:
         texts: Rationales and mistakes as completions; their prompts are empty.
-        spans: Of each text the tokens, from and to, whose mean state represents it, (texts, 2).
-        anchors: Of each sample its own text, (samples,).
-        positives: Of each sample the texts of the other kept rationales of its problem.
-        negatives: Of each sample the student's mistakes on its problem.
-        weight: Of the triplet loss beside the language-model loss (paper B's lambda).
-        margin: The loss's.
-        seed: Of the choice among positives and negatives.
+        spans: First token and end of the tokens whose mean state represents a text, (texts, 2).
+        anchors: The text of each sample's rationale, (samples,).
+        positives: For each sample, the texts of the other kept rationales of its problem.
+        negatives: For each sample, the texts of the student's mistakes on its problem.
+        weight: Factor of the triplet loss, where the cross-entropy has 1 (paper B's lambda).
+        margin: Margin of the triplet loss.
+        seed: Seed of the choice among positives and negatives.
     """
 
     texts: Tokenized
@@ -67,18 +67,18 @@ def triplet_batch(
     """Tensors of the triplets of a (micro-)batch.
 
     Args:
-        reflection: Whose step has at least one triplet.
+        reflection: The triplets; at least one sample has one.
         rows: The samples' prompts.
-        samples: Those of the batch; where none of them has a triplet, another sample's stands in with weight 0, because
-            sharded weights want every rank to take part.
+        samples: The samples of the batch. If none of them has a triplet, the triplet of another sample gets weight 0: sharded
+            parameters need every rank to take part.
         step: The optimizer step.
-        pad_id: Fills what is masked.
-        start_id: What an encoder-decoder's decoder starts with; None for decoders.
+        pad_id: Token id of padding, which is masked.
+        start_id: First input token of an encoder-decoder's decoder; None for decoders.
 
     Returns:
-        ``prefix``: the model's keyword arguments for the questions, (triplets, length); ``texts``: for anchors, positives
-        and negatives in turn behind those, (3 triplets, length); ``positions``: where in the flattened texts a state is
-        taken; ``owners``: the text each of those belongs to; ``weights``: of each triplet, 1 or 0.
+        ``prefix``: the model's keyword arguments for the questions, (triplets, length); ``texts``: those for the texts that follow,
+        anchor, positive and negative in turn, (3 triplets, length); ``positions``: where in the flattened texts a state is
+        read; ``owners``: the text that each position belongs to; ``weights``: loss weight of each triplet, 1 or 0.
     """
     contributes = reflection.contributes
     chosen = [sample for sample in samples if contributes[sample]]
@@ -87,21 +87,25 @@ def triplet_batch(
     prompts = [rows[sample].prompt for sample in chosen]
     numbers = [number for sample in chosen for number in reflection.triplet(sample, step)]
     texts = [reflection.texts[number].completion for number in numbers]
-    asked = mask(prompts)
-    prefix = {"input_ids": pad(prompts, pad_id), "attention_mask": asked}
-    before = asked.repeat_interleave(TEXTS, 0)
+    prompt_mask = mask(prompts)
+    prefix = {"input_ids": pad(prompts, pad_id), "attention_mask": prompt_mask}
+    repeated_mask = prompt_mask.repeat_interleave(TEXTS, 0)  # one row per text
     inputs: dict[str, Any]
     if start_id is not None:
         prefix["decoder_input_ids"] = torch.full((len(prompts), 1), start_id)
-        written = [[start_id, *ids] for ids in texts]
-        inputs = {"attention_mask": before, "decoder_input_ids": pad(written, pad_id), "decoder_attention_mask": mask(written)}
+        inputs_of_texts = [[start_id, *ids] for ids in texts]
+        inputs = {
+            "attention_mask": repeated_mask, "decoder_input_ids": pad(inputs_of_texts, pad_id),
+            "decoder_attention_mask": mask(inputs_of_texts),
+        }  # fmt: skip
     else:
-        written = texts
-        places = before.sum(1, keepdim=True) + torch.arange(max(map(len, texts)))
-        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": torch.cat([before, mask(texts)], 1), "position_ids": places}
-    width, shift = max(map(len, written)), len(written[0]) - len(texts[0])
+        inputs_of_texts = texts
+        position_ids = repeated_mask.sum(1, keepdim=True) + torch.arange(max(map(len, texts)))
+        whole_mask = torch.cat([repeated_mask, mask(texts)], 1)
+        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": whole_mask, "position_ids": position_ids}
+    width, shift = max(map(len, inputs_of_texts)), len(inputs_of_texts[0]) - len(texts[0])
     spans = [range(*reflection.spans[number]) for number in numbers]
-    positions = [row * width + shift + place for row, span in enumerate(spans) for place in span]
+    positions = [row * width + shift + offset for row, span in enumerate(spans) for offset in span]
     owners = [row for row, span in enumerate(spans) for _ in span]
     return {
         "prefix": prefix, "texts": inputs, "positions": torch.tensor(positions), "owners": torch.tensor(owners), "weights": weights,
@@ -113,10 +117,10 @@ class TripletLoss:
     """The triplet loss of self-reflection.
 
     Attributes:
-        reflection: What samples are contrasted with.
+        reflection: The triplets.
         rows: The samples.
-        layout: How they become tensors.
-        name: In logs.
+        layout: How the samples become tensors.
+        name: Name of the objective in logs.
     """
 
     reflection: Reflection
@@ -126,34 +130,36 @@ class TripletLoss:
 
     @property
     def weight(self) -> float:
-        """Beside the cross-entropy: paper B's lambda."""
+        """Factor of the loss, where the cross-entropy has 1: paper B's lambda."""
         return self.reflection.weight
 
     def denominator(self, ids: Ids) -> float:
-        """How many samples have a triplet."""
+        """How many samples of the step have a triplet."""
         return int(self.reflection.contributes[ids].sum())
 
     def collate(self, ids: Ids, step: int) -> Batch:
-        """See :func:`triplet_batch`."""
+        """The tensors of the samples' triplets: see :func:`triplet_batch`."""
         return triplet_batch(self.reflection, self.rows, list(ids), step, self.layout.pad_id, self.layout.start_id)
 
     def facts(self) -> dict[str, Any]:
-        """The share of the samples that have a triplet."""
+        """The share of samples that have a triplet."""
         return {"reflection_share": round(float(self.reflection.contributes.mean()), 4)}
 
     def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
-        """See :func:`triplet_loss`."""
+        """The triplet loss, summed over triplets: see :func:`triplet_loss`."""
         return triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin)
 
 
 def triplet_loss(states: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:
-    """How much nearer than its negative an anchor is not to its positive, by the cosine, summed over triplets: a scalar.
+    """The triplet loss with cosine similarity, summed over triplets: a scalar.
+
+    A triplet's loss is how much the similarity of anchor and positive falls short of that of anchor and negative plus the margin.
 
     Args:
-        states: Of anchors, positives and negatives in turn, (3 triplets, width).
-        weights: Of each triplet.
-        margin: By which the positive is to be nearer.
+        states: States of anchor, positive and negative in turn, (3 triplets, width).
+        weights: Loss weight of each triplet, (triplets,).
+        margin: Required difference of the two similarities.
     """
     anchors, positives, negatives = states.unflatten(0, (-1, TEXTS)).unbind(1)
-    nearer = functional.cosine_similarity(anchors, positives) - functional.cosine_similarity(anchors, negatives)
-    return (margin - nearer).clamp(min=0) @ weights
+    difference = functional.cosine_similarity(anchors, positives) - functional.cosine_similarity(anchors, negatives)
+    return (margin - difference).clamp(min=0) @ weights

@@ -1,1 +1,1 @@
-"""What each stage of the pipeline does with a run; the packages below know nothing of runs."""
+"""The stages of a run: they call the lower packages, which do not know runs."""

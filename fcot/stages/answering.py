@@ -1,4 +1,4 @@
-"""A local student's answers: in its method's format, or, untrained, to the prompt that a teacher is asked by."""
+"""Answers of a local student: in its method's format, or, if it is untrained, to the run's prompt, like a teacher's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fcot.student.loading import Student
 from fcot.student.tokenization import encode_prompts, encode_questions
 
 Summary = dict[str, Any]
-Drawn = tuple[list[list[Prediction]], Summary]  # answers to each problem, scored, and what was cut to ask for them
+Drawn = tuple[list[list[Prediction]], Summary]  # the scored answers to each problem, and counts of prompts that were shortened
 
 
 def text_format(run: Run, student: Student) -> StudentFormat:
@@ -37,14 +37,14 @@ def text_format(run: Run, student: Student) -> StudentFormat:
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How often each problem is answered, and how.
+    """How many answers are drawn per problem, and how.
 
     Attributes:
-        n: Answers to a problem.
-        sampling: Greedy, or how tokens are drawn.
-        purpose: Numbers that set the noise of these draws apart from that of others.
-        limit: Tokens of an answer, None for the student's own limit.
-        stop: Where an untrained student's answer begins to speak of something else; it ends before.
+        n: Answers per problem.
+        sampling: Greedy, or temperature and top-k.
+        purpose: Part of the seed: other numbers give other sampling noise.
+        limit: Most tokens of an answer; None: ``student.max_new_tokens``.
+        stop: A text that ends an answer, and is not part of it; None: only the end token and the limit end it.
     """
 
     n: int = 1
@@ -58,7 +58,7 @@ GREEDY = SamplingParameters()
 
 
 def voting(run: Run) -> SamplingParameters:
-    """How a run's student answers the test problems."""
+    """The sampling parameters of the test problems: several samples for a majority vote, or one greedy answer."""
     limits = run.config.student
     return (
         SamplingParameters(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
@@ -66,7 +66,7 @@ def voting(run: Run) -> SamplingParameters:
 
 
 def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:
-    """Greedy answers of a student to problems, scored, in the order of ``indices``."""
+    """Answer problems greedily; returns scored answers in the order of ``indices``."""
     return [prediction for (prediction,) in draw(run, student, form, indices, world)[0]]
 
 
@@ -76,52 +76,71 @@ def draw(
     form: StudentFormat,
     indices: Sequence[int],
     world: World,
-    draws: SamplingParameters = GREEDY,
+    parameters: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
-    """Answers of a student in a format of its own."""
+    """Answer problems in a student's own format.
+
+    Args:
+        run: The run.
+        student: The student.
+        form: The student's format.
+        indices: Positions of the problems in the run.
+        world: The ranks that share the work.
+        parameters: How many answers are drawn per problem, and how.
+        advance: Called with the number of answers finished since the last call.
+    """
     limits, problems = run.config.student, run.select(list(indices))
     ids, _, cut = encode_questions(student, form, [problem.question for problem in problems], limits.max_prompt_tokens)
     if cut and world.rank == 0:
         say(f"warning: {cut} questions to answer lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
-    halt = _stopper(student, [draws.stop] if draws.stop else [])
+    halt = _stopper(student, [parameters.stop] if parameters.stop else [])
     prompts = [
-        DecodingPrompt(tokens, draws.limit or limits.max_new_tokens, _noise(run, problem, number, draws), halt)
-        for tokens, problem in zip(ids, problems, strict=True) for number in range(draws.n)
+        DecodingPrompt(tokens, parameters.limit or limits.max_new_tokens, _noise(run, problem, number, parameters), halt)
+        for tokens, problem in zip(ids, problems, strict=True) for number in range(parameters.n)
     ]  # fmt: skip
-    answers = [_before(one, draws.stop) for one in _decode(run, student, prompts, world, draws.sampling, advance)]
+    answers = [_cut_at(answer, parameters.stop) for answer in _decode(run, student, prompts, world, parameters.sampling, advance)]
     drawn = [
-        [scoring.score(problem, one.text, one.complete, one.n_tokens, form, run.task.rule) for one in answers[start : start + draws.n]]
-        for start, problem in zip(range(0, len(answers), draws.n), problems, strict=True)
+        [
+            scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
+            for answer in answers[start : start + parameters.n]
+        ]
+        for start, problem in zip(range(0, len(answers), parameters.n), problems, strict=True)
     ]
     return drawn, {"cut_questions": cut}
 
 
-def _before(answer: Decoded, stop: str | None) -> Decoded:
-    """An answer up to where it begins to speak of something else."""
-    text, found, _ = answer.text.partition(stop) if stop else (answer.text, "", "")
-    return replace(answer, text=text.rstrip(), complete=True) if found else answer
+def _cut_at(answer: Decoded, stop: str | None) -> Decoded:
+    """Cut an answer at a stop text."""
+    text, separator, _ = answer.text.partition(stop) if stop else (answer.text, "", "")
+    return replace(answer, text=text.rstrip(), complete=True) if separator else answer
 
 
-def _noise(run: Run, problem: Problem, number: int, draws: SamplingParameters) -> tuple[int, ...]:
-    return (run.config.seed, problem.sample_index, number, *draws.purpose) if draws.sampling.temperature else ()
+def _noise(run: Run, problem: Problem, number: int, parameters: SamplingParameters) -> tuple[int, ...]:
+    return (run.config.seed, problem.sample_index, number, *parameters.purpose) if parameters.sampling.temperature else ()
 
 
 def _decode(
     run: Run, student: Student, prompts: Sequence[DecodingPrompt], world: World, sampling: Sampling, advance: Callable[[int], object]
 ) -> list[Decoded]:
-    """On the GPU where there is one, in the precision that is asked for."""
+    """Decode on the GPU if there is one, in the precision ``trainer.eval_precision``."""
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
     if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
         student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
-    most = run.config.trainer.eval_batch_tokens
-    return decode(student, prompts, max_tokens=most, world=world, advance=advance, sampling=sampling)
+    max_tokens = run.config.trainer.eval_batch_tokens
+    return decode(student, prompts, max_tokens=max_tokens, world=world, advance=advance, sampling=sampling)
 
 
 @dataclass(frozen=True)
 class _PromptedDraw:
-    """One draw of an answer to a problem, and the prompt with the exemplars that fit."""
+    """One draw of an answer to a problem.
+
+    Attributes:
+        problem: The problem.
+        prompt: The run's prompt with the exemplars that fit.
+        draw: Number of the draw, from 0.
+    """
 
     problem: Problem
     prompt: TeacherPrompt
@@ -133,66 +152,87 @@ def prompt_student(
     student: Student,
     indices: Sequence[int],
     world: World,
-    draws: SamplingParameters = GREEDY,
+    parameters: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
 ) -> Drawn:
-    """Answers of an untrained student to the run's prompt, as a teacher is asked: in two steps, or in one.
+    """Answer problems with an untrained student and the run's prompt, in one request or two, like a teacher.
+
+    Args:
+        run: The run.
+        student: The student.
+        indices: Positions of the problems in the run.
+        world: The ranks that share the work.
+        parameters: How many answers are drawn per problem, and how.
+        advance: Called with the number of answers finished since the last call.
 
     Raises:
-        FcotError: The model has fewer positions than the answer may take.
+        FcotError: The model has fewer positions than the answer may need.
     """
     rule, problems, prompt = run.task.rule, run.select(list(indices)), run.prompt
     if student.architecture == "encoder_decoder":  # T5's tokenizer has no newlines
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    asked = [_PromptedDraw(problem, one, number) for problem, one in zip(problems, fitted, strict=True) for number in range(draws.n)]
+    jobs = [
+        _PromptedDraw(problem, shortened, number)
+        for problem, shortened in zip(problems, fitted, strict=True) for number in range(parameters.n)
+    ]  # fmt: skip
 
-    def write(texts: Sequence[Text], limit: int, most: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
-        ids, cut = encode_prompts(student, texts, most)
+    def write(texts: Sequence[Text], limit: int, max_prompt: int, step: int, advance: Callable[[int], object]) -> list[Decoded]:
+        ids, cut = encode_prompts(student, texts, max_prompt)
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
+        halt = _stopper(student, prompt.stop)
         prompts = [
-            DecodingPrompt(tokens, limit, _noise(run, one.problem, one.draw + step * draws.n, draws), _stopper(student, prompt.stop))
-            for tokens, one in zip(ids, asked, strict=True)
+            DecodingPrompt(tokens, limit, _noise(run, job.problem, job.draw + step * parameters.n, parameters), halt)
+            for tokens, job in zip(ids, jobs, strict=True)
         ]
-        written = _decode(run, student, prompts, world, draws.sampling, advance)
-        return [replace(one, text=text, complete=one.complete or text != one.text) for one in written for text in [prompt.cut(one.text)]]
+        answers = _decode(run, student, prompts, world, parameters.sampling, advance)
+        cut_texts = [prompt.cut(answer.text) for answer in answers]
+        return [
+            replace(answer, text=text, complete=answer.complete or text != answer.text)
+            for answer, text in zip(answers, cut_texts, strict=True)
+        ]
 
-    texts = [one.prompt.first_request(one.problem.question, rule, student.chat) for one in asked]
+    texts = [job.prompt.first_request(job.problem.question, rule, student.chat) for job in jobs]
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            one.prompt.second_request(one.problem.question, _continued(text_or_thought(answer.text)), rule, student.chat)
-            for one, answer in zip(asked, first, strict=True)
+            job.prompt.second_request(job.problem.question, _with_space(text_or_thought(answer.text)), rule, student.chat)
+            for job, answer in zip(jobs, first, strict=True)
         ]
-        most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
-        second = write(texts, prompt.answer_tokens, most, 1, advance)
-        parts = [(separate(answer.text).said.strip(), separate(then.text).said) for answer, then in zip(first, second, strict=True)]
-        lengths = [answer.n_tokens + then.n_tokens for answer, then in zip(first, second, strict=True)]
+        max_prompt = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
+        second = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
+        pairs = list(zip(first, second, strict=True))
+        parts = [(separate(rationale.text).said.strip(), separate(answer.text).said) for rationale, answer in pairs]
+        lengths = [rationale.n_tokens + answer.n_tokens for rationale, answer in pairs]
     else:
         parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]
     if world.rank == 0:
         _warn(facts, len(problems), room)
     scored = []
-    for one, answer, (rationale, text), n_tokens in zip(asked, first, parts, lengths, strict=True):
-        ended = "stop" if answer.complete else "length"
-        completion = Completion(one.problem.sample_index, one.draw, rationale, text, ended, separate(answer.text).thought)
-        scored.append(scoring.score_completion(one.problem, completion, n_tokens, prompt, rule))
-    return [scored[start : start + draws.n] for start in range(0, len(scored), draws.n)], facts
+    for job, answer, (rationale, text), n_tokens in zip(jobs, first, parts, lengths, strict=True):
+        finish_reason = "stop" if answer.complete else "length"
+        completion = Completion(job.problem.sample_index, job.draw, rationale, text, finish_reason, separate(answer.text).thought)
+        scored.append(scoring.score_completion(job.problem, completion, n_tokens, prompt, rule))
+    return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts
 
 
 def _room(run: Run, student: Student) -> int:
-    """The most tokens of a prompt that leave room for its answer."""
-    longest, prompt = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens, run.prompt
+    """The most tokens of a prompt that leave room for its answer.
+
+    Raises:
+        FcotError: The model has fewer positions than the answer may need.
+    """
+    max_prompt, prompt = run.config.method.prompt_tokens or run.config.student.max_prompt_tokens, run.prompt
     if student.positions is None:
-        return int(longest)
-    after = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
-    if student.positions <= after:
+        return int(max_prompt)
+    answer_tokens = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
+    if student.positions <= answer_tokens:
         raise FcotError(
-            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {after}: "
+            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {answer_tokens}: "
             "lower prompt.rationale_tokens"
         )
-    return int(min(longest, student.positions - after))
+    return int(min(max_prompt, student.positions - answer_tokens))
 
 
 def _warn(facts: Summary, n: int, room: int) -> None:
@@ -202,19 +242,19 @@ def _warn(facts: Summary, n: int, room: int) -> None:
         say(f"warning: {facts['cut_questions']} prompts lost their beginning at {room} tokens")
 
 
-def _continued(text: str) -> str:
-    """What continues a prompt: decoded alone, SentencePiece drops the space at the seam."""
+def _with_space(text: str) -> str:
+    """Restore the space before a text that continues a prompt: SentencePiece drops it when the text is decoded alone."""
     return text if text[:1].isspace() else f" {text}"
 
 
 def _stopper(student: Student, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
-    """Whether what was written holds a string that ends an answer."""
+    """A function that tells whether the tokens written so far contain a stop text; None without stop texts."""
     if not stop:
         return None
 
     def halt(written: list[int]) -> bool:
         text = str(student.tokenizer.decode(written, skip_special_tokens=True))
-        return any(one in text for one in stop)
+        return any(ending in text for ending in stop)
 
     return halt
 
@@ -222,13 +262,24 @@ def _stopper(student: Student, stop: Sequence[str]) -> Callable[[list[int]], boo
 def fit_exemplars(
     student: Student, prompt: TeacherPrompt, rule: AnswerRule, problems: Sequence[Problem], room: int
 ) -> tuple[list[TeacherPrompt], Summary]:
-    """For each problem the prompt with as many of its exemplars as fit into ``room`` tokens, the last ones, and what was dropped."""
-    fitted, waiting = [prompt] * len(problems), list(range(len(problems)))
+    """Drop exemplars of prompts that are too long, beginning with the first.
+
+    Args:
+        student: Its tokenizer counts tokens.
+        prompt: The prompt with all exemplars.
+        rule: The task's answer rule.
+        problems: The problems.
+        room: Most tokens of a prompt. A prompt without exemplars may exceed it.
+
+    Returns:
+        The prompt of each problem, and counts of shortened prompts and dropped exemplars.
+    """
+    fitted, too_long = [prompt] * len(problems), list(range(len(problems)))
     for n_dropped in range(1, len(prompt.exemplars) + 1):
-        texts = [fitted[position].first_request(problems[position].question, rule, student.chat) for position in waiting]
+        texts = [fitted[position].first_request(problems[position].question, rule, student.chat) for position in too_long]
         lengths = map(len, encode_prompts(student, texts, sys.maxsize)[0] if texts else ())
-        waiting = [position for position, length in zip(waiting, lengths, strict=True) if length > room]
-        for position in waiting:
+        too_long = [position for position, length in zip(too_long, lengths, strict=True) if length > room]
+        for position in too_long:
             fitted[position] = replace(prompt, exemplars=prompt.exemplars[n_dropped:])
-    dropped = [len(prompt.exemplars) - len(one.exemplars) for one in fitted]
+    dropped = [len(prompt.exemplars) - len(shortened.exemplars) for shortened in fitted]
     return fitted, {"shortened_prompts": sum(map(bool, dropped)), "dropped_exemplars": sum(dropped)}

@@ -25,7 +25,7 @@ class FirstLook:
     Attributes:
         run: The run that buys; its problems hold the gold answers.
         read: The parser of the prompt that elicits the completions.
-        rules: Curation's, for the kept rate of the progress line.
+        rules: The curation rules, for the kept rate of the progress line.
         remedies: The advice for each fault.
         diversity: Completions per problem.
         outcomes: The counts so far.
@@ -62,13 +62,13 @@ class FirstLook:
         self.reported = True
 
     def _on_repeats(self) -> list[str]:
-        """One sentence where most of what is bought beside a problem's first completion is the same text again."""
+        """A sentence of advice if most completions after a problem's first one repeat an earlier one."""
         further = self.outcomes.total - self.problems
         if self.repeats < max(2, _MOSTLY * further):
             return []
         option = "student.self_consistency" if self.run.is_teacher else "diversity"
         return [
-            f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, and cost as much: the server "
+            f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, at full price: the server "
             f"may not sample (transformers serve does only if the model's generation_config.json says do_sample): {option}=1 buys one"
         ]
 
@@ -100,13 +100,13 @@ def remedies_of(run: Run) -> Remedies:
             f"were cut by the token limit{cut}", f"are an answer without a rationale: {_LOOK}", f"have no readable answer: {_LOOK}"
         )
     limit = "prompt.rationale_tokens"
-    longer = f"{limit}={2 * prompt.rationale_tokens} asks for them again, with more room"
+    longer = f"{limit}={2 * prompt.rationale_tokens} buys them again, with more room"
     prompts = {
         "empty": f"prompt={_CHAT_PROMPT} makes a chat model reason before it answers",
-        "unanswered": f"prompt={_CHAT_PROMPT} asks a chat model for a closing sentence with the answer",
+        "unanswered": f"prompt={_CHAT_PROMPT} makes a chat model end with a sentence that states the answer",
     }
     if prompt.name == _CHAT_PROMPT:
-        prompts = dict.fromkeys(prompts, "prompt=custom prompt.path=FILE asks in words of your own")
+        prompts = dict.fromkeys(prompts, "prompt=custom prompt.path=FILE uses your own prompt")
     return Remedies(
         f"were cut at {limit}={prompt.rationale_tokens}{cut}; {longer}",
         f"are an answer without a rationale: {prompts['empty']}; {_LOOK}",
@@ -115,11 +115,11 @@ def remedies_of(run: Run) -> Remedies:
 
 
 def remedies_of_feedback(run: Run) -> Remedies:
-    """The advice for tailored learning's request for feedback."""
+    """The advice for the feedback requests of tailored learning."""
     limit, tokens = "method.feedback.max_tokens", run.config.method.feedback.max_tokens
-    own_words = "method.feedback.path=FILE asks in words of your own"
+    own_template = "method.feedback.path=FILE uses your own template"
     return Remedies(
-        f"were cut at {limit}={tokens}; {limit}={2 * tokens} asks for them again, with more room",
-        f"are an answer without a rationale: {own_words}",
-        f"have no readable answer: {own_words}",
+        f"were cut at {limit}={tokens}; {limit}={2 * tokens} buys them again, with more room",
+        f"are an answer without a rationale: {own_template}",
+        f"have no readable answer: {own_template}",
     )

@@ -1,4 +1,4 @@
-"""Evaluation of those who are asked through the completion store: the teacher itself, and students behind an API."""
+"""Evaluation of remote models through the completion store: the teacher itself, or an API-backed student."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fcot.student.config import ApiStudentConfig
 
 
 def evaluate(context: Context) -> Summary:
-    """Answers to every test problem from the completion store, the missing ones bought: greedy, or a majority vote over samples."""
+    """Answer the test problems from the completion store, and buy missing answers: greedy ones, or samples for a majority vote."""
     run = context.run
     problems, rule = run.select(run.split.test), run.task.rule
     form = run.prompt if run.method.prompted else text_format(run)
@@ -52,7 +52,7 @@ def evaluate(context: Context) -> Summary:
 
 
 def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:
-    """One problem's answers, scored; empty ones where the server never gave any. Tokens are 0 where it did not count them."""
+    """The scored answers to one problem. An answer that the server never gave is empty; tokens it did not count are 0."""
     key = plan.root_key(folder, problem)
     shard = folder.shard(key)
     bought = [row for row, _ in rows_of(plan, shard, key, problem)]
@@ -70,18 +70,18 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
 
 
 def text_format(run: Run) -> StudentFormat:
-    """The format of the run's method where it is no teacher's prompt: the turns of a chat, or for a teacher that continues texts a text."""
+    """The format of the run's method for a remote model: chat turns, or a text for a teacher without a chat interface."""
     layout = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
     return run.method.formats[layout]  # type: ignore[index]
 
 
 def fine_tuned(model: str) -> str:
-    """The beginning of the names of models fine-tuned from this one, by which their price is found."""
+    """The prefix of the names of models fine-tuned from this model; prices are looked up by it."""
     return model if model.startswith("ft:") else f"ft:{model}"
 
 
 def answering_model(run: Run) -> str | None:
-    """The name of the model that is evaluated, None where it is not trained yet."""
+    """The name of the model that is evaluated; None if it is not trained yet."""
     if run.is_teacher:
         return run.teacher_name
     if not run.trains:
@@ -91,11 +91,11 @@ def answering_model(run: Run) -> str | None:
 
 
 def evaluation_plan(run: Run, model: str | None) -> Plan:
-    """What is asked: a greedy answer a problem, or several sampled ones; by the run's prompt, or in the method's format.
+    """Plan the requests of an evaluation: one greedy answer per problem or several samples, in the run's prompt or the method's format.
 
     Args:
-        run: Resolved.
-        model: By :func:`answering_model`; None stands for the model that training will make.
+        run: The resolved run.
+        model: Name from :func:`answering_model`; None: the model that training will make.
     """
     config = run.config.student
     prompt = run.prompt
@@ -107,19 +107,24 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
     if run.is_teacher:
         return replace(run.plan, prompt=prompt, diversity=config.self_consistency, first_slot=0, resample_identical=False)
     model = model or fine_tuned(config.model)
-    asked = connect.online(server_of(config, model), config, min(8, config.self_consistency))
+    client = connect.online(server_of(config, model), config, min(8, config.self_consistency))
     return Plan(
-        asked, prompt, run.task.rule, config.self_consistency, run.run_id, price=config.price(model), shared_budget=run.shared_budget
+        client, prompt, run.task.rule, config.self_consistency, run.run_id, price=config.price(model), shared_budget=run.shared_budget
     )
 
 
 def evaluation_store(run: Run, model: str | None) -> StoreFolder:
-    """The completion store's folder for this task, model and prompt: a teacher's own one where it is asked as it is for training."""
+    """The folder of the completion store for this task, model and prompt. A prompted teacher shares the folder of its rationales."""
     prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
     return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
 
 
 def server_of(config: ApiStudentConfig, model: str) -> Server:
-    """The server of an API student, for this one of its models."""
+    """The server of an API-backed student.
+
+    Args:
+        config: The options of ``student``.
+        model: The base model, or the fine-tuned one.
+    """
     temperature = config.temperature if config.self_consistency > 1 else 0.0
     return connect.server(config, "student", model, temperature=temperature)

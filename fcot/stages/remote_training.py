@@ -1,4 +1,4 @@
-"""Training a student behind OpenAI's API, by a fine-tuning job."""
+"""Training of an API-backed student, by a fine-tuning job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fcot.student.interface import StudentInterface, write_interface
 
 
 def train(context: Context) -> Summary:
-    """Fine-tune the base model on all of train; ``student/openai.json`` names the model that came of it."""
-    from fcot.stages.training import training_samples  # here: it brings torch, which a dry run need not wait for
+    """Fine-tune the base model on all training samples; ``student/openai.json`` names the resulting model."""
+    from fcot.stages.training import training_samples  # imported late: it imports torch, which would delay a dry run
 
     run = context.run
     config, form = run.config.student, text_format(run)
@@ -48,7 +48,7 @@ def train(context: Context) -> Summary:
 
 
 def _training_usd(run: Run, tuned: FineTuned) -> float | None:
-    """What this run paid for the training: nothing where another run had started the job, None where the price is unknown."""
+    """Dollars that this run paid for the training: 0 if another run started the job, None if the price is unknown."""
     if tuned.paid_by != run.run_id:
         return 0.0
     price = run.config.student.price(fine_tuned(run.config.student.model))

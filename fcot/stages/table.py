@@ -1,4 +1,4 @@
-"""The stages as data: what each leaves, its version, its function, and whether all ranks take part."""
+"""The stages as data: each stage's output, version and function, and whether all ranks run it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Summary = dict[str, Any]
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function that ``module:function`` names, imported now."""
+    """Import the function that ``module:function`` names."""
     module, _, attribute = name.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), attribute)
-    return found
+    imported: Callable[..., Any] = getattr(import_module(module), attribute)
+    return imported
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: In ``stages/<name>.json``, in ``until`` and in the metrics.
-        version: Increase it when the stage's code, or code that it calls, changes what a run computes: the runs that have the stage
-            are then other runs. Changes of speed, messages or logs leave it.
+        name: The name in ``stages/<name>.json``, in ``until`` and in the metrics.
+        version: Part of a run's identity. Increase it when the stage's code, or code that it calls, changes what a run computes; runs
+            with this stage then get new names. Do not increase it for changes of speed, messages or logs.
         function: ``module:function``, imported when the stage runs. It takes a :class:`Context` and returns the stage's summary.
-        output: The file or folder that the stage leaves in its directory; the stage runs again where that is gone. None: the summary
-            is all.
+        output: The file or folder that the stage writes in its directory; the stage runs again if it is missing. None: the stage
+            writes only its summary.
         shared: Whether all ranks run it.
-        key: Under which its version is part of a run's identity; empty for the name.
+        key: Name of the version in a run's identity; empty: ``name``.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of a run, or of one of its rounds. Ranks send it to each other.
+    """A stage of a run, or of one of its rounds. Ranks send steps to each other, so it can be pickled.
 
     Attributes:
         stage: The stage.
@@ -59,7 +59,7 @@ class Step:
     round: int | None = None
 
     def __str__(self) -> str:
-        """Such as ``train`` or ``round_2/train``."""
+        """The step's name, such as ``train`` or ``round_2/train``."""
         return self.stage.name if self.round is None else f"round_{self.round}/{self.stage.name}"
 
     def run(self, run: Run, world: World) -> Summary:
@@ -70,12 +70,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage's function is given.
+    """The argument of a stage's function.
 
     Attributes:
         run: The run.
-        step: The step that is taken.
-        world: The ranks. Of a stage that is not shared only the first one calls the function.
+        step: The step that is executed.
+        world: The ranks. Only the first one executes a stage that is not shared.
     """
 
     run: Run
@@ -84,7 +84,7 @@ class Context:
 
     @property
     def directory(self) -> RunDirectory:
-        """Where the stage leaves its files: the run's directory, or the round's."""
+        """The directory of the stage's files: the run's, or the round's."""
         return directory_of(self.run, self.step)
 
     @property
@@ -103,11 +103,11 @@ GENERATE = Stage("generate", 2, "fcot.stages.rationales:generate")
 CURATE = Stage("curate", 3, "fcot.stages.rationales:curate", "curated.jsonl")
 TRAIN = Stage("train", 2, "fcot.stages.training:train", "student", shared=True)
 EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.jsonl", shared=True)
-# Of API-backed students, and of the teacher evaluated as the student.
+# Stages of API-backed students, and of the teacher evaluated as the student.
 TRAIN_REMOTE = Stage("train", 2, "fcot.stages.remote_training:train", "student", key="train_remote")
 EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.remote_evaluation:evaluate", "predictions.jsonl", key="evaluate_remote")
 REMOTE = {stage.name: stage for stage in (TRAIN_REMOTE, EVALUATE_REMOTE)}
-# Of a round of tailored learning.
+# Stages of a round of tailored learning.
 EXAM = Stage("exam", 2, "fcot.methods.tailored.stages:exam", "exam.jsonl", shared=True)
 FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
 CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")

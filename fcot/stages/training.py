@@ -1,4 +1,4 @@
-"""The student's stages: train, evaluate. Every rank runs them; the first one writes."""
+"""The student's stages: train and evaluate. Every rank runs them; the first one writes files."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, plan
 from fcot.student.training import train as fit_student
 
-transformers_logging.disable_progress_bar()  # one bar at a time: ours
+transformers_logging.disable_progress_bar()  # fcot shows its own progress
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: the only one of a run, or that of a round.
+    """One training of a student: a run's only one, or a round's.
 
     Attributes:
-        place: Where it leaves its files.
-        samples: What the student learns from.
-        demonstrations: Stand before each question.
-        start: Folder of the student it begins with, None for the configured one.
-        further: Makes objectives of the method beside the run's objective; None for none.
-        title: Of the progress line.
+        place: Directory of its files.
+        samples: The training samples.
+        demonstrations: Demonstrations before each question.
+        start: Folder of the student to continue from; None: start with the configured student.
+        further: Builds the method's objectives, which are added to the run's objective; None: there are none.
+        title: Title of the progress line.
     """
 
     place: RunDirectory
@@ -63,10 +63,10 @@ def train(context: Context) -> Summary:
 
 
 def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
-    """Train, evaluating in between; the chosen checkpoint becomes ``student/``.
+    """Train a student with evaluations in between; the chosen checkpoint becomes ``student/``.
 
-    With validation problems the best validation accuracy chooses, the latest of equals. Without, the last step's
-    weights are kept. ``trainer.best_epoch`` evaluates the test set beside it, which chooses nothing (paper A's figure).
+    With validation problems, the checkpoint with the best validation accuracy is chosen, the latest among equals. Without them, the
+    last step is. ``trainer.best_epoch`` also evaluates the test set each time (paper A's figure); that chooses nothing.
     """
     config = run.config.trainer
     student = build_student(run, job.samples, job.start)
@@ -86,11 +86,11 @@ def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
         if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
-            save(run, student, form, job.place, world)  # last: it may spread the weights over the ranks again
+            save(run, student, form, job.place, world)  # comes last, because it may shard the parameters again
         return entry
 
     checkpoints = Checkpoints(job.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
-    with _taken_away_unless_finite(checkpoints, job.place.student, world), progress(job.title, n_steps, "steps") as bar:
+    with _set_aside_if_not_finite(checkpoints, job.place.student, world), progress(job.title, n_steps, "steps") as bar:
         report = fit_student(
             student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
@@ -118,8 +118,8 @@ def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
 
 
 @contextlib.contextmanager
-def _taken_away_unless_finite(checkpoints: Checkpoints, student: Path, world: World) -> Iterator[None]:
-    """Leave no student, not even an earlier evaluation's choice, where a training ends with what is not finite."""
+def _set_aside_if_not_finite(checkpoints: Checkpoints, student: Path, world: World) -> Iterator[None]:
+    """Leave no ``student/`` folder, not even an earlier checkpoint's, if the training fails because a value is not finite."""
     if world.rank == 0:
         checkpoints.take_back(student)
     try:
@@ -131,15 +131,15 @@ def _taken_away_unless_finite(checkpoints: Checkpoints, student: Path, world: Wo
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:
-    """Whether the last ``patience`` evaluations have brought no better validation accuracy."""
+    """Whether the last ``patience`` evaluations brought no better validation accuracy."""
     accuracies = [entry["validation_accuracy"] for entry in history if "validation_accuracy" in entry] if patience is not None else []
     return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
 
 
 def evaluate(context: Context) -> Summary:
-    """Answers to every test problem, scored by the parser of the student's format: greedy, or a majority vote over samples.
+    """Answer the test problems greedily or by a majority vote, and score the answers.
 
-    The student is the one that training left in the step's directory, or an untrained one.
+    The student comes from the training in the step's directory; methods that do not train use the configured student.
     """
     run, place, world = context.run, context.directory, context.world
     student = load_trained(run, place) if run.trains else build_student(run)
@@ -158,17 +158,17 @@ def evaluate(context: Context) -> Summary:
 
 
 def load_trained(run: Run, place: RunDirectory) -> Student:
-    """The student that a training left."""
-    return load_student(str(place.student), chat=_asks_in_chat(run))
+    """Load the student that a training wrote."""
+    return load_student(str(place.student), chat=_uses_chat_template(run))
 
 
 def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, start: Path | None = None) -> Student:
-    """The student before training: from a folder, from the hub, or from scratch with the run's seed.
+    """Build the student before training: from a folder, from the hub, or from scratch with the run's seed.
 
     Args:
-        run: Whose.
-        samples: Of the training, which the tokenizer of one from scratch is trained on; None for the run's.
-        start: Folder of an earlier training to begin with.
+        run: The run.
+        samples: Training samples; the tokenizer of a student from scratch is trained on them. None: the run's samples.
+        start: Folder of the student to continue from; None: start with the configured student.
     """
     config = run.config.student
     pl.seed_everything(run.config.seed, verbose=False)  # also for the adapters
@@ -179,8 +179,8 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
         return student if lora is None else add_lora(student, lora)
     if start is not None:
         return load_student(str(start))
-    known = training_samples(run) if samples is None else samples
-    texts = [text for sample in known for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
+    samples = training_samples(run) if samples is None else samples
+    texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
     return build_tiny(
         config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
         vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
@@ -188,37 +188,37 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
 
 
 def lora_of(config: PretrainedStudentConfig) -> Lora | None:
-    """The adapters that a configuration asks for."""
-    asked = config.lora
-    targets = None if asked.targets is None else tuple(asked.targets)
-    return None if asked.rank is None else Lora(asked.rank, asked.alpha, asked.dropout, targets)
+    """The settings of the adapters; None if all parameters are trained."""
+    lora = config.lora
+    targets = None if lora.targets is None else tuple(lora.targets)
+    return None if lora.rank is None else Lora(lora.rank, lora.alpha, lora.dropout, targets)
 
 
-def _asks_in_chat(run: Run) -> bool:
+def _uses_chat_template(run: Run) -> bool:
     return not run.config.student.from_scratch and bool(run.config.student.chat_template)
 
 
 def training_samples(run: Run) -> list[TrainingSample]:
-    """The training samples of a run."""
+    """The training samples of a run: its reasoning samples, or all train problems if the method uses no rationales."""
     if not run.uses_rationales:
         return [TrainingSample(problem.sample_index, problem.question, problem.answer) for problem in run.select(run.split.train)]
     return [sample_of(run, row) for row in kept_rows(run.directory)]
 
 
 def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> TrainingSample:
-    """A kept completion as a training sample."""
+    """Turn a kept completion into a training sample."""
     return TrainingSample(
         row.sample_index, run.problems[row.sample_index].question, row.answer, row.rationale, weight, row.completion_index
     )
 
 
 def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
-    """The reasoning samples that curation left."""
+    """Read the completions that curation kept."""
     return [from_row(CuratedCompletion, row) for row in read_jsonl(place.curated) if row["kept"]]
 
 
 def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
-    """The training samples as token ids, from the sweep's cache; says what was cut or cannot be represented."""
+    """Tokenize the training samples, through the cache of the output folder; warn of cut texts and unknown tokens."""
     limits = run.config.student
     texts = [(sample.question, form.completion(sample.answer, sample.rationale)) for sample in samples]
     name = fingerprint(
@@ -241,9 +241,9 @@ def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequ
 
 
 def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, world: World) -> None:
-    """Make the student's present weights the ``student/`` folder, in transformers' format, with how it is used.
+    """Write the student to the ``student/`` folder, in the format of transformers, with its interface (``fcot.json``).
 
-    All ranks take part in gathering the weights; the first one writes.
+    All ranks take part in gathering sharded parameters; the first one writes.
     """
     weights = trained_weights(student.model) if is_sharded(student.model) else None
     if world.rank > 0:

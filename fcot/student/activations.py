@@ -1,4 +1,4 @@
-"""Activation checkpointing under the names that transformers gave it before and after 5.23, of which version 6 keeps the new ones only."""
+"""Activation checkpointing. transformers renamed its methods in 5.23; version 6 has only the new names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def checkpoints_activations(model: Any) -> bool:
-    """Whether a model computes activations twice instead of keeping them."""
+    """Whether a model recomputes activations in the backward pass instead of storing them."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def checkpoint_activations(model: Any, on: bool) -> None:
-    """Switch it on or off."""
+    """Switch activation checkpointing of a model on or off."""
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:
         getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})

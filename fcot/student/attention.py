@@ -1,4 +1,4 @@
-"""Attention over packed samples: several in one row, none of which sees another."""
+"""Attention over packed samples: several samples in one row, where no sample attends to another."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def packed_attention(
     segments: list[int] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each of the segments of the single row; without ``segments`` transformers' own.
+    """Causal attention within each segment of a single row; without ``segments``, the attention of transformers.
 
-    A mask over the whole row would compute all pairs of tokens of different samples first, and then discard them.
+    A mask over the whole row would compute the scores of all pairs of tokens from different samples, and then discard them.
 
     Args:
         module: The model's attention layer.
-        query: (1, heads, tokens, width), as ``key`` and ``value``, which may have fewer heads.
-        key: See there.
-        value: See there.
-        attention_mask: Says the same as ``segments``; not read with them.
-        scaling: Of the scores.
-        dropout: Of the weights.
-        segments: Tokens of each sample.
-        **options: For transformers' own.
+        query: (1, heads, tokens, width).
+        key: (1, key heads, tokens, width); the number of heads is a multiple of the number of key heads.
+        value: (1, key heads, tokens, width).
+        attention_mask: Used only without ``segments``.
+        scaling: Factor of the scores; None: one over the square root of the width.
+        dropout: Dropout rate of the attention weights.
+        segments: Tokens of each sample; None: the rows are not packed.
+        **options: Passed to the attention of transformers.
 
     Returns:
-        (1, tokens, heads, width), and no weights.
+        (1, tokens, heads, width), and None in place of the attention weights.
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)  # type: ignore[no-any-return]
@@ -51,7 +51,7 @@ def packed_attention(
 
 
 def allow_packing(model: PreTrainedModel) -> None:
-    """Let a decoder take packed rows; it goes on taking others. All its layers have to attend to everything before them."""
+    """Make a decoder accept packed rows besides ordinary ones. Each of its layers must attend to all earlier tokens."""
     AttentionInterface.register(PACKED, packed_attention)
     AttentionMaskInterface.register(PACKED, sdpa_mask)
     model.set_attn_implementation(PACKED)

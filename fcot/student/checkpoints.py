@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, the last two kept, a damaged one recognised."""
+"""Checkpoints of a training: written whole or not at all; the last two are kept, and damaged ones are detected."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fcot.base.console import say
 from fcot.base.files import file_fingerprint, replacing
 from fcot.decoding.models import not_finite
 
-_KEPT = 2  # the last, and the one before it should the last be damaged
-_SHARE = 0.05  # of the time that writing may take
-_ASSUMED_PACE = 1e8  # bytes a second, until one was written
+_KEPT = 2  # the last one, and the one before it in case the last one is damaged
+_SHARE = 0.05  # largest share of the time that writing may take
+_ASSUMED_PACE = 1e8  # bytes per second, until the first checkpoint is written
 _ASSEMBLED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -34,9 +34,9 @@ class Checkpoints:
     """The checkpoints of one training in a folder of their own: ``step_<k>.<digest>.ckpt``.
 
     Args:
-        folder: Theirs alone.
-        every_s: Least time between two, in seconds; more where writing is slow.
-        n_bytes: About what one holds. Writing takes a twentieth of the time at most, that of the first one included.
+        folder: A folder that holds nothing else.
+        every_s: Least seconds between two checkpoints; longer if writing them would take more than a twentieth of the time.
+        n_bytes: Approximate size of a checkpoint. It decides how long to wait for the first one.
     """
 
     def __init__(self, folder: Path, every_s: float, n_bytes: float = 0.0) -> None:
@@ -47,14 +47,17 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for another."""
+        """Whether it is time for the next checkpoint."""
         return time.monotonic() - self._last >= self._wait_s
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint (with its ``step``), then remove those no longer needed.
+        """Write a checkpoint, then remove those that are no longer needed.
+
+        Args:
+            state: Has ``step``, the number of optimizer steps done.
 
         Raises:
-            FcotError: The disk is full or the folder not writable; the older checkpoints stay.
+            FcotError: The disk is full or the folder is not writable; the older checkpoints stay.
         """
         began = time.monotonic()
         unnamed = self.folder / "step"
@@ -71,7 +74,7 @@ class Checkpoints:
         self._wait_s = max(self._every_s, (self._last - began) / _SHARE)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint with finite weights, None without any."""
+        """Load the newest undamaged checkpoint with finite weights; None if there is none."""
         for path in self._newest_first():
             if file_fingerprint(path)[:16] != path.name.split(".")[1]:
                 say(f"warning: {path} is damaged and is left out")
@@ -83,7 +86,7 @@ class Checkpoints:
         return None
 
     def set_aside(self, student: Path) -> None:
-        """Take a student away that an unfinished training left: :meth:`take_back` returns it where there is a checkpoint to go on from."""
+        """Remove the student that an unfinished training left; keep it for :meth:`take_back` if there is a checkpoint."""
         kept = self.folder / student.name
         shutil.rmtree(kept, ignore_errors=True)
         if student.exists() and self._newest_first():
@@ -92,7 +95,7 @@ class Checkpoints:
             shutil.rmtree(student, ignore_errors=True)
 
     def take_back(self, student: Path) -> None:
-        """Return what :meth:`set_aside` took away, unless there is another one."""
+        """Move the student that :meth:`set_aside` kept back to its place, unless there is one already."""
         kept = self.folder / student.name
         if kept.exists() and not student.exists():
             os.replace(kept, student)
@@ -102,19 +105,19 @@ class Checkpoints:
 
 
 class _Hashed:
-    """A file that hashes what is written to it: reading gigabytes again to hash them takes as long as writing them."""
+    """A file that hashes what is written to it: hashing gigabytes afterwards would take as long as writing them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """Append, as a file does."""
+        """Write data to the file."""
         self.sha256.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:
-        """As a file does."""
+        """Flush the file."""
         self._file.flush()
 
 
@@ -123,13 +126,13 @@ def _age(path: Path) -> tuple[int, int]:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether the weights are spread over the ranks."""
+    """Whether the parameters are sharded over the ranks."""
     return isinstance(model, FSDPModule)
 
 
 @contextlib.contextmanager
 def whole(model: torch.nn.Module) -> Iterator[None]:
-    """Within, every rank has all weights, and forward passes need no other rank: decoding takes different ranks different steps."""
+    """Give every rank all parameters within the context: ranks decode different numbers of steps, so they cannot gather them together."""
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -142,7 +145,7 @@ def whole(model: torch.nn.Module) -> Iterator[None]:
 
 
 def gather_weights(model: torch.nn.Module) -> None:
-    """Give every rank all weights, for good."""
+    """Give every rank all parameters, until they are sharded again explicitly."""
     if isinstance(model, FSDPModule):
         model.set_reshard_after_forward(False)
         for module in model.modules():
@@ -151,29 +154,32 @@ def gather_weights(model: torch.nn.Module) -> None:
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
-    """The weights that training changes, by name; whole on the first rank, and nothing on the others, where they are sharded."""
+    """The trainable parameters by name. Of a sharded model, the first rank gets whole tensors, and the others get nothing."""
     if is_sharded(model):
         return get_model_state_dict(model, options=_ASSEMBLED)
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> float:
-    """About the size of a checkpoint in bytes: the trained weights, and AdamW's two moments of each."""
+    """Approximate size of a checkpoint in bytes: the trainable parameters, and AdamW's two moments of each."""
     return 3.0 * sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state by the names of weights, so that a training may go on under another strategy; as :func:`trained_weights`."""
+    """The optimizer's state by parameter name, so that a training can continue under another strategy.
+
+    Of a sharded model, the first rank gets whole tensors, and the others get nothing.
+    """
     if is_sharded(model):
         return dict(get_optimizer_state_dict(model, optimizer, options=_ASSEMBLED))
     state = optimizer.state_dict()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     (group,) = state["param_groups"]
-    return {"state": {names[index]: one for index, one in state["state"].items()}, "param_groups": [group | {"params": names}]}
+    return {"state": {names[index]: moments for index, moments in state["state"].items()}, "param_groups": [group | {"params": names}]}
 
 
 def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up a state of :func:`optimizer_state`, which every rank has read."""
+    """Load a state of :func:`optimizer_state` into the optimizer; every rank passes the whole state."""
     if is_sharded(model):
         set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
     else:

@@ -1,4 +1,4 @@
-"""Batches for training: tokenised samples laid out as the model takes them."""
+"""Batches for training: tokenized samples as the model's input tensors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Layout:
     """How samples become tensors.
 
     Attributes:
-        architecture: Of the student.
-        pad_id: Fills what is masked.
-        start_id: What an encoder-decoder's decoder starts with.
-        prompt_weight: Of a prompt token's loss beside a completion token's 1 (decoders).
-        demonstration_weight: Of a token of the prompt's demonstrations (decoders).
-        count_weighted: Whether the mean loss is over the tokens by their weights, or over all that have any (paper B).
-        packing: Lay a decoder's samples one behind the other instead of one below the other.
+        architecture: The student's architecture.
+        pad_id: Token id of padding, which is masked.
+        start_id: First input token of an encoder-decoder's decoder.
+        prompt_weight: Loss weight of a prompt token, where a completion token has 1 (decoders).
+        demonstration_weight: Loss weight of a token of the prompt's demonstrations (decoders).
+        count_weighted: True: the mean loss divides by the sum of the token weights; False: by the number of tokens with a weight
+            above 0 (paper B).
+        packing: Whether a decoder's samples are concatenated in one row, instead of one row per sample.
     """
 
     architecture: Architecture
@@ -44,38 +45,39 @@ class Layout:
     packing: bool = False
 
     def lengths(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What is padded together, (n, 1) or (n, 2) tokens, from the lengths of prompt and completion, (n, 2)."""
+        """Lengths of the tensors that are padded, (n, 1) or (n, 2), from the lengths of prompt and completion, (n, 2)."""
         return tokens[:, ::-1] if self.architecture == "encoder_decoder" else tokens.sum(1, keepdims=True)
 
     def loss_tokens(
         self, tokens: NDArray[np.int64], demonstrations: NDArray[np.int64] | None = None, weights: NDArray[np.float64] | None = None
     ) -> float:
-        """What the loss of an optimizer step is divided by: how many tokens have a weight, or the sum of their weights.
+        """The denominator of an optimizer step's loss: the number of tokens that have a weight, or the sum of their weights.
 
         Args:
-            tokens: Of prompt and completion, (n, 2).
-            demonstrations: Tokens of the prompts' demonstrations, (n,); None for none.
-            weights: Of the samples, (n,); None for all ones.
+            tokens: Tokens of prompt and completion, (n, 2).
+            demonstrations: Tokens of the prompts' demonstrations, (n,); None: the prompts have none.
+            weights: Loss weights of the samples, (n,); None: all are 1.
         """
         shown = np.zeros(len(tokens)) if demonstrations is None else demonstrations
-        targets = np.stack([np.maximum(shown - 1, 0), tokens[:, 0] - np.maximum(shown, 1), tokens[:, 1]])  # the first token is none
-        share = np.array([self.demonstration_weight, self.prompt_weight, 1.0])
-        of_samples = np.ones(len(tokens)) if weights is None else weights
+        # (demonstration, prompt and completion, n); the first token of a text is not a target
+        targets = np.stack([np.maximum(shown - 1, 0), tokens[:, 0] - np.maximum(shown, 1), tokens[:, 1]])
+        part_weights = np.array([self.demonstration_weight, self.prompt_weight, 1.0])
+        sample_weights = np.ones(len(tokens)) if weights is None else weights
         if not self.count_weighted:
-            share, of_samples = (share > 0).astype(float), (of_samples > 0).astype(float)
-        return float(share @ targets @ of_samples)
+            part_weights, sample_weights = (part_weights > 0).astype(float), (sample_weights > 0).astype(float)
+        return float(part_weights @ targets @ sample_weights)
 
     def batch(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None = None) -> Batch:
         """Tensors of a (micro-)batch.
 
         Args:
             rows: The samples.
-            weights: Of their losses, None for all ones.
+            weights: Loss weights of the samples; None: all are 1.
 
         Returns:
             ``inputs``: the model's keyword arguments; ``positions`` (targets,): where, in the flattened (batch, length)
-            hidden states, a target is predicted; ``targets`` (targets,): token ids; ``weights`` (targets,), None for
-            all ones; ``n_padded``: tokens, padding included.
+            hidden states, a target is predicted; ``targets`` (targets,): token ids; ``weights`` (targets,): loss weights, None if
+            all are 1; ``n_padded``: tokens, padding included.
         """
         if self.architecture == "encoder_decoder":
             return self._encoder_decoder(rows, weights)
@@ -91,17 +93,17 @@ class Layout:
         }
         width = inputs["decoder_input_ids"].shape[1]
         positions = [row * width + offset for row, ids in enumerate(completions) for offset in range(len(ids))]
-        of_tokens = None if weights is None else [weight for ids, weight in zip(completions, weights, strict=True) for _ in ids]
-        return _batch(inputs, positions, [token for ids in completions for token in ids], of_tokens)
+        token_weights = None if weights is None else [weight for ids, weight in zip(completions, weights, strict=True) for _ in ids]
+        return _batch(inputs, positions, [token for ids in completions for token in ids], token_weights)
 
     def _decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         texts = [[*row.prompt, *row.completion] for row in rows]
         sizes = [len(ids) for ids in texts]
         inputs: dict[str, Any]
         if self.packing:
-            positions_in = [position for size in sizes for position in range(size)]
+            position_ids = [position for size in sizes for position in range(size)]
             inputs = {
-                "input_ids": torch.tensor([[token for ids in texts for token in ids]]), "position_ids": torch.tensor([positions_in]),
+                "input_ids": torch.tensor([[token for ids in texts for token in ids]]), "position_ids": torch.tensor([position_ids]),
                 "segments": sizes,
             }  # fmt: skip
             begins = np.cumsum([0, *sizes[:-1]]).tolist()
@@ -110,16 +112,17 @@ class Layout:
             begins = [row * inputs["input_ids"].shape[1] for row in range(len(rows))]
         positions: list[int] = []
         targets: list[int] = []
-        of_tokens: list[float] = []
+        token_weights: list[float] = []
         for row, ids, begin, weight in zip(rows, texts, begins, weights or [1.0] * len(rows), strict=True):
-            shown, asked = max(1, row.demonstrations), len(row.prompt)  # the first token is no target
-            for start, end, share in ((1, shown, self.demonstration_weight), (shown, asked, self.prompt_weight), (asked, len(ids), 1.0)):
-                if share:
-                    positions += range(begin + start - 1, begin + end - 1)  # a token is predicted one position before
+            shown, prompted = max(1, row.demonstrations), len(row.prompt)  # the first token is not a target
+            parts = ((1, shown, self.demonstration_weight), (shown, prompted, self.prompt_weight), (prompted, len(ids), 1.0))
+            for start, end, part_weight in parts:
+                if part_weight:
+                    positions += range(begin + start - 1, begin + end - 1)  # a token is predicted at the position before it
                     targets += ids[start:end]
-                    of_tokens += [weight * share] * (end - start)
+                    token_weights += [weight * part_weight] * (end - start)
         weighted = weights is not None or self.prompt_weight or self.demonstration_weight
-        return _batch(inputs, positions, targets, of_tokens if weighted else None)
+        return _batch(inputs, positions, targets, token_weights if weighted else None)
 
 
 def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], weights: list[float] | None) -> Batch:
@@ -132,14 +135,14 @@ def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], wei
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What objectives are made from.
+    """The data from which objectives are built.
 
     Attributes:
         student: The student, before training.
-        form: What it reads and writes.
-        samples: What it learns from.
+        form: The student's format of prompts and completions.
+        samples: The training samples.
         rows: The samples as token ids, in the same order.
-        layout: How they become tensors.
+        layout: How the samples become tensors.
     """
 
     student: Student
@@ -150,31 +153,31 @@ class TrainingData:
 
 
 class _MicroBatch(NamedTuple):
-    """What a rank sees in one micro-batch of a step."""
+    """One rank's part of a micro-batch."""
 
     step: int
     micro_batch: int
     ids: Ids
-    n_samples: int  # of the micro-batch, over all ranks
-    n_tokens: int  # likewise
-    denominators: dict[str, float]  # of the whole step, by objective
+    n_samples: int  # samples of the micro-batch, over all ranks
+    n_tokens: int  # tokens of the micro-batch, over all ranks, without padding
+    denominators: dict[str, float]  # by objective, for the whole step
 
 
 class ReasoningData(pl.LightningDataModule):
-    """Training samples as one stream of micro-batches, from one optimizer step to another.
+    """Training samples as one stream of micro-batches, over a range of optimizer steps.
 
-    A batch has ``parts``, by objective, and ``denominators``; ``step``, ``micro_batch``; ``n_samples``, ``n_tokens`` and ``n_padded``.
+    A batch has ``parts`` and ``denominators``, both by objective; ``step``, ``micro_batch``; ``n_samples``, ``n_tokens`` and ``n_padded``.
 
     Args:
         objectives: The terms of the loss.
         lengths: Tokens of each sample's prompt and completion, (n, 2).
-        sampler: Which samples a step sees.
-        first_step: Where the stream begins.
-        n_steps: Where it ends (not included).
-        micro_batches: Parts of a step, one after the other.
-        ranks: Parts of a micro-batch, side by side.
-        rank: Which of those is this process's.
-        workers: Processes that prepare batches; 0 prepares them here.
+        sampler: Gives the samples of each step.
+        first_step: First step of the stream.
+        n_steps: The stream ends before this step.
+        micro_batches: Micro-batches per step.
+        ranks: Ranks that divide each micro-batch.
+        rank: Number of this process's rank.
+        workers: Processes that prepare batches; 0: this process prepares them.
     """
 
     def __init__(
@@ -187,14 +190,14 @@ class ReasoningData(pl.LightningDataModule):
         self._workers = workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """One pass over it is the rest of the training."""
+        """The micro-batches of all remaining steps, in order."""
         return DataLoader(
             self._dataset, batch_size=None, sampler=self._stream, num_workers=self._workers, pin_memory=torch.cuda.is_available(),  # type: ignore[arg-type]
         )  # fmt: skip
 
 
 class _Stream:
-    """A sampler of parts."""
+    """The sampler of the DataLoader: this rank's micro-batches, in order."""
 
     def __init__(
         self, sampler: StepSampler, objectives: Sequence[Objective], lengths: NDArray[np.int64], steps: range, micro_batches: int,
@@ -221,15 +224,15 @@ class _Stream:
 
 
 class _MicroBatches(Dataset[Batch]):
-    """Batches by part."""
+    """The dataset of the DataLoader: turns a micro-batch into tensors."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = objectives
 
-    def __getitem__(self, part: _MicroBatch) -> Batch:
+    def __getitem__(self, micro_batch: _MicroBatch) -> Batch:
         parts = {
-            objective.name: objective.collate(part.ids, part.step) | {"step": part.step}
-            for objective in self._objectives if part.denominators[objective.name]
+            objective.name: objective.collate(micro_batch.ids, micro_batch.step) | {"step": micro_batch.step}
+            for objective in self._objectives if micro_batch.denominators[objective.name]
         }  # fmt: skip
         padded = sum(tensors.get("n_padded", 0) for tensors in parts.values())
-        return {"parts": parts, "n_padded": padded} | {name: value for name, value in part._asdict().items() if name != "ids"}
+        return {"parts": parts, "n_padded": padded} | {name: value for name, value in micro_batch._asdict().items() if name != "ids"}

@@ -1,4 +1,4 @@
-"""A student's answers to many prompts, shared by the ranks."""
+"""Decodes a student's answers to many prompts; the ranks share the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from fcot.student.loading import Student
 
 @dataclass(frozen=True)
 class Decoded:
-    """One answer: text without special tokens, whether it ended by itself, and its length in tokens (end token included)."""
+    """One answer.
+
+    Attributes:
+        text: Without special tokens.
+        complete: Whether the answer ended by itself, before the token limit.
+        n_tokens: Length in tokens, end token included.
+    """
 
     text: str
     complete: bool
@@ -32,41 +38,41 @@ def decode(
     world: World = World(),  # noqa: B008 - frozen
     advance: Callable[[int], object] = unwatched,
 ) -> list[Decoded]:
-    """A student's answers to prompts, in their order, on every rank.
+    """Decode a student's answers to prompts; every rank gets all answers, in the order of ``prompts``.
 
-    Equal prompts (with equal noise) are decoded once; the longest come first.
+    Prompts with equal ids, limit and noise are decoded once. Long prompts are decoded first.
 
     Args:
-        student: Model (put into evaluation mode, on its own device) and tokenizer.
-        prompts: Their limits also bounded by the positions the model has.
-        max_tokens: As :class:`Decoder`'s.
-        sampling: How tokens are chosen.
+        student: Model and tokenizer. The model stays on its device and is in evaluation mode while it decodes.
+        prompts: A limit that exceeds the model's positions is lowered to them.
+        max_tokens: As in :class:`fcot.decoding.engine.Decoder`.
+        sampling: Greedy, or temperature and top-k.
         world: The ranks that share the work.
-        advance: Called with the number of prompts finished.
+        advance: Called with the number of prompts that were finished since the last call.
     """
-    names = [(tuple(prompt.ids), prompt.limit, prompt.noise) for prompt in prompts]
-    copies = Counter(names)
-    different = sorted(dict(zip(names, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
-    mine = world.share(different)
-    answers = world.together(lambda: _answers(student, mine, max_tokens, sampling, lambda name: advance(copies[name] * world.size)))
-    gathered = world.gather([answers[name] for name, _ in mine], len(different))
-    found = {name: answer for (name, _), answer in zip(different, gathered, strict=True)}
-    return [found[name] for name in names]
+    keys = [(tuple(prompt.ids), prompt.limit, prompt.noise) for prompt in prompts]
+    n_copies = Counter(keys)
+    unique = sorted(dict(zip(keys, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
+    share = world.share(unique)
+    answers = world.together(lambda: _answers(student, share, max_tokens, sampling, lambda key: advance(n_copies[key] * world.size)))
+    gathered = world.gather([answers[key] for key, _ in share], len(unique))
+    by_key = {key: answer for (key, _), answer in zip(unique, gathered, strict=True)}
+    return [by_key[key] for key in keys]
 
 
 def _answers(
     student: Student, prompts: Sequence[tuple[Any, DecodingPrompt]], max_tokens: int, sampling: Sampling, advance: Callable[[Any], object]
 ) -> dict[Any, Decoded]:
-    """Answers by the names of their prompts; ``advance`` is called with each name."""
+    """Decode this rank's prompts; returns answers by key. ``advance`` is called with the key of each finished prompt."""
     decoder = Decoder(student.model, student.ends, sampling, max_tokens)
     answers: dict[Any, Decoded] = {}
     training = student.model.training
     student.model.eval()
     try:
-        for name, written in decoder.run((name, _bounded(prompt, student.positions)) for name, prompt in prompts):
+        for key, written in decoder.run((key, _bounded(prompt, student.positions)) for key, prompt in prompts):
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
-            answers[name] = Decoded(text, written.complete, written.n_tokens)
-            advance(name)
+            answers[key] = Decoded(text, written.complete, written.n_tokens)
+            advance(key)
             stop_if_requested()
     finally:
         student.model.train(training)

@@ -1,6 +1,6 @@
-"""A training that went wrong: a loss or a weight that is no number ends it, a loss far above its start is a warning.
+"""Detects a training that diverges: a loss or a parameter that is inf or nan ends it, a loss far above the first one is a warning.
 
-Losses are noted on their device; the host reads them only where it waits for the device anyway.
+Losses stay on their device; the host reads them only at steps where it waits for the device anyway.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from fcot.base.errors import NotFinite
 from fcot.base.ranks import least_together
 from fcot.decoding.models import all_finite
 
-_NEVER = 2**62  # a step that does not come
-_FAR = 2.0  # times the first loss, and one more: a small first loss is soon doubled
+_NEVER = 2**62  # stands for "at no step"
+_FAR = 2.0  # a loss above this many times the first loss, plus 1, is a warning; the 1 because a small first loss doubles soon
 
 
-class Watch:
-    """Watches one training, on every rank.
+class DivergenceCheck:
+    """Checks one training, on every rank.
 
     Args:
-        model: In training; only weights that are trained are looked at.
+        model: The model in training; only its trainable parameters are checked.
         size: Number of ranks.
-        rate: The learning rate of a step, counted from 1.
-        remedies: What to change, by overrides: at the first step, which no learning rate has touched yet, and later.
+        rate: Gives the learning rate of a step, counted from 1.
+        remedies: The overrides to change, for messages: at the first step, which no learning rate has affected yet, and later.
     """
 
     def __init__(self, model: torch.nn.Module, size: int, rate: Callable[[int], float], remedies: tuple[str, str]) -> None:
@@ -34,45 +34,47 @@ class Watch:
         self._size = size
         self._rate = rate
         self._remedies = remedies
-        self._first: torch.Tensor | None = None  # step whose loss is not finite, on the loss's device
+        self._first: torch.Tensor | None = None  # first step whose loss is not finite, on the loss's device
         self._warned = False
 
     def note(self, loss: torch.Tensor, step: int) -> None:
-        """Note a step's loss, a scalar, without reading it.
+        """Record a step's loss, a scalar, without reading it on the host.
 
-        The weights alone say whether gradients were finite: a float16 gradient scaler skips steps whose gradients overflow on purpose.
+        Gradients are not checked: a float16 gradient scaler lets them overflow on purpose and skips those steps. A harmful gradient
+        shows in the parameters.
         """
         first = torch.where(loss.isfinite(), _NEVER, step)
         self._first = first if self._first is None else torch.minimum(self._first, first)
 
     @property
-    def sound(self) -> bool:
-        """Whether this rank knows of nothing that is not finite, neither losses nor present weights."""
-        return self._earliest() == _NEVER and self._weights_finite()
+    def all_finite(self) -> bool:
+        """Whether all losses and all present parameters of this rank are finite."""
+        return self._first_broken_step() == _NEVER and self._weights_finite()
 
     def check(self, step: int, weights: bool) -> None:
-        """End the training on all ranks where any has something that is not finite; every rank calls it at the same step.
+        """End the training on all ranks if any rank has a value that is not finite; every rank calls it at the same step.
 
         Args:
-            step: Of the present weights.
-            weights: Whether to look at them too, not at the losses alone.
+            step: The current step, counted from 1.
+            weights: Whether to check the parameters too, besides the losses.
 
         Raises:
-            NotFinite: There is something.
+            NotFinite: A loss or a parameter is inf or nan.
         """
         broken = weights and not self._weights_finite()
-        loss, weight = least_together([self._earliest(), step if broken else _NEVER], self._size)
-        if min(loss, weight) == _NEVER:
+        loss_step, weight_step = least_together([self._first_broken_step(), step if broken else _NEVER], self._size)
+        broken_step = min(loss_step, weight_step)
+        if broken_step == _NEVER:
             return
-        at = min(loss, weight)
-        remedy = self._remedies[0 if loss == 1 else 1]
-        what = "the loss is" if loss <= weight else "weights are"
+        remedy = self._remedies[0 if loss_step == 1 else 1]
+        subject = "the loss is" if loss_step <= weight_step else "weights are"
         raise NotFinite(
-            f"the training stopped at step {at:,}, with learning rate {self._rate(at):.3g}: {what} not finite (inf or nan); {remedy}"
+            f"the training stopped at step {broken_step:,}, with learning rate {self._rate(broken_step):.3g}: "
+            f"{subject} not finite (inf or nan); {remedy}"
         )
 
-    def compare(self, loss: float, first: float | None, step: int) -> None:
-        """Warn, once, of a loss far above that of the first step."""
+    def warn_if_far_above(self, loss: float, first: float | None, step: int) -> None:
+        """Warn, once per training, of a loss far above that of the first step."""
         if first is None or self._warned or loss <= _FAR * first + 1:
             return
         self._warned = True
@@ -81,19 +83,19 @@ class Watch:
             "of the first step; lower trainer.lr or raise trainer.warmup_steps"
         )
 
-    def _earliest(self) -> int:
+    def _first_broken_step(self) -> int:
         return _NEVER if self._first is None else int(self._first)
 
     def _weights_finite(self) -> bool:
-        trained = [parameter.detach() for parameter in self._model.parameters() if parameter.requires_grad]
-        local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trained]
+        trainable = [parameter.detach() for parameter in self._model.parameters() if parameter.requires_grad]
+        local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trainable]
         return all_finite([weight for weight in local if weight.numel()])
 
 
 def remedies(clip_norm: float | None, precision: str) -> tuple[str, str]:
-    """What to change where a training is not finite: at its first step, and later."""
+    """Advice for a training that is not finite, as overrides: at its first step, and at later ones."""
     clip = "set trainer.clip_norm=1.0" if clip_norm is None else f"lower trainer.clip_norm={clip_norm:g}"
     if precision == "32-true":
         return "check the weights it started from (student.path)", f"lower trainer.lr or {clip}"
-    more = "train with trainer.precision=32-true"
-    return more, f"lower trainer.lr, {clip}, or {more}"
+    full_precision = "train with trainer.precision=32-true"
+    return full_precision, f"lower trainer.lr, {clip}, or {full_precision}"

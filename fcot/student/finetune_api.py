@@ -1,7 +1,7 @@
-"""Fine-tuning through OpenAI's API: a training file, its upload, a job, and waiting for the job's end.
+"""Fine-tuning through OpenAI's API: upload a training file, create a job, and wait for its end.
 
-What is known is written down at once (``job.json``: the file's id, then the job's), and a job carries the hash of what it
-trains on in its metadata. Killed anywhere, the same command finds its job in the file or in the server's list.
+Each id is written to ``job.json`` as soon as it is known: the file's, then the job's. A job's metadata carry the hash of its request
+and its training file. So a command that was killed anywhere finds its job again, in ``job.json`` or in the server's list.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What a job came to.
+    """The result of a job.
 
     Attributes:
         model: The trained model's name at the server.
         job: The job's id.
         file: The training file's id.
-        trained_tokens: What the server charges for, all epochs together; None where it does not say.
-        batch_size: Samples of an optimizer step as the server chose it, None where it does not say.
-        paid_by: The run that started the job, None where the server does not say.
+        trained_tokens: Tokens that the server charges for, over all epochs; None if the server does not report them.
+        batch_size: Samples per optimizer step, chosen by the server; None if the server does not report it.
+        paid_by: Id of the run that started the job; None if the server does not report it.
     """
 
     model: str
@@ -63,27 +63,27 @@ def fine_tune(
     max_tries: int,
     watch: Callable[[str], object],
 ) -> FineTuned:
-    """Train the server's model on (user turn, assistant turn) samples, or take the model of a job that did the same before.
+    """Train the server's model on (user turn, assistant turn) samples, or reuse the model of an earlier job with the same request.
 
     Args:
         server: Its model is the base model.
         samples: In the order of the training file.
         folder: Gets ``train.jsonl`` and ``job.json``.
-        lock: Held while a job is looked for and started: two runs that train on the same share one.
-        run_id: Who asks, for the job's metadata.
+        lock: File that is locked while a job is looked up or created, so that two runs with the same training data share one job.
+        run_id: Id of the run, for the job's metadata.
         epochs: Passes over the samples; the other hyperparameters are the API's defaults.
-        seed: The job's.
-        poll_s: Seconds between two looks.
-        max_tries: Tries of one call that fails for a passing reason.
-        watch: Given the job's progress in words.
+        seed: Seed of the job; the API takes it modulo 2**31.
+        poll_s: Seconds between two checks of the job.
+        max_tries: Tries of one call that fails with a temporary error.
+        watch: Called with a sentence about the job's progress.
 
     Raises:
-        FcotError: Too few samples, the server refuses, or the job failed or was cancelled.
+        FcotError: There are too few samples, the server rejects the request, or the job failed or was cancelled.
     """
     if len(samples) < _LEAST_SAMPLES:
         raise FcotError(
-            f"{len(samples)} reasoning samples are left to train on, and the fine-tuning API wants {_LEAST_SAMPLES} or more: "
-            "more problems, or a larger diversity"
+            f"there are {len(samples)} reasoning samples, and the fine-tuning API needs {_LEAST_SAMPLES} or more: "
+            "use more problems or a larger diversity"
         )
     data = folder / "train.jsonl"
     turns = ([("user", prompt), ("assistant", completion)] for prompt, completion in samples)
@@ -94,12 +94,12 @@ def fine_tune(
     try:
         return asyncio.run(job.wait(job_id, poll_s, watch))
     except KeyboardInterrupt:
-        say(f"\nfine-tuning job {job_id} goes on at the server; the same command waits for it again")
+        say(f"\nfine-tuning job {job_id} continues at the server; run the same command again to wait for it")
         raise
 
 
 class _FineTuningJob:
-    """One fine-tuning job, known by what it trains on."""
+    """One fine-tuning job, identified by the hash of its request and its training file."""
 
     def __init__(self, server: Server, data: Path, state: Path, run_id: str, epochs: int, seed: int, max_tries: int) -> None:
         self.server = server
@@ -117,9 +117,9 @@ class _FineTuningJob:
     # --- starting ---
 
     async def start(self) -> str:
-        """The job's id: written down, found in the server's list, or of a new job."""
+        """Get the job's id: from ``job.json``, from the server's list, or by creating a job."""
         state = read_json(self.state) if self.state.exists() else {}
-        if state.get("request") != self.request:  # trained on other data
+        if state.get("request") != self.request:  # of other training data or settings
             state = {"request": self.request}
         try:
             if "job" not in state:
@@ -132,7 +132,7 @@ class _FineTuningJob:
             await self.call.close()
 
     async def _find(self, client: Any) -> Object | None:
-        """The job that trains, or has trained, on the same; None where there is none, or it came to nothing."""
+        """Look up a job with the same request that runs or succeeded; None if there is none."""
         query: Object = {"limit": 100, "metadata": {"fcot_request": self.request}}
         while True:
             page = _read(await client.get(_JOBS, cast_to=bytes, options={"params": query}), "data", list)
@@ -145,17 +145,18 @@ class _FineTuningJob:
             query["after"] = page["data"][-1]["id"]
 
     async def _create(self, state: Object) -> Object:
-        """A new job; the file's id is written down before."""
+        """Create a job; the id of its training file is written to ``job.json`` first."""
         if "file" not in state:
             state["file"] = await self.call(self._upload)
             write_json(self.state, state)
-        while (file := await self._look(f"/files/{state['file']}", "training file", "id")).get("status") == "uploaded":
+        while (file := await self._get(f"/files/{state['file']}", "training file", "id")).get("status") == "uploaded":
             await asyncio_sleep(1.0)
         if file.get("status") == "error":
-            raise FcotError(f"the server refuses the training file: {self.server.masked(str(file.get('status_details')))}. {self._anew()}")
+            details = self.server.masked(str(file.get("status_details")))
+            raise FcotError(f"the server rejects the training file: {details}. {self._how_to_restart()}")
 
         async def create(client: Any) -> Object:
-            """Start the job once: a try whose answer was lost may have succeeded."""
+            """Create the job only if it does not exist: an earlier try may have succeeded although its response was lost."""
             if (job := await self._find(client)) is not None:
                 return job
             return _read(await client.post(_JOBS, cast_to=bytes, body=self.body | {"training_file": state["file"]}), "id", str)
@@ -171,54 +172,63 @@ class _FineTuningJob:
     # --- waiting ---
 
     async def wait(self, job_id: str, poll_s: float, watch: Callable[[str], object]) -> FineTuned:
-        """Look at the job until it has ended."""
+        """Poll the job until it has ended."""
         try:
             while True:
-                job = await self._look(f"{_JOBS}/{job_id}", "fine-tuning job", "status")
+                job = await self._get(f"{_JOBS}/{job_id}", "fine-tuning job", "status")
                 if job["status"] == "succeeded" and job.get("fine_tuned_model"):
                     return _to_result(job)
                 if job["status"] == "succeeded":
-                    raise FcotError(f"fine-tuning job {job_id} succeeded, but the server names no model. {self._anew()}")
+                    raise FcotError(f"fine-tuning job {job_id} succeeded, but the server names no model. {self._how_to_restart()}")
                 if job["status"] in _ENDED_WITHOUT_MODEL:
                     error = job.get("error") or {}
-                    said = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
-                    reason = self.server.masked(said).rstrip(".") or "no reason given"
-                    raise FcotError(f"fine-tuning job {job_id} {job['status']}: {reason}. {self._anew()}")
+                    message = ": ".join(str(error[name]) for name in ("code", "message") if error.get(name))
+                    reason = self.server.masked(message).rstrip(".") or "no reason given"
+                    raise FcotError(f"fine-tuning job {job_id} {job['status']}: {reason}. {self._how_to_restart()}")
                 watch(_progress(job))
                 await asyncio_sleep(poll_s)
         finally:
             await self.call.close()
 
-    async def _look(self, path: str, what: str, name: str) -> Object:
-        """A file or a job as the server shows it; ``name`` is what it must have."""
+    async def _get(self, path: str, kind: str, field: str) -> Object:
+        """Get a file or a job from the server.
 
-        async def look(client: Any) -> Object:
-            return _read(await client.get(path, cast_to=bytes), name, str)
+        Args:
+            path: Ends with its id.
+            kind: What it is, for messages.
+            field: A text that the response must have.
+        """
+
+        async def get(client: Any) -> Object:
+            return _read(await client.get(path, cast_to=bytes), field, str)
 
         try:
-            return dict(await self.call(look))
+            return dict(await self.call(get))
         except FcotError as error:
             if getattr(error.__cause__, "status_code", None) != 404:
                 raise
             raise FcotError(
-                f"this server does not know the {what} {path.rpartition('/')[2]}: another student.base_url or key? {self._anew()}"
+                f"this server does not know the {kind} {path.rpartition('/')[2]}: another student.base_url or key? {self._how_to_restart()}"
             ) from error
 
-    def _anew(self) -> str:
-        return f"Deleting {self.state} forgets it: the same command then starts another job, unless the server has one for the same data"
+    def _how_to_restart(self) -> str:
+        return (
+            f"To start another job, delete {self.state} and run the same command again; "
+            "it still reuses a job for the same data if the server has one"
+        )
 
 
-def _read(data: bytes, name: str, kind: type) -> Object:
-    """An answer as an object that has ``name``.
+def _read(data: bytes, field: str, kind: type) -> Object:
+    """Parse a response: a JSON object whose ``field`` is of type ``kind``.
 
     Raises:
-        Malformed: It is none.
-        ValueError: It is no JSON.
+        Malformed: It is not such an object.
+        ValueError: It is not JSON.
     """
-    answer = json.loads(data)
-    if not isinstance(answer, dict) or not isinstance(answer.get(name), kind):
-        raise Malformed(f"an answer without {name}")
-    return answer
+    response = json.loads(data)
+    if not isinstance(response, dict) or not isinstance(response.get(field), kind):
+        raise Malformed(f"an answer without {field}")
+    return response
 
 
 def _to_result(job: Object) -> FineTuned:
@@ -230,7 +240,7 @@ def _to_result(job: Object) -> FineTuned:
 
 
 def _progress(job: Object) -> str:
-    """Such as ``running, 12,000 tokens trained, 340 s since it was created, done at about 14:05``."""
+    """A job's progress, such as ``running, 12,000 tokens trained, 340 s since it was created, done at about 14:05``."""
     parts = [str(job["status"])]
     if job.get("trained_tokens"):
         parts.append(f"{job['trained_tokens']:,} tokens trained")

@@ -1,4 +1,4 @@
-"""How Lightning's trainer is run: Ctrl-C, memory, rounding of products, and what it is not to say."""
+"""Runs Lightning's trainer: Ctrl-C, memory, precision of matrix products, and silenced warnings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ from fcot.student.module import StudentModule
 def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
     """Run the trainer.
 
+    Args:
+        trainer: Lightning's trainer.
+        module: The student.
+        data: The micro-batches.
+        tf32: Whether a GPU may round the inputs of float32 matrix products to TF32.
+        log_folder: Folder of the training log, for the message about a full disk; None if there is no log.
+
     Raises:
-        KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit.
+        KeyboardInterrupt: Ctrl-C was pressed; Lightning itself would raise SystemExit.
         FcotError: The disk is full.
     """
     before = torch.get_float32_matmul_precision()
@@ -31,7 +38,7 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
     try:
         with _keeping_freed_memory():
             trainer.fit(module, datamodule=data)
-    except SystemExit as error:  # Lightning's answer to Ctrl-C; it also ignores further ones from then on
+    except SystemExit as error:  # Lightning raises it on Ctrl-C, and ignores further Ctrl-C from then on
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from error
     except OSError as error:
@@ -42,34 +49,35 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
 
 @contextlib.contextmanager
 def _keeping_freed_memory() -> Iterator[None]:
-    """Within, glibc keeps what is freed: it would give gradients back to the system and fault them in again, step after step.
+    """Make glibc keep freed memory while the context is open; no effect with a GPU or without glibc.
 
-    A tenth of a small student's time on a CPU. Blocks of 32 MiB and more are given back: kept ones of many sizes, as batches of
-    different lengths leave them, fit nothing that comes later, and memory only grows. Without effect where there is a GPU or no glibc.
+    By default glibc returns the memory of gradients to the system after each step and requests it again in the next one. On a CPU this
+    costs a small student a tenth of its time. Blocks of 32 MiB and more are still returned: batches of different lengths leave blocks of
+    many sizes, which no later block fits into, so memory would only grow.
     """
     libc = ctypes.CDLL(None)
     if torch.cuda.is_available() or not hasattr(libc, "mallopt"):
         yield
         return
-    trim, pad, given_back = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    for option, value in ((given_back, 2**25), (trim, 2**31 - 1), (pad, 2**26)):
+    trim, pad, mmap = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    for option, value in ((mmap, 2**25), (trim, 2**31 - 1), (pad, 2**26)):
         libc.mallopt(option, value)
     try:
         yield
     finally:
-        for option, value in ((given_back, 2**17), (trim, 2**17), (pad, 0)):
+        for option, value in ((mmap, 2**17), (trim, 2**17), (pad, 0)):
             libc.mallopt(option, value)
         libc.malloc_trim(0)
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU computes in bfloat16 itself, or torch is too old to know."""
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
+    """Whether the CPU has bfloat16 instructions; also True if this version of torch cannot say."""
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return not capabilities or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
 
 def quiet() -> None:
-    """Silence Lightning's advice on matters that are decided here (workers, devices, optional packages)."""
+    """Silence Lightning's warnings about choices that fcot makes itself (workers, devices, optional packages)."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,4 +1,4 @@
-"""A model's forward pass as objectives need it: logits or states at target positions only, and states of texts."""
+"""A model's forward pass for objectives: logits or hidden states at target positions only, and states that represent texts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from transformers.modeling_outputs import BaseModelOutput
 from fcot.student.activations import checkpoint_activations, checkpoints_activations
 from fcot.student.tensors import Batch
 
-CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, which a loss needs three times over
-CHUNK = 1 << 25  # logits at once
-GRADIENT_BYTES = 1 << 29  # of gradients of logits at once
+CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, of which a loss holds three copies
+CHUNK = 1 << 25  # logits that are computed at once
+GRADIENT_BYTES = 1 << 29  # bytes of the gradients of logits that are kept at once
 
 
 class Forward:
-    """A model's logits where a batch has targets: only hidden states at target positions go through the head, the most expensive layer.
+    """Computes a model's logits at the targets of a batch, and the hidden states that its output head reads.
 
-    And those states themselves, for self-reflection: what the head reads is the last layer's state.
+    Only hidden states at target positions go through the output head, the most expensive layer. Self-reflection uses these states too.
 
-    By a hook, because what models do around the head differs (scales, caps) and stays theirs; and by one for good, because
-    ``torch.compile`` takes a new one for a new model. :meth:`remove` takes it off.
+    A hook on the head selects the states, because models differ in what they do around the head (scales, caps). The hook stays
+    registered until :meth:`remove`, because ``torch.compile`` compiles again when a hook changes.
 
     Args:
         model: A language model of transformers.
@@ -32,28 +32,27 @@ class Forward:
 
     def __init__(self, model: Any, compile: bool = False) -> None:
         self._positions: torch.Tensor | None = None
-        self._reads: list[torch.Tensor] | None = None  # where a list, the states go in there
+        self._states: list[torch.Tensor] | None = None  # if not None, the hook appends the selected states
         self._handle = model.get_output_embeddings().register_forward_pre_hook(self._select)
         self._model = model
         plain = type(model.get_output_embeddings()) is torch.nn.Linear and not compile
-        self._linear: bool | None = None if plain else False  # whether the logits are the head's, as they are; None: not known yet
-        self._encodes = bool(model.config.is_encoder_decoder)
+        self._linear: bool | None = None if plain else False  # whether the logits are the head's unchanged output; None: not known yet
+        self._encoder_decoder = bool(model.config.is_encoder_decoder)
         self._forward = torch.compile(self._run, dynamic=True) if compile else self._run
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """(targets, vocabulary), in float32."""
+        """Logits at the targets of a batch, (targets, vocabulary), in float32."""
         try:
             return self._forward(batch["inputs"], batch["positions"])
         finally:
             self._positions = None
 
     def head_inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.nn.Linear] | None:
-        """What the head reads at the targets of a batch, and the head: for a loss that computes a part of the logits at a time.
+        """Hidden states at the targets of a batch, and the output head: for a loss that computes the logits in chunks.
 
         Returns:
-            (targets, width) and the linear head; None for a batch whose logits are few, and where the model does more with its
-            logits than its linear head (Gemma 2 caps them) or the head cannot be taken by itself (adapters, sharded weights,
-            compiled models, 16-mixed).
+            (targets, width) and the linear head. None if the batch has few logits, if the model changes the head's output
+            (Gemma 2 caps it), or if the head cannot be applied alone (adapters, sharded parameters, compiled models, 16-mixed).
         """
         head = self._model.get_output_embeddings()
         if self._linear is False or isinstance(head.weight, DTensor) or autocast_type(head.weight) == torch.float16:
@@ -61,55 +60,55 @@ class Forward:
         if len(batch["targets"]) * head.weight.shape[0] < CHUNKED_FROM:
             return None
         try:
-            self._positions, self._reads = batch["positions"], []
-            logits = self._model(**batch["inputs"], use_cache=False).logits[0]  # of one target
-            states = self._reads[0]
+            self._positions, self._states = batch["positions"], []
+            logits = self._model(**batch["inputs"], use_cache=False).logits[0]  # of the first target only
+            states = self._states[0]
         finally:
-            self._positions = self._reads = None
-        if self._linear is None and logits.any():  # of a padding token all are 0, whatever is done with them
+            self._positions = self._states = None
+        if self._linear is None and logits.any():  # logits that are all 0 (padding) would be equal in any model
             with torch.no_grad():
                 self._linear = torch.equal(logits, head(states[:1]))
         return (states, head) if self._linear else None
 
     def text_states(self, texts: Batch, per_question: int) -> torch.Tensor:
-        """The states that represent some texts behind questions, (texts, width), in float32: each the mean of the states at its places.
+        """Represent texts that follow questions: each by the mean of its hidden states, (texts, width), in float32.
 
-        The questions before them stand under stop-gradient, as in paper B's code: their keys and values, or their encoder
-        states, are computed without one.
+        The questions get no gradient, as in paper B's code: their keys and values, or their encoder states, are computed without one.
 
         Args:
-            texts: ``prefix``: the model's keyword arguments for the questions, (questions, length); ``texts``: for the texts
-                behind them, (texts, length); ``positions``: where in the flattened texts a state is read; ``owners``: the text
-                that each of those belongs to.
-            per_question: How many texts stand behind each question, one after the other.
+            texts: ``prefix``: the model's keyword arguments for the questions, (questions, length); ``texts``: those for the texts
+                that follow, (texts, length); ``positions``: where in the flattened texts a state is read; ``owners``: the text
+                that each position belongs to.
+            per_question: Number of texts per question; the texts of a question are adjacent.
         """
         model, checkpoints = self._model, checkpoints_activations(self._model)
-        if checkpoints:  # it would compute the texts without what stands before them
+        if checkpoints:  # recomputed activations would miss the questions' keys and values
             checkpoint_activations(model, False)
         try:
-            self._positions = texts["positions"][:1] * 0  # nobody wants these logits
+            self._positions = texts["positions"][:1] * 0  # one logit: the questions' logits are not used
+            cached = not self._encoder_decoder
             with torch.no_grad():
-                before = model(**texts["prefix"], past_key_values=None if self._encodes else DynamicCache(), use_cache=not self._encodes)
-            more: dict[str, Any]
-            if self._encodes:
-                encoded = before.encoder_last_hidden_state.repeat_interleave(per_question, 0)
-                more = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded), "use_cache": False}
+                questions = model(**texts["prefix"], past_key_values=DynamicCache() if cached else None, use_cache=cached)
+            context: dict[str, Any]
+            if self._encoder_decoder:
+                encoded = questions.encoder_last_hidden_state.repeat_interleave(per_question, 0)
+                context = {"encoder_outputs": BaseModelOutput(last_hidden_state=encoded), "use_cache": False}
             else:
-                before.past_key_values.batch_repeat_interleave(per_question)
-                more = {"past_key_values": before.past_key_values, "use_cache": True}
-            self._positions, self._reads = texts["positions"], []
-            logits = model(**texts["texts"], **more).logits
-            # FSDP gathers the root's weights for the backward pass when a gradient reaches the model's output: it has to be in the graph.
-            read, owners = self._reads[0].float() + 0 * logits.sum(), texts["owners"]
+                questions.past_key_values.batch_repeat_interleave(per_question)
+                context = {"past_key_values": questions.past_key_values, "use_cache": True}
+            self._positions, self._states = texts["positions"], []
+            logits = model(**texts["texts"], **context).logits
+            # FSDP gathers the root's parameters for the backward pass when a gradient reaches the model's output: keep it in the graph.
+            states, owners = self._states[0].float() + 0 * logits.sum(), texts["owners"]
         finally:
-            self._positions = self._reads = None
+            self._positions = self._states = None
             if checkpoints:
                 checkpoint_activations(model, True)
         n = len(texts["prefix"]["input_ids"]) * per_question
-        return read.new_zeros(n, read.shape[1]).index_add(0, owners, read) / owners.bincount(minlength=n)[:, None]
+        return states.new_zeros(n, states.shape[1]).index_add(0, owners, states) / owners.bincount(minlength=n)[:, None]
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hook from the model."""
         self._handle.remove()
 
     def _run(self, inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
@@ -117,16 +116,16 @@ class Forward:
         return self._model(**inputs, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
 
     def _select(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        if self._positions is None:  # decoding, between two steps
+        if self._positions is None:  # the model is decoding, between two steps
             return inputs
         states = inputs[0].flatten(0, 1)[self._positions]
-        if self._reads is None:
+        if self._states is None:
             return (states[None],)
-        self._reads.append(states)
+        self._states.append(states)
         return (states[None, :1],)
 
 
 def autocast_type(tensor: torch.Tensor) -> torch.dtype | None:
-    """The type that products with a tensor have under autocast; None without it."""
+    """The type of products with a tensor under autocast; None without autocast."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -1,4 +1,4 @@
-"""What a student's folder says about its use, so that it answers as it was trained, wherever the folder is."""
+"""``fcot.json`` in a student's folder: the format, parser and limits that the student was trained with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FILE = "fcot.json"
 
 @dataclass(frozen=True)
 class StudentInterface:
-    """How a student is asked and read.
+    """How to prompt a student and parse its answers.
 
     Attributes:
-        task: What it was trained on.
-        method: How.
+        task: Name of the task it was trained on.
+        method: Name of the method that trained it.
         format: Prompt, completion and answer prefix.
-        rule: How answers are read.
-        chat: Whether questions go through the tokenizer's chat template.
-        max_prompt_tokens: The beginning of longer questions is cut.
-        max_new_tokens: Limit on an answer.
+        rule: How an answer is extracted from a text.
+        chat: Whether questions are formatted with the tokenizer's chat template.
+        max_prompt_tokens: Limit of a prompt; the beginning of a longer question is cut.
+        max_new_tokens: Limit of an answer, in tokens.
     """
 
     task: str
@@ -45,13 +45,13 @@ def read_interface(folder: Path) -> StudentInterface:
     """Read ``fcot.json``.
 
     Raises:
-        FcotError: It is not there, or not of this kind.
+        FcotError: The file is missing or damaged.
     """
     try:
-        found = read_json(folder / FILE)
-        shown = tuple(Demonstration(**one) for one in found["format"].get("demonstrations", ()))
-        form = StudentFormat(**found["format"] | {"demonstrations": shown})
-        return StudentInterface(**found | {"format": form, "rule": AnswerRule(**found["rule"])})
+        content = read_json(folder / FILE)
+        demonstrations = tuple(Demonstration(**demonstration) for demonstration in content["format"].get("demonstrations", ()))
+        text_format = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
+        return StudentInterface(**content | {"format": text_format, "rule": AnswerRule(**content["rule"])})
     except FileNotFoundError as error:
         hint = f": {folder / 'student'} is one" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error

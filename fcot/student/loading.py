@@ -44,10 +44,10 @@ class Student:
     """A model with its tokenizer.
 
     Attributes:
-        model: Of transformers.
-        tokenizer: Its own.
-        architecture: Decides the format and how batches are laid out.
-        chat: Whether questions are put into the tokenizer's chat template.
+        model: A language model of transformers.
+        tokenizer: The model's tokenizer.
+        architecture: Encoder-decoder or decoder; decides the text format and the layout of batches.
+        chat: Whether questions are formatted with the tokenizer's chat template.
     """
 
     model: PreTrainedModel
@@ -62,28 +62,29 @@ class Student:
 
     @property
     def positions(self) -> int | None:
-        """Positions the model has for prompt and completion together, None without a limit."""
+        """Most tokens of prompt and completion together that the model has positions for; None: no limit."""
         return _positions(self.model.config)
 
 
 def load_student(source: str, revision: str | None = None, chat: bool = False) -> Student:
-    """Load model and tokenizer from a hub id or a local folder, weights in float32.
+    """Load model and tokenizer from a hub id or a local folder, in float32.
 
     Args:
         source: Hub id or folder.
-        revision: Of the hub id.
-        chat: Whether questions are to be put into the tokenizer's chat template.
+        revision: Branch, tag or commit of the hub id; None: the main branch.
+        chat: Whether questions are formatted with the tokenizer's chat template.
 
     Raises:
-        FcotError: Not found, weights missing or not finite (:func:`fcot.decoding.models.load_whole`), or the hub cannot be reached.
+        FcotError: The source does not exist, the hub cannot be reached, or weights are missing or not finite
+            (:func:`fcot.decoding.models.load_whole`).
     """
     try:
         config, tokenizer = _load_light(source, revision)
         check_fit(source, config, tokenizer)
-        model = load_whole(_model_class(config), source, name=_named(source), revision=revision, dtype=torch.float32)
+        model = load_whole(_model_class(config), source, name=_display_name(source), revision=revision, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unavailable(source, error) from error
-    # Hub folders bring their own decoding habits (beams, repetition penalties): ours is decided at each call.
+    # Drop the decoding options of the hub's folder (beams, repetition penalties): fcot sets them at each call.
     ends = end_tokens(tokenizer, model.generation_config)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id,
@@ -94,9 +95,13 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters: their rank, scale, dropout, and the names of the layers.
+    """The settings of low-rank adapters.
 
-    ``targets``: None is peft's choice for the family, ``("all-linear",)`` every linear layer but the head.
+    Attributes:
+        rank: Rank of each adapter.
+        alpha: Scale; an adapter's output is multiplied by alpha / rank.
+        dropout: Dropout rate of an adapter's input.
+        targets: Names of the layers; ``("all-linear",)``: every linear layer but the head; None: peft's choice for the family.
     """
 
     rank: int
@@ -106,10 +111,10 @@ class Lora:
 
 
 def add_lora(student: Student, lora: Lora) -> Student:
-    """The student with low-rank adapters (Hu et al. 2022), which alone are trained.
+    """Add low-rank adapters (Hu et al. 2022) to a student; only they are trained.
 
     Raises:
-        FcotError: peft is not installed, or knows no layers to adapt in this family.
+        FcotError: peft is not installed, or it finds no layers to adapt.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -122,20 +127,20 @@ def add_lora(student: Student, lora: Lora) -> Student:
     )  # fmt: skip
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # GPT-2's layers: peft sees to it itself
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets this option itself for GPT-2's layers
             return replace(student, model=get_peft_model(student.model, config))  # type: ignore[arg-type]
     except ValueError as error:
         raise FcotError(f"student.lora.targets={lora.targets}: {str(error).strip().splitlines()[0]}") from error
 
 
 def save_student(student: Student, folder: Path, max_new_tokens: int | None = None, weights: dict[str, Any] | None = None) -> None:
-    """Write model and tokenizer so that transformers loads them; adapters are merged into the weights.
+    """Write model and tokenizer in the format of transformers; adapters are merged into the weights.
 
     Args:
-        student: Whose.
-        folder: Where to.
-        max_new_tokens: Limit on an answer, for those who ask it through transformers.
-        weights: All weights by name, where the model's own are spread over ranks.
+        student: The student.
+        folder: Where the files are written.
+        max_new_tokens: Limit of an answer, for the saved generation config; None: none.
+        weights: All weights by name, if the model's own are sharded over ranks; None: take the model's.
 
     Raises:
         FcotError: A weight is not finite; nothing is written.
@@ -152,7 +157,7 @@ def save_student(student: Student, folder: Path, max_new_tokens: int | None = No
 
 
 def tokenizer_identity(student: Student) -> str:
-    """Everything that decides which ids a text becomes."""
+    """A hash of everything that decides which token ids a text becomes."""
     tokenizer: Any = student.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
@@ -169,43 +174,44 @@ def check_student(
     lora: Lora | None = None,
     packing: bool = False,
 ) -> Architecture:
-    """Make sure that a student can be had and used, from its configuration and tokenizer alone: before a teacher is paid.
+    """Check that a student can be loaded and used. Only its configuration and tokenizer are read, so that the check precedes any purchase.
 
     Args:
         source: Hub id or folder.
-        revision: Of the hub id.
-        max_prompt: Tokens of a prompt.
-        max_completion: Tokens of a completion.
+        revision: Branch, tag or commit of the hub id; None: the main branch.
+        max_prompt: Most tokens of a prompt.
+        max_completion: Most tokens of a completion.
         chat: Whether a chat template is needed.
-        lora: The adapters, None for none.
-        packing: Whether samples are to be packed.
+        lora: The adapters; None: none.
+        packing: Whether samples will be packed.
 
     Raises:
-        FcotError: As :func:`load_student`, or the model has fewer positions than prompt and completion need, or lacks what is asked of it.
+        FcotError: The source does not exist, the hub cannot be reached, the model has too few positions for prompt and completion,
+            the tokenizer has no chat template, or the model supports no packing or no adapters.
     """
     try:
         config, tokenizer = _load_light(source, revision)
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
     check_fit(source, config, tokenizer)
-    if lora is not None:  # on a model without weights: which layers can be adapted is told by the names of layers
+    if lora is not None:  # a model without weights is enough: peft finds layers by name
         with torch.device("meta"):
             add_lora(light_model(source, revision), lora)
     if chat and not tokenizer.chat_template:
-        raise FcotError(f"student.chat_template: the tokenizer of '{source}' has none; student.chat_template=false")
+        raise FcotError(f"student.chat_template: the tokenizer of '{source}' has no chat template; student.chat_template=false")
     if packing and not config.is_encoder_decoder and not _can_pack(config):
-        raise FcotError(f"trainer.packing: '{source}' has attention of another kind than full and plain; trainer.packing=false")
+        raise FcotError(f"trainer.packing: '{source}' does not have plain full attention in every layer; trainer.packing=false")
     positions = _positions(config)
     if positions is not None and max_prompt + max_completion > positions:
         raise FcotError(
-            f"student '{source}' has {positions} positions: student.max_prompt_tokens={max_prompt} and "
-            f"student.max_completion_tokens={max_completion} together may not exceed them"
+            f"student '{source}' has {positions} positions: the sum of student.max_prompt_tokens={max_prompt} and "
+            f"student.max_completion_tokens={max_completion} may not exceed them"
         )
     return _architecture(config)
 
 
 def light_model(source: str, revision: str | None) -> Student:
-    """A student with uninitialized weights, for the meta device.
+    """Build a student with uninitialized weights, for the meta device.
 
     Raises:
         FcotError: The tokenizer cannot be loaded.
@@ -225,14 +231,18 @@ def _model_class(config: Any) -> Any:
 
 
 def _positions(config: Any) -> int | None:
-    """A decoder's; encoder-decoders have relative positions (T5) or a limit of their own for either side."""
+    """A decoder's number of positions. None for encoder-decoders: T5 has relative positions, others a limit for each side."""
     return None if config.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
 
 
 def check_fit(source: str, config: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not the model's: transformers makes up an empty one where the files are missing."""
+    """Reject a tokenizer that is not the model's: transformers creates an empty one if the files are missing.
+
+    Raises:
+        FcotError: A local folder has no tokenizer files, or the tokenizer does not fit the model.
+    """
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
-        raise FcotError(f"student.path={source}: no tokenizer in it ({', '.join(TOKENIZER_FILES)})")
+        raise FcotError(f"student.path={source}: the folder has no tokenizer ({', '.join(TOKENIZER_FILES)})")
     if tokenizer.eos_token_id is None:
         raise FcotError(f"student '{source}': its tokenizer has no end-of-sequence token")
     if len(tokenizer) > config.vocab_size:
@@ -240,7 +250,7 @@ def check_fit(source: str, config: Any, tokenizer: Any) -> None:
 
 
 def _can_pack(config: Any) -> bool:
-    """Whether every layer attends to everything before it, by a function that can be exchanged."""
+    """Whether every layer attends to all earlier tokens, by a function that transformers lets us replace."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return kinds == {"full_attention"} and not getattr(config, "sliding_window", None) and bool(model._supports_attention_backend)
@@ -248,14 +258,14 @@ def _can_pack(config: Any) -> bool:
 
 @lru_cache(maxsize=2)
 def load_tokenizer(source: str, revision: str | None = None) -> Any:
-    """A student's tokenizer.
+    """Load a student's tokenizer.
 
     Args:
         source: Hub id or folder.
-        revision: Of the hub id.
+        revision: Branch, tag or commit of the hub id; None: the main branch.
 
     Raises:
-        FcotError: Not found, or the hub cannot be reached.
+        FcotError: The source does not exist, or the hub cannot be reached.
     """
     try:
         return _load_light(source, revision)[1]
@@ -270,7 +280,7 @@ def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:
     return AutoConfig.from_pretrained(source, revision=revision), tokenizer
 
 
-def _named(source: str) -> str:
+def _display_name(source: str) -> str:
     return f"student.path={source}" if Path(source).exists() else f"student '{source}'"
 
 
@@ -284,7 +294,7 @@ def _unavailable(source: str, error: Exception) -> FcotError:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the spot; it represents any text and ends sequences with ``</s>``."""
+    """Train a byte-level BPE tokenizer on texts; it can represent any text and has the end-of-sequence token ``</s>``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -302,16 +312,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def build_tiny(
     architecture: Architecture, texts: Iterable[str], *, width: int, layers: int, heads: int, vocab_size: int, max_length: int
 ) -> Student:
-    """A randomly initialised student without dropout, of the real T5 or GPT-2 classes.
+    """Build a randomly initialized T5 or GPT-2 without dropout.
 
     Args:
         architecture: ``encoder_decoder`` gives T5, ``decoder`` GPT-2.
-        texts: What the tokenizer is trained on.
+        texts: Training texts of the tokenizer.
         width: Hidden size.
-        layers: Layers (of the encoder and of the decoder for T5).
-        heads: Attention heads; divides ``width``.
-        vocab_size: Upper bound of the tokenizer's vocabulary.
-        max_length: Positions of the decoder, in tokens, prompt and completion together.
+        layers: Number of layers; for T5, of the encoder and of the decoder each.
+        heads: Number of attention heads; divides ``width``.
+        vocab_size: Largest size of the tokenizer's vocabulary.
+        max_length: Positions of a decoder: most tokens of prompt and completion together.
     """
     tokenizer = train_tokenizer(texts, vocab_size)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}

@@ -15,8 +15,8 @@ from fcot.student.activations import checkpoint_activations
 from fcot.student.forward import CHUNK, CHUNKED_FROM, GRADIENT_BYTES
 from fcot.student.loading import Lora, Student, add_lora, light_model
 
-_PROCESS = 0.7e9  # of Python with its libraries
-_FULL_LOGITS = 3  # float32 copies of all logits: they, their log-probabilities, their gradients
+_PROCESS = 0.7e9  # bytes of Python with its libraries
+_FULL_LOGITS = 3  # float32 tensors of the logits' size: the logits, their log-probabilities, their gradients
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def training_memory(
 
     Args:
         source: The student's hub id or folder; only its configuration and tokenizer are read.
-        revision: Of the hub id.
-        lora: Its adapters, None for none.
+        revision: Branch, tag or commit of the hub id; None: the main branch.
+        lora: The student's adapters; None: all parameters are trained.
         rows: Samples of the rank's micro-batch.
         prompt: Tokens of a sample's prompt.
-        completion: Tokens of its completion.
-        precision: Lightning's name, such as ``bf16-mixed``.
-        gradient_checkpointing: Whether activations are computed twice instead of kept.
+        completion: Tokens of a sample's completion.
+        precision: Lightning's name of the precision, such as ``bf16-mixed``.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass instead of stored.
         ranks: Processes, one per device.
         sharded: Whether weights, gradients and optimizer state are sharded over the ranks (FSDP).
 
@@ -83,7 +83,7 @@ def training_memory(
             model(**_inputs(student, rows, prompt, completion), use_cache=False)
         first_state_only.remove()
         activations = sum(storage.nbytes() for storage in kept)
-        if gradient_checkpointing:  # the inputs of its layers
+        if gradient_checkpointing:  # add the inputs of the layers, which are stored
             layers, tokens = student.model.config.num_hidden_layers, rows * (prompt + completion)
             activations += 4.0 * layers * tokens * student.model.config.hidden_size
     buckets = 4 * n_trained if ranks > 1 and not sharded else 0  # DDP's copies of the gradients
@@ -92,7 +92,7 @@ def training_memory(
 
 
 def _logits(model: Any, targets: int) -> float:
-    """Bytes of the logits and of the loss's copies of them: of all targets, or of some at a time (:mod:`fcot.student.forward`)."""
+    """Bytes of the logits and of the loss's copies of them: for all targets, or for some at a time (:mod:`fcot.student.forward`)."""
     head = model.get_output_embeddings()
     logits = targets * head.weight.shape[0]
     if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:
@@ -113,10 +113,10 @@ def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def free_memory() -> float | None:
-    """Free bytes: of the first GPU, or without one of the machine and its control group; None if unknown."""
+    """Free bytes of the first GPU; without a GPU, of the machine or its control group, whichever has less. None if unknown."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
-    limits = [_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))]
+    limits = [_available(Path("/proc/meminfo")), _free_in_group(Path("/sys/fs/cgroup"))]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -126,7 +126,7 @@ def _available(path: Path) -> float | None:
     return None
 
 
-def _left_in_group(folder: Path) -> float | None:
+def _free_in_group(folder: Path) -> float | None:
     with contextlib.suppress(OSError, ValueError):  # "max": no limit
         return float(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
     return None

@@ -18,22 +18,23 @@ from fcot.student.tensors import Batch
 
 
 class StudentModule(pl.LightningModule):
-    """Fine-tunes the weights that require gradients.
+    """Fine-tunes the parameters that require gradients.
 
-    The loss of a step is each objective's sum over the step divided by its denominator, whatever carries them: Lightning divides by the
-    micro-batches and averages over the ranks, and both are taken back here.
+    The loss of a step is the weighted sum over objectives of the objective's summed loss divided by its denominator. It does not depend on
+    micro-batches or ranks: Lightning divides by the number of micro-batches and averages over ranks, and ``training_step`` undoes both.
 
     Args:
-        model: The student's.
+        model: The student's model.
         objectives: The terms of the loss.
-        seed: Of dropout.
+        seed: Seed of dropout.
         lr: Peak learning rate of AdamW.
-        weight_decay: AdamW's.
-        schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last; the warm-up multiplies it.
+        weight_decay: Weight decay of AdamW.
+        schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last. The warm-up factor
+            multiplies the schedule.
         warmup_steps: Optimizer steps of linear warm-up.
-        first_step: Where this process begins.
-        n_steps: Optimizer steps in all.
-        micro_batches: Micro-batches a step.
+        first_step: Optimizer steps that earlier processes did.
+        n_steps: Optimizer steps of the whole training.
+        micro_batches: Micro-batches per step.
         fused: Whether AdamW runs as one kernel.
         compile: Whether the forward pass is compiled.
     """
@@ -57,7 +58,7 @@ class StudentModule(pl.LightningModule):
         self.forward_pass = Forward(model, compile)
 
     def configure_model(self) -> None:
-        """Shard the weights over the ranks where the strategy asks for it: layer by layer, then what is left."""
+        """With FSDP, shard the parameters over the ranks: first each layer, then the remaining parameters."""
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None:
             return
@@ -68,7 +69,11 @@ class StudentModule(pl.LightningModule):
         fully_shard(self.model, mesh=mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """This micro-batch's share of the step's loss, and by objective of its mean loss."""
+        """Compute this micro-batch's share of the step's loss.
+
+        Returns:
+            ``loss``, and ``means``: by objective name, the micro-batch's share of the objective's mean loss.
+        """
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
         means = {
@@ -84,25 +89,29 @@ class StudentModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By norm. Lightning refuses to under bf16-mixed with a fused optimizer, for a gradient scaler that bf16 has none of."""
+        """Clip gradients by norm.
+
+        Lightning refuses to clip for a fused optimizer under bf16-mixed, because of a gradient scaler. bf16-mixed has no scaler, so torch
+        clips there.
+        """
         if gradient_clip_val is not None and self.trainer.precision == "bf16-mixed":
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with torch's defaults besides learning rate and weight decay, and a schedule per optimizer step."""
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self._lr, weight_decay=self._weight_decay, fused=self._fused)
+        """AdamW and a learning rate per optimizer step; betas and epsilon are torch's defaults."""
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=self._lr, weight_decay=self._weight_decay, fused=self._fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(self._first_step + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 1."""
+        """Learning rate of an optimizer step, counted from 1."""
         return self._lr * self._factor(step - 1)
 
     def _factor(self, step: int) -> float:
-        """Of the peak learning rate, at a step counted from 0."""
-        warm = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
-        left = max(0.0, 1 - step / max(1, self._n_steps))
-        return warm * {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self._schedule]
+        """Fraction of the peak learning rate at a step, counted from 0."""
+        warmup = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
+        remaining = max(0.0, 1 - step / max(1, self._n_steps))
+        return warmup * {"constant": 1.0, "linear": remaining, "cosine": (1 - math.cos(math.pi * remaining)) / 2}[self._schedule]

@@ -1,4 +1,4 @@
-"""What a training needs from an objective (:mod:`fcot.objectives`)."""
+"""The interface of an objective, one term of the loss; implementations are in :mod:`fcot.objectives`."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ class Objective(Protocol):
     """One term of the loss.
 
     A step's loss is the sum over its objectives of ``weight`` times the objective's summed loss divided by its denominator, both over
-    all samples of the step. Micro-batches, ranks and packing divide the samples; an objective does not see them.
-
+    all samples of the step. Micro-batches, ranks and packing divide the samples; an objective does not depend on how.
     """
 
     @property
     def name(self) -> str:
-        """In logs."""
+        """Name of the objective in logs."""
 
     @property
     def weight(self) -> float:
-        """The objective's weight beside the others."""
+        """Factor of this objective's mean loss in the sum."""
 
     def denominator(self, ids: Ids) -> float:
-        """What the summed loss of an optimizer step is divided by; 0: the step has nothing for this objective.
+        """The number that divides the summed loss of an optimizer step; 0: this objective has no sample in the step.
 
         Args:
-            ids: The step's samples.
+            ids: Positions of all samples of the step.
         """
 
     def collate(self, ids: Ids, step: int) -> Batch:
-        """The tensors of a micro-batch, as one rank sees them.
+        """The tensors of one rank's part of a micro-batch.
 
         Args:
-            ids: The rank's samples. There may be none: then the part has to stand for nothing, and still go through the model, because
+            ids: Positions of the rank's samples. If there are none, the tensors must still go through the model, with a loss of 0:
                 every rank takes part in every micro-batch.
-            step: The optimizer step, for what is drawn at random.
+            step: The optimizer step, a seed for random choices.
 
         Returns:
             Tensors by name, nested as needed. ``n_padded``, if present, counts tokens, padding included.
         """
 
     def facts(self) -> dict[str, Any]:
-        """What the training's summary says of the objective, as JSON values by name."""
+        """Entries of the training's summary about this objective: JSON values by name."""
 
     def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
-        """The summed loss of a part, a scalar.
+        """The summed loss of one rank's part of a micro-batch, a scalar.
 
         Args:
             forward: The student's forward pass.
-            part: By :meth:`collate`, on the student's device; with ``step``.
+            part: The result of :meth:`collate`, on the student's device, with ``step`` added.
         """

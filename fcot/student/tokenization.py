@@ -1,4 +1,4 @@
-"""From texts to token ids: the only module besides loading that knows a tokenizer.
+"""Turns texts into token ids. Only this module and loading know the tokenizer.
 
 A *row* is one training sample: prompt ids and completion ids, the latter ending with the end-of-sequence token.
 """
@@ -23,17 +23,20 @@ from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import Text
 from fcot.student.loading import Student
 
-_BATCH = 4096  # samples a call of the tokenizer, which spreads them over all processors
+_BATCH = 4096  # samples per call of the tokenizer, which spreads them over all processors
 _SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32()), "demonstrations": pa.int32()})
 
-PromptAndCompletion = tuple[str, str | None]  # question and completion; None for a prompt that waits to be answered
+PromptAndCompletion = tuple[str, str | None]  # question and completion; None: the question alone
 
 
 @dataclass(frozen=True)
 class TokenizedSample:
-    """Token ids of one sample; ``completion`` is empty for a prompt that waits to be answered.
+    """Token ids of one sample.
 
-    The first ``demonstrations`` tokens of the prompt belong to its demonstrations.
+    Attributes:
+        prompt: Token ids of the prompt.
+        completion: Token ids of the completion; empty for a prompt alone.
+        demonstrations: How many tokens at the start of the prompt belong to its demonstrations.
     """
 
     prompt: Sequence[int]
@@ -42,7 +45,7 @@ class TokenizedSample:
 
 
 class Tokenized(Sequence[TokenizedSample]):
-    """The rows of some samples, in order, in flat arrays (memory-mapped where they come from a file).
+    """The rows of a list of samples, in the same order, in flat arrays (memory-mapped if they come from a file).
 
     Attributes:
         table: Columns ``prompt`` and ``completion``, lists of ids, and ``demonstrations``.
@@ -50,7 +53,7 @@ class Tokenized(Sequence[TokenizedSample]):
         demonstrations: Tokens of each prompt that belong to its demonstrations, (n,).
         cut_prompts: Prompts over the limit; their beginning was cut.
         cut_completions: Completions over the limit; their end was cut, the end-of-sequence token included.
-        unknown_share: Share of all tokens that the tokenizer cannot represent.
+        unknown_share: Share of unknown tokens among all tokens: text that the tokenizer cannot represent.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -75,7 +78,7 @@ class Tokenized(Sequence[TokenizedSample]):
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Values and offsets of a list column."""
+    """The values of a list column, and the offsets where its lists begin and end."""
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     return lists.values.to_numpy(), lists.offsets.to_numpy()
 
@@ -83,18 +86,26 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]
 def tokenize(
     student: Student, text_format: StudentFormat, samples: Sequence[PromptAndCompletion], *, max_prompt: int, max_completion: int
 ) -> Tokenized:
-    """Tokenise samples; limits in tokens."""
+    """Tokenize samples.
+
+    Args:
+        student: Its tokenizer is used.
+        text_format: Turns questions into prompts.
+        samples: Questions and completions; a completion gets the end-of-sequence token.
+        max_prompt: Most tokens of a prompt; the beginning of a longer one is cut.
+        max_completion: Most tokens of a completion; the end of a longer one is cut.
+    """
     counts = {"cut_prompts": 0, "cut_completions": 0, "unknown": 0}
     batches = list(_encode(student, text_format, samples, max_prompt, max_completion, counts))
     return Tokenized(pa.Table.from_batches(batches, _SCHEMA).replace_schema_metadata({"fcot": json.dumps(counts)}))
 
 
 def tokenize_once(path: Path, make: Callable[[], Tokenized]) -> Tokenized:
-    """The rows in an Arrow file, which the first that needs them writes: the runs of a sweep share it.
+    """Read rows from an Arrow file, and write the file if it is missing: the runs of a sweep share it.
 
     Args:
-        path: Named after everything that the rows depend on.
-        make: Tokenises.
+        path: The file; its name has a hash of everything that the rows depend on.
+        make: Tokenizes the samples; called if the file is missing or damaged.
     """
     if (rows := _read(path)) is not None:
         return rows
@@ -106,7 +117,7 @@ def tokenize_once(path: Path, make: Callable[[], Tokenized]) -> Tokenized:
 
 
 def _read(path: Path) -> Tokenized | None:
-    """What a file holds, None where there is none or it is damaged."""
+    """Read the rows of a file; None if the file is missing or damaged."""
     try:
         return Tokenized(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
     except (OSError, pa.ArrowInvalid):
@@ -114,8 +125,8 @@ def _read(path: Path) -> Tokenized | None:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    for left in path.parent.glob(f"{path.name}{TEMPORARY}-*"):  # by a killed process: this one has the lock
-        left.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f"{path.name}{TEMPORARY}-*"):  # of a killed process: only this process has the lock
+        leftover.unlink(missing_ok=True)
     with replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
@@ -128,7 +139,7 @@ def _encode(
     max_completion: int,
     counts: dict[str, int],
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of rows; what is lost on the way is added to ``counts``."""
+    """Tokenize samples in batches; adds the numbers of cut prompts, cut completions and unknown tokens to ``counts``."""
     tokenizer = student.tokenizer
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
     for start in range(0, len(samples), _BATCH):
@@ -149,39 +160,45 @@ def _encode(
 def encode_questions(
     student: Student, text_format: StudentFormat, questions: Sequence[str], limit: int
 ) -> tuple[list[list[int]], list[int], int]:
-    """Prompt ids of at most ``limit`` tokens each, how many of them belong to demonstrations, and how many questions were cut.
+    """Tokenize questions as prompts of at most ``limit`` tokens.
 
-    What a tokenizer puts before every text counts as a demonstration where there are any.
-    Where a prompt is too long whole demonstrations are dropped, the first first; only then the question's beginning is cut.
+    A prompt that is too long loses whole demonstrations, beginning with the first; only then the beginning of the question is cut.
+
+    Returns:
+        Token ids of each prompt; how many tokens at its start belong to demonstrations; how many questions were cut. Tokens that the
+        tokenizer puts before every text count as demonstration tokens if the prompt has demonstrations.
     """
     bare, cut = encode_prompts(student, [text_format.without_demonstrations.prompt(question) for question in questions], limit)
-    encoded, waiting = list(bare), list(range(len(questions)))
+    encoded, too_long = list(bare), list(range(len(questions)))
     for n_dropped in range(len(text_format.demonstrations)):
         shorter = replace(text_format, demonstrations=text_format.demonstrations[n_dropped:])
-        tried, _ = encode_prompts(student, [shorter.prompt(questions[position]) for position in waiting], sys.maxsize)
-        for position, ids in zip(waiting, tried, strict=True):
+        candidates, _ = encode_prompts(student, [shorter.prompt(questions[position]) for position in too_long], sys.maxsize)
+        for position, ids in zip(too_long, candidates, strict=True):
             if len(ids) <= limit:
                 encoded[position] = ids
-        waiting = [position for position, ids in zip(waiting, tried, strict=True) if len(ids) > limit]
-        if not waiting:
+        too_long = [position for position, ids in zip(too_long, candidates, strict=True) if len(ids) > limit]
+        if not too_long:
             break
     head = _head(student) if text_format.demonstrations else 0
-    more = [len(ids) - len(alone) for ids, alone in zip(encoded, bare, strict=True)]
-    return encoded, [head + n if n else 0 for n in more], cut
+    added = [len(ids) - len(bare_ids) for ids, bare_ids in zip(encoded, bare, strict=True)]
+    return encoded, [head + n if n else 0 for n in added], cut
 
 
 def _head(student: Student) -> int:
-    """How many tokens stand before every text: a beginning-of-sequence token, a chat template's header."""
-    (one, other), _ = encode_prompts(student, ["a", "7"], sys.maxsize)
-    return next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), 0)
+    """How many tokens precede every text, such as a beginning-of-sequence token or a chat template's header."""
+    (first, second), _ = encode_prompts(student, ["a", "7"], sys.maxsize)
+    return next((place for place, (left, right) in enumerate(zip(first, second, strict=False)) if left != right), 0)
 
 
 def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:
-    """Prompt ids of at most ``limit`` tokens each, and how many had their beginning cut to get there.
+    """Tokenize texts as prompts of at most ``limit`` tokens; the beginning of a longer text is cut.
 
-    The text's end always stays, and the token that the tokenizer puts before every text (Llama's). Encoder inputs end with
-    the end-of-sequence token, as T5 was trained. Students with ``chat`` are asked in their tokenizer's chat template, of
-    which nothing is cut: a text is a user's turn.
+    Nothing else is cut: the end of the text, the token that the tokenizer puts before every text (Llama's), and the tokens of a chat
+    template stay. Encoder inputs end with the end-of-sequence token, as T5 was trained. For a student with ``chat``, a text
+    is a user's turn in the tokenizer's chat template.
+
+    Returns:
+        Token ids of each prompt, and how many texts were cut.
     """
     tokenizer: Any = student.tokenizer
     if student.chat:
@@ -194,7 +211,7 @@ def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple
 
 
 def _encode_turns(tokenizer: Any, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:
-    """Turns in the chat template; where they are over the limit the first one is cut."""
+    """Tokenize turns in the chat template; if they exceed the limit, the first turn is cut."""
     turns = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in texts]
 
     encoder = encoder_of(tokenizer)

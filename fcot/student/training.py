@@ -1,4 +1,4 @@
-"""Training: a Lightning run over optimizer steps, with evaluations in between, that continues where a kill left it."""
+"""Training: a Lightning run over optimizer steps, with evaluations in between. It resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fcot.student.checkpoints import (  # fmt: skip
 )
 from fcot.student.config import TrainerConfig
 from fcot.student.data import Layout, ReasoningData
-from fcot.student.divergence import Watch, remedies
+from fcot.student.divergence import DivergenceCheck, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
@@ -47,15 +47,15 @@ _LOG_EVERY = 10  # optimizer steps
 
 @dataclass
 class TrainingReport:
-    """What a training did, over all its restarts.
+    """Counts of a training, over all its restarts.
 
     Attributes:
-        n_steps: Optimizer steps done.
-        n_samples: Samples seen, repetitions included.
-        n_tokens: Their tokens.
-        n_padded: The same with padding.
-        train_seconds: Time in training, evaluations left out.
-        first_loss: That of the first step; None where it was not measured.
+        n_steps: Optimizer steps.
+        n_samples: Samples processed; a sample counts once per epoch.
+        n_tokens: Tokens of those samples, without padding.
+        n_padded: Tokens of those samples, with padding.
+        train_seconds: Time spent in training, without evaluations.
+        first_loss: Loss of the first step; None if it was not measured.
         history: One entry per evaluation: ``step``, ``epoch``, and what the evaluation returned.
     """
 
@@ -87,40 +87,41 @@ def train(
     loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
-    """Fine-tune the student in place, from the newest checkpoint on where there is one.
+    """Fine-tune the student in place; continue from the newest checkpoint if there is one.
 
     Every rank calls it.
 
-    Raises:
-        NotFinite: A loss or a weight is inf or nan. No evaluation and no checkpoint sees it.
-
     Args:
-        student: Is changed; afterwards it has the last step's weights.
-        rows: The samples.
-        objectives: The terms of the loss; the first one is the training's main one.
-        recipe: How, with its precision resolved (not ``auto``).
-        seed: Order of samples and dropout.
-        evaluate: Called after the steps that are due, on all ranks, with whole weights on each and the
-            history so far; its result joins the history.
-        stop: Whether to stop early, judged by the history after each evaluation.
-        checkpoints: Where to, None for none.
+        student: Changed in place; afterwards it has the parameters of the last step.
+        rows: The tokenized samples.
+        objectives: The terms of the loss; the first is the main objective.
+        recipe: The options of ``trainer``, with the precision resolved (not ``auto``).
+        seed: Seed of the order of samples and of dropout.
+        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has the
+            whole parameters. Its result is added to the history.
+        stop: Called with the history after each evaluation; True ends the training.
+        checkpoints: Where checkpoints are written; None writes none.
         resume: Called with the number of steps that earlier processes did.
-        advance: Called with the number of steps done since the last call.
-        log_folder: Where the CSV log goes, None for no log.
-        loggers: What else is told the same, and of each evaluation.
-        world: Ranks, and this one's place.
+        advance: Called with the number of steps since the last call.
+        log_folder: Folder of the CSV log; None writes none.
+        loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
+        world: The ranks, and the number of this one.
+
+    Raises:
+        NotFinite: A loss or a parameter is inf or nan. Neither is evaluated or written to a checkpoint.
+        FcotError: The checkpoint does not fit this student or this precision, or the disk is full.
     """
     quiet()
     _, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
     _announce(recipe, report.n_steps, n_steps, world)
     resume(report.n_steps)
-    between = _Between(
+    callback = _StepCallback(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
         [objective.name for objective in objectives[1:]],
     )  # fmt: skip
-    between.evaluate_if_due()
+    callback.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
         return report
     _prepare(student, recipe.packing, recipe.gradient_checkpointing)
@@ -131,7 +132,7 @@ def train(
     )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
-        gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[between],
+        gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[callback],
         logger=[*([csv_log(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def train(
         fit(trainer, module, data, recipe.tf32, log_folder)
     finally:
         module.forward_pass.remove()
-        between.on_train_end(trainer, module)
+        callback.on_train_end(trainer, module)
     gather_weights(student.model)
     return report
 
@@ -151,7 +152,7 @@ def _module(
     return StudentModule(
         student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
         warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=first_step, micro_batches=recipe.micro_batches,
-        # The scaler of 16-mixed unscales inside a fused step, which forbids clipping; sharded weights have no fused step on a CPU.
+        # With a fused step, the scaler of 16-mixed unscales too late for clipping. Sharded parameters have no fused step on a CPU.
         fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
     )  # fmt: skip
 
@@ -160,11 +161,11 @@ def _announce(recipe: TrainerConfig, done: int, n_steps: int, world: World) -> N
     if world.rank > 0:
         return
     if recipe.warmup_steps >= n_steps:
-        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never gets to its peak")
+        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never reaches its peak")
     if recipe.precision == "bf16-mixed" and not torch.cuda.is_available() and not cpu_has_bf16():
         say("warning: this CPU has no bfloat16 instructions and emulates them: trainer.precision=32-true is faster here")
     if done:
-        say(f"training goes on at step {done:,} of {n_steps:,}")
+        say(f"training continues at step {done:,} of {n_steps:,}")
 
 
 def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> None:
@@ -175,7 +176,7 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
 
 
 def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
-    """How samples are laid out, which of them each step sees, and how many steps there are."""
+    """Plan a training: the layout of batches, the samples of each step, and the number of steps."""
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
         recipe.prompt_loss_weight, recipe.demonstration_loss_weight, recipe.loss_mean == "weighted", recipe.packing,
@@ -185,28 +186,31 @@ def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) ->
 
 
 def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -> tuple[TrainingReport, dict[str, Any] | None]:
-    """Where the last process stopped, its weights loaded, and the state of its optimizer.
+    """Load the newest checkpoint into the student.
+
+    Returns:
+        The counts of the training so far, and the state of its optimizer; None without a checkpoint.
 
     Raises:
-        FcotError: It trained in another precision.
+        FcotError: The checkpoint was trained in another precision, or does not fit the student.
     """
-    found = checkpoints.load() if checkpoints else None
-    if checkpoints is None or found is None:
+    checkpoint = checkpoints.load() if checkpoints else None
+    if checkpoints is None or checkpoint is None:
         return TrainingReport(), None
-    before = found.get("trained_in", precision)  # earlier versions did not write it
+    before = checkpoint.get("trained_in", precision)  # earlier versions did not write it
     if before != precision:
         raise FcotError(
             f"this training began in {before}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have it, else "
-            f"32-true): go on where it began, or remove {checkpoints.folder} to begin anew"
+            f"32-true): continue where it began, or remove {checkpoints.folder} to start from the beginning"
         )
-    trained = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
-    check_same("the checkpoint to go on from", trained, found["weights"])
-    student.model.load_state_dict(found["weights"], strict=False)
-    return TrainingReport(**found["report"]), {"optimizer": found["optimizer"], "precision": found["precision"]}
+    trainable = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
+    check_same("the checkpoint to continue from", trainable, checkpoint["weights"])
+    student.model.load_state_dict(checkpoint["weights"], strict=False)
+    return TrainingReport(**checkpoint["report"]), {"optimizer": checkpoint["optimizer"], "precision": checkpoint["precision"]}
 
 
 def _due(sampler: StepSampler, n_steps: int, every_steps: int | None, every_epochs: int | None) -> set[int]:
-    """The steps after which there is an evaluation."""
+    """The steps after which the student is evaluated."""
     if every_steps is not None:
         return {*range(every_steps, n_steps + 1, every_steps), n_steps}
     if every_epochs is None:
@@ -214,8 +218,8 @@ def _due(sampler: StepSampler, n_steps: int, every_steps: int | None, every_epoc
     return {*sampler.epoch_ends(n_steps)[every_epochs - 1 :: every_epochs], n_steps}
 
 
-class _Between(pl.Callback):
-    """What happens between two optimizer steps: counting, logging, checkpoints, evaluations, an early stop."""
+class _StepCallback(pl.Callback):
+    """The work between two optimizer steps: counts, logs, checkpoints, evaluations, the early stop."""
 
     def __init__(
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
@@ -237,28 +241,29 @@ class _Between(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
-        self._others = others  # names of the objectives beside the main one
+        self._others = others  # names of the objectives, without the main one
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
-        self._watch: Watch | None = None  # before the first step of this process there is nothing to watch
+        self._divergence: DivergenceCheck | None = None  # None before the first step of this process
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
-        self._interrupted = False  # by Ctrl-C, in the step that is computed
-        for entry in report.history:  # a logger's last lines may be lost with the process that wrote them
-            self._tell(entry)
-        self._loss = torch.zeros(1 + len(others))  # of the step, and of each other objective in it
-        self._since = 0.0
-        self._logged = (0.0, 0)
+        self._interrupted = False  # whether Ctrl-C was pressed during the current step
+        for entry in report.history:  # the last lines of a logger may have been lost with the process that wrote them
+            self._log_evaluation(entry)
+        self._loss = torch.zeros(1 + len(others))  # the step's total loss, then the mean loss of each other objective
+        self._since = 0.0  # when training began or continued after an evaluation
+        self._logged = (0.0, 0)  # train_seconds and n_tokens at the last log entry
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in self._handlers.items():  # Lightning adds its own, which talk to the other ranks from anywhere
+            # Lightning installs handlers that communicate with the other ranks at any time: put the former ones back.
+            for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-        self._take_ctrl_c(True)
+        self._defer_ctrl_c(True)
         assert isinstance(pl_module, StudentModule)
-        self._watch = Watch(self._student.model, self._size, pl_module.rate, self._remedies)
+        self._divergence = DivergenceCheck(self._student.model, self._size, pl_module.rate, self._remedies)
         if self._restored is not None:
             restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
             trainer.precision_plugin.load_state_dict(self._restored["precision"])
-            self._restored = None  # its memory is needed
+            self._restored = None  # frees its memory
         self._since = time.monotonic()
         self._logged = (self._report.train_seconds, self._report.n_tokens)
 
@@ -266,27 +271,27 @@ class _Between(pl.Callback):
         report = self._report
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
-        report.n_padded += batch["n_padded"] * trainer.world_size  # the ranks' shares are alike
-        loss, none = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
-        losses = torch.stack([loss, *(outputs["means"].get(name, none) for name in self._others)])
+        report.n_padded += batch["n_padded"] * trainer.world_size  # an estimate: the ranks' shares are similar
+        loss, zero = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
+        losses = torch.stack([loss, *(outputs["means"].get(name, zero) for name in self._others)])
         self._loss = self._loss.to(losses.device) + losses
         if (batch_idx + 1) % self._micro_batches:
             return
         report.n_steps += 1
-        self._check(trainer)
+        self._check_loss(trainer)
         self._advance(1)
         now = time.monotonic()
         report.train_seconds += now - self._since
         self._log(trainer)
-        warned, sharded = warned_together(trainer.world_size) or self._interrupted, is_sharded(self._student.model)
-        self._checkpoint(trainer, warned or (sharded and report.n_steps in self._due))
-        if warned:
+        stopping, sharded = warned_together(trainer.world_size) or self._interrupted, is_sharded(self._student.model)
+        self._checkpoint(trainer, stopping or (sharded and report.n_steps in self._due))
+        if stopping:
             raise KeyboardInterrupt
-        self._take_ctrl_c(False)
+        self._defer_ctrl_c(False)
         try:
             with whole(self._student.model):
                 evaluated = self.evaluate_if_due()
-        except KeyboardInterrupt:  # the evaluation is lost, the step is not; sharded weights were written before it
+        except KeyboardInterrupt:  # keep the step, though its evaluation is lost; sharded parameters were written before the evaluation
             if not sharded:
                 self._checkpoint(trainer, True)
             raise
@@ -295,60 +300,62 @@ class _Between(pl.Callback):
             trainer.should_stop = self._stop(report.history)
             if trainer.should_stop and report.n_steps < self._n_steps and trainer.is_global_zero:
                 say(f"training stops early, at step {report.n_steps:,} of {self._n_steps:,}")
-        self._take_ctrl_c(True)
+        self._defer_ctrl_c(True)
         self._since = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._take_ctrl_c(False)
+        self._defer_ctrl_c(False)
 
-    def _take_ctrl_c(self, on: bool) -> None:
-        """Let Ctrl-C wait for the end of the step, where a checkpoint can be written: steps of large students take minutes, and so do
-        checkpoints, which are therefore few. A second one does not wait. Of several ranks each stops as it always does.
+    def _defer_ctrl_c(self, on: bool) -> None:
+        """Make the first Ctrl-C wait for the end of the step, where a checkpoint can be written; a second one stops at once.
+
+        Without it a large student would lose minutes of work: its steps take long, and so do its checkpoints, which are therefore rare.
+        With several ranks Ctrl-C is not deferred.
         """
         if self._size > 1 or threading.current_thread() is not threading.main_thread():
             return
-        ours = self._interrupt
+        deferring = self._interrupt
         if on and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, ours)
-        elif not on and signal.getsignal(signal.SIGINT) == ours:
+            signal.signal(signal.SIGINT, deferring)
+        elif not on and signal.getsignal(signal.SIGINT) == deferring:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _interrupt(self, *_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._interrupted = True
-        say("\nstopping after this step, with a checkpoint (Ctrl-C again: at once)")
+        say("\nstopping after this step, with a checkpoint (press Ctrl-C again to stop at once)")
 
     def evaluate_if_due(self) -> bool:
-        """Evaluate after a step that asks for it, once."""
+        """Evaluate if the current step is due for an evaluation and has none yet; returns whether it was evaluated."""
         step, history = self._report.n_steps, self._report.history
         if step not in self._due or (history and history[-1]["step"] == step):
             return False
-        if self._watch is not None:
-            self._watch.check(step, weights=True)
+        if self._divergence is not None:
+            self._divergence.check(step, weights=True)
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # tf32 is the training's
+        torch.set_float32_matmul_precision("highest")  # trainer.tf32 is for training only
         try:
-            found = self._evaluate(history)
+            scores = self._evaluate(history)
         finally:
             torch.set_float32_matmul_precision(before)
-        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **found})
-        self._tell(history[-1])
+        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **scores})
+        self._log_evaluation(history[-1])
         return True
 
-    def _tell(self, entry: dict[str, Any]) -> None:
-        """Log an evaluation where evaluations are logged: the CSV log has none."""
+    def _log_evaluation(self, entry: dict[str, Any]) -> None:
+        """Log an evaluation to all loggers but the CSV log, which has the training's metrics only."""
         values = {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, int | float)}
         for logger in self._loggers:
             logger.log_metrics(values, entry["step"])
 
-    def _check(self, trainer: pl.Trainer) -> None:
-        """Note the step's loss, and where it is read anyway end a training whose losses are not finite."""
+    def _check_loss(self, trainer: pl.Trainer) -> None:
+        """Record the step's loss. At steps where reading it costs nothing, end a training whose losses are not finite."""
         report = self._report
-        assert self._watch is not None
-        self._watch.note(self._loss[0], report.n_steps)
-        free = self._size == 1 and self._loss.device.type == "cpu"
-        if free or self._log_due or report.n_steps == 1:
-            self._watch.check(report.n_steps, weights=False)
+        assert self._divergence is not None
+        self._divergence.note(self._loss[0], report.n_steps)
+        on_host = self._size == 1 and self._loss.device.type == "cpu"
+        if on_host or self._log_due or report.n_steps == 1:
+            self._divergence.check(report.n_steps, weights=False)
         if report.n_steps == 1:
             report.first_loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")[0])
 
@@ -360,8 +367,8 @@ class _Between(pl.Callback):
         report = self._report
         if self._log_due:
             loss, *others = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
-            if self._watch is not None and trainer.is_global_zero:
-                self._watch.compare(loss, report.first_loss, report.n_steps)
+            if self._divergence is not None and trainer.is_global_zero:
+                self._divergence.warn_if_far_above(loss, report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
             values = {
                 "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
@@ -374,16 +381,16 @@ class _Between(pl.Callback):
         self._loss = torch.zeros(1 + len(self._others))
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
-        """Write one where it is due, or wanted ``now``."""
+        """Write a checkpoint if it is due, or if ``now``."""
         if self._checkpoints is None:
             return
         sharded = is_sharded(self._student.model)
         due = self._checkpoints.due or now
         if not (trainer.strategy.broadcast(due) if sharded else due and trainer.is_global_zero):
             return
-        if self._watch is not None and sharded:
-            self._watch.check(self._report.n_steps, weights=True)
-        elif self._watch is not None and not self._watch.sound:  # all ranks end together, at the next check
+        if self._divergence is not None and sharded:
+            self._divergence.check(self._report.n_steps, weights=True)
+        elif self._divergence is not None and not self._divergence.all_finite:  # the next check ends all ranks together
             return
         state = {
             "step": self._report.n_steps, "weights": trained_weights(self._student.model),
