@@ -25,7 +25,7 @@ from fcot.methods.table import METHODS
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.exam import examine, summarise
 from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
-from fcot.methods.tailored.rounds import _out_of_patience, _why_not
+from fcot.methods.tailored.rounds import _out_of_patience, _stop_reason
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration
 from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
@@ -280,9 +280,9 @@ def test_why_rounds_end(make_run, tmp_path):
     assert [_out_of_patience([{"validation_accuracy": one, "round": n} for n, one in enumerate(accuracies, 1)], 2) for accuracies in
             ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, True, False]  # fmt: skip
     method = TailoredConfig(min_mistakes=5)
-    assert _why_not(method, "exam", {"failed_problems": 4}) == "few_mistakes"
-    assert _why_not(method, "exam", {"failed_problems": 5}) is None
-    assert _why_not(method, "curate", {"kept": 0}) == "nothing_kept"
+    assert _stop_reason(method, "exam", {"failed_problems": 4}) == "few_mistakes"
+    assert _stop_reason(method, "exam", {"failed_problems": 5}) is None
+    assert _stop_reason(method, "curate", {"kept": 0}) == "nothing_kept"
     ended = execute(make_run(tmp_path, *TINY, "method.min_mistakes=1000"), "")
     assert (ended["rounds_ended"], len(ended["rounds"])) == ("few_mistakes", 1)
     assert ended["exam_of_no_round"]["failed_problems"] < 1000
@@ -343,19 +343,19 @@ def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["student=openai_gpt4_1_nano"], "method=tailored trains local students"),
-    (["teacher=replay", "teacher.path=x", "dataset=svamp"], "teacher=replay answers no feedback: method.feedback.source=self"),
+    (["teacher=replay", "teacher.path=x", "dataset=svamp"], "cannot reply to feedback requests: method.feedback.source=self"),
     (["until=train"], "until=curate or evaluate"),
     (["method.round_weights=[1,2]"], "one weight for each of method.rounds=3"),
     (["method.round_weights=[0,1,1]"], "a round would have nothing to train on"),
     (["method.round_weights=[1,0,1]", "method.accumulate=false"], "a round would have nothing to train on"),
     (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self"),
     (["method.reflection.representation=first"], "choose from last, rationale, mean"),
-    (["method.exam.temperature=0"], "an exam's answers are drawn"),
+    (["method.exam.temperature=0"], "an exam's answers are sampled"),
     (["method.feedback.template=Why?"], "the template must contain {question}"),
     (["method.feedback.path=nowhere.txt"], "method.feedback.path=nowhere.txt: no such file"),
     (["method.patience=1", "trainer.selection=last"], "method.patience needs validation problems"),
     (["method.rounds=0"], "method.rounds=0: at least 1"),
-    (["method.feedback.template='{question} {mistakes}'"], "the teacher would not be told the answer; method.feedback.hint=false"),
+    (["method.feedback.template='{question} {mistakes}'"], "requests would not state the answer. Add {hint}, or set method.feedback.hint"),
     (["curation.labels=vote_all"], "curation.labels=vote_all: an exam needs gold answers"),
     (["trainer.loss_mean=other"], "choose from weighted, counted"),
 ])  # fmt: skip
