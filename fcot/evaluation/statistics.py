@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-CorrectShares = NDArray[np.float64]
+Correctness = NDArray[np.float64]
 Templates = Sequence[str]  # the template id of each problem; answers to problems of one template are correlated
 
 _FEW = 5  # with fewer right (or wrong) answers per run than this, their variance is a poor estimate
@@ -54,7 +54,7 @@ class AccuracyEstimate:
     spread: float | None
 
 
-def estimate(answers: CorrectShares, templates: Templates | None = None) -> AccuracyEstimate:
+def estimate(answers: Correctness, templates: Templates | None = None) -> AccuracyEstimate:
     """Mean accuracy and its 95 % interval.
 
     With one seed it is Wilson's interval, which holds for this trained student. With several seeds Wilson's formula takes the variance of
@@ -81,7 +81,7 @@ def estimate(answers: CorrectShares, templates: Templates | None = None) -> Accu
     return AccuracyEstimate(mean, low, high, float(answers.mean(axis=1).std(ddof=1)) if n_seeds > 1 else None)
 
 
-def of_counts(accuracies: Sequence[float], n_problems: int) -> AccuracyEstimate:
+def estimate_from_accuracies(accuracies: Sequence[float], n_problems: int) -> AccuracyEstimate:
     """Mean accuracy and its 95 % interval where only accuracies are known, not the answers to single problems.
 
     The noise of single answers is counted in both components, so the interval is wider than that of :func:`estimate`.
@@ -172,7 +172,7 @@ class _Variance:
         return float(np.exp(log_p))
 
 
-def _sampling_variance(sides: Sequence[CorrectShares], weights: Sequence[float], groups: _Groups) -> _Variance:
+def _sampling_variance(sides: Sequence[Correctness], weights: Sequence[float], groups: _Groups) -> _Variance:
     """The sampling variance of a weighted sum of the sides' means. A side of one run adds no variance of trainings."""
     components = [
         (weight**2 * _training_variance(side, groups), len(side) - 1)
@@ -184,7 +184,7 @@ def _sampling_variance(sides: Sequence[CorrectShares], weights: Sequence[float],
     return _Variance(trainings, groups.variance(means), (trainings**2 / spread if spread else 1, max(1, groups.n - 1)))
 
 
-def _training_variance(answers: CorrectShares, groups: _Groups) -> float:
+def _training_variance(answers: Correctness, groups: _Groups) -> float:
     """The variance of the mean of several runs that comes from training.
 
     The noise of single answers is subtracted, because the variance of the problems contains it already.
@@ -219,8 +219,8 @@ class Comparison:
 
 
 def compare(
-    first: CorrectShares,
-    second: CorrectShares,
+    first: Correctness,
+    second: Correctness,
     problems: Sequence[int],
     templates: Templates | None = None,
     fixed: tuple[bool, bool] = (False, False),
@@ -249,7 +249,7 @@ def compare(
     return Comparison(difference, low, high, p, repaired, broken)
 
 
-def gain(first: CorrectShares, second: CorrectShares, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
+def gain(first: Correctness, second: Correctness, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
     """Compare two states of the same runs, such as two rounds: as :func:`compare`, but paired by run as well as by problem.
 
     Args:
@@ -310,12 +310,12 @@ def detectable(n_problems: int, n_seeds: int, accuracy: float = 0.5, spread: flo
     return (variance.quantile(_TAIL) + variance.quantile(0.2)) * float(np.sqrt(variance.total))
 
 
-def _comparable(sides: Sequence[CorrectShares], fixed: Sequence[bool]) -> bool:
+def _comparable(sides: Sequence[Correctness], fixed: Sequence[bool]) -> bool:
     """Whether a test exists: either every side is one run, or every side with one run is fixed, so that it has no training variance."""
     return max(map(len, sides)) == 1 or all(len(side) > 1 or is_fixed for side, is_fixed in zip(sides, fixed, strict=True))
 
 
-def _mcnemar(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _mcnemar(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """McNemar's exact test of one training each, and an interval that is consistent with it.
 
     The interval contains three others: the paired t interval, the exact interval given the number of problems on which the two differ,
@@ -330,7 +330,7 @@ def _mcnemar(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tu
     return _sign_flips((second - first)[0]), (min(low for low, _ in intervals), max(high for _, high in intervals))
 
 
-def _by_template(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _by_template(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """Test of one training each: the larger p of a permutation test that exchanges whole templates and of a t test over templates."""
     differences = (second - first)[0]
     p, interval = _test(float(differences.mean()), _sampling_variance([first, second], [-1, 1], groups), groups)
@@ -350,7 +350,7 @@ def _sign_flips(sums: NDArray[np.float64]) -> float:
     return float(np.clip(chances[distances >= abs(sums.sum())].sum(), _LEAST_P, 1.0))
 
 
-def _over_trainings(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
+def _over_trainings(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
     """Test and interval from the variance of the trainings and that of the problems' differences."""
     return _test(float(second.mean() - first.mean()), _sampling_variance([first, second], [-1, 1], groups), groups)
 
@@ -393,7 +393,7 @@ class Trend:
     over: str
 
 
-def trend(levels: Sequence[CorrectShares], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
+def trend(levels: Sequence[Correctness], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
     """Test the trend of the accuracy with an ordered setting.
 
     Args:

@@ -217,7 +217,7 @@ def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[t
         answer = by_slot[slot]
         if shard.has(answer.key, answer.slot):
             answered = shard.row(answer.key, answer.slot)
-            answer_text = separate(answered["text"]).said
+            answer_text = separate(answered["text"]).rest
             yield Completion(problem.sample_index, index, said, answer_text, row["finish_reason"], thought), [row, answered]
         else:
             yield Completion(problem.sample_index, index, said, "", _reason(shard, answer.key), thought), [row]

@@ -60,7 +60,7 @@ class StudentFormat:
 
     def split(self, text: str) -> tuple[str, str]:
         """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
-        text = separate(text).said
+        text = separate(text).rest
         if self.answer_prefix is None:
             return "", text.strip()
         rationale, prefix, answer = text.rpartition(self.answer_prefix)
@@ -75,12 +75,12 @@ class StudentFormat:
 
     def parse(self, text: str, rule: AnswerRule) -> str | None:
         """The answer in a completion, or None. What the student thought (``<think>``) holds none."""
-        text = separate(text).said
+        text = separate(text).rest
         return rule.first(text) if self.answer_prefix is None else rule.after(text, self.answer_prefix)
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
         """Whether the completion ends with the answer prefix (where the format has one) and an answer."""
-        text = separate(text).said
+        text = separate(text).rest
         if self.answer_prefix is None:
             return rule.first(text) is not None
         _, prefix, answer = text.rpartition(self.answer_prefix)

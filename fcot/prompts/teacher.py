@@ -102,7 +102,7 @@ class TeacherPrompt:
         Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
         text is empty. Thoughts are left out (:mod:`fcot.prompts.thinking`).
         """
-        text = self.cut(separate(text).said)
+        text = self.cut(separate(text).rest)
         literal = r"[\s*_]+".join(re.escape(word) for word in self.trigger(rule).split())
         found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not found:

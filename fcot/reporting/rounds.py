@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Comparison, CorrectShares, estimate, gain, holm
+from fcot.evaluation.statistics import Comparison, Correctness, estimate, gain, holm
 from fcot.reporting.numbers import equal_to, signed, signed_interval
 from fcot.reporting.settings import MetricsRow, Setting, named
 from fcot.reporting.table import Table
@@ -75,7 +75,7 @@ def _same(held: Sequence[MetricsRow]) -> bool:
     return all("answers" in one and set(one["answers"]) == set(held[0]["answers"]) for one in held)
 
 
-def _answers(held: Sequence[MetricsRow]) -> CorrectShares:
+def _answers(held: Sequence[MetricsRow]) -> Correctness:
     """(rounds, problems)."""
     return np.array([[one["answers"][index] for index in sorted(held[0]["answers"])] for one in held], dtype=np.float64)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import AccuracyEstimate, CorrectShares, estimate, of_counts
+from fcot.evaluation.statistics import AccuracyEstimate, Correctness, estimate, estimate_from_accuracies
 from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
 from fcot.reporting.published import Published, find
@@ -63,7 +63,7 @@ class Setting:
         """The test problems that all runs answered."""
         return set.intersection(*(set(one) for one in self.answers))
 
-    def correct(self, problems: Sequence[int]) -> CorrectShares:
+    def correct(self, problems: Sequence[int]) -> Correctness:
         """Answers to these problems, (seeds, problems)."""
         return np.array([[one[index] for index in problems] for one in self.answers], dtype=np.float64)
 
@@ -83,7 +83,7 @@ class Setting:
     def best_epoch(self) -> AccuracyEstimate | None:
         """The best test accuracy of all evaluations, None unless every run has it; with the interval of problems and trainings."""
         best = [run.get("accuracy_best_epoch") for run in self.runs]
-        return None if None in best else of_counts([float(one) for one in best if one is not None], len(self.problems))
+        return None if None in best else estimate_from_accuracies([float(one) for one in best if one is not None], len(self.problems))
 
     @cached_property
     def published(self) -> tuple[Published, AccuracyEstimate] | None:

@@ -167,7 +167,7 @@ def prompt_student(
         ]
         most = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
         second = write(texts, prompt.answer_tokens, most, 1, advance)
-        parts = [(separate(answer.text).said.strip(), separate(then.text).said) for answer, then in zip(first, second, strict=True)]
+        parts = [(separate(answer.text).rest.strip(), separate(then.text).rest) for answer, then in zip(first, second, strict=True)]
         lengths = [answer.n_tokens + then.n_tokens for answer, then in zip(first, second, strict=True)]
     else:
         parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]

@@ -136,4 +136,4 @@ def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, s
         )
     rationale, answer = (row[name].encode("utf-8", "replace").decode() for name in ("reasoning_completion", "completion"))
     thought, said, _ = separate(rationale)
-    return Completion(index, slot, said, separate(answer).said, row.get("finish_reason"), thought)
+    return Completion(index, slot, said, separate(answer).rest, row.get("finish_reason"), thought)
