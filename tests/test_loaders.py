@@ -120,7 +120,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: no gold answer (blank, NaN or null): fill it in, or delete the row"),
         ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 1: no sample_index; other rows have one"),
         ("mine.jsonl", '{"sample_index": 0, "question": "a", "answer": 1}\n{"sample_index": "0", "question": "b", "answer": 1}',
-         "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
+         "{path}, line 2: sample index 0 is repeated (first in {path}, line 1)"),
         ("mine.jsonl", '{"sample_index": [0, 1], "question": "a", "answer": 1}', "{path}, line 1: sample_index [0, 1] is not an integer"),
         ("mine.jsonl", GOOD + '{"question": NaN, "answer": 1}', "{path}, line 2: empty question"),
         ("mine.jsonl", GOOD + '{"question": "b", "answer": ["x", "y"]}', "{path}, line 2: the answer is a list, not one value"),
@@ -367,7 +367,7 @@ def test_rows_with_names_are_numbered_in_their_order(tmp_path, index):
 
 def test_a_name_that_stands_twice_is_an_error(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"sample_index": name, "question": name, "answer": 1} for name in ("q-1", "q-2", "q-1")])
-    with pytest.raises(FcotError, match=r"mine.jsonl: sample_index 'q-1' stands in 2 rows"):
+    with pytest.raises(FcotError, match=r"mine.jsonl: sample_index 'q-1' is in 2 rows"):
         load(path)
 
 

@@ -159,7 +159,7 @@ def test_rows_in_another_order_are_an_error_and_other_rows_are_not_verified():
 def test_the_hash_of_a_split_file_takes_the_tables_place():
     known = problems_of("a", "b")
     assert check_order(TASKS["svamp"], known, questions_hash(known))
-    with pytest.raises(FcotError, match="made for other rows, or the same in another order"):
+    with pytest.raises(FcotError, match="made for other rows, or the same rows in another order"):
         check_order(custom_task("mine", AnswerRule("number")), problems_of("b", "a"), questions_hash(known))
 
 
@@ -335,7 +335,7 @@ def test_a_split_file_decides_and_is_held_to_its_hash(mine, tmp_path):
         ({"train": [0, 1], "test": [1, 2]}, "1 sample indices are in both train and test, the first is 1"),
         ({"train": [0], "validation": [2], "test": [2]}, "1 sample indices are in both train and test, the first is 2"),
         ({"train": [0, 3], "test": [-1, 99]}, "2 sample indices do not exist in this data, the first is -1"),
-        ({"train": [0, 0], "test": [1]}, "1 sample indices stand twice in one list"),
+        ({"train": [0, 0], "test": [1]}, "1 sample indices are repeated in one list"),
         ({"train": [0, "1"], "test": [2]}, "sample indices are integers, not '1'"),
         ({"train": [0, 1.0], "test": [2]}, "sample indices are integers, not 1.0"),
         ({"train": [0, True], "test": [2]}, "sample indices are integers, not True"),
