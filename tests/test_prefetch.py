@@ -92,7 +92,7 @@ def test_what_cannot_be_fetched_is_one_message(hub, run_fcot, tmp_path):
     result = run_fcot("student=causal", "student.hub_id=owner/none", module="fcot.prefetch", HF_HUB_OFFLINE="0", **home)
     assert result.returncode == 1
     assert "owner/none: cannot be fetched" in result.stderr
-    assert "student.path=FOLDER takes a local one" in result.stderr
+    assert "use a local copy: student.path=FOLDER" in result.stderr
     assert "Traceback" not in result.stderr
     result = run_fcot("student=gpt3", module="fcot.prefetch")
     assert result.returncode == 1
