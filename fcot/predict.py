@@ -49,13 +49,13 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit code 1 after an error message, 130 after Ctrl-C."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or {"--help", "-h"} & set(given):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        options, questions = parse(given)
+        options, questions = parse(words)
         rows = [{"question": question} for question in questions] + (list(read_questions(options.file)) if options.file else [])
         if not rows or not all(row["question"].strip() for row in rows):
             raise FcotError("no question: write one in quotes, or file=FILE")

@@ -26,12 +26,12 @@ Takes the same overrides as fcot.run. No teacher is called and no key is needed.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit code 1 with one message where something cannot be downloaded."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-h"} & set(given):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     with explained():
-        prefetch([argument for argument in prepare(given) if argument not in ("-m", "--multirun")])
+        prefetch([argument for argument in prepare(words) if argument not in ("-m", "--multirun")])
 
 
 def prefetch(overrides: Sequence[str]) -> None:

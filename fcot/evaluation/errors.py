@@ -89,8 +89,8 @@ def _in_digits(text: str) -> set[float]:
 def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
     """The numbers of a reasoning, from left to right, that have no source.
 
-    A number has a source if it is known, if it stands behind an equals sign, or if one operation on two known numbers gives it. Known are
-    the numbers of the question, and every number of the reasoning from where it stands on, right or wrong.
+    A number has a source if it is known, if it follows an equals sign, or if one operation on two known numbers gives it. Known are the
+    numbers of the question and all earlier numbers of the reasoning, right or wrong.
     """
     known, foreign = _KnownNumbers(question), []
     for word in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:

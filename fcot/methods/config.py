@@ -32,9 +32,9 @@ class MethodOptions(Protocol):
 
     @property
     def request_text(self) -> str:
-        """The text of requests that the method sends beside those of the run's prompt; empty where it sends none.
+        """The template of requests that the method sends in addition to those of the run's prompt; empty where it sends none.
 
-        Test problems whose question stands in this text are not evaluated.
+        Test problems whose question is in this text are not evaluated.
         """
 
     def conflicts(self, config: Config) -> Iterator[str]:
@@ -46,7 +46,7 @@ class MethodOptions(Protocol):
 
 @dataclass
 class MethodConfig:
-    """A method without options of its own."""
+    """The options of a method without rounds."""
 
     name: str = MISSING
     # few-shot: exemplars are left out of prompts longer than this many tokens; null: student.max_prompt_tokens

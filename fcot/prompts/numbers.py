@@ -436,7 +436,7 @@ _NOT_IN_GOLD = re.compile(
 
 
 def gold(text: str) -> str | None:
-    """The value of a gold answer that is one number, with only words, currency and unit beside it; otherwise None."""
+    """The value of a gold answer that is one number, with only words, a currency and a unit around it; otherwise None."""
     numbers = find(text)
     if len(numbers) != 1 or _has_numeral(text) or _NOT_IN_GOLD.search(f"{text[: numbers[0].start]} {text[numbers[0].end :]}"):
         return None

@@ -47,7 +47,7 @@ def separate(text: str) -> Parts:
     for tag in _TAG.finditer(text):
         part, position, tags = text[position : tag.start()], tag.end(), tags + 1
         closes = _closes(tag)
-        if thinks or (closes and tags == 1):  # a lone closing tag: the opening one stands in the prompt
+        if thinks or (closes and tags == 1):  # a closing tag comes first where the prompt has the opening tag
             thoughts.append(part)
         else:
             others.append(part)
@@ -77,7 +77,7 @@ def _closes(tag: re.Match[str]) -> bool:
 _FORMULA = re.compile(
     r"\b(?:so|thus|hence|therefore|the|final|correct|right|answer|result|option|choice|is|are|it|equals|boxed|text)\b", re.IGNORECASE
 )
-_FEW_WORDS = 2  # at most this many words besides: a unit, a name
+_FEW_WORDS = 2  # an answer has at most this many words, such as a unit or a name
 
 
 def only_an_answer(text: str) -> bool:

@@ -183,18 +183,18 @@ def _indices(rows: Sequence[Mapping[str, Any]], where: _Rows) -> list[int]:
     Raises:
         FcotError: Only some rows have an index, an index is not a whole number, or two rows have the same name.
     """
-    given = [_index(row.get("sample_index")) for row in rows]
-    if any(isinstance(index, str) for index in given) or not any(index is not None for index in given):
-        names = Counter(str(index) for index in given if index is not None)
+    cells = [_index(row.get("sample_index")) for row in rows]
+    if any(isinstance(index, str) for index in cells) or not any(index is not None for index in cells):
+        names = Counter(str(index) for index in cells if index is not None)
         _raise([f"{where.name}: sample_index {name!r} is in {n} rows" for name, n in names.items() if n > 1])
         return list(range(len(rows)))
-    faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(given) if index is None]
+    faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(cells) if index is None]
     faults += [
         f"{where.row(position)}: sample_index {index!r} is not an integer"
-        for position, index in enumerate(given) if index is not None and not isinstance(index, int)
+        for position, index in enumerate(cells) if index is not None and not isinstance(index, int)
     ]  # fmt: skip
     _raise(faults)
-    return [index for index in given if isinstance(index, int)]
+    return [index for index in cells if isinstance(index, int)]
 
 
 def _index(value: Any) -> Any:

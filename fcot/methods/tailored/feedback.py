@@ -67,7 +67,7 @@ def cases(
 
 
 def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> TeacherPrompt:
-    """The prompt of feedback: one request, and the answer stands behind the answer trigger of the run's own prompt.
+    """The prompt of feedback: one request, whose reply has its answer behind the answer trigger of the run's own prompt.
 
     Args:
         max_tokens: Limit of a reply, in tokens.

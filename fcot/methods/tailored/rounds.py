@@ -141,7 +141,7 @@ def _merge_rounds(
 
     Args:
         rounds: Summaries by stage name, for each finished round.
-        aborted: The same for the round that was aborted; empty where none was.
+        aborted: Summaries by stage name, for the round that was aborted; empty where no round was.
         spent: Usage of the purchase that the budget interrupted; empty where none was.
         best: Number of the best round, from 1.
         from_previous: Whether each round starts from the previous round's student, so that optimizer steps add up.
