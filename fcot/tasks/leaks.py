@@ -1,7 +1,7 @@
 """Leaks: test problems that stand in a prompt as examples, and test problems with a near-duplicate in train.
 
 A near-duplicate differs from a train problem only in its numbers, or only in the words that a template leaves open. A student can
-memorize its solution; a split by templates has no near-duplicates. They are found by hashing, in linear time.
+memorize its solution. A split by templates avoids that as far as templates are known. Near-duplicates are found by hashing, in linear time.
 """
 
 from __future__ import annotations
