@@ -9,12 +9,12 @@ import sys
 from fcot import __version__
 
 COMMANDS = {
-    "run": "one run, or with -m a sweep: fcot run student=flan_t5_base diversity=64",
-    "sweep": "a sweep's jobs: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
+    "run": "one run, or a sweep with -m: fcot run student=flan_t5_base diversity=64",
+    "sweep": "jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
     "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
     "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",
     "store": "the completion store: fcot store list|verify|compact|merge|export|import",
-    "prefetch": "downloads for nodes without a network: fcot prefetch student=t5_base dataset=svamp",
+    "prefetch": "downloads models and data for nodes without internet: fcot prefetch student=t5_base dataset=svamp",
 }
 
 
@@ -23,7 +23,7 @@ def help_text() -> str:
     lines = (f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return "\n".join([
         "Distil a teacher's chain-of-thought reasoning into a small student.", "", "  fcot COMMAND ...", "", *lines, "",
-        "fcot COMMAND --help says more; fcot --version prints the version. python -m fcot.COMMAND does the same.",
+        "fcot COMMAND --help shows details; fcot --version prints the version. python -m fcot.COMMAND does the same.",
     ])  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``python -m fcot.predict student=DIR QUESTION...``: ask a trained student, from the command line or a file."""
+"""``python -m fcot.predict student=DIR QUESTION...``: answers of a trained student to questions of the command line or a file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fcot.base.errors import FcotError
 if TYPE_CHECKING:
     from fcot.student.interface import StudentInterface
 
-HELP = """Ask a trained student.
+HELP = """Let a trained student answer questions.
 
   python -m fcot.predict student=outputs/runs/<run>/student "Ada has 3 coins and finds 4 more. How many has she?"
   python -m fcot.predict student=outputs/runs/<run>/student file=questions.jsonl output=answers.jsonl
 
-  student=DIR           the folder a run left
-  file=FILE             questions: one a line, or JSON (a list, or a line each) with "question"; with "answer", answers are scored
-  output=FILE           JSON Lines instead of text on the terminal
+  student=DIR           the student/ folder of a run
+  file=FILE             questions: one per line, or a JSON list or JSON Lines with "question"; rows with "answer" are scored
+  output=FILE           write JSON Lines to this file instead of text to the terminal
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
-  temperature=0.7       of those samples
-  max_new_tokens=N      limit on an answer; the student's own by default
-  seed=0                of the samples
-  api_key_env=NAME      of a student behind an API: environment variable with the server's key; none sends none
+  temperature=0.7       temperature of the samples
+  max_new_tokens=N      limit of an answer, in tokens; default: the student's own limit
+  seed=0                seed of the samples
+  api_key_env=NAME      API-backed students: environment variable with the server's key; "none" sends no key
 """
 
 
 @dataclass
 class Options:
-    """What is asked for, of whom."""
+    """The options of the command, as in :data:`HELP`."""
 
     student: str
     file: str | None = None
@@ -48,14 +48,14 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with one message where something is wrong."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or {"--help", "-h"} & set(given):
+    """Entry point. Exit code 1 after an error message, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        options, questions = parse(given)
+        options, questions = parse(words)
         rows = [{"question": question} for question in questions] + (list(read_questions(options.file)) if options.file else [])
         if not rows or not all(row["question"].strip() for row in rows):
             raise FcotError("no question: write one in quotes, or file=FILE")
@@ -69,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
-    """Options and questions; whatever does not begin with an option's name is a question."""
+    """Parse the command line into options and questions. An argument that does not begin with the name of an option is a question.
+
+    Raises:
+        FcotError: An option is unknown, is out of range or has no value, or ``student`` is missing.
+    """
     kinds: dict[str, type] = {
         "student": str, "file": str, "output": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int,
         "api_key_env": str,
@@ -77,30 +81,30 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     values: dict[str, Any] = {}
     questions = []
     for argument in arguments:
-        name, found, value = argument.partition("=")
-        if not found or name not in kinds or (" " in value and kinds[name] is not str):
-            if found and name.isidentifier() and " " not in argument:
-                raise FcotError(f"{name}: no such option; {', '.join(kinds)}")
+        name, equals, value = argument.partition("=")
+        if not equals or name not in kinds or (" " in value and kinds[name] is not str):
+            if equals and name.isidentifier() and " " not in argument:
+                raise FcotError(f"{name}: no such option; choose from {', '.join(kinds)}")
             questions.append(argument)
             continue
         try:
             values[name] = kinds[name](value)
         except ValueError as error:
-            raise FcotError(f"{argument}: a {'whole ' if kinds[name] is int else ''}number") from error
+            raise FcotError(f"{argument}: {name} takes a {'whole ' if kinds[name] is int else ''}number") from error
         if kinds[name] is str and not value:
-            raise FcotError(f"{argument}: of what?")
+            raise FcotError(f"{argument}: the value is missing")
         if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
-            raise FcotError(f"{argument}: {'at least' if name == 'seed' else 'more than'} 0")
+            raise FcotError(f"{argument}: the value must be {'at least' if name == 'seed' else 'more than'} 0")
     if "student" not in values:
         raise FcotError("student=DIR is missing: the student/ folder of a run")
     return Options(**values), questions
 
 
 def read_questions(file: str) -> Iterator[dict[str, Any]]:
-    """Rows with ``question`` from a text file (one a line), a JSON list, or JSON Lines.
+    """Read rows with ``question`` from a text file (one question per line), a JSON list, or JSON Lines.
 
     Raises:
-        FcotError: Unreadable, or a row without a question, with its line.
+        FcotError: The file cannot be read, or a row has no question.
     """
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
@@ -126,12 +130,15 @@ def _json(text: str, where: str) -> Any:
 
 
 def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with ``completion``, ``prediction`` (None without one), ``complete``, ``n_tokens``, and ``correct`` where it has an answer.
+    """Let the student answer the question of each row.
 
-    With several samples a question, ``completion`` is the first that gives the majority's prediction, and ``votes`` counts all.
+    Returns:
+        The rows, each with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens``. Rows
+        with ``answer`` also get ``correct``. With several samples per question, ``completion`` is the first one with the most frequent
+        prediction, and ``votes`` counts the predictions.
 
     Raises:
-        FcotError: The folder is no student of fcot's, or a gold answer is not of the task's type.
+        FcotError: The folder is not a student of fcot, or a gold answer is not of the task's answer type.
     """
     from fcot.base.records import Problem
     from fcot.evaluation import scoring
@@ -141,24 +148,24 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     folder = Path(options.student)
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
-    ask = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
-    drawn = ask(folder, interface, [row["question"] for row in rows], options, limit)
+    generate = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
+    drawn = generate(folder, interface, [row["question"] for row in rows], options, limit)
     answers = []
     for number, (row, texts) in enumerate(zip(rows, drawn, strict=True)):
         gold = interface.rule.gold(str(row["answer"])) if "answer" in row else ""
         if gold is None:
-            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the kind {interface.task} has")
+            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the type that {interface.task} has")
         problem = Problem(number, row["question"], gold)
         samples = [scoring.score(problem, text, complete, n_tokens, interface.format, interface.rule) for text, complete, n_tokens in texts]
         chosen = scoring.majority(samples)
         votes = {"votes": count_votes([sample.prediction for sample in samples])} if len(samples) > 1 else {}
         scored = {"correct": chosen.correct} if "answer" in row else {}
-        said = {name: getattr(chosen, name) for name in ("completion", "prediction", "complete", "n_tokens")}
-        answers.append({**row, **said, **votes, **scored})
+        answered = {name: getattr(chosen, name) for name in ("completion", "prediction", "complete", "n_tokens")}
+        answers.append({**row, **answered, **votes, **scored})
     return answers
 
 
-Texts = list[list[tuple[str, bool, int]]]  # to each question: text, whether it ended by itself, tokens
+Texts = list[list[tuple[str, bool, int]]]  # for each question its samples: text, whether it is complete, number of tokens
 
 
 def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
@@ -178,12 +185,12 @@ def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequen
         say(f"warning: {cut} questions lost their beginning: the student reads {interface.max_prompt_tokens} tokens")
     n = options.self_consistency
     prompts = [
-        DecodingPrompt(one, limit, (options.seed, index, draw) if n > 1 else ()) for index, one in enumerate(ids) for draw in range(n)
+        DecodingPrompt(prompt, limit, (options.seed, index, draw) if n > 1 else ()) for index, prompt in enumerate(ids) for draw in range(n)
     ]
     sampling = Sampling(options.temperature) if n > 1 else Sampling()
     with progress("predict", len(prompts), "answers") as bar:
         decoded = decode(student, prompts, max_tokens=32768, sampling=sampling, advance=bar.advance)
-    answers = [(one.text, one.complete, one.n_tokens) for one in decoded]
+    answers = [(completion.text, completion.complete, completion.n_tokens) for completion in decoded]
     return [answers[start : start + n] for start in range(0, len(answers), n)]
 
 
@@ -201,19 +208,19 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
         raise FcotError(f"{folder}: {fault}")
     settings = connect.Defaults(student["base_url"], key, student["max_tokens_parameter"])
     server = connect.server(settings, "student", student["model"], temperature=options.temperature if n > 1 else 0.0)
-    asked = connect.online(server, settings, 1)
+    client = connect.online(server, settings, 1)
 
     async def run() -> Texts:
-        async def one(question: str, draw: int) -> tuple[str, bool, int]:
+        async def sample(question: str, draw: int) -> tuple[str, bool, int]:
             prompt = [{"role": "user", "content": interface.format.prompt(question)}]
-            reply = await asked.generate(Request(prompt, limit), 1, options.seed + draw)
+            reply = await client.generate(Request(prompt, limit), 1, options.seed + draw)
             return reply.choices[0].text, reply.choices[0].finish_reason == "stop", reply.usage.completion_tokens or 0
 
         try:
-            answers = await asyncio.gather(*(one(question, draw) for question in questions for draw in range(n)))
+            answers = await asyncio.gather(*(sample(question, draw) for question in questions for draw in range(n)))
             return [answers[start : start + n] for start in range(0, len(answers), n)]
         finally:
-            await asked.close()
+            await client.close()
 
     return asyncio.run(run())
 
@@ -230,9 +237,9 @@ def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
             print("" if row["complete"] else "   (cut at the length limit)")
             if "votes" in row:
                 print(f"  votes: {', '.join(f'{count} for {prediction}' for prediction, count in row['votes'].items()) or 'none'}")
-    judged = [row["correct"] for row in answers if "correct" in row]
-    if judged:
-        say(f"{sum(judged)} of {len(judged)} correct")
+    verdicts = [row["correct"] for row in answers if "correct" in row]
+    if verdicts:
+        say(f"{sum(verdicts)} of {len(verdicts)} correct")
 
 
 if __name__ == "__main__":

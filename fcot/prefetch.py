@@ -1,4 +1,4 @@
-"""``python -m fcot.prefetch``: fetch the models and data sets of a run or a sweep, for compute nodes without internet."""
+"""``python -m fcot.prefetch``: downloads the models and data sets of a run or a sweep, for compute nodes without internet."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.config.overrides import explained, prepare
 
-_NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # what transformers' PyTorch models do without
+_NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # files that transformers' PyTorch models do not read
 HubModel = tuple[str, str | None]  # hub id and revision
-HELP = """Fetch the models and data sets of a run or a sweep from the hub, for compute nodes without internet.
+HELP = """Download the models and data sets of a run or a sweep from the hub, for compute nodes without internet.
 
   python -m fcot.prefetch student=flan_t5_base dataset=gsm8k
   python -m fcot.prefetch -m experiment=scaling_diversity student=t5_small,flan_t5_small
 
-Takes what fcot.run takes; no teacher and no key are needed. Afterwards the run works with HF_HUB_OFFLINE=1.
+Takes the same overrides as fcot.run. No teacher is called and no key is needed. Afterwards the run works with HF_HUB_OFFLINE=1.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with one message where something cannot be had."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-h"} & set(given):
+    """Entry point. Exit code 1 with one message where something cannot be downloaded."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     with explained():
-        prefetch([argument for argument in prepare(given) if argument not in ("-m", "--multirun")])
+        prefetch([argument for argument in prepare(words) if argument not in ("-m", "--multirun")])
 
 
 def prefetch(overrides: Sequence[str]) -> None:
-    """Fetch everything that the runs of these overrides read from the hub.
+    """Download everything that the runs of these overrides read from the hub.
 
     Raises:
-        FcotError: Something cannot be had.
+        FcotError: A model or data set cannot be downloaded, or an option that names one is not set.
     """
     from fcot.config.checks import unchecked
     from fcot.runs.run import problems_of, task_of
@@ -56,27 +56,28 @@ def prefetch(overrides: Sequence[str]) -> None:
             say(f"dataset {config.dataset.name}: {len(problems_of(config, task_of(config))):,} problems")
     for (hub_id, revision), option in models.items():
         _fetch(hub_id, revision, option)
-    say("all there: jobs may run with HF_HUB_OFFLINE=1 (on SLURM: 'hydra.launcher.setup=[export HF_HUB_OFFLINE=1]')")
+    say("everything is downloaded: jobs can run with HF_HUB_OFFLINE=1 (on SLURM: 'hydra.launcher.setup=[export HF_HUB_OFFLINE=1]')")
 
 
 def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """The composed configurations of a command: one, or where it or its experiment sweeps, all of the sweep's."""
+    """The composed configurations of a command: one for a run, those of all jobs if the command or its experiment is a sweep."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     from fcot.sweeps.plan import composer
 
     parser = OverridesParser.create()
     with composer([]) as compose:
-        plain = [text for text, one in zip(overrides, parser.parse_overrides(list(overrides)), strict=True) if not one.is_sweep_override()]
+        parsed = parser.parse_overrides(list(overrides))
+        plain = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
         params = compose(plain, return_hydra_config=True).hydra.sweeper.params or {}
-        wanted = [*(f"{key}={value}" for key, value in params.items()), *overrides]
-        for batch in BasicSweeper.split_arguments(parser.parse_overrides(wanted), None):
+        with_params = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+        for batch in BasicSweeper.split_arguments(parser.parse_overrides(with_params), None):
             for point in batch:
                 yield compose(point)
 
 
 def _models(config: Any) -> Iterator[tuple[HubModel, str]]:
-    """The hub's models that a run loads, with the overrides that name them."""
+    """The hub models that a run loads, each with the option that takes a local folder instead."""
     from fcot.methods.table import METHODS
 
     student, teacher = config.student, config.teacher
@@ -91,11 +92,11 @@ def _fetch(hub_id: str, revision: str | None, option: str) -> None:
 
     try:
         files = HfApi().list_repo_files(hub_id, revision=revision)
-        whole = any(name.endswith(".safetensors") and "/" not in name for name in files)
-        folder = snapshot_download(hub_id, revision=revision, ignore_patterns=[*_NOT_READ, *(["*.bin"] if whole else [])])
-    except Exception as error:  # the hub's client and what it is built on raise a zoo of them
+        has_safetensors = any(name.endswith(".safetensors") and "/" not in name for name in files)
+        folder = snapshot_download(hub_id, revision=revision, ignore_patterns=[*_NOT_READ, *(["*.bin"] if has_safetensors else [])])
+    except Exception as error:  # the hub's client and its libraries raise many types
         reason = str(error).strip().splitlines()[0]
-        raise FcotError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {reason}); {option}=FOLDER takes a local one") from error
+        raise FcotError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {reason}); use a local copy: {option}=FOLDER") from error
     say(f"model {hub_id}: {folder}")
 
 

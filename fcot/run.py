@@ -1,4 +1,4 @@
-"""``python -m fcot.run``: one run, or with ``-m`` a sweep. ``--help`` says what can be chosen."""
+"""``python -m fcot.run``: one run, or a sweep with ``-m``. ``--help`` lists the choices."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from fcot.config.schema import register_schemas
 
 
 def main() -> None:
-    """Entry point. Exit code 0, 1 after a message, 130 after Ctrl-C."""
-    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would print the same text after listing every group's files
+    """Entry point. Exit code 0 on success, 1 after an error message, 130 after Ctrl-C, 128 + number after another signal."""
+    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list the files of every group before this text
         print(OmegaConf.load(CONF / "config.yaml").hydra.help.template)
         return
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises, and the message is ours
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make two runs on one machine 20 times slower
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises the exception, so that fcot can print its own message
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow two runs on one machine down by a factor of 20
     register_schemas()
     try:
         with explained():
-            listen()  # every rank does: they stop together
+            listen()  # on every rank, because ranks stop together
             sys.argv[1:] = prepare(sys.argv[1:])
             _application()
     except KeyboardInterrupt:
-        signalled = stop_requested()
-        say(f"\n{f'stopped by {signalled.name}' if signalled else 'interrupted'}; the same command continues where this one stopped")
-        sys.exit(130 if signalled is None else 128 + signalled)
+        stop_signal = stop_requested()
+        say(f"\n{f'stopped by {stop_signal.name}' if stop_signal else 'interrupted'}; the same command continues where this one stopped")
+        sys.exit(130 if stop_signal is None else 128 + stop_signal)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _application(composed: DictConfig) -> None:
-    """One run. The jobs of a sweep come from its plan (:mod:`fcot.sweeps`), not from here."""
+    """Execute one run. The jobs of a sweep are executed by :mod:`fcot.sweeps`."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         raise FcotError("sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp")
     if HydraConfig.get().launcher.get("kind") != "serial":
@@ -50,7 +50,7 @@ def _application(composed: DictConfig) -> None:
         sys.exit(1)
     try:
         folder, metrics = _run(composed)
-    except FcotError as error:  # here, because Hydra would announce it with the overrides first
+    except FcotError as error:  # caught here, because Hydra would print the overrides before the message
         say(str(error))
         sys.exit(1)
     if "accuracy" in metrics:
@@ -59,16 +59,20 @@ def _application(composed: DictConfig) -> None:
         from fcot.reporting.tables import print_comparison
 
         print_comparison(group([load(folder / "metrics.json")]))
-        say(f"every answer, curves and errors on a page: python -m fcot.report {shlex.quote(str(folder))}")
+        say(f"page with all answers, curves and errors: python -m fcot.report {shlex.quote(str(folder))}")
     elif metrics:
         from fcot.reporting.tables import stage_line
 
-        first = folder / "round_1"  # of a run of rounds
+        first = folder / "round_1"  # exists if the method has rounds
         print(stage_line(composed.until, metrics, str(first if first.exists() else folder)))
 
 
 def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
-    """Resolve and execute one run; its folder and metrics, which are empty where it only looked ahead."""
+    """Resolve and execute one run, or show its dry run or preview.
+
+    Returns:
+        The run's folder and its metrics, which are empty for a dry run or a preview.
+    """
     from fcot.sweeps.plan import resolve_job
 
     run = resolve_job(composed)

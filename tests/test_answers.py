@@ -87,7 +87,7 @@ TEXT = AnswerRule("text")
         ("9" * 400 + ".5", []),
     ],
 )
-def test_numbers(text, answers):
+def test_the_extended_reading_finds_numbers(text, answers):
     assert NUMBER.candidates(text) == answers
 
 
@@ -102,7 +102,7 @@ def test_numbers(text, answers):
         ("$1,234.50 and 1,2", ["1234.5", "12"]),
     ],
 )
-def test_the_paper_reading_of_numbers_is_its_own_pattern(text, answers):
+def test_the_paper_reading_uses_the_papers_pattern(text, answers):
     assert PAPER.candidates(text) == answers
     assert NUMBER.candidates(text) != answers
 
@@ -110,24 +110,24 @@ def test_the_paper_reading_of_numbers_is_its_own_pattern(text, answers):
 @pytest.mark.parametrize("rule", [NUMBER, PAPER])
 @pytest.mark.parametrize("written", ["18", "18.0", "$18.00", "18.", "**18**", "18 dollars"])
 @pytest.mark.parametrize("gold", ["18", "18.0", "$18.00"])
-def test_18_is_one_answer_however_written(rule, written, gold):
+def test_spellings_of_18_are_the_same_answer(rule, written, gold):
     assert rule.same(rule.first(written), gold)
 
 
 @pytest.mark.parametrize(
     ("prediction", "gold"), [("18.01", "18"), ("-18", "18"), ("180", "18"), ("0.3333", "1/3"), (None, "18"), ("18", "many")]
 )
-def test_other_numbers_are_other_answers(prediction, gold):
+def test_different_numbers_are_different_answers(prediction, gold):
     assert not NUMBER.same(prediction, gold)
 
 
 @pytest.mark.parametrize(("written", "gold"), [("1/3", "0.33333333"), ("0.1", "1/10"), ("1000000.5", "1,000,001")])
-def test_numbers_are_the_same_up_to_a_millionth(written, gold):
+def test_numbers_are_compared_within_one_millionth(written, gold):
     assert NUMBER.same(NUMBER.first(written), gold)
 
 
 @pytest.mark.parametrize("digits", [100, 400, 5000])
-def test_the_digits_of_a_student_in_a_loop_are_wrong_and_break_nothing(digits):
+def test_endless_digits_are_a_wrong_answer_and_no_failure(digits):
     assert not NUMBER.same(NUMBER.first("9" * digits), "18")
 
 
@@ -164,7 +164,7 @@ def test_gold_numbers_are_read_with_the_extended_patterns():
         ("a dog", []),
     ],
 )
-def test_choices(text, answers):
+def test_choice_letters_are_found(text, answers):
     assert CHOICE.candidates(text) == answers
 
 
@@ -173,12 +173,12 @@ def test_only_the_letters_of_the_task_are_choices():
 
 
 @pytest.mark.parametrize(("text", "answers"), [("BAD", ["B", "A", "D"]), ("D. Option (B) is wrong", ["B"]), ("A or B", ["A", "B"])])
-def test_the_paper_reading_of_choices_is_its_own(text, answers):
+def test_the_paper_reading_of_choices_uses_the_papers_rule(text, answers):
     assert AnswerRule("choice", "ABCDE", "paper").candidates(text) == answers
 
 
 @pytest.mark.parametrize(("gold", "read"), [("B", "B"), ("(b)", "B"), ("b", "B"), ("Apple", None), ("F", None), ("", None)])
-def test_a_gold_choice_is_a_letter_and_no_word_that_contains_one(gold, read):
+def test_a_gold_choice_is_a_letter_and_not_a_word_that_contains_one(gold, read):
     assert CHOICE.gold(gold) == read
 
 
@@ -193,7 +193,7 @@ def test_a_gold_choice_is_a_letter_and_no_word_that_contains_one(gold, read):
         ("", []),
     ],
 )
-def test_yes_no(text, answers):
+def test_yes_and_no_are_found(text, answers):
     assert YES_NO.candidates(text) == answers
 
 
@@ -230,7 +230,7 @@ def test_free_strings_are_compared_exactly():
         (TEXT, "yajo", "yajo"),
     ],
 )
-def test_after_takes_the_first_after_the_prefix_else_the_last(rule, text, answer):
+def test_the_first_answer_after_the_prefix_counts_or_else_the_last(rule, text, answer):
     assert rule.after(text, "-->") == answer
 
 
@@ -269,19 +269,19 @@ def test_an_extended_number_is_read_whole(text, value):
 
 
 @pytest.mark.parametrize("text", NOT_WHOLE)
-def test_what_is_no_whole_number_is_rejected(text):
+def test_a_part_of_an_expression_is_not_a_number(text):
     assert NUMBER.gold(text) is None
     assert NUMBER.first(text) is None
     assert NUMBER.first(f" {text}.") is None
 
 
 @pytest.mark.parametrize("text", ["x = 5", "5!", "2 dozen", "5 x", "= 7", "5\r\u200bⅠ", "5\n①", "Ⅳ: 5", "5 and 三"])
-def test_gold_numbers_stand_alone(text):
+def test_a_gold_number_is_the_only_number_of_its_text(text):
     assert NUMBER.gold(text) is None
 
 
 @pytest.mark.parametrize("text", ["5 cafe\u0301s", "5 किलो"])
-def test_accents_are_no_numerals(text):
+def test_accents_are_not_numerals(text):
     assert NUMBER.gold(text) == "5"
 
 
@@ -301,12 +301,12 @@ def test_accents_are_no_numerals(text):
         ("5****1/2", None),
     ],
 )
-def test_of_a_text_the_answer_counts_not_its_first_digits(text, value):
+def test_the_answer_of_a_text_counts_and_not_its_first_digits(text, value):
     assert NUMBER.first(text) == value
 
 
 @pytest.mark.parametrize(("text", "fault"), [("5 or 6", "several_answers"), ("√2", "unreadable_answer"), ("none", None)])
-def test_a_rejection_says_why(text, fault):
+def test_a_reading_without_a_value_has_a_reason(text, fault):
     assert (NUMBER.read(text).value, NUMBER.read(text).fault) == (None, fault)
 
 
@@ -327,7 +327,7 @@ MARKED = [
 
 
 @pytest.mark.parametrize(("rule", "text", "value"), MARKED)
-def test_a_marked_answer_wins_over_position(rule, text, value):
+def test_a_marked_answer_takes_precedence(rule, text, value):
     assert rule.read_last(text).value == value
     assert rule.first(text) == value
 
@@ -350,16 +350,16 @@ def test_a_marked_answer_wins_over_position(rule, text, value):
         ("none", None, None),
     ],
 )
-def test_the_chosen_letter_is_read_not_every_letter_named(text, first, last):
+def test_the_chosen_letter_is_read_and_not_every_letter_mentioned(text, first, last):
     assert CHOICE.read(text).value == first
     assert CHOICE.read_last(text).value == last
 
 
-def test_a_heading_is_no_mark():
+def test_a_heading_is_not_an_answer_mark():
     assert NUMBER.read_last("#### 1. The plan\nAdd.\n#### 2. The sum\n3 + 4 = 7").value == "7"
 
 
-def test_a_word_is_no_option():
+def test_a_word_is_not_an_option():
     rule = AnswerRule("choice", "ABCDEFGHIJ")
     assert rule.read_last("... only in case C. I checked the others.").value == "C"
     assert rule.read("I think (C)").value == "C"
@@ -369,11 +369,11 @@ def test_a_word_is_no_option():
 @pytest.mark.parametrize(
     ("text", "value"), [("True", "yes"), ("False.", "no"), ("it is true", None), ("yes or no? no", "no"), ("yes/no", None)]
 )
-def test_yes_and_no(text, value):
+def test_the_extended_reading_of_yes_and_no(text, value):
     assert YES_NO.first(text) == value
 
 
-def test_texts_are_equal_however_their_accents_are_encoded():
+def test_texts_are_equal_in_any_encoding_of_accents():
     assert TEXT.same(TEXT.first("cafe\u0301"), "caf\u00e9")
     assert TEXT.contains("the word cafe\u0301", "caf\u00e9")
 

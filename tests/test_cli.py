@@ -1,4 +1,4 @@
-"""One command for all entry points."""
+"""The ``fcot`` command."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def fcot(*words: str, module: str = "fcot") -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_is_its_module(command):
-    ours, theirs = fcot(command, "--help"), fcot("--help", module=f"fcot.{command}")
-    assert ours.returncode == theirs.returncode == 0
-    assert ours.stdout.split("\n", 1)[1] == theirs.stdout.split("\n", 1)[1]  # argparse's first line names the program
+def test_each_command_runs_its_module(command):
+    command_help, module_help = fcot(command, "--help"), fcot("--help", module=f"fcot.{command}")
+    assert command_help.returncode == module_help.returncode == 0
+    assert command_help.stdout.split("\n", 1)[1] == module_help.stdout.split("\n", 1)[1]  # argparse's first line names the program
 
 
-def test_help_lists_the_commands_and_version_is_the_packages():
+def test_help_lists_the_commands_and_version_prints_the_package_version():
     assert all(f"  {command} " in fcot().stdout for command in COMMANDS)
     assert fcot("--version").stdout == f"fcot {__version__}\n"
 
 
-@pytest.mark.parametrize(("words", "said"), [
+@pytest.mark.parametrize(("words", "message"), [
     (["rnu"], "fcot rnu: no such command; did you mean run?"),
     (["student=t5_base"], "an override needs a command before it: fcot run student=t5_base"),
     (["xyz"], "one of run, sweep,"),
 ])  # fmt: skip
-def test_a_wrong_command_is_one_message(words, said):
-    done = fcot(*words)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_a_wrong_command_is_reported_with_a_hint(words, message):
+    result = fcot(*words)
+    assert result.returncode == 2
+    assert message in result.stderr
 
 
-def test_a_run_by_either_command_is_the_same_run(tmp_path):
+def test_fcot_run_and_python_m_fcot_run_make_the_same_run(tmp_path):
     words = ["dataset.n_problems=20", "until=curate", f"output_dir={tmp_path}"]
     first, second = fcot("run", *words), fcot(*words, module="fcot.run")
     assert first.returncode == second.returncode == 0, first.stderr

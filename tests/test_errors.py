@@ -1,4 +1,4 @@
-"""Marks of wrong answers: each is given where it fits, and nowhere else."""
+"""Error marks: each applies where it should, and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ NUMBER = AnswerRule("number")
 
 
 def marks(completion: str, prediction: str | None = "12", complete: bool = True, separator: str | None = "-->", rule=NUMBER, answer="11"):
-    found = mark(Prediction(7, QUESTION, answer, completion, prediction, False, complete, 9), rule, separator)
-    return found.marks
+    return mark(Prediction(7, QUESTION, answer, completion, prediction, False, complete, 9), rule, separator).marks
 
 
-@pytest.mark.parametrize(("expected", "found"), [
+@pytest.mark.parametrize(("expected", "marked"), [
     (["no_answer"], lambda: marks("She counts 13, 4 and 6.", None)),
     (["truncated", "right_reasoning"], lambda: marks("13 + 4 = 17. 17 - 6 = 11 and then", complete=False)),
     (["repeats_question", "right_reasoning"], lambda: marks(f"{QUESTION} It is 11. --> 12")),
@@ -37,19 +36,19 @@ def marks(completion: str, prediction: str | None = "12", complete: bool = True,
     (["other"], lambda: marks("Thirteen and four, less six, is some. --> 12")),
     (["other"], lambda: marks("It is heads. --> no", "no", rule=AnswerRule("yes_no"), answer="yes")),
 ])  # fmt: skip
-def test_each_mark(expected, found):
-    assert found() == expected
+def test_each_mark_applies_to_its_error(expected, marked):
+    assert marked() == expected
 
 
-def test_the_wrong_equation_is_named():
-    found = mark(Prediction(7, QUESTION, "11", "13 + 4 = 18, so 18 - 6 = 12. --> 12", "12", False, True, 9), NUMBER, "-->")
-    assert found == Marked(7, ["arithmetic_slip"], "13 + 4 = 18")
+def test_an_arithmetic_slip_names_the_first_wrong_equation():
+    marked = mark(Prediction(7, QUESTION, "11", "13 + 4 = 18, so 18 - 6 = 12. --> 12", "12", False, True, 9), NUMBER, "-->")
+    assert marked == Marked(7, ["arithmetic_slip"], "13 + 4 = 18")
 
 
-def test_marks_are_counted_in_their_order():
-    found = count([Marked(0, ["loops", "truncated"], None), Marked(1, ["truncated"], None), Marked(2, ["other"], None)])
-    assert found == {"truncated": 2, "loops": 1, "other": 1}
-    assert list(found) == [name for name in MARKS if name in found]
+def test_counts_of_marks_are_in_the_order_of_marks():
+    counts = count([Marked(0, ["loops", "truncated"], None), Marked(1, ["truncated"], None), Marked(2, ["other"], None)])
+    assert counts == {"truncated": 2, "loops": 1, "other": 1}
+    assert list(counts) == [name for name in MARKS if name in counts]
 
 
 @settings(max_examples=300, deadline=None)
@@ -57,20 +56,20 @@ def test_marks_are_counted_in_their_order():
     st.lists(st.one_of(st.integers(0, 60), st.sampled_from([0.5, 1.25, 12.01, 99.995])), max_size=6),
     st.lists(st.one_of(st.integers(0, 400), st.sampled_from([0.25, 33.33, 7.5])), max_size=8),
 )
-def test_a_number_is_foreign_where_no_two_known_ones_give_it(question, others):
-    """Against the definition: every pair of known numbers by every operation."""
+def test_a_number_is_foreign_if_no_operation_on_two_known_numbers_gives_it(question, others):
+    """Compares with the definition: every operation on every pair of known numbers."""
     known, expected = set(map(float, question)), []
     for number in map(float, others):
         pairs = [(a, b) for a in known for b in known]
-        made = [x for a, b in pairs for x in (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))]
-        if number not in known | errors._HARMLESS and not any(abs(number - x) < errors._NEAR for x in made):
+        results = [x for a, b in pairs for x in (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))]
+        if number not in known | errors._HARMLESS and not any(abs(number - x) < errors._NEAR for x in results):
             expected.append(number)
         known.add(number)
     assert errors._foreign(list(map(float, question)), " and ".join(f"{number:f}" for number in map(float, others))) == expected
 
 
-def test_marks_of_a_long_answer_look_at_each_pair_of_numbers_no_more(monkeypatch):
-    """Two thousand numbers of no relation: what is computed grows with the pairs of a number and a known one, not with triples."""
+def test_marking_a_long_answer_takes_quadratic_time_at_most(monkeypatch):
+    """For 2,000 unrelated numbers, the work grows with the number of pairs, not of triples."""
     calls = 0
     partners = errors._partners
 

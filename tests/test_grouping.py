@@ -1,4 +1,4 @@
-"""Templates by wording: what varies is masked, what then looks alike is one group."""
+"""Grouping of problems into templates by their masked wording."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_mask_keeps_function_words_and_punctuation():
     assert mask("") == ()
 
 
-def test_questions_in_other_scripts_are_not_all_alike():
+def test_questions_in_other_scripts_get_different_groups():
     assert groups(
         "リンゴが3個あります。2個食べると何個残りますか。",
         "リンゴが12個あります。4個食べると何個残りますか。",
@@ -39,22 +39,24 @@ def test_questions_in_other_scripts_are_not_all_alike():
     ) == ["T0", "T0", "T1"]
 
 
-def test_groups_do_not_depend_on_how_problems_are_given():
+def test_groups_do_not_depend_on_the_order_of_the_mapping():
     problems = {problem.sample_index: problem for problem in make_problems(TOY_TASKS["toy_arithmetic"], 200, seed=3)}
-    backwards = dict(reversed(problems.items()))
-    assert group_by_template(problems) == group_by_template(backwards)
+    reverse = dict(reversed(problems.items()))
+    assert group_by_template(problems) == group_by_template(reverse)
 
 
 @pytest.mark.parametrize("question", ["", "?", "5", "😀 ₹", "word " * 5000])
-def test_strange_questions_have_a_group_too(question):
+def test_unusual_questions_get_a_group(question):
     assert groups(question, "Ada had 3 coins. How many are left?")[0] == "T0"
 
 
 def test_multiarith_has_about_as_many_groups_as_the_hand_made_grouping(shared_data):
-    problems = {one.sample_index: one for one in load_problems(TASKS["multiarith"], str(shared_data / "dataset" / "multiarith.json"))}
-    found = group_by_template(problems)
-    sizes = Counter(found.values())
+    problems = {
+        problem.sample_index: problem for problem in load_problems(TASKS["multiarith"], str(shared_data / "dataset" / "multiarith.json"))
+    }
+    templates = group_by_template(problems)
+    sizes = Counter(templates.values())
     assert 115 <= len(sizes) <= 122
     assert min(sizes.values()) >= 2
-    train, test = template_split([found[index] for index in sorted(found)])
-    assert not {found[index] for index in train} & {found[index] for index in test}
+    train, test = template_split([templates[index] for index in sorted(templates)])
+    assert not {templates[index] for index in train} & {templates[index] for index in test}

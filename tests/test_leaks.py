@@ -1,4 +1,4 @@
-"""Leaks between train and test are counted and reported, and what a prompt shows as an example is not tested."""
+"""Leaks between train and test are counted and reported, and examples in prompts are not test problems."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def test_near_duplicates_are_counted():
     )
     split = Split([0, 4], [], [1, 2, 3, 5])
     assert near_duplicates(known, split) == {NUMBERS: 2, TEMPLATE: 3}
-    assert near_duplicates(known, Split([], [0, 4], [1, 2, 3, 5])) == {NUMBERS: 2, TEMPLATE: 3}, "validation is of train"
+    assert near_duplicates(known, Split([], [0, 4], [1, 2, 3, 5])) == {NUMBERS: 2, TEMPLATE: 3}, "validation counts as train"
     assert near_duplicates(known, Split([], [], [1])) == {NUMBERS: 0, TEMPLATE: 0}
     assert shared_questions(known, split) == 0
 
 
-@pytest.mark.parametrize(("task", "more", "n", "same", "numbers", "template"), [
+@pytest.mark.parametrize(("task", "overrides", "n", "same", "numbers", "template"), [
     ("multiarith", [], 180, 5, 77, 179), ("multiarith", ["split-mode=template"], 182, 0, 0, 0),
     ("date_understanding", [], 111, 0, 5, 97), ("date_understanding", ["split-mode=template"], 108, 0, 9, 27),
     ("svamp", [], 300, 0, 0, 95), ("single_eq", [], 152, 0, 5, 46), ("strategy_qa", [], 687, 1, 1, 189),
 ])  # fmt: skip
-def test_the_real_data(task, more, n, same, numbers, template, make_run, shared_data, tmp_path):
-    run = make_run(tmp_path, f"dataset={task}", f"dataset.path={shared_data}/dataset/{task}.json", "method=fine_tune", *more)
+def test_near_duplicates_of_the_papers_tasks_are_counted(task, overrides, n, same, numbers, template, make_run, shared_data, tmp_path):
+    run = make_run(tmp_path, f"dataset={task}", f"dataset.path={shared_data}/dataset/{task}.json", "method=fine_tune", *overrides)
     assert len(run.split.test) == n
     assert shared_questions(run.problems, run.split) == same
     assert near_duplicates(run.problems, run.split) == {NUMBERS: numbers, TEMPLATE: template}
 
 
-def test_a_report_says_how_many():
+def test_a_report_states_the_number_of_near_duplicates():
     def said(**changes):
         return " ".join(notes(settings([metrics_of(1, task="multiarith", n_test=180, accuracy=0.5, **changes)])))
 
@@ -75,7 +75,7 @@ def test_a_report_says_how_many():
     ("date_understanding", 109, [53, 143]), ("strategy_qa", 684, [0, 3, 7]), ("coin_flip", 150, []),
 ])  # fmt: skip
 @pytest.mark.parametrize("method", ["fine_tune_cot", "tailored", "few_shot_cot"])
-def test_exemplars_of_the_authors_are_not_tested_whatever_the_method(method, task, n_test, left_out, make_run, shared_data, tmp_path):
+def test_no_method_tests_the_authors_exemplars(method, task, n_test, left_out, make_run, shared_data, tmp_path):
     options = [f"dataset={task}", f"dataset.path={shared_data}/dataset/{task}.json", "student=t5_small", *TEACHER]
     shown = ["prompt=few_shot_cot", f"prompt.exemplars={shared_data}/few_shot_cot_prompts.json"]
     run = make_run(tmp_path, *options, f"method={method}", *shown)
@@ -108,7 +108,7 @@ def test_templates_are_searched_for_test_problems(tested, make_run, tmp_path):
 
 @pytest.mark.parametrize("source", ["train", "run"])
 def test_exemplars_of_train_are_not_tested_under_another_index(source, make_run, tmp_path):
-    """A question that stands in train and in test."""
+    """The question is in both train and test."""
     rows = [{"question": f"How many are {n} and {n}?", "answer": str(2 * n), "rationale": "Add them."} for n in range(20)]
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
@@ -132,7 +132,7 @@ def test_exemplars_of_train_are_not_tested_under_another_index(source, make_run,
     assert {exemplar.sample_index for exemplar in run.prompt.exemplars} == set(run.split.train)
 
 
-def test_demonstrations_are_none_of_the_test_problems(make_run, tmp_path):
+def test_demonstrations_are_never_test_problems(make_run, tmp_path):
     run = make_run(tmp_path, *SMALL, "method=tailored", "method.demonstrations=2")
     run.problems[run.split.test[0]] = Problem(run.split.test[0], run.problems[run.split.train[0]].question, "1")
     place = run.directory.round(1).curated
@@ -143,7 +143,7 @@ def test_demonstrations_are_none_of_the_test_problems(make_run, tmp_path):
     assert shown == [run.problems[index].question for index in run.split.train[1:3]]
 
 
-def test_the_metrics_have_the_counts(make_run, tmp_path):
+def test_metrics_contain_the_counts(make_run, tmp_path):
     run = make_run(tmp_path, *SMALL, "method=fine_tune")
     execute(run, "")
     metrics = read_json(run.directory.metrics)

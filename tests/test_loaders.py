@@ -1,4 +1,4 @@
-"""Problems from files and from the hub: every format, every message."""
+"""Loading problems from files and from the hub: all formats, all messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROBLEMS = [Problem(**row) for row in reversed(ROWS)]  # by sample index
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    """The rows in the format that the file's name says."""
+    """Write the rows in the format of the file's suffix."""
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -67,28 +67,28 @@ def test_columns_can_have_other_names_and_rows_need_no_index(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
 @pytest.mark.parametrize(("numbers", "texts"), [([18, 7], ["18", "7"]), ([18.0, 0.1], ["18", "0.1"])])
-def test_numeric_answers_become_texts_without_a_spurious_point_zero(tmp_path, suffix, numbers, texts):
+def test_whole_numbers_are_read_without_point_zero(tmp_path, suffix, numbers, texts):
     path = write(tmp_path / f"mine.{suffix}", [{"question": "q?", "answer": number} for number in numbers])
     assert [problem.answer for problem in load(path)] == texts
 
 
-def test_answers_of_json_lines_may_be_numbers_and_texts(tmp_path):
+def test_answers_in_json_lines_may_be_numbers_or_texts(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"question": "q?", "answer": answer} for answer in (18, "$18.00", 0.5)])
     assert [MINE.rule.gold(problem.answer) for problem in load(path)] == ["18", "18", "0.5"]
 
 
-def test_true_and_false_are_yes_and_no(tmp_path):
+def test_true_and_false_are_read_as_yes_and_no(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"question": "a?", "answer": True}, {"question": "b?", "answer": False}])
     assert [problem.answer for problem in load(path, task=custom_task("mine", AnswerRule("yes_no")))] == ["yes", "no"]
 
 
-def test_cells_of_a_csv_are_texts_whatever_they_look_like(tmp_path):
+def test_csv_cells_are_read_as_text(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("\ufeffquestion,answer,rationale\nNA,007,\n\n1e-05,12,NaN\n")
     assert load(path) == [Problem(0, "NA", "007", None), Problem(1, "1e-05", "12", None)]
 
 
-def test_a_list_of_problems_is_as_good_as_the_authors_json(tmp_path):
+def test_json_may_be_a_plain_list_of_problems(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(ROWS))
     assert load(path) == PROBLEMS
@@ -96,7 +96,7 @@ def test_a_list_of_problems_is_as_good_as_the_authors_json(tmp_path):
     assert load(path) == PROBLEMS
 
 
-def test_a_task_with_a_template_pattern_labels_its_problems(tmp_path):
+def test_a_template_pattern_assigns_templates(tmp_path):
     questions = ["Today is May 1. What is the date tomorrow? (A) 1", "Today is May 1. What is the date today? (A) 2", "No such words"]
     path = write(tmp_path / "dates.jsonl", [{"question": question, "answer": "A"} for question in questions])
     problems = load(path, task=TASKS["date_understanding"])
@@ -120,7 +120,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.jsonl", GOOD + '{"question": "b"}\n', "{path}, line 2: no gold answer (blank, NaN or null): fill it in, or delete the row"),
         ("mine.jsonl", GOOD + '{"sample_index": 0, "question": "b", "answer": 1}', "{path}, line 1: no sample_index; other rows have one"),
         ("mine.jsonl", '{"sample_index": 0, "question": "a", "answer": 1}\n{"sample_index": "0", "question": "b", "answer": 1}',
-         "{path}, line 2: sample index 0 stands twice (first in {path}, line 1)"),
+         "{path}, line 2: sample index 0 is repeated (first in {path}, line 1)"),
         ("mine.jsonl", '{"sample_index": [0, 1], "question": "a", "answer": 1}', "{path}, line 1: sample_index [0, 1] is not an integer"),
         ("mine.jsonl", GOOD + '{"question": NaN, "answer": 1}', "{path}, line 2: empty question"),
         ("mine.jsonl", GOOD + '{"question": "b", "answer": ["x", "y"]}', "{path}, line 2: the answer is a list, not one value"),
@@ -149,7 +149,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.txt", "a", "dataset.path={path}: unknown format; a data file ends with .json"),
     ],
 )  # fmt: skip
-def test_bad_files_are_answered_with_one_message(tmp_path, name, content, message):
+def test_malformed_files_are_reported_in_one_message(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FcotError) as error:
@@ -158,7 +158,7 @@ def test_bad_files_are_answered_with_one_message(tmp_path, name, content, messag
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_different_messages(tmp_path):
     with pytest.raises(FcotError, match=r"dataset\.path=.*nowhere\.csv: no such file"):
         load(tmp_path / "nowhere.csv")
     with pytest.raises(FcotError, match=r"dataset\.path=.*: a folder, not a file"):
@@ -175,7 +175,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         (AnswerRule("text"), '"."', "a text"),
     ],
 )
-def test_gold_answers_of_another_type_are_refused(tmp_path, rule, answer, expected):
+def test_gold_answers_of_another_type_are_an_error(tmp_path, rule, answer, expected):
     path = write(tmp_path / "mine.jsonl", [{"question": "q?", "answer": answer}])
     with pytest.raises(FcotError) as error:
         load(path, task=custom_task("mine", rule))
@@ -196,25 +196,25 @@ def test_gold_answers_of_another_type_are_refused(tmp_path, rule, answer, expect
         ("/a/b/c", False),
     ],
 )
-def test_what_reads_as_a_hub_id(source, is_id):
+def test_hub_ids_are_recognized(source, is_id):
     assert is_hub_id(source) == is_id
 
 
-def test_an_existing_folder_is_no_hub_id(tmp_path, monkeypatch):
+def test_an_existing_folder_is_not_a_hub_id(tmp_path, monkeypatch):
     (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert not is_hub_id("openai/gsm8k")
 
 
 class Hub:
-    """Stands where ``datasets.load_dataset`` is called; answers with rows by split and remembers what was asked."""
+    """Replaces ``datasets.load_dataset``: returns rows by split and records the calls."""
 
     def __init__(self, **splits: list[dict]) -> None:
         self.splits = splits
-        self.asked: list[tuple] = []
+        self.calls: list[tuple] = []
 
     def __call__(self, id: str, *, split: str, **options) -> list[dict]:
-        self.asked.append((id, split, options))
+        self.calls.append((id, split, options))
         return list(self.splits[split])
 
 
@@ -272,24 +272,24 @@ def test_splits_are_concatenated_in_order(monkeypatch):
     problems, hub = from_hub(monkeypatch, "gsm8k", train=train, test=test)
     assert [problems[i].question for i in (0, 7472, 7473, 8791)] == ["train 0", "train 7472", "test 0", "test 1318"]
     assert [problem.sample_index for problem in problems] == list(range(8792))
-    assert hub.asked == [("openai/gsm8k", "train", {"name": "main"}), ("openai/gsm8k", "test", {"name": "main"})]
+    assert hub.calls == [("openai/gsm8k", "train", {"name": "main"}), ("openai/gsm8k", "test", {"name": "main"})]
 
 
-def test_svamps_rows_return_to_their_own_order(monkeypatch):
+def test_svamp_rows_are_sorted_into_their_original_order(monkeypatch):
     rows = [{**SVAMP_ROW, "ID": f"chal-{i}", "Answer": float(i)} for i in range(1, 1001)]
     problems, _ = from_hub(monkeypatch, "svamp", train=rows[::-2], test=rows[::2])
     assert [problem.answer for problem in problems] == [str(i) for i in range(1, 1001)]
 
 
-def test_five_shuffled_objects_are_left_out(monkeypatch):
+def test_rows_with_five_shuffled_objects_are_left_out(monkeypatch):
     rows = [row for _ in range(750) for row in (OBJECTS_ROW, FIVE_OBJECTS_ROW)]
     problems, _ = from_hub(monkeypatch, "tracking_shuffled_objects", default=rows)
     assert len(problems) == 750
 
 
-def test_a_file_inside_a_repository_is_asked_for(monkeypatch):
+def test_a_task_can_be_one_file_of_a_hub_repository(monkeypatch):
     _, hub = from_hub(monkeypatch, "addsub", train=[{"input": f"q {i}", "target": "1"} for i in range(395)])
-    assert hub.asked == [("HuggingFaceTB/math_tasks", "train", {"data_files": "data/mawps/addsub.jsonl"})]
+    assert hub.calls == [("HuggingFaceTB/math_tasks", "train", {"data_files": "data/mawps/addsub.jsonl"})]
 
 
 HUB_ROWS = {
@@ -307,37 +307,40 @@ HUB_ROWS = {
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
-def test_another_number_of_rows_is_an_error(monkeypatch, name):
+def test_an_unexpected_number_of_upstream_rows_is_an_error(monkeypatch, name):
     task = TASKS[name]
     with pytest.raises(FcotError) as error:
         from_hub(monkeypatch, name, **{split: [HUB_ROWS[name]] for split in task.hub.splits})
-    held = len(task.hub.splits)
-    assert str(error.value) == f"'{task.hub.id}' on the hub has {held} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"
+    n_splits = len(task.hub.splits)
+    assert (
+        str(error.value)
+        == f"'{task.hub.id}' on the hub has {n_splits} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"
+    )
 
 
-def test_a_column_that_upstream_renamed_is_named(monkeypatch):
+def test_a_missing_upstream_column_is_reported(monkeypatch):
     with pytest.raises(FcotError, match=r"'openai/gsm8k' on the hub no longer has the column 'answer': dataset\.path=FILE"):
         from_hub(monkeypatch, "gsm8k", train=[{"question": "q", "solution": "1"}], test=[])
 
 
 @pytest.mark.parametrize("name", ["coin_flip", "date_understanding"])
-def test_tasks_without_a_hub_copy_say_what_to_do(name):
+def test_tasks_without_a_hub_copy_ask_for_a_file(name):
     with pytest.raises(FcotError, match=rf"no hub copy .*dataset\.path=FILE \(the authors' {name}\.json\)"):
         load_problems(TASKS[name], None)
 
 
-def test_a_users_own_hub_id(monkeypatch):
+def test_problems_can_come_from_a_hub_id_of_the_user(monkeypatch):
     hub = Hub(train=[{"q": "a?", "a": 1.0}])
     monkeypatch.setattr(loaders, "_load_dataset", hub)
     assert load_problems(MINE, "me/mine:small", Columns("q", "a")) == [Problem(0, "a?", "1")]
-    assert hub.asked == [("me/mine", "train", {"name": "small"})]
+    assert hub.calls == [("me/mine", "train", {"name": "small"})]
     with pytest.raises(FcotError, match="me/mine has no column 'question'; it has a, q"):
         load_problems(MINE, "me/mine")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route to host\nmore"), ConnectionError()])
 @pytest.mark.parametrize(("task", "source", "id"), [(TASKS["svamp"], None, "ChilleD/SVAMP"), (MINE, "me/mine", "me/mine")])
-def test_an_unreachable_hub_says_how_to_point_to_a_file(monkeypatch, task, source, id, error):
+def test_an_unreachable_hub_is_reported_with_the_override_for_a_file(monkeypatch, task, source, id, error):
     def unreachable(*arguments, **options):
         raise error
 
@@ -349,7 +352,7 @@ def test_an_unreachable_hub_says_how_to_point_to_a_file(monkeypatch, task, sourc
     assert "\n" not in str(caught.value)
 
 
-def test_gsm8ks_own_answers_are_taken_apart(tmp_path):
+def test_gsm8k_answers_are_separated_into_rationale_and_number(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "How many?", "answer": "Two and two are <<2+2=4>>4.\\n#### 1,004"}\n')
     (problem,) = load_problems(custom_task("custom", AnswerRule("number")), str(path))
@@ -357,7 +360,7 @@ def test_gsm8ks_own_answers_are_taken_apart(tmp_path):
 
 
 @pytest.mark.parametrize("index", ["q-17", "²", "1a"])
-def test_rows_with_names_are_numbered_in_their_order(tmp_path, index):
+def test_rows_with_names_as_indices_are_numbered_in_order(tmp_path, index):
     path = write(
         tmp_path / "mine.jsonl",
         [{"sample_index": index, "question": "a", "answer": 1}, {"sample_index": "7", "question": "b", "answer": 2}],
@@ -365,14 +368,14 @@ def test_rows_with_names_are_numbered_in_their_order(tmp_path, index):
     assert [problem.sample_index for problem in load(path)] == [0, 1]
 
 
-def test_a_name_that_stands_twice_is_an_error(tmp_path):
+def test_a_repeated_name_is_an_error(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"sample_index": name, "question": name, "answer": 1} for name in ("q-1", "q-2", "q-1")])
-    with pytest.raises(FcotError, match=r"mine.jsonl: sample_index 'q-1' stands in 2 rows"):
+    with pytest.raises(FcotError, match=r"mine.jsonl: sample_index 'q-1' is in 2 rows"):
         load(path)
 
 
 @pytest.mark.parametrize("missing", ["NaN", "null", '""', '"NaN"'])
-def test_missing_is_missing_however_it_is_written(tmp_path, missing):
+def test_all_spellings_of_a_missing_value_are_recognized(tmp_path, missing):
     path = tmp_path / "mine.jsonl"
     path.write_text(f'{{"sample_index": {missing}, "question": "a", "answer": 1, "rationale": {missing}, "template_id": {missing}}}\n')
     (problem,) = load(path)
@@ -381,13 +384,13 @@ def test_missing_is_missing_however_it_is_written(tmp_path, missing):
     assert not problem.template_id
 
 
-def test_a_small_number_is_read_as_it_was_written(tmp_path):
+def test_small_numbers_keep_their_digits(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"question": "a", "answer": 0.00001}, {"question": "b", "answer": 1e21}])
     assert [problem.answer for problem in load(path)] == ["0.00001", "1000000000000000000000"]
 
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.jsonl", "mine.csv"])
-def test_a_byte_order_mark_is_ignored_and_true_is_yes_in_every_container(tmp_path, name):
+def test_every_json_format_ignores_a_byte_order_mark_and_reads_true_as_yes(tmp_path, name):
     path = tmp_path / name
     content = {
         "mine.json": '[{"question": "a", "answer": true}]',
@@ -399,13 +402,13 @@ def test_a_byte_order_mark_is_ignored_and_true_is_yes_in_every_container(tmp_pat
     assert AnswerRule("yes_no").gold(problem.answer) == "yes"
 
 
-def test_a_line_ends_at_a_newline_only(tmp_path):
+def test_only_a_newline_ends_a_line(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("question,answer\na\u2028b\x0cc\x85d,1\n", encoding="utf-8")
     assert load(path)[0].question == "a\u2028b\x0cc\x85d"
 
 
-def test_every_faulty_row_is_named_in_one_message(tmp_path):
+def test_all_faulty_rows_are_reported_in_one_message(tmp_path):
     path = write(tmp_path / "mine.jsonl", [{"question": "a", "answer": "many"}] * 30)
     with pytest.raises(FcotError) as error:
         load(path)

@@ -1,4 +1,4 @@
-"""``fcot.prefetch`` against a hub on this machine: everything a run reads is fetched, once, and nothing else."""
+"""``fcot.prefetch`` with a local hub: every file that a run reads is downloaded once, and no others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ QUICK = ["dataset.n_problems=60", "trainer.max_steps=4", "trainer.warmup_steps=0
 
 @pytest.fixture
 def hub(tmp_path):
-    """``(address, files asked for)`` of a hub with one model, ``owner/small``."""
-    folder, asked = tmp_path / "hub", []
+    """``(address, names of requested files)`` of a hub with one model, ``owner/small``."""
+    folder, requested = tmp_path / "hub", []
     save_gpt2(folder)
     (folder / "tf_model.h5").write_bytes(b"x" * 100)
     (folder / "pytorch_model.bin").write_bytes(b"x" * 100)
@@ -45,7 +45,7 @@ def hub(tmp_path):
                 self.send(200, json.dumps(rows).encode())
             elif path.startswith("/owner/small/resolve/") and (name := path.split("/", 5)[5]) in names:
                 if send:
-                    asked.append(name)
+                    requested.append(name)
                 self.send(200, (folder / name).read_bytes(), body=send)
             else:
                 self.send(404, b"{}")
@@ -60,39 +60,39 @@ def hub(tmp_path):
                 self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Nothing on the terminal."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requested
     server.shutdown()
     server.server_close()
 
 
-def test_a_sweep_s_models_are_fetched_and_train_offline(hub, run_fcot, tmp_path):
-    address, asked = hub
+def test_prefetched_models_of_a_sweep_train_offline(hub, run_fcot, tmp_path):
+    address, requested = hub
     home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
-    wanted = ["student=causal", "student.hub_id=owner/small", *QUICK]
-    fetched = run_fcot("-m", "diversity=1,2", *wanted, module="fcot.prefetch", HF_HUB_OFFLINE="0", **home)
-    assert fetched.returncode == 0, fetched.stderr
-    assert "dataset toy_arithmetic: 60 problems" in fetched.stderr
-    assert "model owner/small: " in fetched.stderr
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(asked)
-    assert not {"tf_model.h5", "pytorch_model.bin", "onnx/model.onnx"} & set(asked)
-    assert len(asked) == len(set(asked))
-    n = len(asked)
-    run = run_fcot(*wanted, "diversity=1", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", **home)
+    overrides = ["student=causal", "student.hub_id=owner/small", *QUICK]
+    prefetched = run_fcot("-m", "diversity=1,2", *overrides, module="fcot.prefetch", HF_HUB_OFFLINE="0", **home)
+    assert prefetched.returncode == 0, prefetched.stderr
+    assert "dataset toy_arithmetic: 60 problems" in prefetched.stderr
+    assert "model owner/small: " in prefetched.stderr
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(requested)
+    assert not {"tf_model.h5", "pytorch_model.bin", "onnx/model.onnx"} & set(requested)
+    assert len(requested) == len(set(requested))
+    n = len(requested)
+    run = run_fcot(*overrides, "diversity=1", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", **home)
     assert run.returncode == 0, run.stderr
-    assert len(asked) == n
+    assert len(requested) == n
 
 
-def test_what_cannot_be_fetched_is_one_message(hub, run_fcot, tmp_path):
+def test_a_failed_download_is_reported_in_one_message(hub, run_fcot, tmp_path):
     address, _ = hub
     home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address}
     result = run_fcot("student=causal", "student.hub_id=owner/none", module="fcot.prefetch", HF_HUB_OFFLINE="0", **home)
     assert result.returncode == 1
     assert "owner/none: cannot be fetched" in result.stderr
-    assert "student.path=FOLDER takes a local one" in result.stderr
+    assert "use a local copy: student.path=FOLDER" in result.stderr
     assert "Traceback" not in result.stderr
     result = run_fcot("student=gpt3", module="fcot.prefetch")
     assert result.returncode == 1

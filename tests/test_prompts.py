@@ -142,10 +142,10 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
     ("name", "content", "said"),
     [
         ("x.json", "{", "JSONDecodeError"),
-        ("x.json", '{"other": {"prompt": "Q: a\\nA: b"}}', "has nothing for t; it has other"),
+        ("x.json", '{"other": {"prompt": "Q: a\\nA: b"}}', "has no exemplars of t; it has those of other"),
         ("x.json", '{"t": {}}', 'expected {task: {"prompt"'),
         ("x.jsonl", '{"question": "q"}\n', 'each line is {"question": TEXT'),
-        ("x.jsonl", "", "holds 0 exemplars of t"),
+        ("x.jsonl", "", "has 0 exemplars of t"),
         ("curated.jsonl", '{"sample_index": 9, "kept": true, "rationale": "r"}\n', "0 train problems have a rationale"),
     ],
 )

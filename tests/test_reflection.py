@@ -1,4 +1,4 @@
-"""The losses of tailored learning against an implementation of its own, in float64; and what carries them changes nothing."""
+"""The losses of tailored learning: equal to a float64 reference, and independent of micro-batches, packing and processes."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def reference_state(student, prompt, completion, span):
     else:
         with torch.no_grad():
             cache = model(input_ids=torch.tensor([prompt]), use_cache=True).past_key_values
-        found = model(input_ids=torch.tensor([completion]), past_key_values=cache, use_cache=True, output_hidden_states=True)
-        states = found.hidden_states[-1][0]
+        output = model(input_ids=torch.tensor([completion]), past_key_values=cache, use_cache=True, output_hidden_states=True)
+        states = output.hidden_states[-1][0]
     return states[slice(*span)].mean(0)
 
 
@@ -136,8 +136,8 @@ def test_the_weighted_loss_and_its_gradients_equal_the_reference(family, count_w
     assert_alike(student, mine, reference)
 
 
-def test_each_weight_on_a_model_that_knows_nothing():
-    """A uniform model: every target costs log V, so that the loss is the sum of the weights times log V."""
+def test_the_loss_of_a_uniform_model_is_the_sum_of_weights_times_log_v():
+    """A uniform model has a loss of log V per target."""
     student = make_student("gpt2")
     with torch.no_grad():
         student.model.transformer.wte.weight.zero_()
@@ -155,22 +155,22 @@ def test_each_weight_on_a_model_that_knows_nothing():
     assert replace(layout, demonstration_weight=0.0).loss_tokens(np.array([[6, 3]]), np.array([4])) == 5
 
 
-def test_what_stands_before_every_text_goes_to_the_demonstrations(tmp_path):
+def test_tokens_before_the_question_count_as_demonstrations(tmp_path):
     form = replace(METHODS["tailored"].formats["decoder"], demonstrations=(Demonstration("One?", "So.", "1"),))
     student = make_student("gpt2")
     plain, shown, _ = encode_questions(student, form, ["Two?"], 100)
     assert student.tokenizer.decode(plain[0][shown[0] :]) == "Question: Two?\nReasoning:"
     chat = load_student(str(save_gpt2(tmp_path, CHAT)), chat=True)
     turn = replace(METHODS["tailored"].formats["chat"], demonstrations=form.demonstrations)
-    asked, shown, _ = encode_questions(chat, turn, ["Two?"], 100)
-    assert chat.tokenizer.decode(asked[0][shown[0] :]).startswith("Question: Two?")
-    assert "Answer: 1" in chat.tokenizer.decode(asked[0][: shown[0]])
+    prompts, shown, _ = encode_questions(chat, turn, ["Two?"], 100)
+    assert chat.tokenizer.decode(prompts[0][shown[0] :]).startswith("Question: Two?")
+    assert "Answer: 1" in chat.tokenizer.decode(prompts[0][: shown[0]])
     short, shown, cut = encode_questions(student, form, ["Two?"], len(plain[0]) - 5)
     assert (shown, cut, short) == ([0], 0, encode_questions(student, form.without_demonstrations, ["Two?"], 100)[0])
 
 
 def test_half_precision_is_clipped(tmp_path):
-    """Also with a fused optimizer, under which Lightning refuses to."""
+    """Also with a fused optimizer, for which Lightning does not clip."""
     free = trained(tmp_path / "free", precision="bf16-mixed", max_steps=6, clip_norm=None)
     clipped = trained(tmp_path / "clipped", precision="bf16-mixed", max_steps=6, clip_norm=1e-6)
     assert free.losses[0] == clipped.losses[0]
@@ -181,7 +181,7 @@ def test_half_precision_is_clipped(tmp_path):
 
 
 def contrasted(student, representation="last"):
-    """Rows with the material of their contrasts: the third sample has no mistake, the fourth no other rationale."""
+    """Rows and their reflection data. The third sample has no mistake, the fourth no other rationale."""
     form = METHODS["tailored"].formats[student.architecture]
     anchors = [(0, "one and two"), (0, "two, so one"), (1, "three"), (2, "four five")]
     texts = [(index, form.completion("7", text)) for index, text in anchors]
@@ -215,8 +215,8 @@ def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, represen
 
 
 @pytest.mark.parametrize("family", ["gptj", "gpt_neo", "opt"])
-def test_paper_bs_models_reflect_like_the_reference(family):
-    """And are decoded together as alone: GPT-J, GPT-Neo (half of its layers look at a window), OPT."""
+def test_reflection_of_paper_bs_models_equals_the_reference(family):
+    """GPT-J, GPT-Neo (with local attention in half of its layers) and OPT; decoding does not depend on the batch either."""
     words = tokenizer()
     ids = {"vocab_size": len(words), "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id}
     torch.manual_seed(0)
@@ -245,22 +245,22 @@ def test_paper_bs_models_reflect_like_the_reference(family):
 
 
 def test_questions_get_no_gradient_from_reflection():
-    """Tokens that stand in questions only keep their embeddings."""
+    """Embeddings of tokens that are only in questions do not change."""
     student = make_student("gpt2", noise=0.1)
     rows, reflection = contrasted(student)
     layout = layout_of(student)
     head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1], 0, layout.pad_id, layout.start_id)
-    found = gradients(student, triplet_loss(head.text_states(batch, TEXTS), batch["weights"], 1.0))["transformer.wte.weight"]
+    gradient = gradients(student, triplet_loss(head.text_states(batch, TEXTS), batch["weights"], 1.0))["transformer.wte.weight"]
     head.remove()
     questions = {token for row in rows for token in row.prompt}
     written = {token for row in reflection.texts for token in row.completion}
     assert questions - written
-    assert not found[sorted(questions - written)].any()
-    assert found[sorted(written)].any()
+    assert not gradient[sorted(questions - written)].any()
+    assert gradient[sorted(written)].any()
 
 
-def test_mistakes_keep_their_own_ending_and_rationales_theirs():
+def test_mistakes_are_negatives_and_other_rationales_are_positives():
     student = make_student("gpt2")
     _, reflection = contrasted(student)
     texts = [student.tokenizer.decode(row.completion) for row in reflection.texts]
@@ -270,14 +270,14 @@ def test_mistakes_keep_their_own_ending_and_rationales_theirs():
     assert reflection.contributes.tolist() == [True, True, False, False]
     for sample, own in enumerate(reflection.anchors):
         assert own not in reflection.positives[sample]
-    assert sorted(len(one) for one in reflection.positives) == [0, 1, 2, 2]
+    assert sorted(map(len, reflection.positives)) == [0, 1, 2, 2]
 
 
-def test_what_represents_a_text():
+def test_representations_select_their_tokens():
     student = make_student("gpt2")
     last, rationale, mean = (contrasted(student, name)[1] for name in ("last", "rationale", "mean"))
     unfinished = [student.tokenizer.decode(row.completion).startswith(" no end") for row in last.texts]
-    lengths = last.texts.lengths[:, 1] - np.array(unfinished)  # it never wrote an end token
+    lengths = last.texts.lengths[:, 1] - np.array(unfinished)  # an unfinished mistake has no end token
     assert sum(unfinished) == 1
     assert (last.spans == np.stack([lengths - 1, lengths], 1)).all()
     assert (mean.spans == np.stack([np.zeros_like(lengths), lengths], 1)).all()
@@ -288,19 +288,19 @@ def test_what_represents_a_text():
         assert student.tokenizer.decode(row.completion).startswith(text)
 
 
-def test_choices_are_a_function_of_seed_step_and_sample():
+def test_random_choices_are_a_function_of_seed_step_and_sample():
     _, reflection = contrasted(make_student("gpt2"))
-    drawn = [reflection.triplet(0, step) for step in range(40)]
-    assert drawn == [reflection.triplet(0, step) for step in range(40)]
-    assert len(set(drawn)) == len(reflection.positives[0]) * len(reflection.negatives[0])
-    assert drawn != [replace(reflection, seed=4).triplet(0, step) for step in range(40)]
+    triplets = [reflection.triplet(0, step) for step in range(40)]
+    assert triplets == [reflection.triplet(0, step) for step in range(40)]
+    assert len(set(triplets)) == len(reflection.positives[0]) * len(reflection.negatives[0])
+    assert triplets != [replace(reflection, seed=4).triplet(0, step) for step in range(40)]
 
 
-# --- what carries a step ------------------------------------------------------------------------------------------------
+# --- micro-batches, packing, processes ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_reflection_does_not_depend_on_what_carries_a_step(family, tmp_path):
+def test_reflection_does_not_depend_on_micro_batches_or_packing(family, tmp_path):
     whole = trained(tmp_path / "8x1", family, reflects=True, batch_size=8)
     parts = trained(tmp_path / "2x4", family, reflects=True, batch_size=8, micro_batches=4)
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
@@ -312,20 +312,20 @@ def test_reflection_does_not_depend_on_what_carries_a_step(family, tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_reflect_like_one(strategy, tmp_path):
+def test_reflection_on_two_processes_equals_one_process(strategy, tmp_path):
     alone = trained(tmp_path / "one", reflects=True, batch_size=8, max_steps=20)
     both = trained_by(2, tmp_path / "two", reflects=True, batch_size=8, max_steps=20, strategy=strategy)
     assert both.losses == pytest.approx(alone.losses, rel=1e-4)
     torch.testing.assert_close(both.weights, alone.weights, rtol=1e-3, atol=1e-5)
 
 
-def test_reflection_with_gradient_checkpointing_is_the_same(tmp_path):
+def test_gradient_checkpointing_does_not_change_reflection(tmp_path):
     plain = trained(tmp_path / "plain", reflects=True, batch_size=8, max_steps=10)
     saving = trained(tmp_path / "saving", reflects=True, batch_size=8, max_steps=10, gradient_checkpointing=True)
     assert saving.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
-def test_a_part_without_triplets_still_takes_part():
+def test_a_micro_batch_without_triplets_contributes():
     student = make_student("gpt2")
     rows = make_rows(student, 6)
     reflection: Reflection = reflection_of(rows)

@@ -1,4 +1,4 @@
-"""Scoring: one completion, the interval, the rates."""
+"""Scoring of a completion, the Wilson interval, and the rates of a summary."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def scored(text: str, complete: bool = True, answer: str = "18", text_format=COT
         ("", None, False),
     ],
 )
-def test_a_completion_is_scored_with_the_formats_parser(text, prediction, correct):
+def test_a_completion_is_scored_by_the_parser_of_its_format(text, prediction, correct):
     result = scored(text)
     assert (result.prediction, result.correct) == (prediction, correct)
     assert (result.sample_index, result.question, result.answer, result.completion) == (3, "How many?", "18", text)
     assert (result.complete, result.n_tokens) == (True, 7)
 
 
-def test_without_a_prefix_the_first_answer_counts():
+def test_without_an_answer_prefix_the_first_answer_counts():
     assert scored(" 18, not 20", text_format=ANSWER_ONLY).correct
     assert not scored(" 20, not 18", text_format=ANSWER_ONLY).correct
 
@@ -53,19 +53,19 @@ def test_without_a_prefix_the_first_answer_counts():
         (1, 4, (0.045587, 0.699358)),
     ],
 )
-def test_the_wilson_interval(successes, n, interval):
+def test_the_wilson_interval_has_known_values(successes, n, interval):
     assert wilson_interval(successes, n) == pytest.approx(interval, abs=1e-6)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(142, 180), (621, 1000), (3, 225), (1318, 1319)])
-def test_the_wilson_interval_is_the_closed_formula(successes, n):
+def test_the_wilson_interval_agrees_with_its_formula(successes, n):
     z, share = 1.959963984540054, successes / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    assert wilson_interval(successes, n) == pytest.approx((centre - half, centre + half), abs=1e-12)
+    assert wilson_interval(successes, n) == pytest.approx((center - half, center + half), abs=1e-12)
 
 
-def test_no_observations_say_nothing():
+def test_summaries_without_predictions_have_no_rates():
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert accuracy([]) is None
     assert summarise([], COT, NUMBER) == {
@@ -74,10 +74,10 @@ def test_no_observations_say_nothing():
     }  # fmt: skip
 
 
-def test_the_summarys_rates():
+def test_a_summary_has_the_rates_of_its_predictions():
     predictions = [
         scored(" 20 - 2 = 18 --> 18"),  # right
-        scored(" 18 --> 20"),  # wrong, but 18 was named
+        scored(" 18 --> 20"),  # wrong, but 18 is mentioned
         scored(" it is 18.0"),  # right without a prefix: not well-formed
         scored(" 1 --> 2 --> 3", complete=False),  # the last prefix counts
         scored(" round and round", complete=False),

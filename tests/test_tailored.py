@@ -25,7 +25,7 @@ from fcot.methods.table import METHODS
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.exam import examine, summarise
 from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
-from fcot.methods.tailored.rounds import _out_of_patience, _why_not
+from fcot.methods.tailored.rounds import _out_of_patience, _stop_reason
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration
 from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
@@ -57,30 +57,32 @@ def result(index, n_correct, *mistakes):
 
 
 def test_mistakes_are_the_distinct_wrong_answers():
-    found = examine([prediction(" a", False), prediction("b", True), prediction("a", False), prediction("", False), prediction("b", True)])
-    assert (found.mistakes, found.right, found.n_correct, found.n_answers) == (["a", ""], ["b"], 2, 5)
+    examined = examine(
+        [prediction(" a", False), prediction("b", True), prediction("a", False), prediction("", False), prediction("b", True)]
+    )
+    assert (examined.mistakes, examined.right, examined.n_correct, examined.n_answers) == (["a", ""], ["b"], 2, 5)
     assert examine([prediction("a", False), replace(prediction("no end", False), complete=False)]).unfinished == ["no end"]
-    assert summarise([found, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
+    assert summarise([examined, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
 
 
 # --- feedback -----------------------------------------------------------------------------------------------------------
 
 
-def asked(found):
-    return [(case.problem.sample_index, *case.mistakes) for case in found]
+def requested(chosen):
+    return [(case.problem.sample_index, *case.mistakes) for case in chosen]
 
 
-def test_which_mistakes_are_asked_about():
+def test_feedback_is_requested_for_mistakes_within_the_limits():
     results = [result(0, 1, "a", "b", "c"), result(1, 4), result(2, 0, "d"), result(3, 3, "e", "f")]
-    assert asked(cases(results, PROBLEMS, 1, 1, None)) == [(0, "a"), (2, "d"), (3, "e")]
-    assert asked(cases(results, PROBLEMS, 2, 1, None)) == [(0, "a", "b"), (2, "d"), (3, "e", "f")]
-    assert asked(cases(results, PROBLEMS, 1, 2, None)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e"), (3, "f")]
-    assert asked(cases(results, PROBLEMS, 1, 3, 2)) == [(0, "a"), (2, "d")], "those that fail most, each once"
-    assert asked(cases(results, PROBLEMS, 1, 3, 4)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e")], "then second ones"
+    assert requested(cases(results, PROBLEMS, 1, 1, None)) == [(0, "a"), (2, "d"), (3, "e")]
+    assert requested(cases(results, PROBLEMS, 2, 1, None)) == [(0, "a", "b"), (2, "d"), (3, "e", "f")]
+    assert requested(cases(results, PROBLEMS, 1, 2, None)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e"), (3, "f")]
+    assert requested(cases(results, PROBLEMS, 1, 3, 2)) == [(0, "a"), (2, "d")], "problems with the lowest pass rate, one request each"
+    assert requested(cases(results, PROBLEMS, 1, 3, 4)) == [(0, "a"), (0, "b"), (2, "d"), (3, "e")], "second requests come last"
 
 
 @pytest.mark.parametrize("hint", [True, False])
-def test_what_the_teacher_reads(hint):
+def test_a_feedback_request_has_question_mistakes_hint_and_trigger(hint):
     case = Case(PROBLEMS[1], ["So {x} 9.\nAnswer: 9", "no end"])
     text = as_question(case, TEMPLATE, hint, FORM, PROMPT, NUMBER).question
     assert text.startswith("Question: Question 1?\n\n" + STUDENTS_ANSWER + " 1: So {x} 9.\nThe student's conclusion: 9")
@@ -102,18 +104,18 @@ def test_the_oracle_explains_the_first_wrong_step(task):
         for seed in range(4):
             wrong = toy.rationale(problem.question, 3, random.Random(seed))
             place = toy.first_wrong(problem.question, wrong)
-            same = [one == other for one, other in zip(toy.results(wrong), toy.results(plain), strict=True)]
+            same = [slipped == right for slipped, right in zip(toy.results(wrong), toy.results(plain), strict=True)]
             assert place == same.index(False)
             case = as_question(Case(problem, [wrong]), TEMPLATE, True, FORM, PROMPT, NUMBER).question
-            told = oracle._feedback(case, seed)
-            assert told.endswith(f" The answer is {problem.answer}.")
+            reply = oracle._feedback(case, seed)
+            assert reply.endswith(f" The answer is {problem.answer}.")
             explained = {len(toy.rationale(problem.question, wording, None, place)) for wording in range(toy.n_wordings)}
-            assert len(told.partition(" The answer is")[0]) - 1 in explained
+            assert len(reply.partition(" The answer is")[0]) - 1 in explained
             assert len(toy.rationale(problem.question, 3, None, place)) > len(plain)
             assert toy.results(toy.rationale(problem.question, 3, None, place)) == toy.results(plain)
 
 
-def test_small_steps_as_they_read():
+def test_explained_steps_have_smaller_steps():
     toy = TOY_TASKS["toy_arithmetic"]
     question = "Ada has 4 coins. Ben gives 3. Cleo takes 2. How many coins are left?"
     assert toy.rationale(question, 0, None, 0) == (
@@ -127,20 +129,21 @@ def test_small_steps_as_they_read():
     assert "Now look: Ada flips the coin, and the other side of heads is tails." in coin
 
 
-def test_an_oracle_that_is_told_the_answer_makes_no_slip():
+def test_the_oracle_makes_no_slip_if_the_request_states_the_answer():
     toy, oracle = TOY_TASKS["toy_arithmetic"], Oracle("toy_arithmetic", 1.0, 0.7)
     problems = make_problems(toy, 10, seed=2)
-    told = {}
+    right = {}
     for hint in (True, False):
-        asked = [as_question(Case(one, ["?"]), TEMPLATE, hint, FORM, PROMPT, NUMBER).question for one in problems]
-        told[hint] = [toy.conclusion(oracle._feedback(case, 0)[:-1]) == one.answer for case, one in zip(asked, problems, strict=True)]
-    assert all(told[True])
-    assert not any(told[False])
+        requests = [as_question(Case(problem, ["?"]), TEMPLATE, hint, FORM, PROMPT, NUMBER).question for problem in problems]
+        replies = [oracle._feedback(request, 0)[:-1] for request in requests]
+        right[hint] = [toy.conclusion(reply) == problem.answer for reply, problem in zip(replies, problems, strict=True)]
+    assert all(right[True])
+    assert not any(right[False])
     with pytest.raises(FcotError, match='behind "Question: "'):
         oracle._feedback(f"What of this? {STUDENTS_ANSWER}: 5", 0)
 
 
-def test_demonstrations_stand_before_the_question_and_never_hold_its_answer():
+def test_demonstrations_precede_the_question_and_never_contain_its_answer():
     form = METHODS["tailored"].formats["decoder"]
     shown = (Demonstration("What?", "Because.", "3"), Demonstration("Why {not}?", "So.", "4"))
     with_them = type(form)(form.prompt_template, form.completion_template, form.answer_prefix, shown)
@@ -162,7 +165,7 @@ def test_demonstrations_stand_before_the_question_and_never_hold_its_answer():
 # --- rounds -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_run_of_rounds_leaves(make_run, tmp_path):
+def test_a_run_of_rounds_writes_its_files_and_metrics(make_run, tmp_path):
     run = make_run(tmp_path, *TINY)
     metrics = execute(run, "")
     folder = run.directory.path
@@ -204,7 +207,7 @@ def final(run):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.exists()}
 
 
-def test_rounds_repeat_and_choices_matter(make_run, tmp_path):
+def test_rounds_are_reproducible_and_depend_on_their_options(make_run, tmp_path):
     once, again = make_run(tmp_path / "a", *TINY), make_run(tmp_path / "b", *TINY)
     execute(once, "")
     execute(again, "")
@@ -212,13 +215,13 @@ def test_rounds_repeat_and_choices_matter(make_run, tmp_path):
     without = make_run(tmp_path / "a", *TINY, "method.reflection.weight=0")
     execute(without, "")
     assert without.run_id != once.run_id
-    one, other = final(once), final(without)
-    same = {name for name in one if one[name] == other[name]}
+    with_reflection, without_reflection = final(once), final(without)
+    same = {name for name in with_reflection if with_reflection[name] == without_reflection[name]}
     assert {"round_1/student/model.safetensors", "round_2/exam.jsonl", "round_2/feedback.jsonl"} <= same
     assert "round_2/student/model.safetensors" not in same
 
 
-def test_a_round_begins_with_the_previous_student_and_its_own_samples(make_run, tmp_path):
+def test_options_choose_the_samples_and_the_first_student_of_a_round(make_run, tmp_path):
     metrics = execute(make_run(tmp_path, *TINY, "method.accumulate=false"), "")
     assert metrics["rounds"][1]["n_reasoning_samples"] == metrics["rounds"][1]["completions_kept"]
     anew = make_run(tmp_path, *TINY, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
@@ -228,7 +231,7 @@ def test_a_round_begins_with_the_previous_student_and_its_own_samples(make_run, 
 
 
 @pytest.mark.parametrize("source", ["plain", "self"])
-def test_what_stands_in_the_place_of_feedback(source, make_run, tmp_path):
+def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, tmp_path):
     settings = [*TINY]
     if source == "self":  # a coin is right every other time
         settings += [
@@ -261,38 +264,45 @@ def test_what_stands_in_the_place_of_feedback(source, make_run, tmp_path):
             assert any(text.startswith(row["rationale"]) for text in exam[row["sample_index"]]["right"])
 
 
-def test_a_mistake_made_again_is_answered_anew_and_paid_once(make_run, tmp_path):
-    """A student that learns nothing and always draws the likeliest token makes the same mistakes in every round."""
+def test_a_repeated_mistake_gets_a_new_reply_and_is_paid_once(make_run, tmp_path):
+    """The student learns nothing and always takes the likeliest token, so it makes the same mistakes in every round."""
     run = make_run(tmp_path, *TINY, "method.rounds=3", "trainer.lr=1e-12", "method.exam.top_k=1", "method.exam.samples=1")
     metrics = execute(run, "")
     second, third = ([*read_jsonl(run.directory.round(number).feedback)] for number in (2, 3))
     assert [(row["sample_index"], row["mistakes"]) for row in second] == [(row["sample_index"], row["mistakes"]) for row in third]
-    assert sum(one["rationale"] == other["rationale"] for one, other in zip(second, third, strict=True)) < len(third) / 4
-    usage = [one["teacher_usage"] for one in metrics["rounds"]]
-    assert [one["requests"] for one in usage[1:]] == [len(second), len(third)]
-    assert [one["served_from_store"] for one in usage[1:]] == [0, 0]
+    assert sum(earlier["rationale"] == later["rationale"] for earlier, later in zip(second, third, strict=True)) < len(third) / 4
+    usages = [of_round["teacher_usage"] for of_round in metrics["rounds"]]
+    assert [usage["requests"] for usage in usages[1:]] == [len(second), len(third)]
+    assert [usage["served_from_store"] for usage in usages[1:]] == [0, 0]
     rows = [line for path in (tmp_path / "store").glob("*/*/*/*.jsonl") for line in path.read_text().splitlines()]
     assert metrics["teacher_usage"]["requests"] == len({json.loads(line)["request"] for line in rows})
     assert metrics["completions_correct"] >= metrics["completions_kept"]
 
 
-def test_why_rounds_end(make_run, tmp_path):
-    assert [_out_of_patience([{"validation_accuracy": one, "round": n} for n, one in enumerate(accuracies, 1)], 2) for accuracies in
-            ([0.5], [0.5, 0.4], [0.5, 0.4, 0.3], [0.5, 0.5, 0.5], [0.5, 0.4, 0.6])] == [False, False, True, True, False]  # fmt: skip
+def test_rounds_end_by_patience_few_mistakes_or_nothing_kept(make_run, tmp_path):
+    for accuracies, ends in (
+        ([0.5], False),
+        ([0.5, 0.4], False),
+        ([0.5, 0.4, 0.3], True),
+        ([0.5, 0.5, 0.5], True),
+        ([0.5, 0.4, 0.6], False),
+    ):
+        metrics = [{"validation_accuracy": accuracy, "round": number} for number, accuracy in enumerate(accuracies, 1)]
+        assert _out_of_patience(metrics, 2) is ends
     method = TailoredConfig(min_mistakes=5)
-    assert _why_not(method, "exam", {"failed_problems": 4}) == "few_mistakes"
-    assert _why_not(method, "exam", {"failed_problems": 5}) is None
-    assert _why_not(method, "curate", {"kept": 0}) == "nothing_kept"
+    assert _stop_reason(method, "exam", {"failed_problems": 4}) == "few_mistakes"
+    assert _stop_reason(method, "exam", {"failed_problems": 5}) is None
+    assert _stop_reason(method, "curate", {"kept": 0}) == "nothing_kept"
     ended = execute(make_run(tmp_path, *TINY, "method.min_mistakes=1000"), "")
     assert (ended["rounds_ended"], len(ended["rounds"])) == ("few_mistakes", 1)
     assert ended["exam_of_no_round"]["failed_problems"] < 1000
     assert ended["seconds"]["exam"] > 0
-    refused = execute(
+    rejected = execute(
         make_run(tmp_path, *TINY, "method.feedback.hint=false", "teacher.error_rate=0.9", "method.feedback.max_requests=1"), ""
     )
-    assert (refused["rounds_ended"], len(refused["rounds"])) == ("nothing_kept", 1)
-    assert refused["completions_asked"] == refused["rounds"][0]["completions_asked"] + 1
-    assert refused["teacher_usage"]["requests"] == refused["rounds"][0]["teacher_usage"]["requests"] + 1
+    assert (rejected["rounds_ended"], len(rejected["rounds"])) == ("nothing_kept", 1)
+    assert rejected["completions_asked"] == rejected["rounds"][0]["completions_asked"] + 1
+    assert rejected["teacher_usage"]["requests"] == rejected["rounds"][0]["teacher_usage"]["requests"] + 1
     ended = execute(make_run(tmp_path, *TINY, "method.feedback.hint=false", "teacher.error_rate=0.9", "method.feedback.max_requests=1",
                              "teacher.error_rate=0.999", "curation=none", "curation.filters=[golden]",
                              f"curation.golden={golden(tmp_path)}"), "")  # fmt: skip
@@ -305,34 +315,34 @@ def golden(folder):
     return path
 
 
-@pytest.mark.parametrize(("save", "sits"), [(save_gpt2, True), (save_t5, True), (save_gpt2, False)])
-def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits, make_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("save", "examined"), [(save_gpt2, True), (save_t5, True), (save_gpt2, False)])
+def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, examined, make_run, tmp_path, monkeypatch):
     from fcot.stages import answering
 
     folder = save(tmp_path / "model")
     student = "gpt2" if save is save_gpt2 else "t5_small"
-    more = [] if sits else ["method.reflection.weight=0"]
+    overrides = [] if examined else ["method.reflection.weight=0"]
     run = make_run(
         tmp_path, "method=tailored", f"student={student}", f"student.path={folder}", "dataset.n_problems=40", "diversity=2",
         "trainer.max_steps=4", "trainer.evaluate_every_steps=null", "student.max_new_tokens=12", "method.rounds=1",
         "method.demonstrations=2",
-        "method.exam.samples=2", "trainer.precision=32-true", *more,
+        "method.exam.samples=2", "trainer.precision=32-true", *overrides,
     )  # fmt: skip
-    seen = []
+    encoded = []
     encode = answering.encode_questions
 
     def watch(student, form, questions, limit):
-        seen.append((form, questions))
+        encoded.append((form, questions))
         return encode(student, form, questions, limit)
 
     monkeypatch.setattr(answering, "encode_questions", watch)
     metrics = execute(run, "")
-    assert (run.directory.round(1).exam.exists()) is sits
-    assert all(len(form.demonstrations) == 2 for form, _ in seen)
+    assert (run.directory.round(1).exam.exists()) is examined
+    assert all(len(form.demonstrations) == 2 for form, _ in encoded)
     kept = [row for row in read_jsonl(run.directory.round(1).curated) if row["kept"]]
-    assert {one.rationale for form, _ in seen for one in form.demonstrations} <= {row["rationale"] for row in kept}
-    if sits:
-        assert seen[0][1] == [problem.question for problem in run.select(run.split.train)]
+    assert {demonstration.rationale for form, _ in encoded for demonstration in form.demonstrations} <= {row["rationale"] for row in kept}
+    if examined:
+        assert encoded[0][1] == [problem.question for problem in run.select(run.split.train)]
         assert metrics["rounds"][0]["reflection_share"] > 0
         for row in read_jsonl(run.directory.round(1).exam):
             assert not any("Question:" in text for text in row["mistakes"])
@@ -343,39 +353,39 @@ def test_a_pretrained_student_sits_its_first_exam_with_demonstrations(save, sits
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["student=openai_gpt4_1_nano"], "method=tailored trains local students"),
-    (["teacher=replay", "teacher.path=x", "dataset=svamp"], "teacher=replay answers no feedback: method.feedback.source=self"),
-    (["until=train"], "until=curate or evaluate"),
+    (["teacher=replay", "teacher.path=x", "dataset=svamp"], "cannot reply to feedback requests: method.feedback.source=self"),
+    (["until=train"], "use until=curate or until=evaluate"),
     (["method.round_weights=[1,2]"], "one weight for each of method.rounds=3"),
     (["method.round_weights=[0,1,1]"], "a round would have nothing to train on"),
     (["method.round_weights=[1,0,1]", "method.accumulate=false"], "a round would have nothing to train on"),
     (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self"),
     (["method.reflection.representation=first"], "choose from last, rationale, mean"),
-    (["method.exam.temperature=0"], "an exam's answers are drawn"),
+    (["method.exam.temperature=0"], "an exam's answers are sampled"),
     (["method.feedback.template=Why?"], "the template must contain {question}"),
     (["method.feedback.path=nowhere.txt"], "method.feedback.path=nowhere.txt: no such file"),
     (["method.patience=1", "trainer.selection=last"], "method.patience needs validation problems"),
     (["method.rounds=0"], "method.rounds=0: at least 1"),
-    (["method.feedback.template='{question} {mistakes}'"], "the teacher would not be told the answer; method.feedback.hint=false"),
+    (["method.feedback.template='{question} {mistakes}'"], "requests would not state the answer. Add {hint}, or set method.feedback.hint"),
     (["curation.labels=vote_all"], "curation.labels=vote_all: an exam needs gold answers"),
     (["trainer.loss_mean=other"], "choose from weighted, counted"),
 ])  # fmt: skip
-def test_faults_are_told_before_anything_is_asked(overrides, message, make_run, tmp_path):
+def test_wrong_options_are_reported_before_any_request(overrides, message, make_run, tmp_path):
     with pytest.raises(ConfigFaults, match=re.escape(message)):
         make_run(tmp_path, "method=tailored", *overrides)
 
 
-def test_a_template_without_its_parts_in_a_file_is_refused(make_run, tmp_path):
+def test_a_template_file_without_its_parts_is_an_error(make_run, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Look: {question}")
     with pytest.raises(FcotError, match=r"method\.feedback\.path=.*must contain \{mistakes\}"):
         make_run(tmp_path, *TINY, f"method.feedback.path={path}")
     path.write_text(TEMPLATE)
-    one = make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id
+    run_id = make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id
     path.write_text(TEMPLATE + " Please.")
-    assert make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id != one
+    assert make_run(tmp_path, *TINY, f"method.feedback.path={path}").run_id != run_id
 
 
-def test_replies_go_through_curation_like_any_other():
+def test_replies_are_curated_like_other_completions():
     from fcot.base.records import Completion
 
     prompt = feedback_prompt(64, PROMPT, True)
@@ -388,14 +398,14 @@ def test_replies_go_through_curation_like_any_other():
 # --- money and kills ------------------------------------------------------------------------------------------------------
 
 
-def paid(folder, server, *more):
+def paid(folder, server, *overrides):
     return [
         *TINY, "teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={server.base_url}", f"output_dir={folder}",
-        "prompt.rationale_tokens=256", "dataset.n_problems=40", *more,
+        "prompt.rationale_tokens=256", "dataset.n_problems=40", *overrides,
     ]  # fmt: skip
 
 
-def test_the_dry_run_tells_what_a_round_may_cost(make_run, tmp_path, run_fcot):
+def test_the_dry_run_estimates_the_cost_of_later_rounds(make_run, tmp_path, run_fcot):
     settings = [
         *TINY,
         "method.rounds=3",
@@ -418,17 +428,17 @@ def test_the_dry_run_tells_what_a_round_may_cost(make_run, tmp_path, run_fcot):
     capped = make_run(tmp_path, *settings, "method.feedback.requests=2", "method.feedback.max_requests=5")
     assert estimate(capped, {}).round.requests.tolist() == [0, 5, 5]
     assert estimate(make_run(tmp_path, *settings, "method.feedback.source=self"), {}).round.usd.tolist() == [0, 0, 0]
-    said = run_fcot(*settings).stdout
-    assert re.search(r"later rounds \(2\): requests\s+\d", said)
-    assert re.search(r"later rounds: price online\s+\$", said)
+    output = run_fcot(*settings).stdout
+    assert re.search(r"later rounds \(2\): requests\s+\d", output)
+    assert re.search(r"later rounds: price online\s+\$", output)
 
 
-def test_a_spent_budget_ends_the_rounds_and_a_larger_one_goes_on(make_run, tmp_path, monkeypatch):
+def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer() as server:
         free = make_run(tmp_path / "free", *paid(tmp_path / "free", server)[:-1])
         whole = execute(free, "")
-        spent = [one["teacher_usage"]["usd"] for one in whole["rounds"]]
+        spent = [of_round["teacher_usage"]["usd"] for of_round in whole["rounds"]]
         assert all(spent)
         between = spent[0] + spent[1] / 3
         bounded = make_run(tmp_path, *paid(tmp_path, server)[:-1], f"teacher.budget_usd={between + 0.001}")
@@ -436,12 +446,12 @@ def test_a_spent_budget_ends_the_rounds_and_a_larger_one_goes_on(make_run, tmp_p
         ended = execute(bounded, "")
         assert (ended["rounds_ended"], len(ended["rounds"])) == ("budget", 1)
         assert bounded.directory.done.exists()
-        assert spent[0] <= ended["teacher_usage"]["usd"] <= between + 0.001, "what the round that was not held has paid counts"
+        assert spent[0] <= ended["teacher_usage"]["usd"] <= between + 0.001, "the usage of the aborted round counts"
         larger = make_run(tmp_path, *paid(tmp_path, server)[:-1], "teacher.budget_usd=10")
         assert larger.run_id == bounded.run_id
-        gone_on = execute(larger, "")
-        assert gone_on["rounds_ended"] == "rounds"
-        assert gone_on["teacher_usage"]["usd"] == pytest.approx(whole["teacher_usage"]["usd"])
+        continued = execute(larger, "")
+        assert continued["rounds_ended"] == "rounds"
+        assert continued["teacher_usage"]["usd"] == pytest.approx(whole["teacher_usage"]["usd"])
         assert final(larger) == final(free)
         none = make_run(tmp_path / "none", *paid(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
         with pytest.raises(BudgetSpent):
@@ -464,7 +474,7 @@ def reached(folder: Path, place: str) -> bool:
 
 
 @pytest.mark.parametrize("places", [SOME, pytest.param(PLACES, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_kills_in_each_stage_change_nothing_and_nothing_is_bought_twice(places, make_run, tmp_path, monkeypatch):
+def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
         settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
@@ -473,8 +483,8 @@ def test_kills_in_each_stage_change_nothing_and_nothing_is_bought_twice(places, 
             while process.poll() is None and not reached(tmp_path / "killed", place):
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
-            _, said = process.communicate(timeout=60)
-            assert reached(tmp_path / "killed", place), said
+            _, messages = process.communicate(timeout=60)
+            assert reached(tmp_path / "killed", place), messages
         run = make_run(tmp_path / "killed", *settings)
         assert not run.directory.done.exists()
         metrics = execute(run, "")

@@ -1,4 +1,4 @@
-"""The table of tasks and the splits: sizes as published, order verified, nothing in train and test at once."""
+"""The table of tasks and the splits: published sizes, verified order, disjoint parts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_json(path, value):
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_holds_the_12_tasks_and_the_toy_tasks():
+def test_the_table_has_the_12_tasks_and_the_toy_tasks():
     assert set(TASKS) == set(SIZES) | set(TOY_TASKS)
     assert {name for name, task in TASKS.items() if task.split == "published"} == set(PUBLISHED)
 
@@ -89,7 +89,7 @@ def test_real_files_have_the_papers_sizes_and_the_verified_order(name, shared_da
         check_order(task, swapped)
 
 
-def test_guessing_a_custom_task():
+def test_a_custom_task_has_the_accuracy_of_guessing():
     assert custom_task("mine", AnswerRule("choice", "ABCD")).random_guess == 25
     assert custom_task("mine", AnswerRule("yes_no")).random_guess == 50
     assert custom_task("mine", AnswerRule("number")).random_guess == 0
@@ -111,12 +111,12 @@ def test_the_sample_split_is_numpys_permutation():
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "commonsense_qa"])
-def test_published_splits_are_upstreams_own(name):
+def test_published_splits_are_the_upstream_splits(name):
     n, n_train, _ = SIZES[name]
     assert published_split(TASKS[name], n) == (list(range(n_train)), list(range(n_train, n)))
 
 
-def test_aquas_train_is_drawn_from_upstreams_train():
+def test_aqua_train_is_a_subsample_of_upstream_train():
     train, test = published_split(TASKS["aqua"], 97721)
     assert test == list(range(97467, 97721))
     assert max(train) < 97467
@@ -156,17 +156,17 @@ def test_rows_in_another_order_are_an_error_and_other_rows_are_not_verified():
         check_order(task, problems_of("c", "a b", "d"))
 
 
-def test_the_hash_of_a_split_file_takes_the_tables_place():
+def test_the_hash_of_a_split_file_is_used_instead_of_the_tasks():
     known = problems_of("a", "b")
     assert check_order(TASKS["svamp"], known, questions_hash(known))
-    with pytest.raises(FcotError, match="made for other rows, or the same in another order"):
+    with pytest.raises(FcotError, match="made for other rows, or the same rows in another order"):
         check_order(custom_task("mine", AnswerRule("number")), problems_of("b", "a"), questions_hash(known))
 
 
 # --- template -----------------------------------------------------------------------------------------------------
 
 
-def test_date_understanding_has_41_templates_of_9_that_never_cross(shared_data):
+def test_date_understanding_has_41_templates_of_9_and_none_is_split(shared_data):
     task = TASKS["date_understanding"]
     problems = {p.sample_index: p for p in load_problems(task, str(shared_data / "dataset" / "date_understanding.json"))}
     split, _ = make_split(configuration(PublishedDatasetConfig(task.name), "template"), task, problems)
@@ -178,14 +178,14 @@ def test_date_understanding_has_41_templates_of_9_that_never_cross(shared_data):
     assert {names.count(name) for name in names} == {9}
 
 
-def test_template_split_takes_the_sample_rule_over_templates():
+def test_template_split_applies_the_sample_split_to_templates():
     templates = [f"t{index // 3}" for index in range(30)]  # ten templates of three
     train, test = template_split(templates)
     assert test == [0, 1, 2, 9, 10, 11, 15, 16, 17]  # templates 0, 3, 5
     assert sorted(train + test) == list(range(30))
 
 
-def test_problems_without_a_template_are_named():
+def test_problems_without_a_template_are_reported():
     problems = {0: Problem(0, "a", "1", template_id="t"), 1: Problem(1, "b", "1")}
     with pytest.raises(FcotError, match=r"1 of 2 problems of mine have no template.*split_mode\.templates=FILE"):
         make_split(configuration(CustomDatasetConfig("mine"), "template"), custom_task("mine", AnswerRule("number")), problems)
@@ -202,14 +202,14 @@ def test_problems_without_a_template_are_named():
         ([0, 1], "expected"),
     ],
 )
-def test_a_bad_template_file_is_named(tmp_path, content, message):
+def test_a_malformed_template_file_is_reported(tmp_path, content, message):
     path = write_json(tmp_path / "templates.json", content)
     with pytest.raises(FcotError, match=message) as error:
         read_templates_file(path, [0, 1, 2])
     assert str(path) in str(error.value)
 
 
-def test_a_template_file_decides(tmp_path):
+def test_a_template_file_defines_the_templates(tmp_path):
     path = write_json(tmp_path / "templates.json", {f"t{i}": [i, 9 - i] for i in range(5)})
     problems = {index: Problem(index, f"q{index}", "1") for index in range(10)}
     config = configuration(CustomDatasetConfig("mine"), "template", templates=str(path))
@@ -222,14 +222,14 @@ def test_a_template_file_decides(tmp_path):
 # --- few-shot subsets and validation ------------------------------------------------------------------------------
 
 
-def test_the_few_shot_subset_sorts_permutes_and_takes_the_first():
+def test_the_few_shot_subset_is_the_first_of_a_permutation():
     indices = [40, 10, 30, 20, 0, 50, 90, 80, 70, 60]
     assert subsample(indices, 3) == [20, 40, 80]  # positions 2, 8, 4 of the sorted list
     assert set(subsample(indices, 3)) < set(subsample(indices, 8))
     assert subsample(sorted(indices), 10) == sorted(indices)
 
 
-def test_validation_comes_out_of_train():
+def test_validation_problems_are_taken_from_train():
     train = list(range(0, 200, 2))
     inside, validation = hold_out_validation(train, train, 0.1, None)
     assert (len(inside), len(validation)) == (90, 10)
@@ -262,7 +262,7 @@ def test_validation_of_a_subset_shares_no_template_with_it():
     assert not {templates[index] for index in inside} & {templates[index] for index in validation}
 
 
-def test_validation_leaves_something_to_train_on():
+def test_validation_never_takes_all_of_train():
     assert hold_out_validation([3], [3], 0.1, None) == ([3], [])
     assert [len(part) for part in hold_out_validation([3, 4], [3, 4], 0.9, None)] == [1, 1]
 
@@ -287,7 +287,7 @@ def mine():
     return custom_task("mine", AnswerRule("number")), problems
 
 
-def test_a_split_speaks_of_sample_indices(mine):
+def test_a_split_consists_of_sample_indices(mine):
     split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *mine)
     assert (len(split.train), split.validation, len(split.test)) == (70, [], 30)
     assert sorted(split.train + split.test) == list(range(0, 200, 2))
@@ -307,7 +307,7 @@ def test_limit_takes_the_first_train_problems(mine):
     assert limited.test == whole.test
 
 
-def test_a_subset_larger_than_train_is_refused(mine):
+def test_a_subset_larger_than_train_is_an_error(mine):
     with pytest.raises(FcotError, match=r"split_mode\.subset=71: train has 70 problems"):
         make_split(configuration(CustomDatasetConfig("mine"), "sample", subset=71), *mine)
 
@@ -315,7 +315,7 @@ def test_a_subset_larger_than_train_is_refused(mine):
 # --- split files --------------------------------------------------------------------------------------------------
 
 
-def test_a_split_file_decides_and_is_held_to_its_hash(mine, tmp_path):
+def test_a_split_file_defines_the_split_and_its_hash_is_checked(mine, tmp_path):
     task, problems = mine
     content = {"train": [6, 2, 4], "validation": [8], "test": [0, 198]}
     config = configuration(CustomDatasetConfig("mine"), "file", path=str(write_json(tmp_path / "split.json", content)))
@@ -335,7 +335,7 @@ def test_a_split_file_decides_and_is_held_to_its_hash(mine, tmp_path):
         ({"train": [0, 1], "test": [1, 2]}, "1 sample indices are in both train and test, the first is 1"),
         ({"train": [0], "validation": [2], "test": [2]}, "1 sample indices are in both train and test, the first is 2"),
         ({"train": [0, 3], "test": [-1, 99]}, "2 sample indices do not exist in this data, the first is -1"),
-        ({"train": [0, 0], "test": [1]}, "1 sample indices stand twice in one list"),
+        ({"train": [0, 0], "test": [1]}, "1 sample indices are repeated in one list"),
         ({"train": [0, "1"], "test": [2]}, "sample indices are integers, not '1'"),
         ({"train": [0, 1.0], "test": [2]}, "sample indices are integers, not 1.0"),
         ({"train": [0, True], "test": [2]}, "sample indices are integers, not True"),
@@ -345,14 +345,14 @@ def test_a_split_file_decides_and_is_held_to_its_hash(mine, tmp_path):
         ([0, 1], "expected"),
     ],
 )
-def test_a_bad_split_file_is_named(tmp_path, content, message):
+def test_a_malformed_split_file_is_reported(tmp_path, content, message):
     path = write_json(tmp_path / "split.json", content)
     with pytest.raises(FcotError, match=message) as error:
         read_split_file(path, range(10))
     assert str(path) in str(error.value)
 
 
-def test_a_split_file_that_is_absent_or_no_json(tmp_path):
+def test_a_missing_split_file_or_one_that_is_not_json_is_reported(tmp_path):
     with pytest.raises(FcotError, match=r"split_mode\.path=.*nowhere\.json: No such file"):
         read_split_file(tmp_path / "nowhere.json", range(10))
     (tmp_path / "torn.json").write_text('{"train": [0,')

@@ -1,4 +1,4 @@
-"""The toy tasks and their oracle: right in every wording, wrong with a slip, nothing leaked through length."""
+"""The toy tasks and their oracle: right in every wording, wrong with a slip, and no hint in the length of a question."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_problem_has_a_template_and_every_template_several_problems(name):
 
 
 @toy_tasks
-def test_at_least_64_distinct_wordings_all_right(name):
+def test_at_least_64_wordings_are_distinct_and_right(name):
     task = TOY_TASKS[name]
     assert task.n_wordings >= 64
     for problem in make_problems(task, 30, seed=1):
@@ -79,14 +79,14 @@ def test_arithmetic_rationales_name_everyone_and_sum_step_by_step():
 
 
 @pytest.mark.parametrize("name", ["toy_arithmetic", "toy_coin_flip", "toy_last_letter"])
-def test_the_number_of_words_of_a_question_says_nothing_about_its_answer(name):
+def test_the_length_of_a_question_does_not_reveal_its_answer(name):
     lengths = defaultdict(set)
     for problem in make_problems(TOY_TASKS[name], 500, seed=3):
         lengths[problem.template_id].add(len(problem.question.split()))
-    assert all(len(found) == 1 for found in lengths.values())
+    assert all(len(of_answer) == 1 for of_answer in lengths.values())
 
 
-def test_yes_and_no_stand_in_equal_shares_under_every_coin_template():
+def test_yes_and_no_are_balanced_in_every_coin_template():
     answers = defaultdict(list)
     for problem in make_problems(TOY_TASKS["toy_coin_flip"], 1600, seed=4):
         answers[problem.template_id].append(problem.answer)
@@ -114,7 +114,7 @@ def conclusion(oracle: Oracle, rationale: str) -> str:
 
 
 @toy_tasks
-def test_64_draws_of_a_problem_are_64_wordings_and_step_2_concludes_them(name):
+def test_64_completions_of_a_problem_have_64_wordings_and_step_2_concludes_them(name):
     oracle = Oracle(name, error_rate=0.0, temperature=0.7)
     for problem in make_problems(TOY_TASKS[name], 10, seed=5):
         drawn = rationales(oracle, problem, 64)
@@ -123,7 +123,7 @@ def test_64_draws_of_a_problem_are_64_wordings_and_step_2_concludes_them(name):
 
 
 @toy_tasks
-def test_draws_do_not_depend_on_how_they_are_asked_for(name):
+def test_completions_do_not_depend_on_how_they_are_requested(name):
     oracle = Oracle(name, error_rate=0.3, temperature=0.7)
     problem = make_problems(TOY_TASKS[name], 1, seed=6)[0]
     at_once = rationales(oracle, problem, 64)

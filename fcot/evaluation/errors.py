@@ -1,4 +1,4 @@
-"""Why an answer is wrong: marks that a program can give (after paper A, appendix D)."""
+"""Error marks: why an answer is wrong, as far as a program can tell (after paper A, appendix D)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ MARKS = (
 _SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
           "nineteen twenty").split()  # fmt: skip
 _DIGITS = r"\d+(?:,\d+)*(?:\.\d+)?"
-_HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may bring along: of one, of a pair, in percent
-_LOOP = 3
-_MOST_WORDS = 300  # of a rationale that are looked at: students in a loop write thousands
-_NEAR = 0.006  # two decimals are enough for a rounded result
+_HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may introduce: "one of them", "a pair", "percent"
+_LOOP = 3  # repetitions
+_MOST_WORDS = 300  # words of a rationale that are checked: students in a loop write thousands
+_NEAR = 0.006  # tolerance of a result that is rounded to two decimals
 
 
 @dataclass(frozen=True)
 class Marked:
-    """A wrong prediction and what is wrong with it (a row of ``errors.jsonl``).
+    """The marks of a wrong prediction (a row of ``errors.jsonl``).
 
     Attributes:
-        marks: Of :data:`MARKS`, in their order; ``other`` where none of them fits.
-        equation: The first wrong equation of an arithmetic slip.
+        sample_index: Sample index of the problem.
+        marks: The marks that apply, in the order of :data:`MARKS`; ``other`` alone where no other mark applies.
+        equation: The first wrong equation of the reasoning; None where all are right.
     """
 
     sample_index: int
@@ -44,16 +45,16 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
     """The marks of a wrong prediction.
 
     Args:
-        prediction: Wrong.
-        rule: The task's.
-        separator: What stands between reasoning and answer, None where the completion is the answer. Marks of the reasoning
-            are given only with one.
+        prediction: A wrong prediction.
+        rule: The task's answer rule.
+        separator: The text between reasoning and answer. None where the completion is the answer alone; then no mark of the reasoning
+            applies.
     """
     reasoning = prediction.completion.partition(separator)[0] if separator else ""
     slips = wrong_equations(reasoning)
     question = _numbers(prediction.question)
     last = rule.candidates(reasoning.strip().splitlines()[-1]) if reasoning.strip() else []
-    told = {
+    applies = {
         "no_answer": prediction.prediction is None,
         "truncated": not prediction.complete,
         "repeats_question": _repeats(prediction.question, prediction.completion),
@@ -64,43 +65,47 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
         "skipped_number": rule.answer_type == "number"
         and bool(reasoning.strip() and _in_digits(prediction.question) - set(_numbers(reasoning))),
     }
-    marks = [name for name in MARKS if told.get(name)]
+    marks = [name for name in MARKS if applies.get(name)]
     return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None)
 
 
 def count(marked: Iterable[Marked]) -> dict[str, int]:
-    """How many wrong predictions have each mark; one may have several."""
-    found = Counter(name for one in marked for name in one.marks)
-    return {name: found[name] for name in MARKS if found[name]}
+    """The number of wrong predictions with each mark, without marks that never apply. A prediction may have several marks."""
+    counts = Counter(name for prediction in marked for name in prediction.marks)
+    return {name: counts[name] for name in MARKS if counts[name]}
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers of a text, in their order; words up to twenty are numbers too."""
-    found = re.findall(rf"{_DIGITS}|[a-z]+", text.lower())
-    return [float(_SPELT.index(one) if one in _SPELT else one.replace(",", "")) for one in found if one[0].isdigit() or one in _SPELT]
+    """The numbers of a text in their order, those spelled out up to twenty included."""
+    words = re.findall(rf"{_DIGITS}|[a-z]+", text.lower())
+    return [float(_SPELT.index(word) if word in _SPELT else word.replace(",", "")) for word in words if word[0].isdigit() or word in _SPELT]
 
 
 def _in_digits(text: str) -> set[float]:
-    """The numbers of a text that are written in digits: "one" and "second" are words of many a question."""
-    return {float(one.replace(",", "")) for one in re.findall(_DIGITS, text)}
+    """The numbers of a text that are written in digits. Spelled numbers such as "one" often are ordinary words of a question."""
+    return {float(number.replace(",", "")) for number in re.findall(_DIGITS, text)}
 
 
 def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
-    """Numbers of a reasoning, from left to right, that are neither known nor a result nor come of two known ones by one operation.
+    """The numbers of a reasoning, from left to right, that have no source.
 
-    Known are those of the question, and every result, right or wrong, once it was reached.
+    A number has a source if it is known, if it follows an equals sign, or if one operation on two known numbers gives it. Known are the
+    numbers of the question and all earlier numbers of the reasoning, right or wrong.
     """
     known, foreign = _KnownNumbers(question), []
-    for found in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
-        for number in _numbers(found[2]):
-            if not found[1] and number not in known.numbers and number not in _HARMLESS and not known.give(number):
+    for word in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
+        for number in _numbers(word[2]):
+            if not word[1] and number not in known.numbers and number not in _HARMLESS and not known.give(number):
                 foreign.append(number)
             known.add(number)
     return foreign
 
 
 class _KnownNumbers:
-    """Known numbers, and whether two of them give another one by one operation: for each of them the other one is looked up."""
+    """A set of known numbers that can tell whether an operation on two of them gives another number.
+
+    For each known number the partner that the operation needs is looked up in a sorted list, so a query is faster than all pairs.
+    """
 
     def __init__(self, numbers: Iterable[float]) -> None:
         self.numbers: set[float] = set()
@@ -114,17 +119,17 @@ class _KnownNumbers:
             bisect.insort(self._ordered, number)
 
     def give(self, number: float) -> bool:
-        """Whether a + b, a - b, a * b or a / b is the number, for known a and b, equal ones too."""
-        return any(self._has(other, error) for one in self._ordered for other, error in _partners(one, number))
+        """Whether a + b, a - b, a * b or a / b is the number, for known a and b; a and b may be the same."""
+        return any(self._has(partner, error) for operand in self._ordered for partner, error in _partners(operand, number))
 
     def _has(self, value: float, error: float) -> bool:
-        """Whether a known number is closer to a value than so much."""
+        """Whether a known number differs from ``value`` by less than ``error``."""
         place = bisect.bisect_right(self._ordered, value - error)
         return place < len(self._ordered) and self._ordered[place] < value + error
 
 
 def _partners(a: float, number: float) -> Iterator[tuple[float, float]]:
-    """What a second number must be so that it and ``a`` give ``number``, and by how much it may miss that."""
+    """The second operands with which ``a`` gives ``number``, each with the tolerance of that operand."""
     yield number - a, _NEAR  # a + b
     yield a - number, _NEAR  # a - b
     if a:
@@ -135,7 +140,7 @@ def _partners(a: float, number: float) -> Iterator[tuple[float, float]]:
 
 
 def _repeats(question: str, completion: str) -> bool:
-    """Whether half of the question or more stands in the completion, word for word."""
+    """Whether the completion repeats at least half of the question word for word."""
     words, text = question.lower().split(), " ".join(completion.lower().split())
     half = max(6, (len(words) + 1) // 2)
     return any(" ".join(words[start : start + half]) in text for start in range(len(words) - half + 1))

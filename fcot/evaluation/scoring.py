@@ -1,4 +1,4 @@
-"""From decoded texts to scored predictions and their summary."""
+"""Scores completions against gold answers, and sums up the predictions of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fcot.prompts.answers import AnswerRule, most_frequent
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
 
-Form = StudentFormat | TeacherPrompt  # of what was asked and how it is read
+Form = StudentFormat | TeacherPrompt  # the format of a prompt, with the parser of its completions
 
 
 def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
-    """Parse one completion with the format's parser and compare it with the gold answer."""
+    """Parse a student's completion with the format's parser, and compare it with the gold answer."""
     prediction = text_format.parse(text, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
@@ -27,7 +27,10 @@ def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_forma
 
 
 def score_completion(problem: Problem, completion: Completion, n_tokens: int, prompt: TeacherPrompt, rule: AnswerRule) -> Prediction:
-    """The same for what answers a teacher's prompt; where nobody says why it ended, it ended by itself."""
+    """Parse a completion of a teacher's prompt, and compare it with the gold answer.
+
+    A completion without a finish reason counts as complete.
+    """
     prediction = prompt.parse(completion, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, prompt.text(completion, rule), prediction,
@@ -36,58 +39,59 @@ def score_completion(problem: Problem, completion: Completion, n_tokens: int, pr
 
 
 def majority(samples: Sequence[Prediction]) -> Prediction:
-    """Self-consistency (Wang et al. 2023): of several answers to one problem the first that gives the most frequent prediction.
+    """Self-consistency (Wang et al. 2023): the first sample of a problem whose prediction is the most frequent one.
 
-    Answers without a prediction have no vote; of equals the one drawn first wins.
+    Samples without a prediction have no vote. Where predictions are equally frequent, the one that was sampled first wins.
     """
     return samples[most_frequent([sample.prediction for sample in samples])]
 
 
 def accuracy(predictions: Sequence[Prediction]) -> float | None:
-    """Share of correct predictions (0..1), None without any."""
+    """Share of correct predictions (0..1); None without predictions."""
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
 
 
-def report(drawn: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, place: RunDirectory) -> dict[str, Any]:
-    """Write what was answered, one row a problem, and what is wrong with the wrong ones; return the summary.
+def report(answers: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, place: RunDirectory) -> dict[str, Any]:
+    """Write the predictions and the error marks of a run, and return their summary.
 
     Args:
-        drawn: The answers to each problem.
-        form: Theirs.
-        rule: The task's.
-        place: Where its files go: the answer of each problem, by :func:`majority`; all answers, where there are several a problem.
+        answers: The sampled answers to each problem, one or several.
+        form: The format that produced the answers.
+        rule: The task's answer rule.
+        place: The folder of the run or round. ``predictions.jsonl`` gets one row per problem, chosen by :func:`majority`;
+            ``errors.jsonl`` one row per wrong prediction; ``samples.jsonl`` all answers, where problems have several.
     """
-    voted = [majority(answers) for answers in drawn]
+    voted = [majority(samples) for samples in answers]
     write_jsonl(place.predictions, map(to_row, voted))
     summary = summarise(voted, form, rule)
     separator = form.answer_prefix if isinstance(form, StudentFormat) else form.trigger(rule)
-    marked = [mark(one, rule, separator) for one in voted if not one.correct]
+    marked = [mark(prediction, rule, separator) for prediction in voted if not prediction.correct]
     write_jsonl(place.errors, map(to_row, marked))
     summary["errors"] = count(marked)
-    written = sum(answer.n_tokens for answers in drawn for answer in answers)
-    summary["answer_tokens"] = written / len(drawn) if written else None  # of all draws; nobody counts an oracle's or a file's
-    if any(len(answers) > 1 for answers in drawn):
-        write_jsonl(place.samples, ({"draw": number} | to_row(answer) for answers in drawn for number, answer in enumerate(answers)))
-        summary["accuracy_single_sample"] = accuracy([answer for answers in drawn for answer in answers])
+    n_tokens = sum(sample.n_tokens for samples in answers for sample in samples)
+    summary["answer_tokens"] = n_tokens / len(answers) if n_tokens else None  # over all samples; an oracle or a file counts no tokens
+    if any(len(samples) > 1 for samples in answers):
+        write_jsonl(place.samples, ({"draw": draw} | to_row(sample) for samples in answers for draw, sample in enumerate(samples)))
+        summary["accuracy_single_sample"] = accuracy([sample for samples in answers for sample in samples])
     return summary
 
 
 def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -> dict[str, Any]:
-    """Accuracy with its interval, and what the completions look like; all rates in 0..1.
+    """Accuracy with its 95 % interval, and shares of completions; all rates in 0..1, None without predictions.
 
-    ``answer_in_completion``: the gold answer is among all candidates of the text. ``well_formed``: the text ends with
-    the format's answer prefix and an answer. ``complete``: it ended by itself.
+    ``answer_in_completion``: completions that name the gold answer anywhere. ``well_formed``: completions that end with the format's
+    answer prefix and an answer. ``complete``: completions that ended by themselves, not at the length limit.
     """
     n = len(predictions)
     right = sum(prediction.correct for prediction in predictions)
-    contained = sum(prediction.correct or rule.contains(prediction.completion, prediction.answer) for prediction in predictions)
-    formed = sum(form.well_formed(prediction.completion, rule) for prediction in predictions)
-    ended = sum(prediction.complete for prediction in predictions)
+    containing = sum(prediction.correct or rule.contains(prediction.completion, prediction.answer) for prediction in predictions)
+    well_formed = sum(form.well_formed(prediction.completion, rule) for prediction in predictions)
+    complete = sum(prediction.complete for prediction in predictions)
     return {
         "n_test": n,
         "accuracy": right / n if n else None,
         "accuracy_ci95": list(wilson_interval(right, n)),
-        "answer_in_completion": contained / n if n else None,
-        "well_formed": formed / n if n else None,
-        "complete": ended / n if n else None,
+        "answer_in_completion": containing / n if n else None,
+        "well_formed": well_formed / n if n else None,
+        "complete": complete / n if n else None,
     }

@@ -1,13 +1,13 @@
-"""What is signal and what is noise: intervals over seeds and problems, paired comparisons, trends, corrections for many tests.
+"""Statistics: confidence intervals over seeds and problems, paired comparisons, trends, and corrections for multiple tests.
 
-Correct answers are arrays of ones and zeros, (seeds, problems): the same problems in the same order wherever two are compared.
+Answers are arrays of ones (correct) and zeros (wrong), (seeds, problems). Compared arrays hold the same problems in the same order.
 
-One standard holds for means, differences and trends over several trainings. The sampling variance of a mean has two parts: that of the
-trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers is in both and is
-counted once. The quantile is Cochran and Cox's: each part's t quantile, weighted by the part. ``benchmarks/report_statistics.py`` measures
-coverage, type-I error and power.
+Means, differences and trends over several trainings are treated alike. The sampling variance of a mean has two components: that of the
+trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers enters both
+components and is counted once. The quantile is that of Cochran and Cox: the mean of the components' t quantiles, weighted by the
+components. ``benchmarks/report_statistics.py`` measures coverage, type-I error and power.
 
-Problems that share a template are not independent. Where templates are known they are the units: residuals are summed by template.
+Problems that share a template are not independent. Where templates are known, they are the sampling units.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-CorrectShares = NDArray[np.float64]
-Templates = Sequence[str]  # of each problem; problems of one template are answered alike
+Correctness = NDArray[np.float64]
+Templates = Sequence[str]  # the template id of each problem; answers to problems of one template are correlated
 
-_FEW = 5  # right or wrong answers per run, below which their variance says too little
+_FEW = 5  # with fewer right (or wrong) answers per run than this, their variance is a poor estimate
 _PERMUTATIONS = 4999
-_TAIL = 0.025
-_LEAST_P = 1e-100  # smaller ones are rounded up to it: no p-value is 0
+_TAIL = 0.025  # probability on each side of a 95 % interval
+_LEAST_P = 1e-100  # smaller p-values are raised to this one, so that none is 0
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion, as two numbers in 0..1; (0, 1) without observations."""
+    """The 95 % Wilson score interval of a proportion: its ends in 0..1, which are (0, 1) without observations."""
     if n == 0:
         return 0.0, 1.0
     interval = stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
@@ -40,12 +40,12 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """An accuracy.
+    """An accuracy with its 95 % interval.
 
     Attributes:
-        mean: Over seeds and problems, 0..1.
-        low, high: 95 % interval.
-        spread: Standard deviation over seeds, None for one.
+        mean: Mean over seeds and problems, 0..1.
+        low, high: Ends of the 95 % interval.
+        spread: Standard deviation over seeds; None for a single seed.
     """
 
     mean: float
@@ -54,21 +54,26 @@ class AccuracyEstimate:
     spread: float | None
 
 
-def estimate(answers: CorrectShares, templates: Templates | None = None) -> AccuracyEstimate:
-    """Mean accuracy and its interval.
+def estimate(answers: Correctness, templates: Templates | None = None) -> AccuracyEstimate:
+    """Mean accuracy and its 95 % interval.
 
-    One seed: Wilson's interval, of this trained student. Several: Wilson's formula with the variance of seeds and problems in the place of
-    the binomial one, and its quantile. Where a seed has fewer than five right, or wrong, answers, it is at least as wide as one seed's.
+    With one seed it is Wilson's interval, which holds for this trained student. With several seeds Wilson's formula takes the variance of
+    seeds and problems, with its quantile, instead of the binomial variance. Where a seed has fewer than five right (or wrong) answers on
+    average, the interval is at least as wide as that of one seed.
+
+    Args:
+        answers: Which answers are correct, (seeds, problems).
+        templates: The template of each problem; None where templates are unknown.
     """
     groups = _Groups(answers.shape[1], templates)
     n_seeds, n_problems = answers.shape
     mean = float(answers.mean())
-    if n_seeds == 1 and groups.alone:
+    if n_seeds == 1 and groups.singletons:
         return AccuracyEstimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
-    error = _error([answers], [1.0], groups)
-    if error.total:
-        low, high = _wilson(mean, min(mean * (1 - mean) / error.total, answers.size), error.quantile(_TAIL))
-    else:  # all alike, or one template: one observation
+    variance = _sampling_variance([answers], [1.0], groups)
+    if variance.total:
+        low, high = _wilson(mean, min(mean * (1 - mean) / variance.total, answers.size), variance.quantile(_TAIL))
+    else:  # the answers do not vary; or there is a single template, which counts as one observation
         low, high = _wilson(mean, n_problems if groups.n > 1 else 1, float(stats.norm.isf(_TAIL)))
     if min(mean, 1 - mean) * n_problems < _FEW:
         lower, upper = wilson_interval(round(mean * n_problems), n_problems)
@@ -76,58 +81,65 @@ def estimate(answers: CorrectShares, templates: Templates | None = None) -> Accu
     return AccuracyEstimate(mean, low, high, float(answers.mean(axis=1).std(ddof=1)) if n_seeds > 1 else None)
 
 
-def of_counts(accuracies: Sequence[float], n_problems: int) -> AccuracyEstimate:
-    """The same of accuracies whose single answers are not known, one for each seed: the noise of answers is in both parts."""
+def estimate_from_accuracies(accuracies: Sequence[float], n_problems: int) -> AccuracyEstimate:
+    """Mean accuracy and its 95 % interval where only accuracies are known, not the answers to single problems.
+
+    The noise of single answers is counted in both components, so the interval is wider than that of :func:`estimate`.
+
+    Args:
+        accuracies: The accuracy of each seed, 0..1.
+        n_problems: Number of test problems.
+    """
     mean = float(np.mean(accuracies))
     if len(accuracies) == 1:
         return AccuracyEstimate(mean, *wilson_interval(round(mean * n_problems), n_problems), None)
     spread = float(np.std(accuracies, ddof=1))
-    error = _Error(spread**2 / len(accuracies), mean * (1 - mean) / n_problems, (len(accuracies) - 1, max(1, n_problems - 1)))
-    if not error.total or mean in (0, 1):
+    variance = _Variance(spread**2 / len(accuracies), mean * (1 - mean) / n_problems, (len(accuracies) - 1, max(1, n_problems - 1)))
+    if not variance.total or mean in (0, 1):
         return AccuracyEstimate(mean, *wilson_interval(round(mean * n_problems), n_problems), spread)
-    return AccuracyEstimate(mean, *_wilson(mean, mean * (1 - mean) / error.total, error.quantile(_TAIL)), spread)
+    return AccuracyEstimate(mean, *_wilson(mean, mean * (1 - mean) / variance.total, variance.quantile(_TAIL)), spread)
 
 
 def _wilson(mean: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's interval of a proportion seen in ``n`` observations, which may be a fraction."""
+    """Wilson's interval of a proportion in ``n`` observations; an effective ``n`` need not be a whole number."""
     share = quantile**2 / n
-    centre, half = (mean + share / 2) / (1 + share), quantile / (1 + share) * np.sqrt(mean * (1 - mean) / n + share / (4 * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    center, half = (mean + share / 2) / (1 + share), quantile / (1 + share) * np.sqrt(mean * (1 - mean) / n + share / (4 * n))
+    return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
 class _Groups:
-    """Which problems belong together.
+    """Partition of the problems into templates, or into single problems where templates are unknown.
 
     Attributes:
         n: Number of groups.
-        alone: Whether each problem is a group of its own.
+        singletons: Whether each group has a single problem.
     """
 
     def __init__(self, n_problems: int, templates: Templates | None) -> None:
         names = range(n_problems) if templates is None else templates
         assert len(names) == n_problems
-        self._places = np.unique(np.asarray(names), return_inverse=True)[1]
-        self.n = int(self._places.max()) + 1
-        self.alone = self.n == n_problems
+        self._group_of = np.unique(np.asarray(names), return_inverse=True)[1]
+        self.n = int(self._group_of.max()) + 1
+        self.singletons = self.n == n_problems
 
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of each group, over its problems."""
-        return np.bincount(self._places, weights=values, minlength=self.n).astype(np.float64)
+        """The sum of the values of each group's problems, (groups,)."""
+        return np.bincount(self._group_of, weights=values, minlength=self.n).astype(np.float64)
 
     def variance(self, values: NDArray[np.float64]) -> float:
-        """Of the mean of these values, by the groups' sums of residuals; 0 for a single group."""
+        """The variance of the mean of the values, from the groups' sums of residuals; 0 for a single group."""
         if self.n < 2:
             return 0.0
         return float((self.sums(values - values.mean()) ** 2).sum() * self.n / (self.n - 1) / len(values) ** 2)
 
 
 @dataclass(frozen=True)
-class _Error:
+class _Variance:
     """The sampling variance of a mean.
 
     Attributes:
-        trainings, problems: Its parts.
-        freedom: Degrees of freedom of each part.
+        trainings, problems: The two components of the variance.
+        freedom: Degrees of freedom of each component.
     """
 
     trainings: float
@@ -136,56 +148,66 @@ class _Error:
 
     @cached_property
     def total(self) -> float:
-        """Both parts."""
+        """The sum of the components."""
         return self.trainings + self.problems
 
     def quantile(self, tail: float) -> float:
-        """How many standard errors leave so much on one side: Cochran and Cox's mean of the parts' t quantiles."""
-        parts = [(variance, freedom) for variance, freedom in zip((self.trainings, self.problems), self.freedom, strict=True) if variance]
-        return float(sum(variance * -special.stdtrit(freedom, tail) for variance, freedom in parts) / self.total)  # stats.t.isf, faster
+        """The number of standard errors with probability ``tail`` beyond it: Cochran and Cox's mean of the components' t quantiles."""
+        components = [part for part in zip((self.trainings, self.problems), self.freedom, strict=True) if part[0]]
+        weighted = sum(variance * -special.stdtrit(freedom, tail) for variance, freedom in components)  # stats.t.isf is slower
+        return float(weighted / self.total)
 
     def half(self) -> float:
         """Half the width of a 95 % interval."""
         return self.quantile(_TAIL) * float(np.sqrt(self.total))
 
     def p(self, mean: float) -> float:
-        """Two-sided, of this mean where the true one is 0: the level at which the interval would end at 0."""
+        """The two-sided p-value of a mean under the hypothesis that the true mean is 0: the level at which the interval ends at 0."""
         distance = abs(mean) / float(np.sqrt(self.total))
         if distance == 0:
             return 1.0
         if self.quantile(_LEAST_P / 2) <= distance:
             return _LEAST_P
-        found = optimize.brentq(lambda log: self.quantile(np.exp(log) / 2) - distance, np.log(_LEAST_P), 0.0)
-        return float(np.exp(found))
+        log_p = optimize.brentq(lambda log: self.quantile(np.exp(log) / 2) - distance, np.log(_LEAST_P), 0.0)
+        return float(np.exp(log_p))
 
 
-def _error(sides: Sequence[CorrectShares], weights: Sequence[float], groups: _Groups) -> _Error:
-    """The sampling variance of a weighted sum of the sides' means; a side of one run brings no variance of trainings."""
-    parts = [(weight**2 * _of_trainings(side, groups), len(side) - 1) for side, weight in zip(sides, weights, strict=True) if len(side) > 1]
-    trainings = sum(variance for variance, _ in parts)
-    spread = sum(variance**2 / freedom for variance, freedom in parts)  # Satterthwaite
+def _sampling_variance(sides: Sequence[Correctness], weights: Sequence[float], groups: _Groups) -> _Variance:
+    """The sampling variance of a weighted sum of the sides' means. A side of one run adds no variance of trainings."""
+    components = [
+        (weight**2 * _training_variance(side, groups), len(side) - 1)
+        for side, weight in zip(sides, weights, strict=True) if len(side) > 1
+    ]  # fmt: skip
+    trainings = sum(variance for variance, _ in components)
+    spread = sum(variance**2 / freedom for variance, freedom in components)  # Satterthwaite
     means: NDArray[np.float64] = np.sum([weight * side.mean(axis=0) for side, weight in zip(sides, weights, strict=True)], axis=0)
-    return _Error(trainings, groups.variance(means), (trainings**2 / spread if spread else 1, max(1, groups.n - 1)))
+    return _Variance(trainings, groups.variance(means), (trainings**2 / spread if spread else 1, max(1, groups.n - 1)))
 
 
-def _of_trainings(answers: CorrectShares, groups: _Groups) -> float:
-    """The variance that training brings to the mean of several runs, without the noise of single answers, which problems bring too."""
+def _training_variance(answers: Correctness, groups: _Groups) -> float:
+    """The variance of the mean of several runs that comes from training.
+
+    The noise of single answers is subtracted, because the variance of the problems contains it already.
+    """
     runs = answers.mean(axis=1)
     noise = answers - runs[:, None] - answers.mean(axis=0) + answers.mean()
-    of_noise = sum(groups.variance(row) for row in noise) / (len(answers) * (len(answers) - 1))
-    return max(0.0, float(runs.var(ddof=1)) / len(answers) - of_noise)
+    noise_variance = sum(groups.variance(row) for row in noise) / (len(answers) * (len(answers) - 1))
+    return max(0.0, float(runs.var(ddof=1)) / len(answers) - noise_variance)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One setting against another on the same problems.
+    """A paired comparison of two settings on the same problems.
 
     Attributes:
-        difference: Of the accuracies, second minus first, -1..1.
-        low, high: 95 % interval that goes with the test: where ``p`` is 0.05 or more it holds 0.
-        p: Of the two trained students as they are where each side is one run: exact McNemar, or by templates. Else over trainings and
-            problems. None where one side was trained once and the other several times: nobody knows how much the one would vary.
-        repaired, broken: Sample indices that most seeds answer wrongly in the first and rightly in the second, and the reverse.
+        difference: Accuracy of the second setting minus that of the first, -1..1.
+        low, high: Ends of the 95 % interval, consistent with the test: the interval contains 0 where ``p`` is 0.05 or more. None where
+            ``p`` is.
+        p: Two-sided p-value. Where each setting is one run, it compares these two trained students: McNemar's exact test, or a test by
+            templates. Otherwise it accounts for trainings and problems. None where one setting was trained once and the other several
+            times, because the variance of the single training is unknown.
+        repaired: Sample indices that most seeds of the first setting answer wrong and most of the second right.
+        broken: Sample indices that most seeds of the first setting answer right and most of the second wrong.
     """
 
     difference: float
@@ -197,20 +219,21 @@ class Comparison:
 
 
 def compare(
-    first: CorrectShares,
-    second: CorrectShares,
+    first: Correctness,
+    second: Correctness,
     problems: Sequence[int],
     templates: Templates | None = None,
     fixed: tuple[bool, bool] = (False, False),
 ) -> Comparison:
-    """The second setting against the first.
+    """Compare the second setting with the first.
 
     Args:
         first: Which answers of the first setting are correct, (seeds, problems).
-        second: The same of the second setting.
-        problems: Their sample indices.
-        templates: Of each problem; None where nobody knows them.
-        fixed: Of each side, whether its answers do not depend on the seed: its one run is all there is.
+        second: Which answers of the second setting are correct, (seeds, problems).
+        problems: The sample index of each problem.
+        templates: The template of each problem; None where templates are unknown.
+        fixed: For each setting, whether its answers do not depend on the seed. A single run of such a setting has no variance of
+            training.
     """
     before, after = first.mean(axis=0), second.mean(axis=0)
     repaired = [index for index, wrong, right in zip(problems, before < 0.5, after > 0.5, strict=True) if wrong and right]
@@ -221,28 +244,42 @@ def compare(
     if len(first) > 1 or len(second) > 1:
         p, interval = _over_trainings(first, second, groups)
     else:
-        p, interval = _exact(first, second, groups) if groups.alone else _by_template(first, second, groups)
+        p, interval = _mcnemar(first, second, groups) if groups.singletons else _by_template(first, second, groups)
     low, high = (min(interval[0], 0.0), max(interval[1], 0.0)) if p >= 2 * _TAIL else interval
     return Comparison(difference, low, high, p, repaired, broken)
 
 
-def gain(first: CorrectShares, second: CorrectShares, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
-    """As :func:`compare`, where each run of the first side is the beginning of the same run of the second: paired by run."""
-    found = compare(first, second, problems, templates)
+def gain(first: Correctness, second: Correctness, problems: Sequence[int], templates: Templates | None = None) -> Comparison:
+    """Compare two states of the same runs, such as two rounds: as :func:`compare`, but paired by run as well as by problem.
+
+    Args:
+        first: Which answers of the earlier state are correct, (runs, problems).
+        second: Which answers of the later state are correct, with the runs in the same order.
+        problems: The sample index of each problem.
+        templates: The template of each problem; None where templates are unknown.
+    """
+    comparison = compare(first, second, problems, templates)
     if len(first) == 1:
-        return found
-    groups, each = _Groups(len(problems), templates), second - first
-    p, (low, high) = _tested(found.difference, _error([each], [1.0], groups), groups)
+        return comparison
+    groups, gains = _Groups(len(problems), templates), second - first
+    p, (low, high) = _test(comparison.difference, _sampling_variance([gains], [1.0], groups), groups)
     if p >= 2 * _TAIL:
         low, high = min(low, 0.0), max(high, 0.0)
-    return replace(found, p=p, low=low, high=high)
+    return replace(comparison, p=p, low=low, high=high)
 
 
 def against_published(measured: AccuracyEstimate, n_seeds: int, published: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy's difference to a published one, which is that of one training on as many problems.
+    """The 95 % interval of the difference between a measured and a published accuracy (measured minus published).
 
-    Both have the sampling error of their problems, and with several seeds the published one has that of one more training. The parts are
-    joined by their squares (Newcombe). With one seed the error of training is unknown and left out.
+    Both accuracies have the sampling error of their problems. The published one is that of a single training; with several measured
+    seeds, their spread estimates its training error. The errors are combined by the root of their squares (Newcombe). With one seed the
+    training error is unknown and left out.
+
+    Args:
+        measured: The measured accuracy.
+        n_seeds: Trainings behind the measured accuracy.
+        published: The published accuracy, 0..1.
+        n: Number of test problems of the published accuracy.
     """
     low, high = wilson_interval(round(published * n), n)
     training = 0.0 if measured.spread is None else float(-special.stdtrit(n_seeds - 1, _TAIL)) * measured.spread
@@ -253,99 +290,102 @@ def against_published(measured: AccuracyEstimate, n_seeds: int, published: float
 
 
 def detectable(n_problems: int, n_seeds: int, accuracy: float = 0.5, spread: float = 0.03) -> float:
-    """The smallest difference of two settings' accuracies that is found with a power of 80 % at p < 0.05.
+    """The smallest difference between the accuracies of two settings that a test at p < 0.05 detects with a power of 80 %.
 
-    Assumes correlations of answers to a problem of 0.4 within a setting and 0.3 between the two, as was seen between students of one kind.
+    Answers to a problem are assumed to correlate by 0.4 within a setting and by 0.3 between the two settings. These correlations were
+    measured between students of the same kind.
 
     Args:
-        n_problems: Tested, the same for both.
-        n_seeds: Trainings of each setting. With one the difference is that of two trained students, without the error of training.
-        accuracy: Of the settings.
+        n_problems: Number of test problems, the same ones for both settings.
+        n_seeds: Trainings of each setting. With one training the difference is that between two trained students, and the training error
+            is left out.
+        accuracy: Accuracy of the settings, 0..1.
         spread: Standard deviation of a setting's accuracy over trainings.
     """
-    each = accuracy * (1 - accuracy)
-    problems = 2 * each * (0.6 / n_seeds + 0.1) / n_problems
+    answer_variance = accuracy * (1 - accuracy)
+    problems = 2 * answer_variance * (0.6 / n_seeds + 0.1) / n_problems
     trainings = 2 * spread**2 / n_seeds if n_seeds > 1 else 0.0
-    freedom = max(1.0, 1.25 * (n_seeds - 1) - 0.25)  # of twice as many, what is left where two variances are estimated: by simulation
-    error = _Error(trainings, problems, (freedom, max(1, n_problems - 1)))
-    return (error.quantile(_TAIL) + error.quantile(0.2)) * float(np.sqrt(error.total))
+    freedom = max(1.0, 1.25 * (n_seeds - 1) - 0.25)  # effective degrees where both settings' variances are estimated, found by simulation
+    variance = _Variance(trainings, problems, (freedom, max(1, n_problems - 1)))
+    return (variance.quantile(_TAIL) + variance.quantile(0.2)) * float(np.sqrt(variance.total))
 
 
-def _comparable(sides: Sequence[CorrectShares], fixed: Sequence[bool]) -> bool:
-    """Whether no side is a single training beside several ones."""
-    return max(map(len, sides)) == 1 or all(len(side) > 1 or known for side, known in zip(sides, fixed, strict=True))
+def _comparable(sides: Sequence[Correctness], fixed: Sequence[bool]) -> bool:
+    """Whether a test exists: either every side is one run, or every side with one run is fixed, so that it has no training variance."""
+    return max(map(len, sides)) == 1 or all(len(side) > 1 or is_fixed for side, is_fixed in zip(sides, fixed, strict=True))
 
 
-def _exact(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """McNemar's exact test of one training each, and an interval that does not contradict it.
+def _mcnemar(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
+    """McNemar's exact test of one training each, and an interval that is consistent with it.
 
-    It holds the paired t interval, the exact one given how many problems the two differ in, and what may differ though nothing was seen to.
+    The interval contains three others: the paired t interval, the exact interval given the number of problems on which the two differ,
+    and the interval of differences that ``n`` problems can miss.
     """
     n, repaired, broken = first.size, int((second > first).sum()), int((first > second).sum())
-    mean, error = (repaired - broken) / n, _error([first, second], [-1, 1], groups)
-    intervals = [_around(mean, _unseen(n)), _around(mean, error.half() if error.total else 0.0)]
+    mean, variance = (repaired - broken) / n, _sampling_variance([first, second], [-1, 1], groups)
+    intervals = [_interval(mean, _undetected_share(n)), _interval(mean, variance.half() if variance.total else 0.0)]
     if differing := repaired + broken:
         share = stats.binomtest(repaired, differing).proportion_ci(0.95, method="exact")
         intervals.append(((2 * share.low - 1) * differing / n, (2 * share.high - 1) * differing / n))
     return _sign_flips((second - first)[0]), (min(low for low, _ in intervals), max(high for _, high in intervals))
 
 
-def _by_template(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """One training each: the larger p of exchanging the two within whole templates, and of a t test over templates."""
+def _by_template(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
+    """Test of one training each: the larger p of a permutation test that exchanges whole templates and of a t test over templates."""
     differences = (second - first)[0]
-    p, interval = _tested(float(differences.mean()), _error([first, second], [-1, 1], groups), groups)
+    p, interval = _test(float(differences.mean()), _sampling_variance([first, second], [-1, 1], groups), groups)
     return max(p, _sign_flips(groups.sums(differences))), interval
 
 
 def _sign_flips(sums: NDArray[np.float64]) -> float:
-    """Exact two-sided p of a sum whose whole-number terms might as well have the other sign; McNemar's where they are ones."""
+    """Exact two-sided p-value of a sum of whole numbers, if each might as well have the opposite sign; McNemar's test for ones."""
     terms = np.abs(sums[sums != 0]).astype(int)
-    chances = np.ones(1)  # of each sum, from -terms.sum() to terms.sum()
+    chances = np.ones(1)  # the probability of each sum, from -terms.sum() to terms.sum()
     for term in terms:
         longer = np.zeros(len(chances) + 2 * term)
         longer[: len(chances)] += chances / 2
         longer[2 * term :] += chances / 2
         chances = longer
-    places = np.abs(np.arange(len(chances)) - len(chances) // 2)
-    return float(np.clip(chances[places >= abs(sums.sum())].sum(), _LEAST_P, 1.0))
+    distances = np.abs(np.arange(len(chances)) - len(chances) // 2)
+    return float(np.clip(chances[distances >= abs(sums.sum())].sum(), _LEAST_P, 1.0))
 
 
-def _over_trainings(first: CorrectShares, second: CorrectShares, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """Test and interval with the variance of the trainings and that of the problems' differences."""
-    return _tested(float(second.mean() - first.mean()), _error([first, second], [-1, 1], groups), groups)
+def _over_trainings(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
+    """Test and interval from the variance of the trainings and that of the problems' differences."""
+    return _test(float(second.mean() - first.mean()), _sampling_variance([first, second], [-1, 1], groups), groups)
 
 
-def _tested(mean: float, error: _Error, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """A difference against 0; where nothing varies, by how many groups agree."""
-    if error.total:
-        return error.p(mean), _around(mean, error.half())
-    return _unanimous(mean, groups), _around(mean, _unseen(groups.n))
+def _test(mean: float, variance: _Variance, groups: _Groups) -> tuple[float, tuple[float, float]]:
+    """The p-value and the 95 % interval of a difference. Without any variance they follow from the number of groups that agree."""
+    if variance.total:
+        return variance.p(mean), _interval(mean, variance.half())
+    return _unanimous_p(mean, groups), _interval(mean, _undetected_share(groups.n))
 
 
-def _unanimous(mean: float, groups: _Groups) -> float:
-    """The p of all groups having one sign."""
+def _unanimous_p(mean: float, groups: _Groups) -> float:
+    """The two-sided p-value where the differences of all groups have the same sign; 1 where all are 0."""
     return max(2.0 ** (1 - groups.n), _LEAST_P) if mean else 1.0
 
 
-def _around(difference: float, half: float) -> tuple[float, float]:
-    """An interval, within what differences of shares can be."""
+def _interval(difference: float, half: float) -> tuple[float, float]:
+    """The interval of ``half`` to each side of a difference, cut at -1 and 1."""
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
-def _unseen(n: int) -> float:
-    """The largest share of problems that may be otherwise, with 97.5 % confidence, though none of ``n`` was seen to be."""
+def _undetected_share(n: int) -> float:
+    """The upper 97.5 % confidence limit of a share of problems of which none occurs among ``n``."""
     return float(1 - 0.025 ** (1 / n))
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Whether accuracy moves with an ordered setting.
+    """Trend of the accuracy with the levels of an ordered setting.
 
     Attributes:
-        direction: 1 where it rises, -1 where it falls, 0 where it does not move.
-        p: Two-sided; None where some levels were trained once and others several times.
-        over: ``runs``: a linear contrast over trainings and problems; ``problems``: a permutation of each problem's answers over the
-            levels, which takes the trained students as they are; ``none``: no test.
+        direction: 1 where the accuracy rises, -1 where it falls, 0 where it does not change.
+        p: Two-sided p-value; None where some levels were trained once and others several times.
+        over: The test. ``runs``: a linear contrast, with the variance of trainings and problems. ``problems``: a permutation of each
+            problem's answers over the levels, which holds for these trained students only. ``none``: no test.
     """
 
     direction: int
@@ -353,13 +393,13 @@ class Trend:
     over: str
 
 
-def trend(levels: Sequence[CorrectShares], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
-    """The trend over answers in increasing order of the setting.
+def trend(levels: Sequence[Correctness], templates: Templates | None = None, fixed: Sequence[bool] | None = None) -> Trend:
+    """Test the trend of the accuracy with an ordered setting.
 
     Args:
-        levels: Which answers are correct at each value of the setting, each (seeds, problems).
-        templates: Of each problem; None where nobody knows them.
-        fixed: Of each level, whether its answers do not depend on the seed; None: all do.
+        levels: Which answers are correct at each level, in increasing order of the setting; each (seeds, problems).
+        templates: The template of each problem; None where templates are unknown.
+        fixed: For each level, whether its answers do not depend on the seed. None: the answers of all levels do.
     """
     groups = _Groups(levels[0].shape[1], templates)
     weights = [place - (len(levels) - 1) / 2 for place in range(len(levels))]
@@ -368,27 +408,26 @@ def trend(levels: Sequence[CorrectShares], templates: Templates | None = None, f
     if not _comparable(levels, fixed or [False] * len(levels)):
         return Trend(direction, None, "none")
     if max(map(len, levels)) > 1:
-        return Trend(direction, _tested(slope, _error(levels, weights, groups), groups)[0], "runs")
+        return Trend(direction, _test(slope, _sampling_variance(levels, weights, groups), groups)[0], "runs")
     if direction == 0 or groups.n < 2:
         return Trend(0, 1.0, "problems")
-    return Trend(direction, _permuted([groups.sums(answers[0]) for answers in levels], weights), "problems")
+    return Trend(direction, _permutation_p([groups.sums(answers[0]) for answers in levels], weights), "problems")
 
 
-def _permuted(levels: Sequence[NDArray[np.float64]], weights: Sequence[float]) -> float:
-    """The p of a contrast by exchanging the levels within each problem or template; at least one of the permutations drawn."""
+def _permutation_p(levels: Sequence[NDArray[np.float64]], weights: Sequence[float]) -> float:
+    """The p-value of a contrast from random permutations of the levels within each problem or template; never 0."""
 
-    def rise(*columns: Any, axis: int) -> Any:
+    def slope(*columns: Any, axis: int) -> Any:
         return sum(weight * column.sum(axis=axis) for weight, column in zip(weights, columns, strict=True))
 
-    result = stats.permutation_test(
-        tuple(levels), rise, permutation_type="samples", vectorized=True, n_resamples=_PERMUTATIONS, batch=500, rng=np.random.default_rng(0)
-    )
+    options: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "n_resamples": _PERMUTATIONS, "batch": 500}
+    result = stats.permutation_test(tuple(levels), slope, **options, rng=np.random.default_rng(0))
     return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction: p-values of one table that keep their family-wise error. None, no test, stays and does not count."""
-    from statsmodels.stats.multitest import multipletests  # here: it brings pandas, which a run has no use for
+    """Holm's correction of the p-values of one table for multiple tests. None means no test: it stays None and does not count."""
+    from statsmodels.stats.multitest import multipletests  # imported here because it loads pandas, which a run does not need
 
     tested = [p for p in p_values if p is not None]
     corrected = iter(multipletests(tested, method="holm")[1] if tested else ())
@@ -396,7 +435,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def independence(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
-    """Whether two fail on the same problems: the odds ratio of their failures, and Fisher's exact p (one-sided: more than chance)."""
+    """Whether two systems fail on the same problems more often than by chance.
+
+    Args:
+        first: Whether the first system fails on each problem.
+        second: Whether the second system fails on each problem.
+
+    Returns:
+        The odds ratio of the failures, and the one-sided p-value of Fisher's exact test.
+    """
     a, b = np.asarray(first, bool), np.asarray(second, bool)
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
     result = stats.fisher_exact(table, alternative="greater")

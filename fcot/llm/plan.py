@@ -238,7 +238,7 @@ def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[t
         answer = by_slot[slot]
         if shard.has(answer.key, answer.slot):
             answer_row = shard.row(answer.key, answer.slot)
-            answer_text = separate(answer_row["text"]).said
+            answer_text = separate(answer_row["text"]).rest
             yield Completion(problem.sample_index, index, rationale_text, answer_text, row["finish_reason"], thought), [row, answer_row]
         else:
             yield Completion(problem.sample_index, index, rationale_text, "", _reason(shard, answer.key), thought), [row]

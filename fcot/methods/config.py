@@ -1,4 +1,4 @@
-"""The options of ``method`` for methods without rounds, and what the options of every method have to offer."""
+"""The options of ``method`` for methods without rounds, and the interface of every method's options."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class MethodOptions(Protocol):
-    """What the options of any method have to offer. ``name`` chooses its entry in :mod:`fcot.methods.table`.
+    """The interface of a method's options.
 
     Attributes:
-        rounds: How many rounds of its stages there are at most.
+        name: Key of the method's entry in :mod:`fcot.methods.table`.
+        rounds: Most rounds of the method's stages.
     """
 
     name: str
@@ -27,28 +28,28 @@ class MethodOptions(Protocol):
 
     @property
     def draws_beyond_diversity(self) -> bool:
-        """Whether it draws further completions of the same requests, behind the first D."""
+        """Whether the method requests further completions with the run's own prompt, beyond the first D."""
 
     @property
     def request_text(self) -> str:
-        """The text of its own requests to the teacher, beside the run's prompt; empty where it has none.
+        """The template of requests that the method sends in addition to those of the run's prompt; empty where it sends none.
 
-        Test questions that stand in it are not evaluated.
+        Test problems whose question is in this text are not evaluated.
         """
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """What its options cannot be combined with, one message each."""
+        """One message for each option of the run that the method's options cannot be combined with."""
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Its part of the run's identity: options that change a prediction, as JSON values."""
+        """The method's part of the run's identity: options that change a prediction, as JSON values."""
 
 
 @dataclass
 class MethodConfig:
-    """A method without options of its own."""
+    """The options of a method without rounds."""
 
     name: str = MISSING
-    # few-shot: above so many tokens exemplars are left out; null: the student's
+    # few-shot: exemplars are left out of prompts longer than this many tokens; null: student.max_prompt_tokens
     prompt_tokens: int | None = resolved(None, "the limit", at_least=1)
 
     rounds: ClassVar[int] = 1
@@ -56,11 +57,11 @@ class MethodConfig:
     request_text: ClassVar[str] = ""
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """None."""
+        """No message: a method without options conflicts with nothing."""
         return iter(())
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """The prompt's limit where a local student is prompted."""
+        """The options that count. Where a local student is prompted, the resolved limit of the prompt counts as well."""
         student = run.config.student
         if run.method.prompted and not student.remote:
             return counted(self) | {"prompt_tokens": self.prompt_tokens or student.max_prompt_tokens}

@@ -1,6 +1,6 @@
-"""The methods: one entry each, with the stages that make a student and the formats that it reads and writes.
+"""The table of methods. Each entry has the stages that make a student and the formats that the student reads and writes.
 
-A method's options are a schema in ``fcot/methods/``, its choice a YAML file in ``conf/method/``.
+A method's options are a schema in ``fcot/methods/``. The choice ``method=NAME`` is a YAML file in ``conf/method/``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ class Method:
     """How a student is made and evaluated.
 
     Attributes:
-        title: The papers' name.
-        stages: In order; those of several rounds once.
-        formats: What its students read and write, by kind of format; empty where the untrained student is prompted with the run's prompt,
-            as a teacher is.
-        round_runner: ``module:function`` that takes a run through rounds of these stages (:func:`fcot.runs.pipeline.execute` calls it with
-            the run and the function that takes one step); empty: each stage is taken once.
+        title: The name that the papers use.
+        stages: The stages in order. A method with rounds lists the stages of all rounds, each once.
+        formats: Formats of the student by kind. Empty where an untrained student is prompted with the run's prompt, as a teacher is.
+        round_runner: ``module:function`` that runs the rounds. :func:`fcot.runs.pipeline.execute` calls it with the run and a function
+            that runs one step. Empty where each stage runs once.
     """
 
     title: str
@@ -31,21 +30,21 @@ class Method:
 
     @property
     def uses_rationales(self) -> bool:
-        """Whether it trains on rationales of a teacher."""
+        """Whether the method trains on rationales of a teacher."""
         return GENERATE in self.stages
 
     @property
     def trains(self) -> bool:
-        """Whether it trains at all."""
+        """Whether the method trains a student."""
         return TRAIN in self.stages
 
     @property
     def prompted(self) -> bool:
-        """Whether an untrained student is prompted with the run's prompt."""
+        """Whether the method prompts an untrained student with the run's prompt."""
         return not self.formats
 
     def stages_of(self, remote: bool) -> tuple[Stage, ...]:
-        """The stages of a run.
+        """The method's stages in order.
 
         Args:
             remote: Whether the student is a model behind an API.
@@ -80,7 +79,7 @@ METHODS: dict[str, Method] = {
             "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
         },
     ),
-    "tailored": Method(  # paper B's; T5's tokenizer has no newlines
+    "tailored": Method(  # paper B's formats; T5's tokenizer has no newlines, so an encoder-decoder gets spaces
         "Tailored", (GENERATE, CURATE, EXAM, FEEDBACK, TRAIN, EVALUATE),
         {
             "encoder_decoder": StudentFormat("Question: {question} Reasoning:", "{rationale} Answer: {answer}", "Answer:"),

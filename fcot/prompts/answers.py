@@ -1,10 +1,11 @@
-r"""Answer extraction and comparison, one rule per answer type.
+r"""Extracts answers from texts and compares them, with one rule per answer type.
 
-There are two readings. ``paper`` is paper A's (Ho et al. 2023, ``src/evaluation/evaluator.py``): every answer type has *candidates* in a
-text, the elicitation decides which of them counts, and a part of a number counts as a number: its pattern takes "9/10" for 9 and ".5"
-for 5. The paper's published figures depend on that, so its tasks keep this reading. ``extended`` reads an answer whole or not at all
-(:mod:`fcot.prompts.numbers`, :mod:`fcot.prompts.choices`), and an answer that a text marks (``\boxed{}``, ``####``, "Final answer:")
-wins over its position.
+There are two readings. ``paper`` is paper A's (Ho et al. 2023, ``src/evaluation/evaluator.py``). It collects the *candidates* of the
+answer type in a text, and the prompt decides which of them counts. It also accepts part of a number as a number: "9/10" is read as 9 and
+".5" as 5. The paper's published figures depend on that, so its tasks keep this reading.
+
+``extended`` reads an answer whole or not at all (:mod:`fcot.prompts.numbers`, :mod:`fcot.prompts.choices`). An answer that a text marks
+(``\boxed{}``, ``####``, "Final answer:") takes precedence over other candidates.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TRUE_FALSE = re.compile(r"\W*(true|false)\W*", re.IGNORECASE)
 _EITHER = re.compile(r"\byes\s*(?:or|/|,)\s*no\b|\bno\s*(?:or|/|,)\s*yes\b", re.IGNORECASE)
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_LINE_MARK = re.compile(  # GSM8K's mark, which is no heading ("#### 1. The plan"); "Final answer:"; "Answer:" at the beginning of a line
+_LINE_MARK = re.compile(  # GSM8K's mark, but no heading such as "#### 1. The plan"; "Final answer:"; "Answer:" at the beginning of a line
     r"^[ \t]*####[ \t]*(?=\S)(?!\d+[.)]\s+\S)|\bfinal[\s*_]+answer[\s*_]*(?:is\b[\s*_]*)?[:：]|^[\W_]*answer[\s*_]*[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -43,7 +44,7 @@ _BETWEEN_BOXES = re.compile(r"[\s$.]*(?:and|or|,)[\s$]*")
 
 
 def strip_markup(text: str) -> str:
-    """Strip the mark-up that hides an answer: LaTeX wrappers and fractions, Markdown emphasis, exotic minus signs."""
+    """Remove the markup around an answer: LaTeX wrappers and fractions, Markdown emphasis, unusual minus signs and spaces."""
     text = text.replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ").replace("\\$", "$").replace("\\%", "%")
     text = text.replace("\\(", "").replace("\\)", "")
     text = _LATEX_FRACTION.sub(lambda match: f" {match[1] or match[3]}/{match[2] or match[4]}", text)
@@ -52,8 +53,7 @@ def strip_markup(text: str) -> str:
 
 
 def _paper_numbers(text: str) -> list[str]:
-    found = _PAPER_NUMBER.findall(text.replace(",", ""))
-    values = [_paper_value(match) for match in found]
+    values = [_paper_value(digits) for digits in _PAPER_NUMBER.findall(text.replace(",", ""))]
     return [value for value in values if value is not None]
 
 
@@ -65,9 +65,9 @@ def _paper_value(digits: str) -> str | None:
 
 
 def _paper_choices(text: str, letters: str) -> list[str]:
-    """Choice letters by decreasing certainty: bracketed ``(A) [a] {A} A)``, then standing alone, then inside a word.
+    """Choice letters: those in brackets, ``(A) [a] {A} A)``; else those that stand alone; else those inside words.
 
-    The last step is upstream's ``[A-E]`` anywhere; it is reached only by texts that name no letter otherwise.
+    The last case is paper A's own pattern, ``[A-E]`` anywhere.
     """
     text = strip_markup(text)
     upper, either = letters, letters + letters.lower()
@@ -87,7 +87,7 @@ def _yes_no(text: str) -> list[str]:
 
 
 def _texts(text: str) -> list[str]:
-    """A free answer is the whole text, or what it puts in quotes, without spaces, quotes and full stops."""
+    """A free answer: the whole text, or the quoted part if there is one, without white space, quotes and periods."""
     text = unicodedata.normalize("NFC", strip_markup(text))
     if quoted := _QUOTED.match(text):
         text = quoted.group(1)
@@ -96,13 +96,13 @@ def _texts(text: str) -> list[str]:
 
 
 def _boolean(text: str) -> str | None:
-    """Yes for True and no for False, where that is the whole text."""
+    """``yes`` if the whole text is True, ``no`` if it is False, otherwise None."""
     whole = _TRUE_FALSE.fullmatch(text)
     return {"true": "yes", "false": "no"}[whole[1].lower()] if whole else None
 
 
 def _read_yes_no(text: str) -> Reading:
-    """The first of yes and no; "yes or no" is neither. True and False count where they are the whole text."""
+    """Read the first yes or no. "Yes or no" is no answer. True and False count if they are the whole text."""
     if boolean := _boolean(text):
         return Reading(boolean)
     answers = _yes_no(rest := _EITHER.sub(" ", text))
@@ -110,19 +110,22 @@ def _read_yes_no(text: str) -> Reading:
 
 
 def marked(text: str) -> str | None:
-    r"""What a text marks as its answer: the content of the last ``\\boxed{}``, behind the last ``####`` or "Final answer:"; or None."""
-    found: list[tuple[int, str]] = []
+    r"""The text that is marked as the answer: by ``\\boxed{}``, ``####``, "Final answer:" or ``<answer>``. The last mark counts.
+
+    None where nothing is marked. Boxes that are joined by "and", "or" or a comma count as one mark.
+    """
+    marks: list[tuple[int, str]] = []  # position and content
     boxes = [(match.start(), *_braced(text, match.end())) for match in _BOX.finditer(text)]
     for number, (start, content, _) in enumerate(boxes):
         joined = number and _BETWEEN_BOXES.fullmatch(text[boxes[number - 1][2] : start])
-        found.append((start, f"{found[-1][1]} and {content}" if joined else content))
-    found += [(match.start(), _rest_of_line(text, match.end())) for match in _LINE_MARK.finditer(text)]
-    found += [(match.start(), match[1]) for match in _TAGGED.finditer(text)]
-    return max(found)[1] if found else None
+        marks.append((start, f"{marks[-1][1]} and {content}" if joined else content))
+    marks += [(match.start(), _rest_of_line(text, match.end())) for match in _LINE_MARK.finditer(text)]
+    marks += [(match.start(), match[1]) for match in _TAGGED.finditer(text)]
+    return max(marks)[1] if marks else None
 
 
 def _braced(text: str, start: int) -> tuple[str, int]:
-    """The content of a brace that was opened before ``start``, and where it is closed."""
+    """The content of the brace that was opened just before ``start``, and the position behind its closing brace."""
     depth = 1
     for end in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -132,7 +135,7 @@ def _braced(text: str, start: int) -> tuple[str, int]:
 
 
 def _rest_of_line(text: str, start: int) -> str:
-    """The line behind a mark, or the next one where nothing stands behind it."""
+    """The rest of the mark's line, or the next line that is not blank."""
     lines = (line for line in text[start:].split("\n") if line.strip(" \t\r*_:"))
     return next(lines, "").strip()
 
@@ -143,9 +146,9 @@ class AnswerRule:
 
     Attributes:
         answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
-        choices: The task's letters (``"ABCDE"``); read for ``choice`` only.
-        numbers: ``extended`` reads an answer of any type whole or not at all; ``paper`` reads as paper A does, numbers by
-            ``-?\d+(?:\.\d+)?``. (The name is older than its meaning: it counts in the identity of runs.)
+        choices: The task's letters, such as ``"ABCDE"``; used for ``choice`` only.
+        numbers: The reading, for answers of all types. ``extended`` reads an answer whole or not at all. ``paper`` reads as paper A does,
+            numbers by ``-?\d+(?:\.\d+)?``. The name is kept because it is part of the identity of runs.
     """
 
     answer_type: AnswerType
@@ -153,7 +156,7 @@ class AnswerRule:
     numbers: NumberReading = "extended"
 
     def candidates(self, text: str) -> list[str]:
-        """All answers of the rule's type named in a text, in their order, in canonical spelling."""
+        """All answers of the rule's type in a text, in their order, in canonical spelling."""
         if self.answer_type == "number" and self.numbers == "paper":
             return _paper_numbers(text)
         if self.answer_type == "number":
@@ -165,15 +168,15 @@ class AnswerRule:
         return _texts(text)
 
     def read(self, text: str) -> Reading:
-        """The answer in a text that consists of an answer: its first candidate, or what it marks."""
+        """The answer in a text that begins with the answer: the marked one, or else the first candidate."""
         return self._read(text, first=True)
 
     def read_last(self, text: str) -> Reading:
-        """The answer in a text that ends with one: its last candidate, or what it marks."""
+        """The answer in a text that ends with the answer: the marked one, or else the last candidate."""
         return self._read(text, first=False)
 
     def read_after(self, text: str, prefix: str) -> Reading:
-        """The answer behind the last ``prefix`` with something to read behind it; without a prefix the last of the text (paper A)."""
+        """The answer behind the last ``prefix`` that an answer follows. Without a prefix, the last answer of the text (paper A)."""
         *parts, last = text.split(prefix)
         if not parts:
             return self.read_last(text)
@@ -182,8 +185,8 @@ class AnswerRule:
 
     def _read(self, text: str, first: bool) -> Reading:
         if self.numbers == "paper":
-            found = self.candidates(text)
-            return Reading(found[0 if first else -1]) if found else NOTHING
+            candidates = self.candidates(text)
+            return Reading(candidates[0 if first else -1]) if candidates else NOTHING
         if (mark := marked(text)) is not None:
             reading = self._by_position(mark, True)
             if reading != NOTHING:
@@ -197,8 +200,8 @@ class AnswerRule:
             return (choices.first if first else choices.last)(strip_markup(text), self.choices)
         if self.answer_type == "yes_no" and first:
             return _read_yes_no(text)
-        found = self.candidates(text)
-        return Reading(found[0 if first else -1]) if found else NOTHING
+        candidates = self.candidates(text)
+        return Reading(candidates[0 if first else -1]) if candidates else NOTHING
 
     def first(self, text: str) -> str | None:
         """The value of :meth:`read`."""
@@ -211,8 +214,8 @@ class AnswerRule:
     def gold(self, answer: str) -> str | None:
         """The canonical form of a gold answer, or None where it is not of the rule's type.
 
-        Gold answers are data, not model output: they are read whole whatever ``numbers`` is, and an answer that names several
-        (``"1 000"``, ``"A or B"``) or that has to be worked out (``"2^3"``) is none.
+        Gold answers are data, not model output, so they are read whole whatever ``numbers`` is. A text with several answers (``"1 000"``,
+        ``"A or B"``) or with a calculation (``"2^3"``) is no gold answer.
         """
         if self.answer_type == "number":
             return numbers.gold(numbers.plain(answer))
@@ -220,19 +223,19 @@ class AnswerRule:
             return choices.first(strip_markup(answer), self.choices).value
         if self.answer_type == "yes_no" and (boolean := _boolean(answer)):
             return boolean
-        found = self.candidates(answer)
-        return found[0] if len(found) == 1 else None
+        candidates = self.candidates(answer)
+        return candidates[0] if len(candidates) == 1 else None
 
     def contains(self, text: str, gold: str) -> bool:
-        """Whether the gold answer is named anywhere in a text; for free strings, as a part of it without white space."""
+        """Whether the gold answer is anywhere in a text. Free strings are searched for without white space and quotes."""
         if self.answer_type == "text":
             return (self.gold(gold) or text) in _TEXT_NOISE.sub("", unicodedata.normalize("NFC", strip_markup(text)))
         return any(self.same(candidate, gold) for candidate in self.candidates(text))
 
     def same(self, prediction: str | None, gold: str) -> bool:
-        """Whether a parsed answer equals the gold one: numbers to one part in a million, everything else exactly.
+        """Whether a parsed answer equals the gold answer: numbers within a relative tolerance of 1e-6, everything else exactly.
 
-        In the ``paper`` reading numbers below 1 are compared to an absolute 1e-6.
+        In the ``paper`` reading the tolerance of numbers below 1 is absolute.
         """
         expected = self.gold(gold)
         if prediction is None or expected is None:
@@ -244,11 +247,11 @@ class AnswerRule:
 
 
 def votes(predictions: Sequence[str | None]) -> dict[str, int]:
-    """How often each prediction was given, the most frequent first, of equals the one drawn first."""
+    """The number of votes for each prediction, in decreasing order. Of equally frequent predictions the earlier one comes first."""
     return dict(Counter(prediction for prediction in predictions if prediction is not None).most_common())
 
 
 def most_frequent(predictions: Sequence[str | None]) -> int:
-    """Where the winner of a vote stands first; 0 where nobody votes."""
+    """The position of the first vote for the winning prediction; 0 where there are no votes."""
     winner = next(iter(votes(predictions)), None)
     return predictions.index(winner)

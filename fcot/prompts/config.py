@@ -19,37 +19,37 @@ class PromptConfig:
     name: str = neutral(MISSING, "names a folder of the store; the text counts")
     template: str | None = resolved(MISSING, To.PROMPT)  # text with {question}; may hold {exemplars} and {trigger}
     path: str | None = resolved(None, To.PROMPT, file=True)  # file with the template
-    answer_triggers: dict[str, str] = resolved({}, "the trigger of the task's answer type")  # by answer type: what stands before the answer
+    answer_triggers: dict[str, str] = resolved({}, "the trigger of the task's answer type")  # by answer type: the text before the answer
     two_steps: bool = resolved(MISSING, To.PROMPT)  # a second request asks for the answer
     chat_only: bool = neutral(False, "only refuses endpoints that the text does not suit")
-    rationale_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the first request
-    answer_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the second
-    stop: list[str] = resolved([], To.PROMPT)
+    rationale_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the first reply
+    answer_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the second reply
+    stop: list[str] = resolved([], To.PROMPT)  # strings that end a reply
     exemplars: str | None = resolved(None, To.EXEMPLARS)  # the authors' file, JSON Lines, a run's folder, or train: human rationales
-    n_exemplars: int | None = resolved(None, To.EXEMPLARS, at_least=1)  # null: all of a file, 8 of a run
-    # how answers are read: as paper A does, whole (extended), or as the task has it
+    n_exemplars: int | None = resolved(None, To.EXEMPLARS, at_least=1)  # null: all of a file, 8 of a run or of train
+    # how answers are read. paper: as paper A does; extended: whole or not at all; task: as the task defines
     numbers: str = resolved("task", To.RULE, one_of=("task", "paper", "extended"))
-    # the rationale is what the model said, its thought and that (keep), or its thought (only)
+    # what the rationale is. strip: the reply without its thought; keep: thought and reply; only: the thought
     thinking: str = absent_at("strip", one_of=("strip", "keep", "only"))
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """One message for each fault that the bounds of single options do not cover."""
         if (self.template is None) == (self.path is None):
             yield "prompt: either prompt.template or prompt.path=FILE"
         if self.template is not None and "{question}" not in self.template:
             yield "prompt.template: the template must contain {question}"
         if "{exemplars}" in (self.template or "") and self.exemplars is None:
             yield (
-                f"prompt={self.name} needs prompt.exemplars=FILE, prompt.exemplars=outputs/runs/<run> to take that run's rationales, or "
-                "prompt.exemplars=train to take the task's human ones"
+                f"prompt={self.name} needs exemplars: prompt.exemplars=FILE, =outputs/runs/<run> for that run's rationales, "
+                "or =train for the task's human rationales"
             )
         if not all(self.stop):
-            yield "prompt.stop: an empty string would end every answer at once"
+            yield "prompt.stop: an empty string would end every reply at once"
         if self.exemplars not in (None, "train") and not Path(self.exemplars).exists():
             yield f"prompt.exemplars={self.exemplars}: no such file or folder"
         for answer_type in ANSWER_TYPES:
             if answer_type not in self.answer_triggers:
-                yield f"prompt.answer_triggers: nothing for answer type {answer_type}"
+                yield f"prompt.answer_triggers: no trigger for answer type {answer_type}"
 
 
 SCHEMAS = {

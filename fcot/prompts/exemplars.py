@@ -1,4 +1,4 @@
-"""Exemplars of few-shot prompts: from a file, or from the rationales that an earlier run kept."""
+"""Loads the exemplars of few-shot prompts: from a file, from the rationales that an earlier run kept, or from human rationales."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcot.base.run_folder import RunDirectory
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import Exemplar, TeacherPrompt
 
-DEFAULT_DRAWN = 8  # paper A's usual number
+DEFAULT_N = 8  # paper A's usual number
 TRAIN = "train"
 
 
@@ -25,74 +25,81 @@ def load_exemplars(
     r"""The exemplars of ``prompt.exemplars``.
 
     Args:
-        source: The authors' file (``{task: {"prompt": "Q: ...\nA: ..."}}``), JSON Lines with ``question``, ``rationale`` and
-            ``answer``, a run's folder, or ``train``: of the rationales that the run kept, or that humans wrote for the train
-            problems, those of ``n`` problems drawn at random (seed 0).
-        n: How many; None takes all of a file, 8 otherwise.
-        task: Name in the authors' file.
-        prompt: Words the exemplars that are not text yet.
-        rule: Its trigger depends on the answer type.
-        train: The train problems by sample index; a run's rationales of other problems are left out.
+        source: One of these. The authors' file (``{task: {"prompt": "Q: ...\nA: ..."}}``). JSON Lines with ``question``, ``rationale``
+            and ``answer``. A run's folder: rationales that the run kept. ``train``: human rationales of the train problems. From the
+            last two, ``n`` problems are sampled at random (seed 0).
+        n: Number of exemplars; None for all of a file, or for 8 from a run or from ``train``.
+        task: Name of the task in the authors' file.
+        prompt: The prompt whose answer trigger the exemplars use.
+        rule: The task's answer rule, which selects the trigger.
+        train: The train problems by sample index. A run's rationales of other problems are left out.
 
     Raises:
-        FcotError: The source is unreadable, or holds fewer than ``n`` exemplars of the task.
+        FcotError: The source cannot be read, or has fewer than ``n`` exemplars of the task.
     """
     path = Path(source)
     if source == TRAIN:
-        return tuple(_drawn({index: one.rationale for index, one in train.items() if one.rationale}, n, prompt, rule, train, path))
+        rationales = {index: problem.rationale for index, problem in train.items() if problem.rationale}
+        return tuple(_sampled(rationales, n, prompt, rule, train, path))
     if path.is_dir() and not (path / "curated.jsonl").exists():
-        raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales; such as outputs/runs/<run>")
+        raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales, such as outputs/runs/<run>")
     try:
         if path.is_dir():
             kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
-            found = _drawn({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
+            exemplars = _sampled({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
-            found = [_of_row(prompt, rule, row) for row in read_jsonl(path)]
+            exemplars = [_from_row(prompt, rule, row) for row in read_jsonl(path)]
         else:
-            found = _blocks(read_json(path), task, path)
+            exemplars = _blocks(read_json(path), task, path)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise FcotError(f"prompt.exemplars={path}: {type(error).__name__}: {error}") from error
-    if not found or len(found) < (n or 1):
-        raise FcotError(f"prompt.exemplars={path} holds {len(found)} exemplars of {task}; asked for {n or 'at least one'}")
-    return tuple(found[:n])
+    if len(exemplars) < (n or 1):
+        raise FcotError(f"prompt.exemplars={path} has {len(exemplars)} exemplars of {task}; needed: {n or 1} (prompt.n_exemplars)")
+    return tuple(exemplars[:n])
 
 
-def _worded(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale: str, answer: str, index: int | None = None) -> Exemplar:
+def _exemplar(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale: str, answer: str, index: int | None = None) -> Exemplar:
     return Exemplar(question, f"Q: {question}\nA: {prompt.answer(rationale.strip(), str(answer), rule)}", index)
 
 
-def _of_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any) -> Exemplar:
-    """A row of JSON Lines.
+def _from_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any) -> Exemplar:
+    """The exemplar of a row of JSON Lines.
 
     Raises:
-        ValueError: It is no object with two texts and an answer.
+        ValueError: The row is no object with a question, a rationale and an answer.
     """
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("rationale"), str):
         raise ValueError('each line is {"question": TEXT, "rationale": TEXT, "answer": ANSWER}')
-    return _worded(prompt, rule, row["question"], row["rationale"], row["answer"])
+    return _exemplar(prompt, rule, row["question"], row["rationale"], row["answer"])
 
 
 def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
-    """The authors' file: one text for each task, cut where a new question begins.
+    """The task's exemplars in the authors' file. The file has one text per task, which is cut where a new question begins.
 
     Raises:
-        ValueError: It is no such file.
+        ValueError: The content is not that of the authors' file.
+        FcotError: The file has no exemplars of the task.
     """
     if not isinstance(file, dict) or (task in file and not (isinstance(file[task], dict) and isinstance(file[task].get("prompt"), str))):
         raise ValueError('expected {task: {"prompt": "Q: ..."}}')
     if task not in file:
-        raise FcotError(f"prompt.exemplars={path} has nothing for {task}; it has {', '.join(file)}")
+        raise FcotError(f"prompt.exemplars={path} has no exemplars of {task}; it has those of {', '.join(file)}")
     blocks = re.split(r"\n+(?=Q: )", file[task]["prompt"].strip())
     indices = file[task].get("sample_indices") or [None] * len(blocks)
     return [Exemplar(block.removeprefix("Q: ").partition("\nA:")[0], block, index) for block, index in zip(blocks, indices, strict=True)]
 
 
-def _drawn(
+def _sampled(
     rationales: Mapping[int, str], n: int | None, prompt: TeacherPrompt, rule: AnswerRule, train: Mapping[int, Problem], source: Path
 ) -> list[Exemplar]:
-    """Of rationales by sample index those of ``n`` train problems; what is train elsewhere may be test here."""
-    known = sorted(set(rationales) & set(train))
-    if len(known) < (n or 1):
-        raise FcotError(f"prompt.exemplars={source}: {len(known)} train problems have a rationale; asked for {n or 'at least one'}")
-    chosen = random.Random(0).sample(known, min(n or DEFAULT_DRAWN, len(known)))
-    return [_worded(prompt, rule, train[i].question, rationales[i], train[i].answer, i) for i in chosen]
+    """Exemplars of ``n`` random train problems that have a rationale.
+
+    Rationales of other problems are left out: a train problem of another run may be a test problem of this one.
+    """
+    candidates = sorted(set(rationales) & set(train))
+    if len(candidates) < (n or 1):
+        raise FcotError(
+            f"prompt.exemplars={source}: {len(candidates)} train problems have a rationale; needed: {n or 1} (prompt.n_exemplars)"
+        )
+    chosen = random.Random(0).sample(candidates, min(n or DEFAULT_N, len(candidates)))
+    return [_exemplar(prompt, rule, train[index].question, rationales[index], train[index].answer, index) for index in chosen]

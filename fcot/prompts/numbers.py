@@ -1,10 +1,10 @@
-r"""Numbers in a text: each is read whole or not at all.
+r"""Reads the numbers of a text, each whole or not at all.
 
-``5k`` is 5,000, ``3½`` is 3.5 and ``1.2e3`` is 1,200. A number that is part of something else has no value: ``√2``, ``x^2``,
-``2π``, ``5:30``, ``1,5``, ``10 - 5``. Paper A's own pattern, which reads 5 in all of these, is in :mod:`fcot.prompts.answers`.
+``5k`` is 5,000, ``3½`` is 3.5 and ``1.2e3`` is 1,200. A number that is part of another expression has no value: ``√2``, ``x^2``,
+``2π``, ``5:30``, ``1,5``, ``10 - 5``. Paper A's pattern, which takes the digits from all of these, is in :mod:`fcot.prompts.answers`.
 
-The work is done in three steps. :func:`plain` writes a text in ASCII as far as numbers need it. :func:`find` gives the numbers in
-it, with their values. :func:`first`, :func:`last` and :func:`gold` choose one, and look at what stands beside it.
+Reading takes three steps. :func:`plain` converts a text to ASCII as far as numbers need it. :func:`find` returns the numbers with their
+values. :func:`first`, :func:`last` and :func:`gold` choose one of them by its context.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ UNREADABLE = "unreadable_answer"
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read as an answer.
+    """The result of reading an answer.
 
     Attributes:
-        value: In canonical spelling, None where there is none.
-        fault: Why there is none: :data:`SEVERAL`, :data:`UNREADABLE`, or None where no answer was found.
+        value: The answer in canonical spelling; None where there is none.
+        fault: Why there is no value: :data:`SEVERAL`, :data:`UNREADABLE`, or None where the text has no answer.
     """
 
     value: str | None
@@ -44,8 +44,8 @@ class Number:
     """A number in a plain text.
 
     Attributes:
-        value: In canonical spelling; None where it is part of something that is not read.
-        start, end: Where it stands, with its sign, its currency, its scale word and its unit.
+        value: The number in canonical spelling; None where it is part of an expression that is not read.
+        start, end: Its span in the text, with its sign, currency, scale word and unit.
     """
 
     value: str | None
@@ -64,7 +64,7 @@ _LATEX_WORDS = {r"\times": "×", r"\cdot": "×", r"\div": "÷", r"\approx": "=",
 _LATEX_WORD = re.compile("|".join(rf"{re.escape(word)}(?![A-Za-z])" for word in _LATEX_WORDS))
 _POWER = re.compile(r"(?<=[\d)])\s*\*\*\s*(?=[\d(-])")
 _MARKUP = re.compile(r"\*\*|__|`")
-_MARKUP_BETWEEN = re.compile(  # whose removal would make one number of two
+_MARKUP_BETWEEN = re.compile(  # markup whose removal would join two numbers
     r"(?<=\w)(?:\*\*|__|`)+(?=\w)|(?<=\d[.,:/'])(?:\*\*|__|`)+(?=\d)|(?<=\d)(?:\*\*|__|`)+(?=[.,:/']\d)"
 )
 _EMPHASIS = re.compile(r"(?<![\w*])(?<!\d[.,:/'])([*_])(?=\S)([^*_\n]+)(?<=\S)\1(?![\w*]|[.,:/']\d)")
@@ -79,7 +79,7 @@ _NEGATIVE = re.compile(r"\bnegative\s+(?=[$.\d])", re.IGNORECASE)
 _MINUS = re.compile(
     r"(?:^|(?<=\bis)|(?<=\bof)|(?<=\bequals)|(?<=\bwas)|(?<=\bare)|(?<=\bbe)|(?<=\bto)|(?<=[=:(]))(\s*)minus\s+(?=[$.\d])", re.IGNORECASE
 )
-_CONTROLS = dict.fromkeys(range(3), "\x03")  # the first three stand for other things here
+_CONTROLS = dict.fromkeys(range(3), "\x03")  # the first three control characters have a meaning in this module
 _KEPT = set("√∛∜π∞±∓≤≥≠×÷∑∏∫…'’")
 _SAME = {
     "−": "-", "⁄": "/", "∕": "/", "≈": "=", "≅": "=", "≃": "=", "·": "×", "⋅": "×", "∙": "×", "∗": "*", "٫": ".", "٬": ",",
@@ -88,12 +88,12 @@ _SAME = {
 
 
 def plain(text: str) -> str:
-    """A text in the spelling that :func:`find` reads: mark-up and invisible characters gone, digits, signs and spaces in ASCII."""
+    """Convert a text to the form that :func:`find` reads: no markup, no invisible characters, ASCII digits, signs and spaces."""
     text = text.translate(_CONTROLS).replace("\\$", "$").replace("\\%", "%").replace("{,}", ",").replace("\\,", "\u202f")
     text = _DEGREES.sub(" deg ", _TAG.sub("\n", text))
     text = _LATEX_FRACTION.sub(" \x00", text)
     text = _FRACTION_PARTS.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]} ", text).replace("\x00", "\\frac")
-    text = unwrap(_WRAPPER, "\t\\1\t", text)  # a tab joins no mixed number, as a space does
+    text = unwrap(_WRAPPER, "\t\\1\t", text)  # a tab, because a space may join the parts of a mixed number
     text = _LATEX_WORD.sub(lambda match: _LATEX_WORDS[match[0]], _LATEX_SPACE.sub(" ", text))
     text = _SUPERSCRIPT.sub(lambda match: _raised(match[0]), text)
     text = _SUBSCRIPT.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
@@ -105,18 +105,15 @@ def plain(text: str) -> str:
 
 
 def _raised(superscript: str) -> str:
-    """An exponent as ``^2``; a raised sign without a digit is part of something that is not read."""
+    """A superscript as an exponent such as ``^2``. Without a digit it marks an expression that is not read."""
     power = superscript.translate(_SUPERSCRIPTS)
     return f"^{power}" if any(map(str.isdigit, power)) else "\x02"
 
 
 def unwrap(wrapper: re.Pattern[str], content: str, text: str) -> str:
-    r"""A text without wrappers, which may nest up to three deep: ``\boxed{\text{5}}``.
+    r"""Remove wrappers from a text, nested ones such as ``\boxed{\text{5}}`` up to a depth of three.
 
-    Args:
-        wrapper: Matches one whose content has no other in it.
-        content: What takes its place, as in :func:`re.sub`.
-        text: The text.
+    ``wrapper`` matches a wrapper that contains no other one. ``content`` is its replacement, as in :func:`re.sub`.
     """
     for _ in range(3):
         text, count = wrapper.subn(content, text)
@@ -127,7 +124,7 @@ def unwrap(wrapper: re.Pattern[str], content: str, text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _ascii(character: str) -> str:
-    """A character in ASCII where it can be part of a number; others as they are."""
+    """A character in ASCII if it can be part of a number; other characters unchanged."""
     if character in _SAME:
         return _SAME[character]
     if character in _KEPT:
@@ -141,19 +138,19 @@ def _ascii(character: str) -> str:
         return "$"
     if category == "Zs":
         return " "
-    if category == "Cf" or character in "\ufe0f\u20e3":  # zero-width and direction marks; what makes a digit an emoji
+    if category == "Cf" or character in "\ufe0f\u20e3":  # zero-width and direction marks; the characters that turn a digit into an emoji
         return ""
     if unicodedata.decomposition(character).startswith("<fraction>"):
         return " " + unicodedata.normalize("NFKC", character).replace("⁄", "/")
     if category in ("No", "Nl", "Mn", "Me") or unicodedata.numeric(character, None) is not None:
-        return f"\x02{character}"  # a circled or a Roman digit, an overline, ten thousand: part of a number that is not read
+        return f"\x02{character}"  # such as a circled digit, a Roman numeral or an overline: part of a number that is not read
     normal = unicodedata.normalize("NFKC", character)
-    return f"\x02{character}" if normal[:1].isdigit() else normal  # the first of a month as one character: its digits join no others
+    return f"\x02{character}" if normal[:1].isdigit() else normal  # such as "day one" as one character: its digits must not join others
 
 
 # --- the numbers in a text ---------------------------------------------------------------------------------------------
 
-_RUN = re.compile(r"(?:\d|\.(?=\d))(?:\d|[.,'_:/](?=\d))*")  # everything that may belong to one number
+_RUN = re.compile(r"(?:\d|\.(?=\d))(?:\d|[.,'_:/](?=\d))*")  # characters that may belong to one number
 _MIXED = re.compile(r"(\d+) +(\d+)/(\d+)(?![\d/:]|[.,]\d)")
 _PLAIN = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _GROUPED = re.compile(r"\d{1,3}([,'_])\d{3}(?:\1\d{3})*(?:\.\d+)?")
@@ -163,16 +160,16 @@ _TEN_TO = re.compile(r"[ \t]*(?:[*×xX])[ \t]*10[ \t]*(?:\^|\*\*)[ \t]*[{(]?[ \t
 _LARGEST_EXPONENT = 300
 
 _CURRENCY = r"(?:(?:US|AU|CA|NZ|HK|SG|A|C)?\$|USD|EUR|GBP|CHF|INR|JPY|CNY|Rs\.?)"
-# What stands before a number's digits. A minus is a sign only where a number can start: in "10-5" and "10 apples - 5" it is an operator.
+# The text before a number's digits. A minus is a sign only where a number can start: in "10-5" and "10 apples - 5" it is an operator.
 _SIGNED = re.compile(
     rf"(?<![\w.)\]}}/%$])([-+])\s{{0,2}}{_CURRENCY}\s?\Z|(?<![\w.)\]}}/%])([-+])\Z|(?:\A[ \t]*|[=:(\[{{,|]\s*)([-+])\s{{1,2}}\Z"
 )
 _PRICED = re.compile(rf"(?<![A-Za-z]){_CURRENCY}\s?\Z")
-_PART_BEFORE = re.compile(  # what makes the number the end of something else
+_PART_BEFORE = re.compile(  # text before a number that makes it part of another expression
     r"(?:[\w^)\]}/]"  # attached to a word, a bracket or a slash
     r"|\\[A-Za-z]+[ \t]*(?:\[[^\]]*\])?[ \t]*\{?[ \t]*|\}[ \t]*\{[ \t]*"  # the argument of a LaTeX command
     r"|[√∛∜π∞±∓≠≤≥∑∏∫][ \t]*[({]?[ \t]*"
-    r"|(?<![-=<>])[<>]=?[ \t]*"  # a bound; an arrow is none
+    r"|(?<![-=<>])[<>]=?[ \t]*"  # a bound, but no arrow
     r"|\b(?:sqrt|log|ln|exp|sin|cos|tan|root of|root)[ \t]*[({]?[ \t]*"
     r"|(?<![A-Za-z])[b-zB-HJ-Z][ \t]*[-+*×÷^][ \t]*"  # x + 5
     r"|\)[ \t]*[-+*×÷^][ \t]*"
@@ -198,7 +195,7 @@ _SPACED_UNIT = re.compile(
     r"\s?(?:[kcmµ]?m|ft|in|yd|mi|s|feet|meters?|metres?|inches|miles|units?)(?:\^\{?-?[1-3]\}?(?![\w.])|/[A-Za-z]{1,6}(?:\^\{?-?[1-3]\}?)?(?![\w.(]))+"
 )
 _RATE = re.compile(r"/(?:[A-Za-z]{2,}|[hsm])\b")
-_PART_AFTER = re.compile(  # what makes the number the beginning of something else
+_PART_AFTER = re.compile(  # text after a number that makes it part of another expression
     r"[ \t]*[√∛∜π∞±∓^∑∏∫]"
     r"|[ \t]{0,3}[_\x02]|[µ({\[](?=[ \t]*[-\d.√πa-z\\])(?![ \t]*[a-z]{2})"
     r"|[ \t]?[만억천백십]|[^\W\d_a-zA-Z]+\d|[&@#$|~\\?][ \t]*[\d.]|\+(?![ \t]*[-$.\d(√π\\])"
@@ -214,11 +211,11 @@ _PART_AFTER = re.compile(  # what makes the number the beginning of something el
     r"(?:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|seconds?|secs?|s|inches|inch|in|ounces?|oz|cents?|centimeters?|cm|meters?|m|grams?|g)\b",
     re.IGNORECASE,
 )
-_LOOKED_AT = 60  # characters before a number that are looked at
+_CONTEXT = 60  # characters before a number that are examined
 
 
 def find(text: str) -> list[Number]:
-    """The numbers in a plain text, in their order. Digits within a word (``A5``, ``H2O``) are none."""
+    """The numbers in a plain text, in their order. Digits within a word (``A5``, ``H2O``) do not count."""
     numbers: list[Number] = []
     position = 0
     while run := _RUN.search(text, position):
@@ -235,12 +232,12 @@ def find(text: str) -> list[Number]:
 
 
 def _before(text: str, end: int) -> str:
-    """What stands before a place, or as much of it as counts."""
-    return text[:end] if end <= _LOOKED_AT else "\x01" + text[end - _LOOKED_AT : end]
+    """The text before a position; where it is long, its last characters behind a mark."""
+    return text[:end] if end <= _CONTEXT else "\x01" + text[end - _CONTEXT : end]
 
 
 def _number(text: str, start: int, end: int, before: str) -> Number:
-    """The number whose digits begin at ``start`` and end at ``end`` or, with an exponent, a scale word or a unit, behind it."""
+    """The number with the digits ``text[start:end]``. An exponent, a scale word or a unit behind them belongs to it."""
     value: Fraction | None
     if (mixed := _MIXED.match(text, start)) and _integer(mixed[3]):
         end, value = mixed.end(), _fraction(mixed[2], mixed[3])
@@ -256,13 +253,13 @@ def _number(text: str, start: int, end: int, before: str) -> Number:
     if _PART_BEFORE.search(_before(text, begin)):
         value = None
     end, value = _after(text, end, value, priced)
-    if _PART_AFTER.match(text, end) or (decimal and text.startswith("...", end)):  # 0.333...; "so it is 5..." is a sentence's end
+    if _PART_AFTER.match(text, end) or (decimal and text.startswith("...", end)):  # 0.333...; in "so it is 5..." the dots end a sentence
         value = None
     return Number(None if value is None else canonical(-value if negative else value), begin, end)
 
 
 def _prefix(before: str, start: int) -> tuple[int, bool, bool]:
-    """Where the number begins with its sign and currency, whether it is negative, and whether it is a price."""
+    """The start of the number with its sign and currency, whether it is negative, and whether it is a price."""
     length, negative = 0, False
     priced = _PRICED.search(before)
     if priced:
@@ -274,7 +271,7 @@ def _prefix(before: str, start: int) -> tuple[int, bool, bool]:
 
 
 def _after(text: str, end: int, value: Fraction | None, priced: bool) -> tuple[int, Fraction | None]:
-    """Where the number ends with its percent sign, scale words and unit, and its value with these."""
+    """The end of the number with its percent sign, scale words and unit, and its value including these."""
     scaled = False
     while scale := _SCALE.match(text, end) or (_PRICE_SCALE.match(text, end) if priced else None):
         word = next(group for group in scale.groups() if group).lower()
@@ -313,7 +310,7 @@ def _decimal(digits: str) -> Fraction | None:
 
 
 def _integer(digits: str) -> int | None:
-    """Digits as an integer; None where there are more than Python converts."""
+    """Digits as an integer; None where there are more digits than Python converts."""
     try:
         return int(digits)
     except ValueError:
@@ -340,7 +337,7 @@ def canonical(value: Fraction) -> str | None:
         return None
 
 
-# --- the one that counts -----------------------------------------------------------------------------------------------
+# --- the number that counts -----------------------------------------------------------------------------------------------
 
 _OPERATOR = re.compile(
     r"[)\]}]*[ \t]*(?:[A-Za-z]{2,15}[ \t]+)?(?:[-+*×÷/^]|x|plus|minus|times|divided by|multiplied by|over)[ \t]*[({\[]*[ \t]*",
@@ -353,7 +350,7 @@ _BESIDE = re.compile(r"[ \t]*")
 
 
 def _link(text: str, left: Number, right: Number) -> str:
-    """What joins two numbers that follow each other: ``operator``, ``equals``, ``alternative``, ``list``, ``beside`` or nothing."""
+    """The kind of link between two consecutive numbers: ``operator``, ``equals``, ``alternative``, ``list``, ``beside`` or empty."""
     gap = text[left.end : right.start]
     signed = text[right.start] in "-+"
     if _BESIDE.fullmatch(gap):
@@ -368,13 +365,13 @@ def _link(text: str, left: Number, right: Number) -> str:
 
 
 def _linked(text: str) -> tuple[list[Number], list[str]]:
-    """The numbers in a plain text, and what joins each to the next."""
+    """The numbers in a plain text, and the link from each to the next."""
     numbers = find(text)
     return numbers, [_link(text, left, right) for left, right in pairwise(numbers)]
 
 
 def first(text: str) -> Reading:
-    """The first number of a plain text. Of an equation it is the right side: 129 of "76 + 53 = 129"."""
+    """The first number of a plain text. In an equation it is the right side: 129 in "76 + 53 = 129"."""
     numbers, links = _linked(text)
     if not numbers:
         return NOTHING
@@ -388,7 +385,7 @@ def first(text: str) -> Reading:
 
 
 def last(text: str) -> Reading:
-    """The last number of a plain text, of an equation the right side."""
+    """The last number of a plain text. In an equation it is the right side."""
     numbers, links = _linked(text)
     if not numbers:
         return NOTHING
@@ -399,7 +396,7 @@ def last(text: str) -> Reading:
 
 
 def _unless_equal(numbers: Sequence[Number], links: Sequence[str], place: int) -> str:
-    """The link behind a number; none where it joins equal alternatives, such as "3/8 or 0.375"."""
+    """The link behind the number at ``place``; empty where it joins equal alternatives, such as "3/8 or 0.375"."""
     if place >= len(links):
         return ""
     values = [number.value for number in numbers[place : place + 2]]
@@ -409,14 +406,20 @@ def _unless_equal(numbers: Sequence[Number], links: Sequence[str], place: int) -
 
 
 def _is_list(text: str, numbers: Sequence[Number], links: Sequence[str], end: int) -> bool:
-    """Whether the number at ``end`` begins a list of bare numbers: "1, 2, 3"; "5, 3 more than 2" is none."""
+    """Whether the number at ``end`` begins a list of bare numbers, such as "1, 2, 3" but not "5, 3 more than 2"."""
     while end < len(links) and links[end] == "list":
         end += 1
     return re.match(r"\s*(?:[.)\]}$;\n]|$|(?:and|or)\b)", text[numbers[end].end :]) is not None
 
 
 def _of_chain(chain: Sequence[Number], links: Sequence[str], beside: str) -> Reading:
-    """The value of numbers joined by operators and equals signs: the number behind the last equals sign, if it stands alone there."""
+    """The value of a chain of numbers, operators and equals signs: the number behind the last equals sign, if no other number is there.
+
+    Args:
+        chain: The numbers.
+        links: The links between them.
+        beside: The link from the last of them to the next number or, when reading backward, from the previous number to the first.
+    """
     if beside == "alternative":
         return Reading(None, SEVERAL)
     alone = not links or links[-1] == "equals"
@@ -433,7 +436,7 @@ _NOT_IN_GOLD = re.compile(
 
 
 def gold(text: str) -> str | None:
-    """The value of a gold answer: one number with nothing beside it but words, currency and unit; else None."""
+    """The value of a gold answer that is one number, with only words, a currency and a unit around it; otherwise None."""
     numbers = find(text)
     if len(numbers) != 1 or _has_numeral(text) or _NOT_IN_GOLD.search(f"{text[: numbers[0].start]} {text[numbers[0].end :]}"):
         return None
@@ -441,6 +444,6 @@ def gold(text: str) -> str | None:
 
 
 def _has_numeral(text: str) -> bool:
-    """Whether a plain text has a numeral that is not read, such as a Roman or a circled one; accents are none."""
+    """Whether a plain text has a numeral that is not read, such as a Roman or a circled one. Accents are not numerals."""
     marked = (text[place + 1 : place + 2] for place, character in enumerate(text) if character == "\x02")
     return any(unicodedata.category(character or " ")[0] != "M" for character in marked)

@@ -1,9 +1,8 @@
-"""What a student reads and writes, with the parser of what it writes (paper A, section 3 and ``src/data/format.py``; paper B's
-``preprocessors.prepare_prompt``).
+"""The formats of a student: its prompts, its completions and their parser.
 
-Paper A's GPT-3 students read ``{question} ###`` and end with `` END`` because the completion endpoint they were trained
-for knows one running text. Today's fine-tuning API takes a user turn and an assistant turn, which mark both places
-themselves: in a ``chat``, that of an API or of a local student's template, prompt and completion are the bare turns.
+The formats follow paper A (section 3 and ``src/data/format.py``) and paper B (``preprocessors.prepare_prompt``). Paper A's GPT-3 students
+read ``{question} ###`` and end with `` END``, because the completion endpoint of that time took one running text. Chat messages mark both
+places themselves. In the ``chat`` format, of an API or of a local chat template, prompt and completion are therefore the bare messages.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.thinking import separate
 
 Architecture = Literal["encoder_decoder", "decoder"]
-FormatKind = Literal["encoder_decoder", "decoder", "chat"]  # what a format is for; chat: the turns of a template or an API
+FormatKind = Literal["encoder_decoder", "decoder", "chat"]  # chat: the messages of a chat template or an API
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,14 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class StudentFormat:
-    """One method's format for one architecture: prompt template, completion template and the parser's answer prefix.
+    """A method's format for one kind of student.
 
     Attributes:
-        prompt_template: Around ``{question}``; for an encoder-decoder the whole encoder input, in a chat the user's turn.
-        completion_template: Around ``{rationale}`` and ``{answer}``; the end-of-sequence token is the tokenizer's. In a
-            chat the assistant's turn.
-        answer_prefix: What stands before the answer in a completion, None where the completion is the answer.
-        demonstrations: Stand before the question, in order, an empty line after each.
+        prompt_template: Text around ``{question}``: the whole encoder input of an encoder-decoder, the user's message in a chat.
+        completion_template: Text around ``{rationale}`` and ``{answer}``: the assistant's message in a chat. The tokenizer adds the
+            end-of-sequence token.
+        answer_prefix: The text before the answer in a completion; None where the completion is the answer alone.
+        demonstrations: Worked problems that stand before the question, in order, with an empty line after each.
     """
 
     prompt_template: str
@@ -46,21 +45,23 @@ class StudentFormat:
 
     @property
     def without_demonstrations(self) -> StudentFormat:
-        """The same for the bare question."""
+        """This format without its demonstrations."""
         return replace(self, demonstrations=())
 
     def prompt(self, question: str) -> str:
-        """The text the student is given. A demonstration of the same question is left out: it holds the answer."""
-        shown = [one for one in self.demonstrations if one.question.split() != question.split()]
+        """The student's input. A demonstration of the same question is left out, because it contains the answer."""
+        shown = [demonstration for demonstration in self.demonstrations if demonstration.question.split() != question.split()]
         seam = "" if self.completion_template.startswith(" ") else " " if self.prompt_template.endswith(":") else "\n"
-        before = "".join(
-            f"{self.prompt_template.format(question=one.question)}{seam}{self.completion(one.answer, one.rationale)}\n\n" for one in shown
-        )
+        worked = [
+            (self.prompt_template.format(question=demonstration.question), self.completion(demonstration.answer, demonstration.rationale))
+            for demonstration in shown
+        ]
+        before = "".join(f"{prompt}{seam}{completion}\n\n" for prompt, completion in worked)
         return before + self.prompt_template.format(question=question)
 
     def split(self, text: str) -> tuple[str, str]:
-        """Rationale and answer text of a completion; the latter is empty where there is no answer prefix."""
-        text = separate(text).said
+        """Rationale and answer text of a completion. The answer text is empty where the completion lacks the answer prefix."""
+        text = separate(text).rest
         if self.answer_prefix is None:
             return "", text.strip()
         rationale, prefix, answer = text.rpartition(self.answer_prefix)
@@ -70,17 +71,17 @@ class StudentFormat:
         return rationale.strip().removeprefix(lead).strip(), answer.strip()
 
     def completion(self, answer: str, rationale: str | None = None) -> str:
-        """The text the student is trained to write."""
+        """The completion that the student is trained to write."""
         return self.completion_template.format(rationale=rationale, answer=answer)
 
     def parse(self, text: str, rule: AnswerRule) -> str | None:
-        """The answer in a completion, or None. What the student thought (``<think>``) holds none."""
-        text = separate(text).said
+        """The answer in a completion, or None. Thoughts (``<think>``) are not searched."""
+        text = separate(text).rest
         return rule.first(text) if self.answer_prefix is None else rule.after(text, self.answer_prefix)
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
-        """Whether the completion ends with the answer prefix (where the format has one) and an answer."""
-        text = separate(text).said
+        """Whether the completion has an answer, behind the answer prefix if the format has one."""
+        text = separate(text).rest
         if self.answer_prefix is None:
             return rule.first(text) is not None
         _, prefix, answer = text.rpartition(self.answer_prefix)

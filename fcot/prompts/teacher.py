@@ -1,7 +1,7 @@
-"""What a teacher is asked, together with the parser of what it answers.
+"""Prompts of the teacher, together with the parser of its completions.
 
-Two forms. ``zero_shot_cot`` is paper A's (Kojima et al. 2022): the first request elicits a rationale, the second
-continues it with an answer trigger. The others take one request: the teacher itself writes the trigger, before its answer.
+There are two forms. ``zero_shot_cot`` is paper A's (Kojima et al. 2022) and takes two requests: the first elicits a rationale, the second
+appends an answer trigger to it. The other prompts take one request, in which the teacher writes the trigger before its answer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Exemplar:
     """A worked problem that stands before the question (few-shot).
 
     Attributes:
-        question: The bare question, by which a prompt leaves out the problem that is being asked.
-        text: The block as it is shown, question and answer.
-        sample_index: The task's problem it was made of, None where nobody says.
+        question: The bare question. A prompt leaves out exemplars of its own question.
+        text: Question and answer as they stand in the prompt.
+        sample_index: Sample index of the problem; None where it is unknown.
     """
 
     question: str
@@ -42,14 +42,14 @@ class TeacherPrompt:
     """A prompt and its parser.
 
     Attributes:
-        name: The config choice; names the store's folder.
-        template: Text around ``{question}``; may hold ``{exemplars}`` and ``{trigger}``.
-        answer_triggers: By answer type, what stands before the answer; ``{last}`` is the task's last choice letter.
-        two_steps: Whether a second request asks for the answer; otherwise the teacher writes trigger and answer itself.
-        rationale_tokens: Limit of the first request, in tokens.
-        answer_tokens: Limit of the second request, in tokens.
-        stop: Strings that end an answer.
-        exemplars: For ``{exemplars}``, in order.
+        name: The choice of ``prompt``; names a folder of the store.
+        template: Text around ``{question}``; may contain ``{exemplars}`` and ``{trigger}``.
+        answer_triggers: The text before the answer, by answer type. ``{last}`` stands for the task's last choice letter.
+        two_steps: Whether a second request elicits the answer; otherwise the teacher writes trigger and answer itself.
+        rationale_tokens: Limit of the first reply, in tokens.
+        answer_tokens: Limit of the second reply, in tokens.
+        stop: Strings that end a reply.
+        exemplars: Exemplars for ``{exemplars}``, in order.
     """
 
     name: str
@@ -62,16 +62,19 @@ class TeacherPrompt:
     exemplars: tuple[Exemplar, ...] = ()
 
     def trigger(self, rule: AnswerRule) -> str:
-        """What introduces the answer, such as "Therefore, the answer is"."""
+        """The text that introduces the answer, such as "Therefore, the answer is"."""
         return self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
 
     def first_request(self, question: str, rule: AnswerRule, chat: bool) -> Text:
-        """The first request, as text or as one user turn. An exemplar of the same question is left out: it holds the answer."""
+        """The first request, as text or as one user message.
+
+        An exemplar of the same question is left out, because it contains the answer.
+        """
         text = self._render(question, rule)
         return [{"role": "user", "content": text}] if chat else text
 
     def second_request(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> Text:
-        """The second request: the first with its rationale and the trigger; on chat endpoints a further user turn."""
+        """The second request: the first request, the rationale and the trigger; in a chat, the trigger is a further user message."""
         text, trigger = self._render(question, rule), self.trigger(rule)
         if chat:
             return [
@@ -87,30 +90,30 @@ class TeacherPrompt:
         return re.sub(r"\{(question|exemplars|trigger)\}", lambda match: values[match[1]], self.template)
 
     def answer(self, rationale: str, answer: str, rule: AnswerRule) -> str:
-        """What a teacher that does as it is told writes in one request; exemplars are made of it."""
+        """A well-formed completion of a one-request prompt, as in exemplars."""
         return f"{rationale} {self.trigger(rule)} {answer}."
 
     def cut(self, text: str) -> str:
-        """A text up to the first string that ends an answer."""
+        """A text up to its first stop string."""
         for stop in self.stop:
             text = text.partition(stop)[0]
         return text
 
     def split(self, text: str, rule: AnswerRule) -> tuple[str, str]:
-        """Rationale and answer text of an answer to a one-request prompt; the last trigger with an answer behind it counts.
+        """Rationale and answer text of a completion of a one-request prompt.
 
-        Case, spacing and emphasis are the teacher's; "the answer is" counts for any trigger. Without one the answer
-        text is empty. Thoughts are left out (:mod:`fcot.prompts.thinking`).
+        The last trigger that an answer follows counts. Case, spacing and emphasis of the trigger may differ, and "the answer is" counts as
+        well. Without a trigger the answer text is empty. Thoughts are left out (:mod:`fcot.prompts.thinking`).
         """
-        text = self.cut(separate(text).said)
+        text = self.cut(separate(text).rest)
         literal = r"[\s*_]+".join(re.escape(word) for word in self.trigger(rule).split())
-        found = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
-        if not found:
+        triggers = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
+        if not triggers:
             return text, ""
-        behind = {match: text[match.end() :].lstrip(":*_ ") for match in found}
-        if rule.answer_type == "text":  # such an answer is a whole text: what stands on the trigger's line
+        behind = {match: text[match.end() :].lstrip(":*_ ") for match in triggers}
+        if rule.answer_type == "text":  # a free answer is the rest of the trigger's line
             behind = {match: answer.partition("\n")[0] for match, answer in behind.items()}
-        last = next((match for match in reversed(found) if rule.first(behind[match]) is not None), found[-1])
+        last = next((match for match in reversed(triggers) if rule.first(behind[match]) is not None), triggers[-1])
         return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), behind[last]
 
     def text(self, completion: Completion, rule: AnswerRule) -> str:
@@ -120,13 +123,13 @@ class TeacherPrompt:
         return thought + completion.rationale + (between + completion.answer_text if completion.answer_text else "")
 
     def well_formed(self, text: str, rule: AnswerRule) -> bool:
-        """Whether a text has the trigger with an answer behind it."""
+        """Whether a text has the trigger, followed by an answer."""
         return rule.first(self.split(text, rule)[1]) is not None
 
     def read(self, completion: Completion, rule: AnswerRule) -> Reading:
-        """The answer of a completion: the first one behind the trigger.
+        """The answer of a completion: the first answer behind the trigger.
 
-        Where a one-request completion lacks the trigger, its last answer (paper A's rule for a missing prefix).
+        If the completion of a one-request prompt lacks the trigger, its last answer counts (paper A's rule for a missing prefix).
         """
         if self.two_steps or completion.answer_text:
             return rule.read(completion.answer_text)

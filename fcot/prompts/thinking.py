@@ -1,8 +1,8 @@
-"""Thoughts: what a reasoning model writes for itself, before what it says.
+"""Separates the thoughts of a reasoning model from the rest of its text.
 
 Servers without a reasoning parser return thoughts within the text, between tags such as ``<think>`` and ``</think>``. The opening tag
-can be missing (chat templates write it into the prompt), and so can the closing one (the length limit came first). A thought never
-holds an answer: it holds guesses.
+is missing where a chat template writes it into the prompt. The closing tag is missing where the length limit cut the thought. Answers
+are never read from a thought, because it holds guesses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MODES = ("strip", "keep", "only")  # what prompt.thinking makes of a thought
+MODES = ("strip", "keep", "only")  # values of prompt.thinking: what becomes of a thought
 
 _NAMES = (
     r"think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|inner_monologue|antthinking|seed:think"
@@ -26,43 +26,43 @@ _LEFT_OVER = re.compile(r"<\|(?:end|return|start|(?:begin|end)_of_solution)\|>(?
 
 
 class Parts(NamedTuple):
-    """A text taken apart.
+    """The thought and the rest of a text.
 
     Attributes:
-        thought: What stands between the tags; empty where there are none.
-        said: The rest: the text itself where there are no tags.
-        closed: Whether the last thought came to its end.
+        thought: The text between the tags; empty where there are no tags.
+        rest: Everything outside the tags; the whole text where there are no tags.
+        closed: Whether the last thought has a closing tag.
     """
 
     thought: str
-    said: str
+    rest: str
     closed: bool
 
 
 def separate(text: str) -> Parts:
-    """The thoughts of a text, and what it says beside them."""
+    """Separate the thoughts of a text from the rest."""
     thoughts: list[str] = []
-    said: list[str] = []
+    others: list[str] = []
     thinks, position, tags = False, 0, 0
     for tag in _TAG.finditer(text):
         part, position, tags = text[position : tag.start()], tag.end(), tags + 1
         closes = _closes(tag)
-        if thinks or (closes and tags == 1):  # a lone closing tag: the opening one stands in the prompt
+        if thinks or (closes and tags == 1):  # a closing tag comes first where the prompt has the opening tag
             thoughts.append(part)
         else:
-            said.append(part)
+            others.append(part)
         thinks = not closes
     if not tags:
         return Parts("", text, True)
-    (thoughts if thinks else said).append(text[position:])
-    joined, rest = ("\n".join(part.strip() for part in parts if part.strip()) for parts in (thoughts, said))
-    return Parts(_LEFT_OVER.sub("", joined).strip(), _LEFT_OVER.sub("", rest).strip(), not thinks)
+    (thoughts if thinks else others).append(text[position:])
+    thought, rest = ("\n".join(part.strip() for part in parts if part.strip()) for parts in (thoughts, others))
+    return Parts(_LEFT_OVER.sub("", thought).strip(), _LEFT_OVER.sub("", rest).strip(), not thinks)
 
 
 def text_or_thought(text: str) -> str:
-    """A rationale without the thought before it; the thought where there is nothing else."""
-    thought, said, _ = separate(text)
-    return said or thought
+    """The text without its thoughts, or the thoughts where there is nothing else."""
+    thought, rest, _ = separate(text)
+    return rest or thought
 
 
 def _closes(tag: re.Match[str]) -> bool:
@@ -77,9 +77,9 @@ def _closes(tag: re.Match[str]) -> bool:
 _FORMULA = re.compile(
     r"\b(?:so|thus|hence|therefore|the|final|correct|right|answer|result|option|choice|is|are|it|equals|boxed|text)\b", re.IGNORECASE
 )
-_FEW_WORDS = 2  # a unit, a name
+_FEW_WORDS = 2  # an answer has at most this many words, such as a unit or a name
 
 
 def only_an_answer(text: str) -> bool:
-    """Whether a text states an answer and nothing else: ``**Answer:** 8 coins``. An equation is more than that."""
+    """Whether a text states an answer without any reasoning, such as ``**Answer:** 8 coins``. An equation counts as reasoning."""
     return len(re.findall(r"\d+(?:[.,]\d+)*", text)) <= 1 and len(re.findall(r"[^\W\d_]{2,}", _FORMULA.sub(" ", text))) <= _FEW_WORDS

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import Comparison, CorrectShares, estimate, gain, holm
+from fcot.evaluation.statistics import Comparison, Correctness, estimate, gain, holm
 from fcot.reporting.numbers import equal_to, signed, signed_interval
 from fcot.reporting.settings import MetricsRow, Setting, named
 from fcot.reporting.table import Table
@@ -80,7 +80,7 @@ def _have_same_problems(rounds: Sequence[MetricsRow]) -> bool:
     return all("answers" in metrics and set(metrics["answers"]) == set(rounds[0]["answers"]) for metrics in rounds)
 
 
-def _answers(rounds: Sequence[MetricsRow]) -> CorrectShares:
+def _answers(rounds: Sequence[MetricsRow]) -> Correctness:
     """Right (1) and wrong (0) answers, (rounds, problems)."""
     return np.array([[metrics["answers"][index] for index in sorted(rounds[0]["answers"])] for metrics in rounds], dtype=np.float64)
 

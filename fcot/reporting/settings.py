@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcot.evaluation.statistics import AccuracyEstimate, CorrectShares, estimate, of_counts
+from fcot.evaluation.statistics import AccuracyEstimate, Correctness, estimate, estimate_from_accuracies
 from fcot.methods.table import METHODS
 from fcot.reporting.finished import Loaded
 from fcot.reporting.published import Published, find_published
@@ -63,7 +63,7 @@ class Setting:
         """The test problems that all runs answered."""
         return set.intersection(*(set(of_run) for of_run in self.answers))
 
-    def correct(self, problems: Sequence[int]) -> CorrectShares:
+    def correct(self, problems: Sequence[int]) -> Correctness:
         """Right (1) and wrong (0) answers to these problems, (seeds, problems)."""
         return np.array([[of_run[index] for index in problems] for of_run in self.answers], dtype=np.float64)
 
@@ -83,7 +83,11 @@ class Setting:
     def best_epoch(self) -> AccuracyEstimate | None:
         """The best test accuracy of all evaluations with its interval over problems and trainings; None unless every run has it."""
         best = [run.get("accuracy_best_epoch") for run in self.runs]
-        return None if None in best else of_counts([float(accuracy) for accuracy in best if accuracy is not None], len(self.problems))
+        return (
+            None
+            if None in best
+            else estimate_from_accuracies([float(accuracy) for accuracy in best if accuracy is not None], len(self.problems))
+        )
 
     @cached_property
     def published(self) -> tuple[Published, AccuracyEstimate] | None:

@@ -203,7 +203,7 @@ def prompt_student(
         max_prompt = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
         second = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
         pairs = list(zip(first, second, strict=True))
-        parts = [(separate(rationale.text).said.strip(), separate(answer.text).said) for rationale, answer in pairs]
+        parts = [(separate(rationale.text).rest.strip(), separate(answer.text).rest) for rationale, answer in pairs]
         lengths = [rationale.n_tokens + answer.n_tokens for rationale, answer in pairs]
     else:
         parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]

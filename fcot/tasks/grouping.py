@@ -1,8 +1,8 @@
-"""Templates of problems that nobody labelled: what varies is masked, and what then looks alike is one group.
+"""Groups problems without template labels into templates by their wording.
 
-Everything but function words is masked: numbers, names, objects, dates. Two masked questions are of one template when the
-sequences of their words are alike by 0.85 (``difflib``'s ratio). On MultiArith, where the published hand grouping has 120
-templates, this gives 117.
+Everything but function words is masked: numbers, names, objects, dates. Two questions belong to the same template if the similarity of
+their masked word sequences is above 0.85 (``difflib``'s ratio). On MultiArith this gives 117 templates; the published hand grouping has
+120.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from fcot.base.records import Problem
 
-ALIKE = 0.85
+SIMILARITY = 0.85
 FUNCTION_WORDS = frozenset(
     "a about above after again against all also altogether am among an and another any are around as at away back be because been before "
     "being below between both but by can could did do does doing down during each either else enough even ever every few for from further "
@@ -29,9 +29,9 @@ _WORD = re.compile(r"[^\W\d_]+|\d[\d,./:]*|[?.,;$%]")
 
 
 def mask(question: str) -> tuple[str, ...]:
-    """The question's words with every run of others than function words as one ``_``; marks of punctuation stay.
+    """The question's words and punctuation marks, with each run of words that are no function words replaced by one ``_``.
 
-    Of a question without any English function word only numbers are masked, letter by letter.
+    A question without any English function word is returned as its characters, with only numbers masked.
     """
     masked: list[str] = []
     for word in _WORD.findall(question):
@@ -46,43 +46,43 @@ def mask(question: str) -> tuple[str, ...]:
 def group_by_template(problems: Mapping[int, Problem]) -> dict[int, str]:
     """A template id for each problem, by sample index: ``T0``, ``T1``... in order of first appearance.
 
-    A question joins the first group whose first question it is like.
+    A question joins the first group whose first question is similar to it.
     """
     groups = _Groups()
     return {index: f"T{groups.place(mask(problems[index].question))}" for index in sorted(problems)}
 
 
 class _Groups:
-    """The groups found so far, each by the mask of its first question."""
+    """The groups so far. The masked first question of a group represents it."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], int] = {}
-        self._first: list[tuple[str, ...]] = []
+        self._group_of: dict[tuple[str, ...], int] = {}
+        self._representatives: list[tuple[str, ...]] = []
         self._columns: dict[str, int] = {}
-        self._counts = np.zeros((64, 256), dtype=np.int32)  # words of each first question, of which most candidates are ruled out
+        self._counts = np.zeros((64, 256), dtype=np.int32)  # word counts of each representative, which exclude most groups quickly
 
     def place(self, masked: tuple[str, ...]) -> int:
-        """The number of the mask's group, a new one where it is like none."""
-        if masked in self._known:
-            return self._known[masked]
+        """The number of the masked question's group. A new group is made where no group is similar."""
+        if masked in self._group_of:
+            return self._group_of[masked]
         counts = self._count(masked)
-        n = len(self._first)
+        n = len(self._representatives)
         lengths = self._counts[:n].sum(axis=1) + len(masked)
-        possible = 2 * np.minimum(self._counts[:n], counts).sum(axis=1) > ALIKE * lengths
+        possible = 2 * np.minimum(self._counts[:n], counts).sum(axis=1) > SIMILARITY * lengths
         matcher = SequenceMatcher(None, b=masked, autojunk=False)
-        found = next((number for number in np.flatnonzero(possible).tolist() if self._alike(matcher, number)), None)
-        if found is None:
-            found = n
-            self._first.append(masked)
+        group = next((number for number in np.flatnonzero(possible).tolist() if self._is_similar(matcher, number)), None)
+        if group is None:
+            group = n
+            self._representatives.append(masked)
             if n == len(self._counts):
                 self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
             self._counts[n] = counts
-        self._known[masked] = found
-        return found
+        self._group_of[masked] = group
+        return group
 
-    def _alike(self, matcher: SequenceMatcher[str], number: int) -> bool:
-        matcher.set_seq1(self._first[number])
-        return matcher.ratio() > ALIKE
+    def _is_similar(self, matcher: SequenceMatcher[str], number: int) -> bool:
+        matcher.set_seq1(self._representatives[number])
+        return matcher.ratio() > SIMILARITY
 
     def _count(self, masked: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         columns = [self._columns.setdefault(word, len(self._columns)) for word in masked]

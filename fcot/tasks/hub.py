@@ -1,7 +1,7 @@
-"""Where the tasks lie on the Hugging Face hub, and how one upstream row becomes (question, answer, rationale).
+"""The tasks' sources on the Hugging Face hub, and the conversion of an upstream row into (question, answer, rationale).
 
-Ids and columns are from the data sets' cards and public loading code. The loader checks row counts and columns, so an
-upstream change is a message, never a silently different task.
+Ids and columns come from the data sets' cards and public loading code. The loader checks row counts and columns, so an upstream change
+is reported and never changes a task silently.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Fields = tuple[str, str, str | None]
+Fields = tuple[str, str, str | None]  # question, answer, rationale
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class HubSource:
     Attributes:
         id: ``owner/name``.
         config: Configuration name, or None.
-        splits: Concatenated in this order.
+        splits: Upstream splits, concatenated in this order.
         columns: Upstream columns that ``fields`` reads.
-        fields: Upstream row -> (question, answer, rationale); None drops the row.
-        order: Upstream row -> sort key, where the hub's row order is not the original one.
-        data_files: A file inside the repository, where it holds several tasks.
+        fields: Converts an upstream row to (question, answer, rationale); returns None for a row that is left out.
+        order: Returns the sort key of an upstream row. None where the hub has the rows in the original order.
+        data_files: The task's file inside a repository of several tasks; None where the repository has one task.
     """
 
     id: str
@@ -75,7 +75,7 @@ def _strategy_qa(row: Mapping[str, Any]) -> Fields:
 
 def _three_objects(row: Mapping[str, Any]) -> Fields | None:
     targets = list(row["multiple_choice_targets"])
-    if len(targets) != 3:  # the hub's set mixes three, five and seven objects
+    if len(targets) != 3:  # the hub's data set mixes three, five and seven objects
         return None
     question = re.sub(r"^Q: |\s*\nA:\s*$", "", row["inputs"]).split("\n  choice:")[0].strip()
     gold = "ABC"[list(row["multiple_choice_scores"]).index(1)]

@@ -1,7 +1,7 @@
-"""Leaks: test problems that stand in a prompt as examples, and those that train nearly has.
+"""Leaks: test problems that stand in a prompt as examples, and test problems with a near-duplicate in train.
 
-Near-duplicates have the wording of a train problem but for its numbers, or for all that a template leaves open. A student can
-learn their solutions by heart; on a split by templates it cannot. They are found by hashing, in linear time.
+A near-duplicate differs from a train problem only in its numbers, or only in the words that a template leaves open. A student can
+memorize its solution. A split by templates avoids that as far as templates are known. Near-duplicates are found by hashing, in linear time.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.grouping import mask
 from fcot.tasks.splits import Split, folded
 
-_WORDS = 4  # of a question that is looked for in templates: shorter ones may stand there by chance
+_MIN_WORDS = 4  # shorter questions are not searched for in templates: they may stand there by chance
 _NUMBER = re.compile(r"\d+(?:[.,/:]\d+)*")
 _CHOICES = re.compile(r"\s*Answer Choices:.*", re.DOTALL)
 
 
 def near_duplicates(problems: Mapping[int, Problem], split: Split) -> dict[str, int]:
-    """How many test problems have a near-duplicate in train or validation, as entries of ``metrics.json``.
+    """The number of test problems with a near-duplicate in train or validation, as entries of ``metrics.json``.
 
-    Answer choices do not count as wording. A problem that is the same but for its numbers is also of one template.
+    Answer choices are not compared. A near-duplicate that differs only in numbers also counts as one of the same template.
 
     Args:
-        problems: By sample index.
-        split: Their parts.
+        problems: Problems by sample index.
+        split: The split of these problems.
     """
     return {
         "test_questions_in_train_but_for_numbers": _shared(problems, split, _without_numbers),
@@ -34,9 +34,9 @@ def near_duplicates(problems: Mapping[int, Problem], split: Split) -> dict[str, 
     }
 
 
-def _shared(problems: Mapping[int, Problem], split: Split, form: Callable[[str], Hashable]) -> int:
-    trained = {form(_stem(problems[index])) for index in split.train + split.validation}
-    return sum(form(_stem(problems[index])) in trained for index in split.test)
+def _shared(problems: Mapping[int, Problem], split: Split, normalize: Callable[[str], Hashable]) -> int:
+    trained = {normalize(_stem(problems[index])) for index in split.train + split.validation}
+    return sum(normalize(_stem(problems[index])) in trained for index in split.test)
 
 
 def _stem(problem: Problem) -> str:
@@ -50,14 +50,14 @@ def _without_numbers(question: str) -> str:
 def without_leaks(
     test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, feedback_template: str, order_known: bool
 ) -> list[int]:
-    """The test problems that neither teacher nor student is shown as examples.
+    """The test problems that are no examples in a prompt of the teacher or the student.
 
     Args:
-        test: Sample indices.
-        problems: By sample index.
-        prompt: Its exemplars are compared by their questions, its template is searched for whole questions.
-        feedback_template: Searched likewise; empty for none.
-        order_known: Whether the exemplars' sample indices are those of these problems: then they count too.
+        test: Sample indices of the test problems.
+        problems: Problems by sample index.
+        prompt: A problem is left out if an exemplar has its question, or if the template contains its question.
+        feedback_template: A further text that is searched for questions; empty for none.
+        order_known: Whether the exemplars' sample indices refer to these problems. Then problems with such an index are left out too.
     """
     indices = {exemplar.sample_index for exemplar in prompt.exemplars} if order_known else set()
     questions = {folded(exemplar.question) for exemplar in prompt.exemplars}
@@ -65,6 +65,6 @@ def without_leaks(
 
     def shown(index: int) -> bool:
         question = folded(problems[index].question)
-        return index in indices or question in questions or (len(question.split()) >= _WORDS and question in templates)
+        return index in indices or question in questions or (len(question.split()) >= _MIN_WORDS and question in templates)
 
     return [index for index in test if not shown(index)]

@@ -1,4 +1,4 @@
-"""Problems from files and from the hub, with messages that name file and line. Other formats than JSON go through ``datasets``."""
+"""Loads problems from files and from the hub, with messages that name file and line. CSV and Parquet are read by ``datasets``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a file holds what; the optional ones may be absent."""
+    """The names of a file's columns. Rationale and template columns may be missing from the file."""
 
     question: str = "question"
     answer: str = "answer"
@@ -38,15 +38,15 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
     """The task's problems in the order of their sample indices.
 
     Args:
-        task: Its rule checks the gold answers, its template pattern labels the problems.
+        task: The task. Gold answers are checked by its rule, and problems get templates by its template pattern.
         source: A file (the authors' JSON, JSON Lines, CSV, Parquet), a hub id ``owner/name`` or
             ``owner/name:config`` (split ``train``), or None for the task's own hub source.
-        columns: Column names of a file or hub id; the task's own hub source knows its columns.
-        unlabelled: Whether problems without a gold answer are let through.
+        columns: Column names of a file or hub id. The task's own hub source does not use them.
+        unlabelled: Whether problems without a gold answer are allowed.
 
     Raises:
-        FcotError: File or hub not found, malformed lines, missing columns, empty questions, repeated sample indices,
-            gold answers of another type.
+        FcotError: The source cannot be read, or a row is malformed, lacks a column, has an empty question, repeats a sample index, or has
+            a gold answer of another type.
     """
     if source is None:
         problems = _from_hub(task)
@@ -60,7 +60,7 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
         problems = _to_problems(rows, columns, where)
     if task.rule.answer_type == "number":
         problems = [_split_at_marks(problem) for problem in problems]
-    labelled = [one for one in problems if one.labelled] if unlabelled else problems
+    labelled = [problem for problem in problems if problem.labelled] if unlabelled else problems
     if labelled or not problems:
         check_problems(labelled, task, where)
     if task.template_pattern:
@@ -70,32 +70,37 @@ def load_problems(task: Task, source: str | None, columns: Columns = Columns(), 
 
 
 def _split_at_marks(problem: Problem) -> Problem:
-    """An answer as GSM8K's own files write it, a rationale, ``####`` and the number, taken apart."""
-    rationale, found, answer = problem.answer.partition("####")
-    return dataclass_replace(problem, answer=answer.strip(), rationale=problem.rationale or rationale.strip()) if found else problem
+    """Separate rationale and number where the answer holds both, joined by ``####`` as in GSM8K's own files."""
+    rationale, mark, answer = problem.answer.partition("####")
+    return dataclass_replace(problem, answer=answer.strip(), rationale=problem.rationale or rationale.strip()) if mark else problem
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source that is not a file reads as ``owner/name`` or ``owner/name:config``."""
+    """Whether a source has the form ``owner/name`` or ``owner/name:config`` and is no file."""
     suffix = Path(source).suffix
     return not Path(source).exists() and suffix not in FORMATS and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) is not None
 
 
 def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> None:
-    """Refuse empty questions, repeated sample indices and gold answers that are not of the task's answer type."""
+    """Check questions, sample indices and gold answers.
+
+    Raises:
+        FcotError: There are no problems, or some have an empty question, a repeated sample index or a gold answer that is not of the
+            task's answer type.
+    """
     if not problems:
         raise FcotError(f"{where.name} holds no problems")
     kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no (or true or false)", "number": "a number"}
     expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
-    seen: dict[int, int] = {}
+    positions: dict[int, int] = {}  # first position of each sample index
     faults = []
     for position, problem in enumerate(problems):
         if not problem.question.strip():
             faults.append(f"{where.row(position)}: empty question (sample index {problem.sample_index})")
-        if problem.sample_index in seen:
-            first = where.row(seen[problem.sample_index])
-            faults.append(f"{where.row(position)}: sample index {problem.sample_index} stands twice (first in {first})")
-        seen.setdefault(problem.sample_index, position)
+        if problem.sample_index in positions:
+            first = where.row(positions[problem.sample_index])
+            faults.append(f"{where.row(position)}: sample index {problem.sample_index} is repeated (first in {first})")
+        positions.setdefault(problem.sample_index, position)
         if not problem.labelled:
             faults.append(f"{where.row(position)}: no gold answer (blank, NaN or null): fill it in, or delete the row")
         elif task.rule.gold(problem.answer) is None:
@@ -109,10 +114,10 @@ _SHOWN_FAULTS = 20
 
 
 def _raise(faults: Sequence[str]) -> None:
-    """All faults of a file in one message.
+    """Report all faults of a file in one message.
 
     Raises:
-        FcotError: There are any.
+        FcotError: There is at least one fault.
     """
     if faults:
         hidden = len(faults) - _SHOWN_FAULTS
@@ -121,7 +126,12 @@ def _raise(faults: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Names rows in messages."""
+    """Names of rows for messages.
+
+    Attributes:
+        name: File or hub id.
+        lines: The line number of each row; empty where the format has no lines.
+    """
 
     name: str
     lines: tuple[int, ...] = ()
@@ -168,27 +178,27 @@ def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Ro
 
 
 def _indices(rows: Sequence[Mapping[str, Any]], where: _Rows) -> list[int]:
-    """The rows' sample indices: as they are given, or their places where none is given or they are names such as ``q-17``.
+    """The rows' sample indices. Rows are numbered from 0 where no row has an index, or where indices are names such as ``q-17``.
 
     Raises:
-        FcotError: Some rows have an index and others have none, or one is no whole number.
+        FcotError: Only some rows have an index, an index is not a whole number, or two rows have the same name.
     """
-    given = [_index(row.get("sample_index")) for row in rows]
-    if any(isinstance(index, str) for index in given) or not any(index is not None for index in given):
-        names = Counter(str(index) for index in given if index is not None)
-        _raise([f"{where.name}: sample_index {name!r} stands in {n} rows" for name, n in names.items() if n > 1])
+    cells = [_index(row.get("sample_index")) for row in rows]
+    if any(isinstance(index, str) for index in cells) or not any(index is not None for index in cells):
+        names = Counter(str(index) for index in cells if index is not None)
+        _raise([f"{where.name}: sample_index {name!r} is in {n} rows" for name, n in names.items() if n > 1])
         return list(range(len(rows)))
-    faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(given) if index is None]
+    faults = [f"{where.row(position)}: no sample_index; other rows have one" for position, index in enumerate(cells) if index is None]
     faults += [
         f"{where.row(position)}: sample_index {index!r} is not an integer"
-        for position, index in enumerate(given) if index is not None and not isinstance(index, int)
+        for position, index in enumerate(cells) if index is not None and not isinstance(index, int)
     ]  # fmt: skip
     _raise(faults)
-    return [index for index in given if isinstance(index, int)]
+    return [index for index in cells if isinstance(index, int)]
 
 
 def _index(value: Any) -> Any:
-    """A sample index as an integer where it is one, None where it is missing, else as it is."""
+    """A cell's sample index: an integer if possible, None where it is missing, otherwise the cell unchanged."""
     text = None if _nested(value) else _text(value)
     if text is None or isinstance(value, bool):
         return value if text or _nested(value) else None
@@ -196,14 +206,14 @@ def _index(value: Any) -> Any:
 
 
 def _nested(value: Any) -> str:
-    """What a cell holds that is not one value; empty where it is one."""
+    """The name of a cell's type if the cell is an object or a list; empty if it is a single value."""
     return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list | tuple) else ""
 
 
 def _text(value: Any) -> str | None:
-    """A cell as text, None where it is missing: null, NaN, or one of their names as pandas and JSON write them.
+    """A cell as text. None where it is missing: null, NaN, or a word by which pandas or JSON writes them.
 
-    Numbers come without a spurious ``.0`` (CSV readers turn a column with gaps into floats).
+    Whole numbers have no ``.0``, although readers turn a column with gaps into floats.
     """
     if value is None or value != value or (isinstance(value, str) and value.strip() in ("NaN", "null", "<NA>")):
         return None
@@ -211,7 +221,7 @@ def _text(value: Any) -> str | None:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{Decimal(f'{value:.15g}'):f}" if math.isfinite(value) else str(value)
-    return str(value).encode("utf-8", "replace").decode()  # JSON may hold half a surrogate pair, files may not
+    return str(value).encode("utf-8", "replace").decode()  # JSON may contain half of a surrogate pair; UTF-8 files cannot
 
 
 def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
@@ -220,7 +230,11 @@ def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
 
 
 def _read_file(path: Path, task_name: str) -> tuple[list[dict[str, Any]], _Rows]:
-    """Rows of a data file, and the line number of each where the format has lines."""
+    """Read the rows of a data file, with their names for messages.
+
+    Raises:
+        FcotError: The file does not exist, has an unknown format or another task's data, or cannot be read.
+    """
     if not path.is_file():
         raise FcotError(f"dataset.path={path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix not in FORMATS:
@@ -228,7 +242,7 @@ def _read_file(path: Path, task_name: str) -> tuple[list[dict[str, Any]], _Rows]
     kind = FORMATS[path.suffix]
     options: dict[str, Any] = {}
     lines: tuple[int, ...] = ()
-    if kind != "parquet":  # checked here, because the libraries' messages name no line, or another one
+    if kind != "parquet":  # checked here, because the messages of the libraries name no line or a wrong one
         check = _check_csv if kind == "csv" else _check_json if path.suffix == ".json" else _check_json_lines
         n_rows, lines, options = check(path, _read_text(path))
         if (key := options.pop("dataset_key", None)) not in (None, task_name) and task_name in TASKS:
@@ -239,7 +253,7 @@ def _read_file(path: Path, task_name: str) -> tuple[list[dict[str, Any]], _Rows]
         return options["rows"], _Rows(str(path), lines)
     try:
         rows = _load_dataset(kind, data_files=str(path), split="train", **options)
-    except Exception as error:  # pyarrow, pandas and datasets each have their own
+    except Exception as error:  # pyarrow, pandas and datasets raise exceptions of their own
         raise FcotError(f"{path}: cannot be read as {kind} ({_reason(error.__cause__ or error)})") from error
     if kind == "csv":
         rows = [{name: value if value != "" else None for name, value in row.items()} for row in rows]
@@ -264,7 +278,7 @@ _Checked = tuple[int, tuple[int, ...], dict[str, Any]]  # number of rows, the li
 
 
 def _check_csv(path: Path, text: str) -> _Checked:
-    """Every row has a cell for every column of the header; all cells are read as text."""
+    """Check that every row has as many cells as the header. All cells are read as text."""
     separator = "\t" if path.suffix == ".tsv" else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] = []
@@ -284,7 +298,7 @@ def _check_csv(path: Path, text: str) -> _Checked:
 
 
 def _check_json(path: Path, text: str) -> _Checked:
-    """The authors' ``{"metadata": ..., "data": [...]}`` or a plain list; rows have no lines of their own."""
+    """Parse the authors' ``{"metadata": ..., "data": [...]}`` or a plain list. The rows have no line numbers."""
     try:
         data = json.loads(text)
     except ValueError as error:
@@ -299,7 +313,7 @@ def _check_json(path: Path, text: str) -> _Checked:
 
 
 def _check_json_lines(path: Path, text: str) -> _Checked:
-    """Every line that is not blank is a JSON object."""
+    """Parse JSON Lines, and check that every line that is not blank is a JSON object."""
     numbers, rows = [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -321,7 +335,7 @@ def _check_object(row: Any, where: str) -> None:
 
 
 def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
-    """Rows through ``datasets.load_dataset``; local files leave nothing in the user's cache."""
+    """Load rows with ``datasets.load_dataset``. Local files are not copied into the user's cache."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -333,24 +347,24 @@ def _load_dataset(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
         return list(datasets.load_dataset(*arguments, cache_dir=cache, keep_in_memory=True, **options))
 
 
-_unreachable: dict[str, FcotError] = {}  # hub copies that could not be had: the next job of a sweep need not wait again
+_unreachable: dict[str, FcotError] = {}  # by hub id: further jobs of a sweep fail without waiting for the hub again
 
 
 def _load_hub(id: str, config: str | None, splits: Sequence[str], data_files: str | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    if known := _unreachable.get(id):
-        raise known
+    if error := _unreachable.get(id):
+        raise error
     try:
         for split in splits:
             options = {"data_files": data_files} if data_files else {"name": config}
             rows += _load_dataset(id, split=split, **options)
-    except Exception as error:  # the hub's client raises its own, requests' and fsspec's
+    except Exception as failure:  # the hub's client raises exceptions of requests and fsspec as well as its own
         _unreachable[id] = FcotError(
-            f"could not load '{id}' from the hub ({_reason(error)}). "
-            "On a machine without internet point to a local copy: dataset.path=FILE (the authors' JSON, JSON Lines, "
+            f"could not load '{id}' from the hub ({_reason(failure)}). "
+            "On a machine without internet use a local copy: dataset.path=FILE (the authors' JSON, JSON Lines, "
             "CSV or Parquet)"
         )
-        raise _unreachable[id] from error
+        raise _unreachable[id] from failure
     return rows
 
 
@@ -363,7 +377,7 @@ def _from_hub(task: Task) -> list[Problem]:
         raise FcotError(f"'{source.id}' on the hub no longer has the column {missing[0]!r}: dataset.path=FILE instead")
     if source.order:
         rows.sort(key=source.order)
-    fields = [found for row in rows if (found := source.fields(row)) is not None]
+    fields = [converted for row in rows if (converted := source.fields(row)) is not None]
     if len(fields) != task.n_rows:
         raise FcotError(
             f"'{source.id}' on the hub has {len(fields):,} rows of {task.title}, not {task.n_rows:,}: dataset.path=FILE instead"

@@ -1,7 +1,7 @@
-"""How problems become train, validation and test.
+"""Splits problems into train, validation and test.
 
-All rules work on positions in the order of sample indices, with ``numpy.random.RandomState(0)`` as published, so a
-split never depends on a run's seed.
+All rules use positions in the order of sample indices and ``numpy.random.RandomState(0)``, as the papers do. A split therefore never
+depends on a run's seed.
 """
 
 from __future__ import annotations
@@ -23,48 +23,53 @@ from fcot.tasks.table import Task
 
 @dataclass(frozen=True)
 class Split:
-    """Sample indices, each list sorted; pairwise disjoint."""
+    """The sample indices of each part, sorted. The parts are disjoint."""
 
     train: list[int]
     validation: list[int]
     test: list[int]
 
     def __post_init__(self) -> None:
-        """A sample index in two parts is a fault of this package, wherever it was made."""
+        """Assert that no sample index is in two parts: user errors are reported before a split is made."""
         parts = [*self.train, *self.validation, *self.test]
         assert len(parts) == len(set(parts)), "train, validation and test share sample indices"
 
 
 def folded(question: str) -> str:
-    """A question with each run of white space as one space and accents composed: how questions are compared."""
+    """A question in the form in which questions are compared: each run of white space as one space, accents composed."""
     return " ".join(unicodedata.normalize("NFC", question).split())
 
 
 def questions_hash(problems: Sequence[Problem], ordered: bool = True) -> str:
-    """SHA-256 (hex) over the questions, white space folded, in sample-index order or sorted."""
+    """SHA-256 (hex) of the folded questions.
+
+    Args:
+        problems: Problems in the order of their sample indices.
+        ordered: Whether the hash depends on the order; otherwise the questions are sorted.
+    """
     questions = [folded(problem.question) for problem in problems]
     return hashlib.sha256("\n".join(questions if ordered else sorted(questions)).encode()).hexdigest()
 
 
 def check_order(task: Task, problems: Sequence[Problem], split_hash: str | None = None) -> bool:
-    """Whether the rows are known to stand in the order that an index split presupposes.
+    """Whether the rows are in the order that a split by index requires.
 
     Args:
-        task: Its ``order`` and ``rows`` are the hashes of the authors' file.
-        problems: In sample-index order.
-        split_hash: The hash a split file carries; it takes the table's place.
+        task: The task, whose ``order`` and ``rows`` are the hashes of the authors' file.
+        problems: Problems in the order of their sample indices.
+        split_hash: The questions hash of a split file. It is used instead of the task's hashes; None where there is no such hash.
 
     Returns:
-        True where the order was verified, False where nothing is known to compare with (other rows, a user's data).
+        True where the order is verified. False where there is no hash to compare with, as for other rows or data of the user.
 
     Raises:
-        FcotError: The rows are the known ones in another order, or not those of the split file.
+        FcotError: The rows are the authors' in another order, or they are not the rows of the split file.
     """
     actual = questions_hash(problems)
     if split_hash is not None:
         if actual != split_hash:
             raise FcotError(
-                f"the split file was made for other rows, or the same in another order (questions hash {split_hash[:16]}, "
+                f"the split file was made for other rows, or the same rows in another order (questions hash {split_hash[:16]}, "
                 f"this data {actual[:16]}): its indices would mix train and test"
             )
         return True
@@ -82,16 +87,16 @@ def check_order(task: Task, problems: Sequence[Problem], split_hash: str | None 
 
 
 def sample_split(n: int, train_fraction: float = 0.7) -> tuple[list[int], list[int]]:
-    """Paper A's random split of ``range(n)``: permute, the first round(fraction * n) are train, both sorted."""
+    """Paper A's random split of ``range(n)``: of a random permutation, the first round(train_fraction * n) are train. Both are sorted."""
     order = np.random.RandomState(0).permutation(n)
     n_train = round(train_fraction * n)
     return sorted(order[:n_train].tolist()), sorted(order[n_train:].tolist())
 
 
 def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:
-    """Upstream's own train and test, train first in row order; AQUA's train is subsampled to 10,000 (paper A).
+    """The upstream split: the last rows are test, those before them train. AQUA's train is subsampled to 10,000 (paper A).
 
-    A file of exactly the test problems gives an empty train.
+    With a file of exactly the test problems, train is empty.
 
     Raises:
         FcotError: ``n`` is neither the task's row count nor its test count.
@@ -101,7 +106,7 @@ def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:
     if n != task.n_rows:
         raise FcotError(
             f"split-mode=published needs all {task.n_rows:,} upstream rows of {task.title} (or exactly its {task.n_test:,} "
-            f"test rows); this data has {n:,}. split-mode=sample splits whatever there is"
+            f"test rows); this data has {n:,}. split-mode=sample splits any number of rows"
         )
     n_upstream_train = n - task.n_test
     test = list(range(n_upstream_train, n))
@@ -112,7 +117,7 @@ def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:
 
 
 def template_split(templates: Sequence[str], train_fraction: float = 0.7) -> tuple[list[int], list[int]]:
-    """Whole templates to either side: the sample rule over templates in their order of first appearance."""
+    """Split by whole templates: :func:`sample_split` of the templates in the order of first appearance."""
     names = list(dict.fromkeys(templates))
     chosen, _ = sample_split(len(names), train_fraction)
     train_names = {names[index] for index in chosen}
@@ -121,19 +126,23 @@ def template_split(templates: Sequence[str], train_fraction: float = 0.7) -> tup
 
 
 def subsample(indices: Sequence[int], n: int) -> list[int]:
-    """Paper A's few-shot subset: sort, permute with ``RandomState(0)``, take the first ``n``; returned sorted."""
+    """Paper A's few-shot subset, sorted: the first ``n`` of the sorted indices permuted with ``RandomState(0)``."""
     ordered = np.sort(np.asarray(indices, dtype=int))
     return sorted(np.random.RandomState(0).permutation(ordered)[:n].tolist())
 
 
 def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list[int], str | None]:
-    """The authors' ``{"train": [...], "test": [...]}``, also as this package writes it (``validation`` joins train).
+    """Read a split file: the authors' ``{"train": [...], "test": [...]}``, or a run's ``split.json``, whose ``validation`` joins train.
+
+    Args:
+        path: The file.
+        indices: The sample indices of the data.
 
     Returns:
-        Train and test sample indices, and the hash of the ordered questions where the file has one.
+        Train and test sample indices, and the hash of the ordered questions, None where the file has none.
 
     Raises:
-        FcotError: Not such a file, indices that overlap, repeat, or do not exist in the data.
+        FcotError: The file is no split file, or an index is repeated, is in two parts, or does not exist in the data.
     """
     data = _read_object(path, "split_mode.path", '{"train": [...], "test": [...]}')
     if not all(isinstance(data.get(part, default), list) for part, default in (("train", None), ("test", None), ("validation", []))):
@@ -141,7 +150,7 @@ def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list
     train, test = data["train"] + data.get("validation", []), data["test"]
     _check_integers(path, train + test)
     if repeated := len(train) + len(test) - len(set(train)) - len(set(test)):
-        raise FcotError(f"{path}: {repeated} sample indices stand twice in one list")
+        raise FcotError(f"{path}: {repeated} sample indices are repeated in one list")
     if overlap := sorted(set(train) & set(test)):
         raise FcotError(f"{path}: {len(overlap)} sample indices are in both train and test, the first is {overlap[0]}")
     if missing := sorted(set(train + test) - set(indices)):
@@ -150,26 +159,33 @@ def read_split_file(path: Path, indices: Sequence[int]) -> tuple[list[int], list
 
 
 def read_templates_file(path: Path, indices: Sequence[int]) -> dict[int, str]:
-    """Template ids by sample index, from ``{"template id": [sample indices], ...}``.
+    """Read a template file, ``{"template id": [sample indices], ...}``.
+
+    Args:
+        path: The file.
+        indices: The sample indices of the data.
+
+    Returns:
+        Template ids by sample index.
 
     Raises:
-        FcotError: Not such a file, or an index missing, unknown or in two templates.
+        FcotError: The file is no template file, or an index is missing, unknown or in two templates.
     """
     data = _read_object(path, "split_mode.templates", '{"template id": [sample indices], ...}')
-    found: dict[int, str] = {}
+    templates: dict[int, str] = {}
     for name, members in data.items():
         if not isinstance(members, list):
             raise FcotError(f'{path}: a template file is {{"template id": [sample indices], ...}}; "{name}" holds no list')
         _check_integers(path, members)
         for index in members:
-            if index in found:
-                raise FcotError(f"{path}: sample index {index} is in the templates {found[index]!r} and {name!r}")
-            found[index] = name
-    if missing := sorted(set(indices) - set(found)):
+            if index in templates:
+                raise FcotError(f"{path}: sample index {index} is in the templates {templates[index]!r} and {name!r}")
+            templates[index] = name
+    if missing := sorted(set(indices) - set(templates)):
         raise FcotError(f"{path}: {len(missing)} problems have no template, the first is sample index {missing[0]}")
-    if unknown := sorted(set(found) - set(indices)):
+    if unknown := sorted(set(templates) - set(indices)):
         raise FcotError(f"{path}: {len(unknown)} sample indices do not exist in this data, the first is {unknown[0]}")
-    return found
+    return templates
 
 
 def _check_integers(path: Path, indices: Sequence[Any]) -> None:
@@ -192,14 +208,17 @@ def _read_object(path: Path, option: str, shape: str) -> dict[str, Any]:
 def hold_out_validation(
     train: Sequence[int], chosen: Sequence[int], fraction: float, templates: Mapping[int, str] | None
 ) -> tuple[list[int], list[int]]:
-    """Carve validation problems out of train; returns (train, validation).
+    """Hold out validation problems from train.
 
     Args:
         train: All train sample indices of the split.
-        chosen: The subset to train on (all of ``train``, a few-shot subset, a limit). Validation comes from the
-            problems it leaves unused, and what those do not suffice for out of ``chosen``.
-        fraction: Validation problems as a share of ``train``.
-        templates: With them, no template stands on both sides.
+        chosen: The sample indices to train on: all of ``train``, a few-shot subset, or a limited number. Validation problems are taken
+            from the unused rest of ``train``, and from ``chosen`` where the rest is too small.
+        fraction: Number of validation problems as a share of ``train``.
+        templates: Template ids by sample index. With them, no template is in both train and validation; None or empty ignores templates.
+
+    Returns:
+        The sample indices of train and of validation.
     """
     n_validation = max(1, round(fraction * len(train)))
     unused = sorted(set(train) - set(chosen))
@@ -214,7 +233,7 @@ def hold_out_validation(
         carved = subsample(chosen, min(n_validation - len(unused), len(chosen) - 1))
         return sorted(set(chosen) - set(carved)), sorted([*unused, *carved])
     names = list(dict.fromkeys(templates[index] for index in sorted(chosen)))
-    # At least one template goes to validation, where there are two.
+    # At least one template goes to validation if there are two or more.
     kept, _ = template_split(names, min(1 - fraction, (len(names) - 1) / len(names)))
     train_names = {names[index] for index in kept} or {names[0]}
     inside = [index for index in sorted(chosen) if templates[index] in train_names]
@@ -222,6 +241,6 @@ def hold_out_validation(
 
 
 def shared_questions(problems: Mapping[int, Problem], split: Split) -> int:
-    """How many test problems ask a question that also stands in train (MultiArith's published split has five)."""
+    """The number of test problems whose question is also in train or validation (five in MultiArith's published split)."""
     trained = {folded(problems[index].question) for index in split.train + split.validation}
     return sum(folded(problems[index].question) in trained for index in split.test)

@@ -1,4 +1,4 @@
-"""Every task fcot knows, in one table: the 12 of paper A and the toy tasks."""
+"""The table of tasks: the 12 of paper A and the toy tasks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fcot.tasks.hub import HubSource
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """A task.
 
     Attributes:
-        name: The config choice, and the authors' data set key.
-        title: The paper's name.
-        rule: How its answers are read and compared.
-        random_guess: Accuracy of guessing, in percent (paper A, Table 1).
-        split: ``sample`` or ``published``: paper A's default split.
-        n_train, n_test: Problems of that split in the paper; 0 for toy tasks.
-        n_rows: Upstream rows; for AQUA more than train and test together, because train is a subsample.
-        hub: Where the hub has it, None where no copy with the authors' rows is known.
-        diversity: Paper A's D for diverse reasoning; 1 where it was left out.
-        teacher_accuracy: Zero-shot-CoT accuracy of text-davinci-002 in percent over all rows (Kojima et al. 2022,
-            logs); what a strong teacher's kept share is held against.
-        order: First 16 hex digits of the hash of the ordered questions, which index splits presuppose.
-        rows: The same of the sorted questions: the same rows in whatever order.
-        template_pattern: A regular expression whose first group is what problems of one template share.
+        name: The choice of ``dataset``, and the key of the authors' data set.
+        title: The paper's name of the task.
+        rule: How answers are read and compared.
+        random_guess: Accuracy of random guessing, in percent (paper A, Table 1).
+        split: Paper A's default split: ``sample`` or ``published``.
+        n_train, n_test: Number of train and test problems in the paper; 0 for toy tasks.
+        n_rows: Number of upstream rows. AQUA has more than train and test together, because its train is a subsample.
+        hub: The source on the hub; None where no copy with the authors' rows is known.
+        diversity: Paper A's D for diverse reasoning; 1 where the paper used none.
+        teacher_accuracy: Zero-shot-CoT accuracy of text-davinci-002 in percent over all rows (Kojima et al. 2022, logs). Reports compare
+            a strong teacher's kept rate with it.
+        order: First 16 hex digits of the hash of the questions in the authors' order, on which index splits depend.
+        rows: First 16 hex digits of the hash of the sorted questions, which identifies the rows in any order.
+        template_pattern: A regular expression. Problems with the same first group have the same template.
     """
 
     name: str
@@ -78,13 +78,13 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 
 
 def custom_task(name: str, rule: AnswerRule) -> Task:
-    """A user's own data as a task; guessing is 1/k for k letters, one half for yes/no, 0 otherwise."""
+    """A task for data of the user. Accuracy of guessing: 1/k for k letters, one half for yes/no, 0 otherwise."""
     guess = {"choice": 100.0 / max(1, len(rule.choices)), "yes_no": 50.0}.get(rule.answer_type, 0.0)
     return Task(name, name, rule, guess, "sample")
 
 
 def with_numbers(task: Task, numbers: str) -> Task:
-    """The task with its reading of answers replaced (``paper`` or ``extended``); ``task`` keeps the task's own."""
+    """The task with another reading of answers (``paper`` or ``extended``); ``task`` keeps the task's own reading."""
     if numbers == "task":
         return task
     return replace(task, rule=replace(task.rule, numbers=numbers))  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""Toy tasks written here: problems from templates and a seed, and the oracle that solves and words them.
+"""Toy tasks: problems generated from templates and a seed, and the oracle that writes rationales for them.
 
-They need no network and no teacher, and are hard enough that the papers' claim shows on a student trained from scratch
-on a CPU: every step of a rationale is anchored by a unique name, and no question leaks its answer through its length.
-The oracle works from the question's text alone, as any teacher does.
+Toy tasks need no network and no teacher. They are hard enough that a student trained from scratch on a CPU shows the papers' claim: a
+unique name anchors every step of a rationale, and the length of a question says nothing about its answer. The oracle reads the text of
+the question alone, as any teacher does.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ NAMES = (
 
 @dataclass(frozen=True)
 class ToyTask:
-    """A toy task: its problem writer and its oracle.
+    """A toy task: the generator of its problems and its oracle.
 
     Attributes:
         problem: ``(random) -> (question, answer, template id)``.
-        rationale: ``(question, wording, slip, explained) -> rationale``; ``wording`` picks one of ``n_wordings``, ``slip`` (a
-            random generator or None) makes one wrong step that leads to a wrong answer, ``explained`` is the number of a
-            step that is taken in smaller steps, None for none.
-        results: ``rationale -> what its steps come to``, in order, as far as they can be read.
-        conclusion: ``rationale -> answer``: what the rationale concludes, right or wrong.
-        n_wordings: Distinct wordings of a rationale for one problem.
+        rationale: ``(question, wording, slip, explained) -> rationale``. ``wording`` selects one of ``n_wordings``. ``slip`` is a random
+            generator that makes one step wrong, so that the answer is wrong, or None. ``explained`` is the number of a step that is
+            explained in smaller steps, or None.
+        results: ``rationale -> results of its steps``, in order. Steps that cannot be parsed are left out.
+        conclusion: ``rationale -> answer``: the answer that the rationale concludes, right or wrong.
+        n_wordings: Number of distinct wordings of a rationale for one problem.
     """
 
     problem: Callable[[random.Random], tuple[str, str, str]]
@@ -41,7 +41,7 @@ class ToyTask:
     n_wordings: int
 
     def first_wrong(self, question: str, rationale: str) -> int | None:
-        """The number of the first step of a rationale that is wrong or missing; None where all are right, whatever it concludes."""
+        """The number of the first wrong or missing step, from 0. None where all steps are right, even if the answer is not."""
         written = self.results(rationale)
         for number, result in enumerate(self.results(self.rationale(question, 0, None, None))):
             if written[number : number + 1] != [result]:
@@ -50,26 +50,26 @@ class ToyTask:
 
 
 def make_problems(task: ToyTask, n: int, seed: int) -> list[Problem]:
-    """``n`` problems with distinct questions and a right rationale each, a pure function of ``seed``."""
+    """``n`` problems with distinct questions, each with a right rationale: a pure function of ``seed``."""
     rng = random.Random(seed)
     problems: list[Problem] = []
-    seen: set[str] = set()
+    questions: set[str] = set()
     while len(problems) < n:
         question, answer, template_id = task.problem(rng)
-        if question not in seen:
-            seen.add(question)
+        if question not in questions:
+            questions.add(question)
             problems.append(Problem(len(problems), question, answer, task.rationale(question, 0, None, None), template_id))
     return problems
 
 
 def _pick(rng: random.Random, *options: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """One entry of each tuple of template parts, and the template id that names the picks."""
+    """A random entry of each tuple of template parts, and the template id that names the choice."""
     picks = [rng.randrange(len(option)) for option in options]
     return tuple(option[pick] for option, pick in zip(options, picks, strict=True)), "-".join(map(str, picks))
 
 
 def _wording(index: int, *parts: Sequence[str]) -> tuple[str, ...]:
-    """The ``index``-th combination of wording parts: all distinct, and neighbours differ in every part."""
+    """The ``index``-th combination of wording parts. Combinations are distinct, and consecutive ones differ in every part."""
     chosen, shift = [], 0
     for part in parts:
         index, digit = divmod(index, len(part))
@@ -110,7 +110,7 @@ def _arithmetic_problem(rng: random.Random) -> tuple[str, str, str]:
     (opening, gives, takes, asks, things), template_id = _pick(rng, _OPENINGS, _GIVES, _TAKES, _ASKS, _THINGS)
     sentences = [opening.format(name=name, start=start, things=things)]
     for other in others:
-        change = rng.choice([c for c in range(-9, 10) if c and 0 <= total + c <= _LIMIT])
+        change = rng.choice([change for change in range(-9, 10) if change and 0 <= total + change <= _LIMIT])
         total += change
         sentences.append((gives if change > 0 else takes).format(other=other, amount=abs(change)))
     sentences.append(asks.format(name=name, things=things))
@@ -130,10 +130,10 @@ def _arithmetic_rationale(question: str, wording: int, slip: random.Random | Non
         if slip and number == wrong:
             result += slip.choice((-2, -1, 1, 2))
         equation = f"{total} {sign} {amount} = {result}"
-        if number == explained:  # one by one
-            one = 1 if sign == "+" else -1
-            counted = ", ".join(str(value) for value in range(total + one, result + one, one))
-            sentences.append(f"{other} {verb} {amount}: from {total} count {'up' if one > 0 else 'down'} {amount}, that is {counted}.")
+        if number == explained:  # counts one by one
+            unit = 1 if sign == "+" else -1
+            counted = ", ".join(str(value) for value in range(total + unit, result + unit, unit))
+            sentences.append(f"{other} {verb} {amount}: from {total} count {'up' if unit > 0 else 'down'} {amount}, that is {counted}.")
         sentences.append(step.format(other=other, verb=verb, amount=amount, equation=equation))
         total = result
     return " ".join([*sentences, last.format(total=total)])
@@ -147,7 +147,7 @@ def _last_number(rationale: str) -> str:
     return re.findall(r"-?\d+", rationale)[-1]
 
 
-# --- toy_coin_flip: every sentence has the same number of words, so that length says nothing -----------------------
+# --- toy_coin_flip: every sentence has the same number of words, so length reveals nothing -----------------------
 
 _FLIPS = ("{other} flips the coin.", "{other} turns the coin.")
 _KEEPS = ("{other} leaves the coin.", "{other} keeps the coin.")
@@ -195,9 +195,10 @@ def _coin_rationale(question: str, wording: int, slip: random.Random | None, exp
 
 
 def _sides(rationale: str) -> list[str]:
-    """After each act; sentences about what stood before are left out."""
+    """The side that is up after each act. Sentences that explain an act are left out."""
     sentences = re.split(r"(?<=[.!?])\s+", rationale)[1:]
-    return [found[-1] for one in sentences if not one.startswith("Now look") and (found := re.findall(r"\b(heads|tails)\b", one))]
+    acts = [sentence for sentence in sentences if not sentence.startswith("Now look")]
+    return [sides[-1] for act in acts if (sides := re.findall(r"\b(heads|tails)\b", act))]
 
 
 def _last_verdict(rationale: str) -> str:

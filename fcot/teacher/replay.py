@@ -145,4 +145,4 @@ def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, s
         )
     rationale, answer = (row[name].encode("utf-8", "replace").decode() for name in ("reasoning_completion", "completion"))
     thought, rationale_text, _ = separate(rationale)
-    return Completion(index, slot, rationale_text, separate(answer).said, row.get("finish_reason"), thought)
+    return Completion(index, slot, rationale_text, separate(answer).rest, row.get("finish_reason"), thought)

@@ -1,1 +1,1 @@
-"""Paper B's words: exam, feedback, self-reflection. Pure functions; the stages of a round are in :mod:`fcot.methods.tailored.stages`."""
+"""Tailored learning (paper B): exam, feedback and self-reflection. The stages of a round are in :mod:`fcot.methods.tailored.stages`."""

@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class ExamConfig:
-    """How a round's student answers the train problems."""
+    """How a round's student samples answers to the train problems."""
 
-    samples: int = bounded(4, at_least=1)  # answers drawn per problem
-    temperature: float = bounded(1.0, above=0, hint="; an exam's answers are drawn")
-    top_k: int | None = bounded(50, at_least=1)  # likeliest tokens they are drawn from; null for all
-    max_new_tokens: int | None = bounded(None, at_least=1)  # limit of an answer; null takes the student's
+    samples: int = bounded(4, at_least=1)  # answers sampled per problem
+    temperature: float = bounded(1.0, above=0, hint="; an exam's answers are sampled")
+    top_k: int | None = bounded(50, at_least=1)  # sample from the k likeliest tokens; null for all
+    max_new_tokens: int | None = bounded(None, at_least=1)  # limit of an answer; null: student.max_new_tokens
 
 
 @dataclass
 class FeedbackConfig:
-    """What a round learns beside what the rounds before it learnt."""
+    """What a round after the first learns from."""
 
-    # plain: as many more plain rationales of the same problems; self: the exam's own right answers
+    # feedback: replies on mistakes; plain: as many further plain rationales of the same problems; self: the student's right exam answers
     source: str = bounded("feedback", one_of=("feedback", "plain", "self"))
-    mistakes: int = bounded(1, at_least=1)  # shown in one request
-    requests: int = bounded(1, at_least=1)  # per problem, each about other mistakes
-    max_requests: int | None = bounded(None, at_least=1)  # per round, problems that fail most first; null for no limit
-    hint: bool = True  # tell the teacher the right answer
+    mistakes: int = bounded(1, at_least=1)  # most mistakes in one request
+    requests: int = bounded(1, at_least=1)  # most requests per problem, each on other mistakes
+    max_requests: int | None = bounded(None, at_least=1)  # most requests per round, lowest pass rate first; null for no limit
+    hint: bool = True  # state the right answer in the request
     max_tokens: int = bounded(512, at_least=1)  # limit of a reply
     template: str | None = resolved(MISSING, "the text")  # text with {question} and {mistakes}; may hold {hint} and {trigger}
-    path: str | None = resolved(None, "the text", file=True)  # file with the template; takes its place
+    path: str | None = resolved(None, "the text", file=True)  # file with the template; overrides template
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with the template."""
+        """One message for each fault of the template."""
         option, template = "method.feedback.template", self.template
         if self.path is not None and os.access(self.path, os.R_OK) and Path(self.path).is_file():
             option, template = f"method.feedback.path={self.path}", Path(self.path).read_text(encoding="utf-8-sig", errors="replace")
@@ -50,15 +50,15 @@ class FeedbackConfig:
             if template is not None and part not in template:
                 yield f"{option}: the template must contain {part}"
         if template is not None and self.hint and "{hint}" not in template:
-            yield f"{option}: the template has no {{hint}}: the teacher would not be told the answer; method.feedback.hint=false"
+            yield f"{option}: no {{hint}}: requests would not state the answer. Add {{hint}}, or set method.feedback.hint=false"
         if self.template is None and self.path is None:
             yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
 
     def identity(self, template: str) -> dict[str, Any]:
-        """The options that this source of feedback reads.
+        """The options that change the requests of this source, for the run's identity.
 
         Args:
-            template: The text of a request.
+            template: Text of the template, whether it comes from ``template`` or from ``path``.
         """
         if self.source == "self":
             return counted(self, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
@@ -69,13 +69,13 @@ class FeedbackConfig:
 
 @dataclass
 class ReflectionConfig:
-    """Self-reflection: a triplet loss of a rationale, another one and a mistake on the same problem."""
+    """Self-reflection: a triplet loss on a rationale, another rationale and a mistake, all of the same problem."""
 
-    weight: float = bounded(0.5, at_least=0)  # paper B's lambda; 0 leaves it out
+    weight: float = bounded(0.5, at_least=0)  # paper B's lambda; 0 turns self-reflection off
     margin: float = bounded(1.0, at_least=0)
-    # state of a completion's last token; rationale: of its rationale's last; mean: of all
+    # the state that represents a completion. last: of its last token; rationale: of its rationale's last token; mean: the mean of all
     representation: str = bounded("last", one_of=("last", "rationale", "mean"))
-    max_tokens: int = bounded(192, at_least=2)  # of a completion that are looked at
+    max_tokens: int = bounded(192, at_least=2)  # completions are cut to this many tokens
 
 
 @dataclass
@@ -83,66 +83,66 @@ class TailoredConfig:
     """Paper B's rounds of exam, feedback and self-reflection."""
 
     name: str = "tailored"
-    rounds: int = bounded(3, at_least=1)  # at most
-    patience: int | None = bounded(None, at_least=1)  # end after so many rounds without a better validation accuracy
-    min_mistakes: int = bounded(1, at_least=1)  # end where the student fails fewer train problems
-    # a round begins with the previous round's student; pretrained: with the untrained one
+    rounds: int = bounded(3, at_least=1)  # most rounds
+    patience: int | None = bounded(None, at_least=1)  # stop after this many rounds without a better validation accuracy; null for never
+    min_mistakes: int = bounded(1, at_least=1)  # stop where the student fails fewer train problems
+    # the student that a round trains: the previous round's, or pretrained: the untrained one
     start: str = bounded("previous", one_of=("previous", "pretrained"))
-    accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own
-    round_weights: list[float] | None = None  # of each round's samples in the loss; null for 1
-    # worked train problems before each question
+    accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own only
+    round_weights: list[float] | None = None  # weight of each round's samples in the loss; null: 1 each
+    # worked train problems that stand before each question
     demonstrations: int = resolved(0, "how many are shown, in the first exam as well", at_least=0)
     exam: ExamConfig = field(default_factory=ExamConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
 
     def faults(self) -> Iterator[str]:
-        """What is wrong beside the bounds of single options."""
+        """One message for each fault that the bounds of single options do not cover."""
         yield from self.feedback.faults()
         weights = self.round_weights
         if weights is not None and (len(weights) != self.rounds or min(weights) < 0):
             yield f"method.round_weights={weights}: one weight for each of method.rounds={self.rounds}, none below 0"
         elif weights is not None and not (weights[0] if self.accumulate else min(weights)):
-            needed = "round 1 needs a weight above 0" if self.accumulate else "each round needs a weight above 0"
-            yield f"method.round_weights={weights}: a round would have nothing to train on; {needed}"
+            hint = "round 1 needs a weight above 0" if self.accumulate else "each round needs a weight above 0"
+            yield f"method.round_weights={weights}: a round would have nothing to train on; {hint}"
 
     @property
     def draws_beyond_diversity(self) -> bool:
-        """Whether later rounds draw further plain rationales of the same problems."""
+        """Whether later rounds request further completions with the run's own prompt, beyond the first D."""
         return self.rounds > 1 and self.feedback.source == "plain"
 
     @property
     def request_text(self) -> str:
-        """The template of a request for feedback, from its file if it has one."""
+        """The template of a request for feedback, read from ``feedback.path`` if that is set."""
         feedback = self.feedback
         return str(feedback.template) if feedback.path is None else Path(feedback.path).read_text(encoding="utf-8-sig")
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """What tailored learning cannot be combined with."""
+        """One message for each option that tailored learning cannot be combined with."""
         if config.curation.labels == "vote_all" and self.rounds > 1:
             yield (
-                "curation.labels=vote_all: an exam needs gold answers, and a reply on a mistake has nobody to vote with; "
-                "labels=vote or gold"
+                "curation.labels=vote_all: an exam needs gold answers, and a single reply on a mistake cannot vote; "
+                "use curation.labels=vote or gold"
             )
         if self.patience is not None and config.trainer.selection != "validation":
-            yield "method.patience needs validation problems: trainer.selection=validation"
+            yield "method.patience needs validation problems: trainer.selection=validation, or method.patience=null"
         if config.student.api_backed:
-            yield f"method=tailored trains local students, round after round; student={config.student.name} is trained at an API"
+            yield f"method=tailored trains local students only; student={config.student.name} is trained by an API"
         if not config.teacher.generates and self.feedback.source != "self" and self.rounds > 1:
-            yield "teacher=replay answers no feedback: method.feedback.source=self, or a teacher that can be asked"
+            yield "teacher=replay cannot reply to feedback requests: method.feedback.source=self, or a teacher that generates"
         if config.until == "train":
-            yield "until=train: method=tailored evaluates the student of each round; until=curate or evaluate"
+            yield "until=train: method=tailored evaluates the student of each round; use until=curate or until=evaluate"
 
     def examines_first(self, pretrained: bool) -> bool:
-        """Whether round 1 begins with an exam. A student from scratch cannot answer yet.
+        """Whether round 1 has an exam. A student from scratch cannot answer yet.
 
         Args:
-            pretrained: Whether the student is.
+            pretrained: Whether the student starts from pretrained parameters.
         """
         return pretrained and self.reflection.weight > 0
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """The options that these rounds read, and what resolved ones are resolved to."""
+        """The options that the run reads, with the values that resolved options stand for."""
         from fcot.config.resolvers import paper_demonstrations
 
         several, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)

@@ -1,4 +1,4 @@
-"""The exam: what a student's drawn answers to train problems say about it."""
+"""The exam: scores of the answers that a student samples for train problems."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     A completion without an answer is wrong (paper B's ``infer_student_wrong.py``).
     """
     first = answers[0]
-    wrong, right = (dict.fromkeys(one.completion.strip() for one in answers if one.correct is verdict) for verdict in (False, True))
-    ended = {one.completion.strip() for one in answers if one.complete}
+    wrong, right = (
+        dict.fromkeys(answer.completion.strip() for answer in answers if answer.correct is verdict) for verdict in (False, True)
+    )
+    ended = {answer.completion.strip() for answer in answers if answer.complete}
     return ExamResult(
-        first.sample_index, first.question, first.answer, len(answers), sum(one.correct for one in answers), list(wrong), list(right),
+        first.sample_index, first.question, first.answer, len(answers), sum(answer.correct for answer in answers), list(wrong), list(right),
         [text for text in wrong if text not in ended],
     )  # fmt: skip
 
 
 def summarise(results: Iterable[ExamResult]) -> dict[str, Any]:
-    """Numbers of an exam; ``pass_rate``: the mean over problems of the share of right answers (0..1)."""
-    known = list(results)
+    """The summary of an exam. ``pass_rate`` is the share of right answers to a problem, averaged over problems (0..1)."""
+    examined = list(results)
     return {
-        "examined": len(known),
-        "pass_rate": sum(one.n_correct / one.n_answers for one in known) / max(1, len(known)),
-        "failed_problems": sum(bool(one.mistakes) for one in known),
-        "mistakes": sum(len(one.mistakes) for one in known),
+        "examined": len(examined),
+        "pass_rate": sum(result.n_correct / result.n_answers for result in examined) / max(1, len(examined)),
+        "failed_problems": sum(bool(result.mistakes) for result in examined),
+        "mistakes": sum(len(result.mistakes) for result in examined),
     }

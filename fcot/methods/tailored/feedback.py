@@ -1,9 +1,9 @@
-"""Feedback (paper B): which mistakes a teacher is shown, how the request is worded, and the stage that generates what a round learns.
+"""Feedback (paper B): which mistakes the teacher is shown, how the request is worded, and the stage that generates a round's completions.
 
-A request is a problem whose question is the whole case, so that store, budget and resuming are those of any other request.
-Paper B publishes no prompt for it; what is known of its parts (the problem, the wrong rationale, the answer as a hint, the request
-for a corrected rationale) is in the default template. Two ablations replace the feedback: further plain rationales of the same problems,
-and the student's own correct answers.
+A request is a :class:`Problem` whose question holds the whole text. Store, budget and resuming therefore treat it as any other request.
+Paper B publishes no prompt for feedback. The default template has the parts that the paper names: the problem, the wrong rationale, the
+answer as a hint, and the request for a corrected rationale. Two ablations replace the feedback: further plain rationales of the same
+problems, and the student's own correct answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fcot.stages.table import Context, Summary
 from fcot.student.interface import read_interface
 
 _CUE = "\n\nReasoning:"  # for endpoints that continue a text
-_NEXT = "\nQuestion:"  # with what such a text may go on
+_NEXT = "\nQuestion:"  # such an endpoint may continue with a further question
 _NOTHING_PAID = {"served_from_store": 0, "identical_rationales": 0}
 
 
@@ -47,40 +47,47 @@ class Case:
 def cases(
     results: Sequence[ExamResult], problems: Mapping[int, Problem], mistakes: int, requests: int, max_requests: int | None
 ) -> list[Case]:
-    """What a round asks about, in the order of the exam.
+    """The cases of a round, in the order of the exam.
 
     Args:
-        results: Of the exam.
-        problems: By sample index.
-        mistakes: Shown in one request at most.
-        requests: Of one problem at most, each about other mistakes.
-        max_requests: In all; each problem's first comes before any second, the problems that fail most come first.
+        results: The exam's result for each problem.
+        problems: Problems by sample index.
+        mistakes: Most mistakes in one request.
+        requests: Most requests per problem. Each shows other mistakes.
+        max_requests: Most requests in all; None for no limit. Every problem's first request takes precedence over any second one, and
+            problems with a lower pass rate take precedence over others.
     """
-    found = []
+    ranked = []
     for position, result in enumerate(results):
         shown = [result.mistakes[start : start + mistakes] for start in range(0, len(result.mistakes), mistakes)][:requests]
         rate = result.n_correct / result.n_answers
-        found += [((number, rate, position), Case(problems[result.sample_index], part)) for number, part in enumerate(shown)]
-    chosen = sorted(found, key=lambda item: item[0])[:max_requests]
+        ranked += [((number, rate, position), Case(problems[result.sample_index], part)) for number, part in enumerate(shown)]
+    chosen = sorted(ranked, key=lambda item: item[0])[:max_requests]
     return [case for _, case in sorted(chosen, key=lambda item: (item[0][2], item[0][0]))]
 
 
 def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> TeacherPrompt:
-    """How a teacher is asked: one request, its answer behind the run's own trigger."""
+    """The prompt of feedback: one request, whose reply has its answer behind the answer trigger of the run's own prompt.
+
+    Args:
+        max_tokens: Limit of a reply, in tokens.
+        prompt: The run's own prompt.
+        chat: Whether the endpoint takes chat messages; others get a cue to continue.
+    """
     template, stop = ("{question}", ()) if chat else ("{question}" + _CUE, (_NEXT,))
     return TeacherPrompt("feedback", template, prompt.answer_triggers, False, max_tokens, stop=stop)
 
 
 def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule) -> Problem:
-    """The problem whose question is the case.
+    """A problem whose question is the text of the case's request.
 
     Args:
-        case: What to ask about.
-        template: Text around ``{question}`` and ``{mistakes}``; ``{hint}`` and ``{trigger}`` where it has them.
-        hint: Whether the gold answer is told.
-        form: The student's, by which a mistake is taken apart.
-        prompt: Whose answer trigger the teacher is to use.
-        rule: The task's.
+        case: The problem and the mistakes to show.
+        template: Text around ``{question}`` and ``{mistakes}``; may hold ``{hint}`` and ``{trigger}``.
+        hint: Whether the request states the gold answer.
+        form: The student's format, which splits a mistake into rationale and answer.
+        prompt: The prompt whose answer trigger the teacher has to use.
+        rule: The task's answer rule, which selects the trigger.
     """
     values = {
         "question": case.problem.question,
@@ -102,80 +109,103 @@ def _shown(text: str, form: StudentFormat, number: int, n: int) -> str:
 
 
 def feedback(context: Context) -> Summary:
-    """Ask for what the round learns, or take it from its exam; a row per completion goes into ``feedback.jsonl``."""
+    """Request the completions that the round learns from, or take them from its exam, and write them to ``feedback.jsonl``."""
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
-    asked, results = method.feedback, exam_results(run, number)
+    options, results = method.feedback, exam_results(run, number)
     form = read_interface(run.directory.round(number - 1).student).format
-    if asked.source == "self":
-        learnt: list[Learnt] = [
-            (one.sample_index, (), Completion(one.sample_index, 0, *form.split(text), "stop")) for one in results for text in one.right
-        ]
+    if options.source == "self":
+        sources: list[Source] = [
+            (result.sample_index, (), Completion(result.sample_index, 0, *form.split(text), "stop"))
+            for result in results for text in result.right
+        ]  # fmt: skip
         usage = paid((), FREE) | _NOTHING_PAID
     else:
-        chosen = cases(results, run.problems, asked.mistakes, asked.requests, asked.max_requests)
-        learnt, usage = _on_mistakes(run, number, chosen, form) if asked.source == "feedback" else _plain(run, number, chosen)
-    seen: Counter[int] = Counter()
+        chosen = cases(results, run.problems, options.mistakes, options.requests, options.max_requests)
+        sources, usage = _on_mistakes(run, number, chosen, form) if options.source == "feedback" else _plain(run, number, chosen)
+    counts: Counter[int] = Counter()  # completions so far, by sample index
     rows = []
-    for index, mistakes, one in sorted(learnt, key=lambda item: item[0]):  # what curation reads stands together
-        rows.append(Feedback(index, seen[index], mistakes, one.rationale, one.answer_text, one.finish_reason, one.thought))
-        seen[index] += 1
+    for index, mistakes, reply in sorted(sources, key=lambda item: item[0]):  # curation reads the completions of one problem together
+        rows.append(Feedback(index, counts[index], mistakes, reply.rationale, reply.answer_text, reply.finish_reason, reply.thought))
+        counts[index] += 1
     write_jsonl(run.directory.round(number).feedback, map(to_row, rows))
     characters = usage.pop("prompt_characters", None)
     return {"asked": len(rows), "teacher_usage": usage} | ({} if characters is None else {"prompt_characters": characters})
 
 
-Learnt = tuple[int, Sequence[str], Completion]  # sample index, mistakes that the teacher was shown, what it wrote
+Source = tuple[int, Sequence[str], Completion]  # sample index, mistakes that the teacher was shown, its completion
 
 
-def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFormat) -> tuple[list[Learnt], Summary]:
-    """The teacher's replies; to a mistake that it was shown before it is asked for another one."""
+def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFormat) -> tuple[list[Source], Summary]:
+    """The teacher's replies and their usage. A mistake that an earlier round showed already gets a further reply."""
     prompt, hint = feedback_prompt_of(run), run.config.method.feedback.hint
-    had = _had(run, number, lambda row: (row["sample_index"], *row["mistakes"]))
+    earlier = _earlier_completions(run, number, lambda row: (row["sample_index"], *row["mistakes"]))
     requests = [
-        (as_question(case, run.request_text, hint, form, prompt, run.task.rule), had[case.problem.sample_index, *case.mistakes], 1)
+        (as_question(case, run.request_text, hint, form, prompt, run.task.rule), earlier[case.problem.sample_index, *case.mistakes], 1)
         for case in chosen
     ]
     plan, look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
-    replies, usage = _further(run, number, plan, run.store_of(prompt.name), requests, look)
-    learnt = [(case.problem.sample_index, case.mistakes, one) for case, drawn in zip(chosen, replies, strict=True) for one in drawn]
-    return learnt, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
+    replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, look)
+    sources = [
+        (case.problem.sample_index, case.mistakes, reply)
+        for case, of_case in zip(chosen, replies, strict=True) for reply in of_case
+    ]  # fmt: skip
+    return sources, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
 
 
-def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Learnt], Summary]:
-    """As many further plain rationales of the same problems (the ablation without feedback)."""
-    had = _had(run, number, lambda row: row["sample_index"])
+def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Source], Summary]:
+    """As many further plain rationales of the same problems, and their usage (the ablation without feedback)."""
+    earlier = _earlier_completions(run, number, lambda row: row["sample_index"])
     wanted = Counter(case.problem.sample_index for case in chosen)
-    requests = [(run.problems[index], run.config.diversity + had[index], n) for index, n in wanted.items()]
+    requests = [(run.problems[index], run.config.diversity + earlier[index], n) for index, n in wanted.items()]
     look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
-    replies, usage = _further(run, number, run.plan, run.store, requests, look)
-    return [(index, (), one) for index, drawn in zip(wanted, replies, strict=True) for one in drawn], usage
+    replies, usage = _generate_further(run, number, run.plan, run.store, requests, look)
+    return [(index, (), reply) for index, of_problem in zip(wanted, replies, strict=True) for reply in of_problem], usage
 
 
-def _had(run: Run, number: int, request: Callable[[dict[str, Any]], Hashable]) -> Counter[Hashable]:
-    """How many completions earlier rounds have asked for, by what was asked."""
+def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any]], Hashable]) -> Counter[Hashable]:
+    """The number of completions that earlier rounds requested, by request.
+
+    Args:
+        run: The run.
+        number: The present round.
+        request: Returns the key of the request that a row of ``feedback.jsonl`` answers.
+    """
     rows = (row for earlier in range(2, number) for row in read_jsonl(run.directory.round(earlier).feedback))
     return Counter(map(request, rows))
 
 
-def _further(
+def _generate_further(
     run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], look: FirstLook
 ) -> tuple[list[list[Completion]], Summary]:
-    """For each request, with how many completions there are and how many more are wanted, those more; and what they cost.
+    """Generate further completions of requests, behind those that earlier rounds generated.
+
+    Args:
+        run: The run.
+        number: The present round.
+        plan: Its diversity, run id and budget are replaced by those of the round.
+        folder: The store's folder for the prompt.
+        requests: For each request the problem, the number of completions generated so far, and the number of further ones.
+        look: The check of the first completions.
+
+    Returns:
+        The further completions of each request, and the usage of the round.
 
     Raises:
-        BudgetSpent: With what was paid until then.
+        BudgetSpent: The budget does not suffice; ``usage`` holds what the round has spent.
     """
     groups: dict[tuple[int, int], list[int]] = {}
-    for place, (_, had, n) in enumerate(requests):
-        groups.setdefault((had, n), []).append(place)
+    for place, (_, n_earlier, n) in enumerate(requests):
+        groups.setdefault((n_earlier, n), []).append(place)
     replies: list[list[Completion]] = [[] for _ in requests]
     usages: list[Summary] = []
-    left = budget_left(run, number)
-    for (had, n), places in groups.items():
+    remaining = budget_left(run, number)
+    for (n_earlier, n), places in groups.items():
         problems = [requests[place][0] for place in places]
-        # Rows carry the round, so that what an earlier one paid for is not counted again.
-        larger = replace(plan, diversity=had + n, run_id=f"{run.run_id}/round_{number}", budget_usd=left, resample_identical=False)
+        # Rows carry the round, so that what an earlier round paid for is not counted again.
+        larger = replace(
+            plan, diversity=n_earlier + n, run_id=f"{run.run_id}/round_{number}", budget_usd=remaining, resample_identical=False
+        )
         try:
             with progress(f"feedback {number}", len(problems) * larger.diversity, "completions") as bar:
                 bought = generate_completions(larger, folder, problems, bar.advance, look, bar.watch)
@@ -184,18 +214,18 @@ def _further(
             raise
         drawn = list(bought)
         for group, place in enumerate(places):
-            replies[place] = drawn[group * larger.diversity + had : (group + 1) * larger.diversity]
-        usage, before = bought.usage(), replace(bought, plan=replace(larger, diversity=had)).usage() if had else {}
+            replies[place] = drawn[group * larger.diversity + n_earlier : (group + 1) * larger.diversity]
+        usage, before = bought.usage(), replace(bought, plan=replace(larger, diversity=n_earlier)).usage() if n_earlier else {}
         for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
             usage[name] = None if usage[name] is None or before.get(name, 0) is None else usage[name] - before.get(name, 0)
         usages.append(usage)
-        left = None if left is None else left - (usage["usd"] or 0.0)
+        remaining = None if remaining is None else remaining - (usage["usd"] or 0.0)
     look.report()
     return replies, add(usages) if usages else paid((), FREE) | _NOTHING_PAID
 
 
 def budget_left(run: Run, number: int) -> float | None:
-    """What earlier rounds have left of the budget, in USD; None without a limit."""
+    """The budget minus what the rounds before ``number`` have spent, in USD; None without a limit."""
     budget = run.plan.budget_usd
     if budget is None:
         return None
@@ -205,7 +235,7 @@ def budget_left(run: Run, number: int) -> float | None:
 
 
 def add(records: Sequence[Summary]) -> Summary:
-    """Records added up by key, records inside them likewise; None where a number is unknown."""
+    """Sum of records by key, nested records included. A sum is None where one of its numbers is unknown."""
     keys = dict.fromkeys(key for record in records for key in record)
     return {key: _sum([record[key] for record in records if key in record]) for key in keys}
 
@@ -217,11 +247,11 @@ def _sum(values: Sequence[Any]) -> Any:
 
 
 def exam_results(run: Run, number: int) -> list[ExamResult]:
-    """What the round's exam found."""
+    """The results of a round's exam, one per problem."""
     return [from_row(ExamResult, row) for row in read_jsonl(run.directory.round(number).exam)]
 
 
 def feedback_prompt_of(run: Run) -> TeacherPrompt:
-    """How the run's teacher is asked about mistakes."""
+    """The prompt of feedback for the run's teacher."""
     chat = run.teacher is not None and run.teacher.chat
     return feedback_prompt(run.config.method.feedback.max_tokens, run.prompt, chat)

@@ -1,4 +1,4 @@
-"""The material of self-reflection, from a round's texts to the token ids of :class:`fcot.objectives.reflection.Reflection`."""
+"""The data of self-reflection: tokenizes a round's rationales and mistakes for :class:`fcot.objectives.reflection.Reflection`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fcot.prompts.student import StudentFormat
 from fcot.student.loading import Student
 from fcot.student.tokenization import tokenize
 
-_NO_PROMPT = 8  # tokens; the texts' prompts are not looked at
+_NO_PROMPT = 8  # tokens; the prompts of these texts are empty
 
 
 def material(
@@ -28,44 +28,45 @@ def material(
     max_tokens: int,
     seed: int,
 ) -> Reflection:
-    """What each training sample is contrasted with.
+    """The positives and negatives that each training sample is contrasted with.
 
     Args:
-        student: Whose tokenizer.
-        form: Its format.
+        student: The student whose tokenizer encodes the texts.
+        form: The student's format.
         anchors: Sample index and completion of each training sample, in order.
-        others: By sample index the completions that may be positives; the anchor itself is none.
-        mistakes: By sample index the student's wrong completions, as it wrote them.
-        unfinished: Those of them that the length limit ended: nothing of them stands behind their last token.
-        weight: Of the loss.
-        margin: Of the loss.
-        representation: ``last``, the last token (the end-of-sequence token of a text that ended); ``rationale``, the last
-            before the answer prefix; ``mean``, all.
-        max_tokens: Longer completions are cut.
-        seed: Of the choice.
+        others: Completions that may be positives, by sample index. The anchor itself is never its own positive.
+        mistakes: The student's wrong completions as it wrote them, by sample index.
+        unfinished: The mistakes that were cut at the length limit, by sample index. They have no end-of-sequence token.
+        weight: Weight of the triplet loss beside the language-model loss.
+        margin: Margin of the triplet loss.
+        representation: The tokens whose mean state represents a text. ``last``: the last token, which is the end-of-sequence token of
+            a finished text. ``rationale``: the last token before the answer prefix. ``mean``: all tokens.
+        max_tokens: Completions are cut to this many tokens.
+        seed: Seed of the random choice among positives and negatives.
     """
     lead = " " if form.completion_template.startswith(" ") else ""  # a decoder's completion begins with a space; decoded texts lost it
-    known: dict[str, int] = {}
+    places: dict[str, int] = {}
 
-    def number(text: str) -> int:
-        return known.setdefault(text, len(known))
+    def place_of(text: str) -> int:
+        return places.setdefault(text, len(places))
 
-    own = [number(text) for _, text in anchors]
-    right = {index: [number(text) for text in dict.fromkeys(texts)] for index, texts in others.items()}
-    wrong = {index: np.array([number(lead + text.strip()) for text in texts], np.int64) for index, texts in mistakes.items()}
-    none = np.zeros(0, np.int64)
-    texts = list(known)
+    own = [place_of(text) for _, text in anchors]
+    right = {index: [place_of(text) for text in dict.fromkeys(texts)] for index, texts in others.items()}
+    wrong = {index: np.array([place_of(lead + text.strip()) for text in texts], np.int64) for index, texts in mistakes.items()}
+    no_mistakes = np.zeros(0, np.int64)
+    texts = list(places)
     rows = tokenize(student, form, [("", text) for text in texts], max_prompt=_NO_PROMPT, max_completion=max_tokens)
-    cut = {number(lead + text.strip()) for texts_of in unfinished.values() for text in texts_of}
-    whole = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
-    ends = np.maximum(rows.lengths[:, 1] - whole, 1)  # without the end token that an unfinished one never wrote
+    cut = {place_of(lead + text.strip()) for of_problem in unfinished.values() for text in of_problem}
+    endless = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
+    ends = np.maximum(rows.lengths[:, 1] - endless, 1)  # the tokenizer adds an end token that an unfinished mistake never had
     if representation == "rationale":
-        before = [("", text.partition(form.answer_prefix)[0].rstrip() if form.answer_prefix else text) for text in texts]
-        reasoned = tokenize(student, form, before, max_prompt=_NO_PROMPT, max_completion=max_tokens).lengths[:, 1] - 1  # no end token
-        ends = np.clip(reasoned, 1, ends)
+        rationales = [("", text.partition(form.answer_prefix)[0].rstrip() if form.answer_prefix else text) for text in texts]
+        lengths = tokenize(student, form, rationales, max_prompt=_NO_PROMPT, max_completion=max_tokens).lengths[:, 1] - 1  # no end token
+        ends = np.clip(lengths, 1, ends)
     begins = np.zeros_like(ends) if representation == "mean" else ends - 1
-    return Reflection(
-        rows, np.stack([begins, ends], 1), np.array(own, np.int64),
-        [np.array([one for one in right.get(index, ()) if one != mine], np.int64) for (index, _), mine in zip(anchors, own, strict=True)],
-        [wrong.get(index, none) for index, _ in anchors], weight, margin, seed,
-    )  # fmt: skip
+    positives = [
+        np.array([place for place in right.get(index, ()) if place != anchor], np.int64)
+        for (index, _), anchor in zip(anchors, own, strict=True)
+    ]  # fmt: skip
+    negatives = [wrong.get(index, no_mistakes) for index, _ in anchors]
+    return Reflection(rows, np.stack([begins, ends], 1), np.array(own, np.int64), positives, negatives, weight, margin, seed)

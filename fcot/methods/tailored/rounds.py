@@ -1,7 +1,8 @@
-"""Tailored learning (paper B): rounds of exam, feedback, curation, training and evaluation, each stage of each round resumable.
+"""Tailored learning (paper B): rounds of exam, feedback, curation, training and evaluation. Each stage of each round can be resumed.
 
-Round 1 asks the teacher as Fine-tune-CoT does. A pretrained student sits its first exam, prompted with demonstrations, before
-that round is trained, so that its mistakes can be contrasted; one from scratch can answer nothing yet and sits none.
+Round 1 sends the same requests to the teacher as Fine-tune-CoT. A pretrained student takes its first exam before round 1 is trained,
+prompted with demonstrations, so that self-reflection has mistakes to contrast with. A student from scratch cannot answer yet, so its
+round 1 has no exam.
 """
 
 from __future__ import annotations
@@ -28,80 +29,84 @@ def stages_of_round(run: Run, number: int) -> list[Stage]:
     return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
 
 
-def run_rounds(run: Run, once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
-    """Run the rounds until there is a reason to end; the best round's student becomes the run's.
+def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
+    """Run the rounds until one of the stopping rules applies, and make the best round's student the run's student.
 
     Args:
-        run: Whose method is ``tailored``.
-        once: The summary of a step, from its file or by taking it.
+        run: A run of ``method=tailored``.
+        run_step: Returns the summary of a step. It runs the step, or reads the summary's file where the step is finished.
 
     Returns:
-        The stages' summaries as a run of one round has them (or, where ``until`` ends it early, the last one alone), and
-        what is told of the rounds: ``rounds``, ``best_round``, ``rounds_ended``.
+        The summaries by stage name, in the form that a run of one round has. If ``until`` ends the run early, they hold only the
+        stage that ``until`` names. Second, the facts about the rounds for ``metrics.json``: ``rounds``, ``best_round``,
+        ``rounds_ended`` and others; empty where ``until`` ends the run early.
+
+    Raises:
+        BudgetSpent: The budget does not suffice for round 1.
     """
     method: TailoredConfig = run.config.method
     rounds: list[dict[str, Summary]] = []
-    told: list[Summary] = []
-    unheld: dict[str, Summary] = {}  # the stages of a round that was not held to its end
-    spent: Summary = {}  # in a purchase of it that was not ended
+    metrics: list[Summary] = []
+    aborted: dict[str, Summary] = {}  # summaries of the stages that an aborted round finished
+    spent: Summary = {}  # usage of a purchase that the budget interrupted in the aborted round
     ended = "rounds"
     for number in range(1, method.rounds + 1):
-        stages: dict[str, Summary] = {}
+        summaries: dict[str, Summary] = {}
         reason = None
         try:
             for stage in stages_of_round(run, number):
                 name = stage.name
-                stages[name] = once(Step(stage, number))
+                summaries[name] = run_step(Step(stage, number))
                 if name == run.config.until != "evaluate":
-                    return {name: stages[name]}, {}
-                if number > 1 and (reason := _why_not(method, name, stages[name])):
+                    return {name: summaries[name]}, {}
+                if number > 1 and (reason := _stop_reason(method, name, summaries[name])):
                     break
         except BudgetSpent as error:
             if number == 1:
                 raise
-            say(f"round {number} is not held: {error}")
+            say(f"round {number} is aborted: {error}")
             spent, reason = error.usage or {}, "budget"
         if reason:
-            ended, unheld = reason, stages
+            ended, aborted = reason, summaries
             break
-        rounds.append(stages)
-        told.append(_told(number, stages))
-        write_json(run.directory.round(number).metrics, told[-1])
-        if _out_of_patience(told, method.patience):
+        rounds.append(summaries)
+        metrics.append(_round_metrics(number, summaries))
+        write_json(run.directory.round(number).metrics, metrics[-1])
+        if _out_of_patience(metrics, method.patience):
             ended = "patience"
             break
-    best = _best(told)
-    _leave(run, best, len(rounds) + ("curate" in unheld))
+    best = _best_round(metrics)
+    _publish_best(run, best, len(rounds) + ("curate" in aborted))
     facts = {
-        "rounds": told, "learnt_from": method.feedback.source, "best_round": best, "rounds_ended": ended,
-        "exam_of_no_round": unheld.get("exam"),
-        # Of all rounds; the teacher's accuracy is of round 1.
-        "completions_correct": sum(stages["curate"]["correct"] for stages in (*rounds, unheld) if "curate" in stages),
+        "rounds": metrics, "learnt_from": method.feedback.source, "best_round": best, "rounds_ended": ended,
+        "exam_of_no_round": aborted.get("exam"),
+        # Summed over all rounds, while the teacher's accuracy is that of round 1.
+        "completions_correct": sum(summaries["curate"]["correct"] for summaries in (*rounds, aborted) if "curate" in summaries),
     }  # fmt: skip
-    return _as_one(rounds, unheld, spent, best, method.start == "previous"), facts
+    return _merge_rounds(rounds, aborted, spent, best, method.start == "previous"), facts
 
 
-def _why_not(method: TailoredConfig, name: str, summary: Summary) -> str | None:
-    """Why a later round goes no further after one of its stages."""
-    if name == "exam" and summary["failed_problems"] < method.min_mistakes:
+def _stop_reason(method: TailoredConfig, stage: str, summary: Summary) -> str | None:
+    """Why a round after the first is aborted after one of its stages; None where it continues."""
+    if stage == "exam" and summary["failed_problems"] < method.min_mistakes:
         return "few_mistakes"
-    return "nothing_kept" if name == "curate" and not summary["kept"] else None
+    return "nothing_kept" if stage == "curate" and not summary["kept"] else None
 
 
-def _out_of_patience(told: Sequence[Summary], patience: int | None) -> bool:
-    accuracies = [one["validation_accuracy"] for one in told]
-    return patience is not None and len(told) - 1 - accuracies.index(max(accuracies)) >= patience
+def _out_of_patience(metrics: Sequence[Summary], patience: int | None) -> bool:
+    """Whether the last ``patience`` rounds brought no better validation accuracy; never where ``patience`` is None."""
+    accuracies = [of_round["validation_accuracy"] for of_round in metrics]
+    return patience is not None and len(metrics) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
-def _best(told: Sequence[Summary]) -> int:
-    """The round with the best validation accuracy, the latest of equals; without validation problems the last."""
-    return max(told, key=lambda one: (one["validation_accuracy"] or 0.0, one["round"]))["round"]  # type: ignore[no-any-return]
+def _best_round(metrics: Sequence[Summary]) -> int:
+    """The round with the best validation accuracy. The latest of several equal ones, and the last without validation problems."""
+    return max(metrics, key=lambda of_round: (of_round["validation_accuracy"] or 0.0, of_round["round"]))["round"]  # type: ignore[no-any-return]
 
 
-def _told(number: int, stages: dict[str, Summary]) -> Summary:
+def _round_metrics(number: int, summaries: dict[str, Summary]) -> Summary:
     """A round's ``metrics.json``: accuracies and rates in 0..1, times in seconds."""
-    exam, curated, trained, evaluated = stages.get("exam", {}), stages["curate"], stages["train"], stages["evaluate"]
-    usage = _usage(stages)
+    exam, curated, trained, evaluated = summaries.get("exam", {}), summaries["curate"], summaries["train"], summaries["evaluate"]
     return {
         "round": number,
         "pass_rate": exam.get("pass_rate"),
@@ -110,48 +115,64 @@ def _told(number: int, stages: dict[str, Summary]) -> Summary:
         "completions_asked": curated["asked"],
         "completions_kept": curated["kept"],
         "refused": curated["refused"],
-        "teacher_usage": usage,
+        "teacher_usage": _usage(summaries),
         "n_reasoning_samples": trained["n_reasoning_samples"],
         "reflection_share": trained.get("reflection_share"),
         "validation_accuracy": trained["validation_accuracy"],
         "accuracy": evaluated["accuracy"],
         "accuracy_ci95": evaluated["accuracy_ci95"],
         "n_steps": trained["n_steps"],
-        "seconds": {name: summary["seconds"] for name, summary in stages.items()},
+        "seconds": {name: summary["seconds"] for name, summary in summaries.items()},
     }
 
 
-def _usage(stages: dict[str, Summary]) -> Summary:
-    """What a round's teacher was paid, as :meth:`fcot.llm.generate.Generated.usage` has it."""
-    asked = stages["curate"].get("teacher_usage") or stages.get("generate", stages.get("feedback", {}))["teacher_usage"]
-    return dict(asked)
+def _usage(summaries: dict[str, Summary]) -> Summary:
+    """The usage of the round's teacher, in the form of :meth:`fcot.llm.generate.Generated.usage`."""
+    usage = summaries["curate"].get("teacher_usage") or summaries.get("generate", summaries.get("feedback", {}))["teacher_usage"]
+    return dict(usage)
 
 
-def _as_one(
-    rounds: Sequence[dict[str, Summary]], unheld: dict[str, Summary], spent: Summary, best: int, from_previous: bool
+def _merge_rounds(
+    rounds: Sequence[dict[str, Summary]], aborted: dict[str, Summary], spent: Summary, best: int, from_previous: bool
 ) -> dict[str, Summary]:
-    """The summaries of a run of one round that asked, kept and took as much as these, and answered as the best of them."""
-    curated = [stages["curate"] for stages in (*rounds, unheld) if "curate" in stages]
+    """The rounds' summaries merged into those of one round, for ``metrics.json``.
+
+    Counts, usage and seconds are summed over the rounds; training and evaluation are those of the best round.
+
+    Args:
+        rounds: Summaries by stage name, for each finished round.
+        aborted: Summaries by stage name, for the round that was aborted; empty where no round was.
+        spent: Usage of the purchase that the budget interrupted; empty where none was.
+        best: Number of the best round, from 1.
+        from_previous: Whether each round starts from the previous round's student, so that optimizer steps add up.
+    """
+    curated = [summaries["curate"] for summaries in (*rounds, aborted) if "curate" in summaries]
     first, chosen = curated[0], rounds[best - 1]
-    counted = ("asked", "kept", "empty", "cut", "unanswered", "characters", "prompt_characters")
-    sums = add([{name: one.get(name, 0) for name in counted} for one in curated])  # earlier versions wrote fewer counts
-    words = sum((one["rationale_words"] or 0.0) * one["kept"] for one in curated) / sums["kept"]
-    seconds = add([{name: summary["seconds"] for name, summary in stages.items()} for stages in (*rounds, unheld)])
-    steps = sum(stages["train"]["n_steps"] for stages in rounds[(0 if from_previous else best - 1) : best])
-    usages = [*map(_usage, rounds), spent, unheld["feedback"]["teacher_usage"] if "feedback" in unheld else {}]
-    found: dict[str, Summary] = {
+    counts = ("asked", "kept", "empty", "cut", "unanswered", "characters", "prompt_characters")
+    sums = add([{name: summary.get(name, 0) for name in counts} for summary in curated])  # earlier versions wrote fewer counts
+    words = sum((summary["rationale_words"] or 0.0) * summary["kept"] for summary in curated) / sums["kept"]
+    seconds = add([{name: summary["seconds"] for name, summary in summaries.items()} for summaries in (*rounds, aborted)])
+    steps = sum(summaries["train"]["n_steps"] for summaries in rounds[(0 if from_previous else best - 1) : best])
+    usages = [*map(_usage, rounds), spent, aborted["feedback"]["teacher_usage"] if "feedback" in aborted else {}]
+    merged: dict[str, Summary] = {
         "curate": {
-            **first, **sums, "refused": add([one["refused"] for one in curated]), "rationale_words": round(words, 2),
+            **first, **sums, "refused": add([summary["refused"] for summary in curated]), "rationale_words": round(words, 2),
             "teacher_usage": add(usages),
         },
         "train": chosen["train"] | {"n_steps": steps},
         "evaluate": chosen["evaluate"],
     }  # fmt: skip
-    return {name: found.get(name, {}) | {"seconds": round(total, 3)} for name, total in seconds.items()}
+    return {name: merged.get(name, {}) | {"seconds": round(total, 3)} for name, total in seconds.items()}
 
 
-def _leave(run: Run, best: int, n: int) -> None:
-    """Make the best round's student and answers, and all rounds' verdicts, the run's."""
+def _publish_best(run: Run, best: int, n_curated: int) -> None:
+    """Copy the best round's student and predictions into the run's folder, and the verdicts of all rounds into one file.
+
+    Args:
+        run: The run.
+        best: Number of the best round, from 1.
+        n_curated: Number of rounds with a ``curated.jsonl``, an aborted one included.
+    """
     chosen = run.directory.round(best)
     write_folder(run.directory.student, lambda folder: shutil.copytree(chosen.student, folder, copy_function=_link, dirs_exist_ok=True))
     for path in (chosen.predictions, chosen.samples, chosen.errors):
@@ -159,7 +180,7 @@ def _leave(run: Run, best: int, n: int) -> None:
             write_jsonl(run.directory.path / path.name, read_jsonl(path))
 
     def verdicts() -> Iterator[dict[str, Any]]:
-        for number in range(1, n + 1):
+        for number in range(1, n_curated + 1):
             for row in read_jsonl(run.directory.round(number).curated):
                 yield {"round": number} | row
 
@@ -167,7 +188,7 @@ def _leave(run: Run, best: int, n: int) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under another name, where the file system can: a student may be large."""
+    """Hard-link a file, or copy it where the file system has no hard links: a student may be large."""
     try:
         os.link(source, target)
     except OSError:

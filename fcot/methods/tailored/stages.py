@@ -1,4 +1,4 @@
-"""The stages of a round that are tailored learning's own: exam, curation of what it learns, training with self-reflection."""
+"""The stages that only tailored learning has: the exam, the curation of a later round, and training with self-reflection."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from fcot.student.loading import Student
 from fcot.student.objective import Objective
 from fcot.tasks.splits import folded
 
-_NEXT_QUESTION = "Question:"  # what a prompted student goes on with after its answer
+_NEXT_QUESTION = "Question:"  # a prompted student continues with a further question after its answer
 
 
 def exam(context: Context) -> Summary:
-    """The student as it is answers the train problems, several times each."""
+    """Let the student in its present state answer the train problems, several times each."""
     run, number, world = context.run, context.round, context.world
     method: TailoredConfig = run.config.method
-    asked, stop = method.exam, None
+    options, stop = method.exam, None
     if number > 1:
         student = load_trained(run, run.directory.round(number - 1))
         form = _form(run, student, method.demonstrations)
     else:
         student, stop = build_student(run, ()), _NEXT_QUESTION
         form = _form(run, student, method.demonstrations or paper_demonstrations(run.task.name))
-    draws = SamplingParameters(asked.samples, Sampling(asked.temperature, asked.top_k), (number,), asked.max_new_tokens, stop)
+    sampling = Sampling(options.temperature, options.top_k)
+    parameters = SamplingParameters(options.samples, sampling, (number,), options.max_new_tokens, stop)
     indices = [index for index in run.split.train if run.problems[index].labelled]
-    with progress(f"exam {number}", len(indices) * asked.samples, "answers") as bar:
-        drawn, facts = draw(run, student, form, indices, world, draws, bar.advance)
+    with progress(f"exam {number}", len(indices) * options.samples, "answers") as bar:
+        drawn, facts = draw(run, student, form, indices, world, parameters, bar.advance)
     if world.rank > 0:
         return {}
     results = [exams.examine(answers) for answers in drawn]
@@ -53,25 +54,28 @@ def exam(context: Context) -> Summary:
 
 
 def curate(context: Context) -> Summary:
-    """Filter what a later round has learnt from into reasoning samples."""
-    run, number, place = context.run, context.round, context.directory
-    rows = (from_row(Feedback, row).completion for row in read_jsonl(place.feedback))
+    """Curate the completions of a later round into reasoning samples."""
+    run, number, directory = context.run, context.round, context.directory
+    rows = (from_row(Feedback, row).completion for row in read_jsonl(directory.feedback))
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
-    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # it names round 1's
-    counts = judge_all(run, place.curated, rows, read, rules)
+    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # its list names completions of round 1
+    counts = judge_all(run, directory.curated, rows, read, rules)
     if not counts.kept:
-        say(f"round {number}: none of {counts.total} completions is kept ({counts.reason_counts or 'none was asked for'})")
-    told = read_json(place.stage("feedback"))
-    return counts.summary() | {name: told[name] for name in ("prompt_characters",) if name in told}
+        say(f"round {number}: none of {counts.total} completions is kept ({counts.reason_counts or 'none was requested'})")
+    generated = read_json(directory.stage("feedback"))
+    return counts.summary() | {name: generated[name] for name in ("prompt_characters",) if name in generated}
 
 
 def train(context: Context) -> Summary:
-    """Train on the samples of the rounds so far, from the previous round's student on, with self-reflection where there was an exam."""
+    """Train the student on the reasoning samples of the rounds, with self-reflection where the round had an exam.
+
+    ``method.accumulate`` decides whose samples are used, ``method.start`` which student the training starts from.
+    """
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
     kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
-    used = [one for one in ((number,) if not method.accumulate else kept) if weights[one - 1]]
+    used = [source for source in ((number,) if not method.accumulate else kept) if weights[source - 1]]
 
     def reflect(data: TrainingData) -> Sequence[Objective]:
         if not method.reflection.weight or not run.directory.round(number).exam.exists():
@@ -90,7 +94,7 @@ def train(context: Context) -> Summary:
 
     job = TrainingJob(
         run.directory.round(number),
-        [sample_of(run, row, weights[one - 1]) for one in used for row in kept[one]],
+        [sample_of(run, row, weights[source - 1]) for source in used for row in kept[source]],
         _demonstrations(run, method.demonstrations),
         run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         reflect,
@@ -104,7 +108,10 @@ def _form(run: Run, student: Student, n: int) -> StudentFormat:
 
 
 def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
-    """The teacher's first kept rationale of each of the first ``n`` train problems that have one, and whose question is not tested."""
+    """Demonstrations from the first ``n`` train problems that have a kept rationale in round 1: the first kept one of each.
+
+    A train problem whose question is also a test question is left out.
+    """
     tested = {folded(run.problems[index].question) for index in run.split.test}
     first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
     chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in tested][:n]
