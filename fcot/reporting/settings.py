@@ -83,11 +83,8 @@ class Setting:
     def best_epoch(self) -> AccuracyEstimate | None:
         """The best test accuracy of all evaluations with its interval over problems and trainings; None unless every run has it."""
         best = [run.get("accuracy_best_epoch") for run in self.runs]
-        return (
-            None
-            if None in best
-            else estimate_from_accuracies([float(accuracy) for accuracy in best if accuracy is not None], len(self.problems))
-        )
+        accuracies = [float(accuracy) for accuracy in best if accuracy is not None]
+        return estimate_from_accuracies(accuracies, len(self.problems)) if len(accuracies) == len(best) else None
 
     @cached_property
     def published(self) -> tuple[Published, AccuracyEstimate] | None:
