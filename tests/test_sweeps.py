@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
@@ -20,7 +21,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import exclusive, holder, write_json
 from fcot.base.stopping import end_with_parent
 from fcot.config.schema import register_schemas
-from fcot.sweeps.collect import _column, _flat
+from fcot.sweeps.collect import _flat, _table
 from fcot.sweeps.controller import SlurmState
 from fcot.sweeps.job import Attempt, JobRecord, _check_generation
 from fcot.sweeps.ledger import Status, _preempted, _state_on_slurm, counts, statuses
@@ -414,9 +415,13 @@ def test_a_stopped_pool_asks_its_jobs_to_stop(tmp_path):
 def test_rows_of_unlike_runs_make_one_table():
     flat = _flat({"accuracy_ci95": [0.1, 0.2], "seconds": {"train": 3.5}, "history": [{"step": 1}], "run_id": "x", "subset": None})
     assert flat == {"accuracy_ci95.low": 0.1, "accuracy_ci95.high": 0.2, "seconds.train": 3.5, "history": '[{"step": 1}]', "subset": None}
-    assert _column([1, None, 2.5]) == [1.0, None, 2.5]
-    assert _column([1, "a", None]) == ["1", "a", None]
-    assert _column([True, None]) == [True, None]
+    rows = [{"a": 1, "b": 1, "c": True, "d": [1, 2], "e": None, "f": 3}, {"a": 2.5, "b": "x", "e": None}, {"f": 4}]
+    table = pa.Table.from_pandas(_table(rows), preserve_index=False)
+    assert table.to_pydict() == {
+        "a": [1.0, 2.5, None], "b": ["1", "x", None], "c": [True, None, None], "d": ["[1, 2]", None, None], "e": [None] * 3,
+        "f": [3, None, 4],
+    }  # fmt: skip
+    assert [str(table.schema.field(name).type) for name in "acf"] == ["double", "bool", "int64"]
     assert counts([Status(0, "done"), Status(1, "failed"), Status(2, "done"), Status("generation", "done")]) == "2 done, 1 failed"
 
 

@@ -21,7 +21,7 @@ from fcot.runs.metrics import metrics_of
 from fcot.runs.run import Run, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
-from fcot.stages.tracking import log_results, log_stage, tracked
+from fcot.stages.tracking import Tracker, tracked
 from fcot.tasks.splits import questions_hash
 
 Summary = dict[str, Any]
@@ -68,22 +68,22 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
             metrics = dict(read_json(directory.metrics))
             if run.config.logger.at_wandb and not directory.wandb.exists():
                 say("uploading the finished run's results to W&B; its training curves are not available any more")
-                with tracked(run, config_text, sweep):
-                    log_results(run, metrics)
+                with tracked(run, config_text, sweep) as tracker:
+                    tracker.log_results(metrics)
             return metrics
         directory.remove_partial()
         architecture = _check_student(run)
         _write_inputs(run, config_text)
-        with tracked(run, config_text, sweep):
-            summaries, rounds = _run_stages(run, lambda step: log_stage(str(step), _run_once(run, step, team)))
+        with tracked(run, config_text, sweep) as tracker:
+            summaries, rounds = _run_stages(run, lambda step: tracker.log_stage(str(step), _run_once(run, step, team, tracker)))
             if "evaluate" not in summaries:
-                log_results(run, None)
+                tracker.log_results(None)
                 return summaries[run.config.until]
             metrics = metrics_of(run, summaries, rounds).to_row()
             if run.trains:
                 write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
             write_json(directory.metrics, metrics)
-            log_results(run, metrics)
+            tracker.log_results(metrics)
         spent = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **spent})
         return metrics
@@ -143,17 +143,21 @@ def _check_student(run: Run) -> Architecture | None:
     return architecture
 
 
-def _run_once(run: Run, step: Step, team: Team) -> Summary:
+def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     """Run a step unless it is finished, and return its summary."""
     stage, directory = step.stage, directory_of(run, step)
     path = directory.stage(stage.name)
     if path.exists() and (stage.output is None or (directory.path / stage.output).exists()):
         return dict(read_json(path))
+
+    def run_step() -> Summary:
+        return step.run(run, team.world, tracker)
+
     start = time.monotonic()
     interrupted = path.with_suffix(".interrupted.json")  # time that earlier, interrupted processes spent in this stage
     before = read_json(interrupted)["seconds"] if interrupted.exists() else 0.0
     try:
-        summary: Summary = team.lead(step, lambda: step.run(run, team.world)) if stage.shared else step.run(run, team.world)
+        summary: Summary = team.lead(step, run_step) if stage.shared else run_step()
     except BaseException:
         with contextlib.suppress(FcotError):  # the error may be a full disk
             write_json(interrupted, {"seconds": before + time.monotonic() - start})

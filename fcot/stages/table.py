@@ -12,6 +12,7 @@ from fcot.base.run_folder import RunDirectory
 if TYPE_CHECKING:
     from fcot.base.ranks import World
     from fcot.runs.run import Run
+    from fcot.stages.tracking import Tracker
 
 Summary = dict[str, Any]
 
@@ -62,9 +63,9 @@ class Step:
         """The step's name, such as ``train`` or ``round_2/train``."""
         return self.stage.name if self.round is None else f"round_{self.round}/{self.stage.name}"
 
-    def run(self, run: Run, world: World) -> Summary:
+    def run(self, run: Run, world: World, tracker: Tracker | None = None) -> Summary:
         """Call the stage's function."""
-        summary: Summary = function(self.stage.function)(Context(run, self, world))
+        summary: Summary = function(self.stage.function)(Context(run, self, world, tracker))
         return summary
 
 
@@ -76,11 +77,13 @@ class Context:
         run: The run.
         step: The step that is executed.
         world: The ranks. Only the first one executes a stage that is not shared.
+        tracker: Where the run is logged; None on all ranks but the first.
     """
 
     run: Run
     step: Step
     world: World
+    tracker: Tracker | None = None
 
     @property
     def directory(self) -> RunDirectory:

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,82 @@ _PREDICTIONS, _KEPT, _REJECTED = 300, 150, 50  # most rows in the sample tables;
 _PREDICTION = ("sample_index", "question", "answer", "completion", "prediction", "correct", "complete")
 _RATIONALE = ("sample_index", "completion_index", "answer", "rationale", "prediction", "correct", "kept", "reason")
 _LOGGED_ELSEWHERE = ("history", "rounds", "versions")  # keys of metrics.json that are not part of the W&B summary
-_wandb_run: WandbRun | None = None  # the W&B run of this process; only the first rank has one
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Logs a run to the logger of its configuration. Only the first rank has one.
+
+    Attributes:
+        run: The run.
+        wandb_run: Its run at W&B; None if it is not logged there.
+    """
+
+    run: Run
+    wandb_run: WandbRun | None = None
+
+    def loggers(self, place: RunDirectory) -> list[Logger]:
+        """The loggers of a training, besides its CSV log.
+
+        Args:
+            place: Directory of the training's files: the run's, or a round's.
+        """
+        from fcot.student.loggers import FunctionLogger, lightning_logger
+
+        logger, wandb_run = self.run.config.logger, self.wandb_run
+        if logger.by_lightning:
+            return [lightning_logger(logger.target, logger.options, place.logs)]
+        if wandb_run is None:
+            return []
+        prefix = "train" if place == self.run.directory else f"{place.path.name}/train"
+        names = {"train_loss": "loss"}
+        return [
+            FunctionLogger(
+                lambda values, step: wandb_run.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step))
+            )
+        ]
+
+    def log_stage(self, name: str, summary: Summary) -> Summary:
+        """Log the numbers of a finished stage's summary; returns the summary.
+
+        Args:
+            name: Name of the step, such as ``curate`` or ``round_2/curate``.
+            summary: The stage's summary.
+        """
+        if self.wandb_run is not None:
+            self.wandb_run.log(dict(_numbers(name, summary)))
+        return summary
+
+    def log_results(self, metrics: Summary | None) -> None:
+        """Log a finished run: its metrics, tables of samples, and files as artifacts.
+
+        Args:
+            metrics: Content of ``metrics.json``; None for a run that ends before its evaluation.
+        """
+        run, wandb_run = self.run, self.wandb_run
+        if wandb_run is None:
+            return
+        for round_metrics in (metrics or {}).get("rounds", ()):
+            wandb_run.log(dict(_numbers("rounds", round_metrics)), ("rounds/round", round_metrics["round"]))
+        if metrics is not None:
+            wandb_run.summarise({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
+        place, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
+        if place.predictions.exists():
+            _log_predictions(run, wandb_run)
+        if place.curated.exists():
+            _log_rationales(run, wandb_run)
+            tailored = [run.config.method.name] if run.config.method.name == "tailored" else []
+            parts = ["curated", run.task.name, str(run.teacher_name), run.prompt.name, run.config.curation.name, *tailored]
+            name = "-".join([*(readable(part) for part in parts), f"D{run.config.diversity}"]).replace("=", "_")
+            wandb_run.artifact(name, "dataset", place.curated, used=True, metadata=facts)
+        if run.config.logger.log_student and place.student.exists():
+            results = {name: (metrics or {}).get(name) for name in ("method", "student", "teacher", "diversity", "accuracy", "seed")}
+            wandb_run.artifact(f"student-{run.run_id}".replace("=", "_"), "model", place.student, used=False, metadata=facts | results)
 
 
 @contextlib.contextmanager
-def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
-    """With ``logger=wandb``, log the run to W&B within the context. With another logger, check that it can be created.
+def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[Tracker]:
+    """A tracker of the run. A run at W&B is ended with the context; for another logger, it is checked that it can be created.
 
     A purchase alone (``until=generate``) is not logged: in a sweep, one purchase serves many runs.
 
@@ -44,12 +115,11 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
     Raises:
         FcotError: A Lightning logger cannot be created.
     """
-    global _wandb_run
     logger = run.config.logger
     if logger.by_lightning:
-        loggers(run, run.directory)
+        Tracker(run).loggers(run.directory)
     if not logger.at_wandb or run.config.until == "generate":
-        yield
+        yield Tracker(run)
         return
     from fcot.reporting.wandb_run import WandbRun
     from fcot.reporting.wandb_server import wandb_folder
@@ -60,13 +130,11 @@ def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[None]:
         error: BaseException | None = None
         try:
             _write_label(run, label, wandb_run)
-            _wandb_run = wandb_run
-            yield
+            yield Tracker(run, wandb_run)
         except BaseException as raised:
             error = raised
             raise
         finally:
-            _wandb_run = None
             wandb_run.finish(error)
 
 
@@ -94,76 +162,6 @@ def _write_label(run: Run, label: Label, wandb_run: WandbRun) -> None:
     write_json(run.directory.wandb, {"id": label.id, "project": label.project, **address})
 
 
-def loggers(run: Run, place: RunDirectory) -> list[Logger]:
-    """The loggers of a training, besides its CSV log; called on the first rank.
-
-    Args:
-        run: The run.
-        place: Directory of the training's files: the run's, or a round's.
-    """
-    from fcot.student.loggers import FunctionLogger, lightning_logger
-
-    logger, wandb_run = run.config.logger, _wandb_run
-    if logger.by_lightning:
-        return [lightning_logger(logger.target, logger.options, place.logs)]
-    if wandb_run is None:
-        return []
-    prefix = "train" if place == run.directory else f"{place.path.name}/train"
-    names = {"train_loss": "loss"}
-    return [
-        FunctionLogger(
-            lambda values, step: wandb_run.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step))
-        )
-    ]
-
-
-def log_stage(name: str, summary: Summary) -> Summary:
-    """Log the numbers of a finished stage's summary; returns the summary.
-
-    Args:
-        name: Name of the step, such as ``curate`` or ``round_2/curate``.
-        summary: The stage's summary.
-    """
-    if _wandb_run is not None:
-        _wandb_run.log(dict(_numbers(name, summary)))
-    return summary
-
-
-def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(f"{name}/{key}", value)
-        elif isinstance(value, int | float):
-            yield f"{name}/{key}", value
-
-
-def log_results(run: Run, metrics: Summary | None) -> None:
-    """Log a finished run: its metrics, tables of samples, and files as artifacts.
-
-    Args:
-        run: The run.
-        metrics: Content of ``metrics.json``; None for a run that ends before its evaluation.
-    """
-    if _wandb_run is None:
-        return
-    for round_metrics in (metrics or {}).get("rounds", ()):
-        _wandb_run.log(dict(_numbers("rounds", round_metrics)), ("rounds/round", round_metrics["round"]))
-    if metrics is not None:
-        _wandb_run.summarise({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
-    place, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
-    if place.predictions.exists():
-        _log_predictions(run, _wandb_run)
-    if place.curated.exists():
-        _log_rationales(run, _wandb_run)
-        tailored = [run.config.method.name] if run.config.method.name == "tailored" else []
-        parts = ["curated", run.task.name, str(run.teacher_name), run.prompt.name, run.config.curation.name, *tailored]
-        name = "-".join([*(readable(part) for part in parts), f"D{run.config.diversity}"]).replace("=", "_")
-        _wandb_run.artifact(name, "dataset", place.curated, used=True, metadata=facts)
-    if run.config.logger.log_student and place.student.exists():
-        results = {name: (metrics or {}).get(name) for name in ("method", "student", "teacher", "diversity", "accuracy", "seed")}
-        _wandb_run.artifact(f"student-{run.run_id}".replace("=", "_"), "model", place.student, used=False, metadata=facts | results)
-
-
 def _log_rationales(run: Run, wandb_run: WandbRun) -> None:
     """Log a table of kept rationales, and of rejected ones for each reason."""
     rows, counts = [], Counter[str]()
@@ -185,3 +183,11 @@ def _log_predictions(run: Run, wandb_run: WandbRun) -> None:
         for row in islice(read_jsonl(place.predictions), _PREDICTIONS)
     ]
     wandb_run.table("samples/test", (*_PREDICTION, "marks"), rows)
+
+
+def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{name}/{key}", value)
+        elif isinstance(value, int | float):
+            yield f"{name}/{key}", value

@@ -21,7 +21,6 @@ from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
-from fcot.stages.tracking import loggers
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import TrainingData
@@ -59,16 +58,16 @@ class TrainingJob:
 def train(context: Context) -> Summary:
     """Train on the run's samples."""
     run = context.run
-    return train_job(run, TrainingJob(run.directory, training_samples(run)), context.world)
+    return train_job(context, TrainingJob(run.directory, training_samples(run)))
 
 
-def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
+def train_job(context: Context, job: TrainingJob) -> Summary:
     """Train a student with evaluations in between; the chosen checkpoint becomes ``student/``.
 
     With validation problems, the checkpoint with the best validation accuracy is chosen, the latest among equals. Without them, the
     last step is. ``trainer.best_epoch`` also evaluates the test set each time (paper A's figure); that chooses nothing.
     """
-    config = run.config.trainer
+    run, world, config = context.run, context.world, context.run.config.trainer
     student = build_student(run, job.samples, job.start)
     form = replace(text_format(run, student), demonstrations=job.demonstrations)
     rows = training_rows(run, student, form, job.samples)
@@ -96,7 +95,7 @@ def train_job(run: Run, job: TrainingJob, world: World) -> Summary:
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else job.place.logs,
-            loggers=loggers(run, job.place) if world.rank == 0 else (), world=world,
+            loggers=context.tracker.loggers(job.place) if context.tracker else (), world=world,
         )  # fmt: skip
     if not run.split.validation:
         save(run, student, form, job.place, world)

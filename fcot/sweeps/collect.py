@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcot.base.files import replacing
 from fcot.sweeps.job import JobRecord, read_record
 from fcot.sweeps.ledger import metrics_of, statuses
 from fcot.sweeps.plan import Sweep
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 def collect(sweep: Sweep, folder: Path) -> list[Path]:
     """Write ``jobs.parquet`` and ``jobs.csv``: per job, what was varied, its state and its metrics."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     import yaml
 
     rows = []
@@ -35,24 +35,28 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
         }  # fmt: skip
         overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.overrides)}
         rows.append(row | overrides | _flat(metrics))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    frame = _table(rows)
     parquet, text = folder / "jobs.parquet", folder / "jobs.csv"
     with replacing(parquet) as temporary:
-        pq.write_table(
-            pa.table(
-                {
-                    name: pa.array(_column(values), pa.string() if all(value is None for value in values) else None)
-                    for name, values in columns.items()
-                }
-            ),
-            temporary,
-        )
-    with replacing(text) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+        frame.to_parquet(temporary, index=False)
+    with replacing(text) as temporary:
+        frame.to_csv(temporary, index=False)
     return [parquet, text]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """A column per name, of one type: integers beside floats become floats, other mixtures text."""
+    import pandas as pd
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    frame = pd.DataFrame({name: pd.array([row.get(name) for row in rows]) for name in names})  # their types have missing values
+    mixed = frame.select_dtypes("object").columns
+    frame[mixed] = frame[mixed].map(_text, na_action="ignore").astype("string")
+    return frame
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def _seconds(record: JobRecord | None) -> float | None:
@@ -73,14 +77,3 @@ def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
         elif key not in ("run_id",):
             flat[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
     return flat
-
-
-def _column(values: Sequence[Any]) -> list[Any]:
-    """Values converted to one type: integers and floats to floats, any other mixture to text."""
-    values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} and float in kinds:
-        return [None if value is None else float(value) for value in values]
-    if len(kinds) > 1:
-        return [None if value is None else str(value) for value in values]
-    return list(values)

@@ -100,7 +100,7 @@ def train(context: Context) -> Summary:
         reflect,
         f"train {number}",
     )
-    return train_job(run, job, context.world)
+    return train_job(context, job)
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:
