@@ -127,7 +127,7 @@ def _status_table(sweep: Sweep, rows: Sequence[Status], counted: Sequence[Status
         "slurm": [job.slurm or "" for job in rows],
         "requeued": [f"{job.preempted}x" if job.preempted else "" for job in rows],
         "varies": ["the teacher's completions" if job.name == GENERATION else sweep.label(sweep.jobs[int(job.name)]) for job in rows],
-        "status": [job.details for job in rows],
+        "details": [job.details for job in rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells) or name in ("job", "state")}
     for name in columns:

@@ -196,6 +196,14 @@ def test_plans_that_are_none(run_fcot, tmp_path):
     assert result.returncode == 1
 
 
+def test_a_sweep_that_ends_before_evaluation_is_not_run_again(run_fcot, tmp_path):
+    sweep = ["-m", "diversity=1,2", *SMALL, "until=curate", "hydra.sweep.dir=outputs/sweeps/s"]
+    assert "job 0: diversity=1" in run_fcot(*sweep, **ONE).stderr
+    again = run_fcot(*sweep, **ONE)
+    assert (again.returncode, again.stderr) == (0, ""), "no job is started"
+    assert states(the_sweep(tmp_path)) == ["done", "done"]
+
+
 # --- a pool of processes ---------------------------------------------------------------------------------------------
 
 

@@ -109,8 +109,11 @@ class Sweep:
         return " ".join(override for override in job.overrides if override not in self._common) or "the only job"
 
     def is_complete(self, job: PlannedJob) -> bool:
-        """Whether the job's run is complete, even if another sweep ran it. A run that stops before evaluation never is."""
-        return job.run is not None and job.until == "evaluate" and self.directory(job).done.exists()
+        """Whether the job's run is complete as far as the job goes, even if another sweep ran it."""
+        if job.run is None:
+            return False
+        directory = self.directory(job)
+        return directory.done.exists() or (job.until != "evaluate" and directory.stage(job.until).exists())
 
 
 def display_path(path: Path) -> Path:
