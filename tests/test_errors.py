@@ -40,6 +40,13 @@ def test_each_mark_applies_to_its_error(expected, marked):
     assert marked() == expected
 
 
+@pytest.mark.parametrize(("text", "numbers"), [
+    ("1,2,3", {1, 2, 3}), ("1,234.5", {1234.5}), ("12,345,678", {12345678}), ("1,2345", {1, 2345}), ("10,000,5", {10000, 5}),
+])  # fmt: skip
+def test_a_comma_joins_groups_of_three_digits_only(text, numbers):
+    assert errors._in_digits(text) == numbers
+
+
 def test_an_arithmetic_slip_names_the_first_wrong_equation():
     marked = mark(Prediction(7, QUESTION, "11", "13 + 4 = 18, so 18 - 6 = 12. --> 12", "12", False, True, 9), NUMBER, "-->")
     assert marked == Marked(7, ["arithmetic_slip"], "13 + 4 = 18")

@@ -19,7 +19,7 @@ MARKS = (
 )  # fmt: skip
 _SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
           "nineteen twenty").split()  # fmt: skip
-_DIGITS = r"\d+(?:,\d+)*(?:\.\d+)?"
+_DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?"
 _HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may introduce: "one of them", "a pair", "percent"
 _LOOP = 3  # repetitions
 _MOST_WORDS = 300  # words of a rationale that are checked: students in a loop write thousands
