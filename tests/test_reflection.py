@@ -14,7 +14,7 @@ from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
 from fcot.methods.table import METHODS
-from fcot.methods.tailored.material import material
+from fcot.methods.tailored.material import build_reflection
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
 from fcot.prompts.student import Demonstration
@@ -188,7 +188,7 @@ def contrasted(student, representation="last"):
     others = {0: [texts[0][1], texts[1][1], form.completion("7", "another way")], 1: [texts[2][1], form.completion("7", "x")], 2: []}
     mistakes = {0: [form.completion("9", "one one").strip(), "no end"], 2: ["wrong"]}
     rows = tokenize(student, form, [(f"How many {index}?", text) for index, text in texts], max_prompt=40, max_completion=40)
-    made = material(
+    made = build_reflection(
         student, form, texts, others, mistakes, {0: ["no end"]}, weight=0.5, margin=1.0, representation=representation, max_tokens=40,
         seed=3,
     )  # fmt: skip

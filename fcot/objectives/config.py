@@ -27,7 +27,11 @@ class ObjectiveConfig(Protocol):
         """The objective's part of the identity of a run that trains: options that change the loss, as JSON values."""
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
-        """Build the terms of a training's loss; the first one is the main objective."""
+        """Build the terms of a training's loss; the first one is the main objective.
+
+        Args:
+            data: The student, its training samples and how they become tensors.
+        """
 
 
 @dataclass
@@ -37,7 +41,7 @@ class CompletionConfig:
     name: str = neutral("completion", Why.NAMED)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Nothing, so that runs keep the names they had when this was the only objective."""
+        """An empty dict, so that runs keep the names that they had when this was the only objective."""
         return {}
 
     def build(self, data: TrainingData) -> Sequence[Objective]:

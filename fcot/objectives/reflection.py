@@ -101,8 +101,8 @@ def triplet_batch(
     else:
         inputs_of_texts = texts
         position_ids = repeated_mask.sum(1, keepdim=True) + torch.arange(max(map(len, texts)))
-        whole_mask = torch.cat([repeated_mask, mask(texts)], 1)
-        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": whole_mask, "position_ids": position_ids}
+        full_mask = torch.cat([repeated_mask, mask(texts)], 1)
+        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": full_mask, "position_ids": position_ids}
     width, shift = max(map(len, inputs_of_texts)), len(inputs_of_texts[0]) - len(texts[0])
     spans = [range(*reflection.spans[number]) for number in numbers]
     positions = [row * width + shift + offset for row, span in enumerate(spans) for offset in span]
@@ -134,7 +134,7 @@ class TripletLoss:
         return self.reflection.weight
 
     def denominator(self, ids: Ids) -> float:
-        """How many samples of the step have a triplet."""
+        """The number of samples in the step that have a triplet."""
         return int(self.reflection.contributes[ids].sum())
 
     def collate(self, ids: Ids, step: int) -> Batch:
