@@ -1,4 +1,4 @@
-"""Turns texts into token ids. Only this module and loading know the tokenizer.
+"""Turns the prompts and completions of a student into token ids.
 
 A *row* is one training sample: prompt ids and completion ids, the latter ending with the end-of-sequence token.
 """
@@ -89,8 +89,8 @@ def tokenize(
     """Tokenize samples.
 
     Args:
-        student: Its tokenizer is used.
-        text_format: Turns questions into prompts.
+        student: The student whose tokenizer encodes the texts.
+        text_format: The student's format, which turns questions into prompts.
         samples: Questions and completions; a completion gets the end-of-sequence token.
         max_prompt: Most tokens of a prompt; the beginning of a longer one is cut.
         max_completion: Most tokens of a completion; the end of a longer one is cut.
@@ -144,16 +144,16 @@ def _encode(
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
     for start in range(0, len(samples), _BATCH):
         questions, completions = zip(*samples[start : start + _BATCH], strict=True)
-        prompts, shown, cut = encode_questions(student, text_format, questions, max_prompt)
+        prompts, n_shown, cut = encode_questions(student, text_format, questions, max_prompt)
         counts["cut_prompts"] += cut
-        written = [text for text in completions if text is not None]
-        encoded = iter(encoder_of(tokenizer).texts(written))
-        ends = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
-        counts["cut_completions"] += sum(len(ids) > max_completion for ids in ends)
-        ends = [ids[:max_completion] for ids in ends]
+        texts = [text for text in completions if text is not None]
+        encoded = iter(encoder_of(tokenizer).texts(texts))
+        targets = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
+        counts["cut_completions"] += sum(len(ids) > max_completion for ids in targets)
+        targets = [ids[:max_completion] for ids in targets]
         if unknown is not None:
-            counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *ends))
-        columns = [pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32())), pa.array(shown, pa.int32())]
+            counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *targets))
+        columns = [pa.array(prompts, pa.list_(pa.int32())), pa.array(targets, pa.list_(pa.int32())), pa.array(n_shown, pa.int32())]
         yield pa.record_batch(columns, schema=_SCHEMA)
 
 
@@ -165,8 +165,8 @@ def encode_questions(
     A prompt that is too long loses whole demonstrations, beginning with the first; only then the beginning of the question is cut.
 
     Returns:
-        Token ids of each prompt; how many tokens at its start belong to demonstrations; how many questions were cut. Tokens that the
-        tokenizer puts before every text count as demonstration tokens if the prompt has demonstrations.
+        Token ids of each prompt; for each prompt, how many tokens at its start belong to demonstrations; how many questions were cut.
+        Tokens that the tokenizer puts before every text count as demonstration tokens if the prompt has demonstrations.
     """
     bare, cut = encode_prompts(student, [text_format.without_demonstrations.prompt(question) for question in questions], limit)
     encoded, too_long = list(bare), list(range(len(questions)))

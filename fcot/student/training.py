@@ -25,11 +25,11 @@ from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import (  # fmt: skip
     Checkpoints,
     gather_weights,
+    gathered,
     is_sharded,
     optimizer_state,
     restore_optimizer,
     trained_weights,
-    whole,
 )
 from fcot.student.config import TrainerConfig
 from fcot.student.data import Layout, ReasoningData
@@ -87,9 +87,7 @@ def train(
     loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
-    """Fine-tune the student in place; continue from the newest checkpoint if there is one.
-
-    Every rank calls it.
+    """Fine-tune the student in place; continue from the newest checkpoint if there is one. Every rank calls this function.
 
     Args:
         student: Changed in place; afterwards it has the parameters of the last step.
@@ -97,12 +95,12 @@ def train(
         objectives: The terms of the loss; the first is the main objective.
         recipe: The options of ``trainer``, with the precision resolved (not ``auto``).
         seed: Seed of the order of samples and of dropout.
-        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has the
-            whole parameters. Its result is added to the history.
+        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has all
+            parameters. Its result is added to the history.
         stop: Called with the history after each evaluation; True ends the training.
         checkpoints: Where checkpoints are written; None writes none.
-        resume: Called with the number of steps that earlier processes did.
-        advance: Called with the number of steps since the last call.
+        resume: Called once, with the number of steps that earlier processes did.
+        advance: Called with the number of steps done since the last call.
         log_folder: Folder of the CSV log; None writes none.
         loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
         world: The ranks, and the number of this one.
@@ -176,7 +174,11 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
 
 
 def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
-    """Plan a training: the layout of batches, the samples of each step, and the number of steps."""
+    """Plan a training.
+
+    Returns:
+        How samples become tensors, which samples each step has, and the number of optimizer steps.
+    """
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
         recipe.prompt_loss_weight, recipe.demonstration_loss_weight, recipe.loss_mean == "weighted", recipe.packing,
@@ -189,10 +191,10 @@ def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -
     """Load the newest checkpoint into the student.
 
     Returns:
-        The counts of the training so far, and the state of its optimizer; None without a checkpoint.
+        The counts of the training so far, and the state of its optimizer and gradient scaler; None without a checkpoint.
 
     Raises:
-        FcotError: The checkpoint was trained in another precision, or does not fit the student.
+        FcotError: The checkpoint comes from a training in another precision, or does not fit the student.
     """
     checkpoint = checkpoints.load() if checkpoints else None
     if checkpoints is None or checkpoint is None:
@@ -201,7 +203,7 @@ def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -
     if before != precision:
         raise FcotError(
             f"this training began in {before}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have it, else "
-            f"32-true): continue where it began, or remove {checkpoints.folder} to start from the beginning"
+            f"32-true): continue on a machine like the first one, or remove {checkpoints.folder} to start from the beginning"
         )
     trainable = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     check_same("the checkpoint to continue from", trainable, checkpoint["weights"])
@@ -254,7 +256,7 @@ class _StepCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            # Lightning installs handlers that communicate with the other ranks at any time: put the former ones back.
+            # Lightning's handlers communicate with the other ranks, even in the middle of a step: restore the former handlers.
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
         self._defer_ctrl_c(True)
@@ -289,9 +291,9 @@ class _StepCallback(pl.Callback):
             raise KeyboardInterrupt
         self._defer_ctrl_c(False)
         try:
-            with whole(self._student.model):
+            with gathered(self._student.model):
                 evaluated = self.evaluate_if_due()
-        except KeyboardInterrupt:  # keep the step, though its evaluation is lost; sharded parameters were written before the evaluation
+        except KeyboardInterrupt:  # keep the step, although its evaluation is lost; sharded parameters were written before
             if not sharded:
                 self._checkpoint(trainer, True)
             raise
@@ -309,8 +311,11 @@ class _StepCallback(pl.Callback):
     def _defer_ctrl_c(self, on: bool) -> None:
         """Make the first Ctrl-C wait for the end of the step, where a checkpoint can be written; a second one stops at once.
 
-        Without it a large student would lose minutes of work: its steps take long, and so do its checkpoints, which are therefore rare.
-        With several ranks Ctrl-C is not deferred.
+        Otherwise a large student would lose minutes of work, because its checkpoints take long and are therefore rare. With several
+        ranks Ctrl-C is not deferred.
+
+        Args:
+            on: Whether to defer Ctrl-C from now on; False restores Python's own handler.
         """
         if self._size > 1 or threading.current_thread() is not threading.main_thread():
             return
@@ -343,7 +348,7 @@ class _StepCallback(pl.Callback):
         return True
 
     def _log_evaluation(self, entry: dict[str, Any]) -> None:
-        """Log an evaluation to all loggers but the CSV log, which has the training's metrics only."""
+        """Log an evaluation to all loggers except the CSV log, which has the training's metrics only."""
         values = {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, int | float)}
         for logger in self._loggers:
             logger.log_metrics(values, entry["step"])
@@ -381,7 +386,7 @@ class _StepCallback(pl.Callback):
         self._loss = torch.zeros(1 + len(self._others))
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
-        """Write a checkpoint if it is due, or if ``now``."""
+        """Write a checkpoint if ``now`` is true or if it is time for the next one."""
         if self._checkpoints is None:
             return
         sharded = is_sharded(self._student.model)

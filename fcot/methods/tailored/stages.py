@@ -113,7 +113,7 @@ def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
 
     A train problem whose question is also a test question is left out.
     """
-    test_questions = {folded(run.problems[index].question) for index in run.split.test}
+    excluded = {folded(run.problems[index].question) for index in run.split.test}
     first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
-    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in test_questions][:n]
+    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in excluded][:n]
     return tuple(Demonstration(run.problems[row.sample_index].question, row.rationale, row.answer) for row in chosen)
