@@ -383,14 +383,14 @@ def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkey
     from fcot.stages import training as stage
 
     asked = []
-    real = answering.draw
+    real = answering.answer_problems
 
     def watched(run, student, form, indices, *arguments):
         asked.append((list(indices), student.model.training))
         return real(run, student, form, indices, *arguments)
 
-    monkeypatch.setattr(answering, "draw", watched)
-    monkeypatch.setattr(stage, "draw", watched)
+    monkeypatch.setattr(answering, "answer_problems", watched)
+    monkeypatch.setattr(stage, "answer_problems", watched)
     run = make_run(tmp_path, *SMALL, "method=fine_tune")
     execute(run, "")
     assert [indices for indices, _ in asked] == [run.split.validation, run.split.validation, run.split.test]

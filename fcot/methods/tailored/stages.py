@@ -18,7 +18,7 @@ from fcot.methods.tailored.material import build_reflection
 from fcot.objectives.reflection import TripletLoss
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
-from fcot.stages.answering import SamplingParameters, draw, text_format
+from fcot.stages.answering import SamplingParameters, answer_problems, text_format
 from fcot.stages.rationales import judge_all
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
@@ -45,10 +45,10 @@ def exam(context: Context) -> Summary:
     parameters = SamplingParameters(options.samples, sampling, (number,), options.max_new_tokens, stop)
     indices = [index for index in run.split.train if run.problems[index].labelled]
     with progress(f"exam {number}", len(indices) * options.samples, "answers") as bar:
-        drawn, facts = draw(run, student, form, indices, world, parameters, bar.advance)
+        scored, facts = answer_problems(run, student, form, indices, world, parameters, bar.advance)
     if world.rank > 0:
         return {}
-    results = [exams.examine(answers) for answers in drawn]
+    results = [exams.examine(answers) for answers in scored]
     write_jsonl(run.directory.round(number).exam, map(to_row, results))
     return exams.summarize(results) | facts
 
