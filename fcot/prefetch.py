@@ -47,7 +47,7 @@ def prefetch(overrides: Sequence[str]) -> None:
     data: set[tuple[str, str | None]] = set()
     for composed in points(overrides):
         if missing := [key for key in sorted(OmegaConf.missing_keys(composed)) if key.startswith(("student.", "dataset."))]:
-            raise FcotError(f"{missing[0]} is not set; set {missing[0]}=...")
+            raise FcotError(f"{missing[0]} is not set: {missing[0]}=...")
         config = unchecked(composed)
         models |= dict(_models(config))
         path = getattr(config.dataset, "path", None)

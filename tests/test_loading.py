@@ -89,7 +89,7 @@ def test_extra_tensors_are_a_warning(family, tmp_path, capsys):
     folder = changed(SAVE[family](tmp_path), lambda tensors: tensors | {"value_head.weight": torch.ones(3)})
     load_student(str(folder))
     said = capsys.readouterr().err
-    assert "no place for 1 tensor (value_head.weight)" in said
+    assert "does not use 1 tensor (value_head.weight)" in said
     assert "warning" in said
 
 

@@ -35,7 +35,7 @@ def generate(context: Context) -> Summary:
     usage = _buy(run).usage()
     if len(models := usage.get("models", {})) > 1:
         versions = ", ".join(f"{model} ({n:,} generations)" for model, n in models.items())
-        say(f"warning: the server used several models for model={run.teacher_name}: {versions}. Name one version in teacher.model")
+        say(f"warning: the server answered model={run.teacher_name} as several models: {versions}. Name one version in teacher.model")
     return {"asked": n_completions, "teacher_usage": usage}
 
 
