@@ -208,18 +208,18 @@ class Decoder:
         if not keep:
             self._clear_cache()
             return
-        kept = torch.tensor(keep)
-        self._lengths = self._lengths[kept]
-        kept = kept.to(self._model.device)
+        row_numbers = torch.tensor(keep)
+        self._lengths = self._lengths[row_numbers]
+        row_numbers = row_numbers.to(self._model.device)
         for layer in own_layers(self._cache):
-            layer.select(kept, slice(layer.get_seq_length() - self._columns(), None))
+            layer.select(row_numbers, slice(layer.get_seq_length() - self._columns(), None))
         if self._encoder_decoder:
-            mask = self._cross_mask[kept]
-            used = mask.any(0).nonzero()
-            window = slice(int(used[0]), int(used[-1]) + 1)
+            mask = self._cross_mask[row_numbers]
+            used_columns = mask.any(0).nonzero()
+            window = slice(int(used_columns[0]), int(used_columns[-1]) + 1)
             self._cross_mask = mask[:, window]
             for layer in cross_layers(self._cache):
-                layer.select(kept, window)
+                layer.select(row_numbers, window)
 
     def _admitted(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> list[_DecodingRow]:
         """The first waiting rows, as many as there is room for."""

@@ -17,9 +17,9 @@ from fcot.prompts.teacher import TeacherPrompt
 Form = StudentFormat | TeacherPrompt  # the format of a prompt, with the parser of its completions
 
 
-def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
+def score(problem: Problem, text: str, complete: bool, n_tokens: int, form: StudentFormat, rule: AnswerRule) -> Prediction:
     """Parse a student's completion with the format's parser, and compare it with the gold answer."""
-    prediction = text_format.parse(text, rule)
+    prediction = form.parse(text, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
         complete, n_tokens,

@@ -45,8 +45,8 @@ def load_exemplars(
         raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales, such as outputs/runs/<run>")
     try:
         if path.is_dir():
-            kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
-            exemplars = _sampled({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
+            first_kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
+            exemplars = _sampled({index: row["rationale"] for index, row in first_kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
             exemplars = [_from_row(prompt, rule, row) for row in read_jsonl(path)]
         else:

@@ -100,14 +100,14 @@ def answer_problems(
         for tokens, problem in zip(ids, problems, strict=True) for number in range(parameters.n)
     ]  # fmt: skip
     answers = [_cut_at(answer, parameters.stop) for answer in _decode(run, student, prompts, world, parameters.sampling, advance)]
-    drawn = [
+    scored = [
         [
             scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
             for answer in answers[start : start + parameters.n]
         ]
         for start, problem in zip(range(0, len(answers), parameters.n), problems, strict=True)
     ]
-    return drawn, {"cut_questions": cut}
+    return scored, {"cut_questions": cut}
 
 
 def _cut_at(answer: Decoded, stop: str | None) -> Decoded:

@@ -44,10 +44,10 @@ def _buy(run: Run) -> Generated:
     problems = run.select(run.split.train)
     for note in former_prompt_notes(run):
         say(f"note: {note}")
-    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
+    first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
     with progress("generate", len(problems) * run.config.diversity, "completions") as bar:
-        generated = generate_completions(run.plan, run.store, problems, bar.advance, look, bar.watch)
-        look.report()
+        generated = generate_completions(run.plan, run.store, problems, bar.advance, first_look, bar.watch)
+        first_look.report()
         return generated
 
 

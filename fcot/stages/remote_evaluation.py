@@ -40,11 +40,11 @@ def evaluate(context: Context) -> Summary:
     else:
         model = answering_model(run)
         plan, folder = evaluation_plan(run, model), evaluation_store(run, model)
-        look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
+        first_look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
         with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
-            generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
-        if look is not None:
-            look.report()
+            generated = generate_completions(plan, folder, problems, bar.advance, first_look, bar.watch)
+        if first_look is not None:
+            first_look.report()
         answers = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
         usage = {"student_usage": generated.usage()}
         del usage["student_usage"]["identical_rationales"]

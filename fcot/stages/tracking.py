@@ -143,16 +143,16 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     """The run's id, name, group and tags at W&B. A continued run keeps its W&B id and its group."""
     from fcot.reporting.wandb_run import Label
 
-    before = read_json(run.directory.wandb) if run.directory.wandb.exists() else {}
+    saved = read_json(run.directory.wandb) if run.directory.wandb.exists() else {}
     # The run's hash alone would not do: the same run in another output folder is another W&B run, and W&B rejects ids of deleted runs.
-    wandb_id = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
+    wandb_id = saved.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
     if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
-    about = {"run_id": run.run_id, "setting": run.setting, "sweep": before.get("group") or sweep}
+    about = {"run_id": run.run_id, "setting": run.setting, "sweep": saved.get("group") or sweep}
     return Label(
-        wandb_id, run.run_id, logger.project, logger.entity, before.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
+        wandb_id, run.run_id, logger.project, logger.entity, saved.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
         config | about,
     )  # fmt: skip
 

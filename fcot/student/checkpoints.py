@@ -87,18 +87,18 @@ class Checkpoints:
 
     def set_aside(self, student: Path) -> None:
         """Remove the student that an unfinished training wrote; keep it for :meth:`take_back` if there is a checkpoint."""
-        kept = self.folder / student.name
-        shutil.rmtree(kept, ignore_errors=True)
+        aside = self.folder / student.name
+        shutil.rmtree(aside, ignore_errors=True)
         if student.exists() and self._newest_first():
-            os.replace(student, kept)
+            os.replace(student, aside)
         else:
             shutil.rmtree(student, ignore_errors=True)
 
     def take_back(self, student: Path) -> None:
         """Move the student that :meth:`set_aside` kept back to its place, unless there is one already."""
-        kept = self.folder / student.name
-        if kept.exists() and not student.exists():
-            os.replace(kept, student)
+        aside = self.folder / student.name
+        if aside.exists() and not student.exists():
+            os.replace(aside, student)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.*.ckpt"), key=_age)

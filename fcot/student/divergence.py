@@ -24,14 +24,14 @@ class DivergenceCheck:
 
     Args:
         model: The model in training; only its trainable parameters are checked.
-        size: Number of ranks.
+        ranks: Number of ranks.
         rate: Gives the learning rate of a step, counted from 1.
         remedies: What to change, for messages: one text for the first step, which no learning rate has affected yet, one for later steps.
     """
 
-    def __init__(self, model: torch.nn.Module, size: int, rate: Callable[[int], float], remedies: tuple[str, str]) -> None:
+    def __init__(self, model: torch.nn.Module, ranks: int, rate: Callable[[int], float], remedies: tuple[str, str]) -> None:
         self._model = model
-        self._size = size
+        self._ranks = ranks
         self._rate = rate
         self._remedies = remedies
         self._first: torch.Tensor | None = None  # first step whose loss is not finite, on the loss's device
@@ -62,7 +62,7 @@ class DivergenceCheck:
             NotFinite: A loss or a parameter is inf or nan.
         """
         broken = weights and not self._weights_finite()
-        loss_step, weight_step = least_together([self._first_broken_step(), step if broken else _NEVER], self._size)
+        loss_step, weight_step = least_together([self._first_broken_step(), step if broken else _NEVER], self._ranks)
         broken_step = min(loss_step, weight_step)
         if broken_step == _NEVER:
             return

@@ -33,7 +33,7 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
         KeyboardInterrupt: Ctrl-C was pressed; Lightning itself would raise SystemExit.
         FcotError: The disk is full.
     """
-    before = torch.get_float32_matmul_precision()
+    former_precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         with _keeping_freed_memory():
@@ -44,7 +44,7 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
     except OSError as error:
         raise disk_error(error, log_folder or Path("the training log")) from error
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(former_precision)
 
 
 @contextlib.contextmanager

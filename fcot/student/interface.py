@@ -50,8 +50,8 @@ def read_interface(folder: Path) -> StudentInterface:
     try:
         content = read_json(folder / FILE)
         demonstrations = tuple(Demonstration(**demonstration) for demonstration in content["format"].get("demonstrations", ()))
-        text_format = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
-        return StudentInterface(**content | {"format": text_format, "rule": AnswerRule(**content["rule"])})
+        form = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
+        return StudentInterface(**content | {"format": form, "rule": AnswerRule(**content["rule"])})
     except FileNotFoundError as error:
         hint = f"; use {folder / 'student'}" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error

@@ -199,11 +199,11 @@ def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -
     checkpoint = checkpoints.load() if checkpoints else None
     if checkpoints is None or checkpoint is None:
         return TrainingReport(), None
-    before = checkpoint.get("trained_in", precision)  # earlier versions did not write it
-    if before != precision:
+    first_precision = checkpoint.get("trained_in", precision)  # earlier versions did not write it
+    if first_precision != precision:
         raise FcotError(
-            f"this training began in {before}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have it, else "
-            f"32-true): continue on a machine like the first one, or remove {checkpoints.folder} to start from the beginning"
+            f"this training began in {first_precision}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have "
+            f"it, else 32-true): continue on a machine like the first one, or remove {checkpoints.folder} to start from the beginning"
         )
     trainable = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     check_same("the checkpoint to continue from", trainable, checkpoint["weights"])
@@ -337,12 +337,12 @@ class _StepCallback(pl.Callback):
             return False
         if self._divergence is not None:
             self._divergence.check(step, weights=True)
-        before = torch.get_float32_matmul_precision()
+        former_precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # trainer.tf32 is for training only
         try:
             scores = self._evaluate(history)
         finally:
-            torch.set_float32_matmul_precision(before)
+            torch.set_float32_matmul_precision(former_precision)
         history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **scores})
         self._log_evaluation(history[-1])
         return True

@@ -145,8 +145,8 @@ def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFor
         (as_question(case, run.request_text, hint, form, prompt, run.task.rule), earlier[case.problem.sample_index, *case.mistakes], 1)
         for case in chosen
     ]
-    plan, look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
-    replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, look)
+    plan, first_look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
+    replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, first_look)
     sources = [
         (case.problem.sample_index, case.mistakes, reply)
         for case, case_replies in zip(chosen, replies, strict=True) for reply in case_replies
@@ -159,8 +159,8 @@ def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Source],
     earlier = _earlier_completions(run, number, lambda row: row["sample_index"])
     n_needed = Counter(case.problem.sample_index for case in chosen)
     requests = [(run.problems[index], run.config.diversity + earlier[index], n) for index, n in n_needed.items()]
-    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
-    replies, usage = _generate_further(run, number, run.plan, run.store, requests, look)
+    first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
+    replies, usage = _generate_further(run, number, run.plan, run.store, requests, first_look)
     return [(index, (), reply) for index, completions in zip(n_needed, replies, strict=True) for reply in completions], usage
 
 
@@ -177,7 +177,7 @@ def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any
 
 
 def _generate_further(
-    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], look: FirstLook
+    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], first_look: FirstLook
 ) -> tuple[list[list[Completion]], Summary]:
     """Generate further completions of requests, after those that earlier rounds generated.
 
@@ -187,7 +187,7 @@ def _generate_further(
         plan: Its diversity, run id and budget are replaced by those of the round.
         folder: The store's folder for the prompt.
         requests: For each request the problem, the number of completions generated so far, and the number of further ones.
-        look: Checks the first completions of the purchase.
+        first_look: Checks the first completions of the purchase.
 
     Returns:
         The further completions of each request, and the usage of the round.
@@ -209,19 +209,19 @@ def _generate_further(
         )
         try:
             with progress(f"feedback {number}", len(problems) * round_plan.diversity, "completions") as bar:
-                bought = generate_completions(round_plan, folder, problems, bar.advance, look, bar.watch)
+                bought = generate_completions(round_plan, folder, problems, bar.advance, first_look, bar.watch)
         except BudgetSpent as error:
             error.usage = sum_by_key([*usages, error.usage or {}])
             raise
         completions = list(bought)
         for group, place in enumerate(places):
             replies[place] = completions[group * round_plan.diversity + n_earlier : (group + 1) * round_plan.diversity]
-        usage, before = bought.usage(), replace(bought, plan=replace(round_plan, diversity=n_earlier)).usage() if n_earlier else {}
+        usage, earlier_usage = bought.usage(), replace(bought, plan=replace(round_plan, diversity=n_earlier)).usage() if n_earlier else {}
         for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
-            usage[name] = None if usage[name] is None or before.get(name, 0) is None else usage[name] - before.get(name, 0)
+            usage[name] = None if usage[name] is None or earlier_usage.get(name, 0) is None else usage[name] - earlier_usage.get(name, 0)
         usages.append(usage)
         remaining = None if remaining is None else remaining - (usage["usd"] or 0.0)
-    look.report()
+    first_look.report()
     return replies, sum_by_key(usages) if usages else paid((), FREE) | _NOTHING_PAID
 
 

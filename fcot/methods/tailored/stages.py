@@ -73,15 +73,15 @@ def train(context: Context) -> Summary:
     """
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
-    kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
+    kept_by_round = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
-    used_rounds = [earlier for earlier in ((number,) if not method.accumulate else kept) if weights[earlier - 1]]
+    used_rounds = [earlier for earlier in ((number,) if not method.accumulate else kept_by_round) if weights[earlier - 1]]
 
     def reflect(data: TrainingData) -> Sequence[Objective]:
         if not method.reflection.weight or not run.directory.round(number).exam.exists():
             return ()
         form, results, others = data.form, exam_results(run, number), dict[int, list[str]]()
-        for row in chain.from_iterable(kept.values()):
+        for row in chain.from_iterable(kept_by_round.values()):
             others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
         anchors = [(sample.sample_index, form.completion(sample.answer, sample.rationale)) for sample in data.samples]
         reflection = build_reflection(
@@ -94,7 +94,7 @@ def train(context: Context) -> Summary:
 
     job = TrainingJob(
         run.directory.round(number),
-        [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in kept[earlier]],
+        [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in kept_by_round[earlier]],
         _demonstrations(run, method.demonstrations),
         run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         reflect,
