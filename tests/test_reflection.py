@@ -96,10 +96,10 @@ def gradients(student, loss):
 
 def assert_alike(student, mine, reference):
     assert mine.item() == pytest.approx(reference.item(), rel=1e-6)
-    one, other = gradients(student, mine), gradients(student, reference)
-    assert set(one) == set(other)
-    for name, gradient in one.items():
-        torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-7, msg=name)
+    actual, expected = gradients(student, mine), gradients(student, reference)
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
 def double(family):
@@ -188,11 +188,11 @@ def contrasted(student, representation="last"):
     others = {0: [texts[0][1], texts[1][1], form.completion("7", "another way")], 1: [texts[2][1], form.completion("7", "x")], 2: []}
     mistakes = {0: [form.completion("9", "one one").strip(), "no end"], 2: ["wrong"]}
     rows = tokenize(student, form, [(f"How many {index}?", text) for index, text in texts], max_prompt=40, max_completion=40)
-    made = material(
+    reflection = material(
         student, form, texts, others, mistakes, {0: ["no end"]}, weight=0.5, margin=1.0, representation=representation, max_tokens=40,
         seed=3,
     )  # fmt: skip
-    return rows, made
+    return rows, reflection
 
 
 @pytest.mark.parametrize("representation", ["last", "rationale", "mean"])
@@ -209,9 +209,9 @@ def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, represen
     assert len(batch["weights"]) == n == 2
     # Forward computes in float32 from the head's input on.
     assert mine.item() == pytest.approx(reference.item(), rel=1e-5)
-    one, other = gradients(student, mine), gradients(student, reference)
-    for name, gradient in other.items():
-        torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    actual, expected = gradients(student, mine), gradients(student, reference)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("family", ["gptj", "gpt_neo", "opt"])
