@@ -12,7 +12,7 @@ import yaml
 from fake_openai import FakeServer
 from teachers import PROMPT, Scripted, plan, problems
 from test_dry_run import make_run
-from test_openai import ask, step1, teacher
+from test_openai import send, step1, teacher
 
 from fcot.base.errors import FcotError
 from fcot.base.resources import PRICES
@@ -410,6 +410,6 @@ def test_the_maximum_cost_of_a_request_is_at_least_what_the_server_charges():
     with FakeServer() as server:
         for chat in (True, False):
             model = teacher(server, chat=chat)
-            reply = ask(model)
+            reply = send(model)
             assert reply.usage.prompt_tokens <= step1(model).most_prompt_tokens()
             assert reply.usage.completion_tokens <= step1(model).max_tokens
