@@ -88,7 +88,7 @@ def texts(reply):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_texts_depend_neither_on_the_batch_size_nor_on_the_neighbours(folder, temperature):
+def test_texts_depend_neither_on_the_batch_size_nor_on_the_neighbors(folder, temperature):
     calls = [(Request(prompt, 20), n, 10 * n) for prompt, n in zip(PROMPTS, (1, 3, 2, 5), strict=True)]
     alone = [texts(send(teacher(folder, temperature, 1), call)[0]) for call in calls]
     assert len({text for group in alone for text in group}) == (4 if temperature == 0 else 11)

@@ -1,4 +1,4 @@
-"""The identity of runs: every option counts or is listed as neutral, no run is renamed by accident, and the machine does not count.
+"""The identity of runs: every option counts or is declared neutral, no run is renamed by accident, and the machine does not matter.
 
 ``tests/run_ids.json`` is frozen: a changed id means that users' finished runs would be run again. If code changed a result, increase the
 stage's version in ``fcot/stages/table.py`` and rewrite the table: ``python tests/test_identity.py``.

@@ -26,7 +26,7 @@ def reason_to_skip() -> str:
     with contextlib.suppress(OSError):
         if socket.gethostbyname(socket.gethostname()).startswith("127."):
             return ""
-    return "the name of this machine does not stand for a loopback address"
+    return "the name of this machine is not resolved to a loopback address"
 
 
 needs_slurm = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())
@@ -158,7 +158,7 @@ def test_if_a_daemon_does_not_start_its_log_is_shown_and_the_others_are_stopped(
     assert "slurmctld ended" in result.stderr
     assert "CLUSTER NAME MISMATCH" in result.stderr
     assert not (folder / "running.json").exists()
-    assert not commands_naming(folder)  # the command of munged would
+    assert not commands_naming(folder)  # the command line of munged would contain it
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -169,7 +169,7 @@ def test_down_signals_only_what_up_started(tmp_path, offset):
         (tmp_path / "running.json").write_text(json.dumps({"sockets": str(tmp_path / "run"), "processes": [record]}))
         begin = time.monotonic()
         assert call("down", tmp_path, PATH="").returncode == 0
-        assert time.monotonic() - begin < 10  # the child is a zombie until it is reaped, which counts as stopped
+        assert time.monotonic() - begin < 10  # the child is a zombie, which counts as stopped
         assert state_and_start(process.pid)[0] == ("S" if offset else "Z")
     finally:
         process.kill()

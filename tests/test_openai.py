@@ -317,7 +317,7 @@ def test_usage_that_is_missing_or_no_number_is_unknown(fault, usage):
 @pytest.mark.parametrize(("reason", "refused"), [("length", "empty_at_limit"), ("stop", "empty"), (None, "empty")])
 @pytest.mark.parametrize("content", ["", " \n", None])
 def test_an_empty_answer_at_its_token_limit_has_its_own_reason(content, reason, refused):
-    """A reasoning model that thought until its limit: the remedy is a higher limit, not another try."""
+    """A reasoning model that thought until its limit: a higher limit helps, a retry does not."""
     answer = {
         "choices": [{"message": {"content": content}, "finish_reason": reason}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 128},
@@ -408,9 +408,8 @@ def test_a_permanent_error_stops_at_once_and_keeps_what_was_bought(tmp_path, mon
         assert KEY not in str(error.value)
         assert stats["requests"] <= 12, "after a refusal no new requests are sent"
         assert stats["good_choices"] == 10
-    assert (
-        sum(len(shard.read_text().splitlines()) for shard in (tmp_path / "store").glob("*.jsonl")) >= 9
-    )  # one request may have been in flight
+    rows = sum(len(shard.read_text().splitlines()) for shard in (tmp_path / "store").glob("*.jsonl"))
+    assert rows >= 9, "one request may have been in flight"
     with FakeServer() as server:
         assert_right(generate(teacher(server), tmp_path)[0], 5, 4)
         assert server.stats()["good_choices"] <= 40 - 9

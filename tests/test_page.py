@@ -399,7 +399,7 @@ def test_dark_mode_follows_the_system_and_the_switch(opened, tmp_path):
     assert light == "rgb(251, 251, 250)"
     assert page.locator("#theme").inner_text() == "Dark mode"
     page.reload()
-    assert page.evaluate(ground) == light  # remembered
+    assert page.evaluate(ground) == light  # the choice is remembered
 
 
 def test_a_printed_page_is_light_unfolded_and_without_controls(opened, tmp_path):

@@ -125,9 +125,9 @@ def test_the_prompt_of_a_problem_leaves_out_the_problem_as_an_exemplar(shared_da
 
 def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
     rule, prompt = AnswerRule("number"), teacher_prompt("few_shot_cot")
-    mine = tmp_path / "mine.jsonl"
-    mine.write_text(json.dumps({"question": "One?", "rationale": " It is 1.", "answer": "1"}) + "\n")
-    assert load_exemplars(str(mine), None, "t", prompt, rule, {}) == (Exemplar("One?", "Q: One?\nA: It is 1. The answer is 1."),)
+    source = tmp_path / "mine.jsonl"
+    source.write_text(json.dumps({"question": "One?", "rationale": " It is 1.", "answer": "1"}) + "\n")
+    assert load_exemplars(str(source), None, "t", prompt, rule, {}) == (Exemplar("One?", "Q: One?\nA: It is 1. The answer is 1."),)
     problems = {i: Problem(i, f"Question {i}?", str(i)) for i in range(20)}
     rows = [{"sample_index": i // 2, "kept": i % 3 > 0, "rationale": f"r{i}.", "answer": str(i // 2)} for i in range(40)]
     (tmp_path / "curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

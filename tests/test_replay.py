@@ -58,7 +58,7 @@ def test_the_teachers_accuracy_over_the_whole_file_as_curated(name, accuracy, sh
 
 
 def row(index: int, slot: int, **changes) -> dict:
-    """One completion as the authors' files hold it."""
+    """One completion in the format of the authors' files."""
     text = {"prompt": "...", "completion": f" {index}{slot}.", "reasoning_prompt": "...", "reasoning_completion": f" So {slot}."}
     return {"sample_index": index, "completion_index": slot, "question": QUESTIONS.get(index, "?"), "answer": "1", **text, **changes}
 

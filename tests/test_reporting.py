@@ -369,9 +369,9 @@ def test_the_papers_curves_are_drawn_for_its_own_settings_only():
 
 def test_an_export_deletes_only_its_own_files(tmp_path):
     write_run(tmp_path / "runs" / "r1", 1)
-    mine = tmp_path / "paper" / "report" / "figures" / "mine.pdf"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    other_file = tmp_path / "paper" / "report" / "figures" / "mine.pdf"
+    other_file.parent.mkdir(parents=True)
+    other_file.write_text("mine")
     report([tmp_path], tmp_path / "paper", export=True)
     stale = tmp_path / "paper/report/tables/by_task.csv"
     assert not stale.exists()
@@ -385,7 +385,7 @@ def test_an_export_deletes_only_its_own_files(tmp_path):
     shutil.rmtree(tmp_path / "runs" / "r2")
     report([tmp_path], tmp_path / "paper", export=True)
     assert not stale.exists()
-    assert mine.read_text() == "mine"
+    assert other_file.read_text() == "mine"
 
 
 def test_the_figure_draws_the_metrics_numbers(tmp_path):

@@ -39,21 +39,21 @@ def every_step(monkeypatch):
 
 def run(folder, *, keep=True, stop_after=None, kind=Stop, at="step", **options):
     """Train with checkpoints; raise ``kind`` where ``at`` says: after a step, or before or after the evaluation that follows it."""
-    done = 0
+    n_done = 0
 
     def advance(n):
-        nonlocal done
-        done += n
-        if at == "step" and done == stop_after and n == 1:
+        nonlocal n_done
+        n_done += n
+        if at == "step" and n_done == stop_after and n == 1:
             raise kind
 
     def evaluate(history):
-        if at == "evaluation" and done == stop_after:
+        if at == "evaluation" and n_done == stop_after:
             raise kind
-        return {"n": len(history), "step_seen": done}
+        return {"n": len(history), "step_seen": n_done}
 
     def judge(history):
-        if at == "after evaluation" and history and history[-1]["step"] == stop_after == done:
+        if at == "after evaluation" and history and history[-1]["step"] == stop_after == n_done:
             raise kind
         return False
 
@@ -223,7 +223,7 @@ def test_every_logged_step_is_on_disk_at_once(tmp_path):
 
 
 def test_the_optimizer_is_saved_by_the_names_of_weights(tmp_path):
-    """Sharded parameters have no positions, so they could not continue with positions."""
+    """Sharded parameters are identified by their names; positions would not fit them."""
     with pytest.raises(Stop):
         run(tmp_path, stop_after=7)
     optimizer = Checkpoints(tmp_path / "checkpoints", 0).load()["optimizer"]

@@ -87,7 +87,7 @@ def _nan_at(step: int, logits: torch.Tensor, batch: Any) -> torch.Tensor:
 
 
 def reflection_of(rows: Tokenized) -> Reflection:
-    """Every second sample is contrasted with its neighbours' completions."""
+    """Every second sample is contrasted with its neighbors' completions."""
     n = len(rows)
     lengths = rows.lengths[:, 1]
     none = np.zeros(0, np.int64)
