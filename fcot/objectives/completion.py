@@ -15,6 +15,7 @@ from torch.nn import functional
 from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import CHUNK, GRADIENT_BYTES, Forward, autocast_type
+from fcot.student.objective import Loss
 from fcot.student.tensors import Batch
 from fcot.student.tokenization import Tokenized
 
@@ -57,12 +58,12 @@ class CompletionLoss:
         """No facts: the training's summary has no entry about this objective."""
         return {}
 
-    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
+    def loss(self, forward: Forward, part: Batch) -> Loss:
         """The summed cross-entropy of a batch. Where the batch has many logits, only some of them exist at a time."""
         if (states_and_head := forward.head_inputs(part)) is None:
-            return token_loss(forward(part), part)
+            return Loss(token_loss(forward(part), part))
         states, head = states_and_head
-        return chunked_token_loss(states, head.weight, head.bias, part)
+        return Loss(chunked_token_loss(states, head.weight, head.bias, part))
 
 
 def completion_loss(rows: Tokenized, layout: Layout, weights: Sequence[float]) -> CompletionLoss:

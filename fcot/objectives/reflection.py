@@ -20,6 +20,7 @@ from torch.nn import functional
 from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
+from fcot.student.objective import Loss
 from fcot.student.tensors import Batch, mask, pad
 from fcot.student.tokenization import Tokenized
 
@@ -145,9 +146,9 @@ class TripletLoss:
         """The share of samples that have a triplet."""
         return {"reflection_share": round(float(self.reflection.contributes.mean()), 4)}
 
-    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
+    def loss(self, forward: Forward, part: Batch) -> Loss:
         """The triplet loss, summed over triplets: see :func:`triplet_loss`."""
-        return triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin)
+        return Loss(triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin))
 
 
 def triplet_loss(states: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from fcot.base.console import progress, say
@@ -25,7 +26,7 @@ from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, 
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import TrainingData
 from fcot.student.interface import StudentInterface, read_interface, write_interface
-from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, plan
@@ -181,9 +182,10 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
         return load_student(str(start))
     samples = training_samples(run) if samples is None else samples
     texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
+    tokenizer = train_tokenizer(texts, config.vocab_size) if config.tokenizer is None else AutoTokenizer.from_pretrained(config.tokenizer)
     return build_tiny(
-        config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
-        vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
+        config.architecture, tokenizer, width=config.width, layers=config.layers, heads=config.heads,
+        max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
     )  # fmt: skip
 
 

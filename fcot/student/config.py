@@ -86,7 +86,7 @@ class PretrainedStudentConfig:
 
 @dataclass
 class TinyStudentConfig:
-    """A small model trained from scratch; its tokenizer is trained on the training texts."""
+    """A small model trained from scratch; its tokenizer is trained on the training texts, or is that of another student."""
 
     name: str = MISSING
     architecture: str = MISSING  # encoder_decoder (T5) or decoder (GPT-2)
@@ -94,6 +94,7 @@ class TinyStudentConfig:
     layers: int = bounded(2, at_least=1)  # for T5, of the encoder and of the decoder each
     heads: int = bounded(4, at_least=1)  # attention heads
     vocab_size: int = bounded(600, at_least=300)  # largest size of the tokenizer's vocabulary
+    tokenizer: str | None = resolved(None, "the tokenizer's content")  # folder of a student whose tokenizer is used; null: train one
     max_prompt_tokens: int = bounded(256, at_least=8)
     max_completion_tokens: int = bounded(256, at_least=2)
     max_new_tokens: int = bounded(256, at_least=1)
@@ -111,6 +112,8 @@ class TinyStudentConfig:
         """Messages about invalid options that the bounds of single options do not catch."""
         if self.heads >= 1 and self.width % self.heads:
             yield f"student.width={self.width} is not a multiple of student.heads={self.heads}"
+        if self.tokenizer is not None:
+            yield from folder_faults("student.tokenizer", self.tokenizer)
 
 
 @dataclass

@@ -311,20 +311,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_tiny(
-    architecture: Architecture, texts: Iterable[str], *, width: int, layers: int, heads: int, vocab_size: int, max_length: int
+    architecture: Architecture, tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int, max_length: int
 ) -> Student:
     """Build a randomly initialized T5 or GPT-2 without dropout.
 
     Args:
         architecture: ``encoder_decoder`` gives T5, ``decoder`` GPT-2.
-        texts: Training texts of the tokenizer.
+        tokenizer: By :func:`train_tokenizer`, or that of another student from scratch.
         width: Hidden size.
         layers: Number of layers; for T5, of the encoder and of the decoder each.
         heads: Number of attention heads; divides ``width``.
-        vocab_size: Largest size of the tokenizer's vocabulary.
         max_length: Positions of a decoder: most tokens of prompt and completion together.
     """
-    tokenizer = train_tokenizer(texts, vocab_size)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model: PreTrainedModel
     if architecture == "encoder_decoder":

@@ -117,7 +117,6 @@ def train(
     callback = _StepCallback(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
-        [objective.name for objective in objectives[1:]],
     )  # fmt: skip
     callback.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
@@ -227,7 +226,6 @@ class _StepCallback(pl.Callback):
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
         advance: Callable[[int], object], due: Collection[int], recipe: TrainerConfig, loggers: Sequence[Logger], size: int,
-        others: Sequence[str],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -243,14 +241,13 @@ class _StepCallback(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
-        self._others = others  # names of the objectives, without the main one
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._divergence: DivergenceCheck | None = None  # None before the first step of this process
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         self._interrupted = False  # whether Ctrl-C was pressed during the current step
         for entry in report.history:  # the last lines of a logger may have been lost with the process that wrote them
             self._log_evaluation(entry)
-        self._loss = torch.zeros(1 + len(others))  # the step's total loss, then the mean loss of each other objective
+        self._step_sums: dict[str, torch.Tensor] = {}  # the step's loss and what is logged beside it, summed over its micro-batches
         self._since = 0.0  # when training began or continued after an evaluation
         self._logged = (0.0, 0)  # train_seconds and n_tokens at the last log entry
 
@@ -274,9 +271,8 @@ class _StepCallback(pl.Callback):
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
         report.n_padded += batch["n_padded"] * trainer.world_size  # an estimate: the ranks' shares are similar
-        loss, zero = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
-        losses = torch.stack([loss, *(outputs["means"].get(name, zero) for name in self._others)])
-        self._loss = self._loss.to(losses.device) + losses
+        for name, value in {"train_loss": outputs["loss"].detach(), **outputs["logged"]}.items():
+            self._step_sums[name] = self._step_sums.get(name, 0.0) + value
         if (batch_idx + 1) % self._micro_batches:
             return
         report.n_steps += 1
@@ -357,12 +353,13 @@ class _StepCallback(pl.Callback):
         """Record the step's loss. At steps where reading it costs nothing, end a training whose losses are not finite."""
         report = self._report
         assert self._divergence is not None
-        self._divergence.note(self._loss[0], report.n_steps)
-        on_host = self._size == 1 and self._loss.device.type == "cpu"
+        loss = self._step_sums["train_loss"]
+        self._divergence.note(loss, report.n_steps)
+        on_host = self._size == 1 and loss.device.type == "cpu"
         if on_host or self._log_due or report.n_steps == 1:
             self._divergence.check(report.n_steps, weights=False)
         if report.n_steps == 1:
-            report.first_loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")[0])
+            report.first_loss = float(trainer.strategy.reduce(loss.clone(), reduce_op="mean"))
 
     @property
     def _log_due(self) -> bool:
@@ -371,19 +368,19 @@ class _StepCallback(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
         if self._log_due:
-            loss, *others = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
+            means = trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="mean").tolist()
+            values = dict(zip(self._step_sums, means, strict=True))
             if self._divergence is not None and trainer.is_global_zero:
-                self._divergence.warn_if_far_above(loss, report.first_loss, report.n_steps)
+                self._divergence.warn_if_far_above(values["train_loss"], report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
-            values = {
-                "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
+            values |= {
+                "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
                 "padding_efficiency": report.n_tokens / report.n_padded,
-                **{f"{name}_loss": value for name, value in zip(self._others, others, strict=True) if value},
             }  # fmt: skip
             for logger in trainer.loggers:
                 logger.log_metrics(values, report.n_steps)
             self._logged = (report.train_seconds, report.n_tokens)
-        self._loss = torch.zeros(1 + len(self._others))
+        self._step_sums.clear()
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
         """Write a checkpoint if ``now`` is true or if it is time for the next one."""
