@@ -136,7 +136,8 @@ OVERLOADED = {"error": {"message": "overloaded", "code": "x"}}
     ("status", "body", "charged"),
     [
         (400, OVERLOADED, False), (401, "", False), (429, OVERLOADED, False), (500, OVERLOADED, False), (503, OVERLOADED, False),
-        (529, OVERLOADED, False), (502, OVERLOADED, True), (504, OVERLOADED, True), (524, "", True), (500, "<html>", True), (503, "<html>", True), (500, "", True),
+        (529, OVERLOADED, False), (502, OVERLOADED, True), (504, OVERLOADED, True), (524, "", True),
+        (500, "<html>", True), (503, "<html>", True), (500, "", True),
     ],
 )  # fmt: skip
 def test_which_failed_requests_may_be_charged(status, body, charged):
