@@ -289,17 +289,17 @@ class FakeOpenAI:
                 return "refused_parameter", 400, error_body("unsupported_parameter", message, param=name), 0.0
         return None
 
-    def write_text(self, key: str, prompt: Any, body: dict[str, Any], fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def write(self, key: str, prompt: Any, body: dict[str, Any], fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The choices and the usage of a completion."""
         n = 1 if self.options.ignore_n else body.get("n") or 1
         n = max(1, n // 2) if fault == "fewer" else n + 1 if fault == "more" else n
         n_requests = self.numbers["requests"] + self.numbers["batch_requests"]
         seed = body["seed"] if body.get("seed") is not None else n_requests
         wordings = [zlib.crc32(key.encode())] * n if self.options.ignore_seed else range(seed, seed + n)
-        write_text = (
+        answer_prompt = (
             self.tuning.write_choice if body["model"].startswith("ft:") else lambda prompt, wording, _: write_choice(prompt, wording)
         )
-        texts = [write_text(prompt, wording, body["model"]) for wording in wordings]
+        texts = [answer_prompt(prompt, wording, body["model"]) for wording in wordings]
         choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
         first_choice = choices[0]
         if fault in ("empty", "content_filter"):

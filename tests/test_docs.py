@@ -256,10 +256,10 @@ def edit(root: Path, kind: str, target: str, text: str) -> None:
         path.write_text(text)
         return
     lines = path.read_text().splitlines(keepends=True)
-    (number_of_line,) = (number for number, content in enumerate(lines) if content.startswith(line))
-    lines[number_of_line : number_of_line + 1] = {
-        "before": [text, lines[number_of_line]],
-        "after": [lines[number_of_line], text],
+    (line_number,) = (number for number, content in enumerate(lines) if content.startswith(line))
+    lines[line_number : line_number + 1] = {
+        "before": [text, lines[line_number]],
+        "after": [lines[line_number], text],
         "replace": [text],
     }[kind]
     path.write_text("".join(lines))

@@ -273,7 +273,7 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         "        if count < 0: os._exit(9)\n"
         "write_folder(path, fill)\n"
     )
-    n_killed, contents = 0, set()
+    n_killed, all_versions = 0, set()
     for count in range(20):
         path = tmp_path / str(count) / "student"
         path.mkdir(parents=True)
@@ -285,13 +285,13 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         assert not path.exists() or names(path) == ["a", "b"]
         RunDirectory(path.parent).remove_partial()
         assert names(path.parent) in (["student"], [])
-        contents |= versions
+        all_versions |= versions
         if process.returncode == 0:
             break
         n_killed += process.returncode == 9
     assert process.returncode == 0
     assert n_killed > 1
-    assert contents >= {"old", "new"}
+    assert all_versions >= {"old", "new"}
 
 
 def test_remove_partial_removes_only_partial_files(tmp_path):
