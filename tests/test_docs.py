@@ -118,8 +118,8 @@ def check_script(path: Path, arguments: list[str]) -> None:
     text = path.read_text()
     if "argparse" in text:
 
-        def main(given: list[str]) -> None:
-            sys.argv = [str(path), *given]
+        def main(words: list[str]) -> None:
+            sys.argv = [str(path), *words]
             runpy.run_path(str(path), run_name="__main__")
 
         before, folder = sys.argv, str(path.parent)
