@@ -1,4 +1,4 @@
-"""Shared fixtures: small random students of the real classes, real data where present, a way to run the program."""
+"""Shared fixtures: the folder of real data, a way to run the program in an empty folder, and resolved runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never ask the hub; the test of the message sets it itself
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test contacts the hub; the test of the message about it sets its own value
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fcot.run does: several tests compute at once
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fcot.run does: several tests run at the same time
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -18,7 +18,7 @@ SHARED = REPOSITORY.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data; tests that need it skip where it is absent."""
+    """The folder of real data; tests that need it are skipped without it."""
     if not SHARED.is_dir():
         pytest.skip("real data folder is absent")
     return SHARED
@@ -29,14 +29,14 @@ def zygote():
     """A process with the libraries imported, which forks one child for each command."""
     from zygote import Zygote
 
-    started = Zygote()
-    yield started
-    started.close()
+    process = Zygote()
+    yield process
+    process.close()
 
 
 @pytest.fixture
 def run_fcot(tmp_path, zygote):
-    """``run_fcot("diversity=1", ...) -> CompletedProcess``: the program in an empty folder of its own."""
+    """``run_fcot("diversity=1", ...) -> CompletedProcess``: runs the program in the test's own empty folder."""
 
     def run(*arguments: str, module: str = "fcot.run", timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         return zygote.run(module, list(arguments), tmp_path, {**os.environ, **environment}, timeout)
@@ -46,7 +46,7 @@ def run_fcot(tmp_path, zygote):
 
 @pytest.fixture
 def make_run():
-    """``(output folder, *overrides) -> resolved run``, in this process."""
+    """``make_run(output folder, *overrides) -> resolved run``, in this process."""
     from hydra import compose, initialize_config_dir
 
     from fcot.base.resources import CONF

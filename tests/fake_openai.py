@@ -1,29 +1,29 @@
 """A small OpenAI-compatible server for tests, as a process of its own: ``python tests/fake_openai.py --port 0`` prints its port.
 
-It listens on 127.0.0.1 only and ends with its parent, or after ``--limit`` seconds. It answers toy_arithmetic questions
-on ``/v1/chat/completions`` and ``/v1/completions``: the rationale's wording follows from the seed and the choice.
+It listens on 127.0.0.1 only and ends with its parent process, or after ``--limit`` seconds. It answers toy_arithmetic questions
+on ``/v1/chat/completions`` and ``/v1/completions``. The wording of a rationale depends on the seed and the index of the choice.
 
-``--faults`` is JSON. A list is used up one entry a request, in order of arrival (null: no fault), then all is well. An
-object gives each fault's probability a request, and a ``seed``. A fault is a name of ``FAULTS`` with an optional
-argument: ``429`` has no Retry-After, ``429:1`` asks for one second, ``slow:2`` stalls for two. A stalled request is charged when its
-client has gone, and so is one that a gateway gave up (``gateway``, a 504). Requests that an option
-refuses (``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``--help``) use up no fault.
+``--faults`` is JSON. A list has one entry per request, in order of arrival (null: no fault); later requests have no fault. An
+object gives the probability of each fault per request, and a ``seed``. A fault is a name of ``FAULTS`` with an optional
+argument: ``429`` has no Retry-After, ``429:1`` demands one second, ``slow:2`` stalls for two. A stalled request is charged even if
+its client has disconnected, and so is a ``gateway`` timeout (504). Requests that an option rejects
+(``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``--help``) use up no fault.
 
-It has the Batch API too (``/v1/files``, ``/v1/batches``), which answers with the same code and works in ``--batch-seconds``.
-``--batch-faults`` is a JSON list of ``BATCH_FAULTS``, used up one entry a batch; an argument is the seconds that batch takes.
+It has the Batch API too (``/v1/files``, ``/v1/batches``). A batch has the same answers and takes ``--batch-seconds``.
+``--batch-faults`` is a JSON list of ``BATCH_FAULTS`` with one entry per batch; an argument is the duration of that batch in seconds.
 
-It has fine-tuning too (``/v1/fine_tuning/jobs`` and uploads for it). A job goes one status further each time it is looked at,
-``--tuning-looks`` times in all; its model then answers as its training file does, with a rationale and ``-->`` or without.
-``--tuning-faults`` is JSON: by call (``upload``, ``file``, ``list``, ``create``, ``look``) a list as ``--faults``, of ``STATUS``,
-``BODIES``, ``reset``, ``slow:2`` (does nothing for two seconds), and two that do the work at once: ``lost`` drops the
-answer, ``late:2`` sends it after two seconds.
-``--job-faults`` is a list with an entry a job: ``failed`` or ``cancelled``.
+It has fine-tuning too (``/v1/fine_tuning/jobs`` and uploads for it). A job advances by one status with each request for it and ends
+with request number ``--tuning-looks``. Its model then answers like its training file, with a rationale and ``-->`` or without.
+``--tuning-faults`` is JSON: for each call (``upload``, ``file``, ``list``, ``create``, ``look``) a list as in ``--faults``, of
+``STATUS``, ``BODIES``, ``reset`` and ``slow:2`` (does nothing for two seconds). Two more do their work immediately: ``lost`` drops
+the answer, ``late:2`` sends it after two seconds.
+``--job-faults`` is a list with one entry per job: ``failed`` or ``cancelled``.
 
-``GET /stats`` tells what the server did: ``good`` usable choices by prompt, ``faulty`` answers by fault, tokens of what it
-charged for, the most requests it had at once, how many came back before their Retry-After, and the last requests in full.
-Of batches: ``batches`` created, ``batch_requests`` answered, ``batch_faults`` (planned ones, and why input was refused).
-Of fine-tuning: ``uploads`` for it, ``looks`` at jobs, the ``jobs`` themselves and ``tuning_faulty``.
-What batches answered is in the choices and the tokens too, but not in ``requests``, ``good_requests`` and ``faulty``.
+``GET /stats`` reports: ``good`` usable choices by prompt, ``faulty`` answers by fault, the tokens that were charged,
+the largest number of requests in flight, how many were repeated before their Retry-After, and the last requests in full.
+For batches: ``batches`` created, ``batch_requests`` answered, ``batch_faults`` (planned ones, and error codes of invalid input).
+For fine-tuning: its ``uploads``, the requests for the status of a job (``looks``), the ``jobs`` and ``tuning_faulty``.
+Answers of batches are in the choices and the tokens too, but not in ``requests``, ``good_requests`` and ``faulty``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MESSAGES = {  # code -> message, where the error is of type invalid_request_erro
     "content_filter": "The response was filtered due to the prompt triggering the content management policy.",
     "context_length_exceeded": "This model's maximum context length is 4097 tokens. However, your messages resulted in 5000 tokens.",
 }
-BODIES = {  # status 200, and no completion inside
+BODIES = {  # status 200 without a completion
     "invalid_json": b'{"choices": [{"text": "oh',
     "invalid_utf8": b'{"choices": [{"text": "\xff\xfe"}]}',
     "no_choices": b'{"object": "chat.completion", "choices": []}',
@@ -72,7 +72,7 @@ FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "
 FAULTS |= {"html", "gateway"}
 BATCH_FAULTS = {"create_500", "failed", "token_limit", "expired", "cancelled", "errors", "filtered", "slow"}
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
-REFUSED_BATCH = {  # fault -> the error of a batch that fails
+FAILED_BATCH = {  # fault -> the error of a batch that fails
     "failed": {"code": "invalid_json_line", "message": "This line is not parseable as valid JSON.", "line": 1},
     "token_limit": {
         "code": "token_limit_exceeded",
@@ -80,28 +80,30 @@ REFUSED_BATCH = {  # fault -> the error of a batch that fails
         "Please try again once some in_progress batches have been completed.",
     },
 }
-UNDONE = {  # status -> code and message of what a batch did not come to
+UNFINISHED = {  # status -> code and message of the requests that a batch did not execute
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
     "cancelled": ("batch_cancelled", "This request was not executed because the batch was cancelled."),
 }
 
 
 def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
-    """The answer to one prompt: a rationale, what it concludes where the prompt holds one, both where it asks for both."""
+    """The answer to one prompt: a rationale, the conclusion of a rationale in the prompt, or both for a one-step prompt."""
     text = prompt if isinstance(prompt, str) else next(m["content"] for m in prompt if m["role"] == "user")
     if STUDENTS_ANSWER in text:  # a request for feedback
         case, _, mistakes = text.partition(STUDENTS_ANSWER)
         question, trigger = re.search(r"Question: (.+)", case)[1], re.search(r'begins with "([^"]+)"', text)[1]  # type: ignore[index]
         rationale = TASK.rationale(question, wording % TASK.n_wordings, None, TASK.first_wrong(question, mistakes))
         return f"{rationale} {trigger} {TASK.conclusion(rationale)}."
-    asked = re.search(r"\n\n[^\n]*?begins with \"([^\"]+)\"", text)
-    trigger = asked[1] if asked else "The answer is" if text.endswith("\nA:") else ""
+    trigger_match = re.search(r"\n\n[^\n]*?begins with \"([^\"]+)\"", text)
+    trigger = trigger_match[1] if trigger_match else "The answer is" if text.endswith("\nA:") else ""
     if trigger and (isinstance(prompt, str) or all(m["role"] != "assistant" for m in prompt)):
-        question = text[: asked.start()] if asked else text.removesuffix("\nA:").rpartition("Q: ")[2]
+        question = text[: trigger_match.start()] if trigger_match else text.removesuffix("\nA:").rpartition("Q: ")[2]
         rationale = TASK.rationale(question.removeprefix("Q: "), wording % TASK.n_wordings, None)
         return f" {rationale} {trigger} {TASK.conclusion(rationale)}."
-    question, _, rest = text.partition("\nA: Let's think step by step.")
-    rationale = rest.rpartition("\n")[0] if isinstance(prompt, str) else "".join(m["content"] for m in prompt if m["role"] == "assistant")
+    question, _, continuation = text.partition("\nA: Let's think step by step.")
+    rationale = (
+        continuation.rpartition("\n")[0] if isinstance(prompt, str) else "".join(m["content"] for m in prompt if m["role"] == "assistant")
+    )
     if rationale:
         return f" {TASK.conclusion(rationale) if re.search(r'[0-9]', rationale) else 0}."
     if not re.search("[0-9]", question):
@@ -109,12 +111,12 @@ def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
     return " " + TASK.rationale(question.removeprefix("Q: "), wording % TASK.n_wordings, None)
 
 
-def problem(code: str | None, message: str, type: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
+def error_body(code: str | None, message: str, type: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 class Bucket:
-    """A token bucket of ``per_minute`` that holds ``burst`` seconds' worth."""
+    """A token bucket with the rate ``per_minute`` and a capacity of ``burst`` seconds."""
 
     def __init__(self, per_minute: float, burst: float) -> None:
         self.per_minute, self.rate = per_minute, per_minute / 60
@@ -122,7 +124,7 @@ class Bucket:
         self.at = time.monotonic()
 
     def wait(self, cost: float) -> float:
-        """Seconds until ``cost`` may be taken; what no bucket can hold waits for a full one."""
+        """Seconds until ``cost`` may be taken; a cost above the capacity waits for a full bucket."""
         now = time.monotonic()
         self.level, self.at = min(self.capacity, self.level + (now - self.at) * self.rate), now
         return max(0.0, (min(cost, self.capacity) - self.level) / self.rate)
@@ -134,7 +136,7 @@ class Bucket:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: ``20ms``, ``1.5s``, ``6m0s``."""
+    """A duration in OpenAI's notation: ``20ms``, ``1.5s``, ``6m0s``."""
     milliseconds = math.ceil(seconds * 1000)
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -144,7 +146,7 @@ def duration(seconds: float) -> str:
 
 
 class FakeOpenAI:
-    """The server's state: its fault plan and its account of what it did."""
+    """The server's state: its fault plan and its statistics."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         faults = options.faults
@@ -172,7 +174,7 @@ class FakeOpenAI:
         return numbers | good | tuning | {"faulty": self.faulty, "batch_faults": self.batches.faults, "last": list(self.last)}
 
     def next_fault(self) -> tuple[str, str]:
-        """Name and argument of the next request's fault; empty where it has none."""
+        """Name and argument of the next request's fault; empty without one."""
         if self.plan:
             fault = self.plan.popleft() or ""
         else:
@@ -185,13 +187,13 @@ class FakeOpenAI:
         return name, argument
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, kept alive from request to request."""
+        """Serve one connection, which is kept alive between requests."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                first, *lines = head.decode("latin-1").split("\r\n")
+                request_line, *lines = head.decode("latin-1").split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
                 body = await read_body(reader, headers)
-                method, path, _ = first.split()
+                method, path, _ = request_line.split()
                 if path == "/stats":
                     await send(writer, 200, json.dumps(self.stats()).encode())
                     continue
@@ -216,11 +218,13 @@ class FakeOpenAI:
         body: dict[str, Any],
         full: bool,
     ) -> None:
-        """Answer one request as the plan says, and keep the account."""
+        """Answer one request according to the fault plan, and count it."""
         prompt, key = read_prompt(body)
-        refusal = ("over_capacity", 429, problem("rate_limit_exceeded", "Too many requests at once", "requests"), 0.0) if full else None
-        refusal = refusal or self.over_rate(key, body) or self.refusal(body)
-        fault, argument = (refusal[0], "") if refusal else self.next_fault()
+        error_reply = (
+            ("over_capacity", 429, error_body("rate_limit_exceeded", "Too many requests at once", "requests"), 0.0) if full else None
+        )
+        error_reply = error_reply or self.over_rate(key, body) or self.permanent_error(body)
+        fault, argument = (error_reply[0], "") if error_reply else self.next_fault()
         self.numbers["requests"] += 1
         self.last.append({"path": path, "body": body, "authorization": headers.get("authorization"), "fault": fault})
         self.numbers["early"] += time.monotonic() < self.not_before.pop(f"{body.get('seed')} {key}", 0.0)
@@ -228,24 +232,28 @@ class FakeOpenAI:
             self.faulty[fault] += 1
         if not fault.startswith("over_"):
             await asyncio.sleep(self.options.latency + (float(argument) if fault == "slow" else 0))
-        if fault == "slow" and reader.at_eof():  # the client did not wait so long; providers charge what was written
+        if fault == "slow" and reader.at_eof():  # the client did not wait; providers charge for the generated tokens
             self.charge(self.write(key, prompt, body, fault)[1])
             return
-        if refusal:
-            _, status, error, wait = refusal
+        if error_reply:
+            _, status, error, wait = error_reply
             if wait:
                 self.not_before[f"{body.get('seed')} {key}"] = time.monotonic() + wait
-            after = {"Retry-After": f"{math.ceil(wait * 1000) / 1000:g}"} if wait else {}
-            await send(writer, status, json.dumps(error).encode(), after | self.rate_headers())
+            retry_after = {"Retry-After": f"{math.ceil(wait * 1000) / 1000:g}"} if wait else {}
+            await send(writer, status, json.dumps(error).encode(), retry_after | self.rate_headers())
         elif fault in STATUS:
             if argument:
                 self.not_before[f"{body.get('seed')} {key}"] = time.monotonic() + float(argument)
             status, code = STATUS[fault]
-            error = problem(code, MESSAGES[code]) if code in MESSAGES else problem(code, f"{code} for {headers.get('authorization')}", code)
+            error = (
+                error_body(code, MESSAGES[code])
+                if code in MESSAGES
+                else error_body(code, f"{code} for {headers.get('authorization')}", code)
+            )
             await send(writer, status, json.dumps(error).encode(), ({"Retry-After": argument} if argument else {}) | self.rate_headers())
         elif fault == "html":
             await send(writer, 502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", {"Content-Type": "text/html"})
-        elif fault == "gateway":  # it gave up waiting for the model, which did its work
+        elif fault == "gateway":  # the gateway timed out, but the model generated the answer
             self.charge(self.write(key, prompt, body, fault)[1])
             await send(writer, 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {"Content-Type": "text/html"})
         elif fault in BODIES:
@@ -254,13 +262,13 @@ class FakeOpenAI:
             await self.complete(writer, key, prompt, body, fault)
 
     def over_rate(self, key: str, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
-        """Why a request must wait, and how long; takes what it costs where it need not."""
+        """The error of a request that must wait, and the seconds; without one the request's cost is taken from the buckets."""
         tokens = len(key.split()) + (body.get("n") or 1) * (body.get("max_tokens") or body.get("max_completion_tokens") or 16)
         costs = {"requests": 1, "tokens": tokens}
         wait, kind = max(((bucket.wait(costs[kind]), kind) for kind, bucket in self.buckets.items()), default=(0.0, ""))
         if wait > 1e-6:
             message = f"Rate limit reached for {body['model']} on {kind} per min. Please try again in {duration(wait)}."
-            return "over_rate", 429, problem("rate_limit_exceeded", message, kind), wait
+            return "over_rate", 429, error_body("rate_limit_exceeded", message, kind), wait
         for kind, bucket in self.buckets.items():
             bucket.level -= costs[kind]
         return None
@@ -269,8 +277,8 @@ class FakeOpenAI:
         buckets = {} if self.options.no_rate_headers else self.buckets
         return {name: value for kind, bucket in buckets.items() for name, value in bucket.headers(kind).items()}
 
-    def refusal(self, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
-        """Why a request is never answered, whenever it comes."""
+    def permanent_error(self, body: dict[str, Any]) -> tuple[str, int, dict[str, Any], float] | None:
+        """The error of a request that this server never answers; None for a valid request."""
         if self.options.only_model and body["model"] != self.options.only_model:
             return "model_not_found", 404, no_model(body["model"]), 0.0
         if body["model"].startswith("ft:") and body["model"] not in self.tuning.rationales:
@@ -278,26 +286,28 @@ class FakeOpenAI:
         for name in self.options.refuse:
             if name in body and (name != "n" or (body["n"] or 1) > 1):
                 message = f"Unsupported parameter: '{name}' is not supported with this model."
-                return "refused_parameter", 400, problem("unsupported_parameter", message, param=name), 0.0
+                return "refused_parameter", 400, error_body("unsupported_parameter", message, param=name), 0.0
         return None
 
     def write(self, key: str, prompt: Any, body: dict[str, Any], fault: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """A completion's choices, and its usage."""
+        """The choices and the usage of a completion."""
         n = 1 if self.options.ignore_n else body.get("n") or 1
         n = max(1, n // 2) if fault == "fewer" else n + 1 if fault == "more" else n
-        asked = self.numbers["requests"] + self.numbers["batch_requests"]
-        seed = body["seed"] if body.get("seed") is not None else asked
+        n_requests = self.numbers["requests"] + self.numbers["batch_requests"]
+        seed = body["seed"] if body.get("seed") is not None else n_requests
         wordings = [zlib.crc32(key.encode())] * n if self.options.ignore_seed else range(seed, seed + n)
-        write = self.tuning.write_choice if body["model"].startswith("ft:") else lambda prompt, wording, _: write_choice(prompt, wording)
-        texts = [write(prompt, wording, body["model"]) for wording in wordings]
+        answer_prompt = (
+            self.tuning.write_choice if body["model"].startswith("ft:") else lambda prompt, wording, _: write_choice(prompt, wording)
+        )
+        texts = [answer_prompt(prompt, wording, body["model"]) for wording in wordings]
         choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
-        first = choices[0]
+        first_choice = choices[0]
         if fault in ("empty", "content_filter"):
-            first.update(text="", finish_reason="stop" if fault == "empty" else fault)
+            first_choice.update(text="", finish_reason="stop" if fault == "empty" else fault)
         elif fault == "length":
-            first.update(text=str(first["text"])[: max(4, len(str(first["text"])) // 2)], finish_reason="length")
+            first_choice.update(text=str(first_choice["text"])[: max(4, len(str(first_choice["text"])) // 2)], finish_reason="length")
         elif fault == "surrogate":
-            first["text"] = f" \ud83d{first['text']}"
+            first_choice["text"] = f" \ud83d{first_choice['text']}"
         usage: dict[str, Any] = {"prompt_tokens": len(key.split()), "completion_tokens": sum(len(str(c["text"]).split()) for c in choices)}
         if self.options.cached_tokens:
             usage["prompt_tokens_details"] = {"cached_tokens": usage["prompt_tokens"] // 2}
@@ -329,7 +339,7 @@ class FakeOpenAI:
 
 
 class Batches:
-    """Files and batches, kept as long as the process lives."""
+    """Files and batches, in memory."""
 
     def __init__(self, fake: FakeOpenAI) -> None:
         assert {str(fault).partition(":")[0] for fault in fake.options.batch_faults} <= BATCH_FAULTS | {"None"}, fake.options.batch_faults
@@ -342,29 +352,29 @@ class Batches:
         self.at_work: set[asyncio.Task[None]] = set()
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        """Status, content and headers of one request to the files or the batches."""
+        """Status, content and headers of the reply to one request for files or batches."""
         url = urllib.parse.urlsplit(target)
-        status, found = 404, problem(None, f"No such file, batch or URL: {method} {url.path}")
+        status, reply = 404, error_body(None, f"No such file, batch or URL: {method} {url.path}")
         match [method, *url.path.strip("/").split("/")]:
             case ["POST", "v1", "files"]:
-                status, found = self.upload(headers, body)
-            case ["GET", "v1", "files", file_id, *rest] if file_id in self.files and rest in ([], ["content"]):
-                if rest:
+                status, reply = self.upload(headers, body)
+            case ["GET", "v1", "files", file_id, *suffix] if file_id in self.files and suffix in ([], ["content"]):
+                if suffix:
                     return 200, self.files[file_id][1], {"Content-Type": "application/octet-stream"}
-                status, found = 200, self.files[file_id][0]
+                status, reply = 200, self.files[file_id][0]
             case ["POST", "v1", "batches"]:
-                status, found = self.create(json.loads(body))
+                status, reply = self.create(json.loads(body))
             case ["GET", "v1", "batches"]:
-                status, found = self.page(dict(urllib.parse.parse_qsl(url.query)))
+                status, reply = self.page(dict(urllib.parse.parse_qsl(url.query)))
             case ["GET", "v1", "batches", batch_id] if batch_id in self.all:
-                status, found = 200, self.all[batch_id]
+                status, reply = 200, self.all[batch_id]
             case ["POST", "v1", "batches", batch_id, "cancel"] if batch_id in self.all:
-                status, found = 200, self.all[batch_id]
-                if found["status"] in ("validating", "in_progress", "finalizing"):
-                    advance(found, "cancelling")
-                elif found["status"] != "cancelling":
-                    status, found = 409, problem(None, f"Cannot cancel a batch with status '{found['status']}'.")
-        return status, json.dumps(found).encode(), {}
+                status, reply = 200, self.all[batch_id]
+                if reply["status"] in ("validating", "in_progress", "finalizing"):
+                    advance(reply, "cancelling")
+                elif reply["status"] != "cancelling":
+                    status, reply = 409, error_body(None, f"Cannot cancel a batch with status '{reply['status']}'.")
+        return status, json.dumps(reply).encode(), {}
 
     def upload(self, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, Any]]:
         boundary = headers.get("content-type", "").partition("boundary=")[2].strip('"')
@@ -374,38 +384,40 @@ class Batches:
             form.update(dict.fromkeys(re.findall(rb'\bname="([^"]*)"', head), (content, head)))
         purpose = form.get(b"purpose", (b"",))[0].decode()
         if b"file" not in form or purpose not in ("batch", "fine-tune"):
-            return 400, problem(None, "A file with the purpose 'batch' or 'fine-tune' is needed.", param="purpose")
+            return 400, error_body(None, "A file with the purpose 'batch' or 'fine-tune' is needed.", param="purpose")
         content, head = form[b"file"]
         name = re.search(rb'filename="([^"]*)"', head)
         self.fake.numbers["uploads"] += purpose == "fine-tune"
         return 200, self.keep(content, name[1].decode() if name else "file", purpose)
 
     def keep(self, content: bytes, name: str, purpose: str) -> dict[str, Any]:
-        made = {"id": f"file-{uuid.uuid4().hex}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
-        made |= {"filename": name, "purpose": purpose, "status": "uploaded" if purpose == "fine-tune" else "processed"}
-        self.files[made["id"]] = (made, content)
-        return made
+        file = {"id": f"file-{uuid.uuid4().hex}", "object": "file", "bytes": len(content), "created_at": int(time.time())}
+        file |= {"filename": name, "purpose": purpose, "status": "uploaded" if purpose == "fine-tune" else "processed"}
+        self.files[file["id"]] = (file, content)
+        return file
 
     def page(self, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """Newest first, 20 at a time where the client does not say."""
+        """One page of the list of batches, newest first, of 20 unless the client sets a limit."""
         ids = [*reversed(self.all)]
         ids = ids[ids.index(query["after"]) + 1 :] if query.get("after") in ids else ids
-        some = ids[: int(query.get("limit", 20))]
-        ends = {"first_id": some[0], "last_id": some[-1]} if some else {"first_id": None, "last_id": None}
-        return 200, {"object": "list", "data": [self.all[i] for i in some], "has_more": len(ids) > len(some), **ends}
+        page_ids = ids[: int(query.get("limit", 20))]
+        ends = {"first_id": page_ids[0], "last_id": page_ids[-1]} if page_ids else {"first_id": None, "last_id": None}
+        return 200, {"object": "list", "data": [self.all[i] for i in page_ids], "has_more": len(ids) > len(page_ids), **ends}
 
-    def create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        endpoint, metadata, file_id = asked["endpoint"], asked.get("metadata"), asked["input_file_id"]
-        if endpoint not in COMPLETIONS or asked["completion_window"] != "24h":
-            return 400, problem("invalid_value", "Invalid value: 'endpoint' or 'completion_window'.")
+    def create(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        endpoint, metadata, file_id = request["endpoint"], request.get("metadata"), request["input_file_id"]
+        if endpoint not in COMPLETIONS or request["completion_window"] != "24h":
+            return 400, error_body("invalid_value", "Invalid value: 'endpoint' or 'completion_window'.")
         if len(metadata or {}) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in (metadata or {}).items()):
-            return 400, problem("invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata")
+            return 400, error_body(
+                "invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata"
+            )
         if file_id not in self.files:
-            return 400, problem("invalid_value", f"No such File object: {file_id}", param="input_file_id")
+            return 400, error_body("invalid_value", f"No such File object: {file_id}", param="input_file_id")
         fault, _, seconds = ((self.plan.popleft() if self.plan else "") or "").partition(":")
         if fault == "create_500":
             self.faults[fault] += 1
-            return 500, problem("server_error", "The server had an error while processing your request.", "server_error")
+            return 500, error_body("server_error", "The server had an error while processing your request.", "server_error")
         times = dict.fromkeys(f"{name}_at" for name in "in_progress finalizing completed failed expired cancelling cancelled".split())
         batch = {
             "id": f"batch_{uuid.uuid4().hex}", "object": "batch", "endpoint": endpoint, "errors": None, "input_file_id": file_id,
@@ -421,7 +433,7 @@ class Batches:
         return 200, batch
 
     def read(self, batch: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The requests of a batch's file, and what is wrong with the file."""
+        """The requests of a batch's input file, and the errors in the file."""
         content, options = self.files[batch["input_file_id"]][1], self.fake.options
         if len(content) > options.batch_max_bytes:
             return [], [{"code": "file_too_large", "message": f"The file is larger than {options.batch_max_bytes} bytes."}]
@@ -455,12 +467,12 @@ class Batches:
         return [*requests.values()], errors
 
     async def work(self, batch: dict[str, Any], fault: str, seconds: float) -> None:
-        """The life of one batch: it is checked, answered in an order of its own, and written down."""
+        """Run one batch: check its file, answer its requests in random order, write its output files."""
         begin = time.monotonic()
 
         async def until(share: float) -> None:
-            while (left := begin + share * seconds - time.monotonic()) > 0 and batch["status"] != "cancelling":
-                await asyncio.sleep(min(left, 0.05))
+            while (remaining_s := begin + share * seconds - time.monotonic()) > 0 and batch["status"] != "cancelling":
+                await asyncio.sleep(min(remaining_s, 0.05))
             await asyncio.sleep(0)
 
         if fault:
@@ -469,7 +481,7 @@ class Batches:
         requests, errors = self.read(batch)
         if not fault and errors:
             self.faults[errors[0]["code"]] += 1
-        errors = [REFUSED_BATCH[fault]] if fault in REFUSED_BATCH else errors
+        errors = [FAILED_BATCH[fault]] if fault in FAILED_BATCH else errors
         if errors:
             batch["errors"] = {"object": "list", "data": [{"line": None, "param": None, **error} for error in errors[:100]]}
             advance(batch, "failed")
@@ -477,25 +489,25 @@ class Batches:
         if batch["status"] != "cancelling":
             advance(batch, "in_progress")
         self.random.shuffle(requests)
-        counts, good, bad, done = batch["request_counts"], [], [], 0
+        counts, good, bad, n_done = batch["request_counts"], [], [], 0
         counts["total"] = len(requests)
         n_faulty = math.ceil(len(requests) / 5) if fault in ("errors", "filtered") else 0
         end = len(requests) // 2 if fault == "expired" else 0 if fault == "cancelled" else len(requests)
-        while done < end and batch["status"] != "cancelling":
-            status, body = self.complete(requests[done]["body"], fault if done < n_faulty else "")
+        while n_done < end and batch["status"] != "cancelling":
+            status, body = self.complete(requests[n_done]["body"], fault if n_done < n_faulty else "")
             response = {"status_code": status, "request_id": uuid.uuid4().hex, "body": body}
-            (good if status == 200 else bad).append(result(requests[done], response, None))
+            (good if status == 200 else bad).append(result(requests[n_done], response, None))
             counts["completed" if status == 200 else "failed"] += 1
-            done += 1
-            await until(0.1 + 0.8 * done / len(requests))
+            n_done += 1
+            await until(0.1 + 0.8 * n_done / len(requests))
         await until(0.9)
-        if batch["status"] != "cancelling" and fault not in UNDONE:
+        if batch["status"] != "cancelling" and fault not in UNFINISHED:
             advance(batch, "finalizing")
         await until(1.0)
-        final = "cancelled" if batch["status"] == "cancelling" else fault if fault in UNDONE else "completed"
-        if final in UNDONE and fault != "cancelled":
-            code, message = UNDONE[final]
-            bad += [result(request, None, {"code": code, "message": message}) for request in requests[done:]]
+        final = "cancelled" if batch["status"] == "cancelling" else fault if fault in UNFINISHED else "completed"
+        if final in UNFINISHED and fault != "cancelled":
+            code, message = UNFINISHED[final]
+            bad += [result(request, None, {"code": code, "message": message}) for request in requests[n_done:]]
             counts["failed"] = len(bad)
         for name, rows in (("output", good), ("error", bad)):
             content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
@@ -503,18 +515,18 @@ class Batches:
         advance(batch, final)
 
     def complete(self, body: dict[str, Any], fault: str) -> tuple[int, dict[str, Any]]:
-        """Status and body of one request's answer."""
+        """Status and body of the answer to one request of a batch."""
         if fault == "errors":
-            return 500, problem("server_error", "The server had an error while processing your request.", "server_error")
+            return 500, error_body("server_error", "The server had an error while processing your request.", "server_error")
         if fault == "filtered":
-            return 400, problem("content_filter", MESSAGES["content_filter"])
-        if refusal := self.fake.refusal(body):
-            return refusal[1], refusal[2]
+            return 400, error_body("content_filter", MESSAGES["content_filter"])
+        if error_reply := self.fake.permanent_error(body):
+            return error_reply[1], error_reply[2]
         prompt, key = read_prompt(body)
         try:
             choices, usage = self.fake.write(key, prompt, body, "")
         except Exception as error:  # a prompt this server cannot answer must not end the whole batch
-            return 400, problem("invalid_prompt", repr(error))
+            return 400, error_body("invalid_prompt", repr(error))
         self.fake.numbers["batch_requests"] += 1
         self.fake.good[key] += len(choices)
         self.fake.charge(usage)
@@ -522,7 +534,7 @@ class Batches:
 
 
 class Tuning:
-    """Fine-tuning jobs; everything else that is no completion is passed on to the batches."""
+    """Fine-tuning jobs; requests for anything else are passed on to the batches."""
 
     def __init__(self, fake: FakeOpenAI) -> None:
         self.fake = fake
@@ -534,7 +546,7 @@ class Tuning:
         self.faulty: Counter[str] = Counter()
 
     async def serve(self, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
-        """Answer one request, or what the plan has for it."""
+        """Answer one request according to the fault plan."""
         path = urllib.parse.urlsplit(target).path
         call = {"POST /v1/files": "upload", "GET /v1/fine_tuning/jobs": "list", "POST /v1/fine_tuning/jobs": "create"}.get(
             f"{method} {path}", "look" if path.startswith("/v1/fine_tuning/jobs/") else "file" if path.startswith("/v1/files/") else ""
@@ -544,7 +556,7 @@ class Tuning:
         self.faulty.update([fault] if fault else ())
         if fault in STATUS:
             status, code = STATUS[fault]
-            error = problem(code, f"{code} for {headers.get('authorization')}", code)
+            error = error_body(code, f"{code} for {headers.get('authorization')}", code)
             await send(writer, status, json.dumps(error).encode(), {"Retry-After": argument} if argument else {})
         elif fault in BODIES:
             await send(writer, 200, BODIES[fault])
@@ -564,57 +576,60 @@ class Tuning:
         query = dict(urllib.parse.parse_qsl(url.query))
         match [method, *url.path.strip("/").split("/")]:
             case ["POST", "v1", "fine_tuning", "jobs"]:
-                status, found = self.create(json.loads(body))
+                status, reply = self.create(json.loads(body))
             case ["GET", "v1", "fine_tuning", "jobs"]:
                 jobs = [*reversed(self.jobs.values())]
                 ids = [job["id"] for job in jobs]
                 jobs = jobs[ids.index(query["after"]) + 1 :] if query.get("after") in ids else jobs
-                some = jobs[: min(int(query.get("limit", 20)), self.fake.options.job_page)]  # metadata filters are not known here
-                status, found = 200, {"object": "list", "data": some, "has_more": len(jobs) > len(some)}
+                page_jobs = jobs[: min(int(query.get("limit", 20)), self.fake.options.job_page)]  # metadata filters are not supported
+                status, reply = 200, {"object": "list", "data": page_jobs, "has_more": len(jobs) > len(page_jobs)}
             case ["GET", "v1", "fine_tuning", "jobs", job_id] if job_id in self.jobs:
-                status, found = 200, self.look(self.jobs[job_id])
+                status, reply = 200, self.look(self.jobs[job_id])
             case ["GET", "v1", "files", file_id] if file_id in self.fake.batches.files:
                 file = self.fake.batches.files[file_id][0]
-                status, found = 200, dict(file)
-                file["status"] = "processed"  # until the next look
+                status, reply = 200, dict(file)
+                file["status"] = "processed"  # from the next request on
             case _:
                 return self.fake.batches.answer(method, target, headers, body)
-        return status, json.dumps(found).encode(), {}
+        return status, json.dumps(reply).encode(), {}
 
-    def create(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """A job; refuses what the API refuses."""
-        unknown = set(asked) - {"model", "training_file", "method", "seed", "suffix", "metadata"}
-        metadata = asked.get("metadata") or {}
-        if unknown or asked["method"]["type"] != "supervised" or not 0 <= asked["seed"] < 2**31 or len(asked["suffix"]) > 64:
-            return 400, problem("invalid_value", f"Invalid value: {sorted(unknown) or asked}")
+    def create(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Create a job; requests that the real API rejects get an error."""
+        unknown = set(request) - {"model", "training_file", "method", "seed", "suffix", "metadata"}
+        metadata = request.get("metadata") or {}
+        if unknown or request["method"]["type"] != "supervised" or not 0 <= request["seed"] < 2**31 or len(request["suffix"]) > 64:
+            return 400, error_body("invalid_value", f"Invalid value: {sorted(unknown) or request}")
         if len(metadata) > 16 or any(len(k) > 64 or not isinstance(v, str) or len(v) > 512 for k, v in metadata.items()):
-            return 400, problem("invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata")
-        if self.fake.options.only_model and asked["model"] != self.fake.options.only_model:
-            message = f"Model {asked['model']} is not available for fine-tuning or does not exist."
-            return 400, problem("model_not_available", message, param="model")
-        file, content = self.fake.batches.files.get(asked["training_file"], ({"status": "missing"}, b""))
+            return 400, error_body(
+                "invalid_value", "At most 16 pairs of strings, keys to 64 characters and values to 512.", param="metadata"
+            )
+        if self.fake.options.only_model and request["model"] != self.fake.options.only_model:
+            message = f"Model {request['model']} is not available for fine-tuning or does not exist."
+            return 400, error_body("model_not_available", message, param="model")
+        file, content = self.fake.batches.files.get(request["training_file"], ({"status": "missing"}, b""))
         if file["status"] != "processed":
-            return 400, problem("invalid_value", f"File '{asked['training_file']}' is {file['status']}.", param="training_file")
+            return 400, error_body("invalid_value", f"File '{request['training_file']}' is {file['status']}.", param="training_file")
         rows = [[message["content"] for message in json.loads(line)["messages"]] for line in content.splitlines()]
         fault = (self.job_plan.popleft() if self.job_plan else None) or ""
         if len(rows) < 10:
             fault = "failed"
-        epochs = asked["method"]["supervised"]["hyperparameters"]["n_epochs"]
+        epochs = request["method"]["supervised"]["hyperparameters"]["n_epochs"]
         job_id = f"ftjob-{uuid.uuid4().hex[:12]}"
         job = {
             "id": job_id, "object": "fine_tuning.job", "created_at": int(time.time()), "error": None, "fine_tuned_model": None,
             "finished_at": None, "hyperparameters": {"n_epochs": epochs, "batch_size": 4, "learning_rate_multiplier": 1.8},
-            "model": asked["model"], "organization_id": "org-x", "result_files": [], "status": "validating_files",
-            "trained_tokens": None, "training_file": asked["training_file"], "validation_file": None, "seed": asked["seed"],
-            "method": asked["method"], "metadata": metadata, "estimated_finish": None,
+            "model": request["model"], "organization_id": "org-x", "result_files": [], "status": "validating_files",
+            "trained_tokens": None, "training_file": request["training_file"], "validation_file": None, "seed": request["seed"],
+            "method": request["method"], "metadata": metadata, "estimated_finish": None,
             "_": {"looks": 0, "fault": fault, "tokens": epochs * sum(len(text.split()) for row in rows for text in row),
-                  "name": f"ft:{asked['model']}:org-x:{asked['suffix']}:{job_id[6:]}", "rationales": any("-->" in row[1] for row in rows)},
+                  "name": f"ft:{request['model']}:org-x:{request['suffix']}:{job_id[6:]}",
+                  "rationales": any("-->" in row[1] for row in rows)},
         }  # fmt: skip
         self.jobs[job_id] = job
         return 200, job
 
     def look(self, job: dict[str, Any]) -> dict[str, Any]:
-        """One status further with each look."""
+        """The job, advanced by one status."""
         self.fake.numbers["looks"] += 1
         hidden = job["_"]
         hidden["looks"] += 1
@@ -631,14 +646,14 @@ class Tuning:
         return job
 
     def write_choice(self, prompt: Any, wording: int, model: str) -> str:
-        """What a trained model answers to the bare question of its training file."""
+        """The answer of a trained model to a question in the format of its training file."""
         assert [message["role"] for message in prompt] == ["user"], prompt
         rationale = TASK.rationale(prompt[0]["content"], wording % TASK.n_wordings, None)
         return f"{rationale} --> {TASK.conclusion(rationale)}" if self.rationales[model] else TASK.conclusion(rationale)
 
 
 def no_model(name: str) -> dict[str, Any]:
-    return problem("model_not_found", f"The model `{name}` does not exist or you do not have access to it.")
+    return error_body("model_not_found", f"The model `{name}` does not exist or you do not have access to it.")
 
 
 def advance(batch: dict[str, Any], status: str) -> None:
@@ -661,14 +676,14 @@ async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> by
 
 
 def read_prompt(body: dict[str, Any]) -> tuple[Any, str]:
-    """A request's prompt, and the text it is counted under."""
+    """A request's prompt, and its key in the statistics."""
     prompt = body["messages"] if "messages" in body else body["prompt"]
     return prompt, prompt if isinstance(prompt, str) else json.dumps(prompt)
 
 
 async def send(writer: asyncio.StreamWriter, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-    shown = {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}
-    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in shown.items())]
+    all_headers = {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in all_headers.items())]
     writer.write("\r\n".join([*lines, "\r\n"]).encode() + data)
     await writer.drain()
 
@@ -680,24 +695,24 @@ def read_options() -> argparse.Namespace:
     add("--faults", type=json.loads, default=[])
     add("--latency", type=float, default=0.0, help="seconds before each answer")
     add("--limit", type=float, default=300.0, help="seconds until the server ends")
-    add("--max-in-flight", type=int, default=0, help="more completion requests at once get a 429 at once (over_capacity)")
-    add("--requests-per-minute", type=float, default=0.0, help="more get a 429 with Retry-After (over_rate)")
+    add("--max-in-flight", type=int, default=0, help="completion requests beyond so many in flight get an immediate 429 (over_capacity)")
+    add("--requests-per-minute", type=float, default=0.0, help="requests above this rate get a 429 with Retry-After (over_rate)")
     add("--tokens-per-minute", type=float, default=0.0, help="likewise; a request costs its prompt's words + n * max_tokens")
-    add("--burst-seconds", type=float, default=1.0, help="what the limits a minute allow at once, in seconds' worth")
-    add("--no-rate-headers", action="store_true", help="keep the limits a minute to itself")
-    add("--refuse", type=lambda names: names.split(","), default=[], help="parameters that get a 400, by comma (n: above 1)")
-    add("--ignore-n", action="store_true", help="one choice, whatever n")
-    add("--ignore-seed", action="store_true", help="one wording a prompt, whatever the seed and the choice")
-    add("--cached-tokens", action="store_true", help="usage says that half of the prompt came from the cache")
+    add("--burst-seconds", type=float, default=1.0, help="burst that the limits per minute allow, in seconds")
+    add("--no-rate-headers", action="store_true", help="do not report the limits per minute in headers")
+    add("--refuse", type=lambda names: names.split(","), default=[], help="parameters that get a 400, separated by commas (n: above 1)")
+    add("--ignore-n", action="store_true", help="always one choice")
+    add("--ignore-seed", action="store_true", help="one wording per prompt, for every seed and choice")
+    add("--cached-tokens", action="store_true", help="the usage counts half of the prompt as cached")
     add("--only-model", default="", help="all other models get a 404")
-    add("--batch-seconds", type=float, default=0.3, help="seconds a batch takes")
+    add("--batch-seconds", type=float, default=0.3, help="duration of a batch")
     add("--batch-faults", type=json.loads, default=[])
     add("--batch-max-requests", type=int, default=50_000)
     add("--batch-max-bytes", type=int, default=200 * 10**6)
-    add("--tuning-looks", type=int, default=4, help="looks until a fine-tuning job has ended")
+    add("--tuning-looks", type=int, default=4, help="number of the status request at which a fine-tuning job has ended")
     add("--tuning-faults", type=json.loads, default={})
     add("--job-faults", type=json.loads, default=[])
-    add("--job-page", type=int, default=100, help="jobs on a page of their list at most")
+    add("--job-page", type=int, default=100, help="largest number of jobs on one page of their list")
     return parser.parse_args()
 
 
@@ -711,7 +726,7 @@ async def main() -> None:
 
 
 class FakeServer:
-    """The server as a child process, for ``with``; ends with the block. Options as on the command line: ``max_in_flight=50``."""
+    """The server as a child process in a ``with`` block. Options as on the command line: ``max_in_flight=50``."""
 
     def __init__(self, faults: Any = (), latency: float = 0.0, **options: Any) -> None:
         plan = faults if isinstance(faults, dict) else list(faults)

@@ -1,4 +1,4 @@
-"""A process that buys from a priced server: ``python tests/paying.py STORE URL ...``. Prints what it reports, as JSON."""
+"""A process that buys completions from a priced server: ``python tests/paying.py STORE URL ...``. Prints its usage as JSON."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("url")
     parser.add_argument("--budget", type=float)
-    parser.add_argument("--shared", type=float, help="a budget for all processes of one ledger")
+    parser.add_argument("--shared", type=float, help="a budget in dollars that all processes with the same --ledger share")
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--run", default="run")
     parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--diversity", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--timeout", type=float, default=20.0)
-    parser.add_argument("--without-rows-before-sending", action="store_true", help="what the proof of the budget has to notice")
+    parser.add_argument(
+        "--without-rows-before-sending",
+        action="store_true",
+        help="do not reserve a request's cost before sending it: the budget tests must then fail",
+    )
     options = parser.parse_args()
     if options.without_rows_before_sending:
         from fcot.llm import purchase
@@ -45,17 +49,17 @@ def main() -> None:
     )  # fmt: skip
     teacher = OpenAIModel(server, Throttle(options.concurrency, None, None), 1, 3)
     shared = SharedBudget(options.ledger, options.shared, "hydra.launcher.budget_usd") if options.shared else None
-    made = plan(
+    purchase_plan = plan(
         teacher, options.diversity, ONE_STEP, options.run, price=PRICE, budget_usd=options.budget, shared_budget=shared,
     )  # fmt: skip
-    folder, wanted = StoreFolder(options.store), problems(options.problems)
+    folder, training_problems = StoreFolder(options.store), problems(options.problems)
     print("buying", flush=True)
     message = None
     try:
-        generate_completions(made, folder, wanted)
+        generate_completions(purchase_plan, folder, training_problems)
     except FcotError as error:
         message = str(error)
-    print(json.dumps(Generated(made, folder.refresh(), wanted).usage() | {"message": message}))
+    print(json.dumps(Generated(purchase_plan, folder.refresh(), training_problems).usage() | {"message": message}))
 
 
 if __name__ == "__main__":

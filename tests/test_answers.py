@@ -79,7 +79,7 @@ TEXT = AnswerRule("text")
         ("**18**", ["18"]),
         ("*18* and __19__ and `20`", ["18", "19", "20"]),
         ("2 * 3 * 4 = 24", ["2", "3", "4", "24"]),
-        # none
+        # no number
         ("", []),
         ("none of them", []),
         ("1/0", []),
@@ -108,10 +108,10 @@ def test_the_paper_reading_uses_the_papers_pattern(text, answers):
 
 
 @pytest.mark.parametrize("rule", [NUMBER, PAPER])
-@pytest.mark.parametrize("written", ["18", "18.0", "$18.00", "18.", "**18**", "18 dollars"])
+@pytest.mark.parametrize("spelling", ["18", "18.0", "$18.00", "18.", "**18**", "18 dollars"])
 @pytest.mark.parametrize("gold", ["18", "18.0", "$18.00"])
-def test_spellings_of_18_are_the_same_answer(rule, written, gold):
-    assert rule.same(rule.first(written), gold)
+def test_spellings_of_18_are_the_same_answer(rule, spelling, gold):
+    assert rule.same(rule.first(spelling), gold)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_different_numbers_are_different_answers(prediction, gold):
     assert not NUMBER.same(prediction, gold)
 
 
-@pytest.mark.parametrize(("written", "gold"), [("1/3", "0.33333333"), ("0.1", "1/10"), ("1000000.5", "1,000,001")])
-def test_numbers_are_compared_within_one_millionth(written, gold):
-    assert NUMBER.same(NUMBER.first(written), gold)
+@pytest.mark.parametrize(("spelling", "gold"), [("1/3", "0.33333333"), ("0.1", "1/10"), ("1000000.5", "1,000,001")])
+def test_numbers_are_compared_within_one_millionth(spelling, gold):
+    assert NUMBER.same(NUMBER.first(spelling), gold)
 
 
 @pytest.mark.parametrize("digits", [100, 400, 5000])
-def test_endless_digits_are_a_wrong_answer_and_no_failure(digits):
+def test_a_number_of_thousands_of_digits_is_a_wrong_answer_and_no_error(digits):
     assert not NUMBER.same(NUMBER.first("9" * digits), "18")
 
 
@@ -154,8 +154,8 @@ def test_gold_numbers_are_read_with_the_extended_patterns():
         (r"\boxed{C}", ["C"]),
         (r"\text{(D)}", ["D"]),
         ("probably (A), (B), or (D).", ["A", "B", "D"]),
-        ("A dog is what (C) says", ["C"]),  # brackets are surer than letters standing alone
-        ("The BAD answer is E.", ["E"]),  # and these surer than letters in words
+        ("A dog is what (C) says", ["C"]),  # brackets take precedence over single letters
+        ("The BAD answer is E.", ["E"]),  # and single letters over letters within words
         ("BAD", []),
         ("(F)", []),
         ("D. Option (B) is wrong", ["D"]),
@@ -177,9 +177,9 @@ def test_the_paper_reading_of_choices_uses_the_papers_rule(text, answers):
     assert AnswerRule("choice", "ABCDE", "paper").candidates(text) == answers
 
 
-@pytest.mark.parametrize(("gold", "read"), [("B", "B"), ("(b)", "B"), ("b", "B"), ("Apple", None), ("F", None), ("", None)])
-def test_a_gold_choice_is_a_letter_and_not_a_word_that_contains_one(gold, read):
-    assert CHOICE.gold(gold) == read
+@pytest.mark.parametrize(("gold", "letter"), [("B", "B"), ("(b)", "B"), ("b", "B"), ("Apple", None), ("F", None), ("", None)])
+def test_a_gold_choice_is_a_letter_and_not_a_word_that_contains_one(gold, letter):
+    assert CHOICE.gold(gold) == letter
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_free_strings_are_compared_exactly():
 @pytest.mark.parametrize(
     ("rule", "text", "answer"),
     [
-        (NUMBER, "1 + 2 = 3 --> 4, not 5", "4"),  # the first after the prefix
+        (NUMBER, "1 + 2 = 3 --> 4, not 5", "4"),  # the first number after the prefix
         (NUMBER, "1 + 2 = 3 --> 4 or 5", None),
-        (NUMBER, "1 + 2 = 3", "3"),  # the last of the text
-        (NUMBER, "3 --> 4 --> 5", "5"),  # the last prefix: a rationale may hold one too
+        (NUMBER, "1 + 2 = 3", "3"),  # the last number of the text
+        (NUMBER, "3 --> 4 --> 5", "5"),  # the last prefix: the rationale may contain one too
         (PAPER, "3 --> 4 --> 5", "5"),
         (NUMBER, "3 --> \u221a2", None),
-        (NUMBER, "3 -->", None),  # a prefix with nothing after it is no answer
+        (NUMBER, "3 -->", None),  # a prefix without text after it is not an answer
         (NUMBER, "nothing", None),
         (CHOICE, "not (A) --> (B), not (C)", "B"),
         (CHOICE, "(A), then (B)", "B"),
@@ -234,9 +234,9 @@ def test_the_first_answer_after_the_prefix_counts_or_else_the_last(rule, text, a
     assert rule.after(text, "-->") == answer
 
 
-# --- read whole, or not at all -----------------------------------------------------------------------------------------
+# --- a number is read whole or not at all ------------------------------------------------------------------------------
 
-WHOLE = {
+WHOLE_NUMBERS = {
     # vulgar fractions, digits of other scripts, superscripts
     "3½": "3.5", "½": "0.5", "¾": "0.75", "２５": "25", "٢٥": "25", "12.5": "12.5", "１，２３４": "1234",
     # dashes and words for a minus
@@ -250,7 +250,7 @@ WHOLE = {
     # units
     "25 cm²": "25", "2 m^2": "2", "90°": "90", r"90^\circ": "90", "12km": "12", "5 km/h": "5", "3rd": "3", "10%": "10", "7 apples": "7",
 }  # fmt: skip
-NOT_WHOLE = [
+NOT_NUMBERS = [
     "√2", r"\sqrt{17}", "x^2", "2³", "10^3", r"-2\pi", "π", "∞", "2x", "x + 5", "5 + x", "3+4", "log 5", "f(2)", r"\frac{x}{2}",
     "5 squared", "5~6", "5~¼", "2 \u221a 3", "±5", ">5", "x > 5", "0.333...", "5 and a half", "2 thirds", "5:30", "5:30 PM", "1,5", "12,34",
     "1.234.567", "1,234,56", "2020-01-05", "12/25/2020", "0x1F", "5'6\"", "5ft 3in", "4 hours and 30 minutes",
@@ -259,8 +259,8 @@ NOT_WHOLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "value"), WHOLE.items())
-def test_an_extended_number_is_read_whole(text, value):
+@pytest.mark.parametrize(("text", "value"), WHOLE_NUMBERS.items())
+def test_the_extended_reading_reads_the_whole_number(text, value):
     assert NUMBER.gold(text) == value
     assert NUMBER.first(text) == value
     assert NUMBER.first(f" {text}.") == value
@@ -268,7 +268,7 @@ def test_an_extended_number_is_read_whole(text, value):
     assert PAPER.gold(text) == value
 
 
-@pytest.mark.parametrize("text", NOT_WHOLE)
+@pytest.mark.parametrize("text", NOT_NUMBERS)
 def test_a_part_of_an_expression_is_not_a_number(text):
     assert NUMBER.gold(text) is None
     assert NUMBER.first(text) is None

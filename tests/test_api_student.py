@@ -1,4 +1,4 @@
-"""API students over real HTTP: one job however often a run is killed, answers bought once, faults and prices told."""
+"""API-backed students over real HTTP: a killed run starts no second job and buys no answer twice; errors and costs are reported."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def environment(monkeypatch):
     monkeypatch.setattr(calls, "back_off_s", lambda attempt: 0.01)
 
 
-def overrides_of(server, output, *more):
+def overrides_of(server, output, *overrides):
     return [
         f"output_dir={output}", "dataset.n_problems=40", "diversity=2", "student=openai", f"student.model={NANO}",
-        f"student.base_url={server.base_url}", "student.poll_s=0.02", "trainer.precision=32-true", *more,
+        f"student.base_url={server.base_url}", "student.poll_s=0.02", "trainer.precision=32-true", *overrides,
     ]  # fmt: skip
 
 
-def run_of(server, output, *more):
+def run_of(server, output, *overrides):
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", overrides_of(server, output, *more))))
+        return resolve(to_config(compose("config", overrides_of(server, output, *overrides))))
 
 
 def tune(
@@ -63,12 +63,12 @@ def tune(
     watch=lambda status: None,
     key=None,
 ):
-    asked = Server(
+    server_settings = Server(
         model=model, model_id=model, chat=True, temperature=0.0, parameters={}, max_tokens_parameter="max_tokens",
         base_url=server.base_url, timeout_s=20.0, group="student", api_key_env=key,
     )  # fmt: skip
     return fine_tune(
-        asked, samples, Path(folder) / run_id, Path(folder) / "lock",
+        server_settings, samples, Path(folder) / run_id, Path(folder) / "lock",
         run_id=run_id, epochs=epochs, seed=seed, poll_s=poll_s, max_tries=max_tries, watch=watch,
     )  # fmt: skip
 
@@ -82,11 +82,11 @@ def rows(path):
 
 def test_a_whole_run_from_the_command_line(run_fcot, tmp_path):
     with FakeServer() as server:
-        done = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
-        assert done.returncode == 0, done.stderr
+        process = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
+        assert process.returncode == 0, process.stderr
         stats = server.stats()
-        again = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
-        assert "nothing to do" in again.stderr
+        second_process = run_fcot(*overrides_of(server, "outputs"), NO_PROXY="127.0.0.1")
+        assert "nothing to do" in second_process.stderr
         assert server.stats()["requests"] == stats["requests"]
     folder = next((tmp_path / "outputs" / "runs").iterdir())
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -107,13 +107,13 @@ def test_a_whole_run_from_the_command_line(run_fcot, tmp_path):
     assert usage["usd"] == pytest.approx((0.2 * stats["prompt_tokens"] + 0.8 * stats["completion_tokens"]) / 1e6, abs=1e-6)
     assert usage["trained_tokens"] == job["trained_tokens"] > 0
     assert usage["training_usd"] == pytest.approx(1.5 * job["trained_tokens"] / 1e6, abs=1e-6)
-    assert metrics["n_steps"] == 4 * -(-metrics["n_reasoning_samples"] // 4), "the server's batches are of four samples"
-    asked = stats["last"][0]["body"]
-    assert (asked["temperature"], asked["max_tokens"], asked["n"]) == (0.0, 1024, 1)
+    assert metrics["n_steps"] == 4 * -(-metrics["n_reasoning_samples"] // 4), "the server trains with batches of four samples"
+    request_body = stats["last"][0]["body"]
+    assert (request_body["temperature"], request_body["max_tokens"], request_body["n"]) == (0.0, 1024, 1)
     predictions = rows(folder / "predictions.jsonl")
-    assert asked["messages"] in [[{"role": "user", "content": row["question"]}] for row in predictions]
+    assert request_body["messages"] in [[{"role": "user", "content": row["question"]}] for row in predictions]
     assert all(row["completion"].count(" --> ") == 1 and row["n_tokens"] == len(row["completion"].split()) for row in predictions)
-    assert "student: $" in done.stdout
+    assert "student: $" in process.stdout
 
 
 @pytest.mark.parametrize("method", ["fine_tune_cot", "fine_tune"])
@@ -125,20 +125,20 @@ def test_the_training_file_line_by_line(method, tmp_path):
     if method == "fine_tune":
         texts = [(problem.question, problem.answer) for problem in run.select(run.split.train)]
     else:
-        kept = [row for row in rows(run.directory.curated) if row["kept"]]
-        texts = [(run.problems[row["sample_index"]].question, f"{row['rationale']} --> {row['answer']}") for row in kept]
-        assert 28 < len(kept) <= 56
+        kept_rows = [row for row in rows(run.directory.curated) if row["kept"]]
+        texts = [(run.problems[row["sample_index"]].question, f"{row['rationale']} --> {row['answer']}") for row in kept_rows]
+        assert 28 < len(kept_rows) <= 56
     expected = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in texts]
     assert lines == expected
 
 
-def test_zero_shot_asks_the_base_model_and_trains_nothing(tmp_path):
+def test_zero_shot_sends_requests_to_the_base_model_and_trains_nothing(tmp_path):
     with FakeServer() as server:
         run = run_of(server, tmp_path, "method=zero_shot")
         metrics = execute(run, "")
         stats = server.stats()
-        other = execute(run_of(server, tmp_path, "method=zero_shot", "seed=1"), "")
-        assert server.stats()["requests"] == stats["requests"], "another seed changes nothing: it is the same run"
+        other_metrics = execute(run_of(server, tmp_path, "method=zero_shot", "seed=1"), "")
+        assert server.stats()["requests"] == stats["requests"], "another seed is the same run"
     assert (stats["jobs"], stats["uploads"]) == ([], 0)
     assert {request["body"]["model"] for request in stats["last"]} == {NANO}
     question = run.problems[run.split.test[0]].question
@@ -147,10 +147,10 @@ def test_zero_shot_asks_the_base_model_and_trains_nothing(tmp_path):
         (0.1 * stats["prompt_tokens"] + 0.4 * stats["completion_tokens"]) / 1e6, abs=1e-6
     )
     assert metrics["accuracy_checkpoint"] == "untrained"
-    assert other == metrics
+    assert other_metrics == metrics
 
 
-def test_what_changes_only_the_evaluation_trains_no_second_time(tmp_path):
+def test_a_change_of_evaluation_settings_alone_does_not_train_again(tmp_path):
     with FakeServer() as server:
         first = execute(run_of(server, tmp_path), "")
         run = run_of(server, tmp_path, "student.max_new_tokens=500")
@@ -164,23 +164,23 @@ def test_what_changes_only_the_evaluation_trains_no_second_time(tmp_path):
         assert [job["hyperparameters"]["n_epochs"] for job in server.stats()["jobs"]] == [4, 4, 2]
 
 
-def test_what_was_paid_is_in_the_metrics_after_a_stop_between_stages_too(tmp_path):
+def test_the_metrics_include_all_costs_after_a_stop_between_stages(tmp_path):
     with FakeServer() as server:
         run = run_of(server, tmp_path)
         first = execute(run, "")
-        asked = server.stats()["requests"]
+        n_requests = server.stats()["requests"]
         for path in (run.directory.stage("train"), run.directory.stage("evaluate"), run.directory.metrics, run.directory.done):
             path.unlink()
-        again = execute(run_of(server, tmp_path), "")
-        assert (len(server.stats()["jobs"]), server.stats()["uploads"], server.stats()["requests"]) == (1, 1, asked)
-    assert {**again, "seconds": None} == {**first, "seconds": None}
+        resumed = execute(run_of(server, tmp_path), "")
+        assert (len(server.stats()["jobs"]), server.stats()["uploads"], server.stats()["requests"]) == (1, 1, n_requests)
+    assert {**resumed, "seconds": None} == {**first, "seconds": None}
     assert first["student_usage"]["training_usd"] > 0
 
 
-def test_the_identity_of_a_run(tmp_path):
+def test_the_run_id_depends_on_training_and_evaluation_settings_only(tmp_path):
     with FakeServer() as server:
         identity = run_of(server, tmp_path).run_id
-        same = (
+        unchanged = (
             "student.concurrency=3",
             "student.poll_s=7",
             "student.timeout_s=9",
@@ -188,16 +188,16 @@ def test_the_identity_of_a_run(tmp_path):
             "trainer.selection=last",
             "trainer=paper",
         )
-        assert {run_of(server, tmp_path, more).run_id for more in same} == {identity}
-        others = ("student.model=gpt-4.1-mini-2025-04-14", "student.epochs=3", "student.max_new_tokens=9", "seed=1")
-        assert len({identity, *(run_of(server, tmp_path, more).run_id for more in others)}) == 5
+        assert {run_of(server, tmp_path, override).run_id for override in unchanged} == {identity}
+        changes = ("student.model=gpt-4.1-mini-2025-04-14", "student.epochs=3", "student.max_new_tokens=9", "seed=1")
+        assert len({identity, *(run_of(server, tmp_path, override).run_id for override in changes)}) == 5
         server.base_url = "http://127.0.0.1:9/v1"
         assert run_of(server, tmp_path).run_id == identity
         zero_shot = {run_of(server, tmp_path, "method=zero_shot", f"student.epochs={epochs}").run_id for epochs in (3, 4)}
         assert len(zero_shot) == 1
 
 
-def test_an_answer_the_server_never_gives_is_wrong_and_incomplete(tmp_path):
+def test_an_answer_that_the_server_never_gives_counts_as_wrong_and_incomplete(tmp_path):
     with FakeServer(["content_filter_400", "length"]) as server:
         run = run_of(server, tmp_path, "student.concurrency=1")
         metrics = execute(run, "")
@@ -206,7 +206,7 @@ def test_an_answer_the_server_never_gives_is_wrong_and_incomplete(tmp_path):
     assert metrics["complete"] == pytest.approx(10 / 12)
 
 
-def test_a_model_that_is_not_ready_yet_is_told_and_the_same_command_goes_on(tmp_path):
+def test_a_model_that_is_not_ready_yet_is_reported_and_the_same_command_continues(tmp_path):
     with FakeServer(["404"]) as server:
         with pytest.raises(FcotError, match=rf"no model student\.model=ft:{NANO}\S+ .* A model just trained may need some minutes"):
             execute(run_of(server, tmp_path), "")
@@ -229,7 +229,7 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-MOMENTS = {  # what keeps the moment open, and how it is seen
+MOMENTS = {  # moment of the kill -> faults that prolong it, and whether the server has reached it
     "uploaded, not recorded": ({"upload": ["late:60"]}, lambda stats, folder: stats["uploads"] == 1),
     "uploaded and recorded": ({"file": ["late:60"]}, lambda stats, folder: (folder / "job.json").exists()),
     "created, not recorded": ({"create": ["late:60"]}, lambda stats, folder: len(stats["jobs"]) == 1),
@@ -239,10 +239,10 @@ MOMENTS = {  # what keeps the moment open, and how it is seen
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_at_any_moment_leaves_one_job_of_one_file(moment, tmp_path):
-    faults, seen = MOMENTS[moment]
+    faults, is_reached = MOMENTS[moment]
     with FakeServer(tuning_faults=faults, tuning_looks=6) as server:
         process = start("tune", server.base_url, tmp_path)
-        wait_for(lambda: seen(server.stats(), tmp_path / "run"), process)
+        wait_for(lambda: is_reached(server.stats(), tmp_path / "run"), process)
         process.kill()
         process.communicate()
         assert ("job" in json.loads((tmp_path / "run" / "job.json").read_text())) if moment == "polling" else True
@@ -264,18 +264,18 @@ def test_a_kill_in_evaluation_buys_no_answer_twice(tmp_path):
         metrics = execute(run, "")
         stats = server.stats()
     assert len(stats["jobs"]) == 1
-    # The eighth request was in flight, unanswered: only that one is asked for again.
+    # The eighth request was in flight without an answer: only that one is sent again.
     assert max(stats["good"].values()) == 1
     assert (stats["good_choices"], metrics["student_usage"]["requests"], metrics["accuracy"]) == (12, 12, 1.0)
 
 
-def test_two_runs_at_once_share_one_job(tmp_path):
-    with FakeServer(tuning_faults={"create": ["slow:6"]}) as server:  # the first's job is not in the list for six seconds
+def test_two_simultaneous_runs_share_one_job(tmp_path):
+    with FakeServer(tuning_faults={"create": ["slow:6"]}) as server:  # the first process's job is not listed for six seconds
         processes = [start("tune", server.base_url, tmp_path, "one")]
         wait_for(lambda: "slow" in server.stats()["tuning_faulty"], processes[0])
         processes.append(start("tune", server.base_url, tmp_path, "two"))
-        said = [process.communicate()[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], said
+        errors = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
         assert len(server.stats()["jobs"]) == 1
 
 
@@ -284,23 +284,23 @@ def test_ctrl_c_leaves_the_job_running(tmp_path):
         process = start("tune", server.base_url, tmp_path)
         wait_for(lambda: server.stats()["looks"] > 2, process)
         process.send_signal(2)
-        said = process.communicate()[1]
-        assert "continues at the server; run the same command again to wait for it" in said
+        error = process.communicate()[1]
+        assert "continues at the server; run the same command again to wait for it" in error
         assert [job["status"] for job in server.stats()["jobs"]] == ["running"]
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------------
 
-PASSING = ["429", "500", "503", "reset", "invalid_json", "empty_body", "no_choices", "null_choice"]
+TEMPORARY = ["429", "500", "503", "reset", "invalid_json", "empty_body", "no_choices", "null_choice"]
 
 
 @pytest.mark.parametrize("call", ["upload", "file", "list", "create", "look"])
-def test_passing_faults_are_tried_again(call, tmp_path):
-    faults = [*PASSING, "lost"]
+def test_requests_are_retried_after_temporary_errors(call, tmp_path):
+    faults = [*TEMPORARY, "lost"]
     with FakeServer(tuning_faults={call: faults}) as server:
         tuned = tune(server, tmp_path, max_tries=len(faults) + 1)
         stats = server.stats()
-    assert stats["tuning_faulty"] == dict.fromkeys(faults, 1), "every fault was met"
+    assert stats["tuning_faulty"] == dict.fromkeys(faults, 1), "every fault occurred"
     assert [job["id"] for job in stats["jobs"]] == [tuned.job]
     assert tuned.model == stats["jobs"][0]["fine_tuned_model"]
 
@@ -314,7 +314,7 @@ def test_jobs_are_found_on_later_pages_of_the_list(tmp_path):
         assert len(server.stats()["jobs"]) == 6
 
 
-def test_a_fault_that_does_not_pass_ends_the_run_and_the_same_command_goes_on(tmp_path):
+def test_a_persistent_error_ends_the_run_and_the_same_command_continues(tmp_path):
     with FakeServer(tuning_faults={"look": ["500"] * 3}) as server:
         with pytest.raises(FcotError, match=r"the fine-tuning API fails: .* The same command continues"):
             tune(server, tmp_path, max_tries=3)
@@ -323,14 +323,14 @@ def test_a_fault_that_does_not_pass_ends_the_run_and_the_same_command_goes_on(tm
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("failed", "failed: invalid_n_examples: Training file has too few"), ("cancelled", "cancelled: no reason")]
+    ("fault", "message"), [("failed", "failed: invalid_n_examples: Training file has too few"), ("cancelled", "cancelled: no reason")]
 )
-def test_a_failed_job_is_told_with_what_starts_another(fault, said, tmp_path):
+def test_the_message_about_a_failed_job_says_how_to_start_another(fault, message, tmp_path):
     with FakeServer(job_faults=[fault]) as server:
         for _ in range(2):
-            with pytest.raises(FcotError, match=rf"fine-tuning job ftjob-\w+ {said}.* To start another job, delete .*job\.json"):
+            with pytest.raises(FcotError, match=rf"fine-tuning job ftjob-\w+ {message}.* To start another job, delete .*job\.json"):
                 tune(server, tmp_path)
-        assert len(server.stats()["jobs"]) == 1, "no second job without being told"
+        assert len(server.stats()["jobs"]) == 1, "no second job without an instruction to start it"
         (tmp_path / "run" / "job.json").unlink()
         tuned = tune(server, tmp_path)
         assert [job["id"] for job in server.stats()["jobs"]][1:] == [tuned.job]
@@ -345,7 +345,7 @@ def test_too_few_samples_cost_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("401", "the server wants a key: .*student.api_key_env=NAME"),
         ("404", r"no model student\.model=gpt-4\.1-nano-2025-04-14 or no endpoint /v1/fine_tuning/jobs at student\.base_url="),
@@ -353,20 +353,20 @@ def test_too_few_samples_cost_nothing(tmp_path):
         ("quota", "the account's quota is used up"),
     ],
 )
-def test_what_the_server_refuses_is_told_at_once(fault, said, tmp_path):
+def test_permanent_errors_are_reported_without_an_upload(fault, message, tmp_path):
     with FakeServer(tuning_faults={"list": [fault]}) as server:
-        with pytest.raises(FcotError, match=said):
+        with pytest.raises(FcotError, match=message):
             tune(server, tmp_path)
         assert server.stats()["uploads"] == 0
 
 
 def test_a_wrong_key_is_in_no_message(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
-    with FakeServer(tuning_faults={"list": ["401"]}) as server, pytest.raises(FcotError) as refused:
+    with FakeServer(tuning_faults={"list": ["401"]}) as server, pytest.raises(FcotError) as error:
         tune(server, tmp_path, key="OPENAI_API_KEY")
-    assert "the server refuses the key in $OPENAI_API_KEY" in str(refused.value)
-    assert "sk-made-up" not in str(refused.value)
-    assert "***" in str(refused.value)
+    assert "the server refuses the key in $OPENAI_API_KEY" in str(error.value)
+    assert "sk-made-up" not in str(error.value)
+    assert "***" in str(error.value)
 
 
 def test_a_model_that_cannot_be_trained_is_named(tmp_path):
@@ -374,7 +374,7 @@ def test_a_model_that_cannot_be_trained_is_named(tmp_path):
         tune(server, tmp_path)
 
 
-def test_no_server_is_told_within_seconds(tmp_path):
+def test_an_unreachable_server_is_reported_within_seconds(tmp_path):
     class Nowhere:
         base_url = "http://127.0.0.1:9/v1"
 
@@ -382,15 +382,15 @@ def test_no_server_is_told_within_seconds(tmp_path):
         tune(Nowhere, tmp_path, max_tries=20)
 
 
-@pytest.mark.parametrize(("what", "looked_at"), [("training file", "file"), ("fine-tuning job", "look")])
-def test_another_servers_file_or_job_is_told(what, looked_at, tmp_path):
-    with FakeServer(tuning_faults={looked_at: ["quota"]}) as server, pytest.raises(FcotError, match="quota"):
+@pytest.mark.parametrize(("resource", "call"), [("training file", "file"), ("fine-tuning job", "look")])
+def test_a_file_or_job_of_another_server_is_reported(resource, call, tmp_path):
+    with FakeServer(tuning_faults={call: ["quota"]}) as server, pytest.raises(FcotError, match="quota"):
         tune(server, tmp_path)
-    with FakeServer() as other:
-        with pytest.raises(FcotError, match=rf"does not know the {what} \S+: another student\.base_url or key\? Deleting .*job\.json"):
-            tune(other, tmp_path)
+    with FakeServer() as other_server:
+        with pytest.raises(FcotError, match=rf"does not know the {resource} \S+: another student\.base_url or key\? Deleting .*job\.json"):
+            tune(other_server, tmp_path)
         (tmp_path / "run" / "job.json").unlink()
-        tune(other, tmp_path)
+        tune(other_server, tmp_path)
 
 
 def test_other_training_data_start_another_job(tmp_path):
@@ -400,23 +400,23 @@ def test_other_training_data_start_another_job(tmp_path):
         assert len({job["training_file"] for job in server.stats()["jobs"]}) == 2
 
 
-def test_progress_is_told(tmp_path):
-    said = []
+def test_progress_is_reported(tmp_path):
+    statuses = []
     with FakeServer() as server:
-        tune(server, tmp_path, watch=said.append)
-    assert [status.partition(",")[0] for status in said] == ["validating_files", "queued", "running"]
-    assert "s since it was created" in said[0]
-    assert "done at about" in said[-1]
+        tune(server, tmp_path, watch=statuses.append)
+    assert [status.partition(",")[0] for status in statuses] == ["validating_files", "queued", "running"]
+    assert "s since it was created" in statuses[0]
+    assert "done at about" in statuses[-1]
 
 
 # --- configuration and money ------------------------------------------------------------------------------------------------
 
 
-def test_faults_of_the_configuration_come_together():
+def test_all_configuration_faults_are_reported_together():
     register_schemas()
-    wrong = ["student=openai_gpt4_1_mini", "student.epochs=0", "student.base_url=here", "student.poll_s=0", "student.concurrency=0"]
+    overrides = ["student=openai_gpt4_1_mini", "student.epochs=0", "student.base_url=here", "student.poll_s=0", "student.concurrency=0"]
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigFaults) as caught:
-        to_config(compose("config", wrong))
+        to_config(compose("config", overrides))
     assert {fault.partition("=")[0] for fault in caught.value.faults} == {
         "student.epochs", "student.base_url", "student.poll_s", "student.concurrency",
     }  # fmt: skip
@@ -427,32 +427,32 @@ def test_faults_of_the_configuration_come_together():
         to_config(compose("config", ["student=openai_gpt4_1_mini", "until=curate"]))
 
 
-def test_a_dry_run_shows_training_and_answers(tmp_path, capsys):
+def test_a_dry_run_shows_the_cost_of_training_and_of_answers(tmp_path, capsys):
     with FakeServer() as server:
         run = run_of(server, tmp_path, "method=fine_tune")
-        made = estimate(run, {})
+        result = estimate(run, {})
         train, test = (run.select(part) for part in (run.split.train, run.split.test))
         characters = sum(len(problem.question) + len(problem.answer) for problem in train)
-        assert made.student.trained_tokens == pytest.approx([4 * (characters / part + 28 * 8) for part in (5, 4, 3)])
-        assert made.student.usd_training == pytest.approx(made.student.trained_tokens * 1.5 / 1e6, abs=1e-6)
+        assert result.student.trained_tokens == pytest.approx([4 * (characters / part + 28 * 8) for part in (5, 4, 3)])
+        assert result.student.usd_training == pytest.approx(result.student.trained_tokens * 1.5 / 1e6, abs=1e-6)
         prompts = sum(len(problem.question) for problem in test)
-        assert (made.student.requests, made.steps) == (12, 0)
-        assert made.student.prompt_tokens == pytest.approx([prompts / part + 12 * 4 for part in (5, 4, 3)])
-        answers = made.student.prompt_tokens * 0.2 + made.student.completion_tokens * 0.8
-        assert made.student.usd_answers == pytest.approx(answers / 1e6, abs=1e-6)
-        show([made])
-        said = capsys.readouterr().out
-        assert f"price of the training     {money(made.student.usd_training)}" in said
-        assert f"price of the answers      {money(made.student.usd_answers)}" in said
-        assert "$1.5 training, $0.2 in, $0.8 out" in said
-        assert "optimizer steps" not in said
+        assert (result.student.requests, result.steps) == (12, 0)
+        assert result.student.prompt_tokens == pytest.approx([prompts / part + 12 * 4 for part in (5, 4, 3)])
+        micro_usd = result.student.prompt_tokens * 0.2 + result.student.completion_tokens * 0.8
+        assert result.student.usd_answers == pytest.approx(micro_usd / 1e6, abs=1e-6)
+        show([result])
+        printed = capsys.readouterr().out
+        assert f"price of the training     {money(result.student.usd_training)}" in printed
+        assert f"price of the answers      {money(result.student.usd_answers)}" in printed
+        assert "$1.5 training, $0.2 in, $0.8 out" in printed
+        assert "optimizer steps" not in printed
         execute(run, "")
-        left = estimate(run, {}).student
-        assert (left.trained_tokens[2], left.requests, left.usd_training[2]) == (0, 0, 0)
+        remaining = estimate(run, {}).student
+        assert (remaining.trained_tokens[2], remaining.requests, remaining.usd_training[2]) == (0, 0, 0)
         assert estimate(run_of(server, tmp_path, "method=fine_tune", "until=curate", "method=fine_tune_cot"), {}).student is None
 
 
-def test_a_dry_run_bounds_what_training_comes_to(tmp_path):
+def test_the_interval_of_a_dry_run_contains_the_trained_tokens(tmp_path):
     with FakeServer() as server:
         run = run_of(server, tmp_path)
         before = estimate(run, {}).student.trained_tokens
@@ -461,21 +461,21 @@ def test_a_dry_run_bounds_what_training_comes_to(tmp_path):
         assert before[0] < 4 * sum(map(len, texts)) / 4 < before[2]
 
 
-def test_a_model_without_a_price_has_none(tmp_path):
+def test_a_model_without_a_price_has_no_cost(tmp_path):
     with FakeServer() as server:
-        made = estimate(run_of(server, tmp_path, "student.model=o3"), {})
-        assert (made.student.usd_training, made.student.usd_answers) == (None, None)
-        assert any("none for models fine-tuned from o3" in note for note in made.notes)
+        result = estimate(run_of(server, tmp_path, "student.model=o3"), {})
+        assert (result.student.usd_training, result.student.usd_answers) == (None, None)
+        assert any("none for models fine-tuned from o3" in note for note in result.notes)
         metrics = execute(run_of(server, tmp_path, "student.model=o3"), "")
     assert (metrics["student_usage"]["usd"], metrics["student_usage"]["training_usd"]) == (None, None)
 
 
 def main(kind, *arguments):
-    class At:
+    class ServerAt:
         base_url = arguments[0]
 
     if kind == "tune":
-        tune(At, *arguments[1:2], run_id=arguments[2] if len(arguments) > 2 else "run")
+        tune(ServerAt, *arguments[1:2], run_id=arguments[2] if len(arguments) > 2 else "run")
     else:
         register_schemas()
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""The Batch API back end over real HTTP: the same store, nothing lost and nothing bought twice, whatever a batch does."""
+"""The Batch API back end over real HTTP: the same store as online, and no request lost or bought twice, however a batch ends."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def teacher(server, max_choices=4, **options):
     return BatchModel(server_of(server), online, poll_s=0.05, **options)
 
 
-def generate(one, path, diversity=4, n=6, run_id="run", **options):
-    generated = generate_completions(plan(one, diversity, run_id=run_id, **options), StoreFolder(path), problems(n))
+def generate(model, path, diversity=4, n=6, run_id="run", **options):
+    generated = generate_completions(plan(model, diversity, run_id=run_id, **options), StoreFolder(path), problems(n))
     return list(generated), generated.usage()
 
 
@@ -99,16 +99,16 @@ def test_requests_that_a_batch_leaves_unanswered_are_sent_again(tmp_path, fault,
 def test_filtered_prompts_are_skipped_with_their_reason(tmp_path):
     with FakeServer(batch_faults=["filtered"]) as server:
         completions, _ = generate(teacher(server), tmp_path, n=20, diversity=1)
-        asked = server.stats()["batch_requests"]
+        n_requests = server.stats()["batch_requests"]
     skipped = [c for c in completions if c.finish_reason == "refused:prompt_filtered"]
     assert 0 < len(skipped) < 20
-    assert asked == 2 * (20 - len(skipped))
+    assert n_requests == 2 * (20 - len(skipped))
 
 
-@pytest.mark.parametrize(("fault", "said"), [("failed", "failed: invalid_json_line.*line 1"), ("cancelled", "was cancelled")])
-def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_run_continues(tmp_path, fault, said):
+@pytest.mark.parametrize(("fault", "message"), [("failed", "failed: invalid_json_line.*line 1"), ("cancelled", "was cancelled")])
+def test_a_failed_or_cancelled_batch_ends_the_run_and_the_next_run_continues(tmp_path, fault, message):
     with FakeServer(batch_faults=[fault]) as server:
-        with pytest.raises(FcotError, match=said):
+        with pytest.raises(FcotError, match=message):
             generate(teacher(server), tmp_path)
         assert_whole(generate(teacher(server), tmp_path)[0], 6, 4)
         assert server.stats()["good_choices"] == 2 * 6 * 4
@@ -119,7 +119,7 @@ def test_the_message_about_a_rejected_parameter_names_the_override_that_removes_
         generate(teacher(server), tmp_path)
 
 
-def test_a_server_that_refuses_several_choices_is_asked_one_by_one(tmp_path, capsys):
+def test_a_server_that_rejects_several_choices_gets_requests_for_one_choice_each(tmp_path, capsys):
     with FakeServer(refuse="n") as server:
         assert_whole(generate(teacher(server), tmp_path, n=3)[0], 3, 4)
         assert server.stats()["good_choices"] == 2 * 3 * 4
@@ -132,21 +132,21 @@ def test_the_message_about_an_unknown_batch_names_the_command_that_sets_it_aside
         wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
         process.kill()
         process.wait()
-    with FakeServer() as other:
+    with FakeServer() as other_server:
         with pytest.raises(FcotError, match=r"does not know the batch .* `python -m fcot.store set-aside .*\.jobs\.jsonl` sets it aside"):
-            generate(teacher(other), tmp_path)
+            generate(teacher(other_server), tmp_path)
         (jobs,) = (tmp_path / "batches").glob("*.jobs.jsonl")
         store_command(["set-aside", str(jobs)])
-        assert_whole(generate(teacher(other), tmp_path)[0], 6, 4)
+        assert_whole(generate(teacher(other_server), tmp_path)[0], 6, 4)
 
 
 def test_no_message_about_a_batch_contains_the_key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
     error = SimpleNamespace(code="invalid_api_key", message="Incorrect key sk-made-up-0123456789abcdefghij", line=None)
     failed = SimpleNamespace(id="b", status="failed", errors=SimpleNamespace(data=[error]))
-    server = teacher(SimpleNamespace(base_url=None))
-    assert "sk-made-up" not in _failure(failed, server)
-    assert "invalid_api_key: Incorrect key ***" in _failure(failed, server)
+    model = teacher(SimpleNamespace(base_url=None))
+    assert "sk-made-up" not in _failure(failed, model)
+    assert "invalid_api_key: Incorrect key ***" in _failure(failed, model)
 
 
 def test_files_keep_to_the_limits_of_the_api(tmp_path):
@@ -183,7 +183,7 @@ def test_online_runs_do_not_buy_completions_of_an_open_batch(tmp_path):
 
 
 def buyer(server, path):
-    """A process that generates through the Batch API until it is done."""
+    """A process that buys 40 problems' completions through the Batch API."""
     command = [sys.executable, __file__, server.base_url, str(path)]
     return subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -197,7 +197,7 @@ def wait_for(condition):
 
 @pytest.mark.parametrize("moment", ["jobs", "state", "answers"])
 def test_a_kill_between_upload_and_result_loses_and_repeats_no_request(tmp_path, moment):
-    """Killed when the jobs are written (the upload may or may not have happened), when the batch runs, when answers are filed."""
+    """Kills when the jobs are written (before or after the upload), while the batch runs, and when answers are stored."""
     signs = {"jobs": "batches/*.jobs.jsonl", "state": "batches/*.state.json", "answers": "?.*jsonl"}
     with FakeServer(batch_seconds=0.5) as server:
         process = buyer(server, tmp_path)
@@ -207,7 +207,7 @@ def test_a_kill_between_upload_and_result_loses_and_repeats_no_request(tmp_path,
         completions, usage = generate(teacher(server), tmp_path, n=40)
         stats = server.stats()
     assert_whole(completions, 40, 4)
-    assert stats["good_choices"] == 2 * 40 * 4, "each bought once"
+    assert stats["good_choices"] == 2 * 40 * 4, "each choice is bought once"
     rows = rows_of(tmp_path)
     assert len(rows) == len({(row["key"], row["slot"]) for row in rows}) == 2 * 40 * 4
     assert usage["completion_tokens"] == stats["completion_tokens"]
@@ -217,7 +217,7 @@ def test_kills_at_many_moments_repeat_no_request(tmp_path):
     with FakeServer(batch_seconds=0.1) as server:
         for i in range(8):
             process = buyer(server, tmp_path)
-            time.sleep(1.0 + 0.12 * i)  # importing takes most of it
+            time.sleep(1.0 + 0.12 * i)  # most of this time goes to imports
             process.kill()
             process.wait()
         assert_whole(generate(teacher(server), tmp_path, n=40)[0], 40, 4)
@@ -234,46 +234,46 @@ if __name__ == "__main__":
     generate(teacher(_At), Path(sys.argv[2]), n=40)
 
 
-# --- batches as other servers end them ----------------------------------------------------------------------------------
+# --- unusual results of a batch -----------------------------------------------------------------------------------------
 
 
 def open_batch(tmp_path, n=1):
-    """A purchase with one submitted batch of ``n`` jobs, which nobody has collected."""
-    one = teacher(SimpleNamespace(base_url="http://127.0.0.1:9/v1"), max_choices=1)
-    made, folder = plan(one, n, PROMPT, price=Price(2.0, 8.0, 0.5), budget_usd=1.0), StoreFolder(tmp_path)
-    buying = _Batches(made, folder, Meter(n, lambda _: None))
-    buying.meter.paid_usd = 0.0
-    key = made.key(made.step1(problems(1)[0]))
-    jobs = missing(made, folder.shard(key), key, problems(1)[0])
+    """The batches of a purchase with one submitted batch of ``n`` requests, its file of jobs, and the key of the prompt."""
+    model = teacher(SimpleNamespace(base_url="http://127.0.0.1:9/v1"), max_choices=1)
+    purchase, folder = plan(model, n, PROMPT, price=Price(2.0, 8.0, 0.5), budget_usd=1.0), StoreFolder(tmp_path)
+    batches = _Batches(purchase, folder, Meter(n, lambda _: None))
+    batches.meter.paid_usd = 0.0
+    key = purchase.key(purchase.step1(problems(1)[0]))
+    jobs = missing(purchase, folder.shard(key), key, problems(1)[0])
     path = tmp_path / "batches" / "20260131-120000-deadbeef.jobs.jsonl"
-    write_jsonl(path, (buying._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(jobs)))
+    write_jsonl(path, (batches._to_row(job, f"{path.name[:24]}-{i}") for i, job in enumerate(jobs)))
     write_json(path.with_name("20260131-120000-deadbeef.state.json"), {"batch": "b1"})
-    return buying, path, key
+    return batches, path, key
 
 
-def collect(buying, path, lines=(), output_file_id="f", error=None):
-    """Collect the batch whose output file has these lines, or whose download fails."""
+def collect(batches, path, lines=(), output_file_id="f", error=None):
+    """Collect the open batch: its output file has these lines, or the download fails with ``error``."""
 
     async def download(_, to):
         if error is not None:
             raise FcotError("gone") from error
         to.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
 
-    buying.teacher.download = download
+    batches.teacher.download = download
     batch = SimpleNamespace(id="b1", status="completed", output_file_id=output_file_id, error_file_id=None, errors=None)
 
     async def run():
-        with buying.folder.exclusive(print):
-            return await buying._collect(path, batch)
+        with batches.folder.exclusive(print):
+            return await batches._collect(path, batch)
 
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("nothing", ["", None])
-def test_a_batch_without_files_is_collected_and_its_requests_are_sent_again(tmp_path, nothing):
-    buying, path, _ = open_batch(tmp_path)
-    assert collect(buying, path, output_file_id=nothing) == 0
-    assert not buying.folder.open_batches()
+@pytest.mark.parametrize("file_id", ["", None])
+def test_a_batch_without_files_is_collected_and_its_requests_are_sent_again(tmp_path, file_id):
+    batches, path, _ = open_batch(tmp_path)
+    assert collect(batches, path, output_file_id=file_id) == 0
+    assert not batches.folder.open_batches()
 
 
 @pytest.mark.parametrize(
@@ -284,37 +284,37 @@ def test_a_batch_without_files_is_collected_and_its_requests_are_sent_again(tmp_
     ],
 )  # fmt: skip
 def test_the_request_of_a_line_without_an_answer_is_sent_again(tmp_path, line):
-    buying, path, key = open_batch(tmp_path)
-    assert collect(buying, path, [{"custom_id": "20260131-120000-deadbeef-0", **line}, "odd", 3]) == 0
-    assert not buying.folder.open_batches()
-    assert not buying.folder.shard(key).refresh().all_rows(key)
+    batches, path, key = open_batch(tmp_path)
+    assert collect(batches, path, [{"custom_id": "20260131-120000-deadbeef-0", **line}, "odd", 3]) == 0
+    assert not batches.folder.open_batches()
+    assert not batches.folder.shard(key).refresh().all_rows(key)
 
 
 def test_a_charged_answer_without_a_completion_counts_at_its_maximum_cost(tmp_path):
-    buying, path, key = open_batch(tmp_path)
+    batches, path, key = open_batch(tmp_path)
     line = {"custom_id": "20260131-120000-deadbeef-0", "response": {"status_code": 200, "body": {"choices": []}}}
-    assert collect(buying, path, [line, line]) == 0
-    (row,) = buying.folder.shard(key).refresh().cost_only_rows(key)
+    assert collect(batches, path, [line, line]) == 0
+    (row,) = batches.folder.shard(key).refresh().cost_only_rows(key)
     assert row["refused"] == "lost"
-    assert row["bound_usd"] == buying.meter.paid_usd > 0
+    assert row["bound_usd"] == batches.meter.paid_usd > 0
 
 
 def test_the_message_about_deleted_answers_names_the_command_that_continues(tmp_path, capsys):
-    buying, path, _ = open_batch(tmp_path)
-    gone = type("Gone", (Exception,), {"status_code": 404})()
+    batches, path, _ = open_batch(tmp_path)
+    not_found = type("Gone", (Exception,), {"status_code": 404})()
     with pytest.raises(FcotError, match=r"the answers of batch b1 \(file f\) are not at the server any more.*set-aside") as error:
-        collect(buying, path, error=gone)
-    assert buying.folder.open_batches() == [path]
+        collect(batches, path, error=not_found)
+    assert batches.folder.open_batches() == [path]
     store_command(str(error.value).split("`")[1].split()[3:])
     assert "bought again" not in capsys.readouterr().err
-    assert not buying.folder.open_batches()
+    assert not batches.folder.open_batches()
     assert (path.parent / "set_aside" / path.name).exists()
 
 
 @pytest.mark.parametrize("submitted", ["UTC", "Europe/Berlin", "America/Los_Angeles", "Asia/Tokyo"])
 @pytest.mark.parametrize("resumed", ["UTC", "Pacific/Honolulu", "Pacific/Auckland"])
 def test_a_batch_is_found_in_any_time_zone(monkeypatch, submitted, resumed):
-    """By the name of this version, in UTC, and by that of older ones, in local time; others were created since."""
+    """Names contain the time in UTC, and in older versions the local time. Other batches were created before and after."""
     monkeypatch.setenv("TZ", submitted)
     time.tzset()
     try:
@@ -323,19 +323,21 @@ def test_a_batch_is_found_in_any_time_zone(monkeypatch, submitted, resumed):
         monkeypatch.setenv("TZ", resumed)
         time.tzset()
         for name in names:
-            mine = SimpleNamespace(id="mine", metadata={"fcot": name}, status="in_progress", created_at=created)
-            others = [SimpleNamespace(id="x", metadata={}, status="completed", created_at=created + more) for more in (60, -60, -7200)]
+            searched = SimpleNamespace(id="mine", metadata={"fcot": name}, status="in_progress", created_at=created)
+            other_batches = [
+                SimpleNamespace(id="x", metadata={}, status="completed", created_at=created + offset) for offset in (60, -60, -7200)
+            ]
 
-            async def listed(limit, found=(*others, mine)):
-                for batch in found:
+            async def listed(limit, all_batches=(*other_batches, searched)):
+                for batch in all_batches:
                     yield batch
 
             async def call(send, listed=listed):
                 return await send(SimpleNamespace(batches=SimpleNamespace(list=listed)))
 
-            looking = object.__new__(_Batches)
-            looking.teacher = SimpleNamespace(call=call)
-            assert asyncio.run(looking._find(name)).id == "mine"
+            batches = object.__new__(_Batches)
+            batches.teacher = SimpleNamespace(call=call)
+            assert asyncio.run(batches._find(name)).id == "mine"
     finally:
         monkeypatch.undo()
         time.tzset()

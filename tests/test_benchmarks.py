@@ -1,4 +1,4 @@
-"""The benchmarks still run: each in its smallest form."""
+"""The benchmarks run, each at its smallest size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    process = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False, timeout=900)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
 @pytest.mark.parametrize("command", ["training", "evaluation"])
 def test_students(command):
-    less = ["--steps", "2"] if command == "training" else ["--rows", "2"]
-    small = ["--task", "toy_arithmetic", "--width", "64", "--layers", "1", "--turns", "1", "--model", "gpt2"]
-    assert "| fcot" in run("students.py", command, *small, *less)
+    limit = ["--steps", "2"] if command == "training" else ["--rows", "2"]
+    model = ["--task", "toy_arithmetic", "--width", "64", "--layers", "1", "--turns", "1", "--model", "gpt2"]
+    assert "| fcot" in run("students.py", command, *model, *limit)
 
 
-def test_contamination(tmp_path):
-    """Other numbers, another answer, by the same rule; what cannot be inferred is left out."""
+def test_contamination_writes_renumbered_questions_with_new_answers(tmp_path):
+    """The new answer follows from the new numbers by the same rule; a question whose rule is ambiguous is left out."""
     data = tmp_path / "multiarith.json"
     rows = [("Ann has 12 pens and buys 3 boxes of 5. How many pens has she?", "27"), ("Tom had 2 cats and got 2. How many?", "4")] * 5
     data.write_text(json.dumps({"data": [{"sample_index": index, "question": q, "answer": a} for index, (q, a) in enumerate(rows)]}))

@@ -40,6 +40,6 @@ def test_a_wrong_command_is_reported_with_a_hint(words, message):
 
 def test_fcot_run_and_python_m_fcot_run_make_the_same_run(tmp_path):
     words = ["dataset.n_problems=20", "until=curate", f"output_dir={tmp_path}"]
-    first, second = fcot("run", *words), fcot(*words, module="fcot.run")
-    assert first.returncode == second.returncode == 0, first.stderr
+    command, module = fcot("run", *words), fcot(*words, module="fcot.run")
+    assert command.returncode == module.returncode == 0, command.stderr
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Outputs of earlier versions (``tests/compat``): they are read, reported, and nothing in their stores is bought again."""
+"""Outputs of earlier versions (``tests/compat``) can be read and reported, and nothing in their stores is bought again."""
 
 from __future__ import annotations
 
@@ -40,50 +40,50 @@ def outputs(request, tmp_path):
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_what_is_stored_is_not_bought_again(outputs, tmp_path, make_run, monkeypatch, name):
+def test_stored_completions_are_not_bought_again(outputs, tmp_path, make_run, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     save_gpt2(tmp_path / "gpt2")
     run = make_run(outputs, *STORED[name])
 
     async def generate(*_, **__):
-        raise AssertionError("something is bought again")
+        raise AssertionError("a request was sent")
 
     monkeypatch.setattr(type(run.teacher), "generate", generate)
     problems = run.select(run.split.train)
     bought = list(generate_completions(run.plan, run.store, problems))
     assert len(bought) == run.config.diversity * len(problems)
-    assert not [one for one in bought if (one.finish_reason or "").startswith(REFUSED)]
+    assert not [completion for completion in bought if (completion.finish_reason or "").startswith(REFUSED)]
 
 
-def test_the_store_is_listed_and_sound(outputs, run_fcot):
+def test_the_store_is_listed_and_verified(outputs, run_fcot):
     for command in ("list", "verify"):
-        done = run_fcot(command, str(outputs / "store"), module="fcot.store")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "toy_arithmetic/fake/zero_shot_cot_chat" in done.stdout
+        process = run_fcot(command, str(outputs / "store"), module="fcot.store")
+        assert process.returncode == 0, process.stdout + process.stderr
+        assert "toy_arithmetic/fake/zero_shot_cot_chat" in process.stdout
 
 
 def test_runs_a_tailored_run_and_a_sweep_are_reported(outputs, run_fcot):
-    done = run_fcot(str(outputs), module="fcot.report")
-    assert done.returncode == 0, done.stderr
-    assert "tailored" in done.stdout.lower()
-    done = run_fcot(str(outputs / "sweeps" / "small"), module="fcot.report")
-    assert done.returncode == 0, done.stderr
-    assert "D=1" in done.stdout
-    assert "D=2" in done.stdout
+    process = run_fcot(str(outputs), module="fcot.report")
+    assert process.returncode == 0, process.stderr
+    assert "tailored" in process.stdout.lower()
+    process = run_fcot(str(outputs / "sweeps" / "small"), module="fcot.report")
+    assert process.returncode == 0, process.stderr
+    assert "D=1" in process.stdout
+    assert "D=2" in process.stdout
 
 
-def test_a_sweep_is_known(outputs, run_fcot):
-    done = run_fcot("status", str(outputs / "sweeps" / "small"), module="fcot.sweep")
-    assert done.returncode == 0, done.stderr
-    assert "4 done" in done.stdout
+def test_the_status_of_a_sweep_is_shown(outputs, run_fcot):
+    process = run_fcot("status", str(outputs / "sweeps" / "small"), module="fcot.sweep")
+    assert process.returncode == 0, process.stderr
+    assert "4 done" in process.stdout
 
 
-def test_a_student_answers(outputs, run_fcot):
+def test_a_saved_student_answers_a_question(outputs, run_fcot):
     (student,) = (path.parent for path in outputs.glob("runs/*/student/model.safetensors"))
-    done = run_fcot(f"student={student}", "Tom has 3 coins. Ann gives 2. How many coins does Tom have now?", module="fcot.predict")
-    assert done.returncode == 0, done.stderr
-    assert "answer:" in done.stdout
+    process = run_fcot(f"student={student}", "Tom has 3 coins. Ann gives 2. How many coins does Tom have now?", module="fcot.predict")
+    assert process.returncode == 0, process.stderr
+    assert "answer:" in process.stdout
 
 
 def test_the_metrics_keep_their_keys(outputs):

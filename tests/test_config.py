@@ -1,4 +1,4 @@
-"""Configuration: every YAML composes, schemas are typed, faults come together, wrong words are answered with right ones."""
+"""Configuration: every YAML file composes, values are typed, all faults are reported together, misspelt names get a suggestion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def composed(*overrides: str):
         return compose("config", list(overrides))
 
 
-# What a choice needs beside itself to be a whole configuration.
+# Further overrides that a choice needs for a complete configuration.
 NEEDS = {
     ("logger", "lightning"): ["logger.target=pytorch_lightning.loggers.CSVLogger"],
     ("dataset", "custom"): ["dataset.path=a/hub_id", "dataset.answer_type=number", "teacher=openai", "teacher.model=m"],

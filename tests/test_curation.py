@@ -1,4 +1,4 @@
-"""Curation: which completions become reasoning samples, and why the others do not."""
+"""Curation: which completions become reasoning samples, and why the others are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def verdicts(filters, *completions: Completion, max_words: int = 5, golden=None,
     return list(curate(completions, PROBLEMS, RULE, read, Rules(filters, labels, settings=settings)))
 
 
-def right(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:
+def correct(slot: int, rationale: str = "r.", finish_reason: str | None = "stop", problem: int = 0) -> Completion:
     return Completion(problem, slot, rationale, {0: " 18.", 1: " 5."}[problem], finish_reason)
 
 
@@ -38,15 +38,15 @@ def test_a_kept_completion_trains_on_the_gold_answer_and_the_stripped_rationale(
         (["answer"], Completion(0, 0, "r.", " 18.01"), "wrong_answer"),
         (["answer"], Completion(0, 0, "r.", " unclear"), "no_answer"),
         (["answer"], Completion(0, 0, "r.", ""), "no_answer"),
-        (["answer"], right(0), None),
-        (["truncated"], right(0, finish_reason="length"), "truncated"),
-        (["truncated"], right(0, finish_reason=None), None),  # the real files do not say
-        (["truncated"], right(0), None),
-        (["length"], right(0, "one two three four five six"), "over_length"),
-        (["length"], right(0, "one two three\nfour   five"), None),
-        (["duplicate"], right(0), None),
+        (["answer"], correct(0), None),
+        (["truncated"], correct(0, finish_reason="length"), "truncated"),
+        (["truncated"], correct(0, finish_reason=None), None),  # the authors' files do not record it
+        (["truncated"], correct(0), None),
+        (["length"], correct(0, "one two three four five six"), "over_length"),
+        (["length"], correct(0, "one two three\nfour   five"), None),
+        (["duplicate"], correct(0), None),
         ([], Completion(0, 0, "r.", " 99"), None),
-        ([], right(0, " \n "), "empty"),
+        ([], correct(0, " \n "), "empty"),
         (["answer"], Completion(0, 0, "", " 99"), "empty"),
     ],
 )
@@ -56,10 +56,10 @@ def test_each_filter_has_its_reason_code(filters, completion, reason):
 
 
 def test_correct_and_kept_are_independent():
-    (refused,) = verdicts(["truncated"], right(0, finish_reason="length"))
-    (wrong,) = verdicts([], Completion(0, 0, "r.", " 99"))
-    assert (refused.correct, refused.kept) == (True, False)
-    assert (wrong.correct, wrong.kept) == (False, True)
+    (rejected,) = verdicts(["truncated"], correct(0, finish_reason="length"))
+    (incorrect,) = verdicts([], Completion(0, 0, "r.", " 99"))
+    assert (rejected.correct, rejected.kept) == (True, False)
+    assert (incorrect.correct, incorrect.kept) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -74,22 +74,27 @@ def test_the_first_filter_that_rejects_gives_the_reason(filters):
 def test_duplicates_have_the_words_of_a_kept_rationale_of_the_same_problem():
     curated = verdicts(
         ["answer", "duplicate"],
-        Completion(0, 0, "a b c", " 99"),  # refused: whoever repeats it is the first
-        right(1, " a  b\nc "),
-        right(2, "a b c"),
-        right(3, "A b c"),
-        right(0, "a b c", problem=1),
-        right(1, "a\tb c\n", problem=1),
+        Completion(0, 0, "a b c", " 99"),  # rejected: the next completion with these words is no duplicate
+        correct(1, " a  b\nc "),
+        correct(2, "a b c"),
+        correct(3, "A b c"),
+        correct(0, "a b c", problem=1),
+        correct(1, "a\tb c\n", problem=1),
     )
     assert [verdict.reason for verdict in curated] == ["wrong_answer", None, "duplicate_rationale", None, None, "duplicate_rationale"]
 
 
 def test_reasons_are_counted_and_sorted_by_frequency():
     curated = verdicts(
-        ["answer", "truncated"], right(0), right(1, ""), Completion(0, 2, "r", "1"), Completion(0, 3, "r", "2"), right(4, "r", "length")
+        ["answer", "truncated"],
+        correct(0),
+        correct(1, ""),
+        Completion(0, 2, "r", "1"),
+        Completion(0, 3, "r", "2"),
+        correct(4, "r", "length"),
     )
     assert list(count_reasons(curated).items()) == [("wrong_answer", 2), ("empty", 1), ("truncated", 1)]
-    assert count_reasons(verdicts(["answer"], right(0))) == {}
+    assert count_reasons(verdicts(["answer"], correct(0))) == {}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_expected_kept_rate(random_guess, teacher_accuracy, share):
     (["repetition"], "He has 3. He has 3. So 18.", None), (["repetition"], "He has 3. He has 3.\nhe  has 3. So 18.", "repetitive"),
 ])  # fmt: skip
 def test_filters_of_the_rationale_itself(filters, rationale, reason):
-    (verdict,) = verdicts(filters, right(0, rationale), max_words=99)
+    (verdict,) = verdicts(filters, correct(0, rationale), max_words=99)
     assert verdict.reason == reason
 
 
@@ -115,22 +120,22 @@ def test_repetition_counts_sentences_not_words():
 
 
 def test_golden_ids_name_problems_or_completions():
-    drawn = [right(slot, f"r {slot}") for slot in range(3)] + [right(0, problem=1)]
-    reasons = [verdict.reason for verdict in verdicts(["golden"], *drawn, golden={0: frozenset({1})})]
+    completions = [correct(slot, f"r {slot}") for slot in range(3)] + [correct(0, problem=1)]
+    reasons = [verdict.reason for verdict in verdicts(["golden"], *completions, golden={0: frozenset({1})})]
     assert reasons == ["not_golden", None, "not_golden", "not_golden"]
-    assert [verdict.kept for verdict in verdicts(["golden"], *drawn, golden={0: None})] == [True, True, True, False]
+    assert [verdict.kept for verdict in verdicts(["golden"], *completions, golden={0: None})] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("text", "ids"), [
     ("[3, 5]", {3: None, 5: None}), ('{"3": [0, 2], "5": []}', {3: frozenset({0, 2}), 5: frozenset()}),
 ])  # fmt: skip
-def test_golden_files(text, ids, tmp_path):
+def test_a_golden_file_names_problems_or_completions(text, ids, tmp_path):
     (tmp_path / "golden.json").write_text(text)
     assert read_golden(tmp_path / "golden.json") == ids
 
 
 @pytest.mark.parametrize("text", ["{", '"3"', '["a"]', "[true]", '{"3": 1}', '{"a": [1]}', "[1.5]"])
-def test_a_bad_golden_file_is_one_message(text, tmp_path):
+def test_an_invalid_golden_file_gets_one_message(text, tmp_path):
     (tmp_path / "golden.json").write_text(text)
     with pytest.raises(FcotError, match=r"curation.golden=.*golden.json: expected \["):
         read_golden(tmp_path / "golden.json")
@@ -139,11 +144,11 @@ def test_a_bad_golden_file_is_one_message(text, tmp_path):
 def test_concise_keeps_the_shortest_rationale_that_the_other_filters_kept():
     curated = verdicts(
         ["answer", "concise"],
-        right(0, "a b c"),
-        right(1, "a b"),
+        correct(0, "a b c"),
+        correct(1, "a b"),
         Completion(0, 2, "a", " 99"),
-        right(3, "c d"),
-        right(0, "x y z", problem=1),
+        correct(3, "c d"),
+        correct(0, "x y z", problem=1),
     )
     assert [verdict.reason for verdict in curated] == ["not_shortest", None, "wrong_answer", "not_shortest", None]
 
@@ -169,11 +174,11 @@ def test_vote_all_ignores_the_gold_answer():
 
 
 def test_undersampling_is_deterministic_and_smaller_samples_are_subsets():
-    kept = [(index, slot) for index in range(50) for slot in range(2)]
-    ten, thirty = undersample(kept, 10), undersample(reversed(kept), 30)
+    ids = [(index, slot) for index in range(50) for slot in range(2)]
+    ten, thirty = undersample(ids, 10), undersample(reversed(ids), 30)
     assert (len(ten), len(thirty)) == (10, 30)
-    assert ten < thirty < set(kept)
-    assert undersample(kept, 1000) == set(kept)
+    assert ten < thirty < set(ids)
+    assert undersample(ids, 1000) == set(ids)
 
 
 def test_a_rationale_that_the_vocabulary_cannot_write_is_rejected():

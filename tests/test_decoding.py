@@ -1,4 +1,4 @@
-"""Decoding: texts equal those of transformers' ``generate``, whatever stands in the batch, and memory running out changes none."""
+"""Decoding: texts equal those of transformers' ``generate``, whatever else is in the batch and even if memory runs out."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from fcot.student.loading import load_student, save_student
 
 LIMIT = 20
 N = 16
-ALL = 10**9  # a budget that takes in every row
+ALL = 10**9  # a token budget for all rows at once
 
 
 def generated(student, prompt, **options):
-    """What transformers writes for one prompt, with the scores it chose from."""
+    """The token ids that transformers generates for one prompt, and the logits of every step."""
     ids = torch.tensor([prompt.ids])
     out = student.model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, return_dict_in_generate=True, output_logits=True,
         **(options or {"max_new_tokens": prompt.limit}),
     )  # fmt: skip
-    written = out.sequences[0, 1 if student.architecture == "encoder_decoder" else len(prompt.ids) :].tolist()
-    return written, torch.cat(out.logits)
+    token_ids = out.sequences[0, 1 if student.architecture == "encoder_decoder" else len(prompt.ids) :].tolist()
+    return token_ids, torch.cat(out.logits)
 
 
 def expected(student, prompt, **options):
-    written, _ = generated(student, prompt, **options)
-    text = student.tokenizer.decode(written, skip_special_tokens=True)
-    return Decoded(text, written[-1] == student.tokenizer.eos_token_id, len(written))
+    token_ids, _ = generated(student, prompt, **options)
+    text = student.tokenizer.decode(token_ids, skip_special_tokens=True)
+    return Decoded(text, token_ids[-1] == student.tokenizer.eos_token_id, len(token_ids))
 
 
 def add_to_end_token(student, amount):
-    """Make the end token likelier in every choice, here and in ``generate``."""
+    """Add ``amount`` to the end token's logit in every step, for fcot and for ``generate``."""
     bias = torch.zeros(student.model.config.vocab_size)
     bias[student.tokenizer.eos_token_id] = amount
     student.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + bias)
 
 
 def make_ending(family):
-    """A student that ends about half of the prompts by itself, the prompts, and what ``generate`` makes of them."""
+    """A student that ends about half of its answers before the limit, prompts, and the answers of ``generate``."""
     student = make_student(family)
     prompts = list({tuple(row.prompt): DecodingPrompt(row.prompt, LIMIT) for row in make_rows(student, 2 * N)}.values())[:N]
     end = student.tokenizer.eos_token_id
@@ -60,7 +60,7 @@ def make_ending(family):
         logits = logits.masked_fill(logits == -torch.inf, -99.0)
         gaps.append(float((logits.max(1).values - logits[:, end]).min()))
     gaps.sort()
-    add_to_end_token(student, sum(gaps[N // 2 - 1 : N // 2 + 1]) / 2)  # between two: no ties
+    add_to_end_token(student, sum(gaps[N // 2 - 1 : N // 2 + 1]) / 2)  # between two gaps: no ties
     return student, prompts, [expected(student, prompt) for prompt in prompts]
 
 
@@ -75,7 +75,7 @@ def some_case(request):
 
 
 @pytest.fixture
-def seen_rows():
+def rows_per_pass():
     """``seen_rows(student)``: a list that grows by the rows of every forward pass through the model's last layer."""
     handles = []
 
@@ -104,27 +104,27 @@ def last_layer(student):
 
 
 def budget_for(n, prompts):
-    """Tokens that let ``n`` rows in."""
+    """A token budget for ``n`` rows."""
     return n * (max(len(prompt.ids) for prompt in prompts) + 64)
 
 
-def test_the_data_have_both_ended_and_cut_rows(case):
+def test_the_cases_have_both_finished_and_cut_rows(case):
     _, prompts, texts = case
     assert 2 < sum(answer.complete for answer in texts) < N
     assert {answer.n_tokens for answer in texts if not answer.complete} <= {LIMIT}
     assert len({answer.n_tokens for answer in texts}) > 2
-    assert len({answer.text for answer in texts}) > N / 2, "a student that always says the same would prove nothing"
+    assert len({answer.text for answer in texts}) > N / 2, "the texts differ: equal ones would prove nothing"
     assert len({len(prompt.ids) for prompt in prompts}) > 4
 
 
 @pytest.mark.parametrize("n", [1, 7, 64])
-def test_texts_equal_generates_whatever_stands_beside_them(case, n, seen_rows):
+def test_texts_equal_those_of_generate_whatever_else_is_in_the_batch(case, n, rows_per_pass):
     student, prompts, texts = case
-    rows = seen_rows(student)
+    rows = rows_per_pass(student)
     assert decode(student, prompts, max_tokens=budget_for(n, prompts)) == texts
-    if n == 7:  # more where the rest are short
+    if n == 7:  # more than 7 if the other rows are short
         assert 7 <= max(rows) < N
-        assert sum(count >= 6 for count in rows) > LIMIT, "free places are filled again"
+        assert sum(count >= 6 for count in rows) > LIMIT, "freed places are filled again"
     else:
         assert max(rows) == min(n, N)
 
@@ -137,25 +137,25 @@ def test_the_order_of_prompts_does_not_matter(case):
 
 @pytest.mark.parametrize("limit", [4, 1])
 @pytest.mark.parametrize("calls_before", [0, 3], ids=["when rows enter", "within a step"])
-def test_memory_running_out_changes_no_text(case, calls_before, limit, seen_rows):
+def test_memory_running_out_changes_no_text(case, calls_before, limit, rows_per_pass):
     student, prompts, texts = case
-    rows = seen_rows(student, limit, calls_before)
+    rows = rows_per_pass(student, limit, calls_before)
     assert decode(student, prompts, max_tokens=ALL) == texts
-    assert rows[calls_before] > limit, "there was too much at that moment"
+    assert rows[calls_before] > limit, "memory did run out"
     assert all(n <= limit for n in rows[-5:])
 
 
-def test_a_row_that_does_not_fit_alone_is_an_error(some_case, seen_rows):
+def test_a_row_that_does_not_fit_alone_is_an_error(some_case, rows_per_pass):
     student, prompts, _ = some_case
     for calls_before in (0, 4):
-        seen_rows(student, 0, calls_before)
+        rows_per_pass(student, 0, calls_before)
         with pytest.raises(FcotError, match=r"one row does not fit into memory, a prompt of \d+ tokens with up to 20 to write"):
             decode(student, prompts, max_tokens=ALL)
 
 
-def test_equal_prompts_are_decoded_once(some_case, seen_rows):
+def test_equal_prompts_are_decoded_once(some_case, rows_per_pass):
     student, prompts, texts = some_case
-    rows, steps = seen_rows(student), []
+    rows, steps = rows_per_pass(student), []
     many = [*prompts[:4], *prompts[:4], prompts[0]]
     assert decode(student, many, max_tokens=ALL, advance=steps.append) == [*texts[:4], *texts[:4], texts[0]]
     assert max(rows) == 4
@@ -170,8 +170,8 @@ def test_sampled_texts_depend_on_seed_sample_and_draw_only(some_case):
 
     def texts(seed, budget, order=range(N)):
         rows = [replace(prompts[i], noise=(seed, i, draw)) for i in order for draw in range(2)]
-        found = decode(student, rows, max_tokens=budget, sampling=sampling)
-        return {row.noise[1:]: answer for row, answer in zip(rows, found, strict=True)}
+        answers = decode(student, rows, max_tokens=budget, sampling=sampling)
+        return {row.noise[1:]: answer for row, answer in zip(rows, answers, strict=True)}
 
     alone = texts(0, 1)
     assert texts(0, ALL) == alone
@@ -189,10 +189,10 @@ def test_draws_are_distributed_as_the_softmax_says():
     for temperature, top_k in ((1.0, None), (0.5, None), (2.0, None), (1.0, 3), (0.7, 20), (1.0, 1)):
         counts = np.bincount(Sampling(temperature, top_k).choose(logits.expand(n, -1), uniforms), minlength=8)
         weights = torch.softmax(logits.double() / temperature, 0)
-        kept = logits.topk(min(top_k or 8, 8)).indices
-        assert counts.sum() == counts[kept].sum() == n, "nothing outside the likeliest"
-        share = (weights[kept] / weights[kept].sum()).numpy()
-        assert len(kept) == 1 or chisquare(counts[kept], share * n).pvalue > 0.01
+        likeliest = logits.topk(min(top_k or 8, 8)).indices
+        assert counts.sum() == counts[likeliest].sum() == n, "no token outside the top k is drawn"
+        share = (weights[likeliest] / weights[likeliest].sum()).numpy()
+        assert len(likeliest) == 1 or chisquare(counts[likeliest], share * n).pvalue > 0.01
     assert Sampling(1.0).choose(logits[None], [0.0]) == [0]
     assert Sampling(1.0).choose(logits[None], [1 - 2**-53]) == [7]
 
@@ -212,8 +212,8 @@ def test_first_tokens_of_many_draws_follow_the_model():
     assert chisquare(*groups).pvalue > 0.01
 
 
-def test_rows_write_until_their_own_positions_are_used_up():
-    """A GPT-2 that never stops, whatever stands beside it."""
+def test_rows_are_decoded_until_their_own_positions_are_used_up():
+    """A GPT-2 that never ends its answers, with different rows beside it."""
     student = make_student("gpt2", positions=64)
     add_to_end_token(student, -1e9)
     prompts = [DecodingPrompt(row.prompt, 1000) for row in make_rows(student, 12)]
@@ -232,18 +232,18 @@ def test_every_row_has_its_own_limit(some_case):
 
 def test_a_row_ends_where_it_is_halted(some_case):
     student, prompts, texts = some_case
-    asked = []
+    lengths = []
 
     def halt(written):
-        asked.append(len(written))
+        lengths.append(len(written))
         return len(written) == 3
 
     decoder = Decoder(student.model, [student.tokenizer.eos_token_id], Sampling(), ALL)
-    found = dict(decoder.run((i, replace(prompt, halt=halt)) for i, prompt in enumerate(prompts)))
+    completions = dict(decoder.run((i, replace(prompt, halt=halt)) for i, prompt in enumerate(prompts)))
     for i, answer in enumerate(texts):
-        assert found[i].complete
-        assert len(found[i].ids) == min(3, answer.n_tokens - answer.complete)
-    assert set(asked) == {1, 2, 3}
+        assert completions[i].complete
+        assert len(completions[i].ids) == min(3, answer.n_tokens - answer.complete)
+    assert set(lengths) == {1, 2, 3}
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -265,21 +265,21 @@ def test_dropout_is_off_while_decoding_and_on_again_afterwards(family):
 def test_an_abandoned_generator_leaves_a_clean_decoder(some_case):
     student, prompts, texts = some_case
     decoder = Decoder(student.model, [student.tokenizer.eos_token_id], Sampling(), budget_for(5, prompts))
-    first = decoder.run(enumerate(prompts))
-    next(first)
-    first.close()
-    found = dict(decoder.run(enumerate(prompts)))
-    assert [found[i].complete for i in range(N)] == [answer.complete for answer in texts]
-    assert [len(found[i].ids) + found[i].complete for i in range(N)] == [answer.n_tokens for answer in texts]
+    abandoned = decoder.run(enumerate(prompts))
+    next(abandoned)
+    abandoned.close()
+    completions = dict(decoder.run(enumerate(prompts)))
+    assert [completions[i].complete for i in range(N)] == [answer.complete for answer in texts]
+    assert [len(completions[i].ids) + completions[i].complete for i in range(N)] == [answer.n_tokens for answer in texts]
 
 
-def test_nothing_to_decode_is_nothing(some_case):
+def test_no_prompts_give_no_texts(some_case):
     assert decode(some_case[0], [], max_tokens=100) == []
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize("n", [0, 1, 7, 16])
-def test_ranks_share_work_without_gaps_or_copies(n, size, monkeypatch):
+def test_every_item_goes_to_exactly_one_rank(n, size, monkeypatch):
     items = [f"item {index}" for index in range(n)]
     shares = [World(rank, size).share(items) for rank in range(size)]
     assert sorted(item for share in shares for item in share) == sorted(items)
@@ -290,8 +290,8 @@ def test_ranks_share_work_without_gaps_or_copies(n, size, monkeypatch):
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
     for rank in range(size):
-        done = [f"done {item}" for item in shares[rank]]
-        assert World(rank, size).gather(done, n) == [f"done {item}" for item in items]
+        results = [f"done {item}" for item in shares[rank]]
+        assert World(rank, size).gather(results, n) == [f"done {item}" for item in items]
 
 
 @pytest.mark.parametrize("place", ["join", "select"])
@@ -311,7 +311,7 @@ def test_memory_running_out_while_the_cache_is_copied_changes_no_text(place, som
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_memory_running_out_while_a_token_is_chosen_enters_no_row_twice(n, some_case, monkeypatch):
+def test_memory_running_out_while_a_token_is_chosen_decodes_no_row_twice(n, some_case, monkeypatch):
     student, prompts, _texts = some_case
     real, failures = Sampling.choose, [torch.OutOfMemoryError("CUDA out of memory")]
 
@@ -325,21 +325,21 @@ def test_memory_running_out_while_a_token_is_chosen_enters_no_row_twice(n, some_
         with pytest.raises(FcotError, match="does not fit into memory"):
             decode(student, prompts[:1], max_tokens=10**6)
         return
-    seen = []
-    assert len(decode(student, prompts[:n], max_tokens=10**6, advance=seen.append)) == n
-    assert sum(seen) == n
+    advances = []
+    assert len(decode(student, prompts[:n], max_tokens=10**6, advance=advances.append)) == n
+    assert sum(advances) == n
 
 
-def test_a_folder_may_name_further_ends(tmp_path):
-    """Chat models end their turn with a token that need not be their tokenizer's."""
+def test_a_folder_may_name_several_end_tokens(tmp_path):
+    """Chat models may end their turn with another token than their tokenizer's end token."""
     student = make_student("gpt2")
     save_student(student, tmp_path)
     prompt = DecodingPrompt(make_rows(student, 2)[0].prompt, 12)
-    whole = decode(student, [prompt], max_tokens=400)[0]
-    written = next(Decoder(student.model, student.ends, Sampling(), 400).run(iter([(0, prompt)])))[1].ids
+    full = decode(student, [prompt], max_tokens=400)[0]
+    token_ids = next(Decoder(student.model, student.ends, Sampling(), 400).run(iter([(0, prompt)])))[1].ids
     config = tmp_path / "generation_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [student.tokenizer.eos_token_id, written[3]]}))
-    other = load_student(str(tmp_path))
-    short = decode(other, [prompt], max_tokens=400)[0]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [student.tokenizer.eos_token_id, token_ids[3]]}))
+    reloaded = load_student(str(tmp_path))
+    short = decode(reloaded, [prompt], max_tokens=400)[0]
     assert short.complete
-    assert short.n_tokens == written.index(written[3]) + 1 <= 4 < whole.n_tokens
+    assert short.n_tokens == token_ids.index(token_ids[3]) + 1 <= 4 < full.n_tokens

@@ -1,4 +1,4 @@
-"""A training that goes wrong says so: it ends on all ranks with one message, and leaves nothing that could be taken for a result."""
+"""A training that diverges ends on all ranks with one message, and leaves nothing that could be taken for a result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTHING = ("student", "metrics.json", "DONE.json", "predictions.jsonl", "stages/
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch):
-    """A checkpoint after every step, however slow writing is; what a test breaks is whole in the next one."""
+    """A checkpoint after every step, however slow writing is; each test starts with the original loss."""
     register_schemas()
     monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
     monkeypatch.setattr(completion, "token_loss", token_loss)
@@ -40,47 +40,47 @@ def steps(folder):
     return sorted(int(path.name.split(".")[0].removeprefix("step_")) for path in folder.glob("checkpoints/step_*.ckpt"))
 
 
-def watch(model):
+def make_check(model):
     return DivergenceCheck(model, 1, lambda step: 0.1 * step, ("start otherwise", "lower trainer.lr"))
 
 
-# --- the watch ---
+# --- the divergence check ---
 
 
 def test_the_first_step_whose_loss_is_not_finite_is_named():
-    watching = watch(torch.nn.Linear(2, 2))
+    divergence = make_check(torch.nn.Linear(2, 2))
     for step, loss in enumerate((1.0, 2.0, torch.inf, torch.nan, 1.0), 1):
-        watching.note(torch.tensor(loss), step)
-    assert not watching.all_finite
+        divergence.note(torch.tensor(loss), step)
+    assert not divergence.all_finite
     with pytest.raises(NotFinite, match=r"stopped at step 3, with learning rate 0\.3: the loss is not finite .*; lower trainer\.lr$"):
-        watching.check(5, weights=False)
+        divergence.check(5, weights=False)
 
 
-def test_weights_are_looked_at_where_that_is_asked_for():
+def test_weights_are_checked_only_on_request():
     model = torch.nn.Linear(2, 2)
-    watching = watch(model)
-    watching.note(torch.tensor(1.0), 1)
-    watching.check(1, weights=True)
+    divergence = make_check(model)
+    divergence.note(torch.tensor(1.0), 1)
+    divergence.check(1, weights=True)
     model.bias.data[1] = -torch.inf
-    watching.check(2, weights=False)
-    assert not watching.all_finite
+    divergence.check(2, weights=False)
+    assert not divergence.all_finite
     with pytest.raises(NotFinite, match=r"step 2, .*: weights are not finite"):
-        watching.check(2, weights=True)
+        divergence.check(2, weights=True)
 
 
-def test_a_first_loss_is_not_the_learning_rates_fault():
-    watching = watch(torch.nn.Linear(2, 2))
-    watching.note(torch.tensor(torch.nan), 1)
+def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_learning_rate():
+    divergence = make_check(torch.nn.Linear(2, 2))
+    divergence.note(torch.tensor(torch.nan), 1)
     with pytest.raises(NotFinite, match="start otherwise"):
-        watching.check(1, weights=False)
+        divergence.check(1, weights=False)
 
 
 def test_steps_that_a_gradient_scaler_skips_do_not_count():
-    """Float16: the scale is tried out, and where gradients overflow the step is left out and the scale is halved."""
+    """Float16: if gradients overflow, the scaler skips the step and halves the scale."""
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=3e35)
-    watching, before = watch(model), model.weight.detach().clone()
+    divergence, before = make_check(model), model.weight.detach().clone()
     skipped = 0
     for step in range(1, 16):
         loss = (model(torch.ones(4, 2)) * 100).square().mean()
@@ -89,32 +89,32 @@ def test_steps_that_a_gradient_scaler_skips_do_not_count():
         skipped += not all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
         scaler.step(optimizer)
         scaler.update()
-        watching.note(loss.detach(), step)
-        watching.check(step, weights=True)
+        divergence.note(loss.detach(), step)
+        divergence.check(step, weights=True)
     assert 0 < skipped < 15
     assert not torch.equal(model.weight, before)
 
 
-def test_a_loss_far_above_its_start_is_said_once(capsys):
-    watching = watch(torch.nn.Linear(2, 2))
-    for loss, first in ((6.0, 5.0), (10.9, 5.0), (0.9, 0.1), (99.0, None)):
-        watching.warn_if_far_above(loss, first, 3)
+def test_a_loss_far_above_its_start_is_reported_once(capsys):
+    divergence = make_check(torch.nn.Linear(2, 2))
+    for loss, first_loss in ((6.0, 5.0), (10.9, 5.0), (0.9, 0.1), (99.0, None)):
+        divergence.warn_if_far_above(loss, first_loss, 3)
     assert not capsys.readouterr().err
-    watching.warn_if_far_above(11.5, 5.0, 20)
-    watching.warn_if_far_above(12.5, 5.0, 30)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "at step 20, with learning rate 2, the loss is 11.5, far above the 5 of the first step; lower trainer.lr" in said
+    divergence.warn_if_far_above(11.5, 5.0, 20)
+    divergence.warn_if_far_above(12.5, 5.0, 30)
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "at step 20, with learning rate 2, the loss is 11.5, far above the 5 of the first step; lower trainer.lr" in output
 
 
-@pytest.mark.parametrize(("clip_norm", "precision", "first", "later"), [
+@pytest.mark.parametrize(("clip_norm", "precision", "first_remedy", "later_remedy"), [
     (None, "32-true", "student.path", "lower trainer.lr or set trainer.clip_norm=1.0"),
     (0.5, "bf16-mixed", "trainer.precision=32-true", "lower trainer.clip_norm=0.5, or train with trainer.precision=32-true"),
 ])  # fmt: skip
-def test_the_remedies_are_overrides(clip_norm, precision, first, later):
+def test_the_remedies_are_overrides(clip_norm, precision, first_remedy, later_remedy):
     at_first, afterwards = remedies(clip_norm, precision)
-    assert first in at_first
-    assert later in afterwards
+    assert first_remedy in at_first
+    assert later_remedy in afterwards
 
 
 # --- trainings ---
@@ -122,7 +122,7 @@ def test_the_remedies_are_overrides(clip_norm, precision, first, later):
 
 @pytest.mark.parametrize("at", [1, 2, 5, 9, 10])
 @pytest.mark.parametrize("log_every", [1, 4, 100])
-def test_no_evaluation_and_no_checkpoint_sees_what_is_not_finite(at, log_every, tmp_path):
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_saved(at, log_every, tmp_path):
     evaluated = []
     with pytest.raises(NotFinite, match=f"stopped at step {at},"):
         trained(
@@ -136,13 +136,13 @@ def test_no_evaluation_and_no_checkpoint_sees_what_is_not_finite(at, log_every, 
 
 
 def test_weights_that_the_last_step_breaks_are_not_evaluated(tmp_path, monkeypatch):
-    done, student = 0, student_of("gpt2")
+    steps_done, student = 0, student_of("gpt2")
     monkeypatch.setattr(trainings, "student_of", lambda *_: student)
 
     def advance(n):
-        nonlocal done
-        done += n
-        if done == 6:  # after the loss is looked at
+        nonlocal steps_done
+        steps_done += n
+        if steps_done == 6:  # after the check of the loss
             student.model.transformer.wpe.weight.data[0, 0] = torch.nan
 
     with pytest.raises(NotFinite, match=r"step 6, .*: weights are not finite"):
@@ -150,7 +150,7 @@ def test_weights_that_the_last_step_breaks_are_not_evaluated(tmp_path, monkeypat
     assert steps(tmp_path) == [4, 5]
 
 
-def test_a_checkpoint_that_is_poisoned_already_is_not_resumed(tmp_path, capsys):
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_resumed(tmp_path, capsys):
     checkpoints = Checkpoints(tmp_path / "checkpoints", 0)
     for step, value in ((3, 1.0), (4, torch.nan)):
         checkpoints.save({"step": step, "weights": {"a": torch.tensor([value])}})
@@ -158,21 +158,21 @@ def test_a_checkpoint_that_is_poisoned_already_is_not_resumed(tmp_path, capsys):
     assert "its weight a is not finite" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_model_is_named(tmp_path):
+def test_the_message_about_another_models_checkpoint_names_the_weight(tmp_path):
     student, checkpoints = student_of("gpt2"), Checkpoints(tmp_path / "checkpoints", 0)
     weights = {name: parameter.detach() for name, parameter in student.model.named_parameters()}
-    lost = "transformer.h.1.ln_1.weight"
-    for change in (lambda: weights.pop(lost), lambda: weights.update({lost: torch.ones(5)})):
+    changed_weight = "transformer.h.1.ln_1.weight"
+    for change in (lambda: weights.pop(changed_weight), lambda: weights.update({changed_weight: torch.ones(5)})):
         change()
         checkpoints.save({"step": 1, "weights": weights, "report": {}, "optimizer": {}, "precision": {}})
-        with pytest.raises(FcotError, match=lost):
+        with pytest.raises(FcotError, match=changed_weight):
             trained(tmp_path, checkpoints=checkpoints, max_steps=3)
 
 
 @pytest.mark.parametrize(("rank", "options"), [
     (0, {}), (1, {}), pytest.param(1, {"strategy": "fsdp", "log_every": 5, "evaluate_every_steps": 4}, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_a_loss_of_one_rank_ends_both(rank, options, tmp_path):
+def test_a_loss_that_is_not_finite_on_one_rank_ends_both(rank, options, tmp_path):
     with pytest.raises(NotFinite, match=r"stopped at step 4,"):
         trained_by(2, tmp_path, poison=(4, rank), max_steps=9, checkpoints=Checkpoints(tmp_path / "checkpoints", 0), **options)
     assert max(steps(tmp_path)) == 3
@@ -181,9 +181,9 @@ def test_a_loss_of_one_rank_ends_both(rank, options, tmp_path):
 def test_ranks_that_torchrun_started_end_with_one_message(tmp_path):
     outcome = ended(started(tmp_path, "trainer.max_steps=100", "method=fine_tune", *WILD))
     assert [code for code, _ in outcome] == [1, 1]
-    said = "".join(text for _, text in outcome)
-    assert said.count("the training stopped at step") == 1
-    assert "Traceback" not in said
+    output = "".join(text for _, text in outcome)
+    assert output.count("the training stopped at step") == 1
+    assert "Traceback" not in output
     (run,) = tmp_path.glob("outputs/runs/*")
     assert not [name for name in NOTHING if (run / name).exists()]
 
@@ -193,7 +193,7 @@ def test_ranks_that_torchrun_started_end_with_one_message(tmp_path):
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_output_that_is_not_finite_is_no_answer(family, temperature):
+def test_an_output_that_is_not_finite_is_an_error_and_no_answer(family, temperature):
     student = make_student(family)
     student.model.get_output_embeddings().weight.data[7] = torch.nan
     prompts = [DecodingPrompt(row.prompt, 8, (1,) if temperature else ()) for row in make_rows(student, 3)]
@@ -202,7 +202,7 @@ def test_an_output_that_is_not_finite_is_no_answer(family, temperature):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_output_of_one_rank_ends_both(rank, tmp_path):
+def test_an_output_that_is_not_finite_on_one_rank_ends_both(rank, tmp_path):
     with pytest.raises(NotFinite, match="output is not finite"):
         trained_by(2, tmp_path, max_steps=2, ask=True, overflow=rank)
 
@@ -210,7 +210,7 @@ def test_an_output_of_one_rank_ends_both(rank, tmp_path):
 # --- runs ---
 
 
-def test_a_run_leaves_no_student_and_a_sweep_shows_it_as_failed(run_fcot, tmp_path):
+def test_a_diverged_run_leaves_no_student_and_its_sweep_shows_it_as_failed(run_fcot, tmp_path):
     overrides = [*SMALL, "method=fine_tune", "trainer.clip_norm=null", "trainer.warmup_steps=1", "trainer.lr=1e-3,1e6"]
     swept = run_fcot("-m", *overrides, OMP_NUM_THREADS="1")
     assert swept.returncode != 0
@@ -228,27 +228,27 @@ def test_a_run_leaves_no_student_and_a_sweep_shows_it_as_failed(run_fcot, tmp_pa
     assert len(list(tmp_path.glob("outputs/runs/*/metrics.json"))) == 1
 
 
-def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training(tmp_path, monkeypatch):
-    """The evaluations after steps 3 and 6 choose; step 8 goes wrong, once."""
+def test_resumed_training_restores_the_student_that_an_earlier_evaluation_chose(tmp_path, monkeypatch):
+    """The best evaluation is after step 6; the loss of step 8 is not finite in the first attempt."""
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
     real = stage.fit_student
 
-    def watched(*arguments, evaluate, advance, resume, **more):
-        done = 0
+    def patched_fit(*arguments, evaluate, advance, resume, **keywords):
+        step = 0
 
         def count(n):
-            nonlocal done
-            done += n
+            nonlocal step
+            step += n
             advance(n)
 
-        def judged(history):
-            monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
+        def patched_evaluate(history):
+            monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[step])
             return evaluate(history)
 
-        return real(*arguments, evaluate=judged, advance=count, resume=count, **more)
+        return real(*arguments, evaluate=patched_evaluate, advance=count, resume=count, **keywords)
 
-    monkeypatch.setattr(stage, "fit_student", watched)
+    monkeypatch.setattr(stage, "fit_student", patched_fit)
     straight = make_run(tmp_path / "straight", *options)
     expected = execute(straight, "")
     run = make_run(tmp_path / "broken", *options)
@@ -258,14 +258,14 @@ def test_a_student_that_an_earlier_evaluation_chose_comes_back_with_the_training
             execute(run, "")
     assert not run.directory.student.exists()
     assert steps(run.directory.path) == [6, 7]
-    again = execute(run, "")
-    assert again["history"] == expected["history"]
+    resumed = execute(run, "")
+    assert resumed["history"] == expected["history"]
     file = "model.safetensors"
     assert (run.directory.student / file).read_bytes() == (straight.directory.student / file).read_bytes()
     assert not run.directory.checkpoints.exists()
 
 
-def test_a_starting_student_with_an_inf_is_refused_by_name(run_fcot, tmp_path):
+def test_the_message_about_a_student_with_an_inf_names_the_tensor(run_fcot, tmp_path):
     first = make_run(tmp_path / "outputs", *SMALL, "method=fine_tune", "until=train")
     execute(first, "")
     file = first.directory.student / "model.safetensors"

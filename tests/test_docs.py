@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its commands exist, its links resolve, its choices are the choices there are."""
+"""The documentation is correct: its commands are accepted, its links resolve, and its tables name the existing choices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
-WRITTEN = {name: text for name, text in TEXTS.items() if name != "docs/reference.md"}  # by people
+WRITTEN = {name: text for name, text in TEXTS.items() if name != "docs/reference.md"}  # not generated
 MAKEFILE = (ROOT / "Makefile").read_text()
 LARGEST_README = 10_000  # bytes
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -42,23 +42,23 @@ ENTRY = re.compile(
 )
 
 
-# --- what the pages hold ----------------------------------------------------------------------------------------------
+# --- code on the pages ------------------------------------------------------------------------------------------------
 
 
 def code_of(text: str) -> list[str]:
-    """All code of a page: lines of its blocks, and what stands in line; not the examples that a test runs."""
+    """All code of a page: lines of its blocks and inline code, without the examples that a test runs."""
     text = EXAMPLE.sub("", text)
-    blocks = [line for block in FENCE.finditer(text) for line in joined(block[3])]
+    blocks = [line for block in FENCE.finditer(text) for line in join_lines(block[3])]
     return blocks + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
 
 
-def joined(block: str) -> list[str]:
-    """The lines of a block, continued ones as one."""
+def join_lines(block: str) -> list[str]:
+    """The lines of a block; lines continued with a backslash are joined."""
     return re.sub(r"\\\n\s*", "", block).splitlines()
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """Each command of a page that is an entry point's."""
+    """The commands on a page that call one of the project's entry points."""
     for line in code_of(text):
         for part in re.split(r"\s&&\s", line.strip().removeprefix("$ ")):
             if ENTRY.match(part):
@@ -72,17 +72,17 @@ WRONG_COMMANDS = [command for text in TEXTS.values() for block in WRONG.findall(
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-class Faulty(Exception):
-    """A command that the entry point would not take."""
+class InvalidCommand(Exception):
+    """A command that its entry point would reject."""
 
 
 class Parsed(Exception):
-    """The arguments are right; nothing is to be done."""
+    """The arguments are valid; ends the program before it does anything."""
 
 
 @pytest.fixture
 def only_parsing(monkeypatch):
-    """Whoever parses arguments goes no further."""
+    """Every program ends after it has parsed its arguments."""
     parse = argparse.ArgumentParser.parse_args
 
     def parsed(self, args=None, namespace=None):
@@ -91,11 +91,11 @@ def only_parsing(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
 
 
-def composed(overrides: list[str]) -> None:
-    """The first point of what a run's command composes, launcher included."""
+def compose_overrides(overrides: list[str]) -> None:
+    """Compose the configuration of a run's command, its launcher included; of a sweep, the first point."""
     register_schemas()
-    known = {"-m", "--multirun", "--help", "--cfg", "job", "--config-dir", "FOLDER"}
-    arguments = [argument for argument in prepare(overrides) if argument not in known]
+    no_overrides = {"-m", "--multirun", "--help", "--cfg", "job", "--config-dir", "FOLDER"}
+    arguments = [argument for argument in prepare(overrides) if argument not in no_overrides]
     points = [re.sub(r"=([^=,\[({'\"]*),.*$", r"=\1", argument) for argument in arguments]  # the first point of a sweep
     points = ["hydra/launcher=slurm" if point == "hydra/launcher=mysite" else point for point in points]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -103,23 +103,23 @@ def composed(overrides: list[str]) -> None:
 
 
 def parsed_by_argparse(main, arguments: list[str]) -> argparse.Namespace:
-    """What an entry point's own parser makes of arguments."""
+    """The arguments as an entry point's own parser reads them."""
     try:
         main(arguments)
     except Parsed as options:
         return options.args[0]
     except SystemExit as error:
-        raise Faulty(f"exit code {error.code}") from error
-    raise Faulty("parsed nothing")
+        raise InvalidCommand(f"exit code {error.code}") from error
+    raise InvalidCommand("parsed nothing")
 
 
-def script(path: Path, arguments: list[str]) -> None:
-    """A script's own parser; of a script without one, whether it knows the words."""
+def check_script(path: Path, arguments: list[str]) -> None:
+    """Check a script's arguments with its own parser, or without one whether its text contains the words."""
     text = path.read_text()
     if "argparse" in text:
 
-        def main(given: list[str]) -> None:
-            sys.argv = [str(path), *given]
+        def main(words: list[str]) -> None:
+            sys.argv = [str(path), *words]
             runpy.run_path(str(path), run_name="__main__")
 
         before, folder = sys.argv, str(path.parent)
@@ -132,11 +132,11 @@ def script(path: Path, arguments: list[str]) -> None:
         return
     for word in arguments:
         if not (re.fullmatch(r"[\d.]+|[A-Z_]+|\S*/\S*", word) or re.search(rf"\b{re.escape(word)}\b", text)):
-            raise Faulty(f"{path.name} does not know {word}")
+            raise InvalidCommand(f"{path.name} does not know {word}")
 
 
-def launched(path: Path, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
-    """A script of ``launch/``: what it would run is composed."""
+def check_launch_script(path: Path, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+    """Check a script of ``launch/``: compose the runs that it would start."""
     if path.name in ("paper_a", "paper_b"):
         calls = folder / "calls"
         stub = folder / "python"
@@ -144,72 +144,72 @@ def launched(path: Path, arguments: list[str], environment: dict[str, str], fold
         stub.chmod(0o755)
         subprocess.run([path, *arguments], env=os.environ | environment | {"PYTHON": str(stub)}, check=True, capture_output=True)
         for call in calls.read_text().splitlines() if calls.exists() else []:
-            composed(call.rstrip("\0").split("\0")[2:])
+            compose_overrides(call.rstrip("\0").split("\0")[2:])
         assert calls.exists() or "--help" in arguments
     elif path.name == "local_slurm":
-        script(path, arguments)
+        check_script(path, arguments)
     elif arguments != ["--help"]:
         if "--" not in arguments[1:]:
-            raise Faulty("usage: MODEL [options] -- OVERRIDES")
-        composed(["teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1",
+            raise InvalidCommand("usage: MODEL [options] -- OVERRIDES")
+        compose_overrides(["teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1",
                   *[word for word in arguments[arguments.index("--") + 1 :] if word != "-m"]])  # fmt: skip
 
 
-def fcot_command(name: str, arguments: list[str]) -> None:
-    """A command of ``fcot``, by its own parser."""
+def check_fcot_command(name: str, arguments: list[str]) -> None:
+    """Check a command of ``fcot`` with its own parser."""
     if name in ("--version", "--help"):
         return
     if name not in cli.COMMANDS:
-        raise Faulty(f"fcot {name}: no such command")
+        raise InvalidCommand(f"fcot {name}: no such command")
     if "--help" in arguments or not arguments:
         return
     if name in ("run", "prefetch"):
-        composed(arguments)
+        compose_overrides(arguments)
     elif name == "predict":
         predict.parse(arguments)
     else:
         options = parsed_by_argparse({"report": report.main, "sweep": sweep.main, "store": store.main}[name], arguments)
         if getattr(options, "overrides", None):
-            composed(options.overrides)
+            compose_overrides(options.overrides)
         if getattr(options, "parameters", None):
             launcher = OmegaConf.load(CONF / "hydra/launcher/slurm.yaml")
             sweep._launcher_parameters(OmegaConf.to_container(launcher), options.parameters)
 
 
 def check(command: str, folder: Path) -> None:
-    """Raise where a command is none."""
+    """Raise an error for a command that its entry point would reject."""
     words = shlex.split(command.replace("<", "").replace(">", ""), comments=True)
     environment = {}
     while re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
-    while words[0] in ("srun", "sbatch", "torchrun"):  # their own options are not ours
+    while words[0] in ("srun", "sbatch", "torchrun"):  # skip the options of these programs
         starts = [i for i, word in enumerate(words) if word == "python" or word.startswith("launch/") or word == "-m"]
         words = ["python"] * (words[starts[0]] == "-m") + words[starts[0] :]
     program, *arguments = words
-    if program.startswith(("launch/", "benchmarks/")) and not arguments:  # a name in the text
+    if program.startswith(("launch/", "benchmarks/")) and not arguments:  # a file name in the text
         assert (ROOT / program).exists(), program
         return
     if program == "make":
         names = [word for word in arguments if "=" not in word]
         assert all(re.search(rf"^{name}:", MAKEFILE, re.MULTILINE) for name in names), f"no such target: {names}"
     elif program.startswith("launch/"):
-        launched(ROOT / program, arguments, environment, folder)
+        check_launch_script(ROOT / program, arguments, environment, folder)
     elif program.startswith("benchmarks/"):
-        script(ROOT / program, arguments)
+        check_script(ROOT / program, arguments)
     elif program == "fcot":
-        fcot_command(arguments[0], arguments[1:])
+        check_fcot_command(arguments[0], arguments[1:])
     elif arguments[0] == "-m":
-        module, *rest = arguments[1:]
+        module, *module_arguments = arguments[1:]
         if module == "fcot":
-            module, rest = f"fcot.{rest[0]}", rest[1:]
-        fcot_command(module.removeprefix("fcot."), rest)
+            module, module_arguments = f"fcot.{module_arguments[0]}", module_arguments[1:]
+        check_fcot_command(module.removeprefix("fcot."), module_arguments)
     else:
-        script(ROOT / arguments[0], [word for word in arguments[1:] if word != ">" and not word.endswith("reference.md")])
+        check_script(ROOT / arguments[0], [word for word in arguments[1:] if word != ">" and not word.endswith("reference.md")])
 
 
 @pytest.mark.parametrize(("command", "page"), COMMANDS, ids=[f"{page}: {command}"[:120] for command, page in COMMANDS])
-def test_every_command_is_one(command, page, tmp_path, only_parsing):
+def test_every_command_is_accepted_by_its_entry_point(command, page, tmp_path, only_parsing):
     check(command, tmp_path)
 
 
@@ -226,8 +226,8 @@ def test_every_command_is_one(command, page, tmp_path, only_parsing):
     "python benchmarks/teacher.py speed", "srun python -m fcot.run trainer.device=4", "torchrun --nnodes 2 -m fcot.run trainer.node=2",
     *WRONG_COMMANDS,
 ])  # fmt: skip
-def test_a_command_that_is_none_is_noticed(command, tmp_path, only_parsing):
-    with pytest.raises((Faulty, FcotError, HydraException, OmegaConfBaseException, AssertionError)):
+def test_an_invalid_command_is_rejected(command, tmp_path, only_parsing):
+    with pytest.raises((InvalidCommand, FcotError, HydraException, OmegaConfBaseException, AssertionError)):
         check(command, tmp_path)
 
 
@@ -247,22 +247,26 @@ def test_every_entry_point_is_documented():
 RIDDLES = [{"problem": f"What is {n} plus {n + 1}?", "result": str(2 * n + 1)} for n in range(30)]
 
 
-def edit(root: Path, what: str, where: str, text: str) -> None:
-    """Write a file, or change a line of one."""
-    name, _, line = where.partition(": ")
+def edit(root: Path, kind: str, target: str, text: str) -> None:
+    """Write a file, or change one of its lines. ``target``: the file, and for a change ``FILE: START OF LINE``."""
+    name, _, line = target.partition(": ")
     path = root / name
-    if what == "file":
+    if kind == "file":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         return
     lines = path.read_text().splitlines(keepends=True)
-    (place,) = (number for number, one in enumerate(lines) if one.startswith(line))
-    lines[place : place + 1] = {"before": [text, lines[place]], "after": [lines[place], text], "replace": [text]}[what]
+    (line_number,) = (number for number, content in enumerate(lines) if content.startswith(line))
+    lines[line_number : line_number + 1] = {
+        "before": [text, lines[line_number]],
+        "after": [lines[line_number], text],
+        "replace": [text],
+    }[kind]
     path.write_text("".join(lines))
 
 
 def test_the_examples_of_extending_run(tmp_path):
-    """In a copy of the package; the commands in the order of the page."""
+    """In a copy of the package; the commands run in the order of the page."""
     for folder in ("fcot", "conf", "launch"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "riddles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RIDDLES))
@@ -273,26 +277,26 @@ def test_the_examples_of_extending_run(tmp_path):
     (tmp_path / "prompt.txt").write_text("{question} End with: {trigger}")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'launch'}", "OMP_NUM_THREADS": "1"}
     examples = EXAMPLE.findall(TEXTS["docs/extending.md"])
-    for what, where, text in (one for one in examples if one[0] != "run"):
-        edit(tmp_path, what, where, text)
-    commands = [line for what, _, text in examples if what == "run" for line in text.splitlines()]
+    for kind, target, text in (example for example in examples if example[0] != "run"):
+        edit(tmp_path, kind, target, text)
+    commands = [line for kind, _, text in examples if kind == "run" for line in text.splitlines()]
     assert len(commands) >= 8
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "python"
         environment["OPENAI_API_KEY"] = "none"
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}{done.stderr[-3000:]}"
+        process = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, f"{command}\n{process.stdout[-1000:]}{process.stderr[-3000:]}"
 
 
-# --- what is bought or trained again ----------------------------------------------------------------------------------
+# --- the table of what is bought or trained again ---------------------------------------------------------------------
 
 SERVER = ("dataset.n_problems=40", "teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1", "diversity=8")
 TWO = (*SERVER, "prompt=zero_shot_cot")
 OWN = ("dataset=custom", "dataset.path=FILES/rows.jsonl", "dataset.answer_type=number", *SERVER[1:])
 FEW = ("dataset=custom", "dataset.path=FILES/fewer.jsonl", "dataset.answer_type=number", *SERVER[1:])
 PRICED = (*SERVER, "teacher.prices=FILES/prices.yaml")
-CASES = {  # by the first cell of the table: a run, and what is changed
+CASES = {  # first cell of the table's row -> pairs of a run's overrides and the changed override
     "`teacher.model`, `teacher.model_id`": [(SERVER, "teacher.model=n"), (SERVER, "teacher.model_id=n")],
     "`teacher.temperature`, or a sampling parameter in `teacher.parameters`": [
         (SERVER, "teacher.temperature=1"), (SERVER, "teacher.parameters={top_p: 0.5}"),
@@ -343,14 +347,14 @@ CASES = {  # by the first cell of the table: a run, and what is changed
     ],
     "`logger=...`, `until`, the launcher": [(SERVER, "logger=none"), (SERVER, "until=train")],
 }  # fmt: skip
-NOT_BY_KEYS = {  # rows about the folder, purchases that depend on answers, and functions of one's own (tests/test_extension.py)
+NOT_BY_KEYS = {  # rows about the folder, purchases that depend on answers, and a user's own functions (tests/test_extension.py)
     "`output_dir`", "`teacher.resample_identical=true`", "the source file of a filter of your own", "the source of a `teacher.function`",
     "`method`, except `method=tailored`", "the same keys with `method=tailored`",
 }  # fmt: skip
 
 
-def money_table() -> dict[str, tuple[str, str]]:
-    """The table of the page on concepts: whether it buys and retrains, by change."""
+def cost_table() -> dict[str, tuple[str, str]]:
+    """The table on the page of concepts: change -> (does it buy again, does it train again)."""
     section = TEXTS["docs/concepts.md"].partition("## Does it buy again")[2].partition("\n## ")[0]
     rows = (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ") and "---" not in line)
     return {row[0]: (row[1], row[2]) for row in rows if row[0] != "change"}
@@ -367,27 +371,27 @@ def files(tmp_path_factory):
     return folder
 
 
-def wanted(one_run) -> tuple[set[object], set[object]]:
-    """The places in the store of a run's first and second requests."""
-    plan, problems = one_run.plan, one_run.select(one_run.split.train)
-    place = str(one_run.store.path)
+def places_of_requests(run) -> tuple[set[object], set[object]]:
+    """The places in the store of a run's first and second requests: (folder, key, slot) and (folder, key)."""
+    plan, problems = run.plan, run.select(run.split.train)
+    place = str(run.store.path)
     keys = [plan.key(plan.step1(problem)) for problem in problems]
     row = {"key": "k", "slot": 0, "text": "So."}
-    second = [plan.key(plan.step2(problem, row)) for problem in problems if plan.prompt.two_steps]
-    return {(place, key, slot) for key in keys for slot in plan.slots}, {(place, key) for key in second}
+    second_keys = [plan.key(plan.step2(problem, row)) for problem in problems if plan.prompt.two_steps]
+    return {(place, key, slot) for key in keys for slot in plan.slots}, {(place, key) for key in second_keys}
 
 
-def test_each_row_of_the_table_of_money_is_checked():
-    assert set(money_table()) == set(CASES) | NOT_BY_KEYS
+def test_each_row_of_the_cost_table_is_checked():
+    assert set(cost_table()) == set(CASES) | NOT_BY_KEYS
 
 
 @pytest.mark.parametrize("row", CASES)
-def test_what_is_bought_and_trained_again(row, files, monkeypatch):
+def test_the_cost_table_says_what_is_bought_and_trained_again(row, files, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    buys, retrains = money_table()[row]
+    buys, retrains = cost_table()[row]
     for base, change in CASES[row]:
         before, after = run_of(files, *base), run_of(files, *base, change)
-        (first, second), (new_first, new_second) = wanted(before), wanted(after)
+        (first, second), (new_first, new_second) = places_of_requests(before), places_of_requests(after)
         if buys.startswith("no"):
             assert new_first <= first, change
             assert new_second <= second, change
@@ -407,7 +411,7 @@ def test_what_is_bought_and_trained_again(row, files, monkeypatch):
 
 
 def anchors(text: str) -> set[str]:
-    """Those of a page's headings."""
+    """The anchors of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).strip().replace(" ", "-") for title in titles}
 
@@ -434,13 +438,13 @@ def test_every_page_is_in_the_navigation():
 
 
 def words_in_code(text: str) -> set[str]:
-    """Whole words that stand in code: ``toy/cost`` is one, and so are ``toy`` and ``cost``."""
+    """Words in a text's code. ``toy/cost`` counts as a word, and so do ``toy`` and ``cost``."""
     code = " ".join(code_of(text))
     return set(re.findall(r"[\w/-]+", code)) | set(re.findall(r"\w+", code))
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/**/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
-def test_every_choice_is_named(path):
+def test_every_choice_is_documented(path):
     group = next(name for name in ("hydra/launcher", path.relative_to(CONF).parts[0]) if (CONF / name) in path.parents)
     choice = str(path.relative_to(CONF / group).with_suffix(""))
     (row,) = (line for line in TEXTS["README.md"].splitlines() if line.startswith(f"| `{group}` |"))
@@ -453,10 +457,10 @@ def test_the_readme_is_short():
 
 
 def test_the_reference_is_generated():
-    made = runpy.run_path(str(ROOT / "docs/make_reference.py"))["page"]()
-    assert TEXTS["docs/reference.md"] == made, "python docs/make_reference.py > docs/reference.md"
+    page = runpy.run_path(str(ROOT / "docs/make_reference.py"))["page"]()
+    assert TEXTS["docs/reference.md"] == page, "python docs/make_reference.py > docs/reference.md"
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_no_page_names_a_machine(name):
+def test_no_page_contains_a_path_of_a_machine(name):
     assert not re.search(r"/work/|/root/|/home/\w|/tmp/", WRITTEN[name])

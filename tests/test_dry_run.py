@@ -1,4 +1,4 @@
-"""A dry run estimates the cost without sending a request, and a preview requests only what it shows."""
+"""A dry run estimates the cost without sending a request, and a preview buys only the completions that it shows."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_estimate_changes_no_file_of_the_store(tmp_path):
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-# --- numbers by hand ------------------------------------------------------------------------------------------------------------
+# --- numbers calculated by hand -------------------------------------------------------------------------------------------------
 
 
 def test_the_estimate_for_one_step_prompts_equals_a_calculation_by_hand(tmp_path):
@@ -131,14 +131,14 @@ def test_the_estimate_for_two_step_prompts_equals_a_calculation_by_hand(tmp_path
     run = openai_run(tmp_path, DEAD, "prompt=zero_shot_cot", "diversity=3", "teacher.max_choices_per_request=2")
     result = estimate(run, {})
     assert (result.requested, result.stored) == (30, 0)
-    assert result.requests == N * (2 + 3), "rationales in two requests, each answer in one of its own"
+    assert result.requests == N * (2 + 3), "two requests for the rationales, one request per answer"
     assert list(result.shared_tokens) == pytest.approx([characters(run) / assumed for assumed in (5, 4, 3)])
     rationale, answer = (30.0, 120.0, 128.0), (2.0, 8.0, 32.0)
     assert list(result.completion_tokens) == pytest.approx([30 * (r + a) for r, a in zip(rationale, answer, strict=True)])
     first = [2 * characters(run) / assumed for assumed in (5, 4, 3)]
     second = [3 * characters(run) / assumed + 30 * r for assumed, r in zip((5, 4, 3), rationale, strict=True)]
     for tokens, first_step, second_step in zip(result.prompt_tokens, first, second, strict=True):
-        assert first_step + second_step <= tokens <= first_step + second_step + 30 * 20, "and a trigger"
+        assert first_step + second_step <= tokens <= first_step + second_step + 30 * 20, "the rest is the trigger"
 
 
 def test_stored_completions_of_a_partial_run_are_not_requested_again(tmp_path):
@@ -146,8 +146,8 @@ def test_stored_completions_of_a_partial_run_are_not_requested_again(tmp_path):
         complete(openai_run(tmp_path, server.base_url, "diversity=2"), 4)
     result = estimate(openai_run(tmp_path, DEAD, "diversity=5", "teacher.max_choices_per_request=2"), {})
     assert (result.requested, result.stored, result.requests) == (50, 8, 4 * 2 + 6 * 3)
-    whole = estimate(openai_run(tmp_path, DEAD, "diversity=2"), {})
-    assert (whole.requested, whole.stored, whole.requests) == (20, 8, 6)
+    same_diversity = estimate(openai_run(tmp_path, DEAD, "diversity=2"), {})
+    assert (same_diversity.requested, same_diversity.stored, same_diversity.requests) == (20, 8, 6)
 
 
 def test_stored_rationales_without_answers_need_only_their_answers(tmp_path):
@@ -339,7 +339,7 @@ def test_a_known_price_is_shown_with_its_source(tmp_path, capsys):
     show([estimate(openai_run(tmp_path, DEAD, f"teacher.prices={prices}", model="m"), {})])
     printed = capsys.readouterr().out
     assert f"price: $1 in, $1 cached, $2 out per million tokens, from {prices}" in printed
-    assert "Batch API" not in printed, "the file knows no batch price"
+    assert "Batch API" not in printed, "the file has no batch price"
 
 
 def test_a_budget_below_the_price_is_reported(tmp_path):
@@ -381,7 +381,7 @@ def test_a_preview_shows_each_completion_and_the_run_buys_the_rest(tmp_path, cap
         assert not (tmp_path / "runs").exists()
 
         preview(run, 3)
-        assert server.stats()["requests"] == 3, "the second time it is in the store"
+        assert server.stats()["requests"] == 3, "the second preview is served from the store"
 
         complete(run)
         stats = server.stats()
@@ -412,7 +412,7 @@ def test_a_preview_shows_why_a_completion_is_missing(tmp_path, capsys):
 
 
 def replayed(index, question, slot):
-    """A completion in the format of the authors' files: right in slot 0, wrong in slot 1."""
+    """A completion in the format of the authors' files: correct in slot 0, wrong in slot 1."""
     return {
         "sample_index": index, "completion_index": slot, "question": question, "answer": str(index + 1), "prompt": "...",
         "completion": f" {index + 1 + slot}.", "reasoning_prompt": "...", "reasoning_completion": f" Because of {index} in {slot}.",

@@ -1,4 +1,4 @@
-"""Data are never control: a special token's name within a text is ordinary text, for every tokenizer family."""
+"""A special token's name within a text is encoded as ordinary text, for every tokenizer family."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ TURN_TOKENS = ["<|im_start|>", "<|im_end|>"]
 
 
 def fast(tokenizer: Tokenizer, **special: str) -> Any:
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=TURN_TOKENS, **special)
-    made.chat_template = CHAT
-    return made
+    fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=TURN_TOKENS, **special)
+    fast_tokenizer.chat_template = CHAT
+    return fast_tokenizer
 
 
 def byte_bpe() -> Any:
-    made = train_tokenizer(TEXTS, 400)
-    made.add_special_tokens({"additional_special_tokens": TURN_TOKENS})
-    made.chat_template = CHAT
-    return made
+    tokenizer = train_tokenizer(TEXTS, 400)
+    tokenizer.add_special_tokens({"additional_special_tokens": TURN_TOKENS})
+    tokenizer.chat_template = CHAT
+    return tokenizer
 
 
 def gpt2() -> Any:
@@ -51,7 +51,7 @@ def gpt2() -> Any:
 
 
 def unigram() -> Any:
-    """As T5's: normalized, and special tokens are pieces that a text can be cut into."""
+    """Like T5's tokenizer: texts are normalized, and special tokens are ordinary pieces too."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("\n", " ")])
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -63,7 +63,7 @@ def unigram() -> Any:
 
 
 def sentencepiece_bpe() -> Any:
-    """As Llama's: pieces with a space mark, and bytes for what is no piece."""
+    """Like Llama's tokenizer: pieces with a space mark, and bytes for unknown pieces."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer, tokenizer.decoder = (
         pre_tokenizers.Metaspace(),
@@ -96,12 +96,12 @@ def wordlevel() -> Any:
 
 
 def python_bytes() -> Any:
-    made = ByT5Tokenizer()
-    made.chat_template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
-    return made
+    tokenizer = ByT5Tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+    return tokenizer
 
 
-FAMILIES = {one.__name__: one for one in (byte_bpe, gpt2, unigram, sentencepiece_bpe, wordpiece, wordlevel, python_bytes)}
+FAMILIES = {make.__name__: make for make in (byte_bpe, gpt2, unigram, sentencepiece_bpe, wordpiece, wordlevel, python_bytes)}
 
 
 @cache
@@ -120,29 +120,29 @@ def specials(tokenizer: Any) -> list[str]:
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))[:60]
 
 
-def forbidden(tokenizer: Any) -> set[int]:
-    """Ids of special tokens; the unknown token, unless it has another use, only says that a character is not in the vocabulary."""
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens, without the unknown token (unless it is the end token too): it only marks missing characters."""
     ids = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
     return ids - ({tokenizer.unk_token_id} if tokenizer.unk_token_id != tokenizer.eos_token_id else set())
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *REAL])
-def test_whatever_stands_in_a_text_no_special_token_appears(name):
+def test_no_text_is_encoded_with_special_tokens(name):
     tokenizer = tokenizer_of(name)
-    bad, names = forbidden(tokenizer), specials(tokenizer)
+    forbidden, names = special_ids(tokenizer), specials(tokenizer)
     encoder = encoder_of(tokenizer)
-    wide = [one.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F)}) for one in names[:5]]
+    wide = [special.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F)}) for special in names[:5]]
     words = st.lists(st.one_of(st.sampled_from([*names, *wide, " ", "a", "12", "<", "/s>", "\n"]), st.text(max_size=5)), max_size=6).map(
         "".join
     )
 
     def holds(text: str) -> None:
         (ids,) = encoder.texts([text])
-        assert bad.isdisjoint(ids)
+        assert forbidden.isdisjoint(ids)
         turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}, {"role": "user", "content": "a"}]
         plain = [{"role": turn["role"], "content": "a"} for turn in turns]
-        (asked,), (bare,) = encoder.turns([turns]), encoder.turns([plain])
-        assert [number for number in asked if number in bad] == [number for number in bare if number in bad]
+        (ids_of_text,), (ids_of_plain,) = encoder.turns([turns]), encoder.turns([plain])
+        assert [number for number in ids_of_text if number in forbidden] == [number for number in ids_of_plain if number in forbidden]
 
     options = {"max_examples": 60, "deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
     settings(**options)(given(words)(holds))()
@@ -157,12 +157,12 @@ def test_ordinary_texts_have_the_tokenizers_own_ids(name):
         assert encoder_of(tokenizer).prompt(text) == tokenizer(text)["input_ids"]
         turns = [{"role": "user", "content": text}]
         if tokenizer.chat_template:
-            written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            assert encoder_of(tokenizer).turns([turns]) == [tokenizer(written, add_special_tokens=False)["input_ids"]]
+            prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            assert encoder_of(tokenizer).turns([turns]) == [tokenizer(prompt, add_special_tokens=False)["input_ids"]]
 
 
 @pytest.mark.parametrize("name", ["byte_bpe", "gpt2", "python_bytes", *REAL])
-def test_what_is_encoded_can_be_read_again(name):
+def test_decoding_gives_the_encoded_text(name):
     tokenizer = tokenizer_of(name)
     for special in specials(tokenizer)[:8]:
         text = f"before {special} behind"
@@ -170,7 +170,7 @@ def test_what_is_encoded_can_be_read_again(name):
         assert tokenizer.decode(encoder_of(tokenizer).texts([text])[0], skip_special_tokens=True) == text
 
 
-def test_a_vocabulary_that_cannot_write_a_name_says_so():
+def test_a_text_that_the_vocabulary_cannot_encode_is_not_representable():
     assert not encoder_of(tokenizer_of("unigram")).representable("ends with </s> here")
     assert encoder_of(tokenizer_of("unigram")).representable("apples")
     assert not encoder_of(tokenizer_of("wordlevel")).representable("ends with </s> here")
@@ -179,20 +179,20 @@ def test_a_vocabulary_that_cannot_write_a_name_says_so():
 
 @pytest.mark.parametrize("name", [*FAMILIES, *REAL])
 @pytest.mark.parametrize("chat", [False, True])
-def test_only_the_real_end_ends_a_sample(name, chat):
+def test_only_the_last_token_of_a_sample_is_an_end_token(name, chat):
     tokenizer = tokenizer_of(name)
     student = Student(None, tokenizer, "decoder", chat)  # type: ignore[arg-type]
     form = METHODS["fine_tune_cot"].formats["chat" if chat else "decoder"]
     text = f"It says {tokenizer.eos_token} and {specials(tokenizer)[-1]}."
     rows = tokenize(student, form, [(text, form.completion("7", text))], max_prompt=200, max_completion=200)
     assert rows[0].completion[-1] == tokenizer.eos_token_id
-    assert forbidden(tokenizer).isdisjoint(rows[0].completion[:-1])
+    assert special_ids(tokenizer).isdisjoint(rows[0].completion[:-1])
     plain = encode_prompts(student, [form.prompt("It says.")], 200)[0][0]
-    bad = forbidden(tokenizer)
-    assert [number for number in rows[0].prompt if number in bad] == [number for number in plain if number in bad]
+    forbidden = special_ids(tokenizer)
+    assert [number for number in rows[0].prompt if number in forbidden] == [number for number in plain if number in forbidden]
 
 
-def test_a_runs_curation_asks_its_students_tokenizer(tmp_path):
+def test_curation_uses_the_tokenizer_of_the_runs_student(tmp_path):
     from types import SimpleNamespace
 
     from fcot.runs.vocabulary import writable

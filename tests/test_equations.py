@@ -1,4 +1,4 @@
-"""Equations in rationales: which texts are equations, and whether they hold."""
+"""Equations in rationales: which texts are equations, and which equations hold."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_malformed_text_raises_no_error(text):
 
 @pytest.mark.parametrize(("task", "n_wrong"), [("svamp", 17), ("multiarith", 8)])
 def test_wrong_equations_in_real_rationales(task, n_wrong, shared_data):
-    """A person read each of these equations: all are wrong."""
+    """Each of these equations was checked by hand: all are wrong."""
     (file,) = (shared_data / "completion_data").rglob(f"D_{task}.json")
     rows = [row for rows in json.loads(file.read_text())["data"].values() for row in rows]
     assert abs(sum(bool(wrong_equations(row["reasoning_completion"])) for row in rows) - n_wrong) <= 1

@@ -1,4 +1,4 @@
-"""Error marks: each applies where it should, and nowhere else."""
+"""Error marks: each applies to its kind of error and to no other."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def test_counts_of_marks_are_in_the_order_of_marks():
     st.lists(st.one_of(st.integers(0, 60), st.sampled_from([0.5, 1.25, 12.01, 99.995])), max_size=6),
     st.lists(st.one_of(st.integers(0, 400), st.sampled_from([0.25, 33.33, 7.5])), max_size=8),
 )
-def test_a_number_is_foreign_if_no_operation_on_two_known_numbers_gives_it(question, others):
+def test_a_number_is_foreign_if_no_operation_on_two_known_numbers_gives_it(question, answer):
     """Compares with the definition: every operation on every pair of known numbers."""
     known, expected = set(map(float, question)), []
-    for number in map(float, others):
+    for number in map(float, answer):
         pairs = [(a, b) for a in known for b in known]
         results = [x for a, b in pairs for x in (a + b, a - b, b - a, a * b, *((a / b,) if b else ()))]
         if number not in known | errors._HARMLESS and not any(abs(number - x) < errors._NEAR for x in results):
             expected.append(number)
         known.add(number)
-    assert errors._foreign(list(map(float, question)), " and ".join(f"{number:f}" for number in map(float, others))) == expected
+    assert errors._foreign(list(map(float, question)), " and ".join(f"{number:f}" for number in map(float, answer))) == expected
 
 
 def test_marking_a_long_answer_takes_quadratic_time_at_most(monkeypatch):

@@ -1,4 +1,4 @@
-"""The readable example and the pipeline are two implementations of one method: same samples, same losses, same answers."""
+"""The readable example and the pipeline implement the same method: same samples, same losses, same answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FORMAT = METHODS["fine_tune_cot"].formats["decoder"]
 
 @pytest.fixture(scope="module")
 def completions():
-    """Rows as the example reads them: some answers are wrong, rationales are cut to different lengths, and the sixth one is blank."""
+    """Rows as the example reads them: some answers are wrong, rationales are cut to different lengths, the sixth rationale is blank."""
     rows = example.toy_completions(PROBLEMS, DIVERSITY, error_rate=0.3, seed=SEED)
     cut = [" \n" if number == 5 else row["reasoning_completion"][: 10 + 4 * number] for number, row in enumerate(rows)]
     return [row | {"reasoning_completion": text} for row, text in zip(rows, cut, strict=True)]
@@ -57,15 +57,15 @@ def rows_of_pipeline(student, completions):
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batches": 3, "packing": True}], ids=str)
-def test_the_losses_are_the_pipelines(options, completions, tmp_path, monkeypatch):
-    """20 optimizer steps from the same weights, over samples of the same steps; only the order of the samples is handed over."""
+def test_the_losses_equal_the_pipelines(options, completions, tmp_path, monkeypatch):
+    """20 optimizer steps from the same weights with the same samples per step; the example takes only their order from the pipeline."""
     recipe = recipe_of(max_steps=STEPS, batch_size=6, **options)
     student = student_of("gpt2")
     samples = example.encode(student.tokenizer, example.curate(completions))
 
     trained = student_of("gpt2")
     rows = rows_of_pipeline(trained, completions)
-    assert len(completions) * 0.5 < len(rows) < len(completions) - 1, "curation has something to do"
+    assert len(completions) * 0.5 < len(rows) < len(completions) - 1, "curation rejects some completions"
     assert [ids.tolist() for ids, _ in samples] == [[*row.prompt, *row.completion] for row in rows]
 
     layout, sampler, n_steps = training.plan(trained, rows, recipe, SEED)
@@ -82,8 +82,8 @@ def test_the_losses_are_the_pipelines(options, completions, tmp_path, monkeypatc
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
-def test_the_answers_are_the_pipelines(completions):
-    """Of a random student, which writes until the limit: batches with padding on the left change nothing."""
+def test_the_answers_equal_the_pipelines(completions):
+    """A random student, which generates up to the limit: padding on the left changes no answer."""
     student = make_student("gpt2")
     questions = sorted({row["question"] for row in completions})
     questions = [question[-20 - 5 * place :] for place, question in enumerate(questions)]

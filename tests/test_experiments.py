@@ -1,4 +1,4 @@
-"""Every experiment composes at every point of its axes, and its toy form runs and ends in a table and a page."""
+"""Every experiment composes at every point of its axes, and its toy form runs and writes a table and a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALLEST = [
     "dataset.n_problems=40", "trainer.max_steps=2", "trainer.warmup_steps=1", "trainer.evaluate_every_steps=2", "student.vocab_size=400",
     "student.max_new_tokens=24", "prompt.rationale_tokens=24", "prompt.answer_tokens=4",
 ]  # fmt: skip
-LESS = {  # points that are left out, or that 40 problems cannot have
+SMALLER_AXES = {  # axes without expensive points, or points that are impossible with 40 problems
     "table9": ["dataset=toy_last_letter"], "scaling_data": ["split_mode.subset=null,16,8"], "cost": ["split_mode.subset=null,16"],
     "table1": ["dataset=toy_coin_flip"], "tailored_rounds": ["seed=0"], "tailored_reflection": ["method.reflection.weight=0,0.5"],
     "rationale_filter": ["dataset.n_problems=1350", "curation=answer,golden,golden_matched"],
@@ -31,7 +31,7 @@ LESS = {  # points that are left out, or that 40 problems cannot have
 
 
 def axes(path: Path) -> dict[str, list[str]]:
-    """The points of each axis."""
+    """The values of each axis, by key."""
     if "hydra" not in (loaded := OmegaConf.load(path)):
         return {"seed": ["0"]}  # one run
     params = loaded.hydra.sweeper.params
@@ -39,8 +39,8 @@ def axes(path: Path) -> dict[str, list[str]]:
         OverridesParser.create().parse_override(f"{key}={value}") for key, value in OmegaConf.to_container(params, resolve=False).items()
     )
     return {
-        one.key_or_group: list(one.sweep_string_iterator()) if one.is_sweep_override() else [str(one.get_value_element_as_str())]
-        for one in parsed
+        axis.key_or_group: list(axis.sweep_string_iterator()) if axis.is_sweep_override() else [str(axis.get_value_element_as_str())]
+        for axis in parsed
     }
 
 
@@ -58,15 +58,15 @@ def test_every_point_of_every_axis_is_a_faultless_configuration(path, monkeypatc
     if "override /teacher: replay" in path.read_text():
         needs[0] = f"teacher.path={golden}"
     points = axes(path)
-    for number in range(max(map(len, points.values()))):  # along all axes at once
+    for number in range(max(map(len, points.values()))):  # advance along all axes together
         chosen = {key: values[number % len(values)] for key, values in points.items()}
-        kept = [need for need in needs if need.partition("=")[0] not in chosen]
+        other_needs = [need for need in needs if need.partition("=")[0] not in chosen]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            to_config(compose("config", [f"experiment={name}", *kept, *(f"{key}={value}" for key, value in chosen.items())]))
+            to_config(compose("config", [f"experiment={name}", *other_needs, *(f"{key}={value}" for key, value in chosen.items())]))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_experiment_says_what_it_is_for_and_what_it_costs(path):
+def test_every_experiment_states_its_command_and_its_cost(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     name = str(path.relative_to(CONF / "experiment").with_suffix(""))
     assert any("ost" in line for line in head)
@@ -80,11 +80,11 @@ def test_every_experiment_has_a_toy_form():
 
 @pytest.mark.parametrize("name", TOYS)
 def test_the_toy_form_runs(name, run_fcot, tmp_path):
-    overrides = [*SMALLEST, *LESS.get(name, [])]
+    overrides = [*SMALLEST, *SMALLER_AXES.get(name, [])]
     if name == "inference_length":
         overrides.remove("student.max_new_tokens=24")
-    if name == "table1":  # the teacher has no such settings
-        overrides = [one for one in overrides if not one.startswith("student.")]
+    if name == "table1":  # student=teacher has no such settings
+        overrides = [override for override in overrides if not override.startswith("student.")]
     if name == "rationale_length":
         overrides.append("curation.max_words=50,300")
     result = run_fcot("-m", f"experiment=toy/{name}", *overrides, timeout=600)
@@ -92,7 +92,7 @@ def test_the_toy_form_runs(name, run_fcot, tmp_path):
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     jobs = [json.loads(path.read_text()) for path in sweep.glob("jobs/*.json")]
     assert {job["status"] for job in jobs} == {"done"}
-    if name == "length_distribution":  # ends with curation
+    if name == "length_distribution":  # the experiment ends with curation
         assert "words per rationale" in result.stdout
         return
     page = (sweep / "report.html").read_text()
@@ -103,7 +103,7 @@ def test_the_toy_form_runs(name, run_fcot, tmp_path):
         assert "Pareto" in result.stdout
 
 
-def test_a_sweep_over_d_asks_the_teacher_once(run_fcot, tmp_path):
+def test_a_sweep_over_diversity_buys_each_completion_once(run_fcot, tmp_path):
     overrides = [*SMALLEST, "until=curate"]
     plan = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides, "dry_run=true")
     assert "shared completions counted once" in plan.stdout
@@ -111,6 +111,6 @@ def test_a_sweep_over_d_asks_the_teacher_once(run_fcot, tmp_path):
     result = run_fcot("-m", "experiment=toy/scaling_diversity", *overrides)
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for path in (tmp_path / "outputs" / "store").rglob("*.jsonl") for line in path.read_text().splitlines()]
-    first = [row for row in rows if row["root"] is None]
-    assert len(first) == 100
-    assert len({row["run"] for row in rows}) == 1, "the largest D comes first and buys for all"
+    first_steps = [row for row in rows if row["root"] is None]
+    assert len(first_steps) == 100
+    assert len({row["run"] for row in rows}) == 1, "the run with the largest D is first and buys for all"

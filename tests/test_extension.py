@@ -1,4 +1,4 @@
-"""A user's own filter, teacher, prompt and task: functions and YAML files of their folder, without a change to the package."""
+"""A user's own filter, teacher, prompt and task: functions and YAML files in the user's folder, without a change to the package."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_filter_of_your_own_rejects_with_its_reason(tmp_path, run_fcot):
         'def without(candidate, word="nothing"):\n    return "has_the_word" if word in candidate.rationale else None\n'
     )
     chosen = "curation.filters=[answer,my_filters.without]"
-    done = run_fcot(*SMALL, "until=curate", "diversity=4", chosen, "curation.settings.word=makes")
-    assert done.returncode == 0, done.stderr
+    process = run_fcot(*SMALL, "until=curate", "diversity=4", chosen, "curation.settings.word=makes")
+    assert process.returncode == 0, process.stderr
     rows = [row for row in curated(tmp_path) if row["reason"] != "wrong_answer"]
     assert {(row["kept"], row["reason"], "makes" in row["rationale"]) for row in rows} == {
         (True, None, False), (False, "has_the_word", True),
@@ -65,7 +65,7 @@ def test_a_filter_of_your_own_rejects_with_its_reason(tmp_path, run_fcot):
 
 @pytest.fixture
 def own_filter(tmp_path, monkeypatch, make_run):
-    """``(source, *overrides) -> run id`` of a run with ``own.short``."""
+    """``own_filter(source, *overrides) -> run id`` of a run with the filter ``own.short``."""
     monkeypatch.chdir(tmp_path)
 
     def run_id(source: str, *overrides: str) -> str:
@@ -81,7 +81,7 @@ def own_filter(tmp_path, monkeypatch, make_run):
     sys.modules.pop("own", None)
 
 
-def test_a_run_is_named_by_the_filters_setting_and_by_its_source(own_filter, make_run, tmp_path):
+def test_the_run_id_depends_on_the_setting_and_the_source_of_a_filter(own_filter, make_run, tmp_path):
     source = FILTER.format(name="short")
     plain = own_filter(source)
     assert own_filter(source, "curation.settings.min_words=3") == plain
@@ -101,13 +101,13 @@ def test_a_run_is_named_by_the_filters_setting_and_by_its_source(own_filter, mak
         ("my_filters.needs", "", "curation.filters=my_filters.needs needs curation.settings.limit=..."),
     ],
 )
-def test_a_wrong_filter_is_one_message(tmp_path, run_fcot, filters, settings, message):
+def test_an_invalid_filter_gets_one_message(tmp_path, run_fcot, filters, settings, message):
     (tmp_path / "my_filters.py").write_text(FILTER.format(name="short") + "\n\ndef needs(candidate, limit):\n    return None\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    done = run_fcot(*SMALL, "until=curate", f"curation.filters=[{filters}]", *([settings] if settings else []))
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    process = run_fcot(*SMALL, "until=curate", f"curation.filters=[{filters}]", *([settings] if settings else []))
+    assert process.returncode == 1
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "outputs").exists()
 
 
@@ -118,11 +118,11 @@ def function_teacher(name: str, *overrides: str) -> list[str]:
     return [*SMALL, "teacher=function", f"teacher.function=my_teacher.{name}", "teacher.model_id=mine", "curation=none", *overrides]
 
 
-def test_a_function_is_a_teacher_whose_texts_are_stored_and_never_asked_for_twice(tmp_path, run_fcot):
+def test_the_texts_of_a_function_teacher_are_stored_and_never_generated_twice(tmp_path, run_fcot):
     (tmp_path / "my_teacher.py").write_text(TEACHER)
     arguments = function_teacher("answer", "until=curate", "teacher.parameters={greeting: Well}", "teacher.max_choices_per_request=2")
-    done = run_fcot(*arguments, "diversity=2")
-    assert done.returncode == 0, done.stderr
+    process = run_fcot(*arguments, "diversity=2")
+    assert process.returncode == 0, process.stderr
     rows = curated(tmp_path)
     assert all(row["rationale"].startswith("Well") for row in rows)
     assert all(row["prediction"] for row in rows)
@@ -137,8 +137,8 @@ def test_a_function_is_a_teacher_whose_texts_are_stored_and_never_asked_for_twic
 
 def test_a_coroutine_function_trains_a_student(tmp_path, run_fcot):
     (tmp_path / "my_teacher.py").write_text(TEACHER)
-    done = run_fcot(*function_teacher("wait", "diversity=1"))
-    assert done.returncode == 0, done.stderr
+    process = run_fcot(*function_teacher("wait", "diversity=1"))
+    assert process.returncode == 0, process.stderr
     (metrics,) = tmp_path.glob("outputs/runs/*/metrics.json")
     assert json.loads(metrics.read_text())["teacher"] == "mine"
 
@@ -152,15 +152,15 @@ def test_a_coroutine_function_trains_a_student(tmp_path, run_fcot):
         ("absent", "my_teacher has no function absent"),
     ],
 )
-def test_a_wrong_function_is_one_message(tmp_path, run_fcot, name, message):
+def test_an_invalid_teacher_function_gets_one_message(tmp_path, run_fcot, name, message):
     (tmp_path / "my_teacher.py").write_text(TEACHER)
-    done = run_fcot(*function_teacher(name, "until=curate", "diversity=1"))
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    process = run_fcot(*function_teacher(name, "until=curate", "diversity=1"))
+    assert process.returncode == 1
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
-# --- a prompt and a task from a folder of one's own -------------------------------------------------------------------
+# --- a prompt and a task from the user's folder -----------------------------------------------------------------------
 
 
 def test_yaml_files_of_a_folder_are_choices_like_any_other(tmp_path, run_fcot):
@@ -175,9 +175,9 @@ def test_yaml_files_of_a_folder_are_choices_like_any_other(tmp_path, run_fcot):
         "defaults: [reasoning_chat, _self_]\nname: mine\ntemplate: 'Add: {question} End with: {trigger}'\n"
     )
     (tmp_path / "my_teacher.py").write_text(TEACHER)
-    done = run_fcot(
+    process = run_fcot(
         f"hydra.searchpath=[file://{tmp_path}/conf]", "dataset=plus_one", "prompt=mine", *function_teacher("answer", "until=curate")[1:],
         "diversity=1",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert list(tmp_path.glob("outputs/store/*/mine/mine"))

@@ -1,4 +1,4 @@
-"""What servers say when a request fails, in their own shapes, and what completions look like in their dialects."""
+"""The error replies of different servers, and the dialects of their completions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SENT = ["temperature", "top_p", "seed", "n", "max_tokens", "stop", "messages", "
 
 
 def failed(status, body, **headers):
-    """As the client raises it."""
+    """The failure that an error of the official client becomes."""
     content = body if isinstance(body, str) else json.dumps(body)
     response = httpx.Response(status, text=content, headers=headers, request=httpx.Request("POST", "http://x/v1/chat/completions"))
     try:
@@ -36,7 +36,7 @@ def failed(status, body, **headers):
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "shown"),
+    ("status", "body", "expected"),
     [
         (400, {"error": {"message": "No such thing", "type": "invalid_request_error", "param": None, "code": None}}, "No such thing"),
         (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}]}, "Extra inputs"),
@@ -50,8 +50,8 @@ def failed(status, body, **headers):
         (400, {"error": {"message": {"nested": "deep"}}}, "deep"),
     ],
 )
-def test_an_error_of_any_shape_is_shown(status, body, shown):
-    assert shown in failed(status, body).text
+def test_the_message_of_an_error_of_any_shape_is_shown(status, body, expected):
+    assert expected in failed(status, body).text
 
 
 def test_a_long_error_is_cut():
@@ -79,7 +79,7 @@ def test_a_long_error_is_cut():
         ({"error": {"message": "something", "param": "response_format"}}, None),
     ],
 )
-def test_the_parameter_that_is_complained_about_is_found(body, name):
+def test_the_rejected_parameter_is_identified(body, name):
     assert failed(400, body).parameter(SENT) == name
 
 
@@ -120,36 +120,37 @@ def test_a_prompt_that_is_too_long_is_recognised_in_any_words_and_shape(message)
         (401, {"error": {"message": "moderation"}}, False),
     ],
 )
-def test_a_prompt_that_moderation_refused_is_skipped_and_other_refusals_stop(status, body, reason):
+def test_only_a_prompt_that_moderation_rejects_is_skipped(status, body, reason):
     assert failed(status, body).refused_prompt() == ("prompt_filtered" if reason else None)
 
 
-def test_a_limit_of_tokens_per_minute_is_no_long_prompt():
+def test_a_limit_of_tokens_per_minute_does_not_mean_a_long_prompt():
     body = {"error": {"message": "Request too large for model on tokens per minute (TPM): Limit 6000, Requested 7000", "code": "x"}}
     assert failed(413, body).refused_prompt() is None
 
 
-TOLD = {"error": {"message": "overloaded", "code": "x"}}
+OVERLOADED = {"error": {"message": "overloaded", "code": "x"}}
 
 
 @pytest.mark.parametrize(
     ("status", "body", "charged"),
     [
-        (400, TOLD, False), (401, "", False), (429, TOLD, False), (500, TOLD, False), (503, TOLD, False), (529, TOLD, False),
-        (502, TOLD, True), (504, TOLD, True), (524, "", True), (500, "<html>", True), (503, "<html>", True), (500, "", True),
+        (400, OVERLOADED, False), (401, "", False), (429, OVERLOADED, False), (500, OVERLOADED, False), (503, OVERLOADED, False),
+        (529, OVERLOADED, False), (502, OVERLOADED, True), (504, OVERLOADED, True), (524, "", True),
+        (500, "<html>", True), (503, "<html>", True), (500, "", True),
     ],
 )  # fmt: skip
-def test_what_a_server_may_charge_for_a_failed_request(status, body, charged):
+def test_which_failed_requests_may_be_charged(status, body, charged):
     assert failed(status, body).maybe_charged == charged
 
 
 @pytest.mark.parametrize(("error", "charged"), [(TimeoutError(), True), (Malformed("x"), True), (json.JSONDecodeError("x", "", 0), True)])
-def test_what_breaks_off_may_be_charged(error, charged):
+def test_a_request_whose_answer_breaks_off_may_be_charged(error, charged):
     assert failure_of(error).maybe_charged == charged
     assert failure_of(error).retriable or failure_of(error).status == 200
 
 
-def test_a_connection_that_was_never_made_is_free():
+def test_a_request_without_a_connection_is_free():
     error = openai.APIConnectionError(request=httpx.Request("POST", "http://x"))
     error.__cause__ = httpx.ConnectError("refused")
     assert not failure_of(error).maybe_charged
@@ -167,7 +168,7 @@ def test_a_connection_that_was_never_made_is_free():
         ({"error": {"message": "who knows"}}, 200),
     ],
 )
-def test_an_error_inside_an_answer_is_that_error(answer, status):
+def test_an_error_inside_an_answer_has_its_own_status(answer, status):
     assert error_inside(answer).status == status
     with pytest.raises(ErrorInside):
         to_reply(answer)
@@ -176,12 +177,16 @@ def test_an_error_inside_an_answer_is_that_error(answer, status):
 # --- completions ------------------------------------------------------------------------------------------------------
 
 
-def message(content, reason="stop", **more):
-    return {"choices": [{"message": {"content": content, **more}, "finish_reason": reason}], "model": "m-2025", "system_fingerprint": "fp"}
+def message(content, reason="stop", **fields):
+    return {
+        "choices": [{"message": {"content": content, **fields}, "finish_reason": reason}],
+        "model": "m-2025",
+        "system_fingerprint": "fp",
+    }
 
 
 @pytest.mark.parametrize(
-    ("content", "more", "text", "reasoning"),
+    ("content", "fields", "text", "reasoning"),
     [
         ("plain", {}, "plain", None),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], {}, "ab", None),
@@ -195,8 +200,8 @@ def message(content, reason="stop", **more):
         (None, {"reasoning_content": "hm"}, "", "hm"),
     ],
 )
-def test_content_in_parts_is_joined_and_thoughts_are_kept_apart(content, more, text, reasoning):
-    reply = to_reply(message(content, **more))
+def test_content_in_parts_is_joined_and_reasoning_is_kept_apart(content, fields, text, reasoning):
+    reply = to_reply(message(content, **fields))
     assert (reply.choices[0].text, reply.choices[0].reasoning) == (text, reasoning)
     assert (reply.model, reply.fingerprint) == ("m-2025", "fp")
 
@@ -209,7 +214,7 @@ def test_content_in_parts_is_joined_and_thoughts_are_kept_apart(content, more, t
         ("SAFETY", "content_filter"), ("odd", "odd"), (None, None),
     ],
 )  # fmt: skip
-def test_other_vendors_words_for_the_end(reason, meaning):
+def test_the_finish_reasons_of_other_vendors_are_translated(reason, meaning):
     assert to_reply(message("a", reason)).choices[0].finish_reason == meaning
 
 
@@ -240,19 +245,19 @@ def test_a_key_goes_only_to_the_server_it_belongs_to(monkeypatch, base_url, api_
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert key_variable(base_url, api_key_env) == variable
-    said = key_fault("t.", base_url, api_key_env)
-    assert (said is None) == (fault is None)
-    assert fault is None or fault in said
+    reported = key_fault("t.", base_url, api_key_env)
+    assert (reported is None) == (fault is None)
+    assert fault is None or fault in reported
 
 
 # --- a server with quirks ---------------------------------------------------------------------------------------------
 
 
 class Quirky:
-    """Answers with ``answer(body) -> (status, object)`` on 127.0.0.1, and keeps what it got."""
+    """Answers with ``answer(body) -> (status, object)`` on 127.0.0.1, and records bodies and keys in ``received``."""
 
     def __init__(self, answer):
-        got = self.got = []
+        received = self.received = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -262,9 +267,9 @@ class Quirky:
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                got.append((body, self.headers.get("Authorization")))
-                status, found = answer(body)
-                data = json.dumps(found).encode()
+                received.append((body, self.headers.get("Authorization")))
+                status, reply = answer(body)
+                data = json.dumps(reply).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -292,48 +297,48 @@ def buy(url, tmp_path, n=3, diversity=4, **options):
         model="m", model_id="m", chat=True, temperature=0.7, parameters={}, max_tokens_parameter="max_tokens", base_url=url,
         timeout_s=20.0, **options,
     )  # fmt: skip
-    made = plan(OpenAIModel(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
-    return list(generate_completions(made, StoreFolder(tmp_path), problems(n)))
+    purchase = plan(OpenAIModel(server, Throttle(4, None, None), 4, 2), diversity, PROMPT)
+    return list(generate_completions(purchase, StoreFolder(tmp_path), problems(n)))
 
 
-@pytest.mark.parametrize("refusal", [(400, "sampling more than one is off"), (500, "Only one completion choice is allowed"), (422, "bad")])
-def test_a_server_that_refuses_several_choices_without_saying_so_is_tried_with_one_once(tmp_path, capsys, monkeypatch, refusal):
+@pytest.mark.parametrize("error", [(400, "sampling more than one is off"), (500, "Only one completion choice is allowed"), (422, "bad")])
+def test_after_an_unclear_error_about_several_choices_one_choice_is_tried_once(tmp_path, capsys, monkeypatch, error):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    status, text = refusal
+    status, text = error
     with Quirky(lambda body: good(body, 1) if body.get("n", 1) == 1 else (status, {"error": {"message": text}})) as quirky:
         completions = buy(quirky.url, tmp_path)
     assert len(completions) == 12
-    assert all(RULE.first(one.answer_text) for one in completions)
-    assert sum(body.get("n", 1) > 1 for body, _ in quirky.got) == 1
+    assert all(RULE.first(completion.answer_text) for completion in completions)
+    assert sum(body.get("n", 1) > 1 for body, _ in quirky.received) == 1
     assert capsys.readouterr().err.count("refuses several choices in one request") == 1
 
 
-def test_a_refusal_that_has_another_reason_is_tried_with_one_choice_once_and_shown(tmp_path, monkeypatch):
+def test_an_error_that_remains_with_one_choice_is_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Quirky(lambda body: (400, {"detail": "the moon is wrong"})) as quirky, pytest.raises(FcotError, match="the moon is wrong"):
         buy(quirky.url, tmp_path)
-    assert [body.get("n") for body, _ in quirky.got] == [4, 1]
+    assert [body.get("n") for body, _ in quirky.received] == [4, 1]
 
 
 def test_a_key_reaches_its_own_server_only(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
     monkeypatch.setenv("OTHER", "sk-other")
-    with Quirky(lambda body: good(body, body["n"])) as one, Quirky(lambda body: good(body, body["n"])) as two:
-        buy(one.url, tmp_path / "1")
-        buy(two.url, tmp_path / "2", api_key_env="OTHER")
-    assert {key for _, key in one.got} == {"Bearer unused"}
-    assert {key for _, key in two.got} == {"Bearer sk-other"}
+    with Quirky(lambda body: good(body, body["n"])) as default, Quirky(lambda body: good(body, body["n"])) as other:
+        buy(default.url, tmp_path / "1")
+        buy(other.url, tmp_path / "2", api_key_env="OTHER")
+    assert {key for _, key in default.received} == {"Bearer unused"}
+    assert {key for _, key in other.received} == {"Bearer sk-other"}
 
 
-def test_rows_keep_what_the_server_said_of_itself(tmp_path, monkeypatch):
+def test_rows_record_the_model_and_the_fingerprint_that_the_server_reports(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def answer(body):
-        status, found = good(body, body["n"])
-        for choice in found["choices"]:
+        status, reply = good(body, body["n"])
+        for choice in reply["choices"]:
             choice["message"]["reasoning_content"] = "because"
-        return status, found | {"model": "m-2025-11", "system_fingerprint": "fp_1"}
+        return status, reply | {"model": "m-2025-11", "system_fingerprint": "fp_1"}
 
     with Quirky(answer) as quirky:
         buy(quirky.url, tmp_path, n=1)

@@ -1,4 +1,4 @@
-"""Files are old or new and never half; locks name their holder and die with it."""
+"""Files are old or new but never partial; locks name their holder and are released when it ends."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     {statement}
 except FcotError as error:
-    sys.exit(f"said: {{error}}")
+    sys.exit(f"message: {{error}}")
 """
 
 
 def on_full_disk(statement, path):
-    """Standard error of a process in which no file may pass 1,000 bytes; ``path`` is ``sys.argv[1]``."""
+    """Standard error of a process in which no file may exceed 1,000 bytes; ``path`` is ``sys.argv[1]``."""
     script = FULL_DISK.format(statement=statement)
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    return done.stderr
+    process = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    return process.stderr
 
 
 def names(folder):
@@ -62,7 +62,7 @@ def test_fingerprint_is_the_sha256_of_canonical_json():
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder whose files were changed long ago."""
+    """A folder whose files were last changed long ago."""
     folder = tmp_path / "model"
     (folder / "part").mkdir(parents=True)
     for name in ("a.bin", "part/b.bin"):
@@ -72,26 +72,26 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def read(monkeypatch):
-    """Names of the files that were read to be hashed, in a process that has hashed no folder yet."""
-    names, original = [], files.file_fingerprint
+def hashed_files(monkeypatch):
+    """Names of the files that have been read for a hash; starts with an empty cache in memory."""
+    hashed, original = [], files.file_fingerprint
     monkeypatch.setattr(files, "_folders", {})
-    monkeypatch.setattr(files, "file_fingerprint", lambda path: (names.append(path.name), original(path))[1])
-    return names
+    monkeypatch.setattr(files, "file_fingerprint", lambda path: (hashed.append(path.name), original(path))[1])
+    return hashed
 
 
-def test_a_folders_hash_is_cached_for_processes_with_the_same_outputs(model, read, tmp_path, monkeypatch):
+def test_a_folders_hash_is_cached_for_processes_with_the_same_outputs(model, hashed_files, tmp_path, monkeypatch):
     first = folder_fingerprint(model, tmp_path / "outputs")
     assert folder_fingerprint(model, tmp_path / "outputs") == first
     monkeypatch.setattr(files, "_folders", {})  # another process
     monkeypatch.chdir(model)
     assert folder_fingerprint(Path("../model"), tmp_path / "outputs") == first
-    assert read == ["a.bin", "b.bin"]
+    assert hashed_files == ["a.bin", "b.bin"]
     assert folder_fingerprint(model) == first
 
 
 @pytest.mark.parametrize("change", ["content", "time", "name", "removed", "added"])
-def test_a_changed_folder_is_read_again(model, read, tmp_path, change):
+def test_a_changed_folder_is_read_again(model, hashed_files, tmp_path, change):
     first, file = folder_fingerprint(model, tmp_path), model / "a.bin"
     if change == "content":
         file.write_text("other")
@@ -108,7 +108,7 @@ def test_a_changed_folder_is_read_again(model, read, tmp_path, change):
     assert folder_fingerprint(model, tmp_path) != first
 
 
-def test_the_hash_of_a_just_changed_folder_is_not_cached(model, read, tmp_path):
+def test_the_hash_of_a_just_changed_folder_is_not_cached(model, hashed_files, tmp_path):
     """Another change may fall into the same time stamp."""
     file = model / "a.bin"
     file.write_text("two")
@@ -119,16 +119,16 @@ def test_the_hash_of_a_just_changed_folder_is_not_cached(model, read, tmp_path):
     assert folder_fingerprint(model, tmp_path) != before
 
 
-@pytest.mark.parametrize("spoilt", ["{", "[]", '{"a": 1}', '{"a": ["b"]}', None])
-def test_a_cache_that_cannot_be_read_or_written_is_ignored(model, read, tmp_path, spoilt):
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": ["b"]}', None])
+def test_a_cache_that_cannot_be_read_or_written_is_ignored(model, hashed_files, tmp_path, content):
     outputs = tmp_path / "outputs"
     (outputs / "cache").mkdir(parents=True)
-    if spoilt is None:
+    if content is None:
         (outputs / "cache" / "folders.json").mkdir()
     else:
-        (outputs / "cache" / "folders.json").write_text(spoilt)
+        (outputs / "cache" / "folders.json").write_text(content)
     assert folder_fingerprint(model, outputs) == folder_fingerprint(model)
-    assert read == ["a.bin", "b.bin"]
+    assert hashed_files == ["a.bin", "b.bin"]
 
 
 def test_a_folders_hash_depends_on_names_and_contents_only(tmp_path):
@@ -145,7 +145,7 @@ def test_a_folders_hash_depends_on_names_and_contents_only(tmp_path):
     assert file_fingerprint(tmp_path / "one" / "weights") == hashlib.sha256(b"w").hexdigest()
 
 
-def test_json_is_read_as_it_was_written(tmp_path):
+def test_json_that_was_written_is_read_back_unchanged(tmp_path):
     rows = [{"text": "line\nbreak \u2028 ü", "n": 1}, {"text": "", "n": None}]
     write_jsonl(tmp_path / "new" / "rows.jsonl", rows)
     assert list(read_jsonl(tmp_path / "new" / "rows.jsonl")) == rows
@@ -189,7 +189,7 @@ def test_a_write_to_a_full_disk_leaves_no_partial_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     output = on_full_disk("files.write_atomic(Path(sys.argv[1]), 'x' * 5000)", path)
-    assert output.startswith(f"said: no space left to write {path}")
+    assert output.startswith(f"message: no space left to write {path}")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
 
@@ -240,7 +240,7 @@ def test_write_folder_replaces_the_whole_folder(tmp_path):
 )
 def test_a_failed_fill_keeps_the_old_folder(tmp_path, error, raised, message):
     path = tmp_path / "student"
-    (tmp_path / f"student.partial-{os.getpid()}" / "deep").mkdir(parents=True)  # process ids come again
+    (tmp_path / f"student.partial-{os.getpid()}" / "deep").mkdir(parents=True)  # process ids are reused
     write_folder(path, fill_with("old"))
 
     def fill(folder):
@@ -263,7 +263,7 @@ def test_a_folder_on_a_full_disk_leaves_nothing_partial(tmp_path):
 
 
 def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
-    """The process dies at each file operation in turn. Then the path has one complete version, or nothing."""
+    """The process is killed at each file operation in turn. Each time the path has one complete version, or none."""
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom fcot.base.files import write_folder\n"
         "path, count = Path(sys.argv[1]), int(sys.argv[2])\n"
@@ -273,39 +273,39 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         "        if count < 0: os._exit(9)\n"
         "write_folder(path, fill)\n"
     )
-    died, contents = 0, set()
+    n_killed, all_versions = 0, set()
     for count in range(20):
         path = tmp_path / str(count) / "student"
         path.mkdir(parents=True)
         for name in "ab":
             (path / name).write_text("old")
-        done = subprocess.run([sys.executable, "-c", script, str(path), str(count)], timeout=60, check=False)
+        process = subprocess.run([sys.executable, "-c", script, str(path), str(count)], timeout=60, check=False)
         versions = {text for name, text in contents(path).items()} if path.exists() else {"nothing"}
         assert versions in ({"old"}, {"new"}, {"nothing"})
         assert not path.exists() or names(path) == ["a", "b"]
         RunDirectory(path.parent).remove_partial()
         assert names(path.parent) in (["student"], [])
-        contents |= versions
-        if done.returncode == 0:
+        all_versions |= versions
+        if process.returncode == 0:
             break
-        died += done.returncode == 9
-    assert done.returncode == 0
-    assert died > 1
-    assert contents >= {"old", "new"}
+        n_killed += process.returncode == 9
+    assert process.returncode == 0
+    assert n_killed > 1
+    assert all_versions >= {"old", "new"}
 
 
 def test_remove_partial_removes_only_partial_files(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.remove_partial()  # of a run that never was
+    directory.remove_partial()  # the run does not exist
     for leftover in ("metrics.json.partial-1", "student.partial-22/deep/model.partial-22/weights", "stages/train.json.partial-3"):
         (directory.path / leftover).parent.mkdir(parents=True, exist_ok=True)
         (directory.path / leftover).write_text("half")
-    kept = {"config.yaml": "c", "student/model.safetensors": "w", "stages/generate.json": "{}", "partial-notes.txt": "mine"}
-    for name, text in kept.items():
+    complete_files = {"config.yaml": "c", "student/model.safetensors": "w", "stages/generate.json": "{}", "partial-notes.txt": "mine"}
+    for name, text in complete_files.items():
         (directory.path / name).parent.mkdir(parents=True, exist_ok=True)
         (directory.path / name).write_text(text)
     directory.remove_partial()
-    assert contents(directory.path) == kept
+    assert contents(directory.path) == complete_files
     assert not list(directory.path.glob("student.partial*"))
 
 
@@ -321,16 +321,16 @@ with exclusive(Path(sys.argv[1]), lambda message: print(message, flush=True)):
 
 @pytest.fixture
 def hold(tmp_path):
-    """Start a process that takes the lock and keeps it until it reads a line."""
-    started = []
+    """``hold() -> process``: starts a process that takes the lock and keeps it until it reads a line."""
+    processes = []
 
     def start():
         command = [sys.executable, "-c", HOLD, str(tmp_path / "run" / "run.lock")]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        return started[-1]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return processes[-1]
 
     yield start
-    for process in started:
+    for process in processes:
         process.kill()
         process.communicate()
 
@@ -366,10 +366,10 @@ def test_the_lock_is_released_by_an_exception(hold, tmp_path):
     assert process.stdout.readline() == "got it\n"
 
 
-def test_locking_on_a_full_disk_is_one_message(tmp_path):
+def test_locking_on_a_full_disk_gets_one_message(tmp_path):
     """A limit of 0 bytes: not even the holder's name can be written."""
     statement = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n    with files.exclusive(Path(sys.argv[1]), print): pass"
-    assert on_full_disk(statement, tmp_path / "run.lock").startswith(f"said: no space left to write {tmp_path / 'run.lock'}")
+    assert on_full_disk(statement, tmp_path / "run.lock").startswith(f"message: no space left to write {tmp_path / 'run.lock'}")
 
 
 def test_json_files_end_with_a_newline(tmp_path):

@@ -1,4 +1,4 @@
-"""The first completions of a purchase: unusual faults are reported before the rest is bought."""
+"""The first look at a purchase: unusual faults of the first completions are reported before the rest is bought."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = ("dataset.n_problems=120", "split_mode.validation_fraction=0.05", "until
 
 @pytest.fixture
 def messages(monkeypatch):
-    """Collects the printed messages, each with the value of ``at`` at that time."""
+    """``messages(at) -> list``: collects the printed messages, each with the value of ``at()`` at that time."""
     printed = []
 
     def listen(at=lambda: None):
@@ -45,17 +45,17 @@ def openai_run(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("diversity", [1, 3, 24])
-def test_cut_completions_are_reported_before_further_problems_are_opened(openai_run, messages, diversity):
+def test_cut_completions_are_reported_before_the_rest_is_bought(openai_run, messages, diversity):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
         run = openai_run(server.base_url, f"diversity={diversity}", "teacher.max_choices_per_request=1", "teacher.concurrency=50")
         printed = messages(lambda: server.stats()["requests"])
         generate(run)
         ((text, requests),) = printed
-        first = first_problems(diversity)
-        n = first * diversity
-        assert requests == n < diversity * len(run.split.train)
-        assert text.startswith(f"warning: the first {n:,} completions: ")
-        assert f"{n:,} cut (100 %)" in text
+        n_problems = first_problems(diversity)
+        n_completions = n_problems * diversity
+        assert requests == n_completions < diversity * len(run.split.train)
+        assert text.startswith(f"warning: the first {n_completions:,} completions: ")
+        assert f"{n_completions:,} cut (100 %)" in text
         assert "prompt.rationale_tokens=1024" in text
         assert "prompt.rationale_tokens=2048" in text
         assert server.stats()["requests"] == diversity * len(run.split.train), "then the rest is bought"
@@ -118,8 +118,8 @@ def test_the_evaluation_of_a_teacher_is_checked_too(make_run, messages, tmp_path
 
 def test_cut_completions_are_counted_and_rejected_unless_curation_is_paper_as(openai_run):
     with FakeServer({"length": 1.0, "seed": 0}) as server:
-        kept = execute(openai_run(server.base_url, "diversity=1", "curation=none"), "")
-        assert (kept["cut"], kept["kept"]) == (kept["asked"], kept["asked"])
+        result = execute(openai_run(server.base_url, "diversity=1", "curation=none"), "")
+        assert (result["cut"], result["kept"]) == (result["asked"], result["asked"])
         with pytest.raises(FcotError, match=r"no completion survives curation: \d+ rejected[^§]*curation=answer keeps them"):
             execute(openai_run(server.base_url, "diversity=1"), "")
 

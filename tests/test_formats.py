@@ -1,4 +1,4 @@
-"""What students read and write, and what teachers are asked: each format with the parser of what it elicits."""
+"""The formats of students and the prompts of teachers, each with the parser of its answers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def teacher_prompt(name: str) -> TeacherPrompt:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.answer_type}-{rule.numbers}")
 @pytest.mark.parametrize("key", sorted(FORMATS), ids="-".join)
-def test_what_a_student_is_taught_to_write_parses_to_its_answer(key, rule):
+def test_the_completion_of_a_training_sample_parses_to_its_answer(key, rule):
     text_format, answer = FORMATS[key], ANSWERS[rule.answer_type]
-    written = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
-    assert text_format.parse(written, rule) == answer
-    assert text_format.well_formed(written, rule)
-    assert ("{rationale} 9." in written) == METHODS[key[0]].uses_rationales
+    completion = text_format.completion(answer, 'Take {7} and (A), yes.\nThen "no" {rationale} 9.')
+    assert text_format.parse(completion, rule) == answer
+    assert text_format.well_formed(completion, rule)
+    assert ("{rationale} 9." in completion) == METHODS[key[0]].uses_rationales
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("key", sorted(FORMATS), ids="-".join)
-def test_prompts_hold_the_question_as_it_is(key, question):
+def test_prompts_contain_the_question_unchanged(key, question):
     text_format = FORMATS[key]
     assert question in text_format.prompt(question)
     assert text_format.prompt(question).replace(question, "q") == text_format.prompt("q")
@@ -51,7 +51,7 @@ def test_prompts_hold_the_question_as_it_is(key, question):
         (("fine_tune", "decoder"), "q? ###", " 5"),
         (("fine_tune_cot", "encoder_decoder"), "q?", "r. --> 5"),
         (("fine_tune_cot", "decoder"), "q? ###", " r. --> 5"),
-        (("fine_tune", "chat"), "q?", "5"),  # GPT-3's "q? ###" and " 5 END": the turns stand for the separators
+        (("fine_tune", "chat"), "q?", "5"),  # GPT-3's "q? ###" and " 5 END": turns replace the separators
         (("fine_tune_cot", "chat"), "q?", "r. --> 5"),
         (("zero_shot", "chat"), "Q: q?\n\nA:", "5"),
     ],
@@ -62,15 +62,15 @@ def test_the_formats_of_paper_a(key, prompt, completion):
 
 
 @pytest.mark.parametrize(
-    ("text", "formed"),
+    ("text", "expected"),
     [("r --> 5", True), ("r 5", False), ("r -->", False), ("r --> none", False), ("r --> 5 --> 5", True), ("r --> 5 -->", False)],
 )
-def test_well_formed_ends_with_a_prefix_and_an_answer(text, formed):
-    assert METHODS["fine_tune_cot"].formats["decoder"].well_formed(text, AnswerRule("number")) == formed
+def test_a_well_formed_completion_ends_with_a_prefix_and_an_answer(text, expected):
+    assert METHODS["fine_tune_cot"].formats["decoder"].well_formed(text, AnswerRule("number")) == expected
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_zero_shot_cot_in_one_text(question):
+def test_zero_shot_cot_for_completion_endpoints_continues_the_text(question):
     prompt = teacher_prompt("zero_shot_cot")
     first = f"Q: {question}\nA: Let's think step by step."
     assert prompt.first_request(question, RULES[0], chat=False) == first
@@ -107,14 +107,14 @@ def test_kojimas_triggers(task, trigger):
     assert prompt.second_request("q?", "r.", TASKS[task].rule, chat=True)[-1] == {"role": "user", "content": trigger}
 
 
-def test_kojimas_prompts_are_those_the_real_completions_were_made_with(shared_data):
+def test_kojimas_prompts_equal_those_of_the_real_completions(shared_data):
     prompt = teacher_prompt("zero_shot_cot_kojima")
     files = sorted((shared_data / "completion_data").rglob("*.json"))
     assert len(files) == 8
     for file in files:
-        held = json.loads(file.read_text())
-        rule = TASKS[held["metadata"]["dataset_key"]].rule
-        for row in (row for rows in held["data"].values() for row in rows):
+        content = json.loads(file.read_text())
+        rule = TASKS[content["metadata"]["dataset_key"]].rule
+        for row in (row for rows in content["data"].values() for row in rows):
             assert prompt.first_request(row["question"], rule, chat=False) == row["reasoning_prompt"]
             assert prompt.second_request(row["question"], row["reasoning_completion"], rule, chat=False) == row["prompt"]
 

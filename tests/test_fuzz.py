@@ -1,6 +1,6 @@
-"""Readers of answers under any text: an answer is the whole value, or it is rejected.
+"""Readers of answers and files with random input: an answer is the whole value or is rejected, and so is a file.
 
-``make test`` tries some hundred texts. ``FUZZ_MINUTES=60 python -m pytest -m slow tests/test_fuzz.py`` tries new ones for so long.
+``make test`` tries some hundred texts. ``FUZZ_MINUTES=60 python -m pytest -m slow tests/test_fuzz.py`` tries new ones for an hour.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ INVISIBLE = r"[\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f\u20e3]"
 PROMPT = TeacherPrompt("p", "{exemplars}{question}", {"number": "The answer is"}, two_steps=False)
 
 
-def simple(text: str) -> Fraction | None:
-    """What a text is worth as one number, by the plainest rules: digits of any script, one sign, groups of three, one scale word."""
+def plain_value(text: str) -> Fraction | None:
+    """The value of a text that is one number, by simple rules: digits of any script, one sign, groups of three, one scale word."""
     for dash in "–—−－‐‑‒―﹣":
         text = text.replace(dash, "-")
     text = "".join(str(unicodedata.decimal(c)) if unicodedata.decimal(c, None) is not None else c for c in text)
@@ -103,36 +103,36 @@ def simple(text: str) -> Fraction | None:
         return None
 
 
-def whole(start: str, text: str, read: str | None) -> bool:
-    """Whether what was read is the value of the longest beginning of a text that is a number, and nothing beside it makes it another."""
-    if read is None:
+def is_whole(start: str, text: str, reading: str | None) -> bool:
+    """Whether ``reading`` is the value of the longest prefix of a text that is a number, and the next character does not extend it."""
+    if reading is None:
         return True
-    value = Fraction(read)
+    value = Fraction(reading)
     ends = [
         end
         for end in range(len(start), len(text) + 1)
-        if (one := simple(text[:end])) is not None and abs(one - value) <= abs(value) / 10**9
+        if (number := plain_value(text[:end])) is not None and abs(number - value) <= abs(value) / 10**9
     ]
     if not ends:
         return False
-    rest = text[max(end for end in ends if not re.search(rf"(?:[\s*_`]|\\,){INVISIBLE}*$", text[:end])) :]
-    rest = re.sub(rf"^{INVISIBLE}+", "", rest)
-    return not rest or (unicodedata.category(rest[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and rest[0] not in "√^∞π±")
+    remainder = text[max(end for end in ends if not re.search(rf"(?:[\s*_`]|\\,){INVISIBLE}*$", text[:end])) :]
+    remainder = re.sub(rf"^{INVISIBLE}+", "", remainder)
+    return not remainder or (unicodedata.category(remainder[0]) not in ("Nd", "Nl", "No", "Mn", "Me") and remainder[0] not in "√^∞π±")
 
 
 def gold_is_whole(value, tail):
     text = value + tail
-    read = NUMBER.gold(text)
-    assert whole(value, text, read), (text, read)
+    reading = NUMBER.gold(text)
+    assert is_whole(value, text, reading), (text, reading)
 
 
 def reader_holds(rule, before, value, after):
     text = before + value + after
-    for found in (rule.first(text), rule.read_last(text).value, rule.after(text, "-->"), rule.gold(text), *rule.candidates(text)):
-        if found is not None and rule.answer_type == "number":
-            Fraction(found)
-            assert rule.gold(found) == found or rule is PAPER
-        assert found is None or rule.answer_type == "text" or rule.same(found, found)
+    for answer in (rule.first(text), rule.read_last(text).value, rule.after(text, "-->"), rule.gold(text), *rule.candidates(text)):
+        if answer is not None and rule.answer_type == "number":
+            Fraction(answer)
+            assert rule.gold(answer) == answer or rule is PAPER
+        assert answer is None or rule.answer_type == "text" or rule.same(answer, answer)
     marked(text)
     for method in METHODS.values():
         for form in method.formats.values():
@@ -165,7 +165,7 @@ SUFFIXES = st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".yaml", ".txt"])
 
 
 def file_is_read_or_rejected(content, suffix):
-    """What a file holds gives a value or the project's own error, whatever reads it."""
+    """Every reader returns a value for a file with this content or raises the project's own error."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"file{suffix}"
         path.write_bytes(content)
@@ -180,9 +180,9 @@ def file_is_read_or_rejected(content, suffix):
             lambda: read_price(path, "model"),
             lambda: load_exemplars(str(path), None, "toy_arithmetic", PROMPT, NUMBER, {}),
         ]
-        for read in readers:
+        for reader in readers:
             with contextlib.suppress(FcotError):
-                read()
+                reader()
 
 
 CHECKS = {
@@ -204,10 +204,10 @@ def test_an_answer_is_whole_or_rejected_and_so_is_a_file(check):
 
 
 @pytest.mark.slow
-def test_other_texts_each_time():
-    """As long as FUZZ_MINUTES says."""
-    until, rounds = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "1")), 0
-    while time.monotonic() < until:
+def test_new_texts_and_files_are_whole_or_rejected():
+    """Runs for FUZZ_MINUTES (default: 1)."""
+    end, rounds = time.monotonic() + 60 * float(os.environ.get("FUZZ_MINUTES", "1")), 0
+    while time.monotonic() < end:
         for check in CHECKS:
             fuzz(check, 200 if check is file_is_read_or_rejected else 2000)
         rounds += 1

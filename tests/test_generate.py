@@ -1,4 +1,4 @@
-"""From problems to completions: what the store has is taken, what is missing is bought, once, both steps."""
+"""From problems to completions: stored ones are reused, missing ones are bought once, in both steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fcot.teacher.oracle import Oracle
 
 
 class CountingOracle(Oracle):
-    """The oracle, several requests at once, with a count of what it was asked."""
+    """The oracle with several requests in flight; records its calls."""
 
     concurrency = 3
 
@@ -43,11 +43,13 @@ NOTHING = {
 
 @pytest.fixture
 def generate(tmp_path):
-    """Generate into the test's store, opened afresh each time as a new process does."""
+    """Generates into the test's store, which is opened again for each call, as by a new process."""
 
-    def run(teacher, diversity, some=None, prompt=PROMPT, run_id="run", resample_identical=False, **options):
-        one = plan(teacher, diversity, prompt, run_id, resample_identical=resample_identical)
-        generated = generate_completions(one, StoreFolder(tmp_path / "store"), problems(5) if some is None else some, **options)
+    def run(teacher, diversity, chosen_problems=None, prompt=PROMPT, run_id="run", resample_identical=False, **options):
+        purchase = plan(teacher, diversity, prompt, run_id, resample_identical=resample_identical)
+        generated = generate_completions(
+            purchase, StoreFolder(tmp_path / "store"), problems(5) if chosen_problems is None else chosen_problems, **options
+        )
         return list(generated), generated.usage()
 
     return run
@@ -77,8 +79,8 @@ def test_the_oracle_writes_distinct_wordings_that_reach_the_gold_answer(generate
 @pytest.mark.parametrize("max_choices", [1, 3, 64])
 def test_more_diversity_adds_to_stored_completions_for_any_request_size(generate, max_choices):
     bought = {d: generate(CountingOracle(0.3, max_choices=max_choices), d)[0] for d in (1, 4, 64)}
-    for less in (1, 4):
-        assert bought[less] == [completion for completion in bought[64] if completion.completion_index < less]
+    for smaller in (1, 4):
+        assert bought[smaller] == [completion for completion in bought[64] if completion.completion_index < smaller]
     assert generate(CountingOracle(0.3), 4)[0] == bought[4]
 
 
@@ -89,11 +91,11 @@ def test_the_result_does_not_depend_on_the_order_in_which_it_was_bought(generate
 
 
 def test_the_error_rate_makes_wrong_answers_and_changes_no_other(generate):
-    right, wrong = generate(CountingOracle(0.0), 64)[0], generate(CountingOracle(0.25), 64)[0]
+    without_errors, with_errors = generate(CountingOracle(0.0), 64)[0], generate(CountingOracle(0.25), 64)[0]
     gold = {problem.sample_index: problem.answer for problem in problems(5)}
-    slips = [not RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in wrong]
+    slips = [not RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in with_errors]
     assert 0.15 < sum(slips) / len(slips) < 0.35
-    assert all((a == b) != slip for a, b, slip in zip(right, wrong, slips, strict=True))
+    assert all((a == b) != slip for a, b, slip in zip(without_errors, with_errors, slips, strict=True))
 
 
 def test_the_oracle_knows_the_toy_tasks_only():
@@ -107,18 +109,18 @@ def test_the_oracle_knows_the_toy_tasks_only():
 def test_a_second_call_sends_no_request_and_reports_what_the_store_served(generate):
     first, usage = generate(CountingOracle(), 4, run_id="one")
     assert usage == NOTHING | {"requests": 5 + 20, "requests_without_usage": 5 + 20}
-    again = CountingOracle()
-    second, usage = generate(again, 4, run_id="two")
-    assert (again.calls, second) == ([], first)
+    second_teacher = CountingOracle()
+    second, usage = generate(second_teacher, 4, run_id="two")
+    assert (second_teacher.calls, second) == ([], first)
     assert usage == NOTHING | {"served_from_store": 2 * 20}
     assert generate(CountingOracle(), 2, run_id="three")[1]["served_from_store"] == 2 * 10
-    more = CountingOracle()
-    _, usage = generate(more, 6, run_id="four")
-    assert [(n, first_slot) for request, n, first_slot in more.calls if request.root is None] == [(2, 4)] * 5
+    last_teacher = CountingOracle()
+    _, usage = generate(last_teacher, 6, run_id="four")
+    assert [(n, first_slot) for request, n, first_slot in last_teacher.calls if request.root is None] == [(2, 4)] * 5
     assert (usage["requests"], usage["served_from_store"]) == (5 + 10, 2 * 20)
 
 
-def test_a_corrected_answer_another_index_and_more_problems_buy_nothing_twice(generate):
+def test_corrected_answers_other_indices_and_added_problems_buy_nothing_twice(generate):
     generate(CountingOracle(), 4)
     changed = [replace(p, answer="999", sample_index=p.sample_index + 100, rationale="human", template_id="x") for p in problems(5)]
     teacher = CountingOracle()
@@ -155,66 +157,66 @@ def test_a_change_of_step_2_keeps_the_rationales(generate, prompt):
     assert [c.rationale for c in second] == [c.rationale for c in first]
 
 
-def test_the_key_leaves_out_what_does_not_change_the_distribution():
-    one, two = problems(2)
+def test_the_key_contains_only_what_changes_the_distribution():
+    first_problem, second_problem = problems(2)
     identity = {"model": "m", "temperature": 0.7}
-    request = Request("text", 128, problem=one)
-    assert request.key(identity) == Request("text", 128, root="r", problem=two, rationale="r").key(identity)
+    request = Request("text", 128, problem=first_problem)
+    assert request.key(identity) == Request("text", 128, root="r", problem=second_problem, rationale="r").key(identity)
     as_chat = Request([{"role": "user", "content": "text"}], 128)
-    others = [request.key(identity | {"model": "n"}), Request("text", 129).key(identity), as_chat.key(identity)]
-    assert len({request.key(identity), *others}) == 4
+    other_keys = [request.key(identity | {"model": "n"}), Request("text", 129).key(identity), as_chat.key(identity)]
+    assert len({request.key(identity), *other_keys}) == 4
     assert as_chat.key(identity) == Request([{"content": "text", "role": "user"}], 128).key(identity)
 
 
 def test_problems_with_the_same_question_share_their_completions(generate):
     twins = [*problems(2), replace(problems(1)[0], sample_index=77)]
-    teacher, done = CountingOracle(), []
-    completions, usage = generate(teacher, 4, twins, advance=done.append)
+    teacher, advances = CountingOracle(), []
+    completions, usage = generate(teacher, 4, twins, advance=advances.append)
     assert sum(n for request, n, _ in teacher.calls if request.root is None) == 8
     assert rationales(completions, 77) == rationales(completions, 0)
     assert usage["requests"] == len(teacher.calls)
-    assert sum(done) == 3 * 4
+    assert sum(advances) == 3 * 4
 
 
 def test_progress_counts_every_completion_once_stored_or_bought(generate):
     for diversity, n in ((2, 3), (2, 3), (5, 4), (3, 5)):
-        done = []
-        generate(CountingOracle(), diversity, problems(n), advance=done.append)
-        assert sum(done) == diversity * n
+        advances = []
+        generate(CountingOracle(), diversity, problems(n), advance=advances.append)
+        assert sum(advances) == diversity * n
 
 
 # --- two steps --------------------------------------------------------------------------------------------------------
 
 
-def two_steps(first):
-    """A teacher with rationales of ``first(slot)``, and answers that tell their slot."""
+def two_steps(rationale_of):
+    """A teacher with the rationale ``rationale_of(slot)`` in each slot, and answers that contain their slot."""
 
     def answer(request, n, first_slot):
-        return [first(first_slot + i) if request.root is None else f" answer {first_slot + i}" for i in range(n)]
+        return [rationale_of(first_slot + i) if request.root is None else f" answer {first_slot + i}" for i in range(n)]
 
     return answer
 
 
-def test_step_2_continues_the_rationale_and_lives_in_its_shard(generate, tmp_path):
+def test_step_2_continues_the_rationale_and_is_stored_in_its_shard(generate, tmp_path):
     teacher = Scripted(two_steps(lambda slot: f" because {slot}"), max_choices=3)
     generate(teacher, 3, problems(1))
     question = problems(1)[0].question
     prompts = [request.prompt for request, _, _ in teacher.calls]
-    ask = f"Q: {question}\nA: Let's think step by step."
-    assert prompts == [ask, *(f"{ask} because {slot}\nTherefore, the answer is" for slot in range(3))]
+    first_prompt = f"Q: {question}\nA: Let's think step by step."
+    assert prompts == [first_prompt, *(f"{first_prompt} because {slot}\nTherefore, the answer is" for slot in range(3))]
     assert [request.max_tokens for request, _, _ in teacher.calls] == [128, 16, 16, 16]
     assert len(list((tmp_path / "store").glob("*.jsonl"))) == 1
     step1, *step2 = [[row for row in rows_of(tmp_path) if row["key"] == key] for key in dict.fromkeys(r["key"] for r in rows_of(tmp_path))]
     assert {row["root"] for rows in step2 for row in rows} == {step1[0]["key"]}
     assert [row["asked"]["prompt"] for row in step1 if row["slot"] == 0] == prompts[:1]
     assert [row["of"] for rows in step2 for row in rows] == [0, 1, 2]
-    assert not [row for rows in step2 for row in rows if "asked" in row], "it would repeat question and rationale"
+    assert not [row for rows in step2 for row in rows if "asked" in row], "the prompt of step 2 would repeat question and rationale"
 
 
 def test_each_of_several_repeated_rationales_gets_an_answer(generate, tmp_path):
     answer = two_steps(lambda slot: " the same" if slot != 2 else " another")
-    teacher, done = Scripted(answer, max_choices=2), []
-    completions, usage = generate(teacher, 5, problems(1), advance=done.append)
+    teacher, advances = Scripted(answer, max_choices=2), []
+    completions, usage = generate(teacher, 5, problems(1), advance=advances.append)
     assert [(c.rationale, c.answer_text) for c in completions] == [
         (" the same", " answer 0"),
         (" the same", " answer 1"),
@@ -223,17 +225,17 @@ def test_each_of_several_repeated_rationales_gets_an_answer(generate, tmp_path):
         (" the same", " answer 3"),
     ]
     assert teacher.asked(2) == 5
-    assert sum(done) == 5
-    again = Scripted(answer)
-    assert generate(again, 5, problems(1), run_id="two")[0] == completions
-    shorter, usage = generate(again, 2, problems(1), run_id="two")
+    assert sum(advances) == 5
+    second_teacher = Scripted(answer)
+    assert generate(second_teacher, 5, problems(1), run_id="two")[0] == completions
+    shorter, usage = generate(second_teacher, 2, problems(1), run_id="two")
     assert shorter == completions[:2]
     assert usage["served_from_store"] == 2 * 2
-    generate(again, 6, problems(1))
-    assert [(request.root is None, n, first) for request, n, first in again.calls] == [(True, 1, 5), (False, 1, 4)]
+    generate(second_teacher, 6, problems(1))
+    assert [(request.root is None, n, first_slot) for request, n, first_slot in second_teacher.calls] == [(True, 1, 5), (False, 1, 4)]
 
 
-# --- teachers that answer badly -----------------------------------------------------------------------------------------
+# --- unusable, missing and surplus choices ------------------------------------------------------------------------------
 
 
 def test_an_unusable_answer_is_kept_and_bought_again(generate, tmp_path):
@@ -246,9 +248,9 @@ def test_an_unusable_answer_is_kept_and_bought_again(generate, tmp_path):
 
     completions, usage = generate(Scripted(answer), 1)
     assert {(c.rationale, c.answer_text, c.finish_reason) for c in completions} == {(" because", " 7", "stop")}
-    refused = [row for row in rows_of(tmp_path) if row["slot"] is None]
-    assert {(row["text"], row["refused"]) for row in refused} == {("bad", "content_filter")}
-    assert len(refused) == 10
+    unusable = [row for row in rows_of(tmp_path) if row["slot"] is None]
+    assert {(row["text"], row["refused"]) for row in unusable} == {("bad", "content_filter")}
+    assert len(unusable) == 10
     assert usage["requests"] == 20
     assert usage["prompt_tokens"] == 20 * 10
 
@@ -256,15 +258,15 @@ def test_an_unusable_answer_is_kept_and_bought_again(generate, tmp_path):
 @pytest.mark.parametrize("reply", [[], [Choice("", "stop", "empty")], [Choice("", "content_filter", "content_filter")]])
 @pytest.mark.parametrize(("diversity", "limit"), [(1, 3), (5, 5)])
 def test_a_prompt_with_only_unusable_answers_is_given_up(generate, reply, diversity, limit):
-    teacher, done = Scripted(lambda *call: list(reply), concurrency=1), []
-    completions, usage = generate(teacher, diversity, problems(2), advance=done.append)
+    teacher, advances = Scripted(lambda *call: list(reply), concurrency=1), []
+    completions, usage = generate(teacher, diversity, problems(2), advance=advances.append)
     reason = f"refused:{reply[0].refused if reply else 'empty'}"
     assert completions == [Completion(i, slot, "", "", reason) for i in range(2) for slot in range(diversity)]
     assert usage["requests"] == len(teacher.calls) == 2 * limit
-    assert sum(done) == 2 * diversity
-    again = Scripted(lambda *call: list(reply))
-    assert generate(again, diversity, problems(2))[0] == completions
-    assert again.calls == []
+    assert sum(advances) == 2 * diversity
+    second_teacher = Scripted(lambda *call: list(reply))
+    assert generate(second_teacher, diversity, problems(2))[0] == completions
+    assert second_teacher.calls == []
 
 
 def test_unusable_answers_to_step_2_give_up_only_that_completion(generate):
@@ -273,15 +275,15 @@ def test_unusable_answers_to_step_2_give_up_only_that_completion(generate):
             return [f" because {first_slot}"]
         return [Choice("", "stop", "empty") if request.rationale == " because 1" else " 7"]
 
-    teacher, done = Scripted(answer), []
-    completions, usage = generate(teacher, 3, problems(1), advance=done.append)
+    teacher, advances = Scripted(answer), []
+    completions, usage = generate(teacher, 3, problems(1), advance=advances.append)
     assert completions == [
         Completion(0, 0, " because 0", " 7", "stop"),
         Completion(0, 1, " because 1", "", "refused:empty"),
         Completion(0, 2, " because 2", " 7", "stop"),
     ]
     assert usage["requests"] == 3 + 2 + 3
-    assert sum(done) == 3
+    assert sum(advances) == 3
 
 
 def test_missing_choices_are_requested_again(generate, tmp_path):
@@ -291,7 +293,11 @@ def test_missing_choices_are_requested_again(generate, tmp_path):
     teacher = Scripted(answer, max_choices=5)
     completions, usage = generate(teacher, 7, problems(1))
     assert rationales(completions) == [f" because {slot}" for slot in range(7)]
-    assert [(n, first) for request, n, first in teacher.calls if request.root is None and first < 5] == [(5, 0), (3, 2), (1, 4)]
+    assert [(n, first_slot) for request, n, first_slot in teacher.calls if request.root is None and first_slot < 5] == [
+        (5, 0),
+        (3, 2),
+        (1, 4),
+    ]
     step1 = [row for row in rows_of(tmp_path) if row["root"] is None]
     assert {row["slot"]: (row["seed"], row["n"]) for row in step1 if row["slot"] < 5} == {
         0: (0, 5), 1: (0, 5), 2: (2, 3), 3: (2, 3), 4: (4, 1),
@@ -307,13 +313,13 @@ def test_surplus_choices_fill_slots_that_a_larger_diversity_uses(generate, tmp_p
         served["choices"] += 9
         return [f" number {served['choices']}.{i}" for i in range(9)]
 
-    teacher, done = Scripted(answer, max_choices=1, concurrency=2), []
-    few, usage = generate(teacher, 4, problems(1), advance=done.append)
+    teacher, advances = Scripted(answer, max_choices=1, concurrency=2), []
+    few, usage = generate(teacher, 4, problems(1), advance=advances.append)
     assert all(c.rationale and c.answer_text for c in few)
     assert len(set(rationales(few))) == 4
     assert (teacher.asked(1), teacher.asked(2)) == (4, 4)
     assert usage["requests"] == 8
-    assert sum(done) == 4
+    assert sum(advances) == 4
     assert len(rows_of(tmp_path)) == 8 * 9
     assert len({(row["key"], row["slot"]) for row in rows_of(tmp_path)}) == 8 * 9
     many, _ = generate(teacher, 36, problems(1))
@@ -323,7 +329,7 @@ def test_surplus_choices_fill_slots_that_a_larger_diversity_uses(generate, tmp_p
 
 
 def test_surplus_choices_do_not_make_a_prompt_given_up(generate):
-    """A server that ignores ``n`` returns more good answers than the limit of bad ones."""
+    """A server that ignores ``n`` returns more usable answers than the limit of unusable ones."""
     teacher = Scripted(lambda request, n, first_slot: [f" {first_slot} {i}" for i in range(8)], concurrency=1)
     completions, _ = generate(teacher, 4, problems(1))
     assert [c.finish_reason for c in completions] == ["stop"] * 4
@@ -338,13 +344,13 @@ def test_a_request_has_at_most_max_choices(generate, max_choices, chunks):
     assert [first for first, _ in step1] == [sum(chunks[:i]) for i in range(len(chunks))]
 
 
-# --- rationales that repeat -----------------------------------------------------------------------------------------------------
+# --- repeated rationales --------------------------------------------------------------------------------------------------------
 
 ONE_STEP = replace(PROMPT, two_steps=False)
 
 
 def texts_by_slot(*texts):
-    """A teacher whose slot ``i`` brings ``texts[i]``, and beyond them a text of its own; in a second step, the slot's number."""
+    """A teacher that gives ``texts[i]`` in slot ``i`` and a unique text in later slots; in step 2, the slot's number."""
 
     def answer(request, n, first_slot):
         if request.root is not None:
@@ -364,15 +370,15 @@ def test_repeated_rationales_are_kept_and_counted_by_default(generate):
 
 @pytest.mark.parametrize("max_choices", [1, 3, 8])
 def test_resampling_replaces_repeated_rationales(generate, max_choices):
-    teacher, done = Scripted(texts_by_slot("same", "same", "same"), max_choices=max_choices), []
-    completions, usage = generate(teacher, 4, problems(2), ONE_STEP, resample_identical=True, advance=done.append)
+    teacher, advances = Scripted(texts_by_slot("same", "same", "same"), max_choices=max_choices), []
+    completions, usage = generate(teacher, 4, problems(2), ONE_STEP, resample_identical=True, advance=advances.append)
     for index in range(2):
         assert rationales(completions, index) == [" same", " new 3", " new 4", " new 5"]
         assert [c.completion_index for c in completions if c.sample_index == index] == [0, 1, 2, 3]
-    assert teacher.asked(1) == 2 * 6, "one for each that repeats"
+    assert teacher.asked(1) == 2 * 6, "one replacement per repeat"
     assert usage["identical_rationales"] == 0
     assert usage["served_from_store"] == 0
-    assert sum(done) == 2 * 4
+    assert sum(advances) == 2 * 4
 
 
 def test_the_replacement_of_a_repeated_rationale_may_be_a_repeat_too(generate):
@@ -384,15 +390,15 @@ def test_the_replacement_of_a_repeated_rationale_may_be_a_repeat_too(generate):
 
 @pytest.mark.parametrize("diversity", [1, 2, 5])
 def test_resampling_buys_at_most_twice_the_diversity_and_then_keeps_repeats(generate, diversity):
-    teacher, done = Scripted(texts_by_slot(*["same"] * 50)), []
-    completions, usage = generate(teacher, diversity, problems(1), ONE_STEP, resample_identical=True, advance=done.append)
+    teacher, advances = Scripted(texts_by_slot(*["same"] * 50)), []
+    completions, usage = generate(teacher, diversity, problems(1), ONE_STEP, resample_identical=True, advance=advances.append)
     assert rationales(completions) == [" same"] * diversity
     assert teacher.asked(1) == (1 if diversity == 1 else 2 * diversity)
     assert usage["identical_rationales"] == diversity - 1
-    assert sum(done) == diversity
-    again = Scripted(texts_by_slot())
-    assert generate(again, diversity, problems(1), ONE_STEP, resample_identical=True)[0] == completions
-    assert again.calls == []
+    assert sum(advances) == diversity
+    second_teacher = Scripted(texts_by_slot())
+    assert generate(second_teacher, diversity, problems(1), ONE_STEP, resample_identical=True)[0] == completions
+    assert second_teacher.calls == []
 
 
 def test_rationales_that_differ_in_outer_white_space_are_repeats(generate):
@@ -400,36 +406,36 @@ def test_rationales_that_differ_in_outer_white_space_are_repeats(generate):
     assert rationales(generate(teacher, 2, problems(1), ONE_STEP, resample_identical=True)[0]) == [" same", " new 2"]
 
 
-SOME = (
+TEXTS = (
     ("same",) * 3, ("a", "a", "b", "a", "b", "c"), ("a", "b", "a", "b", "a", "b", "a", "b", "c"), ("a",) * 7 + ("b",), (),
     ("a", "b", "c", "c", "c", "c", "c", "d"),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("texts", SOME)
+@pytest.mark.parametrize("texts", TEXTS)
 @pytest.mark.parametrize("prompt", [ONE_STEP, PROMPT], ids=["one step", "two steps"])
-def test_the_chosen_rationales_do_not_depend_on_what_the_store_held_before(tmp_path, prompt, texts):
-    def ask(folder, diversity, resample, max_choices=1):
-        one = plan(Scripted(texts_by_slot(*texts), max_choices=max_choices), diversity, prompt, resample_identical=resample)
-        return list(generate_completions(one, StoreFolder(tmp_path / folder), problems(2)))
+def test_the_chosen_rationales_do_not_depend_on_the_earlier_content_of_the_store(tmp_path, prompt, texts):
+    def buy(folder, diversity, resample, max_choices=1):
+        purchase = plan(Scripted(texts_by_slot(*texts), max_choices=max_choices), diversity, prompt, resample_identical=resample)
+        return list(generate_completions(purchase, StoreFolder(tmp_path / folder), problems(2)))
 
-    afresh = ask("empty", 4, True)
+    afresh = buy("empty", 4, True)
     assert len({c.rationale for c in afresh if c.sample_index == 0}) == min(4, len({*texts[:8], *range(len(texts), 8)}))
-    ask("full", 64, False, 8)
-    assert [c.rationale for c in ask("full", 4, True)] == [c.rationale for c in afresh]
-    ask("some", 6, False)
-    assert [c.rationale for c in ask("some", 4, True)] == [c.rationale for c in afresh]
-    ask("smaller", 2, True)
-    assert [c.rationale for c in ask("smaller", 4, True, 3)] == [c.rationale for c in afresh]
-    assert ask("empty", 4, True) == afresh
+    buy("full", 64, False, 8)
+    assert [c.rationale for c in buy("full", 4, True)] == [c.rationale for c in afresh]
+    buy("some", 6, False)
+    assert [c.rationale for c in buy("some", 4, True)] == [c.rationale for c in afresh]
+    buy("smaller", 2, True)
+    assert [c.rationale for c in buy("smaller", 4, True, 3)] == [c.rationale for c in afresh]
+    assert buy("empty", 4, True) == afresh
 
 
 def test_each_chosen_rationale_has_its_own_answer(generate):
-    teacher, done = Scripted(texts_by_slot("same", "same", "other", "same")), []
-    completions, usage = generate(teacher, 3, problems(1), resample_identical=True, advance=done.append)
+    teacher, advances = Scripted(texts_by_slot("same", "same", "other", "same")), []
+    completions, usage = generate(teacher, 3, problems(1), resample_identical=True, advance=advances.append)
     assert [(c.rationale, c.answer_text) for c in completions] == [(" same", " answer 0"), (" other", " answer 0"), (" new 4", " answer 0")]
     assert usage["requests"] == len(teacher.calls)
-    assert sum(done) == 3
+    assert sum(advances) == 3
 
 
 def test_no_answer_is_bought_for_a_replaced_rationale(generate):
@@ -467,7 +473,7 @@ def test_usage_is_counted_once_per_request_over_all_attempts_of_a_run(generate, 
     assert usage["prompt_tokens"] == 100 * calls
     assert usage["completion_tokens"] == 7 * 2 * 5 * 8
     assert usage["served_from_store"] == 0
-    assert generate(breaking(0), 8)[1] == usage, "the same run again has paid the same"
+    assert generate(breaking(0), 8)[1] == usage, "a repeated run reports the same usage"
     rows = rows_of(tmp_path)
     assert len(rows) == len({(row["key"], row["slot"]) for row in rows}) == 2 * 5 * 8
 
@@ -497,12 +503,12 @@ def test_an_error_of_the_teacher_is_raised_unchanged(generate, tmp_path):
 
 
 def test_a_stop_waits_for_requests_in_flight_and_sends_no_new_ones(generate, tmp_path):
-    """The first problem's refusal arrives while three others are being answered: those are paid for, so they are kept."""
-    sent = []
+    """The first problem's error arrives while three other requests are in flight: those are paid for, so their answers are stored."""
+    sent_indices = []
 
     class Slow(Scripted):
         async def generate(self, request, n, first_slot, account=NO_ACCOUNT):
-            sent.append(request.problem.sample_index)
+            sent_indices.append(request.problem.sample_index)
             if request.problem.sample_index == 0:
                 await asyncio.sleep(0.05)
                 raise FcotError("quota used up")
@@ -511,8 +517,8 @@ def test_a_stop_waits_for_requests_in_flight_and_sends_no_new_ones(generate, tmp
 
     with pytest.raises(FcotError, match=r"^quota used up$"):
         generate(Slow(None, concurrency=4), 1, problems(20))
-    assert len(sent) == 4
-    assert {row["sample_index"] for row in rows_of(tmp_path)} == {*sent} - {0}
+    assert len(sent_indices) == 4
+    assert {row["sample_index"] for row in rows_of(tmp_path)} == {*sent_indices} - {0}
 
 
 def test_no_problems_need_no_request(generate):
@@ -522,7 +528,7 @@ def test_no_problems_need_no_request(generate):
 
 
 def test_the_tokens_of_a_request_are_shared_by_the_choices_that_were_returned():
-    first = {"request": "a", "n": 4, "prompt_tokens": 10, "completion_tokens": 80}
-    rows = [(first, True), ({"request": "a", "n": 4}, True), ({"request": "a", "n": 4}, False), ({"request": "b", "n": 1}, False)]
+    first_row = {"request": "a", "n": 4, "prompt_tokens": 10, "completion_tokens": 80}
+    rows = [(first_row, True), ({"request": "a", "n": 4}, True), ({"request": "a", "n": 4}, False), ({"request": "b", "n": 1}, False)]
     assert used_tokens(rows) == [{"prompt_tokens": 10, "completion_tokens": 80 * (2 / 3)}], "three of four were returned"
     assert used_tokens([({"request": "b", "n": 1}, True)]) == [None]

@@ -50,7 +50,7 @@ def test_unusual_questions_get_a_group(question):
     assert groups(question, "Ada had 3 coins. How many are left?")[0] == "T0"
 
 
-def test_multiarith_has_about_as_many_groups_as_the_hand_made_grouping(shared_data):
+def test_multiarith_has_about_as_many_groups_as_the_grouping_by_hand(shared_data):
     problems = {
         problem.sample_index: problem for problem in load_problems(TASKS["multiarith"], str(shared_data / "dataset" / "multiarith.json"))
     }
