@@ -291,7 +291,7 @@ class HFTeacherConfig:
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = True
     terms: ClassVar[str] = (
-        "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
+        "The training rationales were written by {teacher}. Its license may bind what was trained on its output (some ask for "
         "attribution, some restrict commercial use)."
     )
 
@@ -329,7 +329,7 @@ class FunctionTeacherConfig:
     local: ClassVar[bool] = False
     terms: ClassVar[str] = (
         "The training rationales were written by {teacher}, a program of the person who trained this student. If a model is behind it, the "
-        "terms or the licence of that model apply to them: read them before you publish or sell this student."
+        "terms or the license of that model apply to them: read them before you publish or sell this student."
     )
 
     def faults(self) -> Iterator[str]:
