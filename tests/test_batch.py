@@ -19,10 +19,10 @@ from fcot.base.errors import FcotError
 from fcot.base.files import write_json, write_jsonl
 from fcot.llm.batch import BatchModel, _Batches, _failure
 from fcot.llm.generate import generate_completions
+from fcot.llm.meter import Meter
 from fcot.llm.money import Price
 from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.plan import missing
-from fcot.llm.purchase import Meter
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 from fcot.store import main as store_command

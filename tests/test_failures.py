@@ -102,7 +102,7 @@ def test_the_parameter_that_is_complained_about_is_found(body, name):
 def test_a_prompt_that_is_too_long_is_recognised_in_any_words_and_shape(message):
     for body in ({"error": {"message": message}}, {"error": message}, {"detail": message}, message):
         failure = failed(400, body)
-        assert failure.refused_prompt() == "too_long"
+        assert failure.prompt_fault() == "too_long"
         assert not failure.maybe_charged
 
 
@@ -121,12 +121,12 @@ def test_a_prompt_that_is_too_long_is_recognised_in_any_words_and_shape(message)
     ],
 )
 def test_a_prompt_that_moderation_refused_is_skipped_and_other_refusals_stop(status, body, reason):
-    assert failed(status, body).refused_prompt() == ("prompt_filtered" if reason else None)
+    assert failed(status, body).prompt_fault() == ("prompt_filtered" if reason else None)
 
 
 def test_a_limit_of_tokens_per_minute_is_no_long_prompt():
     body = {"error": {"message": "Request too large for model on tokens per minute (TPM): Limit 6000, Requested 7000", "code": "x"}}
-    assert failed(413, body).refused_prompt() is None
+    assert failed(413, body).prompt_fault() is None
 
 
 TOLD = {"error": {"message": "overloaded", "code": "x"}}

@@ -345,10 +345,10 @@ def test_a_server_without_several_choices_is_asked_again_for_the_rest_and_that_i
     assert stats["good_choices"] == stats["good_requests"] == usage["requests"] == 2 * 40
     said = capsys.readouterr().err
     if "refuse" in options:
-        assert said.count("the server refuses several choices in one request (n): they are requested one by one") == 1
+        assert said.count("the server rejects several choices per request (parameter n): fcot requests them one by one") == 1
         assert stats["faulty"]["refused_parameter"] == 1, "the first request goes alone"
     else:
-        assert said.count("the server returned 1 of the 4 choices asked for: the rest is requested again") == 1
+        assert said.count("the server returned 1 of 4 requested choices: fcot requests the rest again") == 1
 
 
 def test_a_server_that_refuses_several_choices_is_asked_one_by_one_also_without_retries():
@@ -392,10 +392,10 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("401", r"the server refuses the key in \$OPENAI_API_KEY: AuthenticationError.*invalid_api_key"),
+        ("401", r"the server rejects the key in \$OPENAI_API_KEY: AuthenticationError.*invalid_api_key"),
         ("404", r"teacher\.model=fake .* does it end in /v1\? \(NotFoundError.*model_not_found"),
         ("quota", r"the account's quota is used up: RateLimitError.*insufficient_quota.*continues"),
-        ("400", r"the server refuses the request: BadRequestError.*unsupported_parameter"),
+        ("400", r"the server rejects the request: BadRequestError.*unsupported_parameter"),
     ],
 )
 def test_what_does_not_pass_stops_at_once_and_keeps_what_was_bought(tmp_path, monkeypatch, fault, message):
@@ -478,7 +478,7 @@ def test_a_refused_parameter_is_found_out_by_one_request_and_the_override_in_the
 ):
     more = {"parameters": {"top_k": 5}} if refused == "top_k" else {}
     with FakeServer(refuse=refused) as server:
-        with pytest.raises(FcotError, match=rf"the server refuses the request: BadRequestError.*{told}"):
+        with pytest.raises(FcotError, match=rf"the server rejects the request: BadRequestError.*{told}"):
             generate(teacher(server, concurrency=concurrency, max_retries=20, **more), tmp_path)
         assert server.stats()["requests"] == 1
         completions, _ = generate(teacher(server, concurrency=concurrency, **override), tmp_path)
@@ -494,7 +494,7 @@ def test_a_refused_parameter_is_found_out_by_one_request_and_the_override_in_the
 def test_no_override_is_named_that_the_configuration_refuses(refused):
     with FakeServer(refuse=refused) as server:
         one = teacher(server)
-        with pytest.raises(FcotError, match="the server refuses the request") as error:
+        with pytest.raises(FcotError, match="the server rejects the request") as error:
             ask(one, Request(step1(one).prompt, 128, stop=("\nQ:",)))
     assert f"teacher.parameters={{{refused}:null}}" not in str(error.value)
 
@@ -632,7 +632,7 @@ def test_a_run_that_is_refused_ends_with_one_message_without_the_key(run_fcot, t
             OPENAI_API_KEY=KEY,
         )
     assert done.returncode == 1
-    assert "the server refuses the key in $OPENAI_API_KEY" in done.stderr
+    assert "the server rejects the key in $OPENAI_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr
     assert KEY not in done.stdout + done.stderr
     assert KEY.encode() not in wrote(tmp_path)
