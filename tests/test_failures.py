@@ -223,7 +223,7 @@ def test_other_vendors_words_for_the_end(reason, meaning):
         (None, None, {}, "OPENAI_API_KEY", "needs the environment variable OPENAI_API_KEY"),
         ("https://api.openai.com/v1", None, {"OPENAI_API_KEY": "k"}, "OPENAI_API_KEY", None),
         ("http://127.0.0.1:1/v1", None, {}, None, None),
-        ("http://127.0.0.1:1/v1", None, {"OPENAI_API_KEY": "k"}, None, "t.api_key_env=OPENAI_API_KEY sends it there"),
+        ("http://127.0.0.1:1/v1", None, {"OPENAI_API_KEY": "k"}, None, "t.api_key_env=OPENAI_API_KEY sends this key to the server"),
         ("http://127.0.0.1:1/v1", "none", {"OPENAI_API_KEY": "k"}, None, None),
         ("http://127.0.0.1:1/v1", "OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "OPENAI_API_KEY", None),
         ("http://127.0.0.1:1/v1", "MINE", {"MINE": "k", "OPENAI_API_KEY": "k"}, "MINE", None),

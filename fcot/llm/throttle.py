@@ -179,7 +179,7 @@ class Throttle:
         self._changed.set()
 
     def _judge_doubling(self) -> None:
-        """Each time the limit has doubled, check whether answers per second have risen. If not, restore the limit before and stop doubling."""
+        """Each time the limit has doubled, check whether answers per second have risen. If not, undo the last one and stop doubling."""
         now = time.monotonic()
         if self._mark is None:
             self._mark = now, self._limit, self._answered, 0.0
