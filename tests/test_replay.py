@@ -190,7 +190,7 @@ def test_two_files_of_a_folder_with_the_same_completion(tmp_path):
 
 def test_more_than_the_file_holds_says_how_many_there_are(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 0), row(0, 1), row(0, 2), row(1, 0), row(1, 1))))
-    with pytest.raises(FcotError, match=r"diversity=4 is more than the file holds: 2 completions a problem \(use diversity=2 "):
+    with pytest.raises(FcotError, match=r"diversity=4 is more than the file holds: 2 completions per problem \(use diversity=2 "):
         choose(completions, problems(0, 1), 4, "the file")
     assert len(choose(completions, problems(0), 3, "the file")) == 3  # problems that are not trained on do not count
 

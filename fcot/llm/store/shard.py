@@ -155,9 +155,9 @@ class Shard:
             if not own and (row.get("root") or row["key"]) in self._settled:
                 self._broken = True
                 raise FcotError(
-                    f"{self.path.parent / name}: another process appended completions of a problem that this one has locked. File locks do "
-                    "not work between the two, so both pay for the same completions. Run one purchase at a time, or put the store on a file "
-                    "system with working locks (output_dir=...)"
+                    f"{self.path.parent / name}: another process appended completions of a problem that this one has locked. File locks "
+                    "do not work between the two, so both pay for the same completions. Run one purchase at a time, or put the store on "
+                    "a file system with working locks (output_dir=...)"
                 )
             self._add(row, (name, begin))
         if main and opened.end - (self._index.size if self._index else 0) > _UNINDEXED:
