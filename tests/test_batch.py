@@ -123,7 +123,7 @@ def test_a_server_that_refuses_several_choices_is_asked_one_by_one(tmp_path, cap
     with FakeServer(refuse="n") as server:
         assert_whole(generate(teacher(server), tmp_path, n=3)[0], 3, 4)
         assert server.stats()["good_choices"] == 2 * 3 * 4
-    assert capsys.readouterr().err.count("refuses several choices") == 1
+    assert capsys.readouterr().err.count("rejects several choices") == 1
 
 
 def test_the_message_about_an_unknown_batch_names_the_command_that_sets_it_aside(tmp_path):
@@ -175,7 +175,7 @@ def test_online_runs_do_not_buy_completions_of_an_open_batch(tmp_path):
         wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
         process.kill()
         process.wait()
-        with pytest.raises(FcotError, match="teacher=openai_batch collects them"):
+        with pytest.raises(FcotError, match="collect them first, with teacher=openai_batch"):
             generate(teacher(server).online, tmp_path)
 
 

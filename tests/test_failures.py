@@ -305,7 +305,7 @@ def test_a_server_that_refuses_several_choices_without_saying_so_is_tried_with_o
     assert len(completions) == 12
     assert all(RULE.first(one.answer_text) for one in completions)
     assert sum(body.get("n", 1) > 1 for body, _ in quirky.got) == 1
-    assert capsys.readouterr().err.count("refuses several choices in one request") == 1
+    assert capsys.readouterr().err.count("rejects several choices per request") == 1
 
 
 def test_a_refusal_that_has_another_reason_is_tried_with_one_choice_once_and_shown(tmp_path, monkeypatch):

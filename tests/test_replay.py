@@ -184,7 +184,7 @@ def test_a_folder_without_this_task_says_what_it_holds(tmp_path):
 def test_two_files_of_a_folder_with_the_same_completion(tmp_path):
     write(tmp_path / "greedy" / "D_mine.json", content(row(0, 0)))
     write(tmp_path / "sampled" / "D_mine.json", content(row(0, 0)))
-    with pytest.raises(FcotError, match=r"completion 0 twice \(several files of the folder hold it: point teacher\.path to one\)"):
+    with pytest.raises(FcotError, match=r"completion 0 twice \(several files of the folder have it: set teacher\.path to one file\)"):
         read(tmp_path)
 
 
