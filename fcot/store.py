@@ -260,7 +260,7 @@ def export_file(file: Path, run: Run) -> None:
     """Write the stored completions of the training problems to a file.
 
     Raises:
-        FcotError: The store has none of them.
+        FcotError: The store has no completions of these problems.
     """
     problems, plan, folder = run.select(run.split.train), run.plan, run.store
     folder.refresh()

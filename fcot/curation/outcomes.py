@@ -50,7 +50,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Remedies:
-    """Texts for :func:`advice`: what is wrong, and the override that helps. Each ends a sentence that begins "5 of 20 completions".
+    """Texts for :func:`advice`: what is wrong, and the override that helps. Each completes a sentence that begins "5 of 20 completions".
 
     Attributes:
         cut: Names the limit and a larger one, and says whether cut rationales become training data.

@@ -149,7 +149,7 @@ class Server:
         """Names of the parameters that requests may have. Those that servers reject most often come first."""
         return [*self._parameters, "seed", "n", self._max_tokens_parameter, "stop", "messages", "prompt", "model"]
 
-    # --- what a failure means ---
+    # --- failures ---
 
     def masked(self, text: str) -> str:
         """A text with the key replaced by ``***``: some servers repeat the key in errors."""

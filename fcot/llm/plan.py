@@ -103,8 +103,8 @@ class SlotRange:
         request: The request that fills them.
         key: The request's key.
         first_slot: The first slot.
-        n: How many slots.
-        seed: The seed that is sent.
+        n: Number of slots.
+        seed: The seed that is sent with the request.
         identity: The teacher's part of the key.
     """
 

@@ -1,4 +1,4 @@
-"""Buying completions online: as many requests in flight as the teacher takes. Each answer is stored before the next step uses it."""
+"""Buying completions online, with as many requests in flight as the teacher accepts. Each answer is stored before step 2 uses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RETRY_CLAIM_S = (0.1, 3.0)  # before problems that others have claimed are trie
 
 
 @dataclass
-class _Open:
+class _OpenProblem:
     """A problem that is being bought."""
 
     key: str  # step 1
@@ -83,7 +83,7 @@ class _Tries:
     If a try was certainly not charged, the next try uses its row. If no try follows, the row is cancelled.
     """
 
-    def __init__(self, purchase: _Purchase, state: _Open, job: SlotRange, bound: float) -> None:
+    def __init__(self, purchase: _Purchase, state: _OpenProblem, job: SlotRange, bound: float) -> None:
         self.purchase, self.state, self.job, self.bound = purchase, state, job, bound
         self.request_id = new_request_id()
         self.written = self.in_flight = False
@@ -133,8 +133,8 @@ class _Purchase:
         self.retry_claims_at = self.retry_wait_s = 0.0
         self.announced_wait = False
         self.interrupts = 0
-        self.jobs: deque[tuple[_Open, SlotRange]] = deque()
-        self.closed: list[_Open] = []  # complete problems, released once they are on the disk
+        self.jobs: deque[tuple[_OpenProblem, SlotRange]] = deque()
+        self.closed: list[_OpenProblem] = []  # complete problems, released once they are on the disk
         self.stop: BaseException | None = None
 
     async def run(self) -> None:
@@ -214,7 +214,7 @@ class _Purchase:
         self.plan.teacher.halt()
         self.stop = self.stop or reason
 
-    async def _buy(self, state: _Open, job: SlotRange, bound: float) -> None:
+    async def _buy(self, state: _OpenProblem, job: SlotRange, bound: float) -> None:
         tries = _Tries(self, state, job, bound)
         try:
             reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)
@@ -232,12 +232,12 @@ class _Purchase:
             self._count(state, min(n_new, self.plan.diversity - state.counted))
         self._request_ended(state)
 
-    def _request_ended(self, state: _Open) -> None:
+    def _request_ended(self, state: _OpenProblem) -> None:
         state.outstanding -= 1
         if not state.outstanding:
             self._queue_next(state)
 
-    def _queue_next(self, state: _Open) -> None:
+    def _queue_next(self, state: _OpenProblem) -> None:
         """Queue the requests that a problem needs next. If it needs none, it is complete."""
         jobs = missing(self.plan, state.shard, state.key, state.problem)
         state.outstanding = len(jobs)
@@ -249,7 +249,7 @@ class _Purchase:
         self.meter.judge_problem(self.plan, state.shard, state.key, state.problem)
         self.closed.append(state)
 
-    def _count(self, state: _Open, n: int) -> None:
+    def _count(self, state: _OpenProblem, n: int) -> None:
         state.counted += n
         self.meter.bought += n
         self.meter.finished(n)
@@ -276,14 +276,14 @@ class _Purchase:
             return _CLAIMED_TOGETHER
         return max(0, n_first - self.opened)
 
-    def _claim(self, n: int) -> list[_Open]:
+    def _claim(self, n: int) -> list[_OpenProblem]:
         """Claim up to ``n`` problems, and read which of their completions others have bought."""
-        states: list[_Open] = []
+        states: list[_OpenProblem] = []
         while self.waiting and len(states) < n:
             key, problem = self.waiting.popleft()
             shard = self.folder.shard(key)
             if shard.claim(key):
-                states.append(_Open(key, problem, shard))
+                states.append(_OpenProblem(key, problem, shard))
             else:
                 self.claimed_by_others.append((key, problem))
         if states:

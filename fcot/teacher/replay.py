@@ -91,7 +91,7 @@ def choose(
     if missing:
         raise FcotError(
             f"{source} holds no completion for {len(missing)} of the {len(problems)} training problems "
-            f"(the first is sample index {missing[0]})"
+            f"(the first is sample index {missing[0]}); use a file with all of them"
         )
     fewest = min((len(completions[problem.sample_index]) for problem in problems), default=0)
     if problems and start and fewest < start + diversity:
