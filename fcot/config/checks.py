@@ -93,7 +93,7 @@ def _method_faults(config: Config) -> Iterator[str]:
         yield f"method={name}: {fault}"
     elif not _needs_teacher(config):
         if config.until in ("generate", "curate"):
-            yield f"until={config.until}: method={name} uses no teacher; use until=train or until=evaluate"
+            yield f"until={config.until}: method={name} uses no teacher; use until=evaluate"
         if config.until == "train" and not METHODS[name].trains:
             yield f"until=train: method={name} does not train; use until=evaluate"
 
