@@ -10,7 +10,7 @@ from fcot import __version__
 
 COMMANDS = {
     "run": "one run, or a sweep with -m: fcot run student=flan_t5_base diversity=64",
-    "sweep": "jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
+    "sweep": "the jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
     "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
     "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",
     "store": "the completion store: fcot store list|verify|compact|merge|export|import",
@@ -22,7 +22,7 @@ def help_text() -> str:
     """The commands, each with an example."""
     lines = (f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return "\n".join([
-        "Distil a teacher's chain-of-thought reasoning into a small student.", "", "  fcot COMMAND ...", "", *lines, "",
+        "Distill a teacher's chain-of-thought reasoning into a small student.", "", "  fcot COMMAND ...", "", *lines, "",
         "fcot COMMAND --help shows details; fcot --version prints the version. python -m fcot.COMMAND does the same.",
     ])  # fmt: skip
 
@@ -38,8 +38,8 @@ def main() -> None:
         sys.argv = [f"fcot {command}", *arguments]
         importlib.import_module(f"fcot.{command}").main()
     else:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        overrides = "an override needs a command before it: fcot run " + command if "=" in command else ""
-        hint = overrides or (f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}")
+        close = difflib.get_close_matches(command, COMMANDS, 1)
+        override_hint = "an override needs a command before it: fcot run " + command if "=" in command else ""
+        hint = override_hint or (f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}")
         print(f"fcot {command}: no such command; {hint}", file=sys.stderr)
         sys.exit(2)

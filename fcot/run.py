@@ -44,9 +44,9 @@ def main() -> None:
 def _application(composed: DictConfig) -> None:
     """Execute one run. The jobs of a sweep are executed by :mod:`fcot.sweeps`."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise FcotError("sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp")
+        raise FcotError("sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp: choose one of these")
     if HydraConfig.get().launcher.get("kind") != "serial":
-        say(f"hydra/launcher={HydraConfig.get().runtime.choices['hydra/launcher']} is for sweeps: add -m, also for one job")
+        say(f"hydra/launcher={HydraConfig.get().runtime.choices['hydra/launcher']} is for sweeps: add -m, even for a single job")
         sys.exit(1)
     try:
         folder, metrics = _run(composed)
@@ -63,8 +63,8 @@ def _application(composed: DictConfig) -> None:
     elif metrics:
         from fcot.reporting.tables import stage_line
 
-        first = folder / "round_1"  # exists if the method has rounds
-        print(stage_line(composed.until, metrics, str(first if first.exists() else folder)))
+        first_round = folder / "round_1"  # exists if the method has rounds
+        print(stage_line(composed.until, metrics, str(first_round if first_round.exists() else folder)))
 
 
 def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
@@ -87,12 +87,12 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
         preview(run, run.config.preview)
     else:
         from fcot.runs.pipeline import execute
-        from fcot.runs.run import kept_config
+        from fcot.runs.run import config_yaml
         from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")
         hydra = HydraConfig.get()
-        return run.directory.path, execute(run, kept_config(composed, run, hydra.overrides.task, added_searchpath(hydra.runtime)))
+        return run.directory.path, execute(run, config_yaml(composed, run, hydra.overrides.task, added_searchpath(hydra.runtime)))
     return run.directory.path, {}
 
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _SHOWN_FAULTS = 10
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
-_AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}
+_AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}  # the authors' names of prompts
+# the options that fields of a completion file correspond to
 _OPTIONS = {"base_model": "teacher.model_id", "temperature": "teacher.temperature", "max_tokens": "prompt.rationale_tokens"}
 _HELP = {
     "list": "what is stored, by task, model, prompt and settings, with its cost",
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
-        say("\ninterrupted; the same command can be run again")
+        say("\ninterrupted; run the same command again to continue")
         sys.exit(130)
 
 
@@ -115,10 +116,10 @@ def show(store: Path, prices: Path) -> None:
     """
     rows = [(name, holding) for name, folder in _folders(store) for holding in holdings(folder, _price_of(prices))]
     counts = sum((holding.counts for _, holding in rows), Counter[str]())
-    known = [holding.usd for _, holding in rows if holding.usd is not None]
-    total = Holdings("", "", counts, Counter(), sum(known) if known else None, max(holding.last for _, holding in rows))
+    priced = [holding.usd for _, holding in rows if holding.usd is not None]
+    total = Holdings("", "", counts, Counter(), sum(priced) if priced else None, max(holding.last for _, holding in rows))
     lines = [_line(*row) for row in (*rows, ("total", total))]
-    if 0 < len(known) < len(rows):
+    if 0 < len(priced) < len(rows):
         lines[-1][-3] += " + ?"
     _print_table(("task/model/prompt", *_COUNTS, "size", "USD", "last", "settings"), lines)
     for name, holding in rows:
@@ -128,10 +129,10 @@ def show(store: Path, prices: Path) -> None:
 
 
 def _line(name: str, holding: Holdings) -> list[str]:
-    last = time.strftime("%Y-%m-%d %H:%M", time.localtime(holding.last))
+    last_time = time.strftime("%Y-%m-%d %H:%M", time.localtime(holding.last))
     usd = "?" if holding.usd is None else f"{holding.usd:,.4f}"
     counts = (f"{holding.counts[column]:,}" for column in _COUNTS)
-    return [name, *counts, f"{holding.counts['bytes'] / 1e6:,.1f} MB", usd, last, holding.settings]
+    return [name, *counts, f"{holding.counts['bytes'] / 1e6:,.1f} MB", usd, last_time, holding.settings]
 
 
 def _price_of(prices: Path) -> Callable[[str], Price | None]:
@@ -145,10 +146,10 @@ def _price_of(prices: Path) -> Callable[[str], Price | None]:
 
 
 def verify(store: Path) -> None:
-    """Print a line per folder and the first faults.
+    """Print a line per folder, and the first faults.
 
     Raises:
-        FcotError: There are faults. Lines that a killed writer tore do not count as faults.
+        FcotError: There are faults. Lines that a killed writer tore are no faults.
     """
     rows: list[list[str]] = []
     shown: list[str] = []
@@ -186,17 +187,17 @@ def merge_stores(source: Path, target: Path) -> None:
         raise FcotError(f"{source} and {target} are the same store")
     for name, folder in _folders(source):
         if folder.open_batches():
-            raise FcotError(f"{folder.path}/batches: submitted batches are not collected yet; collect them with teacher=openai_batch first")
+            raise FcotError(f"{folder.path}/batches: submitted batches are not collected yet; first collect them with teacher=openai_batch")
         target_folder = StoreFolder(target / name)
         with folder.exclusive(say), target_folder.exclusive(say):
-            new = sum(merge(shard, target_folder.shard(shard.path.stem)) for shard in folder.shards())
-        print(f"{name}: {new:,} rows were new")
+            n_new = sum(merge(shard, target_folder.shard(shard.path.stem)) for shard in folder.shards())
+        print(f"{name}: {n_new:,} rows were new")
 
 
 def set_batch_aside(path: Path) -> None:
-    """Set a submitted batch aside, and print what that means."""
-    moved = set_aside(path)
-    print(f"{moved}: set aside. The next purchase buys again what it would have brought; to collect it after all, move its files back")
+    """Set a submitted batch aside, and print what that means. ``path`` is the batch's jobs file."""
+    new_path = set_aside(path)
+    print(f"{new_path}: set aside. The next purchase buys its completions again; to collect the batch after all, move its files back")
 
 
 # --- export and import --------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def configured(overrides: Sequence[str]) -> Run:
     """The run of a configuration. It sends no requests, so its teacher needs no key.
 
     Args:
-        overrides: As for ``fcot.run``.
+        overrides: Overrides as ``fcot.run`` takes them, such as ``dataset=svamp``.
 
     Raises:
         FcotError: The configuration is faulty, or its method uses no teacher.
@@ -229,7 +230,7 @@ def configured(overrides: Sequence[str]) -> Run:
     except (HydraException, OmegaConfBaseException) as error:
         raise FcotError(explain(error)) from error
     if "base_url" in composed.teacher:
-        composed.teacher.base_url = "http://localhost:9/nobody-is-asked"  # no key is needed for it; the address is part of no store key
+        composed.teacher.base_url = "http://localhost:9/no-request-is-sent"  # it needs no key, and addresses are part of no store key
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and resolving "auto" takes seconds
     config = to_config(composed)
@@ -249,7 +250,7 @@ def _metadata(run: Run) -> dict[str, Any]:
 
 
 def _prompts(plan: Plan, problem: Problem, rationale: str) -> dict[str, str]:
-    """The prompts of both requests as texts, also for chat endpoints. A prompt of one request stands twice."""
+    """The prompts of both requests, as texts even for chat endpoints. With a prompt of one request, both are that request's."""
     first = str(plan.prompt.first_request(problem.question, plan.rule, chat=False))
     second = str(plan.prompt.second_request(problem.question, rationale, plan.rule, chat=False)) if plan.prompt.two_steps else first
     return {"reasoning_prompt": first, "prompt": second}
@@ -259,16 +260,16 @@ def export_file(file: Path, run: Run) -> None:
     """Write the stored completions of the training problems to a file.
 
     Raises:
-        FcotError: The store has none of them.
+        FcotError: The store has no completions of these problems.
     """
     problems, plan, folder = run.select(run.split.train), run.plan, run.store
     folder.refresh()
     written: Counter[int] = Counter()
     write_atomic(file, _pieces(run, Generated(plan, folder, problems), written))
-    wanted = plan.diversity * len(problems)
+    n_expected = plan.diversity * len(problems)
     print(
         f"{file}: {written.total():,} completions of {len(written):,} problems; "
-        f"{wanted - written.total():,} of the {wanted:,} ({plan.diversity} x {len(problems):,}) are missing"
+        f"{n_expected - written.total():,} of the {n_expected:,} ({plan.diversity} x {len(problems):,}) are missing"
     )
 
 
@@ -283,7 +284,10 @@ def _pieces(run: Run, completions: Iterable[Completion], written: Counter[int]) 
             yield f'{"," if written else ""}\n"{index}": {json.dumps(rows)}'
             written[index] = len(rows)
     if not written:
-        raise FcotError(f"nothing of this configuration is stored in {run.store.path} (diversity=1 and more are different requests)")
+        raise FcotError(
+            f"nothing of this configuration is stored in {run.store.path} (diversity=1 requests greedy rationales, a larger diversity "
+            "sampled ones: check diversity and teacher.temperature)"
+        )
     yield "}}\n"
 
 
@@ -297,10 +301,10 @@ def _to_row(plan: Plan, problem: Problem, completion: Completion) -> dict[str, A
 
 
 def import_file(file: Path, run: Run) -> None:
-    """Store those completions of a file that the store lacks.
+    """Store the completions of a file as a configuration's own, except those that the store has.
 
     Raises:
-        FcotError: The file holds no completions of this task, or its requests differ from the configuration's.
+        FcotError: The file has no completions of this task, or its requests differ from those of the configuration.
     """
     if not file.is_file():
         raise FcotError(f"{file}: no such file")
@@ -309,17 +313,17 @@ def import_file(file: Path, run: Run) -> None:
     except FcotError as error:
         raise FcotError(str(error).replace(f"teacher.path={file}", str(file))) from None
     _check_requests(file, run)
-    plan, folder, new = run.plan, run.store, 0
-    draws = {
+    plan, folder, n_new = run.plan, run.store, 0
+    texts = {
         index: [(_first_text(plan, completion, file), completion) for completion in of_problem]
         for index, of_problem in sorted(completions.items())
     }
     with folder.exclusive(say):
-        for index, texts in draws.items():
+        for index, texts_of_problem in texts.items():
             key = plan.root_key(folder, run.problems[index])
-            new += _store(plan, folder.shard(key), key, run.problems[index], texts)
+            n_new += _store(plan, folder.shard(key), key, run.problems[index], texts_of_problem)
     total = sum(map(len, completions.values()))
-    print(f"{folder.path}: {new:,} completions of {len(completions):,} problems imported, {total - new:,} were stored already")
+    print(f"{folder.path}: {n_new:,} completions of {len(completions):,} problems imported, {total - n_new:,} were stored already")
 
 
 def _check_requests(file: Path, run: Run) -> None:
@@ -338,14 +342,18 @@ def _check_requests(file: Path, run: Run) -> None:
                 n_equal = next((i for i, (left, right) in pairs if left != right), min(len(expected), len(in_file)))
                 start = max(0, n_equal - 60)
                 raise FcotError(
-                    f"{file} was made with another prompt than prompt={plan.prompt.name}: choose its own with prompt=... "
+                    f"{file} was made with another prompt than prompt={plan.prompt.name}: choose the file's prompt with prompt=... "
                     f"({name} of sample index {row['sample_index']})\n"
                     f"  file:          {in_file[start : start + 120]!r}\n  configuration: {expected[start : start + 120]!r}"
                 )
 
 
 def _first_text(plan: Plan, completion: Completion, file: Path) -> str:
-    """The answer to the first request. For a prompt of one request, a text that splits into the rationale and the answer."""
+    """The text that answers the first request: the rationale. With a prompt of one request, a text that splits into rationale and answer.
+
+    Raises:
+        FcotError: No such text splits into the completion's rationale and answer.
+    """
     rationale, answer = completion.rationale, completion.answer_text
     if plan.prompt.two_steps:
         return rationale
@@ -356,7 +364,7 @@ def _first_text(plan: Plan, completion: Completion, file: Path) -> str:
             return text
     raise FcotError(
         f"{file}: completion {completion.completion_index} of sample index {completion.sample_index} cannot be an answer to "
-        f"prompt={plan.prompt.name}: {end[:60]!r} after {rationale[-60:]!r} does not split there"
+        f"prompt={plan.prompt.name}: fcot would not split {rationale[-60:]!r} from {end[:60]!r}. Import it under the prompt that it answers"
     )
 
 
@@ -364,45 +372,52 @@ def _stripped(pair: tuple[str, str]) -> tuple[str, str]:
     return pair[0].strip(), pair[1].strip()
 
 
-def _store(plan: Plan, shard: Shard, key: str, problem: Problem, draws: Sequence[tuple[str, Completion]]) -> int:
-    """Append the completions of a problem that the store lacks, each as often as the file has it.
+def _store(plan: Plan, shard: Shard, key: str, problem: Problem, texts: Sequence[tuple[str, Completion]]) -> int:
+    """Append the completions of a problem that the store lacks. A completion that is in the file twice is stored twice.
 
-    Problems with the same question share their rows, so each finds the completions of the others. A rationale that is stored
-    without its answer gets the answer in the file.
+    Problems with the same question share their rows, so the completions of one count as stored for the others. A rationale that is
+    stored without its answer gets the answer in the file.
+
+    Args:
+        plan: The plan of the configuration.
+        shard: The shard of the problem.
+        key: The problem's step-1 key.
+        problem: The problem.
+        texts: The text that answers the first request (:func:`_first_text`) and the completion, for each completion in the file.
 
     Returns:
-        How many completions were appended.
+        Number of completions that were appended.
     """
     rationales = Counter(shard.row(key, slot)["text"] for slot in shard.slots(key))
     stored: dict[str, Counter[tuple[str, str]]] = {}  # by key: stored texts that match no completion of the file yet
-    new = 0
+    n_new = 0
 
     def parts(text: str) -> tuple[str, str]:
         return (text, "") if plan.prompt.two_steps else _stripped(plan.prompt.split(text, plan.rule))
 
     def row(request: Request, row_key: str, text: str, finish_reason: str | None) -> list[StoreRow]:
-        free = next(slot for slot in count() if not shard.has(row_key, slot))
-        job = SlotRange(request, row_key, free, 1, 0, plan.teacher.identity)
+        free_slot = next(slot for slot in count() if not shard.has(row_key, slot))
+        job = SlotRange(request, row_key, free_slot, 1, 0, plan.teacher.identity)
         return to_rows(plan, job, shard, Reply([Choice(text, finish_reason)]), new_request_id(), counted=False, run="import", seed=None)
 
-    for first, completion in draws:
+    for first_text, completion in texts:
         if plan.prompt.two_steps:
-            request, text = plan.step2(problem, {"key": key, "slot": None, "text": first}), completion.answer_text
+            request, text = plan.step2(problem, {"key": key, "slot": None, "text": first_text}), completion.answer_text
         else:
-            request, text = plan.step1(problem), first
-        last = plan.key(request)
-        if last not in stored:
-            stored[last] = Counter(parts(shard.row(last, slot)["text"]) for slot in shard.slots(last))
-        if stored[last][parts(text)]:
-            stored[last][parts(text)] -= 1
+            request, text = plan.step1(problem), first_text
+        last_key = plan.key(request)  # of step 2, or of the only step
+        if last_key not in stored:
+            stored[last_key] = Counter(parts(shard.row(last_key, slot)["text"]) for slot in shard.slots(last_key))
+        if stored[last_key][parts(text)]:
+            stored[last_key][parts(text)] -= 1
             continue
-        rows = row(request, last, text, None if request.root else completion.finish_reason)
-        if request.root and rationales[first] <= len(shard.slots(last)):
-            rows = row(plan.step1(problem), key, first, completion.finish_reason) + rows
-            rationales[first] += 1
+        rows = row(request, last_key, text, None if request.root else completion.finish_reason)
+        if request.root and rationales[first_text] <= len(shard.slots(last_key)):
+            rows = row(plan.step1(problem), key, first_text, completion.finish_reason) + rows
+            rationales[first_text] += 1
         shard.append(rows)
-        new += 1
-    return new
+        n_new += 1
+    return n_new
 
 
 if __name__ == "__main__":

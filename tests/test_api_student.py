@@ -347,9 +347,9 @@ def test_too_few_samples_cost_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("401", "the server wants a key: .*student.api_key_env=NAME"),
+        ("401", "the server requires a key: .*student.api_key_env=NAME"),
         ("404", r"no model student\.model=gpt-4\.1-nano-2025-04-14 or no endpoint /v1/fine_tuning/jobs at student\.base_url="),
-        ("400", r"the server refuses the request: .* \(student\.model=gpt-4\.1-nano-2025-04-14\)"),
+        ("400", r"the server rejects the request: .* \(student\.model=gpt-4\.1-nano-2025-04-14\)"),
         ("quota", "the account's quota is used up"),
     ],
 )
@@ -364,7 +364,7 @@ def test_a_wrong_key_is_in_no_message(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made-up-0123456789abcdefghij")
     with FakeServer(tuning_faults={"list": ["401"]}) as server, pytest.raises(FcotError) as error:
         tune(server, tmp_path, key="OPENAI_API_KEY")
-    assert "the server refuses the key in $OPENAI_API_KEY" in str(error.value)
+    assert "the server rejects the key in $OPENAI_API_KEY" in str(error.value)
     assert "sk-made-up" not in str(error.value)
     assert "***" in str(error.value)
 

@@ -19,10 +19,10 @@ from fcot.base.errors import FcotError
 from fcot.base.files import write_json, write_jsonl
 from fcot.llm.batch import BatchModel, _Batches, _failure
 from fcot.llm.generate import generate_completions
+from fcot.llm.meter import Meter
 from fcot.llm.money import Price
 from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.plan import missing
-from fcot.llm.purchase import Meter
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 from fcot.store import main as store_command
@@ -123,7 +123,7 @@ def test_a_server_that_rejects_several_choices_gets_requests_for_one_choice_each
     with FakeServer(refuse="n") as server:
         assert_whole(generate(teacher(server), tmp_path, n=3)[0], 3, 4)
         assert server.stats()["good_choices"] == 2 * 3 * 4
-    assert capsys.readouterr().err.count("refuses several choices") == 1
+    assert capsys.readouterr().err.count("rejects several choices") == 1
 
 
 def test_the_message_about_an_unknown_batch_names_the_command_that_sets_it_aside(tmp_path):
@@ -175,7 +175,7 @@ def test_online_runs_do_not_buy_completions_of_an_open_batch(tmp_path):
         wait_for(lambda: list((tmp_path / "batches").glob("*.state.json")))
         process.kill()
         process.wait()
-        with pytest.raises(FcotError, match="teacher=openai_batch collects them"):
+        with pytest.raises(FcotError, match="collect them first, with teacher=openai_batch"):
             generate(teacher(server).online, tmp_path)
 
 

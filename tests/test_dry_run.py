@@ -438,7 +438,7 @@ def test_a_preview_of_replayed_completions_sends_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
 def test_a_preview_of_a_method_without_a_teacher_is_one_clear_message(tmp_path, method):
-    with pytest.raises(FcotError, match=rf"^preview=2: method={method} uses no teacher$"):
+    with pytest.raises(FcotError, match=rf"^preview=2: method={method} uses no teacher, so there are no completions to show$"):
         preview(make_run(tmp_path, f"method={method}", "dataset.n_problems=60"), 2)
 
 

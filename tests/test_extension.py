@@ -96,7 +96,7 @@ def test_the_run_id_depends_on_the_setting_and_the_source_of_a_filter(own_filter
         ("nowhere.short", "", "curation.filters=nowhere.short: no module nowhere in"),
         ("my_filters.long", "", "curation.filters=my_filters.long: my_filters has no function long"),
         ("broken.short", "", "curation.filters=broken.short: importing broken failed with ZeroDivisionError"),
-        ("shrot", "", "or your own by module.function"),
+        ("shrot", "", "or name your own filter as module.function"),
         ("my_filters.short", "curation.settings.min_word=2", "curation.settings.min_word: none of the filters reads it"),
         ("my_filters.needs", "", "curation.filters=my_filters.needs needs curation.settings.limit=..."),
     ],

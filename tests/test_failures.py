@@ -102,7 +102,7 @@ def test_the_rejected_parameter_is_identified(body, name):
 def test_a_prompt_that_is_too_long_is_recognised_in_any_words_and_shape(message):
     for body in ({"error": {"message": message}}, {"error": message}, {"detail": message}, message):
         failure = failed(400, body)
-        assert failure.refused_prompt() == "too_long"
+        assert failure.prompt_fault() == "too_long"
         assert not failure.maybe_charged
 
 
@@ -121,12 +121,12 @@ def test_a_prompt_that_is_too_long_is_recognised_in_any_words_and_shape(message)
     ],
 )
 def test_only_a_prompt_that_moderation_rejects_is_skipped(status, body, reason):
-    assert failed(status, body).refused_prompt() == ("prompt_filtered" if reason else None)
+    assert failed(status, body).prompt_fault() == ("prompt_filtered" if reason else None)
 
 
 def test_a_limit_of_tokens_per_minute_does_not_mean_a_long_prompt():
     body = {"error": {"message": "Request too large for model on tokens per minute (TPM): Limit 6000, Requested 7000", "code": "x"}}
-    assert failed(413, body).refused_prompt() is None
+    assert failed(413, body).prompt_fault() is None
 
 
 OVERLOADED = {"error": {"message": "overloaded", "code": "x"}}
@@ -228,7 +228,7 @@ def test_the_finish_reasons_of_other_vendors_are_translated(reason, meaning):
         (None, None, {}, "OPENAI_API_KEY", "needs the environment variable OPENAI_API_KEY"),
         ("https://api.openai.com/v1", None, {"OPENAI_API_KEY": "k"}, "OPENAI_API_KEY", None),
         ("http://127.0.0.1:1/v1", None, {}, None, None),
-        ("http://127.0.0.1:1/v1", None, {"OPENAI_API_KEY": "k"}, None, "t.api_key_env=OPENAI_API_KEY sends it there"),
+        ("http://127.0.0.1:1/v1", None, {"OPENAI_API_KEY": "k"}, None, "t.api_key_env=OPENAI_API_KEY sends this key to the server"),
         ("http://127.0.0.1:1/v1", "none", {"OPENAI_API_KEY": "k"}, None, None),
         ("http://127.0.0.1:1/v1", "OPENAI_API_KEY", {"OPENAI_API_KEY": "k"}, "OPENAI_API_KEY", None),
         ("http://127.0.0.1:1/v1", "MINE", {"MINE": "k", "OPENAI_API_KEY": "k"}, "MINE", None),
@@ -310,7 +310,7 @@ def test_after_an_unclear_error_about_several_choices_one_choice_is_tried_once(t
     assert len(completions) == 12
     assert all(RULE.first(completion.answer_text) for completion in completions)
     assert sum(body.get("n", 1) > 1 for body, _ in quirky.received) == 1
-    assert capsys.readouterr().err.count("refuses several choices in one request") == 1
+    assert capsys.readouterr().err.count("rejects several choices per request") == 1
 
 
 def test_an_error_that_remains_with_one_choice_is_shown(tmp_path, monkeypatch):

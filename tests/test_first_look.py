@@ -10,7 +10,7 @@ from fcot.base.ranks import World
 from fcot.base.records import Completion, CuratedCompletion
 from fcot.curation.outcomes import Outcomes, Remedies, advice
 from fcot.estimate.preview import preview
-from fcot.llm.purchase import first_problems
+from fcot.llm.meter import first_problems
 from fcot.runs.pipeline import execute
 from fcot.stages import first_look
 from fcot.stages.first_look import FirstLook, remedies_of

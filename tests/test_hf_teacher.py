@@ -205,7 +205,7 @@ def test_t5_has_no_length_limit(folders):
 
 def test_messages_go_through_the_chat_template(folder, tmp_path):
     messages = [{"role": "user", "content": PROMPTS[0]}, {"role": "assistant", "content": "No."}, {"role": "user", "content": "So?"}]
-    with pytest.raises(FcotError, match=r"teacher\.path=.*no chat template; teacher\.endpoint=completions"):
+    with pytest.raises(FcotError, match=r"teacher\.path=.*no chat template; set teacher\.endpoint=completions"):
         send(teacher(folder, chat=True), (Request(messages, 10), 1, 0))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = (

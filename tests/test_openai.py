@@ -345,10 +345,10 @@ def test_a_server_that_returns_single_choices_gets_more_requests_and_causes_one_
     assert stats["good_choices"] == stats["good_requests"] == usage["requests"] == 2 * 40
     stderr = capsys.readouterr().err
     if "refuse" in options:
-        assert stderr.count("the server refuses several choices in one request (n): they are requested one by one") == 1
+        assert stderr.count("the server rejects several choices per request (parameter n): fcot requests them one by one") == 1
         assert stats["faulty"]["refused_parameter"] == 1, "the first request is sent alone"
     else:
-        assert stderr.count("the server returned 1 of the 4 choices asked for: the rest is requested again") == 1
+        assert stderr.count("the server returned 1 of 4 requested choices: fcot requests the rest again") == 1
 
 
 def test_a_server_that_refuses_several_choices_gets_single_requests_even_without_retries():
@@ -392,10 +392,10 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("401", r"the server refuses the key in \$OPENAI_API_KEY: AuthenticationError.*invalid_api_key"),
+        ("401", r"the server rejects the key in \$OPENAI_API_KEY: AuthenticationError.*invalid_api_key"),
         ("404", r"teacher\.model=fake .* does it end in /v1\? \(NotFoundError.*model_not_found"),
         ("quota", r"the account's quota is used up: RateLimitError.*insufficient_quota.*continues"),
-        ("400", r"the server refuses the request: BadRequestError.*unsupported_parameter"),
+        ("400", r"the server rejects the request: BadRequestError.*unsupported_parameter"),
     ],
 )
 def test_a_permanent_error_stops_at_once_and_keeps_what_was_bought(tmp_path, monkeypatch, fault, message):
@@ -477,7 +477,7 @@ def test_a_second_step_that_is_too_long_loses_one_answer(tmp_path):
 def test_a_refused_parameter_costs_one_request_and_the_suggested_override_works(tmp_path, refused, advice, override, concurrency):
     extra = {"parameters": {"top_k": 5}} if refused == "top_k" else {}
     with FakeServer(refuse=refused) as server:
-        with pytest.raises(FcotError, match=rf"the server refuses the request: BadRequestError.*{advice}"):
+        with pytest.raises(FcotError, match=rf"the server rejects the request: BadRequestError.*{advice}"):
             generate(teacher(server, concurrency=concurrency, max_retries=20, **extra), tmp_path)
         assert server.stats()["requests"] == 1
         completions, _ = generate(teacher(server, concurrency=concurrency, **override), tmp_path)
@@ -493,7 +493,7 @@ def test_a_refused_parameter_costs_one_request_and_the_suggested_override_works(
 def test_the_message_suggests_no_override_that_the_configuration_rejects(refused):
     with FakeServer(refuse=refused) as server:
         model = teacher(server)
-        with pytest.raises(FcotError, match="the server refuses the request") as error:
+        with pytest.raises(FcotError, match="the server rejects the request") as error:
             send(model, Request(step1(model).prompt, 128, stop=("\nQ:",)))
     assert f"teacher.parameters={{{refused}:null}}" not in str(error.value)
 
@@ -631,7 +631,7 @@ def test_a_run_whose_key_is_refused_ends_with_one_message_without_the_key(run_fc
             OPENAI_API_KEY=KEY,
         )
     assert result.returncode == 1
-    assert "the server refuses the key in $OPENAI_API_KEY" in result.stderr
+    assert "the server rejects the key in $OPENAI_API_KEY" in result.stderr
     assert "Traceback" not in result.stderr
     assert KEY not in result.stdout + result.stderr
     assert KEY.encode() not in bytes_under(tmp_path)

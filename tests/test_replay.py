@@ -187,13 +187,13 @@ def test_a_folder_without_this_task_is_an_error_with_its_tasks(tmp_path):
 def test_the_same_completion_in_two_files_of_a_folder_is_an_error(tmp_path):
     write(tmp_path / "greedy" / "D_mine.json", content(row(0, 0)))
     write(tmp_path / "sampled" / "D_mine.json", content(row(0, 0)))
-    with pytest.raises(FcotError, match=r"completion 0 twice \(several files of the folder hold it: point teacher\.path to one\)"):
+    with pytest.raises(FcotError, match=r"completion 0 twice \(several files of the folder have it: set teacher\.path to one file\)"):
         read(tmp_path)
 
 
 def test_too_large_a_diversity_is_an_error_with_the_number_of_completions(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 0), row(0, 1), row(0, 2), row(1, 0), row(1, 1))))
-    with pytest.raises(FcotError, match=r"diversity=4 is more than the file holds: 2 completions a problem \(use diversity=2 "):
+    with pytest.raises(FcotError, match=r"diversity=4 is more than the file holds: 2 completions per problem \(use diversity=2 "):
         choose(completions, problems(0, 1), 4, "the file")
     assert len(choose(completions, problems(0), 3, "the file")) == 3  # problems that are not trained on do not count
 

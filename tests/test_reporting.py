@@ -26,7 +26,7 @@ from fcot.reporting.scaling import lines
 from fcot.reporting.settings import group, label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import accuracy_table, by_task, compare_settings, notes, stage_line
-from fcot.runs.run import kept_config
+from fcot.runs.run import config_yaml
 from fcot.sweeps.plan import PlannedJob, Sweep, write_plan
 
 BASE = {
@@ -330,7 +330,7 @@ def test_the_saved_command_is_read_as_it_was_written(end, tmp_path, make_run):
 
     template = f"Q: {{question}}{end}A: {{trigger}}"
     run_of = make_run(tmp_path)
-    config = kept_config(
+    config = config_yaml(
         OmegaConf.create({"teacher": {}, "x": 1}), run_of, ["diversity=1", f"prompt.template='{template}'"], ["file:///conf"]
     )
     assert OmegaConf.create(config)["x"] == 1

@@ -253,7 +253,9 @@ def test_locks_that_do_not_reach_another_process_are_detected(tmp_path, monkeypa
     path = tmp_path / "a.jsonl"
     first, second = buying(path, "one", 1), buying(path, "two", 1)
     first.append([lost(1, "r", bound_usd=1.0)])
-    with pytest.raises(FcotError, match=r"a\.one\.jsonl: another process wrote about a problem that this one has locked\. The locks"):
+    with pytest.raises(
+        FcotError, match=r"a\.one\.jsonl: another process appended completions of a problem that this one has locked\. File locks"
+    ):
         second.refresh()
 
 

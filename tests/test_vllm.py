@@ -375,7 +375,7 @@ def test_a_signal_during_the_generation(place, number, to_all):
     (os.killpg if to_all else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    assert "stopping: waiting for what was sent" in err
+    assert "stopping: waiting for the requests" in err
     place.check_stopped()
     bought = place.bought()
     assert len(set(place.stored())) == len(place.stored()) == bought, "what was in flight is waited for and kept"
@@ -489,7 +489,7 @@ def test_a_warned_slurm_job_is_requeued_and_goes_on(place, slurm, moment):
     place.check_whole()
     said = (place.folder / "job.out").read_text()
     assert "warned of a time limit or a preemption: requeued" in said
-    assert ("stopping: waiting for what was sent" in said) == (moment == "generating")
+    assert ("stopping: waiting for the requests" in said) == (moment == "generating")
 
 
 LATE = """

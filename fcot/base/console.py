@@ -34,7 +34,7 @@ def published(publish: Callable[[dict[str, Any]], object]) -> Iterator[None]:
 
 
 def be_silent() -> None:
-    """Print no messages and no progress from now on, because another process of the run does."""
+    """Print no messages and no progress from now on: another process of the run prints them."""
     global _silent
     _silent = True
 
@@ -47,7 +47,7 @@ def say(message: str) -> None:
 
 
 def result_console() -> Console:
-    """The console for results: stdout. Where that is no terminal, lines have 200 characters so that tables fit."""
+    """The console for results, on stdout. If stdout is not a terminal, lines are 200 characters wide so that tables fit."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -65,7 +65,7 @@ class Bar:
         what: Name of the work.
         total: Amount of work, in ``unit``.
         unit: Such as ``steps``.
-        show: Called at each step with the amount done, the rate (1/s) and the status. It limits by itself how often it draws.
+        show: Called by each :meth:`advance` with the amount done, the rate (units per second) and the status. It may skip drawing.
     """
 
     def __init__(self, what: str, total: int, unit: str, show: Callable[[int, float, object], object]) -> None:
@@ -88,12 +88,12 @@ class Bar:
             _publish({"what": self._what, "done": self._done, "total": self._total, "unit": self._unit, "seconds_left": seconds})
 
     def resume(self, n: int) -> None:
-        """Add ``n`` that an earlier process did. The rate is measured from here on."""
+        """Add ``n`` units of work that an earlier process did. The rate is measured from here on."""
         self._done += n
         self._done_at_start, self._start = self._done, time.monotonic()
 
     def watch(self, status: object) -> None:
-        """Show ``str(status)`` beside the progress from now on. The rate is measured from here on."""
+        """Show ``str(status)`` beside the progress from now on, and measure the rate from here on."""
         self._status, self._done_at_start, self._start = status, self._done, time.monotonic()
 
 
@@ -130,13 +130,14 @@ def _remaining(done: int, total: int, rate: float) -> str:
 
 
 def _plain(what: str, total: int, unit: str) -> Callable[[int, float, object], None]:
-    last = time.monotonic()
+    """A ``show`` function for :class:`Bar` that prints a line of text every ten seconds."""
+    shown_at = time.monotonic()
 
     def show(done: int, rate: float, status: object) -> None:
-        nonlocal last
+        nonlocal shown_at
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY_S and done < total:
-            last = now
+        if now - shown_at >= PLAIN_EVERY_S and done < total:
+            shown_at = now
             suffix = f"; {status}" if status != "" else ""
             say(f"{what}: {done:,}/{total:,} {unit}, {_pace(rate, unit)}, {_remaining(done, total, rate)}{suffix}")
 

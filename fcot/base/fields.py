@@ -27,7 +27,7 @@ class Why:
 
 
 class To:
-    """What several resolved fields are resolved to."""
+    """Values of ``to`` (:func:`resolved`) that several fields share."""
 
     PROBLEMS = "the problems"
     SPLIT = "the split"
@@ -112,16 +112,16 @@ def neutral(default: Any, reason: str, **bounds: Any) -> Any:
 
 
 def resolved(default: Any, to: str, **bounds: Any) -> Any:
-    """A field that counts with ``to``, the value that it is resolved to: a file's content instead of its path, for example."""
+    """A field that counts with the value that it is resolved to, such as a file's content instead of its path. ``to`` names that value."""
     return _field(default, Part("resolved", to), bounds)
 
 
 def absent_at(frozen: Any, default: Any = MISSING, **bounds: Any) -> Any:
-    """A field that counts except at one value. It is for an option that is added later, so that it renames no existing run.
+    """A field that counts except at one value. Use it for an option that is added later: it then renames no existing run.
 
     Args:
         frozen: The value at which the code does the same as before the option existed. Never change it.
-        default: The default, if it is another value. It renames the runs that use the default.
+        default: The default, if it differs from ``frozen``. Such a default renames the runs that use it.
         bounds: Arguments of :class:`Bounds`.
     """
     return _field(frozen if default is MISSING else default, Part("absent_at", frozen=frozen), bounds)

@@ -51,21 +51,22 @@ class Lifeline:
             connection.sendall(f"{token} {rank}\n".encode())
             self._watch(connection, 0)
 
-    def _watch(self, connection: socket.socket, other: int) -> None:
+    def _watch(self, connection: socket.socket, other_rank: int) -> None:
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._open.append(connection)
-        threading.Thread(target=self._wait, args=(connection, other), daemon=True).start()
+        threading.Thread(target=self._wait, args=(connection, other_rank), daemon=True).start()
 
-    def _wait(self, connection: socket.socket, other: int) -> None:
+    def _wait(self, connection: socket.socket, other_rank: int) -> None:
         with contextlib.suppress(OSError):
             connection.recv(1)  # returns when the connection ends, because nothing is ever sent
         time.sleep(_GRACE_S)
         if not self._leaving:
-            print(f"rank {self._rank}: rank {other} of {self._size} has ended; the same command continues", file=sys.stderr, flush=True)
+            message = f"rank {self._rank}: rank {other_rank} of {self._size} has ended; the same command continues"
+            print(message, file=sys.stderr, flush=True)
             os._exit(1)
 
     def leave(self) -> None:

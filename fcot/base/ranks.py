@@ -47,7 +47,11 @@ class World:
     slurm: bool = False
 
     def placement(self, strategy: str) -> dict[str, Any]:
-        """Arguments of Lightning's trainer for these processes, so that it starts none of its own."""
+        """Arguments of Lightning's trainer for these processes, so that it starts none of its own.
+
+        Args:
+            strategy: ``fsdp`` shards the model; any other value is data-parallel training (DDP). Not read for a single process.
+        """
         from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
         from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
@@ -125,15 +129,18 @@ def least_together(numbers: list[int], size: int) -> list[int]:
 def check_devices(devices: int) -> None:
     """Check that this machine has a GPU per process or, without GPUs, a CPU core per process.
 
+    Args:
+        devices: Number of processes on this machine (``trainer.devices``).
+
     Raises:
-        FcotError: It has fewer.
+        FcotError: The machine has fewer GPUs or CPU cores.
     """
     import torch
 
     if not torch.cuda.is_available() and devices > (os.cpu_count() or 1):
-        raise FcotError(f"trainer.devices={devices}: this machine has {os.cpu_count()} CPU cores and no GPU")
+        raise FcotError(f"trainer.devices={devices}: this machine has {os.cpu_count()} CPU cores and no GPU; set fewer devices")
     if torch.cuda.is_available() and devices > torch.cuda.device_count() and "SLURM_STEP_ID" not in os.environ:
-        raise FcotError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs")
+        raise FcotError(f"trainer.devices={devices}: this machine has {torch.cuda.device_count()} GPUs; set fewer devices")
 
 
 def native_bf16() -> bool:
@@ -152,7 +159,7 @@ def started_outside(devices: int, nodes: int) -> World | None:
     """The processes that ``srun`` or ``torchrun`` started; None if this process was started alone.
 
     Raises:
-        FcotError: Their number is not that of the configuration.
+        FcotError: Their number is not ``devices`` times ``nodes``.
     """
     environment = os.environ
     slurm = "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
@@ -177,7 +184,7 @@ class Team:
         world: The processes, and this one's rank.
         outside: Whether ``srun`` or ``torchrun`` started the other ranks; otherwise the first rank spawns them.
         follow: Module-level function that a spawned process calls with its :class:`World` and ``arguments``; it ends in :meth:`follow`.
-        arguments: Values that can be pickled.
+        arguments: Passed to ``follow`` after the world; must be picklable.
     """
 
     def __init__(self, world: World, outside: bool, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -198,7 +205,7 @@ class Team:
         """Do shared work on all ranks: send ``task`` to the others, and call ``work`` here.
 
         Args:
-            task: Any value that can be pickled, except None; the other ranks get it in :meth:`follow`.
+            task: Any picklable value except None; the other ranks get it in :meth:`follow`.
             work: The first rank's part of the work.
         """
         if self.world.size == 1:
@@ -231,7 +238,7 @@ class Team:
         ) from error
 
     def _broadcast(self, value: Any) -> Any:
-        """The first rank's value, on all ranks. They may wait for it for days."""
+        """Return the first rank's value on all ranks. The others may wait for it for days."""
         import torch.distributed
 
         values = [value]
@@ -323,8 +330,8 @@ class Team:
                 MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port), RANK=str(self.world.rank), WORLD_SIZE=str(self.world.size)
             )
         if torch.cuda.is_available():
-            local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-            torch.cuda.set_device(local % torch.cuda.device_count())  # SLURM may show each task only its own GPU
+            local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+            torch.cuda.set_device(local_rank % torch.cuda.device_count())  # SLURM may show each task only its own GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT)
         self._waiting_group = torch.distributed.new_group(backend="gloo", timeout=_WAITING_TIMEOUT)

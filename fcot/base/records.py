@@ -155,8 +155,8 @@ class Feedback:
 
     Attributes:
         completion_index: Number of the completion within its problem and round, from 0.
-        mistakes: The student's wrong completions that the prompt showed to the teacher; empty if the prompt was round 1's, or if the
-            completion is the student's own.
+        mistakes: The student's wrong completions that the prompt showed to the teacher. Empty if the prompt was that of round 1, or if
+            the student wrote the completion.
     """
 
     sample_index: int

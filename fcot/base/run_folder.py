@@ -59,7 +59,7 @@ class RunDirectory:
 
     @property
     def errors(self) -> Path:
-        """The marks of the wrong answers: what is wrong with each."""
+        """The error marks of the wrong answers, one row per answer."""
         return self.path / "errors.jsonl"
 
     @property

@@ -55,8 +55,8 @@ def end_with_parent(number: int, parent: int | None = None) -> None:
 
     Args:
         number: The signal.
-        parent: The parent's process id, as the parent passed it on: if the parent has already ended, the signal is sent at once.
-            None skips this check.
+        parent: The parent's process id, which the parent itself passed to this process. If the parent has already ended, this process
+            sends itself the signal at once. None skips this check.
     """
     if sys.platform != "linux":
         return

@@ -37,7 +37,7 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def unchecked(composed: DictConfig) -> Config:
-    """Convert a composed configuration into plain dataclasses without checks. Missing values become empty strings if possible."""
+    """Convert a composed configuration into plain dataclasses without checks. Missing texts become empty; missing numbers stay missing."""
     filled = composed.copy()
     for key in OmegaConf.missing_keys(composed):
         with contextlib.suppress(OmegaConfBaseException):  # a number stays missing
@@ -93,9 +93,9 @@ def _method_faults(config: Config) -> Iterator[str]:
         yield f"method={name}: {fault}"
     elif not _needs_teacher(config):
         if config.until in ("generate", "curate"):
-            yield f"until={config.until}: method={name} uses no teacher"
+            yield f"until={config.until}: method={name} uses no teacher; use until=evaluate"
         if config.until == "train" and not METHODS[name].trains:
-            yield f"until=train: method={name} does not train"
+            yield f"until=train: method={name} does not train; use until=evaluate"
 
 
 def _curation_faults(config: Config) -> Iterator[str]:
@@ -110,9 +110,12 @@ def _prompt_faults(config: Config) -> Iterator[str]:
     prompted = config.method.name in METHODS and METHODS[config.method.name].prompted
     in_chat = getattr(student, "chat_template", not student.from_scratch)
     if prompted and prompt.chat_only and not in_chat:
-        yield f"prompt={prompt.name} is for chats: with method={config.method.name} student={student.name} add prompt=zero_shot_cot"
+        yield (
+            f"prompt={prompt.name} needs a chat model, and student={student.name} gets this prompt with method={config.method.name}: "
+            "add prompt=zero_shot_cot"
+        )
     if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
-        yield f"prompt={prompt.name} is for chat endpoints; with teacher.endpoint=completions add prompt=zero_shot_cot"
+        yield f"prompt={prompt.name} needs a chat endpoint; with teacher.endpoint=completions add prompt=zero_shot_cot"
 
 
 def _split_faults(config: Config) -> Iterator[str]:
@@ -120,6 +123,6 @@ def _split_faults(config: Config) -> Iterator[str]:
         return
     task = TASKS.get(config.dataset.name)
     if task is None or not task.n_rows:
-        yield f"split-mode=published: {config.dataset.name} has no published split; split-mode=sample or template"
+        yield f"split-mode=published: {config.dataset.name} has no published split; use split-mode=sample or split-mode=template"
     elif task.split != "published":
-        yield f"split-mode=published: upstream publishes no split of {config.dataset.name}; paper A uses split-mode=sample"
+        yield f"split-mode=published: no split of {config.dataset.name} was published; use split-mode=sample, as paper A does"

@@ -20,7 +20,7 @@ from fcot.base.resources import CONF
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN = r"(?:teacher\.parameters|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN_MAPPING = r"(?:teacher\.parameters|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # prefixes of hydra/launcher choices that only other choices build on
 
 
@@ -34,21 +34,23 @@ def prepare(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, has_value, value = argument.lstrip("+~").partition("=")
         if has_value and looks_secret(name, value):
-            raise FcotError(f"{name}=...: this looks like a secret. Keys come from the environment (OPENAI_API_KEY, WANDB_API_KEY) only")
+            raise FcotError(
+                f"{name}=...: this looks like a secret. fcot reads keys only from environment variables (OPENAI_API_KEY, WANDB_API_KEY)"
+            )
         if has_value and name.endswith("api_key_env") and not re.fullmatch(r"[A-Za-z_]\w*|", value):
-            raise FcotError(f"{name}: the name of an environment variable that holds the key, such as MY_KEY; never the key itself")
+            raise FcotError(f"{name}: set it to the name of an environment variable with the key, such as MY_KEY, never to the key itself")
         if has_value and argument.startswith("+") and not name.startswith("hydra"):
             raise FcotError(f"{argument.partition('=')[0]}: nothing reads added keys; write {name}=... to set an existing key")
         if name == "diversity_is_swept":
-            raise FcotError("diversity_is_swept was removed: diversity=1 is greedy; teacher.temperature=0.7 samples its one rationale")
+            raise FcotError("diversity_is_swept was removed: diversity=1 decodes greedily; add teacher.temperature=0.7 to sample")
         if name == "split_mode":
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
         if value == "null" and (CONF / name).is_dir():  # Hydra would crash
-            raise FcotError(f"{argument}: leave it out, or name a choice")
+            raise FcotError(f"{argument}: a group cannot be null; leave the override out, or name a choice")
         if name.startswith("split-mode."):
-            raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE selects")
+            raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE sets the choice only")
     # The keys of these mappings belong to a server, a filter or sbatch and are not in the schema: Hydra sets them only with "++".
-    return [f"++{argument}" if re.match(_OPEN, argument) else argument for argument in arguments]
+    return [f"++{argument}" if re.match(_OPEN_MAPPING, argument) else argument for argument in arguments]
 
 
 def looks_secret(name: str, value: str) -> bool:
@@ -84,16 +86,16 @@ def explain(error: Exception) -> str:
     message = str(error).strip()
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and key is not None and str(key) not in parent:
-        full = str(getattr(cause, "full_key", key))
-        prefix = full[: -len(str(key))]
+        full_key = str(getattr(cause, "full_key", key))
+        prefix = full_key[: -len(str(key))]
         existing = sorted(map(str, parent))
         close = difflib.get_close_matches(str(key), existing, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
         # Hydra first composes a sweep without its axes.
         if any(re.match(rf"{group}=.*,|experiment=", argument) for argument in sys.argv[1:]):
-            hint += f" In a sweep over {group}, only keys of the default {group} can be set on the command line; write an experiment."
-        return f"there is no {full}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(existing)}"
+            hint += f" In a sweep over {group}, the command line sets only keys of the default {group}; set others in an experiment file."
+        return f"there is no {full_key}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(existing)}"
     if missing := re.search(
         r"Could not find '(hydra/[\w-]+|[\w-]+)/([^']*)'.*Available options in [^\n]*\n(.*?)(?:\nConfig search|$)", message, re.DOTALL
     ):

@@ -28,8 +28,8 @@ def paper_new_tokens(task: str) -> int:
     return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
 
 
-# ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins with tiny_, else 0.5. The argument of the others is
-# ${dataset.name}.
+# ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins with tiny_, else 0.5. The other resolvers take
+# ${dataset.name}, as in ${paper_diversity:${dataset.name}}.
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "where": where,
     "paper_diversity": paper_diversity,

@@ -18,13 +18,13 @@ def redraw_faults(config: Config) -> Iterator[str]:
         return
     temperature = getattr(config.teacher, "temperature", None)
     if temperature == 0 or (temperature is None and config.diversity == 1 and config.teacher.generates):
-        yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; teacher.temperature=0.7"
+        yield "redraw_rationales=true: at temperature 0 all rationales of a problem are the same; add teacher.temperature=0.7"
     if getattr(config.teacher, "resample_identical", False):
-        yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D"
+        yield "redraw_rationales=true and teacher.resample_identical=true: both use the slots behind the first D; set only one of them"
     if config.method.draws_beyond_diversity:
-        yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D"
+        yield "redraw_rationales=true and method.feedback.source=plain: both use the slots behind the first D; set only one of them"
     if config.seed * config.diversity >= 1 << 19:
-        yield f"redraw_rationales=true: seed={config.seed} is too large; seeds count blocks of rationales, 0, 1, 2..."
+        yield f"redraw_rationales=true: seed={config.seed} is too large; use 0, 1, 2...: seed n takes the n-th block of D rationales"
 
 
 def temperature_of(config: Config) -> float:

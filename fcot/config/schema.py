@@ -65,7 +65,7 @@ SCHEMAS: dict[tuple[str, str], type] = {key: schema for package in _PACKAGES for
 def register_schemas() -> None:
     """Register the schemas with Hydra, and the resolvers (:mod:`fcot.config.resolvers`) with OmegaConf.
 
-    ``conf/<group>/<choice>.yaml`` names its schema in its defaults list. ``${conf:experiment/toy/golden.json}`` is a file in ``conf/``.
+    ``conf/<group>/<choice>.yaml`` names its schema in its defaults list. ``${conf:NAME}`` is the path of a file in ``conf/``.
     """
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)

@@ -16,9 +16,9 @@ class CurationConfig:
     """Which completions become reasoning samples."""
 
     name: str = neutral(MISSING, Why.NAMED)
-    # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise, or your own by module.function
+    # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise, or your own filter as module.function
     filters: list[str] = field(default_factory=list)
-    # values of filters' settings that are not options below, by the setting's name
+    # values of filters' settings that have no option below, by the setting's name
     settings: dict[str, Any] = resolved({}, "the settings that each filter reads")
     # gold: the data's answers; vote: the majority of a problem's completions if it has no gold answer; vote_all: the majority always
     labels: str = bounded("gold", one_of=("gold", "vote", "vote_all"))
@@ -30,7 +30,7 @@ class CurationConfig:
     match_golden: bool = False  # keep as many completions as curation.golden names, drawn at random
 
     def filter_settings(self, name: str) -> dict[str, Any]:
-        """The values of the settings that a filter reads, by name. The value of ``golden`` is the name of the file.
+        """The values of the settings that a filter reads, by name. The value of ``golden`` is the path of the file.
 
         Raises:
             FcotError: There is no such filter, or a setting without a default has no value.
@@ -52,18 +52,18 @@ class CurationConfig:
         from fcot.base.errors import FcotError
         from fcot.curation.filters import CONCISE, FILTERS
 
-        read: set[str] = set()
+        settings_read: set[str] = set()
         for name in self.filters:
             fault = Bounds(one_of=(*FILTERS, CONCISE)).fault(name)
             if fault and "." not in name:
-                yield f"curation.filters={name}: {fault}, or your own by module.function"
+                yield f"curation.filters={name}: {fault}, or name your own filter as module.function"
                 continue
             try:
-                read |= set(self.filter_settings(name))
+                settings_read |= set(self.filter_settings(name))
             except FcotError as error:
                 yield str(error)
-        for name in sorted(set(self.settings) - (read - {option.name for option in fields(self)})):
-            yield f"curation.settings.{name}: none of the filters reads it"
+        for name in sorted(set(self.settings) - (settings_read - {option.name for option in fields(self)})):
+            yield f"curation.settings.{name}: none of the filters reads it; check its name and curation.filters"
         if ("golden" in self.filters or self.match_golden) and self.golden is None:
             yield f"curation={self.name} needs curation.golden=FILE"
         if self.match_golden and self.max_samples is not None:

@@ -22,7 +22,7 @@ _UNREAD = re.compile(
     r"\d\s*/\s*\d+\s*/\s*\d|\b(?:thousand|million|billion|trillion|hundred|dozen)s?\b"  # dates; numbers that continue in words
     r"|(?:\d|\))\s*[-+]\s*\d[\d.,]*\s*%", re.IGNORECASE  # "100 - 20%", a percentage of the number before it
 )  # fmt: skip
-_PLAIN = {"×": "*", "·": "*", "÷": "/", "–": "-", "\\times": "*", "\\div": "/"}  # in addition to strip_markup
+_OPERATORS = {"×": "*", "·": "*", "÷": "/", "–": "-", "\\times": "*", "\\div": "/"}  # in addition to strip_markup
 _UNITS = frozenset("second minute hour day week month year mm cm km meter kilometer inche inch feet foot yard mile gram kg kilogram ounce "
                    "pound cent dollar percent".split())  # an equation with two of them is a conversion  # fmt: skip
 _NOISE = Fraction(1, 10**9)  # relative rounding error of printed floats such as 0.8333333333333334
@@ -37,7 +37,7 @@ class Equation:
 
     Attributes:
         text: The equation as the rationale writes it.
-        holds: Whether both sides are equal. If the right side has decimals, the left side is rounded to as many.
+        holds: Whether both sides are equal. If the right side has decimals, the left side is first rounded to the same number of decimals.
     """
 
     text: str
@@ -68,8 +68,8 @@ def equations(text: str) -> Iterator[Equation]:
     multiplies, and ``20%`` is a fifth. An equation in a chain ("3 + 4 = 7 + 2 = 9") also holds if its left side equals the first
     number of its right side.
     """
-    for plain, sign in _PLAIN.items():
-        text = text.replace(plain, sign)
+    for symbol, operator_sign in _OPERATORS.items():
+        text = text.replace(symbol, operator_sign)
     text = _BULLET.sub(r"\1-", strip_markup(text))
     tokens = [_token(match, text) for match in _TOKEN.finditer(text) if match.lastgroup != "money"]
     letters = "".join(token.letter for token in tokens)
@@ -87,14 +87,14 @@ def equations(text: str) -> Iterator[Equation]:
         if not re.search(r"n.*[-o].*n", letters[start:position]) or _is_part(tokens, letters, start, end):
             continue
         left, right = tokens[start:position], tokens[position + 1 : end]
-        first = letters.index("n", position + 1) - position  # number of tokens up to the right side's first number, with its sign
-        value, right_values = _value(left), (_value(right), _value(right[:first]))
+        n_first = letters.index("n", position + 1) - position  # number of tokens of the right side's first number, with its sign
+        value, right_values = _value(left), (_value(right), _value(right[:n_first]))
         if value is None or right_values[1] is None:
             continue
-        decimals = len(right[first - 1].text.partition(".")[2]) + 2 * (letters[position + first + 1 : position + first + 2] == "%")
+        decimals = len(right[n_first - 1].text.partition(".")[2]) + 2 * (letters[position + n_first + 1 : position + n_first + 2] == "%")
         tolerance = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
-        last = max(token.end for token in right if token.kind != "word")
-        equation = text[left[0].start : last]
+        text_end = max(token.end for token in right if token.kind != "word")
+        equation = text[left[0].start : text_end]
         if _UNREAD.search(equation) and not re.fullmatch(r"[\d.,]+ ?%.*", equation):
             continue
         yield Equation(equation, any(right_value is not None and abs(value - right_value) <= tolerance for right_value in right_values))
@@ -135,7 +135,7 @@ def _token(match: re.Match[str], text: str) -> _Token:
 
 
 def _value(side: Sequence[_Token]) -> Fraction | None:
-    """The value of a calculation; None if the tokens are no valid calculation."""
+    """The exact value of one side of an equation; None if its tokens are not a valid calculation."""
     source = re.sub(r"([\d.]+) %", r"(\1/100)", " ".join(token.text.replace(",", "") for token in side if token.kind != "word"))
     try:
         return _evaluate(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", source), mode="eval").body)

@@ -31,7 +31,7 @@ from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
 
-Read = Callable[[Completion, AnswerRule], Reading]
+Read = Callable[[Completion, AnswerRule], Reading]  # the prompt's parser: reads the answer from a completion
 Filter = Callable[..., str | None]  # from a candidate and settings to the reason to reject it, or None to keep it
 Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None: all completions of the problem
 
@@ -43,10 +43,10 @@ class Rules:
     Attributes:
         filters: Names for :func:`filter_named`, in order. ``concise`` is applied last: it keeps the shortest of the completions that the
             other filters kept for a problem (paper A, limitation 7.1).
-        labels: Which label a rationale must reach. ``gold``: the gold answer. ``vote``: for a problem without a gold answer, the answer
-            that most of its D completions give, at least two (self-consistency labelling). ``vote_all``: the vote for every problem.
+        labels: Which label a rationale must reach. ``gold``: the gold answer. ``vote``: the gold answer or, for a problem without one, the
+            answer that most of its D completions give, at least two (self-consistency labeling). ``vote_all``: the vote for every problem.
         thinking: Which text is the rationale: the reply (``strip``), the thought and the reply (``keep``), or the thought (``only``).
-        writable: Whether the student's vocabulary can write a text; None if every text can be written.
+        writable: Returns whether the student's vocabulary can write a text; None if every text can be written.
         settings: Values of the filters' settings, by name. ``golden`` is present whenever there is a file of golden ids.
     """
 
@@ -150,7 +150,10 @@ def settings_of(name: str) -> dict[str, Any]:
 def _settings_of(function: Filter) -> dict[str, Any]:
     settings = list(inspect.signature(function).parameters.values())[1:]
     if any(setting.kind in (setting.VAR_POSITIONAL, setting.VAR_KEYWORD) for setting in settings):
-        raise FcotError(f"curation.filters: {function.__qualname__} takes any settings; name each one, because their values name the run")
+        raise FcotError(
+            f"curation.filters: {function.__qualname__} takes any settings; name each one as a parameter, because the run's name depends "
+            "on their values"
+        )
     return {setting.name: setting.default for setting in settings}
 
 
@@ -184,12 +187,13 @@ def curate(
         completions: Raw teacher outputs. The completions of one problem must be adjacent.
         problems: The problems by sample index.
         rule: Reads and compares answers.
-        read: The prompt's parser: reads the answer from a completion.
+        read: The prompt's parser.
         rules: The filters with their settings, and the labels.
     """
     for index, group in groupby(completions, key=lambda completion: completion.sample_index):
-        of_problem = list(group)
-        rows = _judge(of_problem, [read(completion, rule) for completion in of_problem], problems[index], rule, rules)
+        problem_completions = list(group)
+        answers = [read(completion, rule) for completion in problem_completions]
+        rows = _judge(problem_completions, answers, problems[index], rule, rules)
         kept = [row for row in rows if row.kept]
         if CONCISE in rules.filters and kept:
             shortest = min(kept, key=lambda row: len(row.rationale.split()))
@@ -240,9 +244,9 @@ def _rationale(completion: Completion, thinking: str) -> str:
 
 def _why_empty(completion: Completion, thinking: str) -> str:
     """The reason code of a completion without a rationale."""
-    _, never_given, why = (completion.finish_reason or "").rpartition(REFUSED)
+    _, never_given, reason = (completion.finish_reason or "").rpartition(REFUSED)
     if never_given:
-        return why
+        return reason
     if completion.thought:
         return "truncated" if completion.finish_reason == "length" else "thought_only"
     return "no_thought" if thinking == "only" and completion.rationale.strip() else "empty"
@@ -250,14 +254,14 @@ def _why_empty(completion: Completion, thinking: str) -> str:
 
 def _majority(predictions: Sequence[str | None]) -> str:
     """The most frequent answer, if at least two completions give it and no other answer is as frequent; else empty."""
-    (first, most), (_, next_most) = [*votes(predictions).items(), ("", 0), ("", 0)][:2]
-    return first if most > max(1, next_most) else ""
+    (answer, n_votes), (_, n_next) = [*votes(predictions).items(), ("", 0), ("", 0)][:2]
+    return answer if n_votes > max(1, n_next) else ""
 
 
 def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]:
     """Draw at most ``n`` of the kept completions (sample index, completion index) at random, with a fixed seed.
 
-    The draw of a smaller ``n`` is a subset of the draw of a larger one.
+    With a smaller ``n``, the result is a subset of the result with a larger one.
     """
     return set(sorted(kept, key=lambda indices: fingerprint(["undersample", *indices]))[:n])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fcot.base.records import Completion, CuratedCompletion
 
-_UNUSUAL = 0.1  # share of the completions from which a fault is reported
+_UNUSUAL = 0.1  # a fault is reported if at least this share of the completions has it
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Remedies:
-    """Texts for :func:`advice`: what is wrong, and the override that helps. Each ends a sentence that begins "5 of 20 completions".
+    """Texts for :func:`advice`: what is wrong, and the override that helps. Each completes a sentence that begins "5 of 20 completions".
 
     Attributes:
         cut: Names the limit and a larger one, and says whether cut rationales become training data.
@@ -68,6 +68,6 @@ class Remedies:
 def advice(outcomes: Outcomes, remedies: Remedies) -> list[str]:
     """One sentence for each fault that at least two completions, and at least a tenth of them, have."""
     texts = {"cut": remedies.cut, "thought_only": remedies.thought_only, "empty": remedies.empty, "unanswered": remedies.unanswered}
-    enough = max(2, _UNUSUAL * outcomes.total)
+    n_reported = max(2, _UNUSUAL * outcomes.total)
     counts = {fault: outcomes.faults[fault] for fault in texts}
-    return [f"{n:,} of {outcomes.total:,} completions {texts[fault]}" for fault, n in counts.items() if n >= enough]
+    return [f"{n:,} of {outcomes.total:,} completions {texts[fault]}" for fault, n in counts.items() if n >= n_reported]

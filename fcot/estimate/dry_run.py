@@ -28,7 +28,7 @@ from fcot.student.config import ApiStudentConfig
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
 _ASSUMED_RATIONALE_TOKENS = np.array([30.0, 120.0, math.inf])  # cut at the token limit
 _ASSUMED_ANSWER_TOKENS = np.array([2.0, 8.0, 32.0])
-_MIN_WIDTH = 0.1  # least half-width of an interval, relative to the measured mean, because other problems have other lengths
+_MIN_WIDTH = 0.1  # smallest half-width of an interval, as a share of the measured mean: unmeasured problems have other lengths
 _ASSUMED_ROW_BYTES = 900
 _MEASURED_BYTES = 1 << 18  # read from the end of each file of a store folder
 _ASSUMED_ZERO_SHOT_TOKENS = np.array([2.0, 128.0, math.inf])  # answer of a chat model whose prompt sets no format
@@ -41,7 +41,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     Args:
         run: The run.
         planned: Number of slots that earlier runs of the same sweep will fill, by store folder and key. This run's slots are added.
-        label: The overrides of the run, shown in a sweep's table.
+        label: The run's overrides, shown in a sweep's table; empty for a single run.
     """
     student_bytes = _student_bytes(run)
     result = RunEstimate(
@@ -64,9 +64,9 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         request = plan.step1(problem)
         key = plan.root_key(folder, problem)
         shard = folder.shard(key)
-        slots, first = plan.slots, plan.first_slot
+        slots, first_slot = plan.slots, plan.first_slot
         stored = {slot for slot in slots if shard.has(key, slot)}
-        unplanned = range(max(first, _reserve(planned, slots.stop, folder.path, key, first)), slots.stop)
+        unplanned = range(max(first_slot, _reserve(planned, slots.stop, folder.path, key, first_slot)), slots.stop)
         empty = [slot for slot in unplanned if slot not in stored]
         with_rationale = set(slots)  # slots whose rationale needs an answer
         if gave_up(plan, shard, key):
@@ -87,7 +87,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.prompt.two_steps:
             step2_key = plan.key(plan.step2(problem, {"key": key, "slot": None, "text": ""}))  # stands for the prompt's wording and limits
             answered = {answer.rationale["slot"] for answer in answers(plan, shard, key, problem) if shard.has(answer.key, answer.slot)}
-            unplanned = range(max(first, _reserve(planned, slots.stop, folder.path, key, step2_key, first)), slots.stop)
+            unplanned = range(max(first_slot, _reserve(planned, slots.stop, folder.path, key, step2_key, first_slot)), slots.stop)
             n_answers = len((set(unplanned) & with_rationale) - answered)
             result.requests += n_answers
             result.prompt_tokens += n_answers * (prompt + measured.rationale + 10)
@@ -99,8 +99,8 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         result.usd_batch = result.usd * price.batch if price.batch != 1 else None
         result.usd_shared = np.array([price.usd(tokens, 0) for tokens in result.shared_tokens])
         if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
-            part = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
-            result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {part}")
+            share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
+            result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
     result.notes += [measured.note, *_price_notes(run), *_other_temperature_notes(run, planned), *former_prompt_notes(run)]
     if plan.resample_identical:
         result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
@@ -113,25 +113,25 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
 
 
 def _other_temperature_notes(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
-    """Notes about stored rationales of the same problems at one of fcot's default temperatures, if the run's temperature is another.
+    """Notes about rationales of the same problems that are stored at another of fcot's default temperatures, so that the run ignores them.
 
-    If several runs of a sweep share problems and requests, only one of them has the note.
+    If several runs of a sweep share problems and requests, only the first of them has the note.
     """
     identity = run.plan.teacher.identity
     for temperature in (0.0, SAMPLING_TEMPERATURE):
         if "temperature" not in identity or identity["temperature"] == temperature:
             continue
-        other = {**identity, "temperature": temperature}
-        if _reserve(planned, 1, run.store.path, json.dumps(other, sort_keys=True), tuple(run.split.train)):
+        other_identity = {**identity, "temperature": temperature}
+        if _reserve(planned, 1, run.store.path, json.dumps(other_identity, sort_keys=True), tuple(run.split.train)):
             continue
-        keys = [run.plan.step1(problem).key(other) for problem in run.select(run.split.train)]
+        keys = [run.plan.step1(problem).key(other_identity) for problem in run.select(run.split.train)]
         if n := sum(len(run.store.shard(key).slots(key)) for key in keys):
             uses = f"teacher.temperature={temperature:g} uses them"
             yield f"{n:,} rationales of these problems are stored at temperature {temperature:g}, and not used: {uses}"
 
 
 def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
-    """The needs of a later round if the student fails none, half or all of the train problems."""
+    """The needs of each later round, as (low, middle, high): if the student fails none, half or all of the train problems."""
     feedback, steps = method.feedback, 1
     exam = [problem for problem in run.select(run.split.train) if problem.labelled]
     n = len(exam) * min(feedback.requests, math.ceil(method.exam.samples / feedback.mistakes))
@@ -152,10 +152,12 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
 def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:
     """Add the needs of an API-backed student, or of the teacher as student: its training, and the answers that are not in the store.
 
+    Does nothing for a student that runs on this machine.
+
     Args:
         result: The estimate to add to.
         run: The run.
-        rationale: Tokens of a rationale, used if no rationale is known yet.
+        rationale: Number of tokens of a rationale, as (low, middle, high); used if no rationale is known yet.
     """
     config = run.config.student
     if not config.remote or run.config.until in ("generate", "curate"):
@@ -194,7 +196,7 @@ def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:
 def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
     """Number of training samples, mean tokens of their questions, and mean tokens of the completions that the student is trained on.
 
-    The samples are those of the finished curation if there is one, else of all completions.
+    The samples are the kept completions if curation is finished, else all completions.
     """
     train, per_character = run.split.train, _ASSUMED_TOKENS_PER_CHARACTER
     texts: list[str] = []  # known rationales
@@ -223,14 +225,22 @@ def _student_price_note(config: ApiStudentConfig, price: Price | None, trains: b
 
 
 def _reserve(planned: dict[tuple[object, ...], int], n_slots: int, *key: object) -> int:
-    """Number of slots that earlier runs of the sweep will fill. This run's slots are added to ``planned``."""
-    before = planned.get(key, 0)
-    planned[key] = max(before, n_slots)
-    return before
+    """Number of slots under ``key`` that earlier runs of the sweep will fill. Records in ``planned`` that this run fills ``n_slots``."""
+    n_before = planned.get(key, 0)
+    planned[key] = max(n_before, n_slots)
+    return n_before
 
 
 class _Measured:
-    """Lengths of the prompts and answers in a store folder; assumed lengths if it is empty."""
+    """Lengths of the prompts and answers in a store folder, as (low, middle, high); assumed lengths if the folder is empty.
+
+    Attributes:
+        row_bytes: Mean size of a row, in bytes.
+        per_character: Prompt tokens per character.
+        rationale: Tokens of a rationale.
+        answer: Tokens of a step-2 answer.
+        note: Sentence about the source of the lengths.
+    """
 
     def __init__(self, folder: StoreFolder, two_steps: bool, rationale_limit: int, answer_limit: int) -> None:
         sample = _sample(tuple((path, path.stat().st_size) for shard in folder.shards() for path in shard.files()))
@@ -285,7 +295,7 @@ def _sample(files: tuple[tuple[Path, int], ...]) -> _StoredLengths:
 
 
 def _newest_rows(path: Path, size: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """The last lines of a file of ``size`` bytes: start, end, and the row (None if the line is damaged)."""
+    """The last lines of a file of ``size`` bytes: first byte, end, and the row (None if the line is damaged)."""
     with path.open("rb") as file:
         start = max(0, size - _MEASURED_BYTES)
         file.seek(start)
@@ -301,6 +311,7 @@ def _interval(sample: Sequence[float]) -> Interval:
 
 
 def _characters(prompt: Any) -> int:
+    """Number of characters of a prompt: a text or chat messages."""
     return len(prompt) if isinstance(prompt, str) else sum(len(message["content"]) for message in prompt)
 
 
@@ -315,6 +326,7 @@ def _steps(run: Run) -> int:
 
 
 def _samples_per_step(run: Run) -> float:
+    """Samples per optimizer step. With ``trainer.batch_tokens`` they are estimated at four characters per token."""
     trainer = run.config.trainer
     if trainer.batch_tokens is None:
         return trainer.batch_size
@@ -323,7 +335,7 @@ def _samples_per_step(run: Run) -> float:
 
 
 def _student_bytes(run: Run) -> float:
-    """Size of the trained students, one per round; 0 if it is not known yet."""
+    """Size of the trained students in bytes, one per round; 0 if it is not known yet."""
     student = run.config.student
     if student.pretrained and student.path is not None and run.trains:
         size = float(sum(file.stat().st_size for file in Path(student.path).rglob("*") if file.is_file()))

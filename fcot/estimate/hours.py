@@ -30,7 +30,7 @@ def about(runs: Sequence[Run], steps: Sequence[int]) -> str | None:
 
     Args:
         runs: The runs that are not finished.
-        steps: The most optimizer steps of each run.
+        steps: The largest number of optimizer steps of each run.
 
     Returns:
         The estimate; None if no run trains locally, or no finished run has the same student and number of devices.
@@ -55,6 +55,7 @@ def _pace_key(run: Run) -> tuple[str, int]:
 
 
 def _pace(outputs: Path) -> Pace:
+    """The pace of the longest finished run of each student and number of devices."""
     pace: Pace = {}
     for path in outputs.glob("runs/*/metrics.json"):
         try:

@@ -11,7 +11,7 @@ from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
 from fcot.student.memory import Memory, free_memory, training_memory
 
-_N_LONGEST = 50  # number of questions (the longest in characters) that are tokenized to find the one with most tokens
+_N_LONGEST = 50  # number of questions, the longest in characters, that are tokenized to find the one with the most tokens
 _FORMAT_TOKENS = 16  # added to a question by the student's format
 _RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed lengths of a completion with and without a rationale
 
@@ -37,6 +37,7 @@ def memory_note(run: Run) -> str | None:
 
 
 def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
+    """The memory that training needs per device, and the micro-batch in words."""
     trainer, source = run.config.trainer, student.path or str(student.hub_id)
     ranks = trainer.devices * trainer.nodes
     questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_N_LONGEST:]

@@ -26,22 +26,22 @@ class RunEstimate:
         problems: Number of train problems.
         diversity: Completions per problem, D.
         requested: Completions that the run uses.
-        stored: Those of them that are in the store.
-        bought: Those of them that the run would buy.
+        stored: Requested completions that are in the store.
+        bought: Requested completions that the run would buy.
         requests: Requests to the teacher, those for answers included.
-        prompt_tokens: Prompt tokens of these requests.
-        completion_tokens: Completion tokens of these requests.
+        prompt_tokens: Prompt tokens of the requests.
+        completion_tokens: Completion tokens of the requests.
         shared_tokens: Prompt tokens that are saved because one request returns several completions.
         usd: Price of the requests; None if unknown.
-        usd_batch: Price through the Batch API; None if it is unknown or the same.
+        usd_batch: Price of the requests through the Batch API; None if it is unknown or the same.
         usd_shared: Price of ``shared_tokens``; None if unknown.
-        student: Needs of an API-backed student; None for others.
+        student: Needs of an API-backed student, or of the teacher as student; None for students on this machine.
         round: Needs of each later round; None without rounds.
         steps: Optimizer steps if curation keeps every completion.
         disk_bytes: Disk space for completions and trained students.
-        weights_unknown: Whether ``disk_bytes`` is without the trained student, whose size is not known yet.
+        weights_unknown: Whether ``disk_bytes`` leaves out the trained student, because its size is not known yet.
         notes: Sentences that are printed below the numbers.
-        setting: Hash that is equal for runs that differ only in their seed.
+        setting: A hash that is equal for runs that differ only in their seed.
         trains: Whether the run trains a student and evaluates it.
         n_test: Number of test problems.
     """
@@ -88,7 +88,17 @@ class RoundNeeds:
 
 @dataclass
 class StudentNeeds:
-    """What the training and the evaluation of an API-backed student still need. Token counts and USD are (low, middle, high)."""
+    """What the training and the evaluation of an API-backed student still need. Token counts and USD are (low, middle, high).
+
+    Attributes:
+        trained_tokens: Tokens of the training data, over all epochs; 0 if the student is trained already.
+        requests: Requests for answers to test problems.
+        answers: Answers that are not in the store.
+        prompt_tokens: Prompt tokens of the requests.
+        completion_tokens: Completion tokens of the requests.
+        usd_training: Price of the training; None if unknown.
+        usd_answers: Price of the requests; None if unknown.
+    """
 
     trained_tokens: Interval = field(default_factory=lambda: np.zeros(3))
     requests: int = 0
@@ -137,7 +147,7 @@ def show(estimates: Sequence[RunEstimate]) -> None:
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
         **detectable_facts,
-        "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the students' weights" if total.weights_unknown else ""),
+        "disk": f"{total.disk_bytes / 1e6:,.1f} MB" + (" without the trained students" if total.weights_unknown else ""),
     }
     console.print("dry run: no request was sent", style="bold")
     for name, value in facts.items():
@@ -161,7 +171,7 @@ def _detectable(estimates: Sequence[RunEstimate]) -> tuple[dict[str, str], list[
     points += f" (power 80 %, {n:,} test problems, {_seeds(seeds)})"
     spread = f"a standard deviation of {100 * _ASSUMED_SPREAD:.0f} points between seeds, " if seeds > 1 else ""
     note = f"smallest difference: two settings, p < 0.05; ASSUMED: {spread}accuracies near 50 %, independent problems, one comparison"
-    one_seed = "with one seed it compares two trained students, which says nothing about other trainings; seed=0,1,2 plans three"
+    one_seed = "with one seed, two single students are compared, which says nothing about other trainings; seed=0,1,2 plans three seeds"
     return {"smallest difference that can be shown": points}, [note, *([one_seed] if seeds == 1 else [])]
 
 
@@ -211,7 +221,7 @@ def _student_usd(needs: StudentNeeds | None) -> str:
 
 
 def _table(estimates: Sequence[RunEstimate]) -> Table:
-    """A row per run of a sweep, named by the overrides that vary. Completions that an earlier row buys are not counted again."""
+    """A table with a row per run of a sweep, named by the overrides that vary. A completion counts in the first row that buys it."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     students = any(estimate.student is not None for estimate in estimates)
     heads = ("run", "requested", "to buy", "requests", "tokens in", "tokens out", "online", *(("student",) if students else ()), "steps")
@@ -255,5 +265,5 @@ def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
 
 
 def _sum(intervals: Sequence[Interval | None]) -> Interval | None:
-    """The sum of intervals; None if one of them is unknown."""
+    """The sum of intervals; None if any of them is unknown."""
     return None if any(value is None for value in intervals) else sum((value for value in intervals if value is not None), np.zeros(3))

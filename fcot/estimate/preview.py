@@ -26,12 +26,12 @@ def preview(run: Run, n: int) -> None:
     console = Console(highlight=False)
     problems = run.select(run.split.train[:n])
     if not run.uses_rationales:
-        raise FcotError(f"preview={n}: method={run.config.method.name} uses no teacher")
+        raise FcotError(f"preview={n}: method={run.config.method.name} uses no teacher, so there are no completions to show")
     outcomes = Outcomes()
     if run.replayed is not None:
-        first = {completion.sample_index: completion for completion in reversed(run.replayed)}
+        first_completions = {completion.sample_index: completion for completion in reversed(run.replayed)}
         for problem in problems:
-            _show(console, run, problem, first[problem.sample_index], [], "", outcomes)
+            _show(console, run, problem, first_completions[problem.sample_index], [], "", outcomes)
         _summarise(console, run, outcomes)
         return
     assert run.teacher is not None
@@ -41,11 +41,11 @@ def preview(run: Run, n: int) -> None:
     for problem, completion in zip(problems, generated, strict=True):
         _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem), outcomes)
     _summarise(console, run, outcomes)
-    usage, whole = generated.usage(), estimate(run, {})
+    usage, total = generated.usage(), estimate(run, {})
     usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
     console.print(f"paid by this run so far: {usage['requests']:,} requests, {usd}", markup=False)
     console.print(
-        f"the whole run: {whole.requested:,} completions, {whole.stored:,} of them in the store; the rest: {money(whole.usd)}", markup=False
+        f"the whole run: {total.requested:,} completions, {total.stored:,} of them in the store; the rest: {money(total.usd)}", markup=False
     )
 
 
@@ -77,6 +77,7 @@ def _summarise(console: Console, run: Run, outcomes: Outcomes) -> None:
 
 
 def _show(console: Console, run: Run, problem: Problem, completion: Completion, prompts: list[str], price: str, outcomes: Outcomes) -> None:
+    """Print a problem's prompts, completion, parsed answer, verdict and price, and count its outcome."""
     (row,) = curate([completion], run.problems, run.task.rule, run.prompt.read, run.rules)
     outcomes.count(completion, row)
     console.rule(f"sample {problem.sample_index}")

@@ -26,9 +26,9 @@ from fcot.base.stopping import asyncio_sleep
 from fcot.llm.batch_files import places_of, set_aside_hint, state_of, to_job
 from fcot.llm.calls import Calls
 from fcot.llm.failures import ErrorInside, Malformed, failure_of
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.meter import Meter, over_budget_message
+from fcot.llm.openai import ONE_BY_ONE, OpenAIModel, Server
 from fcot.llm.plan import Plan, SlotRange, missing, sent_row, to_rows
-from fcot.llm.purchase import Meter, over_budget
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, Account, Reply, Request, Usage
 from fcot.llm.store.folder import StoreFolder
@@ -42,12 +42,12 @@ class BatchModel:
     """A model behind the Batch API.
 
     Args:
-        server: Where the model is.
+        server: The server of the model.
         online: The same model, used online for previews; its answers have the same keys.
         poll_s: Seconds between two checks of a batch.
-        max_tries: Tries of one call that fails for a passing reason.
-        max_requests: The API's limit on requests in a file.
-        max_bytes: The API's limit on a file's size.
+        max_tries: The most tries of one call that fails for a temporary reason.
+        max_requests: The API's limit on requests per file.
+        max_bytes: The API's limit on a file's size, in bytes.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class BatchModel:
         await self.call.close()
 
     async def download(self, file_id: str, to: Path) -> None:
-        """Write the content of a server's file to ``to``, piece by piece."""
+        """Write the content of the server's file ``file_id`` to the path ``to``, without ever holding all of it in memory."""
 
         async def fetch(client: Any) -> None:
             async with client.files.with_streaming_response.content(file_id) as response:
@@ -106,23 +106,23 @@ class BatchModel:
         await self.call(fetch)
 
 
-def buy_in_batches(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
-    """Complete all problems while all shards are locked: the answers of a batch may belong to any of them.
+def buy_in_batches(plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, Problem]], meter: Meter) -> None:
+    """Buy the missing completions of some problems. All shards are locked meanwhile, because a batch's answers may belong to any of them.
 
     Args:
         plan: The run's plan; its teacher is a :class:`BatchModel`.
         folder: The store's folder.
-        wanted: Step-1 key and problem of each problem that is incomplete.
+        to_buy: Step-1 key and problem of each problem that is incomplete.
         meter: Updated as completions arrive.
 
     Raises:
-        FcotError: The server refuses, a batch failed or was cancelled, or the budget is used up.
+        FcotError: The server rejects the requests, a batch failed or was cancelled, or the budget is used up.
     """
     with folder.exclusive(say):
         try:
-            asyncio.run(_Batches(plan, folder, meter).run(wanted))
+            asyncio.run(_Batches(plan, folder, meter).run(to_buy))
         except KeyboardInterrupt:
-            say("\nsubmitted batches go on at the server; the same command collects them")
+            say("\nsubmitted batches continue at the server; run the same command again to collect them")
             raise
 
 
@@ -137,15 +137,15 @@ class _Batches:
         self.meter = meter
         self.max_requests = self.teacher.max_requests
         self.last_failure = ""  # the server's message about the last request that has to be sent again
-        self.full = False  # the limit on enqueued tokens was reached, so a round without answers is no failure
+        self.full = False  # the server's limit on enqueued tokens was reached, so a round without answers is no failure
 
-    async def run(self, wanted: Sequence[tuple[str, Problem]]) -> None:
-        fruitless = 0
+    async def run(self, to_buy: Sequence[tuple[str, Problem]]) -> None:
+        n_fruitless = 0
         try:
             while True:
                 n_stored = await self._collect_all()
                 jobs, incomplete = [], []
-                for key, problem in wanted:
+                for key, problem in to_buy:
                     if needed := missing(self.plan, self.folder.shard(key), key, problem):
                         jobs += needed
                         incomplete.append((key, problem))
@@ -153,14 +153,15 @@ class _Batches:
                         self.meter.bought += self.plan.diversity
                         self.meter.finished(self.plan.diversity)
                         self.meter.judge_problem(self.plan, self.folder.shard(key), key, problem)
-                wanted = incomplete
-                if not wanted:
+                to_buy = incomplete
+                if not to_buy:
                     return
-                fruitless = 0 if n_stored or self.full else fruitless + 1
-                if fruitless > _TRIES_WITHOUT_PROGRESS:
-                    last = f", the last one with: {self.last_failure}" if self.last_failure else ""
+                n_fruitless = 0 if n_stored or self.full else n_fruitless + 1
+                if n_fruitless > _TRIES_WITHOUT_PROGRESS:
+                    last_failure = f". The last failure: {self.last_failure}" if self.last_failure else ""
                     raise FcotError(
-                        f"{fruitless} rounds of batches brought no answer: {dict(self.teacher.retries)}{last}. The same command tries again"
+                        f"{n_fruitless} rounds of batches returned no answer; failures: {dict(self.teacher.retries)}{last_failure}. "
+                        "The same command tries again"
                     )
                 await self._submit(jobs)
         finally:
@@ -172,7 +173,7 @@ class _Batches:
         """Write, upload and start batches for as many jobs as the budget allows."""
         affordable = list(self._affordable(jobs))
         if not affordable:
-            raise BudgetSpent(over_budget(self.plan, self.meter, self._bound(jobs[0])))
+            raise BudgetSpent(over_budget_message(self.plan, self.meter, self._bound(jobs[0])))
         for chunk in self._files(affordable):
             now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
             path = self.folder.path / "batches" / f"{now}-{uuid.uuid4().hex[:8]}.jobs.jsonl"
@@ -180,6 +181,7 @@ class _Batches:
             await self._start(path)
 
     def _affordable(self, jobs: Sequence[SlotRange]) -> Iterator[SlotRange]:
+        """The first of the jobs whose maximum cost together fits into the rest of the run's budget; all without a budget."""
         remaining = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
         for job in jobs:
             if remaining is not None:
@@ -205,7 +207,7 @@ class _Batches:
         yield chunk
 
     def _to_row(self, job: SlotRange, custom_id: str) -> dict[str, Any]:
-        """A row of a jobs file: the line that is sent to the API, and what is needed to store its answer."""
+        """A row of a jobs file: the line that is sent to the API, and the fields that are needed to store its answer."""
         body = self.teacher.server.body(job.request, job.n, job.seed)
         problem = job.request.problem
         return {
@@ -238,8 +240,8 @@ class _Batches:
     async def _find(self, name: str) -> Any:
         """The batch with a name; None if the server has none.
 
-        The search goes from the newest batch to those created well before the time in the name: older versions named batches by
-        the local time of their machine.
+        The search goes back from the newest batch to well before the time in the name, because older versions named batches by the
+        local time of their machine.
         """
         oldest = calendar.timegm(time.strptime(name[:15], "%Y%m%d-%H%M%S")) - _SEARCH_BACK_S
 
@@ -281,7 +283,7 @@ class _Batches:
             if getattr(error.__cause__, "status_code", None) != 404:
                 raise
             raise FcotError(
-                f"this server does not know the batch {batch_id}, submitted {time.ctime(path.stat().st_mtime)}: another "
+                f"this server does not know the batch {batch_id}, submitted {time.ctime(path.stat().st_mtime)}. Was that with another "
                 f"teacher.base_url or key? {set_aside_hint(path)}"
             ) from error
 
@@ -316,7 +318,7 @@ class _Batches:
             if getattr(error.__cause__, "status_code", None) not in (400, 404, 410):
                 raise
             raise FcotError(
-                f"the answers of batch {batch_id} (file {file_id}) are not at the server any more: deleted, or expired. "
+                f"the answers of batch {batch_id} (file {file_id}) are not at the server any more: they were deleted or have expired. "
                 f"{set_aside_hint(path)}"
             ) from error
 
@@ -364,16 +366,20 @@ class _Batches:
             if server.names_n(failure):
                 if self.teacher.max_choices > 1:
                     self.teacher.max_choices = 1
-                    say("the server refuses several choices in one request (n): they are requested one by one")
+                    say(ONE_BY_ONE)
                 return None
-            raise FcotError(f"the server refuses the request: {server.masked(failure.text)}{server.remedy(failure)}")
+            raise FcotError(f"the server rejects the request: {server.masked(failure.text)}{server.remedy(failure)}")
         code = answer["error"].get("code") if isinstance(answer.get("error"), dict) else None
         self.teacher.retries[str(status or code or "failed")] += 1
         self.last_failure = server.masked(failure.text)
         return None
 
     def _store(self, row: Mapping[str, Any], reply: Reply, batch_id: str) -> bool:
-        """Append an answer's rows, unless a killed process did so before. They carry the id of the run that sent the request."""
+        """Append an answer's rows, unless a killed process has done so. The rows have the id of the run that sent the request.
+
+        Returns:
+            Whether rows were appended.
+        """
         job, request_id = to_job(row), row["line"]["custom_id"]
         shard = self.folder.shard(job.root)
         if any(stored["request"] == request_id for stored in shard.all_rows(job.key)):
@@ -396,19 +402,24 @@ class _Batches:
             self.meter.paid_usd += usd
 
     async def _make_room(self, n: int) -> None:
-        """React to the limit on enqueued tokens: wait for other batches; without any, also submit smaller ones."""
+        """React to the limit on enqueued tokens: wait. If no other batch is open, also make the next batches smaller.
+
+        Args:
+            n: Number of requests in the batch that exceeded the limit.
+        """
         self.full = True
-        others = len(self.folder.open_batches())
-        if not others:
+        n_open = len(self.folder.open_batches())
+        if not n_open:
             self.max_requests = max(1, min(self.max_requests, n) // 2)
         say(
             f"the account's limit on enqueued tokens is reached: {n:,} requests wait"
-            + ("" if others else f" and go up {self.max_requests:,} at a time")
+            + ("" if n_open else f" and are submitted {self.max_requests:,} at a time")
         )
         await asyncio_sleep(self.teacher.poll_s)
 
 
 def _token_limit(batch: Any) -> bool:
+    """Whether a batch failed because the account's limit on enqueued tokens was reached."""
     return any(error.code == "token_limit_exceeded" for error in (batch.errors.data or [] if batch.errors else []))
 
 
@@ -417,9 +428,9 @@ def _failure(batch: Any, teacher: BatchModel) -> str | None:
     if batch.status == "failed" and not _token_limit(batch):
         errors = batch.errors.data or [] if batch.errors else []
         reasons = "; ".join(f"{error.code}: {error.message}" + (f" (line {error.line})" if error.line else "") for error in errors[:3])
-        return f"batch {batch.id} failed: {teacher.server.masked(reasons) or 'no reason given'}. Nothing of it was bought"
+        return f"batch {batch.id} failed: {teacher.server.masked(reasons) or 'no reason given'}. It bought nothing"
     if batch.status == "cancelled":
-        return f"batch {batch.id} was cancelled; what it had answered is in the store, the same command asks for the rest"
+        return f"batch {batch.id} was cancelled. Its answers so far are in the store; the same command requests the rest"
     if batch.status == "expired":
         teacher.retries["expired"] += 1
     return None

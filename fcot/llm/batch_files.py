@@ -21,8 +21,8 @@ def state_of(path: Path) -> Path:
 def set_aside_hint(path: Path) -> str:
     """The command that continues without a batch, for messages."""
     return (
-        f"`python -m fcot.store set-aside {path}` sets it aside: the same command then goes on, and what the batch would have brought is "
-        "bought again"
+        f"`python -m fcot.store set-aside {path}` sets it aside. The same command then continues, and buys the completions of this batch "
+        "again"
     )
 
 
@@ -58,7 +58,7 @@ def places_of(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def to_job(row: Mapping[str, Any]) -> SlotRange:
-    """The job of a row of a jobs file. Its problem has a sample index, but no texts."""
+    """The job that a row of a jobs file describes. Its problem has only a sample index: question and answer are empty."""
     body = row["line"]["body"]
     problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
     prompt = body["messages"] if "messages" in body else body["prompt"]

@@ -1,9 +1,9 @@
-"""A budget that several processes share, such as a sweep's. Each takes leases from one ledger, so together they stay below it.
+"""A budget that several processes share, such as a sweep's. Each leases amounts from one ledger, so together they stay within the budget.
 
 The ledger is a folder with a lock and a file per purchase: ``LEASED COMMITTED`` in USD. The committed amount is what the purchase
 has paid plus the most that its requests in flight can cost. It is written before each request is sent and never exceeds the
 leased amount; leasing more requires the lock. While the process of a purchase runs, its leased amount counts. After it ended or
-was killed, its committed amount counts. Its lock tells the two apart: the kernel drops it with the process.
+was killed, its committed amount counts. Each running purchase holds a lock, which the kernel drops when the process ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SharedBudget:
         """What all purchases have committed or leased, in USD."""
         locks = KeyLocks(self.folder / "ledger.lock")
         try:
-            return _taken(self.folder, locks, None)
+            return _counted_usd(self.folder, locks, None)
         finally:
             locks.close()
 
@@ -67,13 +67,13 @@ class Lease:
         self.commit(0.0)
 
     def covers(self, usd: float) -> bool:
-        """Whether this purchase may commit ``usd`` in all. Leases more if that is needed and the budget allows it."""
+        """Whether this purchase may commit ``usd`` in total. Leases more if that is needed and the budget allows it."""
         if usd <= self._leased:
             return True
         ledger = KeyLocks(self.budget.folder / "budget.lock")
         ledger.take_all(wait=True)
         try:
-            available = self.budget.usd - _taken(self.budget.folder, self._alive, self._name)
+            available = self.budget.usd - _counted_usd(self.budget.folder, self._alive, self._name)
             if usd > available:
                 return False
             self._leased = max(usd, min(available, self._leased + _SHARE * self.budget.usd))
@@ -84,7 +84,10 @@ class Lease:
             ledger.close()
 
     def commit(self, usd: float) -> None:
-        """Write what is paid plus the most that the requests in flight can cost. Call it before each request and after its answer."""
+        """Write the committed amount: what is paid plus the most that the requests in flight can cost.
+
+        Call it before each request is sent and after its answer.
+        """
         self._committed = usd
         self._write(usd)
 
@@ -110,8 +113,14 @@ class Lease:
         self._alive.close()
 
 
-def _taken(folder: Path, locks: KeyLocks, except_name: str | None) -> float:
-    """What all purchases, except the one of a name, may have spent, in USD."""
+def _counted_usd(folder: Path, locks: KeyLocks, except_name: str | None) -> float:
+    """The sum of what counts as spent, in USD: the leased amount of each running purchase and the committed amount of each ended one.
+
+    Args:
+        folder: The folder of the ledger.
+        locks: Used to find out which purchases are running.
+        except_name: Name of a purchase to leave out; None counts all.
+    """
     total = 0.0
     for path in folder.glob("*T*-*"):
         if path.name == except_name:

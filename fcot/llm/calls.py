@@ -13,15 +13,16 @@ from fcot.llm.openai import LONGEST_RETRY_AFTER_S, TRIES_TO_CONNECT, Server, bac
 
 
 class Calls:
-    """``await calls(send)`` calls ``send(client)``, and again as long as it fails for a temporary reason.
+    """``await calls(send)`` awaits ``send(client)``, and repeats it as long as it fails for a temporary reason.
 
-    The client's own retries are not used. If the answer to a call that creates something was lost, the next try has to check first
-    whether it was created.
+    The client's own retries are not used. A ``send`` that creates something must first check whether an earlier try has created it,
+    because the answer to that try may be lost.
 
     Args:
         server: The server that is called.
-        what: The interface's name, for the message after the last try.
-        max_tries: Tries of one call. Fewer as long as no call has reached the server, so that a wrong URL is reported within seconds.
+        what: The interface's name, such as ``the Batch API``, for the message after the last try.
+        max_tries: The most tries of one call. As long as no call has reached the server, at most :data:`TRIES_TO_CONNECT`, so that a
+            wrong URL is reported within seconds.
 
     Attributes:
         retries: Failed tries by status or kind of error.
@@ -52,14 +53,16 @@ class Calls:
                 failure = failure_of(error)
                 attempt += 1
                 self._reached |= failure.connected
-                if (stop := self._server.stop_message(failure)) is not None:
-                    raise FcotError(stop) from error
+                if (message := self._server.stop_message(failure)) is not None:
+                    raise FcotError(message) from error
                 if not self._reached and attempt >= min(self._max_tries, TRIES_TO_CONNECT):
                     raise FcotError(self._server.no_answer(failure, attempt)) from error
                 wait = failure.retry_after_s or 0.0
                 if attempt >= self._max_tries or wait > LONGEST_RETRY_AFTER_S:
-                    asks = f" and asks to wait {wait:,.0f} s" if wait else ""
-                    raise FcotError(f"{self._what} fails{asks}: {self._server.describe(failure)}. The same command continues") from error
+                    wait_text = f" and asks to wait {wait:,.0f} s" if wait else ""
+                    raise FcotError(
+                        f"{self._what} fails{wait_text}: {self._server.describe(failure)}. The same command continues"
+                    ) from error
                 self.retries[failure.name] += 1
                 await asyncio_sleep(wait + back_off_s(attempt - 1))
 

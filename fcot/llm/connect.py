@@ -1,4 +1,4 @@
-"""Connections to OpenAI-compatible servers from settings, for teachers and API-backed students."""
+"""Connections to OpenAI-compatible servers, for teachers and API-backed students."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Settings(Protocol):
 
 @dataclass
 class Defaults:
-    """The settings of a server of which only the address is known, as in a student's ``openai.json``."""
+    """The settings for a server of which only the address is known, as in a student's ``openai.json``. The rest are defaults."""
 
     base_url: str | None = None
     api_key_env: str | None = None
@@ -60,6 +60,12 @@ def server(
 
 
 def online(to: Server, settings: Settings, max_choices: int) -> OpenAIModel:
-    """A model behind a server, used online within the limits of ``settings``. ``max_choices`` is the most choices per request."""
+    """A model behind a server, used online.
+
+    Args:
+        to: The server.
+        settings: The limits on concurrency, rates, time and retries.
+        max_choices: The most choices per request.
+    """
     throttle = Throttle(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute, settings.timeout_s)
     return OpenAIModel(to, throttle, max_choices, settings.max_retries)

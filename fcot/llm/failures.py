@@ -14,7 +14,7 @@ from typing import Any
 _LONGEST_TEXT = 600  # characters of a body that are shown
 _RETRY_STATUS = {408, 409, 425, 429}
 _PUSH_BACK_STATUS = {429, 503, 529}
-_GATEWAY_STATUS = {502, 504, *range(520, 530)} - {529}  # from a gateway; the model behind it may have finished the request
+_GATEWAY_STATUS = {502, 504, *range(520, 530)} - {529}  # a gateway's; the model behind the gateway may have finished the request
 _ABOUT_THE_PROMPT = {400, 403, 413, 422, 451, 500}  # statuses of errors that one prompt can cause
 _REJECTED_PARAMETER = {400, 422, 500, 501}  # statuses with which servers reject a parameter
 _TOO_LONG = re.compile(  # OpenAI, vLLM, llama.cpp, TGI, Mistral, Gemini, Anthropic, Groq, Cohere
@@ -49,7 +49,7 @@ class ErrorInside(Exception):
     """An error inside an answer with status 200 or inside a line of a batch.
 
     Attributes:
-        status: The status in the error's text, or the one that its text implies; None if unknown.
+        status: The HTTP status that the error names, or that its text implies; None if unknown.
         body: The error as JSON.
     """
 
@@ -66,12 +66,12 @@ class Failure:
     Attributes:
         kind: The error's class, such as ``RateLimitError``.
         text: The error's text, with the fields of its body; may contain the API key.
-        status: HTTP status; None without an answer.
-        body: The answer's JSON, or its text; None without an answer.
+        status: HTTP status; None if the server sent no answer.
+        body: The answer's JSON, or its text; None if the server sent no answer.
         connected: Whether the request reached the server.
         retry_after_s: Seconds that the server asks to wait; None if it does not say.
         passing: Whether the error may be temporary: it has a status, or is an error of the connection.
-        path: Path of the URL that was called; None without an answer.
+        path: Path of the URL that was called; None if the server sent no answer.
     """
 
     kind: str
@@ -112,10 +112,10 @@ class Failure:
             return self.connected
         if self.status < 500 and self.status != 200:
             return False
-        from_api = isinstance(self.body, Mapping) and bool(self.body)  # an error of the API, not a gateway's page
+        from_api = isinstance(self.body, Mapping) and bool(self.body)  # else it is a gateway's page
         return self.status in _GATEWAY_STATUS or self.status == 200 or not from_api
 
-    def refused_prompt(self) -> str | None:
+    def prompt_fault(self) -> str | None:
         """Why this prompt cannot be answered (``too_long``, ``prompt_filtered``); None if the prompt is not at fault."""
         if self.status not in _ABOUT_THE_PROMPT:
             return None
@@ -133,20 +133,20 @@ class Failure:
         """
         if self.status not in _REJECTED_PARAMETER:
             return None
-        named = [str(value).rpartition(".")[2] for key, value in _leaves(self.body) if key in ("param", "loc") and value]
+        names = [str(value).rpartition(".")[2] for key, value in _leaves(self.body) if key in ("param", "loc") and value]
         words = " ".join(str(value) for _, value in _leaves(self.body)) or self.text
-        named += re.findall(r"[`'\"]([a-z_]+)[`'\"]", words)
-        named += [name for name in sent if re.search(rf"{_COMPLAINT}\W+(?:\w+\W+)?{name}\b|\b{name}\b\W*(?:>|<|=|is not|must)", words)]
-        return next((name for name in named if name in sent), None)
+        names += re.findall(r"[`'\"]([a-z_]+)[`'\"]", words)
+        names += [name for name in sent if re.search(rf"{_COMPLAINT}\W+(?:\w+\W+)?{name}\b|\b{name}\b\W*(?:>|<|=|is not|must)", words)]
+        return next((name for name in names if name in sent), None)
 
-    def refuses_several(self) -> bool:
+    def rejects_several(self) -> bool:
         """Whether the error is about the number of choices, though it does not name the parameter."""
         return self.status in _REJECTED_PARAMETER and bool(_SEVERAL.search(self.text))
 
     @property
-    def may_refuse_several(self) -> bool:
-        """Whether several choices in one request can be the reason: the request was rejected and the error names no other reason."""
-        return self.status in (400, 422, 501) or self.refuses_several()
+    def may_reject_several(self) -> bool:
+        """Whether several choices in one request can be the reason: the request was rejected, or the error is about several choices."""
+        return self.status in (400, 422, 501) or self.rejects_several()
 
     @property
     def _all(self) -> str:
@@ -175,7 +175,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def error_inside(answer: Any) -> ErrorInside | None:
-    """The error that an answer with status 200 holds instead of choices; None if it holds none."""
+    """The error that an answer with status 200 contains instead of choices; None if it contains none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     if not error or answer.get("choices"):
         return None
@@ -198,7 +198,7 @@ def retry_after(response: Any) -> float | None:
 
 
 def _body(error: Any, response: Any) -> Any:
-    """The complete body of an error, of which the client keeps only a part."""
+    """The complete body of an error. The client's exception keeps only a part of it."""
     with contextlib.suppress(Exception):  # not read, or not text
         text = response.text
         with contextlib.suppress(ValueError):
@@ -208,7 +208,7 @@ def _body(error: Any, response: Any) -> Any:
 
 
 def _shown(body: Any, longest: int = _LONGEST_TEXT) -> str:
-    """A body in one line: its message with the error's other fields, or all of it if it has no message."""
+    """A body in one line of at most ``longest`` characters: its message with the error's other fields, or the body if it has no message."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict) and isinstance(message := error.get("message"), str):
         fields = {name: value for name, value in error.items() if name not in ("message", "object") and value not in (None, "")}

@@ -13,9 +13,10 @@ from fcot.base.errors import BudgetSpent
 from fcot.base.files import fingerprint
 from fcot.base.records import Completion, Problem
 from fcot.base.stopping import sleep
+from fcot.llm.meter import Meter
 from fcot.llm.money import paid
 from fcot.llm.plan import Plan, assemble, missing, rows_of
-from fcot.llm.purchase import Meter, buy
+from fcot.llm.purchase import buy
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.keylocks import KeyLocks
 from fcot.llm.store.rows import StoreRow
@@ -40,10 +41,11 @@ class Generated:
         """What all attempts of this run paid for. It is counted from the rows with the run's id, so it is correct even after a kill.
 
         Returns:
-            The record of :func:`fcot.llm.money.paid`, and ``served_from_store`` (used generations that another run paid),
-            ``identical_rationales`` (completions that repeat an earlier one of their problem), ``used_prompt_tokens`` and
-            ``used_completion_tokens`` (tokens of the used completions, whichever run paid them; None if the teacher did not
-            count them all) and ``models`` (used generations by the model name that the server returned; absent if it returned none).
+            The record of :func:`fcot.llm.money.paid`, and ``served_from_store`` (number of used generations that another run paid
+            for), ``identical_rationales`` (number of completions that repeat an earlier one of their problem), ``used_prompt_tokens``
+            and ``used_completion_tokens`` (tokens of the used completions, no matter which run paid for them; None if the teacher did
+            not report them all) and ``models`` (number of used generations by the model name that the server returned; absent if it
+            returned none).
         """
         served = identical = 0
         models: Counter[str] = Counter()
@@ -80,7 +82,13 @@ _RETRY_LOCK_S = 0.2  # between tries to take the lock of another process
 
 
 def used_tokens(rows: Iterable[tuple[StoreRow, bool]]) -> list[StoreRow | None]:
-    """Tokens of each request with used rows, in proportion to its used choices; None for a request without usage."""
+    """Tokens of each request with used rows, as ``prompt_tokens`` and ``completion_tokens``; None for a request without usage.
+
+    Completion tokens are counted in proportion to the used choices.
+
+    Args:
+        rows: Rows of the store, and whether a completion uses each.
+    """
     requests: dict[str, list[tuple[StoreRow, bool]]] = {}
     for row, used in rows:
         requests.setdefault(row["request"], []).append((row, used))
@@ -107,22 +115,22 @@ def generate_completions(
         plan: The run's plan: teacher, prompt, D.
         folder: The store's folder for this task, model and prompt.
         problems: Problems with the same question share their completions.
-        advance: Called with the number of completions that were completed or given up.
+        advance: Called with the number of further completions that are complete or given up.
         judge: Returns how many of a problem's completions curation keeps. The first problems are judged before others are bought.
             None: nothing is judged.
         watch: Called with the meter before the first request.
     """
     with _one_process(plan, folder):
         folder.refresh()
-        wanted: dict[str, Problem] = {}
+        by_key: dict[str, Problem] = {}
         for problem in problems:
-            wanted.setdefault(plan.root_key(folder, problem), problem)
+            by_key.setdefault(plan.root_key(folder, problem), problem)
         generated = Generated(plan, folder, problems)
-        to_buy = [(key, problem) for key, problem in wanted.items() if missing(plan, folder.shard(key), key, problem)]
+        to_buy = [(key, problem) for key, problem in by_key.items() if missing(plan, folder.shard(key), key, problem)]
         meter = Meter(plan.diversity * len(problems), advance, judge)
         meter.finished(plan.diversity * (len(problems) - len(to_buy)))
         if not to_buy:
-            folder.close()  # moves the rows of killed buyers into the shards, if nobody is buying
+            folder.close()  # moves the rows of killed buyers into the shards if no process is buying
             return generated
         if plan.price is not None:
             meter.paid_usd = meter.paid_before = generated.usage()["usd"]
@@ -143,7 +151,7 @@ def generate_completions(
 
 @contextlib.contextmanager
 def _one_process(plan: Plan, folder: StoreFolder) -> Iterator[None]:
-    """Let the processes of a run with a budget buy one after the other: none knows what another has in flight."""
+    """Let the processes of a run with a budget buy one after the other, because none knows what another has in flight."""
     if plan.budget_usd is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""A local transformers model as a teacher. It decodes like students do: no answer depends on the other rows of a batch."""
+"""A local transformers model as a teacher. It decodes as students do: no answer depends on the other rows of a batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class _ChoiceRow:
-    """One choice to generate: its request, its prompt with limits and seed, and the future for the choice and its length in tokens."""
+    """One choice to generate: its request, its prompt with limits and seed, and a future for the choice and its length in tokens."""
 
     request: Request
     prompt: EnginePrompt
@@ -37,13 +37,13 @@ class HFModel:
     Args:
         path_or_id: Folder or hub id.
         revision: Revision of the hub id; None for its main branch.
-        model_id: The name in the store's keys, such as :func:`default_id`'s.
+        model_id: The name in the store's keys, such as the result of :func:`default_id`.
         chat: Whether prompts are chat messages. The tokenizer then needs a chat template.
         temperature: Sampling temperature, 0 for greedy decoding.
-        batch_size: Rows in the model at once. A finished row is replaced by the next. Halved if the rows do not fit into memory.
+        batch_size: Rows that are decoded at the same time. The next row replaces a finished one. Halved if they do not fit into memory.
         max_choices: The most choices in one request.
-        dtype: Type of the weights. ``auto`` is bfloat16 on a GPU that supports it, else float32. Only a named type is part of the
-            keys, so that a plan made on a login node is valid on a GPU machine.
+        dtype: Type of the parameters. ``auto`` is bfloat16 on a GPU that supports it, else float32. A type is part of the keys, ``auto``
+            is not, so that a plan made on a login node is valid on a GPU machine.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class HFModel:
         self._worker: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """Queue ``n`` rows, seeded ``seed`` and following, and wait for them.
+        """Queue ``n`` rows with the seeds ``seed``, ``seed + 1``..., and wait for them.
 
         Raises:
             FcotError: The model cannot be loaded or used as configured, or a single row does not fit into memory.
@@ -93,7 +93,7 @@ class HFModel:
         return f"{len(self._queue)} rows waiting"
 
     def halt(self) -> None:
-        """Do nothing: queued rows are answered, at most twice the batch size."""
+        """Do nothing: rows that are queued already (at most twice the batch size) are answered."""
 
     async def close(self) -> None:
         """Wait for the worker, which stops at the next token if its callers are gone. The model stays loaded for later requests."""
@@ -103,18 +103,23 @@ class HFModel:
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer all queued rows. The next request after that starts a new worker."""
         while self._queue:
-            taken: list[_ChoiceRow] = []
+            started: list[_ChoiceRow] = []
             try:
-                await asyncio.to_thread(self._answer, taken, loop)
+                await asyncio.to_thread(self._answer, started, loop)
             except Exception as error:  # of any kind: the callers of these rows get it
-                if not taken:  # the model could not be loaded
-                    taken, self._queue = list(self._queue), deque()
-                for row in taken:
+                if not started:  # the model could not be loaded
+                    started, self._queue = list(self._queue), deque()
+                for row in started:
                     if not row.answer.done():
                         row.answer.set_exception(error)
 
-    def _answer(self, taken: list[_ChoiceRow], loop: asyncio.AbstractEventLoop) -> None:
-        """Decode rows until the queue is empty. Rows queued meanwhile replace finished ones."""
+    def _answer(self, started: list[_ChoiceRow], loop: asyncio.AbstractEventLoop) -> None:
+        """Decode rows until the queue is empty. Rows queued meanwhile replace finished ones.
+
+        Args:
+            started: Each row is appended when its decoding starts.
+            loop: The event loop of the rows' futures.
+        """
 
         def source() -> Iterator[tuple[_ChoiceRow, EnginePrompt] | None]:
             while True:
@@ -122,7 +127,7 @@ class HFModel:
                 if row is None:
                     yield None
                 elif not row.answer.done():  # a cancelled caller needs no answer
-                    taken.append(row)
+                    started.append(row)
                     yield row, row.prompt
 
         def deliver(row: _ChoiceRow, answer: tuple[Choice, int]) -> None:
@@ -179,7 +184,7 @@ class _Model:
 
     @cached_property
     def decoder(self) -> Any:
-        """The decoder. Of the folder's generation settings, only the end tokens are used."""
+        """The decoder. Of the generation settings in the model's folder, only the end tokens are used."""
         from fcot.decoding.engine import Decoder, Sampling, end_tokens
 
         ends = end_tokens(self._tokenizer, self._model.generation_config)
@@ -198,7 +203,7 @@ class _Model:
         """Token ids of a text, or of messages through the chat template, up to where the answer begins."""
         tokenizer = self._config and self._tokenizer  # loads the configuration first: its message about a missing model is clearer
         if (chat or not isinstance(prompt, str)) and not tokenizer.chat_template:
-            raise FcotError(f"{self._name}: its tokenizer has no chat template; teacher.endpoint=completions")
+            raise FcotError(f"{self._name}: its tokenizer has no chat template; set teacher.endpoint=completions")
         if isinstance(prompt, str):
             return encoder_of(tokenizer).prompt(prompt)
         return encoder_of(tokenizer).turns([prompt])[0]
@@ -230,12 +235,12 @@ class _Model:
         return Choice(text[:cut], reason, refused), written.n_tokens
 
     def _text(self, row: _ChoiceRow, tokens: list[int]) -> str:
-        """The generated text. After a plain prompt it is decoded with the prompt: alone, SentencePiece would drop its leading space."""
+        """The generated text. If the prompt is a text, both are decoded together, because SentencePiece drops a leading space."""
         if isinstance(row.request.prompt, str) and not self._config.is_encoder_decoder:
             ids = list(row.prompt.ids)
-            before, whole = _decode(self._tokenizer, ids), _decode(self._tokenizer, ids + tokens)
-            if whole.startswith(before):
-                return whole[len(before) :]
+            prompt, prompt_and_answer = _decode(self._tokenizer, ids), _decode(self._tokenizer, ids + tokens)
+            if prompt_and_answer.startswith(prompt):
+                return prompt_and_answer[len(prompt) :]
         return _decode(self._tokenizer, tokens)
 
 
@@ -249,16 +254,16 @@ def _noise_seed(request: Request, seed: int) -> int:
 
 
 def _resolved(dtype: str) -> str:
-    """The type of the weights on this machine."""
+    """The type of the parameters on this machine."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if native_bf16() else "float32"
 
 
 def default_id(path_or_id: str, revision: str | None, outputs: Path) -> str:
-    """A name for the store's keys that changes with the weights.
+    """A model name for the store's keys: the hub id with its revision, or the folder's name with a hash of its content.
 
-    It is the hub id with its revision, or the folder's name with a hash of its content.
+    Other parameters in the same folder therefore get other keys.
 
     Args:
         path_or_id: Folder or hub id.

@@ -26,7 +26,7 @@ class Price:
         cached_input: Price of prompt tokens that the server had in its cache.
         batch: Price of the Batch API, as a share of the online price.
         training: Price of trained tokens, counted once per epoch; None for models that are not fine-tuned.
-        source: The file it was read from, for messages.
+        source: The file that the price was read from, for messages; empty for a price that was not read from a file.
     """
 
     input: float
@@ -57,8 +57,8 @@ FREE = Price(0.0, 0.0, 0.0)  # models on the user's own machine
 def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str | None = None) -> Price | None:
     """The price of a model in a YAML file of ``{model: {input, output, cached_input, batch, tiers, fine_tuned}}``; None if it has none.
 
-    ``fine_tuned`` is an entry of the same form with ``training``: the price of models fine-tuned from this one, whose
-    names are ``ft:MODEL:...``.
+    ``fine_tuned`` has the same fields and ``training``. It is the price of models fine-tuned from this one, whose names are
+    ``ft:MODEL:...``.
 
     Args:
         path: The YAML file.
@@ -72,9 +72,9 @@ def read_price(path: Path, model: str, option: str = "teacher.prices", tier: str
     try:
         prices: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
         if not isinstance(prices, dict):
-            raise ValueError("not entries by model")
+            raise ValueError("the file is no mapping of model names to entries")
         if unpriced := [name for name, price in prices.items() if not isinstance(price, dict)]:
-            raise ValueError(f"{unpriced[0]!r} has no price")
+            raise ValueError(f"the entry of {unpriced[0]!r} is no mapping")
         entry = prices.get(model.split(":")[1] if model.startswith("ft:") else model)
         if entry is None:
             return None
@@ -108,9 +108,10 @@ def paid(rows: Iterable[Mapping[str, Any]], price: Price | None) -> dict[str, An
     """The usage record of store rows. Each request's tokens are in the first of its rows.
 
     Returns:
-        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage`` (the server reported
-        no usage: they are missing in the tokens and count at their maximum in ``usd``), ``requests_lost`` (tries without an answer
-        that may have been charged: they count in ``usd`` only, at their maximum) and ``usd`` (None without a price).
+        ``requests``, ``prompt_tokens``, ``completion_tokens``, ``cached_tokens``, ``requests_without_usage``, ``requests_lost`` and
+        ``usd`` (None without a price). Requests without usage are those for which the server reported no tokens: the token counts
+        lack them, and ``usd`` counts them at their maximum cost. Lost requests are tries without an answer that may have been charged:
+        only ``usd`` counts them, at their maximum cost.
     """
     usage: dict[str, Any] = {
         "requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "requests_without_usage": 0, "requests_lost": 0,
@@ -133,7 +134,7 @@ _COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 def cost_usd(row: Mapping[str, Any], price: Price) -> float:
-    """What a store's row adds to the cost, in USD: by its request's tokens, or the maximum if the server did not report them."""
+    """What a row of the store adds to the cost, in USD: the price of its tokens, or the maximum cost if the server reported none."""
     if "bound_usd" in row:
         return float(row["bound_usd"])
     if "prompt_tokens" not in row:

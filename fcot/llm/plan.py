@@ -19,8 +19,8 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.prompts.thinking import separate, text_or_thought
 
-_NEXT_SEED = 1_000_003  # larger than any D, so the seeds of second tries never equal those of slots
-_TRIES = 3  # requests for a prompt whose answers are unusable
+_NEXT_SEED = 1_000_003  # larger than any D, so the seed of a repeated request never equals that of a slot
+_TRIES = 3  # requests with unusable answers after which a prompt is given up
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Plan:
         rule: How answers are extracted and compared.
         diversity: D, the completions requested per problem.
         run_id: Written into every row that the run buys.
-        first_slot: The first of the run's D slots. Another block of slots holds other rationales.
+        first_slot: The first of the run's D slots. A run with another block of slots gets other rationales.
         resample_identical: Whether up to D more rationales are bought to replace repeated ones.
         price: The teacher's price; None if it is unknown.
         budget_usd: The most this run may spend; None for no limit.
@@ -103,8 +103,8 @@ class SlotRange:
         request: The request that fills them.
         key: The request's key.
         first_slot: The first slot.
-        n: How many slots.
-        seed: The seed that is sent.
+        n: Number of slots.
+        seed: The seed that is sent with the request.
         identity: The teacher's part of the key.
     """
 
@@ -124,16 +124,16 @@ class SlotRange:
 def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRange]:
     """The requests that a problem needs next; none if it is complete or given up.
 
-    These are step 1 for empty slots and step 2 for rationales without an answer. Called again after their answers were stored,
-    it requests choices that the server left out and replaces unusable answers. It does so with another seed: a server that
-    honors seeds would charge for the same answer again.
+    These are step 1 for empty slots and step 2 for rationales without an answer. Call it again after their answers are stored: it then
+    returns requests for choices that the server left out, and for replacements of unusable answers. Replacements have another seed,
+    because a server that honors seeds would charge for the same answer again.
     """
     jobs: list[SlotRange] = []
     if not gave_up(plan, shard, key):
         request = plan.step1(problem)
         seed = _NEXT_SEED * shard.n_unusable(key)
-        for first, n in consecutive(wanted_slots(plan, shard, key), plan.teacher.max_choices):
-            jobs.append(SlotRange(request, key, first, n, first + seed, plan.teacher.identity))
+        for first_slot, n in consecutive(slots_to_fill(plan, shard, key), plan.teacher.max_choices):
+            jobs.append(SlotRange(request, key, first_slot, n, first_slot + seed, plan.teacher.identity))
     if jobs and plan.resample_identical:
         return jobs  # which rationales the problem will use is not known yet
     for answer in answers(plan, shard, key, problem):
@@ -143,8 +143,8 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRa
     return jobs
 
 
-def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
-    """The empty step-1 slots to fill next: those of the first D, then with resampling one of the next D per repeated rationale."""
+def slots_to_fill(plan: Plan, shard: Shard, key: str) -> list[int]:
+    """The empty step-1 slots to fill next: those of the run's D slots. Then, with resampling, one of the next D per repeated rationale."""
     empty = [slot for slot in plan.slots if not shard.has(key, slot)]
     if empty or not plan.resample_identical:
         return empty
@@ -153,9 +153,9 @@ def wanted_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
 
 
 def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
-    """First slot and length of each block of consecutive slots, cut to ``longest``.
+    """First slot and length of each block of consecutive slots. A block has at most ``longest`` slots.
 
-    The seed of a slot follows from the slots alone, so draws do not depend on interruptions.
+    The blocks depend on the slots alone. So do the seeds, and therefore the samples do not depend on interruptions.
     """
     start = 0
     for end in range(1, len(slots) + 1):
@@ -165,9 +165,9 @@ def consecutive(slots: Sequence[int], longest: int) -> Iterator[tuple[int, int]]
 
 
 def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
-    """Whether a prompt is given up for its unusable answers.
+    """Whether a prompt is given up because its answers are unusable.
 
-    That is the case after three requests with D unusable answers, or after one refusal that no other try can change.
+    That is the case after at least D unusable answers from at least three requests, or after one refusal that no other try can change.
     """
     if not shard.n_unusable(key):
         return False
@@ -177,7 +177,7 @@ def gave_up(plan: Plan, shard: Shard, key: str) -> bool:
 
 
 def chosen_slots(plan: Plan, shard: Shard, key: str) -> list[int]:
-    """The filled slots whose rationales the problem uses: the run's own. With resampling: D of the first 2 D, distinct texts first."""
+    """The filled slots whose rationales the problem uses: the run's D slots. With resampling, D of the first 2 D, distinct texts first."""
     if not plan.resample_identical:
         return [slot for slot in plan.slots if shard.has(key, slot)]
     texts: Counter[str] = Counter()
@@ -202,25 +202,25 @@ class AnswerSlot:
 def answers(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[AnswerSlot]:
     """The answer slot of each rationale of a problem, in slot order; none for prompts of one request.
 
-    Repeated rationales share a step-2 key and take its slots in turn.
+    Repeated rationales share a step-2 key: the first gets its slot 0, the second its slot 1, and so on.
     """
     if not plan.prompt.two_steps:
         return
-    taken: Counter[str] = Counter()
+    next_slot: Counter[str] = Counter()  # by step-2 key
     for slot in chosen_slots(plan, shard, key):
         row = shard.row(key, slot)
         request = plan.step2(problem, row)
         keys = plan.step2_keys(request, problem, row)
         answer_key = next((key for key in keys if shard.slots(key)), keys[0])
-        yield AnswerSlot(row, request, answer_key, taken[answer_key])
-        taken[answer_key] += 1
+        yield AnswerSlot(row, request, answer_key, next_slot[answer_key])
+        next_slot[answer_key] += 1
 
 
 def assemble(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tuple[Completion, list[StoreRow]]]:
-    """A problem's D completions, each with the rows it is made of.
+    """A problem's D completions, each with the rows that it is made of.
 
-    A completion that the teacher never gave is empty, and its finish reason says why. The finish reason of the others is the
-    rationale's: an answer step that continues after its answer does no harm.
+    A completion that the teacher never gave is empty, and its finish reason says why. Other completions have the finish reason of the
+    rationale, not of step 2, because text after the answer does no harm.
     """
     chosen = chosen_slots(plan, shard, key)
     by_slot = {answer.rationale["slot"]: answer for answer in answers(plan, shard, key, problem)}
@@ -257,7 +257,7 @@ def rows_of(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[tu
 
 
 def _by_completion(chosen: Sequence[int], plan: Plan) -> list[int | None]:
-    """The slot of each completion index; None if it is empty. With resampling the chosen slots follow each other without gaps."""
+    """The slot of each completion index; None if the slot is empty. With resampling, the chosen slots come first and empty ones last."""
     if plan.resample_identical:
         return [*chosen, *[None] * (plan.diversity - len(chosen))]
     return [slot if slot in set(chosen) else None for slot in plan.slots]
@@ -290,8 +290,8 @@ def sent_row(plan: Plan, job: SlotRange, request_id: str, bound_usd: float | Non
     Args:
         plan: The run's plan.
         job: The slots that the request fills.
-        request_id: By :func:`new_request_id`.
-        bound_usd: Its maximum cost. None makes a row that cancels an earlier one: nothing was charged.
+        request_id: The request's id, from :func:`new_request_id`.
+        bound_usd: The request's maximum cost, in USD. None makes a row that cancels the earlier one: nothing was charged.
     """
     bound = {} if bound_usd is None else {"bound_usd": bound_usd}
     return _row(plan, job, request_id, -1) | {"text": "", "finish_reason": None, "refused": LOST} | bound
@@ -311,16 +311,16 @@ def to_rows(
     """The store rows of one reply.
 
     Usable choices fill the requested slots that are empty. If the server sent more, the rest fill slots behind the run's.
-    The first row holds the request's usage and, if the server did not report it, an upper bound on its cost. The row of a
-    rationale's slot 0 holds the request itself.
+    The first row has the request's usage or, if the server did not report it, an upper bound on its cost. The row of a rationale in
+    slot 0 also has the request itself.
 
     Args:
         plan: The plan of the run that sent the request.
         job: The slots that the request was to fill.
         shard: The shard that the rows will be appended to.
         reply: The server's reply.
-        request_id: By :func:`new_request_id`.
-        bound_usd: The most the request can have cost.
+        request_id: The request's id, from :func:`new_request_id`.
+        bound_usd: The most that the request can have cost, in USD.
         counted: Whether the reply's usage is written; false for completions from a file.
         extra: Fields added to each row.
     """

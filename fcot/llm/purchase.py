@@ -1,4 +1,4 @@
-"""Buying completions online: as many requests in flight as the teacher takes. Each answer is stored before the next step uses it."""
+"""Buying completions online, with as many requests in flight as the teacher accepts. Each answer is stored before step 2 uses it."""
 
 from __future__ import annotations
 
@@ -8,129 +8,25 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
-from fcot.base.records import Completion, Problem
+from fcot.base.records import Problem
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import Lease
-from fcot.llm.plan import Plan, SlotRange, assemble, gave_up, missing, new_request_id, sent_row, to_rows
-from fcot.llm.requests import Usage
+from fcot.llm.meter import Meter, first_problems, over_budget_message
+from fcot.llm.plan import Plan, SlotRange, gave_up, missing, new_request_id, sent_row, to_rows
 from fcot.llm.store.folder import Shard, StoreFolder
 
 _SYNC_EVERY_S = 1.0
-_FIRST = 20  # completions that are judged before further problems are bought
 _CLAIMED_TOGETHER = 32  # problems, so that the store is refreshed once for all of them
 _RETRY_CLAIM_S = (0.1, 3.0)  # before problems that others have claimed are tried again: the first wait, and the longest
 
 
 @dataclass
-class Meter:
-    """Progress and cost of a purchase, for the budget and the progress line.
-
-    Attributes:
-        requested: How many completions the run needs.
-        advance: Called with the number of completions that were completed or given up, and with 0 as time passes.
-        judge: Returns how many of a problem's completions curation will keep; None: nothing is judged.
-        paid_usd: Spent by all attempts of this run; None if the price is unknown.
-        paid_before: Spent by earlier attempts of this run, in USD.
-        reserved_usd: Upper bound on the cost of the requests in flight.
-        done: Completions that are complete or given up.
-        bought: Completions of these that this attempt bought.
-        judged: Completions given to ``judge``.
-        kept: Completions of these that curation will keep.
-        requests: Requests that were answered.
-        tokens: Tokens of these requests.
-        started: Start of the purchase, by the monotonic clock.
-        status: The teacher's part of the progress line.
-    """
-
-    requested: int
-    advance: Callable[[int], object]
-    judge: Callable[[Sequence[Completion]], int] | None = None
-    paid_usd: float | None = None
-    paid_before: float = 0.0
-    reserved_usd: float = 0.0
-    done: int = 0
-    bought: int = 0
-    judged: int = 0
-    kept: int = 0
-    requests: int = 0
-    tokens: int = 0
-    started: float = field(default_factory=time.monotonic)
-    status: Callable[[], str] = str
-
-    def account(self, plan: Plan, usage: Usage, bound: float, batch: bool = False) -> float:
-        """Count a reply's request and tokens.
-
-        Returns:
-            Its cost in USD: by its usage, or ``bound`` if the server did not report it. 0 if the price is unknown.
-        """
-        self.requests += 1
-        self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
-        if plan.price is None:
-            return 0.0
-        tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0
-        return plan.price.usd(*tokens, batch) if usage.complete else bound
-
-    def finished(self, n: int) -> None:
-        """Count ``n`` more completions as complete or given up."""
-        self.done += n
-        self.advance(n)
-
-    def judge_problem(self, plan: Plan, shard: Shard, key: str, problem: Problem) -> None:
-        """Count how many completions of a complete problem will be kept."""
-        if self.judge is None:
-            return
-        completions = [completion for completion, _ in assemble(plan, shard, key, problem)]
-        self.judged += len(completions)
-        self.kept += self.judge(completions)
-
-    def __str__(self) -> str:
-        """Such as ``12.0 requests/s, 3,400 tokens/s, $0.12 of $0.95, kept 71%, 16 of 50 in flight, retried: 3 x 429``."""
-        seconds = max(1e-9, time.monotonic() - self.started)
-        parts = [f"{self.requests / seconds:,.1f} requests/s", f"{self.tokens / seconds:,.0f} tokens/s"]
-        if self.paid_usd is not None:
-            expected = (self.paid_usd - self.paid_before) / self.bought * (self.requested - self.done) if self.bought else None
-            parts.append(f"${self.paid_usd:,.4f}" + (f" of about ${self.paid_usd + expected:,.2f}" if expected is not None else ""))
-        if self.judged:
-            parts.append(f"kept {self.kept / self.judged:.0%}")
-        return ", ".join([*parts, *filter(None, [self.status()])])
-
-
-def first_problems(diversity: int) -> int:
-    """How many problems are bought and judged before others are started: twenty completions, but at least five problems."""
-    return max(5, -(-_FIRST // diversity))
-
-
-def over_budget(plan: Plan, meter: Meter, bound: float, shared: bool = False) -> str:
-    """The message of a run whose next request may exceed the budget.
-
-    Args:
-        plan: The run's plan.
-        meter: Of the purchase.
-        bound: The most that the next request can cost, in USD.
-        shared: Whether the shared budget is the one that does not allow it.
-    """
-    assert plan.price is not None
-    source = f" (prices: {plan.price.source})" if plan.price.source else ""
-    command = "the same command with a larger budget"
-    if shared and plan.shared_budget is not None:
-        budget = plan.shared_budget
-        limit = f"{budget.option}={budget.usd:g}: ${budget.spent_usd():,.4f} spent or reserved by all jobs"
-        command = budget.command
-    else:
-        limit = f"teacher.budget_usd={plan.budget_usd:g}: ${meter.paid_usd:,.4f} spent"
-    return (
-        f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
-        f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"
-    )
-
-
-@dataclass
-class _Open:
+class _OpenProblem:
     """A problem that is being bought."""
 
     key: str  # step 1
@@ -140,24 +36,25 @@ class _Open:
     counted: int = 0  # completions that the meter has counted
 
 
-def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter) -> None:
-    """Complete all problems, while other processes may buy into the same store.
+def buy(plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, Problem]], meter: Meter) -> None:
+    """Buy the missing completions of some problems, while other processes may buy into the same store.
 
-    A problem is claimed while it is bought. Problems that others have claimed are left to them and checked again at the end.
+    This process claims a problem before it buys it. Other processes buy the problems that they have claimed; this one checks at the
+    end whether they have completed them.
 
     Args:
         plan: The run's plan.
         folder: The store's folder.
-        wanted: Step-1 key and problem of each problem that is incomplete.
+        to_buy: Step-1 key and problem of each problem that is incomplete.
         meter: Updated as completions arrive.
 
     Raises:
-        FcotError: The teacher stops, the budget is used up, or the disk is full. What was bought is in the store.
+        FcotError: The teacher fails for good, the budget is used up, or the disk is full. What was bought is in the store.
         KeyboardInterrupt: The user interrupted; the requests in flight have been answered and stored.
     """
     lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
     try:
-        asyncio.run(_Purchase(plan, folder, wanted, meter, lease).run())
+        asyncio.run(_Purchase(plan, folder, to_buy, meter, lease).run())
     finally:
         folder.close()
         if lease is not None:
@@ -165,30 +62,34 @@ def buy(plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], 
 
 
 def _check_no_batches(folder: StoreFolder) -> None:
-    """Check that no submitted batch is open. Call it after a key was claimed.
+    """Check that no submitted batch is open. Call it after claiming a key.
 
-    A process that submits batches claims the whole store folder. So if a key can be claimed and batches are open, that process ended.
+    A process that submits batches claims the whole store folder while it runs. If batches are open although this process could claim a
+    key, that process has ended without collecting them.
+
+    Raises:
+        FcotError: A batch is open.
     """
     if pending := folder.open_batches():
         raise FcotError(
-            f"{len(pending)} submitted batches of this store are not collected yet ({pending[0].parent}), and what they bring would be "
-            "bought twice: teacher=openai_batch collects them"
+            f"{len(pending)} submitted batches are not collected yet ({pending[0].parent}). Buying online now would pay for their "
+            "completions twice: collect them first, with teacher=openai_batch"
         )
 
 
 class _Tries:
-    """The account of one request. It stores a row before each try that may cost money.
+    """The account of one request. Before each try that may cost money, it stores a row with the try's maximum cost.
 
     If a try was certainly not charged, the next try uses its row. If no try follows, the row is cancelled.
     """
 
-    def __init__(self, purchase: _Purchase, state: _Open, job: SlotRange, bound: float) -> None:
+    def __init__(self, purchase: _Purchase, state: _OpenProblem, job: SlotRange, bound: float) -> None:
         self.purchase, self.state, self.job, self.bound = purchase, state, job, bound
         self.request_id = new_request_id()
         self.written = self.in_flight = False
 
     def sending(self) -> None:
-        """Append the row of the try, unless the row of the try before is still unused."""
+        """Append the row of the try, unless an earlier try left an unused row."""
         self.in_flight = True
         if self.bound and not self.written:
             if not self.purchase.affordable(0.0):  # the tries before this one may have been charged
@@ -203,7 +104,7 @@ class _Tries:
         self.in_flight = False
 
     def maybe_charged(self) -> None:
-        """Keep the row: it counts at its maximum cost."""
+        """Keep the row, which counts at its maximum cost. The next try gets a new row."""
         self.in_flight = False
         if self.written:
             self.purchase.pay(self.bound)
@@ -220,20 +121,20 @@ class _Tries:
 class _Purchase:
     """One purchase: from problems to requests, answers and rows."""
 
-    def __init__(self, plan: Plan, folder: StoreFolder, wanted: Sequence[tuple[str, Problem]], meter: Meter, lease: Lease | None) -> None:
+    def __init__(self, plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, Problem]], meter: Meter, lease: Lease | None) -> None:
         self.plan = plan
         self.folder = folder
         self.meter = meter
         self.lease = lease
         self.spent_now = 0.0  # USD spent by this purchase
-        self.waiting = deque(wanted)  # problems that are not claimed yet
+        self.waiting = deque(to_buy)  # problems that are not claimed yet
         self.opened = self.completed = 0
         self.claimed_by_others: deque[tuple[str, Problem]] = deque()
         self.retry_claims_at = self.retry_wait_s = 0.0
         self.announced_wait = False
         self.interrupts = 0
-        self.jobs: deque[tuple[_Open, SlotRange]] = deque()
-        self.closed: list[_Open] = []  # complete problems, released once they are on the disk
+        self.jobs: deque[tuple[_OpenProblem, SlotRange]] = deque()
+        self.closed: list[_OpenProblem] = []  # complete problems, released once they are on the disk
         self.stop: BaseException | None = None
 
     async def run(self) -> None:
@@ -282,7 +183,7 @@ class _Purchase:
                 self.wake.set()
 
     def _start_jobs(self) -> None:
-        """Keep as many requests in flight as the teacher takes and the budget allows."""
+        """Keep as many requests in flight as the teacher accepts and the budget allows."""
         while self.stop is None and len(self.tasks) < self.plan.teacher.concurrency:
             if not self.jobs and not self._open_problems():
                 return
@@ -313,7 +214,7 @@ class _Purchase:
         self.plan.teacher.halt()
         self.stop = self.stop or reason
 
-    async def _buy(self, state: _Open, job: SlotRange, bound: float) -> None:
+    async def _buy(self, state: _OpenProblem, job: SlotRange, bound: float) -> None:
         tries = _Tries(self, state, job, bound)
         try:
             reply = await self.plan.teacher.generate(job.request, job.n, job.seed, tries)
@@ -327,16 +228,16 @@ class _Purchase:
         rows = to_rows(self.plan, job, state.shard, reply, tries.request_id, bound_usd=bound)
         state.shard.append(rows)
         if job.request.root is not None or not self.plan.prompt.two_steps:
-            new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
-            self._count(state, min(new, self.plan.diversity - state.counted))
+            n_new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
+            self._count(state, min(n_new, self.plan.diversity - state.counted))
         self._request_ended(state)
 
-    def _request_ended(self, state: _Open) -> None:
+    def _request_ended(self, state: _OpenProblem) -> None:
         state.outstanding -= 1
         if not state.outstanding:
             self._queue_next(state)
 
-    def _queue_next(self, state: _Open) -> None:
+    def _queue_next(self, state: _OpenProblem) -> None:
         """Queue the requests that a problem needs next. If it needs none, it is complete."""
         jobs = missing(self.plan, state.shard, state.key, state.problem)
         state.outstanding = len(jobs)
@@ -348,7 +249,7 @@ class _Purchase:
         self.meter.judge_problem(self.plan, state.shard, state.key, state.problem)
         self.closed.append(state)
 
-    def _count(self, state: _Open, n: int) -> None:
+    def _count(self, state: _OpenProblem, n: int) -> None:
         state.counted += n
         self.meter.bought += n
         self.meter.finished(n)
@@ -370,19 +271,19 @@ class _Purchase:
 
     def _may_open(self) -> int:
         """How many more problems may be opened. If completions are judged, the first problems are judged before others are bought."""
-        first = first_problems(self.plan.diversity)
-        if self.meter.judge is None or self.completed >= first:
+        n_first = first_problems(self.plan.diversity)
+        if self.meter.judge is None or self.completed >= n_first:
             return _CLAIMED_TOGETHER
-        return max(0, first - self.opened)
+        return max(0, n_first - self.opened)
 
-    def _claim(self, n: int) -> list[_Open]:
-        """Claim up to ``n`` problems, and read what others have bought of them."""
-        states: list[_Open] = []
+    def _claim(self, n: int) -> list[_OpenProblem]:
+        """Claim up to ``n`` problems, and read which of their completions others have bought."""
+        states: list[_OpenProblem] = []
         while self.waiting and len(states) < n:
             key, problem = self.waiting.popleft()
             shard = self.folder.shard(key)
             if shard.claim(key):
-                states.append(_Open(key, problem, shard))
+                states.append(_OpenProblem(key, problem, shard))
             else:
                 self.claimed_by_others.append((key, problem))
         if states:
@@ -395,7 +296,7 @@ class _Purchase:
         return states
 
     def _wait_for_others(self) -> None:
-        """Set the time of the next try to claim others' problems. The wait grows as long as no claim succeeds."""
+        """Set the time at which problems claimed by others are tried again. The wait grows as long as no claim succeeds."""
         shortest, longest = _RETRY_CLAIM_S
         self.retry_wait_s = min(longest, 1.5 * self.retry_wait_s) or shortest
         self.retry_claims_at = time.monotonic() + self.retry_wait_s
@@ -407,18 +308,23 @@ class _Purchase:
     # --- money ---
 
     def affordable(self, bound: float) -> bool:
-        """Whether the budgets allow ``bound`` USD more, beyond what is paid and in flight."""
+        """Whether the budgets allow to spend ``bound`` USD in addition to what is paid and in flight."""
         if not self._own_budget_allows(bound):
             return False
         return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
 
     def _own_budget_allows(self, bound: float) -> bool:
-        budget, paid = self.plan.budget_usd, self.meter.paid_usd
-        return budget is None or paid is None or paid + self.meter.reserved_usd + bound <= budget
+        budget_usd, paid_usd = self.plan.budget_usd, self.meter.paid_usd
+        return budget_usd is None or paid_usd is None or paid_usd + self.meter.reserved_usd + bound <= budget_usd
 
     def budget_spent(self, bound: float, request: float) -> BudgetSpent:
-        """The error of a request that may cost ``request`` USD, of which ``bound`` are not reserved and not affordable."""
-        return BudgetSpent(over_budget(self.plan, self.meter, request, shared=self._own_budget_allows(bound)))
+        """The error of a request that the budgets do not allow.
+
+        Args:
+            bound: The part of the request's maximum cost that is not reserved yet, in USD.
+            request: The request's maximum cost, in USD.
+        """
+        return BudgetSpent(over_budget_message(self.plan, self.meter, request, shared=self._own_budget_allows(bound)))
 
     def commit(self) -> None:
         """Write to the shared ledger what may have been spent if this process is killed now."""
@@ -438,7 +344,7 @@ class _Purchase:
     def _interruptible(self) -> Iterator[None]:
         """Handle Ctrl-C and SIGTERM: the first stops sending and waits for the requests in flight, the second cancels them.
 
-        If :mod:`fcot.base.stopping` handles SIGTERM, it continues to.
+        If :mod:`fcot.base.stopping` already handles SIGTERM, its handler stays.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -460,5 +366,6 @@ class _Purchase:
                 task.cancel()
             return
         self._halt(KeyboardInterrupt())
-        say(f"\nstopping: waiting for what was sent and is paid for ({self.plan.teacher.status() or 'a moment'}; again to leave it)")
+        status = self.plan.teacher.status() or "a moment"
+        say(f"\nstopping: waiting for the requests that were sent and are paid for ({status}; interrupt again to cancel them)")
         self.wake.set()

@@ -15,8 +15,8 @@ _FINISH = {  # finish reasons of all vendors, in lower case
     "content_filter": "content_filter", "safety": "content_filter", "recitation": "content_filter", "refusal": "content_filter",
     "blocklist": "content_filter", "prohibited_content": "content_filter", "spii": "content_filter",
 }  # fmt: skip
-_THOUGHTS = ("thinking", "reasoning", "thought")
-_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+_THOUGHTS = ("thinking", "reasoning", "thought")  # words in the type of a part, and fields of a part, that contain thoughts
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # fields of a message that contain thoughts
 
 
 def to_reply(answer: Any) -> Reply:
@@ -44,7 +44,7 @@ def to_reply(answer: Any) -> Reply:
 
 def _to_choice(choice: Any) -> Choice:
     if not isinstance(choice, dict):
-        raise Malformed("a choice that is none")
+        raise Malformed("a choice that is not a JSON object")
     holder = choice["message"] if isinstance(choice.get("message"), dict) else choice
     content = holder["content"] if "content" in holder else holder.get("text", 0)
     if isinstance(content, list):
@@ -57,7 +57,7 @@ def _to_choice(choice: Any) -> Choice:
         raise Malformed("a choice without text")
     reason = choice.get("finish_reason")
     if choice.get("error") or not isinstance(reason, str | None) or reason == "error":
-        raise Malformed("a choice that broke off" + (f": {choice['error']}" if choice.get("error") else ""))
+        raise Malformed("a choice that ended with an error" + (f": {choice['error']}" if choice.get("error") else ""))
     reason = reason and _FINISH.get(reason.lower(), reason)
     reasoning = thoughts or next((thought for name in _REASONING if (thought := "".join(_texts(holder.get(name), None)))), "")
     return _judged(_storable(text), reason, _storable(reasoning) or None)

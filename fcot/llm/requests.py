@@ -18,7 +18,7 @@ OWN_PARAMETERS = ("n", "best_of", "model", "messages", "prompt", "stop", "stream
 
 _AROUND_TOKENS = 64  # tokens that a server may add around a text or a message
 
-# Marks a row without an answer: a try that failed after the server may have charged it.
+# The value of ``refused`` in a row without an answer: its request failed, and the server may have charged it.
 LOST = "lost"
 
 
@@ -63,7 +63,8 @@ class Request:
     def most_prompt_tokens(self) -> int:
         """An upper bound on the tokens of the prompt.
 
-        No token is shorter than a byte. Some are allowed for what a server adds: a chat template, its own system message.
+        It counts each byte as a token, because no token is shorter, and a margin for what a server adds: a chat template or its own
+        system message.
         """
         if isinstance(self.prompt, str):
             return len(self.prompt.encode()) + _AROUND_TOKENS
@@ -125,26 +126,25 @@ class Reply:
 
 
 class Account(Protocol):
-    """Counts the cost of one request's tries. A teacher calls it before each try is sent and after each failed try.
+    """Counts the cost of the tries of one request. A teacher calls it before it sends a try and after a try has failed.
 
-    A teacher that costs nothing need not call it. A try that was answered is counted by the caller of
-    :meth:`Teacher.generate`.
+    A teacher that costs nothing need not call it. The caller of :meth:`Teacher.generate` counts the try that was answered.
     """
 
     def sending(self) -> None:
-        """A try is about to be sent: from here on it may be charged, whatever happens to this process.
+        """A try is about to be sent. From here on it may be charged, whatever happens to this process.
 
         Raises:
-            BudgetSpent: It may cost more than the budget has left.
+            BudgetSpent: The try may cost more than the rest of the budget.
         """
         ...
 
     def not_charged(self) -> None:
-        """The try failed and was certainly not charged, such as a 429. Its row is used for the next try."""
+        """The try failed and was certainly not charged, as with status 429. The next try uses its row in the store."""
         ...
 
     def maybe_charged(self) -> None:
-        """The try failed and may have been charged, such as a timeout: it counts at its maximum cost."""
+        """The try failed and may have been charged, as after a timeout. It counts at its maximum cost."""
         ...
 
 
@@ -169,8 +169,8 @@ class Teacher(Protocol):
 
     Attributes:
         identity: Model id and the parameters that change the distribution; part of every key.
-        older_identities: The identities that earlier versions used for the same requests, the likeliest first. Rows that are
-            stored under their keys are used and not bought again. Usually empty.
+        older_identities: The identities that earlier versions used for the same requests, the likeliest first; usually empty. Rows
+            stored under the keys of these identities are used and not bought again.
         chat: Whether prompts are chat messages instead of a text.
         concurrency: How many calls of :meth:`generate` may be outstanding; may change at any time.
         max_choices: The largest number of choices in one request.
@@ -185,7 +185,7 @@ class Teacher(Protocol):
     def concurrency(self) -> int: ...  # noqa: D102
 
     def status(self) -> str:
-        """Text for the progress line: requests in flight and failed tries by kind; may be empty."""
+        """Text for the progress line, such as requests in flight and failed tries by kind; may be empty."""
         ...
 
     async def generate(self, request: Request, n: int, seed: int, account: Account) -> Reply:
@@ -195,12 +195,12 @@ class Teacher(Protocol):
 
         Args:
             request: The request.
-            n: The number of choices.
-            seed: The first slot to fill, or a larger number if an earlier answer was unusable.
-            account: Called for each try.
+            n: The most choices to return, at least 1.
+            seed: The number of the first slot to fill, or a larger number if an earlier answer was unusable.
+            account: Counts the cost of each try.
 
         Raises:
-            FcotError: Further requests would fail too.
+            FcotError: The request failed for a reason that would make further requests fail too.
         """
         ...
 

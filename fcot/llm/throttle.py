@@ -46,11 +46,11 @@ class Throttle:
     drops by a twentieth at each pushback (additive increase, multiplicative decrease).
 
     Args:
-        concurrency: The most requests in flight; None to find out what the server takes.
+        concurrency: The most requests in flight; None to find out how many the server accepts.
         requests_per_minute: The most requests per minute; None for no limit. Limits in the server's headers are kept in any case.
         tokens_per_minute: The most tokens per minute, of prompts and requested completions; None for no limit.
-        timeout_s: Timeout of a request, in seconds. The limit stops growing when the latency has risen from that of the first
-            answers by a third of the way to the timeout: a longer queue at the server would end in timeouts.
+        timeout_s: Timeout of a request, in seconds. A longer queue at the server would end in timeouts, so the limit stops growing when
+            the latency has come a third of the way from that of the first answers to the timeout.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Throttle:
         self._limit = 1.0
         self._proven = False  # a request has succeeded
         self._doubling = True
-        self._round = 0  # pushbacks of requests sent before the last reduction do not reduce again
+        self._round = 0  # number of reductions; a pushback of a request that was sent before the last reduction does not reduce again
         self._in_flight = 0
         self._pausing = 0
-        self._reached = 0  # most in flight since the last reduction: a limit that is never reached shows nothing
+        self._reached = 0  # most requests in flight since the last reduction: a limit that was never reached is not proven
         self._resume_at = 0.0
         self._buckets: dict[str, _Bucket] = {}
         for name, per_minute in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
@@ -83,7 +83,7 @@ class Throttle:
         self.reset()
 
     def reset(self) -> None:
-        """Cancel a halt; what was learned about the server stays. Call it for each event loop, which needs its own events."""
+        """Cancel a halt, and keep what was learned about the server. Call it for each event loop, because each needs its own events."""
         self._changed = asyncio.Event()
         self._halted = asyncio.Event()
 
@@ -119,7 +119,7 @@ class Throttle:
 
     @property
     def outstanding(self) -> int:
-        """Calls to keep outstanding: those in flight, some that are sent as soon as one ends, and those that wait for another try."""
+        """Calls to keep outstanding: those in flight, some that are sent as soon as another ends, and those that wait for another try."""
         return self.limit * 5 // 4 + 1 + min(self._pausing, 4 * self.limit) if self._proven else 1
 
     @property
@@ -179,7 +179,7 @@ class Throttle:
         self._changed.set()
 
     def _judge_doubling(self) -> None:
-        """Each time the limit has doubled, check whether that brought more answers per second. If not, restore the old limit."""
+        """Each time the limit has doubled, check whether answers per second have risen. If not, undo the last one and stop doubling."""
         now = time.monotonic()
         if self._mark is None:
             self._mark = now, self._limit, self._answered, 0.0
@@ -198,7 +198,7 @@ class Throttle:
         """Reduce the limit after a 429 or an overload.
 
         Args:
-            ticket: What :meth:`enter` returned for the request.
+            ticket: The ticket that :meth:`enter` returned for the request.
             pause_s: Seconds in which no request is sent; None if the server asked for no pause.
         """
         if pause_s is not None:

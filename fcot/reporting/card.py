@@ -13,7 +13,7 @@ _LEARNT = {
     "plain": "its further rationales",
     "self": "the student's own right answers",
 }
-NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose licence applies."
+NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose license applies."
 
 
 _SNIPPETS = {

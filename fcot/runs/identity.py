@@ -1,7 +1,8 @@
 """The identity of a run: everything that changes a prediction. Files count by content; devices, logging and money do not count.
 
-Each component of the configuration has a function here; a method or an objective has it in its schema. The function takes the fields that
-count (:func:`fcot.base.fields.counted`), leaves out those that this run does not read, and adds the values of resolved fields.
+Each component of the configuration has a function that returns its part of the identity: in this module, or for methods and objectives in
+their schemas. The function takes the fields that count (:func:`fcot.base.fields.counted`), leaves out those that this run does not read,
+and adds the values of resolved fields.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def identity(run: Run) -> dict[str, Any]:
         "trainer": _trainer(run),
         "objective": config.objective.identity(run) if run.trains and not config.student.remote else {},
     }
-    return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a new component renames no run
+    return {name: part for name, part in parts.items() if part not in ({}, None)}  # so that a component added later renames no run
 
 
 def uses_seed(run: Run) -> bool:
@@ -54,7 +55,7 @@ def uses_seed(run: Run) -> bool:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """Problems and split. Train counts even if nothing is trained, because its overlap with the test problems is reported."""
+    """Problems and split. Train problems count even if nothing is trained, because their overlap with the test problems is reported."""
     config = run.config
     return {
         **counted(config.dataset),
@@ -85,20 +86,21 @@ def _prompt(run: Run) -> dict[str, Any]:
     config, prompt = run.config, run.prompt
     if not (run.uses_rationales or run.method.prompted):
         return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
-    worded = asdict(prompt) | {
+    texts = asdict(prompt) | {
         "answer_triggers": prompt.trigger(run.task.rule),
         "exemplars": [[exemplar.question, exemplar.text] for exemplar in prompt.exemplars],
     }
     unread = {"name"} if prompt.two_steps else {"name", "answer_tokens"}
-    return counted(config.prompt) | {key: value for key, value in worded.items() if key not in unread}
+    return counted(config.prompt) | {key: value for key, value in texts.items() if key not in unread}
 
 
 def _curation(run: Run) -> dict[str, Any]:
     """The filters in order, each with the settings that it reads, and the options that belong to no filter."""
     curation = run.config.curation
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
-    read = {setting for name in (*FILTERS, *curation.filters) for setting in settings_of(name)} - {"labels", "max_samples", "match_golden"}
-    part = counted(curation, without={"filters", "settings", *read})
+    settings = {name for filter_name in (*FILTERS, *curation.filters) for name in settings_of(filter_name)}
+    of_filters = settings - {"labels", "max_samples", "match_golden"}
+    part = counted(curation, without={"filters", "settings", *of_filters})
     part["filters"] = [[name, _filter(run, name, golden)] for name in curation.filters]
     return part | ({"golden": golden} if curation.match_golden else {})
 
@@ -115,7 +117,7 @@ def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:
 def _student(run: Run) -> dict[str, Any]:
     config = run.config
     student, prompted = config.student, run.method.prompted
-    # An untrained student's max_new_tokens counts even if no answer reaches it, because the metrics compare it with the paper's.
+    # An untrained student's max_new_tokens counts even if no answer reaches it, because as_published in the metrics depends on it.
     unread = set() if getattr(student, "self_consistency", 1) > 1 else {"temperature", "top_k"}
     if student.remote:
         if student.api_backed and not run.trains:

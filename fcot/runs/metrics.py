@@ -32,13 +32,13 @@ class Metrics:
         diversity: Completions per problem, D.
         split_mode: The split mode's name, such as ``sample``.
         seed: The configured seed.
-        uses_seed: Whether the result depends on it.
+        uses_seed: Whether the result depends on the seed.
         setting: A hash that is equal for runs that differ only in their seed.
         as_published: Whether the settings are those of paper A, so that the accuracy can be compared with its figures.
         sampled: Whether the teacher sampled instead of decoding greedily.
         subset: Number of problems in the few-shot subset.
         n_train_problems: Number of train problems, without those held out for validation.
-        n_validation_problems: Number of problems that the checkpoint is selected with.
+        n_validation_problems: Number of held-out problems on which the checkpoint is selected.
         n_reasoning_samples: Number of rationales that the student was trained on.
         n_test: Number of test problems.
         accuracy: Test accuracy of the reported checkpoint.
@@ -46,8 +46,8 @@ class Metrics:
         accuracy_checkpoint: The reported checkpoint: ``validation``, ``last`` or ``untrained``.
         accuracy_best_epoch: The best test accuracy of any evaluation (paper A's figure). Nothing is selected with it.
         validation_accuracy: Validation accuracy of the reported checkpoint.
-        random_guess: Accuracy of guessing at random.
-        majority_answer: The most frequent gold answer of train.
+        random_guess: Accuracy of random guessing on the task.
+        majority_answer: The most frequent gold answer of the train problems.
         majority_accuracy: Test accuracy of always giving ``majority_answer``.
         answer_in_completion: Share of test completions that contain the gold answer anywhere.
         well_formed: Share of test completions that end with the format's prefix and an answer.
@@ -61,7 +61,7 @@ class Metrics:
         completions_cut: Number of completions that the token limit cut.
         completions_unanswered: Number of completions without a readable answer.
         teacher_accuracy: The teacher's accuracy on the train problems with a gold answer.
-        teacher_accuracy_voted: Accuracy of the majority answers of these problems' completions.
+        teacher_accuracy_voted: Accuracy of the majority answer of each of these problems' completions.
         rationale_words: Mean number of words of a kept rationale.
         teacher_characters: Number of characters of all completions.
         teacher_prompt_characters: Number of characters of the questions that were sent.
@@ -73,12 +73,12 @@ class Metrics:
         temperature: The teacher's temperature.
         precision: Lightning's name of the precision, as resolved on this machine.
         n_steps: Number of optimizer steps.
-        train_samples_per_second: Samples per second of training.
+        train_samples_per_second: Training samples processed per second.
         padding_efficiency: Share of the computed training tokens that are not padding.
         accuracy_single_sample: Mean accuracy of single sampled answers, if ``accuracy`` is that of a majority vote.
         cut_questions: Number of test questions whose beginning was cut.
         shortened_prompts: Number of test prompts that lost exemplars.
-        dropped_exemplars: Number of exemplars that these prompts lost.
+        dropped_exemplars: Number of exemplars that the shortened prompts lost.
         exemplars_left_out: Number of test problems that are not scored because they are exemplars.
         n_parameters: Number of the student's parameters.
         cut_prompts: Number of training prompts whose beginning was cut.
@@ -86,7 +86,7 @@ class Metrics:
         unknown_token_share: Share of the training tokens that the tokenizer cannot represent.
         questions_sha256: Hash of all questions in their order.
         rows_in_published_order: Whether the rows of the data are in the published order.
-        test_questions_also_in_train: Number of test questions that are also in train, word for word.
+        test_questions_also_in_train: Number of test questions that are also in train, with the same words and numbers.
         test_questions_in_train_but_for_numbers: Number of test questions that are in train with other numbers.
         test_questions_of_a_train_template: Number of test questions that are in train with other names or numbers.
         seconds: Duration of each stage, over all attempts.
@@ -293,7 +293,7 @@ def _of_evaluation(evaluated: Summary) -> Summary:
 
 
 def _majority_answer(run: Run) -> tuple[str, float] | None:
-    """The most frequent gold answer of train and its test accuracy; None without gold answers in train, or without test problems."""
+    """The most frequent gold answer of the train problems, and its test accuracy (0..1); None without gold answers or test problems."""
     rule, train = run.task.rule, [run.problems[index] for index in (*run.split.train, *run.split.validation)]
     counts = votes([rule.gold(problem.answer) for problem in train if problem.labelled])
     test = run.select(run.split.test)

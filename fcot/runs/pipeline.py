@@ -36,7 +36,7 @@ def execute(run: Run, config_text: str, sweep: str | None = None) -> Summary:
     Args:
         run: The run.
         config_text: The configuration as YAML, which is written to the run folder.
-        sweep: Name of the sweep that the run is a job of, for trackers; None for a run of its own.
+        sweep: Name of the sweep that the run is a job of, for trackers; None for a run outside a sweep.
 
     Returns:
         The metrics, or the last stage's summary if ``until`` ends the run earlier; empty on all ranks but the first.
@@ -84,15 +84,15 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                 write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
             write_json(directory.metrics, metrics)
             tracker.log_results(metrics)
-        spent = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
-        write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **spent})
+        budget = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
+        write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **budget})
         return metrics
 
 
 def _reopened(run: Run) -> bool:
     """Whether a run that ended because its budget was spent now has another budget."""
-    spent = read_json(run.directory.done).get("budget_usd")
-    return spent is not None and run.plan.budget_usd != spent
+    spent_budget = read_json(run.directory.done).get("budget_usd")
+    return spent_budget is not None and run.plan.budget_usd != spent_budget
 
 
 def _run_stages(run: Run, run_once: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
@@ -155,14 +155,14 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
 
     start = time.monotonic()
     interrupted = path.with_suffix(".interrupted.json")  # time that earlier, interrupted processes spent in this stage
-    before = read_json(interrupted)["seconds"] if interrupted.exists() else 0.0
+    earlier_s = read_json(interrupted)["seconds"] if interrupted.exists() else 0.0
     try:
         summary: Summary = team.lead(step, run_step) if stage.shared else run_step()
     except BaseException:
         with contextlib.suppress(FcotError):  # the error may be a full disk
-            write_json(interrupted, {"seconds": before + time.monotonic() - start})
+            write_json(interrupted, {"seconds": earlier_s + time.monotonic() - start})
         raise
-    summary["seconds"] = round(before + time.monotonic() - start, 3)
+    summary["seconds"] = round(earlier_s + time.monotonic() - start, 3)
     write_json(path, summary)
     interrupted.unlink(missing_ok=True)
     if stage.name == "train":
@@ -184,7 +184,7 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
-    """Write the configuration and the split, with the templates of test problems and a hash of the questions that the indices refer to."""
+    """Write the configuration and the split. The split also has the templates of test problems and a hash of all questions."""
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}

@@ -45,7 +45,8 @@ class Run:
         task: The task with its answer rule.
         problems: All problems by sample index.
         split: Sample indices of train, validation and test. Test problems that a prompt shows as exemplars are left out.
-        exemplars_left_out: Number of test problems that were left out for this reason (as paper A's few-shot fractions imply).
+        exemplars_left_out: Number of test problems that were left out because a prompt shows them. Paper A's few-shot accuracies
+            imply that it left them out too.
         order_known: Whether the rows were verified to be in the order that the split's indices refer to.
         temperature: The teacher's temperature, resolved.
         prompt: The teacher's prompt with its exemplars.
@@ -130,7 +131,7 @@ class Run:
         return self.store_of(self.prompt.name)
 
     def store_of(self, prompt: str) -> StoreFolder:
-        """The completion store's folder for this task and teacher, and for a prompt by its name."""
+        """The completion store's folder for this task and teacher, and the prompt with a name."""
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, prompt)
         return open_folder(self.outputs / "store" / Path(*map(readable, parts)))
@@ -195,7 +196,10 @@ def resolve(config: Config) -> Run:
             f"dataset={task.name}: the data has no train problems with split-mode={config.split_mode.name}; try split-mode=sample"
         )
     if not split.test and config.until == "evaluate":
-        raise FcotError(f"dataset={task.name}: the data has no test problems with split-mode={config.split_mode.name}")
+        raise FcotError(
+            f"dataset={task.name}: the data has no test problems with split-mode={config.split_mode.name}; "
+            "try split-mode=sample, or stop before evaluation: until=train"
+        )
     temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
     n_test = len(split.test)
@@ -216,18 +220,18 @@ def resolve(config: Config) -> Run:
     )  # fmt: skip
 
 
-def kept_config(composed: DictConfig, run: Run, overrides: Sequence[str], searchpath: Sequence[str]) -> str:
-    """The text of ``config.yaml``: the command that makes the run, as a comment, and the configuration.
+def config_yaml(composed: DictConfig, run: Run, overrides: Sequence[str], searchpath: Sequence[str]) -> str:
+    """The text of the run folder's ``config.yaml``: the command that makes the run, as a comment, and the configuration.
 
     Args:
         composed: The composed configuration, not resolved.
         run: The run of this configuration.
         overrides: The overrides on the command line.
-        searchpath: Further folders of configuration files that the command named, as URLs.
+        searchpath: Folders of configuration files that the command adds, as URLs; empty without any.
     """
     searchpath_override = [f"hydra.searchpath=[{','.join(searchpath)}]"] if searchpath else []
-    identifying = (override for override in overrides if not override.startswith("until="))
-    command = shlex.join(["python", "-m", "fcot.run", *searchpath_override, *identifying])
+    without_until = (override for override in overrides if not override.startswith("until="))
+    command = shlex.join(["python", "-m", "fcot.run", *searchpath_override, *without_until])
     config = composed.copy()
     if "temperature" in config.teacher:
         config.teacher.temperature = run.temperature
@@ -268,13 +272,14 @@ def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: 
     questions = {index: problem.question for index, problem in problems.items()}
     completions, model = replay.read_completions(path, task, questions)
     if config.student.is_teacher:
-        indices, diversity, first = split.test, config.student.self_consistency, 0
+        indices, diversity, start = split.test, config.student.self_consistency, 0
     else:
-        indices, diversity, first = split.train, config.diversity, first_slot(config)
-    return replay.choose(completions, [problems[index] for index in indices], diversity, str(path), first), model
+        indices, diversity, start = split.train, config.diversity, first_slot(config)
+    return replay.choose(completions, [problems[index] for index in indices], diversity, str(path), start), model
 
 
 def _precision(configured: str) -> str:
+    """Lightning's name of the precision; ``auto`` depends on this machine's GPU."""
     if configured != "auto":
         return configured
     return "bf16-mixed" if native_bf16() else "32-true"

@@ -45,7 +45,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     selected = train
     if mode.subset is not None:
         if mode.subset > len(train):
-            raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems")
+            raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems; set split_mode.subset to at most that")
         selected = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         selected = selected[: config.dataset.limit]
@@ -62,7 +62,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
 def _train_and_test(
     config: Config, task: Task, problems: Mapping[int, Problem], templates: Mapping[int, str] | None
 ) -> tuple[list[int], list[int], str | None]:
-    """Train and test, and the hash of the questions that a split file contains. Unlabelled problems are added to train."""
+    """Sample indices of train and test, and the questions' hash in the split file (None without one). Train gets unlabelled problems."""
     mode = config.split_mode
     if mode.name == "file":
         assert mode.path is not None
@@ -102,12 +102,14 @@ def templates_of_test(run: Run) -> dict[int, str]:
 
 
 def _templates(config: Config, task: Task, problems: Mapping[int, Problem]) -> dict[int, str]:
+    """The template of each problem, by sample index: from the user's file, else from the data, else guessed from the wording."""
     if config.split_mode.templates is not None:
         return read_templates_file(Path(config.split_mode.templates), sorted(problems))
     templates = {index: problem.template_id for index, problem in problems.items() if problem.template_id is not None}
     if not templates:
         templates = group_by_template(problems)
-        say(f"{task.name}: the data has no template ids; grouped by wording, its problems have {len(set(templates.values())):,} templates")
+        n = len(set(templates.values()))
+        say(f"{task.name}: the data has no template ids; grouping its problems by their wording gives {n:,} templates")
     if len(templates) < len(problems):
         raise FcotError(
             f"split-mode=template: {len(problems) - len(templates)} of {len(problems)} problems of {task.name} have no template; "

@@ -9,7 +9,7 @@ from fcot.base.console import say
 from fcot.base.records import Completion
 from fcot.curation.filters import Read, Rules, curate
 from fcot.curation.outcomes import Outcomes, Remedies, advice
-from fcot.llm.purchase import first_problems
+from fcot.llm.meter import first_problems
 from fcot.runs.run import Run
 
 _CHAT_PROMPT = "reasoning_chat"

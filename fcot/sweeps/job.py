@@ -116,7 +116,7 @@ def run_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
         FcotError: The completions of some jobs are incomplete.
     """
     from fcot.runs.pipeline import execute
-    from fcot.runs.run import kept_config
+    from fcot.runs.run import config_yaml
 
     record = JobRecord(GENERATION, [], None, None)
     with _recorded(sweep, GENERATION, record):
@@ -126,7 +126,7 @@ def run_generation(sweep: Sweep, numbers: Sequence[int]) -> None:
             say(f"generation for job {number}: {sweep.label(job)}")
             try:
                 run, composed = _resolved(sweep, job, ["until=generate"])
-                execute(run, kept_config(composed, run, job.overrides, sweep.searchpath))
+                execute(run, config_yaml(composed, run, job.overrides, sweep.searchpath))
             except FcotError as error:
                 failed[str(number)] = str(error)
                 say(f"generation for job {number} failed: {error}")
@@ -214,13 +214,13 @@ def _outcome(error: BaseException) -> str:
 
 def _run(sweep: Sweep, job: PlannedJob) -> None:
     from fcot.runs.pipeline import execute
-    from fcot.runs.run import kept_config
+    from fcot.runs.run import config_yaml
 
     if job.fault is not None:
         raise FcotError(job.fault)
     run, composed = _resolved(sweep, job, [])
     say(f"run {run.directory.path}")
-    execute(run, kept_config(composed, run, job.overrides, sweep.searchpath), sweep.folder.name)
+    execute(run, config_yaml(composed, run, job.overrides, sweep.searchpath), sweep.folder.name)
 
 
 def _resolved(sweep: Sweep, job: PlannedJob, added: list[str]) -> tuple[Run, DictConfig]:

@@ -21,16 +21,16 @@ ENDPOINTS = ("chat", "completions")
 
 
 class TeacherConfig(Protocol):
-    """The interface of every teacher's options, including those of other packages.
+    """The interface of every teacher's options, including teachers of other packages.
 
-    It may also have ``faults()``, which returns messages about invalid options, and ``conflicts(config)``, which returns messages
-    about options that exclude each other across the configuration.
+    A schema may also have ``faults()``, which returns messages about invalid options, and ``conflicts(config)``, which returns messages
+    about options that contradict other groups of the configuration.
 
     Attributes:
         name: The name that selects the teacher: ``teacher=NAME``.
-        generates: Whether it writes new completions; a replayed file does not.
+        generates: Whether the teacher writes new completions; a replayed file does not.
         priced: Whether its tokens cost money. If so, it has the options ``budget_usd`` and ``prices``.
-        local: Whether its weights are loaded on this machine.
+        local: Whether its model is loaded on this machine.
         terms: Text for the student's model card: the terms that apply to the rationales. ``{teacher}`` stands for the teacher's name.
     """
 
@@ -41,10 +41,15 @@ class TeacherConfig(Protocol):
     terms: ClassVar[str]
 
     def price(self) -> Price | None:
-        """The price of its tokens; None if it is unknown."""
+        """The price of the teacher's tokens; None if it is unknown."""
 
     def build(self, config: Any, temperature: float) -> Teacher:
-        """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
+        """Make the teacher of a run.
+
+        Args:
+            config: The configuration of the run (:class:`fcot.config.schema.Config`).
+            temperature: The sampling temperature, resolved; 0 is greedy decoding.
+        """
 
 
 class _Priced(Protocol):
@@ -65,8 +70,8 @@ def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, 
     Args:
         server: Options with ``prices``: a file, or None for ``conf/prices.yaml``.
         option: The option that names the file, for messages.
-        model: The model's name, or the beginning of its name.
-        parameters: Request parameters; ``service_tier`` changes the price.
+        model: The model's name at the server.
+        parameters: Request parameters, of which ``service_tier`` changes the price; None without any.
     """
     from fcot.llm.money import read_price
 
@@ -84,7 +89,7 @@ def free_price(_: object) -> Price | None:
 def url_faults(group: str, base_url: str | None) -> Iterator[str]:
     """Messages about an invalid server address."""
     if base_url is not None and not base_url.startswith(("http://", "https://")):
-        yield f"{group}.base_url={base_url}: a URL such as http://127.0.0.1:8000/v1"
+        yield f"{group}.base_url={base_url}: not a URL such as http://127.0.0.1:8000/v1"
 
 
 def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
@@ -109,7 +114,7 @@ def greedy_conflicts(teacher: _Sampled, config: Config) -> Iterator[str]:
     is_teacher = config.student.is_teacher
     option, n = ("student.self_consistency", config.student.self_consistency) if is_teacher else ("diversity", config.diversity)
     if teacher.temperature == 0 and n > 1:
-        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time"
+        yield f"teacher.temperature=0 with {option}={n}: greedy decoding gives the same rationale every time; leave the temperature out"
 
 
 def folder_faults(option: str, value: str) -> Iterator[str]:
@@ -118,9 +123,9 @@ def folder_faults(option: str, value: str) -> Iterator[str]:
     if not folder.is_dir():
         yield f"{option}={folder}: no such folder"
     elif not (folder / "config.json").is_file():
-        yield f"{option}={folder}: no config.json in it, so not a transformers model"
+        yield f"{option}={folder}: not a transformers model, because it has no config.json"
     elif not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
-        yield f"{option}={folder}: no weights in it (model.safetensors or pytorch_model.bin)"
+        yield f"{option}={folder}: has no parameters (model.safetensors or pytorch_model.bin)"
 
 
 @dataclass
@@ -139,7 +144,7 @@ class OracleTeacherConfig:
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about tasks other than the toy tasks."""
         if not config.dataset.toy:
-            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: teacher=replay or teacher=openai"
+            yield f"teacher=oracle solves the toy tasks only, not dataset={config.dataset.name}: use teacher=openai, hf or replay"
 
     price = free_price
 
@@ -156,7 +161,7 @@ class ReplayTeacherConfig:
 
     name: str = neutral("replay", Why.NAMED)
     path: str = resolved(MISSING, "the completions that were read")  # a file, or a folder whose files of this task are read
-    temperature: float | None = neutral(None, "the completions are what they are", at_least=0)  # for experiments that set it
+    temperature: float | None = neutral(None, "the completions exist already", at_least=0)  # not used; experiments may set it
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""
@@ -172,11 +177,11 @@ class ReplayTeacherConfig:
     )
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """Messages about methods and tasks for which there are no files."""
+        """Messages about methods and tasks for which there are no files, and about greedy decoding."""
         if config.student.is_teacher and config.method.name in ("zero_shot", "few_shot_cot"):
-            yield "teacher=replay holds rationales of Zero-shot-CoT: method=zero_shot_cot"
+            yield "teacher=replay holds rationales of Zero-shot-CoT: use method=zero_shot_cot"
         if config.dataset.toy:
-            yield f"teacher=replay has nothing for dataset={config.dataset.name}: teacher=oracle"
+            yield f"teacher=replay has nothing for dataset={config.dataset.name}: use teacher=oracle"
         yield from greedy_conflicts(self, config)
 
     price = free_price
@@ -187,21 +192,21 @@ class OpenAITeacherConfig:
     """Any OpenAI-compatible server; keys come from environment variables only."""
 
     name: str = neutral("openai", Why.NAMED)
-    batch: bool = neutral(False, "the same requests by another way")  # use the Batch API
+    batch: bool = neutral(False, "the same requests, sent another way")  # use the Batch API
     model: str = resolved(MISSING, To.KEY)
     model_id: str | None = resolved(None, To.KEY)  # name in the store's keys; null takes model
     endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
     base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
     api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
     temperature: float | None = resolved(None, To.KEY, at_least=0)  # null: 0 where diversity=1, else 0.7
-    parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters; null leaves one out
-    # reasoning models want max_completion_tokens
+    parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters by name; the value null leaves a parameter out
+    # the name of the parameter that limits answers; reasoning models need max_completion_tokens
     max_tokens_parameter: str = neutral("max_tokens", Why.SPELLING, one_of=("max_tokens", "max_completion_tokens"))
     max_choices_per_request: int = neutral(
         8, Why.PACE, at_least=1
     )  # completions of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales instead of repeated ones
-    concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # requests in flight; null finds out what the server takes
+    concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # most requests in flight; null finds out how many the server accepts
     requests_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
     tokens_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
     timeout_s: float = neutral(120.0, Why.PACE, above=0)  # of one request, in seconds
@@ -218,9 +223,9 @@ class OpenAITeacherConfig:
         yield from url_faults("teacher", self.base_url)
         for name, value in self.parameters.items():
             if name in OWN_PARAMETERS:
-                yield f"teacher.parameters: {name} is fcot's own to set"
+                yield f"teacher.parameters: fcot sets {name} itself; leave it out here"
             elif name in ("seed", "max_tokens", "max_completion_tokens") and value is not None:
-                yield f"teacher.parameters: {name} is fcot's own to set; null leaves it out; prompt.rationale_tokens limits"
+                yield f"teacher.parameters: fcot sets {name} itself; null leaves it out, prompt.rationale_tokens limits answers"
         if self.budget_usd is not None and self.model and self.parameters.get(self.max_tokens_parameter, 0) is None:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
@@ -239,7 +244,7 @@ class OpenAITeacherConfig:
         if self.budget_usd is not None and self.model and self.price() is None:
             tier = self.parameters.get("service_tier")
             needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
-            yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: teacher.prices=FILE"
+            yield f"teacher.budget_usd needs a price, and {self.prices or PRICES} has none for {needed}: set teacher.prices=FILE"
         yield from greedy_conflicts(self, config)
 
     def price(self) -> Price | None:
@@ -275,7 +280,7 @@ class HFTeacherConfig:
     endpoint: str = resolved("completions", "whether prompts are chat messages", one_of=ENDPOINTS)
     temperature: float | None = resolved(None, To.KEY, at_least=0)
     batch_size: int = neutral(16, Why.PACE, at_least=1)  # rows decoded at once; changes no result in float32
-    # auto: bfloat16 where the GPU has it, else float32
+    # auto: bfloat16 if the GPU supports it, else float32
     dtype: str = resolved("auto", "the teacher's key; auto is left to the machine", one_of=("auto", "float32", "bfloat16", "float16"))
     max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)
     resample_identical: bool = False
@@ -291,7 +296,7 @@ class HFTeacherConfig:
     priced: ClassVar[bool] = False
     local: ClassVar[bool] = True
     terms: ClassVar[str] = (
-        "The training rationales were written by {teacher}. Its licence may bind what was trained on its output (some ask for "
+        "The training rationales were written by {teacher}. Its license may bind what was trained on its output (some ask for "
         "attribution, some restrict commercial use)."
     )
 
@@ -329,13 +334,13 @@ class FunctionTeacherConfig:
     local: ClassVar[bool] = False
     terms: ClassVar[str] = (
         "The training rationales were written by {teacher}, a program of the person who trained this student. If a model is behind it, the "
-        "terms or the licence of that model apply to them: read them before you publish or sell this student."
+        "terms or the license of that model apply to them: read them before you publish or sell this student."
     )
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""
         if "." not in self.function.strip("."):
-            yield f"teacher.function={self.function}: module.function, such as my_teacher.answer"
+            yield f"teacher.function={self.function}: write module.function, such as my_teacher.answer"
 
     conflicts = greedy_conflicts
 

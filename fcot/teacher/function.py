@@ -17,10 +17,10 @@ class FunctionTeacher:
     Args:
         function: Called as ``function(prompt, n=..., max_tokens=..., temperature=..., stop=..., seed=..., **parameters)``. ``prompt`` is a
             list of chat messages or a text, ``n`` the largest number of texts, ``stop`` the strings that end a text, and ``seed``
-            the number of the first text within its problem. It returns 1 to ``n`` texts, or objects of
-            :class:`fcot.llm.requests.Choice` if it knows why a text ended. It may be a coroutine function; a plain function runs in
-            a thread.
-        model_id: The teacher's name in the store's keys. Change it when the function answers differently.
+            the number of the first text within its problem. The function returns a list of 1 to ``n`` texts, or of
+            :class:`fcot.llm.requests.Choice` objects if it knows why a text ended. It may be a coroutine function; a plain function
+            runs in a thread.
+        model_id: The teacher's name in the store's keys. Change it whenever a change of the function changes its answers.
         chat: Whether prompts are chat messages.
         temperature: Passed to the function.
         parameters: Passed to the function; part of the store's keys.
@@ -46,7 +46,7 @@ class FunctionTeacher:
         """Answer one request with up to ``n`` choices.
 
         Raises:
-            FcotError: The function failed, or returned no texts.
+            FcotError: The function raised an exception, or did not return a list of 1 to ``n`` texts.
         """
         arguments = {
             "n": n, "max_tokens": request.max_tokens, "temperature": self._temperature, "stop": list(request.stop), "seed": seed,

@@ -1,4 +1,4 @@
-"""The oracle: a program that solves the toy tasks and words each rationale in many ways, so that a run needs no network."""
+"""The oracle: a program that solves the toy tasks and phrases each rationale in many ways, so that a run needs no network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ VERSION = 2  # increase it when wordings change: it is part of the store's keys
 
 
 class Oracle:
-    """A teacher for one toy task. Completion ``s`` of a problem has its ``s``-th wording; the first ``n_wordings`` are distinct.
+    """A teacher for one toy task. Each slot of a problem has another wording, until all wordings of the task are used.
 
     Args:
         task: Name of the toy task.
-        error_rate: Share of rationales with one wrong step and therefore a wrong answer.
-        temperature: Part of the keys; changes no answer.
+        error_rate: Share of rationales (0..1) with one wrong step and therefore a wrong answer.
+        temperature: Part of the store's keys; changes no answer.
     """
 
     chat = False
@@ -31,7 +31,7 @@ class Oracle:
 
     def __init__(self, task: str, error_rate: float, temperature: float) -> None:
         if task not in TOY_TASKS:
-            raise FcotError(f"teacher=oracle knows the toy tasks only ({', '.join(TOY_TASKS)}), not {task}")
+            raise FcotError(f"teacher=oracle solves the toy tasks only ({', '.join(TOY_TASKS)}), not {task}")
         self._task = TOY_TASKS[task]
         self._error_rate = error_rate
         self.identity: Mapping[str, Any] = {
@@ -39,7 +39,7 @@ class Oracle:
         }  # fmt: skip
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """Step 1 returns ``n`` wordings from ``seed`` on. Step 2 returns the conclusion of the rationale, right or wrong.
+        """Answer a request. Step 1 gets the wordings of slots ``seed``, ``seed + 1``...; step 2 gets the rationale's conclusion.
 
         A prompt that ends with "A:" is answered in one step: in the format of its exemplars, or with the answer alone if it has none.
         """
@@ -55,7 +55,8 @@ class Oracle:
         has_exemplars = "The answer is" in prompt
         answers = [self._task.conclusion(rationale) for rationale in rationales]
         texts = [
-            f"{why} The answer is {answer}." if has_exemplars else f" {answer}." for why, answer in zip(rationales, answers, strict=True)
+            f"{rationale} The answer is {answer}." if has_exemplars else f" {answer}."
+            for rationale, answer in zip(rationales, answers, strict=True)
         ]
         return Reply([Choice(text, "stop") for text in texts])
 
@@ -66,14 +67,21 @@ class Oracle:
         return " " + self._task.rationale(question, wordings[slot % len(wordings)], slip, None)
 
     def _feedback(self, case: str, slot: int) -> str:
-        """A rationale that explains the student's first wrong step in smaller steps.
+        """A rationale that explains the student's first wrong step in smaller steps. It has no error if the request contains the answer.
 
-        It has no error if the request contains the answer.
+        Args:
+            case: The request's text: the question, the student's mistakes and maybe the right answer as a hint.
+            slot: Another slot may have another wording and another error.
+
+        Raises:
+            FcotError: The request does not contain the question where the oracle looks for it.
         """
         request, _, mistakes = case.partition(STUDENTS_ANSWER)
         match = re.search(r"Question: (.+)", request)
         if match is None:
-            raise FcotError('teacher=oracle looks for the question behind "Question: " in a request for feedback; the template has none')
+            raise FcotError(
+                'teacher=oracle looks for the question behind "Question: " in a request for feedback; method.feedback.template must have it'
+            )
         question, rng = match[1].strip(), random.Random(f"{case} {slot}")
         slip = rng if HINT not in case and rng.random() < self._error_rate else None
         explained = self._task.first_wrong(question, mistakes.partition(": ")[2])

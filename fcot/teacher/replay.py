@@ -16,7 +16,11 @@ _FIELDS = {"sample_index": int, "completion_index": int, "question": str, "reaso
 
 
 def find_files(path: Path) -> list[Path]:
-    """The completion files of ``teacher.path``: the file itself, or all ``*.json`` files below a folder."""
+    """The completion files of ``teacher.path``: the file itself, or all ``*.json`` files below a folder.
+
+    Raises:
+        FcotError: There is no such file, or the folder has no such files.
+    """
     if path.is_file():
         return [path]
     files = sorted(path.rglob("*.json"))
@@ -30,14 +34,14 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
 
     Args:
         path: A completion file, or a folder from which the files of this task are read.
-        task: The task. Its name has to be the file's ``dataset_key``.
-        questions: The task's questions by sample index; those in the file must be the same.
+        task: The task. Files with another ``dataset_key`` than its name are not read.
+        questions: The task's questions by sample index. The questions in the file must equal them, apart from whitespace.
 
     Returns:
         The completions, and the name of the model that wrote them.
 
     Raises:
-        FcotError: No file of this task, unknown problems, other questions, or a duplicate completion.
+        FcotError: There is no file of this task, or a file has an unknown problem, another question or a duplicate completion.
     """
     by_problem: dict[int, dict[int, Completion]] = {}
     models, other_tasks = set(), set()
@@ -56,7 +60,7 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
             if completion.completion_index in slots:
                 raise FcotError(
                     f"{file}: sample index {completion.sample_index} has completion {completion.completion_index} twice"
-                    + (" (several files of the folder hold it: point teacher.path to one)" if path.is_dir() else "")
+                    + (" (several files of the folder have it: set teacher.path to one file)" if path.is_dir() else "")
                 )
             slots[completion.completion_index] = completion
     if not by_problem:
@@ -68,42 +72,42 @@ def read_completions(path: Path, task: Task, questions: Mapping[int, str]) -> tu
 
 
 def choose(
-    completions: Mapping[int, Sequence[Completion]], problems: Iterable[Problem], diversity: int, source: str, first: int = 0
+    completions: Mapping[int, Sequence[Completion]], problems: Iterable[Problem], diversity: int, source: str, start: int = 0
 ) -> list[Completion]:
-    """D completions of each problem, renumbered 0..D-1.
+    """Choose D completions of each problem, and renumber them 0..D-1.
 
     Args:
         completions: Completions by sample index, ordered by completion index.
         problems: The problems to choose for.
         diversity: D.
         source: Name of the file, for messages.
-        first: Position of the first completion to take.
+        start: Position of the first completion to choose, from 0.
 
     Raises:
-        FcotError: The file holds fewer than D completions of a problem, or lacks a problem.
+        FcotError: The file has too few completions of a problem, or none.
     """
     problems = list(problems)
     missing = [problem.sample_index for problem in problems if problem.sample_index not in completions]
     if missing:
         raise FcotError(
             f"{source} holds no completion for {len(missing)} of the {len(problems)} training problems "
-            f"(the first is sample index {missing[0]})"
+            f"(the first is sample index {missing[0]}); use a file with all of them"
         )
     fewest = min((len(completions[problem.sample_index]) for problem in problems), default=0)
-    if problems and first and fewest < first + diversity:
+    if problems and start and fewest < start + diversity:
         raise FcotError(
-            f"redraw_rationales=true with this seed takes completions {first} to {first + diversity - 1} of each problem, "
+            f"redraw_rationales=true with this seed takes completions {start} to {start + diversity - 1} of each problem, "
             f"and {source} holds {fewest}: use a smaller seed or diversity"
         )
     if problems and fewest < diversity:
         raise FcotError(
             f"diversity={diversity} is more than {source} holds: {fewest} completion{'s' if fewest != 1 else ''} "
-            f"a problem (use diversity={fewest} or a file sampled at temperature 0.7)"
+            f"per problem (use diversity={fewest} or a file sampled at temperature 0.7)"
         )
     return [
         Completion(chosen.sample_index, slot, chosen.rationale, chosen.answer_text, chosen.finish_reason, chosen.thought)
         for problem in problems
-        for slot, chosen in enumerate(completions[problem.sample_index][first : first + diversity])
+        for slot, chosen in enumerate(completions[problem.sample_index][start : start + diversity])
     ]
 
 
@@ -133,15 +137,15 @@ def _read_file(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def _to_completion(row: Mapping[str, Any], file: Path, questions: Mapping[int, str]) -> Completion:
     for name, kind in _FIELDS.items():
         if not isinstance(row.get(name), kind):
-            problem = f"has {row[name]!r} as" if name in row else "lacks"
-            raise FcotError(f"{file}: a completion {problem} {name} (sample index {row.get('sample_index')})")
+            fault = f"has {row[name]!r} as" if name in row else "lacks"
+            raise FcotError(f"{file}: a completion {fault} {name} (sample index {row.get('sample_index')})")
     index, slot, question = row["sample_index"], row["completion_index"], row["question"]
     if index not in questions:
         raise FcotError(f"{file}: sample index {index} does not exist in the data set")
     if question.split() != questions[index].split():
         raise FcotError(
             f"{file}: the question of sample index {index} is not the data set's. File: {question[:80]!r}; "
-            f"data: {questions[index][:80]!r}. Was it made from rows in another order?"
+            f"data: {questions[index][:80]!r}. Was the file made from rows in another order?"
         )
     rationale, answer = (row[name].encode("utf-8", "replace").decode() for name in ("reasoning_completion", "completion"))
     thought, rationale_text, _ = separate(rationale)

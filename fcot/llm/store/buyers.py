@@ -23,7 +23,7 @@ def buyer_name() -> str:
 def buyer_ended(path: Path, now: float) -> bool:
     """Whether the buyer that wrote a file has ended.
 
-    On this host its process is looked up. On another host the file's age decides.
+    If it ran on this host, its process is looked up. If it ran on another host, it counts as ended after an hour without a new row.
 
     Args:
         path: The buyer's file.

@@ -1,7 +1,7 @@
 """The completion store: every generation that was ever paid for, shared by all runs.
 
 The unit is a generation: one choice of one request, stored under the request's key. Generations of one key are exchangeable.
-They fill slots 0..D-1 in the order they arrive, so D = 8 is a prefix of D = 64. Files are JSON Lines shards under
+They fill slots 0..D-1 in the order in which they arrive, so D = 8 is a prefix of D = 64. Files are JSON Lines shards under
 ``<task>/<model>/<prompt>/``, split by the first hex digit of the step-1 key (:mod:`fcot.llm.store.shard`).
 
 Before a request is sent, a row with its id and its maximum cost is appended (``refused: "lost"``). The rows of its answer
@@ -24,12 +24,12 @@ _SHARD_FILE = re.compile(r"([0-9a-f])(\.[^.]+)?\.jsonl")
 
 
 def readable(name: str) -> str:
-    """A valid folder name made from any name."""
+    """A valid folder name for any name: characters that are not allowed become ``_``."""
     return re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "unnamed"
 
 
 def is_shard_file(path: Path) -> bool:
-    """Whether a file's name is that of a shard or of a buyer's file beside one."""
+    """Whether a file's name is that of a shard's main file or of a buyer's file beside it."""
     return _SHARD_FILE.fullmatch(path.name) is not None
 
 
@@ -60,7 +60,7 @@ class StoreFolder:
 
     def refresh(self) -> StoreFolder:
         """Read what was appended to any shard since the last refresh."""
-        for shard in {*self._shards.values(), *self.shards()}:  # also those opened before: the store may have been moved away
+        for shard in {*self._shards.values(), *self.shards()}:  # also opened shards without a file: the store may have been moved away
             shard.refresh()
         return self
 
@@ -81,7 +81,7 @@ class StoreFolder:
         """Read what other processes appended to the shards in which this process has claims.
 
         Raises:
-            FcotError: Another process wrote about a claimed key, so file locks do not work here.
+            FcotError: Another process appended rows of a claimed key, so file locks do not work here.
         """
         for shard in self._shards.values():
             if shard.claimed:
@@ -93,7 +93,7 @@ class StoreFolder:
             shard.sync()
 
     def close(self) -> None:
-        """Force everything to the disk, release all claims, and move buyers' rows into shards in which nobody else has a claim."""
+        """Force everything to the disk, release all claims, and move buyers' rows into shards in which no other process has a claim."""
         for shard in self._shards.values():
             shard.close()
 

@@ -36,7 +36,7 @@ class Index:
     """An index file, mapped into memory.
 
     Attributes:
-        size: How many bytes of the shard it covers.
+        size: Number of bytes of the shard that the index covers.
     """
 
     def __init__(self, data: mmap.mmap, size: int, n_records: int) -> None:

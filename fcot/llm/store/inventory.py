@@ -26,10 +26,10 @@ class Holdings:
 
     Attributes:
         settings: The requests' parameters other than prompt and model, as text.
-        model: The model id of its requests.
+        model: The model id of the requests.
         counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``prompt tokens``, ``completion tokens``, ``bytes``.
         models: Number of generations by the model name that the server returned.
-        usd: Their cost; None if the price is unknown.
+        usd: The cost of all requests, in USD; None if the price is unknown.
         last: Time of the newest row, in seconds since 1970.
     """
 
@@ -46,14 +46,14 @@ def holdings(folder: StoreFolder, price_of: Callable[[str], Price | None]) -> li
 
     Args:
         folder: A folder of the store.
-        price_of: The price of a model id; None if it is unknown.
+        price_of: Returns the price of a model by its id; None if it is unknown.
     """
     by_settings: dict[str, Holdings] = {}
     unknown: list[tuple[bytes, StoreRow, int]] = []  # rows whose request is not stored because none of its answers was usable
     for shard in folder.refresh().shards():
         settings: dict[bytes, str] = {}  # by step-1 key
         prompts: set[bytes] = set()
-        deferred: list[tuple[bytes, StoreRow, int]] = []  # rows that stand before the row with their request
+        deferred: list[tuple[bytes, StoreRow, int]] = []  # rows that come before the row with their request
         for path, begin, end, row in shard.rows():
             if row is None or (path != shard.path and not shard.is_current(row, path, begin)):
                 continue
@@ -145,9 +145,9 @@ def faults(shard: Shard, counts: Counter[str]) -> Iterator[tuple[Path, int, str]
 
 
 def _row_faults(row: StoreRow, shard: str) -> Iterator[str]:
-    """Faults of a single row, in words."""
-    first = row["slot"] == 0 and not row.get("root")
-    fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if first else {})
+    """Faults of a single row of the shard named ``shard`` (its hex digit), in words."""
+    has_request = row["slot"] == 0 and not row.get("root")
+    fields = _FIELDS | ({"refused": str} if row["slot"] is None else {"asked": dict} if has_request else {})
     for name, kind in fields.items():
         if name not in row or not isinstance(row[name], kind):
             yield f"{'wrong type of field' if name in row else 'no field'} {name}"
@@ -199,11 +199,11 @@ def compact(shard: Shard) -> tuple[int, int]:
 def merge(source: Shard, target: Shard) -> int:
     """Add the rows of one shard to another, which this process must have locked as a whole.
 
-    Requests that the target already has are left out. A generation whose slot is taken in the target gets the next free slot:
-    generations of one key are exchangeable.
+    Requests that the target already has are left out. A generation whose slot is filled in the target gets the next free slot,
+    because generations of one key are exchangeable.
 
     Returns:
-        How many rows were new.
+        Number of rows that were added.
 
     Raises:
         FcotError: The disk is full; nothing was added.
@@ -211,7 +211,7 @@ def merge(source: Shard, target: Shard) -> int:
     target.fold()
     source.refresh()
     present: dict[str, set[str]] = {}  # request ids by key
-    taken: dict[str, set[int]] = {}  # slots by key
+    filled: dict[str, set[int]] = {}  # slots by key
     added = []
     for path, begin, _, row in source.rows():
         if row is None or not source.is_current(row, path, begin):
@@ -219,12 +219,12 @@ def merge(source: Shard, target: Shard) -> int:
         key = row["key"]
         if key not in present:
             present[key] = {target_row["request"] for target_row in target.all_rows(key)}
-            taken[key] = set(target.slots(key))
+            filled[key] = set(target.slots(key))
         if row["request"] in present[key]:
             continue
         if row["slot"] is not None:
-            row["slot"] = row["slot"] if row["slot"] not in taken[key] else next(slot for slot in count() if slot not in taken[key])
-            taken[key].add(row["slot"])
+            row["slot"] = row["slot"] if row["slot"] not in filled[key] else next(slot for slot in count() if slot not in filled[key])
+            filled[key].add(row["slot"])
         added.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     if added:
         append_lines(target.path, added)

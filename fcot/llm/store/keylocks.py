@@ -1,7 +1,7 @@
 """Kernel locks on single bytes of a lock file. Each byte stands for a key, so two buyers exclude each other key by key.
 
-A lock on the whole file conflicts with all of them. Older versions lock the whole file to buy, so an old and a new version
-that share a store exclude each other. The kernel drops the locks of a process that dies. On Linux these are
+A lock on the whole file conflicts with all locks on bytes. Older versions lock the whole file to buy, so an old and a new version
+that share a store exclude each other. The kernel drops the locks of a process that dies. On Linux the locks are
 open-file-description locks (``F_OFD_SETLK``): unlike plain POSIX locks they survive the closing of another handle on the
 file, and two handles of one process conflict. They also conflict with plain POSIX locks, which are used on other systems.
 """
@@ -37,9 +37,9 @@ def signature() -> str:
 class KeyLocks:
     """The locks that this object holds on one lock file. Nothing else in the process may use its handle.
 
-    The file's text names its buyers: a line ``NAME SIGNATURE`` for each, with ``*`` as the name if a process has locked the
-    whole file. The text is written under a lock. On network file systems, a process that has just locked a file sees its new
-    content, but sees new names in a folder only much later.
+    The file's text lists the buyers: a line ``NAME SIGNATURE`` for each. ``NAME`` is the buyer's file, or ``*`` if the buyer has locked
+    the whole file. The text is written under a lock. It is needed on network file systems: a process that has just locked a file sees
+    the file's new content, but sees new names in a folder only much later.
 
     Args:
         path: The lock file; created when it is first needed.
@@ -59,7 +59,7 @@ class KeyLocks:
         self._set(fcntl.LOCK_UN, (_byte(key), 1))
 
     def take_all(self, wait: bool) -> bool:
-        """Lock the whole file; False if ``wait`` is false and another process has locked a part of it."""
+        """Lock the whole file. False if another process has locked a part of it and ``wait`` is false."""
         for seconds in _repeat_last(_WAITS_S):
             if self._set(fcntl.LOCK_EX, _ALL):
                 break
@@ -97,7 +97,7 @@ class KeyLocks:
             os.close(file)
 
     def add_line(self, line: str) -> None:
-        """Append a line to the text. Call it while holding a key, so that no process has the whole file and rewrites the text."""
+        """Append a line to the text. Call it while holding a key: then no other process can lock the whole file and rewrite the text."""
         while not self._set(fcntl.LOCK_EX, (_NAMES, 1)):
             time.sleep(0.001)  # others hold this lock only while they write one line
         try:
@@ -128,7 +128,7 @@ class KeyLocks:
             if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise FcotError(
                     f"the file system of {self.path.parent} has no working file locks ({error.strerror}): two buyers would pay for the "
-                    "same completions. Put the store on one that has (output_dir=...)"
+                    "same completions. Put the store on a file system with working locks (output_dir=...)"
                 ) from error
             raise disk_error(error, self.path) from error
 

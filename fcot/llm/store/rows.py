@@ -15,7 +15,7 @@ StoreRow = dict[str, Any]
 
 
 def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
-    """Append complete lines to a file and force them to the disk. If the last line there is torn, a line break ends it first.
+    """Append complete lines to a file and force them to the disk. If the file's last line is torn, a line break is added first.
 
     Args:
         path: A file that no other process writes now.
@@ -46,9 +46,9 @@ def append_lines(path: Path, encoded: Sequence[bytes]) -> None:
 
 def lines(handle: int, start: int) -> Iterator[tuple[int, int, StoreRow | None]]:
     """Begin, end and row of each complete line of an open file, from byte ``start`` on. The row of an invalid line is None."""
-    rest = b""
-    while part := os.pread(handle, 1 << 20, start + len(rest)):
-        *complete, rest = (rest + part).split(b"\n")
+    incomplete = b""
+    while part := os.pread(handle, 1 << 20, start + len(incomplete)):
+        *complete, incomplete = (incomplete + part).split(b"\n")
         for line in complete:
             yield start, start + len(line) + 1, _parse(line)
             start += len(line) + 1

@@ -1,9 +1,9 @@
 """A shard of the completion store: reading its files, claiming its keys, and appending to it.
 
-Beside the main file ``x.jsonl`` stand ``x.lock``, ``x.index`` (see :mod:`fcot.llm.store.index`) and one file per active buyer,
-``x.<buyer>.jsonl``, which only that buyer appends to. A buyer claims a problem by locking its key. The last buyer to release
-its claims moves the buyers' rows into ``x.jsonl``. Reading needs no lock: lines that do not parse are skipped, and the first
-row of a (key, slot) wins. Memory holds only the places of rows whose keys were looked up; the texts stay on disk.
+Beside the main file ``x.jsonl`` are ``x.lock``, ``x.index`` (see :mod:`fcot.llm.store.index`) and one file per active buyer,
+``x.<buyer>.jsonl``, which only that buyer appends to. A buyer claims a problem by locking its key. The last buyer to release its claims
+moves the buyers' rows into ``x.jsonl``. Reading needs no lock: lines that do not parse are skipped, and the first row of a (key, slot)
+counts. Memory holds only the places of rows whose keys were looked up; the texts stay on disk.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Entry:
         slots: One place per slot, ``_EMPTY`` for an empty one.
         unusable: Answers that cannot be used.
         cost_only: Rows that only record a cost: tries without an answer, and second answers for a slot.
-        pending: The tries without an answer, by request id, as far as they were read as rows.
+        pending: The tries without an answer, by request id. Only tries whose rows were read, not those that only the index knows.
     """
 
     slots: list[Place] = field(default_factory=list)
@@ -46,7 +46,7 @@ class _Entry:
     pending: dict[str, Place] = field(default_factory=dict)
 
     def in_other_file(self, name: str) -> bool:
-        """Whether a row stands in another file than ``name``."""
+        """Whether any of the key's rows is in another file than ``name``."""
         return any(place[0] not in (name, "") for place in (*self.slots, *self.unusable, *self.cost_only))
 
     def holds(self, place: Place) -> bool:
@@ -59,7 +59,7 @@ class _File:
     """One of a shard's files, open for reading.
 
     Attributes:
-        end: How many bytes of it were read.
+        end: Number of bytes that were read, from the file's beginning.
     """
 
     file: io.FileIO
@@ -87,7 +87,7 @@ class Shard:
         self._own_end = 0
         self._unsynced = False
         self._claims: set[str] = set()
-        self._settled: set[str] = set()  # claims after which all files were read: no other process may write about them any more
+        self._settled: set[str] = set()  # claims after which all files were read: no other process may append rows of these keys
         self._all = False  # whether the whole shard is claimed
         self._broken = False  # whether file locks were found not to work here
         self._forget()
@@ -116,25 +116,25 @@ class Shard:
     def _names(self) -> list[str]:
         """Names of the shard's files: those of buyers, then the main file.
 
-        Names come from the lock file too, because on network file systems a new file appears late in its folder.
+        Names come from the lock file too, because on network file systems the folder's listing shows a new file late.
         """
         listed = (line.partition(" ")[0] for line in self._locks.lines())
         buyers = {name for name in listed if name != "*"} | {path.name for path in self.path.parent.glob(f"{self.path.stem}.*.jsonl")}
         return [*sorted(name for name in buyers if (self.path.parent / name).exists()), *([self.path.name] if self.path.exists() else [])]
 
     def _same(self, name: str) -> bool:
-        """Whether a file is still the one that was read. It is opened again: network file systems then show its new content."""
-        known = self._files[name]
+        """Whether a file is still the one that was read. It is opened again, because network file systems then show its new content."""
+        opened = self._files[name]
         try:
             file = io.FileIO(self.path.parent / name)
         except FileNotFoundError:
             return False
-        before, now = os.fstat(known.handle), os.fstat(file.fileno())
-        if now.st_ino != before.st_ino or now.st_size < known.end:
+        before, now = os.fstat(opened.handle), os.fstat(file.fileno())
+        if now.st_ino != before.st_ino or now.st_size < opened.end:
             file.close()
             return False
-        known.file.close()
-        known.file = file
+        opened.file.close()
+        opened.file = file
         return True
 
     def _read_growth(self, name: str) -> None:
@@ -147,20 +147,20 @@ class Shard:
             if main and (index := Index.open(self.path.with_suffix(".index"), self._files[name].handle)) is not None:
                 self._index = index
                 self._files[name].end = index.size
-        known, tail = self._files[name], 0
-        for begin, end, row in lines(known.handle, known.end):
-            known.end, tail = end, tail + end - begin
+        opened, tail = self._files[name], 0
+        for begin, end, row in lines(opened.handle, opened.end):
+            opened.end, tail = end, tail + end - begin
             if row is None:
                 continue
             if not own and (row.get("root") or row["key"]) in self._settled:
                 self._broken = True
                 raise FcotError(
-                    f"{self.path.parent / name}: another process wrote about a problem that this one has locked. The locks of this file "
-                    "system do not reach it, so both processes pay for the same completions. Run one purchase at a time, or put the store "
-                    "on a file system with working locks (output_dir=...)"
+                    f"{self.path.parent / name}: another process appended completions of a problem that this one has locked. File locks "
+                    "do not work between the two, so both pay for the same completions. Run one purchase at a time, or put the store on "
+                    "a file system with working locks (output_dir=...)"
                 )
             self._add(row, (name, begin))
-        if main and known.end - (self._index.size if self._index else 0) > _UNINDEXED:
+        if main and opened.end - (self._index.size if self._index else 0) > _UNINDEXED:
             self._write_index()
 
     def _write_index(self) -> None:
@@ -216,39 +216,39 @@ class Shard:
             return [] if self._index is None else self._index.records(key)
 
     def _add(self, row: StoreRow, place: Place, new: bool = False) -> None:
-        """Record the place of a row, unless the row is a copy of one that was recorded. A ``new`` row was just written: no copy."""
+        """Record the place of a row, unless the row is a copy of a recorded one. A ``new`` row was just written, so it is no copy."""
         entry, request, slot = self._entry(bytes.fromhex(row["key"])), str(row.get("request")), row["slot"]
         lost, main = slot is None and row.get("refused") == LOST, place[0] == self.path.name
         if not new and entry.holds(place):
             return
-        if (sent := entry.pending.pop(request, None)) is not None:
-            entry.cost_only.remove(sent)
+        if (sent_place := entry.pending.pop(request, None)) is not None:
+            entry.cost_only.remove(sent_place)
             if lost and "bound_usd" not in row:  # the try was not charged after all
                 return
         if slot is not None and (slot >= len(entry.slots) or entry.slots[slot] == _EMPTY):
             _put(entry.slots, slot, place)
             return
-        known = [entry.slots[slot]] if slot is not None else entry.cost_only if lost else entry.unusable
-        copy = None if new else next((other for other in known if self._is_copy(row, other)), None)
+        recorded = [entry.slots[slot]] if slot is not None else entry.cost_only if lost else entry.unusable
+        copy = None if new else next((recorded_place for recorded_place in recorded if self._is_copy(row, recorded_place)), None)
         if slot is not None:
-            first = main and known[0][0] != self.path.name  # of two rows, the one in the main file counts
+            replaces = main and recorded[0][0] != self.path.name  # of two rows, the one in the main file counts
             if copy is None:
-                entry.cost_only.append(known[0] if first else place)
-            if first:
+                entry.cost_only.append(recorded[0] if replaces else place)
+            if replaces:
                 entry.slots[slot] = place
         elif copy is None:
-            known.append(place)
+            recorded.append(place)
             if lost:
                 entry.pending[request] = place
         elif main:
-            known[known.index(copy)] = place
+            recorded[recorded.index(copy)] = place
 
     def _is_copy(self, row: StoreRow, place: Place) -> bool:
-        """Whether the same row stands at a place already. This happens if a process is killed while it moves rows."""
+        """Whether the row at a place is the same one. There are such copies if a process was killed while it moved rows."""
         if "choice" not in row:
             return False
-        known = self._read(place)
-        return (known.get("request"), known.get("choice")) == (row["request"], row["choice"])
+        recorded = self._read(place)
+        return (recorded.get("request"), recorded.get("choice")) == (row["request"], row["choice"])
 
     def has(self, key: str, slot: int) -> bool:
         """Whether a usable answer fills the slot."""
@@ -264,7 +264,7 @@ class Shard:
         return self._read(self._entry(bytes.fromhex(key)).slots[slot])
 
     def n_unusable(self, key: str) -> int:
-        """How many answers to a key were unusable."""
+        """Number of unusable answers to a key."""
         return len(self._entry(bytes.fromhex(key)).unusable)
 
     def unusable_rows(self, key: str) -> list[StoreRow]:
@@ -296,7 +296,7 @@ class Shard:
                     yield self.path.parent / name, begin, end, row
 
     def is_current(self, row: StoreRow, path: Path, begin: int) -> bool:
-        """Whether a row counts: its answer has not superseded it, and it is not a copy of another row."""
+        """Whether the row at byte ``begin`` of the file ``path`` counts: no answer has superseded it, and it is no copy of another row."""
         return self._entry(bytes.fromhex(row["key"])).holds((path.name, begin))
 
     # --- claiming and appending ---
@@ -323,7 +323,7 @@ class Shard:
         self._locks.drop(key)
 
     def lock_all(self, wait: bool) -> bool:
-        """Claim the whole shard and read what others appended; False if ``wait`` is false and another process has a claim."""
+        """Claim the whole shard and read what others appended. False if another process has a claim and ``wait`` is false."""
         if not self._locks.take_all(wait):
             return False
         self._all = True
@@ -331,7 +331,7 @@ class Shard:
         return True
 
     def buyers(self) -> str:
-        """The present or last buyers of this shard, for messages."""
+        """The current buyers of this shard, or the last ones, for messages."""
         signatures = [line.partition(" ")[2] for line in self._locks.lines()]
         return "; ".join(signatures[-3:]) or f"an older version of fcot, in {self.path.parent}"
 
@@ -351,7 +351,7 @@ class Shard:
                 written += os.write(writer, data[written:])
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(writer, self._own_end + data.rfind(b"\n", 0, written) + 1)  # nobody else appends to this file
+                os.ftruncate(writer, self._own_end + data.rfind(b"\n", 0, written) + 1)  # safe: only this process appends to this file
             self.refresh()
             self._own_end = self._files[self._own].end if self._own in self._files else 0
             raise disk_error(error, self.path) from error
@@ -362,7 +362,7 @@ class Shard:
         self._files[self._own].end = self._own_end
 
     def _open_writer(self) -> int:
-        """Descriptor of this process's own file. The file is created again if another buyer has moved its rows meanwhile."""
+        """The descriptor of this process's own file. If another buyer has moved its rows and deleted it, it is created again."""
         path = self.path.parent / self._own
         if self._writer is not None and _inode(path) == os.fstat(self._writer).st_ino:
             return self._writer
@@ -389,7 +389,7 @@ class Shard:
             raise disk_error(error, self.path) from error
 
     def close(self) -> None:
-        """Force what was appended to the disk, release all claims, and move buyers' rows if nobody else has a claim."""
+        """Force what was appended to the disk, release all claims, and move buyers' rows if no other process has a claim."""
         try:
             self.sync()
         finally:
@@ -413,8 +413,8 @@ class Shard:
     def fold(self) -> None:
         """Move the rows of ended buyers' files into the main file. This process must have claimed the whole shard.
 
-        The file of a buyer that may still be running stays even if nobody has a claim, in case file locks do not reach its host.
-        If this process is killed in between, some rows stand twice. Readers and the next call ignore the copies.
+        The file of a buyer that may still be running stays, even if no process has a claim: file locks may not work between its host
+        and this one. If this process is killed in between, some rows are in two files. Readers and the next call ignore the copies.
 
         Raises:
             FcotError: The disk is full; nothing was moved.
