@@ -21,16 +21,10 @@ from fcot.llm.requests import Choice, Reply, Usage
 from fcot.store import configured, main
 from fcot.teacher.replay import choose, read_completions
 
-UNREACHABLE = (
-    "teacher=openai",
-    "teacher.base_url=http://127.0.0.1:9/v1",
-    "teacher.model=m",
-    "dataset=toy_arithmetic",
-    "dataset.n_problems=20",
-)
-TWO_STEPS = (*UNREACHABLE, "teacher.endpoint=completions", "prompt=zero_shot_cot")
-CHAT_IN_TWO = (*UNREACHABLE, "prompt=zero_shot_cot")
-ONE_REQUEST = (*UNREACHABLE, "prompt=zero_shot_cot_chat")
+OFFLINE = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
+TWO_STEPS = (*OFFLINE, "teacher.endpoint=completions", "prompt=zero_shot_cot")
+CHAT_IN_TWO = (*OFFLINE, "prompt=zero_shot_cot")
+ONE_REQUEST = (*OFFLINE, "prompt=zero_shot_cot_chat")
 ORACLE = ("dataset.n_problems=40",)
 N_TRAIN = 13  # of 20 toy problems: 14, of which validation holds out one
 

@@ -1,4 +1,4 @@
-"""Whole runs with every way to train a student and to generate with it: adapters, chat, self-consistency, precision, packing, several processes."""
+"""Whole runs with every kind of training and decoding: adapters, chat, self-consistency, precision, packing, several processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("student", "save", "kind"), [
+@pytest.mark.parametrize(("student", "save", "model_class"), [
     ("gpt2", save_gpt2, AutoModelForCausalLM), ("t5_small", save_t5, AutoModelForSeq2SeqLM),
 ])  # fmt: skip
 def test_a_run_with_adapters_saves_an_ordinary_student(student, save, model_class, tmp_path, monkeypatch):
@@ -38,9 +38,8 @@ def test_a_run_with_adapters_saves_an_ordinary_student(student, save, model_clas
 
     def watched(run, trained, *others):
         real(run, trained, *others)
-        inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | (
-            {"labels": torch.tensor([[9, 8]])} if model_class is AutoModelForSeq2SeqLM else {}
-        )
+        labels = {"labels": torch.tensor([[9, 8]])} if model_class is AutoModelForSeq2SeqLM else {}
+        inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | labels
         was_training = trained.model.training
         trained.model.eval()
         with torch.no_grad():
