@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import Logger
 from test_run import SMALL, make_run, schemas  # noqa: F401 - a fixture
-from test_sweeps import LONG, ONE, until
+from test_sweeps import LONG, ONE_THREAD, until
 from wandb_stub import KEY, Stub, served, silent
 
 from fcot.base.errors import FcotError
@@ -37,7 +37,7 @@ def clean(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return kept | ONE | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    return kept | ONE_THREAD | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
 
 
 def fcot(folder: Path, environment: dict[str, str], *arguments: str, module: str = "fcot.run") -> subprocess.CompletedProcess[str]:
