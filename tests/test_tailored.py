@@ -179,12 +179,8 @@ def test_a_tailored_run_writes_the_files_and_metrics_of_every_round(make_run, tm
     failed = {row["sample_index"] for row in exam if row["mistakes"]}
     feedback = list(read_jsonl(folder / "round_2" / "feedback.jsonl"))
     assert {row["sample_index"] for row in feedback} == failed
-    assert all(
-        set(row["mistakes"]) <= set(examined["mistakes"])
-        for row in feedback
-        for examined in exam
-        if examined["sample_index"] == row["sample_index"]
-    )
+    mistakes = {row["sample_index"]: set(row["mistakes"]) for row in exam}
+    assert all(set(row["mistakes"]) <= mistakes[row["sample_index"]] for row in feedback)
     kept = {number: sum(row["kept"] for row in read_jsonl(folder / f"round_{number}" / "curated.jsonl")) for number in (1, 2)}
     assert (first["n_reasoning_samples"], second["n_reasoning_samples"]) == (kept[1], kept[1] + kept[2])
     assert 0 < second["reflection_share"] <= 1
@@ -404,7 +400,7 @@ def test_replies_are_curated_like_other_completions():
 # --- money and kills ------------------------------------------------------------------------------------------------------
 
 
-def paid_settings(folder, server, *overrides):
+def paid(folder, server, *overrides):
     return [
         *TINY, "teacher=openai", "teacher.model=gpt-4.1-mini", f"teacher.base_url={server.base_url}", f"output_dir={folder}",
         "prompt.rationale_tokens=256", "dataset.n_problems=40", *overrides,
@@ -442,24 +438,24 @@ def test_the_dry_run_estimates_the_cost_of_later_rounds(make_run, tmp_path, run_
 def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer() as server:
-        free = make_run(tmp_path / "free", *paid_settings(tmp_path / "free", server)[:-1])
+        free = make_run(tmp_path / "free", *paid(tmp_path / "free", server)[:-1])
         unbounded = execute(free, "")
         spent = [round_metrics["teacher_usage"]["usd"] for round_metrics in unbounded["rounds"]]
         assert all(spent)
         between = spent[0] + spent[1] / 3
-        bounded = make_run(tmp_path, *paid_settings(tmp_path, server)[:-1], f"teacher.budget_usd={between + 0.001}")
+        bounded = make_run(tmp_path, *paid(tmp_path, server)[:-1], f"teacher.budget_usd={between + 0.001}")
         # The bound on the cost of a request exceeds its actual cost, so that round 2 cannot be paid.
         ended = execute(bounded, "")
         assert (ended["rounds_ended"], len(ended["rounds"])) == ("budget", 1)
         assert bounded.directory.done.exists()
         assert spent[0] <= ended["teacher_usage"]["usd"] <= between + 0.001, "the usage of the aborted round counts"
-        larger = make_run(tmp_path, *paid_settings(tmp_path, server)[:-1], "teacher.budget_usd=10")
+        larger = make_run(tmp_path, *paid(tmp_path, server)[:-1], "teacher.budget_usd=10")
         assert larger.run_id == bounded.run_id
         continued = execute(larger, "")
         assert continued["rounds_ended"] == "rounds"
         assert continued["teacher_usage"]["usd"] == pytest.approx(unbounded["teacher_usage"]["usd"])
         assert round_files(larger) == round_files(free)
-        too_small = make_run(tmp_path / "none", *paid_settings(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
+        too_small = make_run(tmp_path / "none", *paid(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
         with pytest.raises(BudgetSpent):
             execute(too_small, "")
 
@@ -483,9 +479,7 @@ def reached(folder: Path, place: str) -> bool:
 def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, make_run, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
-        settings = paid_settings(
-            tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3"
-        )
+        settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
         for place in places:
             process = subprocess.Popen([sys.executable, "-m", "fcot.run", *settings], stderr=subprocess.PIPE, text=True)
             while process.poll() is None and not reached(tmp_path / "killed", place):
@@ -498,8 +492,8 @@ def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places,
         metrics = execute(run, "")
         bought = server.stats()
     with FakeServer() as server:
-        alone = make_run(tmp_path / "alone", *[option for option in settings if not option.startswith(("output_dir", "teacher.base_url"))],
-                         f"teacher.base_url={server.base_url}", f"output_dir={tmp_path / 'alone'}")  # fmt: skip
+        kept = [option for option in settings if not option.startswith(("output_dir", "teacher.base_url"))]
+        alone = make_run(tmp_path / "alone", *kept, f"teacher.base_url={server.base_url}", f"output_dir={tmp_path / 'alone'}")
         uninterrupted = execute(alone, "")
         needed = server.stats()
     assert round_files(run) == round_files(alone)
