@@ -1,4 +1,4 @@
-"""A real one-node SLURM. All tests that need it run in one pytest worker, which starts it once."""
+"""A real one-node SLURM. All tests that need it run in one pytest worker."""
 
 from __future__ import annotations
 

@@ -245,18 +245,18 @@ def test_a_sweep_generates_once_for_all_its_jobs(place):
 
 def test_the_overrides_of_the_script_come_after_options_and_before_the_users_overrides(script):
     python = [*script.shlex.split(os.environ.get("PYTHON") or "python"), "-m", "fcot.run"]
-    ours = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "teacher.api_key_env=none", "until=generate"]
-    assert script.generation(["seed=1", "until=curate"], "a/b", "URL") == [*python, *ours, "seed=1", "until=curate"]
+    defaults = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "teacher.api_key_env=none", "until=generate"]
+    assert script.generation(["seed=1", "until=curate"], "a/b", "URL") == [*python, *defaults, "seed=1", "until=curate"]
     assert script.generation(["-m", "--config-dir", "mine", "seed=1"], "a/b", "URL") == [
         *python,
         "-m",
         "--config-dir",
         "mine",
-        *ours,
+        *defaults,
         "seed=1",
     ]
-    assert script.generation(["-m", "--config-dir=mine"], "a/b", "URL") == [*python, "-m", "--config-dir=mine", *ours]
-    assert script.generation([], "a/b", "URL") == [*python, *ours]
+    assert script.generation(["-m", "--config-dir=mine"], "a/b", "URL") == [*python, "-m", "--config-dir=mine", *defaults]
+    assert script.generation([], "a/b", "URL") == [*python, *defaults]
 
 
 def test_ports_in_use_and_ports_of_other_jobs_are_not_chosen(script, monkeypatch):
@@ -510,9 +510,7 @@ def test_a_cancelled_slurm_job_ends_and_is_not_requeued(place, slurm, warned):
         run_command(place, "scancel", "--signal=USR2", "--batch", job)
         wait_until(lambda: "stopping: waiting" in (place.folder / "job.out").read_text(), 10)
     run_command(place, "scancel", job)
-    wait_until(
-        lambda: "JobState=CANCELLED" in run_command(place, "scontrol", "show", "job", job) and not run_command(place, "squeue", "-h"), 60
-    )
+    wait_until(lambda: state_of(place, job) == "CANCELLED" and not run_command(place, "squeue", "-h"), 60)
     place.check_stopped()
     assert "requeued" not in (place.folder / "job.out").read_text()
     assert len(set(place.stored())) == len(place.stored()) >= D

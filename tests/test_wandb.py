@@ -96,18 +96,15 @@ def test_an_offline_run_contains_metrics_tables_and_artifacts_with_lineage(tmp_p
     assert config["trainer"]["max_steps"] == 12
     # training and evaluations by step, spending and curation
     logged = history(rows)
-    assert [(entry["train/step"], "train/tokens_per_second" in entry) for entry in logged if "train/loss" in entry] == [
-        (10, True),
-        (12, True),
-    ]
+    assert [(row["train/step"], "train/tokens_per_second" in row) for row in logged if "train/loss" in row] == [(10, True), (12, True)]
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    evaluated = [(entry["train/step"], entry["train/validation_accuracy"]) for entry in logged if "train/epoch" in entry]
-    assert evaluated == [(entry["step"], entry["validation_accuracy"]) for entry in metrics["history"]]
+    evaluated = [(row["train/step"], row["train/validation_accuracy"]) for row in logged if "train/epoch" in row]
+    assert evaluated == [(row["step"], row["validation_accuracy"]) for row in metrics["history"]]
     assert records_of("metric", rows)[0]["step_metric"] == "train/step"
-    (curated,) = [entry for entry in logged if "curate/kept" in entry]
+    (curated,) = [row for row in logged if "curate/kept" in row]
     assert curated["curate/kept"] == metrics["completions_kept"]
     assert curated["curate/refused/wrong_answer"] == metrics["refused"]["wrong_answer"]
-    (bought,) = [entry for entry in logged if "generate/teacher_usage/usd" in entry]
+    (bought,) = [row for row in logged if "generate/teacher_usage/usd" in row]
     assert bought["generate/teacher_usage/requests"] == metrics["teacher_usage"]["requests"]
     final = summary(rows)
     assert final["accuracy"] == metrics["accuracy"]
@@ -121,11 +118,11 @@ def test_an_offline_run_contains_metrics_tables_and_artifacts_with_lineage(tmp_p
     reasons = {row[-1] for row in json.loads(table.read_text())["data"]}
     assert reasons == {None, "wrong_answer"}
     # lineage
-    artifacts = {entry["type"]: entry for entry in records_of("artifact", rows)}
+    artifacts = {row["type"]: row for row in records_of("artifact", rows)}
     assert artifacts["dataset"]["use_after_commit"]
     assert artifacts["dataset"]["manifest"]["contents"][0]["local_path"] == str(run_folder / "curated.jsonl")
     assert "use_after_commit" not in artifacts["model"]
-    assert {"config.json", "README.md"} <= {entry["path"] for entry in artifacts["model"]["manifest"]["contents"]}
+    assert {"config.json", "README.md"} <= {row["path"] for row in artifacts["model"]["manifest"]["contents"]}
     # the CSV log is written as without W&B; nothing is written elsewhere
     assert "train_loss" in (run_folder / "logs" / "metrics.csv").read_text().splitlines()[0]
     assert {name.partition("/")[0] for name in files_of(tmp_path)} <= {"outputs", "matplotlib"}
@@ -165,12 +162,12 @@ def test_a_killed_run_continues_in_the_same_wandb_run(tmp_path, clean_environmen
     second = start_again(tmp_path, clean_environment, options)
     second.send_signal(signal.SIGTERM)  # as SLURM does before it requeues
     _, output = second.communicate(timeout=100)
-    both = parts(tmp_path)
-    assert len(both) == 2
-    assert len({records_of("run", records(folder))[0]["run_id"] for folder in both}) == 1
-    assert all(folder.name in output for folder in both), output
-    assert {row["type"] for row in records(both[1])} >= {"preempting", "exit"}
-    later_steps = [row["train/step"] for row in history(records(both[1])) if "train/loss" in row]
+    both_parts = parts(tmp_path)
+    assert len(both_parts) == 2
+    assert len({records_of("run", records(folder))[0]["run_id"] for folder in both_parts}) == 1
+    assert all(folder.name in output for folder in both_parts), output
+    assert {row["type"] for row in records(both_parts[1])} >= {"preempting", "exit"}
+    later_steps = [row["train/step"] for row in history(records(both_parts[1])) if "train/loss" in row]
     assert min(later_steps) > min(first_steps)
     # the printed command uploads both parts as one history, in order
     stub = Stub()
@@ -260,9 +257,8 @@ def test_an_error_in_wandb_does_not_fail_a_run(tmp_path, monkeypatch, capsys):
 
 
 def test_rounds_are_logged(tmp_path, clean_environment):
-    done = fcot(
-        tmp_path, clean_environment, *SMALL, "method=tailored", "method.rounds=2", "method.exam.samples=1", "diversity=2", "logger=wandb"
-    )
+    tailored = ["method=tailored", "method.rounds=2", "method.exam.samples=1", "diversity=2"]
+    done = fcot(tmp_path, clean_environment, *SMALL, *tailored, "logger=wandb")
     assert done.returncode == 0, done.stderr
     (part,) = parts(tmp_path)
     logged = history(records(part))
