@@ -27,9 +27,9 @@ LAUNCHER = {
 class FakeSlurm:
     """The cluster's state, which a test may change at any time.
 
-    ``queue`` and ``accounting`` are SLURM's words by job id (accounting None: disabled); ``fail`` has a program's message before
-    it exits with 1; ``hang`` names programs that do not answer; ``submit_limit`` is the most jobs that may wait or run;
-    ``max_array_size`` as in slurm.conf, and ``longest_array`` as sbatch sees it.
+    ``queue`` and ``accounting``: SLURM's state words by job id (``accounting`` None: disabled). ``fail``: error messages by program;
+    such a program exits with 1. ``hang``: programs that do not answer. ``submit_limit``: the most jobs that may be queued or running.
+    ``max_array_size``: the limit that scontrol states. ``longest_array``: the limit that sbatch applies.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,11 +63,11 @@ class FakeSlurm:
         return [row[1:] for row in rows if row[0] == program]
 
     def script(self, job: str) -> str:
-        """What was submitted."""
+        """The batch script of a submitted job."""
         return (self.folder / f"{job}.sh").read_text()
 
     def environment(self, job: str) -> dict[str, str]:
-        """In which it was submitted."""
+        """The environment in which a job was submitted."""
         return json.loads((self.folder / f"{job}.env").read_text())
 
 
@@ -79,7 +79,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = None, **launcher: Any) -> Sweep:
-    """A sweep's folder with its plan, and one submission of jobs by their ids."""
+    """Write the plan of a sweep and, if ``submitted`` has SLURM ids by job, one submission."""
     jobs = [PlannedJob(number, [f"seed={number}"], f"run{number}", f"../run{number}", "evaluate") for number in range(n_jobs)]
     sweep = Sweep(folder / "sweep", "2026-01-31", str(folder), [], LAUNCHER | launcher, jobs)
     sweep.folder.mkdir(parents=True)
@@ -90,8 +90,8 @@ def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = No
     return sweep
 
 
-def left(sweep: Sweep, number: int, status: str, slurm: str | None, host: str = "node") -> None:
-    """The record that a job's process wrote."""
+def write_record(sweep: Sweep, number: int, status: str, slurm: str | None, host: str = "node") -> None:
+    """Write the record that the process of a job leaves."""
     attempt = Attempt(1.0, host, 1, slurm, None if status == "running" else 2.0, None if status == "running" else status)
     record = JobRecord(number, [], f"run{number}", f"../run{number}", status, "it broke" if status == "failed" else None, None, [attempt])
     write_json(sweep.record(number), asdict(record))

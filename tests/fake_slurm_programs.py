@@ -1,4 +1,4 @@
-"""What squeue, sacct, sbatch, scancel and scontrol do in :mod:`fake_slurm`: ``FOLDER PROGRAM ARGUMENTS``."""
+"""The programs squeue, sacct, sbatch, scancel and scontrol of :mod:`fake_slurm`, called as ``FOLDER PROGRAM ARGUMENTS``."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def _main(folder: Path, program: str, arguments: list[str]) -> int:
     return code
 
 
-def _wanted(arguments: list[str]) -> list[str]:
+def _requested_jobs(arguments: list[str]) -> list[str]:
     return next(word for word in arguments if word.startswith("--jobs=")).removeprefix("--jobs=").split(",")
 
 
-def _list(known: dict[str, str], wanted: list[str]) -> int:
-    rows = {job: word for job, word in known.items() if job.partition("_")[0] in wanted}
+def _list(states: dict[str, str], requested: list[str]) -> int:
+    rows = {job: word for job, word in states.items() if job.partition("_")[0] in requested}
     for job, word in rows.items():
         print(f"{job}|{word}" if "|" in word else f"{job}|{word}|None")
     return len(rows)
 
 
 def _squeue(state: dict[str, Any], arguments: list[str], _: Path) -> int:
-    wanted = _wanted(arguments)
-    if not _list(state["queue"], wanted) and len(wanted) == 1:
+    requested = _requested_jobs(arguments)
+    if not _list(state["queue"], requested) and len(requested) == 1:
         print("slurm_load_jobs error: Invalid job id specified", file=sys.stderr)
         return 1
     return 0
@@ -55,7 +55,7 @@ def _sacct(state: dict[str, Any], arguments: list[str], _: Path) -> int:
     if state["accounting"] is None:
         print("Slurm accounting storage is disabled", file=sys.stderr)
         return 1
-    _list(state["accounting"], _wanted(arguments))
+    _list(state["accounting"], _requested_jobs(arguments))
     return 0
 
 

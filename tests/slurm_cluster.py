@@ -1,4 +1,4 @@
-"""A real one-node SLURM for tests, which tests that need it start in one worker."""
+"""A real one-node SLURM. All tests that need it run in one pytest worker."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged", "sbatch")
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[dict[str, str]]:
-    """The environment in which commands find the cluster; skips where Debian's packages are absent."""
-    absent = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    if absent:
-        pytest.skip(f"no SLURM here ({', '.join(absent)} not found): apt-get install slurm-wlm munge slurmdbd mariadb-server")
+    """Environment variables with which commands find the cluster. Skips where Debian's packages are missing."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    if missing:
+        pytest.skip(f"no SLURM here ({', '.join(missing)} not found): apt-get install slurm-wlm munge slurmdbd mariadb-server")
     with tempfile.TemporaryDirectory(prefix="fcot-slurm-") as folder:
         try:
             subprocess.run([ROOT / "launch/local_slurm", "up", folder], check=True, capture_output=True, text=True)
@@ -35,7 +35,7 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 def call(folder: Path, environment: dict[str, str], *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, with the exit code that is expected of it."""
+    """Run a command in a folder and check its exit code."""
     done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -51,25 +51,27 @@ def the_sweep(folder: Path) -> Sweep:
 
 
 def wait(sweep: Sweep, environment: dict[str, str], until, seconds: float = 300) -> dict[int | str, Status]:
-    """Look at the ledger until ``until`` (of statuses by name) holds. A sweep in which nothing changes for ``seconds`` hangs; a slow
-    machine's training reports another step."""
+    """Wait until ``until(statuses by name)`` is true; returns these statuses. Fails if no status changes for ``seconds``.
+
+    A training on a slow machine does not fail, since its status changes with every step that it reports.
+    """
     before = dict(os.environ)
     os.environ |= environment
     try:
-        last, changed = None, time.monotonic()
+        previous, changed = None, time.monotonic()
         while True:
-            found = {status.name: status for status in statuses(sweep)}
-            if until(found):
-                return found
-            shown = {name: (status.state, status.details, status.error) for name, status in found.items()}
-            if shown != last:
-                last, changed = shown, time.monotonic()
-            assert time.monotonic() < changed + seconds, shown
+            by_name = {status.name: status for status in statuses(sweep)}
+            if until(by_name):
+                return by_name
+            current = {name: (status.state, status.details, status.error) for name, status in by_name.items()}
+            if current != previous:
+                previous, changed = current, time.monotonic()
+            assert time.monotonic() < changed + seconds, current
             time.sleep(0.5)
     finally:
         os.environ.clear()
         os.environ |= before
 
 
-def over(found: dict[int | str, Status]) -> bool:
-    return not any(one.state in ("queued", "starting", "running", "unknown") for one in found.values())
+def all_ended(by_name: dict[int | str, Status]) -> bool:
+    return not any(status.state in ("queued", "starting", "running", "unknown") for status in by_name.values())

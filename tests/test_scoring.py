@@ -47,7 +47,7 @@ def test_without_an_answer_prefix_the_first_answer_counts():
     ("successes", "n", "interval"),
     [  # by hand, z = 1.959964
         (0, 10, (0.0, 0.277533)),  # 0 .. z2 / (n + z2)
-        (10, 10, (0.722467, 1.0)),  # its mirror
+        (10, 10, (0.722467, 1.0)),  # mirrors 0 of 10
         (5, 10, (0.236593, 0.763407)),  # 1/2 +- z / (2 sqrt(n + z2))
         (1, 1, (0.206549, 1.0)),  # 1 / (1 + z2) .. 1
         (1, 4, (0.045587, 0.699358)),

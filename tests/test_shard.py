@@ -1,4 +1,4 @@
-"""A shard's files: its index, claims on keys, and buyers' files, which are moved into the main file at the end."""
+"""A shard's files: its index, claims on keys, and buyers' files, whose rows move into the main file at the end."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def key(number, first="a"):
 
 
 def row(number, slot, text="t", request=None, **fields):
-    refused = {} if slot is not None else {"refused": "empty"}
+    refusal = {} if slot is not None else {"refused": "empty"}
     return {
         "key": key(number), "slot": slot, "root": None, "text": text, "request": request or f"r{number}-{slot}", "choice": 0,
-        "run": "run", "time": 1.0, "finish_reason": "stop", **refused, **fields,
+        "run": "run", "time": 1.0, "finish_reason": "stop", **refusal, **fields,
     }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def lost(number, request, **bound):
 
 def write(path, rows):
     with path.open("ab") as file:
-        file.writelines(json.dumps(written).encode() + b"\n" for written in rows)
+        file.writelines(json.dumps(entry).encode() + b"\n" for entry in rows)
 
 
 def content(opened):
@@ -49,8 +49,8 @@ def content(opened):
 
 
 @pytest.fixture
-def big(tmp_path, monkeypatch):
-    """A shard so large that it gets an index, with every kind of row."""
+def large_shard(tmp_path, monkeypatch):
+    """A shard with every kind of row, large enough to get an index."""
     monkeypatch.setattr(shard, "_UNINDEXED", 4000)
     path = tmp_path / "a.jsonl"
     rows = []
@@ -65,24 +65,24 @@ def big(tmp_path, monkeypatch):
 # --- the index --------------------------------------------------------------------------------------------------------
 
 
-def test_a_shard_reads_the_same_with_and_without_an_index(big, monkeypatch):
+def test_a_shard_reads_the_same_with_and_without_an_index(large_shard, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(shard, "_UNINDEXED", 1 << 40)
-        plain = content(Shard(big))
-    assert not big.with_suffix(".index").exists()
-    assert content(Shard(big)) == plain
-    assert big.with_suffix(".index").exists()
-    assert content(Shard(big)) == plain
+        plain = content(Shard(large_shard))
+    assert not large_shard.with_suffix(".index").exists()
+    assert content(Shard(large_shard)) == plain
+    assert large_shard.with_suffix(".index").exists()
+    assert content(Shard(large_shard)) == plain
     assert any(unusable for _, unusable, _ in plain)
     assert any(cost_only for _, _, cost_only in plain)
 
 
-def test_opening_a_shard_parses_only_the_rows_after_its_index(big, monkeypatch):
-    Shard(big).refresh()
-    write(big, [row(80, 0, "new")])
+def test_opening_a_shard_parses_only_the_rows_after_its_index(large_shard, monkeypatch):
+    Shard(large_shard).refresh()
+    write(large_shard, [row(80, 0, "new")])
     parsed = []
     monkeypatch.setattr(shard, "lines", lambda handle, start: (parsed.append(line) or line for line in lines(handle, start)))
-    opened = Shard(big).refresh()
+    opened = Shard(large_shard).refresh()
     assert len(parsed) == 1
     assert opened.row(key(80), 0)["text"] == "new"
     assert opened.row(key(3), 2)["text"] == "text 3 2"
@@ -92,9 +92,9 @@ lines = shard.lines
 
 
 @pytest.mark.parametrize("damage", ["cut", "bytes", "header", "empty", "other_shard", "older"])
-def test_a_stale_or_damaged_index_is_rebuilt(big, damage):
-    expected = content(Shard(big))
-    path = big.with_suffix(".index")
+def test_a_stale_or_damaged_index_is_rebuilt(large_shard, damage):
+    expected = content(Shard(large_shard))
+    path = large_shard.with_suffix(".index")
     data = path.read_bytes()
     if damage == "cut":
         path.write_bytes(data[:-10])
@@ -105,21 +105,21 @@ def test_a_stale_or_damaged_index_is_rebuilt(big, damage):
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "other_shard":  # of the same length, as after another store was copied over this one
-        text = big.read_bytes().replace(b"text 59 0", b"texT 59 0")
-        big.write_bytes(text[: -len(text) // 2] + text[-len(text) // 2 :])
-        expected = content(Shard(big))
+        text = large_shard.read_bytes().replace(b"text 59 0", b"texT 59 0")
+        large_shard.write_bytes(text[: -len(text) // 2] + text[-len(text) // 2 :])
+        expected = content(Shard(large_shard))
     else:
         path.write_bytes(data.replace(b'"version": 1', b'"version": 0'))
-    assert content(Shard(big)) == expected
+    assert content(Shard(large_shard)) == expected
 
 
-def test_a_shard_that_another_process_compacted_is_read_again(big):
-    reader = Shard(big)
+def test_a_shard_that_another_process_compacted_is_read_again(large_shard):
+    reader = Shard(large_shard)
     before = content(reader)
-    rows = [json.loads(line) for line in big.read_bytes().splitlines()]
-    temporary = big.with_name("new")
-    write(temporary, [kept for kept in rows if kept["slot"] is not None])
-    os.replace(temporary, big)
+    rows = [json.loads(line) for line in large_shard.read_bytes().splitlines()]
+    temporary = large_shard.with_name("new")
+    write(temporary, [entry for entry in rows if entry["slot"] is not None])
+    os.replace(temporary, large_shard)
     after = content(reader)
     assert [slots for slots, _, _ in after] == [slots for slots, _, _ in before]
     assert not any(unusable for _, unusable, _ in after)
@@ -134,10 +134,10 @@ def test_an_index_returns_the_records_that_were_written(tmp_path_factory, record
     try:
         with shard_file.open("rb") as file:
             write_index(path, file.fileno(), 10, records)
-            opened = Index.open(path, file.fileno())
+            opened_index = Index.open(path, file.fileno())
         for half, _, _ in [*records, (bytes(16), 0, 0)]:
-            assert opened.records(half) == sorted(record for record in records if record[0] == half)
-        assert list(opened) == sorted(records)
+            assert opened_index.records(half) == sorted(record for record in records if record[0] == half)
+        assert list(opened_index) == sorted(records)
     finally:
         index._BLOCK = block
 
@@ -168,13 +168,14 @@ def test_rows_of_older_versions_still_count(tmp_path):
 
 
 def buying(path, buyer, number):
+    """A shard in which ``buyer`` has claimed the key of ``number``."""
     claimed = Shard(path, buyer)
     assert claimed.claim(key(number))
     claimed.refresh()
     return claimed
 
 
-def test_each_buyer_writes_its_own_file_and_the_last_one_moves_all_rows_into_the_main_file(tmp_path):
+def test_each_buyer_writes_its_own_file_and_the_last_buyer_moves_all_rows_into_the_main_file(tmp_path):
     path = tmp_path / "a.jsonl"
     write(path, [row(0, 0)])
     first, second = buying(path, "one", 1), buying(path, "two", 2)
@@ -207,7 +208,7 @@ def test_only_one_buyer_can_claim_a_key(tmp_path):
     second.close()
 
 
-def test_the_next_buyer_takes_over_the_rows_of_a_killed_one(tmp_path):
+def test_the_next_buyer_takes_over_the_rows_of_a_killed_buyer(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from test_shard import *; from pathlib import Path\n"
         "dead = buying(Path(sys.argv[1]), 'dead', 1); dead.append([row(1, 0), row(1, 1)]); print(flush=True); import time; time.sleep(100)"
@@ -302,8 +303,8 @@ def test_a_lock_file_names_its_holder(tmp_path):
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_lock_on_a_key_and_one_on_the_whole_file_exclude_each_other(tmp_path, plain):
-    """Open-file-description locks, and plain POSIX locks where those are missing. The other process locks as older versions did."""
+def test_a_lock_on_a_key_and_a_lock_on_the_whole_file_exclude_each_other(tmp_path, plain):
+    """With open-file-description locks, and with plain POSIX locks where those are missing. Older versions lock the whole file."""
     locks = KeyLocks(tmp_path / "x.lock")
     locks._plain = plain
     code = (
@@ -311,18 +312,18 @@ def test_a_lock_on_a_key_and_one_on_the_whole_file_exclude_each_other(tmp_path, 
         "try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')\nexcept OSError: print('locked')"
     )
 
-    def other():
+    def whole_file():
         return subprocess.run([sys.executable, "-c", code, str(locks.path)], capture_output=True, text=True, check=True).stdout.strip()
 
-    assert other() == "free"
+    assert whole_file() == "free"
     assert locks.take(key(1))
-    assert other() == "locked"
+    assert whole_file() == "locked"
     locks.drop(key(1))
-    assert other() == "free"
+    assert whole_file() == "free"
     assert locks.take_all(wait=False)
-    assert other() == "locked"
+    assert whole_file() == "locked"
     locks.drop_all()
-    assert other() == "free"
+    assert whole_file() == "free"
     locks.take(key(2))
     locks.close()
-    assert other() == "free"
+    assert whole_file() == "free"

@@ -1,4 +1,4 @@
-"""What fcot makes of what SLURM says, or does not say, of jobs: nothing is guessed, nothing is submitted twice."""
+"""How fcot reads the answers of SLURM, including missing ones: no state is guessed, no job is submitted twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, left  # noqa: F401
+from fake_slurm import UNREACHABLE, a_sweep, fake_slurm, write_record  # noqa: F401
 
 from fcot import sweep as command
 from fcot.base.errors import FcotError
@@ -23,22 +23,22 @@ SILENT = f"the controller does not answer (squeue: {UNREACHABLE}): try again in 
 
 
 def call(capsys, *arguments: object) -> tuple[int, str]:
-    """The exit code of ``fcot.sweep`` and all that it said, in one line."""
+    """The exit code of ``fcot.sweep`` and its whole output in one line."""
     code = 0
     try:
         command.main([str(argument) for argument in arguments])
     except SystemExit as error:
         code = int(error.code or 0)
-    said = capsys.readouterr()
-    return code, re.sub(r"\s+", " ", said.out + said.err)
+    captured = capsys.readouterr()
+    return code, re.sub(r"\s+", " ", captured.out + captured.err)
 
 
-def no_slurm(monkeypatch, tmp_path: Path) -> None:
+def hide_slurm(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 
-def of(sweep: Sweep) -> Status:
+def only_status(sweep: Sweep) -> Status:
     (status,) = statuses(sweep)
     return status
 
@@ -47,57 +47,57 @@ def of(sweep: Sweep) -> Status:
 
 
 @pytest.mark.parametrize("silence", ["fails", "hangs"])
-@pytest.mark.parametrize("left_by_job", [None, "running", "requeued", "stopped", "interrupted"])
-def test_while_slurm_does_not_answer_nothing_is_known_of_a_job(left_by_job, silence, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+@pytest.mark.parametrize("recorded_status", [None, "running", "requeued", "stopped", "interrupted"])
+def test_the_state_of_a_job_is_unknown_while_slurm_does_not_answer(recorded_status, silence, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    if left_by_job:
-        left(sweep, 0, left_by_job, "7")  # its lock is not held on this machine
+    if recorded_status:
+        write_record(sweep, 0, recorded_status, "7")  # no process on this machine has its lock
     fake_slurm.set(queue={"7": "RUNNING"}, **({"fail": {"squeue": UNREACHABLE}} if silence == "fails" else {"hang": ["squeue"]}))
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
-    said = SILENT if silence == "fails" else "the controller does not answer (squeue: no answer within 1 s): try again in a minute"
-    code, told = call(capsys, "status", sweep.folder)
-    assert (code, "1 unknown" in told, said in told) == (0, True, True), told
-    for what in ("rerun", "cancel"):
-        code, told = call(capsys, what, sweep.folder)
-        assert (code, said in told) == (1, True), told
+    message = SILENT if silence == "fails" else "the controller does not answer (squeue: no answer within 1 s): try again in a minute"
+    code, output = call(capsys, "status", sweep.folder)
+    assert (code, "1 unknown" in output, message in output) == (0, True, True), output
+    for subcommand in ("rerun", "cancel"):
+        code, output = call(capsys, subcommand, sweep.folder)
+        assert (code, message in output) == (1, True), output
     assert not fake_slurm.calls("sbatch")
     assert not fake_slurm.calls("scancel")
 
 
-def test_what_a_failed_job_wrote_down_counts_while_slurm_does_not_answer(fake_slurm, tmp_path):  # noqa: F811
+def test_a_recorded_failure_counts_while_slurm_does_not_answer(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "failed", "7")
+    write_record(sweep, 0, "failed", "7")
     fake_slurm.set(fail={"squeue": UNREACHABLE})
-    assert of(sweep).state == "failed"
+    assert only_status(sweep).state == "failed"
 
 
-def test_a_machine_without_slurm_is_another_matter(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_machine_without_slurm_has_a_message_of_its_own(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "running", "7")
-    no_slurm(monkeypatch, tmp_path)
-    for what, expected in (("status", 0), ("rerun", 1), ("cancel", 1)):
-        code, told = call(capsys, what, sweep.folder)
+    write_record(sweep, 0, "running", "7")
+    hide_slurm(monkeypatch, tmp_path)
+    for subcommand, expected in (("status", 0), ("rerun", 1), ("cancel", 1)):
+        code, output = call(capsys, subcommand, sweep.folder)
         assert code == expected
-        assert "there is no SLURM on this machine (no squeue): use a machine of the cluster" in told
-        assert "try again" not in told
+        assert "there is no SLURM on this machine (no squeue): use a machine of the cluster" in output
+        assert "try again" not in output
 
 
-def test_a_machine_whose_slurm_is_not_set_up_is_not_told_to_wait(fake_slurm, tmp_path, capsys):  # noqa: F811
+def test_a_slurm_that_is_not_set_up_gives_no_advice_to_try_again(fake_slurm, tmp_path, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(fail={"squeue": "squeue: fatal: Could not establish a configuration source"})
-    told = call(capsys, "rerun", sweep.folder)[1]
-    assert "SLURM is not set up on this machine" in told
-    assert "SLURM_CONF" in told
-    assert "try again" not in told
+    output = call(capsys, "rerun", sweep.folder)[1]
+    assert "SLURM is not set up on this machine" in output
+    assert "SLURM_CONF" in output
+    assert "try again" not in output
 
 
 def test_a_sweep_launched_again_while_slurm_does_not_answer_submits_nothing(fake_slurm, tmp_path, run_fcot):  # noqa: F811
-    again = ["-m", "seed=0", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=generate"]
-    first = run_fcot(*again)
+    sweep = ["-m", "seed=0", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=generate"]
+    first = run_fcot(*sweep)
     assert first.returncode == 0, first.stderr
     n = len(fake_slurm.calls("sbatch"))
     fake_slurm.set(fail={"squeue": UNREACHABLE})
-    second = run_fcot(*again)
+    second = run_fcot(*sweep)
     assert second.returncode == 1
     assert "try again in a minute" in second.stderr
     assert "already running" not in second.stderr
@@ -106,70 +106,70 @@ def test_a_sweep_launched_again_while_slurm_does_not_answer_submits_nothing(fake
 
 def test_a_running_job_whose_lock_is_not_visible_is_not_submitted_again(fake_slurm, tmp_path, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "running", "7")
+    write_record(sweep, 0, "running", "7")
     fake_slurm.set(queue={"7": "RUNNING"})
-    assert of(sweep).state == "running"
+    assert only_status(sweep).state == "running"
     assert "nothing to run again: 1 running" in call(capsys, "rerun", sweep.folder)[1]
     assert not fake_slurm.calls("sbatch")
 
 
-def test_a_queue_that_answers_is_enough(fake_slurm, tmp_path):  # noqa: F811
+def test_sacct_is_not_called_for_jobs_that_are_in_the_queue(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "PENDING|Priority"}, fail={"sacct": "sacct: error: Problem talking to the database"})
-    assert (of(sweep).state, of(sweep).details) == ("queued", "Priority")
-    assert not fake_slurm.calls("sacct")  # of jobs that the queue knows, nobody else is asked
+    assert (only_status(sweep).state, only_status(sweep).details) == ("queued", "Priority")
+    assert not fake_slurm.calls("sacct")  # squeue has answered for every job
 
 
-@pytest.mark.parametrize(("log", "output", "expected"), [
+@pytest.mark.parametrize(("error_log", "output_log", "expected"), [
     ("", "", ("failed", [])),
     ("python: No such file or directory\n", "", ("failed", ["python: No such file or directory"])),
     (None, "srun: error: node7: task 0: Exited\n", ("failed", ["srun: error: node7: task 0: Exited"])),
     (None, None, ("missing", [])),
 ])  # fmt: skip
-def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expected, fake_slurm, tmp_path, capsys):  # noqa: F811
+def test_a_job_that_slurm_has_forgotten_is_judged_by_its_log(error_log, output_log, expected, fake_slurm, tmp_path, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     path = log_of(sweep, "7")
     path.parent.mkdir()
-    for text, name in ((log, "7_0_log.err"), (output, "7_0_log.out")):
+    for text, name in ((error_log, "7_0_log.err"), (output_log, "7_0_log.out")):
         if text is not None:
             (path.parent / name).write_text(text)
-    status = of(sweep)
+    status = only_status(sweep)
     assert (status.state, status.error) == expected
-    if log is None and output is None:
+    if error_log is None and output_log is None:
         assert status.details.startswith("not known: SLURM has forgotten it and it left nothing")
         assert "accounting storage is disabled" in status.details
     else:
         assert status.details == "it did not start; SLURM has forgotten it"
         assert status.log.exists()
-    assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
+    assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered, so the job has ended
 
 
-def test_a_job_that_died_at_its_start_does_not_repeat_what_an_earlier_submission_said(fake_slurm, tmp_path):  # noqa: F811
+def test_a_job_that_failed_to_start_does_not_show_the_error_of_an_earlier_submission(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "failed", "3")
+    write_record(sweep, 0, "failed", "3")
     log_of(sweep, "7").parent.mkdir()
     log_of(sweep, "7").write_text("no such module: cuda/12\n")
     fake_slurm.set(queue={"7": "FAILED"})
-    assert (of(sweep).details, of(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
+    assert (only_status(sweep).details, only_status(sweep).error) == ("it did not start: FAILED", ["no such module: cuda/12"])
 
 
-def test_of_a_requeued_job_that_slurm_has_forgotten_no_cancellation_is_made_up(fake_slurm, tmp_path):  # noqa: F811
+def test_a_requeued_job_that_slurm_has_forgotten_is_not_reported_as_cancelled(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "requeued", "7")
-    assert (of(sweep).state, of(sweep).details) == ("interrupted", "requeued; SLURM has forgotten it")
+    write_record(sweep, 0, "requeued", "7")
+    assert (only_status(sweep).state, only_status(sweep).details) == ("interrupted", "requeued; SLURM has forgotten it")
     fake_slurm.set(accounting={"7": "CANCELLED by 1000"})
-    assert (of(sweep).state, of(sweep).details) == ("cancelled", "while it ran")
+    assert (only_status(sweep).state, only_status(sweep).details) == ("cancelled", "while it ran")
 
 
-def test_a_task_cancelled_before_it_started_leaves_its_array_without_a_trace(fake_slurm, tmp_path):  # noqa: F811
+def test_a_task_that_is_missing_from_its_live_array_was_cancelled_before_it_started(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, n_jobs=3, submitted={"0": "7_0", "1": "7_1", "2": "8"})
     fake_slurm.set(queue={"7_0": "PENDING|Dependency"}, fail={"sacct": "sacct: error: accounting storage is disabled"})
     assert [(status.state, status.details.partition(" (")[0]) for status in statuses(sweep)] == [
         ("queued", "Dependency"),
         ("cancelled", "before it started"),
-        ("missing", "not known: SLURM has forgotten it and it left nothing"),  # its array is gone too: nothing is known
+        ("missing", "not known: SLURM has forgotten it and it left nothing"),  # no task of its array is in the queue, so nothing is known
     ]
-    left(sweep, 1, "running", "7_1")
+    write_record(sweep, 1, "running", "7_1")
     assert statuses(sweep)[1].details == "it was killed"
 
 
@@ -181,17 +181,17 @@ def test_tasks_that_never_started_share_one_line_of_the_accounting(fake_slurm, t
     assert [status.state for status in statuses(sweep)] == [*["cancelled"] * 3, "starting", *["cancelled"] * 50]
 
 
-# --- words of SLURM --------------------------------------------------------------------------------------------------
+# --- SLURM's state words -----------------------------------------------------------------------------------------------
 
 WORDS = """BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PENDING PREEMPTED RUNNING
 RESV_DEL_HOLD REQUEUE_FED REQUEUE_HOLD REQUEUED RESIZING REVOKED SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED SUSPENDED TIMEOUT""".split()
 
 
-def test_every_word_has_one_meaning():
+def test_every_state_word_has_one_meaning_and_is_documented():
     rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     table = {word: row[2].split()[:2] for row in rows for word in re.findall("`([A-Z_]+)`", row[1])}
-    said = {"waits": ["is", "queued"], "lives": ["may", "be"], "ended": ["is", "over"]}
-    assert table == {word: said[meaning] for word, meaning in MEANING.items()}
+    wording = {"waits": ["is", "queued"], "lives": ["may", "be"], "ended": ["is", "over"]}
+    assert table == {word: wording[meaning] for word, meaning in MEANING.items()}
     assert set(WORDS) <= set(MEANING)
     for word in MEANING:
         state = SlurmState(word)
@@ -199,19 +199,19 @@ def test_every_word_has_one_meaning():
     assert SlurmState("SOMETHING_NEW").lives
 
 
-@pytest.mark.parametrize("left_by_job", [None, "running", "requeued", "stopped", "failed"])
-def test_only_an_ended_job_can_be_run_again(left_by_job, fake_slurm, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("recorded_status", [None, "running", "requeued", "stopped", "failed"])
+def test_only_an_ended_job_can_be_run_again(recorded_status, fake_slurm, tmp_path):  # noqa: F811
     words = [*WORDS, "SOMETHING_NEW", "CANCELLED by 123"]
     ids = {str(number): f"7_{number}" for number in range(len(words))}
     sweep = a_sweep(tmp_path, len(words), ids)
     fake_slurm.set(queue={ids[str(number)]: f"{word}|None" for number, word in enumerate(words)})
-    for number in range(len(words) if left_by_job else 0):
-        left(sweep, number, left_by_job, ids[str(number)])
+    for number in range(len(words) if recorded_status else 0):
+        write_record(sweep, number, recorded_status, ids[str(number)])
     for word, status in zip(words, statuses(sweep), strict=True):
         meaning = MEANING.get(word.split()[0], "lives")
         if meaning == "waits":
             expected = {"queued"}
-        elif left_by_job == "failed":
+        elif recorded_status == "failed":
             expected = {"failed"}
         elif meaning == "lives":
             expected = set(ledger.ACTIVE)
@@ -220,28 +220,28 @@ def test_only_an_ended_job_can_be_run_again(left_by_job, fake_slurm, tmp_path): 
         assert status.state in expected, word
 
 
-def test_a_held_job_says_how_it_is_released(fake_slurm, tmp_path):  # noqa: F811
+def test_the_status_of_a_held_job_says_how_to_release_it(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     for word in ("SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"):
         fake_slurm.set(queue={"7": word})
-        assert of(sweep).details == f"{word}: held; `scontrol release 7` lets it start"
+        assert only_status(sweep).details == f"{word}: held; `scontrol release 7` lets it start"
 
 
-def test_lines_that_are_none_are_left_out(fake_slurm, tmp_path):  # noqa: F811
+def test_lines_of_squeue_that_describe_no_job_are_skipped(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "RUNNING|None\nwarning of a plugin"})
-    assert of(sweep).state == "starting"
+    assert only_status(sweep).state == "starting"
 
 
 @pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
-def test_a_node_s_clock_changes_no_state(ahead_s, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+def test_a_clock_that_is_off_changes_no_state(ahead_s, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    left(sweep, 0, "requeued", "7")
+    write_record(sweep, 0, "requeued", "7")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
     for word, expected in (("COMPLETING", "queued"), ("PENDING", "queued"), ("RUNNING", "starting"), ("FAILED", "failed")):
         fake_slurm.set(queue={"7": word})
-        assert of(sweep).state == expected
+        assert only_status(sweep).state == expected
 
 
 # --- cancelling ------------------------------------------------------------------------------------------------------
@@ -249,15 +249,15 @@ def test_a_node_s_clock_changes_no_state(ahead_s, fake_slurm, tmp_path, monkeypa
 
 def test_a_scancel_that_fails_is_reported(fake_slurm, tmp_path, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    said = "scancel: error: Kill job error on job id 7: Access/permission denied"
-    fake_slurm.set(queue={"7": "RUNNING"}, fail={"scancel": said})
-    code, told = call(capsys, "cancel", sweep.folder)
+    error = "scancel: error: Kill job error on job id 7: Access/permission denied"
+    fake_slurm.set(queue={"7": "RUNNING"}, fail={"scancel": error})
+    code, output = call(capsys, "cancel", sweep.folder)
     assert code == 1
-    assert f"not cancelled: 0 ({said})" in told
-    assert "cancelled: 0" not in told.replace("not cancelled: 0", "")
+    assert f"not cancelled: 0 ({error})" in output
+    assert "cancelled: 0" not in output.replace("not cancelled: 0", "")
 
 
-def test_a_scancel_that_fails_for_jobs_that_end_meanwhile_has_done_its_work(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_scancel_that_fails_because_the_jobs_have_ended_is_no_error(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "RUNNING"})
     run = controller._run
@@ -271,7 +271,7 @@ def test_a_scancel_that_fails_for_jobs_that_end_meanwhile_has_done_its_work(fake
     assert call(capsys, "cancel", sweep.folder) == (0, "cancelled: 0 ")
 
 
-def test_a_scancel_without_an_answer_leaves_nothing_claimed(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+def test_a_scancel_without_an_answer_is_reported(fake_slurm, tmp_path, monkeypatch):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
     fake_slurm.set(queue={"7": "PENDING"}, hang=["scancel"])
     monkeypatch.setattr(controller, "_PATIENCE_S", 1)
@@ -305,11 +305,11 @@ def throttles(cluster, jobs) -> list[str]:
     return [re.search(r"--array=(\S+)", cluster.script(job))[1] for job in jobs]
 
 
-def test_a_sweep_longer_than_an_array_is_submitted_in_several(fake_slurm, tmp_path, capsys):  # noqa: F811
+def test_a_sweep_longer_than_an_array_is_submitted_as_several_arrays(fake_slurm, tmp_path, capsys):  # noqa: F811
     fake_slurm.set(max_array_size=4, longest_array=4)
     sweep = a_sweep(tmp_path, 7, array_parallelism=7)
     submit_sweep(sweep, range(7), [], False)
-    assert [one.jobs for one in submissions(sweep)] == [
+    assert [submission.jobs for submission in submissions(sweep)] == [
         {"0": "7_0", "1": "7_1", "2": "7_2"}, {"3": "8_0", "4": "8_1", "5": "8_2"}, {"6": "9"},
     ]  # fmt: skip
     assert throttles(fake_slurm, "78") == ["0-2%3", "0-2%3"]  # together array_parallelism, in proportion
@@ -317,48 +317,48 @@ def test_a_sweep_longer_than_an_array_is_submitted_in_several(fake_slurm, tmp_pa
     assert [status.state for status in statuses(sweep)] == ["queued"] * 7
 
 
-def test_an_array_that_slurm_finds_too_long_is_halved(fake_slurm, tmp_path):  # noqa: F811
-    fake_slurm.set(longest_array=3, fail={"scontrol": UNREACHABLE})  # its size cannot be asked for
+def test_an_array_that_slurm_rejects_as_too_long_is_halved(fake_slurm, tmp_path):  # noqa: F811
+    fake_slurm.set(longest_array=3, fail={"scontrol": UNREACHABLE})  # MaxArraySize cannot be read
     sweep = a_sweep(tmp_path, 8)
     submit_sweep(sweep, range(8), [], False)
-    assert [len(one.jobs) for one in submissions(sweep)] == [2, 2, 2, 2]
-    assert not list((sweep.folder / "slurm").glob("????????????????????????????????.pkl"))  # of arrays that were refused
+    assert [len(submission.jobs) for submission in submissions(sweep)] == [2, 2, 2, 2]
+    assert not list((sweep.folder / "slurm").glob("????????????????????????????????.pkl"))  # arrays that were rejected leave no files
 
 
-def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fake_slurm, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_sweep_fills_the_limit_on_submitted_jobs_and_rerun_submits_the_rest(fake_slurm, tmp_path, capsys, monkeypatch):  # noqa: F811
     fake_slurm.set(submit_limit=30)
     sweep = a_sweep(tmp_path, 50)
     with pytest.raises(SystemExit) as ended:
         submit_sweep(sweep, range(50), [], False)
     assert ended.value.code == 1
-    told = capsys.readouterr().err
-    assert "submitted: 30 jobs" in told
-    assert "SLURM accepts no more of your jobs (QOSMaxSubmitJobPerUserLimit" in told
-    assert "jobs 30-49 (20 of 50) are not submitted" in told
-    assert f"python -m fcot.sweep rerun {sweep.folder}" in told
-    taken = {name for one in submissions(sweep) for name in one.jobs}
-    assert taken == {str(number) for number in range(30)}
+    output = capsys.readouterr().err
+    assert "submitted: 30 jobs" in output
+    assert "SLURM accepts no more of your jobs (QOSMaxSubmitJobPerUserLimit" in output
+    assert "jobs 30-49 (20 of 50) are not submitted" in output
+    assert f"python -m fcot.sweep rerun {sweep.folder}" in output
+    accepted = {name for submission in submissions(sweep) for name in submission.jobs}
+    assert accepted == {str(number) for number in range(30)}
     assert not fake_slurm.calls("scancel")
     at_once = sum(int(throttle.partition("%")[2]) for throttle in throttles(fake_slurm, sorted({
-        slurm.partition("_")[0] for one in submissions(sweep) for slurm in one.jobs.values() if "_" in slurm
+        slurm_id.partition("_")[0] for submission in submissions(sweep) for slurm_id in submission.jobs.values() if "_" in slurm_id
     })))  # fmt: skip
-    assert 12 <= at_once <= 16  # nearly all of array_parallelism for what was taken
+    assert 12 <= at_once <= 16  # nearly all of array_parallelism for the accepted jobs
     assert [status.state for status in statuses(sweep)] == ["queued"] * 30 + ["missing"] * 20
     monkeypatch.setattr("fcot.sweeps.launch._rerun_jobs", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
-    code, told = call(capsys, "rerun", sweep.folder)
+    code, output = call(capsys, "rerun", sweep.folder)
     assert code == 1
-    assert "again: jobs 30-49" in told
-    assert "requested" in told  # nothing was taken: a refusal like any other
-    assert "sacctmgr show qos" in told
+    assert "again: jobs 30-49" in output
+    assert "requested" in output  # SLURM accepted no job: the message of any rejection
+    assert "sacctmgr show qos" in output
     fake_slurm.set(queue={job: "COMPLETED" if job.startswith("7_") else word for job, word in fake_slurm.state["queue"].items()})
     for number in range(25):
-        left(sweep, number, "done", submissions(sweep)[0].jobs.get(str(number), "0"))
-    code, told = call(capsys, "rerun", sweep.folder)
+        write_record(sweep, number, "done", submissions(sweep)[0].jobs.get(str(number), "0"))
+    code, output = call(capsys, "rerun", sweep.folder)
     assert code == 0
-    assert "submitted: 20 jobs" in told
+    assert "submitted: 20 jobs" in output
 
 
-def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_path, run_fcot):  # noqa: F811
+def test_the_command_line_submits_a_sweep_larger_than_the_limit_in_two_steps(fake_slurm, tmp_path, run_fcot):  # noqa: F811
     fake_slurm.set(submit_limit=4)
     sweep = ["-m", "seed=range(0,6)", "hydra/launcher=slurm", "hydra.sweep.dir=outputs/mine", "dataset.n_problems=60", "until=curate"]
     first = run_fcot(*sweep)
@@ -373,89 +373,89 @@ def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_pat
     rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert rest.returncode == 0, rest.stderr
     assert "again: jobs 3, 4, 5\n" in rest.stderr
-    jobs = [name for one in submissions(read_plan(tmp_path / "outputs/mine")) for name in one.jobs]
+    jobs = [name for submission in submissions(read_plan(tmp_path / "outputs/mine")) for name in submission.jobs]
     assert jobs == ["0", "1", "2", "3", "4", "5"]
 
 
-@pytest.mark.parametrize(("said", "hint"), [
+@pytest.mark.parametrize(("error", "hint"), [
     ("sbatch: error: Requested time limit is invalid (missing or exceeds some limit)", "hydra.launcher.timeout_min"),
     ("sbatch: error: QOSMaxWallDurationPerJobLimit", "hydra.launcher.timeout_min"),
     ("sbatch: error: AssocMaxSubmitJobLimit", "sacctmgr show"),
     ("sbatch: error: QOSMaxSubmitJobPerUserLimit", "sacctmgr show"),
     ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "squeue --me"),
 ])  # fmt: skip
-def test_a_refusal_says_what_helps(said, hint, fake_slurm, tmp_path):  # noqa: F811
-    fake_slurm.set(fail={"sbatch": said})
+def test_the_message_of_a_rejected_submission_says_what_to_do(error, hint, fake_slurm, tmp_path):  # noqa: F811
+    fake_slurm.set(fail={"sbatch": error})
     sweep = a_sweep(tmp_path, 3)
-    with pytest.raises(FcotError) as refusal:
+    with pytest.raises(FcotError) as rejection:
         submit_sweep(sweep, range(3), [], False)
-    assert said.removeprefix("sbatch: error: ") in str(refusal.value)
-    assert hint in str(refusal.value)
+    assert error.removeprefix("sbatch: error: ") in str(rejection.value)
+    assert hint in str(rejection.value)
     assert not list((sweep.folder / "slurm").glob("*.pkl"))
 
 
-def test_a_generation_job_that_a_gpu_partition_refuses_is_given_a_gpu_or_another_partition(fake_slurm, tmp_path):  # noqa: F811
+def test_a_generation_job_that_a_gpu_partition_rejects_needs_a_gpu_or_another_partition(fake_slurm, tmp_path):  # noqa: F811
     fake_slurm.set(fail={"sbatch": "sbatch: error: QOSMinGRES"})
     sweep = a_sweep(tmp_path, 3)
-    with pytest.raises(FcotError) as refusal:
+    with pytest.raises(FcotError) as rejection:
         submit_sweep(sweep, range(3), [0], False)
-    assert "hydra.launcher.generation.gpus_per_node=1" in str(refusal.value)
-    assert "hydra.launcher.generation.partition=NAME" in str(refusal.value)
-    assert "gpus_per_node=null" not in str(refusal.value)
+    assert "hydra.launcher.generation.gpus_per_node=1" in str(rejection.value)
+    assert "hydra.launcher.generation.partition=NAME" in str(rejection.value)
+    assert "gpus_per_node=null" not in str(rejection.value)
 
 
-def fails_after_first(cluster, monkeypatch, said: str) -> None:
-    """From the second submission on sbatch fails."""
+def fail_after_first(cluster, monkeypatch, error: str) -> None:
+    """Make sbatch fail from the second submission on."""
     submit = slurm._submitted
 
-    def once(*arguments):
+    def submit_then_fail(*arguments):
         ids = submit(*arguments)
-        cluster.set(fail=cluster.state["fail"] | {"sbatch": said})
+        cluster.set(fail=cluster.state["fail"] | {"sbatch": error})
         return ids
 
-    monkeypatch.setattr(slurm, "_submitted", once)
+    monkeypatch.setattr(slurm, "_submitted", submit_then_fail)
 
 
-def test_what_slurm_has_taken_stays_when_it_takes_no_more(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_submitted_jobs_stay_when_slurm_accepts_no_more(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     fake_slurm.set(max_array_size=3)
     sweep = a_sweep(tmp_path, 4)
-    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    fail_after_first(fake_slurm, monkeypatch, "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
     with pytest.raises(SystemExit):
         submit_sweep(sweep, range(4), [], False)
-    told = capsys.readouterr().err
-    assert "submitted: 2 jobs (7)" in told
-    assert "Socket timed out on send/recv operation): jobs 2, 3 (2 of 4) are not submitted" in told
-    assert "squeue --me" in told  # it may have taken them all the same
+    output = capsys.readouterr().err
+    assert "submitted: 2 jobs (7)" in output
+    assert "Socket timed out on send/recv operation): jobs 2, 3 (2 of 4) are not submitted" in output
+    assert "squeue --me" in output  # SLURM may have accepted them nevertheless
     assert not fake_slurm.calls("scancel")
     assert [status.state for status in statuses(sweep)] == ["queued", "queued", "missing", "missing"]
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
-def test_a_generation_job_without_its_array_is_cancelled_or_named(cancelled, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
+def test_a_generation_job_without_its_array_is_cancelled_or_reported(cancelled, fake_slurm, tmp_path, monkeypatch):  # noqa: F811
     fake_slurm.set(fail={} if cancelled else {"scancel": "scancel: error: Unable to contact slurm controller"})
     sweep = a_sweep(tmp_path, 4)
-    fails_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
-    with pytest.raises(FcotError, match="invalid partition") as refusal:
+    fail_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
+    with pytest.raises(FcotError, match="invalid partition") as rejection:
         submit_sweep(sweep, range(4), [0], False)
-    kept = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
-    assert (kept in str(refusal.value)) == (not cancelled)
+    message = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
+    assert (message in str(rejection.value)) == (not cancelled)
     assert statuses(sweep)[0].state == ("cancelled" if cancelled else "queued")
 
 
 @pytest.mark.parametrize("name", [0, "generation"])
-def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_job_whose_submission_was_not_recorded_records_itself(name, fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, submitted={"0": "7"})
-    monkeypatch.setenv("SLURM_JOB_ID", "9")  # sbatch took it, and its answer was lost
-    monkeypatch.setattr(slurm, "run_job", lambda sweep, number, after: left(sweep, number, "running", "9"))
+    monkeypatch.setenv("SLURM_JOB_ID", "9")  # sbatch accepted it, but its answer was lost
+    monkeypatch.setattr(slurm, "run_job", lambda sweep, number, after: write_record(sweep, number, "running", "9"))
     monkeypatch.setattr(slurm, "run_generation", lambda sweep, numbers: None)
     monkeypatch.setattr(slurm, "listen", lambda: None)
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # requeued: once is enough
+    for _ in range(2):  # the second time as a requeued job, which is recorded already
         slurm.SlurmTask()(str(sweep.folder), name, [], None)
     assert len(submissions(sweep)) == 2
     fake_slurm.set(queue={"9": "RUNNING"}, accounting={"7": "FAILED"})
     if name == 0:
-        assert of(sweep).state == "running"  # though its lock is not visible here, and its first submission failed
+        assert only_status(sweep).state == "running"  # though its lock is not visible here, and its first submission failed
     assert call(capsys, "cancel", sweep.folder) == (0, f"cancelled: {name} ")
     assert fake_slurm.calls("scancel") == [["9"]]
 
@@ -463,30 +463,30 @@ def test_a_job_that_was_submitted_without_being_written_down_enters_itself(name,
 # --- watching --------------------------------------------------------------------------------------------------------
 
 
-def test_watching_looks_at_files_often_and_asks_slurm_twice_a_minute(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_watching_reads_files_often_and_calls_squeue_twice_per_minute(fake_slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
     sweep = a_sweep(tmp_path, 2, {"0": "7_0", "1": "7_1"})
     fake_slurm.set(queue={"7_0": "RUNNING", "7_1": "RUNNING"})
-    clock, looks = [0.0], []
+    clock, polls = [0.0], []
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
-        looks.append(clock[0])
+        polls.append(clock[0])
         if clock[0] == 150:
-            fake_slurm.set(fail={"squeue": UNREACHABLE})  # a silence does not end the watch
+            fake_slurm.set(fail={"squeue": UNREACHABLE})  # a missing answer does not end the watch
         if clock[0] == 200:
             fake_slurm.set(fail={}, queue={"7_0": "FAILED", "7_1": "FAILED"})
 
     monkeypatch.setattr(ledger, "time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0]), "sleep": staticmethod(sleep)}))
-    _, told = call(capsys, "status", sweep.folder, "--watch")
-    assert "2 failed" in told
+    _, output = call(capsys, "status", sweep.folder, "--watch")
+    assert "2 failed" in output
     assert clock[0] == 210
-    assert len(looks) == 105
-    asked = len(fake_slurm.calls("squeue"))
-    assert asked == 8  # at 0, 30, ..., 210, the report at the end included
-    assert len(fake_slurm.calls("sacct")) <= asked
+    assert len(polls) == 105
+    n_queries = len(fake_slurm.calls("squeue"))
+    assert n_queries == 8  # at 0, 30, ..., 210, the report at the end included
+    assert len(fake_slurm.calls("sacct")) <= n_queries
 
 
-def test_what_was_submitted_since_slurm_was_asked_is_queued(fake_slurm, tmp_path):  # noqa: F811
+def test_a_job_submitted_after_the_last_answer_of_slurm_is_queued(fake_slurm, tmp_path):  # noqa: F811
     sweep = a_sweep(tmp_path, 2, {"0": "7"})
     fake_slurm.set(queue={"7": "RUNNING"})
     answer = states(["7"])

@@ -35,10 +35,10 @@ def test_an_accuracy_of_0_or_1_still_has_an_interval(right):
     assert (estimated.low, estimated.high) == pytest.approx(wilson_interval(right, 100))
 
 
-def test_one_right_answer_does_not_narrow_the_interval_of_none():
-    none, single = estimate(answers(0, 0, n=66)), estimate(np.array([answers(1, n=66)[0], answers(1, n=66)[0][::-1]]))
+def test_one_right_answer_raises_the_upper_end_of_the_interval():
+    zero, single = estimate(answers(0, 0, n=66)), estimate(np.array([answers(1, n=66)[0], answers(1, n=66)[0][::-1]]))
     assert single.mean == pytest.approx(1 / 66)
-    assert single.high > none.high
+    assert single.high > zero.high
     assert single.high >= wilson_interval(1, 66)[1]
 
 
@@ -51,7 +51,7 @@ def test_a_difference_that_all_problems_share_still_has_an_interval(first, secon
 
 
 def pair(repaired: int, broken: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two single trainings, of ``n`` problems, that differ in the repaired and broken ones."""
+    """Answers of two trainings to ``n`` problems: the second repairs some problems of the first and breaks others."""
     first = np.array([[0.0] * repaired + [1.0] * broken + [1.0] * (n - repaired - broken)])
     return first, np.array([[1.0] * repaired + [0.0] * broken + [1.0] * (n - repaired - broken)])
 
@@ -82,7 +82,7 @@ def test_mcnemar_is_exact():
     assert comparison.low < 9 / 30 < comparison.high
 
 
-def test_exchanging_the_sides_only_changes_the_sign():
+def test_exchanging_the_students_only_changes_the_sign():
     rng = np.random.default_rng(1)
     first, second = (rng.random((1, 200)) < 0.5).astype(float), (rng.random((1, 200)) < 0.6).astype(float)
     forward, backward = compare(first, second, range(200)), compare(second, first, range(200))

@@ -24,10 +24,10 @@ from fcot.llm.store.folder import StoreFolder, readable
 KEY = "a" * 64  # its shard is a.jsonl
 
 
-def row(slot, text="t", key=KEY, **more):
+def row(slot, text="t", key=KEY, **fields):
     return {
         "key": key, "slot": slot, "root": None, "text": text, "finish_reason": "stop", "request": "r", "run": "run",
-        "prompt_tokens": 1, "completion_tokens": 1, **more,
+        "prompt_tokens": 1, "completion_tokens": 1, **fields,
     }  # fmt: skip
 
 
@@ -36,8 +36,8 @@ def buy(path, *rows):
     shard = folder.shard(KEY)
     assert shard.claim(KEY)
     shard.refresh()
-    for one in rows:
-        shard.append([one])
+    for entry in rows:
+        shard.append([entry])
     folder.close()
 
 
@@ -59,7 +59,7 @@ def test_a_process_reads_what_another_appended(tmp_path):
     buy(tmp_path, row(2, "two"), row(None, "no", refused="empty"), row(0, "other", key="a" * 63 + "b"))
     reader.refresh().refresh()
     assert texts_of(reader) == {0: "zero\n\u2028ü", 1: "one", 2: "two"}
-    assert [one["text"] for one in reader.unusable_rows(KEY)] == ["no"]
+    assert [entry["text"] for entry in reader.unusable_rows(KEY)] == ["no"]
     assert texts_of(reader, "a" * 63 + "b") == {0: "other"}
     assert (reader.has(KEY, 2), reader.has(KEY, 3), reader.n_unusable(KEY)) == (True, False, 1)
 
@@ -152,18 +152,18 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path):
         StoreFolder(tmp_path / "file").shard(KEY).claim(KEY)
 
 
-def test_the_index_holds_no_texts(tmp_path):
-    """Memory does not grow with the length of what was bought."""
+def test_the_index_contains_no_texts(tmp_path):
+    """Memory does not grow with the length of the stored texts."""
     shard = StoreFolder(tmp_path).shard(KEY)
     shard.claim(KEY)
     shard.append([row(slot, "x" * 100_000) for slot in range(50)])
     shard.close()
     tracemalloc.start()
     reader = StoreFolder(tmp_path).shard(KEY).refresh()
-    held = tracemalloc.get_traced_memory()[0]
+    traced_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert len(reader.slots(KEY)) == 50
-    assert held < 400_000
+    assert traced_bytes < 400_000
 
 
 # --- real processes -----------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_the_index_holds_no_texts(tmp_path):
 
 @pytest.fixture
 def buyer(tmp_path):
-    """Start a process that buys from a slow teacher; every sale of all of them goes to one log."""
+    """Start a process that buys from a slow teacher. All processes log their sales to one file."""
     started = []
 
     def start(**options):
@@ -189,7 +189,7 @@ def buyer(tmp_path):
 
 
 def finish(process):
-    """What a process that ended well bought, as a fingerprint."""
+    """Wait for a process, which must succeed; returns the fingerprint of its completions."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out.strip()
@@ -200,7 +200,7 @@ def sales(tmp_path):
 
 
 def stored(tmp_path):
-    """Good rows by (key, slot), from the files alone, and how often each stands there."""
+    """Names of sold texts by (key, slot), and the number of rows of each (key, slot), both read from the files alone."""
     rows = []
     for shard in (tmp_path / "store").glob("*.jsonl"):
         for line in shard.read_bytes().split(b"\n"):
@@ -208,7 +208,8 @@ def stored(tmp_path):
                 rows.append(json.loads(line))
             except ValueError:
                 continue
-    return {(one["key"], one["slot"]): one["text"].removeprefix(" sold as ") for one in rows}, Counter((r["key"], r["slot"]) for r in rows)
+    names = {(entry["key"], entry["slot"]): entry["text"].removeprefix(" sold as ") for entry in rows}
+    return names, Counter((entry["key"], entry["slot"]) for entry in rows)
 
 
 def assert_whole(tmp_path, n_problems, diversity):
@@ -221,24 +222,25 @@ def assert_whole(tmp_path, n_problems, diversity):
     return rows
 
 
-def what_is_read(tmp_path, n_problems, diversity):
-    """The fingerprint of what this process reads; it may buy nothing."""
+def fingerprint_of_store(tmp_path, n_problems, diversity):
+    """The fingerprint of the completions that this process reads from the store. It buys nothing."""
 
     def refuse(*call):
-        raise AssertionError(f"asked for {call}")
+        raise AssertionError(f"requested {call}")
 
     teacher = teachers.Scripted(refuse)
     teacher.identity = teachers.Slow.identity
     plan = teachers.plan(teacher, diversity)
-    return fingerprint([to_row(one) for one in generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))])
+    completions = generate_completions(plan, StoreFolder(tmp_path / "store"), teachers.problems(n_problems))
+    return fingerprint([to_row(completion) for completion in completions])
 
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_processes_that_need_the_same_completions_buy_them_once(tmp_path, buyer, n):
-    answers = {finish(process) for process in [buyer(problems=30, diversity=4) for _ in range(n)]}
+    fingerprints = {finish(process) for process in [buyer(problems=30, diversity=4) for _ in range(n)]}
     rows = assert_whole(tmp_path, 30, 4)
     assert sorted(sales(tmp_path)) == sorted(rows.values())
-    assert answers == {what_is_read(tmp_path, 30, 4)}
+    assert fingerprints == {fingerprint_of_store(tmp_path, 30, 4)}
 
 
 def test_processes_with_different_problems_and_diversity_share_common_completions(tmp_path, buyer):
@@ -265,18 +267,18 @@ def test_kills_at_random_moments_lose_no_stored_row_and_repeat_only_requests_in_
         killed.append(process.pid)
         files = {path: path.read_bytes() for path in (tmp_path / "store").glob("*.jsonl")}
         for path, data in before.items():
-            assert files[path].startswith(data), "what stands in a file stays there"
+            assert files[path].startswith(data), "rows in a file stay there"
         before = files
     assert len(killed) == 15, "the work is too short to be killed 15 times"
-    answer = finish(buyer(problems=30, diversity=8, delay=0))
+    final = finish(buyer(problems=30, diversity=8, delay=0))
     rows = assert_whole(tmp_path, 30, 8)
     lost = Counter(int(name.partition("-")[0]) for name in set(sales(tmp_path)) - set(rows.values()))
     assert len(sales(tmp_path)) == len(set(sales(tmp_path)))
     assert set(lost) <= set(killed)
-    assert lost, "no kill met a request in flight"
+    assert lost, "no kill hit a request in flight"
     assert max(lost.values()) <= teachers.Slow.concurrency * teachers.Slow.max_choices
-    assert answer == what_is_read(tmp_path, 30, 8)
-    assert what_is_read(tmp_path, 30, 3) != answer
+    assert final == fingerprint_of_store(tmp_path, 30, 8)
+    assert fingerprint_of_store(tmp_path, 30, 3) != final
 
 
 def test_the_locks_of_a_killed_process_block_no_other(tmp_path, buyer):
@@ -290,8 +292,8 @@ def test_the_locks_of_a_killed_process_block_no_other(tmp_path, buyer):
 
 
 @contextlib.contextmanager
-def holding(code, *arguments):
-    """A process that runs ``code``, says "held" and stays."""
+def process_holding(code, *arguments):
+    """A process that runs ``code``, prints "held" and keeps running."""
     script = f"import fcntl, os, sys, time\nfrom pathlib import Path\nfrom fcot.llm.store.folder import StoreFolder\n{code}\n"
     script += "print('held', flush=True)\ntime.sleep(1000)"
     process = subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
@@ -311,21 +313,21 @@ THIS_VERSION = "assert StoreFolder(Path(sys.argv[1])).shard(sys.argv[2]).claim(s
 
 
 @pytest.mark.parametrize("code", [OLDER_VERSION, THIS_VERSION])
-def test_problems_that_another_process_claimed_are_left_to_it_and_the_others_are_bought(tmp_path, buyer, code):
-    """A holder that never ends: all else gets bought meanwhile, and what it held when it is dead."""
+def test_problems_that_another_process_has_claimed_wait_and_all_others_are_bought(tmp_path, buyer, code):
+    """All other problems are bought while the other process runs, and the claimed problems after its end."""
     plan = teachers.plan(teachers.Slow(tmp_path / "unused", 0), 6)
     keys = [plan.key(plan.step1(problem)) for problem in teachers.problems(30)]
-    held = min(keys)
-    n_held = sum(key[0] == held[0] for key in keys) if code == OLDER_VERSION else 1
-    with holding(code, tmp_path / "store", held):
+    claimed = min(keys)
+    n_claimed = sum(key[0] == claimed[0] for key in keys) if code == OLDER_VERSION else 1
+    with process_holding(code, tmp_path / "store", claimed):
         process = buyer()
-        while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_held):
+        while len(stored(tmp_path)[0]) < 2 * 6 * (30 - n_claimed):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         time.sleep(0.5)
         rows = stored(tmp_path)[0]
-        assert len(rows) == 2 * 6 * (30 - n_held)
-        assert not [key for key, _ in rows if key == held]
+        assert len(rows) == 2 * 6 * (30 - n_claimed)
+        assert not [key for key, _ in rows if key == claimed]
         assert process.poll() is None
     finish(process)
     assert rows.items() <= assert_whole(tmp_path, 30, 6).items()
@@ -333,7 +335,7 @@ def test_problems_that_another_process_claimed_are_left_to_it_and_the_others_are
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_buyers_of_different_prompts_in_one_folder_do_not_wait_for_each_other(tmp_path, buyer, n):
-    """The others have every problem of the folder in flight, and never end."""
+    """The other buyers have every problem of the folder in flight and never end."""
     others = [buyer(delay=1000, concurrency=500, temperature=number) for number in range(n)]
     while len(sales(tmp_path)) < n * 30 * 6:
         time.sleep(0.02)
@@ -342,13 +344,13 @@ def test_buyers_of_different_prompts_in_one_folder_do_not_wait_for_each_other(tm
     assert all(other.poll() is None for other in others)
 
 
-def test_an_older_version_waits_while_this_one_buys(tmp_path):
-    """It locks the whole file; a claim on one key of it excludes that."""
+def test_an_older_version_waits_while_this_version_buys(tmp_path):
+    """Older versions lock the whole file. A claim on one key of the file excludes that lock."""
     code = (
         "shard = StoreFolder(Path(sys.argv[1])).shard(sys.argv[2])\nassert shard.claim(sys.argv[2])\n"
         "shard.append([{'key': sys.argv[2], 'slot': 0, 'text': 't', 'request': 'r', 'run': 'x'}])"
     )
-    with holding(code, tmp_path, KEY), open(tmp_path / "a.lock", "r+b") as lock, pytest.raises(BlockingIOError):
+    with process_holding(code, tmp_path, KEY), open(tmp_path / "a.lock", "r+b") as lock, pytest.raises(BlockingIOError):
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with open(tmp_path / "a.lock", "r+b") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -364,7 +366,7 @@ def test_a_full_disk_gives_one_message_and_leaves_complete_lines(tmp_path, buyer
     data = shard.read_bytes()
     assert data.endswith(b"}\n")
     assert 4000 < len(data) <= 5000
-    before = {(one["key"], one["slot"]): one["text"] for one in map(json.loads, data.splitlines())}
+    before = {(entry["key"], entry["slot"]): entry["text"] for entry in map(json.loads, data.splitlines())}
     finish(buyer(problems=1, diversity=40))
     assert shard.read_bytes().startswith(data)
     after = assert_whole(tmp_path, 1, 40)
@@ -379,10 +381,10 @@ def test_rows_that_a_full_disk_keeps_out_of_the_main_file_stay_in_the_buyers_fil
     assert shard.read_bytes() == data
     assert len(list((tmp_path / "store").glob("*.jsonl"))) == 2
     assert_whole(tmp_path, 1, 18)
-    answer = what_is_read(tmp_path, 1, 18)
+    before = fingerprint_of_store(tmp_path, 1, 18)
     assert finish(buyer(problems=1, diversity=19, delay=0))
     assert [path.name for path in (tmp_path / "store").glob("*.jsonl")] == [shard.name], "the next buyer moves them"
-    assert what_is_read(tmp_path, 1, 18) == answer
+    assert fingerprint_of_store(tmp_path, 1, 18) == before
 
 
 @pytest.mark.parametrize("whole_rows", [0, 2])

@@ -1,4 +1,4 @@
-"""``python -m fcot.store`` on stores that were really bought and on the real teacher's file: nothing is lost, misfiled or bought twice."""
+"""``python -m fcot.store`` on stores that runs have filled and on a published file: nothing is lost, misfiled or bought twice."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fcot.llm.requests import Choice, Reply, Usage
 from fcot.store import configured, main
 from fcot.teacher.replay import choose, read_completions
 
-NOBODY = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
-TWO_STEPS = (*NOBODY, "teacher.endpoint=completions", "prompt=zero_shot_cot")
-CHAT_IN_TWO = (*NOBODY, "prompt=zero_shot_cot")
-ONE_REQUEST = (*NOBODY, "prompt=zero_shot_cot_chat")
+OFFLINE = ("teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m", "dataset=toy_arithmetic", "dataset.n_problems=20")
+TWO_STEPS = (*OFFLINE, "teacher.endpoint=completions", "prompt=zero_shot_cot")
+CHAT_IN_TWO = (*OFFLINE, "prompt=zero_shot_cot")
+ONE_REQUEST = (*OFFLINE, "prompt=zero_shot_cot_chat")
 ORACLE = ("dataset.n_problems=40",)
 N_TRAIN = 13  # of 20 toy problems: 14, of which validation holds out one
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
-    """An empty folder, and a person without a key."""
+    """Work in an empty folder, without an API key."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
@@ -53,7 +53,7 @@ def store(capsys):
 
 
 class Seller:
-    """Texts that repeat, in every way in which they may: rationales with equal and with other answers, the wordings of one request."""
+    """Texts with every kind of repetition: rationales with equal and with different answers, and the wordings of one-request prompts."""
 
     def __init__(self, refuses=lambda request: False):
         self.serial, self.refuses = itertools.count(), refuses
@@ -76,7 +76,7 @@ class Seller:
 
 
 def buy(*overrides, seller=None):
-    """Fill the store of a configuration from a teacher in this process that has the named one's identity."""
+    """Fill the store of a configuration from a teacher in this process that has the identity of the configured teacher."""
     run = configured(overrides)
     if seller is not None:
         teacher = Scripted(seller, max_choices=3)
@@ -86,8 +86,8 @@ def buy(*overrides, seller=None):
     return run.store.path
 
 
-def lacking(*overrides):
-    """Completions that a run of the configuration would still buy."""
+def n_missing(*overrides):
+    """Number of completions that a run of the configuration would still buy."""
     run = configured(overrides)
     n = 0
     for problem in run.select(run.split.train):
@@ -102,7 +102,7 @@ def pairs(path):
     return {int(index): [tuple(row.get(name) for name in names) for row in rows] for index, rows in read_json(Path(path))["data"].items()}
 
 
-def counted(path):
+def count_pairs(path):
     return {index: Counter(rows) for index, rows in pairs(path).items()}
 
 
@@ -117,7 +117,7 @@ def move_away():
 # --- list and verify ----------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_a_run_bought_is_listed_and_sound(run_fcot, store):
+def test_the_store_of_a_run_is_listed_and_has_no_fault(run_fcot, store):
     assert run_fcot("until=generate", *ORACLE).returncode == 0
     done = run_fcot("list", module="fcot.store")
     assert done.returncode == 0
@@ -133,8 +133,8 @@ def test_a_store_that_a_run_bought_is_listed_and_sound(run_fcot, store):
 
 
 def test_refusals_and_tokens_are_counted(store):
-    refused = configured(TWO_STEPS).split.train[:2]
-    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+    refused_problems = configured(TWO_STEPS).split.train[:2]
+    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused_problems))
     line = next(line.split() for line in store("list")[1].splitlines() if "zero_shot" in line)
     usage = [row for data in files().values() for row in map(json.loads, data.splitlines()) if "prompt_tokens" in row]
     assert line[1:4] == ["13", "22", "22"]
@@ -144,8 +144,8 @@ def test_refusals_and_tokens_are_counted(store):
     assert store("verify")[0] == 0
 
 
-def spoiled(change):
-    """Rewrite the largest shard through ``change(lines)``, rows as objects."""
+def rewrite_shard(change):
+    """Replace the rows of the largest shard by ``change(rows)``; strings become lines as they are."""
     path = max(files(), key=lambda path: path.stat().st_size)
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in change(rows)))
@@ -181,9 +181,9 @@ def without(name):
         (lambda rows: [*rows, "[]"], -1, "not a row: no key, or no slot"),
     ],
 )
-def test_a_planted_fault_is_found_in_its_line(change, line, fault, store):
+def test_verify_names_the_line_of_a_fault(change, line, fault, store):
     buy(*ORACLE)
-    path = spoiled(change)
+    path = rewrite_shard(change)
     code, out, err = store("verify")
     assert code == 1
     assert re.fullmatch(rf"outputs/store: [\d,]+ faults?: .*{re.escape(fault)}.*\n", err)
@@ -194,9 +194,9 @@ def test_a_planted_fault_is_found_in_its_line(change, line, fault, store):
         assert fault in out
 
 
-def test_what_writers_tore_or_have_not_finished_is_no_fault(store):
+def test_torn_and_unfinished_lines_are_no_fault(store):
     buy(*ORACLE)
-    path = spoiled(lambda rows: [json.dumps(rows[0])[:50], "", *rows])
+    path = rewrite_shard(lambda rows: [json.dumps(rows[0])[:50], "", *rows])
     with path.open("ab") as file:
         file.write(b'{"key": "to')
     code, out, err = store("verify")
@@ -207,7 +207,7 @@ def test_what_writers_tore_or_have_not_finished_is_no_fault(store):
 
 def test_many_faults_are_counted_and_ten_are_shown(store):
     buy(*ORACLE)
-    path = spoiled(lambda rows: [*rows, *rows])
+    path = rewrite_shard(lambda rows: [*rows, *rows])
     code, out, err = store("verify")
     n = len(path.read_bytes().splitlines()) // 2
     assert code == 1
@@ -216,7 +216,7 @@ def test_many_faults_are_counted_and_ten_are_shown(store):
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])
-def test_no_store_gives_one_message(command, store, tmp_path):
+def test_a_missing_store_gives_one_message(command, store, tmp_path):
     assert store(command) == (1, "", "outputs/store: no such folder\n")
     assert store(command, tmp_path) == (1, "", f"{tmp_path}: no completions are stored here\n")
 
@@ -226,7 +226,7 @@ def test_no_store_gives_one_message(command, store, tmp_path):
 
 @pytest.mark.parametrize("overrides", [TWO_STEPS, CHAT_IN_TWO, ONE_REQUEST])
 @pytest.mark.parametrize("diversity", [1, 6])
-def test_what_was_exported_fills_an_empty_store_and_nothing_is_bought_again(overrides, diversity, store):
+def test_an_export_fills_an_empty_store_and_nothing_is_bought_again(overrides, diversity, store):
     overrides = (*overrides, f"diversity={diversity}")
     buy(*overrides, seller=Seller())
     code, out, _ = store("export", "one.json", *overrides)
@@ -234,19 +234,19 @@ def test_what_was_exported_fills_an_empty_store_and_nothing_is_bought_again(over
     n = N_TRAIN * diversity
     assert f"one.json: {n} completions of {N_TRAIN} problems; 0 of the {n} ({diversity} x {N_TRAIN}) are missing" in out
     move_away()
-    assert lacking(*overrides) == n
+    assert n_missing(*overrides) == n
     assert f"{n} completions of {N_TRAIN} problems imported, 0 were stored already" in store("import", "one.json", *overrides)[1]
-    assert lacking(*overrides) == 0
+    assert n_missing(*overrides) == 0
     assert store("verify")[0] == 0
     store("export", "two.json", *overrides)
-    assert counted("two.json") == counted("one.json")
+    assert count_pairs("two.json") == count_pairs("one.json")
     before = files()
     assert f" 0 completions of {N_TRAIN} problems imported, {n} were stored already" in store("import", "one.json", *overrides)[1]
     assert files() == before
 
 
-def test_the_shop_is_not_asked_for_what_was_imported_into_the_store_it_came_from(store):
-    """Importing a store's own export into it changes nothing, one-request texts included, which an export does not hold verbatim."""
+def test_importing_the_export_of_a_store_into_the_same_store_changes_nothing(store):
+    """Also with one request per completion, whose texts an export does not contain verbatim."""
     for overrides in (TWO_STEPS, ONE_REQUEST):
         buy(*overrides, "diversity=6", seller=Seller())
         before = files()
@@ -255,22 +255,22 @@ def test_the_shop_is_not_asked_for_what_was_imported_into_the_store_it_came_from
         assert files() == before
 
 
-def test_four_imported_draws_are_the_first_of_eight(store):
+def test_four_imported_completions_are_the_first_of_eight(store):
     buy(*TWO_STEPS, "diversity=4", seller=Seller())
     store("export", "four.json", *TWO_STEPS, "diversity=4")
     move_away()
     store("import", "four.json", *TWO_STEPS, "diversity=4")
-    assert lacking(*TWO_STEPS, "diversity=8") == 4 * N_TRAIN
+    assert n_missing(*TWO_STEPS, "diversity=8") == 4 * N_TRAIN
     buy(*TWO_STEPS, "diversity=8", seller=Seller())
     store("export", "eight.json", *TWO_STEPS, "diversity=8")
-    four, eight = counted("four.json"), counted("eight.json")
+    four, eight = count_pairs("four.json"), count_pairs("eight.json")
     assert all(four[index] <= eight[index] for index in four)
     assert {rows.total() for rows in eight.values()} == {8}
     store("export", "four_of_eight.json", *TWO_STEPS, "diversity=4")
-    assert counted("four_of_eight.json") == four
+    assert count_pairs("four_of_eight.json") == four
 
 
-def test_a_rationale_without_its_answer_gets_the_files(store):
+def test_a_stored_rationale_without_an_answer_gets_the_answer_of_the_file(store):
     buy(*TWO_STEPS, "diversity=4", seller=Seller())
     store("export", "whole.json", *TWO_STEPS, "diversity=4")
     for path, data in files().items():
@@ -281,21 +281,21 @@ def test_a_rationale_without_its_answer_gets_the_files(store):
     assert not Path("none.json").exists()
     assert f"{4 * N_TRAIN} completions of" in store("import", "whole.json", *TWO_STEPS, "diversity=4")[1]
     store("export", "again.json", *TWO_STEPS, "diversity=4")
-    assert counted("again.json") == counted("whole.json")
+    assert count_pairs("again.json") == count_pairs("whole.json")
     assert sum(json.loads(line)["root"] is None for data in files().values() for line in data.splitlines()) == 4 * N_TRAIN
 
 
-def test_refused_completions_are_left_out_and_counted(store):
-    refused = configured(TWO_STEPS).split.train[:2]
-    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+def test_refusals_are_left_out_of_an_export_and_counted(store):
+    refused_problems = configured(TWO_STEPS).split.train[:2]
+    buy(*TWO_STEPS, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused_problems))
     _, out, _ = store("export", "some.json", *TWO_STEPS, "diversity=2")
     assert "22 completions of 11 problems; 4 of the 26 (2 x 13) are missing" in out
-    assert not set(refused) & set(pairs("some.json"))
-    buy(*ONE_REQUEST, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused))
+    assert not set(refused_problems) & set(pairs("some.json"))
+    buy(*ONE_REQUEST, "diversity=2", seller=Seller(lambda request: request.problem.sample_index in refused_problems))
     assert "22 completions of 11 problems" in store("export", "some.json", *ONE_REQUEST, "diversity=2")[1]
 
 
-def test_the_export_is_the_authors_format(store):
+def test_an_export_has_the_format_of_the_authors(store):
     buy(*CHAT_IN_TWO, "diversity=2", seller=Seller())
     store("export", "file.json", *CHAT_IN_TWO, "diversity=2")
     content = read_json(Path("file.json"))
@@ -308,23 +308,23 @@ def test_the_export_is_the_authors_format(store):
     assert row["prompt"] == f"{row['reasoning_prompt']}{row['reasoning_completion']}\nTherefore, the answer is"
 
 
-def test_a_replay_has_nothing_in_the_store(store):
+def test_a_replay_uses_no_stored_completions(store):
     Path("mine.jsonl").write_text('{"question": "How many?", "answer": "3"}\n' * 2)
     Path("file.json").write_text("{}")
-    mine = ("dataset=custom", "dataset.path=mine.jsonl", "dataset.answer_type=number", "teacher=replay", "teacher.path=file.json")
+    replay = ("dataset=custom", "dataset.path=mine.jsonl", "dataset.answer_type=number", "teacher=replay", "teacher.path=file.json")
     for command in ("import", "export"):
-        code, _, err = store(command, "file.json", *mine)
+        code, _, err = store(command, "file.json", *replay)
         assert code == 1
         assert err == "teacher=replay uses no stored completions: name the teacher that they are from (teacher=...)\n"
 
 
-def edited(change):
+def edit_file(change):
     content = read_json(Path("file.json"))
     change(content)
     Path("file.json").write_text(json.dumps(content))
 
 
-def every(**values):
+def update_rows(**values):
     return lambda content: [row.update(values) for rows in content["data"].values() for row in rows]
 
 
@@ -345,8 +345,8 @@ def every(**values):
         ),
         (lambda content: None, (*TWO_STEPS, "prompt=zero_shot_cot_kojima"), "another prompt than prompt=zero_shot_cot_kojima"),
         (lambda content: None, (*ONE_REQUEST, "prompt.rationale_tokens=128"), "another prompt than prompt=zero_shot_cot_chat"),
-        (every(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
-        (every(question="Why?"), TWO_STEPS, "is not the data set's"),
+        (update_rows(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
+        (update_rows(question="Why?"), TWO_STEPS, "is not the data set's"),
         (lambda content: content.pop("data"), TWO_STEPS, "file.json: not a completion file"),
         (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune uses no stored completions"),
         (lambda content: None, (*TWO_STEPS, "teacher.modle=x"), "Did you mean teacher.model?"),
@@ -354,10 +354,10 @@ def every(**values):
         (lambda content: None, (*TWO_STEPS, "diversity=1,2"), "diversity"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_with_one_message(change, overrides, message, store):
+def test_a_file_that_does_not_match_the_configuration_is_rejected_with_one_message(change, overrides, message, store):
     buy(*TWO_STEPS, "diversity=2", seller=Seller())
     store("export", "file.json", *TWO_STEPS, "diversity=2")
-    edited(change)
+    edit_file(change)
     before = files()
     diversity = () if any("diversity" in override for override in overrides) else ("diversity=2",)
     code, out, err = store("import", "file.json", *overrides, *diversity)
@@ -368,7 +368,7 @@ def test_a_file_that_does_not_fit_is_refused_with_one_message(change, overrides,
     assert files() == before
 
 
-def test_files_without_prompts_and_metadata_are_taken_at_their_word(store):
+def test_a_file_without_prompts_and_metadata_is_imported_unchecked(store):
     buy(*TWO_STEPS, "diversity=2", seller=Seller())
     store("export", "file.json", *TWO_STEPS, "diversity=2")
 
@@ -377,16 +377,16 @@ def test_files_without_prompts_and_metadata_are_taken_at_their_word(store):
         for row in (row for rows in content["data"].values() for row in rows):
             del row["prompt"], row["reasoning_prompt"], row["finish_reason"]
 
-    edited(strip)
+    edit_file(strip)
     move_away()
     assert store("import", "file.json", *TWO_STEPS, "diversity=2")[0] == 0
-    assert lacking(*TWO_STEPS, "diversity=2") == 0
+    assert n_missing(*TWO_STEPS, "diversity=2") == 0
 
 
-def test_an_answer_that_does_not_split_back_is_refused(store):
+def test_an_answer_that_does_not_split_back_is_rejected(store):
     buy(*ONE_REQUEST, "diversity=2", seller=Seller())
     store("export", "file.json", *ONE_REQUEST, "diversity=2")
-    edited(every(completion="2. Or rather, the answer is 3."))
+    edit_file(update_rows(completion="2. Or rather, the answer is 3."))
     move_away()
     code, _, err = store("import", "file.json", *ONE_REQUEST, "diversity=2")
     assert code == 1
@@ -394,7 +394,7 @@ def test_an_answer_that_does_not_split_back_is_refused(store):
     assert not Path("outputs").exists()
 
 
-def test_no_file_gives_one_message(store):
+def test_a_missing_or_damaged_file_gives_one_message(store):
     assert store("import", "nowhere.json", *TWO_STEPS) == (1, "", "nowhere.json: no such file\n")
     Path("text.json").write_text("{")
     code, _, err = store("import", "text.json", *TWO_STEPS)
@@ -402,36 +402,36 @@ def test_no_file_gives_one_message(store):
     assert err.startswith("text.json: not JSON")
 
 
-# --- the real teacher's file --------------------------------------------------------------------------------------
+# --- a published file ---------------------------------------------------------------------------------------------
 
 
-def test_the_real_file_is_imported_exported_and_run_without_a_request(shared_data, store, run_fcot):
+def test_a_published_file_is_imported_exported_and_run_without_a_request(shared_data, store, run_fcot):
     file = shared_data / "completion_data" / "B_text-davinci-002__C_zs_cot" / "D_multiarith.json"
     data = ("dataset=multiarith", f"dataset.path={shared_data}/dataset/multiarith.json", "prompt=zero_shot_cot_kojima", "diversity=1")
-    asked = ("teacher=openai", "teacher.endpoint=completions", "teacher.model=text-davinci-002", "teacher.base_url=http://127.0.0.1:9/v1")
-    code, _, err = store("import", file, *data, *asked, "prompt=zero_shot_cot")
+    teacher = ("teacher=openai", "teacher.endpoint=completions", "teacher.model=text-davinci-002", "teacher.base_url=http://127.0.0.1:9/v1")
+    code, _, err = store("import", file, *data, *teacher, "prompt=zero_shot_cot")
     assert code == 1
     assert "another prompt than prompt=zero_shot_cot:" in err
     assert "the answer (arabic numerals) is'" in err
-    assert store("import", file, *data, *asked)[0] == 0
+    assert store("import", file, *data, *teacher)[0] == 0
     assert store("verify")[0] == 0
-    assert store("export", "mine.json", *data, *asked)[0] == 0
-    mine, theirs = pairs("mine.json"), pairs(file)
-    run = configured([*data, *asked])
-    assert set(mine) == set(run.split.train)
-    # Twenty questions stand twice in this task and share a key: where greedy decoding was not deterministic, the first counts.
-    other = [index for index in mine if mine[index] != theirs[index]]
+    assert store("export", "mine.json", *data, *teacher)[0] == 0
+    exported, published = pairs("mine.json"), pairs(file)
+    run = configured([*data, *teacher])
+    assert set(exported) == set(run.split.train)
+    # Twenty questions occur twice in this task and share a key. Where greedy decoding was not deterministic, the first completion counts.
+    differing = [index for index in exported if exported[index] != published[index]]
     questions = Counter(problem.question for problem in run.problems.values())
-    assert all(questions[run.problems[index].question] > 1 for index in other)
-    assert len(other) <= 1
-    done = run_fcot("until=curate", *data, *asked)
-    assert done.returncode == 0, done.stderr
+    assert all(questions[run.problems[index].question] > 1 for index in differing)
+    assert len(differing) <= 1
+    result = run_fcot("until=curate", *data, *teacher)
+    assert result.returncode == 0, result.stderr
     replayed, _ = read_completions(file, run.task, {index: problem.question for index, problem in run.problems.items()})
     completions = choose(replayed, run.select(run.split.train), 1, "file")
     curated = list(curate(completions, run.problems, run.task.rule, run.prompt.read, run.rules))
     kept = sum(row.kept for row in curated)
     assert kept > 250
-    assert f"kept {kept} of {len(curated)} completions" in done.stdout + done.stderr
+    assert f"kept {kept} of {len(curated)} completions" in result.stdout + result.stderr
 
 
 # --- by configuration, compaction, merging --------------------------------------------------------------------------
@@ -462,7 +462,7 @@ def test_models_that_answered_under_one_name_are_listed(store):
     assert re.search(r"the server answered as several models: m-\d \(\d+\), m-\d \(\d+\)", store("list")[1])
 
 
-def test_compaction_keeps_what_was_paid_and_drops_the_rest(store, monkeypatch):
+def test_compaction_keeps_paid_rows_and_drops_torn_lines_and_repeated_prompts(store, monkeypatch):
     outputs = Path(__file__).parent / "compat" / "38f062a" / "outputs"
     shutil.copytree(outputs / "store", "outputs/store")
     shard = next(Path("outputs/store/toy_arithmetic/fake/zero_shot_cot").glob("?.jsonl"))
@@ -475,29 +475,29 @@ def test_compaction_keeps_what_was_paid_and_drops_the_rest(store, monkeypatch):
     after = {path: list(map(json.loads, data.splitlines())) for path, data in files().items()}
     strip = lambda rows: [{k: v for k, v in row.items() if k != "asked" or not row["root"]} for row in rows]  # noqa: E731
     assert after == {path: strip(rows) for path, rows in before.items()}
-    assert sum(len(data) for data in files().values()) < 0.9 * size, "older versions repeated each prompt"
+    assert sum(len(data) for data in files().values()) < 0.9 * size, "older versions stored each prompt repeatedly"
     assert store("verify")[0] == 0
     assert store("compact")[0] == 0
     assert {path: list(map(json.loads, data.splitlines())) for path, data in files().items()} == after
 
 
-def test_a_merge_adds_what_is_new_once(store):
+def test_a_merge_adds_new_rows_once(store):
     buy(*TWO_STEPS, "diversity=2", seller=Seller())
     shutil.copytree("outputs", "copy")
     buy(*TWO_STEPS, "diversity=3", seller=Seller())
     shutil.move("outputs", "elsewhere")
     buy(*TWO_STEPS, "diversity=3", seller=Seller())
-    mine = [row for data in files().values() for row in map(json.loads, data.splitlines())]
-    theirs = [json.loads(line) for path in Path("elsewhere").rglob("?.jsonl") for line in path.read_bytes().splitlines()]
+    own_rows = [row for data in files().values() for row in map(json.loads, data.splitlines())]
+    other_rows = [json.loads(line) for path in Path("elsewhere").rglob("?.jsonl") for line in path.read_bytes().splitlines()]
     code, out, _ = store("merge", "elsewhere/store")
     assert code == 0
-    assert f"{len(theirs):,} rows were new" in out
+    assert f"{len(other_rows):,} rows were new" in out
     merged = [row for data in files().values() for row in map(json.loads, data.splitlines())]
-    assert sorted(row["request"] for row in merged) == sorted(row["request"] for row in mine + theirs)
+    assert sorted(row["request"] for row in merged) == sorted(row["request"] for row in own_rows + other_rows)
     assert store("verify")[0] == 0, "no slot has two rows"
     assert " 0 rows were new" in store("merge", "elsewhere/store")[1]
-    assert " 0 rows were new" in store("merge", "copy/store")[1], "an older copy of the other one"
-    assert lacking(*TWO_STEPS, "diversity=6") == 0, "three and three: samples of one prompt are exchangeable"
+    assert " 0 rows were new" in store("merge", "copy/store")[1], "an older copy of the merged store"
+    assert n_missing(*TWO_STEPS, "diversity=6") == 0, "three and three completions: samples of one prompt are exchangeable"
 
 
 def test_a_store_is_not_merged_with_itself(store):

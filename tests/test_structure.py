@@ -9,13 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fcot"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# Each may import itself, what stands before it, and the foundation; a later one never.
+# Each part may import itself, earlier parts and the foundation, but no later part.
 ORDER = [
     "prompts", "stages.table", "methods.table", "tasks", "decoding", "llm", "teacher", "curation", "student", "objectives", "evaluation",
     "reporting",
 ]  # fmt: skip
 FOUNDATION = {"base", "__version__"}
-# These know runs and configurations.
+# These parts know runs and configurations and may import every part.
 ABOVE = {
     "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "sweep", "prefetch", "cli",
     "__main__",
@@ -24,8 +24,8 @@ ABOVE = {
 
 def part_of(module: str) -> str:
     """The part of the package that a module belongs to: its first name, or the first two where the order has them."""
-    two = ".".join(module.split(".")[:2])
-    return two if two in ORDER else module.split(".")[0]
+    prefix = ".".join(module.split(".")[:2])
+    return prefix if prefix in ORDER else module.split(".")[0]
 
 
 def imports(path: Path) -> set[str]:
@@ -33,12 +33,12 @@ def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
     guarded = {inner for block in blocks for inner in ast.walk(block)}
-    found = set()
+    parts = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node not in guarded and (node.module or "").split(".")[0] == "fcot":
             module = (node.module or "").removeprefix("fcot").removeprefix(".")
-            found |= {part_of(module)} if module else {alias.name for alias in node.names}
-    return found
+            parts |= {part_of(module)} if module else {alias.name for alias in node.names}
+    return parts
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

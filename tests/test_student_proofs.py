@@ -1,4 +1,4 @@
-"""The long proofs of the students' side: ``make test-slow``."""
+"""The long proof of student training: ``make test-slow``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def command(folder, *more):
-    return [sys.executable, "-m", "fcot.run", f"output_dir={folder}", *TRAINING, *more]
+def command(folder, *overrides):
+    return [sys.executable, "-m", "fcot.run", f"output_dir={folder}", *TRAINING, *overrides]
 
 
 def result(folder):
+    """Metrics without timings, weights, predictions and the names of files of the only run in a folder."""
     (path,) = (folder / "runs").glob("*/metrics.json")
     metrics = json.loads(path.read_text())
     for name in ("seconds", "train_samples_per_second", "teacher_usage"):
         metrics.pop(name)
     weights = (path.parent / "student" / "model.safetensors").read_bytes()
-    return metrics, weights, (path.parent / "predictions.jsonl").read_bytes(), sorted(one.name for one in path.parent.iterdir())
+    return metrics, weights, (path.parent / "predictions.jsonl").read_bytes(), sorted(file.name for file in path.parent.iterdir())
 
 
 @pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
@@ -40,20 +41,20 @@ def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
     while kills < KILLS:
         process = subprocess.Popen(command(tmp_path / "killed", f"student={student}"), stderr=subprocess.PIPE, text=True)
         try:
-            _, said = process.communicate(timeout=rng.uniform(*wait))
-            assert process.returncode == 0, said
-            # Done before it was killed: the end is lost, so that the next one is killed near it.
+            _, output = process.communicate(timeout=rng.uniform(*wait))
+            assert process.returncode == 0, output
+            # The run ended before the kill. Its last files are removed, so that the next kill comes near the end.
             (folder,) = (tmp_path / "killed" / "runs").iterdir()
             (folder / "DONE.json").unlink(missing_ok=True)
             (folder / "stages" / "evaluate.json").unlink(missing_ok=True)
             wait = (3.0, 8.0)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            said = process.communicate()[1]
+            output = process.communicate()[1]
             kills += 1
-            places += [line for line in said.splitlines() if line.startswith("training continues")] or ["before or after training"]
+            places += [line for line in output.splitlines() if line.startswith("training continues")] or ["before or after training"]
         time.sleep(0.1)
     subprocess.run(command(tmp_path / "killed", f"student={student}"), check=True, capture_output=True)
     print("\n".join(places))
-    assert len(set(places)) > 5, "kills have hit the training at different steps"
+    assert len(set(places)) > 5, "too few kills hit the training, or all at the same step"
     assert result(tmp_path / "killed") == result(tmp_path / "alone")

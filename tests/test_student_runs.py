@@ -1,4 +1,4 @@
-"""Whole runs with every way to train and to ask a student: adapters, chat, self-consistency, precision, packing, several processes."""
+"""Whole runs with every kind of training and decoding: adapters, chat, self-consistency, precision, packing, several processes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("student", "save", "kind"), [
+@pytest.mark.parametrize(("student", "save", "model_class"), [
     ("gpt2", save_gpt2, AutoModelForCausalLM), ("t5_small", save_t5, AutoModelForSeq2SeqLM),
 ])  # fmt: skip
-def test_a_run_with_adapters_leaves_an_ordinary_student(student, save, kind, tmp_path, monkeypatch):
+def test_a_run_with_adapters_saves_an_ordinary_student(student, save, model_class, tmp_path, monkeypatch):
     adapted = []
     real = stage.save
 
     def watched(run, trained, *others):
         real(run, trained, *others)
-        inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | ({"labels": torch.tensor([[9, 8]])} if kind is AutoModelForSeq2SeqLM else {})
-        was = trained.model.training
+        labels = {"labels": torch.tensor([[9, 8]])} if model_class is AutoModelForSeq2SeqLM else {}
+        inputs = {"input_ids": torch.tensor([[5, 6, 7]])} | labels
+        was_training = trained.model.training
         trained.model.eval()
         with torch.no_grad():
             adapted.append((inputs, trained.model(**inputs).logits.clone()))
-        trained.model.train(was)
+        trained.model.train(was_training)
 
     monkeypatch.setattr(stage, "save", watched)
     folder = save(tmp_path / "weights")
@@ -51,22 +52,22 @@ def test_a_run_with_adapters_leaves_an_ordinary_student(student, save, kind, tmp
     run = make_run(tmp_path, *SHORT, *options)
     metrics = execute(run, "")
     assert metrics["n_steps"] == 12
-    saved = kind.from_pretrained(run.directory.student)
+    saved = model_class.from_pretrained(run.directory.student)
     inputs, logits = adapted[-1]
     with torch.no_grad():
         torch.testing.assert_close(saved(**inputs).logits, logits, atol=1e-4, rtol=1e-4)
-        assert (kind.from_pretrained(folder)(**inputs).logits - logits).abs().max() > 1e-3, "something was learnt"
+        assert (model_class.from_pretrained(folder)(**inputs).logits - logits).abs().max() > 1e-3, "training changes the weights"
     assert not list(run.directory.student.glob("adapter*"))
     assert make_run(tmp_path, *SHORT, *options[:2]).run_id != run.run_id
 
 
-def test_a_run_through_a_chat_template(tmp_path, monkeypatch):
+def test_a_run_applies_the_chat_template_to_every_question(tmp_path, monkeypatch):
     texts = []
     real = answering.decode
 
-    def watched(student, prompts, **more):
+    def watched(student, prompts, **options):
         texts.extend(student.tokenizer.decode(list(prompt.ids)) for prompt in prompts)
-        return real(student, prompts, **more)
+        return real(student, prompts, **options)
 
     monkeypatch.setattr(answering, "decode", watched)
     folder = save_gpt2(tmp_path / "weights", TEMPLATE)
@@ -74,10 +75,10 @@ def test_a_run_through_a_chat_template(tmp_path, monkeypatch):
     execute(run, "")
     assert texts
     assert all(text.startswith("<user>") and text.endswith("</s><assistant>") and "###" not in text for text in texts)
-    assert len(texts) > len(run.split.test), "in training and for the test"
-    usage = read_interface(run.directory.student)
-    assert usage.chat
-    assert usage.format.prompt_template == "{question}"
+    assert len(texts) > len(run.split.test), "validation and test questions"
+    interface = read_interface(run.directory.student)
+    assert interface.chat
+    assert interface.format.prompt_template == "{question}"
     assert AutoTokenizer.from_pretrained(run.directory.student).chat_template == TEMPLATE
 
 
@@ -97,30 +98,30 @@ def test_self_consistency_samples_and_votes(tmp_path):
         votes = Counter(row["prediction"] for row in drawn if row["prediction"] is not None)
         assert prediction["prediction"] is None if not votes else votes[prediction["prediction"]] == max(votes.values())
         assert prediction["completion"] in [row["completion"] for row in drawn]
-    assert len({row["completion"] for row in samples}) > len(predictions), "draws differ"
-    again = make_run(tmp_path / "two", *options, "trainer.eval_batch_tokens=200")
-    assert again.run_id == run.run_id
-    execute(again, "")
-    assert lines(again.directory.samples) == samples
+    assert len({row["completion"] for row in samples}) > len(predictions), "samples differ"
+    repeated = make_run(tmp_path / "two", *options, "trainer.eval_batch_tokens=200")
+    assert repeated.run_id == run.run_id
+    execute(repeated, "")
+    assert lines(repeated.directory.samples) == samples
     assert make_run(tmp_path, *options, "student.temperature=0.5").run_id != run.run_id
 
 
-def test_decoding_in_bfloat16_leaves_training_alone(tmp_path):
+def test_decoding_in_bfloat16_does_not_change_training(tmp_path):
     options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=4"]
     whole, half = (make_run(tmp_path, *options, f"trainer.eval_precision={name}") for name in ("32-true", "bf16-true"))
     assert whole.run_id != half.run_id
     execute(whole, "")
     metrics = execute(half, "")
     assert metrics["n_test"] == len(half.split.test)
-    one, two = (AutoModelForCausalLM.from_pretrained(run.directory.student) for run in (whole, half))
-    assert {parameter.dtype for parameter in two.parameters()} == {torch.float32}
+    whole_student, half_student = (AutoModelForCausalLM.from_pretrained(run.directory.student) for run in (whole, half))
+    assert {parameter.dtype for parameter in half_student.parameters()} == {torch.float32}
     if metrics["history"] == json.loads(whole.directory.metrics.read_text())["history"]:  # the same step was chosen
-        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(whole_student.parameters(), half_student.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("overrides", [["student=tiny_t5"], ["student=t5_small", "student.path={folder}"]])
 @pytest.mark.parametrize("option", ["trainer.packing=true", "trainer.prompt_loss_weight=0.01"])
-def test_what_only_decoders_do_is_refused_before_the_teacher_is_paid(overrides, option, tmp_path):
+def test_decoder_only_options_are_rejected_before_the_teacher_is_paid(overrides, option, tmp_path):
     folder = save_t5(tmp_path / "weights")
     run = make_run(tmp_path, *QUICK, *(override.format(folder=folder) for override in overrides), option)
     with pytest.raises(FcotError, match=rf"{option.split('=')[0]}: for decoders only"):
@@ -128,7 +129,7 @@ def test_what_only_decoders_do_is_refused_before_the_teacher_is_paid(overrides, 
     assert not (tmp_path / "store").exists()
 
 
-def test_packing_and_batches_by_tokens_through_a_run(tmp_path):
+def test_a_run_with_packing_has_the_losses_of_a_run_with_padding(tmp_path):
     runs = [make_run(tmp_path, *SMALL, "diversity=1", "trainer.batch_tokens=400", option) for option in ("trainer.packing=true", "seed=0")]
     packed, padded = (execute(run, "") for run in runs)
     assert packed["padding_efficiency"] == 1 > padded["padding_efficiency"] > 0.8
@@ -141,15 +142,15 @@ def test_packing_and_batches_by_tokens_through_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("at", [4, 6, 8, 9])
-def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch):
-    """The second of four evaluations is the best: what is saved is that step's student, wherever the run was stopped."""
+def test_the_best_checkpoint_is_chosen_across_a_restart(at, tmp_path, monkeypatch):
+    """The second of four evaluations is the best. The student of that step is saved, wherever the run was stopped."""
     monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
     real = stage.fit_student
 
     def run_until(folder, last):
-        def watched(*arguments, evaluate, advance, **more):
+        def watched(*arguments, evaluate, advance, **others):
             done = 0
 
             def count(n):
@@ -163,7 +164,7 @@ def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch)
                 monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
                 return evaluate(history)
 
-            return real(*arguments, evaluate=judged, advance=count, **(more | {"resume": count}))
+            return real(*arguments, evaluate=judged, advance=count, **(others | {"resume": count}))
 
         monkeypatch.setattr(stage, "fit_student", watched)
         run = make_run(folder, *options)
@@ -181,31 +182,31 @@ def test_the_best_checkpoint_is_chosen_over_a_restart(at, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [
+@pytest.mark.parametrize("overrides", [
     [],
     pytest.param(
         ["student=tiny_t5", "trainer.strategy=fsdp", "trainer.micro_batches=2"],
     ),
 ])  # fmt: skip
-def test_two_processes_give_the_metrics_of_one(more, run_fcot, tmp_path):
-    found = []
+def test_two_processes_give_the_metrics_of_one_process(overrides, run_fcot, tmp_path):
+    results = []
     for devices in (1, 2):
-        result = run_fcot(*SMALL, *more, "diversity=1", f"trainer.devices={devices}", f"output_dir={tmp_path}/{devices}")
+        result = run_fcot(*SMALL, *overrides, "diversity=1", f"trainer.devices={devices}", f"output_dir={tmp_path}/{devices}")
         assert result.returncode == 0, result.stderr
         (run,) = (tmp_path / str(devices) / "runs").iterdir()
-        found.append((run.name, timeless(json.loads((run / "metrics.json").read_text())), (run / "predictions.jsonl").read_text()))
-    one, two = found
-    assert "padding_efficiency" in one[1]
-    assert two[0] == one[0]
-    own = {"padding_efficiency", "devices"}
-    first, second = ({key: value for key, value in each[1].items() if key not in own} for each in (one, two))
+        results.append((run.name, timeless(json.loads((run / "metrics.json").read_text())), (run / "predictions.jsonl").read_text()))
+    single, double = results
+    assert "padding_efficiency" in single[1]
+    assert double[0] == single[0]
+    ignored = {"padding_efficiency", "devices"}
+    first, second = ({key: value for key, value in run_result[1].items() if key not in ignored} for run_result in (single, double))
     assert second == first
-    assert two[2] == one[2]
+    assert double[2] == single[2]
 
 
 @pytest.mark.slow
-def test_ranks_that_torchrun_started_end_where_nothing_is_left_to_do(tmp_path):
-    """The first run trains on two ranks; the second finds nothing to do, and its other rank must not wait for ever."""
+def test_ranks_of_torchrun_end_if_there_is_nothing_to_do(tmp_path):
+    """The first run trains on two ranks. The second has nothing to do, and its other rank must not wait forever."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29577", "-m", "fcot.run",
         f"output_dir={tmp_path}", *SMALL, "diversity=1", "trainer.devices=2",

@@ -1,4 +1,4 @@
-"""Students: loading and its messages, texts as tokens, the Arrow cache that runs share, and what a saved student says of itself."""
+"""Students: loading and its messages, texts as tokens, the Arrow cache that runs share, and the interface file of a saved student."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def student(request):
 # --- texts as tokens ---
 
 
-def test_truncation_spares_the_questions_end_and_is_counted(student):
+def test_truncation_keeps_the_end_of_the_question_and_is_counted(student):
     form = COT[student.architecture]
     question = "Ada has many coins. " * 30 + "How many are left now?"
     rows = tokenize(student, form, [(question, "So 3. --> 3"), ("Short?", "3 " * 100)], max_prompt=40, max_completion=20)
@@ -61,13 +61,13 @@ def test_truncation_spares_the_questions_end_and_is_counted(student):
     assert rows[0].completion[-1] == student.tokenizer.eos_token_id != rows[1].completion[-1]
 
 
-def test_completions_end_with_the_end_token_and_encoder_inputs_too(student):
+def test_completions_and_encoder_inputs_end_with_the_end_token(student):
     row = make_rows(student, 2)[0]
     assert row.completion[-1] == student.tokenizer.eos_token_id
     assert (row.prompt[-1] == student.tokenizer.eos_token_id) == (student.architecture == "encoder_decoder")
 
 
-def test_prompts_to_answer_are_those_of_training(student):
+def test_prompts_for_decoding_equal_the_prompts_of_training(student):
     samples = make_samples(student, 6)
     rows = tokenize(student, COT[student.architecture], samples, max_prompt=20, max_completion=48)
     prompts, cut = encode_prompts(student, [COT[student.architecture].prompt(question) for question, _ in samples], 20)
@@ -76,8 +76,8 @@ def test_prompts_to_answer_are_those_of_training(student):
     assert [row.completion for row in tokenize(student, COT["decoder"], [("Why?", None)], max_prompt=20, max_completion=9)] == [[]]
 
 
-def test_a_token_that_stands_before_every_text_stays():
-    """As Llama's does: kept where the question's beginning is cut."""
+def test_truncation_keeps_the_token_at_the_beginning_of_every_text():
+    """Llama's tokenizer puts one before every text. It stays where the beginning of the question is cut."""
     student = make_student("llama")
     plain = encode_prompts(student, [COT["decoder"].prompt("How many are left?")], 64)[0][0]
     student.tokenizer.bos_token = PAD
@@ -97,7 +97,7 @@ def test_questions_go_through_the_chat_template(tmp_path):
         check_student(str(tmp_path / "without"), None, 64, 64, chat=True)
 
 
-def test_what_the_tokenizer_cannot_represent_is_measured(tmp_path):
+def test_the_share_of_unknown_tokens_is_measured(tmp_path):
     form = METHODS["fine_tune"].formats["encoder_decoder"]
     student = load_student(str(save_t5(tmp_path)))
     plain = tokenize(student, form, [("How many?", "3")], max_prompt=64, max_completion=64)
@@ -108,7 +108,7 @@ def test_what_the_tokenizer_cannot_represent_is_measured(tmp_path):
     assert braces.unknown_share == unknown / sum(len(row.prompt) + len(row.completion) for row in braces)
 
 
-def test_more_samples_than_one_call_of_the_tokenizer_takes(student, monkeypatch, tmp_path):
+def test_tokenization_in_several_batches_changes_nothing(student, monkeypatch, tmp_path):
     whole = list(make_rows(student, 10))
     monkeypatch.setattr(tokenization, "_BATCH", 3)
     assert list(make_rows(student, 10)) == whole
@@ -120,7 +120,7 @@ def test_more_samples_than_one_call_of_the_tokenizer_takes(student, monkeypatch,
 # --- the cache that runs share ---
 
 
-def test_the_cache_gives_back_what_was_tokenised(student, tmp_path):
+def test_the_cache_returns_the_tokenized_samples(student, tmp_path):
     rows = tokenize(student, COT[student.architecture], make_samples(student, 9), max_prompt=20, max_completion=10)
     path = tmp_path / "cache" / "rows.arrow"
     stored = tokenize_once(path, lambda: rows)
@@ -133,34 +133,34 @@ def test_the_cache_gives_back_what_was_tokenised(student, tmp_path):
     )
     assert rows.cut_prompts
     assert rows.cut_completions
-    again = tokenize_once(path, lambda: pytest.fail("tokenised twice"))
+    again = tokenize_once(path, lambda: pytest.fail("tokenized twice"))
     assert list(again) == list(rows)
-    assert all(isinstance(token, int) for token in again[0].prompt), "plain numbers"
+    assert all(isinstance(token, int) for token in again[0].prompt), "plain integers"
 
 
-def _tokenise(path, log, begun):
-    def make():
+def _tokenize_in_process(path, log, started):
+    def tokenize_slowly():
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        begun.set()
+        started.set()
         time.sleep(0.3)
         return tokenization.Tokenized(
             pa.table({"prompt": [[1, 2], [3]], "completion": [[4], [5, 6]], "demonstrations": [1, 0]}, schema=tokenization._SCHEMA)
         )
 
-    assert list(tokenize_once(path, make)) == [TokenizedSample([1, 2], [4], 1), TokenizedSample([3], [5, 6])]
+    assert list(tokenize_once(path, tokenize_slowly)) == [TokenizedSample([1, 2], [4], 1), TokenizedSample([3], [5, 6])]
 
 
 def _processes(n, *arguments):
     context = multiprocessing.get_context("fork")
-    begun = context.Event()
-    processes = [context.Process(target=_tokenise, args=(*arguments, begun)) for _ in range(n)]
+    started = context.Event()
+    processes = [context.Process(target=_tokenize_in_process, args=(*arguments, started)) for _ in range(n)]
     for process in processes:
         process.start()
-    return begun, processes
+    return started, processes
 
 
-def test_two_processes_tokenise_once(tmp_path):
+def test_two_processes_tokenize_once(tmp_path):
     _, processes = _processes(2, tmp_path / "rows.arrow", tmp_path / "log")
     for process in processes:
         process.join()
@@ -168,9 +168,9 @@ def test_two_processes_tokenise_once(tmp_path):
     assert len((tmp_path / "log").read_text().split()) == 1
 
 
-def test_a_killed_process_leaves_no_half_file_and_no_lock(tmp_path):
-    begun, (process,) = _processes(1, tmp_path / "rows.arrow", tmp_path / "log")
-    begun.wait()
+def test_a_killed_process_leaves_no_partial_file_and_no_lock(tmp_path):
+    started, (process,) = _processes(1, tmp_path / "rows.arrow", tmp_path / "log")
+    started.wait()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not (tmp_path / "rows.arrow").exists()
@@ -192,7 +192,7 @@ def test_a_write_that_fails_leaves_no_file(monkeypatch, tmp_path):
     assert not [path for path in tmp_path.iterdir() if TEMPORARY in path.name]
 
 
-def test_a_truncated_file_is_made_again(tmp_path):
+def test_a_truncated_cache_file_is_written_again(tmp_path):
     rows, path = make_rows(make_student("gpt2"), 3), tmp_path / "rows.arrow"
     tokenize_once(path, lambda: rows)
     path.write_bytes(path.read_bytes()[:100])
@@ -200,11 +200,11 @@ def test_a_truncated_file_is_made_again(tmp_path):
 
 
 def test_the_tokenizers_identity_is_its_content(tmp_path):
-    one, two = (load_student(str(save_gpt2(tmp_path / name))) for name in ("one", "two"))
+    first, second = (load_student(str(save_gpt2(tmp_path / name))) for name in ("first", "second"))
     chat = load_student(str(save_gpt2(tmp_path / "chat", TEMPLATE)))
     t5 = load_student(str(save_t5(tmp_path / "t5")))
-    assert tokenizer_identity(one) == tokenizer_identity(two)
-    assert len({tokenizer_identity(student) for student in (one, chat, t5)}) == 3
+    assert tokenizer_identity(first) == tokenizer_identity(second)
+    assert len({tokenizer_identity(student) for student in (first, chat, t5)}) == 3
 
 
 # --- loading ---
@@ -217,27 +217,27 @@ def test_a_folder_without_weights_is_named(tmp_path):
         load_student(str(folder))
 
 
-def test_an_unreachable_hub_says_where_to_point():
+def test_if_the_hub_is_unreachable_the_message_names_student_path():
     with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
         load_student("nobody/nothing")
 
 
 @pytest.mark.parametrize("save", [save_gpt2, save_t5])
-def test_a_folders_own_decoding_habits_are_not_ours(save, tmp_path):
+def test_the_decoding_defaults_of_a_model_folder_are_ignored(save, tmp_path):
     plain = load_student(str(save(tmp_path)))
-    habits = {"num_beams": 4, "do_sample": True, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
+    defaults = {"num_beams": 4, "do_sample": True, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_new_tokens": 9}
     path = tmp_path / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | habits))
-    with_habits = load_student(str(tmp_path))
+    path.write_text(json.dumps(json.loads(path.read_text()) | defaults))
+    with_defaults = load_student(str(tmp_path))
     prompts = [DecodingPrompt(row.prompt, 12) for row in make_rows(plain, 4)]
-    answers = [decode(student, prompts, max_tokens=10**6) for student in (plain, with_habits)]
+    answers = [decode(student, prompts, max_tokens=10**6) for student in (plain, with_defaults)]
     assert answers[0] == answers[1]
-    assert not with_habits.model.generation_config.do_sample
-    assert with_habits.model.generation_config.num_beams in (None, 1)
+    assert not with_defaults.model.generation_config.do_sample
+    assert with_defaults.model.generation_config.num_beams in (None, 1)
 
 
 @pytest.mark.parametrize("family", ["t5", "flan_t5", "gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma3"])
-@pytest.mark.parametrize("lora", [None, Lora(2, 8.0), Lora(2, 8.0, targets=("all-linear",))], ids=["all weights", "lora", "all-linear"])
+@pytest.mark.parametrize("lora", [None, Lora(2, 8.0), Lora(2, 8.0, targets=("all-linear",))], ids=["full", "lora", "lora-all-linear"])
 def test_saved_students_load_in_transformers(family, lora, tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -251,25 +251,25 @@ def test_saved_students_load_in_transformers(family, lora, tmp_path):
                 parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)
     before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
     save_student(student, tmp_path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items()), "training may go on"
-    kind = AutoModelForSeq2SeqLM if student.architecture == "encoder_decoder" else AutoModelForCausalLM
-    again, found = kind.from_pretrained(tmp_path, output_loading_info=True)
-    assert not found["missing_keys"]
-    assert not found["unexpected_keys"]
-    assert type(again) is type(make_student(family).model), "without peft"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.model.state_dict().items()), "saving changes no weight"
+    model_class = AutoModelForSeq2SeqLM if student.architecture == "encoder_decoder" else AutoModelForCausalLM
+    loaded, loading_info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading_info["missing_keys"]
+    assert not loading_info["unexpected_keys"]
+    assert type(loaded) is type(make_student(family).model), "loads without peft"
     assert not list(tmp_path.glob("adapter*"))
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8]])} | ({"labels": torch.tensor([[9, 8]])} if family in ("t5", "flan_t5") else {})
     with torch.no_grad():
-        mine, theirs = student.model.eval()(**inputs).logits, again.eval()(**inputs).logits
+        saved_logits, loaded_logits = student.model.eval()(**inputs).logits, loaded.eval()(**inputs).logits
         plain = make_student(family).model(**inputs).logits
-    torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-3)  # merging adapters rounds each weight once
-    assert (mine - plain).abs().max() > 1e-2 or not lora
+    torch.testing.assert_close(saved_logits, loaded_logits, atol=1e-3, rtol=1e-3)  # merging adapters rounds each weight once
+    assert (saved_logits - plain).abs().max() > 1e-2 or not lora
     text = "Rosa has 7 coins. --> 13"
-    # Transformers cuts words as Qwen2's own tokenizer does, which the small one is not.
+    # Transformers splits words as Qwen2's own tokenizer does; the small tokenizer of the tests splits differently.
     assert family == "qwen2" or AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == student.tokenizer(text)["input_ids"]
 
 
-def test_adapters_alone_are_trained_and_unknown_layers_refused(student):
+def test_only_adapters_are_trained_and_unknown_layers_are_rejected(student):
     n = sum(parameter.numel() for parameter in student.model.parameters())
     adapted = add_lora(make_student("gpt2"), Lora(2, 8.0, targets=["c_proj"]))
     trained = {name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad}
@@ -279,17 +279,17 @@ def test_adapters_alone_are_trained_and_unknown_layers_refused(student):
         add_lora(student, Lora(2, 8.0, targets=["nothing"]))
 
 
-@pytest.mark.parametrize(("save", "lost"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])
-def test_a_folder_without_its_tokenizer_is_refused(save, lost, tmp_path):
+@pytest.mark.parametrize(("save", "removed"), [(save_gpt2, "tokenizer"), (save_t5, "tokenizer")])
+def test_a_folder_without_its_tokenizer_is_rejected(save, removed, tmp_path):
     folder = save(tmp_path)
-    for file in folder.glob(f"*{lost}*"):
+    for file in folder.glob(f"*{removed}*"):
         file.unlink()
     (folder / "vocab.json").unlink(missing_ok=True)
     with pytest.raises(FcotError, match="the folder has no tokenizer"):
         check_student(str(folder), None, 64, 64)
 
 
-def test_too_few_positions_and_broken_weights_are_refused(tmp_path):
+def test_too_few_positions_and_damaged_weights_are_rejected(tmp_path):
     folder = save_gpt2(tmp_path)
     with pytest.raises(FcotError, match="has 1024 positions"):
         check_student(str(folder), None, 512, 513)
@@ -310,16 +310,16 @@ def test_a_tiny_student_has_no_dropout_and_represents_any_text(architecture):
     assert student.tokenizer.decode(student.tokenizer(text)["input_ids"]) == text
 
 
-# --- how a student is used ---
+# --- the interface of a student ---
 
 
-def test_a_students_folder_says_how_it_is_used(tmp_path):
+def test_the_folder_of_a_student_contains_its_interface(tmp_path):
     rule = AnswerRule("number")
-    usage = StudentInterface("toy_arithmetic", "fine_tune_cot", COT["chat"], rule, True, 256, 99)
-    write_interface(tmp_path, usage)
-    assert read_interface(tmp_path) == usage
-    found = json.loads((tmp_path / FILE).read_text())
-    for broken in (found | {"more": 1}, {k: v for k, v in found.items() if k != "rule"}, found | {"format": {"x": 1}}, [1]):
+    interface = StudentInterface("toy_arithmetic", "fine_tune_cot", COT["chat"], rule, True, 256, 99)
+    write_interface(tmp_path, interface)
+    assert read_interface(tmp_path) == interface
+    content = json.loads((tmp_path / FILE).read_text())
+    for broken in (content | {"more": 1}, {k: v for k, v in content.items() if k != "rule"}, content | {"format": {"x": 1}}, [1]):
         (tmp_path / FILE).write_text(json.dumps(broken))
         with pytest.raises(FcotError, match=r"its fcot\.json is (missing|damaged)"):
             read_interface(tmp_path)
@@ -359,19 +359,19 @@ SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}
     ({}, None), (TORCHRUN, World(3, 4, 2)), (SRUN, World(2, 4, 2, slurm=True)),
     ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, None), ({"RANK": "1", "WORLD_SIZE": "4"}, None),
 ])  # fmt: skip
-def test_what_was_started_from_outside_is_recognised(variables, world, environment):
+def test_processes_that_torchrun_or_srun_started_are_recognized(variables, world, environment):
     environment(**variables)
     assert started_outside(2, 2) == world
 
 
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN])
-def test_another_number_of_processes_than_configured_is_refused(variables, environment):
+def test_a_number_of_processes_other_than_the_configured_one_is_rejected(variables, environment):
     environment(**variables)
     with pytest.raises(FcotError, match=r"4 processes were started, and trainer\.devices=2 times trainer\.nodes=1 is 2"):
         started_outside(2, 1)
 
 
-def test_one_process_alone_is_no_world(environment):
+def test_a_single_process_needs_no_world(environment):
     environment(**SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
     assert started_outside(1, 1) is None
     environment(TORCHELASTIC_RUN_ID="none", RANK="0", WORLD_SIZE="1")

@@ -35,7 +35,7 @@ SMALL = [
     "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
 ]  # fmt: skip
 LONG = [*SMALL[:1], "trainer.max_steps=100000", "trainer.evaluate_every_steps=100000", *SMALL[3:]]
-ONE = {"OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def the_sweep(folder: Path):
@@ -44,23 +44,23 @@ def the_sweep(folder: Path):
 
 
 def states(sweep) -> list[str]:
-    return [one.state for one in statuses(sweep) if isinstance(one.name, int)]
+    return [status.state for status in statuses(sweep) if isinstance(status.name, int)]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fcot.run", *arguments], cwd=folder, env={**os.environ, **ONE}, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "fcot.run", *arguments], cwd=folder, env={**os.environ, **ONE_THREAD}, stderr=subprocess.PIPE, text=True,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
 
 def until(condition, seconds: float = 120):
-    """What ``condition`` returns, as soon as it is something."""
+    """Wait until ``condition()`` is true; returns its value."""
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end
         time.sleep(0.1)
-    return found
+    return value
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
@@ -81,19 +81,19 @@ def test_every_launcher_composes_and_is_documented(name):
     assert f" {name} " in text
 
 
-def test_the_plugin_imports_nothing_heavy():
+def test_the_launcher_plugin_imports_no_large_package():
     code = "import sys, hydra_plugins.fcot_launcher; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "submitit", "transformers", "fcot.sweeps.launch"} & set(loaded)
 
 
-def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_come():
+def test_a_slurm_job_sets_the_number_of_threads_before_torch_and_numpy_are_imported():
     code = "import sys, fcot.sweeps.slurm; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "transformers", "pytorch_lightning"} & set(loaded)
 
 
-@pytest.mark.parametrize(("override", "said"), [
+@pytest.mark.parametrize(("override", "message"), [
     ("hydra/launcher=slurm", "there is no SLURM on this machine"),
     ("hydra/launcher=basic", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
     ("hydra/launcher=submitit_local", "sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp"),
@@ -103,22 +103,22 @@ def test_what_slurm_unpickles_sets_the_number_of_threads_before_torch_and_numpy_
     ("experiment=null", "experiment=null: leave it out"),
     ("hydra/launcher=slrum", "Did you mean hydra/launcher=slurm?\nhydra/launcher has: local, serial, slurm, slurm_ddp"),
 ])  # fmt: skip
-def test_what_cannot_be_launched_is_one_message(override, said, run_fcot, tmp_path):
+def test_a_sweep_that_cannot_be_launched_gives_one_message(override, message, run_fcot, tmp_path):
     (tmp_path / "bin").mkdir()
-    path = f"{tmp_path}/bin"  # without srun
-    result = run_fcot("-m", "seed=0", *SMALL, override, PATH=path)
+    programs = f"{tmp_path}/bin"  # without srun
+    result = run_fcot("-m", "seed=0", *SMALL, override, PATH=programs)
     assert result.returncode == 1
-    assert said in result.stderr + result.stdout
+    assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
 
 
-def test_ranks_that_slurm_will_not_start_are_found_out_before_submission(run_fcot):
+def test_a_number_of_ranks_that_slurm_would_not_start_is_reported_before_submission(run_fcot):
     result = run_fcot("-m", "seed=0", *SMALL, "hydra/launcher=slurm", "trainer.nodes=2", "dry_run=true")
     assert result.returncode == 1
     assert "trainer.devices=1 times trainer.nodes=2 is 2 processes, and a job of this launcher has 1 tasks" in result.stderr
 
 
-def test_a_dry_run_with_a_job_that_cannot_be_run_says_so_and_fails(run_fcot):
+def test_a_dry_run_with_a_faulty_job_reports_it_and_fails(run_fcot):
     result = run_fcot("-m", "diversity=1,0", *SMALL, "dry_run=true")
     assert result.returncode == 1
     assert "diversity=0" in result.stdout
@@ -126,37 +126,37 @@ def test_a_dry_run_with_a_job_that_cannot_be_run_says_so_and_fails(run_fcot):
     assert "Traceback" not in result.stderr
 
 
-def test_a_launcher_of_ones_own_from_a_folder_of_ones_own(run_fcot, tmp_path):
+def test_users_can_add_a_launcher_in_a_config_folder_of_their_own(run_fcot, tmp_path):
     (tmp_path / "conf/hydra/launcher").mkdir(parents=True)
     (tmp_path / "conf/hydra/launcher/mysite.yaml").write_text("defaults: [slurm, _self_]\npartition: mine\ntimeout_min: 90\n")
     (tmp_path / "conf/student").mkdir()
     (tmp_path / "conf/student/narrow.yaml").write_text("defaults: [tiny_gpt2, _self_]\nwidth: 16\n")
-    site = ["--config-dir", str(tmp_path / "conf"), "-m"]
-    result = run_fcot(*site, "seed=0,1", *SMALL, "hydra/launcher=mysite", "dry_run=true")
+    config_dir = ["--config-dir", str(tmp_path / "conf"), "-m"]
+    result = run_fcot(*config_dir, "seed=0,1", *SMALL, "hydra/launcher=mysite", "dry_run=true")
     assert result.returncode == 0, result.stderr
     assert "at most 2 jobs x 90 min x 1 GPU = 3.0 GPU-hours, without requeued jobs" in result.stdout
-    result = run_fcot(*site, "student=narrow", *[one for one in SMALL if "width" not in one], "until=curate")
+    result = run_fcot(*config_dir, "student=narrow", *[option for option in SMALL if "width" not in option], "until=curate")
     assert result.returncode == 0, result.stderr
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def test_faulty_jobs_are_told_before_the_first_one_starts_and_do_not_keep_the_others(run_fcot, tmp_path):
-    result = run_fcot("-m", "diversity=0,1", *SMALL, "until=curate", **ONE)
+def test_faulty_jobs_are_reported_before_the_first_job_starts_and_do_not_stop_the_others(run_fcot, tmp_path):
+    result = run_fcot("-m", "diversity=0,1", *SMALL, "until=curate", **ONE_THREAD)
     assert result.returncode == 1
-    said = result.stderr
-    assert said.index("job 0 (diversity=0) cannot be run") < said.index("job 1: diversity=1")
+    output = result.stderr
+    assert output.index("job 0 (diversity=0) cannot be run") < output.index("job 1: diversity=1")
     sweep = the_sweep(tmp_path)
     assert states(sweep) == ["failed", "done"]
     assert "diversity=0" in "".join(statuses(sweep)[0].error)
-    assert f"python -m fcot.sweep rerun {sweep.folder.relative_to(tmp_path)}" in said
-    again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
-    assert again.returncode == 1
-    assert "again: jobs 0" in again.stderr
+    assert f"python -m fcot.sweep rerun {sweep.folder.relative_to(tmp_path)}" in output
+    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
+    assert rerun.returncode == 1
+    assert "again: jobs 0" in rerun.stderr
 
 
-def test_a_folder_holds_one_sweep(run_fcot, tmp_path):
+def test_a_folder_contains_only_one_sweep(run_fcot, tmp_path):
     folder = "hydra.sweep.dir=outputs/mine"
     assert run_fcot("-m", "seed=0,1", *SMALL, folder, "until=generate").returncode == 0
     assert run_fcot("-m", "seed=0,1", *SMALL, folder, "until=generate").returncode == 0
@@ -165,31 +165,31 @@ def test_a_folder_holds_one_sweep(run_fcot, tmp_path):
     assert "outputs/mine holds another sweep" in result.stderr
 
 
-def test_a_job_that_has_become_another_run_stops_and_says_so(run_fcot, tmp_path):
+def test_a_job_whose_run_id_has_changed_since_the_plan_stops_with_a_message(run_fcot, tmp_path):
     rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(30)]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mine = ["dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune"]
-    small = [one for one in SMALL if not one.startswith("dataset")]
-    assert run_fcot("-m", "seed=0", *mine, *small, **ONE).returncode == 0
+    dataset = ["dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune"]
+    small = [option for option in SMALL if not option.startswith("dataset")]
+    assert run_fcot("-m", "seed=0", *dataset, *small, **ONE_THREAD).returncode == 0
     sweep = the_sweep(tmp_path)
     before = sweep.jobs[0].run_id
     data.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     (sweep.directory(sweep.jobs[0]).done).unlink()
-    told = run_fcot("job", str(sweep.folder), "0", module="fcot.sweep", **ONE)
-    assert told.returncode == 1
-    assert f"was planned at {sweep.created} as {before}, and is" in told.stderr
+    stopped = run_fcot("job", str(sweep.folder), "0", module="fcot.sweep", **ONE_THREAD)
+    assert stopped.returncode == 1
+    assert f"was planned at {sweep.created} as {before}, and is" in stopped.stderr
     assert states(the_sweep(tmp_path)) == ["failed"]
-    again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
-    assert again.returncode == 0, again.stderr
-    assert f"job 0 was {before} and is" in again.stderr
+    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
+    assert rerun.returncode == 0, rerun.stderr
+    assert f"job 0 was {before} and is" in rerun.stderr
     assert states(the_sweep(tmp_path)) == ["done"]
 
 
-def test_plans_that_are_none(run_fcot, tmp_path):
-    for folder, said in (("nowhere", "no such folder"), (".", "it has no plan.json")):
+def test_a_missing_or_damaged_plan_is_reported(run_fcot, tmp_path):
+    for folder, message in (("nowhere", "no such folder"), (".", "it has no plan.json")):
         result = run_fcot("status", folder, module="fcot.sweep")
-        assert (result.returncode, said in result.stderr) == (1, True)
+        assert (result.returncode, message in result.stderr) == (1, True)
     (tmp_path / "plan.json").write_text('{"jobs": [')
     result = run_fcot("status", ".", module="fcot.sweep")
     assert "plan.json is damaged" in result.stderr
@@ -198,8 +198,8 @@ def test_plans_that_are_none(run_fcot, tmp_path):
 
 def test_a_sweep_that_ends_before_evaluation_is_not_run_again(run_fcot, tmp_path):
     sweep = ["-m", "diversity=1,2", *SMALL, "until=curate", "hydra.sweep.dir=outputs/sweeps/s"]
-    assert "job 0: diversity=1" in run_fcot(*sweep, **ONE).stderr
-    again = run_fcot(*sweep, **ONE)
+    assert "job 0: diversity=1" in run_fcot(*sweep, **ONE_THREAD).stderr
+    again = run_fcot(*sweep, **ONE_THREAD)
     assert (again.returncode, again.stderr) == (0, ""), "no job is started"
     assert states(the_sweep(tmp_path)) == ["done", "done"]
 
@@ -207,19 +207,19 @@ def test_a_sweep_that_ends_before_evaluation_is_not_run_again(run_fcot, tmp_path
 # --- a pool of processes ---------------------------------------------------------------------------------------------
 
 
-def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
+def test_a_pool_of_processes_gives_the_results_of_a_single_process(run_fcot, tmp_path):
     sweep = ["-m", "method=fine_tune,fine_tune_cot", "diversity=1,2", *SMALL]
-    local = run_fcot(*sweep, "hydra/launcher=local", "output_dir=local", **ONE)
+    local = run_fcot(*sweep, "hydra/launcher=local", "output_dir=local", **ONE_THREAD)
     assert local.returncode == 0, local.stderr
-    serial = run_fcot(*sweep, "output_dir=serial", **ONE)
+    serial = run_fcot(*sweep, "output_dir=serial", **ONE_THREAD)
     rows = [[line for line in result.stdout.splitlines() if line.strip().startswith(("Fine", "Zero"))] for result in (local, serial)]
-    times = [[line.split()[:-1] for line in lines if "kept" not in line] for lines in rows]
-    assert times[0] == times[1]
+    without_times = [[line.split()[:-1] for line in lines if "kept" not in line] for lines in rows]
+    assert without_times[0] == without_times[1]
     for run in (tmp_path / "serial/runs").iterdir():
         assert (tmp_path / "local/runs" / run.name / "predictions.jsonl").read_bytes() == (run / "predictions.jsonl").read_bytes()
     (plan,) = (tmp_path / "local/sweeps").glob("*/plan.json")
     assert read_plan(plan.parent).launcher["processes"] is None
-    assert [one.state for one in statuses(read_plan(plan.parent))] == ["done", "done", "same", "done", "done"]  # the generation first
+    assert [status.state for status in statuses(read_plan(plan.parent))] == ["done", "done", "same", "done", "done"]  # generation first
     collected = run_fcot("collect", str(plan.parent), module="fcot.sweep")
     assert collected.returncode == 0, collected.stderr
     table = pq.read_table(plan.parent / "jobs.parquet").to_pylist()
@@ -230,28 +230,28 @@ def test_a_pool_leaves_what_one_process_leaves(run_fcot, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
+def test_the_other_jobs_of_a_pool_continue_after_one_is_killed(tmp_path, run_fcot):
     process = start(
         tmp_path, "-m", "seed=0,1,2", *SMALL[:1], "trainer.max_steps=400", *SMALL[2:], "hydra/launcher=local", "hydra.launcher.processes=2"
     )
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
     sweep = the_sweep(tmp_path)
-    until(lambda: "of 400 steps" in next(one.details for one in statuses(sweep) if one.name == 0))
+    until(lambda: "of 400 steps" in next(status.details for status in statuses(sweep) if status.name == 0))
     os.kill(json.loads(sweep.record(0).read_text())["attempts"][0]["process"], signal.SIGKILL)
     until(lambda: states(sweep)[0] == "failed", 5)
-    _, said = process.communicate(timeout=300)
+    _, output = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "job 0 (seed=0) was killed" in said
+    assert "job 0 (seed=0) was killed" in output
     assert states(sweep) == ["failed", "done", "done"]
     assert statuses(sweep)[1].details == "it was killed"
-    result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
+    result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
     assert result.returncode == 0, result.stderr
     assert "again: jobs 0\n" in result.stderr
     assert states(sweep) == ["done"] * 3
     assert "nothing to run again" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
 
 
-def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
+def test_a_cancelled_pool_interrupts_its_running_job_and_starts_no_other(tmp_path, run_fcot):
     process = start(tmp_path, "-m", "seed=0,1,2", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/plan.json")))
     sweep = the_sweep(tmp_path)
@@ -259,14 +259,14 @@ def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
     assert states(sweep) == ["running", "queued", "queued"]
     assert "is being run by process" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
     assert "cancelled: 0, 1, 2" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert states(sweep) == ["interrupted", "missing", "missing"]
     assert "no job waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
 
 
-def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
+def test_the_ledger_is_correct_after_a_sweep_is_killed(tmp_path):
     process = start(tmp_path, "-m", "seed=0,1", *LONG)
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
     sweep = the_sweep(tmp_path)
@@ -276,8 +276,8 @@ def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
     assert states(sweep) == ["failed", "missing"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed pool's jobs run on")
-def test_a_killed_pool_leaves_no_job_behind(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the jobs of a killed pool continue")
+def test_a_killed_pool_leaves_no_job_running(tmp_path):
     process = start(tmp_path, "-m", "seed=0,1", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
     sweep = the_sweep(tmp_path)
@@ -285,7 +285,7 @@ def test_a_killed_pool_leaves_no_job_behind(tmp_path):
     process.kill()
     process.communicate()
     until(lambda: holder(sweep.lock(0)) is None, 60)
-    assert states(sweep) == ["interrupted", "missing"]  # it was told to stop, and has saved
+    assert states(sweep) == ["interrupted", "missing"]  # it received a signal and saved
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
@@ -298,13 +298,13 @@ def record(status: str, slurm: str = "7_0", ended: float | None = 2.0) -> JobRec
 RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"), None
 
 
-@pytest.mark.parametrize(("left", "slurm", "expected"), [
+@pytest.mark.parametrize(("job_record", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
     (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
     (None, SlurmState("CANCELLED"), ("cancelled", "before it started")),
     (None, SlurmState("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
-    (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
+    (record("running", ended=None), RUNNING, ("running", "")),  # its lock is not visible on this machine
     (record("running", ended=None), SlurmState("OUT_OF_MEMORY"), ("failed", "it was killed: OUT_OF_MEMORY")),
     (record("running", ended=None), SlurmState("FAILED"), ("failed", "it was killed")),
     (record("running", ended=None), SlurmState("CANCELLED"), ("cancelled", "while it ran")),
@@ -320,15 +320,15 @@ RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"
     (record("stopped"), SlurmState("FAILED"), ("interrupted", "by a signal")),
     (record("failed"), SlurmState("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
-    (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
+    (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # the record of an earlier submission
     (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
 ])  # fmt: skip
-def test_what_became_of_a_submitted_job(left, slurm, expected):
-    last = left.attempts[-1] if left else None
-    assert _state_on_slurm(left, last, "7_0", {} if slurm is None else {"7_0": slurm}) == expected
+def test_the_state_of_a_submitted_job_follows_from_its_record_and_from_slurm(job_record, slurm, expected):
+    last = job_record.attempts[-1] if job_record else None
+    assert _state_on_slurm(job_record, last, "7_0", {} if slurm is None else {"7_0": slurm}) == expected
 
 
-def test_without_slurm_nothing_is_known_of_jobs_that_left_nothing():
+def test_without_slurm_the_state_of_unfinished_jobs_is_unknown():
     assert _state_on_slurm(None, None, "7_0", None)[0] == "unknown"
     assert _state_on_slurm(record("running"), record("running").attempts[0], "7_0", None)[0] == "unknown"
     assert _state_on_slurm(record("failed"), record("failed").attempts[0], "7_0", None) == ("failed", "")
@@ -338,12 +338,12 @@ def test_preemptions_are_counted():
     attempts = [Attempt(1, "n", 1, "7", 2, "requeued"), Attempt(3, "n", 1, "7", None, None), Attempt(5, "n", 1, "7", 6, "done")]
     assert _preempted(JobRecord(0, [], None, None, "done", attempts=attempts)) == 2
     assert _preempted(JobRecord(0, [], None, None, "requeued", attempts=attempts[:1])) == 1
-    again = [Attempt(1, "n", 1, "7", 2, "failed"), Attempt(3, "n", 1, "8", 6, "done")]
-    assert _preempted(JobRecord(0, [], None, None, "done", attempts=again)) == 0
+    resubmitted = [Attempt(1, "n", 1, "7", 2, "failed"), Attempt(3, "n", 1, "8", 6, "done")]
+    assert _preempted(JobRecord(0, [], None, None, "done", attempts=resubmitted)) == 0
     assert _preempted(None) == 0
 
 
-def test_a_lock_tells_who_holds_it(tmp_path):
+def test_the_holder_of_a_lock_can_be_read(tmp_path):
     lock = tmp_path / "a.lock"
     assert holder(lock) is None
     code = "from pathlib import Path\nfrom fcot.base.files import exclusive\n"
@@ -358,21 +358,21 @@ def test_a_lock_tells_who_holds_it(tmp_path):
         pass
 
 
-def test_what_a_disk_has_damaged_is_left_out(tmp_path, capsys):
+def test_damaged_files_are_skipped_with_a_warning(tmp_path, capsys):
     jobs = [PlannedJob(0, ["seed=0"], "r", "../r", "evaluate")]
     sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, jobs)
     sweep.record(0).parent.mkdir()
     sweep.record(0).write_text('{"job": 0, "atte')
     sweep.progress(0).parent.mkdir()
     sweep.progress(0).write_text('{"what": "tr"}')
-    whole = '{"time": 1.0, "host": "h", "generation": null, "jobs": {"0": "7_0"}}'
-    (tmp_path / "submissions.jsonl").write_text(f'{whole}\n{{"time": 2.0, "ho')
-    assert [one.jobs for one in submissions(sweep)] == [{"0": "7_0"}]
+    complete_line = '{"time": 1.0, "host": "h", "generation": null, "jobs": {"0": "7_0"}}'
+    (tmp_path / "submissions.jsonl").write_text(f'{complete_line}\n{{"time": 2.0, "ho')
+    assert [submission.jobs for submission in submissions(sweep)] == [{"0": "7_0"}]
     assert states(sweep) in (["unknown"], ["missing"])
     assert capsys.readouterr().err.count("is damaged and is left out") >= 3
 
 
-def test_a_generation_is_asked_about_by_its_own_number(tmp_path):
+def test_a_job_checks_the_generation_job_of_its_own_submission(tmp_path):
     sweep = Sweep(tmp_path, "2026-01-31", "/", [], {"kind": "slurm"}, [])
     first = Attempt(1, "n", 1, "35", 2, "failed", {"3": "no such model"})
     second = Attempt(3, "n", 1, "40", None, None)
@@ -386,19 +386,19 @@ def test_a_generation_is_asked_about_by_its_own_number(tmp_path):
         _check_generation(sweep, 4, "50")
 
 
-def test_what_the_generation_job_has_of_the_array():
+def test_the_generation_job_takes_the_parameters_of_the_array_without_its_gpus():
     launcher = {
         "name": "fcot", "partition": "gpu", "constraint": "a100", "gpus_per_node": 4, "nodes": 2, "tasks_per_node": 4, "mem_per_gpu": "8G",
         "account": "mine", "additional_parameters": {"gres": "gpu:1", "reservation": "r"}, "generation": {"partition": "web", "qos": None},
     }  # fmt: skip
-    without = _generation_parameters(launcher, False)
-    assert (without["partition"], without["account"], without["nodes"], without["tasks_per_node"]) == ("web", "mine", 1, 1)
-    assert not {"constraint", "gpus_per_node", "mem_per_gpu"} & set(without)
-    assert without["additional_parameters"] == {"reservation": "r"}
+    parameters = _generation_parameters(launcher, False)
+    assert (parameters["partition"], parameters["account"], parameters["nodes"], parameters["tasks_per_node"]) == ("web", "mine", 1, 1)
+    assert not {"constraint", "gpus_per_node", "mem_per_gpu"} & set(parameters)
+    assert parameters["additional_parameters"] == {"reservation": "r"}
     assert _generation_parameters(launcher, True)["gpus_per_node"] == 1
 
 
-def test_a_pool_s_places_are_among_the_gpus_it_was_given(monkeypatch):
+def test_a_pool_uses_only_visible_gpus(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -410,17 +410,17 @@ def test_a_pool_s_places_are_among_the_gpus_it_was_given(monkeypatch):
         _places(None, 3)
 
 
-def test_a_stopped_pool_asks_its_jobs_to_stop(tmp_path):
+def test_a_stopped_pool_stops_its_jobs(tmp_path):
     process = start(tmp_path, "-m", "seed=0,1", *LONG, "hydra/launcher=local", "hydra.launcher.processes=1")
     until(lambda: list(tmp_path.glob("outputs/sweeps/*/running/0.json")))
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "to continue: python -m fcot.sweep rerun outputs/sweeps/" in said
+    assert "to continue: python -m fcot.sweep rerun outputs/sweeps/" in output
     assert states(the_sweep(tmp_path)) == ["interrupted", "missing"]
 
 
-def test_rows_of_unlike_runs_make_one_table():
+def test_runs_with_different_fields_make_one_table():
     flat = _flat({"accuracy_ci95": [0.1, 0.2], "seconds": {"train": 3.5}, "history": [{"step": 1}], "run_id": "x", "subset": None})
     assert flat == {"accuracy_ci95.low": 0.1, "accuracy_ci95.high": 0.2, "seconds.train": 3.5, "history": '[{"step": 1}]', "subset": None}
     rows = [{"a": 1, "b": 1, "c": True, "d": [1, 2], "e": None, "f": 3}, {"a": 2.5, "b": "x", "e": None}, {"f": 4}]
@@ -434,13 +434,13 @@ def test_rows_of_unlike_runs_make_one_table():
 
 
 @pytest.mark.parametrize("word", ["mem_gb=64GB", "setup=[export OPENAI_API_KEY=sk-proj-0123456789abcdefgh]"])
-def test_rerun_refuses_what_would_do_harm(word):
+def test_rerun_rejects_wrong_types_and_secrets(word):
     with pytest.raises(FcotError, match=r"is a whole number|looks like a secret"):
         command._launcher_parameters({"mem_gb": 3, "setup": []}, [word])
 
 
 @pytest.mark.parametrize("word", ["mem_gb", "nothing=1", "kind=serial", "generation=1", "generation.nothing=1", "a.b=1"])
-def test_rerun_takes_parameters_of_the_launcher_only(word):
+def test_rerun_accepts_only_parameters_of_the_launcher(word):
     with pytest.raises(FcotError, match="the launcher has no such parameter"):
         command._launcher_parameters({"kind": "slurm", "mem_gb": 3, "generation": {"partition": None}}, [word])
     changed = command._launcher_parameters(
@@ -473,24 +473,24 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_a_process_ends_with_its_parent():
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
-    child, said = parent.stdout.readline().split()
-    assert said == "lives"
+    child, message = parent.stdout.readline().split()
+    assert message == "lives"
     assert alive(int(child))
     parent.kill()
     parent.wait()
     until(lambda: not alive(int(child)), 30)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part")
-def test_a_process_whose_parent_has_ended_already_ends_at_once():
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_a_process_whose_parent_has_already_ended_ends_at_once():
     done = subprocess.run([sys.executable, "-c", CHILD, "1"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
 
 
-def test_elsewhere_than_on_linux_nothing_happens(monkeypatch):
+def test_end_with_parent_does_nothing_outside_linux(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     end_with_parent(signal.SIGKILL, parent=1)
 
@@ -503,22 +503,22 @@ def test_no_code_runs_between_fork_and_exec():
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
-    steady = [*LONG, "trainer.checkpoint_every_s=1000000"]
-    process = start(tmp_path, *steady)
+def test_a_training_saves_and_ends_after_a_signal_and_the_same_command_continues_it(number, tmp_path):
+    options = [*LONG, "trainer.checkpoint_every_s=1000000"]
+    process = start(tmp_path, *options)
     until(lambda: list(tmp_path.glob("outputs/runs/*/logs/metrics.csv")))
     time.sleep(1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert f"stopped by {number.name}; the same command continues" in said
-    assert "Traceback" not in said
+    assert f"stopped by {number.name}; the same command continues" in output
+    assert "Traceback" not in output
     (saved,) = tmp_path.glob("outputs/runs/*/checkpoints/step_*.ckpt")
     step = int(saved.name.split(".")[0].removeprefix("step_"))
     assert step > 0
-    (spent,) = tmp_path.glob("outputs/runs/*/stages/train.interrupted.json")
-    assert json.loads(spent.read_text())["seconds"] > 0
-    process = start(tmp_path, *steady)
+    (interrupted,) = tmp_path.glob("outputs/runs/*/stages/train.interrupted.json")
+    assert json.loads(interrupted.read_text())["seconds"] > 0
+    process = start(tmp_path, *options)
     for line in process.stderr:
         if "training continues" in line:
             break
@@ -527,24 +527,24 @@ def test_a_warned_training_saves_ends_and_goes_on_from_there(number, tmp_path):
     assert f"training continues at step {step:,} of 100,000" in line
 
 
-DEAF = """
+UNRESPONSIVE = """
 import time
 from fcot.base import stopping
 stopping.listen()
 print("listens", flush=True)
 while stopping.stop_requested() is None:
     time.sleep(0.01)
-print("asked", flush=True)
+print("stopping", flush=True)
 time.sleep(600)
 """
 
 
-def test_a_later_sigterm_ends_the_process_and_one_that_comes_with_the_first_does_not():
-    """The kernel sends one for each thread of a parent that was killed; SLURM sends one to every process of a job."""
-    process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True)
+def test_a_second_sigterm_ends_the_process_only_if_it_comes_later_than_the_first():
+    """Some come together: the kernel sends one for each thread of a killed parent, and SLURM sends one to every process of a job."""
+    process = subprocess.Popen([sys.executable, "-c", UNRESPONSIVE], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "listens\n"
     process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == "asked\n"
+    assert process.stdout.readline() == "stopping\n"
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(2.5)

@@ -1,4 +1,4 @@
-"""Tailored learning: exam, feedback, rounds, why they end, and that a kill anywhere changes nothing."""
+"""Tailored learning: exam, feedback, rounds, why rounds end; and a kill at any point changes no result."""
 
 from __future__ import annotations
 
@@ -145,17 +145,17 @@ def test_the_oracle_makes_no_slip_if_the_request_states_the_answer():
 
 def test_demonstrations_precede_the_question_and_never_contain_its_answer():
     form = METHODS["tailored"].formats["decoder"]
-    shown = (Demonstration("What?", "Because.", "3"), Demonstration("Why {not}?", "So.", "4"))
-    with_them = type(form)(form.prompt_template, form.completion_template, form.answer_prefix, shown)
-    assert with_them.prompt("Who?") == (
+    demonstrations = (Demonstration("What?", "Because.", "3"), Demonstration("Why {not}?", "So.", "4"))
+    with_demonstrations = type(form)(form.prompt_template, form.completion_template, form.answer_prefix, demonstrations)
+    assert with_demonstrations.prompt("Who?") == (
         "Question: What?\nReasoning: Because.\nAnswer: 3\n\nQuestion: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: Who?\nReasoning:"
     )
-    assert with_them.prompt("What?") == "Question: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: What?\nReasoning:"
+    assert with_demonstrations.prompt("What?") == "Question: Why {not}?\nReasoning: So.\nAnswer: 4\n\nQuestion: What?\nReasoning:"
     for layout, expected in (
         ("encoder_decoder", "Question: What? Reasoning: Because. Answer: 3\n\nQuestion: Who? Reasoning:"),
         ("chat", "Question: What?\nReasoning: Because.\nAnswer: 3\n\nQuestion: Who?"),
     ):
-        assert replace(METHODS["tailored"].formats[layout], demonstrations=shown[:1]).prompt("Who?") == expected
+        assert replace(METHODS["tailored"].formats[layout], demonstrations=demonstrations[:1]).prompt("Who?") == expected
     assert form.split(" Because.\nAnswer: 3") == ("Because.", "3")
     assert form.split("endless") == ("endless", "")
     for layout in METHODS["tailored"].formats.values():
@@ -165,7 +165,7 @@ def test_demonstrations_precede_the_question_and_never_contain_its_answer():
 # --- rounds -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_of_rounds_writes_its_files_and_metrics(make_run, tmp_path):
+def test_a_tailored_run_writes_the_files_and_metrics_of_every_round(make_run, tmp_path):
     run = make_run(tmp_path, *TINY)
     metrics = execute(run, "")
     folder = run.directory.path
@@ -179,7 +179,8 @@ def test_a_run_of_rounds_writes_its_files_and_metrics(make_run, tmp_path):
     failed = {row["sample_index"] for row in exam if row["mistakes"]}
     feedback = list(read_jsonl(folder / "round_2" / "feedback.jsonl"))
     assert {row["sample_index"] for row in feedback} == failed
-    assert all(set(row["mistakes"]) <= set(by["mistakes"]) for row in feedback for by in exam if by["sample_index"] == row["sample_index"])
+    mistakes = {row["sample_index"]: set(row["mistakes"]) for row in exam}
+    assert all(set(row["mistakes"]) <= mistakes[row["sample_index"]] for row in feedback)
     kept = {number: sum(row["kept"] for row in read_jsonl(folder / f"round_{number}" / "curated.jsonl")) for number in (1, 2)}
     assert (first["n_reasoning_samples"], second["n_reasoning_samples"]) == (kept[1], kept[1] + kept[2])
     assert 0 < second["reflection_share"] <= 1
@@ -199,7 +200,8 @@ def test_a_run_of_rounds_writes_its_files_and_metrics(make_run, tmp_path):
     assert not set(run.split.test) & {row["sample_index"] for row in exam}
 
 
-def final(run):
+def round_files(run):
+    """Contents of the files of all rounds, by name."""
     folder = run.directory.path
     numbers = range(1, 1 + len(list(folder.glob("round_*"))))
     names = ("exam.jsonl", "feedback.jsonl", "curated.jsonl", "predictions.jsonl", "student/model.safetensors")
@@ -211,11 +213,11 @@ def test_rounds_are_reproducible_and_depend_on_their_options(make_run, tmp_path)
     once, again = make_run(tmp_path / "a", *TINY), make_run(tmp_path / "b", *TINY)
     execute(once, "")
     execute(again, "")
-    assert final(once) == final(again)
+    assert round_files(once) == round_files(again)
     without = make_run(tmp_path / "a", *TINY, "method.reflection.weight=0")
     execute(without, "")
     assert without.run_id != once.run_id
-    with_reflection, without_reflection = final(once), final(without)
+    with_reflection, without_reflection = round_files(once), round_files(without)
     same = {name for name in with_reflection if with_reflection[name] == without_reflection[name]}
     assert {"round_1/student/model.safetensors", "round_2/exam.jsonl", "round_2/feedback.jsonl"} <= same
     assert "round_2/student/model.safetensors" not in same
@@ -224,16 +226,16 @@ def test_rounds_are_reproducible_and_depend_on_their_options(make_run, tmp_path)
 def test_options_choose_the_samples_and_the_first_student_of_a_round(make_run, tmp_path):
     metrics = execute(make_run(tmp_path, *TINY, "method.accumulate=false"), "")
     assert metrics["rounds"][1]["n_reasoning_samples"] == metrics["rounds"][1]["completions_kept"]
-    anew = make_run(tmp_path, *TINY, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
-    execute(anew, "")
-    files = final(anew)
+    restarted = make_run(tmp_path, *TINY, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
+    execute(restarted, "")
+    files = round_files(restarted)
     assert files["round_1/student/model.safetensors"] == files["round_2/student/model.safetensors"], "the same training twice"
 
 
 @pytest.mark.parametrize("source", ["plain", "self"])
 def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, tmp_path):
     settings = [*TINY]
-    if source == "self":  # a coin is right every other time
+    if source == "self":  # a guess about a coin is right half of the time
         settings += [
             "dataset=toy_coin_flip",
             "trainer.max_steps=200",
@@ -250,7 +252,7 @@ def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, 
     second = metrics["rounds"][1]
     if source == "plain":
         tailored = execute(make_run(tmp_path, *TINY), "")
-        assert second["completions_asked"] == tailored["rounds"][1]["completions_asked"], "as many further ones"
+        assert second["completions_asked"] == tailored["rounds"][1]["completions_asked"], "as many plain rationales as feedback replies"
         assert second["teacher_usage"]["requests"] == 2 * len(rows), "rationale and answer"
         first = {(row["sample_index"], row["rationale"]) for row in read_jsonl(folder / "round_1" / "curated.jsonl")}
         assert not first & {(row["sample_index"], row["rationale"].strip()) for row in rows}
@@ -271,7 +273,7 @@ def test_a_repeated_mistake_gets_a_new_reply_and_is_paid_once(make_run, tmp_path
     second, third = ([*read_jsonl(run.directory.round(number).feedback)] for number in (2, 3))
     assert [(row["sample_index"], row["mistakes"]) for row in second] == [(row["sample_index"], row["mistakes"]) for row in third]
     assert sum(earlier["rationale"] == later["rationale"] for earlier, later in zip(second, third, strict=True)) < len(third) / 4
-    usages = [of_round["teacher_usage"] for of_round in metrics["rounds"]]
+    usages = [round_metrics["teacher_usage"] for round_metrics in metrics["rounds"]]
     assert [usage["requests"] for usage in usages[1:]] == [len(second), len(third)]
     assert [usage["served_from_store"] for usage in usages[1:]] == [0, 0]
     rows = [line for path in (tmp_path / "store").glob("*/*/*/*.jsonl") for line in path.read_text().splitlines()]
@@ -331,11 +333,11 @@ def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, exa
     encoded = []
     encode = answering.encode_questions
 
-    def watch(student, form, questions, limit):
+    def watched(student, form, questions, limit):
         encoded.append((form, questions))
         return encode(student, form, questions, limit)
 
-    monkeypatch.setattr(answering, "encode_questions", watch)
+    monkeypatch.setattr(answering, "encode_questions", watched)
     metrics = execute(run, "")
     assert (run.directory.round(1).exam.exists()) is examined
     assert all(len(form.demonstrations) == 2 for form, _ in encoded)
@@ -346,8 +348,8 @@ def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, exa
         assert metrics["rounds"][0]["reflection_share"] > 0
         for row in read_jsonl(run.directory.round(1).exam):
             assert not any("Question:" in text for text in row["mistakes"])
-    usage = read_json(run.directory.student / "fcot.json")
-    assert len(usage["format"]["demonstrations"]) == 2
+    interface = read_json(run.directory.student / "fcot.json")
+    assert len(interface["format"]["demonstrations"]) == 2
     assert "Reasoning:" in (run.directory.student / "README.md").read_text()
 
 
@@ -437,12 +439,12 @@ def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(make_
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer() as server:
         free = make_run(tmp_path / "free", *paid(tmp_path / "free", server)[:-1])
-        whole = execute(free, "")
-        spent = [of_round["teacher_usage"]["usd"] for of_round in whole["rounds"]]
+        unbounded = execute(free, "")
+        spent = [round_metrics["teacher_usage"]["usd"] for round_metrics in unbounded["rounds"]]
         assert all(spent)
         between = spent[0] + spent[1] / 3
         bounded = make_run(tmp_path, *paid(tmp_path, server)[:-1], f"teacher.budget_usd={between + 0.001}")
-        # The bound on a single request is larger than what it costs, so that round 2 cannot be paid.
+        # The bound on the cost of a request exceeds its actual cost, so that round 2 cannot be paid.
         ended = execute(bounded, "")
         assert (ended["rounds_ended"], len(ended["rounds"])) == ("budget", 1)
         assert bounded.directory.done.exists()
@@ -451,11 +453,11 @@ def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(make_
         assert larger.run_id == bounded.run_id
         continued = execute(larger, "")
         assert continued["rounds_ended"] == "rounds"
-        assert continued["teacher_usage"]["usd"] == pytest.approx(whole["teacher_usage"]["usd"])
-        assert final(larger) == final(free)
-        none = make_run(tmp_path / "none", *paid(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
+        assert continued["teacher_usage"]["usd"] == pytest.approx(unbounded["teacher_usage"]["usd"])
+        assert round_files(larger) == round_files(free)
+        too_small = make_run(tmp_path / "none", *paid(tmp_path / "none", server)[:-1], "teacher.budget_usd=0.00001")
         with pytest.raises(BudgetSpent):
-            execute(none, "")
+            execute(too_small, "")
 
 
 FAULTS = {"seed": 3, "429": 0.05, "500": 0.05, "503": 0.03, "reset": 0.05, "invalid_json": 0.03, "slow:1": 0.02}
@@ -490,15 +492,15 @@ def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places,
         metrics = execute(run, "")
         bought = server.stats()
     with FakeServer() as server:
-        alone = make_run(tmp_path / "alone", *[one for one in settings if not one.startswith(("output_dir", "teacher.base_url"))],
-                         f"teacher.base_url={server.base_url}", f"output_dir={tmp_path / 'alone'}")  # fmt: skip
+        kept = [option for option in settings if not option.startswith(("output_dir", "teacher.base_url"))]
+        alone = make_run(tmp_path / "alone", *kept, f"teacher.base_url={server.base_url}", f"output_dir={tmp_path / 'alone'}")
         uninterrupted = execute(alone, "")
-        wanted = server.stats()
-    assert final(run) == final(alone)
-    assert [one["accuracy"] for one in metrics["rounds"]] == [one["accuracy"] for one in uninterrupted["rounds"]]
-    in_flight = sum(bought["good"].values()) - sum(wanted["good"].values())
-    assert set(bought["good"]) == set(wanted["good"])
-    assert in_flight <= 32 * len(places), "only what was in flight at a kill may be paid again"
+        needed = server.stats()
+    assert round_files(run) == round_files(alone)
+    assert [row["accuracy"] for row in metrics["rounds"]] == [row["accuracy"] for row in uninterrupted["rounds"]]
+    in_flight = sum(bought["good"].values()) - sum(needed["good"].values())
+    assert set(bought["good"]) == set(needed["good"])
+    assert in_flight <= 32 * len(places), "only requests in flight at a kill may be paid again"
     lines = [line for path in (tmp_path / "killed").glob("store/*/*/*/*.jsonl") for line in path.read_text().splitlines()]
     rows = [json.loads(line) for line in lines if line.endswith("}")]
     slots = [(row["key"], row["slot"]) for row in rows if row["slot"] is not None]

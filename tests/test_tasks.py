@@ -134,7 +134,7 @@ def test_five_test_questions_of_multiarith_are_also_in_train(shared_data):
     assert shared_questions(problems, Split(sample_split(600)[0], [], sample_split(600)[1])) == 5
 
 
-def test_questions_shared_with_train_or_validation_are_counted_whatever_their_white_space():
+def test_questions_shared_with_train_or_validation_are_counted_regardless_of_white_space():
     problems = {i: Problem(i, question, "1") for i, question in enumerate(["a b", "c", "a  b ", "c", "d"])}
     assert shared_questions(problems, Split([0], [1], [2, 3, 4])) == 2
 
@@ -150,7 +150,7 @@ def test_rows_in_another_order_are_an_error_and_other_rows_are_not_verified():
     known = problems_of("a b", "c", "d")
     task = replace(TASKS["svamp"], order=questions_hash(known)[:16], rows=questions_hash(known, ordered=False)[:16])
     assert check_order(task, known)
-    assert check_order(task, problems_of("a  b\n", "c", "d"))  # white space is no other question
+    assert check_order(task, problems_of("a  b\n", "c", "d"))  # white space does not make another question
     assert not check_order(task, problems_of("a b", "c"))
     with pytest.raises(FcotError, match="in another order"):
         check_order(task, problems_of("c", "a b", "d"))
@@ -231,16 +231,16 @@ def test_the_few_shot_subset_is_the_first_of_a_permutation():
 
 def test_validation_problems_are_taken_from_train():
     train = list(range(0, 200, 2))
-    inside, validation = hold_out_validation(train, train, 0.1, None)
-    assert (len(inside), len(validation)) == (90, 10)
-    assert sorted(inside + validation) == train
+    remaining, validation = hold_out_validation(train, train, 0.1, None)
+    assert (len(remaining), len(validation)) == (90, 10)
+    assert sorted(remaining + validation) == train
 
 
 def test_validation_of_a_subset_comes_from_unused_problems():
     train = list(range(100))
     chosen = subsample(train, 8)
-    inside, validation = hold_out_validation(train, chosen, 0.1, None)
-    assert inside == chosen
+    remaining, validation = hold_out_validation(train, chosen, 0.1, None)
+    assert remaining == chosen
     assert len(validation) == 10
     assert not set(chosen) & set(validation)
 
@@ -248,18 +248,18 @@ def test_validation_of_a_subset_comes_from_unused_problems():
 @pytest.mark.parametrize("n_templates", [2, 3, 5, 20])
 def test_validation_shares_no_template_with_train(n_templates):
     templates = {index: f"t{index % n_templates}" for index in range(60)}
-    inside, validation = hold_out_validation(range(60), range(60), 0.1, templates)
+    remaining, validation = hold_out_validation(range(60), range(60), 0.1, templates)
     assert validation
-    assert sorted(inside + validation) == list(range(60))
-    assert not {templates[index] for index in inside} & {templates[index] for index in validation}
+    assert sorted(remaining + validation) == list(range(60))
+    assert not {templates[index] for index in remaining} & {templates[index] for index in validation}
 
 
 def test_validation_of_a_subset_shares_no_template_with_it():
     templates = {index: f"t{index % 20}" for index in range(60)}
-    inside, validation = hold_out_validation(range(60), [0, 20, 1], 0.9, templates)
-    assert inside == [0, 1, 20]
-    assert len(validation) == 54  # all but the two templates' six
-    assert not {templates[index] for index in inside} & {templates[index] for index in validation}
+    remaining, validation = hold_out_validation(range(60), [0, 20, 1], 0.9, templates)
+    assert remaining == [0, 1, 20]
+    assert len(validation) == 54  # all but the six problems of two templates
+    assert not {templates[index] for index in remaining} & {templates[index] for index in validation}
 
 
 def test_validation_never_takes_all_of_train():
@@ -282,41 +282,41 @@ def configuration(dataset, mode, selection="last", limit=None, **split_mode) -> 
 
 
 @pytest.fixture
-def mine():
+def own_data():
     problems = {index: Problem(index, f"question {index}", "1") for index in range(0, 200, 2)}  # sample indices with gaps
     return custom_task("mine", AnswerRule("number")), problems
 
 
-def test_a_split_consists_of_sample_indices(mine):
-    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *mine)
+def test_a_split_consists_of_sample_indices(own_data):
+    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *own_data)
     assert (len(split.train), split.validation, len(split.test)) == (70, [], 30)
     assert sorted(split.train + split.test) == list(range(0, 200, 2))
 
 
 @pytest.mark.parametrize(("options", "n_train"), [({}, 63), ({"subset": 8}, 8), ({"limit": 10}, 10), ({"subset": 8, "limit": 5}, 5)])
-def test_train_validation_and_test_are_disjoint(mine, options, n_train):
-    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", "validation", **options), *mine)
+def test_train_validation_and_test_are_disjoint(own_data, options, n_train):
+    split, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", "validation", **options), *own_data)
     assert (len(split.train), len(split.validation), len(split.test)) == (n_train, 7, 30)
     assert len(set(split.train + split.validation + split.test)) == n_train + 37
 
 
-def test_limit_takes_the_first_train_problems(mine):
-    whole, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *mine)
-    limited, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", limit=10), *mine)
+def test_limit_takes_the_first_train_problems(own_data):
+    whole, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample"), *own_data)
+    limited, _ = make_split(configuration(CustomDatasetConfig("mine"), "sample", limit=10), *own_data)
     assert limited.train == whole.train[:10]
     assert limited.test == whole.test
 
 
-def test_a_subset_larger_than_train_is_an_error(mine):
+def test_a_subset_larger_than_train_is_an_error(own_data):
     with pytest.raises(FcotError, match=r"split_mode\.subset=71: train has 70 problems"):
-        make_split(configuration(CustomDatasetConfig("mine"), "sample", subset=71), *mine)
+        make_split(configuration(CustomDatasetConfig("mine"), "sample", subset=71), *own_data)
 
 
 # --- split files --------------------------------------------------------------------------------------------------
 
 
-def test_a_split_file_defines_the_split_and_its_hash_is_checked(mine, tmp_path):
-    task, problems = mine
+def test_a_split_file_defines_the_split_and_its_hash_is_checked(own_data, tmp_path):
+    task, problems = own_data
     content = {"train": [6, 2, 4], "validation": [8], "test": [0, 198]}
     config = configuration(CustomDatasetConfig("mine"), "file", path=str(write_json(tmp_path / "split.json", content)))
     assert make_split(config, task, problems) == (Split([2, 4, 6, 8], [], [0, 198]), False)
@@ -352,7 +352,7 @@ def test_a_malformed_split_file_is_reported(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
-def test_a_missing_split_file_or_one_that_is_not_json_is_reported(tmp_path):
+def test_a_missing_or_damaged_split_file_is_reported(tmp_path):
     with pytest.raises(FcotError, match=r"split_mode\.path=.*nowhere\.json: No such file"):
         read_split_file(tmp_path / "nowhere.json", range(10))
     (tmp_path / "torn.json").write_text('{"train": [0,')

@@ -1,4 +1,4 @@
-"""What the teacher side has to show against a server that misbehaves: everything bought once, whatever happens. Minutes each."""
+"""Generation from a server that misbehaves: every completion is bought once, whatever happens. Each test takes minutes."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def start(server, folder, *more, **environment):
-    command = [sys.executable, "-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", "teacher.api_key_env=none", *more]
+def start(server, folder, *overrides, **environment):
+    command = [sys.executable, "-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", "teacher.api_key_env=none", *overrides]
     return subprocess.Popen(
         command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def rows_of(folder):
-    """Good rows and the number of refused ones, of whole lines."""
-    good, refused = Counter(), 0
+    """Number of good rows by (key, slot), and the number of unusable rows; incomplete lines are skipped."""
+    good, n_unusable = Counter(), 0
     for shard in Path(folder).glob("outputs/store/*/*/*/?.*jsonl"):
         for line in shard.read_bytes().splitlines():
             try:
@@ -49,11 +49,11 @@ def rows_of(folder):
             except ValueError:
                 continue  # torn by a kill
             good[row["key"], row["slot"]] += row["slot"] is not None
-            refused += row["slot"] is None
-    return +good, refused
+            n_unusable += row["slot"] is None
+    return +good, n_unusable
 
 
-def assert_all_there(folder, steps=1):
+def assert_complete(folder, steps=1):
     good, _ = rows_of(folder)
     assert set(good.values()) == {1}, "no slot has two rows"
     slots = Counter(key for key, _ in good)
@@ -65,13 +65,13 @@ def assert_all_there(folder, steps=1):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_plan_of_faults_ends_with_every_completion_bought_once(tmp_path, steps):
+def test_a_faulty_server_sells_every_completion_once(tmp_path, steps):
     with FakeServer(FAULTS, latency=0.05, limit=1800) as server:
         process = start(server, tmp_path, *(["prompt=zero_shot_cot"] if steps == 2 else []))
         _, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
         stats = server.stats()
-    assert_all_there(tmp_path, steps)
+    assert_complete(tmp_path, steps)
     assert stats["good_choices"] == steps * N * D
     if steps == 1:
         assert set(stats["good"].values()) == {D}
@@ -81,15 +81,15 @@ def test_a_plan_of_faults_ends_with_every_completion_bought_once(tmp_path, steps
     assert set(stats["faulty"]) == {fault.partition(":")[0] for fault in FAULTS} - {"seed"}
 
 
-def test_fifty_kills_lose_nothing_and_repeat_only_what_was_in_flight(tmp_path):
+def test_fifty_kills_lose_no_row_and_repeat_only_requests_in_flight(tmp_path):
     rng = random.Random(0)
     concurrency, choices, in_flight = 8, 2, []
-    quiet = tmp_path / "uninterrupted"
-    quiet.mkdir()
+    uninterrupted = tmp_path / "uninterrupted"
+    uninterrupted.mkdir()
     with FakeServer(FAULTS, latency=0.0, limit=1800) as server:
-        process = start(server, quiet)
+        process = start(server, uninterrupted)
         assert process.wait(timeout=900) == 0
-        expected = assert_all_there(quiet)
+        expected = assert_complete(uninterrupted)
     with FakeServer(FAULTS, latency=0.15, limit=1800) as server:
         before = set()
         while len(in_flight) < 50:
@@ -100,30 +100,30 @@ def test_fifty_kills_lose_nothing_and_repeat_only_what_was_in_flight(tmp_path):
             time.sleep(rng.uniform(0.0, 0.4))
             process.kill()
             assert process.wait() < 0, f"the work was done after {len(in_flight)} kills"
-            time.sleep(0.3)  # what the server is still writing is written
+            time.sleep(0.3)  # the server finishes the replies that it is writing
             good, _ = rows_of(tmp_path)
-            assert before <= set(good), "what was stored is lost"
+            assert before <= set(good), "a stored row is lost"
             before = set(good)
             in_flight.append(server.stats()["good_choices"] - good.total() - sum(in_flight))
         process = start(server, tmp_path)
         assert process.wait(timeout=900) == 0
-        assert assert_all_there(tmp_path) == expected
+        assert assert_complete(tmp_path) == expected
         bought = server.stats()["good_choices"]
     print(f"\nin flight at the kills: {sum(in_flight)} choices, at most {max(in_flight)}")
     assert max(in_flight) <= concurrency * choices
-    assert bought == N * D + sum(in_flight), "only what was in flight at a kill was bought again"
+    assert bought == N * D + sum(in_flight), "only choices in flight at a kill are bought again"
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_several_processes_at_once_buy_together_what_one_would(tmp_path, n):
-    """Runs of other seeds: they want the same completions and have directories of their own."""
+def test_several_processes_at_once_buy_each_completion_once(tmp_path, n):
+    """Runs with different seeds need the same completions and have folders of their own."""
     with FakeServer(FAULTS, latency=0.05, limit=1800) as server:
         processes = [start(server, tmp_path, f"seed={i}", "split_mode.validation_fraction=0.1") for i in range(n)]
         for process in processes:
             _, err = process.communicate(timeout=900)
             assert process.returncode == 0, err
         stats = server.stats()
-    assert_all_there(tmp_path)
+    assert_complete(tmp_path)
     assert stats["good_choices"] == N * D
     usages = [json.loads(path.read_text())["teacher_usage"] for path in tmp_path.glob("outputs/runs/*/stages/generate.json")]
     assert len(usages) == n
@@ -131,7 +131,7 @@ def test_several_processes_at_once_buy_together_what_one_would(tmp_path, n):
     assert sum(usage["served_from_store"] for usage in usages) == (n - 1) * N * D
 
 
-def test_the_key_is_in_nothing_a_run_wrote_error_paths_included(tmp_path):
+def test_a_run_writes_the_api_key_nowhere_even_after_errors(tmp_path):
     key = "sk-made-up-0123456789abcdefghij"
     for number, faults in enumerate((["401"] * 9, ["500"] * 9, ["404"] * 9, ["400"] * 9, ["quota"] * 9, FAULTS)):
         with FakeServer(faults) as server:
@@ -142,5 +142,5 @@ def test_the_key_is_in_nothing_a_run_wrote_error_paths_included(tmp_path):
             assert server.stats()["last"], err
             assert server.stats()["last"][0]["authorization"] == f"Bearer {key}"
         assert key not in out + err
-    wrote = [path for path in tmp_path.rglob("*") if key in path.name or (path.is_file() and key.encode() in path.read_bytes())]
-    assert not wrote
+    leaks = [path for path in tmp_path.rglob("*") if key in path.name or (path.is_file() and key.encode() in path.read_bytes())]
+    assert not leaks

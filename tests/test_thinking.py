@@ -48,12 +48,12 @@ def test_thoughts_are_joined_and_texts_without_tags_are_unchanged():
         assert separate(text) == ("", text, True)
 
 
-def completion(text: str, ended: str = "stop") -> Completion:
-    return Completion(0, 0, *PROMPT.split(text, NUMBER), ended, separate(text).thought)
+def completion(text: str, finish_reason: str = "stop") -> Completion:
+    return Completion(0, 0, *PROMPT.split(text, NUMBER), finish_reason, separate(text).thought)
 
 
-def verdict(text: str, thinking: str = "strip", ended: str = "stop"):
-    (row,) = curate([completion(text, ended)], PROBLEMS, NUMBER, PROMPT.read, Rules(["answer"], thinking=thinking))
+def verdict(text: str, thinking: str = "strip", finish_reason: str = "stop"):
+    (row,) = curate([completion(text, finish_reason)], PROBLEMS, NUMBER, PROMPT.read, Rules(["answer"], thinking=thinking))
     return row.rationale, row.prediction, row.reason
 
 
@@ -87,10 +87,10 @@ def test_a_completion_without_a_thought_is_rejected_where_only_thoughts_count():
 
 
 @pytest.mark.parametrize(
-    ("text", "alone"), [("8 coins", True), ("The answer is **8**", True), ("5 + 3 = 8", False), ("She buys three more", False)]
+    ("text", "is_answer"), [("8 coins", True), ("The answer is **8**", True), ("5 + 3 = 8", False), ("She buys three more", False)]
 )
-def test_only_an_answer_tells_answers_from_reasoning(text, alone):
-    assert only_an_answer(text) == alone
+def test_only_an_answer_distinguishes_answers_from_reasoning(text, is_answer):
+    assert only_an_answer(text) == is_answer
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.formats])

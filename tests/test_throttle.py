@@ -24,13 +24,13 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr("fcot.llm.throttle.time", made)
-    return made
+    fake_clock = Clock()
+    monkeypatch.setattr("fcot.llm.throttle.time", fake_clock)
+    return fake_clock
 
 
 def in_a_loop(test):
-    """A test that is a coroutine."""
+    """Run a test that is a coroutine."""
 
     @functools.wraps(test)
     def run(*arguments, **fixtures):
@@ -74,7 +74,7 @@ def succeed(throttle, n=1, seconds=0.0):
 
 
 async def round_trip(throttle, clock=None, seconds=1.0):
-    """As many requests as the throttle allows at once, all answered; how many they were."""
+    """Send as many requests as the throttle allows at once and answer all of them; returns their number."""
     n = len(await fill(throttle))
     if clock is not None:
         clock.now += seconds
@@ -82,7 +82,7 @@ async def round_trip(throttle, clock=None, seconds=1.0):
     return n
 
 
-# --- how many at once -------------------------------------------------------------------------------------------------------
+# --- requests in flight -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("concurrency", [None, 5])
@@ -130,7 +130,7 @@ async def test_an_adaptive_limit_doubles_each_round_trip_then_drops_by_a_twentie
 
 @in_a_loop
 async def test_the_limit_stops_growing_at_a_server_that_queues(clock):
-    """Twice as many at once take twice as long: it answers 20 a second whatever is asked."""
+    """Twice as many at once take twice as long: the server answers 20 requests per second, however many are sent."""
     throttle = Throttle(None, None, None)
     for _ in range(60):
         await round_trip(throttle, clock, throttle.limit / 20)
@@ -153,7 +153,7 @@ async def test_a_limit_stops_growing_when_queueing_comes_near_the_timeout(clock)
 @pytest.mark.parametrize(("seconds", "timeout_s"), [(40, 120), (200, 600)])
 @in_a_loop
 async def test_a_slow_model_gets_as_many_requests_at_once_as_a_fast_one(clock, seconds, timeout_s):
-    """On a clock of the test: after an hour of answers that take so long, a thousand are in flight."""
+    """On the clock of the test: after at most an hour of slow answers, 1,024 requests are in flight."""
     throttle = Throttle(None, None, None, timeout_s=timeout_s)
     began = clock.now
     while clock.now - began < 3600 and throttle.limit < 1024:
@@ -164,7 +164,7 @@ async def test_a_slow_model_gets_as_many_requests_at_once_as_a_fast_one(clock, s
 
 @in_a_loop
 async def test_a_slow_model_behind_a_limit_of_its_server_gets_that_many_requests(clock):
-    """The server takes 50 at once and refuses more: with answers of 40 s that is found within the hour."""
+    """The server accepts 50 at once and rejects the rest. With answers of 40 s the limit comes close to 50 within 20 minutes."""
     throttle = Throttle(None, None, None, timeout_s=120)
     for _ in range(30):
         tickets = await fill(throttle)
@@ -247,30 +247,30 @@ async def test_after_a_pushback_an_unused_limit_does_not_grow():
     assert throttle.limit == reduced
 
 
-# --- own rates --------------------------------------------------------------------------------------------------------------
+# --- configured rates -------------------------------------------------------------------------------------------------------
 
 
 async def send(throttle, n, tokens=1):
-    """Seconds until ``n`` requests were sent, and answered at once."""
+    """Seconds until ``n`` requests were sent. Each is answered immediately."""
 
-    async def one():
+    async def send_request():
         await throttle.enter(tokens)
         succeed(throttle)
 
     begin = time.monotonic()
-    await asyncio.gather(*(one() for _ in range(n)))
+    await asyncio.gather(*(send_request() for _ in range(n)))
     return time.monotonic() - begin
 
 
 @in_a_loop
 async def test_requests_per_minute_spread_requests():
-    """600 a minute: ten may go at once, six more need a tenth of a second each."""
+    """600 per minute: ten may go at once, six more need a tenth of a second each."""
     assert await send(Throttle(None, 600, None), 16) > 0.59
 
 
 @in_a_loop
 async def test_tokens_per_minute_spread_requests():
-    """60,000 a minute: a second's worth is 1,000 tokens, 600 more take 0.6 s."""
+    """60,000 per minute: 1,000 tokens per second may go at once, 600 more take 0.6 s."""
     assert await send(Throttle(50, None, 60_000), 4, tokens=400) > 0.59
 
 
@@ -335,11 +335,11 @@ def headers(kind="requests", limit="10", remaining="0", reset="1s"):
     ],
 )  # fmt: skip
 @in_a_loop
-async def test_an_empty_bucket_of_the_server_holds_back_until_it_has_one_again(clock, reset, seconds):
+async def test_an_empty_bucket_of_the_server_delays_requests_until_it_refills(clock, reset, seconds):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
     throttle.observe(headers(limit="1000", reset=reset))
-    clock.now += seconds / 1000 * 0.98  # a thousand come back in that time
+    clock.now += seconds / 1000 * 0.98  # a thousand requests come back in that time
     assert not await may_go(throttle)
     clock.now += seconds / 1000 * 0.04
     assert await may_go(throttle)
@@ -356,7 +356,7 @@ async def test_the_remaining_requests_of_a_limit_are_sent_at_once(clock):
 
 
 @in_a_loop
-async def test_the_servers_tokens_hold_back_large_requests_and_let_small_ones_through(clock):
+async def test_the_servers_tokens_delay_large_requests_and_let_small_requests_pass(clock):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1, tokens=100)
     throttle.observe(headers("tokens", "60000", "200", "59.8s"))
@@ -367,17 +367,17 @@ async def test_the_servers_tokens_hold_back_large_requests_and_let_small_ones_th
 
 
 @pytest.mark.parametrize(
-    "told",
+    "received",
     [
         {}, headers(limit="many"), headers(remaining=""), headers(reset="soon"), headers(reset=""), headers(limit="0"), headers(limit="-1"),
         {"x-ratelimit-remaining-requests": "0"}, headers("flowers"), headers(limit="nan"),
     ],
 )  # fmt: skip
 @in_a_loop
-async def test_invalid_headers_delay_no_request(clock, told):
+async def test_invalid_headers_delay_no_request(clock, received):
     throttle = Throttle(50, None, None)
     await round_trip_of(throttle, 1)
-    throttle.observe(told)
+    throttle.observe(received)
     await round_trip_of(throttle, 40)
 
 
@@ -427,7 +427,7 @@ async def test_a_retry_after_delays_all_requests_and_a_shorter_one_does_not_shor
 
 @in_a_loop
 async def test_a_retry_after_delays_waiting_requests_too():
-    """The place is freed before the pause is over: the waiting request goes at its end."""
+    """The place becomes free before the pause is over. The waiting request goes at the end of the pause."""
     throttle = Throttle(1, None, None)
     ticket = await throttle.enter(1)
     waiting = asyncio.create_task(throttle.enter(1))
@@ -447,12 +447,12 @@ async def test_a_pause_lasts_as_long_as_it_should():
     assert time.monotonic() - begin > 0.19
 
 
-# --- the end, and another beginning -----------------------------------------------------------------------------------------
+# --- halt and reset ---------------------------------------------------------------------------------------------------------
 
 
 @in_a_loop
 async def test_halt_wakes_all_waiting_requests():
-    """For a place, for a rate, for the end of a pause the server asked for, for another try."""
+    """Waiting for a place, for a rate, for the end of a pause that the server requested, and for another try."""
     for_a_place, for_the_server, for_another_try = (Throttle(1, None, None) for _ in range(3))
     for_a_rate = Throttle(5, 0.001, None)
     for throttle in (for_a_place, for_a_rate, for_the_server):

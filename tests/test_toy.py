@@ -83,7 +83,7 @@ def test_the_length_of_a_question_does_not_reveal_its_answer(name):
     lengths = defaultdict(set)
     for problem in make_problems(TOY_TASKS[name], 500, seed=3):
         lengths[problem.template_id].add(len(problem.question.split()))
-    assert all(len(of_answer) == 1 for of_answer in lengths.values())
+    assert all(len(of_template) == 1 for of_template in lengths.values())
 
 
 def test_yes_and_no_are_balanced_in_every_coin_template():
@@ -91,7 +91,7 @@ def test_yes_and_no_are_balanced_in_every_coin_template():
     for problem in make_problems(TOY_TASKS["toy_coin_flip"], 1600, seed=4):
         answers[problem.template_id].append(problem.answer)
     assert len(answers) == 8
-    assert all(0.35 < given.count("yes") / len(given) < 0.65 for given in answers.values())
+    assert all(0.35 < of_template.count("yes") / len(of_template) < 0.65 for of_template in answers.values())
 
 
 def test_names_are_distinct_words():

@@ -1,4 +1,4 @@
-"""Training: the loss is exact, and neither micro-batches nor packing nor ranks nor a stop change what is learnt."""
+"""Training: the loss is exact, and micro-batches, packing and several processes do not change the result."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_loss_is_the_weighted_sum_over_tokens(family, weight):
 
 
 @pytest.mark.parametrize("family", ["t5", "flan_t5", "gpt2", "llama", "qwen2", "qwen3", "mistral"])
-def test_padding_and_neighbours_do_not_change_a_samples_loss(family):
+def test_padding_and_neighbors_do_not_change_the_loss_of_a_sample(family):
     student = make_student(family, noise=0.1)
     rows = sorted(make_rows(student, 8), key=lambda row: len(row.prompt) + len(row.completion))
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_padding_and_neighbours_do_not_change_a_samples_loss(family):
 
 
 @pytest.mark.parametrize("family", PACKABLE)
-def test_a_packed_sample_does_not_see_its_neighbours(family):
+def test_a_packed_sample_does_not_see_its_neighbors(family):
     student = make_student(family, noise=0.1)
     rows = make_rows(student, 9)[3:]
     apart = [logits_at_targets(student.model, layout_of(student).batch([row])) for row in rows]
@@ -95,8 +95,8 @@ def test_a_packed_sample_does_not_see_its_neighbours(family):
 
 
 @pytest.mark.parametrize("family", PACKABLE)
-def test_the_known_trap_a_mask_of_ones_mixes_packed_samples(family):
-    """What a packed row must not be given: positions begin anew, and yet a mask says that all belongs together."""
+def test_a_mask_of_ones_would_mix_packed_samples(family):
+    """A known mistake: positions restart with each sample, but a mask of ones lets every sample attend to its neighbors."""
     student = make_student(family, noise=0.1)
     rows = make_rows(student, 9)[3:]
     batch = layout_of(student, packing=True).batch(rows)
@@ -110,7 +110,7 @@ def test_the_known_trap_a_mask_of_ones_mixes_packed_samples(family):
     assert (naive[n:] - apart[n:]).abs().max() > 0.1
 
 
-def test_layers_that_look_elsewhere_cannot_be_packed(tmp_path):
+def test_sliding_window_layers_cannot_be_packed(tmp_path):
     student = make_student("mistral")
     save_student(student, tmp_path)
     check_student(str(tmp_path), None, 8, 8)
@@ -124,7 +124,7 @@ def test_micro_batches_change_nothing(family, tmp_path):
     parts = trained(tmp_path / "4", family, micro_batches=4)
     assert len(whole.losses) == 50
     assert parts.losses == pytest.approx(whole.losses, abs=1e-4)
-    assert whole.losses[-1] < whole.losses[0] - 0.5, "something was learnt"
+    assert whole.losses[-1] < whole.losses[0] - 0.5, "training lowers the loss"
     assert parts.report.n_samples == whole.report.n_samples
     assert parts.report.n_tokens == whole.report.n_tokens
     assert parts.report.n_padded < whole.report.n_padded
@@ -141,15 +141,15 @@ def test_packing_changes_nothing(family, tmp_path):
     assert packed.report.n_padded == packed.report.n_tokens < plain.report.n_padded
 
 
-def test_two_processes_train_and_decode_like_one(tmp_path):
+def test_two_processes_train_and_decode_like_one_process(tmp_path):
     """Also where a micro-batch has fewer samples than there are ranks: 3 samples in 2 x 2 parts."""
     options = {"batch_size": 3, "micro_batches": 2, "ask": True}
-    one, two = trained(tmp_path / "one", **options), trained_by(2, tmp_path / "two", **options)
-    assert two.losses == pytest.approx(one.losses, abs=1e-4)
-    assert len(two.losses) == 50
-    torch.testing.assert_close(two.weights, one.weights, atol=1e-4, rtol=0)
-    assert two.answers == one.answers
-    assert (two.report.n_samples, two.report.n_tokens) == (one.report.n_samples, one.report.n_tokens)
+    single, double = trained(tmp_path / "one", **options), trained_by(2, tmp_path / "two", **options)
+    assert double.losses == pytest.approx(single.losses, abs=1e-4)
+    assert len(double.losses) == 50
+    torch.testing.assert_close(double.weights, single.weights, atol=1e-4, rtol=0)
+    assert double.answers == single.answers
+    assert (double.report.n_samples, double.report.n_tokens) == (single.report.n_samples, single.report.n_tokens)
 
 
 @pytest.mark.slow
@@ -157,18 +157,18 @@ def test_two_processes_train_and_decode_like_one(tmp_path):
     {"family": "t5", "strategy": "fsdp"}, {"family": "gpt2", "strategy": "fsdp", "micro_batches": 2, "batch_size": 3},
     {"family": "llama", "packing": True}, {"family": "gpt2", "lora": True},
 ], ids=str)  # fmt: skip
-def test_two_processes_train_like_one_in_other_ways(options, tmp_path):
+def test_two_processes_train_like_one_process_with_other_options(options, tmp_path):
     options = options | {"ask": True}
-    one, two = trained(tmp_path / "one", **options), trained_by(2, tmp_path / "two", **options)
-    assert two.losses == pytest.approx(one.losses, abs=1e-4)
-    torch.testing.assert_close(two.weights, one.weights, atol=1e-4, rtol=0)
-    assert two.answers == one.answers
+    single, double = trained(tmp_path / "one", **options), trained_by(2, tmp_path / "two", **options)
+    assert double.losses == pytest.approx(single.losses, abs=1e-4)
+    torch.testing.assert_close(double.weights, single.weights, atol=1e-4, rtol=0)
+    assert double.answers == single.answers
 
 
-@pytest.mark.parametrize(("family", "more"), [("t5", {}), ("gpt2", {"packing": True}), ("llama", {})])
-def test_gradient_checkpointing_changes_nothing(family, more, tmp_path):
-    plain = trained(tmp_path / "plain", family, max_steps=8, **more)
-    saving = trained(tmp_path / "saving", family, max_steps=8, gradient_checkpointing=True, **more)
+@pytest.mark.parametrize(("family", "options"), [("t5", {}), ("gpt2", {"packing": True}), ("llama", {})])
+def test_gradient_checkpointing_changes_nothing(family, options, tmp_path):
+    plain = trained(tmp_path / "plain", family, max_steps=8, **options)
+    saving = trained(tmp_path / "saving", family, max_steps=8, gradient_checkpointing=True, **options)
     torch.testing.assert_close(saving.weights, plain.weights, atol=1e-5, rtol=0)
 
 
@@ -181,19 +181,19 @@ def test_compiling_changes_nothing(family, tmp_path):
     assert trained(tmp_path / "compiled", family, max_steps=10, compile=True).losses == pytest.approx(plain.losses, abs=1e-4)
 
 
-def test_dropout_the_seed_and_clipping_count(tmp_path):
+def test_seed_dropout_clipping_and_weight_decay_change_the_weights(tmp_path):
     def weights(**options):
-        return trained(tmp_path / str(len(seen)), max_steps=4, **options).weights
+        return trained(tmp_path / str(len(results)), max_steps=4, **options).weights
 
-    seen = []
+    results = []
     for options in ({}, {"seed": 1}, {"clip_norm": 1e-3}, {"dropout": 0.1}, {"dropout": 0.1, "seed": 1}, {"weight_decay": 0.9}):
-        seen.append(weights(**options))
-        assert torch.equal(seen[-1], weights(**options)), f"{options}: twice the same"
-    assert all(not torch.equal(one, two) for i, one in enumerate(seen) for two in seen[:i])
+        results.append(weights(**options))
+        assert torch.equal(results[-1], weights(**options)), f"{options}: not repeatable"
+    assert all(not torch.equal(later, earlier) for i, later in enumerate(results) for earlier in results[:i])
 
 
 def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(tmp_path):
-    """With a rate of 0 the weights stay, and the loss of one and the same batch differs from step to step by dropout alone."""
+    """With a learning rate near 0 the weights stay, so that the loss of the same batch differs between steps by dropout alone."""
     same = trained(tmp_path / "off", n=4, batch_size=4, lr=1e-30, weight_decay=0.0, max_steps=5)
     drawn = trained(tmp_path / "on", n=4, batch_size=4, lr=1e-30, weight_decay=0.0, max_steps=5, dropout=0.2)
     assert max(same.losses) - min(same.losses) < 1e-5
@@ -222,7 +222,7 @@ def factors(first, last, **options):
     ("cosine", 0, [1, 0.904508, 0.024472]), ("cosine", 4, [0.25, 0.75 * 0.904508, 0.024472]),
 ])  # fmt: skip
 def test_the_learning_rate_follows_its_schedule(schedule, warmup, expected):
-    """At steps 0, 2 and 9 of 10; a training that goes on at step 3 goes on with that step's rate."""
+    """At steps 0, 2 and 9 of 10; a training that continues at step 3 continues with the rate of that step."""
     rates = factors(0, 10, schedule=schedule, warmup_steps=warmup)
     assert [rates[0], rates[2], rates[9]] == pytest.approx(expected, abs=1e-6)
     assert factors(3, 10, schedule=schedule, warmup_steps=warmup) == pytest.approx(rates[3:])
@@ -236,16 +236,16 @@ def test_the_learning_rate_follows_its_schedule(schedule, warmup, expected):
     ({"max_steps": 10, "epochs": 5, "evaluate_every_epochs": 1}, [3, 6, 9, 10]),
     ({"max_steps": 7, "evaluate_every_epochs": None}, [7]),
 ])  # fmt: skip
-def test_evaluations_come_when_they_are_due(options, steps, tmp_path):
-    seen = []
-    run = trained(tmp_path, n=10, batch_size=4, evaluate=lambda history: {"before": len(history)}, advance=seen.append, **options)
+def test_evaluations_run_at_the_configured_steps(options, steps, tmp_path):
+    advances = []
+    run = trained(tmp_path, n=10, batch_size=4, evaluate=lambda history: {"before": len(history)}, advance=advances.append, **options)
     assert [entry["step"] for entry in run.report.history] == steps
     assert [entry["before"] for entry in run.report.history] == list(range(len(steps)))
     assert [entry["epoch"] for entry in run.report.history] == [round(step / 3, 3) for step in steps]
-    assert sum(seen) == run.report.n_steps == len(run.losses) == steps[-1]
+    assert sum(advances) == run.report.n_steps == len(run.losses) == steps[-1]
 
 
-def test_a_training_stops_early_where_it_is_told_to(tmp_path):
+def test_a_training_ends_early_if_stop_returns_true(tmp_path):
     run = trained(tmp_path, evaluate_every_steps=2, stop=lambda history: len(history) == 3, max_steps=20)
     assert run.report.n_steps == len(run.losses) == 6
     assert [entry["step"] for entry in run.report.history] == [2, 4, 6]

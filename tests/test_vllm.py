@@ -1,4 +1,4 @@
-"""``launch/vllm``: a server, a generation with it and its end; outside SLURM, and on a real one where its packages are there."""
+"""``launch/vllm`` starts a server, generates with it and stops it: outside SLURM, and on a real SLURM where its packages are installed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ PROBLEMS, D = 38, 4  # 60 problems, less those of the test set and validation
 DATA = ("dataset.n_problems=60", f"diversity={D}")
 KEY = "sk-made-up-0123456789abcdefghij"
 
-# Called as `vllm serve` is: the fake server, with /v1/models, and with a process of its own that takes no SIGTERM.
-# It keeps in FOLDER/PID.json what it has answered.
+# Called like `vllm serve`: the fake server with /v1/models and a child process that ignores SIGTERM. FOLDER/PID.json counts its answers.
 SERVE = """
 import asyncio, json, os, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import fake_openai
 
-model, seen = sys.argv[1], set()
+model = sys.argv[1]
 assert sys.argv[2:4] == ["--host", "127.0.0.1"]
 del sys.argv[1:4]
 child = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 300"])
@@ -52,10 +51,10 @@ class Fake(fake_openai.FakeOpenAI):
         self.keep()
 
     def keep(self):
-        kept = {{"port": self.options.port, "pids": [os.getpid(), child.pid], "good": self.good.total()}}
-        kept |= {{"asked": sorted({{f"{{one['authorization']}} {{one['body']['model']}}" for one in self.last}})}}
+        state = {{"port": self.options.port, "pids": [os.getpid(), child.pid], "good": self.good.total()}}
+        state |= {{"callers": sorted({{f"{{call['authorization']}} {{call['body']['model']}}" for call in self.last}})}}
         path = Path({folder!r}, f"{{os.getpid()}}.json")
-        path.with_suffix(".new").write_text(json.dumps(kept))
+        path.with_suffix(".new").write_text(json.dumps(state))
         path.with_suffix(".new").rename(path)
 
 fake_openai.FakeOpenAI = Fake
@@ -64,7 +63,7 @@ asyncio.run(fake_openai.main())
 
 
 def heed_signals():
-    """As a process of a terminal does, also where nohup started the tests."""
+    """React to signals like a process of a terminal, even if nohup started the tests."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -80,11 +79,11 @@ class Place:
         serve.write_text(SERVE.format(tests=str(TESTS), folder=str(self.served)))
         without = ("OPENAI_API_KEY", "VLLM_API_KEY")
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM") and name not in without}
-        # A proxy that answers nobody: the server is asked directly.
+        # A proxy that never answers: requests to the server must not use it.
         self.environment |= {"PYTHON": sys.executable, "VLLM": f"{sys.executable} {serve}", "http_proxy": "http://127.0.0.1:9"}
 
     def program(self, name, text):
-        """A server of one's own, as ``VLLM`` names it."""
+        """Write the program of a server; returns the command for ``VLLM``."""
         (self.folder / name).write_text(text)
         return f"{sys.executable} {self.folder / name}"
 
@@ -94,8 +93,8 @@ class Place:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals,
         )  # fmt: skip
 
-    def run(self, *arguments, **more):
-        process = self.start(*arguments, **more)
+    def run(self, *arguments, **settings):
+        process = self.start(*arguments, **settings)
         out, err = process.communicate(timeout=180)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -124,11 +123,11 @@ class Place:
         return [(row["key"], row["slot"]) for row in rows]
 
     def check_whole(self):
-        """Everything was bought, once."""
+        """Every completion was bought once."""
         assert len(set(self.stored())) == len(self.stored()) == self.bought() == PROBLEMS * D
 
     def check_stopped(self, number=1):
-        """Nothing of the servers is left."""
+        """All servers have ended, with their child processes."""
         assert len(self.servers()) == number
         for server in self.servers():
             assert [pid for pid in server["pids"] if alive(pid)] == []
@@ -144,17 +143,17 @@ def alive(pid):
 
 
 def wait_until(condition, seconds):
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
 
 
 @pytest.fixture
 def place(tmp_path):
-    made = Place(tmp_path)
-    yield made
-    for pid in (pid for server in made.servers() for pid in server["pids"] if alive(pid)):  # of a test that has failed
+    workplace = Place(tmp_path)
+    yield workplace
+    for pid in (pid for server in workplace.servers() for pid in server["pids"] if alive(pid)):  # left running by a failed test
         os.kill(pid, signal.SIGKILL)
 
 
@@ -167,16 +166,16 @@ def script():
     return module
 
 
-# --- all goes well ---------------------------------------------------------------------------------------------------
+# --- generations ---------------------------------------------------------------------------------------------------
 
 
-def test_it_generates_stops_the_server_and_what_comes_later_needs_none(place):
+def test_the_script_generates_and_stops_the_server_and_later_stages_need_no_server(place):
     done = place.run(*DATA, OPENAI_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     place.check_stopped()
     place.check_whole()
     (server,) = place.servers()
-    assert server["asked"] == [f"Bearer unused {MODEL}"], "the user's key stays here"
+    assert server["callers"] == [f"Bearer unused {MODEL}"], "the user's key is not sent"
     assert f"{MODEL} answers after" in done.stderr
     (log,) = place.folder.glob("vllm-*.log")
     assert str(log) in done.stderr
@@ -211,18 +210,18 @@ def test_llama_cpp_generates_in_the_same_way(place):
     place.check_whole()
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (["nowhere.gguf", "--", "diversity=1"], "llama_cpp: nowhere.gguf: no such file"),
     (["-c", "8192"], "usage: launch/llama_cpp MODEL.gguf"),
     ([str(LLAMA_CPP)], "usage: launch/llama_cpp MODEL"),
 ])  # fmt: skip
-def test_llama_cpp_says_what_is_wrong_with_its_command(arguments, said):
+def test_llama_cpp_says_what_is_wrong_with_its_command(arguments, message):
     done = subprocess.run([LLAMA_CPP, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_llama_cpp_explains_itself():
+def test_llama_cpp_has_a_help_text():
     done = subprocess.run([LLAMA_CPP, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "LLAMA_SERVER" in done.stdout
@@ -233,7 +232,7 @@ def test_the_users_overrides_win_and_a_key_for_the_server_is_sent(place):
     assert done.returncode == 0, done.stderr
     assert f"of {PROBLEMS * D} completions" in done.stdout
     (server,) = place.servers()
-    assert server["asked"] == ["Bearer mine other"]
+    assert server["callers"] == ["Bearer mine other"]
 
 
 def test_a_sweep_generates_once_for_all_its_jobs(place):
@@ -244,39 +243,39 @@ def test_a_sweep_generates_once_for_all_its_jobs(place):
     assert len(list(place.folder.glob("outputs/sweeps/*"))) == 1
 
 
-def test_the_given_overrides_come_before_the_users_and_behind_options(script):
+def test_the_overrides_of_the_script_come_after_options_and_before_the_users_overrides(script):
     python = [*script.shlex.split(os.environ.get("PYTHON") or "python"), "-m", "fcot.run"]
-    ours = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "teacher.api_key_env=none", "until=generate"]
-    assert script.generation(["seed=1", "until=curate"], "a/b", "URL") == [*python, *ours, "seed=1", "until=curate"]
+    defaults = ["teacher=openai", "teacher.base_url=URL", "teacher.model='a/b'", "teacher.api_key_env=none", "until=generate"]
+    assert script.generation(["seed=1", "until=curate"], "a/b", "URL") == [*python, *defaults, "seed=1", "until=curate"]
     assert script.generation(["-m", "--config-dir", "mine", "seed=1"], "a/b", "URL") == [
         *python,
         "-m",
         "--config-dir",
         "mine",
-        *ours,
+        *defaults,
         "seed=1",
     ]
-    assert script.generation(["-m", "--config-dir=mine"], "a/b", "URL") == [*python, "-m", "--config-dir=mine", *ours]
-    assert script.generation([], "a/b", "URL") == [*python, *ours]
+    assert script.generation(["-m", "--config-dir=mine"], "a/b", "URL") == [*python, "-m", "--config-dir=mine", *defaults]
+    assert script.generation([], "a/b", "URL") == [*python, *defaults]
 
 
-def test_ports_in_use_and_those_of_other_jobs_are_not_taken(script, monkeypatch):
-    held = [script.free_port() for _ in range(20)]
-    assert len({port for port, _ in held}) == 20
+def test_ports_in_use_and_ports_of_other_jobs_are_not_chosen(script, monkeypatch):
+    reserved = [script.free_port() for _ in range(20)]
+    assert len({port for port, _ in reserved}) == 20
     with socket.socket() as used:
         used.bind(("127.0.0.1", 0))
         used.listen()
-        taken = [used.getsockname()[1], held[0][0]]
+        taken = [used.getsockname()[1], reserved[0][0]]
         monkeypatch.setattr(script.random, "sample", lambda *_: [*taken, 20000, 20001, 20002])
         assert script.free_port()[0] not in taken
-    for _, reservation in held:
+    for _, reservation in reserved:
         reservation.close()
 
 
-# --- it does not -----------------------------------------------------------------------------------------------------
+# --- failures and signals ------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_dies_at_the_start_is_noticed_and_its_last_lines_are_shown(place):
+def test_if_a_server_dies_at_the_start_its_last_lines_are_shown(place):
     dies = place.program("dies.py", "for i in range(30): print('line', i)\nraise SystemExit(3)")
     began = time.monotonic()
     done = place.run(*DATA, VLLM=dies)
@@ -287,7 +286,7 @@ def test_a_server_that_dies_at_the_start_is_noticed_and_its_last_lines_are_shown
     assert not list(place.folder.glob("outputs/store/*"))
 
 
-def test_a_server_that_does_not_exist(place):
+def test_a_server_that_does_not_exist_gives_one_message(place):
     done = place.run(*DATA, VLLM="no-such-server serve")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "vllm: no-such-server: No such file or directory")
 
@@ -297,26 +296,26 @@ import os, signal, time
 from pathlib import Path
 {ignore}
 Path("silent.pid").write_text(str(os.getpid()))
-print("loading for ever", flush=True)
+print("loading forever", flush=True)
 time.sleep(300)
 """
 
 
 @pytest.mark.parametrize("stubborn", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_server_that_never_answers(place, stubborn):
-    """One that takes no SIGTERM is killed after 20 seconds."""
+def test_a_server_that_never_answers_is_stopped(place, stubborn):
+    """A server that ignores SIGTERM is killed after 20 seconds."""
     silent = place.program("silent.py", SILENT.format(ignore="signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else ""))
     began = time.monotonic()
     done = place.run(*DATA, VLLM=silent, SERVER_PATIENCE_S="2")
     seconds = time.monotonic() - began
     assert done.returncode == 1
-    assert "loading for ever" in done.stderr
+    assert "loading forever" in done.stderr
     assert "within 2 s (SERVER_PATIENCE_S), the last: <urlopen error [Errno 111] Connection refused>" in done.stderr
     assert not alive(int((place.folder / "silent.pid").read_text()))
     assert (seconds > 20) == stubborn
 
 
-def test_a_signal_while_the_server_loads(place):
+def test_a_signal_while_the_server_loads_stops_the_server(place):
     silent = place.program("silent.py", SILENT.format(ignore=""))
     process = place.start(*DATA, VLLM=silent)
     wait_until((place.folder / "silent.pid").exists, 60)
@@ -326,7 +325,7 @@ def test_a_signal_while_the_server_loads(place):
     assert not alive(int((place.folder / "silent.pid").read_text()))
 
 
-def test_mistakes_are_found_before_the_server_is_started(place):
+def test_mistakes_are_reported_before_the_server_is_started(place):
     for arguments, message in (
         (["dataset=gsm9k"], "there is no dataset=gsm9k"),
         (["diversity=0"], "diversity=0"),
@@ -343,7 +342,7 @@ def test_mistakes_are_found_before_the_server_is_started(place):
     assert not list(place.folder.glob("outputs/sweeps"))
 
 
-def test_a_server_that_dies_while_it_is_asked(place):
+def test_a_server_that_dies_during_the_generation_is_reported(place):
     process = place.start(*DATA, "teacher.concurrency=2", options=["--latency", "0.5"])
     place.wait_for(2 * D)
     os.kill(place.servers()[0]["pids"][0], signal.SIGKILL)
@@ -368,8 +367,8 @@ def test_a_server_that_dies_while_it_is_asked(place):
         pytest.param(signal.SIGHUP, False, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_during_the_generation(place, number, to_all):
-    """As `kill` sends it to the script alone; as a terminal, or SLURM at its end, to the generation too."""
+def test_a_signal_during_the_generation_keeps_requests_in_flight_and_stops_the_server(place, number, to_all):
+    """Sent to the script alone, as by `kill`; or to the generation too, as by a terminal, or by SLURM when a job ends."""
     process = place.start(*DATA, "teacher.concurrency=4", options=["--latency", "1"])
     place.wait_for(2 * D)
     (os.killpg if to_all else os.kill)(process.pid, number)
@@ -378,7 +377,7 @@ def test_a_signal_during_the_generation(place, number, to_all):
     assert "stopping: waiting for the requests" in err
     place.check_stopped()
     bought = place.bought()
-    assert len(set(place.stored())) == len(place.stored()) == bought, "what was in flight is waited for and kept"
+    assert len(set(place.stored())) == len(place.stored()) == bought, "the script waits for requests in flight and keeps their answers"
     assert bought < PROBLEMS * D
     again = place.run(*DATA)
     assert again.returncode == 0, again.stderr
@@ -386,8 +385,8 @@ def test_a_signal_during_the_generation(place, number, to_all):
     place.check_whole()
 
 
-def test_a_warned_generation_whose_requests_take_too_long_is_left(place):
-    """So that the job can requeue itself before its limit; the server would take ten minutes."""
+def test_a_warned_generation_abandons_requests_that_take_too_long(place):
+    """So the job can requeue itself before its time limit. The server would take ten minutes."""
     (place.folder / "hasty.py").write_text(SCRIPT.read_text().replace("DRAIN_S = 80", "DRAIN_S = 2"))
     faults = json.dumps([None] * 4 + ["slow:600"] * 50)
     process = place.start(*DATA, "teacher.concurrency=4", options=["--faults", faults], script=(sys.executable, "hasty.py"))
@@ -401,14 +400,14 @@ def test_a_warned_generation_whose_requests_take_too_long_is_left(place):
     place.check_whole()
 
 
-def test_a_job_whose_server_never_loads_in_time_is_not_requeued_for_ever(script, monkeypatch, capsys):
-    asked = []
+def test_a_job_whose_server_never_loads_in_time_is_not_requeued_forever(script, monkeypatch, capsys):
+    commands = []
     monkeypatch.setattr(script, "JOB", "7")
-    monkeypatch.setattr(script, "start", lambda command: asked.append(command) or subprocess.Popen(["true"]))
+    monkeypatch.setattr(script, "start", lambda command: commands.append(command) or subprocess.Popen(["true"]))
     for restarts, answered in (("", False), ("2", False), ("3", True), ("3", False)):
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         script.requeue(answered)
-    assert asked == [["scontrol", "requeue", "7"]] * 3
+    assert commands == [["scontrol", "requeue", "7"]] * 3
     assert "warned before the server answered, 4 times: is the time limit too short? Not requeued" in capsys.readouterr().err
 
 
@@ -433,7 +432,7 @@ def slurm(tmp_path_factory):
 
 
 def sbatch(place, slurm, *arguments, wait=False, options=()):
-    """Its id, after its end where that is waited for."""
+    """Submit a job; returns its id, with ``wait`` after the end of the job."""
     place.environment |= slurm
     command = ["sbatch", "--parsable", *(["--wait"] if wait else []), "--output=job.out", *options, SCRIPT, MODEL, *arguments]
     done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=180, check=False)
@@ -441,28 +440,28 @@ def sbatch(place, slurm, *arguments, wait=False, options=()):
     return done.stdout.strip()
 
 
-def tell(place, *command):
+def run_command(place, *command):
     return subprocess.run(command, env=place.environment, capture_output=True, text=True, check=True).stdout
 
 
 def state_of(place, job):
-    return re.search(r"JobState=(\w+)", tell(place, "scontrol", "show", "job", job))[1]
+    return re.search(r"JobState=(\w+)", run_command(place, "scontrol", "show", "job", job))[1]
 
 
 @pytest.mark.slow
-def test_a_slurm_job(place, slurm):
+def test_a_slurm_job_generates_and_stops_the_server(place, slurm):
     job = sbatch(place, slurm, "--", *DATA, options=["--gpus=0", "--job-name=mine"], wait=True)
     assert state_of(place, job) == "COMPLETED"
     place.check_stopped()
     place.check_whole()
     assert (place.folder / f"vllm-{job}.log").exists()
-    shown = tell(place, "scontrol", "show", "job", job)
-    assert "JobName=mine" in shown
-    assert "Requeue=1" in shown
+    details = run_command(place, "scontrol", "show", "job", job)
+    assert "JobName=mine" in details
+    assert "Requeue=1" in details
 
 
 @pytest.mark.slow
-def test_two_slurm_jobs_on_one_node(place, slurm):
+def test_two_slurm_jobs_on_one_node_use_different_ports(place, slurm):
     jobs = [sbatch(place, slurm, "--latency", "0.3", "--", *DATA, f"dataset.generator_seed={i}") for i in range(2)]
     wait_until(lambda: {state_of(place, job) for job in jobs} == {"COMPLETED"}, 120)
     place.check_stopped(2)
@@ -472,8 +471,8 @@ def test_two_slurm_jobs_on_one_node(place, slurm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["loading", "generating"])
-def test_a_warned_slurm_job_is_requeued_and_goes_on(place, slurm, moment):
-    """The batch shell alone gets the warning, as with --signal=B:USR2@120."""
+def test_a_warned_slurm_job_is_requeued_and_continues(place, slurm, moment):
+    """Only the batch shell gets the warning, as with --signal=B:USR2@120."""
     if moment == "loading":
         place.environment["VLLM"] = place.program("late.py", LATE.format(serve=str(place.folder / "serve.py")))
     job = sbatch(place, slurm, "--latency", "1", "--", *DATA, "teacher.concurrency=4", options=["--gpus=0"])
@@ -481,15 +480,15 @@ def test_a_warned_slurm_job_is_requeued_and_goes_on(place, slurm, moment):
         wait_until((place.folder / "loading").exists, 60)
     else:
         place.wait_for(2 * D)
-    tell(place, "scancel", "--signal=USR2", "--batch", job)
-    wait_until(lambda: "Restarts=1" in tell(place, "scontrol", "show", "job", job), 60)
+    run_command(place, "scancel", "--signal=USR2", "--batch", job)
+    wait_until(lambda: "Restarts=1" in run_command(place, "scontrol", "show", "job", job), 60)
     assert moment == "loading" or D < place.bought() < PROBLEMS * D
     wait_until(lambda: state_of(place, job) == "COMPLETED", 120)
     place.check_stopped(1 if moment == "loading" else 2)
     place.check_whole()
-    said = (place.folder / "job.out").read_text()
-    assert "warned of a time limit or a preemption: requeued" in said
-    assert ("stopping: waiting for the requests" in said) == (moment == "generating")
+    output = (place.folder / "job.out").read_text()
+    assert "warned of a time limit or a preemption: requeued" in output
+    assert ("stopping: waiting for the requests" in output) == (moment == "generating")
 
 
 LATE = """
@@ -503,15 +502,15 @@ os.execv(sys.executable, [sys.executable, {serve!r}, *sys.argv[1:]])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("warned", [False, True])
-def test_a_cancelled_slurm_job_ends_and_stays_so(place, slurm, warned):
-    """SLURM sends SIGTERM to all processes of the job, be it while it stops after a warning."""
+def test_a_cancelled_slurm_job_ends_and_is_not_requeued(place, slurm, warned):
+    """SLURM sends SIGTERM to all processes of the job, also while it stops after a warning."""
     job = sbatch(place, slurm, "--latency", "3" if warned else "1", "--", *DATA, "teacher.concurrency=4", options=["--gpus=0"])
     place.wait_for(2 * D)
     if warned:
-        tell(place, "scancel", "--signal=USR2", "--batch", job)
+        run_command(place, "scancel", "--signal=USR2", "--batch", job)
         wait_until(lambda: "stopping: waiting" in (place.folder / "job.out").read_text(), 10)
-    tell(place, "scancel", job)
-    wait_until(lambda: "JobState=CANCELLED" in tell(place, "scontrol", "show", "job", job) and not tell(place, "squeue", "-h"), 60)
+    run_command(place, "scancel", job)
+    wait_until(lambda: state_of(place, job) == "CANCELLED" and not run_command(place, "squeue", "-h"), 60)
     place.check_stopped()
     assert "requeued" not in (place.folder / "job.out").read_text()
     assert len(set(place.stored())) == len(place.stored()) >= D

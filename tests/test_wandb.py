@@ -1,4 +1,4 @@
-"""W&B: what a run tells of itself, that it stays one run, that nothing of it hurts; and the W&B Report."""
+"""W&B: what a run logs, that a continued run stays one W&B run, that W&B never makes a run fail; and W&B Reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import Logger
 from test_run import SMALL, make_run, schemas  # noqa: F401 - a fixture
-from test_sweeps import LONG, ONE, until
+from test_sweeps import LONG, ONE_THREAD, until
 from wandb_stub import KEY, Stub, served, silent
 
 from fcot.base.errors import FcotError
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 @pytest.fixture
-def clean(tmp_path):
-    """Environment of a user without a key whose home stays empty."""
+def clean_environment(tmp_path):
+    """Environment of a user who has no W&B key and whose home folder must stay empty."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return kept | ONE | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    return kept | ONE_THREAD | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
 
 
 def fcot(folder: Path, environment: dict[str, str], *arguments: str, module: str = "fcot.run") -> subprocess.CompletedProcess[str]:
@@ -47,24 +47,24 @@ def fcot(folder: Path, environment: dict[str, str], *arguments: str, module: str
 
 
 def records(folder: Path) -> list[dict]:
-    """What a W&B run's folder holds, as wandb itself reads it."""
+    """The records in the folder of a W&B run, as wandb itself reads them."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
     return [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
 
 
-def of(kind: str, rows: list[dict]) -> list[dict]:
+def records_of(kind: str, rows: list[dict]) -> list[dict]:
     return [row[kind] for row in rows if row["type"] == kind]
 
 
 def history(rows: list[dict]) -> list[dict]:
-    return [one["item"] for one in of("history", rows)]
+    return [row["item"] for row in records_of("history", rows)]
 
 
 def summary(rows: list[dict]) -> dict:
-    found: dict = {}
-    for one in of("summary", rows):
-        found |= one["update"]
-    return found
+    values: dict = {}
+    for row in records_of("summary", rows):
+        values |= row["update"]
+    return values
 
 
 def parts(folder: Path) -> list[Path]:
@@ -78,15 +78,15 @@ def files_of(folder: Path) -> set[str]:
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_offline_run_holds_metrics_tables_and_artifacts_with_lineage(tmp_path, clean):
-    done = fcot(tmp_path, clean, *SMALL, "logger=wandb", "logger.tags=[mine]", "logger.project=papers")
+def test_an_offline_run_contains_metrics_tables_and_artifacts_with_lineage(tmp_path, clean_environment):
+    done = fcot(tmp_path, clean_environment, *SMALL, "logger=wandb", "logger.tags=[mine]", "logger.project=papers")
     assert done.returncode == 0, done.stderr
     (part,) = parts(tmp_path)
     run_folder = part.parents[2]
     assert f"wandb sync outputs/runs/{run_folder.name}/logs/wandb/{part.name}" in done.stderr
     assert "no key in WANDB_API_KEY" in done.stderr
     rows = records(part)
-    (run,) = of("run", rows)
+    (run,) = records_of("run", rows)
     config = run["config"]["update"]
     assert run["project"] == "papers"
     assert run["display_name"] == run_folder.name == config["run_id"]
@@ -94,17 +94,17 @@ def test_an_offline_run_holds_metrics_tables_and_artifacts_with_lineage(tmp_path
     assert {"fine_tune_cot", "toy_arithmetic", "tiny_gpt2", "oracle-v2", "D4", "mine"} == set(run["tags"])
     assert config["diversity"] == 4
     assert config["trainer"]["max_steps"] == 12
-    # training by step, evaluations by step, spend and curation
-    told = history(rows)
-    assert [(one["train/step"], "train/tokens_per_second" in one) for one in told if "train/loss" in one] == [(10, True), (12, True)]
+    # training and evaluations by step, spending and curation
+    logged = history(rows)
+    assert [(row["train/step"], "train/tokens_per_second" in row) for row in logged if "train/loss" in row] == [(10, True), (12, True)]
     metrics = json.loads((run_folder / "metrics.json").read_text())
-    evaluated = [(one["train/step"], one["train/validation_accuracy"]) for one in told if "train/epoch" in one]
-    assert evaluated == [(one["step"], one["validation_accuracy"]) for one in metrics["history"]]
-    assert of("metric", rows)[0]["step_metric"] == "train/step"
-    (curated,) = [one for one in told if "curate/kept" in one]
+    evaluated = [(row["train/step"], row["train/validation_accuracy"]) for row in logged if "train/epoch" in row]
+    assert evaluated == [(row["step"], row["validation_accuracy"]) for row in metrics["history"]]
+    assert records_of("metric", rows)[0]["step_metric"] == "train/step"
+    (curated,) = [row for row in logged if "curate/kept" in row]
     assert curated["curate/kept"] == metrics["completions_kept"]
     assert curated["curate/refused/wrong_answer"] == metrics["refused"]["wrong_answer"]
-    (bought,) = [one for one in told if "generate/teacher_usage/usd" in one]
+    (bought,) = [row for row in logged if "generate/teacher_usage/usd" in row]
     assert bought["generate/teacher_usage/requests"] == metrics["teacher_usage"]["requests"]
     final = summary(rows)
     assert final["accuracy"] == metrics["accuracy"]
@@ -118,29 +118,29 @@ def test_an_offline_run_holds_metrics_tables_and_artifacts_with_lineage(tmp_path
     reasons = {row[-1] for row in json.loads(table.read_text())["data"]}
     assert reasons == {None, "wrong_answer"}
     # lineage
-    artifacts = {one["type"]: one for one in of("artifact", rows)}
+    artifacts = {row["type"]: row for row in records_of("artifact", rows)}
     assert artifacts["dataset"]["use_after_commit"]
     assert artifacts["dataset"]["manifest"]["contents"][0]["local_path"] == str(run_folder / "curated.jsonl")
     assert "use_after_commit" not in artifacts["model"]
-    assert {"config.json", "README.md"} <= {one["path"] for one in artifacts["model"]["manifest"]["contents"]}
-    # the CSV log as ever; nothing outside
+    assert {"config.json", "README.md"} <= {row["path"] for row in artifacts["model"]["manifest"]["contents"]}
+    # the CSV log is written as without W&B; nothing is written elsewhere
     assert "train_loss" in (run_folder / "logs" / "metrics.csv").read_text().splitlines()[0]
     assert {name.partition("/")[0] for name in files_of(tmp_path)} <= {"outputs", "matplotlib"}
 
 
-def test_a_sweep_has_one_run_a_job_and_they_are_grouped(tmp_path, clean):
-    done = fcot(tmp_path, clean, "-m", *SMALL, "logger=wandb", "logger.log_student=false", "diversity=1,2")
+def test_a_sweep_has_one_run_per_job_in_one_group(tmp_path, clean_environment):
+    done = fcot(tmp_path, clean_environment, "-m", *SMALL, "logger=wandb", "logger.log_student=false", "diversity=1,2")
     assert done.returncode == 0, done.stderr
-    runs = [of("run", records(part))[0] for part in parts(tmp_path)]
+    runs = [records_of("run", records(part))[0] for part in parts(tmp_path)]
     (sweep,) = tmp_path.glob("outputs/sweeps/*")
     assert [run["run_group"] for run in runs] == [sweep.name] * 2
     assert len({run["run_id"] for run in runs}) == 2
     assert {run["config"]["update"]["diversity"] for run in runs} == {1, 2}
-    assert "model" not in {one["type"] for part in parts(tmp_path) for one in of("artifact", records(part))}
-    # its report: the spec, and how to publish it
-    told = fcot(tmp_path, clean, "--wandb", str(sweep), module="fcot.report")
-    assert told.returncode == 0, told.stderr
-    assert f"python -m fcot.report --wandb {sweep}" in told.stdout
+    assert "model" not in {row["type"] for part in parts(tmp_path) for row in records_of("artifact", records(part))}
+    # the report of the sweep: the spec, and how to publish it
+    report = fcot(tmp_path, clean_environment, "--wandb", str(sweep), module="fcot.report")
+    assert report.returncode == 0, report.stderr
+    assert f"python -m fcot.report --wandb {sweep}" in report.stdout
     spec = json.loads((sweep / "report_wandb.json").read_text())
     ids = [json.loads(path.read_text())["id"] for path in sorted(tmp_path.glob("outputs/runs/*/logs/wandb.json"))]
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
@@ -149,54 +149,54 @@ def test_a_sweep_has_one_run_a_job_and_they_are_grouped(tmp_path, clean):
     assert kinds >= {"Scatter Plot", "Run Comparer", "Run History Line Plot", "Weave", "Bar Chart"}
 
 
-def test_a_killed_run_goes_on_in_the_same_one(tmp_path, clean):
+def test_a_killed_run_continues_in_the_same_wandb_run(tmp_path, clean_environment):
     options = [*LONG, "trainer.checkpoint_every_s=0", "logger=wandb"]
-    first = subprocess.Popen([sys.executable, "-m", "fcot.run", *options], cwd=tmp_path, env=clean, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen([sys.executable, "-m", "fcot.run", *options], cwd=tmp_path, env=clean_environment, stderr=subprocess.DEVNULL)
     until(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/*")) and parts(tmp_path))
     time.sleep(4)  # two flushes of wandb
     first.kill()
     first.wait()
     (part,) = parts(tmp_path)
-    seen = [one["train/step"] for one in history(records(part)) if "train/loss" in one]
-    assert seen, "nothing of the killed part was kept"
-    second = start_again(tmp_path, clean, options)
+    first_steps = [row["train/step"] for row in history(records(part)) if "train/loss" in row]
+    assert first_steps, "nothing of the killed part was kept"
+    second = start_again(tmp_path, clean_environment, options)
     second.send_signal(signal.SIGTERM)  # as SLURM does before it requeues
-    _, said = second.communicate(timeout=100)
-    both = parts(tmp_path)
-    assert len(both) == 2
-    assert len({of("run", records(one))[0]["run_id"] for one in both}) == 1
-    assert all(one.name in said for one in both), said
-    assert {row["type"] for row in records(both[1])} >= {"preempting", "exit"}
-    later = [one["train/step"] for one in history(records(both[1])) if "train/loss" in one]
-    assert min(later) > min(seen)
-    # uploaded by the command that was printed, it is one history, in order
+    _, output = second.communicate(timeout=100)
+    both_parts = parts(tmp_path)
+    assert len(both_parts) == 2
+    assert len({records_of("run", records(folder))[0]["run_id"] for folder in both_parts}) == 1
+    assert all(folder.name in output for folder in both_parts), output
+    assert {row["type"] for row in records(both_parts[1])} >= {"preempting", "exit"}
+    later_steps = [row["train/step"] for row in history(records(both_parts[1])) if "train/loss" in row]
+    assert min(later_steps) > min(first_steps)
+    # the printed command uploads both parts as one history, in order
     stub = Stub()
-    command = next(line for line in said.splitlines() if "wandb sync" in line).partition("to upload it: ")[2].split()
+    command = next(line for line in output.splitlines() if "wandb sync" in line).partition("to upload it: ")[2].split()
     with served(stub) as url:
-        environment = clean | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+        environment = clean_environment | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
         wandb = str(Path(sys.executable).with_name("wandb"))
         subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=100)
     (run_id,) = stub.runs
     synced = stub.history(run_id)
-    assert [one["train/step"] for one in synced if "train/loss" in one] == [*seen, *later]
-    assert [one["_step"] for one in synced] == list(range(len(synced)))
+    assert [row["train/step"] for row in synced if "train/loss" in row] == [*first_steps, *later_steps]
+    assert [row["_step"] for row in synced] == list(range(len(synced)))
 
 
-def test_a_run_online_is_told_of_while_it_trains_and_continued(tmp_path, clean):
+def test_an_online_run_is_logged_while_it_trains_and_can_be_continued(tmp_path, clean_environment):
     stub = Stub()
     with served(stub) as url:
-        environment = clean | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+        environment = clean_environment | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
         first = fcot(tmp_path, environment, *SMALL, "logger=wandb", "until=curate")
         second = fcot(tmp_path, environment, *SMALL, "logger=wandb")
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     ((run_id, run),) = stub.runs.items()
     assert f"W&B: {url}/us/fcot/runs/{run_id}" in second.stderr
-    told = stub.history(run_id)
-    assert [one["train/step"] for one in told if "train/loss" in one] == [10, 12]
-    assert [one["_step"] for one in told] == list(range(len(told)))
+    logged = stub.history(run_id)
+    assert [row["train/step"] for row in logged if "train/loss" in row] == [10, 12]
+    assert [row["_step"] for row in logged] == list(range(len(logged)))
     assert run["ended"]
     assert set(run["tags"]) >= {"fine_tune_cot", "D4"}
-    assert second.stderr.count("warning: W&B") == 1, "of the artifacts, which this server does not take"
+    assert second.stderr.count("warning: W&B") == 1, "for the artifacts, which this server rejects"
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert not list((tmp_path / "home").rglob("*"))
 
@@ -210,41 +210,41 @@ def start_again(folder: Path, environment: dict[str, str], options: list[str]) -
     return process
 
 
-@pytest.mark.parametrize("kind", ["refused", "silent", "nobody"])
-def test_a_server_that_is_not_for_us_neither_fails_nor_holds_a_run(kind, tmp_path, clean):
+@pytest.mark.parametrize("kind", ["rejects_key", "silent", "unreachable"])
+def test_an_unusable_wandb_server_neither_fails_nor_blocks_a_run(kind, tmp_path, clean_environment):
     def run(url: str) -> None:
         begin = time.monotonic()
-        done = fcot(tmp_path, clean | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}, *SMALL, "logger=wandb")
+        done = fcot(tmp_path, clean_environment | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}, *SMALL, "logger=wandb")
         assert done.returncode == 0, done.stderr
         assert "wandb sync outputs/" in done.stderr
         assert time.monotonic() - begin < 240, "a run takes some seconds, on a busy machine a minute"
-        assert {"refused": "rejects the key", "silent": "no answer within", "nobody": "refused"}[kind] in done.stderr
+        assert {"rejects_key": "rejects the key", "silent": "no answer within", "unreachable": "refused"}[kind] in done.stderr
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key is in {path}"
         assert KEY not in done.stderr + done.stdout
         assert not list((tmp_path / "home").rglob("*"))
 
-    if kind == "nobody":
+    if kind == "unreachable":
         run("http://127.0.0.1:9")
         return
-    with silent() if kind == "silent" else served(Stub(refuse=True)) as url:
+    with silent() if kind == "silent" else served(Stub(reject_key=True)) as url:
         run(url)
 
 
-def test_a_run_that_was_finished_before_is_told_of_once(tmp_path, clean):
-    told = []
-    for more in ([], ["logger=wandb"], ["logger=wandb"]):
-        done = fcot(tmp_path, clean, *SMALL, *more)
+def test_a_finished_run_is_uploaded_once(tmp_path, clean_environment):
+    uploaded = []
+    for overrides in ([], ["logger=wandb"], ["logger=wandb"]):
+        done = fcot(tmp_path, clean_environment, *SMALL, *overrides)
         assert done.returncode == 0, done.stderr
-        told.append("uploading the finished run's results to W&B" in done.stderr)
-    assert told == [False, True, False]
+        uploaded.append("uploading the finished run's results to W&B" in done.stderr)
+    assert uploaded == [False, True, False]
     (part,) = parts(tmp_path)
     rows = records(part)
-    assert {one["type"] for one in of("artifact", rows)} >= {"dataset", "model"}
+    assert {row["type"] for row in records_of("artifact", rows)} >= {"dataset", "model"}
     assert "accuracy" in summary(rows)
 
 
-def test_wandb_itself_breaking_does_not_fail_a_run(tmp_path, monkeypatch, capsys):
+def test_an_error_in_wandb_does_not_fail_a_run(tmp_path, monkeypatch, capsys):
     import wandb
 
     def broken(**_):
@@ -256,20 +256,21 @@ def test_wandb_itself_breaking_does_not_fail_a_run(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.count("no wandb today") == 1
 
 
-def test_rounds_are_told_of(tmp_path, clean):
-    done = fcot(tmp_path, clean, *SMALL, "method=tailored", "method.rounds=2", "method.exam.samples=1", "diversity=2", "logger=wandb")
+def test_rounds_are_logged(tmp_path, clean_environment):
+    tailored = ["method=tailored", "method.rounds=2", "method.exam.samples=1", "diversity=2"]
+    done = fcot(tmp_path, clean_environment, *SMALL, *tailored, "logger=wandb")
     assert done.returncode == 0, done.stderr
     (part,) = parts(tmp_path)
-    told = history(records(part))
-    assert {one["rounds/round"] for one in told if "rounds/accuracy" in one} == {1, 2}
-    assert {one["round_2/train/step"] for one in told if "round_2/train/loss" in one} == {10, 12}
-    assert any("round_2/curate/kept" in one for one in told)
+    logged = history(records(part))
+    assert {row["rounds/round"] for row in logged if "rounds/accuracy" in row} == {1, 2}
+    assert {row["round_2/train/step"] for row in logged if "round_2/train/loss" in row} == {10, 12}
+    assert any("round_2/curate/kept" in row for row in logged)
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_logger_does_not_name_a_run(tmp_path, monkeypatch):
+def test_the_logger_does_not_change_the_run_id(tmp_path, monkeypatch):
     plain = make_run(tmp_path, *SMALL)
     for choice in (["logger=wandb", "logger.project=other"], ["logger=tensorboard"], ["logger=none"]):
         assert make_run(tmp_path, *SMALL, *choice).run_id == plain.run_id
@@ -282,9 +283,9 @@ def test_the_logger_does_not_name_a_run(tmp_path, monkeypatch):
 
 
 class Remembering(Logger):
-    """A logger of Lightning as a user may write one."""
+    """A Lightning logger as a user may write it."""
 
-    told: list[tuple[int, dict]] = []  # noqa: RUF012
+    logged: list[tuple[int, dict]] = []  # noqa: RUF012
 
     def __init__(self, save_dir: str, word: str = "") -> None:
         super().__init__()
@@ -294,28 +295,28 @@ class Remembering(Logger):
     name = version = property(lambda self: "remembering")
 
     def log_metrics(self, metrics, step=None):
-        self.told.append((step, dict(metrics)))
+        self.logged.append((step, dict(metrics)))
 
     def log_hyperparams(self, *_, **__):
         pass
 
 
-def test_any_logger_of_lightning_by_its_class(monkeypatch, tmp_path):
+def test_any_lightning_logger_can_be_named_by_its_class(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "_LOG_EVERY", 10)
-    Remembering.told.clear()
+    Remembering.logged.clear()
     run = make_run(tmp_path, *SMALL, "logger=lightning", "logger.target=test_wandb.Remembering", "++logger.options.word=hello")
     execute(run, "")
-    assert [(step, sorted(values)[0]) for step, values in Remembering.told] == [(6, "epoch"), (10, "lr"), (12, "lr"), (12, "epoch")]
+    assert [(step, sorted(values)[0]) for step, values in Remembering.logged] == [(6, "epoch"), (10, "lr"), (12, "lr"), (12, "epoch")]
     assert (run.directory.logs / "metrics.csv").exists()
-    made = lightning_logger("test_wandb.Remembering", {"word": "hello"}, tmp_path / "logs")
-    assert (made.word, made.save_dir_) == ("hello", str(tmp_path / "logs"))
+    logger = lightning_logger("test_wandb.Remembering", {"word": "hello"}, tmp_path / "logs")
+    assert (logger.word, logger.save_dir_) == ("hello", str(tmp_path / "logs"))
 
 
 @pytest.mark.parametrize(("target", "options", "message"), [
     ("nowhere.Logger", {}, "pip install nowhere"), ("pathlib.Path", {}, "not a Lightning logger"),
     ("test_wandb.Nobody", {}, "has no Nobody"), ("test_wandb.Remembering", {"strange": 1}, "strange"),
 ])  # fmt: skip
-def test_a_logger_that_cannot_be_made_says_why_before_anything_is_done(target, options, message, tmp_path):
+def test_a_logger_that_cannot_be_created_is_reported_before_any_work(target, options, message, tmp_path):
     with pytest.raises(FcotError, match=message):
         lightning_logger(target, options, tmp_path)
     overrides = [f"++logger.options.{name}={value}" for name, value in options.items()]
@@ -325,7 +326,7 @@ def test_a_logger_that_cannot_be_made_says_why_before_anything_is_done(target, o
     assert not run.directory.curated.exists()
 
 
-def test_tensorboard_or_how_to_install_it(tmp_path):
+def test_tensorboard_logs_or_a_message_says_how_to_install_it(tmp_path):
     run = make_run(tmp_path, *SMALL, "logger=tensorboard")
     try:
         import tensorboard  # noqa: F401
@@ -360,16 +361,16 @@ def document(tmp_path):
     return Document("A title", "An answer.", ["job 3 has failed"], sections, runs)
 
 
-def test_a_report_is_made_and_then_updated(document, tmp_path, monkeypatch, capsys):
+def test_a_report_is_created_and_then_updated(document, tmp_path, monkeypatch, capsys):
     stub = Stub()
     with served(stub) as url:
-        again = [sys.executable, "-c", PUBLISH, str(tmp_path)]
+        command = [sys.executable, "-c", PUBLISH, str(tmp_path)]
         environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path / "home")}
         (tmp_path / "home").mkdir()
-        document_of(document, tmp_path)
+        save_document(document, tmp_path)
         addresses = []
         for _ in range(2):
-            done = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             addresses.append(done.stdout.splitlines()[-1])
     assert addresses[0] == addresses[1]
@@ -392,69 +393,69 @@ print(publish(pickle.loads((folder / "document.pickle").read_bytes()), None, Non
 """
 
 
-def document_of(document: Document, folder: Path) -> None:
+def save_document(document: Document, folder: Path) -> None:
     (folder / "document.pickle").write_bytes(pickle.dumps(document))
 
 
 def check_spec(spec: dict) -> None:
-    """The same sections, text as text, panels over the sweep's runs, the paper's numbers."""
+    """Check the sections, the escaped text, the panels of the sweep's runs and the paper's numbers of a spec."""
     text = json.dumps(spec)
     titles = ["".join(child["text"] for child in block["children"]) for block in spec["blocks"] if block["type"] == "heading"]
     assert titles[:2] == ["Results", "Configurations"]
     assert {"Scaling", "Training", "Samples", "Rounds", "The paper's numbers"} <= set(titles)
     assert "An answer." in text
-    assert '"config:trainer.value.lr"' in text  # an axis of the sweep's own
-    assert "config:curation" not in text  # no axis
+    assert '"config:trainer.value.lr"' in text  # an option that the sweep varies is an axis
+    assert "config:curation" not in text  # its values are not numbers, so it is no axis
     assert "job 3 has failed" in text
     assert "<script>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\\\|x" in text
     assert "python -m fcot.run" in text
     assert "accuracy by D" in text
-    assert '["id1", "id8"]' in text, "its own runs and no others"
+    assert '["id1", "id8"]' in text, "the runs of the sweep and no others"
 
 
 def test_without_a_key_the_spec_is_a_file(document, tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     assert publish(document, None, None, tmp_path, "python -m fcot.report --wandb DIR") == str(tmp_path / "report_wandb.json")
-    said = capsys.readouterr().out
-    assert "no key in WANDB_API_KEY" in said
-    assert "python -m fcot.report --wandb DIR" in said
+    output = capsys.readouterr().out
+    assert "no key in WANDB_API_KEY" in output
+    assert "python -m fcot.report --wandb DIR" in output
     check_spec(json.loads((tmp_path / "report_wandb.json").read_text()))
 
 
-def test_runs_of_several_projects_are_all_in_it_and_no_heading_is_empty(document, tmp_path):
+def test_a_report_has_the_runs_of_several_projects_and_no_empty_heading(document, tmp_path):
     wr = pytest.importorskip("wandb_workspaces.reports.v2")
-    told = [{"id": "a", "project": "p", "entity": "one", "group": "s", "url": None},
+    logged = [{"id": "a", "project": "p", "entity": "one", "group": "s", "url": None},
             {"id": "b", "project": "q", "entity": None, "group": None, "url": None}]  # fmt: skip
-    grids = [block for block in blocks(wr, document, told, "us", "p") if isinstance(block, wr.PanelGrid)]
-    assert [(one.entity, one.project, one.filters) for one in grids[0].runsets] == [
+    grids = [block for block in blocks(wr, document, logged, "us", "p") if isinstance(block, wr.PanelGrid)]
+    assert [(runset.entity, runset.project, runset.filters) for runset in grids[0].runsets] == [
         ("one", "p", "Metric('ID') in ['a']"), ("us", "q", "Metric('ID') in ['b']"),
     ]  # fmt: skip
     chart = Section("training", "Training", [Chart("training", "losses", {})])
     other = dataclasses.replace(document.runs[0], directory=RunDirectory(tmp_path))
-    said = [block.text for block in blocks(wr, dataclasses.replace(document, runs=[*document.runs, other]), told, "us", "p")
+    paragraphs = [block.text for block in blocks(wr, dataclasses.replace(document, runs=[*document.runs, other]), logged, "us", "p")
             if isinstance(block, wr.P)]  # fmt: skip
-    assert "1 of 3 runs were not logged at W&B: the tables have them, the panels do not." in said
+    assert "1 of 3 runs were not logged at W&B: the tables have them, the panels do not." in paragraphs
     unlogged = blocks(wr, dataclasses.replace(document, sections=[*document.sections, chart]), [], "", "")
     assert [block.text for block in unlogged if isinstance(block, wr.H2)] == ["Results", "Configurations", "The paper's numbers"]
 
 
-def test_without_the_package_the_command_that_installs_it(document, tmp_path, monkeypatch):
+def test_a_missing_package_gives_the_command_that_installs_it(document, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     with pytest.raises(FcotError, match="pip install 'fcot\\[wandb-report\\]'"):
         publish(document, None, None, tmp_path, "")
 
 
-def test_the_package_needs_no_wandb_to_start():
+def test_fcot_does_not_import_wandb_at_the_start():
     code = "import sys, fcot.runs.pipeline, fcot.report; print([name for name in sys.modules if name.startswith('wandb')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
-    ("name", "taken"), [("büro-D8", "buro-D8"), ("a b/c:1", "a-b-c-1"), ("数学", "--"), ("", "unnamed"), ("x" * 200, "x" * 128)]
+    ("name", "expected"), [("büro-D8", "buro-D8"), ("a b/c:1", "a-b-c-1"), ("数学", "--"), ("", "unnamed"), ("x" * 200, "x" * 128)]
 )
-def test_an_artifacts_name_is_one_that_wandb_takes(name, taken):
+def test_artifact_names_are_valid_in_wandb(name, expected):
     from fcot.reporting.wandb_run import artifact_name
 
-    assert artifact_name(name) == taken
+    assert artifact_name(name) == expected

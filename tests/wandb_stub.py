@@ -1,4 +1,4 @@
-"""A local server in W&B's place: takes reports and the metrics of runs, refuses artifacts; or one that never answers."""
+"""A local server instead of W&B's, which accepts reports and metrics and rejects artifacts; and a server that never answers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-KEY = "0123456789abcdef" * 2 + "01234567"  # as long as W&B's
+KEY = "0123456789abcdef" * 2 + "01234567"  # as long as W&B's keys
 
 
 class Stub:
-    """What was asked, the views that were saved, and by run id what was told: groups, tags, rows of metrics."""
+    """Keeps the names of queries (``calls``), saved views by name, and by run id what was logged: group, tags, rows of metrics."""
 
-    def __init__(self, refuse: bool = False) -> None:
+    def __init__(self, reject_key: bool = False) -> None:
         self.calls: list[str] = []
         self.views: dict[str, dict] = {}
         self.runs: dict[str, dict] = {}
-        self._refuse = refuse
+        self._reject_key = reject_key
 
     def answer(self, query: str, variables: dict) -> tuple[int, dict]:
-        name = found[1] if (found := re.search(r"(?:query|mutation)\s+(\w+)", query)) else "?"
+        name = match[1] if (match := re.search(r"(?:query|mutation)\s+(\w+)", query)) else "?"
         self.calls.append(name)
-        if self._refuse:
+        if self._reject_key:
             return 401, {"errors": [{"message": "invalid key"}]}
         if name == "Viewer":
             return 200, {"data": {"viewer": {"id": "1", "entity": "us", "username": "us", "teams": {"edges": []}}}}
@@ -54,14 +54,14 @@ class Stub:
     def _upsertbucket(self, variables: dict) -> dict:
         new = variables["name"] not in self.runs
         run = self.runs.setdefault(variables["name"], {"rows": [], "config": "{}", "group": None, "tags": None, "ended": False})
-        for theirs, ours in (("config", "config"), ("groupName", "group"), ("tags", "tags")):
-            run[ours] = variables.get(theirs) or run[ours]
+        for variable, field in (("config", "config"), ("groupName", "group"), ("tags", "tags")):
+            run[field] = variables.get(variable) or run[field]
         project = {"id": "p1", "name": "fcot", "entity": {"id": "e1", "name": "us"}}
         bucket = {"id": "b1", "name": variables["name"], "displayName": variables.get("displayName"), "config": run["config"]}
         return {"upsertBucket": {"bucket": bucket | {"project": project, "historyLineCount": len(run["rows"])}, "inserted": new}}
 
     def stream(self, run: str, body: dict) -> None:
-        """Take rows of metrics at the place in the history that the client says."""
+        """Store rows of metrics at the offset in the history that the client names."""
         if history := (body.get("files") or {}).get("wandb-history.jsonl"):
             rows, first = self.runs[run]["rows"], history["offset"]
             rows[first : first + len(history["content"])] = history["content"]
@@ -83,7 +83,7 @@ class Stub:
 
 @contextlib.contextmanager
 def served(stub: Stub):
-    """Its address."""
+    """Serve the stub; gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -116,7 +116,7 @@ def served(stub: Stub):
 
 @contextlib.contextmanager
 def silent():
-    """The address of a server that accepts and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
