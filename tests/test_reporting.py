@@ -608,7 +608,7 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
         assert part in printed
     (tmp_path / "runs/r5/metrics.json").unlink()
     write_json(tmp_path / "runs/r5/stages/curate.json", {})
-    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, as far as curate"):
+    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, last finished stage: curate"):
         report([tmp_path / "runs"])
     write_jsonl(tmp_path / "runs/r5/curated.jsonl", [{"kept": True, "rationale": "two words"}])
     (tmp_path / "runs/r5/config.yaml").write_text("dataset:\n  name: toy\nteacher:\n  name: oracle\ndiversity: 3\n")

@@ -76,7 +76,7 @@ def test_of_eight_jobs_three_meet_with_misfortune_and_only_they_run_again(slurm,
     shown = call(tmp_path, slurm, *fcot("sweep", "status", str(sweep.folder))).stdout
     assert "5 done, 2 failed, 1 cancelled" in shown
     told = call(tmp_path, slurm, *fcot("sweep", "rerun", str(sweep.folder), "timeout_min=9")).stderr
-    assert "again: jobs 0, 6, 7" in told
+    assert "running again: jobs 0, 6, 7" in told
     assert set(submissions(sweep)[-1].jobs) == {"0", "6", "7"}
     found = wait(sweep, slurm, over)
     assert [found[number].state for number in range(8)] == ["done"] * 7 + ["failed"]

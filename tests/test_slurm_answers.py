@@ -136,12 +136,12 @@ def test_a_job_that_slurm_has_forgotten_is_known_by_its_log(log, output, expecte
     status = of(sweep)
     assert (status.state, status.error) == expected
     if log is None and output is None:
-        assert status.details.startswith("not known: SLURM has forgotten it and it left nothing")
+        assert status.details.startswith("SLURM has forgotten it, and it left no files")
         assert "accounting storage is disabled" in status.details
     else:
         assert status.details == "it did not start; SLURM has forgotten it"
         assert status.log.exists()
-    assert "again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
+    assert "running again: jobs 0" in call(capsys, "rerun", sweep.folder)[1]  # SLURM answered: it is over
 
 
 def test_a_job_that_died_at_its_start_does_not_repeat_what_an_earlier_submission_said(fake_slurm, tmp_path):  # noqa: F811
@@ -167,7 +167,7 @@ def test_a_task_cancelled_before_it_started_leaves_its_array_without_a_trace(fak
     assert [(status.state, status.details.partition(" (")[0]) for status in statuses(sweep)] == [
         ("queued", "Dependency"),
         ("cancelled", "before it started"),
-        ("missing", "not known: SLURM has forgotten it and it left nothing"),  # its array is gone too: nothing is known
+        ("missing", "SLURM has forgotten it, and it left no files"),  # its array is gone too: nothing is known
     ]
     left(sweep, 1, "running", "7_1")
     assert statuses(sweep)[1].details == "it was killed"
@@ -347,7 +347,7 @@ def test_a_limit_on_submitted_jobs_is_filled_and_rerun_works_through_the_rest(fa
     monkeypatch.setattr("fcot.sweeps.launch._rerun_jobs", lambda sweep, numbers, launcher: submit_sweep(sweep, sorted(numbers), [], False))
     code, told = call(capsys, "rerun", sweep.folder)
     assert code == 1
-    assert "again: jobs 30-49" in told
+    assert "running again: jobs 30-49" in told
     assert "requested" in told  # nothing was taken: a refusal like any other
     assert "sacctmgr show qos" in told
     fake_slurm.set(queue={job: "COMPLETED" if job.startswith("7_") else word for job, word in fake_slurm.state["queue"].items()})
@@ -372,7 +372,7 @@ def test_a_sweep_larger_than_the_limit_from_the_command_line(fake_slurm, tmp_pat
     fake_slurm.set(submit_limit=8)
     rest = run_fcot("rerun", "outputs/mine", module="fcot.sweep")
     assert rest.returncode == 0, rest.stderr
-    assert "again: jobs 3, 4, 5\n" in rest.stderr
+    assert "running again: jobs 3, 4, 5\n" in rest.stderr
     jobs = [name for one in submissions(read_plan(tmp_path / "outputs/mine")) for name in one.jobs]
     assert jobs == ["0", "1", "2", "3", "4", "5"]
 
@@ -437,7 +437,7 @@ def test_a_generation_job_without_its_array_is_cancelled_or_named(cancelled, fak
     fails_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
     with pytest.raises(FcotError, match="invalid partition") as refusal:
         submit_sweep(sweep, range(4), [0], False)
-    kept = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
+    kept = "submitted, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
     assert (kept in str(refusal.value)) == (not cancelled)
     assert statuses(sweep)[0].state == ("cancelled" if cancelled else "queued")
 

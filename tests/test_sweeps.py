@@ -153,7 +153,7 @@ def test_faulty_jobs_are_told_before_the_first_one_starts_and_do_not_keep_the_ot
     assert f"python -m fcot.sweep rerun {sweep.folder.relative_to(tmp_path)}" in said
     again = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
     assert again.returncode == 1
-    assert "again: jobs 0" in again.stderr
+    assert "running again: jobs 0" in again.stderr
 
 
 def test_a_folder_holds_one_sweep(run_fcot, tmp_path):
@@ -246,7 +246,7 @@ def test_of_a_pool_one_is_killed_and_the_others_go_on(tmp_path, run_fcot):
     assert statuses(sweep)[1].details == "it was killed"
     result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE)
     assert result.returncode == 0, result.stderr
-    assert "again: jobs 0\n" in result.stderr
+    assert "running again: jobs 0\n" in result.stderr
     assert states(sweep) == ["done"] * 3
     assert "nothing to run again" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
 
@@ -263,7 +263,7 @@ def test_a_cancelled_pool_saves_and_goes_on_later(tmp_path, run_fcot):
     assert process.returncode == 130
     assert "Traceback" not in said
     assert states(sweep) == ["interrupted", "missing", "missing"]
-    assert "no job waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+    assert "nothing to cancel: no job is queued or running" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
 
 
 def test_a_killed_sweep_leaves_a_true_ledger(tmp_path):
@@ -301,7 +301,7 @@ RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"
 @pytest.mark.parametrize(("left", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
-    (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
+    (None, GONE, ("missing", "SLURM has forgotten it, and it left no files")),
     (None, SlurmState("CANCELLED"), ("cancelled", "before it started")),
     (None, SlurmState("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
     (record("running", ended=None), RUNNING, ("running", "")),  # its lock cannot be seen from here
@@ -321,7 +321,7 @@ RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"
     (record("failed"), SlurmState("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
     (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # of an earlier submission
-    (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
+    (record("failed", slurm="3_0"), GONE, ("missing", "SLURM has forgotten it, and it left no files")),
 ])  # fmt: skip
 def test_what_became_of_a_submitted_job(left, slurm, expected):
     last = left.attempts[-1] if left else None
