@@ -78,7 +78,7 @@ def report(
     from fcot.reporting.builder import analyse, build, terminal_tables
     from fcot.reporting.export import export_files
     from fcot.reporting.page import write_page
-    from fcot.reporting.settings import named
+    from fcot.reporting.settings import report_label
 
     output = output or folders[0]
     jobs = [job for folder in folders for job in find_jobs(folder, launching, slurm)]
@@ -96,7 +96,7 @@ def report(
     page = output / "report.html"
     write_page(document, page, problems_of=_problems)
     rows = [
-        {"first": named(first, settings), "second": named(second, settings), **asdict(result)}
+        {"first": report_label(first, settings), "second": report_label(second, settings), **asdict(result)}
         for first, second, result in analysis.compared
     ]
     write_json(output / "comparisons.json", {"comparisons": rows})
@@ -146,22 +146,22 @@ def _settings(done: Sequence[tuple[Path, Loaded]], one_sweep: bool) -> tuple[lis
     Returns:
         The settings, and each run's folder by run id.
     """
-    from fcot.reporting.settings import alike, group
+    from fcot.reporting.settings import ambiguous, group
 
     loaded = [run for _, run in done]
     paths = {metrics["run_id"]: folder for folder, (metrics, *_) in done}
-    if not one_sweep or alike(group(loaded)):
+    if not one_sweep or ambiguous(group(loaded)):
         distinguish(loaded, paths)
     return group(loaded), paths
 
 
 def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[RunFiles]:
     from fcot.reporting.document import RunFiles
-    from fcot.reporting.settings import named
+    from fcot.reporting.settings import report_label
 
     several = len({run["seed"] for setting in settings for run in setting.runs}) > 1
     return [
-        RunFiles(RunDirectory(folders[run["run_id"]]), named(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
+        RunFiles(RunDirectory(folders[run["run_id"]]), report_label(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
         for setting in settings
         for run in setting.runs
     ]

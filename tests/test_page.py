@@ -511,5 +511,5 @@ def test_a_page_says_how_much_it_shows_and_is_as_small_as_asked(tmp_path):
     write_page(document, tmp_path / "all.html")
     write_page(document, tmp_path / "some.html", limit_bytes=250_000)
     assert (tmp_path / "some.html").stat().st_size <= 250_000 < (tmp_path / "all.html").stat().st_size
-    assert " of 500 problems, so that the file stays small" in (tmp_path / "some.html").read_text()
-    assert "so that the file stays small:" not in (tmp_path / "all.html").read_text()
+    assert " of 500 problems, to keep the file small" in (tmp_path / "some.html").read_text()
+    assert "to keep the file small:" not in (tmp_path / "all.html").read_text()

@@ -18,7 +18,7 @@ from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import cost_of, has_cost, pareto
 from fcot.reporting.failures import aligned_table, error_table
-from fcot.reporting.finished import _NO_MATTER, command_of
+from fcot.reporting.finished import _IRRELEVANT_KEYS, command_of
 from fcot.reporting.published import find_published, published
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
@@ -319,7 +319,7 @@ def test_what_reports_pass_over_changes_no_run(override, tmp_path, make_run, mon
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     common = ("teacher=openai", "teacher.model=gpt-4.1-mini", "teacher.api_key_env=OPENAI_API_KEY", "diversity=1")
     assert make_run(tmp_path, *common, override).run_id == make_run(tmp_path, *common).run_id
-    assert override.startswith(_NO_MATTER)
+    assert override.startswith(_IRRELEVANT_KEYS)
 
 
 @pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])

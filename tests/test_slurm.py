@@ -46,7 +46,7 @@ def test_the_quickstart_as_an_array_equals_the_same_run_here(slurm, tmp_path):  
     assert found["generation"].state == "done"
     assert metrics(there) == metrics(here)
     report = call(tmp_path, {}, *fcot("report", str(the_sweep(there).folder), str(the_sweep(here).folder))).stdout
-    assert report.partition("against each other")[0].count("  Fine-tune-CoT   ") == 2
+    assert report.partition("comparisons on the same problems")[0].count("  Fine-tune-CoT   ") == 2
     again = call(there, slurm, *fcot("run", "-m", "experiment=quickstart", *SMALL, *SLURM, "hydra.sweep.dir=outputs/again"))
     assert "nothing to submit" in again.stderr
 
