@@ -214,7 +214,7 @@ def test_notes_say_what_a_reader_must_know():
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in said
     (one_seed,) = notes(settings([run(1)]))
-    assert "another may differ by more" in one_seed
+    assert "another training may differ by more" in one_seed
     assert "may differ by more" not in " ".join(notes(settings([run(1, setting="same"), run(2, setting="same", seed=1)])))
     assert "only 20% of the answers ended by themselves" in " ".join(notes(settings([run(1, complete=0.2)])))
 
@@ -701,9 +701,7 @@ def test_the_most_frequent_answer_stands_beside_guessing():
 
 def test_what_one_training_cannot_say_is_said():
     levels = [run(number, diversity=number, accuracy=0.2 * number) for number in (1, 2, 4)]
-    assert "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy rises" in said_of(
-        levels
-    )
+    assert "Among these trained students (one training per value; new trainings may differ), accuracy rises" in said_of(levels)
     twice = [
         one | {"run_id": f"{one['run_id']}{seed}", "seed": seed, "setting": f"D{one['diversity']}"} for one in levels for seed in (0, 1)
     ]

@@ -205,7 +205,7 @@ def test_llama_cpp_generates_in_the_same_way(place):
     done = place.run(*DATA, script=(LLAMA_CPP,), model=str(weights), LLAMA_SERVER=server)
     assert done.returncode == 0, done.stderr
     assert "llama_cpp: Small 1.5B answers after" in done.stderr
-    assert "teacher.model=Small 1.5B finds everything in the store" in done.stderr
+    assert "teacher.model=Small 1.5B, all completions come from the store" in done.stderr
     assert list(place.folder.glob("llama_cpp-*.log"))
     place.check_stopped()
     place.check_whole()
@@ -311,7 +311,7 @@ def test_a_server_that_never_answers(place, stubborn):
     seconds = time.monotonic() - began
     assert done.returncode == 1
     assert "loading for ever" in done.stderr
-    assert "within 2 s (SERVER_PATIENCE_S), the last: <urlopen error [Errno 111] Connection refused>" in done.stderr
+    assert "within 2 s (SERVER_PATIENCE_S); last error: <urlopen error [Errno 111] Connection refused>" in done.stderr
     assert not alive(int((place.folder / "silent.pid").read_text()))
     assert (seconds > 20) == stubborn
 
@@ -409,7 +409,7 @@ def test_a_job_whose_server_never_loads_in_time_is_not_requeued_for_ever(script,
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         script.requeue(answered)
     assert asked == [["scontrol", "requeue", "7"]] * 3
-    assert "warned before the server answered, 4 times: is the time limit too short? Not requeued" in capsys.readouterr().err
+    assert "warned before the server answered, 4 times, so the job is not requeued; use a longer time limit" in capsys.readouterr().err
 
 
 # --- on SLURM --------------------------------------------------------------------------------------------------------

@@ -202,8 +202,8 @@ def comparison_table(compared: Sequence[Compared], settings: Sequence[Setting]) 
     """
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
     table = Table("comparisons", "comparisons on the same problems", columns, ("comparison",), notes=[
-        "repaired: the first setting's answer is wrong and the second one's is right (with several seeds: in more than half of them); broken: "
-        "the reverse.",
+        "repaired: the first setting's answer is wrong and the second one's is right (with several seeds: in more than half of them); "
+        "broken: the reverse.",
         _TESTED,
         "p is corrected for the number of comparisons (Holm); intervals are not corrected for multiple comparisons.",
     ])  # fmt: skip
