@@ -120,8 +120,8 @@ def shared() -> None:
                 assert sum(row.get("prompt_tokens", 0) for row in rows) == server.stats()["prompt_tokens"]
                 paid.append([sum(row.get("prompt_tokens", 0) for row in rows if (row["root"] is None) == first) for first in (True, False)])
         step1 = paid[1][0] / paid[0][0]
-        whole = sum(paid[1]) / sum(paid[0])
-        print(f"  {name}: first request {step1:.4f} (1/16 = {1 / 16:.4f}), whole {whole:.4f}: {sum(paid[0]):,} -> {sum(paid[1]):,} tokens")
+        both = sum(paid[1]) / sum(paid[0])
+        print(f"  {name}: first request {step1:.4f} (1/16 = {1 / 16:.4f}), both {both:.4f}: {sum(paid[0]):,} -> {sum(paid[1]):,} tokens")
 
 
 def linear() -> None:

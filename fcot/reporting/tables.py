@@ -126,8 +126,8 @@ def _against_the_paper(setting: Setting) -> tuple[str, str, str]:
 
 
 def _kept(setting: Setting) -> str:
-    asked = setting.mean("completions_asked")
-    return f"{setting.mean('completions_kept'):,.0f}/{asked:,.0f}" if asked else "-"
+    requested = setting.mean("completions_asked")
+    return f"{setting.mean('completions_kept'):,.0f}/{requested:,.0f}" if requested else "-"
 
 
 def _faulty(settings: Sequence[Setting]) -> dict[str, list[str]]:
