@@ -57,7 +57,7 @@ class Status:
 
 @dataclass(frozen=True)
 class _LauncherState:
-    """What is known about the jobs beside their files.
+    """What is known about the jobs in addition to their files.
 
     Attributes:
         ids: SLURM's id of each job's newest submission.
