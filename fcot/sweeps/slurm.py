@@ -173,16 +173,16 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
         say("nothing to submit")
         return
     accepted = list[str]()
-    first, parameters = None, sweep.launcher
+    generation_id, parameters = None, sweep.launcher
     try:
         if generation:
             stop_if_requested()
             parameters = _generation_parameters(sweep.launcher, generation_on_gpu)
-            first = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
-            accepted.append(first)
-            _record_submission(sweep, first, {})
-        parameters = sweep.launcher | ({"dependency": f"afterany:{first}"} if first else {})
-        rest, refusal = _submit_arrays(sweep, parameters, numbers, first, accepted)
+            generation_id = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
+            accepted.append(generation_id)
+            _record_submission(sweep, generation_id, {})
+        parameters = sweep.launcher | ({"dependency": f"afterany:{generation_id}"} if generation_id else {})
+        rest, refusal = _submit_arrays(sweep, parameters, numbers, generation_id, accepted)
     except BaseException as error:
         not_cancelled = _cancel_submitted(accepted)
         if isinstance(error, FailedJobError | FailedSubmissionError | RuntimeError | ValueError | AssertionError):
@@ -190,9 +190,11 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
         for line in not_cancelled:
             say(line)
         raise
-    before_jobs = f"generation job {accepted[0]}, then " if first else ""
+    before_jobs = f"generation job {accepted[0]}, then " if generation_id else ""
     n = len(numbers) - len(rest)
-    say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(accepted[bool(first) :])}). You can close this terminal")
+    say(
+        f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(accepted[bool(generation_id) :])}). You can close this terminal"
+    )
     say(f"logs: {display_path(_logs(sweep))}\nstatus: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
         say(f"SLURM accepts no more of your jobs ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted")
@@ -203,7 +205,7 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
 
 
 def _submit_arrays(
-    sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], first: str | None, accepted: list[str]
+    sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], generation_id: str | None, accepted: list[str]
 ) -> tuple[list[int], str]:
     """Submit jobs in arrays of the maximum length that the site allows.
 
@@ -214,7 +216,7 @@ def _submit_arrays(
         sweep: The sweep.
         parameters: The launcher's parameters.
         numbers: The jobs to submit.
-        first: SLURM's id of the generation job, None if there is none.
+        generation_id: SLURM's id of the generation job, None if there is none.
         accepted: SLURM's ids of all accepted jobs; the ids of these arrays are appended.
 
     Returns:
@@ -231,7 +233,7 @@ def _submit_arrays(
         at_once = max(1, parallelism * len(chunk) // most)
         try:
             ids = _submitted(
-                sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], first) for number in chunk]
+                sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], generation_id) for number in chunk]
             )
         except FailedJobError as error:
             refusal, limited = _complaint(error), re.search(_LIMIT, str(error))
