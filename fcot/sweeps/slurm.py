@@ -192,9 +192,8 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
         raise
     before_jobs = f"generation job {accepted[0]}, then " if generation_id else ""
     n = len(numbers) - len(rest)
-    say(
-        f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(accepted[bool(generation_id) :])}). You can close this terminal"
-    )
+    arrays = ", ".join(accepted[bool(generation_id) :])
+    say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({arrays}). You can close this terminal")
     say(f"logs: {display_path(_logs(sweep))}\nstatus: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
         say(f"SLURM accepts no more of your jobs ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted")
