@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?= -n auto --dist loadgroup
 
-.PHONY: demo test test-slow test-slurm test-oldest lint docs clean
+.PHONY: demo test test-slow test-slurm test-oldest test-second lint docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m fcot.run -m experiment=quickstart
@@ -31,6 +31,11 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(OLDEST)/versions.txt hatchling hypothesis pytest pytest-xdist
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(OLDEST)/bin/python -m pytest -m "not slow" $(ARGS) $(VERSIONS:%=tests/%.py)
+
+# The same tests under another Python: make test-second PYTHON=python3.12
+test-second:
+	$(MAKE) VENV=build/second build/second/.installed
+	build/second/bin/python -m pytest -m "not slow" $(ARGS) $(VERSIONS:%=tests/%.py)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

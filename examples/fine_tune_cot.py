@@ -33,11 +33,11 @@ IGNORED = -100  # label of a token that has no loss
 
 
 def toy_completions(n_problems: int, diversity: int, error_rate: float, seed: int) -> list[dict[str, str]]:
-    """Step 1, reasoning generation: a program in place of the teacher solves toy problems, some of them wrongly.
+    """Step 1, reasoning generation: instead of a teacher, a program solves toy problems, some of them wrongly.
 
     A real teacher is prompted twice (Zero-shot-CoT). "Q: {question}. A: Let's think step by step." elicits a rationale. The same
     text, followed by the rationale and "Therefore, the answer is", elicits an answer. In fcot: fcot.prompts.teacher. Diverse
-    reasoning: several rationales per problem, which a real teacher samples at temperature 0.7. Rows are named as in the
+    reasoning means several rationales per problem, which a real teacher samples at temperature 0.7. The keys of a row are those of the
     completion files that the authors released.
     """
     task, rng = TOY_TASKS["toy_arithmetic"], random.Random(seed)
@@ -77,10 +77,10 @@ def curate(rows: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
 def encode(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Input ids and labels of each sample. In fcot, with limits on their lengths: fcot.student.tokenization."""
     samples = []
-    for prompt, completion in pairs:  # tokenized apart: at inference, too, a prompt's tokens do not depend on what follows
-        given = tokenizer(prompt)["input_ids"]  # with a beginning-of-sequence token where the model has one
-        written = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        samples.append((torch.tensor(given + written), torch.tensor([IGNORED] * len(given) + written)))
+    for prompt, completion in pairs:  # tokenized separately, because at inference a prompt is tokenized without its completion
+        prompt_ids = tokenizer(prompt)["input_ids"]  # with a beginning-of-sequence token where the model has one
+        completion_ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        samples.append((torch.tensor(prompt_ids + completion_ids), torch.tensor([IGNORED] * len(prompt_ids) + completion_ids)))
     return samples
 
 
@@ -89,15 +89,15 @@ def train(
 ) -> list[float]:
     """Step 3, fine-tuning: next-token prediction of the completions given their prompts; returns the loss of every step.
 
-    AdamW, its learning rate rising to ``lr`` over the warm-up and falling linearly to zero at the end. In fcot:
-    fcot.student.training, fcot.student.module, fcot.objectives.completion.
+    The optimizer is AdamW. Its learning rate decays linearly to zero; during the warm-up it is multiplied by a factor that rises to 1.
+    In fcot: fcot.student.training, fcot.student.module, fcot.objectives.completion.
 
     Args:
         model: A decoder of transformers, in float32; changed in place.
-        samples: Input ids and labels.
+        samples: Input ids and labels of each sample.
         batches: Positions in ``samples``, for each optimizer step.
         lr: Peak learning rate.
-        warmup_steps: Optimizer steps until the peak.
+        warmup_steps: Optimizer steps of the warm-up.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     losses: list[float] = []
@@ -122,7 +122,7 @@ def train(
 
 @torch.no_grad()
 def decode(model: Any, tokenizer: Any, questions: Sequence[str], max_new_tokens: int, batch_size: int = 64) -> list[str]:
-    """The student's completions, decoded greedily. In fcot, where finished rows make room for waiting ones: fcot.student.decoding."""
+    """The student's completions, decoded greedily. In fcot, where waiting rows replace finished ones: fcot.student.decoding."""
     model.eval()
     texts: list[str] = []
     for start in range(0, len(questions), batch_size):
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     answers = {row["question"]: row["answer"] for row in rows}
     rng = random.Random(options.seed)
     questions = rng.sample(sorted(answers), len(answers))
-    test = questions[: round(0.3 * len(questions))]  # of problems, not of completions. In fcot, with the papers' splits: fcot.tasks.splits
+    test = questions[: round(0.3 * len(questions))]  # problems are split, not completions. In fcot, as in the papers: fcot.tasks.splits
     rows = [row for row in rows if row["question"] not in set(test)]
     pairs = curate(rows)
     if not pairs:

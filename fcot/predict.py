@@ -1,4 +1,4 @@
-"""``python -m fcot.predict student=DIR QUESTION...``: answers of a trained student to questions of the command line or a file."""
+"""``python -m fcot.predict student=DIR QUESTION...``: a trained student answers questions from the command line or a file."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def read_questions(file: str) -> Iterator[dict[str, Any]]:
     if text.lstrip().startswith("["):
         rows: Any = enumerate(_json(text, f"file={file}"), 1)
     elif text.lstrip().startswith("{"):
-        rows = ((number, _json(line, f"file={file} line {number}")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        rows = ((number, _json(line, f"file={file}, line {number}")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     else:
         rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     for number, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-            raise FcotError(f'file={file}, entry {number}: no "question"')
+            raise FcotError(f'file={file}, entry {number}: no "question"; an entry is {{"question": TEXT}}')
         yield row
 
 
@@ -132,9 +132,13 @@ def _json(text: str, where: str) -> Any:
 def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let the student answer the question of each row.
 
+    Args:
+        options: The options of the command.
+        rows: Each has ``question``, and optionally ``answer``, the gold answer.
+
     Returns:
-        The rows, each with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens``. Rows
-        with ``answer`` also get ``correct``. With several samples per question, ``completion`` is the first one with the most frequent
+        The rows, with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens`` added. Rows
+        with ``answer`` also get ``correct``. With several samples per question, the completion is the first one with the most frequent
         prediction, and ``votes`` counts the predictions.
 
     Raises:
@@ -149,12 +153,15 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
     generate = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
-    drawn = generate(folder, interface, [row["question"] for row in rows], options, limit)
+    texts_by_question = generate(folder, interface, [row["question"] for row in rows], options, limit)
     answers = []
-    for number, (row, texts) in enumerate(zip(rows, drawn, strict=True)):
+    for number, (row, texts) in enumerate(zip(rows, texts_by_question, strict=True)):
         gold = interface.rule.gold(str(row["answer"])) if "answer" in row else ""
         if gold is None:
-            raise FcotError(f"entry {number + 1}: {row['answer']!r} is not an answer of the type that {interface.task} has")
+            raise FcotError(
+                f"entry {number + 1}: the gold answer {row['answer']!r} is not of the answer type of {interface.task}, "
+                f"{interface.rule.answer_type}"
+            )
         problem = Problem(number, row["question"], gold)
         samples = [scoring.score(problem, text, complete, n_tokens, interface.format, interface.rule) for text, complete, n_tokens in texts]
         chosen = scoring.majority(samples)
@@ -165,7 +172,8 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     return answers
 
 
-Texts = list[list[tuple[str, bool, int]]]  # for each question its samples: text, whether it is complete, number of tokens
+# For each question its sampled answers: the text, whether it ended before the token limit, its number of tokens.
+Texts = list[list[tuple[str, bool, int]]]
 
 
 def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
@@ -230,7 +238,7 @@ def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
         from fcot.base.files import write_jsonl
 
         write_jsonl(Path(output), answers)
-        say(f"{len(answers)} answers: {output}")
+        say(f"{len(answers)} answers written to {output}")
     else:
         for row in answers:
             print(f"{row['question']}\n  {row['completion'].strip()}\n  answer: {row['prediction']}", end="")

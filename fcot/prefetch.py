@@ -1,4 +1,4 @@
-"""``python -m fcot.prefetch``: downloads the models and data sets of a run or a sweep, for compute nodes without internet."""
+"""``python -m fcot.prefetch``: downloads the models and data sets of a run or sweep, for compute nodes without internet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Takes the same overrides as fcot.run. No teacher is called and no key is needed.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 1 with one message where something cannot be downloaded."""
+    """Entry point. Exit code 1 after a message about a download that failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(words):
         print(HELP, end="")
@@ -60,7 +60,7 @@ def prefetch(overrides: Sequence[str]) -> None:
 
 
 def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """The composed configurations of a command: one for a run, those of all jobs if the command or its experiment is a sweep."""
+    """The composed configurations of a command: one for a run; one per job if the command or its experiment is a sweep."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     from fcot.sweeps.plan import composer
@@ -77,7 +77,7 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 
 def _models(config: Any) -> Iterator[tuple[HubModel, str]]:
-    """The hub models that a run loads, each with the option that takes a local folder instead."""
+    """The hub models that a run loads, each with the option that names a local folder instead."""
     from fcot.methods.table import METHODS
 
     student, teacher = config.student, config.teacher
@@ -96,7 +96,7 @@ def _fetch(hub_id: str, revision: str | None, option: str) -> None:
         folder = snapshot_download(hub_id, revision=revision, ignore_patterns=[*_NOT_READ, *(["*.bin"] if has_safetensors else [])])
     except Exception as error:  # the hub's client and its libraries raise many types
         reason = str(error).strip().splitlines()[0]
-        raise FcotError(f"{hub_id}: cannot be fetched ({type(error).__name__}: {reason}); use a local copy: {option}=FOLDER") from error
+        raise FcotError(f"{hub_id}: cannot be downloaded ({type(error).__name__}: {reason}); use a local copy: {option}=FOLDER") from error
     say(f"model {hub_id}: {folder}")
 
 

@@ -1,4 +1,4 @@
-"""Small students of the real classes with random weights, in memory and saved as transformers saves them: what a hub folder looks like."""
+"""Small students with random weights, of the real transformers classes: in memory, or saved in a folder like those of the hub."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ _MODERN = {
 
 @cache
 def tokenizer() -> Any:
-    """Of all students that are not loaded from a folder."""
+    """Tokenizer of all students that are not loaded from a folder."""
     return train_tokenizer(TEXTS, 350)
 
 
 def make_student(family: str, *, dropout: float = 0.0, positions: int = 512, noise: float = 0.3) -> Student:
     """A student of a family, in evaluation mode; the weights are large enough that answers differ."""
-    return copy.deepcopy(_made(family, dropout, positions, noise))
+    return copy.deepcopy(_build(family, dropout, positions, noise))
 
 
 @cache
-def _made(family: str, dropout: float, positions: int, noise: float) -> Student:
+def _build(family: str, dropout: float, positions: int, noise: float) -> Student:
     ids = {"pad_token_id": tokenizer().pad_token_id, "eos_token_id": tokenizer().eos_token_id, "bos_token_id": tokenizer().eos_token_id}
     common = {"vocab_size": len(tokenizer()), **ids}
     torch.manual_seed(0)
@@ -82,10 +82,10 @@ def _made(family: str, dropout: float, positions: int, noise: float) -> Student:
             **common, n_positions=positions, n_embd=32, n_layer=2, n_head=4, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
         ))  # fmt: skip
     else:
-        config, kind, more = _MODERN[family]
-        model = kind(config(
+        config_class, model_class, options = _MODERN[family]
+        model = model_class(config_class(
             **common, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=positions, attention_dropout=dropout, **more,
+            max_position_embeddings=positions, attention_dropout=dropout, **options,
         ))  # fmt: skip
     torch.manual_seed(1)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def _made(family: str, dropout: float, positions: int, noise: float) -> Student:
 
 
 def make_samples(student: Student, n: int) -> list[tuple[str, str]]:
-    """(question, completion) of very different lengths, out of two toy tasks."""
+    """(question, completion) pairs of very different lengths, from two toy tasks."""
     form = METHODS["fine_tune_cot"].formats[student.architecture]
     samples = []
     for name in ("toy_arithmetic", "toy_last_letter"):
@@ -107,13 +107,13 @@ def make_samples(student: Student, n: int) -> list[tuple[str, str]]:
 
 
 def make_rows(student: Student, n: int, limit: int = 48) -> Tokenized:
-    """Those samples as token ids."""
+    """The samples of ``make_samples`` as token ids."""
     form = METHODS["fine_tune_cot"].formats[student.architecture]
     return tokenize(student, form, make_samples(student, n), max_prompt=limit, max_completion=limit)
 
 
 def weights_of(student: Student) -> torch.Tensor:
-    """All weights that are trained, in one row."""
+    """All trained parameters in one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in student.model.parameters() if parameter.requires_grad])
 
 
@@ -146,7 +146,7 @@ def save_gpt2(folder: Path, chat_template: str | None = None) -> Path:
 
 
 def logits_at_targets(model, batch):
-    """What training computes of a batch, and the model left as it was."""
+    """Logits at the targets of a batch, as training computes them; afterwards the model is as before."""
     head = Forward(model)
     try:
         return head(batch)

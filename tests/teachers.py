@@ -1,4 +1,4 @@
-"""Teachers that keep an account, and a process that buys from one: ``python tests/teachers.py STORE LOG ...``."""
+"""Teachers that record their requests, and a process that buys from one: ``python tests/teachers.py STORE LOG ...``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan(teacher, diversity: int, prompt: TeacherPrompt = PROMPT, run_id: str = 
 
 
 class Scripted:
-    """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Keeps every call."""
+    """Replies with ``answer(request, n, first_slot)``: a list of texts and choices, or a whole reply. Records every call."""
 
     identity = MappingProxyType({"model": "scripted", "temperature": 0.7})
     older_identities = ()
@@ -65,12 +65,12 @@ class Scripted:
         pass
 
     def asked(self, step: int) -> int:
-        """Choices asked for in one step."""
+        """Number of choices that were requested in one step."""
         return sum(n for request, n, _ in self.calls if (request.root is not None) == (step == 2))
 
 
 class Slow:
-    """Sells unique texts and writes each sale to a log when the request arrives: from then on it is to be paid."""
+    """Sells unique texts. Logs each sale when the request arrives: from then on it must be paid."""
 
     identity = MappingProxyType({"model": "slow", "temperature": 0.7})
     older_identities = ()
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("log", type=Path)
     parser.add_argument("--problems", type=int, default=30)
     parser.add_argument("--diversity", type=int, default=6)
-    parser.add_argument("--delay", type=float, default=0.01, help="seconds a request")
+    parser.add_argument("--delay", type=float, default=0.01, help="seconds per request")
     parser.add_argument("--concurrency", type=int, default=Slow.concurrency)
-    parser.add_argument("--temperature", type=float, default=0.7, help="another one makes other requests")
-    parser.add_argument("--file-limit", type=int, help="bytes a file may have: a full disk beyond it")
+    parser.add_argument("--temperature", type=float, default=0.7, help="a different temperature means different requests")
+    parser.add_argument("--file-limit", type=int, help="largest file in bytes, to simulate a full disk")
     arguments = parser.parse_args()
     if arguments.file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

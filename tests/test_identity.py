@@ -1,4 +1,4 @@
-"""The identity of runs: every option counts or is listed as neutral, no run is renamed by accident, and the machine does not count.
+"""The identity of runs: every option counts or is declared neutral, no run is renamed by accident, and the machine does not matter.
 
 ``tests/run_ids.json`` is frozen: a changed id means that users' finished runs would be run again. If code changed a result, increase the
 stage's version in ``fcot/stages/table.py`` and rewrite the table: ``python tests/test_identity.py``.
@@ -45,7 +45,7 @@ SHOTS = (*TOY, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl")
 DRAWN = "student.self_consistency=5"
 OTHER_FEEDBACK = 'method.feedback.template="{question} {mistakes} {hint}"'
 
-# A run that reads the options of a schema.
+# For each schema, a run that reads its options.
 USES = {
     ("dataset", "published"): ("dataset=multiarith", *CUSTOM[1:2], "method=fine_tune"),
     ("dataset", "toy"): TOY,
@@ -330,17 +330,17 @@ def test_a_filters_setting_counts_if_the_filter_is_used(monkeypatch):
 
 
 def test_a_filter_gets_only_the_settings_that_it_names(monkeypatch):
-    """What a filter is given holds no settings beside those that its parameters name, and these are the ones that count."""
-    given = {}
-    monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: given.update(vars(judged), **settings))
+    """A filter receives only the settings that its parameters name, and only these count in the identity."""
+    received = {}
+    monkeypatch.setitem(filters.FILTERS, "short", lambda judged, **settings: received.update(vars(judged), **settings))
     with pytest.raises(FcotError, match="takes any settings; name each one"):
         _ = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"]))).rules
-    monkeypatch.setitem(filters.FILTERS, "short", lambda judged: given.update(vars(judged)))
+    monkeypatch.setitem(filters.FILTERS, "short", lambda judged: received.update(vars(judged)))
     run = resolve(replace(run_of_default().config, curation=replace(run_of_default().config.curation, filters=["short"])))
     problem = run.problems[0]
     completion = filters.Completion(0, 0, "So.", problem.answer, "stop")
     list(filters.curate([completion], run.problems, run.task.rule, lambda completion, rule: rule.read(completion.answer_text), run.rules))
-    assert not {"rules", "settings", "max_words"} & set(given)
+    assert not {"rules", "settings", "max_words"} & set(received)
 
 
 # --- the teacher ------------------------------------------------------------------------------------------------------

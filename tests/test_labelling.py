@@ -31,7 +31,7 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def mine(data, make_run, tmp_path):
+def make_custom_run(data, make_run, tmp_path):
     def make(*overrides: str):
         return make_run(
             tmp_path / "outputs", "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "teacher=hf",
@@ -47,53 +47,53 @@ def mine(data, make_run, tmp_path):
 UNLABELLED = set(range(0, N, 3))
 
 
-def test_unlabelled_problems_are_train_problems_only(mine):
-    split = mine().split
+def test_unlabelled_problems_are_train_problems_only(make_custom_run):
+    split = make_custom_run().split
     assert set(split.train) >= UNLABELLED
     assert not UNLABELLED & {*split.validation, *split.test}
     assert len(split.test) == 6
 
 
-def test_a_template_split_keeps_labelled_and_unlabelled_problems_together(mine):
-    split = mine("split-mode=template").split
+def test_a_template_split_keeps_labelled_and_unlabelled_problems_together(make_custom_run):
+    split = make_custom_run("split-mode=template").split
     train, test = ({index // 6 for index in part} for part in (split.train, [*split.test, *split.validation]))
     assert not train & test
     assert UNLABELLED & set(split.train)
 
 
 @pytest.mark.parametrize("override", ["dataset.limit=7", "split_mode.subset=7"])
-def test_limits_count_unlabelled_problems(override, mine):
-    assert len(mine(override).split.train) == 7
+def test_limits_count_unlabelled_problems(override, make_custom_run):
+    assert len(make_custom_run(override).split.train) == 7
 
 
-def test_a_split_file_may_name_unlabelled_train_problems(mine, tmp_path):
+def test_a_split_file_may_name_unlabelled_train_problems(make_custom_run, tmp_path):
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": [0, 1, 2, 3, 4, 5], "test": [7, 8]}))
-    split = mine("split-mode=file", f"split_mode.path={file}").split
+    split = make_custom_run("split-mode=file", f"split_mode.path={file}").split
     assert (set(split.train) | set(split.validation), split.test) == (set(range(6)), [7, 8])
     assert not set(split.validation) & UNLABELLED
     file.write_text(json.dumps({"train": [1, 2], "test": [3, 4]}))
     with pytest.raises(FcotError, match="1 test problems have no answer, the first is sample index 3"):
-        mine("split-mode=file", f"split_mode.path={file}")
+        make_custom_run("split-mode=file", f"split_mode.path={file}")
 
 
-def test_methods_without_rationales_leave_out_unlabelled_problems(mine):
-    assert not UNLABELLED & set(mine("method=fine_tune", "until=evaluate").split.train)
+def test_methods_without_rationales_leave_out_unlabelled_problems(make_custom_run):
+    assert not UNLABELLED & set(make_custom_run("method=fine_tune", "until=evaluate").split.train)
 
 
-def test_without_voting_a_missing_answer_is_an_error(mine):
+def test_without_voting_a_missing_answer_is_an_error(make_custom_run):
     with pytest.raises(FcotError, match="line 1: no gold answer"):
-        mine("curation=answer")
+        make_custom_run("curation=answer")
     with pytest.raises(ConfigFaults, match="a majority needs three voters"):
-        mine("diversity=2")
+        make_custom_run("diversity=2")
 
 
-def test_problems_without_any_answer_can_be_curated_but_not_tested(mine, data):
+def test_problems_without_any_answer_can_be_curated_but_not_tested(make_custom_run, data):
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     data.write_text("".join(json.dumps(row | {"answer": None}) + "\n" for row in rows))
-    assert len(mine().split.train) == N
+    assert len(make_custom_run().split.train) == N
     with pytest.raises(FcotError, match="no test problems"):
-        mine("until=evaluate")
+        make_custom_run("until=evaluate")
 
 
 # --- golden ids and undersampling, on a toy task ---------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_golden_matched_keeps_as_many_completions_as_golden(make_run, golden, tm
     assert matched["refused"]["undersampled"] > 0
 
 
-def test_undersampling_leaves_max_samples(make_run, tmp_path):
+def test_undersampling_keeps_max_samples_completions(make_run, tmp_path):
     everything, rows = curated(make_run(tmp_path, *SMALL))
     summary, kept = curated(make_run(tmp_path, *SMALL, "curation.max_samples=20"))
     assert (summary["kept"], len(kept)) == (20, 20)
@@ -151,7 +151,7 @@ def test_a_golden_file_with_a_duplicate_key_is_an_error(make_run, tmp_path):
         execute(make_run(tmp_path, *SMALL, "curation=golden", f"curation.golden={path}"), "")
 
 
-def test_a_tied_vote_labels_nothing():
+def test_a_tied_vote_gives_no_label():
     from fcot.base.records import Completion, Problem
     from fcot.curation.filters import Rules, curate
     from fcot.prompts.answers import AnswerRule
@@ -195,5 +195,5 @@ def test_options_that_change_the_result_rename_the_run(make_run, golden, tmp_pat
 def test_options_that_change_no_result_rename_no_run(make_run, golden, tmp_path):
     first = make_run(tmp_path, *SMALL)
     assert make_run(tmp_path, *SMALL, "curation.max_repeats=5").run_id == first.run_id
-    assert make_run(tmp_path, *SMALL, golden([5])).run_id == first.run_id, "no filter reads it"
+    assert make_run(tmp_path, *SMALL, golden([5])).run_id == first.run_id, "no filter reads the golden ids"
     assert first.setting == make_run(tmp_path, *SMALL, "seed=1").setting != make_run(tmp_path, *SMALL, "diversity=3").setting

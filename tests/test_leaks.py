@@ -17,7 +17,7 @@ from fcot.runs.pipeline import execute
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import Split, shared_questions
 
-TEACHER = ["teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m"]  # that nobody asks here
+TEACHER = ["teacher=openai", "teacher.base_url=http://127.0.0.1:9/v1", "teacher.model=m"]  # no request is sent to it
 NUMBERS, TEMPLATE = "test_questions_in_train_but_for_numbers", "test_questions_of_a_train_template"
 
 
@@ -54,18 +54,18 @@ def test_near_duplicates_of_the_papers_tasks_are_counted(task, overrides, n, sam
 
 
 def test_a_report_states_the_number_of_near_duplicates():
-    def said(**changes):
+    def notes_of(**changes):
         return " ".join(notes(settings([metrics_of(1, task="multiarith", n_test=180, accuracy=0.5, **changes)])))
 
     counts = {NUMBERS: 77, TEMPLATE: 179}
     assert (
         "multiarith: 77 of 180 test problems (43 %) are in train with the same or other numbers, 179 of 180 (99 %) have the wording of "
         "a train problem except for names, objects and numbers; split-mode=template keeps templates apart."
-    ) in said(split_mode="sample", **counts)
-    assert "keeps templates apart" not in said(split_mode="template", **counts)
-    assert "stand in train" not in said(split_mode="sample", **{NUMBERS: 0, TEMPLATE: 0})
-    assert "stand in train" not in said(), "metrics of older versions"
-    assert "wording" not in said(split_mode="sample", **{NUMBERS: 3, TEMPLATE: 3})
+    ) in notes_of(split_mode="sample", **counts)
+    assert "keeps templates apart" not in notes_of(split_mode="template", **counts)
+    assert "are in train" not in notes_of(split_mode="sample", **{NUMBERS: 0, TEMPLATE: 0})
+    assert "are in train" not in notes_of(), "metrics of older versions"
+    assert "wording" not in notes_of(split_mode="sample", **{NUMBERS: 3, TEMPLATE: 3})
 
 
 # --- examples in prompts ---
@@ -77,25 +77,25 @@ def test_a_report_states_the_number_of_near_duplicates():
 @pytest.mark.parametrize("method", ["fine_tune_cot", "tailored", "few_shot_cot"])
 def test_no_method_tests_the_authors_exemplars(method, task, n_test, left_out, make_run, shared_data, tmp_path):
     options = [f"dataset={task}", f"dataset.path={shared_data}/dataset/{task}.json", "student=t5_small", *TEACHER]
-    shown = ["prompt=few_shot_cot", f"prompt.exemplars={shared_data}/few_shot_cot_prompts.json"]
-    run = make_run(tmp_path, *options, f"method={method}", *shown)
+    exemplar_options = ["prompt=few_shot_cot", f"prompt.exemplars={shared_data}/few_shot_cot_prompts.json"]
+    run = make_run(tmp_path, *options, f"method={method}", *exemplar_options)
     plain = make_run(tmp_path, *options, "method=fine_tune")
     assert (len(run.split.test), run.exemplars_left_out) == (n_test, len(left_out))
     assert set(plain.split.test) - set(run.split.test) == set(left_out)
     assert sorted(run.split.train + run.split.validation) == sorted(plain.split.train + plain.split.validation)
-    unread = make_run(tmp_path, *options, "method=fine_tune", *shown)
-    assert unread.split == plain.split, "nobody reads the prompt"
+    without_prompt = make_run(tmp_path, *options, "method=fine_tune", *exemplar_options)
+    assert without_prompt.split == plain.split, "fine_tune does not read the prompt"
 
 
 @pytest.fixture
-def tested(make_run, tmp_path):
-    """A test problem of the toy task."""
+def run_and_test_problem(make_run, tmp_path):
+    """A run of the toy task and one of its test problems."""
     plain = make_run(tmp_path, *SMALL)
     return plain, plain.problems[plain.split.test[1]]
 
 
-def test_templates_are_searched_for_test_problems(tested, make_run, tmp_path):
-    plain, problem = tested
+def test_templates_are_searched_for_test_problems(run_and_test_problem, make_run, tmp_path):
+    plain, problem = run_and_test_problem
     template = tmp_path / "template.txt"
     template.write_text(f"Q: {problem.question.replace(' ', chr(10), 1)}\nA: Because.\n\nQ: {{question}}\nA:")
     run = make_run(tmp_path, *SMALL, "prompt=custom", f"prompt.path={template}")
@@ -108,7 +108,7 @@ def test_templates_are_searched_for_test_problems(tested, make_run, tmp_path):
 
 @pytest.mark.parametrize("source", ["train", "run"])
 def test_exemplars_of_train_are_not_tested_under_another_index(source, make_run, tmp_path):
-    """The question is in both train and test."""
+    """The same question is in both train and test."""
     rows = [{"question": f"How many are {n} and {n}?", "answer": str(2 * n), "rationale": "Add them."} for n in range(20)]
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
@@ -135,10 +135,10 @@ def test_exemplars_of_train_are_not_tested_under_another_index(source, make_run,
 def test_demonstrations_are_never_test_problems(make_run, tmp_path):
     run = make_run(tmp_path, *SMALL, "method=tailored", "method.demonstrations=2")
     run.problems[run.split.test[0]] = Problem(run.split.test[0], run.problems[run.split.train[0]].question, "1")
-    place = run.directory.round(1).curated
-    place.parent.mkdir(parents=True)
+    path = run.directory.round(1).curated
+    path.parent.mkdir(parents=True)
     rows = [CuratedCompletion(index, 0, "1", True, True, None, "Because.", "1") for index in run.split.train[:4]]
-    place.write_text("\n".join(json.dumps(to_row(row)) for row in rows))
+    path.write_text("\n".join(json.dumps(to_row(row)) for row in rows))
     shown = [demonstration.question for demonstration in _demonstrations(run, 2)]
     assert shown == [run.problems[index].question for index in run.split.train[1:3]]
 

@@ -24,7 +24,7 @@ WEIGHT = {"gpt2": "transformer.h.1.attn.c_attn.weight", "t5": "encoder.block.1.l
 
 
 def changed(folder, change):
-    """The folder with other tensors in its file."""
+    """Change the tensors in a folder's file; returns the folder."""
     file = folder / "model.safetensors"
     tensors = change(load_file(file))
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
@@ -39,8 +39,8 @@ def with_value(name, value):
     return change
 
 
-def without(lost):
-    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != lost}
+def without(missing):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if name != missing}
 
 
 FAULTS = {
@@ -62,7 +62,7 @@ def family(request):
 
 @pytest.fixture(params=FAULTS)
 def broken(request, family, tmp_path):
-    """A folder with one fault, the words that its rejection contains, and a tensor's name that it contains."""
+    """A folder with one fault, a pattern of its error message, and a tensor name in the message."""
     change, words = FAULTS[request.param]
     named = "h.0" if family == "gpt2" else "block.0"
     return changed(SAVE[family](tmp_path / "model"), change(family)), words, named if request.param == "prefix" else WEIGHT[family]
@@ -76,7 +76,7 @@ def test_a_student_that_its_checkpoint_does_not_fill_is_rejected(broken):
     assert f"student.path={folder}" in str(error.value)
 
 
-def test_so_is_a_teacher(broken):
+def test_a_teacher_that_its_checkpoint_does_not_fill_is_rejected(broken):
     folder, words, tensor = broken
     teacher = HFModel(str(folder), None, "m", False, 0.0, 4, 1)
     with pytest.raises(FcotError, match=words) as error:
@@ -88,18 +88,20 @@ def test_so_is_a_teacher(broken):
 def test_extra_tensors_are_a_warning(family, tmp_path, capsys):
     folder = changed(SAVE[family](tmp_path), lambda tensors: tensors | {"value_head.weight": torch.ones(3)})
     load_student(str(folder))
-    said = capsys.readouterr().err
-    assert "no place for 1 tensor (value_head.weight)" in said
-    assert "warning" in said
+    stderr = capsys.readouterr().err
+    assert "does not use 1 tensor (value_head.weight)" in stderr
+    assert "warning" in stderr
 
 
-def same_weights(one, two):
-    mine, theirs = one.state_dict(), two.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+def same_weights(first, second):
+    first_weights, second_weights = first.state_dict(), second.state_dict()
+    return first_weights.keys() == second_weights.keys() and all(
+        torch.equal(first_weights[name], second_weights[name]) for name in first_weights
+    )
 
 
 @pytest.mark.parametrize("name", ["encoder.embed_tokens.weight", "lm_head.weight"])
-def test_t5_may_name_its_tied_embeddings_otherwise(name, tmp_path):
+def test_t5_may_have_another_name_for_its_tied_embeddings(name, tmp_path):
     whole = load_student(str(save_t5(tmp_path))).model
     renamed = changed(tmp_path, lambda tensors: {name if key == "shared.weight" else key: tensor for key, tensor in tensors.items()})
     assert same_weights(load_student(str(renamed)).model, whole)
@@ -112,7 +114,7 @@ def test_t5_without_any_embeddings_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_t5_whose_config_has_a_head_of_its_own_needs_it(lost, tmp_path):
+def test_a_t5_whose_config_has_its_own_head_needs_it(lost, tmp_path):
     save_t5(tmp_path, gated=True)
     config = T5Config.from_pretrained(tmp_path)
     model = T5ForConditionalGeneration(config)
@@ -129,7 +131,7 @@ def test_a_t5_whose_config_has_a_head_of_its_own_needs_it(lost, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["shards", "bin", "bfloat16", "no prefix"])
-def test_other_forms_of_a_checkpoint_load(form, family, tmp_path):
+def test_checkpoints_in_other_formats_load(form, family, tmp_path):
     folder = SAVE[family](tmp_path)
     whole = load_student(str(folder)).model
     kind = AutoModelForCausalLM if family == "gpt2" else AutoModelForSeq2SeqLM
@@ -149,7 +151,7 @@ def test_other_forms_of_a_checkpoint_load(form, family, tmp_path):
     assert same_weights(load_student(str(folder)).model, whole)
 
 
-def test_a_lost_shard_is_rejected(tmp_path):
+def test_a_checkpoint_with_a_missing_shard_is_rejected(tmp_path):
     folder = save_gpt2(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
@@ -159,7 +161,7 @@ def test_a_lost_shard_is_rejected(tmp_path):
         load_student(str(folder))
 
 
-def test_an_adapter_is_no_whole_model(tmp_path):
+def test_a_folder_with_an_adapter_is_rejected(tmp_path):
     folder = save_gpt2(tmp_path / "base")
     adapted = add_lora(load_student(str(folder)), Lora(2, 8.0)).model
     adapted.save_pretrained(tmp_path / "adapter")
@@ -173,12 +175,12 @@ def test_an_adapter_is_no_whole_model(tmp_path):
             load_student(str(source))
 
 
-def test_what_merging_makes_infinite_is_not_saved(tmp_path):
+def test_a_student_whose_merged_weights_are_not_finite_is_not_saved(tmp_path):
     student = add_lora(make_student("gpt2"), Lora(2, 8.0))
     with torch.no_grad():
         for name, parameter in student.model.named_parameters():
             if "lora_" in name:
-                parameter.fill_(1e30)  # finite itself
+                parameter.fill_(1e30)  # finite, but the merged weights are not
     with pytest.raises(FcotError, match="not finite"):
         save_student(student, tmp_path / "student")
     assert not (tmp_path / "student" / "model.safetensors").exists()

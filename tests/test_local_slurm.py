@@ -1,4 +1,4 @@
-"""launch/local_slurm: a real SLURM of one node comes up, runs jobs, and leaves without a trace; nothing else is ever signalled."""
+"""launch/local_slurm starts a real SLURM of one node, runs jobs and stops without a trace; it signals no other process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "launch" / "local_slurm"
 
 
-def why_not() -> str:
-    """Why no SLURM can be run here; empty where one can."""
+def reason_to_skip() -> str:
+    """Why SLURM cannot run on this machine; empty if it can."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     missing = [name for name in ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd") if shutil.which(name, path=path) is None]
     if missing:
@@ -26,10 +26,10 @@ def why_not() -> str:
     with contextlib.suppress(OSError):
         if socket.gethostbyname(socket.gethostname()).startswith("127."):
             return ""
-    return "the name of this machine does not stand for a loopback address"
+    return "the name of this machine is not resolved to a loopback address"
 
 
-needs_slurm = pytest.mark.skipif(bool(why_not()), reason=why_not())
+needs_slurm = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())
 
 
 def call(*arguments, **environment):
@@ -40,21 +40,21 @@ def call(*arguments, **environment):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders for clusters; whatever runs in them is stopped at the end."""
-    made = tmp_path / "a", tmp_path / "b"
-    yield made
-    for folder in made:
+    """Two folders for clusters; the clusters are stopped at the end."""
+    paths = tmp_path / "a", tmp_path / "b"
+    yield paths
+    for folder in paths:
         call("down", folder)
 
 
 def up(folder, *options):
-    done = call("up", folder, *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = call("up", folder, *options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def client(folder, *command):
-    """What a SLURM command prints in a shell that knows only where the configuration is."""
+    """Output of a SLURM command in a shell that knows only the path of the configuration."""
     environment = {"PATH": os.environ["PATH"], "SLURM_CONF": f"{folder}/slurm.conf"}
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=True).stdout
 
@@ -70,16 +70,20 @@ def state_and_start(pid):
     return "gone", 0
 
 
-def still_run(processes):
-    return [one["name"] for one in processes if state_and_start(one["pid"])[1] == one["started"] and state_and_start(one["pid"])[0] != "Z"]
+def names_of_running(processes):
+    return [
+        process["name"]
+        for process in processes
+        if state_and_start(process["pid"])[1] == process["started"] and state_and_start(process["pid"])[0] != "Z"
+    ]
 
 
 def commands_naming(folder):
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found.append(path.read_bytes())
-    return [command for command in found if bytes(folder) in command]
+            commands.append(path.read_bytes())
+    return [command for command in commands if bytes(folder) in command]
 
 
 def eventually(check, seconds=30.0):
@@ -101,37 +105,37 @@ def test_jobs_run_from_up_to_down(folders):
     assert [(folder / f"{task}.txt").read_text() for task in (0, 1)] == ["task 0\n", "task 1\n"]
 
     processes = recorded(folder)["processes"]
-    assert still_run(processes) == ["munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"]
+    assert names_of_running(processes) == ["munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"]
     assert call("status", folder).returncode == 0
     assert "already up" in up(folder)
     assert recorded(folder)["processes"] == processes
 
     client(folder, "sbatch", "--wrap=sleep 600")
     assert call("down", folder).returncode == 0
-    assert still_run(processes) == []
+    assert names_of_running(processes) == []
     assert call("status", folder).returncode == 1
     assert call("down", folder).returncode == 0
-    up(folder)  # with the database that is there
+    up(folder)  # with the existing database
     assert client(folder, *states).split() == finished
     assert client(folder, "squeue", "--noheader") == ""
 
 
 @needs_slurm
-def test_two_clusters_do_not_know_of_each_other(folders):
-    one, other = folders
+def test_two_clusters_are_independent(folders):
+    first, second = folders
     for folder in folders:
         up(folder, "--no-accounting")
-    client(one, "sbatch", "--wrap=sleep 600")
-    assert client(other, "squeue", "--noheader") == ""
-    assert commands_naming(one)
-    call("down", one)
-    assert not commands_naming(one)
-    assert call("status", other).returncode == 0
-    assert client(other, "srun", "echo", "here") == "here\n"
+    client(first, "sbatch", "--wrap=sleep 600")
+    assert client(second, "squeue", "--noheader") == ""
+    assert commands_naming(first)
+    call("down", first)
+    assert not commands_naming(first)
+    assert call("status", second).returncode == 0
+    assert client(second, "srun", "echo", "here") == "here\n"
 
 
 @needs_slurm
-def test_a_path_too_long_for_sockets(folders):
+def test_a_cluster_runs_in_a_folder_whose_path_is_too_long_for_sockets(folders):
     folder = folders[0] / ("long" * 25)
     try:
         up(folder, "--no-accounting", "--gpus=0", "--cpus=3")
@@ -144,17 +148,17 @@ def test_a_path_too_long_for_sockets(folders):
 
 
 @needs_slurm
-def test_a_daemon_that_does_not_come_up(folders):
+def test_if_a_daemon_does_not_start_its_log_is_shown_and_the_others_are_stopped(folders):
     folder = folders[0]
     up(folder, "--no-accounting")
     call("down", folder)
     (folder / "state" / "clustername").write_text("other")
-    done = call("up", folder, "--no-accounting")
-    assert done.returncode == 1
-    assert "slurmctld ended" in done.stderr
-    assert "CLUSTER NAME MISMATCH" in done.stderr
+    result = call("up", folder, "--no-accounting")
+    assert result.returncode == 1
+    assert "slurmctld ended" in result.stderr
+    assert "CLUSTER NAME MISMATCH" in result.stderr
     assert not (folder / "running.json").exists()
-    assert not commands_naming(folder)  # as munged's does
+    assert not commands_naming(folder)  # the command line of munged would contain it
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -165,25 +169,25 @@ def test_down_signals_only_what_up_started(tmp_path, offset):
         (tmp_path / "running.json").write_text(json.dumps({"sockets": str(tmp_path / "run"), "processes": [record]}))
         begin = time.monotonic()
         assert call("down", tmp_path, PATH="").returncode == 0
-        assert time.monotonic() - begin < 10  # this child is never reaped meanwhile, and has stopped all the same
+        assert time.monotonic() - begin < 10  # the child is a zombie, which counts as stopped
         assert state_and_start(process.pid)[0] == ("S" if offset else "Z")
     finally:
         process.kill()
         process.wait()
 
 
-def test_what_is_missing_is_named_with_how_to_install_it(tmp_path):
-    done = call("up", tmp_path, PATH="")
-    assert done.returncode == 1
-    assert "sinfo" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server" in done.stderr
+def test_missing_programs_are_named_with_the_command_that_installs_them(tmp_path):
+    result = call("up", tmp_path, PATH="")
+    assert result.returncode == 1
+    assert "sinfo" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server" in result.stderr
 
 
 @needs_slurm
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_touched(tmp_path):
     (tmp_path / ".gitignore").write_text("mine")
-    done = call("up", tmp_path, "--no-accounting")
-    assert done.returncode == 1
-    assert "Not empty" in done.stderr
+    result = call("up", tmp_path, "--no-accounting")
+    assert result.returncode == 1
+    assert "Not empty" in result.stderr
     assert (tmp_path / ".gitignore").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""The loss of large vocabularies, in chunks: the same value and gradients as from all logits, wherever it applies."""
+"""The loss of large vocabularies, in chunks: the same value and gradients as from all logits, and when chunks are used."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def small_chunks(request, monkeypatch):
 
 
 def loss_in_chunks(head, batch):
-    read = head.head_inputs(batch)
-    return None if read is None else chunked_token_loss(read[0], read[1].weight, read[1].bias, batch)
+    inputs = head.head_inputs(batch)
+    return None if inputs is None else chunked_token_loss(inputs[0], inputs[1].weight, inputs[1].bias, batch)
 
 
 def batch_of(student, weight=0.0):
@@ -46,13 +46,13 @@ def test_chunks_give_the_same_loss_and_gradients(name, weight):
     assert (batch["weights"] is None) == (weight == 0)
     whole, chunked = token_loss(head(batch), batch), loss_in_chunks(head, batch)
     torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=0)
-    expected, found = gradients(student.model, whole), gradients(student.model, chunked)
-    assert found.keys() == expected.keys()
+    expected, actual = gradients(student.model, whole), gradients(student.model, chunked)
+    assert actual.keys() == expected.keys()
     for key, gradient in expected.items():
-        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+        torch.testing.assert_close(actual[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
-def test_under_bf16_the_loss_is_as_near_as_that_of_all_logits():
+def test_under_bf16_the_loss_in_chunks_is_as_exact_as_the_loss_of_all_logits():
     student = make_student("gpt2")
     student.model.eval()
     batch, head = batch_of(student), Forward(student.model)
@@ -62,7 +62,7 @@ def test_under_bf16_the_loss_is_as_near_as_that_of_all_logits():
     assert abs(chunked - exact) <= 2 * abs(whole - exact) + 1e-3 * exact
 
 
-def test_logits_that_are_capped_are_left_to_the_model():
+def test_capped_logits_are_not_computed_in_chunks():
     config = Gemma2Config(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
         final_logit_softcapping=0.01,
@@ -72,7 +72,7 @@ def test_logits_that_are_capped_are_left_to_the_model():
     assert loss_in_chunks(Forward(model), batch) is None
 
 
-def test_small_batches_and_compiled_models_have_all_logits(monkeypatch):
+def test_small_batches_and_compiled_models_use_all_logits(monkeypatch):
     student = make_student("gpt2")
     batch = batch_of(student)
     assert loss_in_chunks(Forward(student.model, compile=True), batch) is None

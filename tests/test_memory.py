@@ -1,4 +1,4 @@
-"""The memory that a training will need, found on shapes."""
+"""The memory that a training needs, computed from shapes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def folder(request, tmp_path):
 
 
 def saved_bytes(folder, *, rows, prompt, completion):
-    """What autograd really keeps, of real tensors."""
+    """Bytes that autograd keeps for the backward pass, measured on real tensors."""
     student, kept = load_student(folder), {}
-    owned = {one.data_ptr() for one in student.model.parameters()}
+    owned = {parameter.data_ptr() for parameter in student.model.parameters()}
 
     def keep(tensor):
         if tensor.untyped_storage().data_ptr() not in owned:
@@ -36,33 +36,33 @@ def saved_bytes(folder, *, rows, prompt, completion):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         student.model.train()(**memory._inputs(student, rows, prompt, completion), use_cache=False)
     hook.remove()
-    return sum(one.untyped_storage().nbytes() for one in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def test_activations_are_what_autograd_keeps(folder):
-    found = training_memory(folder, None, **SHAPE)
+    estimated = training_memory(folder, None, **SHAPE)
     vocabulary = load_student(folder).model.get_output_embeddings().weight.shape[0]
     logits = 4 * 3 * SHAPE["rows"] * SHAPE["completion"] * vocabulary
-    assert found.activations - logits == pytest.approx(saved_bytes(folder, **SHAPE), rel=0.05)
+    assert estimated.activations - logits == pytest.approx(saved_bytes(folder, **SHAPE), rel=0.05)
 
 
-def test_state_is_weights_gradients_and_adamws_two_numbers(folder):
-    weights = sum(one.numel() for one in load_student(folder).model.parameters())
-    assert training_memory(folder, None, **SHAPE).state == 16 * weights
-    assert training_memory(folder, None, **SHAPE, ranks=2, sharded=True).state == 8 * weights
-    assert training_memory(folder, None, **SHAPE, ranks=2).state == 20 * weights
+def test_state_is_parameters_gradients_and_adamws_two_moments(folder):
+    n_parameters = sum(parameter.numel() for parameter in load_student(folder).model.parameters())
+    assert training_memory(folder, None, **SHAPE).state == 16 * n_parameters
+    assert training_memory(folder, None, **SHAPE, ranks=2, sharded=True).state == 8 * n_parameters
+    assert training_memory(folder, None, **SHAPE, ranks=2).state == 20 * n_parameters
 
 
-def test_what_needs_less_needs_less(folder):
+def test_lora_checkpointing_and_small_batches_need_less_memory(folder):
     plain = training_memory(folder, None, **SHAPE)
     adapters = training_memory(folder, None, **SHAPE, lora=Lora(4, 8.0))
     assert adapters.state < 0.5 * plain.state
-    again = training_memory(folder, None, **SHAPE, gradient_checkpointing=True)
-    assert again.activations < plain.activations
+    checkpointed = training_memory(folder, None, **SHAPE, gradient_checkpointing=True)
+    assert checkpointed.activations < plain.activations
     assert training_memory(folder, None, rows=2, prompt=24, completion=40).activations < 0.6 * plain.activations
 
 
-def test_a_run_tells_what_it_needs_and_warns_where_there_is_less(folder, make_run, tmp_path, monkeypatch):
+def test_a_run_notes_the_memory_it_needs_and_warns_if_less_is_free(folder, make_run, tmp_path, monkeypatch):
     run = make_run(tmp_path, "student=causal" if "gpt2" in str(folder) else "student=t5_small", f"student.path={folder}", *SMALL)
     monkeypatch.setattr(stage, "free_memory", lambda: 1e12)
     note = stage.memory_note(run)
@@ -78,13 +78,13 @@ SMALL = ("dataset.n_problems=60", "student.max_prompt_tokens=64", "student.max_c
 
 
 @pytest.mark.parametrize("overrides", [["method=zero_shot"], ["until=curate"], []])
-def test_nothing_is_told_where_nothing_of_known_size_is_trained(make_run, tmp_path, overrides):
+def test_there_is_no_note_without_a_student_of_known_size_to_train(make_run, tmp_path, overrides):
     assert stage.memory_note(make_run(tmp_path, "dataset.n_problems=60", *overrides)) is None
 
 
-def test_the_machine_tells_what_is_free(tmp_path):
-    found = free_memory()
-    assert found is None or found > 1e8
+def test_free_memory_is_read_from_the_machine_and_its_control_group(tmp_path):
+    free = free_memory()
+    assert free is None or free > 1e8
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
     assert memory._free_in_group(tmp_path) is None

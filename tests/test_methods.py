@@ -1,4 +1,4 @@
-"""Methods without training: how students and the teacher itself are asked, what fits, what is scored."""
+"""Methods without training: prompting a student or the teacher itself, dropping exemplars that do not fit, scoring."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_teachers_vote_beats_its_single_answers(make_run, tmp_path):
     assert metrics["accuracy"] > metrics["accuracy_single_sample"] + 0.15
 
 
-def test_the_teacher_is_not_trained(make_run, tmp_path):
+def test_training_the_teacher_is_an_error(make_run, tmp_path):
     with pytest.raises(ConfigFaults, match="student=teacher cannot be trained"):
         make_run(tmp_path, "student=teacher")
     with pytest.raises(ConfigFaults, match="holds rationales of Zero-shot-CoT"):
@@ -62,16 +62,16 @@ def test_a_students_answers_do_not_depend_on_the_batch(method, save, make_run, t
     run, other = (make_run(tmp_path, *options, f"trainer.eval_batch_tokens={n}") for n in (1, 30_000))
     assert run.run_id == other.run_id
     student = build_student(run)
-    one, facts = prompt_student(run, student, run.split.test, World())
-    assert prompt_student(other, student, run.split.test, World()) == (one, facts)
-    assert [prediction.sample_index for (prediction,) in one] == run.split.test
+    predictions, facts = prompt_student(run, student, run.split.test, World())
+    assert prompt_student(other, student, run.split.test, World()) == (predictions, facts)
+    assert [prediction.sample_index for (prediction,) in predictions] == run.split.test
     backwards, _ = prompt_student(other, student, run.split.test[::-1], World())
-    assert backwards == one[::-1]
+    assert backwards == predictions[::-1]
     if method == "zero_shot_cot":
-        assert all("\nTherefore, the answer is" in prediction.completion for (prediction,) in one)
+        assert all("\nTherefore, the answer is" in prediction.completion for (prediction,) in predictions)
 
 
-def test_samples_of_a_student_differ_and_repeat(make_run, tmp_path):
+def test_samples_of_a_student_differ_and_are_reproducible(make_run, tmp_path):
     run = make_run(
         tmp_path, "method=zero_shot_cot", *SMALL, "student.self_consistency=3", "prompt.rationale_tokens=8", "prompt.answer_tokens=4"
     )
@@ -82,33 +82,33 @@ def test_samples_of_a_student_differ_and_repeat(make_run, tmp_path):
 
 
 @pytest.fixture
-def few() -> TeacherPrompt:
+def few_shot() -> TeacherPrompt:
     exemplars = tuple(Exemplar(f"q{n}", f"Q: q{n}\nA: " + "word " * 20 + f"The answer is {n}.") for n in range(4))
     return TeacherPrompt(
         "few_shot_cot", "{exemplars}\nQ: {question}\nA:", {"number": "The answer is"}, two_steps=False, exemplars=exemplars
     )
 
 
-def test_whole_exemplars_are_dropped_from_the_beginning_never_the_question(few, tmp_path):
+def test_whole_exemplars_are_dropped_from_the_beginning_never_the_question(few_shot, tmp_path):
     save_gpt2(tmp_path)
     student = load_student(str(tmp_path))
     problems = [Problem(0, "How many are left?", "1"), Problem(1, "Ada has 3 coins. " * 8 + "How many?", "1")]
-    whole = [len(encode_prompts(student, [few.first_request(problem.question, RULE, False)], 10_000)[0][0]) for problem in problems]
-    fitted, facts = fit_exemplars(student, few, RULE, problems, max(whole))
-    assert [len(one.exemplars) for one in fitted] == [4, 4]
+    whole = [len(encode_prompts(student, [few_shot.first_request(problem.question, RULE, False)], 10_000)[0][0]) for problem in problems]
+    fitted, facts = fit_exemplars(student, few_shot, RULE, problems, max(whole))
+    assert [len(prompt.exemplars) for prompt in fitted] == [4, 4]
     assert facts == {"shortened_prompts": 0, "dropped_exemplars": 0}
-    fitted, facts = fit_exemplars(student, few, RULE, problems, whole[0])
-    assert fitted[0] == few
+    fitted, facts = fit_exemplars(student, few_shot, RULE, problems, whole[0])
+    assert fitted[0] == few_shot
     assert 0 < len(fitted[1].exemplars) < 4
-    assert fitted[1].exemplars == few.exemplars[-len(fitted[1].exemplars) :]
+    assert fitted[1].exemplars == few_shot.exemplars[-len(fitted[1].exemplars) :]
     assert facts == {"shortened_prompts": 1, "dropped_exemplars": 4 - len(fitted[1].exemplars)}
     lengths = [
-        len(encode_prompts(student, [one.first_request(p.question, RULE, False)], 10_000)[0][0])
-        for one, p in zip(fitted, problems, strict=True)
+        len(encode_prompts(student, [prompt.first_request(problem.question, RULE, False)], 10_000)[0][0])
+        for prompt, problem in zip(fitted, problems, strict=True)
     ]
     assert max(lengths) <= whole[0]
-    fitted, _ = fit_exemplars(student, few, RULE, problems, 3)
-    assert [one.exemplars for one in fitted] == [(), ()]
+    fitted, _ = fit_exemplars(student, few_shot, RULE, problems, 3)
+    assert [prompt.exemplars for prompt in fitted] == [(), ()]
     assert fitted[1].first_request(problems[1].question, RULE, False).endswith(f"Q: {problems[1].question}\nA:")
 
 
@@ -145,7 +145,7 @@ def test_an_exemplar_given_as_text_is_left_out_by_its_question(make_run, tmp_pat
 
 
 @pytest.mark.parametrize("task", ["multiarith", "svamp", "coin_flip"])
-def test_the_real_teachers_row(task, make_run, shared_data, tmp_path):
+def test_the_real_teacher_reaches_its_published_accuracy(task, make_run, shared_data, tmp_path):
     folder = shared_data / "completion_data" / "B_text-davinci-002__C_zs_cot"
     run = make_run(
         tmp_path, f"dataset={task}", f"dataset.path={shared_data}/dataset/{task}.json", "method=zero_shot_cot", "student=teacher",

@@ -1,4 +1,4 @@
-"""Prices, what requests cost, and that a run never spends more than its budget: against a server that counts its tokens."""
+"""Prices, costs of requests, and budgets that no run exceeds, checked with a server that counts its tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from fake_openai import FakeServer
 from teachers import PROMPT, Scripted, plan, problems
 from test_dry_run import make_run
-from test_openai import ask, step1, teacher
+from test_openai import send, step1, teacher
 
 from fcot.base.errors import FcotError
 from fcot.base.resources import PRICES
@@ -83,7 +83,7 @@ def test_fine_tuned_models_have_their_bases_fine_tuned_price(tmp_path):
         read_price(path, "m")
 
 
-def test_what_a_price_leaves_out_has_its_default(tmp_path):
+def test_a_price_entry_has_defaults(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text("a.b: {input: 3, output: 9}\nc: {input: 1, output: 2, cached_input: 0, batch: 0.25}\n")
     assert read_price(path, "a.b") == Price(3.0, 9.0, cached_input=3.0, batch=1.0)
@@ -114,7 +114,7 @@ def test_a_budget_needs_the_price_of_the_service_tier(tmp_path, make_run):
 
 
 @pytest.mark.parametrize("text", ["other: {input: 1, output: 2}", "", "model: {input: 1, output: 2}"])
-def test_a_model_that_is_not_in_the_file_has_no_price(tmp_path, text):
+def test_a_model_that_is_missing_in_the_file_has_no_price(tmp_path, text):
     (tmp_path / "prices.yaml").write_text(text)
     assert read_price(tmp_path / "prices.yaml", "m") is None
 
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_in_the_file_has_no_price(tmp_path, text):
         "\tm: 1",
     ],
 )
-def test_a_file_that_is_no_price_list_is_one_message_with_file_and_model(tmp_path, text):
+def test_a_malformed_price_file_is_reported_in_one_message_with_file_and_model(tmp_path, text):
     path = tmp_path / "prices.yaml"
     path.write_text(text)
     with pytest.raises(FcotError) as error:
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_price_list_is_one_message_with_file_and_model(tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"m: {input: \xff\xfe, output: 2}", b"m: \x00", None])
-def test_a_file_that_cannot_be_read_is_one_message(tmp_path, content):
+def test_an_unreadable_price_file_is_reported_in_one_message(tmp_path, content):
     path = tmp_path / "prices.yaml"
     if content is None:
         path.mkdir()
@@ -163,14 +163,14 @@ def test_a_file_that_cannot_be_read_is_one_message(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf"])
-def test_a_price_is_a_number(tmp_path, value):
+def test_a_price_must_be_finite(tmp_path, value):
     path = tmp_path / "prices.yaml"
     path.write_text(f"m: {{input: {value}, output: 2}}")
     with pytest.raises(FcotError, match="an entry is"):
         read_price(path, "m")
 
 
-# --- what was paid --------------------------------------------------------------------------------------------------------------
+# --- payments -------------------------------------------------------------------------------------------------------------------
 
 
 def test_paid_counts_each_request_once_by_its_first_row():
@@ -194,7 +194,7 @@ def test_paid_counts_each_request_once_by_its_first_row():
     assert paid([], PRICE)["usd"] == paid(rows, FREE)["usd"] == 0.0
 
 
-def test_a_run_says_what_it_paid_and_another_that_it_paid_nothing(tmp_path):
+def test_a_run_reports_its_cost_and_a_second_run_of_the_same_requests_costs_nothing(tmp_path):
     with FakeServer(cached_tokens=True) as server:
         usage = buy(teacher(server, max_choices=4), tmp_path, None)
         stats = server.stats()
@@ -207,20 +207,20 @@ def test_a_run_says_what_it_paid_and_another_that_it_paid_nothing(tmp_path):
 # --- the budget -----------------------------------------------------------------------------------------------------------------
 
 
-def buy(one, tmp_path, budget_usd, run_id="run", price=PRICE, n=12, diversity=4, prompt=PROMPT):
-    """The usage of a purchase."""
-    made = plan(one, diversity, prompt, run_id, price=price, budget_usd=budget_usd)
-    return generate_completions(made, StoreFolder(tmp_path / "store"), problems(n)).usage()
+def buy(model, tmp_path, budget_usd, run_id="run", price=PRICE, n=12, diversity=4, prompt=PROMPT):
+    """Buy completions of ``n`` problems; returns the usage."""
+    purchase = plan(model, diversity, prompt, run_id, price=price, budget_usd=budget_usd)
+    return generate_completions(purchase, StoreFolder(tmp_path / "store"), problems(n)).usage()
 
 
 def spent(stats):
-    """What the server would put on the bill."""
+    """USD that the server would charge."""
     return PRICE.usd(stats["prompt_tokens"], stats["completion_tokens"], stats["cached_tokens"])
 
 
-def bound(one, n, prompt=PROMPT):
-    """The most that a first request of ``n`` choices may cost."""
-    return PRICE.usd(step1(one).most_prompt_tokens(), n * prompt.rationale_tokens)
+def bound(model, n, prompt=PROMPT):
+    """Maximum cost in USD of a first request with ``n`` choices."""
+    return PRICE.usd(step1(model).most_prompt_tokens(), n * prompt.rationale_tokens)
 
 
 WHOLE = 12 * 4  # completions of `buy`
@@ -228,7 +228,7 @@ WHOLE = 12 * 4  # completions of `buy`
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("max_choices", [1, 4])
-def test_what_the_server_charges_stays_below_the_budget_and_a_larger_one_continues(tmp_path, concurrency, max_choices):
+def test_the_servers_charges_stay_below_the_budget_and_a_larger_budget_continues(tmp_path, concurrency, max_choices):
     with FakeServer(latency=0.003) as server:
         budget = 0.01
         bought = 0
@@ -236,16 +236,16 @@ def test_what_the_server_charges_stays_below_the_budget_and_a_larger_one_continu
             try:
                 buy(teacher(server, concurrency=concurrency, max_choices=max_choices), tmp_path, budget)
             except FcotError as error:
-                said = str(error)
-                assert said.startswith(f"teacher.budget_usd={budget:g}: $")
-                assert "a larger budget continues" in said
-                assert float(re.search(r"\$([\d.]+) spent", said)[1]) == pytest.approx(spent(server.stats()), abs=1e-4)
+                message = str(error)
+                assert message.startswith(f"teacher.budget_usd={budget:g}: $")
+                assert "a larger budget continues" in message
+                assert float(re.search(r"\$([\d.]+) spent", message)[1]) == pytest.approx(spent(server.stats()), abs=1e-4)
             else:
                 break
             finally:
                 stats = server.stats()
                 assert spent(stats) <= budget
-            assert bought < stats["good_choices"] < 2 * WHOLE, "it went as far as it could"
+            assert bought < stats["good_choices"] < 2 * WHOLE, "the larger budget bought more"
             bought = stats["good_choices"]
             budget += 0.012
         assert bought > 0, "the first budget was too small"
@@ -256,27 +256,27 @@ def test_what_the_server_charges_stays_below_the_budget_and_a_larger_one_continu
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_a_budget_is_used_until_the_next_request_could_exceed_it(tmp_path, concurrency):
     with FakeServer(latency=0.01) as server:
-        one = teacher(server, concurrency=concurrency)
+        model = teacher(server, concurrency=concurrency)
         with pytest.raises(FcotError, match="budget"):
-            buy(one, tmp_path, 0.03)
-        assert 0.03 - 1.5 * bound(one, 1) < spent(server.stats()) <= 0.03
+            buy(model, tmp_path, 0.03)
+        assert 0.03 - 1.5 * bound(model, 1) < spent(server.stats()) <= 0.03
 
 
 def test_a_budget_smaller_than_one_request_sends_nothing(tmp_path):
     with FakeServer() as server:
-        one = teacher(server, max_choices=4)
-        least = bound(one, 4)
+        model = teacher(server, max_choices=4)
+        least = bound(model, 4)
         with pytest.raises(FcotError, match=r"\$0\.0000 spent, .* 0 of 48 completions") as error:
-            buy(one, tmp_path, 0.999 * least)
+            buy(model, tmp_path, 0.999 * least)
         assert f"may cost ${least:,.4f}" in str(error.value)
         assert server.stats()["requests"] == 0
         assert not list((tmp_path / "store").glob("*.jsonl")) or not any(p.stat().st_size for p in (tmp_path / "store").glob("*.jsonl"))
         with pytest.raises(FcotError):
-            buy(one, tmp_path, 1.001 * least)
+            buy(model, tmp_path, 1.001 * least)
         assert server.stats()["requests"] >= 1
 
 
-def test_what_the_run_paid_before_counts_and_what_others_paid_does_not(tmp_path):
+def test_the_budget_counts_earlier_attempts_of_the_run_but_not_other_runs(tmp_path):
     with FakeServer() as server:
         with pytest.raises(FcotError, match="budget"):
             buy(teacher(server), tmp_path, 0.01)
@@ -293,59 +293,59 @@ def test_what_the_run_paid_before_counts_and_what_others_paid_does_not(tmp_path)
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("max_choices", [1, 4])
-def test_under_faults_too_the_budget_holds_what_broke_off_included(tmp_path, monkeypatch, concurrency, max_choices):
-    """A reset came after the server had done its work, and it may charge it; answers without usage are on the bill as well."""
+def test_the_budget_holds_under_faults_including_requests_that_broke_off(tmp_path, monkeypatch, concurrency, max_choices):
+    """A reset comes after the server has done its work, so it may charge for it. It also charges for answers without usage."""
     monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
     faults = {"seed": 5, "no_usage": 0.15, "reset": 0.15, "500:0": 0.1, "fewer": 0.1, "empty": 0.05}
     with FakeServer(faults, latency=0.005) as server:
         with pytest.raises(FcotError, match="budget"):
             buy(teacher(server, concurrency=concurrency, max_choices=max_choices, max_retries=10), tmp_path, 0.04)
         stats = server.stats()
-    assert {"no_usage", "reset"} <= set(stats["faulty"]), "a plan that never struck proves nothing"
+    assert {"no_usage", "reset"} <= set(stats["faulty"]), "without these faults the test proves nothing"
     assert spent(stats) + sum(most_of(request["body"]) for request in stats["last"] if request["fault"] in ("no_usage", "reset")) <= 0.04
 
 
 def most_of(body):
-    """What a request whose usage nobody saw may have cost, by its words and what such an answer is long."""
+    """Estimated cost of a request without reported usage: its words, and the usual length of such an answer."""
     return PRICE.usd(len(json.dumps(body["messages"]).split()), body["n"] * (40 if body["max_tokens"] > 40 else 1))
 
 
-def test_tries_that_break_off_are_within_the_budget_before_they_are_sent(tmp_path, monkeypatch):
-    # max_retries more are sent without another look.
+def test_retries_are_within_the_budget_before_they_are_sent(tmp_path, monkeypatch):
+    # Up to max_retries retries are sent without another check of the budget.
     monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
     prompt = replace(PROMPT, two_steps=False, rationale_tokens=40)
     with FakeServer([None] + ["reset"] * 8) as server:
-        one = teacher(server, concurrency=1, max_retries=10)
-        budget = 2 * bound(one, 1, prompt)
+        model = teacher(server, concurrency=1, max_retries=10)
+        budget = 2 * bound(model, 1, prompt)
         with contextlib.suppress(FcotError):
-            buy(one, tmp_path, budget, n=2, diversity=1, prompt=prompt)
+            buy(model, tmp_path, budget, n=2, diversity=1, prompt=prompt)
         stats = server.stats()
     assert stats["faulty"]["reset"] > 0
-    an_answer = spent(stats) / stats["good_requests"]
-    assert spent(stats) + stats["faulty"]["reset"] * an_answer <= budget, "the server did its work, and broke off while it answered"
+    usd_per_answer = spent(stats) / stats["good_requests"]
+    assert spent(stats) + stats["faulty"]["reset"] * usd_per_answer <= budget, "the server may charge for answers that it broke off"
 
 
-def test_a_server_that_never_tells_its_usage_is_not_paid_beyond_the_budget(tmp_path):
+def test_a_server_that_never_reports_usage_is_not_paid_beyond_the_budget(tmp_path):
     with FakeServer(["no_usage"] * 1000) as server:
-        one = teacher(server, concurrency=4)
+        model = teacher(server, concurrency=4)
         with pytest.raises(FcotError, match="budget"):
-            buy(one, tmp_path, 20.5 * bound(one, 1))
+            buy(model, tmp_path, 20.5 * bound(model, 1))
         stats = server.stats()
     assert 10 < stats["requests"] <= 60
     least = min(PRICE.usd(len(json.dumps(r["body"]["messages"])), r["body"]["max_tokens"]) for r in stats["last"])
-    assert stats["requests"] * least <= 20.5 * bound(one, 1)
+    assert stats["requests"] * least <= 20.5 * bound(model, 1)
 
 
-def test_the_budget_holds_over_several_attempts_of_a_run_where_usage_is_not_told(tmp_path):
+def test_the_budget_holds_over_several_attempts_of_a_run_without_reported_usage(tmp_path):
     def answer(request, n, first_slot):
         return Reply([Choice(f" {first_slot}", "stop")] * n, Usage())
 
     calls = 0
     for _ in range(4):
-        one = Scripted(answer)
+        model = Scripted(answer)
         with pytest.raises(FcotError, match="budget"):
-            buy(one, tmp_path, 0.02, n=100)
-        calls = calls or len(one.calls)
+            buy(model, tmp_path, 0.02, n=100)
+        calls = calls or len(model.calls)
     rows = sum(len(shard.read_text().splitlines()) for shard in (tmp_path / "store").glob("*.jsonl"))
     assert rows == calls, "what the first attempt bought used up the budget"
 
@@ -363,16 +363,16 @@ class Breaking(Scripted):
         return await super().generate(request, n, first_slot)
 
 
-def test_tries_that_broke_off_count_at_their_bound(tmp_path):
-    one = Breaking(lambda request, n, first_slot: [f" {first_slot}"] * n, concurrency=1)
+def test_requests_that_broke_off_count_with_their_maximum_cost(tmp_path):
+    model = Breaking(lambda request, n, first_slot: [f" {first_slot}"] * n, concurrency=1)
     with pytest.raises(FcotError, match="budget"):
-        buy(one, tmp_path, 0.02, n=100)
-    least = min(PRICE.usd(request.most_prompt_tokens(), n * request.max_tokens) for request, n, _ in one.calls)
-    assert one.n_lost > 3
-    assert one.n_lost * least <= 0.02
+        buy(model, tmp_path, 0.02, n=100)
+    least = min(PRICE.usd(request.most_prompt_tokens(), n * request.max_tokens) for request, n, _ in model.calls)
+    assert model.n_lost > 3
+    assert model.n_lost * least <= 0.02
 
 
-def test_the_budget_holds_over_several_attempts_of_a_run_where_tries_broke_off(tmp_path):
+def test_the_budget_counts_requests_that_broke_off_in_earlier_attempts(tmp_path):
     def answer(request, n, first_slot):
         return [f" {first_slot}"] * n
 
@@ -385,7 +385,7 @@ def test_the_budget_holds_over_several_attempts_of_a_run_where_tries_broke_off(t
     assert second.calls == []
 
 
-def test_a_limit_of_ones_own_on_answers_is_in_the_bound_or_refused(tmp_path):
+def test_a_max_tokens_parameter_of_the_user_counts_in_the_budget_or_is_an_error(tmp_path):
     prices = tmp_path / "prices.yaml"
     prices.write_text("fake: {input: 0, output: 8}")
     budget = 1e-4  # three answers of four tokens; the server's answers have about thirty
@@ -400,16 +400,16 @@ def test_a_limit_of_ones_own_on_answers_is_in_the_bound_or_refused(tmp_path):
         assert Price(0, 8, 0).usd(0, server.stats()["completion_tokens"]) <= budget
 
 
-def test_a_price_and_no_budget_stops_nothing(tmp_path):
+def test_a_price_without_a_budget_stops_nothing(tmp_path):
     with FakeServer() as server:
         assert buy(teacher(server), tmp_path, None)["usd"] > 0
         assert server.stats()["good_choices"] == 2 * WHOLE
 
 
-def test_what_a_request_costs_at_most_is_never_less_than_what_the_server_charges():
+def test_the_maximum_cost_of_a_request_is_at_least_what_the_server_charges():
     with FakeServer() as server:
         for chat in (True, False):
-            one = teacher(server, chat=chat)
-            reply = ask(one)
-            assert reply.usage.prompt_tokens <= step1(one).most_prompt_tokens()
-            assert reply.usage.completion_tokens <= step1(one).max_tokens
+            model = teacher(server, chat=chat)
+            reply = send(model)
+            assert reply.usage.prompt_tokens <= step1(model).most_prompt_tokens()
+            assert reply.usage.completion_tokens <= step1(model).max_tokens

@@ -39,36 +39,36 @@ def no_proxy(monkeypatch):
 
 
 def teacher(server, **options):
-    """Of keyword arguments of the server, the throttle and the teacher together."""
-    wanted = {
+    """A model from keyword arguments of its server, its throttle and itself."""
+    settings = {
         "model": "fake", "model_id": "fake", "chat": True, "temperature": 0.7, "base_url": server.base_url, "timeout_s": 20.0,
         "parameters": {}, "max_tokens_parameter": "max_tokens", "concurrency": 4, "max_choices": 1, "max_retries": 3,
         "api_key_env": "OPENAI_API_KEY",
     } | options  # fmt: skip
-    rates = [wanted.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
-    last = wanted.pop("max_choices"), wanted.pop("max_retries")
-    return OpenAIModel(Server(**wanted), Throttle(*rates), *last)
+    rates = [settings.pop(name, None) for name in ("concurrency", "requests_per_minute", "tokens_per_minute")]
+    limits = settings.pop("max_choices"), settings.pop("max_retries")
+    return OpenAIModel(Server(**settings), Throttle(*rates), *limits)
 
 
-def ask(one, request=None, n=1, seed=0):
-    """One request and its reply."""
+def send(model, request=None, n=1, seed=0):
+    """Send one request; returns its reply."""
 
     async def run():
         try:
-            return await one.generate(request or step1(one), n, seed)
+            return await model.generate(request or step1(model), n, seed)
         finally:
-            await one.close()
+            await model.close()
 
     return asyncio.run(run())
 
 
-def step1(one):
-    return Request(PROMPT.first_request(problems(1)[0].question, RULE, one.chat), 128, problem=problems(1)[0])
+def step1(model):
+    return Request(PROMPT.first_request(problems(1)[0].question, RULE, model.chat), 128, problem=problems(1)[0])
 
 
-def generate(one, tmp_path, diversity=4, n=5, run_id="run", **options):
-    made = plan(one, diversity, run_id=run_id, **options)
-    generated = generate_completions(made, StoreFolder(tmp_path / "store"), problems(n))
+def generate(model, tmp_path, diversity=4, n=5, run_id="run", **options):
+    purchase = plan(model, diversity, run_id=run_id, **options)
+    generated = generate_completions(purchase, StoreFolder(tmp_path / "store"), problems(n))
     return list(generated), generated.usage()
 
 
@@ -82,21 +82,21 @@ def assert_right(completions, n, diversity):
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_two_steps_of_one_completion(tmp_path, endpoint):
+def test_a_completion_takes_two_requests(tmp_path, endpoint):
     with FakeServer() as server:
         (completion,), usage = generate(teacher(server, chat=endpoint == "chat", model_id="other name"), tmp_path, diversity=1, n=1)
         stats = server.stats()
     first, second = stats["last"]
-    ask_text = f"Q: {problems(1)[0].question}\nA: Let's think step by step."
+    prompt = f"Q: {problems(1)[0].question}\nA: Let's think step by step."
     shared = {"model": "fake", "temperature": 0.7, "n": 1, "seed": 0}
     if endpoint == "chat":
-        user = {"role": "user", "content": ask_text}
+        user = {"role": "user", "content": prompt}
         turns = [user, {"role": "assistant", "content": completion.rationale}, {"role": "user", "content": "Therefore, the answer is"}]
         assert first["body"] == {"messages": [user], "max_tokens": 128, **shared}
         assert second["body"] == {"messages": turns, "max_tokens": 16, **shared}
     else:
-        assert first["body"] == {"prompt": ask_text, "max_tokens": 128, **shared}
-        text = f"{ask_text}{completion.rationale}\nTherefore, the answer is"
+        assert first["body"] == {"prompt": prompt, "max_tokens": 128, **shared}
+        text = f"{prompt}{completion.rationale}\nTherefore, the answer is"
         assert second["body"] == {"prompt": text, "max_tokens": 16, **shared}
     assert {request["path"] for request in stats["last"]} == {"/v1/chat/completions" if endpoint == "chat" else "/v1/completions"}
     assert_right([completion], 1, 1)
@@ -105,19 +105,19 @@ def test_two_steps_of_one_completion(tmp_path, endpoint):
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_several_choices_in_one_request(tmp_path, endpoint):
+def test_one_request_returns_several_choices(tmp_path, endpoint):
     with FakeServer() as server:
         completions, usage = generate(teacher(server, chat=endpoint == "chat", max_choices=3), tmp_path, diversity=8)
         stats = server.stats()
     assert_right(completions, 5, 8)
     assert all(len({c.rationale for c in completions if c.sample_index == i}) == 8 for i in range(5))
-    asked = [request["body"] for request in stats["last"]]
-    assert Counter((body["n"], body["seed"]) for body in asked if body["max_tokens"] == 128) == {(3, 0): 5, (3, 3): 5, (2, 6): 5}
-    assert usage["requests"] == stats["requests"] == len(asked) == 5 * (3 + 8)
+    bodies = [request["body"] for request in stats["last"]]
+    assert Counter((body["n"], body["seed"]) for body in bodies if body["max_tokens"] == 128) == {(3, 0): 5, (3, 3): 5, (2, 6): 5}
+    assert usage["requests"] == stats["requests"] == len(bodies) == 5 * (3 + 8)
     assert usage["completion_tokens"] == stats["completion_tokens"]
 
 
-def test_the_same_store_serves_another_url_concurrency_and_chunk_and_not_another_model(tmp_path):
+def test_the_store_serves_another_url_and_concurrency_but_not_another_model(tmp_path):
     with FakeServer() as server:
         first, _ = generate(teacher(server), tmp_path)
     with FakeServer() as server:
@@ -130,17 +130,17 @@ def test_the_same_store_serves_another_url_concurrency_and_chunk_and_not_another
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_no_more_requests_at_once_than_allowed(tmp_path, concurrency):
+def test_concurrency_limits_the_requests_in_flight(tmp_path, concurrency):
     with FakeServer(latency=0.02) as server:
         generate(teacher(server, concurrency=concurrency), tmp_path, diversity=4)
         peak = server.stats()["peak_in_flight"]
     assert peak == 1 if concurrency == 1 else 1 < peak <= concurrency
 
 
-# --- what passes is tried again -----------------------------------------------------------------------------------------
+# --- transient errors are retried ---------------------------------------------------------------------------------------
 
 
-PASSING = [
+TRANSIENT = [
     "408:0",
     "429:0",
     "429",
@@ -159,95 +159,95 @@ PASSING = [
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
-@pytest.mark.parametrize("fault", PASSING)
-def test_a_passing_fault_is_tried_again(endpoint, fault):
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_a_transient_fault_is_retried(endpoint, fault):
     with FakeServer([fault]) as server:
-        one = teacher(server, chat=endpoint == "chat")
-        reply = ask(one)
+        model = teacher(server, chat=endpoint == "chat")
+        reply = send(model)
         stats = server.stats()
     first, second = stats["last"]
     assert first["body"] == second["body"]
     assert (stats["requests"], stats["good_choices"], sum(stats["faulty"].values())) == (2, 1, 1)
-    assert [choice.text for choice in reply.choices] == [fake_openai.write_choice(step1(one).prompt, 0)]
+    assert [choice.text for choice in reply.choices] == [fake_openai.write_choice(step1(model).prompt, 0)]
     assert reply.usage == Usage(stats["prompt_tokens"], stats["completion_tokens"])
 
 
-def test_an_answer_that_takes_too_long_is_tried_again():
+def test_an_answer_that_takes_too_long_is_retried():
     with FakeServer(["slow:60"]) as server:
-        assert ask(teacher(server, timeout_s=0.5)).choices[0].refused is None
+        assert send(teacher(server, timeout_s=0.5)).choices[0].refused is None
         assert server.stats()["requests"] == 2
 
 
-def test_retry_after_is_honoured():
-    """The server tells: whoever comes back before the second it asked for is counted as early."""
+def test_retry_after_is_honored():
+    """The server counts requests that come before the time in its answer as early."""
     with FakeServer(["429:1", "503:1"]) as server:
-        ask(teacher(server))
+        send(teacher(server))
         stats = server.stats()
     assert (stats["requests"], stats["early"]) == (3, 0)
 
 
-def test_the_server_would_have_counted_who_comes_back_early():
+def test_the_fake_server_counts_early_requests():
     with FakeServer(["429:60"]) as server:
         with pytest.raises(FcotError, match="1 tries of one request failed"):
-            ask(teacher(server, max_retries=0))
-        ask(teacher(server))
+            send(teacher(server, max_retries=0))
+        send(teacher(server))
         assert server.stats()["early"] == 1
 
 
-def test_tries_come_to_an_end():
+def test_a_request_is_retried_max_retries_times():
     with FakeServer(["500:0"] * 10) as server:
         with pytest.raises(
             FcotError,
             match=r"teacher\.model=fake at .*: 4 tries of one request failed, the last with InternalServerError.*server_error.*store",
         ):
-            ask(teacher(server))
+            send(teacher(server))
         assert server.stats()["requests"] == 4
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_an_unreachable_server_is_named_in_the_error():
     with FakeServer() as server:
         url = server.base_url
     with pytest.raises(
         FcotError, match=rf"no server answers at teacher.base_url={url} \(.*Connect call failed.*\): is it running\? 2 tries"
     ):
-        ask(teacher(server, max_retries=1))
+        send(teacher(server, max_retries=1))
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Waits between tries of a tenth of a second at most, where the server does not say."""
+    """Limit the wait between tries to a tenth of a second, unless the server requests a longer wait."""
     monkeypatch.setattr("fcot.llm.openai._LONGEST_WAIT_S", 0.0)
 
 
-def test_a_server_that_cannot_be_reached_is_given_up_after_four_tries_and_a_busy_one_is_not(impatient):
+def test_an_unreachable_server_is_tried_four_times_and_a_busy_server_more_often(impatient):
     with FakeServer() as server:
         url = server.base_url
     with pytest.raises(FcotError, match=f"no server answers at teacher.base_url={url} .* 4 tries"):
-        ask(teacher(server, max_retries=20))
+        send(teacher(server, max_retries=20))
     with FakeServer(["429"] * 6) as server:
-        ask(teacher(server, max_retries=20))
+        send(teacher(server, max_retries=20))
         assert server.stats()["requests"] == 6 + 1
 
 
 @pytest.mark.parametrize("fault", ["500", "reset", "429:0", "empty", "too_long", "slow:60"])
-def test_whatever_an_answer_was_its_place_is_free_again(impatient, fault):
-    """Of two places: were one lost for each of three faults, the request after them would wait for ever."""
+def test_every_answer_frees_its_place_in_the_throttle(impatient, fault):
+    """The throttle has two places: if each of three faults lost its place, the next request would wait forever."""
     with FakeServer([None] + [fault] * 3) as server:
-        one = teacher(server, concurrency=2, max_retries=8, timeout_s=0.2 if fault.startswith("slow") else 20.0)
+        model = teacher(server, concurrency=2, max_retries=8, timeout_s=0.2 if fault.startswith("slow") else 20.0)
 
         async def run():
             for _ in range(4):
-                await asyncio.wait_for(one.generate(step1(one), 1, 0), 60)
-            together = asyncio.gather(*(one.generate(step1(one), 1, 0) for _ in range(4)))
+                await asyncio.wait_for(model.generate(step1(model), 1, 0), 60)
+            together = asyncio.gather(*(model.generate(step1(model), 1, 0) for _ in range(4)))
             replies = await asyncio.wait_for(together, 60)
-            await one.close()
+            await model.close()
             return replies
 
         assert [choice.refused for reply in asyncio.run(run()) for choice in reply.choices] == [None] * 4
 
 
 def stub(**headers):
-    """An error as the client raises it, with the headers of its answer."""
+    """An error like those of the client, with the headers of the server's answer."""
     return SimpleNamespace(response=SimpleNamespace(headers={name.replace("_", "-"): value for name, value in headers.items()}))
 
 
@@ -269,8 +269,8 @@ def test_retry_after_in_seconds_or_milliseconds(headers, seconds):
 
 
 def test_retry_after_as_a_date():
-    asked = retry_after(stub(retry_after=formatdate(time.time() + 90, usegmt=True)).response)
-    assert 0 < asked <= 90
+    seconds = retry_after(stub(retry_after=formatdate(time.time() + 90, usegmt=True)).response)
+    assert 0 < seconds <= 90
     assert retry_after(stub(retry_after=formatdate(time.time() - 90, usegmt=True)).response) == 0
 
 
@@ -281,8 +281,8 @@ def test_a_wait_of_more_than_ten_minutes_ends_the_run_with_a_message(tmp_path):
         assert server.stats()["good_choices"] >= 1
 
 
-def test_the_servers_limit_on_requests_at_once_is_found_out_and_costs_nothing(tmp_path, impatient):
-    """The peak counts what the server took, so that its limit was reached; what it turned away came back and was bought once."""
+def test_the_servers_limit_on_concurrent_requests_is_found_and_costs_nothing(tmp_path, impatient):
+    """The peak shows that the server's limit was reached. Requests that the server rejected were sent again and bought once."""
     with FakeServer(latency=0.02, max_in_flight=12) as server:
         completions, usage = generate(teacher(server, concurrency=None, max_retries=20), tmp_path, diversity=8, n=20)
         stats = server.stats()
@@ -290,16 +290,16 @@ def test_the_servers_limit_on_requests_at_once_is_found_out_and_costs_nothing(tm
     assert stats["peak_in_flight"] == 12
     assert stats["faulty"]["over_capacity"] > 0
     assert stats["good_choices"] == stats["good_requests"] == usage["requests"] == 2 * 20 * 8
-    assert stats["requests"] < 2 * stats["good_requests"], "most requests were taken"
+    assert stats["requests"] < 2 * stats["good_requests"], "the server accepted most requests"
 
 
-# --- answers that are completions, but odd ones ---------------------------------------------------------------------------
+# --- unusual answers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("fault", "refused"), [("empty", "empty"), ("content_filter", "content_filter"), ("length", None)])
-def test_the_end_of_an_answer_is_told(fault, refused):
+def test_refusals_and_finish_reasons_are_kept(fault, refused):
     with FakeServer([fault]) as server:
-        first, second = ask(teacher(server, max_choices=2), n=2).choices
+        first, second = send(teacher(server, max_choices=2), n=2).choices
     assert (first.refused, second.refused) == (refused, None)
     assert first.finish_reason == ("stop" if fault == "empty" else fault)
     assert second.finish_reason == "stop"
@@ -308,7 +308,7 @@ def test_the_end_of_an_answer_is_told(fault, refused):
 @pytest.mark.parametrize(("fault", "usage"), [("no_usage", Usage(None, None)), ("odd_usage", Usage(None, 29))])
 def test_usage_that_is_missing_or_no_number_is_unknown(fault, usage):
     with FakeServer([fault]) as server:
-        reply = ask(teacher(server))
+        reply = send(teacher(server))
     assert len(reply.choices) == 1
     assert reply.usage.prompt_tokens is None
     assert (reply.usage.completion_tokens is None) == (usage.completion_tokens is None)
@@ -316,8 +316,8 @@ def test_usage_that_is_missing_or_no_number_is_unknown(fault, usage):
 
 @pytest.mark.parametrize(("reason", "refused"), [("length", "empty_at_limit"), ("stop", "empty"), (None, "empty")])
 @pytest.mark.parametrize("content", ["", " \n", None])
-def test_an_empty_answer_at_the_limit_of_its_tokens_is_told_apart(content, reason, refused):
-    """A reasoning model that thought until its limit: the remedy is a higher limit, not another try."""
+def test_an_empty_answer_at_its_token_limit_has_its_own_reason(content, reason, refused):
+    """A reasoning model that thought until its limit: a higher limit helps, a retry does not."""
     answer = {
         "choices": [{"message": {"content": content}, "finish_reason": reason}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 128},
@@ -336,29 +336,29 @@ def test_cached_tokens_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"refuse": "n"}, {"ignore_n": True}], ids=["refused", "ignored"])
-def test_a_server_without_several_choices_is_asked_again_for_the_rest_and_that_is_said_once(tmp_path, capsys, options):
+def test_a_server_that_returns_single_choices_gets_more_requests_and_causes_one_warning(tmp_path, capsys, options):
     with FakeServer(**options) as server:
         completions, usage = generate(teacher(server, max_choices=4, chat=False), tmp_path, diversity=8, n=5)
         stats = server.stats()
     assert_right(completions, 5, 8)
     assert all(len({c.rationale for c in completions if c.sample_index == i}) == 8 for i in range(5))
     assert stats["good_choices"] == stats["good_requests"] == usage["requests"] == 2 * 40
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     if "refuse" in options:
-        assert said.count("the server refuses several choices in one request (n): they are requested one by one") == 1
-        assert stats["faulty"]["refused_parameter"] == 1, "the first request goes alone"
+        assert stderr.count("the server refuses several choices in one request (n): they are requested one by one") == 1
+        assert stats["faulty"]["refused_parameter"] == 1, "the first request is sent alone"
     else:
-        assert said.count("the server returned 1 of the 4 choices asked for: the rest is requested again") == 1
+        assert stderr.count("the server returned 1 of the 4 choices asked for: the rest is requested again") == 1
 
 
-def test_a_server_that_refuses_several_choices_is_asked_one_by_one_also_without_retries():
+def test_a_server_that_refuses_several_choices_gets_single_requests_even_without_retries():
     with FakeServer(refuse="n") as server:
-        reply = ask(teacher(server, max_choices=4, max_retries=0), n=4)
+        reply = send(teacher(server, max_choices=4, max_retries=0), n=4)
     assert [choice.refused for choice in reply.choices] == [None]
 
 
 def test_half_a_surrogate_pair_can_be_stored_and_sent_on(tmp_path):
-    """Models cut in the middle of an emoji; what comes back must survive the store and step 2."""
+    """Models cut in the middle of an emoji; such a text must survive the store and step 2."""
     with FakeServer(["surrogate"]) as server:
         completions, _ = generate(teacher(server), tmp_path, diversity=1, n=1)
     assert_right(completions, 1, 1)
@@ -375,10 +375,10 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
         completions, usage = generate(teacher(server, max_choices=max_choices, max_retries=8, concurrency=16), tmp_path, diversity=8, n=12)
         stats = server.stats()
         assert_right(completions, 12, 8)
-        assert {*stats["faulty"]} == {fault.partition(":")[0] for fault in faults} - {"seed"}, "a plan that never struck proves nothing"
+        assert {*stats["faulty"]} == {fault.partition(":")[0] for fault in faults} - {"seed"}, "each fault of the plan must occur"
         assert stats["good_choices"] == 2 * 12 * 8
-        asked = {json.dumps(PROMPT.first_request(problem.question, RULE, True)) for problem in problems(12)}
-        assert {count for prompt, count in stats["good"].items() if prompt in asked} == {8}
+        prompts = {json.dumps(PROMPT.first_request(problem.question, RULE, True)) for problem in problems(12)}
+        assert {count for prompt, count in stats["good"].items() if prompt in prompts} == {8}
         assert usage["requests"] == stats["good_requests"]
         assert usage["prompt_tokens"] == stats["prompt_tokens"]
         assert usage["completion_tokens"] == stats["completion_tokens"]
@@ -386,7 +386,7 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
         assert server.stats()["requests"] == stats["requests"]
 
 
-# --- what does not pass stops the run, with one message -------------------------------------------------------------------
+# --- permanent errors stop the run with one message -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_under_all_faults_every_completion_is_bought_once(tmp_path, max_choices)
         ("400", r"the server refuses the request: BadRequestError.*unsupported_parameter"),
     ],
 )
-def test_what_does_not_pass_stops_at_once_and_keeps_what_was_bought(tmp_path, monkeypatch, fault, message):
+def test_a_permanent_error_stops_at_once_and_keeps_what_was_bought(tmp_path, monkeypatch, fault, message):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with FakeServer([None] * 10 + [fault] * 50) as server:
         with pytest.raises(FcotError, match=message) as error:
@@ -406,28 +406,29 @@ def test_what_does_not_pass_stops_at_once_and_keeps_what_was_bought(tmp_path, mo
         stats = server.stats()
         assert {request["authorization"] for request in stats["last"]} == {f"Bearer {KEY}"}
         assert KEY not in str(error.value)
-        assert stats["requests"] <= 12, "only what was in flight goes out after a refusal"
+        assert stats["requests"] <= 12, "after a refusal no new requests are sent"
         assert stats["good_choices"] == 10
-    assert sum(len(shard.read_text().splitlines()) for shard in (tmp_path / "store").glob("*.jsonl")) >= 9  # one may have been in flight
+    rows = sum(len(shard.read_text().splitlines()) for shard in (tmp_path / "store").glob("*.jsonl"))
+    assert rows >= 9, "one request may have been in flight"
     with FakeServer() as server:
         assert_right(generate(teacher(server), tmp_path)[0], 5, 4)
         assert server.stats()["good_choices"] <= 40 - 9
 
 
-# A prompt at fault is skipped, and the others go on.
+# A refused prompt is skipped; the others continue.
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("content_filter_400", "refused:prompt_filtered"), ("too_long", "refused:too_long")])
 @pytest.mark.parametrize(("diversity", "max_choices"), [(1, 1), (8, 8)])
-def test_a_prompt_that_is_itself_refused_costs_one_request_and_the_others_go_on(tmp_path, fault, reason, diversity, max_choices):
+def test_a_refused_prompt_costs_one_request_and_the_others_continue(tmp_path, fault, reason, diversity, max_choices):
     with FakeServer([fault]) as server:
-        one = teacher(server, concurrency=1, max_choices=max_choices, chat=False)
-        completions, usage = generate(one, tmp_path, diversity=diversity)
+        model = teacher(server, concurrency=1, max_choices=max_choices, chat=False)
+        completions, usage = generate(model, tmp_path, diversity=diversity)
         stats = server.stats()
         bad = [c for c in completions if c.sample_index == 0]
         assert [(c.rationale, c.answer_text, c.finish_reason) for c in bad] == [("", "", reason)] * diversity
-        asked = [request["body"]["prompt"] for request in stats["last"]]
-        assert asked.count(step1(one).prompt) == 1
+        prompts = [request["body"]["prompt"] for request in stats["last"]]
+        assert prompts.count(step1(model).prompt) == 1
         assert stats["faulty"] == {fault: 1}
         gold = {problem.sample_index: problem.answer for problem in problems(5)}
         assert all(RULE.same(PROMPT.parse(c, RULE), gold[c.sample_index]) for c in completions if c.sample_index)
@@ -439,15 +440,15 @@ def test_a_prompt_that_is_itself_refused_costs_one_request_and_the_others_go_on(
         assert server.stats()["requests"] == stats["requests"]
 
 
-def test_a_prompt_that_is_itself_refused_is_not_sent_once_for_each_of_its_completions(tmp_path):
+def test_a_refused_prompt_is_not_sent_for_each_of_its_completions(tmp_path):
     with FakeServer(["too_long"]) as server:
-        one = teacher(server, concurrency=1, max_choices=2, chat=False)
-        generate(one, tmp_path, diversity=16, n=1)
-        asked = [request["body"]["prompt"] for request in server.stats()["last"]]
-    assert asked.count(step1(one).prompt) <= 2, "the one that was refused, and one that was already waiting for its place"
+        model = teacher(server, concurrency=1, max_choices=2, chat=False)
+        generate(model, tmp_path, diversity=16, n=1)
+        prompts = [request["body"]["prompt"] for request in server.stats()["last"]]
+    assert prompts.count(step1(model).prompt) <= 2, "the refused request, and another that was already waiting for its place"
 
 
-def test_a_second_step_that_is_too_long_gives_up_one_answer(tmp_path):
+def test_a_second_step_that_is_too_long_loses_one_answer(tmp_path):
     with FakeServer([None, "too_long"]) as server:
         completions, _ = generate(teacher(server, concurrency=1, max_choices=3), tmp_path, diversity=3, n=1)
         assert server.stats()["requests"] == 1 + 3
@@ -460,7 +461,7 @@ def test_a_second_step_that_is_too_long_gives_up_one_answer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("refused", "told", "override"),
+    ("refused", "advice", "override"),
     [
         ("temperature", r'"teacher\.parameters=\{temperature:null\}" leaves it out', {"parameters": {"temperature": None}}),
         ("seed", r'"teacher\.parameters=\{seed:null\}" leaves it out', {"parameters": {"seed": None}}),
@@ -473,13 +474,11 @@ def test_a_second_step_that_is_too_long_gives_up_one_answer(tmp_path):
     ],
 )
 @pytest.mark.parametrize("concurrency", [None, 16])
-def test_a_refused_parameter_is_found_out_by_one_request_and_the_override_in_the_message_works(
-    tmp_path, refused, told, override, concurrency
-):
-    more = {"parameters": {"top_k": 5}} if refused == "top_k" else {}
+def test_a_refused_parameter_costs_one_request_and_the_suggested_override_works(tmp_path, refused, advice, override, concurrency):
+    extra = {"parameters": {"top_k": 5}} if refused == "top_k" else {}
     with FakeServer(refuse=refused) as server:
-        with pytest.raises(FcotError, match=rf"the server refuses the request: BadRequestError.*{told}"):
-            generate(teacher(server, concurrency=concurrency, max_retries=20, **more), tmp_path)
+        with pytest.raises(FcotError, match=rf"the server refuses the request: BadRequestError.*{advice}"):
+            generate(teacher(server, concurrency=concurrency, max_retries=20, **extra), tmp_path)
         assert server.stats()["requests"] == 1
         completions, _ = generate(teacher(server, concurrency=concurrency, **override), tmp_path)
         bodies = [request["body"] for request in server.stats()["last"]][1:]
@@ -491,11 +490,11 @@ def test_a_refused_parameter_is_found_out_by_one_request_and_the_override_in_the
 
 
 @pytest.mark.parametrize("refused", ["stop", "model", "messages"])
-def test_no_override_is_named_that_the_configuration_refuses(refused):
+def test_the_message_suggests_no_override_that_the_configuration_rejects(refused):
     with FakeServer(refuse=refused) as server:
-        one = teacher(server)
+        model = teacher(server)
         with pytest.raises(FcotError, match="the server refuses the request") as error:
-            ask(one, Request(step1(one).prompt, 128, stop=("\nQ:",)))
+            send(model, Request(step1(model).prompt, 128, stop=("\nQ:",)))
     assert f"teacher.parameters={{{refused}:null}}" not in str(error.value)
 
 
@@ -511,7 +510,7 @@ def test_parameters_are_sent_as_they_are(tmp_path):
         assert set(body) == {"model", "messages", "n", "max_tokens", *parameters} - {"seed"}
 
 
-def test_parameters_that_change_the_answers_buy_anew_and_names_and_seeds_do_not(tmp_path):
+def test_only_parameters_that_change_the_answers_buy_new_completions(tmp_path):
     def requests_of(**options):
         before = server.stats()["requests"]
         generate(teacher(server, **options), tmp_path, diversity=2, n=2)
@@ -536,13 +535,13 @@ def test_parameters_that_change_the_answers_buy_anew_and_names_and_seeds_do_not(
 def test_a_key_with_a_newline_from_its_file_works(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     with FakeServer() as server:
-        ask(teacher(server))
+        send(teacher(server))
         assert server.stats()["last"][0]["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_server_of_ones_own_needs_no_key():
+def test_a_server_of_the_user_needs_no_key():
     with FakeServer() as server:
-        ask(teacher(server))
+        send(teacher(server))
         assert server.stats()["last"][0]["authorization"] == "Bearer unused"
 
 
@@ -559,7 +558,7 @@ COMMAND = (
 )
 
 
-def wrote(folder):
+def bytes_under(folder):
     """Every byte under a folder, names included."""
     return b"".join(str(path).encode() + (path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*"))
 
@@ -574,12 +573,12 @@ def n_train(tmp_path):
     return len(json.loads(path.read_text())["train"])
 
 
-def test_a_whole_run_under_faults_and_the_key_is_nowhere(run_fcot, tmp_path):
+def test_a_whole_run_under_faults_succeeds_and_writes_the_key_nowhere(run_fcot, tmp_path):
     faults = {"seed": 1, "429:0": 0.05, "500:0": 0.05, "reset": 0.05, "invalid_json": 0.05, "no_usage": 0.05, "fewer": 0.1, "empty": 0.03}
     with FakeServer(faults) as server:
         arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.max_choices_per_request=2", "teacher.api_key_env=MY_KEY")
-        done = run_fcot(*arguments, MY_KEY=KEY)
-        assert done.returncode == 0, done.stderr
+        result = run_fcot(*arguments, MY_KEY=KEY)
+        assert result.returncode == 0, result.stderr
         stats = server.stats()
         rows = curated(tmp_path)
         assert {(r["sample_index"], r["completion_index"]) for r in rows} == {(r["sample_index"], slot) for r in rows for slot in range(4)}
@@ -595,51 +594,51 @@ def test_a_whole_run_under_faults_and_the_key_is_nowhere(run_fcot, tmp_path):
         shutil.rmtree(tmp_path / "outputs" / "runs")
         again = run_fcot(*arguments, MY_KEY=KEY)
         assert again.returncode == 0, again.stderr
-        assert server.stats()["requests"] == stats["requests"], "the store had it all"
+        assert server.stats()["requests"] == stats["requests"], "the store had all completions"
         assert curated(tmp_path) == rows
-    assert KEY not in done.stdout + done.stderr + again.stdout + again.stderr
-    assert KEY.encode() not in wrote(tmp_path)
+    assert KEY not in result.stdout + result.stderr + again.stdout + again.stderr
+    assert KEY.encode() not in bytes_under(tmp_path)
 
 
-def test_the_remedies_for_refused_parameters_can_be_typed(run_fcot, tmp_path):
+def test_the_suggested_overrides_for_refused_parameters_can_be_typed(run_fcot, tmp_path):
     with FakeServer(refuse="temperature,max_tokens,seed") as server:
         arguments = [*COMMAND, f"teacher.base_url={server.base_url}", "dataset.limit=3"]
         for _ in range(4):
-            done = run_fcot(*arguments)
-            if done.returncode == 0:
+            result = run_fcot(*arguments)
+            if result.returncode == 0:
                 break
-            (remedy,) = re.findall(r'"?(teacher\.[a-z_]+=[^"\s]+)"? (?:leaves it out|renames it)', done.stderr)
+            (override,) = re.findall(r'"?(teacher\.[a-z_]+=[^"\s]+)"? (?:leaves it out|renames it)', result.stderr)
             merged = [argument for argument in arguments if argument.startswith("teacher.parameters")]
-            if merged and remedy.startswith("teacher.parameters"):
-                remedy = merged[0][:-1] + "," + remedy.partition("{")[2]
+            if merged and override.startswith("teacher.parameters"):
+                override = merged[0][:-1] + "," + override.partition("{")[2]
                 arguments.remove(merged[0])
-            arguments.append(remedy)
-        assert done.returncode == 0, done.stderr
+            arguments.append(override)
+        assert result.returncode == 0, result.stderr
         body = server.stats()["last"][-1]["body"]
     assert body.keys().isdisjoint({"temperature", "max_tokens", "seed"})
     assert "max_completion_tokens" in body
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
-def test_a_run_that_is_refused_ends_with_one_message_without_the_key(run_fcot, tmp_path, endpoint):
+def test_a_run_whose_key_is_refused_ends_with_one_message_without_the_key(run_fcot, tmp_path, endpoint):
     """The server repeats the key in its refusal, as some do."""
     with FakeServer([None] * 20 + ["401"] * 100) as server:
-        done = run_fcot(
+        result = run_fcot(
             *COMMAND,
             f"teacher.base_url={server.base_url}",
             f"teacher.endpoint={endpoint}",
             "teacher.api_key_env=OPENAI_API_KEY",
             OPENAI_API_KEY=KEY,
         )
-    assert done.returncode == 1
-    assert "the server refuses the key in $OPENAI_API_KEY" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert KEY not in done.stdout + done.stderr
-    assert KEY.encode() not in wrote(tmp_path)
-    assert b".partial" not in wrote(tmp_path)
+    assert result.returncode == 1
+    assert "the server refuses the key in $OPENAI_API_KEY" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert KEY not in result.stdout + result.stderr
+    assert KEY.encode() not in bytes_under(tmp_path)
+    assert b".partial" not in bytes_under(tmp_path)
 
 
-def test_a_run_killed_twice_ends_like_one_that_was_not(run_fcot, tmp_path):
+def test_a_run_killed_twice_gives_the_result_of_an_uninterrupted_run(run_fcot, tmp_path):
     with FakeServer(latency=0.05) as server:
         arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.concurrency=4", "teacher.max_choices_per_request=1")
         for target in (30, 90):
@@ -649,8 +648,8 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(run_fcot, tmp_path):
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
-        done = run_fcot(*arguments)
-        assert done.returncode == 0, done.stderr
+        result = run_fcot(*arguments)
+        assert result.returncode == 0, result.stderr
         rows = curated(tmp_path)
         assert len(rows) == 4 * n_train(tmp_path)
         assert all(r["kept"] for r in rows)
@@ -663,7 +662,7 @@ def stored(folder):
 
 
 def start_and_wait_for(n, server, command, folder):
-    """A process that has sent ``n`` requests."""
+    """Start a process and wait until it has sent ``n`` requests."""
     process = subprocess.Popen(
         [sys.executable, *command], cwd=folder, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -673,7 +672,7 @@ def start_and_wait_for(n, server, command, folder):
     return process
 
 
-def test_an_interrupted_run_waits_for_what_is_in_flight_and_loses_nothing(tmp_path):
+def test_an_interrupted_run_waits_for_requests_in_flight_and_loses_nothing(tmp_path):
     with FakeServer(latency=0.3) as server:
         rate = ("teacher.concurrency=6", "teacher.max_choices_per_request=2", "until=generate")
         command = ("-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", *rate)
@@ -686,7 +685,7 @@ def test_an_interrupted_run_waits_for_what_is_in_flight_and_loses_nothing(tmp_pa
     assert "interrupted; the same command continues" in err
     assert "Traceback" not in out + err
     assert stored(tmp_path / "outputs" / "store") == stats["good_choices"] > 14
-    assert stats["requests"] == stats["good_requests"] <= 14 + 3 * 6, "what was in flight was answered, and little was sent since"
+    assert stats["requests"] == stats["good_requests"] <= 14 + 3 * 6, "requests in flight were answered, and few were sent after the signal"
 
 
 BUY_FORTY = """
@@ -697,7 +696,7 @@ test_openai.generate(test_openai.teacher(server, concurrency=2, timeout_s=900.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_wait_for_what_is_in_flight(tmp_path, number):
+def test_both_signals_wait_for_requests_in_flight(tmp_path, number):
     with FakeServer([None] * 9 + ["slow:0.5"] * 500) as server:
         process = start_and_wait_for(10, server, ("-c", BUY_FORTY, server.base_url, str(tmp_path)), os.path.dirname(__file__))
         process.send_signal(number)
@@ -709,8 +708,8 @@ def test_both_signals_wait_for_what_is_in_flight(tmp_path, number):
     assert stored(tmp_path) == stats["good_choices"] == stats["requests"]
 
 
-def test_a_second_interruption_leaves_what_is_in_flight(tmp_path):
-    """The server would take ten minutes to answer."""
+def test_a_second_interrupt_does_not_wait_for_requests_in_flight(tmp_path):
+    """The server takes ten minutes to answer."""
     with FakeServer([None] * 4 + ["slow:600"] * 50) as server:
         process = start_and_wait_for(5, server, ("-c", BUY_FORTY, server.base_url, str(tmp_path)), os.path.dirname(__file__))
         process.send_signal(signal.SIGINT)

@@ -52,7 +52,7 @@ def test_the_wheel_runs_without_the_repository(tmp_path):
 
 
 def test_an_editable_install_finds_the_plugin():
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", "import hydra_plugins.fcot_launcher as p; print(p.__file__)"], capture_output=True, text=True, cwd="/"
     )
-    assert found.stdout.strip() == str(ROOT / "launch" / "hydra_plugins" / "fcot_launcher" / "__init__.py"), found.stderr
+    assert result.stdout.strip() == str(ROOT / "launch" / "hydra_plugins" / "fcot_launcher" / "__init__.py"), result.stderr

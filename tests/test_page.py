@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is asked of a network, everything is found, reached by keyboard, and shown as text."""
+"""The report page in a real browser: no network requests, search and keyboard work, untrusted text is shown as text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def a_run(folder: Path, label: str, predictions, completions=(), errors=(), **me
 
 
 def three_runs(tmp_path: Path) -> list[RunFiles]:
-    """Test problems 0 to 3, trained on 10 and 11; the tailored run has a path of problem 10."""
+    """Three runs with test problems 0 to 2 and train problems 10 and 11; the tailored run has a path of problem 10."""
     completions = [
         curated(10, 0, "Ten apples: 3 + 4 = 7."),
         curated(10, 1, "Ten pears: 3 + 5 = 8.", "wrong_answer"),
@@ -79,7 +79,7 @@ def three_runs(tmp_path: Path) -> list[RunFiles]:
         [{"sample_index": 0, "marks": ["arithmetic_slip"], "equation": "3 + 4 = 8"}, {"sample_index": 1, "marks": [], "equation": None}],
     )  # fmt: skip
     tailored = a_run(
-        tmp_path / "third", "tailored", [prediction(0, "tailored says 7", True)], [{"round": 1} | one for one in completions],
+        tmp_path / "third", "tailored", [prediction(0, "tailored says 7", True)], [{"round": 1} | row for row in completions],
         method="tailored", rounds=[{"round": 1}, {"round": 2}, {"round": 3}],
     )  # fmt: skip
     for number, (mistakes, right) in {2: (["It is nine."], 0), 3: ([], 4)}.items():
@@ -103,7 +103,7 @@ def a_document(runs, label: str = "cot", sections=()) -> Document:
     return Document(f"Report {label}", f"What came out: {label}", ["1 of 4 runs"], sections or placed, runs)
 
 
-@pytest.fixture(scope="module")  # while it is open, this thread has an event loop, which other tests must not find
+@pytest.fixture(scope="module")  # while it is open, this thread has an event loop, which would disturb other tests
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright (pip install playwright)")
     if not CHROMIUM.exists():
@@ -116,80 +116,80 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """Opens a document's page; whatever it complains of or asks for fails the test."""
-    seen: list[str] = []
+    """Open a document's page; console output, errors, dialogs and network requests fail the test."""
+    complaints: list[str] = []
     contexts = []
 
-    def opens(document: Document, fragment: str = "", **options):
+    def open_page(document: Document, fragment: str = "", **options):
         path = tmp_path / "report.html"
         write_page(document, path, problems_of=lambda run: [Problem(11, "Question 11, from the data?", "7")])
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options))
         page = contexts[-1].new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda message: seen.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else seen.append(f"request: {request.url}"))
+        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else complaints.append(f"request: {request.url}"))
         page.goto(path.as_uri() + fragment)
         page.wait_for_selector(".plot svg")
         if document.runs:
             page.wait_for_selector("#sample-list .row")
         return page
 
-    yield opens
+    yield open_page
     for context in contexts:
         context.close()
-    assert not seen
+    assert not complaints
 
 
 def names(page, which: str = "#sample-list") -> list[str]:
-    """The samples of a list, after the search's short wait."""
+    """Names of the samples in a list, after the short delay of the search."""
     page.wait_for_timeout(120)
     return [text.split(" · ")[-1] for text in page.locator(f"{which} .row span:last-child").all_inner_texts()]
 
 
-def test_everything_is_there_in_order(opened, tmp_path):
+def test_all_parts_of_the_page_are_in_order(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     order = ["h1", ".answer", ".missing", "nav", "#results table", "#scaling svg", "#samples .rows", "#rounds .rows", "#configs details"]
-    tops = [page.locator(one).first.bounding_box()["y"] for one in order]
+    tops = [page.locator(selector).first.bounding_box()["y"] for selector in order]
     assert tops == sorted(tops)
     assert page.locator("nav a").all_inner_texts() == ["Results", "Scaling", "Rationales", "Rounds", "Configurations"]
     assert page.evaluate("[typeof window.vegaEmbed, document.querySelectorAll('#data').length]") == ["function", 0]
 
 
-def test_search_and_filters_find_exactly_what_they_should(opened, tmp_path):
+def test_search_and_filters_find_exactly_the_matching_samples(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     assert names(page) == ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
     everything = ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
-    found = {
+    expected_names = {
         "ZEBRA fail": ["toy/1"], "zebra apples": [], "pears": ["toy/10"], "from the data": ["toy/11"], "question": everything,
         '"fail zebra"': ["toy/1"], '"zebra fail"': [], "\u201cfail zebra\u201d": ["toy/1"], "toy/11": ["toy/11"], "11": ["toy/11"],
     }  # fmt: skip
-    for query, expected in found.items():
+    for query, expected in expected_names.items():
         page.fill("input[name=q]", query)
         assert names(page) == expected, query
     page.fill("input[name=q]", "")
 
-    def chosen(**filters):
+    def filtered(**filters):
         for name in ("task", "method", "run", "verdict", "mark"):
             page.select_option(f"#samples select[name={name}]", filters.get(name, ""))
         return names(page)
 
-    assert chosen(verdict="disagree") == ["toy/0"]
-    assert chosen(verdict="all_wrong") == ["toy/1"]
-    assert chosen(verdict="all_right") == ["toy/2"]
-    assert chosen(verdict="right") == ["toy/0", "toy/2"]
-    assert chosen(verdict="right", run="cot seed 1") == ["toy/2"]
-    assert chosen(verdict="wrong", run="cot seed 1") == ["toy/0", "toy/1"]
-    assert chosen(verdict="all_right", method="tailored") == ["toy/0"]
-    assert chosen(verdict="kept") == ["toy/10", "toy/11"]
-    assert chosen(verdict="refused:wrong_answer") == ["toy/10"]
-    assert chosen(mark="arithmetic_slip") == ["toy/0", "toy/1"]
-    assert chosen(mark="arithmetic_slip", run="cot seed 0") == ["toy/1"]
-    assert chosen(task="toy", method="tailored") == ["toy/0", "toy/10", "toy/11"]
+    assert filtered(verdict="disagree") == ["toy/0"]
+    assert filtered(verdict="all_wrong") == ["toy/1"]
+    assert filtered(verdict="all_right") == ["toy/2"]
+    assert filtered(verdict="right") == ["toy/0", "toy/2"]
+    assert filtered(verdict="right", run="cot seed 1") == ["toy/2"]
+    assert filtered(verdict="wrong", run="cot seed 1") == ["toy/0", "toy/1"]
+    assert filtered(verdict="all_right", method="tailored") == ["toy/0"]
+    assert filtered(verdict="kept") == ["toy/10", "toy/11"]
+    assert filtered(verdict="refused:wrong_answer") == ["toy/10"]
+    assert filtered(mark="arithmetic_slip") == ["toy/0", "toy/1"]
+    assert filtered(mark="arithmetic_slip", run="cot seed 0") == ["toy/1"]
+    assert filtered(task="toy", method="tailored") == ["toy/0", "toy/10", "toy/11"]
 
 
-def test_what_is_filtered_away_is_not_shown_and_links_to_what_is_gone_say_nothing(opened, tmp_path):
+def test_filtered_samples_are_not_shown_and_unknown_filters_of_a_link_are_ignored(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)), "#run=renamed&verdict=all_wrong")
     detail = page.locator("#samples .detail")
     assert names(page) == ["toy/1"]
@@ -243,7 +243,7 @@ def test_a_link_opens_its_sample_and_back_works(opened, tmp_path):
     assert "toy/999 is not on this page" in page.locator("#samples .detail").inner_text()
 
 
-def test_a_path_through_the_rounds(opened, tmp_path):
+def test_a_problems_path_through_the_rounds_is_shown(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     assert names(page, "#path-list") == ["toy/10"]
     path = page.locator("#rounds .steps")
@@ -282,9 +282,9 @@ def test_untrusted_text_is_shown_as_text(opened, tmp_path, kind):
         ".card .text",
         ".card .verdict",
     ):
-        assert any(shown in one for one in page.locator(place).all_text_contents()), place
+        assert any(shown in content for content in page.locator(place).all_text_contents()), place
     options = page.locator("#samples option").all_text_contents()
-    assert [shown in one for one in options].count(True) == 5  # task, method, run, reason, mark
+    assert [shown in content for content in options].count(True) == 5  # task, method, run, reason, mark
     assert page.locator("img").count() == page.locator("script[src]").count() == 0
     page.locator("#sample-list .row").nth(1).click()
     assert len(page.locator("#samples .card .text").inner_text()) < 5000
@@ -293,7 +293,7 @@ def test_untrusted_text_is_shown_as_text(opened, tmp_path, kind):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_keyboard_suffices(opened, tmp_path):
+def test_the_page_can_be_used_by_keyboard(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -308,20 +308,20 @@ def test_the_keyboard_suffices(opened, tmp_path):
     assert len(names(page)) == 5
     for key in ("ArrowDown", "ArrowDown", "Enter"):
         page.keyboard.press(key)
-    opened_one = page.evaluate("document.activeElement.textContent")
-    assert (opened_one, page.evaluate("location.hash")) == ("toy/1", "#sample=toy/1&q=question")
+    opened_sample = page.evaluate("document.activeElement.textContent")
+    assert (opened_sample, page.evaluate("location.hash")) == ("toy/1", "#sample=toy/1&q=question")
     page.keyboard.press("Escape")
     page.keyboard.press("End")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.textContent") == "toy/11"
     outline = page.evaluate(
-        "(() => { const one = document.querySelector('#theme'); one.focus(); return getComputedStyle(one).outlineStyle; })()"
+        "(() => { const button = document.querySelector('#theme'); button.focus(); return getComputedStyle(button).outlineStyle; })()"
     )
     assert outline == "solid"
 
 
 def test_charts_of_several_views_are_drawn_and_scroll_in_their_box(opened, tmp_path):
-    bars = {"data": {"values": [{"f": one, "y": 3} for one in "abcdef"]}, "mark": "bar", "width": 200}
+    bars = {"data": {"values": [{"f": letter, "y": 3} for letter in "abcdef"]}, "mark": "bar", "width": 200}
     y = {"field": "y", "type": "quantitative"}
     specs = [
         bars | {"encoding": {"y": y, "column": {"field": "f"}}},
@@ -334,13 +334,13 @@ def test_charts_of_several_views_are_drawn_and_scroll_in_their_box(opened, tmp_p
     page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 4")
     assert all(page.locator(f"figure:nth-of-type({number}) .mark-rect path").count() >= 3 for number in range(1, 5))
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    scrolls = page.evaluate("[...document.querySelectorAll('.plot')].map((one) => one.scrollWidth > one.clientWidth)")
+    scrolls = page.evaluate("[...document.querySelectorAll('.plot')].map((plot) => plot.scrollWidth > plot.clientWidth)")
     assert scrolls == [True, True, True, False]
 
 
-def test_what_is_searched_for_is_marked_where_it_stands(opened, tmp_path):
+def test_search_words_are_highlighted(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
-    marked = "[...CSS.highlights.get('search')].map((one) => one.startContainer.data.slice(one.startOffset, one.endOffset))"
+    marked = "[...CSS.highlights.get('search')].map((range) => range.startContainer.data.slice(range.startOffset, range.endOffset))"
     page.fill("input[name=q]", "FAIL zebra")
     assert names(page) == ["toy/1"]
     assert page.evaluate(marked) == ["fail", "zebra", "fail"]
@@ -349,7 +349,7 @@ def test_what_is_searched_for_is_marked_where_it_stands(opened, tmp_path):
     assert page.evaluate(marked) == []
 
 
-def test_a_sample_that_was_opened_stays_whatever_is_searched_for(opened, tmp_path):
+def test_an_opened_sample_stays_open_during_a_search(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)))
     title = page.locator("#samples .detail h3")
     page.locator("#sample-list .row").nth(3).click()
@@ -363,7 +363,7 @@ def test_a_sample_that_was_opened_stays_whatever_is_searched_for(opened, tmp_pat
     assert title.inner_text() == "toy/1"
 
 
-def test_panels_of_a_chart_lie_beside_or_below_each_other(opened, tmp_path):
+def test_panels_of_a_chart_are_side_by_side_if_there_is_room(opened, tmp_path):
     for width, beside, words in ((1280, True, 1), (390, False, 9)):
         long, number = {"field": "long", "type": "nominal"}, {"field": "y", "type": "quantitative"}
         panel = {"width": 390, "height": 100, "mark": "point", "title": {"text": "a title " * words, "anchor": "start"}}
@@ -373,7 +373,7 @@ def test_panels_of_a_chart_lie_beside_or_below_each_other(opened, tmp_path):
         chart = Chart("scaling", "two", {"data": data, "concat": [bars, lines], "columns": 2})
         page = opened(a_document([], sections=[Section("scaling", "Scaling", [chart])]), viewport={"width": width, "height": 800})
         page.wait_for_function("() => document.querySelectorAll('.plot svg').length === 2")
-        page.wait_for_timeout(300)  # it may be drawn again, narrower
+        page.wait_for_timeout(300)  # the charts may be drawn again, narrower
         first, second = (page.locator(".plot svg").nth(number).bounding_box() for number in range(2))
         assert (first["y"] == second["y"]) == beside
         assert max(first["x"] + first["width"], second["x"] + second["width"]) <= width
@@ -399,15 +399,15 @@ def test_dark_mode_follows_the_system_and_the_switch(opened, tmp_path):
     assert light == "rgb(251, 251, 250)"
     assert page.locator("#theme").inner_text() == "Dark mode"
     page.reload()
-    assert page.evaluate(ground) == light  # remembered
+    assert page.evaluate(ground) == light  # the choice is remembered
 
 
-def test_paper_is_light_unfolded_and_without_controls(opened, tmp_path):
+def test_a_printed_page_is_light_unfolded_and_without_controls(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)), color_scheme="dark")
     assert not page.locator("#configs details code").is_visible()
     page.emulate_media(media="print")
     assert page.locator("#configs details code").is_visible()
-    assert not any(one.is_visible() for one in page.locator("button, select, input, nav, .rows").all())
+    assert not any(control.is_visible() for control in page.locator("button, select, input, nav, .rows").all())
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 30, 33)"
     assert page.pdf().startswith(b"%PDF")
 
@@ -433,10 +433,10 @@ def test_twenty_thousand_completions_are_searched(opened, tmp_path):
     page.get_by_text("20,000 problems", exact=True).wait_for()
     page.select_option("#samples select[name=verdict]", "right")
     assert status.inner_text() == "6,667 problems of 20,000"
-    assert page.locator("#sample-list .row").count() < 30  # the others exist when they are scrolled to
+    assert page.locator("#sample-list .row").count() < 30  # the others are created when they are scrolled into view
 
 
-def test_rows_with_strange_values_do_no_harm(opened, tmp_path):
+def test_rows_with_unexpected_values_are_shown_or_left_out(opened, tmp_path):
     strange = prediction(3, None, False, question=None, answer=5, prediction=3, complete=None, n_tokens=None)
     runs = three_runs(tmp_path)
     for run in runs[:2]:
@@ -455,39 +455,39 @@ def unpacked(samples) -> dict:
     return json.loads(zlib.decompress(samples.packed))
 
 
-def test_damaged_and_missing_files_are_told_of(tmp_path):
+def test_damaged_and_missing_files_are_reported(tmp_path):
     runs = three_runs(tmp_path)
     with runs[0].directory.predictions.open("a") as file:
         file.write('{"sample_index": 5, "question"\n{"sample_index": 6}\n[1]\n')
     runs[1].directory.predictions.unlink()
     runs[2].directory.curated.write_bytes(b"\xff\xfe\n")
     samples = read_samples(runs, 1_000_000)
-    told = " ".join(samples.warnings)
-    assert "first/predictions.jsonl: 3 damaged lines are left out" in told
-    assert "second/predictions.jsonl is missing" in told
-    assert "third/curated.jsonl: 1 damaged line is left out" in told
+    warnings = " ".join(samples.warnings)
+    assert "first/predictions.jsonl: 3 damaged lines are left out" in warnings
+    assert "second/predictions.jsonl is missing" in warnings
+    assert "third/curated.jsonl: 1 damaged line is left out" in warnings
     assert samples.shown == samples.total == 5
     assert read_samples([RunFiles(RunDirectory(tmp_path / "none"), "none", {})], 1_000_000).total == 0
 
 
-def test_no_question_is_made_up(tmp_path):
+def test_unknown_questions_stay_empty(tmp_path):
     runs = three_runs(tmp_path)
-    questions = {one[1]: one[2] for one in unpacked(read_samples(runs, 1_000_000))["problems"]}
+    questions = {problem[1]: problem[2] for problem in unpacked(read_samples(runs, 1_000_000))["problems"]}
     assert questions["toy/11"] is None
     assert questions["toy/10"] == "Question 10?"  # from the exam of another run
 
 
-def test_other_data_of_the_same_task_are_other_problems(tmp_path):
+def test_runs_with_other_data_of_the_same_task_have_other_problems(tmp_path):
     runs = [
         a_run(tmp_path / str(number), f"run {number}", [prediction(0, f"answer {number}", True)], questions_sha256=number)
         for number in (1, 2)
     ]
-    assert [one[1] for one in unpacked(read_samples(runs, 1_000_000))["problems"]] == ["toy/0", "toy/0~2"]
+    assert [problem[1] for problem in unpacked(read_samples(runs, 1_000_000))["problems"]] == ["toy/0", "toy/0~2"]
 
 
-def test_a_small_file_keeps_whole_problems_that_tell_most(tmp_path):
+def test_a_size_limit_keeps_the_most_informative_problems_whole(tmp_path):
     def noise(seed: int) -> str:
-        return " ".join(str(hash((seed, place)) % 10**9) for place in range(60))
+        return " ".join(str(hash((seed, position)) % 10**9) for position in range(60))
 
     runs = []
     for task in ("one", "two"):
@@ -498,14 +498,14 @@ def test_a_small_file_keeps_whole_problems_that_tell_most(tmp_path):
     assert len(samples.packed) <= 40_000
     data = unpacked(samples)
     assert 20 < samples.shown == len(data["problems"]) < samples.total == 400
-    assert all(len(one[5]) == 2 for one in data["problems"])
-    indices = [[int(one[1].split("/")[1]) for one in data["problems"] if one[0] == task] for task in (0, 1)]
+    assert all(len(problem[5]) == 2 for problem in data["problems"])
+    indices = [[int(problem[1].split("/")[1]) for problem in data["problems"] if problem[0] == task] for task in (0, 1)]
     assert abs(len(indices[0]) - len(indices[1])) <= 1
-    assert indices[0][:5] == [0, 4, 8, 12, 16]  # the seeds disagree on every fourth
+    assert indices[0][:5] == [0, 4, 8, 12, 16]  # the seeds disagree on every fourth problem
     assert samples.packed == read_samples(runs, 40_000).packed
 
 
-def test_a_page_says_how_much_it_shows_and_is_as_small_as_asked(tmp_path):
+def test_a_page_keeps_its_size_limit_and_says_how_much_it_shows(tmp_path):
     rows = [prediction(index, f"{index} " + " ".join(str(hash((index, place))) for place in range(100)), False) for index in range(500)]
     document = Document("Report", "Answer", [], [], [a_run(tmp_path / "run", "one", rows)])
     write_page(document, tmp_path / "all.html")

@@ -91,7 +91,7 @@ def test_a_failed_download_is_reported_in_one_message(hub, run_fcot, tmp_path):
     home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address}
     result = run_fcot("student=causal", "student.hub_id=owner/none", module="fcot.prefetch", HF_HUB_OFFLINE="0", **home)
     assert result.returncode == 1
-    assert "owner/none: cannot be fetched" in result.stderr
+    assert "owner/none: cannot be downloaded" in result.stderr
     assert "use a local copy: student.path=FOLDER" in result.stderr
     assert "Traceback" not in result.stderr
     result = run_fcot("student=gpt3", module="fcot.prefetch")

@@ -1,4 +1,4 @@
-"""One-request prompts: what they ask for is what their parser reads; exemplars from files and from runs."""
+"""One-request prompts: their parser reads the format that they request; exemplars from files and from runs."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_an_obedient_teachers_answer_parses_to_its_rationale_and_answer(name, ru
     ],
 )
 def test_closing_sentences_as_chat_models_word_them(text, rationale, answer):
-    found = parsed(teacher_prompt("zero_shot_cot_chat"), text, AnswerRule("number"))
-    assert found[1] == answer
+    result = parsed(teacher_prompt("zero_shot_cot_chat"), text, AnswerRule("number"))
+    assert result[1] == answer
     if rationale is not None:
-        assert found[0] == rationale
+        assert result[0] == rationale
 
 
 @pytest.mark.parametrize("text", ['the answer is "nk".\n\nLet me know if you want more.', "The answer is \\(\\boxed{nk}\\)."])
@@ -72,7 +72,7 @@ def test_exemplars_of_a_run_come_from_this_runs_train_problems(tmp_path):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_one_request_asks_with_the_trigger_of_the_answer_type(question):
+def test_one_request_prompts_contain_the_trigger_of_the_answer_type(question):
     prompt = teacher_prompt("zero_shot_cot_chat")
     rule = TASKS["aqua"].rule
     (message,) = prompt.first_request(question, rule, chat=True)
@@ -108,8 +108,8 @@ def test_the_authors_exemplars_are_cut_into_blocks_that_parse(task, shared_data)
     assert len(load_exemplars(str(source), 3, task, prompt, rule, {})) == 3
 
 
-def test_a_problem_that_is_an_exemplar_is_asked_without_itself(shared_data):
-    """Its answer would stand in the prompt: the authors drew Coin Flip's exemplars from the data."""
+def test_the_prompt_of_a_problem_leaves_out_the_problem_as_an_exemplar(shared_data):
+    """Otherwise its answer would be in the prompt: the authors drew Coin Flip's exemplars from the data."""
     task = TASKS["coin_flip"]
     problems = {p.sample_index: p for p in load_problems(task, str(shared_data / "dataset" / "coin_flip.json"))}
     prompt = teacher_prompt("few_shot_cot")
@@ -125,9 +125,9 @@ def test_a_problem_that_is_an_exemplar_is_asked_without_itself(shared_data):
 
 def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
     rule, prompt = AnswerRule("number"), teacher_prompt("few_shot_cot")
-    mine = tmp_path / "mine.jsonl"
-    mine.write_text(json.dumps({"question": "One?", "rationale": " It is 1.", "answer": "1"}) + "\n")
-    assert load_exemplars(str(mine), None, "t", prompt, rule, {}) == (Exemplar("One?", "Q: One?\nA: It is 1. The answer is 1."),)
+    source = tmp_path / "mine.jsonl"
+    source.write_text(json.dumps({"question": "One?", "rationale": " It is 1.", "answer": "1"}) + "\n")
+    assert load_exemplars(str(source), None, "t", prompt, rule, {}) == (Exemplar("One?", "Q: One?\nA: It is 1. The answer is 1."),)
     problems = {i: Problem(i, f"Question {i}?", str(i)) for i in range(20)}
     rows = [{"sample_index": i // 2, "kept": i % 3 > 0, "rationale": f"r{i}.", "answer": str(i // 2)} for i in range(40)]
     (tmp_path / "curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -139,7 +139,7 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("x.json", "{", "JSONDecodeError"),
         ("x.json", '{"other": {"prompt": "Q: a\\nA: b"}}', "has no exemplars of t; it has those of other"),
@@ -149,20 +149,20 @@ def test_exemplars_from_json_lines_and_from_a_run(tmp_path):
         ("curated.jsonl", '{"sample_index": 9, "kept": true, "rationale": "r"}\n', "0 train problems have a rationale"),
     ],
 )
-def test_bad_exemplars_are_one_message(tmp_path, name, content, said):
+def test_malformed_exemplars_are_reported_in_one_message(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     source = tmp_path if name == "curated.jsonl" else tmp_path / name
-    with pytest.raises(FcotError, match=said):
+    with pytest.raises(FcotError, match=message):
         load_exemplars(str(source), None, "t", teacher_prompt("few_shot_cot"), AnswerRule("number"), {})
 
 
 def test_a_run_with_its_own_template(run_fcot, tmp_path):
     (tmp_path / "mine.txt").write_text("Solve: {question}\nShow your steps, then write: {trigger} N.")
-    done = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1", "dataset.n_problems=40")
-    assert done.returncode == 0, done.stderr
-    assert "Solve: " in done.stdout
-    assert "then write: The answer is N." in done.stdout
-    assert "correct" in done.stdout
+    result = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1", "dataset.n_problems=40")
+    assert result.returncode == 0, result.stderr
+    assert "Solve: " in result.stdout
+    assert "then write: The answer is N." in result.stdout
+    assert "correct" in result.stdout
     (tmp_path / "mine.txt").write_text("no place for it")
-    wrong = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1")
-    assert (wrong.returncode, "prompt.path=mine.txt: the template must contain {question}" in wrong.stderr) == (1, True)
+    failed = run_fcot("prompt=custom", "prompt.path=mine.txt", "preview=1")
+    assert (failed.returncode, "prompt.path=mine.txt: the template must contain {question}" in failed.stderr) == (1, True)

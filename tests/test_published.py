@@ -11,19 +11,19 @@ from fcot.runs.metrics import _as_published
 from fcot.tasks.table import TASKS
 
 
-def run(task, student, method, diversity=None, **more):
+def run(task, student, method, diversity=None, **changes):
     cell = {"task": task, "student": student, "method": method, "diversity": diversity}
-    return cell | {"as_published": True, "subset": None, "sampled": (diversity or 1) > 1} | more
+    return cell | {"as_published": True, "subset": None, "sampled": (diversity or 1) > 1} | changes
 
 
 def test_every_value_is_of_a_known_task_and_method_and_a_share_of_its_test_split():
     assert len(published()) > 800
-    for one in published():
-        task = TASKS[one.task]
-        assert one.method in METHODS
-        left_out = {"date_understanding": 2, "strategy_qa": 3}.get(one.task, 0) if one.method == "few_shot_cot" else 0
-        sizes = {task.n_test, task.n_test - left_out}  # of GPT-3's rows exemplars that are test problems are left out, of the others' not
-        assert any(abs(round(one.percent * n / 100) - one.percent * n / 100) < 0.09 for n in sizes), one
+    for cell in published():
+        task = TASKS[cell.task]
+        assert cell.method in METHODS
+        left_out = {"date_understanding": 2, "strategy_qa": 3}.get(cell.task, 0) if cell.method == "few_shot_cot" else 0
+        sizes = {task.n_test, task.n_test - left_out}  # GPT-3's rows leave out exemplars that are test problems
+        assert any(abs(round(cell.percent * n / 100) - cell.percent * n / 100) < 0.09 for n in sizes), cell
 
 
 def test_the_file_names_its_sources():
@@ -41,8 +41,8 @@ def test_the_file_names_its_sources():
     (run("date_understanding", "flan_t5_small", "fine_tune_cot", 8, sampled=True), 84.68, "table9"),
 ])  # fmt: skip
 def test_a_run_finds_its_cell(metrics, percent, source):
-    found = find_published(metrics)
-    assert (found.percent, found.source) == (percent, source)
+    cell = find_published(metrics)
+    assert (cell.percent, cell.source) == (percent, source)
 
 
 @pytest.mark.parametrize("metrics", [
@@ -51,7 +51,7 @@ def test_a_run_finds_its_cell(metrics, percent, source):
     run("multiarith", "t5_base", "fine_tune_cot", 1, as_published=False),
     run("tracking_shuffled_objects", "t5_base", "few_shot_cot"), run("multiarith", "t5_base", "fine_tune_cot", 1, subset=32),
 ])  # fmt: skip
-def test_what_nobody_verified_is_empty(metrics):
+def test_runs_without_a_verified_cell_find_none(metrics):
     assert find_published(metrics) is None
 
 
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_the_collection(shared_data):
     (["student.self_consistency=4"], False), (["student.max_new_tokens=128"], False), (["student.lora.rank=8"], False),
     (["trainer.lr=1e-4"], True), (["method=fine_tune", "curation=none"], True), (["split-mode=template", "method=fine_tune"], False),
 ])  # fmt: skip
-def test_only_runs_of_the_papers_kind_are_held_against_it(overrides, expected, make_run, shared_data, tmp_path):
+def test_only_runs_that_follow_the_paper_are_compared_with_it(overrides, expected, make_run, shared_data, tmp_path):
     folder = shared_data / "completion_data" / "B_text-davinci-002__C_zs_cot"
     run = make_run(
         tmp_path, "dataset=multiarith", f"dataset.path={shared_data}/dataset/multiarith.json", "teacher=replay",

@@ -55,11 +55,11 @@ def parameters(folder: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-@pytest.mark.parametrize("signalled", [(0, 1), (0,), (1,)])
-def test_ranks_that_are_signalled_write_one_checkpoint_and_continue_from_it(tmp_path, number, signalled):
+@pytest.mark.parametrize("signaled", [(0, 1), (0,), (1,)])
+def test_ranks_that_are_signaled_write_one_checkpoint_and_continue_from_it(tmp_path, number, signaled):
     ranks = started(tmp_path, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
-    for rank in signalled:
+    for rank in signaled:
         ranks[rank].send_signal(number)
     for code, output in ended(ranks):
         assert code == 128 + number, output

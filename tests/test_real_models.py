@@ -1,4 +1,4 @@
-"""Real pretrained weights, where they are at hand: FCOT_TEST_MODELS names their folder (~/models)."""
+"""Real pretrained models, if they are on this machine: FCOT_TEST_MODELS names their folder (default: ~/models)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def folder(request):
     return MODELS / request.param
 
 
-def test_answers_are_generates(folder):
+def test_decoded_answers_equal_transformers_generate(folder):
     student = load_student(str(folder))
     ids = student.tokenizer(QUESTIONS)["input_ids"]
-    found = decode(student, [DecodingPrompt(one, 24) for one in ids], max_tokens=1 << 16)
-    for one, answer in zip(ids, found, strict=True):
+    answers = decode(student, [DecodingPrompt(prompt, 24) for prompt in ids], max_tokens=1 << 16)
+    for prompt, answer in zip(ids, answers, strict=True):
         with torch.no_grad():
-            written = student.model.generate(torch.tensor([one]), max_new_tokens=24, do_sample=False)[0, len(one) :]
+            written = student.model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :]
         assert answer.text == student.tokenizer.decode(written, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "chat"])
-def test_a_local_teacher_writes_what_generate_writes(folder, endpoint, make_run, tmp_path):
+def test_a_local_teachers_completions_equal_transformers_generate(folder, endpoint, make_run, tmp_path):
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if endpoint == "chat" and not tokenizer.chat_template:
         pytest.skip("a base model has no chat template")
@@ -46,7 +46,8 @@ def test_a_local_teacher_writes_what_generate_writes(folder, endpoint, make_run,
         tmp_path, "teacher=hf", f"teacher.path={folder}", f"teacher.endpoint={endpoint}", "prompt=zero_shot_cot",
         "prompt.rationale_tokens=24", "prompt.answer_tokens=4", "dataset.n_problems=30", "dataset.limit=3", "diversity=1", "until=generate",
     )  # fmt: skip
-    completions = {one.sample_index: one for one in generate_completions(run.plan, run.store, run.select(run.split.train))}
+    generated = generate_completions(run.plan, run.store, run.select(run.split.train))
+    completions = {completion.sample_index: completion for completion in generated}
     assert len(completions) == 3
     for index, completion in completions.items():
         prompt = run.prompt.first_request(run.problems[index].question, run.task.rule, chat=endpoint == "chat")
@@ -73,7 +74,7 @@ def test_a_trained_student_is_loaded_by_transformers(folder, lora, make_run, tmp
     saved = AutoModelForCausalLM.from_pretrained(run.directory.student)
     assert AutoTokenizer.from_pretrained(run.directory.student)("a b")["input_ids"]
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    same = dict(before.named_parameters())
-    moved = [name for name, one in saved.named_parameters() if not torch.equal(one, same[name])]
-    assert moved
-    assert max(float((one - same[name]).detach().abs().max()) for name, one in saved.named_parameters()) < 1e-3
+    original = dict(before.named_parameters())
+    changed = [name for name, parameter in saved.named_parameters() if not torch.equal(parameter, original[name])]
+    assert changed
+    assert max(float((parameter - original[name]).detach().abs().max()) for name, parameter in saved.named_parameters()) < 1e-3

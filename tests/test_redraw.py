@@ -17,10 +17,10 @@ SMALL = ("dataset.n_problems=40", "student.width=16", "student.layers=1", "stude
 
 
 def test_a_block_of_slots_has_other_rationales_and_is_part_of_a_larger_diversity(tmp_path):
-    teacher, few = Oracle("toy_arithmetic", 0.0, 0.7), problems(4)
+    teacher, selected = Oracle("toy_arithmetic", 0.0, 0.7), problems(4)
 
     def texts(diversity: int, first: int) -> tuple[list[Completion], dict]:
-        generated = generate_completions(plan(teacher, diversity, first_slot=first), StoreFolder(tmp_path / "store"), few)
+        generated = generate_completions(plan(teacher, diversity, first_slot=first), StoreFolder(tmp_path / "store"), selected)
         return list(generated), generated.usage()
 
     def stored() -> int:
@@ -34,8 +34,8 @@ def test_a_block_of_slots_has_other_rationales_and_is_part_of_a_larger_diversity
     whole, _ = texts(4, 0)
     assert stored() == rows
     parts = [
-        (first if completion.completion_index < 2 else second)[2 * (place // 4) + completion.completion_index % 2]
-        for place, completion in enumerate(whole)
+        (first if completion.completion_index < 2 else second)[2 * (position // 4) + completion.completion_index % 2]
+        for position, completion in enumerate(whole)
     ]
     assert [completion.rationale for completion in whole] == [completion.rationale for completion in parts]
     assert texts(2, 2)[0] == second
@@ -53,12 +53,12 @@ def test_each_seed_has_its_own_block_of_slots(tmp_path, make_run):
 
 
 def test_replayed_completions_are_also_used_in_blocks():
-    few = problems(1)
-    index = few[0].sample_index
+    selected = problems(1)
+    index = selected[0].sample_index
     completions = {index: [Completion(index, slot, f"r{slot}", "1") for slot in range(5)]}
-    assert [completion.rationale for completion in replay.choose(completions, few, 2, "file", 2)] == ["r2", "r3"]
+    assert [completion.rationale for completion in replay.choose(completions, selected, 2, "file", 2)] == ["r2", "r3"]
     with pytest.raises(FcotError, match="completions 4 to 5 of each problem, and file holds 5"):
-        replay.choose(completions, few, 2, "file", 4)
+        replay.choose(completions, selected, 2, "file", 4)
 
 
 @pytest.mark.parametrize(

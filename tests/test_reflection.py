@@ -14,7 +14,7 @@ from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
 from fcot.methods.table import METHODS
-from fcot.methods.tailored.material import material
+from fcot.methods.tailored.material import build_reflection
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
 from fcot.prompts.student import Demonstration
@@ -94,12 +94,12 @@ def gradients(student, loss):
     return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters() if parameter.grad is not None}
 
 
-def assert_alike(student, mine, reference):
-    assert mine.item() == pytest.approx(reference.item(), rel=1e-6)
-    one, other = gradients(student, mine), gradients(student, reference)
-    assert set(one) == set(other)
-    for name, gradient in one.items():
-        torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-7, msg=name)
+def assert_alike(student, loss, reference):
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    actual, expected = gradients(student, loss), gradients(student, reference)
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
 def double(family):
@@ -130,10 +130,10 @@ def test_the_weighted_loss_and_its_gradients_equal_the_reference(family, count_w
     assert counted == pytest.approx(by_hand)
     head = Forward(student.model)
     batch = layout.batch(rows, weights)
-    mine = token_loss(head(batch).double(), batch | {"weights": batch["weights"].double()}) / counted
+    loss = token_loss(head(batch).double(), batch | {"weights": batch["weights"].double()}) / counted
     head.remove()
     reference = sum(reference_token_loss(student, row, weight, shares) for row, weight in zip(rows, weights, strict=True)) / by_hand
-    assert_alike(student, mine, reference)
+    assert_alike(student, loss, reference)
 
 
 def test_the_loss_of_a_uniform_model_is_the_sum_of_weights_times_log_v():
@@ -158,19 +158,19 @@ def test_the_loss_of_a_uniform_model_is_the_sum_of_weights_times_log_v():
 def test_tokens_before_the_question_count_as_demonstrations(tmp_path):
     form = replace(METHODS["tailored"].formats["decoder"], demonstrations=(Demonstration("One?", "So.", "1"),))
     student = make_student("gpt2")
-    plain, shown, _ = encode_questions(student, form, ["Two?"], 100)
-    assert student.tokenizer.decode(plain[0][shown[0] :]) == "Question: Two?\nReasoning:"
+    plain, lengths, _ = encode_questions(student, form, ["Two?"], 100)
+    assert student.tokenizer.decode(plain[0][lengths[0] :]) == "Question: Two?\nReasoning:"
     chat = load_student(str(save_gpt2(tmp_path, CHAT)), chat=True)
     turn = replace(METHODS["tailored"].formats["chat"], demonstrations=form.demonstrations)
-    prompts, shown, _ = encode_questions(chat, turn, ["Two?"], 100)
-    assert chat.tokenizer.decode(prompts[0][shown[0] :]).startswith("Question: Two?")
-    assert "Answer: 1" in chat.tokenizer.decode(prompts[0][: shown[0]])
-    short, shown, cut = encode_questions(student, form, ["Two?"], len(plain[0]) - 5)
-    assert (shown, cut, short) == ([0], 0, encode_questions(student, form.without_demonstrations, ["Two?"], 100)[0])
+    prompts, lengths, _ = encode_questions(chat, turn, ["Two?"], 100)
+    assert chat.tokenizer.decode(prompts[0][lengths[0] :]).startswith("Question: Two?")
+    assert "Answer: 1" in chat.tokenizer.decode(prompts[0][: lengths[0]])
+    short, lengths, cut = encode_questions(student, form, ["Two?"], len(plain[0]) - 5)
+    assert (lengths, cut, short) == ([0], 0, encode_questions(student, form.without_demonstrations, ["Two?"], 100)[0])
 
 
 def test_half_precision_is_clipped(tmp_path):
-    """Also with a fused optimizer, for which Lightning does not clip."""
+    """Lightning does not clip for a fused optimizer, but fcot does."""
     free = trained(tmp_path / "free", precision="bf16-mixed", max_steps=6, clip_norm=None)
     clipped = trained(tmp_path / "clipped", precision="bf16-mixed", max_steps=6, clip_norm=1e-6)
     assert free.losses[0] == clipped.losses[0]
@@ -188,11 +188,11 @@ def contrasted(student, representation="last"):
     others = {0: [texts[0][1], texts[1][1], form.completion("7", "another way")], 1: [texts[2][1], form.completion("7", "x")], 2: []}
     mistakes = {0: [form.completion("9", "one one").strip(), "no end"], 2: ["wrong"]}
     rows = tokenize(student, form, [(f"How many {index}?", text) for index, text in texts], max_prompt=40, max_completion=40)
-    made = material(
+    reflection = build_reflection(
         student, form, texts, others, mistakes, {0: ["no end"]}, weight=0.5, margin=1.0, representation=representation, max_tokens=40,
         seed=3,
     )  # fmt: skip
-    return rows, made
+    return rows, reflection
 
 
 @pytest.mark.parametrize("representation", ["last", "rationale", "mean"])
@@ -203,15 +203,15 @@ def test_the_triplet_loss_and_its_gradients_equal_the_reference(family, represen
     layout = layout_of(student)
     head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, layout.pad_id, layout.start_id)
-    mine = triplet_loss(head.text_states(batch, TEXTS).double(), batch["weights"].double(), reflection.margin)
+    loss = triplet_loss(head.text_states(batch, TEXTS).double(), batch["weights"].double(), reflection.margin)
     head.remove()
     reference, n = reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)
     assert len(batch["weights"]) == n == 2
     # Forward computes in float32 from the head's input on.
-    assert mine.item() == pytest.approx(reference.item(), rel=1e-5)
-    one, other = gradients(student, mine), gradients(student, reference)
-    for name, gradient in other.items():
-        torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
+    actual, expected = gradients(student, loss), gradients(student, reference)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("family", ["gptj", "gpt_neo", "opt"])
@@ -237,9 +237,9 @@ def test_reflection_of_paper_bs_models_equals_the_reference(family):
     rows, reflection = contrasted(student)
     head = Forward(student.model)
     batch = triplet_batch(reflection, rows, [0, 1, 2, 3], 5, words.pad_token_id, None)
-    mine = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], reflection.margin)
+    loss = triplet_loss(head.text_states(batch, TEXTS), batch["weights"], reflection.margin)
     head.remove()
-    assert mine.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
+    assert loss.item() == pytest.approx(reference_triplet_loss(student, reflection, rows, [0, 1, 2, 3], 5)[0].item(), rel=1e-5)
     prompts = [DecodingPrompt(row.prompt, 8) for row in rows]
     assert decode(student, prompts, max_tokens=400) == [decode(student, [prompt], max_tokens=400)[0] for prompt in prompts]
 

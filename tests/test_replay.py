@@ -1,4 +1,4 @@
-"""Replayed completions: the real teacher's accuracy, and what is said about files that do not fit."""
+"""Replayed completions: the real teacher's accuracy, and the errors of unsuitable files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ QUESTIONS = {0: "How many?", 1: "How much?", 7: "How far?"}
         ("last_letter_concatenation", 57.60),
         ("commonsense_qa", 64.62),
         ("single_eq", 79.53),  # published 77.95: it compared numbers as strings
-        ("addsub", 71.39),  # published 69.62: the same
+        ("addsub", 71.39),  # published 69.62: the same reason
     ],
 )
 def test_the_teachers_accuracy_over_the_whole_file_as_curated(name, accuracy, shared_data):
     task = TASKS[name]
     problems = {p.sample_index: p for p in load_problems(task, str(shared_data / "dataset" / f"{name}.json"))}
     questions = {index: problem.question for index, problem in problems.items()}
-    # The folder holds all tasks: the file of this one is found by its key.
+    # The folder has files of all tasks; the right one is found by its key.
     completions, model = read_completions(shared_data / "completion_data", task, questions)
     answered = choose(completions, [problems[index] for index in sorted(completions)], 1, "file")
     curated = list(curate(answered, problems, task.rule, PROMPT.read, Rules(CURATION.filters)))
@@ -58,15 +58,15 @@ def test_the_teachers_accuracy_over_the_whole_file_as_curated(name, accuracy, sh
 
 
 def row(index: int, slot: int, **changes) -> dict:
-    """One completion as the authors' files hold it."""
+    """One completion in the format of the authors' files."""
     text = {"prompt": "...", "completion": f" {index}{slot}.", "reasoning_prompt": "...", "reasoning_completion": f" So {slot}."}
     return {"sample_index": index, "completion_index": slot, "question": QUESTIONS.get(index, "?"), "answer": "1", **text, **changes}
 
 
 def content(*rows: dict, task: str = "mine", model: str = "teacher-1") -> dict:
     data: dict[str, list[dict]] = {}
-    for held in rows:
-        data.setdefault(str(held.get("sample_index")), []).append(held)
+    for completion in rows:
+        data.setdefault(str(completion.get("sample_index")), []).append(completion)
     return {"metadata": {"dataset_key": task, "base_model": model}, "data": data}
 
 
@@ -84,37 +84,40 @@ def problems(*indices: int) -> list[Problem]:
     return [Problem(index, QUESTIONS[index], "1") for index in indices]
 
 
-def test_a_file_with_many_completions_a_problem_in_any_order(tmp_path):
+def test_a_file_may_have_many_completions_per_problem_in_any_order(tmp_path):
     rows = [row(index, slot) for slot in (3, 1, 0, 2) for index in (7, 0)]
     completions, model = read(write(tmp_path / "D_mine.json", content(*rows)))
     assert model == "teacher-1"
-    assert {index: [c.completion_index for c in found] for index, found in completions.items()} == {7: [0, 1, 2, 3], 0: [0, 1, 2, 3]}
+    assert {index: [c.completion_index for c in of_problem] for index, of_problem in completions.items()} == {
+        7: [0, 1, 2, 3],
+        0: [0, 1, 2, 3],
+    }
     chosen = choose(completions, problems(0, 7), 3, "file")
     assert [(c.sample_index, c.completion_index) for c in chosen] == [(0, 0), (0, 1), (0, 2), (7, 0), (7, 1), (7, 2)]
     assert chosen[5] == Completion(7, 2, " So 2.", " 72.", None)
 
 
-def test_the_first_d_are_renumbered_where_the_file_has_gaps(tmp_path):
+def test_the_first_d_completions_are_renumbered_if_the_file_has_gaps(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 5), row(0, 2), row(0, 9))))
     assert [(c.completion_index, c.answer_text) for c in choose(completions, problems(0), 2, "file")] == [(0, " 02."), (1, " 05.")]
 
 
-def test_finish_reasons_are_kept_where_there_are_some(tmp_path):
+def test_finish_reasons_are_kept_if_the_file_has_them(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 0, finish_reason="length"), row(1, 0))))
     assert [completions[index][0].finish_reason for index in (0, 1)] == ["length", None]
 
 
-def test_questions_are_the_same_whatever_their_white_space(tmp_path):
+def test_questions_are_compared_without_regard_to_white_space(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 0, question=" How  many?\n"))))
     assert list(completions) == [0]
 
 
-def test_of_a_folder_the_files_of_the_task_are_read(tmp_path):
+def test_the_files_of_the_task_are_read_from_a_folder(tmp_path):
     write(tmp_path / "B_t__C_a" / "D_mine.json", content(row(0, 0)))
     write(tmp_path / "B_t__C_b" / "D_mine.json", content(row(0, 1), row(1, 0), model="teacher-2"))
     write(tmp_path / "B_t__C_a" / "D_svamp.json", content(row(99, 0), task="svamp"))
     completions, model = read(tmp_path)
-    assert {index: len(found) for index, found in completions.items()} == {0: 2, 1: 1}
+    assert {index: len(of_problem) for index, of_problem in completions.items()} == {0: 2, 1: 1}
     assert model == "teacher-1+teacher-2"
 
 
@@ -125,10 +128,10 @@ def broken(**changes) -> dict:
     return content(row(0, 0, **changes))
 
 
-def lacking(name: str) -> dict:
-    held = copy.deepcopy(content(row(0, 0)))
-    del held["data"]["0"][0][name]
-    return held
+def without(name: str) -> dict:
+    value = copy.deepcopy(content(row(0, 0)))
+    del value["data"]["0"][0][name]
+    return value
 
 
 @pytest.mark.parametrize(
@@ -142,8 +145,8 @@ def lacking(name: str) -> dict:
             "{path}: the question of sample index 0 is not the data set's. File: 'How often?'; data: 'How many?'.",
         ),
         (content(row(0, 3), row(0, 3)), "{path}: sample index 0 has completion 3 twice"),
-        (lacking("reasoning_completion"), "{path}: a completion lacks reasoning_completion (sample index 0)"),
-        (lacking("sample_index"), "{path}: a completion lacks sample_index (sample index None)"),
+        (without("reasoning_completion"), "{path}: a completion lacks reasoning_completion (sample index 0)"),
+        (without("sample_index"), "{path}: a completion lacks sample_index (sample index None)"),
         (broken(completion=None), "{path}: a completion has None as completion (sample index 0)"),
         (broken(completion_index="a"), "{path}: a completion has 'a' as completion_index (sample index 0)"),
         ({"metadata": {"dataset_key": "mine"}, "data": {"0": ["text"]}}, "{path}: a completion is a JSON object, not 'text'"),
@@ -153,14 +156,14 @@ def lacking(name: str) -> dict:
         ([], "{path}: not a completion file"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(tmp_path, value, message):
+def test_an_unsuitable_file_is_named_in_the_error(tmp_path, value, message):
     path = write(tmp_path / "D_mine.json", value)
     with pytest.raises(FcotError) as error:
         read(path)
     assert message.format(path=path) in str(error.value)
 
 
-def test_what_is_not_json_is_named(tmp_path):
+def test_a_file_that_is_not_json_is_named_in_the_error(tmp_path):
     path = tmp_path / "D_mine.json"
     path.write_text('{"metadata": {')
     with pytest.raises(FcotError, match=r"D_mine\.json: not JSON"):
@@ -168,27 +171,27 @@ def test_what_is_not_json_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["nowhere.json", "empty"])
-def test_no_file_at_all(tmp_path, path):
+def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path, path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FcotError, match=rf"teacher\.path=.*{path}: no such file, or a folder without \.json files"):
         read(tmp_path / path)
 
 
-def test_a_folder_without_this_task_says_what_it_holds(tmp_path):
+def test_a_folder_without_this_task_is_an_error_with_its_tasks(tmp_path):
     write(tmp_path / "D_a.json", content(row(0, 0), task="svamp"))
     write(tmp_path / "D_b.json", content(row(0, 0), task="aqua"))
     with pytest.raises(FcotError, match="holds completions of aqua, svamp, not of mine"):
         read(tmp_path)
 
 
-def test_two_files_of_a_folder_with_the_same_completion(tmp_path):
+def test_the_same_completion_in_two_files_of_a_folder_is_an_error(tmp_path):
     write(tmp_path / "greedy" / "D_mine.json", content(row(0, 0)))
     write(tmp_path / "sampled" / "D_mine.json", content(row(0, 0)))
     with pytest.raises(FcotError, match=r"completion 0 twice \(several files of the folder hold it: point teacher\.path to one\)"):
         read(tmp_path)
 
 
-def test_more_than_the_file_holds_says_how_many_there_are(tmp_path):
+def test_too_large_a_diversity_is_an_error_with_the_number_of_completions(tmp_path):
     completions, _ = read(write(tmp_path / "D_mine.json", content(row(0, 0), row(0, 1), row(0, 2), row(1, 0), row(1, 1))))
     with pytest.raises(FcotError, match=r"diversity=4 is more than the file holds: 2 completions a problem \(use diversity=2 "):
         choose(completions, problems(0, 1), 4, "the file")

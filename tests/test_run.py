@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, that nothing is done twice, and that a stop anywhere changes nothing."""
+"""Whole runs: they write their files, skip finished stages, and give the same result after a stop at any point."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def timeless(metrics: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
-    """One small run of the defaults: (its folder, its metrics)."""
+    """One small run of the defaults: (run, metrics)."""
     run = make_run(tmp_path_factory.mktemp("outputs"), *SMALL)
     metrics = execute(run, "diversity: 4\n")
     return run, metrics
 
 
-def test_a_run_leaves_its_contract(default_run):
+def test_a_run_writes_its_promised_files_and_metrics(default_run):
     run, metrics = default_run
     folder = run.directory.path
     assert {path.name for path in folder.iterdir()} >= CONTRACT
@@ -93,7 +93,7 @@ def test_the_trained_student_loads_in_transformers(default_run):
     assert output.shape[1] > 5
 
 
-def test_the_same_run_again_does_nothing(default_run, capsys):
+def test_a_finished_run_is_skipped(default_run, capsys):
     run, metrics = default_run
     before = {path: path.stat().st_mtime_ns for path in run.directory.path.rglob("*") if path.name != "run.lock"}
     assert execute(run, "diversity: 4\n") == metrics
@@ -119,7 +119,7 @@ def test_another_seed_shares_the_teachers_completions(default_run):
 
 @pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
 @pytest.mark.parametrize("method", ["zero_shot", "fine_tune", "fine_tune_cot"])
-def test_every_method_on_both_architectures(student, method, tmp_path):
+def test_every_method_runs_on_both_architectures(student, method, tmp_path):
     metrics = execute(make_run(tmp_path, *SMALL, f"student={student}", f"method={method}", "diversity=2"), "")
     assert metrics["accuracy"] is not None
     assert metrics["accuracy_checkpoint"] == ("untrained" if method == "zero_shot" else "validation")
@@ -127,7 +127,7 @@ def test_every_method_on_both_architectures(student, method, tmp_path):
     assert (metrics["n_reasoning_samples"] > 0) == (method == "fine_tune_cot")
 
 
-def test_diversity_does_not_matter_to_methods_without_a_teacher(tmp_path):
+def test_diversity_does_not_change_runs_of_methods_without_a_teacher(tmp_path):
     ids = {make_run(tmp_path, *SMALL, "method=fine_tune", f"diversity={d}").run_id for d in (1, 4)}
     assert len(ids) == 1
 
@@ -155,7 +155,7 @@ def test_until_stops_after_a_stage_and_the_rest_continues_there(tmp_path):
     assert len(folders) == 1
 
 
-def test_what_changes_a_prediction_changes_the_run_and_nothing_else_does(tmp_path):
+def test_only_options_that_change_predictions_change_the_run_id(tmp_path):
     base = make_run(tmp_path).run_id
     for override in ("logger=none", f"output_dir={tmp_path}/other", "trainer.eval_batch_tokens=7", "until=train", "curation.max_words=9"):
         assert make_run(tmp_path, override).run_id == base, override
@@ -166,7 +166,7 @@ def test_what_changes_a_prediction_changes_the_run_and_nothing_else_does(tmp_pat
     assert len({base, *ids}) == len(changing) + 1
 
 
-def test_contents_identify_a_run_not_paths(tmp_path):
+def test_contents_identify_a_run_and_paths_do_not(tmp_path):
     for name in ("one", "two"):
         rows = [{"question": f"What is {i} + {i}?", "answer": 2 * i} for i in range(30)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -187,7 +187,7 @@ def test_contents_identify_a_run_not_paths(tmp_path):
     assert run_id("one", "one") != same
 
 
-def test_a_point_of_a_sweep_over_diversity_samples_at_d_1(tmp_path):
+def test_one_rationale_per_problem_is_greedy_unless_a_temperature_is_set(tmp_path):
     assert make_run(tmp_path, "diversity=1").temperature == 0.0
     assert make_run(tmp_path, "diversity=1", "teacher.temperature=0.7").temperature == 0.7
     assert make_run(tmp_path, "diversity=2").temperature == 0.7
@@ -207,13 +207,13 @@ def test_subsets_and_limits_choose_train_problems(tmp_path):
         assert not set(split.train) & set(split.validation)
 
 
-def test_no_completion_survives_curation(tmp_path):
+def test_a_run_without_any_kept_completion_ends_with_examples(tmp_path):
     with pytest.raises(FcotError, match=r"no completion survives curation: .*wrong_answer") as caught:
         execute(make_run(tmp_path, *SMALL, "teacher.error_rate=1"), "")
     assert str(caught.value).count("gold") == 3
 
 
-def test_a_low_kept_share_is_warned_about_with_three_examples(tmp_path, capsys):
+def test_a_low_kept_rate_is_warned_about_with_three_examples(tmp_path, capsys):
     execute(make_run(tmp_path, *SMALL, "teacher.error_rate=0.98", "until=curate", "dataset.n_problems=300"), "")
     warning = capsys.readouterr().err
     assert "completions were kept" in warning
@@ -223,14 +223,14 @@ def test_a_low_kept_share_is_warned_about_with_three_examples(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("student", "save"), [("gpt2", save_gpt2), ("t5_small", save_t5), ("flan_t5_base", lambda f: save_t5(f, gated=True))]
 )
-def test_pretrained_students_from_a_folder(student, save, tmp_path):
+def test_pretrained_students_are_trained_from_a_folder(student, save, tmp_path):
     """The literal command of docs/getting_started.md, on a small random student, cut short."""
     folder = save(tmp_path / "weights")
     run = make_run(tmp_path, *QUICK, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
     metrics = execute(run, "")
     assert metrics["completions_asked"] == 64 * metrics["n_train_problems"]
     rationales = {(row["sample_index"], row["rationale"]) for row in map(json.loads, run.directory.curated.read_text().splitlines())}
-    assert len(rationales) == metrics["completions_asked"], "64 different wordings a problem"
+    assert len(rationales) == metrics["completions_asked"], "64 different wordings per problem"
     assert metrics["accuracy_checkpoint"] == "validation"
 
 
@@ -245,8 +245,8 @@ def the_run(folder: Path) -> Path:
     return run
 
 
-def test_kills_in_every_stage_change_nothing(default_run, tmp_path):
-    """Killed at a random moment after each of these has appeared, in their order, then run to the end."""
+def test_kills_in_every_stage_do_not_change_the_result(default_run, tmp_path):
+    """Kill the run at a random moment after each of these files appears, then run it to the end."""
     rng = random.Random(0)
     for landmark in ("config.yaml", "stages/generate.json", "curated.jsonl", "student/config.json", "stages/train.json"):
         process = start(tmp_path, *SMALL)
@@ -258,9 +258,9 @@ def test_kills_in_every_stage_change_nothing(default_run, tmp_path):
     run, metrics = default_run
     folder = the_run(tmp_path)
     assert folder.name == run.run_id
-    assert not (folder / "DONE.json").exists(), "the last kill came too late to prove anything"
+    assert not (folder / "DONE.json").exists(), "the last kill came too late"
     assert start(tmp_path, *SMALL).wait() == 0
-    # What an earlier attempt bought with the same run id counts as bought by this run.
+    # Completions that an earlier attempt bought with the same run id count as bought by this run.
     assert timeless(json.loads((folder / "metrics.json").read_text())) == timeless(metrics)
     assert (folder / "predictions.jsonl").read_bytes() == run.directory.predictions.read_bytes()
     assert not list(folder.rglob("*.partial*"))
@@ -274,11 +274,11 @@ def test_ctrl_c_leaves_nothing_half_written(landmark, tmp_path):
         time.sleep(0.02)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    # A shell says 130 for both: an interrupt inside an eval() somewhere makes the interpreter end itself by the signal.
-    assert process.returncode in (130, -signal.SIGINT), said
-    assert "continues" in said
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=60)
+    # A shell shows 130 for both: after an interrupt inside eval(), the interpreter ends itself by the signal.
+    assert process.returncode in (130, -signal.SIGINT), stderr
+    assert "continues" in stderr
+    assert "Traceback" not in stderr
     assert not list(tmp_path.rglob("*.partial*"))
 
 
@@ -287,36 +287,36 @@ def test_an_interrupted_job_of_a_sweep_is_not_called_failed(tmp_path):
     while process.poll() is None and not list((tmp_path / "outputs" / "runs").glob("*/student/config.json")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted" in said
+    assert "interrupted" in stderr
     (job,) = (tmp_path / "outputs" / "sweeps").glob("*/jobs/*.json")
     assert json.loads(job.read_text())["status"] == "interrupted"
 
 
-def test_a_second_holder_waits_and_is_told_who_is_first(tmp_path):
+def test_a_second_process_waits_and_names_the_first(tmp_path):
     first = start(tmp_path, *SMALL, "trainer.max_steps=60")
     lock = tmp_path / "outputs"
     while not list(lock.glob("runs/*/config.yaml")):
         time.sleep(0.05)
     second = start(tmp_path, *SMALL, "trainer.max_steps=60")
     assert first.wait(120) == 0
-    _, said = second.communicate(timeout=120)
+    _, stderr = second.communicate(timeout=120)
     assert second.returncode == 0
-    assert f"process {first.pid}" in said
-    assert "nothing to do" in said
+    assert f"process {first.pid}" in stderr
+    assert "nothing to do" in stderr
 
 
-def test_a_full_disk_is_one_message(tmp_path):
+def test_a_full_disk_is_reported_in_one_message(tmp_path):
     def no_room() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     process = start(tmp_path, *SMALL, preexec_fn=no_room)
-    _, said = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "no space left" in said
-    assert "Traceback" not in said
+    assert "no space left" in stderr
+    assert "Traceback" not in stderr
     assert not list(tmp_path.rglob("*.partial*"))
     assert start(tmp_path, *SMALL).wait(120) == 0
     assert (the_run(tmp_path) / "DONE.json").exists()
@@ -337,7 +337,7 @@ def test_a_sweep_ends_in_one_table_and_one_page(run_fcot, tmp_path):
     assert report.stdout.split("tables and figures")[0] == result.stdout.split("tables and figures")[0]
 
 
-def test_what_no_job_of_a_sweep_can_have_ends_it_at_once(run_fcot, tmp_path):
+def test_an_error_of_every_job_ends_a_sweep_at_once(run_fcot, tmp_path):
     result = run_fcot("-m", "experiment=table9", "dry_run=true", OPENAI_API_KEY="not-a-real-key")
     assert result.returncode == 1
     assert result.stderr.count("teacher.model is not set: teacher.model=...") == 1
@@ -357,7 +357,7 @@ def test_one_failure_does_not_hide_the_other_jobs(run_fcot, tmp_path):
     assert result.stderr.count("no completion survives") == 1
 
 
-def test_real_completions_through_the_whole_pipeline(shared_data, tmp_path):
+def test_real_completions_run_through_the_whole_pipeline(shared_data, tmp_path):
     run = make_run(
         tmp_path, "dataset=multiarith", f"dataset.path={shared_data}/dataset/multiarith.json", "teacher=replay",
         f"teacher.path={shared_data}/completion_data/B_text-davinci-002__C_zs_cot/D_multiarith.json", "student=tiny_t5", "diversity=1",
@@ -371,30 +371,30 @@ def test_real_completions_through_the_whole_pipeline(shared_data, tmp_path):
     assert 0.7 < metrics["completions_kept"] / metrics["completions_asked"] < 0.9
 
 
-def test_a_student_that_cannot_be_had_is_found_out_before_the_teacher_is_paid(tmp_path):
+def test_a_missing_student_is_an_error_before_the_teacher_is_paid(tmp_path):
     with pytest.raises(FcotError, match=r"student\.path=FOLDER"):
         execute(make_run(tmp_path, *QUICK, "student=t5_small"), "")
     assert not (tmp_path / "store").exists()
 
 
 def test_selection_looks_at_validation_only_and_the_test_set_is_read_once(monkeypatch, tmp_path):
-    """What is decoded: validation problems during training, the test problems after it."""
+    """Validation problems are decoded during training, test problems after it."""
     from fcot.stages import answering
     from fcot.stages import training as stage
 
-    asked = []
-    real = answering.draw
+    decoded = []
+    real = answering.answer_problems
 
-    def watched(run, student, form, indices, *arguments):
-        asked.append((list(indices), student.model.training))
+    def recorded(run, student, form, indices, *arguments):
+        decoded.append((list(indices), student.model.training))
         return real(run, student, form, indices, *arguments)
 
-    monkeypatch.setattr(answering, "draw", watched)
-    monkeypatch.setattr(stage, "draw", watched)
+    monkeypatch.setattr(answering, "answer_problems", recorded)
+    monkeypatch.setattr(stage, "answer_problems", recorded)
     run = make_run(tmp_path, *SMALL, "method=fine_tune")
     execute(run, "")
-    assert [indices for indices, _ in asked] == [run.split.validation, run.split.validation, run.split.test]
-    assert [training for _, training in asked] == [True, True, False], "training goes on in training mode"
+    assert [indices for indices, _ in decoded] == [run.split.validation, run.split.validation, run.split.test]
+    assert [training for _, training in decoded] == [True, True, False], "training continues in training mode"
 
 
 def test_the_latest_of_equal_checkpoints_is_kept(monkeypatch, tmp_path):
@@ -408,16 +408,16 @@ def test_the_latest_of_equal_checkpoints_is_kept(monkeypatch, tmp_path):
     steps = iter(range(10))
     run = make_run(tmp_path, *SMALL, "trainer.evaluate_every_steps=3", "method=fine_tune", "until=train")
     summary = execute(run, "")
-    assert len(saved) == 2, "the first and the third; the second and the fourth are worse"
+    assert len(saved) == 2, "the first and the third are saved; the second and the fourth are worse"
     assert summary["validation_accuracy"] == 0.5
 
 
-def test_the_number_reading_belongs_to_the_run_of_every_method(tmp_path):
+def test_prompt_numbers_is_part_of_the_run_id_without_a_teacher_too(tmp_path):
     ids = {make_run(tmp_path, "method=fine_tune", f"prompt.numbers={numbers}").run_id for numbers in ("paper", "extended")}
     assert len(ids) == 2
 
 
-def test_a_lost_file_of_a_finished_stage_is_made_again(tmp_path):
+def test_a_missing_file_of_a_finished_stage_is_written_again(tmp_path):
     run = make_run(tmp_path, *SMALL, "until=train")
     execute(run, "")
     shutil.rmtree(run.directory.student)
@@ -433,7 +433,7 @@ def test_folder_names_cannot_leave_the_outputs(tmp_path):
     assert run.directory.path.resolve().parent == (tmp_path / "runs").resolve()
 
 
-def test_the_kept_configuration_says_the_temperature_that_was_used(run_fcot, tmp_path):
+def test_the_saved_configuration_has_the_temperature_that_was_used(run_fcot, tmp_path):
     result = run_fcot("-m", "diversity=1,2", *SMALL, "until=generate")
     assert result.returncode == 0, result.stderr
     configs = [path.read_text() for path in (tmp_path / "outputs" / "runs").glob("*/config.yaml")]

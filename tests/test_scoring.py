@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fcot.base.records import Problem
-from fcot.evaluation.scoring import accuracy, score, summarise
+from fcot.evaluation.scoring import accuracy, score, summarize
 from fcot.evaluation.statistics import wilson_interval
 from fcot.methods.table import METHODS
 from fcot.prompts.answers import AnswerRule
@@ -68,7 +68,7 @@ def test_the_wilson_interval_agrees_with_its_formula(successes, n):
 def test_summaries_without_predictions_have_no_rates():
     assert wilson_interval(0, 0) == (0.0, 1.0)
     assert accuracy([]) is None
-    assert summarise([], COT, NUMBER) == {
+    assert summarize([], COT, NUMBER) == {
         "n_test": 0, "accuracy": None, "accuracy_ci95": [0.0, 1.0],
         "answer_in_completion": None, "well_formed": None, "complete": None,
     }  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_summary_has_the_rates_of_its_predictions():
         scored(" 1 --> 2 --> 3", complete=False),  # the last prefix counts
         scored(" round and round", complete=False),
     ]
-    summary = summarise(predictions, COT, NUMBER)
+    summary = summarize(predictions, COT, NUMBER)
     assert summary == {
         "n_test": 5, "accuracy": 0.4, "accuracy_ci95": list(wilson_interval(2, 5)),
         "answer_in_completion": 0.6, "well_formed": 0.6, "complete": 0.6,

@@ -25,7 +25,17 @@ from fcot.prompts.answers import AnswerRule
 from fcot.student import tokenization
 from fcot.student.decoding import DecodingPrompt, decode
 from fcot.student.interface import FILE, StudentInterface, read_interface, write_interface
-from fcot.student.loading import PAD, Lora, add_lora, build_tiny, check_student, load_student, save_student, tokenizer_identity
+from fcot.student.loading import (
+    PAD,
+    Lora,
+    add_lora,
+    build_tiny,
+    check_student,
+    load_student,
+    save_student,
+    tokenizer_identity,
+    train_tokenizer,
+)
 from fcot.student.tokenization import TokenizedSample, encode_prompts, tokenize, tokenize_once
 
 COT = METHODS["fine_tune_cot"].formats
@@ -292,7 +302,7 @@ def test_too_few_positions_and_broken_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize("architecture", ["encoder_decoder", "decoder"])
 def test_a_tiny_student_has_no_dropout_and_represents_any_text(architecture):
-    student = build_tiny(architecture, ["some text"], width=16, layers=1, heads=2, vocab_size=300, max_length=64)
+    student = build_tiny(architecture, train_tokenizer(["some text"], 300), width=16, layers=1, heads=2, max_length=64)
     student.model.train()
     inputs = {"input_ids": torch.tensor([[5, 6]])} | ({"labels": torch.tensor([[3]])} if architecture == "encoder_decoder" else {})
     assert torch.equal(student.model(**inputs).logits, student.model(**inputs).logits)

@@ -23,7 +23,7 @@ from fcot.curation.filters import Rules, curate
 from fcot.estimate.dry_run import estimate
 from fcot.methods.table import METHODS
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.exam import examine, summarise
+from fcot.methods.tailored.exam import examine, summarize
 from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
 from fcot.methods.tailored.rounds import _out_of_patience, _stop_reason
 from fcot.prompts.answers import AnswerRule
@@ -62,7 +62,7 @@ def test_mistakes_are_the_distinct_wrong_answers():
     )
     assert (examined.mistakes, examined.right, examined.n_correct, examined.n_answers) == (["a", ""], ["b"], 2, 5)
     assert examine([prediction("a", False), replace(prediction("no end", False), complete=False)]).unfinished == ["no end"]
-    assert summarise([examined, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
+    assert summarize([examined, result(1, 4)]) == {"examined": 2, "pass_rate": (0.4 + 1) / 2, "failed_problems": 1, "mistakes": 2}
 
 
 # --- feedback -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Trainings of small students as tests compare them: the loss of every step, the weights afterwards. Spawned ranks import this."""
+"""Train small students for tests that compare the loss of every step and the final weights. Spawned ranks import this module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALONE = World()
 
 @dataclass
 class Outcome:
-    """What a training left."""
+    """Result of a training."""
 
     losses: list[float]
     rates: list[float]
@@ -40,14 +40,14 @@ class Outcome:
 
 
 def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
-    """One that training finds easy: small weights."""
+    """A student with small weights, which is easy to train."""
     student = make_student(family, dropout=dropout, noise=0.02)
     torch.manual_seed(5)
     return add_lora(student, Lora(4, 16.0, dropout)) if lora else student
 
 
 def recipe_of(**options: Any) -> TrainerConfig:
-    """A short one in which everything counts: warm-up, decay, clipping."""
+    """A short recipe with warm-up, decay and clipping."""
     common = {"name": "test", "lr": 2e-3, "batch_size": 8, "max_steps": STEPS, "warmup_steps": 5, "clip_norm": 1.0, "precision": "32-true"}
     return TrainerConfig(**(common | options))
 
@@ -57,9 +57,9 @@ def trained(
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
     reflects: bool = False, poison: tuple[int, int] | None = None, overflow: int | None = None, log_every: int = 1, **options: Any,
 ) -> Outcome:  # fmt: skip
-    """Train a student of a family from its first weights on; ``options`` are the recipe's.
+    """Train a student of a family from its initial weights; ``options`` are options of the recipe.
 
-    ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose weights overflow before it answers.
+    ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose logits overflow when it answers.
     """
     training._LOG_EVERY = log_every
     completion.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
@@ -87,7 +87,7 @@ def _nan_at(step: int, logits: torch.Tensor, batch: Any) -> torch.Tensor:
 
 
 def reflection_of(rows: Tokenized) -> Reflection:
-    """Every second sample is contrasted with its neighbours' completions."""
+    """Every second sample is contrasted with its neighbors' completions."""
     n = len(rows)
     lengths = rows.lengths[:, 1]
     none = np.zeros(0, np.int64)
@@ -98,7 +98,7 @@ def reflection_of(rows: Tokenized) -> Reflection:
 
 
 def trained_by(ranks: int, folder: Path, **options: Any) -> Outcome:
-    """The same by several processes."""
+    """Train on several processes; ``options`` are those of ``trained``."""
     world = World(size=ranks)
     with Team(world, False, _follow, (folder, options)) as team:
         return team.lead("train", lambda: trained(folder, world=world, **options))

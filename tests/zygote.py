@@ -33,7 +33,7 @@ class Zygote:
     def run(
         self, module: str, arguments: list[str], cwd: Path, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """As ``subprocess.run([sys.executable, "-m", module, ...], capture_output=True, text=True)``."""
+        """Do what ``subprocess.run([sys.executable, "-m", module, ...], capture_output=True, text=True)`` does."""
         command = [sys.executable, "-m", module, *arguments]
         changed = {name for name, value in environment.items() if os.environ.get(name) != value}
         if any(name.startswith(READ_AT_IMPORT) for name in changed) or not self._busy.acquire(blocking=False):
@@ -68,12 +68,12 @@ class Zygote:
 
 
 def serve() -> None:
-    """Import, then take one request a line: fork, wait, answer with the exit code, or null where the time is over."""
+    """Import the modules, then serve one request per line: fork, wait, reply with the exit code, or null after a timeout."""
     import importlib
     import signal
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what an import prints is no answer
+    os.dup2(2, 1)  # what an import prints must not be read as an answer
     for name in PRELOADED:
         importlib.import_module(name)
     for line in sys.stdin:
@@ -81,21 +81,21 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             answers.close()
-            _be(request)
-        over = []
+            _become(request)
+        timed_out = []
 
-        def stop(*_: object, child: int = child, over: list[bool] = over) -> None:
-            over.append(True)
+        def stop(*_: object, child: int = child, timed_out: list[bool] = timed_out) -> None:
+            timed_out.append(True)
             os.kill(child, signal.SIGKILL)
 
         signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, request["timeout"])
         _, status = os.waitpid(child, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(None if over else os.waitstatus_to_exitcode(status)), file=answers, flush=True)
+        print(json.dumps(None if timed_out else os.waitstatus_to_exitcode(status)), file=answers, flush=True)
 
 
-def _be(request: dict) -> None:
+def _become(request: dict) -> None:
     """Become the command; never returns."""
     import atexit
     import runpy
@@ -111,7 +111,7 @@ def _be(request: dict) -> None:
     sys.stderr.reconfigure(line_buffering=True)
     sys.argv = [request["module"], *request["arguments"]]
     sys.path[0] = request["cwd"]
-    sys.modules.pop(request["module"], None)  # it runs anew, as __main__
+    sys.modules.pop(request["module"], None)  # it is run again, as __main__
     code: object = 0
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

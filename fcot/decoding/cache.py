@@ -1,4 +1,4 @@
-"""The cache of keys and values of a batch whose rows change. Rows end at the right edge; what is left of their beginning is masked."""
+"""The cache of keys and values of a batch whose rows change. All rows end at the right edge; columns before a row's start are masked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class GrowingLayer(DynamicLayer):
     """One layer's keys and values, (rows, heads, columns, width), as windows of buffers with spare columns on the right."""
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns of keys and values; returns those of the whole layer."""
+        """Append columns of keys and values; returns all keys and all values of the layer."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._set(key_states, value_states)
@@ -28,11 +28,11 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values  # type: ignore[return-value]
 
     def select(self, rows: torch.Tensor, columns: slice) -> None:
-        """Keep only these rows, and of their columns only this window."""
+        """Keep only the rows with these numbers, and only this window of their columns."""
         self._set(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])  # type: ignore[index]
 
     def join(self, other: GrowingLayer) -> None:
-        """Append another layer's rows below these; the narrower layer is padded on the left."""
+        """Append another layer's rows below this layer's; the narrower layer is padded on the left."""
         width = max(self.get_seq_length(), other.get_seq_length())
         pairs: Any = ((self.keys, other.keys), (self.values, other.values))
         self._set(*(torch.cat([widened(upper, width), widened(lower, width)]) for upper, lower in pairs))
@@ -56,9 +56,9 @@ def widened(states: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def new_cache(encoder_decoder: bool) -> Any:
-    """An empty cache for one batch."""
-    own = Cache(layer_class_to_replicate=GrowingLayer)
-    return EncoderDecoderCache(own, Cache(layer_class_to_replicate=GrowingLayer)) if encoder_decoder else own
+    """An empty cache for one batch of a decoder or of an encoder-decoder."""
+    self_attention = Cache(layer_class_to_replicate=GrowingLayer)
+    return EncoderDecoderCache(self_attention, Cache(layer_class_to_replicate=GrowingLayer)) if encoder_decoder else self_attention
 
 
 def own_layers(cache: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Tokenizes texts such that a special token's name within a text is ordinary text, never a control token.
+"""Tokenizes texts so that a special token's name within a text is ordinary text, never a control token.
 
 Tokenizers turn ``</s>`` or ``<|im_end|>`` within a question into the special token of that name. Such a text is encoded by a copy of the
 tokenizer whose special tokens have names that nobody can type. All other texts get the ids that the tokenizer itself gives them.
@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 
 Turns = Sequence[Mapping[str, str]]
 
-_ALIAS = "\ufdd0{}\ufdd1"  # Unicode noncharacters: no text needs them
-_BREAK = "\ufdd2"
+_ALIAS = "\ufdd0{}\ufdd1"  # new name of a special token, around its id; Unicode noncharacters: no text needs them
+_BREAK = "\ufdd2"  # splits a special token's name within a text
 _RESERVED = dict.fromkeys(map(ord, "\ufdd0\ufdd1\ufdd2"), "\ufffd")
 _encoders: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
 
@@ -107,7 +107,7 @@ class Encoder:
         return not self._ids.isdisjoint(ids) or (self._unknown in ids and bool(self._names(text)))
 
     def _names(self, text: str) -> list[tuple[int, int]]:
-        """Begin and end of each special token's name in a text; where several begin, the longest."""
+        """Begin and end of each special token's name in a text; where several names begin at one place, the longest counts."""
         spans: list[tuple[int, int]] = []
         for match in self._begins.finditer(text):
             begin = match.start()
@@ -125,7 +125,7 @@ class Encoder:
         return [number for number in ids if number not in self._ids]
 
     def _guarded_turns(self, turns: Turns) -> list[int]:
-        """Token ids of turns that hold names of special tokens. Only the template's special tokens get their aliases."""
+        """Token ids of turns that contain names of special tokens. Only the template's own special tokens become aliases."""
         if self._copy is None:
             return self._spliced_turns(turns)
         text = self._rendered([{**turn, "content": self._broken(turn["content"].translate(_RESERVED))} for turn in turns])
@@ -134,7 +134,7 @@ class Encoder:
         return list(self._copy.encode(text.replace(_BREAK, ""), add_special_tokens=False).ids)
 
     def _spliced_turns(self, turns: Turns) -> list[int]:
-        """Like :meth:`_guarded_turns`, without a copy: the template's parts and the turns are encoded separately."""
+        """Token ids of turns, where there is no renamed copy: the template's parts and the turns are encoded separately."""
         text = self._rendered([{**turn, "content": _ALIAS.format(place)} for place, turn in enumerate(turns)])
         ids: list[int] = []
         for place, turn in enumerate(turns):
@@ -168,13 +168,13 @@ class Encoder:
         if model.get("unk_token") in names:
             model["unk_token"] = names[model["unk_token"]]
         if "merges" in model:
-            model["merges"] = [pair for pair in model["merges"] if not names.keys() & _made_by(pair)]
+            model["merges"] = [pair for pair in model["merges"] if not names.keys() & _pieces_of_merge(pair)]
         copy = Tokenizer.from_str(json.dumps(data | {"post_processor": None, "truncation": None, "padding": None}))
         same = all(copy.token_to_id(alias) == self._special[name] for name, alias in names.items())
         return copy if same else None
 
 
-def _made_by(pair: Any) -> set[str]:
+def _pieces_of_merge(pair: Any) -> set[str]:
     """The two pieces that a merge joins, and the piece that it makes."""
     left, right = pair.split(" ") if isinstance(pair, str) else pair
     return {left, right, left + right}

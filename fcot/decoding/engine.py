@@ -19,16 +19,16 @@ from fcot.base.errors import FcotError, NotFinite
 from fcot.decoding.cache import cross_layers, new_cache, own_layers, widened
 
 NO_TOKEN = -1  # stands for a token whose logits are not finite
-_HEADROOM = 64  # columns beyond the present length that a row must have room for to enter the batch
+_HEADROOM = 64  # columns beyond the present ones that must fit into the limit of tokens before a row may enter
 _REFILL = 4  # waiting rows enter when a quarter of the rows has finished, because entering copies the cache
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingPrompt:
-    """A row to be decoded.
+    """A prompt to decode; it becomes a row of the batch.
 
     Attributes:
-        ids: Token ids.
+        ids: Token ids of the prompt.
         limit: Most tokens to write, the end token included.
         noise: Seed of the row's sampling noise; empty for greedy decoding.
         halt: Called with all tokens written so far; True ends the row like an end token. None: only end token and limit end it.
@@ -71,8 +71,8 @@ class Sampling:
         """Choose a token per row.
 
         Args:
-            logits: (rows, vocabulary).
-            uniforms: A number in [0, 1) per row; the token is where it falls in the cumulative probabilities. Unused if greedy.
+            logits: Logits of the next token, (rows, vocabulary).
+            uniforms: A random number in [0, 1) per row; the token is where it falls in the cumulative probabilities. Unused if greedy.
 
         Returns:
             Token ids; :data:`NO_TOKEN` for a row whose largest logit is not finite.
@@ -95,12 +95,14 @@ def _finite(largest: torch.Tensor, tokens: torch.Tensor) -> list[int]:
 
 @dataclass(eq=False)
 class _DecodingRow:
+    """A row of the batch, or one that waits to enter it."""
+
     key: Any
     prompt: DecodingPrompt
     written: list[int] = field(default_factory=list)
-    complete: bool | None = None  # None: not finished
+    complete: bool | None = None  # whether the row ended by itself, before the limit; None: not finished
     ended: bool = False  # whether an end token ended it
-    uniforms: Any = None  # one number per token, for sampling
+    uniforms: Any = None  # one random number in [0, 1) per token, for sampling; None: greedy
 
     @property
     def last(self) -> int:
@@ -122,11 +124,11 @@ class Decoder:
     """Decodes rows in a batch that changes over time.
 
     Args:
-        model: In evaluation mode, on its device.
+        model: A language model of transformers, in evaluation mode, on its device.
         ends: Token ids that end a row.
         sampling: How tokens are chosen.
-        max_tokens: Rows enter while the cache has at most this many tokens, rows times columns, with 64 columns of headroom. Tokens that
-            rows write beyond the headroom do not count. Halved when memory runs out.
+        max_tokens: Size of the batch in tokens: rows enter while rows times (columns + 64 columns of headroom) stays within it. What
+            rows write beyond the headroom does not count. The limit is halved when memory runs out.
         max_rows: Most rows in the batch; None: no limit.
     """
 
@@ -149,7 +151,7 @@ class Decoder:
 
     @torch.inference_mode()
     def run(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> Iterator[tuple[Any, Written]]:
-        """Decode the prompts of a source until all are finished; yields key and result as soon as a row is finished.
+        """Decode the prompts of a source until all are finished; yields key and result of a row as soon as it is finished.
 
         Args:
             source: Yields key and prompt. It has no more prompts when it ends or yields None.
@@ -163,7 +165,7 @@ class Decoder:
             self._clear_cache()
 
     def _advance(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> bool:
-        """Replace finished rows if enough have finished, and write one token in each row; returns whether rows remain."""
+        """Replace finished rows if enough of them have finished, and write one token in each row; returns whether rows remain."""
         entering: list[_DecodingRow] = []
         try:
             if self._time_to_refill():
@@ -190,8 +192,8 @@ class Decoder:
         return [row for row in self._rows if row.complete is None]
 
     def _time_to_refill(self) -> bool:
-        done = len(self._rows) - len(self._active())
-        return done * _REFILL >= len(self._rows)
+        n_finished = len(self._rows) - len(self._active())
+        return n_finished * _REFILL >= len(self._rows)
 
     def _columns(self) -> int:
         """Columns of the cache that are in use."""
@@ -206,18 +208,18 @@ class Decoder:
         if not keep:
             self._clear_cache()
             return
-        kept = torch.tensor(keep)
-        self._lengths = self._lengths[kept]
-        kept = kept.to(self._model.device)
+        row_numbers = torch.tensor(keep)
+        self._lengths = self._lengths[row_numbers]
+        row_numbers = row_numbers.to(self._model.device)
         for layer in own_layers(self._cache):
-            layer.select(kept, slice(layer.get_seq_length() - self._columns(), None))
+            layer.select(row_numbers, slice(layer.get_seq_length() - self._columns(), None))
         if self._encoder_decoder:
-            mask = self._cross_mask[kept]
-            used = mask.any(0).nonzero()
-            window = slice(int(used[0]), int(used[-1]) + 1)
+            mask = self._cross_mask[row_numbers]
+            used_columns = mask.any(0).nonzero()
+            window = slice(int(used_columns[0]), int(used_columns[-1]) + 1)
             self._cross_mask = mask[:, window]
             for layer in cross_layers(self._cache):
-                layer.select(kept, window)
+                layer.select(row_numbers, window)
 
     def _admitted(self, source: Iterator[tuple[Any, DecodingPrompt] | None]) -> list[_DecodingRow]:
         """The first waiting rows, as many as there is room for."""
@@ -237,11 +239,14 @@ class Decoder:
         return self._waiting[:n]
 
     def _start_over(self, entering: int, error: Exception) -> None:
-        """Recover after memory ran out: rows in the batch will start again later, and the limits of the batch are halved.
+        """Recover after memory ran out: rows in the batch wait to start again, and the limits of the batch are halved.
 
         Args:
             entering: Number of waiting rows that were about to enter.
-            error: The error, for the message if a single row does not fit.
+            error: The error, which causes the message if a single row does not fit.
+
+        Raises:
+            FcotError: A single row does not fit into memory.
         """
         active = self._active()
         if len(active) + entering <= 1:

@@ -19,12 +19,12 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narro
 
 
 def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
-    """Load a model whose weights all come from its checkpoint.
+    """Load a model, and make sure that all of its weights come from its checkpoint.
 
-    Weights that the model shares (T5's embeddings, a tied output head) may be absent from the checkpoint.
+    Weights that the model shares (T5's embeddings, a tied output head) need not be in the checkpoint.
 
     Args:
-        kind: Auto class of transformers.
+        kind: Auto class of transformers, such as ``AutoModelForCausalLM``.
         source: Hub id or folder.
         name: Name of the model in messages, such as ``student.path=FOLDER``.
         options: Arguments of ``from_pretrained``.
@@ -40,7 +40,7 @@ def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
         raise _adapter(name)
     check_complete(name, {*report["missing_keys"], *_lost_head(model, source, options.get("revision"))}, report["mismatched_keys"])
     if extra := report["unexpected_keys"]:
-        say(f"warning: {name}: the model has no place for {_listed(extra)} of its checkpoint: not loaded")
+        say(f"warning: {name}: the model does not use {_listed(extra)} of its checkpoint: not loaded")
     if (broken := not_finite(model.state_dict())) is not None:
         raise FcotError(f"{name}: the tensor {broken} has values that are not finite (inf or nan); use another checkpoint")
     return model
@@ -85,7 +85,7 @@ def check_same(name: str, model: Mapping[str, torch.Tensor], checkpoint: Mapping
     mismatched = [(key, stored, needed) for key, (stored, needed) in shapes.items() if stored != needed]
     check_complete(name, model.keys() - checkpoint.keys(), mismatched)
     if extra := checkpoint.keys() - model.keys():
-        raise FcotError(f"{name}: the model has no place for {_listed(extra)} of the checkpoint")
+        raise FcotError(f"{name}: the model does not have {_listed(extra)} of the checkpoint")
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
@@ -105,8 +105,8 @@ def all_finite(tensors: list[torch.Tensor]) -> bool:
 def _lost_head(model: Any, source: str, revision: str | None) -> list[str]:
     """The name of an untied output head that the checkpoint lacks: transformers silently uses T5's input embeddings instead."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    written, _ = model.config.get_config_dict(source, revision=revision)
-    untied = written.get("tie_word_embeddings", True) is False
+    stored_config, _ = model.config.get_config_dict(source, revision=revision)
+    untied = stored_config.get("tie_word_embeddings", True) is False
     return ["lm_head.weight"] if untied and head is not None and getattr(head, "weight", None) is embeddings.weight else []
 
 

@@ -17,7 +17,7 @@ MARKS = (
     "no_answer", "truncated", "repeats_question", "loops", "arithmetic_slip", "right_reasoning", "foreign_number", "skipped_number",
     "other",
 )  # fmt: skip
-_SPELT = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+_SPELLED = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
           "nineteen twenty").split()  # fmt: skip
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?"
 _HARMLESS = {1.0, 2.0, 100.0}  # numbers that a rationale may introduce: "one of them", "a pair", "percent"
@@ -76,21 +76,24 @@ def count(marked: Iterable[Marked]) -> dict[str, int]:
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers of a text in their order, those spelled out up to twenty included."""
+    """The numbers of a text in their order, including those up to twenty that are spelled out."""
     words = re.findall(rf"{_DIGITS}|[a-z]+", text.lower())
-    return [float(_SPELT.index(word) if word in _SPELT else word.replace(",", "")) for word in words if word[0].isdigit() or word in _SPELT]
+    return [
+        float(_SPELLED.index(word) if word in _SPELLED else word.replace(",", ""))
+        for word in words if word[0].isdigit() or word in _SPELLED
+    ]  # fmt: skip
 
 
 def _in_digits(text: str) -> set[float]:
-    """The numbers of a text that are written in digits. Spelled numbers such as "one" often are ordinary words of a question."""
+    """The numbers of a text that are written in digits. Spelled-out numbers such as "one" are often ordinary words of a question."""
     return {float(number.replace(",", "")) for number in re.findall(_DIGITS, text)}
 
 
 def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
-    """The numbers of a reasoning, from left to right, that have no source.
+    """The numbers of the reasoning that have no source, from left to right.
 
-    A number has a source if it is known, if it follows an equals sign, or if one operation on two known numbers gives it. Known are the
-    numbers of the question and all earlier numbers of the reasoning, right or wrong.
+    A number has a source if it is known, if it follows an equals sign, or if one operation on two known numbers gives it. The numbers
+    of the question are known, and so are all earlier numbers of the reasoning, right or wrong.
     """
     known, foreign = _KnownNumbers(question), []
     for word in list(re.finditer(rf"(=\s*[$€£]?\s*-?)?({_DIGITS}|[a-z]+)", reasoning.lower()))[:_MOST_WORDS]:
@@ -102,9 +105,9 @@ def _foreign(question: Sequence[float], reasoning: str) -> list[float]:
 
 
 class _KnownNumbers:
-    """A set of known numbers that can tell whether an operation on two of them gives another number.
+    """A set of known numbers that answers whether an operation on two of them gives another number.
 
-    For each known number the partner that the operation needs is looked up in a sorted list, so a query is faster than all pairs.
+    For each known number, the second operand that the result needs is looked up in a sorted list: faster than to try all pairs.
     """
 
     def __init__(self, numbers: Iterable[float]) -> None:
@@ -120,12 +123,12 @@ class _KnownNumbers:
 
     def give(self, number: float) -> bool:
         """Whether a + b, a - b, a * b or a / b is the number, for known a and b; a and b may be the same."""
-        return any(self._has(partner, error) for operand in self._ordered for partner, error in _partners(operand, number))
+        return any(self._has(partner, tolerance) for operand in self._ordered for partner, tolerance in _partners(operand, number))
 
-    def _has(self, value: float, error: float) -> bool:
-        """Whether a known number differs from ``value`` by less than ``error``."""
-        place = bisect.bisect_right(self._ordered, value - error)
-        return place < len(self._ordered) and self._ordered[place] < value + error
+    def _has(self, value: float, tolerance: float) -> bool:
+        """Whether a known number differs from ``value`` by less than ``tolerance``."""
+        place = bisect.bisect_right(self._ordered, value - tolerance)
+        return place < len(self._ordered) and self._ordered[place] < value + tolerance
 
 
 def _partners(a: float, number: float) -> Iterator[tuple[float, float]]:

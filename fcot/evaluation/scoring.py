@@ -1,4 +1,4 @@
-"""Scores completions against gold answers, and sums up the predictions of a run."""
+"""Scores completions against gold answers, and summarizes the predictions of a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fcot.prompts.teacher import TeacherPrompt
 Form = StudentFormat | TeacherPrompt  # the format of a prompt, with the parser of its completions
 
 
-def score(problem: Problem, text: str, complete: bool, n_tokens: int, text_format: StudentFormat, rule: AnswerRule) -> Prediction:
+def score(problem: Problem, text: str, complete: bool, n_tokens: int, form: StudentFormat, rule: AnswerRule) -> Prediction:
     """Parse a student's completion with the format's parser, and compare it with the gold answer."""
-    prediction = text_format.parse(text, rule)
+    prediction = form.parse(text, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
         complete, n_tokens,
@@ -51,36 +51,36 @@ def accuracy(predictions: Sequence[Prediction]) -> float | None:
     return sum(prediction.correct for prediction in predictions) / len(predictions) if predictions else None
 
 
-def report(answers: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, place: RunDirectory) -> dict[str, Any]:
+def report(answers: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule, directory: RunDirectory) -> dict[str, Any]:
     """Write the predictions and the error marks of a run, and return their summary.
 
     Args:
         answers: The sampled answers to each problem, one or several.
         form: The format that produced the answers.
         rule: The task's answer rule.
-        place: The folder of the run or round. ``predictions.jsonl`` gets one row per problem, chosen by :func:`majority`;
-            ``errors.jsonl`` one row per wrong prediction; ``samples.jsonl`` all answers, where problems have several.
+        directory: The folder of the run or round. ``predictions.jsonl`` gets one row per problem, chosen by :func:`majority`;
+            ``errors.jsonl`` one row per wrong prediction; ``samples.jsonl`` all answers, if problems have several.
     """
     voted = [majority(samples) for samples in answers]
-    write_jsonl(place.predictions, map(to_row, voted))
-    summary = summarise(voted, form, rule)
+    write_jsonl(directory.predictions, map(to_row, voted))
+    summary = summarize(voted, form, rule)
     separator = form.answer_prefix if isinstance(form, StudentFormat) else form.trigger(rule)
     marked = [mark(prediction, rule, separator) for prediction in voted if not prediction.correct]
-    write_jsonl(place.errors, map(to_row, marked))
+    write_jsonl(directory.errors, map(to_row, marked))
     summary["errors"] = count(marked)
     n_tokens = sum(sample.n_tokens for samples in answers for sample in samples)
     summary["answer_tokens"] = n_tokens / len(answers) if n_tokens else None  # over all samples; an oracle or a file counts no tokens
     if any(len(samples) > 1 for samples in answers):
-        write_jsonl(place.samples, ({"draw": draw} | to_row(sample) for samples in answers for draw, sample in enumerate(samples)))
+        write_jsonl(directory.samples, ({"draw": draw} | to_row(sample) for samples in answers for draw, sample in enumerate(samples)))
         summary["accuracy_single_sample"] = accuracy([sample for samples in answers for sample in samples])
     return summary
 
 
-def summarise(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, and shares of completions; all rates in 0..1, None without predictions.
+def summarize(predictions: Sequence[Prediction], form: Form, rule: AnswerRule) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, and shares of completions: all in 0..1; None without predictions.
 
-    ``answer_in_completion``: completions that name the gold answer anywhere. ``well_formed``: completions that end with the format's
-    answer prefix and an answer. ``complete``: completions that ended by themselves, not at the length limit.
+    ``answer_in_completion`` is the share of completions that name the gold answer anywhere, ``well_formed`` of those that end with the
+    format's answer prefix and an answer, ``complete`` of those that ended by themselves and not at the length limit.
     """
     n = len(predictions)
     right = sum(prediction.correct for prediction in predictions)

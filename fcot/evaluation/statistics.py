@@ -2,9 +2,9 @@
 
 Answers are arrays of ones (correct) and zeros (wrong), (seeds, problems). Compared arrays hold the same problems in the same order.
 
-Means, differences and trends over several trainings are treated alike. The sampling variance of a mean has two components: that of the
-trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers enters both
-components and is counted once. The quantile is that of Cochran and Cox: the mean of the components' t quantiles, weighted by the
+Means, differences and trends over several trainings use one method. The sampling variance of a mean has two components: that of the
+trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers would enter both
+components; it is counted once. The quantile is that of Cochran and Cox: the mean of the components' t quantiles, weighted by the
 components. ``benchmarks/report_statistics.py`` measures coverage, type-I error and power.
 
 Problems that share a template are not independent. Where templates are known, they are the sampling units.
@@ -57,9 +57,9 @@ class AccuracyEstimate:
 def estimate(answers: Correctness, templates: Templates | None = None) -> AccuracyEstimate:
     """Mean accuracy and its 95 % interval.
 
-    With one seed it is Wilson's interval, which holds for this trained student. With several seeds Wilson's formula takes the variance of
-    seeds and problems, with its quantile, instead of the binomial variance. Where a seed has fewer than five right (or wrong) answers on
-    average, the interval is at least as wide as that of one seed.
+    With one seed it is Wilson's interval, which is about this one trained student. With several seeds, Wilson's formula gets the variance
+    over seeds and problems, with its quantile, instead of the binomial variance. Where a seed has fewer than five right (or wrong) answers
+    on average, the interval is at least as wide as that of one seed.
 
     Args:
         answers: Which answers are correct, (seeds, problems).
@@ -316,7 +316,7 @@ def _comparable(sides: Sequence[Correctness], fixed: Sequence[bool]) -> bool:
 
 
 def _mcnemar(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """McNemar's exact test of one training each, and an interval that is consistent with it.
+    """McNemar's exact test of two settings with one training each, and an interval that is consistent with it.
 
     The interval contains three others: the paired t interval, the exact interval given the number of problems on which the two differ,
     and the interval of differences that ``n`` problems can miss.
@@ -331,14 +331,14 @@ def _mcnemar(first: Correctness, second: Correctness, groups: _Groups) -> tuple[
 
 
 def _by_template(first: Correctness, second: Correctness, groups: _Groups) -> tuple[float, tuple[float, float]]:
-    """Test of one training each: the larger p of a permutation test that exchanges whole templates and of a t test over templates."""
+    """Test of two settings with one training each: the larger p of a permutation test that exchanges templates and a t test over them."""
     differences = (second - first)[0]
     p, interval = _test(float(differences.mean()), _sampling_variance([first, second], [-1, 1], groups), groups)
     return max(p, _sign_flips(groups.sums(differences))), interval
 
 
 def _sign_flips(sums: NDArray[np.float64]) -> float:
-    """Exact two-sided p-value of a sum of whole numbers, if each might as well have the opposite sign; McNemar's test for ones."""
+    """Exact two-sided p-value of a sum of integers whose signs are equally likely + or -; for terms of 1 it is McNemar's test."""
     terms = np.abs(sums[sums != 0]).astype(int)
     chances = np.ones(1)  # the probability of each sum, from -terms.sum() to terms.sum()
     for term in terms:
@@ -373,7 +373,7 @@ def _interval(difference: float, half: float) -> tuple[float, float]:
 
 
 def _undetected_share(n: int) -> float:
-    """The upper 97.5 % confidence limit of a share of problems of which none occurs among ``n``."""
+    """The upper 97.5 % confidence limit of the share of an event that occurs at none of ``n`` problems."""
     return float(1 - 0.025 ** (1 / n))
 
 

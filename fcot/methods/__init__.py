@@ -1,1 +1,1 @@
-"""How students are made: one entry per method."""
+"""The methods: how a student is trained, or prompted without training, and how its answers are formatted."""

@@ -20,7 +20,7 @@ class MethodOptions(Protocol):
 
     Attributes:
         name: Key of the method's entry in :mod:`fcot.methods.table`.
-        rounds: Most rounds of the method's stages.
+        rounds: Largest number of rounds; 1 for methods whose stages run once.
     """
 
     name: str
@@ -32,9 +32,9 @@ class MethodOptions(Protocol):
 
     @property
     def request_text(self) -> str:
-        """The template of requests that the method sends in addition to those of the run's prompt; empty where it sends none.
+        """The template of the requests that the method sends besides those of the run's prompt; empty where it sends none.
 
-        Test problems whose question is in this text are not evaluated.
+        Test problems whose question occurs in this text are not evaluated.
         """
 
     def conflicts(self, config: Config) -> Iterator[str]:
@@ -61,7 +61,7 @@ class MethodConfig:
         return iter(())
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """The options that count. Where a local student is prompted, the resolved limit of the prompt counts as well."""
+        """The options that change a prediction. Where a local student is prompted, this includes the resolved limit of the prompt."""
         student = run.config.student
         if run.method.prompted and not student.remote:
             return counted(self) | {"prompt_tokens": self.prompt_tokens or student.max_prompt_tokens}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fcot.base.fields import Why, neutral
+from omegaconf import MISSING
+
+from fcot.base.fields import Why, bounded, counted, neutral, resolved
+from fcot.teacher.config import folder_faults
 
 if TYPE_CHECKING:  # imports that would delay --help and --cfg job
     from fcot.runs.run import Run
@@ -27,7 +31,11 @@ class ObjectiveConfig(Protocol):
         """The objective's part of the identity of a run that trains: options that change the loss, as JSON values."""
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
-        """Build the terms of a training's loss; the first one is the main objective."""
+        """Build the terms of a training's loss; the first one is the main objective.
+
+        Args:
+            data: The student, its training samples and how they become tensors.
+        """
 
 
 @dataclass
@@ -37,7 +45,7 @@ class CompletionConfig:
     name: str = neutral("completion", Why.NAMED)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Nothing, so that runs keep the names they had when this was the only objective."""
+        """An empty dict, so that runs keep the names that they had when this was the only objective."""
         return {}
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
@@ -47,4 +55,48 @@ class CompletionConfig:
         return [completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])]
 
 
-SCHEMAS = {("objective", "completion"): CompletionConfig}
+@dataclass
+class DistributionConfig:
+    """Cross-entropy, and a divergence from the token distributions of a local teacher."""
+
+    name: str = neutral("distribution", Why.NAMED)
+    teacher: str = resolved(
+        MISSING, "the folder's content"
+    )  # folder of a model with the student's tokens, such as outputs/runs/RUN/student
+    share: float = bounded(0.5, above=0, at_most=1)  # weight of the divergence; the cross-entropy has the rest
+    divergence: str = bounded("forward_kl", one_of=("forward_kl", "reverse_kl", "jsd"))
+    beta: float = bounded(0.5, above=0, below=1)  # the teacher's weight in the mixture of jsd
+    temperature: float = bounded(1.0, above=0)  # divides the logits of both models
+    top_k: int | None = bounded(None, at_least=1)  # the teacher's k likeliest tokens and one bucket for the others; null: all tokens
+
+    def faults(self) -> Iterator[str]:
+        """Messages about invalid options."""
+        yield from folder_faults("objective.teacher", self.teacher)
+        if self.top_k is not None and self.divergence != "forward_kl":
+            yield f"objective.top_k={self.top_k}: with objective.divergence=forward_kl only; {self.divergence} needs all tokens"
+
+    def conflicts(self, config: Any) -> Iterator[str]:
+        """A message about a student that fcot does not train itself."""
+        if config.student.remote:
+            yield f"objective=distribution: student={config.student.name} is trained by its API, which has no such loss"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Its options, and the teacher's content."""
+        from fcot.base.files import folder_fingerprint
+
+        unread = () if self.divergence == "jsd" else ("beta",)
+        return counted(self, without=unread) | {"name": self.name, "content": folder_fingerprint(Path(self.teacher), run.outputs)}
+
+    def build(self, data: TrainingData) -> Sequence[Objective]:
+        """Build the one term."""
+        from fcot.objectives.completion import completion_loss
+        from fcot.objectives.distribution import DistributionLoss, check_vocabulary
+        from fcot.student.loading import load_student
+
+        teacher = load_student(self.teacher, chat=data.student.chat)
+        vocabulary = check_vocabulary(data.student.tokenizer, teacher.tokenizer, self.teacher)
+        completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
+        return [DistributionLoss(completion, teacher, vocabulary, self.share, self.divergence, self.beta, self.temperature, self.top_k)]
+
+
+SCHEMAS = {("objective", "completion"): CompletionConfig, ("objective", "distribution"): DistributionConfig}

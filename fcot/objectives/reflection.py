@@ -20,6 +20,7 @@ from torch.nn import functional
 from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
+from fcot.student.objective import Loss
 from fcot.student.tensors import Batch, mask, pad
 from fcot.student.tokenization import Tokenized
 
@@ -101,8 +102,8 @@ def triplet_batch(
     else:
         inputs_of_texts = texts
         position_ids = repeated_mask.sum(1, keepdim=True) + torch.arange(max(map(len, texts)))
-        whole_mask = torch.cat([repeated_mask, mask(texts)], 1)
-        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": whole_mask, "position_ids": position_ids}
+        full_mask = torch.cat([repeated_mask, mask(texts)], 1)
+        inputs = {"input_ids": pad(texts, pad_id), "attention_mask": full_mask, "position_ids": position_ids}
     width, shift = max(map(len, inputs_of_texts)), len(inputs_of_texts[0]) - len(texts[0])
     spans = [range(*reflection.spans[number]) for number in numbers]
     positions = [row * width + shift + offset for row, span in enumerate(spans) for offset in span]
@@ -134,7 +135,7 @@ class TripletLoss:
         return self.reflection.weight
 
     def denominator(self, ids: Ids) -> float:
-        """How many samples of the step have a triplet."""
+        """The number of samples in the step that have a triplet."""
         return int(self.reflection.contributes[ids].sum())
 
     def collate(self, ids: Ids, step: int) -> Batch:
@@ -145,9 +146,9 @@ class TripletLoss:
         """The share of samples that have a triplet."""
         return {"reflection_share": round(float(self.reflection.contributes.mean()), 4)}
 
-    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
+    def loss(self, forward: Forward, part: Batch) -> Loss:
         """The triplet loss, summed over triplets: see :func:`triplet_loss`."""
-        return triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin)
+        return Loss(triplet_loss(forward.text_states(part, TEXTS), part["weights"], self.reflection.margin))
 
 
 def triplet_loss(states: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:

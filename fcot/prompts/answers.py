@@ -97,8 +97,8 @@ def _texts(text: str) -> list[str]:
 
 def _boolean(text: str) -> str | None:
     """``yes`` if the whole text is True, ``no`` if it is False, otherwise None."""
-    whole = _TRUE_FALSE.fullmatch(text)
-    return {"true": "yes", "false": "no"}[whole[1].lower()] if whole else None
+    match = _TRUE_FALSE.fullmatch(text)
+    return {"true": "yes", "false": "no"}[match[1].lower()] if match else None
 
 
 def _read_yes_no(text: str) -> Reading:
@@ -125,7 +125,7 @@ def marked(text: str) -> str | None:
 
 
 def _braced(text: str, start: int) -> tuple[str, int]:
-    """The content of the brace that was opened just before ``start``, and the position behind its closing brace."""
+    """The content of the brace that opens just before ``start``, and the position behind its closing brace."""
     depth = 1
     for end in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -148,7 +148,7 @@ class AnswerRule:
         answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
         choices: The task's letters, such as ``"ABCDE"``; used for ``choice`` only.
         numbers: The reading, for answers of all types. ``extended`` reads an answer whole or not at all. ``paper`` reads as paper A does,
-            numbers by ``-?\d+(?:\.\d+)?``. The name is kept because it is part of the identity of runs.
+            numbers by ``-?\d+(?:\.\d+)?``. The attribute keeps its narrow name because that is part of the identity of runs.
     """
 
     answer_type: AnswerType
@@ -176,7 +176,7 @@ class AnswerRule:
         return self._read(text, first=False)
 
     def read_after(self, text: str, prefix: str) -> Reading:
-        """The answer behind the last ``prefix`` that an answer follows. Without a prefix, the last answer of the text (paper A)."""
+        """The answer behind the last ``prefix`` that an answer follows. If the text lacks the prefix, its last answer (paper A)."""
         *parts, last = text.split(prefix)
         if not parts:
             return self.read_last(text)
@@ -214,8 +214,8 @@ class AnswerRule:
     def gold(self, answer: str) -> str | None:
         """The canonical form of a gold answer, or None where it is not of the rule's type.
 
-        Gold answers are data, not model output, so they are read whole whatever ``numbers`` is. A text with several answers (``"1 000"``,
-        ``"A or B"``) or with a calculation (``"2^3"``) is no gold answer.
+        Gold answers are data, not model output: a number is read whole or not at all, even in the ``paper`` reading. A text with several
+        answers (``"1 000"``, ``"A or B"``) or with a calculation (``"2^3"``) is no gold answer.
         """
         if self.answer_type == "number":
             return numbers.gold(numbers.plain(answer))
@@ -227,7 +227,7 @@ class AnswerRule:
         return candidates[0] if len(candidates) == 1 else None
 
     def contains(self, text: str, gold: str) -> bool:
-        """Whether the gold answer is anywhere in a text. Free strings are searched for without white space and quotes."""
+        """Whether the gold answer occurs anywhere in a text. For free answers, white space and quotes are ignored."""
         if self.answer_type == "text":
             return (self.gold(gold) or text) in _TEXT_NOISE.sub("", unicodedata.normalize("NFC", strip_markup(text)))
         return any(self.same(candidate, gold) for candidate in self.candidates(text))

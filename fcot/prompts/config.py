@@ -20,22 +20,22 @@ class PromptConfig:
     template: str | None = resolved(MISSING, To.PROMPT)  # text with {question}; may hold {exemplars} and {trigger}
     path: str | None = resolved(None, To.PROMPT, file=True)  # file with the template
     answer_triggers: dict[str, str] = resolved({}, "the trigger of the task's answer type")  # by answer type: the text before the answer
-    two_steps: bool = resolved(MISSING, To.PROMPT)  # a second request asks for the answer
-    chat_only: bool = neutral(False, "only refuses endpoints that the text does not suit")
-    rationale_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the first reply
-    answer_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the second reply
+    two_steps: bool = resolved(MISSING, To.PROMPT)  # true: a second request elicits the answer; false: one reply has both
+    chat_only: bool = neutral(False, "only rejects endpoints that the text does not suit")  # true: the prompt needs a chat endpoint
+    rationale_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the first reply, in tokens
+    answer_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the second reply, in tokens
     stop: list[str] = resolved([], To.PROMPT)  # strings that end a reply
     exemplars: str | None = resolved(None, To.EXEMPLARS)  # the authors' file, JSON Lines, a run's folder, or train: human rationales
     n_exemplars: int | None = resolved(None, To.EXEMPLARS, at_least=1)  # null: all of a file, 8 of a run or of train
     # how answers are read. paper: as paper A does; extended: whole or not at all; task: as the task defines
     numbers: str = resolved("task", To.RULE, one_of=("task", "paper", "extended"))
-    # what the rationale is. strip: the reply without its thought; keep: thought and reply; only: the thought
+    # which part of a reply is the rationale. strip: the reply without its thought; keep: thought and reply; only: the thought
     thinking: str = absent_at("strip", one_of=("strip", "keep", "only"))
 
     def faults(self) -> Iterator[str]:
         """One message for each fault that the bounds of single options do not cover."""
         if (self.template is None) == (self.path is None):
-            yield "prompt: either prompt.template or prompt.path=FILE"
+            yield "prompt: set either prompt.template or prompt.path=FILE, not both and not neither"
         if self.template is not None and "{question}" not in self.template:
             yield "prompt.template: the template must contain {question}"
         if "{exemplars}" in (self.template or "") and self.exemplars is None:

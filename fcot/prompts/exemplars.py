@@ -25,9 +25,9 @@ def load_exemplars(
     r"""The exemplars of ``prompt.exemplars``.
 
     Args:
-        source: One of these. The authors' file (``{task: {"prompt": "Q: ...\nA: ..."}}``). JSON Lines with ``question``, ``rationale``
-            and ``answer``. A run's folder: rationales that the run kept. ``train``: human rationales of the train problems. From the
-            last two, ``n`` problems are sampled at random (seed 0).
+        source: The authors' file (``{task: {"prompt": "Q: ...\nA: ..."}}``); JSON Lines with ``question``, ``rationale`` and ``answer``;
+            a run's folder, for rationales that the run kept; or ``train``, for human rationales of the train problems. From a run or
+            from ``train``, ``n`` problems are sampled at random (seed 0).
         n: Number of exemplars; None for all of a file, or for 8 from a run or from ``train``.
         task: Name of the task in the authors' file.
         prompt: The prompt whose answer trigger the exemplars use.
@@ -45,8 +45,8 @@ def load_exemplars(
         raise FcotError(f"prompt.exemplars={path}: not the folder of a run that curated rationales, such as outputs/runs/<run>")
     try:
         if path.is_dir():
-            kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
-            exemplars = _sampled({index: row["rationale"] for index, row in kept.items()}, n, prompt, rule, train, path)
+            first_kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
+            exemplars = _sampled({index: row["rationale"] for index, row in first_kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
             exemplars = [_from_row(prompt, rule, row) for row in read_jsonl(path)]
         else:
@@ -74,7 +74,7 @@ def _from_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any) -> Exemplar:
 
 
 def _blocks(file: Any, task: str, path: Path) -> list[Exemplar]:
-    """The task's exemplars in the authors' file. The file has one text per task, which is cut where a new question begins.
+    """The task's exemplars in the authors' file. The file has one text per task, which is split where a new question begins.
 
     Raises:
         ValueError: The content is not that of the authors' file.

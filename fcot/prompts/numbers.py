@@ -232,7 +232,7 @@ def find(text: str) -> list[Number]:
 
 
 def _before(text: str, end: int) -> str:
-    """The text before a position; where it is long, its last characters behind a mark."""
+    r"""The text before a position; where it is long, its last characters behind a mark that keeps ``\A`` from matching there."""
     return text[:end] if end <= _CONTEXT else "\x01" + text[end - _CONTEXT : end]
 
 
@@ -378,10 +378,10 @@ def first(text: str) -> Reading:
     end = 0
     while end < len(links) and links[end] in ("operator", "equals"):
         end += 1
-    behind = _unless_equal(numbers, links, end)
-    if behind == "list" and _is_list(text, numbers, links, end):
+    next_link = _unless_equal(numbers, links, end)
+    if next_link == "list" and _is_list(text, numbers, links, end):
         return Reading(None, SEVERAL)
-    return _of_chain(numbers[: end + 1], links[:end], behind)
+    return _of_chain(numbers[: end + 1], links[:end], next_link)
 
 
 def last(text: str) -> Reading:
@@ -396,7 +396,7 @@ def last(text: str) -> Reading:
 
 
 def _unless_equal(numbers: Sequence[Number], links: Sequence[str], place: int) -> str:
-    """The link behind the number at ``place``; empty where it joins equal alternatives, such as "3/8 or 0.375"."""
+    """The link behind the number at ``place``; empty at the end, and where it joins equal alternatives, such as "3/8 or 0.375"."""
     if place >= len(links):
         return ""
     values = [number.value for number in numbers[place : place + 2]]
@@ -412,18 +412,18 @@ def _is_list(text: str, numbers: Sequence[Number], links: Sequence[str], end: in
     return re.match(r"\s*(?:[.)\]}$;\n]|$|(?:and|or)\b)", text[numbers[end].end :]) is not None
 
 
-def _of_chain(chain: Sequence[Number], links: Sequence[str], beside: str) -> Reading:
+def _of_chain(chain: Sequence[Number], links: Sequence[str], outer_link: str) -> Reading:
     """The value of a chain of numbers, operators and equals signs: the number behind the last equals sign, if no other number is there.
 
     Args:
         chain: The numbers.
         links: The links between them.
-        beside: The link from the last of them to the next number or, when reading backward, from the previous number to the first.
+        outer_link: The link from the chain to the next number of the text or, when reading backward, from the previous number.
     """
-    if beside == "alternative":
+    if outer_link == "alternative":
         return Reading(None, SEVERAL)
     alone = not links or links[-1] == "equals"
-    if beside == "beside" or not alone or any(number.value is None for number in chain):
+    if outer_link == "beside" or not alone or any(number.value is None for number in chain):
         return Reading(None, UNREADABLE)
     return Reading(chain[-1].value)
 

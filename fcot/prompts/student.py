@@ -1,8 +1,9 @@
 """The formats of a student: its prompts, its completions and their parser.
 
 The formats follow paper A (section 3 and ``src/data/format.py``) and paper B (``preprocessors.prepare_prompt``). Paper A's GPT-3 students
-read ``{question} ###`` and end with `` END``, because the completion endpoint of that time took one running text. Chat messages mark both
-places themselves. In the ``chat`` format, of an API or of a local chat template, prompt and completion are therefore the bare messages.
+read ``{question} ###`` and end with `` END``: the completion endpoint of that time took one continuous text, which needs marks where the
+prompt and the completion end. Chat messages need no marks. In the ``chat`` format, of an API or of a local chat template, prompt and
+completion are the bare messages.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class StudentFormat:
 
     def prompt(self, question: str) -> str:
         """The student's input. A demonstration of the same question is left out, because it contains the answer."""
-        shown = [demonstration for demonstration in self.demonstrations if demonstration.question.split() != question.split()]
-        seam = "" if self.completion_template.startswith(" ") else " " if self.prompt_template.endswith(":") else "\n"
+        usable = [demonstration for demonstration in self.demonstrations if demonstration.question.split() != question.split()]
+        separator = "" if self.completion_template.startswith(" ") else " " if self.prompt_template.endswith(":") else "\n"
         worked = [
             (self.prompt_template.format(question=demonstration.question), self.completion(demonstration.answer, demonstration.rationale))
-            for demonstration in shown
+            for demonstration in usable
         ]
-        before = "".join(f"{prompt}{seam}{completion}\n\n" for prompt, completion in worked)
+        before = "".join(f"{prompt}{separator}{completion}\n\n" for prompt, completion in worked)
         return before + self.prompt_template.format(question=question)
 
     def split(self, text: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Prompts of the teacher, together with the parser of its completions.
 
-There are two forms. ``zero_shot_cot`` is paper A's (Kojima et al. 2022) and takes two requests: the first elicits a rationale, the second
-appends an answer trigger to it. The other prompts take one request, in which the teacher writes the trigger before its answer.
+There are two kinds of prompt. ``zero_shot_cot`` is paper A's (Kojima et al. 2022) and takes two requests: the first elicits a rationale,
+the second appends an answer trigger to it. The other prompts take one request: the teacher itself writes the trigger before its answer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TeacherPrompt:
     exemplars: tuple[Exemplar, ...] = ()
 
     def trigger(self, rule: AnswerRule) -> str:
-        """The text that introduces the answer, such as "Therefore, the answer is"."""
+        """The text that introduces the answer, such as "Therefore, the answer is", for the rule's answer type."""
         return self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
 
     def first_request(self, question: str, rule: AnswerRule, chat: bool) -> Text:
@@ -90,7 +90,7 @@ class TeacherPrompt:
         return re.sub(r"\{(question|exemplars|trigger)\}", lambda match: values[match[1]], self.template)
 
     def answer(self, rationale: str, answer: str, rule: AnswerRule) -> str:
-        """A well-formed completion of a one-request prompt, as in exemplars."""
+        """A well-formed completion of a one-request prompt: rationale, trigger and answer. Exemplars have this form."""
         return f"{rationale} {self.trigger(rule)} {answer}."
 
     def cut(self, text: str) -> str:
@@ -110,11 +110,11 @@ class TeacherPrompt:
         triggers = list(re.finditer(rf"{literal}|\bthe[\s*_]+(?:final[\s*_]+|correct[\s*_]+)?answer[\s*_]+is\b", text, re.IGNORECASE))
         if not triggers:
             return text, ""
-        behind = {match: text[match.end() :].lstrip(":*_ ") for match in triggers}
+        text_after = {match: text[match.end() :].lstrip(":*_ ") for match in triggers}
         if rule.answer_type == "text":  # a free answer is the rest of the trigger's line
-            behind = {match: answer.partition("\n")[0] for match, answer in behind.items()}
-        last = next((match for match in reversed(triggers) if rule.first(behind[match]) is not None), triggers[-1])
-        return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), behind[last]
+            text_after = {match: answer.partition("\n")[0] for match, answer in text_after.items()}
+        last = next((match for match in reversed(triggers) if rule.first(text_after[match]) is not None), triggers[-1])
+        return _CONNECTIVE.sub("", text[: last.start()]).rstrip(), text_after[last]
 
     def text(self, completion: Completion, rule: AnswerRule) -> str:
         """Thought, rationale, trigger and answer of a completion as one text."""

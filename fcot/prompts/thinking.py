@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MODES = ("strip", "keep", "only")  # values of prompt.thinking: what becomes of a thought
+MODES = ("strip", "keep", "only")  # values of prompt.thinking: whether a thought is removed, is kept, or is the whole rationale
 
 _NAMES = (
     r"think|thinking|thoughts?|reasoning|reflection|scratchpad|analysis|inner_monologue|antthinking|seed:think"
@@ -22,7 +22,7 @@ _TAG = re.compile(
     r"|(?:<\|start\|>assistant)?<\|channel\|>(?P<channel>analysis|commentary|final)[^<]*<\|message\|>",
     re.IGNORECASE,
 )
-_LEFT_OVER = re.compile(r"<\|(?:end|return|start|(?:begin|end)_of_solution)\|>(?:assistant)?")
+_STRAY_TAG = re.compile(r"<\|(?:end|return|start|(?:begin|end)_of_solution)\|>(?:assistant)?")
 
 
 class Parts(NamedTuple):
@@ -43,20 +43,20 @@ def separate(text: str) -> Parts:
     """Separate the thoughts of a text from the rest."""
     thoughts: list[str] = []
     others: list[str] = []
-    thinks, position, tags = False, 0, 0
+    in_thought, position, tags = False, 0, 0
     for tag in _TAG.finditer(text):
         part, position, tags = text[position : tag.start()], tag.end(), tags + 1
         closes = _closes(tag)
-        if thinks or (closes and tags == 1):  # a closing tag comes first where the prompt has the opening tag
+        if in_thought or (closes and tags == 1):  # a closing tag comes first where the prompt has the opening tag
             thoughts.append(part)
         else:
             others.append(part)
-        thinks = not closes
+        in_thought = not closes
     if not tags:
         return Parts("", text, True)
-    (thoughts if thinks else others).append(text[position:])
+    (thoughts if in_thought else others).append(text[position:])
     thought, rest = ("\n".join(part.strip() for part in parts if part.strip()) for parts in (thoughts, others))
-    return Parts(_LEFT_OVER.sub("", thought).strip(), _LEFT_OVER.sub("", rest).strip(), not thinks)
+    return Parts(_STRAY_TAG.sub("", thought).strip(), _STRAY_TAG.sub("", rest).strip(), not in_thought)
 
 
 def text_or_thought(text: str) -> str:
@@ -74,7 +74,7 @@ def _closes(tag: re.Match[str]) -> bool:
     return "/" in (tag["kimi"] or "", tag["mistral"] or "") or tag["gemma"] == "5"
 
 
-_FORMULA = re.compile(
+_ANSWER_PHRASE = re.compile(  # words that introduce an answer
     r"\b(?:so|thus|hence|therefore|the|final|correct|right|answer|result|option|choice|is|are|it|equals|boxed|text)\b", re.IGNORECASE
 )
 _FEW_WORDS = 2  # an answer has at most this many words, such as a unit or a name
@@ -82,4 +82,4 @@ _FEW_WORDS = 2  # an answer has at most this many words, such as a unit or a nam
 
 def only_an_answer(text: str) -> bool:
     """Whether a text states an answer without any reasoning, such as ``**Answer:** 8 coins``. An equation counts as reasoning."""
-    return len(re.findall(r"\d+(?:[.,]\d+)*", text)) <= 1 and len(re.findall(r"[^\W\d_]{2,}", _FORMULA.sub(" ", text))) <= _FEW_WORDS
+    return len(re.findall(r"\d+(?:[.,]\d+)*", text)) <= 1 and len(re.findall(r"[^\W\d_]{2,}", _ANSWER_PHRASE.sub(" ", text))) <= _FEW_WORDS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.fields import counted
-from fcot.base.files import fingerprint, folder_fingerprint
+from fcot.base.files import file_fingerprint, fingerprint, folder_fingerprint
 from fcot.base.plugins import source_fingerprint
 from fcot.base.records import Completion, to_row
 from fcot.curation.filters import CONCISE, FILTERS, filter_named, settings_of
@@ -129,6 +129,9 @@ def _student(run: Run) -> dict[str, Any]:
         if student.path is not None:
             unread |= {"hub_id", "revision"}
             part["content"] = folder_fingerprint(Path(student.path), run.outputs)
+    elif student.tokenizer is not None:
+        unread |= {"vocab_size"}
+        part["tokenizer"] = file_fingerprint(Path(student.tokenizer) / "tokenizer.json")
     return part | counted(student, without=unread)
 
 

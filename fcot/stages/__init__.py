@@ -1,1 +1,1 @@
-"""The stages of a run: they call the lower packages, which do not know runs."""
+"""The stages of a run. They know runs, and call the packages below, which do not."""

@@ -1,4 +1,4 @@
-"""Answers of a local student: in its method's format, or, if it is untrained, to the run's prompt, like a teacher's."""
+"""Answers of a local student, in its method's format. An untrained student may instead get the run's prompt, as a teacher does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fcot.student.loading import Student
 from fcot.student.tokenization import encode_prompts, encode_questions
 
 Summary = dict[str, Any]
-Drawn = tuple[list[list[Prediction]], Summary]  # the scored answers to each problem, and counts of prompts that were shortened
+ScoredAnswers = tuple[list[list[Prediction]], Summary]  # the answers to each problem, and counts of prompts that were shortened
 
 
 def text_format(run: Run, student: Student) -> StudentFormat:
@@ -37,14 +37,14 @@ def text_format(run: Run, student: Student) -> StudentFormat:
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How many answers are drawn per problem, and how.
+    """How many answers per problem are sampled, and how.
 
     Attributes:
         n: Answers per problem.
         sampling: Greedy, or temperature and top-k.
-        purpose: Part of the seed: other numbers give other sampling noise.
+        purpose: Part of the seed, so that each purpose, such as a round's exam, has its own sampling noise.
         limit: Most tokens of an answer; None: ``student.max_new_tokens``.
-        stop: A text that ends an answer, and is not part of it; None: only the end token and the limit end it.
+        stop: A text that ends an answer and is not part of it; None: only the end token and the limit end an answer.
     """
 
     n: int = 1
@@ -58,7 +58,7 @@ GREEDY = SamplingParameters()
 
 
 def voting(run: Run) -> SamplingParameters:
-    """The sampling parameters of the test problems: several samples for a majority vote, or one greedy answer."""
+    """The sampling parameters for the test problems: several answers for a majority vote, or one greedy answer."""
     limits = run.config.student
     return (
         SamplingParameters(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
@@ -67,10 +67,10 @@ def voting(run: Run) -> SamplingParameters:
 
 def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:
     """Answer problems greedily; returns scored answers in the order of ``indices``."""
-    return [prediction for (prediction,) in draw(run, student, form, indices, world)[0]]
+    return [prediction for (prediction,) in answer_problems(run, student, form, indices, world)[0]]
 
 
-def draw(
+def answer_problems(
     run: Run,
     student: Student,
     form: StudentFormat,
@@ -78,16 +78,16 @@ def draw(
     world: World,
     parameters: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
-) -> Drawn:
+) -> ScoredAnswers:
     """Answer problems in a student's own format.
 
     Args:
-        run: The run.
+        run: The run, for the problems, the answer rule and the limits.
         student: The student.
         form: The student's format.
-        indices: Positions of the problems in the run.
+        indices: Sample indices of the problems.
         world: The ranks that share the work.
-        parameters: How many answers are drawn per problem, and how.
+        parameters: How many answers per problem are sampled, and how.
         advance: Called with the number of answers finished since the last call.
     """
     limits, problems = run.config.student, run.select(list(indices))
@@ -100,14 +100,14 @@ def draw(
         for tokens, problem in zip(ids, problems, strict=True) for number in range(parameters.n)
     ]  # fmt: skip
     answers = [_cut_at(answer, parameters.stop) for answer in _decode(run, student, prompts, world, parameters.sampling, advance)]
-    drawn = [
+    scored = [
         [
             scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
             for answer in answers[start : start + parameters.n]
         ]
         for start, problem in zip(range(0, len(answers), parameters.n), problems, strict=True)
     ]
-    return drawn, {"cut_questions": cut}
+    return scored, {"cut_questions": cut}
 
 
 def _cut_at(answer: Decoded, stop: str | None) -> Decoded:
@@ -133,18 +133,18 @@ def _decode(
 
 
 @dataclass(frozen=True)
-class _PromptedDraw:
-    """One draw of an answer to a problem.
+class _Draw:
+    """One of the answers that are sampled for a problem.
 
     Attributes:
         problem: The problem.
         prompt: The run's prompt with the exemplars that fit.
-        draw: Number of the draw, from 0.
+        number: Number of the answer among those to the problem, from 0.
     """
 
     problem: Problem
     prompt: TeacherPrompt
-    draw: int
+    number: int
 
 
 def prompt_student(
@@ -154,15 +154,15 @@ def prompt_student(
     world: World,
     parameters: SamplingParameters = GREEDY,
     advance: Callable[[int], object] = unwatched,
-) -> Drawn:
-    """Answer problems with an untrained student and the run's prompt, in one request or two, like a teacher.
+) -> ScoredAnswers:
+    """Answer problems with an untrained student and the run's prompt, in one request or two, as a teacher does.
 
     Args:
         run: The run.
         student: The student.
-        indices: Positions of the problems in the run.
+        indices: Sample indices of the problems.
         world: The ranks that share the work.
-        parameters: How many answers are drawn per problem, and how.
+        parameters: How many answers per problem are sampled, and how.
         advance: Called with the number of answers finished since the last call.
 
     Raises:
@@ -173,8 +173,8 @@ def prompt_student(
         prompt = replace(prompt, stop=(*prompt.stop, *(f" {stop.strip()}" for stop in prompt.stop)))
     room = _room(run, student)
     fitted, facts = fit_exemplars(student, prompt, rule, problems, room)
-    jobs = [
-        _PromptedDraw(problem, shortened, number)
+    draws = [
+        _Draw(problem, shortened, number)
         for problem, shortened in zip(problems, fitted, strict=True) for number in range(parameters.n)
     ]  # fmt: skip
 
@@ -183,8 +183,8 @@ def prompt_student(
         facts["cut_questions"] = max(cut, facts.get("cut_questions", 0))
         halt = _stopper(student, prompt.stop)
         prompts = [
-            DecodingPrompt(tokens, limit, _noise(run, job.problem, job.draw + step * parameters.n, parameters), halt)
-            for tokens, job in zip(ids, jobs, strict=True)
+            DecodingPrompt(tokens, limit, _noise(run, draw.problem, draw.number + step * parameters.n, parameters), halt)
+            for tokens, draw in zip(ids, draws, strict=True)
         ]
         answers = _decode(run, student, prompts, world, parameters.sampling, advance)
         cut_texts = [prompt.cut(answer.text) for answer in answers]
@@ -193,12 +193,12 @@ def prompt_student(
             for answer, text in zip(answers, cut_texts, strict=True)
         ]
 
-    texts = [job.prompt.first_request(job.problem.question, rule, student.chat) for job in jobs]
+    texts = [draw.prompt.first_request(draw.problem.question, rule, student.chat) for draw in draws]
     first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            job.prompt.second_request(job.problem.question, _with_space(text_or_thought(answer.text)), rule, student.chat)
-            for job, answer in zip(jobs, first, strict=True)
+            draw.prompt.second_request(draw.problem.question, _with_space(text_or_thought(answer.text)), rule, student.chat)
+            for draw, answer in zip(draws, first, strict=True)
         ]
         max_prompt = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
         second = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
@@ -210,10 +210,10 @@ def prompt_student(
     if world.rank == 0:
         _warn(facts, len(problems), room)
     scored = []
-    for job, answer, (rationale, text), n_tokens in zip(jobs, first, parts, lengths, strict=True):
+    for draw, answer, (rationale, text), n_tokens in zip(draws, first, parts, lengths, strict=True):
         finish_reason = "stop" if answer.complete else "length"
-        completion = Completion(job.problem.sample_index, job.draw, rationale, text, finish_reason, separate(answer.text).thought)
-        scored.append(scoring.score_completion(job.problem, completion, n_tokens, prompt, rule))
+        completion = Completion(draw.problem.sample_index, draw.number, rationale, text, finish_reason, separate(answer.text).thought)
+        scored.append(scoring.score_completion(draw.problem, completion, n_tokens, prompt, rule))
     return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts
 
 
@@ -229,7 +229,7 @@ def _room(run: Run, student: Student) -> int:
     answer_tokens = prompt.rationale_tokens + (prompt.answer_tokens if prompt.two_steps else 0)
     if student.positions <= answer_tokens:
         raise FcotError(
-            f"student={run.config.student.name} has {student.positions} positions, and the answer may take {answer_tokens}: "
+            f"student={run.config.student.name} has {student.positions} positions, and the answer alone may take {answer_tokens} tokens: "
             "lower prompt.rationale_tokens"
         )
     return int(min(max_prompt, student.positions - answer_tokens))
@@ -248,7 +248,7 @@ def _with_space(text: str) -> str:
 
 
 def _stopper(student: Student, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
-    """A function that tells whether the tokens written so far contain a stop text; None without stop texts."""
+    """A function that returns whether the tokens written so far contain a stop text; None without stop texts."""
     if not stop:
         return None
 
@@ -262,10 +262,10 @@ def _stopper(student: Student, stop: Sequence[str]) -> Callable[[list[int]], boo
 def fit_exemplars(
     student: Student, prompt: TeacherPrompt, rule: AnswerRule, problems: Sequence[Problem], room: int
 ) -> tuple[list[TeacherPrompt], Summary]:
-    """Drop exemplars of prompts that are too long, beginning with the first.
+    """Drop exemplars from prompts that are too long, beginning with the first exemplar.
 
     Args:
-        student: Its tokenizer counts tokens.
+        student: The student whose tokenizer counts tokens.
         prompt: The prompt with all exemplars.
         rule: The task's answer rule.
         problems: The problems.

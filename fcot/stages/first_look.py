@@ -1,4 +1,4 @@
-"""Checks the first completions of a purchase, and reports unusual shares with the override that helps before the rest is bought."""
+"""Checks the first completions of a purchase: before the rest is bought, it warns of unusual shares and names the override that helps."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fcot.runs.run import Run
 
 _CHAT_PROMPT = "reasoning_chat"
 _FORMER_PROMPT = "zero_shot_cot_chat"
-_MOSTLY = 0.5  # share of repeated completions from which they are reported
-_LOOK = "preview=3 shows what the teacher wrote"
+_MANY_REPEATS = 0.5  # report repeated completions from this share on
+_PREVIEW = "preview=3 shows what the teacher wrote"
 
 
 @dataclass
 class FirstLook:
-    """Curates each problem's completions as they are bought, and reports once what is unusual among the first ones.
+    """Curates each problem's completions as they are bought, and reports once on the first ones if their shares are unusual.
 
     Attributes:
-        run: The run that buys; its problems hold the gold answers.
+        run: The run that buys the completions; its problems hold the gold answers.
         read: The parser of the prompt that elicits the completions.
         rules: The curation rules, for the kept rate of the progress line.
         remedies: The advice for each fault.
         diversity: Completions per problem.
-        outcomes: The counts so far.
-        repeats: Completions that repeat an earlier one of their problem.
-        problems: How many problems were checked.
+        outcomes: Counts of the completions checked so far.
+        repeats: Number of completions that repeat an earlier one of their problem.
+        problems: Number of problems checked so far.
         reported: Whether the report was made; there is one per purchase.
     """
 
@@ -44,12 +44,12 @@ class FirstLook:
     problems: int = 0
     reported: bool = False
 
-    def __call__(self, drawn: Sequence[Completion]) -> int:
+    def __call__(self, completions: Sequence[Completion]) -> int:
         """Count a problem's completions; returns how many of them curation keeps."""
-        rows = list(curate(drawn, self.run.problems, self.run.task.rule, self.read, self.rules))
-        for completion, row in zip(drawn, rows, strict=True):
+        rows = list(curate(completions, self.run.problems, self.run.task.rule, self.read, self.rules))
+        for completion, row in zip(completions, rows, strict=True):
             self.outcomes.count(completion, row)
-        self.repeats += len(drawn) - len({(completion.rationale, completion.answer_text) for completion in drawn})
+        self.repeats += len(completions) - len({(completion.rationale, completion.answer_text) for completion in completions})
         self.problems += 1
         if self.problems >= first_problems(self.diversity):
             self.report()
@@ -64,7 +64,7 @@ class FirstLook:
     def _on_repeats(self) -> list[str]:
         """A sentence of advice if most completions after a problem's first one repeat an earlier one."""
         further = self.outcomes.total - self.problems
-        if self.repeats < max(2, _MOSTLY * further):
+        if self.repeats < max(2, _MANY_REPEATS * further):
             return []
         option = "student.self_consistency" if self.run.is_teacher else "diversity"
         return [
@@ -74,10 +74,10 @@ class FirstLook:
 
 
 def former_prompt_notes(run: Run) -> list[str]:
-    """A note for a run that uses the default prompt and has nothing stored, while the former default prompt has.
+    """A note for a run with the default prompt that has no completions stored, while the former default prompt has some.
 
     Returns:
-        One sentence, or nothing.
+        A list with one sentence, or an empty list.
     """
     here, former = run.store.path, run.store.path.with_name(_FORMER_PROMPT)
     if run.prompt.name != _CHAT_PROMPT or here.exists() or not former.exists():
@@ -97,7 +97,7 @@ def remedies_of(run: Run) -> Remedies:
         cut = " and are trained on as they are where the answer is right (curation=complete rejects them)"
     if run.replayed is not None:
         return Remedies(
-            f"were cut by the token limit{cut}", f"are an answer without a rationale: {_LOOK}", f"have no readable answer: {_LOOK}"
+            f"were cut by the token limit{cut}", f"are an answer without a rationale: {_PREVIEW}", f"have no readable answer: {_PREVIEW}"
         )
     limit = "prompt.rationale_tokens"
     longer = f"{limit}={2 * prompt.rationale_tokens} buys them again, with more room"
@@ -109,8 +109,8 @@ def remedies_of(run: Run) -> Remedies:
         prompts = dict.fromkeys(prompts, "prompt=custom prompt.path=FILE uses your own prompt")
     return Remedies(
         f"were cut at {limit}={prompt.rationale_tokens}{cut}; {longer}",
-        f"are an answer without a rationale: {prompts['empty']}; {_LOOK}",
-        f"have no readable answer: {prompts['unanswered']}; {_LOOK}",
+        f"are an answer without a rationale: {prompts['empty']}; {_PREVIEW}",
+        f"have no readable answer: {prompts['unanswered']}; {_PREVIEW}",
     )
 
 

@@ -35,52 +35,52 @@ def generate(context: Context) -> Summary:
     usage = _buy(run).usage()
     if len(models := usage.get("models", {})) > 1:
         versions = ", ".join(f"{model} ({n:,} generations)" for model, n in models.items())
-        say(f"warning: the server answered to model={run.teacher_name} as several models: {versions}. Name one version in teacher.model")
+        say(f"warning: the server answered model={run.teacher_name} as several models: {versions}. Name one version in teacher.model")
     return {"asked": n_completions, "teacher_usage": usage}
 
 
 def _buy(run: Run) -> Generated:
-    """The run's completions from the store; missing ones are bought."""
+    """The run's completions from the store. Missing ones are bought."""
     problems = run.select(run.split.train)
     for note in former_prompt_notes(run):
         say(f"note: {note}")
-    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
+    first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
     with progress("generate", len(problems) * run.config.diversity, "completions") as bar:
-        generated = generate_completions(run.plan, run.store, problems, bar.advance, look, bar.watch)
-        look.report()
+        generated = generate_completions(run.plan, run.store, problems, bar.advance, first_look, bar.watch)
+        first_look.report()
         return generated
 
 
 def curate(context: Context) -> Summary:
-    """Filter the completions into reasoning samples; warn if suspiciously few are kept.
+    """Filter the completions into reasoning samples; warn if fewer are kept than the teacher's accuracy suggests.
 
     Raises:
         FcotError: No completion was kept.
     """
     run = context.run
-    completions = run.replayed if run.replayed is not None else _buy(run)  # buys again what the store has lost since
+    completions = run.replayed if run.replayed is not None else _buy(run)  # buys only what the store has lost since it was generated
     path = context.directory.curated
     counts = judge_all(run, path, completions, run.prompt.read, run.rules)
-    if (wanted := _wanted(run, counts.kept)) is not None and wanted < len(counts.kept):
-        write_jsonl(path, counts.undersample(path, undersample(counts.kept, wanted)))
+    if (limit := _sample_limit(run, counts.kept)) is not None and limit < len(counts.kept):
+        write_jsonl(path, counts.undersample(path, undersample(counts.kept, limit)))
     kept, reasons = len(counts.kept), counts.reason_counts
     sentences = advice(counts.outcomes, remedies_of(run))
     examples = "\n".join([*counts.examples.values(), *sentences])
     if not kept:
         raise FcotError(f"no completion survives curation: {counts.total} rejected ({reasons}). Every verdict is in {path}\n{examples}")
     share, expected = kept / counts.total, expected_share(run.task.random_guess, run.task.teacher_accuracy)
-    few_by_choice = {"golden", CONCISE} & set(run.rules.filters) or counts.reasons["undersampled"]
-    if share < expected and not few_by_choice:
+    few_are_intended = {"golden", CONCISE} & set(run.rules.filters) or counts.reasons["undersampled"]
+    if share < expected and not few_are_intended:
         say(f"warning: only {share:.1%} of the completions were kept; {expected:.1%} or more were expected ({reasons})\n{examples}")
     elif sentences:
         say("\n".join(f"warning: {sentence}" for sentence in sentences))
-    if "golden" in run.rules.filters and (lost := set(run.rules.golden) - {index for index, _ in counts.kept}):
+    if "golden" in run.rules.filters and (without := set(run.rules.golden) - {index for index, _ in counts.kept}):
         say(
-            f"warning: no completion is kept of {len(lost)} of the {len(run.rules.golden)} golden problems: they are not train problems, "
+            f"warning: {len(without)} of the {len(run.rules.golden)} golden problems have no kept completion: they are not train problems, "
             "or their completions were rejected"
         )
     if run.rules.labels == "vote" and counts.labelled == counts.total:
-        say("warning: curation.labels=vote votes on problems without an answer, and all have one; curation.labels=vote_all votes on all")
+        say("warning: curation.labels=vote only votes on problems without a gold answer, and all have one; vote_all votes on all problems")
     if "truncated" in run.rules.filters and counts.unknown:
         say(f"warning: {counts.unknown} completions have no finish reason; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
@@ -91,32 +91,32 @@ def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Rea
     """Curate completions, and write each verdict to a file.
 
     Args:
-        run: Holds the problems and the answer rule.
+        run: The run, for its problems and answer rule.
         path: The file, ``curated.jsonl``.
-        completions: Those of one problem are adjacent.
-        read: The parser of the prompt that elicited them.
+        completions: The completions; those of one problem are adjacent.
+        read: The parser of the prompt that elicited the completions.
         rules: The curation rules.
     """
     counts = CurationCounts()
-    write_jsonl(path, counts.watch(run, completions, read, rules))
+    write_jsonl(path, counts.counted_rows(run, completions, read, rules))
     return counts
 
 
 @dataclass
 class CurationCounts:
-    """Counts that are made while verdicts are written, so that the texts are never in memory together.
+    """Counts that are made while verdicts are written, so that the texts need not be in memory together.
 
     Attributes:
         outcomes: Counts of correct, empty, cut and unanswered completions.
-        labelled: Completions of problems with a gold answer.
-        voted: Problems whose majority vote is correct.
-        unknown: Completions without a finish reason.
-        words: Words of the kept rationales.
+        labelled: Number of completions of problems with a gold answer.
+        voted: Number of problems whose majority vote is correct.
+        unknown: Number of completions without a finish reason.
+        words: Words of all kept rationales.
         characters: Characters of all completions.
-        prompt_characters: Characters of the question, added up over completions.
+        prompt_characters: Characters of the questions, summed over completions.
         kept: Sample index and completion index of the kept completions.
-        reasons: Rejected completions by reason.
-        examples: The message about a rejected completion, by sample index, for the first three problems that have one.
+        reasons: Number of rejected completions by reason.
+        examples: Messages about a rejected completion, by sample index, for the first three problems that have one.
     """
 
     outcomes: Outcomes = field(default_factory=Outcomes)
@@ -150,14 +150,14 @@ class CurationCounts:
             "characters": self.characters, "prompt_characters": self.prompt_characters,
         }  # fmt: skip
 
-    def watch(self, run: Run, completions: Iterable[Completion], read: Read, rules: Rules) -> Iterator[dict[str, Any]]:
+    def counted_rows(self, run: Run, completions: Iterable[Completion], read: Read, rules: Rules) -> Iterator[dict[str, Any]]:
         """Yield the rows of ``curated.jsonl`` and count them."""
         for index, group in groupby(completions, key=lambda completion: completion.sample_index):
-            of_problem = list(group)
-            rows = list(curate_problem(of_problem, run.problems, run.task.rule, read, rules))
+            problem_completions = list(group)
+            rows = list(curate_problem(problem_completions, run.problems, run.task.rule, read, rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
             self.labelled += len(rows) if run.problems[index].labelled else 0
-            for completion, row in zip(of_problem, rows, strict=True):
+            for completion, row in zip(problem_completions, rows, strict=True):
                 self.outcomes.count(completion, row)
                 self.characters += len(completion.rationale) + len(completion.answer_text)
                 self.prompt_characters += len(run.problems[index].question)
@@ -172,7 +172,7 @@ class CurationCounts:
                 yield to_row(row)
 
     def undersample(self, path: Path, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a file again, and reject kept completions that were not chosen.
+        """Yield the rows of a file again, with kept completions that were not chosen as rejected.
 
         Args:
             path: The file, ``curated.jsonl``.
@@ -188,8 +188,11 @@ class CurationCounts:
         self.reasons["undersampled"] += len(kept) - len(self.kept)
 
 
-def _wanted(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:
-    """How many of the kept completions are trained on; None: all."""
+def _sample_limit(run: Run, kept: Sequence[tuple[int, int]]) -> int | None:
+    """How many of the kept completions are trained on; None: all.
+
+    With ``curation.match_golden`` it is the number of kept completions that a golden file would let through.
+    """
     if not run.config.curation.match_golden:
         return run.config.curation.max_samples
     golden = run.rules.golden

@@ -33,26 +33,26 @@ def evaluate(context: Context) -> Summary:
     form = run.prompt if run.method.prompted else text_format(run)
     usage: Summary = {}
     if run.replayed is not None:
-        drawn = [
+        answers = [
             [scoring.score_completion(run.problems[index], completion, 0, run.prompt, rule) for completion in group]
             for index, group in groupby(run.replayed, key=lambda completion: completion.sample_index)
         ]
     else:
         model = answering_model(run)
         plan, folder = evaluation_plan(run, model), evaluation_store(run, model)
-        look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
+        first_look = FirstLook(run, form.read, Rules(()), remedies_of(run), plan.diversity) if isinstance(form, TeacherPrompt) else None
         with progress("evaluate", len(problems) * plan.diversity, "answers") as bar:
-            generated = generate_completions(plan, folder, problems, bar.advance, look, bar.watch)
-        if look is not None:
-            look.report()
-        drawn = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
+            generated = generate_completions(plan, folder, problems, bar.advance, first_look, bar.watch)
+        if first_look is not None:
+            first_look.report()
+        answers = [list(_predict(run, plan, folder, problem, form)) for problem in problems]
         usage = {"student_usage": generated.usage()}
         del usage["student_usage"]["identical_rationales"]
-    return scoring.report(drawn, form, rule, run.directory) | usage
+    return scoring.report(answers, form, rule, run.directory) | usage
 
 
 def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: scoring.Form) -> Iterator[Prediction]:
-    """The scored answers to one problem. An answer that the server never gave is empty; tokens it did not count are 0."""
+    """The scored answers to one problem. An answer that the server never gave is empty; a missing token count is 0."""
     key = plan.root_key(folder, problem)
     shard = folder.shard(key)
     bought = [row for row, _ in rows_of(plan, shard, key, problem)]
@@ -71,12 +71,12 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
 
 def text_format(run: Run) -> StudentFormat:
     """The format of the run's method for a remote model: chat turns, or a text for a teacher without a chat interface."""
-    layout = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
-    return run.method.formats[layout]  # type: ignore[index]
+    kind = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
+    return run.method.formats[kind]  # type: ignore[index]
 
 
 def fine_tuned(model: str) -> str:
-    """The prefix of the names of models fine-tuned from this model; prices are looked up by it."""
+    """The beginning of the names of all models fine-tuned from a base model. Prices are looked up by it."""
     return model if model.startswith("ft:") else f"ft:{model}"
 
 
@@ -94,8 +94,8 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
     """Plan the requests of an evaluation: one greedy answer per problem or several samples, in the run's prompt or the method's format.
 
     Args:
-        run: The resolved run.
-        model: Name from :func:`answering_model`; None: the model that training will make.
+        run: The run.
+        model: Name from :func:`answering_model`; None: the fine-tuned model that does not exist yet.
     """
     config = run.config.student
     prompt = run.prompt

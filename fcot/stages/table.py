@@ -26,7 +26,7 @@ def function(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """A stage of a run: what it runs, what it writes, and its version.
 
     Attributes:
         name: The name in ``stages/<name>.json``, in ``until`` and in the metrics.
@@ -35,8 +35,8 @@ class Stage:
         function: ``module:function``, imported when the stage runs. It takes a :class:`Context` and returns the stage's summary.
         output: The file or folder that the stage writes in its directory; the stage runs again if it is missing. None: the stage
             writes only its summary.
-        shared: Whether all ranks run it.
-        key: Name of the version in a run's identity; empty: ``name``.
+        shared: Whether all ranks run the stage, rather than the first one alone.
+        key: Name of the stage's version in a run's identity; empty: ``name``.
     """
 
     name: str

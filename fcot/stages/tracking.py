@@ -36,26 +36,26 @@ class Tracker:
 
     Attributes:
         run: The run.
-        wandb_run: Its run at W&B; None if it is not logged there.
+        wandb_run: The run's counterpart at W&B; None if the run is not logged there.
     """
 
     run: Run
     wandb_run: WandbRun | None = None
 
-    def loggers(self, place: RunDirectory) -> list[Logger]:
+    def loggers(self, directory: RunDirectory) -> list[Logger]:
         """The loggers of a training, besides its CSV log.
 
         Args:
-            place: Directory of the training's files: the run's, or a round's.
+            directory: Directory of the training's files: the run's, or a round's.
         """
         from fcot.student.loggers import FunctionLogger, lightning_logger
 
         logger, wandb_run = self.run.config.logger, self.wandb_run
         if logger.by_lightning:
-            return [lightning_logger(logger.target, logger.options, place.logs)]
+            return [lightning_logger(logger.target, logger.options, directory.logs)]
         if wandb_run is None:
             return []
-        prefix = "train" if place == self.run.directory else f"{place.path.name}/train"
+        prefix = "train" if directory == self.run.directory else f"{directory.path.name}/train"
         names = {"train_loss": "loss"}
         return [
             FunctionLogger(
@@ -87,25 +87,26 @@ class Tracker:
             wandb_run.log(dict(_numbers("rounds", round_metrics)), ("rounds/round", round_metrics["round"]))
         if metrics is not None:
             wandb_run.summarize({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
-        place, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
-        if place.predictions.exists():
+        directory, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
+        if directory.predictions.exists():
             _log_predictions(run, wandb_run)
-        if place.curated.exists():
+        if directory.curated.exists():
             _log_rationales(run, wandb_run)
             tailored = [run.config.method.name] if run.config.method.name == "tailored" else []
             parts = ["curated", run.task.name, str(run.teacher_name), run.prompt.name, run.config.curation.name, *tailored]
             name = "-".join([*(readable(part) for part in parts), f"D{run.config.diversity}"]).replace("=", "_")
-            wandb_run.artifact(name, "dataset", place.curated, used=True, metadata=facts)
-        if run.config.logger.log_student and place.student.exists():
+            wandb_run.artifact(name, "dataset", directory.curated, used=True, metadata=facts)
+        if run.config.logger.log_student and directory.student.exists():
             results = {name: (metrics or {}).get(name) for name in ("method", "student", "teacher", "diversity", "accuracy", "seed")}
-            wandb_run.artifact(f"student-{run.run_id}".replace("=", "_"), "model", place.student, used=False, metadata=facts | results)
+            wandb_run.artifact(f"student-{run.run_id}".replace("=", "_"), "model", directory.student, used=False, metadata=facts | results)
 
 
 @contextlib.contextmanager
 def tracked(run: Run, config_text: str, sweep: str | None) -> Iterator[Tracker]:
-    """A tracker of the run. A run at W&B is ended with the context; for another logger, it is checked that it can be created.
+    """Open a tracker of the run.
 
-    A purchase alone (``until=generate``) is not logged: in a sweep, one purchase serves many runs.
+    The end of the context also ends the run at W&B. A Lightning logger is created once in advance, so that a wrong option fails before
+    the run starts. A purchase alone (``until=generate``) is not logged: in a sweep, one purchase serves many runs.
 
     Args:
         run: The run.
@@ -142,16 +143,16 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     """The run's id, name, group and tags at W&B. A continued run keeps its W&B id and its group."""
     from fcot.reporting.wandb_run import Label
 
-    before = read_json(run.directory.wandb) if run.directory.wandb.exists() else {}
-    # The run's hash alone is no id: the same run in another output folder is another W&B run, and W&B rejects ids of deleted runs.
-    wandb_id = before.get("id") or run.run_id[-10:] + secrets.token_hex(4)
+    saved = read_json(run.directory.wandb) if run.directory.wandb.exists() else {}
+    # The run's hash alone would not do: the same run in another output folder is another W&B run, and W&B rejects ids of deleted runs.
+    wandb_id = saved.get("id") or run.run_id[-10:] + secrets.token_hex(4)
     tags = [run.config.method.name, run.task.name, run.config.student.name, *([run.teacher_name] if run.teacher_name else [])]
     if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
-    about = {"run_id": run.run_id, "setting": run.setting, "sweep": before.get("group") or sweep}
+    about = {"run_id": run.run_id, "setting": run.setting, "sweep": saved.get("group") or sweep}
     return Label(
-        wandb_id, run.run_id, logger.project, logger.entity, before.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
+        wandb_id, run.run_id, logger.project, logger.entity, saved.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
         config | about,
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def _write_label(run: Run, label: Label, wandb_run: WandbRun) -> None:
 
 
 def _log_rationales(run: Run, wandb_run: WandbRun) -> None:
-    """Log a table of kept rationales, and of rejected ones for each reason."""
+    """Log a table of kept rationales, and of some rejected ones for each reason."""
     rows, counts = [], Counter[str]()
     for row in read_jsonl(run.directory.curated):
         verdict = "kept" if row["kept"] else str(row["reason"])
@@ -176,16 +177,17 @@ def _log_rationales(run: Run, wandb_run: WandbRun) -> None:
 
 def _log_predictions(run: Run, wandb_run: WandbRun) -> None:
     """Log a table of test answers, with marks on the wrong ones."""
-    place = run.directory
-    marks = {row["sample_index"]: ", ".join(row["marks"]) for row in read_jsonl(place.errors)} if place.errors.exists() else {}
+    directory = run.directory
+    marks = {row["sample_index"]: ", ".join(row["marks"]) for row in read_jsonl(directory.errors)} if directory.errors.exists() else {}
     rows = [
         [*(row[name] for name in _PREDICTION), marks.get(row["sample_index"], "")]
-        for row in islice(read_jsonl(place.predictions), _PREDICTIONS)
+        for row in islice(read_jsonl(directory.predictions), _PREDICTIONS)
     ]
     wandb_run.table("samples/test", (*_PREDICTION, "marks"), rows)
 
 
 def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a nested summary, named by their path, such as ``curate/kept``."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(f"{name}/{key}", value)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from fcot.base.console import progress, say
@@ -19,13 +20,13 @@ from fcot.base.run_folder import RunDirectory
 from fcot.evaluation import scoring
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
-from fcot.stages.answering import draw, predict, prompt_student, text_format, voting
+from fcot.stages.answering import answer_problems, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import TrainingData
 from fcot.student.interface import StudentInterface, read_interface, write_interface
-from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity
+from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, plan
@@ -39,19 +40,19 @@ class TrainingJob:
     """One training of a student: a run's only one, or a round's.
 
     Attributes:
-        place: Directory of its files.
+        directory: Directory of the training's files.
         samples: The training samples.
-        demonstrations: Demonstrations before each question.
+        demonstrations: Demonstrations that stand before each question.
         start: Folder of the student to continue from; None: start with the configured student.
-        further: Builds the method's objectives, which are added to the run's objective; None: there are none.
+        method_objectives: Builds the objectives that the method adds to the run's objective; None: it adds none.
         title: Title of the progress line.
     """
 
-    place: RunDirectory
+    directory: RunDirectory
     samples: Sequence[TrainingSample]
     demonstrations: tuple[Demonstration, ...] = ()
     start: Path | None = None
-    further: Callable[[TrainingData], Sequence[Objective]] | None = None
+    method_objectives: Callable[[TrainingData], Sequence[Objective]] | None = None
     title: str = "train"
 
 
@@ -62,10 +63,11 @@ def train(context: Context) -> Summary:
 
 
 def train_job(context: Context, job: TrainingJob) -> Summary:
-    """Train a student with evaluations in between; the chosen checkpoint becomes ``student/``.
+    """Train a student with evaluations in between; the chosen state of it becomes ``student/``.
 
-    With validation problems, the checkpoint with the best validation accuracy is chosen, the latest among equals. Without them, the
-    last step is. ``trainer.best_epoch`` also evaluates the test set each time (paper A's figure); that chooses nothing.
+    With validation problems, the student with the best validation accuracy is chosen, the latest among equals. Without them, the student
+    after the last step is chosen. ``trainer.best_epoch`` also evaluates the test problems each time (paper A's figure), which does not
+    affect the choice.
     """
     run, world, config = context.run, context.world, context.run.config.trainer
     student = build_student(run, job.samples, job.start)
@@ -74,7 +76,7 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     recipe = replace(config, precision=run.precision)
     layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
     data = TrainingData(student, form, job.samples, rows, layout)
-    objectives = [*run.config.objective.build(data), *(job.further(data) if job.further else ())]
+    objectives = [*run.config.objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}
@@ -85,20 +87,20 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
         if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
-            save(run, student, form, job.place, world)  # comes last, because it may shard the parameters again
+            save(run, student, form, job.directory, world)  # comes last, because it may shard the parameters again
         return entry
 
-    checkpoints = Checkpoints(job.place.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
-    with _set_aside_if_not_finite(checkpoints, job.place.student, world), progress(job.title, n_steps, "steps") as bar:
+    checkpoints = Checkpoints(job.directory.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
+    with _set_aside_if_not_finite(checkpoints, job.directory.student, world), progress(job.title, n_steps, "steps") as bar:
         report = fit_student(
             student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
             stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
             advance=bar.advance, checkpoints=checkpoints,
-            log_folder=None if run.config.logger.name == "none" else job.place.logs,
-            loggers=context.tracker.loggers(job.place) if context.tracker else (), world=world,
+            log_folder=None if run.config.logger.name == "none" else job.directory.logs,
+            loggers=context.tracker.loggers(job.directory) if context.tracker else (), world=world,
         )  # fmt: skip
     if not run.split.validation:
-        save(run, student, form, job.place, world)
+        save(run, student, form, job.directory, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
         "n_reasoning_samples": len(rows) if run.uses_rationales else 0,
@@ -130,7 +132,7 @@ def _set_aside_if_not_finite(checkpoints: Checkpoints, student: Path, world: Wor
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:
-    """Whether the last ``patience`` evaluations brought no better validation accuracy."""
+    """Whether the last ``patience`` evaluations brought no better validation accuracy; never if ``patience`` is None."""
     accuracies = [entry["validation_accuracy"] for entry in history if "validation_accuracy" in entry] if patience is not None else []
     return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
 
@@ -138,27 +140,27 @@ def out_of_patience(history: History, patience: int | None) -> bool:
 def evaluate(context: Context) -> Summary:
     """Answer the test problems greedily or by a majority vote, and score the answers.
 
-    The student comes from the training in the step's directory; methods that do not train use the configured student.
+    The student is the one that was trained in the step's directory. Methods that do not train use the configured student.
     """
-    run, place, world = context.run, context.directory, context.world
-    student = load_trained(run, place) if run.trains else build_student(run)
+    run, directory, world = context.run, context.directory, context.world
+    student = load_trained(run, directory) if run.trains else build_student(run)
     form: scoring.Form
     with progress("evaluate", len(run.split.test) * run.config.student.self_consistency, "answers") as bar:
         if run.method.prompted:
             form = run.prompt
-            drawn, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
+            answers, facts = prompt_student(run, student, run.split.test, world, voting(run), bar.advance)
         else:
-            form = read_interface(place.student).format if run.trains else text_format(run, student)
-            drawn, facts = draw(run, student, form, run.split.test, world, voting(run), bar.advance)
+            form = read_interface(directory.student).format if run.trains else text_format(run, student)
+            answers, facts = answer_problems(run, student, form, run.split.test, world, voting(run), bar.advance)
     if world.rank > 0:
         return {}
     size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
-    return scoring.report(drawn, form, run.task.rule, place) | facts | size
+    return scoring.report(answers, form, run.task.rule, directory) | facts | size
 
 
-def load_trained(run: Run, place: RunDirectory) -> Student:
-    """Load the student that a training wrote."""
-    return load_student(str(place.student), chat=_uses_chat_template(run))
+def load_trained(run: Run, directory: RunDirectory) -> Student:
+    """Load the student that a training wrote into this directory."""
+    return load_student(str(directory.student), chat=_uses_chat_template(run))
 
 
 def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, start: Path | None = None) -> Student:
@@ -166,7 +168,7 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
 
     Args:
         run: The run.
-        samples: Training samples; the tokenizer of a student from scratch is trained on them. None: the run's samples.
+        samples: Training samples, on which the tokenizer of a student from scratch is trained; None: the run's samples.
         start: Folder of the student to continue from; None: start with the configured student.
     """
     config = run.config.student
@@ -180,9 +182,10 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
         return load_student(str(start))
     samples = training_samples(run) if samples is None else samples
     texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
+    tokenizer = train_tokenizer(texts, config.vocab_size) if config.tokenizer is None else AutoTokenizer.from_pretrained(config.tokenizer)
     return build_tiny(
-        config.architecture, texts, width=config.width, layers=config.layers, heads=config.heads,
-        vocab_size=config.vocab_size, max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
+        config.architecture, tokenizer, width=config.width, layers=config.layers, heads=config.heads,
+        max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
     )  # fmt: skip
 
 
@@ -211,9 +214,9 @@ def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> Training
     )
 
 
-def kept_rows(place: RunDirectory) -> list[CuratedCompletion]:
-    """Read the completions that curation kept."""
-    return [from_row(CuratedCompletion, row) for row in read_jsonl(place.curated) if row["kept"]]
+def kept_rows(directory: RunDirectory) -> list[CuratedCompletion]:
+    """Read the completions that curation kept in this directory of a run or round."""
+    return [from_row(CuratedCompletion, row) for row in read_jsonl(directory.curated) if row["kept"]]
 
 
 def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
@@ -239,7 +242,7 @@ def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequ
     return rows
 
 
-def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, world: World) -> None:
+def save(run: Run, student: Student, form: StudentFormat, directory: RunDirectory, world: World) -> None:
     """Write the student to the ``student/`` folder, in the format of transformers, with its interface (``fcot.json``).
 
     All ranks take part in gathering sharded parameters; the first one writes.
@@ -256,4 +259,4 @@ def save(run: Run, student: Student, form: StudentFormat, place: RunDirectory, w
         save_student(student, folder, limits.max_new_tokens, weights)
         write_interface(folder, interface)
 
-    write_folder(place.student, fill)
+    write_folder(directory.student, fill)

@@ -30,17 +30,17 @@ def packed_attention(
 
     Args:
         module: The model's attention layer.
-        query: (1, heads, tokens, width).
-        key: (1, key heads, tokens, width); the number of heads is a multiple of the number of key heads.
-        value: (1, key heads, tokens, width).
-        attention_mask: Used only without ``segments``.
+        query: Queries, (1, heads, tokens, width).
+        key: Keys, (1, key heads, tokens, width); the number of heads is a multiple of the number of key heads.
+        value: Values, (1, key heads, tokens, width).
+        attention_mask: Used only without ``segments``, for the attention of transformers.
         scaling: Factor of the scores; None: one over the square root of the width.
         dropout: Dropout rate of the attention weights.
-        segments: Tokens of each sample; None: the rows are not packed.
+        segments: Number of tokens of each sample, in order; None: the rows are not packed.
         **options: Passed to the attention of transformers.
 
     Returns:
-        (1, tokens, heads, width), and None in place of the attention weights.
+        The attention's output, (1, tokens, heads, width), and None instead of the attention weights.
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)  # type: ignore[no-any-return]

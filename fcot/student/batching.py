@@ -1,6 +1,6 @@
 """Which samples an optimizer step sees: a pure function of seed and step.
 
-So resuming means "continue at step k". Micro-batches, ranks and packing only divide the samples of a step.
+To resume a training is therefore to continue at step k. Micro-batches, ranks and packing only divide the samples of a step.
 """
 
 from __future__ import annotations
@@ -120,6 +120,15 @@ def deal(ids: Ids, lengths: NDArray[np.int64], micro_batches: int, ranks: int) -
     """Divide a step's samples over micro-batches and ranks; a part may be empty.
 
     A micro-batch holds samples of similar length, for little padding. Its samples are dealt to the ranks in turn, for equal work.
+
+    Args:
+        ids: Positions of the step's samples.
+        lengths: Tokens of all samples, (n, k).
+        micro_batches: Micro-batches per step.
+        ranks: Number of ranks.
+
+    Returns:
+        For each micro-batch, the positions that each rank gets.
     """
     order = ids[np.argsort(lengths[ids].sum(1), kind="stable")]
     return [[part[rank::ranks] for rank in range(ranks)] for part in np.array_split(order, micro_batches)]

@@ -24,7 +24,7 @@ from fcot.base.console import say
 from fcot.base.files import file_fingerprint, replacing
 from fcot.decoding.models import not_finite
 
-_KEPT = 2  # the last one, and the one before it in case the last one is damaged
+_N_KEPT = 2  # the last one, and the one before it in case the last one is damaged
 _SHARE = 0.05  # largest share of the time that writing may take
 _ASSUMED_PACE = 1e8  # bytes per second, until the first checkpoint is written
 _ASSEMBLED = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -35,7 +35,7 @@ class Checkpoints:
 
     Args:
         folder: A folder that holds nothing else.
-        every_s: Least seconds between two checkpoints; longer if writing them would take more than a twentieth of the time.
+        every_s: Least seconds between two checkpoints. The time is longer if writing would take more than a twentieth of it.
         n_bytes: Approximate size of a checkpoint. It decides how long to wait for the first one.
     """
 
@@ -54,12 +54,12 @@ class Checkpoints:
         """Write a checkpoint, then remove those that are no longer needed.
 
         Args:
-            state: Has ``step``, the number of optimizer steps done.
+            state: The content of the checkpoint. It has ``step``, the number of optimizer steps done, and ``weights``.
 
         Raises:
             FcotError: The disk is full or the folder is not writable; the older checkpoints stay.
         """
-        began = time.monotonic()
+        started = time.monotonic()
         unnamed = self.folder / "step"
         with replacing(unnamed) as temporary, temporary.open("wb") as file:
             hashed = _Hashed(file)
@@ -68,10 +68,10 @@ class Checkpoints:
             except RuntimeError as error:  # a full disk, as torch's writer reports it
                 raise OSError(None, str(error)) from error
         os.replace(unnamed, self.folder / f"step_{state['step']}.{hashed.sha256.hexdigest()[:16]}.ckpt")
-        for old in self._newest_first()[_KEPT:]:
+        for old in self._newest_first()[_N_KEPT:]:
             old.unlink(missing_ok=True)
         self._last = time.monotonic()
-        self._wait_s = max(self._every_s, (self._last - began) / _SHARE)
+        self._wait_s = max(self._every_s, (self._last - started) / _SHARE)
 
     def load(self) -> dict[str, Any] | None:
         """Load the newest undamaged checkpoint with finite weights; None if there is none."""
@@ -86,19 +86,19 @@ class Checkpoints:
         return None
 
     def set_aside(self, student: Path) -> None:
-        """Remove the student that an unfinished training left; keep it for :meth:`take_back` if there is a checkpoint."""
-        kept = self.folder / student.name
-        shutil.rmtree(kept, ignore_errors=True)
+        """Remove the student that an unfinished training wrote; keep it for :meth:`take_back` if there is a checkpoint."""
+        aside = self.folder / student.name
+        shutil.rmtree(aside, ignore_errors=True)
         if student.exists() and self._newest_first():
-            os.replace(student, kept)
+            os.replace(student, aside)
         else:
             shutil.rmtree(student, ignore_errors=True)
 
     def take_back(self, student: Path) -> None:
         """Move the student that :meth:`set_aside` kept back to its place, unless there is one already."""
-        kept = self.folder / student.name
-        if kept.exists() and not student.exists():
-            os.replace(kept, student)
+        aside = self.folder / student.name
+        if aside.exists() and not student.exists():
+            os.replace(aside, student)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.*.ckpt"), key=_age)
@@ -131,8 +131,8 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def whole(model: torch.nn.Module) -> Iterator[None]:
-    """Give every rank all parameters within the context: ranks decode different numbers of steps, so they cannot gather them together."""
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Give every rank all parameters within the context. Ranks that decode take different numbers of steps, so no step can gather them."""
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -145,7 +145,7 @@ def whole(model: torch.nn.Module) -> Iterator[None]:
 
 
 def gather_weights(model: torch.nn.Module) -> None:
-    """Give every rank all parameters, until they are sharded again explicitly."""
+    """Give every rank all parameters; they stay gathered until they are sharded again explicitly."""
     if isinstance(model, FSDPModule):
         model.set_reshard_after_forward(False)
         for module in model.modules():
@@ -154,7 +154,7 @@ def gather_weights(model: torch.nn.Module) -> None:
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, Any]:
-    """The trainable parameters by name. Of a sharded model, the first rank gets whole tensors, and the others get nothing."""
+    """The trainable parameters by name. If the model is sharded, the first rank gets whole tensors, and the others get nothing."""
     if is_sharded(model):
         return get_model_state_dict(model, options=_ASSEMBLED)
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -168,7 +168,7 @@ def checkpoint_bytes(model: torch.nn.Module) -> float:
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimizer's state by parameter name, so that a training can continue under another strategy.
 
-    Of a sharded model, the first rank gets whole tensors, and the others get nothing.
+    If the model is sharded, the first rank gets whole tensors, and the others get nothing.
     """
     if is_sharded(model):
         return dict(get_optimizer_state_dict(model, optimizer, options=_ASSEMBLED))

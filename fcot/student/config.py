@@ -23,7 +23,7 @@ class StudentConfig(Protocol):
 
     Attributes:
         name: The choice in ``conf/student``.
-        remote: Whether a server generates its answers, instead of a model that is loaded here.
+        remote: Whether a server generates its answers, rather than a model that fcot loads.
         is_teacher: Whether the teacher itself is evaluated as the student.
         api_backed: Whether it is fine-tuned and evaluated through an API.
         pretrained: Whether its parameters are loaded from a folder or the hub.
@@ -43,8 +43,8 @@ class LoraConfig:
     """Low-rank adapters, trained instead of all parameters; they are merged into the saved student."""
 
     rank: int | None = bounded(None, at_least=1)  # null trains all parameters
-    alpha: float = bounded(32.0, above=0)
-    dropout: float = bounded(0.0, at_least=0, below=1)
+    alpha: float = bounded(32.0, above=0)  # scale: an adapter's output is multiplied by alpha / rank
+    dropout: float = bounded(0.0, at_least=0, below=1)  # dropout rate of an adapter's input
     targets: list[str] | None = None  # names of layers, or [all-linear]; null: peft's choice for the family
 
 
@@ -53,14 +53,14 @@ class PretrainedStudentConfig:
     """A pretrained encoder-decoder or decoder of transformers: T5, Flan-T5, GPT-2, Llama, Qwen, SmolLM and the like."""
 
     name: str = MISSING
-    hub_id: str | None = MISSING  # OWNER/NAME on the hub; null with path
+    hub_id: str | None = MISSING  # OWNER/NAME on the hub; may be null if path is set
     revision: str | None = None  # branch, tag or commit of hub_id; null: the main branch
     path: str | None = resolved(None, "the folder's content")  # local folder, used instead of hub_id
     chat_template: bool = False  # format questions with the tokenizer's chat template
     lora: LoraConfig = field(default_factory=LoraConfig)
-    max_prompt_tokens: int = bounded(512, at_least=8)
-    max_completion_tokens: int = bounded(512, at_least=2)
-    max_new_tokens: int = bounded(1024, at_least=1)  # paper A's limit at evaluation
+    max_prompt_tokens: int = bounded(512, at_least=8)  # limit of a prompt; a longer one loses demonstrations, then its beginning
+    max_completion_tokens: int = bounded(512, at_least=2)  # limit of a completion in training; a longer one loses its end
+    max_new_tokens: int = bounded(1024, at_least=1)  # limit of an answer at evaluation, in tokens; paper A uses 1024
     self_consistency: int = bounded(1, at_least=1)  # answers sampled per problem for a majority vote; 1 decodes greedily
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)  # sampling temperature; needs self_consistency above 1
     top_k: int | None = bounded(None, at_least=1)  # sample from this many likeliest tokens; null: from all
@@ -81,19 +81,20 @@ class PretrainedStudentConfig:
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about options that cannot be combined with the rest of the configuration."""
         if self.lora.rank is not None and config.trainer.strategy == "fsdp":
-            yield "student.lora with trainer.strategy=fsdp: adapters are small; trainer.strategy=ddp"
+            yield "student.lora cannot be combined with trainer.strategy=fsdp; adapters are small: use trainer.strategy=ddp"
 
 
 @dataclass
 class TinyStudentConfig:
-    """A small model trained from scratch; its tokenizer is trained on the training texts."""
+    """A small model trained from scratch; its tokenizer is trained on the training texts, or is that of another student."""
 
     name: str = MISSING
     architecture: str = MISSING  # encoder_decoder (T5) or decoder (GPT-2)
-    width: int = bounded(64, at_least=1)
-    layers: int = bounded(2, at_least=1)
-    heads: int = bounded(4, at_least=1)
-    vocab_size: int = bounded(600, at_least=300)
+    width: int = bounded(64, at_least=1)  # hidden size, a multiple of heads
+    layers: int = bounded(2, at_least=1)  # for T5, of the encoder and of the decoder each
+    heads: int = bounded(4, at_least=1)  # attention heads
+    vocab_size: int = bounded(600, at_least=300)  # largest size of the tokenizer's vocabulary
+    tokenizer: str | None = resolved(None, "the tokenizer's content")  # folder of a student whose tokenizer is used; null: train one
     max_prompt_tokens: int = bounded(256, at_least=8)
     max_completion_tokens: int = bounded(256, at_least=2)
     max_new_tokens: int = bounded(256, at_least=1)
@@ -111,6 +112,8 @@ class TinyStudentConfig:
         """Messages about invalid options that the bounds of single options do not catch."""
         if self.heads >= 1 and self.width % self.heads:
             yield f"student.width={self.width} is not a multiple of student.heads={self.heads}"
+        if self.tokenizer is not None:
+            yield from folder_faults("student.tokenizer", self.tokenizer)
 
 
 @dataclass
@@ -154,7 +157,7 @@ class ApiStudentConfig:
         """The price of a model's tokens, None if unknown.
 
         Args:
-            model: Such as the fine-tuned model; None: the base model.
+            model: Name of the model, such as a fine-tuned one; None: the base model.
         """
         return price_of(self, "student.prices", model or self.model)
 
@@ -178,9 +181,9 @@ class TeacherAsStudentConfig:
 
         method = config.method.name
         if config.until != "evaluate":
-            yield f"until={config.until}: student=teacher can only be evaluated; until=evaluate"
+            yield f"until={config.until}: student=teacher can only be evaluated; use until=evaluate"
         if method in METHODS and METHODS[method].trains:
-            yield f"method={method} trains, and student=teacher cannot be trained: method=zero_shot, zero_shot_cot or few_shot_cot"
+            yield f"method={method} trains, and student=teacher cannot be trained; use method=zero_shot, zero_shot_cot or few_shot_cot"
 
 
 @dataclass
@@ -188,8 +191,8 @@ class TrainerConfig:
     """How the student is trained and which checkpoint is reported."""
 
     name: str = neutral(MISSING, Why.NAMED)
-    lr: float = bounded(MISSING, above=0)
-    weight_decay: float = bounded(0.01, at_least=0)
+    lr: float = bounded(MISSING, above=0)  # peak learning rate of AdamW
+    weight_decay: float = bounded(0.01, at_least=0)  # weight decay of AdamW
     batch_size: int = bounded(MISSING, at_least=1)  # samples per optimizer step, over all devices
     batch_tokens: int | None = bounded(None, at_least=1)  # most tokens per optimizer step, padding included; used instead of batch_size
     micro_batches: int = bounded(1, at_least=1)  # gradient accumulation: parts of a step that are computed one after the other
@@ -202,9 +205,10 @@ class TrainerConfig:
     loss_mean: str = bounded("weighted", one_of=("weighted", "counted"))
     epochs: int | None = bounded(None, at_least=1)  # training ends after epochs or max_steps, whichever comes first
     max_steps: int | None = bounded(None, at_least=1)
+    # linear and cosine: the learning rate decays to zero by the last step
     schedule: str = bounded("linear", one_of=("constant", "linear", "cosine"))
-    warmup_steps: int = bounded(0, at_least=0)
-    clip_norm: float | None = bounded(1.0, above=0, hint=", or null")
+    warmup_steps: int = bounded(0, at_least=0)  # optimizer steps over which the learning rate rises linearly to its peak
+    clip_norm: float | None = bounded(1.0, above=0, hint=", or null")  # largest norm of the gradients; null: no clipping
     # auto: bf16-mixed on a GPU that supports it, else 32-true
     precision: str = bounded("auto", one_of=("auto", "32-true", "bf16-mixed", "16-mixed"))
     tf32: bool = False  # faster float32 matrix products on a GPU, with inputs rounded to TF32
@@ -214,7 +218,7 @@ class TrainerConfig:
     evaluate_every_epochs: int | None = bounded(1, at_least=1)  # null: only at the end
     # the checkpoint that is reported: validation (the best on problems held out from train) or last
     selection: str = bounded("validation", one_of=("validation", "last"))
-    best_epoch: bool = False  # also evaluate the test set each time, for accuracy_best_epoch (paper A's figure)
+    best_epoch: bool = False  # at each evaluation also answer the test problems, for accuracy_best_epoch (paper A's figure)
     patience: int | None = bounded(None, at_least=1)  # stop after this many evaluations without a better validation accuracy
     eval_batch_tokens: int = neutral(32768, Why.DEVICES, at_least=1)  # decoding: tokens of a batch, rows times length
     eval_precision: str = bounded("32-true", one_of=("32-true", "bf16-true"))  # precision of decoding
@@ -228,9 +232,9 @@ class TrainerConfig:
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that the bounds of single options do not catch."""
         if self.patience is not None and self.selection != "validation":
-            yield "trainer.patience needs validation problems: trainer.selection=validation"
+            yield "trainer.patience needs validation problems: set trainer.selection=validation, or trainer.patience=null"
         if self.epochs is None and self.max_steps is None:
-            yield "trainer.epochs and trainer.max_steps are both null: training would not end"
+            yield "trainer.epochs and trainer.max_steps are both null: training would not end; set one of them"
 
 
 SCHEMAS = {

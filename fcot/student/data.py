@@ -28,7 +28,7 @@ class Layout:
     Attributes:
         architecture: The student's architecture.
         pad_id: Token id of padding, which is masked.
-        start_id: First input token of an encoder-decoder's decoder.
+        start_id: First input token of an encoder-decoder's decoder; None for decoders.
         prompt_weight: Loss weight of a prompt token, where a completion token has 1 (decoders).
         demonstration_weight: Loss weight of a token of the prompt's demonstrations (decoders).
         count_weighted: True: the mean loss divides by the sum of the token weights; False: by the number of tokens with a weight
@@ -58,9 +58,9 @@ class Layout:
             demonstrations: Tokens of the prompts' demonstrations, (n,); None: the prompts have none.
             weights: Loss weights of the samples, (n,); None: all are 1.
         """
-        shown = np.zeros(len(tokens)) if demonstrations is None else demonstrations
-        # (demonstration, prompt and completion, n); the first token of a text is not a target
-        targets = np.stack([np.maximum(shown - 1, 0), tokens[:, 0] - np.maximum(shown, 1), tokens[:, 1]])
+        n_shown = np.zeros(len(tokens)) if demonstrations is None else demonstrations
+        # Number of targets, (3, n): in demonstrations, in the rest of the prompt, in the completion. The first token is not a target.
+        targets = np.stack([np.maximum(n_shown - 1, 0), tokens[:, 0] - np.maximum(n_shown, 1), tokens[:, 1]])
         part_weights = np.array([self.demonstration_weight, self.prompt_weight, 1.0])
         sample_weights = np.ones(len(tokens)) if weights is None else weights
         if not self.count_weighted:
@@ -114,8 +114,8 @@ class Layout:
         targets: list[int] = []
         token_weights: list[float] = []
         for row, ids, begin, weight in zip(rows, texts, begins, weights or [1.0] * len(rows), strict=True):
-            shown, prompted = max(1, row.demonstrations), len(row.prompt)  # the first token is not a target
-            parts = ((1, shown, self.demonstration_weight), (shown, prompted, self.prompt_weight), (prompted, len(ids), 1.0))
+            n_shown, n_prompt = max(1, row.demonstrations), len(row.prompt)  # the first token is not a target
+            parts = ((1, n_shown, self.demonstration_weight), (n_shown, n_prompt, self.prompt_weight), (n_prompt, len(ids), 1.0))
             for start, end, part_weight in parts:
                 if part_weight:
                     positions += range(begin + start - 1, begin + end - 1)  # a token is predicted at the position before it
@@ -219,8 +219,8 @@ class _Stream:
             ids = self._sampler.step(step)
             denominators = {objective.name: objective.denominator(ids) for objective in self._objectives}
             for index, parts in enumerate(deal(ids, self._lengths, self._micro_batches, self._ranks)):
-                whole = np.concatenate(parts)
-                yield _MicroBatch(step, index, parts[self._rank], len(whole), int(self._lengths[whole].sum()), denominators)
+                all_ids = np.concatenate(parts)
+                yield _MicroBatch(step, index, parts[self._rank], len(all_ids), int(self._lengths[all_ids].sum()), denominators)
 
 
 class _MicroBatches(Dataset[Batch]):

@@ -16,10 +16,10 @@ from fcot.student.loading import Student
 
 @dataclass(frozen=True)
 class Decoded:
-    """One answer.
+    """One answer of a student.
 
     Attributes:
-        text: Without special tokens.
+        text: Text of the answer, without special tokens.
         complete: Whether the answer ended by itself, before the token limit.
         n_tokens: Length in tokens, end token included.
     """
@@ -44,8 +44,8 @@ def decode(
 
     Args:
         student: Model and tokenizer. The model stays on its device and is in evaluation mode while it decodes.
-        prompts: A limit that exceeds the model's positions is lowered to them.
-        max_tokens: As in :class:`fcot.decoding.engine.Decoder`.
+        prompts: The prompts. A limit that exceeds the model's positions is lowered to what they allow.
+        max_tokens: Size of a batch in tokens, rows times columns (:class:`fcot.decoding.engine.Decoder`).
         sampling: Greedy, or temperature and top-k.
         world: The ranks that share the work.
         advance: Called with the number of prompts that were finished since the last call.

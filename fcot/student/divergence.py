@@ -1,4 +1,4 @@
-"""Detects a training that diverges: a loss or a parameter that is inf or nan ends it, a loss far above the first one is a warning.
+"""Detects a training that diverges. A loss or a parameter that is inf or nan ends the training; a loss far above the first one warns.
 
 Losses stay on their device; the host reads them only at steps where it waits for the device anyway.
 """
@@ -16,7 +16,7 @@ from fcot.base.ranks import least_together
 from fcot.decoding.models import all_finite
 
 _NEVER = 2**62  # stands for "at no step"
-_FAR = 2.0  # a loss above this many times the first loss, plus 1, is a warning; the 1 because a small first loss doubles soon
+_FAR = 2.0  # warn of a loss above this many times the first loss, plus 1: without the 1, a small first loss would double soon
 
 
 class DivergenceCheck:
@@ -24,14 +24,14 @@ class DivergenceCheck:
 
     Args:
         model: The model in training; only its trainable parameters are checked.
-        size: Number of ranks.
+        ranks: Number of ranks.
         rate: Gives the learning rate of a step, counted from 1.
-        remedies: The overrides to change, for messages: at the first step, which no learning rate has affected yet, and later.
+        remedies: What to change, for messages: one text for the first step, which no learning rate has affected yet, one for later steps.
     """
 
-    def __init__(self, model: torch.nn.Module, size: int, rate: Callable[[int], float], remedies: tuple[str, str]) -> None:
+    def __init__(self, model: torch.nn.Module, ranks: int, rate: Callable[[int], float], remedies: tuple[str, str]) -> None:
         self._model = model
-        self._size = size
+        self._ranks = ranks
         self._rate = rate
         self._remedies = remedies
         self._first: torch.Tensor | None = None  # first step whose loss is not finite, on the loss's device
@@ -62,7 +62,7 @@ class DivergenceCheck:
             NotFinite: A loss or a parameter is inf or nan.
         """
         broken = weights and not self._weights_finite()
-        loss_step, weight_step = least_together([self._first_broken_step(), step if broken else _NEVER], self._size)
+        loss_step, weight_step = least_together([self._first_broken_step(), step if broken else _NEVER], self._ranks)
         broken_step = min(loss_step, weight_step)
         if broken_step == _NEVER:
             return
@@ -93,7 +93,12 @@ class DivergenceCheck:
 
 
 def remedies(clip_norm: float | None, precision: str) -> tuple[str, str]:
-    """Advice for a training that is not finite, as overrides: at its first step, and at later ones."""
+    """Advice for a training that is not finite, with overrides: for its first step, and for later ones.
+
+    Args:
+        clip_norm: The option ``trainer.clip_norm``; None: gradients are not clipped.
+        precision: Lightning's name of the precision.
+    """
     clip = "set trainer.clip_norm=1.0" if clip_norm is None else f"lower trainer.clip_norm={clip_norm:g}"
     if precision == "32-true":
         return "check the weights it started from (student.path)", f"lower trainer.lr or {clip}"

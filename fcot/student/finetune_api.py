@@ -1,7 +1,7 @@
 """Fine-tuning through OpenAI's API: upload a training file, create a job, and wait for its end.
 
-Each id is written to ``job.json`` as soon as it is known: the file's, then the job's. A job's metadata carry the hash of its request
-and its training file. So a command that was killed anywhere finds its job again, in ``job.json`` or in the server's list.
+Each id is written to ``job.json`` as soon as it is known: the file's, then the job's. A job's metadata hold a hash of its request and its
+training file. A command that was killed at any point therefore finds its job again, in ``job.json`` or in the server's list.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def fine_tune(
     """Train the server's model on (user turn, assistant turn) samples, or reuse the model of an earlier job with the same request.
 
     Args:
-        server: Its model is the base model.
-        samples: In the order of the training file.
+        server: The server; its model is the base model.
+        samples: Prompt and completion of each sample, in the order of the training file.
         folder: Gets ``train.jsonl`` and ``job.json``.
         lock: File that is locked while a job is looked up or created, so that two runs with the same training data share one job.
         run_id: Id of the run, for the job's metadata.
         epochs: Passes over the samples; the other hyperparameters are the API's defaults.
         seed: Seed of the job; the API takes it modulo 2**31.
         poll_s: Seconds between two checks of the job.
-        max_tries: Tries of one call that fails with a temporary error.
+        max_tries: Most tries of a call that fails with a temporary error.
         watch: Called with a sentence about the job's progress.
 
     Raises:
@@ -119,7 +119,7 @@ class _FineTuningJob:
     async def start(self) -> str:
         """Get the job's id: from ``job.json``, from the server's list, or by creating a job."""
         state = read_json(self.state) if self.state.exists() else {}
-        if state.get("request") != self.request:  # of other training data or settings
+        if state.get("request") != self.request:  # the file is about other training data or settings
             state = {"request": self.request}
         try:
             if "job" not in state:
@@ -194,9 +194,12 @@ class _FineTuningJob:
         """Get a file or a job from the server.
 
         Args:
-            path: Ends with its id.
-            kind: What it is, for messages.
-            field: A text that the response must have.
+            path: Path of the request; ends with the id.
+            kind: ``training file`` or ``fine-tuning job``, for messages.
+            field: Name of a text that the response must have.
+
+        Raises:
+            FcotError: The server does not know the id, or the call fails.
         """
 
         async def get(client: Any) -> Object:
@@ -222,8 +225,8 @@ def _read(data: bytes, field: str, kind: type) -> Object:
     """Parse a response: a JSON object whose ``field`` is of type ``kind``.
 
     Raises:
-        Malformed: It is not such an object.
-        ValueError: It is not JSON.
+        Malformed: The response is not such an object.
+        ValueError: The response is not JSON.
     """
     response = json.loads(data)
     if not isinstance(response, dict) or not isinstance(response.get(field), kind):

@@ -1,4 +1,4 @@
-"""Runs Lightning's trainer: Ctrl-C, memory, precision of matrix products, and silenced warnings."""
+"""Runs Lightning's trainer, and handles Ctrl-C, freed memory, the precision of matrix products, and unneeded warnings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fcot.student.module import StudentModule
 
 
 def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: bool, log_folder: Path | None) -> None:
-    """Run the trainer.
+    """Run the trainer over all micro-batches.
 
     Args:
         trainer: Lightning's trainer.
@@ -33,7 +33,7 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
         KeyboardInterrupt: Ctrl-C was pressed; Lightning itself would raise SystemExit.
         FcotError: The disk is full.
     """
-    before = torch.get_float32_matmul_precision()
+    former_precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         with _keeping_freed_memory():
@@ -44,7 +44,7 @@ def fit(trainer: pl.Trainer, module: StudentModule, data: ReasoningData, tf32: b
     except OSError as error:
         raise disk_error(error, log_folder or Path("the training log")) from error
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(former_precision)
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def _keeping_freed_memory() -> Iterator[None]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bfloat16 instructions; also True if this version of torch cannot say."""
+    """Whether the CPU has bfloat16 instructions; also True if this version of torch does not report them."""
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return not capabilities or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 

@@ -12,18 +12,19 @@ from transformers.modeling_outputs import BaseModelOutput
 from fcot.student.activations import checkpoint_activations, checkpoints_activations
 from fcot.student.tensors import Batch
 
-CHUNKED_FROM = 1 << 26  # logits of a micro-batch: a quarter of a gigabyte in float32, of which a loss holds three copies
-CHUNK = 1 << 25  # logits that are computed at once
-GRADIENT_BYTES = 1 << 29  # bytes of the gradients of logits that are kept at once
+# A micro-batch with this many logits or more is computed in chunks: they are 256 MiB in float32, and a loss holds three copies of them.
+CHUNKED_FROM = 1 << 26
+CHUNK = 1 << 25  # logits of one chunk
+GRADIENT_BYTES = 1 << 29  # largest size of the logits' gradients that exist at once
 
 
 class Forward:
     """Computes a model's logits at the targets of a batch, and the hidden states that its output head reads.
 
-    Only hidden states at target positions go through the output head, the most expensive layer. Self-reflection uses these states too.
+    Only hidden states at target positions go through the output head, the most expensive layer. Self-reflection also uses these states.
 
     A hook on the head selects the states, because models differ in what they do around the head (scales, caps). The hook stays
-    registered until :meth:`remove`, because ``torch.compile`` compiles again when a hook changes.
+    registered until :meth:`remove`: ``torch.compile`` would compile again whenever a hook changes.
 
     Args:
         model: A language model of transformers.
@@ -51,8 +52,8 @@ class Forward:
         """Hidden states at the targets of a batch, and the output head: for a loss that computes the logits in chunks.
 
         Returns:
-            (targets, width) and the linear head. None if the batch has few logits, if the model changes the head's output
-            (Gemma 2 caps it), or if the head cannot be applied alone (adapters, sharded parameters, compiled models, 16-mixed).
+            The states, (targets, width), and the linear head. None if the batch has few logits, if the model changes the head's
+            output (Gemma 2 caps it), or if the head cannot be applied alone (adapters, sharded parameters, compiled models, 16-mixed).
         """
         head = self._model.get_output_embeddings()
         if self._linear is False or isinstance(head.weight, DTensor) or autocast_type(head.weight) == torch.float16:
@@ -61,7 +62,7 @@ class Forward:
             return None
         try:
             self._positions, self._states = batch["positions"], []
-            logits = self._model(**batch["inputs"], use_cache=False).logits[0]  # of the first target only
+            logits = self._model(**batch["inputs"], use_cache=False).logits[0]  # the hook lets only the first target through
             states = self._states[0]
         finally:
             self._positions = self._states = None

@@ -37,12 +37,12 @@ class StudentInterface:
 
 
 def write_interface(folder: Path, interface: StudentInterface) -> None:
-    """Write ``fcot.json``."""
+    """Write ``fcot.json`` into a student's folder."""
     write_json(folder / FILE, asdict(interface))
 
 
 def read_interface(folder: Path) -> StudentInterface:
-    """Read ``fcot.json``.
+    """Read ``fcot.json`` from a student's folder.
 
     Raises:
         FcotError: The file is missing or damaged.
@@ -50,10 +50,10 @@ def read_interface(folder: Path) -> StudentInterface:
     try:
         content = read_json(folder / FILE)
         demonstrations = tuple(Demonstration(**demonstration) for demonstration in content["format"].get("demonstrations", ()))
-        text_format = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
-        return StudentInterface(**content | {"format": text_format, "rule": AnswerRule(**content["rule"])})
+        form = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
+        return StudentInterface(**content | {"format": form, "rule": AnswerRule(**content["rule"])})
     except FileNotFoundError as error:
-        hint = f": {folder / 'student'} is one" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
+        hint = f"; use {folder / 'student'}" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FcotError(f"{folder}: its {FILE} is damaged ({error})") from error

@@ -79,7 +79,7 @@ def load_student(source: str, revision: str | None = None, chat: bool = False) -
             (:func:`fcot.decoding.models.load_whole`).
     """
     try:
-        config, tokenizer = _load_light(source, revision)
+        config, tokenizer = _load_config_and_tokenizer(source, revision)
         check_fit(source, config, tokenizer)
         model = load_whole(_model_class(config), source, name=_display_name(source), revision=revision, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -139,8 +139,8 @@ def save_student(student: Student, folder: Path, max_new_tokens: int | None = No
     Args:
         student: The student.
         folder: Where the files are written.
-        max_new_tokens: Limit of an answer, for the saved generation config; None: none.
-        weights: All weights by name, if the model's own are sharded over ranks; None: take the model's.
+        max_new_tokens: Limit of an answer in tokens, for the saved generation config; None: the config gets no limit.
+        weights: All weights by name, if the model's own are sharded over ranks; None: the model's own are written.
 
     Raises:
         FcotError: A weight is not finite; nothing is written.
@@ -174,7 +174,7 @@ def check_student(
     lora: Lora | None = None,
     packing: bool = False,
 ) -> Architecture:
-    """Check that a student can be loaded and used. Only its configuration and tokenizer are read, so that the check precedes any purchase.
+    """Check that a student can be loaded and used. The check reads only configuration and tokenizer, so that it can precede a purchase.
 
     Args:
         source: Hub id or folder.
@@ -182,7 +182,7 @@ def check_student(
         max_prompt: Most tokens of a prompt.
         max_completion: Most tokens of a completion.
         chat: Whether a chat template is needed.
-        lora: The adapters; None: none.
+        lora: The adapters; None: all parameters are trained.
         packing: Whether samples will be packed.
 
     Raises:
@@ -190,13 +190,13 @@ def check_student(
             the tokenizer has no chat template, or the model supports no packing or no adapters.
     """
     try:
-        config, tokenizer = _load_light(source, revision)
+        config, tokenizer = _load_config_and_tokenizer(source, revision)
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
     check_fit(source, config, tokenizer)
     if lora is not None:  # a model without weights is enough: peft finds layers by name
         with torch.device("meta"):
-            add_lora(light_model(source, revision), lora)
+            add_lora(build_without_weights(source, revision), lora)
     if chat and not tokenizer.chat_template:
         raise FcotError(f"student.chat_template: the tokenizer of '{source}' has no chat template; student.chat_template=false")
     if packing and not config.is_encoder_decoder and not _can_pack(config):
@@ -210,8 +210,8 @@ def check_student(
     return _architecture(config)
 
 
-def light_model(source: str, revision: str | None) -> Student:
-    """Build a student with uninitialized weights, for the meta device.
+def build_without_weights(source: str, revision: str | None) -> Student:
+    """Build a student from its configuration, without loading weights. The caller chooses the device, such as ``meta``.
 
     Raises:
         FcotError: The tokenizer cannot be loaded.
@@ -231,7 +231,7 @@ def _model_class(config: Any) -> Any:
 
 
 def _positions(config: Any) -> int | None:
-    """A decoder's number of positions. None for encoder-decoders: T5 has relative positions, others a limit for each side."""
+    """A decoder's number of positions. None for encoder-decoders: T5's positions are relative, others have one limit per side."""
     return None if config.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
 
 
@@ -268,12 +268,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
         FcotError: The source does not exist, or the hub cannot be reached.
     """
     try:
-        return _load_light(source, revision)[1]
+        return _load_config_and_tokenizer(source, revision)[1]
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
 
 
-def _load_light(source: str, revision: str | None) -> tuple[Any, Any]:
+def _load_config_and_tokenizer(source: str, revision: str | None) -> tuple[Any, Any]:
+    """The model's configuration and its tokenizer, without any weights."""
     tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
     if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
         tokenizer.pad_token = tokenizer.eos_token
@@ -310,20 +311,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def build_tiny(
-    architecture: Architecture, texts: Iterable[str], *, width: int, layers: int, heads: int, vocab_size: int, max_length: int
+    architecture: Architecture, tokenizer: PreTrainedTokenizerBase, *, width: int, layers: int, heads: int, max_length: int
 ) -> Student:
     """Build a randomly initialized T5 or GPT-2 without dropout.
 
     Args:
         architecture: ``encoder_decoder`` gives T5, ``decoder`` GPT-2.
-        texts: Training texts of the tokenizer.
+        tokenizer: By :func:`train_tokenizer`, or that of another student from scratch.
         width: Hidden size.
         layers: Number of layers; for T5, of the encoder and of the decoder each.
         heads: Number of attention heads; divides ``width``.
-        vocab_size: Largest size of the tokenizer's vocabulary.
         max_length: Positions of a decoder: most tokens of prompt and completion together.
     """
-    tokenizer = train_tokenizer(texts, vocab_size)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     model: PreTrainedModel
     if architecture == "encoder_decoder":

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcot.student.activations import checkpoint_activations
 from fcot.student.forward import CHUNK, CHUNKED_FROM, GRADIENT_BYTES
-from fcot.student.loading import Lora, Student, add_lora, light_model
+from fcot.student.loading import Lora, Student, add_lora, build_without_weights
 
 _PROCESS = 0.7e9  # bytes of Python with its libraries
 _FULL_LOGITS = 3  # float32 tensors of the logits' size: the logits, their log-probabilities, their gradients
@@ -60,9 +60,9 @@ def training_memory(
         FcotError: The tokenizer cannot be loaded, or peft is missing.
         OSError: The configuration cannot be loaded.
     """
-    kept: set[Any] = set()  # storages, so that views of one tensor count once
+    saved: set[Any] = set()  # storages, not tensors, so that views of one tensor count once
     with torch.device("meta"):  # peft moves its adapters between devices, which fails on fake tensors
-        student = light_model(source, revision)
+        student = build_without_weights(source, revision)
         if lora is not None:
             student = add_lora(student, lora)
         n_parameters = sum(parameter.numel() for parameter in student.model.parameters())
@@ -75,14 +75,14 @@ def training_memory(
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.untyped_storage() not in owned:
-                kept.add(tensor.untyped_storage())
+                saved.add(tensor.untyped_storage())
             return tensor
 
         first_state_only = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][:1, :1],))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(precision):
             model(**_inputs(student, rows, prompt, completion), use_cache=False)
         first_state_only.remove()
-        activations = sum(storage.nbytes() for storage in kept)
+        activations = sum(storage.nbytes() for storage in saved)
         if gradient_checkpointing:  # add the inputs of the layers, which are stored
             layers, tokens = student.model.config.num_hidden_layers, rows * (prompt + completion)
             activations += 4.0 * layers * tokens * student.model.config.hidden_size
@@ -92,7 +92,7 @@ def training_memory(
 
 
 def _logits(model: Any, targets: int) -> float:
-    """Bytes of the logits and of the loss's copies of them: for all targets, or for some at a time (:mod:`fcot.student.forward`)."""
+    """Bytes of the logits and of the loss's copies of them, computed at once or in chunks (:mod:`fcot.student.forward`)."""
     head = model.get_output_embeddings()
     logits = targets * head.weight.shape[0]
     if type(head) is torch.nn.Linear and logits >= CHUNKED_FROM:

@@ -72,19 +72,20 @@ class StudentModule(pl.LightningModule):
         """Compute this micro-batch's share of the step's loss.
 
         Returns:
-            ``loss``, and ``means``: by objective name, the micro-batch's share of the objective's mean loss.
+            ``loss``, and ``logged``: the micro-batch's share of what the step logs beside it, by name: the mean losses of the objectives
+            after the first, and what objectives watch.
         """
         words = np.random.SeedSequence((self._seed, batch["step"], batch["micro_batch"], self.global_rank)).generate_state(2)
         torch.manual_seed((int(words[0]) << 32) | int(words[1]))
-        means = {
-            objective.name: objective.loss(self.forward_pass, batch["parts"][objective.name]) / batch["denominators"][objective.name]
-            for objective in self._objectives if objective.name in batch["parts"]
-        }  # fmt: skip
-        loss = sum(objective.weight * means[objective.name] for objective in self._objectives if objective.name in means)
-        return {
-            "loss": loss * (self._micro_batches * self.trainer.world_size),
-            "means": {name: mean.detach() * self.trainer.world_size for name, mean in means.items()},
-        }
+        total, logged = torch.zeros((), device=self.device), dict[str, torch.Tensor]()
+        for objective in self._objectives:
+            if objective.name in batch["parts"]:
+                loss, denominator = objective.loss(self.forward_pass, batch["parts"][objective.name]), batch["denominators"][objective.name]
+                total = total + objective.weight * loss.total / denominator
+                logged |= {name: value / denominator * self.trainer.world_size for name, value in loss.watched.items()}
+                if objective is not self._objectives[0]:
+                    logged[f"{objective.name}_loss"] = loss.total.detach() / denominator * self.trainer.world_size
+        return {"loss": total * (self._micro_batches * self.trainer.world_size), "logged": logged}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

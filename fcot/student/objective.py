@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +11,19 @@ import torch
 from fcot.student.batching import Ids
 from fcot.student.forward import Forward
 from fcot.student.tensors import Batch
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An objective's summed loss of a part.
+
+    Attributes:
+        total: The loss, a scalar.
+        watched: Further sums for the logs, by name: scalars without gradient. They are divided by the denominator, as the loss is.
+    """
+
+    total: torch.Tensor
+    watched: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -48,8 +63,8 @@ class Objective(Protocol):
     def facts(self) -> dict[str, Any]:
         """Entries of the training's summary about this objective: JSON values by name."""
 
-    def loss(self, forward: Forward, part: Batch) -> torch.Tensor:
-        """The summed loss of one rank's part of a micro-batch, a scalar.
+    def loss(self, forward: Forward, part: Batch) -> Loss:
+        """The summed loss of one rank's part of a micro-batch.
 
         Args:
             forward: The student's forward pass.

@@ -1,4 +1,4 @@
-"""Turns texts into token ids. Only this module and loading know the tokenizer.
+"""Turns the prompts and completions of a student into token ids.
 
 A *row* is one training sample: prompt ids and completion ids, the latter ending with the end-of-sequence token.
 """
@@ -84,19 +84,19 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]
 
 
 def tokenize(
-    student: Student, text_format: StudentFormat, samples: Sequence[PromptAndCompletion], *, max_prompt: int, max_completion: int
+    student: Student, form: StudentFormat, samples: Sequence[PromptAndCompletion], *, max_prompt: int, max_completion: int
 ) -> Tokenized:
     """Tokenize samples.
 
     Args:
-        student: Its tokenizer is used.
-        text_format: Turns questions into prompts.
+        student: The student whose tokenizer encodes the texts.
+        form: The student's format, which turns questions into prompts.
         samples: Questions and completions; a completion gets the end-of-sequence token.
         max_prompt: Most tokens of a prompt; the beginning of a longer one is cut.
         max_completion: Most tokens of a completion; the end of a longer one is cut.
     """
     counts = {"cut_prompts": 0, "cut_completions": 0, "unknown": 0}
-    batches = list(_encode(student, text_format, samples, max_prompt, max_completion, counts))
+    batches = list(_encode(student, form, samples, max_prompt, max_completion, counts))
     return Tokenized(pa.Table.from_batches(batches, _SCHEMA).replace_schema_metadata({"fcot": json.dumps(counts)}))
 
 
@@ -133,7 +133,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 def _encode(
     student: Student,
-    text_format: StudentFormat,
+    form: StudentFormat,
     samples: Sequence[PromptAndCompletion],
     max_prompt: int,
     max_completion: int,
@@ -144,34 +144,32 @@ def _encode(
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None
     for start in range(0, len(samples), _BATCH):
         questions, completions = zip(*samples[start : start + _BATCH], strict=True)
-        prompts, shown, cut = encode_questions(student, text_format, questions, max_prompt)
+        prompts, n_shown, cut = encode_questions(student, form, questions, max_prompt)
         counts["cut_prompts"] += cut
-        written = [text for text in completions if text is not None]
-        encoded = iter(encoder_of(tokenizer).texts(written))
-        ends = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
-        counts["cut_completions"] += sum(len(ids) > max_completion for ids in ends)
-        ends = [ids[:max_completion] for ids in ends]
+        texts = [text for text in completions if text is not None]
+        encoded = iter(encoder_of(tokenizer).texts(texts))
+        targets = [[] if text is None else [*next(encoded), tokenizer.eos_token_id] for text in completions]
+        counts["cut_completions"] += sum(len(ids) > max_completion for ids in targets)
+        targets = [ids[:max_completion] for ids in targets]
         if unknown is not None:
-            counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *ends))
-        columns = [pa.array(prompts, pa.list_(pa.int32())), pa.array(ends, pa.list_(pa.int32())), pa.array(shown, pa.int32())]
+            counts["unknown"] += sum(ids.count(unknown) for ids in (*prompts, *targets))
+        columns = [pa.array(prompts, pa.list_(pa.int32())), pa.array(targets, pa.list_(pa.int32())), pa.array(n_shown, pa.int32())]
         yield pa.record_batch(columns, schema=_SCHEMA)
 
 
-def encode_questions(
-    student: Student, text_format: StudentFormat, questions: Sequence[str], limit: int
-) -> tuple[list[list[int]], list[int], int]:
+def encode_questions(student: Student, form: StudentFormat, questions: Sequence[str], limit: int) -> tuple[list[list[int]], list[int], int]:
     """Tokenize questions as prompts of at most ``limit`` tokens.
 
     A prompt that is too long loses whole demonstrations, beginning with the first; only then the beginning of the question is cut.
 
     Returns:
-        Token ids of each prompt; how many tokens at its start belong to demonstrations; how many questions were cut. Tokens that the
-        tokenizer puts before every text count as demonstration tokens if the prompt has demonstrations.
+        Token ids of each prompt; for each prompt, how many tokens at its start belong to demonstrations; how many questions were cut.
+        Tokens that the tokenizer puts before every text count as demonstration tokens if the prompt has demonstrations.
     """
-    bare, cut = encode_prompts(student, [text_format.without_demonstrations.prompt(question) for question in questions], limit)
+    bare, cut = encode_prompts(student, [form.without_demonstrations.prompt(question) for question in questions], limit)
     encoded, too_long = list(bare), list(range(len(questions)))
-    for n_dropped in range(len(text_format.demonstrations)):
-        shorter = replace(text_format, demonstrations=text_format.demonstrations[n_dropped:])
+    for n_dropped in range(len(form.demonstrations)):
+        shorter = replace(form, demonstrations=form.demonstrations[n_dropped:])
         candidates, _ = encode_prompts(student, [shorter.prompt(questions[position]) for position in too_long], sys.maxsize)
         for position, ids in zip(too_long, candidates, strict=True):
             if len(ids) <= limit:
@@ -179,7 +177,7 @@ def encode_questions(
         too_long = [position for position, ids in zip(too_long, candidates, strict=True) if len(ids) > limit]
         if not too_long:
             break
-    head = _head(student) if text_format.demonstrations else 0
+    head = _head(student) if form.demonstrations else 0
     added = [len(ids) - len(bare_ids) for ids, bare_ids in zip(encoded, bare, strict=True)]
     return encoded, [head + n if n else 0 for n in added], cut
 

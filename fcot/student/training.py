@@ -25,11 +25,11 @@ from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import (  # fmt: skip
     Checkpoints,
     gather_weights,
+    gathered,
     is_sharded,
     optimizer_state,
     restore_optimizer,
     trained_weights,
-    whole,
 )
 from fcot.student.config import TrainerConfig
 from fcot.student.data import Layout, ReasoningData
@@ -87,9 +87,7 @@ def train(
     loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
 ) -> TrainingReport:
-    """Fine-tune the student in place; continue from the newest checkpoint if there is one.
-
-    Every rank calls it.
+    """Fine-tune the student in place; continue from the newest checkpoint if there is one. Every rank calls this function.
 
     Args:
         student: Changed in place; afterwards it has the parameters of the last step.
@@ -97,12 +95,12 @@ def train(
         objectives: The terms of the loss; the first is the main objective.
         recipe: The options of ``trainer``, with the precision resolved (not ``auto``).
         seed: Seed of the order of samples and of dropout.
-        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has the
-            whole parameters. Its result is added to the history.
+        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has all
+            parameters. Its result is added to the history.
         stop: Called with the history after each evaluation; True ends the training.
         checkpoints: Where checkpoints are written; None writes none.
-        resume: Called with the number of steps that earlier processes did.
-        advance: Called with the number of steps since the last call.
+        resume: Called once, with the number of steps that earlier processes did.
+        advance: Called with the number of steps done since the last call.
         log_folder: Folder of the CSV log; None writes none.
         loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
         world: The ranks, and the number of this one.
@@ -119,7 +117,6 @@ def train(
     callback = _StepCallback(
         student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
         _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
-        [objective.name for objective in objectives[1:]],
     )  # fmt: skip
     callback.evaluate_if_due()
     if report.n_steps == n_steps or stop(report.history):
@@ -176,7 +173,11 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
 
 
 def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
-    """Plan a training: the layout of batches, the samples of each step, and the number of steps."""
+    """Plan a training.
+
+    Returns:
+        How samples become tensors, which samples each step has, and the number of optimizer steps.
+    """
     layout = Layout(
         student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
         recipe.prompt_loss_weight, recipe.demonstration_loss_weight, recipe.loss_mean == "weighted", recipe.packing,
@@ -189,19 +190,19 @@ def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -
     """Load the newest checkpoint into the student.
 
     Returns:
-        The counts of the training so far, and the state of its optimizer; None without a checkpoint.
+        The counts of the training so far, and the state of its optimizer and gradient scaler; None without a checkpoint.
 
     Raises:
-        FcotError: The checkpoint was trained in another precision, or does not fit the student.
+        FcotError: The checkpoint comes from a training in another precision, or does not fit the student.
     """
     checkpoint = checkpoints.load() if checkpoints else None
     if checkpoints is None or checkpoint is None:
         return TrainingReport(), None
-    before = checkpoint.get("trained_in", precision)  # earlier versions did not write it
-    if before != precision:
+    first_precision = checkpoint.get("trained_in", precision)  # earlier versions did not write it
+    if first_precision != precision:
         raise FcotError(
-            f"this training began in {before}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have it, else "
-            f"32-true): continue where it began, or remove {checkpoints.folder} to start from the beginning"
+            f"this training began in {first_precision}, and here trainer.precision is {precision} (auto is bf16-mixed on GPUs that have "
+            f"it, else 32-true): continue on a machine like the first one, or remove {checkpoints.folder} to start from the beginning"
         )
     trainable = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     check_same("the checkpoint to continue from", trainable, checkpoint["weights"])
@@ -225,7 +226,6 @@ class _StepCallback(pl.Callback):
         self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
         stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
         advance: Callable[[int], object], due: Collection[int], recipe: TrainerConfig, loggers: Sequence[Logger], size: int,
-        others: Sequence[str],
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -241,20 +241,19 @@ class _StepCallback(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
-        self._others = others  # names of the objectives, without the main one
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._divergence: DivergenceCheck | None = None  # None before the first step of this process
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
         self._interrupted = False  # whether Ctrl-C was pressed during the current step
         for entry in report.history:  # the last lines of a logger may have been lost with the process that wrote them
             self._log_evaluation(entry)
-        self._loss = torch.zeros(1 + len(others))  # the step's total loss, then the mean loss of each other objective
+        self._step_sums: dict[str, torch.Tensor] = {}  # the step's loss and what is logged beside it, summed over its micro-batches
         self._since = 0.0  # when training began or continued after an evaluation
         self._logged = (0.0, 0)  # train_seconds and n_tokens at the last log entry
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            # Lightning installs handlers that communicate with the other ranks at any time: put the former ones back.
+            # Lightning's handlers communicate with the other ranks, even in the middle of a step: restore the former handlers.
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
         self._defer_ctrl_c(True)
@@ -272,9 +271,8 @@ class _StepCallback(pl.Callback):
         report.n_samples += batch["n_samples"]
         report.n_tokens += batch["n_tokens"]
         report.n_padded += batch["n_padded"] * trainer.world_size  # an estimate: the ranks' shares are similar
-        loss, zero = outputs["loss"].detach(), torch.zeros((), device=outputs["loss"].device)
-        losses = torch.stack([loss, *(outputs["means"].get(name, zero) for name in self._others)])
-        self._loss = self._loss.to(losses.device) + losses
+        for name, value in {"train_loss": outputs["loss"].detach(), **outputs["logged"]}.items():
+            self._step_sums[name] = self._step_sums.get(name, 0.0) + value
         if (batch_idx + 1) % self._micro_batches:
             return
         report.n_steps += 1
@@ -289,9 +287,9 @@ class _StepCallback(pl.Callback):
             raise KeyboardInterrupt
         self._defer_ctrl_c(False)
         try:
-            with whole(self._student.model):
+            with gathered(self._student.model):
                 evaluated = self.evaluate_if_due()
-        except KeyboardInterrupt:  # keep the step, though its evaluation is lost; sharded parameters were written before the evaluation
+        except KeyboardInterrupt:  # keep the step, although its evaluation is lost; sharded parameters were written before
             if not sharded:
                 self._checkpoint(trainer, True)
             raise
@@ -309,8 +307,11 @@ class _StepCallback(pl.Callback):
     def _defer_ctrl_c(self, on: bool) -> None:
         """Make the first Ctrl-C wait for the end of the step, where a checkpoint can be written; a second one stops at once.
 
-        Without it a large student would lose minutes of work: its steps take long, and so do its checkpoints, which are therefore rare.
-        With several ranks Ctrl-C is not deferred.
+        Otherwise a large student would lose minutes of work, because its checkpoints take long and are therefore rare. With several
+        ranks Ctrl-C is not deferred.
+
+        Args:
+            on: Whether to defer Ctrl-C from now on; False restores Python's own handler.
         """
         if self._size > 1 or threading.current_thread() is not threading.main_thread():
             return
@@ -332,18 +333,18 @@ class _StepCallback(pl.Callback):
             return False
         if self._divergence is not None:
             self._divergence.check(step, weights=True)
-        before = torch.get_float32_matmul_precision()
+        former_precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # trainer.tf32 is for training only
         try:
             scores = self._evaluate(history)
         finally:
-            torch.set_float32_matmul_precision(before)
+            torch.set_float32_matmul_precision(former_precision)
         history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **scores})
         self._log_evaluation(history[-1])
         return True
 
     def _log_evaluation(self, entry: dict[str, Any]) -> None:
-        """Log an evaluation to all loggers but the CSV log, which has the training's metrics only."""
+        """Log an evaluation to all loggers except the CSV log, which has the training's metrics only."""
         values = {name: float(value) for name, value in entry.items() if name != "step" and isinstance(value, int | float)}
         for logger in self._loggers:
             logger.log_metrics(values, entry["step"])
@@ -352,12 +353,13 @@ class _StepCallback(pl.Callback):
         """Record the step's loss. At steps where reading it costs nothing, end a training whose losses are not finite."""
         report = self._report
         assert self._divergence is not None
-        self._divergence.note(self._loss[0], report.n_steps)
-        on_host = self._size == 1 and self._loss.device.type == "cpu"
+        loss = self._step_sums["train_loss"]
+        self._divergence.note(loss, report.n_steps)
+        on_host = self._size == 1 and loss.device.type == "cpu"
         if on_host or self._log_due or report.n_steps == 1:
             self._divergence.check(report.n_steps, weights=False)
         if report.n_steps == 1:
-            report.first_loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean")[0])
+            report.first_loss = float(trainer.strategy.reduce(loss.clone(), reduce_op="mean"))
 
     @property
     def _log_due(self) -> bool:
@@ -366,22 +368,22 @@ class _StepCallback(pl.Callback):
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
         if self._log_due:
-            loss, *others = trainer.strategy.reduce(self._loss, reduce_op="mean").tolist()
+            means = trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="mean").tolist()
+            values = dict(zip(self._step_sums, means, strict=True))
             if self._divergence is not None and trainer.is_global_zero:
-                self._divergence.warn_if_far_above(loss, report.first_loss, report.n_steps)
+                self._divergence.warn_if_far_above(values["train_loss"], report.first_loss, report.n_steps)
             seconds, tokens = report.train_seconds - self._logged[0], report.n_tokens - self._logged[1]
-            values = {
-                "train_loss": loss, "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
+            values |= {
+                "lr": trainer.optimizers[0].param_groups[0]["lr"], "tokens_per_second": tokens / max(seconds, 1e-9),
                 "padding_efficiency": report.n_tokens / report.n_padded,
-                **{f"{name}_loss": value for name, value in zip(self._others, others, strict=True) if value},
             }  # fmt: skip
             for logger in trainer.loggers:
                 logger.log_metrics(values, report.n_steps)
             self._logged = (report.train_seconds, report.n_tokens)
-        self._loss = torch.zeros(1 + len(self._others))
+        self._step_sums.clear()
 
     def _checkpoint(self, trainer: pl.Trainer, now: bool) -> None:
-        """Write a checkpoint if it is due, or if ``now``."""
+        """Write a checkpoint if ``now`` is true or if it is time for the next one."""
         if self._checkpoints is None:
             return
         sharded = is_sharded(self._student.model)

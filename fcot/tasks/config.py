@@ -78,7 +78,7 @@ class ToyDatasetConfig:
 
     name: str = MISSING
     n_problems: int = resolved(MISSING, To.PROBLEMS, at_least=10)  # problems in all, before the split
-    generator_seed: int = resolved(0, To.PROBLEMS)
+    generator_seed: int = resolved(0, To.PROBLEMS)  # seed of the generated problems
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
 
     toy: ClassVar[bool] = True
@@ -98,16 +98,16 @@ class ToyDatasetConfig:
 
 @dataclass
 class CustomDatasetConfig:
-    """Data of the user."""
+    """The user's own data, in a file or on the hub."""
 
     name: str = "custom"
     path: str = resolved(MISSING, To.PROBLEMS)  # a file, or a hub id owner/name or owner/name:config
     answer_type: str = resolved(MISSING, To.RULE, one_of=ANSWER_TYPES)  # number, choice, yes_no or text
     choices: str = resolved("", To.RULE)  # the letters of answer_type=choice, such as ABCD
-    question_column: str = resolved("question", To.PROBLEMS)
-    answer_column: str = resolved("answer", To.PROBLEMS)
-    rationale_column: str = resolved("rationale", To.EXEMPLARS)
-    template_column: str = resolved("template_id", To.SPLIT)
+    question_column: str = resolved("question", To.PROBLEMS)  # column with the question
+    answer_column: str = resolved("answer", To.PROBLEMS)  # column with the gold answer
+    rationale_column: str = resolved("rationale", To.EXEMPLARS)  # column with human rationales, for prompt.exemplars=train; optional
+    template_column: str = resolved("template_id", To.SPLIT)  # column with template ids, for split-mode=template; optional
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
 
     toy: ClassVar[bool] = False
@@ -158,9 +158,15 @@ class SplitConfig:
         if self.name == "file" and self.path is None:
             yield 'split-mode=file needs split_mode.path=FILE with {"train": [...], "test": [...]}'
         if self.name != "file" and self.path is not None:
-            yield f"split_mode.path is read by split-mode=file only, not by split-mode={self.name}"
+            yield (
+                f"split_mode.path: only split-mode=file reads it, not split-mode={self.name}; set split-mode=file, "
+                "or remove split_mode.path"
+            )
         if self.name != "template" and self.templates is not None:
-            yield f"split_mode.templates is read by split-mode=template only, not by split-mode={self.name}"
+            yield (
+                f"split_mode.templates: only split-mode=template reads it, not split-mode={self.name}; set split-mode=template, "
+                "or remove split_mode.templates"
+            )
 
 
 def _version(source: str | None) -> tuple[int, int] | None:
@@ -171,14 +177,14 @@ def _version(source: str | None) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=4)
 def read_once(task: Task, source: str | None, columns: Columns, unlabelled: bool, _version: tuple[int, int] | None) -> tuple[Problem, ...]:
-    """Load problems once for all runs of a sweep, because a plan holds all of its runs in memory.
+    """Load problems once for all runs of a sweep: a sweep's plan keeps all runs in memory, and they share the problems.
 
     Args:
         task: The task.
         source: A file or hub id, or None for the task's own hub source.
         columns: Column names of the source.
         unlabelled: Whether problems without a gold answer are allowed.
-        _version: Part of the cache's key, so that a changed file is read again.
+        _version: Part of the cache's key, so that a changed file is read again; None: the source is no local file.
     """
     from fcot.tasks.loaders import load_problems
 

@@ -29,15 +29,15 @@ _WORD = re.compile(r"[^\W\d_]+|\d[\d,./:]*|[?.,;$%]")
 
 
 def mask(question: str) -> tuple[str, ...]:
-    """The question's words and punctuation marks, with each run of words that are no function words replaced by one ``_``.
+    """A question's function words and punctuation marks, in order; each run of other words and numbers is one ``_``.
 
-    A question without any English function word is returned as its characters, with only numbers masked.
+    A question without any English function word is split into characters, and only its numbers are masked.
     """
     masked: list[str] = []
     for word in _WORD.findall(question):
-        kept = word.lower() if word.lower() in FUNCTION_WORDS or not word[0].isalnum() else "_"
-        if kept != "_" or masked[-1:] != ["_"]:
-            masked.append(kept)
+        token = word.lower() if word.lower() in FUNCTION_WORDS or not word[0].isalnum() else "_"
+        if token != "_" or masked[-1:] != ["_"]:
+            masked.append(token)
     if not FUNCTION_WORDS & set(masked):
         return tuple(re.sub(r"\d[\d,./:]*", "_", question))
     return tuple(masked)
@@ -59,10 +59,11 @@ class _Groups:
         self._group_of: dict[tuple[str, ...], int] = {}
         self._representatives: list[tuple[str, ...]] = []
         self._columns: dict[str, int] = {}
-        self._counts = np.zeros((64, 256), dtype=np.int32)  # word counts of each representative, which exclude most groups quickly
+        # Word counts of each representative, (groups, words). Too few shared words exclude a group without the slow comparison.
+        self._counts = np.zeros((64, 256), dtype=np.int32)
 
     def place(self, masked: tuple[str, ...]) -> int:
-        """The number of the masked question's group. A new group is made where no group is similar."""
+        """The number of the group that a masked question joins. If no group is similar, a new one is created."""
         if masked in self._group_of:
             return self._group_of[masked]
         counts = self._count(masked)

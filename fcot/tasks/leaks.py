@@ -1,4 +1,4 @@
-"""Leaks: test problems that stand in a prompt as examples, and test problems with a near-duplicate in train.
+"""Leaks: test problems that a prompt shows as examples, and test problems with a near-duplicate in train.
 
 A near-duplicate differs from a train problem only in its numbers, or only in the words that a template leaves open. A student can
 memorize its solution. A split by templates avoids that as far as templates are known. Near-duplicates are found by hashing, in linear time.
@@ -14,15 +14,15 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.grouping import mask
 from fcot.tasks.splits import Split, folded
 
-_MIN_WORDS = 4  # shorter questions are not searched for in templates: they may stand there by chance
+_MIN_WORDS = 4  # shorter questions are not searched for in templates: they may occur there by chance
 _NUMBER = re.compile(r"\d+(?:[.,/:]\d+)*")
 _CHOICES = re.compile(r"\s*Answer Choices:.*", re.DOTALL)
 
 
 def near_duplicates(problems: Mapping[int, Problem], split: Split) -> dict[str, int]:
-    """The number of test problems with a near-duplicate in train or validation, as entries of ``metrics.json``.
+    """The numbers of test problems with each kind of near-duplicate in train or validation, as entries of ``metrics.json``.
 
-    Answer choices are not compared. A near-duplicate that differs only in numbers also counts as one of the same template.
+    Answer choices are not compared. Questions that differ only in numbers count in both entries.
 
     Args:
         problems: Problems by sample index.
@@ -35,11 +35,13 @@ def near_duplicates(problems: Mapping[int, Problem], split: Split) -> dict[str, 
 
 
 def _shared(problems: Mapping[int, Problem], split: Split, normalize: Callable[[str], Hashable]) -> int:
+    """The number of test problems whose normalized question equals that of a train or validation problem."""
     trained = {normalize(_stem(problems[index])) for index in split.train + split.validation}
     return sum(normalize(_stem(problems[index])) in trained for index in split.test)
 
 
 def _stem(problem: Problem) -> str:
+    """The question without its answer choices."""
     return _CHOICES.sub("", folded(problem.question))
 
 
@@ -50,14 +52,17 @@ def _without_numbers(question: str) -> str:
 def without_leaks(
     test: list[int], problems: Mapping[int, Problem], prompt: TeacherPrompt, feedback_template: str, order_known: bool
 ) -> list[int]:
-    """The test problems that are no examples in a prompt of the teacher or the student.
+    """Remove the test problems that a prompt of the teacher or the student shows as examples.
 
     Args:
         test: Sample indices of the test problems.
         problems: Problems by sample index.
-        prompt: A problem is left out if an exemplar has its question, or if the template contains its question.
-        feedback_template: A further text that is searched for questions; empty for none.
-        order_known: Whether the exemplars' sample indices refer to these problems. Then problems with such an index are left out too.
+        prompt: The run's prompt. A problem is removed if an exemplar has its question, or if the template contains it.
+        feedback_template: A further template, searched for questions as well; empty for none.
+        order_known: Whether the exemplars' sample indices refer to these problems. If so, problems with such an index are removed too.
+
+    Returns:
+        Sample indices of the remaining test problems, in order.
     """
     indices = {exemplar.sample_index for exemplar in prompt.exemplars} if order_known else set()
     questions = {folded(exemplar.question) for exemplar in prompt.exemplars}

@@ -1,4 +1,4 @@
-"""Loads problems from files and from the hub, with messages that name file and line. CSV and Parquet are read by ``datasets``."""
+"""Loads problems from files and from the hub, with messages that name file and line. ``datasets`` reads CSV, Parquet and the hub."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def check_problems(problems: Sequence[Problem], task: Task, where: _Rows) -> Non
     """
     if not problems:
         raise FcotError(f"{where.name} holds no problems")
-    kind = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no (or true or false)", "number": "a number"}
-    expected = kind.get(task.rule.answer_type, f"a {task.rule.answer_type}")
+    kinds = {"choice": f"one of the letters {', '.join(task.rule.choices)}", "yes_no": "yes or no (or true or false)", "number": "a number"}
+    expected = kinds.get(task.rule.answer_type, f"a {task.rule.answer_type}")
     positions: dict[int, int] = {}  # first position of each sample index
     faults = []
     for position, problem in enumerate(problems):
@@ -144,7 +144,7 @@ class _Rows:
 
 def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Rows) -> list[Problem]:
     rows = list(rows)
-    used: dict[str, str] = {
+    column_of: dict[str, str] = {
         "question": columns.question,
         "answer": columns.answer,
         "rationale": columns.rationale,
@@ -153,7 +153,7 @@ def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Ro
     problems = []
     faults = [
         f"{where.row(position)}: the {part} is {_nested(row[name])}, not one value"
-        for position, row in enumerate(rows) for part, name in used.items() if _nested(row.get(name))
+        for position, row in enumerate(rows) for part, name in column_of.items() if _nested(row.get(name))
     ]  # fmt: skip
     _raise(faults)
     indices = _indices(rows, where)
@@ -178,7 +178,7 @@ def _to_problems(rows: Iterable[Mapping[str, Any]], columns: Columns, where: _Ro
 
 
 def _indices(rows: Sequence[Mapping[str, Any]], where: _Rows) -> list[int]:
-    """The rows' sample indices. Rows are numbered from 0 where no row has an index, or where indices are names such as ``q-17``.
+    """The rows' sample indices. Rows are numbered from 0 if none has an index, or if the indices are names such as ``q-17``.
 
     Raises:
         FcotError: Only some rows have an index, an index is not a whole number, or two rows have the same name.
@@ -225,6 +225,7 @@ def _text(value: Any) -> str | None:
 
 
 def _with_template(problem: Problem, pattern: re.Pattern[str]) -> Problem:
+    """Set the template id to the pattern's first group, or to the whole question where the pattern does not match."""
     match = pattern.search(problem.question)
     return dataclass_replace(problem, template_id=match.group(1).strip() if match else problem.question)
 
@@ -274,11 +275,12 @@ def _read_text(path: Path) -> str:
         raise FcotError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
-_Checked = tuple[int, tuple[int, ...], dict[str, Any]]  # number of rows, the line of each, options for datasets
+# Number of rows; line number of each row; and either options of datasets.load_dataset (CSV) or the parsed ``rows`` (JSON).
+_Checked = tuple[int, tuple[int, ...], dict[str, Any]]
 
 
 def _check_csv(path: Path, text: str) -> _Checked:
-    """Check that every row has as many cells as the header. All cells are read as text."""
+    """Check that every row has as many cells as the header. The returned options make ``datasets`` read all cells as text."""
     separator = "\t" if path.suffix == ".tsv" else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header: list[str] = []

@@ -36,7 +36,7 @@ class Split:
 
 
 def folded(question: str) -> str:
-    """A question in the form in which questions are compared: each run of white space as one space, accents composed."""
+    """Normalize a question for comparison: each run of white space becomes one space, accents are composed."""
     return " ".join(unicodedata.normalize("NFC", question).split())
 
 
@@ -57,7 +57,7 @@ def check_order(task: Task, problems: Sequence[Problem], split_hash: str | None 
     Args:
         task: The task, whose ``order`` and ``rows`` are the hashes of the authors' file.
         problems: Problems in the order of their sample indices.
-        split_hash: The questions hash of a split file. It is used instead of the task's hashes; None where there is no such hash.
+        split_hash: The questions hash of a split file, used instead of the task's hashes; None where there is no such hash.
 
     Returns:
         True where the order is verified. False where there is no hash to compare with, as for other rows or data of the user.
@@ -70,7 +70,7 @@ def check_order(task: Task, problems: Sequence[Problem], split_hash: str | None 
         if actual != split_hash:
             raise FcotError(
                 f"the split file was made for other rows, or the same rows in another order (questions hash {split_hash[:16]}, "
-                f"this data {actual[:16]}): its indices would mix train and test"
+                f"this data {actual[:16]}): its indices would mix train and test. Use the data that it was made for, or another split file"
             )
         return True
     if task.order is None:
@@ -119,8 +119,8 @@ def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:
 def template_split(templates: Sequence[str], train_fraction: float = 0.7) -> tuple[list[int], list[int]]:
     """Split by whole templates: :func:`sample_split` of the templates in the order of first appearance."""
     names = list(dict.fromkeys(templates))
-    chosen, _ = sample_split(len(names), train_fraction)
-    train_names = {names[index] for index in chosen}
+    train_positions, _ = sample_split(len(names), train_fraction)
+    train_names = {names[position] for position in train_positions}
     train = [position for position, name in enumerate(templates) if name in train_names]
     return train, [position for position, name in enumerate(templates) if name not in train_names]
 
@@ -230,14 +230,14 @@ def hold_out_validation(
     if len(chosen) < 2:
         return sorted(chosen), unused
     if not templates:
-        carved = subsample(chosen, min(n_validation - len(unused), len(chosen) - 1))
-        return sorted(set(chosen) - set(carved)), sorted([*unused, *carved])
+        held_out = subsample(chosen, min(n_validation - len(unused), len(chosen) - 1))
+        return sorted(set(chosen) - set(held_out)), sorted([*unused, *held_out])
     names = list(dict.fromkeys(templates[index] for index in sorted(chosen)))
     # At least one template goes to validation if there are two or more.
-    kept, _ = template_split(names, min(1 - fraction, (len(names) - 1) / len(names)))
-    train_names = {names[index] for index in kept} or {names[0]}
-    inside = [index for index in sorted(chosen) if templates[index] in train_names]
-    return inside, [index for index in sorted(chosen) if templates[index] not in train_names]
+    train_positions, _ = template_split(names, min(1 - fraction, (len(names) - 1) / len(names)))
+    train_names = {names[position] for position in train_positions} or {names[0]}
+    remaining = [index for index in sorted(chosen) if templates[index] in train_names]
+    return remaining, [index for index in sorted(chosen) if templates[index] not in train_names]
 
 
 def shared_questions(problems: Mapping[int, Problem], split: Split) -> int:

@@ -11,7 +11,7 @@ from fcot.tasks.hub import HubSource
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """A task: its answer rule, and the published facts about its data.
 
     Attributes:
         name: The choice of ``dataset``, and the key of the authors' data set.

@@ -84,7 +84,7 @@ _THINGS = ("marbles", "stamps", "shells", "coins")
 _OPENINGS = ("{name} has {start} {things}.", "{name} starts with {start} {things}.")
 _GIVES = ("{other} gives {amount}.", "{other} adds {amount}.")
 _TAKES = ("{other} takes {amount}.", "{other} removes {amount}.")
-_ASKS = ("How many {things} are left?", "How many {things} does {name} have now?")
+_QUESTIONS = ("How many {things} are left?", "How many {things} does {name} have now?")
 _LIMIT = 20
 _PEOPLE = 5
 
@@ -107,13 +107,13 @@ _LAST_WORDS = (
 def _arithmetic_problem(rng: random.Random) -> tuple[str, str, str]:
     name, *others = rng.sample(NAMES, _PEOPLE + 1)
     total = start = rng.randint(0, _LIMIT)
-    (opening, gives, takes, asks, things), template_id = _pick(rng, _OPENINGS, _GIVES, _TAKES, _ASKS, _THINGS)
+    (opening, gives, takes, question, things), template_id = _pick(rng, _OPENINGS, _GIVES, _TAKES, _QUESTIONS, _THINGS)
     sentences = [opening.format(name=name, start=start, things=things)]
     for other in others:
         change = rng.choice([change for change in range(-9, 10) if change and 0 <= total + change <= _LIMIT])
         total += change
         sentences.append((gives if change > 0 else takes).format(other=other, amount=abs(change)))
-    sentences.append(asks.format(name=name, things=things))
+    sentences.append(question.format(name=name, things=things))
     return " ".join(sentences), str(total), template_id
 
 
@@ -151,7 +151,7 @@ def _last_number(rationale: str) -> str:
 
 _FLIPS = ("{other} flips the coin.", "{other} turns the coin.")
 _KEEPS = ("{other} leaves the coin.", "{other} keeps the coin.")
-_COIN_ASKS = ("Is the coin still heads up?", "Is it still heads up?")
+_COIN_QUESTIONS = ("Is the coin still heads up?", "Is it still heads up?")
 _COIN_FIRST = ("The coin starts heads up.", "At first it is heads.", "It begins with heads up.", "We begin with heads.")
 _COIN_STEPS = (
     "{other} {verb} it, so it is {side}.",
@@ -170,11 +170,11 @@ _COIN_LAST = (
 
 def _coin_problem(rng: random.Random) -> tuple[str, str, str]:
     others = rng.sample(NAMES, 4)
-    (flips, keeps, asks), template_id = _pick(rng, _FLIPS, _KEEPS, _COIN_ASKS)
+    (flips, keeps, question), template_id = _pick(rng, _FLIPS, _KEEPS, _COIN_QUESTIONS)
     flipped = [rng.random() < 0.5 for _ in others]
     acts = [(flips if flip else keeps).format(other=other) for other, flip in zip(others, flipped, strict=True)]
     answer = "no" if sum(flipped) % 2 else "yes"
-    return " ".join(["A coin is heads up.", *acts, asks]), answer, template_id
+    return " ".join(["A coin is heads up.", *acts, question]), answer, template_id
 
 
 def _coin_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:
@@ -207,7 +207,7 @@ def _last_verdict(rationale: str) -> str:
 
 # --- toy_last_letter ----------------------------------------------------------------------------------------------
 
-_LETTER_ASKS = (
+_LETTER_QUESTIONS = (
     'Take the last letters of the words in "{words}" and concatenate them.',
     'What do the last letters of "{words}" spell when joined?',
 )
@@ -229,8 +229,8 @@ _LETTER_LAST = (
 
 def _letter_problem(rng: random.Random) -> tuple[str, str, str]:
     words = rng.sample(NAMES, 4)
-    (asks,), template_id = _pick(rng, _LETTER_ASKS)
-    return asks.format(words=" ".join(words)), "".join(word[-1] for word in words), template_id
+    (question,), template_id = _pick(rng, _LETTER_QUESTIONS)
+    return question.format(words=" ".join(words)), "".join(word[-1] for word in words), template_id
 
 
 def _letter_rationale(question: str, wording: int, slip: random.Random | None, explained: int | None = None) -> str:

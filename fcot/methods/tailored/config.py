@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 class ExamConfig:
     """How a round's student samples answers to the train problems."""
 
-    samples: int = bounded(4, at_least=1)  # answers sampled per problem
+    samples: int = bounded(4, at_least=1)  # answers sampled per train problem
     temperature: float = bounded(1.0, above=0, hint="; an exam's answers are sampled")
     top_k: int | None = bounded(50, at_least=1)  # sample from the k likeliest tokens; null for all
-    max_new_tokens: int | None = bounded(None, at_least=1)  # limit of an answer; null: student.max_new_tokens
+    max_new_tokens: int | None = bounded(None, at_least=1)  # limit of an answer, in tokens; null: student.max_new_tokens
 
 
 @dataclass
 class FeedbackConfig:
-    """What a round after the first learns from."""
+    """The completions that a round after the first learns from."""
 
-    # feedback: replies on mistakes; plain: as many further plain rationales of the same problems; self: the student's right exam answers
+    # feedback: replies on mistakes; plain: as many further rationales of the run's own prompt; self: the student's right exam answers
     source: str = bounded("feedback", one_of=("feedback", "plain", "self"))
     mistakes: int = bounded(1, at_least=1)  # most mistakes in one request
     requests: int = bounded(1, at_least=1)  # most requests per problem, each on other mistakes
     max_requests: int | None = bounded(None, at_least=1)  # most requests per round, lowest pass rate first; null for no limit
     hint: bool = True  # state the right answer in the request
-    max_tokens: int = bounded(512, at_least=1)  # limit of a reply
+    max_tokens: int = bounded(512, at_least=1)  # limit of a reply, in tokens
     template: str | None = resolved(MISSING, "the text")  # text with {question} and {mistakes}; may hold {hint} and {trigger}
     path: str | None = resolved(None, "the text", file=True)  # file with the template; overrides template
 
@@ -52,7 +52,7 @@ class FeedbackConfig:
         if template is not None and self.hint and "{hint}" not in template:
             yield f"{option}: no {{hint}}: requests would not state the answer. Add {{hint}}, or set method.feedback.hint=false"
         if self.template is None and self.path is None:
-            yield "method.feedback: either method.feedback.template or method.feedback.path=FILE"
+            yield "method.feedback: set method.feedback.template or method.feedback.path=FILE"
 
     def identity(self, template: str) -> dict[str, Any]:
         """The options that change the requests of this source, for the run's identity.
@@ -72,7 +72,7 @@ class ReflectionConfig:
     """Self-reflection: a triplet loss on a rationale, another rationale and a mistake, all of the same problem."""
 
     weight: float = bounded(0.5, at_least=0)  # paper B's lambda; 0 turns self-reflection off
-    margin: float = bounded(1.0, at_least=0)
+    margin: float = bounded(1.0, at_least=0)  # by how much the similarity to a rationale should exceed that to a mistake
     # the state that represents a completion. last: of its last token; rationale: of its rationale's last token; mean: the mean of all
     representation: str = bounded("last", one_of=("last", "rationale", "mean"))
     max_tokens: int = bounded(192, at_least=2)  # completions are cut to this many tokens
@@ -85,8 +85,8 @@ class TailoredConfig:
     name: str = "tailored"
     rounds: int = bounded(3, at_least=1)  # most rounds
     patience: int | None = bounded(None, at_least=1)  # stop after this many rounds without a better validation accuracy; null for never
-    min_mistakes: int = bounded(1, at_least=1)  # stop where the student fails fewer train problems
-    # the student that a round trains: the previous round's, or pretrained: the untrained one
+    min_mistakes: int = bounded(1, at_least=1)  # stop when the student fails fewer train problems than this in an exam
+    # the student that a round's training starts from. previous: the previous round's; pretrained: the untrained one
     start: str = bounded("previous", one_of=("previous", "pretrained"))
     accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own only
     round_weights: list[float] | None = None  # weight of each round's samples in the loss; null: 1 each
@@ -142,19 +142,19 @@ class TailoredConfig:
         return pretrained and self.reflection.weight > 0
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """The options that the run reads, with the values that resolved options stand for."""
+        """The options that the run reads. Options that stand for something else, such as a file, count by what they stand for."""
         from fcot.config.resolvers import paper_demonstrations
 
-        several, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)
-        unread = set() if several else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
-        if not (several or first_exam):
+        later_rounds, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)
+        unread = set() if later_rounds else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
+        if not (later_rounds or first_exam):
             unread |= {"exam"}
         part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)
         if not self.reflection.weight:
             part["reflection"] = counted(self.reflection, without=("margin", "representation", "max_tokens"))
-        if several:
+        if later_rounds:
             part["feedback"] = self.feedback.identity(run.request_text)
         return part
 

@@ -24,8 +24,8 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     )  # fmt: skip
 
 
-def summarise(results: Iterable[ExamResult]) -> dict[str, Any]:
-    """The summary of an exam. ``pass_rate`` is the share of right answers to a problem, averaged over problems (0..1)."""
+def summarize(results: Iterable[ExamResult]) -> dict[str, Any]:
+    """Summarize an exam. ``pass_rate`` is the share of right answers to a problem, averaged over problems (0..1)."""
     examined = list(results)
     return {
         "examined": len(examined),

@@ -1,9 +1,9 @@
-"""Feedback (paper B): which mistakes the teacher is shown, how the request is worded, and the stage that generates a round's completions.
+"""Feedback (paper B): which mistakes the teacher sees, how a request is worded, and the stage that generates a round's completions.
 
-A request is a :class:`Problem` whose question holds the whole text. Store, budget and resuming therefore treat it as any other request.
+A request is a :class:`Problem` whose question holds the whole text. Store, budget and resuming therefore treat it like any other request.
 Paper B publishes no prompt for feedback. The default template has the parts that the paper names: the problem, the wrong rationale, the
-answer as a hint, and the request for a corrected rationale. Two ablations replace the feedback: further plain rationales of the same
-problems, and the student's own correct answers.
+answer as a hint, and the request for a corrected rationale. Two ablations replace the feedback: further rationales of the run's own prompt
+for the same problems (``plain``), and the student's own right answers (``self``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOTHING_PAID = {"served_from_store": 0, "identical_rationales": 0}
 
 @dataclass(frozen=True)
 class Case:
-    """One request: a problem and the mistakes on it that the teacher is shown."""
+    """A problem, and the mistakes on it that one request shows to the teacher."""
 
     problem: Problem
     mistakes: Sequence[str]
@@ -47,27 +47,27 @@ class Case:
 def cases(
     results: Sequence[ExamResult], problems: Mapping[int, Problem], mistakes: int, requests: int, max_requests: int | None
 ) -> list[Case]:
-    """The cases of a round, in the order of the exam.
+    """Choose the cases of a round: what each request shows. They are in the order of the exam.
 
     Args:
         results: The exam's result for each problem.
         problems: Problems by sample index.
         mistakes: Most mistakes in one request.
         requests: Most requests per problem. Each shows other mistakes.
-        max_requests: Most requests in all; None for no limit. Every problem's first request takes precedence over any second one, and
-            problems with a lower pass rate take precedence over others.
+        max_requests: Most requests in all; None for no limit. First requests take precedence over second ones, then problems with a
+            lower pass rate over others.
     """
     ranked = []
     for position, result in enumerate(results):
         shown = [result.mistakes[start : start + mistakes] for start in range(0, len(result.mistakes), mistakes)][:requests]
-        rate = result.n_correct / result.n_answers
-        ranked += [((number, rate, position), Case(problems[result.sample_index], part)) for number, part in enumerate(shown)]
+        pass_rate = result.n_correct / result.n_answers
+        ranked += [((number, pass_rate, position), Case(problems[result.sample_index], part)) for number, part in enumerate(shown)]
     chosen = sorted(ranked, key=lambda item: item[0])[:max_requests]
     return [case for _, case in sorted(chosen, key=lambda item: (item[0][2], item[0][0]))]
 
 
 def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> TeacherPrompt:
-    """The prompt of feedback: one request, whose reply has its answer behind the answer trigger of the run's own prompt.
+    """The prompt of feedback: one request per completion. Its replies are parsed by the answer trigger of the run's own prompt.
 
     Args:
         max_tokens: Limit of a reply, in tokens.
@@ -79,7 +79,7 @@ def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> Teach
 
 
 def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule) -> Problem:
-    """A problem whose question is the text of the case's request.
+    """Word a case's request, as a problem whose question is the text of the request.
 
     Args:
         case: The problem and the mistakes to show.
@@ -100,6 +100,7 @@ def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prom
 
 
 def _shown(text: str, form: StudentFormat, number: int, n: int) -> str:
+    """A mistake as the request shows it: the ``number``-th of ``n``, from 1."""
     rationale, answer = form.split(text)
     heading = STUDENTS_ANSWER if n == 1 else f"{STUDENTS_ANSWER} {number}"
     return f"{heading}: {rationale}\nThe student's conclusion: {answer or 'none'}"
@@ -133,34 +134,34 @@ def feedback(context: Context) -> Summary:
     return {"asked": len(rows), "teacher_usage": usage} | ({} if characters is None else {"prompt_characters": characters})
 
 
-Source = tuple[int, Sequence[str], Completion]  # sample index, mistakes that the teacher was shown, its completion
+Source = tuple[int, Sequence[str], Completion]  # sample index; mistakes that the request showed, if any; completion to learn from
 
 
 def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFormat) -> tuple[list[Source], Summary]:
-    """The teacher's replies and their usage. A mistake that an earlier round showed already gets a further reply."""
+    """The teacher's replies and their usage. A request that an earlier round sent already gets a further completion."""
     prompt, hint = feedback_prompt_of(run), run.config.method.feedback.hint
     earlier = _earlier_completions(run, number, lambda row: (row["sample_index"], *row["mistakes"]))
     requests = [
         (as_question(case, run.request_text, hint, form, prompt, run.task.rule), earlier[case.problem.sample_index, *case.mistakes], 1)
         for case in chosen
     ]
-    plan, look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
-    replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, look)
+    plan, first_look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
+    replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, first_look)
     sources = [
         (case.problem.sample_index, case.mistakes, reply)
-        for case, of_case in zip(chosen, replies, strict=True) for reply in of_case
+        for case, case_replies in zip(chosen, replies, strict=True) for reply in case_replies
     ]  # fmt: skip
     return sources, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
 
 
 def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Source], Summary]:
-    """As many further plain rationales of the same problems, and their usage (the ablation without feedback)."""
+    """Further rationales of the run's own prompt, as many per problem as feedback would request, and their usage."""
     earlier = _earlier_completions(run, number, lambda row: row["sample_index"])
-    wanted = Counter(case.problem.sample_index for case in chosen)
-    requests = [(run.problems[index], run.config.diversity + earlier[index], n) for index, n in wanted.items()]
-    look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
-    replies, usage = _generate_further(run, number, run.plan, run.store, requests, look)
-    return [(index, (), reply) for index, of_problem in zip(wanted, replies, strict=True) for reply in of_problem], usage
+    n_needed = Counter(case.problem.sample_index for case in chosen)
+    requests = [(run.problems[index], run.config.diversity + earlier[index], n) for index, n in n_needed.items()]
+    first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
+    replies, usage = _generate_further(run, number, run.plan, run.store, requests, first_look)
+    return [(index, (), reply) for index, completions in zip(n_needed, replies, strict=True) for reply in completions], usage
 
 
 def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any]], Hashable]) -> Counter[Hashable]:
@@ -176,9 +177,9 @@ def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any
 
 
 def _generate_further(
-    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], look: FirstLook
+    run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], first_look: FirstLook
 ) -> tuple[list[list[Completion]], Summary]:
-    """Generate further completions of requests, behind those that earlier rounds generated.
+    """Generate further completions of requests, after those that earlier rounds generated.
 
     Args:
         run: The run.
@@ -186,45 +187,45 @@ def _generate_further(
         plan: Its diversity, run id and budget are replaced by those of the round.
         folder: The store's folder for the prompt.
         requests: For each request the problem, the number of completions generated so far, and the number of further ones.
-        look: The check of the first completions.
+        first_look: Checks the first completions of the purchase.
 
     Returns:
         The further completions of each request, and the usage of the round.
 
     Raises:
-        BudgetSpent: The budget does not suffice; ``usage`` holds what the round has spent.
+        BudgetSpent: The budget is not enough; ``usage`` holds what the round has spent.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for place, (_, n_earlier, n) in enumerate(requests):
         groups.setdefault((n_earlier, n), []).append(place)
     replies: list[list[Completion]] = [[] for _ in requests]
     usages: list[Summary] = []
-    remaining = budget_left(run, number)
+    remaining = remaining_budget(run, number)
     for (n_earlier, n), places in groups.items():
         problems = [requests[place][0] for place in places]
         # Rows carry the round, so that what an earlier round paid for is not counted again.
-        larger = replace(
+        round_plan = replace(
             plan, diversity=n_earlier + n, run_id=f"{run.run_id}/round_{number}", budget_usd=remaining, resample_identical=False
         )
         try:
-            with progress(f"feedback {number}", len(problems) * larger.diversity, "completions") as bar:
-                bought = generate_completions(larger, folder, problems, bar.advance, look, bar.watch)
+            with progress(f"feedback {number}", len(problems) * round_plan.diversity, "completions") as bar:
+                bought = generate_completions(round_plan, folder, problems, bar.advance, first_look, bar.watch)
         except BudgetSpent as error:
-            error.usage = add([*usages, error.usage or {}])
+            error.usage = sum_by_key([*usages, error.usage or {}])
             raise
-        drawn = list(bought)
+        completions = list(bought)
         for group, place in enumerate(places):
-            replies[place] = drawn[group * larger.diversity + n_earlier : (group + 1) * larger.diversity]
-        usage, before = bought.usage(), replace(bought, plan=replace(larger, diversity=n_earlier)).usage() if n_earlier else {}
+            replies[place] = completions[group * round_plan.diversity + n_earlier : (group + 1) * round_plan.diversity]
+        usage, earlier_usage = bought.usage(), replace(bought, plan=replace(round_plan, diversity=n_earlier)).usage() if n_earlier else {}
         for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
-            usage[name] = None if usage[name] is None or before.get(name, 0) is None else usage[name] - before.get(name, 0)
+            usage[name] = None if usage[name] is None or earlier_usage.get(name, 0) is None else usage[name] - earlier_usage.get(name, 0)
         usages.append(usage)
         remaining = None if remaining is None else remaining - (usage["usd"] or 0.0)
-    look.report()
-    return replies, add(usages) if usages else paid((), FREE) | _NOTHING_PAID
+    first_look.report()
+    return replies, sum_by_key(usages) if usages else paid((), FREE) | _NOTHING_PAID
 
 
-def budget_left(run: Run, number: int) -> float | None:
+def remaining_budget(run: Run, number: int) -> float | None:
     """The budget minus what the rounds before ``number`` have spent, in USD; None without a limit."""
     budget = run.plan.budget_usd
     if budget is None:
@@ -234,8 +235,8 @@ def budget_left(run: Run, number: int) -> float | None:
     return float(budget - sum(spent))
 
 
-def add(records: Sequence[Summary]) -> Summary:
-    """Sum of records by key, nested records included. A sum is None where one of its numbers is unknown."""
+def sum_by_key(records: Sequence[Summary]) -> Summary:
+    """The sum of records by key, including nested records. A sum is None if one of its numbers is None."""
     keys = dict.fromkeys(key for record in records for key in record)
     return {key: _sum([record[key] for record in records if key in record]) for key in keys}
 
@@ -243,7 +244,7 @@ def add(records: Sequence[Summary]) -> Summary:
 def _sum(values: Sequence[Any]) -> Any:
     if any(value is None for value in values):
         return None
-    return add(values) if isinstance(values[0], dict) else sum(values)
+    return sum_by_key(values) if isinstance(values[0], dict) else sum(values)
 
 
 def exam_results(run: Run, number: int) -> list[ExamResult]:

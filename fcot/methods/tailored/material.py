@@ -14,7 +14,7 @@ from fcot.student.tokenization import tokenize
 _NO_PROMPT = 8  # tokens; the prompts of these texts are empty
 
 
-def material(
+def build_reflection(
     student: Student,
     form: StudentFormat,
     anchors: Sequence[tuple[int, str]],
@@ -28,7 +28,7 @@ def material(
     max_tokens: int,
     seed: int,
 ) -> Reflection:
-    """The positives and negatives that each training sample is contrasted with.
+    """Build the triplets of the training samples: tokenize the texts, and collect each sample's positives and negatives.
 
     Args:
         student: The student whose tokenizer encodes the texts.
@@ -39,26 +39,26 @@ def material(
         unfinished: The mistakes that were cut at the length limit, by sample index. They have no end-of-sequence token.
         weight: Weight of the triplet loss beside the language-model loss.
         margin: Margin of the triplet loss.
-        representation: The tokens whose mean state represents a text. ``last``: the last token, which is the end-of-sequence token of
-            a finished text. ``rationale``: the last token before the answer prefix. ``mean``: all tokens.
+        representation: The tokens whose mean state represents a text. ``last``: the last token, which in a finished text is the
+            end-of-sequence token. ``rationale``: the last token before the answer prefix. ``mean``: all tokens.
         max_tokens: Completions are cut to this many tokens.
         seed: Seed of the random choice among positives and negatives.
     """
-    lead = " " if form.completion_template.startswith(" ") else ""  # a decoder's completion begins with a space; decoded texts lost it
+    lead = " " if form.completion_template.startswith(" ") else ""  # a decoder's completion begins with a space, which decoding drops
     places: dict[str, int] = {}
 
     def place_of(text: str) -> int:
         return places.setdefault(text, len(places))
 
-    own = [place_of(text) for _, text in anchors]
+    anchor_places = [place_of(text) for _, text in anchors]
     right = {index: [place_of(text) for text in dict.fromkeys(texts)] for index, texts in others.items()}
     wrong = {index: np.array([place_of(lead + text.strip()) for text in texts], np.int64) for index, texts in mistakes.items()}
     no_mistakes = np.zeros(0, np.int64)
     texts = list(places)
     rows = tokenize(student, form, [("", text) for text in texts], max_prompt=_NO_PROMPT, max_completion=max_tokens)
-    cut = {place_of(lead + text.strip()) for of_problem in unfinished.values() for text in of_problem}
-    endless = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
-    ends = np.maximum(rows.lengths[:, 1] - endless, 1)  # the tokenizer adds an end token that an unfinished mistake never had
+    cut = {place_of(lead + text.strip()) for completions in unfinished.values() for text in completions}
+    lacks_end = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
+    ends = np.maximum(rows.lengths[:, 1] - lacks_end, 1)  # the tokenizer adds an end token that an unfinished mistake never had
     if representation == "rationale":
         rationales = [("", text.partition(form.answer_prefix)[0].rstrip() if form.answer_prefix else text) for text in texts]
         lengths = tokenize(student, form, rationales, max_prompt=_NO_PROMPT, max_completion=max_tokens).lengths[:, 1] - 1  # no end token
@@ -66,7 +66,7 @@ def material(
     begins = np.zeros_like(ends) if representation == "mean" else ends - 1
     positives = [
         np.array([place for place in right.get(index, ()) if place != anchor], np.int64)
-        for (index, _), anchor in zip(anchors, own, strict=True)
+        for (index, _), anchor in zip(anchors, anchor_places, strict=True)
     ]  # fmt: skip
     negatives = [wrong.get(index, no_mistakes) for index, _ in anchors]
-    return Reflection(rows, np.stack([begins, ends], 1), np.array(own, np.int64), positives, negatives, weight, margin, seed)
+    return Reflection(rows, np.stack([begins, ends], 1), np.array(anchor_places, np.int64), positives, negatives, weight, margin, seed)

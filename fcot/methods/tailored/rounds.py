@@ -16,7 +16,7 @@ from fcot.base.console import say
 from fcot.base.errors import BudgetSpent
 from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.feedback import add
+from fcot.methods.tailored.feedback import sum_by_key
 from fcot.runs.run import Run
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Stage, Step, Summary
 
@@ -30,19 +30,19 @@ def stages_of_round(run: Run, number: int) -> list[Stage]:
 
 
 def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
-    """Run the rounds until one of the stopping rules applies, and make the best round's student the run's student.
+    """Run the rounds until a stopping rule applies, and make the best round's student the run's student.
 
     Args:
         run: A run of ``method=tailored``.
         run_step: Returns the summary of a step. It runs the step, or reads the summary's file where the step is finished.
 
     Returns:
-        The summaries by stage name, in the form that a run of one round has. If ``until`` ends the run early, they hold only the
-        stage that ``until`` names. Second, the facts about the rounds for ``metrics.json``: ``rounds``, ``best_round``,
-        ``rounds_ended`` and others; empty where ``until`` ends the run early.
+        First, the summaries by stage name, in the form that a run of one round has. If ``until`` ends the run early, they hold only
+        the stage that ``until`` names. Second, the facts about the rounds for ``metrics.json``: ``rounds``, ``best_round``,
+        ``rounds_ended`` and others; empty if ``until`` ends the run early.
 
     Raises:
-        BudgetSpent: The budget does not suffice for round 1.
+        BudgetSpent: The budget is not enough for round 1.
     """
     method: TailoredConfig = run.config.method
     rounds: list[dict[str, Summary]] = []
@@ -95,13 +95,13 @@ def _stop_reason(method: TailoredConfig, stage: str, summary: Summary) -> str | 
 
 def _out_of_patience(metrics: Sequence[Summary], patience: int | None) -> bool:
     """Whether the last ``patience`` rounds brought no better validation accuracy; never where ``patience`` is None."""
-    accuracies = [of_round["validation_accuracy"] for of_round in metrics]
+    accuracies = [round_metrics["validation_accuracy"] for round_metrics in metrics]
     return patience is not None and len(metrics) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _best_round(metrics: Sequence[Summary]) -> int:
-    """The round with the best validation accuracy. The latest of several equal ones, and the last without validation problems."""
-    return max(metrics, key=lambda of_round: (of_round["validation_accuracy"] or 0.0, of_round["round"]))["round"]  # type: ignore[no-any-return]
+    """The number of the round with the best validation accuracy: the latest among equals; the last round without validation problems."""
+    return max(metrics, key=lambda row: (row["validation_accuracy"] or 0.0, row["round"]))["round"]  # type: ignore[no-any-return]
 
 
 def _round_metrics(number: int, summaries: dict[str, Summary]) -> Summary:
@@ -127,7 +127,7 @@ def _round_metrics(number: int, summaries: dict[str, Summary]) -> Summary:
 
 
 def _usage(summaries: dict[str, Summary]) -> Summary:
-    """The usage of the round's teacher, in the form of :meth:`fcot.llm.generate.Generated.usage`."""
+    """The usage of a round's teacher, in the form of :meth:`fcot.llm.generate.Generated.usage`."""
     usage = summaries["curate"].get("teacher_usage") or summaries.get("generate", summaries.get("feedback", {}))["teacher_usage"]
     return dict(usage)
 
@@ -137,7 +137,7 @@ def _merge_rounds(
 ) -> dict[str, Summary]:
     """The rounds' summaries merged into those of one round, for ``metrics.json``.
 
-    Counts, usage and seconds are summed over the rounds; training and evaluation are those of the best round.
+    Counts, usage and seconds are summed over the rounds. Training and evaluation are those of the best round.
 
     Args:
         rounds: Summaries by stage name, for each finished round.
@@ -149,15 +149,15 @@ def _merge_rounds(
     curated = [summaries["curate"] for summaries in (*rounds, aborted) if "curate" in summaries]
     first, chosen = curated[0], rounds[best - 1]
     counts = ("asked", "kept", "empty", "cut", "unanswered", "characters", "prompt_characters")
-    sums = add([{name: summary.get(name, 0) for name in counts} for summary in curated])  # earlier versions wrote fewer counts
+    sums = sum_by_key([{name: summary.get(name, 0) for name in counts} for summary in curated])  # earlier versions wrote fewer counts
     words = sum((summary["rationale_words"] or 0.0) * summary["kept"] for summary in curated) / sums["kept"]
-    seconds = add([{name: summary["seconds"] for name, summary in summaries.items()} for summaries in (*rounds, aborted)])
+    seconds = sum_by_key([{name: summary["seconds"] for name, summary in summaries.items()} for summaries in (*rounds, aborted)])
     steps = sum(summaries["train"]["n_steps"] for summaries in rounds[(0 if from_previous else best - 1) : best])
     usages = [*map(_usage, rounds), spent, aborted["feedback"]["teacher_usage"] if "feedback" in aborted else {}]
     merged: dict[str, Summary] = {
         "curate": {
-            **first, **sums, "refused": add([summary["refused"] for summary in curated]), "rationale_words": round(words, 2),
-            "teacher_usage": add(usages),
+            **first, **sums, "refused": sum_by_key([summary["refused"] for summary in curated]), "rationale_words": round(words, 2),
+            "teacher_usage": sum_by_key(usages),
         },
         "train": chosen["train"] | {"n_steps": steps},
         "evaluate": chosen["evaluate"],
@@ -188,7 +188,7 @@ def _publish_best(run: Run, best: int, n_curated: int) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Hard-link a file, or copy it where the file system has no hard links: a student may be large."""
+    """Hard-link a file, because a student may be large; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -14,11 +14,11 @@ from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
-from fcot.methods.tailored.material import material
+from fcot.methods.tailored.material import build_reflection
 from fcot.objectives.reflection import TripletLoss
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
-from fcot.stages.answering import SamplingParameters, draw, text_format
+from fcot.stages.answering import SamplingParameters, answer_problems, text_format
 from fcot.stages.rationales import judge_all
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
@@ -31,7 +31,7 @@ _NEXT_QUESTION = "Question:"  # a prompted student continues with a further ques
 
 
 def exam(context: Context) -> Summary:
-    """Let the student in its present state answer the train problems, several times each."""
+    """Let the student, as the previous round left it, answer each train problem several times."""
     run, number, world = context.run, context.round, context.world
     method: TailoredConfig = run.config.method
     options, stop = method.exam, None
@@ -45,12 +45,12 @@ def exam(context: Context) -> Summary:
     parameters = SamplingParameters(options.samples, sampling, (number,), options.max_new_tokens, stop)
     indices = [index for index in run.split.train if run.problems[index].labelled]
     with progress(f"exam {number}", len(indices) * options.samples, "answers") as bar:
-        drawn, facts = draw(run, student, form, indices, world, parameters, bar.advance)
+        scored, facts = answer_problems(run, student, form, indices, world, parameters, bar.advance)
     if world.rank > 0:
         return {}
-    results = [exams.examine(answers) for answers in drawn]
+    results = [exams.examine(answers) for answers in scored]
     write_jsonl(run.directory.round(number).exam, map(to_row, results))
-    return exams.summarise(results) | facts
+    return exams.summarize(results) | facts
 
 
 def curate(context: Context) -> Summary:
@@ -67,24 +67,24 @@ def curate(context: Context) -> Summary:
 
 
 def train(context: Context) -> Summary:
-    """Train the student on the reasoning samples of the rounds, with self-reflection where the round had an exam.
+    """Train the student on the reasoning samples of the rounds, with self-reflection if the round had an exam.
 
-    ``method.accumulate`` decides whose samples are used, ``method.start`` which student the training starts from.
+    ``method.accumulate`` decides which rounds' samples are used, ``method.start`` which student the training starts from.
     """
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
-    kept = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
+    kept_by_round = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
-    used = [source for source in ((number,) if not method.accumulate else kept) if weights[source - 1]]
+    used_rounds = [earlier for earlier in ((number,) if not method.accumulate else kept_by_round) if weights[earlier - 1]]
 
     def reflect(data: TrainingData) -> Sequence[Objective]:
         if not method.reflection.weight or not run.directory.round(number).exam.exists():
             return ()
         form, results, others = data.form, exam_results(run, number), dict[int, list[str]]()
-        for row in chain.from_iterable(kept.values()):
+        for row in chain.from_iterable(kept_by_round.values()):
             others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
         anchors = [(sample.sample_index, form.completion(sample.answer, sample.rationale)) for sample in data.samples]
-        reflection = material(
+        reflection = build_reflection(
             data.student, form, anchors, others,
             {result.sample_index: result.mistakes for result in results}, {result.sample_index: result.unfinished for result in results},
             weight=method.reflection.weight, margin=method.reflection.margin, representation=method.reflection.representation,
@@ -94,7 +94,7 @@ def train(context: Context) -> Summary:
 
     job = TrainingJob(
         run.directory.round(number),
-        [sample_of(run, row, weights[source - 1]) for source in used for row in kept[source]],
+        [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in kept_by_round[earlier]],
         _demonstrations(run, method.demonstrations),
         run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         reflect,
@@ -104,15 +104,16 @@ def train(context: Context) -> Summary:
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:
+    """The student's format with up to ``n`` demonstrations."""
     return replace(text_format(run, student), demonstrations=_demonstrations(run, n))
 
 
 def _demonstrations(run: Run, n: int) -> tuple[Demonstration, ...]:
-    """Demonstrations from the first ``n`` train problems that have a kept rationale in round 1: the first kept one of each.
+    """Demonstrations from the first ``n`` train problems with a kept rationale in round 1; each shows the problem's first kept one.
 
     A train problem whose question is also a test question is left out.
     """
-    tested = {folded(run.problems[index].question) for index in run.split.test}
+    excluded = {folded(run.problems[index].question) for index in run.split.test}
     first = {row.sample_index: row for row in reversed(kept_rows(run.directory.round(1)))} if n else {}
-    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in tested][:n]
+    chosen = [first[index] for index in run.split.train if index in first and folded(run.problems[index].question) not in excluded][:n]
     return tuple(Demonstration(run.problems[row.sample_index].question, row.rationale, row.answer) for row in chosen)
