@@ -3,7 +3,7 @@
     python benchmarks/buyers.py [problems] [seconds per answer]
 
 Each buyer is a process with its own temperature, so that no two buyers share a key. Its teacher answers after a fixed time. Prints the
-seconds of the slowest buyer, and their ratio to those of one buyer alone.
+seconds of the slowest buyer, and their ratio to the seconds of a single buyer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def buy(folder: Path, temperature: float, n_problems: int, seconds: float) -> fl
 def main() -> None:
     n_problems, seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 200, float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     alone = 0.0
-    print("| buyers | slowest, s | to one alone |\n|---|---|---|")
+    print("| buyers | slowest, s | ratio to one buyer |\n|---|---|---|")
     for n in (1, 2, 4):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, __file__, "--one", f"{folder}/store", str(n_problems), str(seconds)]

@@ -1,4 +1,4 @@
-r"""Writes arithmetic test questions with other numbers, to test whether a model solves the problems or has seen them in training.
+r"""Writes arithmetic test questions with other numbers, to test whether a model solves problems or remembers them from its training.
 
     python benchmarks/contamination.py DATA/multiarith.json FOLDER
 

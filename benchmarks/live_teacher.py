@@ -71,7 +71,7 @@ def dry_run(options: argparse.Namespace) -> None:
     rows, output, seconds = bought(options, "diversity=4")
     print(f"D = 4: estimated {estimated(second)} more, used {tokens(rows):,}, in {seconds:.0f} s; {len(rows)} completions bought")
     in_flight = [int(count) for count in re.findall(r"of (\d+) in flight", output)]
-    print(f"requests in flight, as far as discovered: {max(in_flight, default=1)}")
+    print(f"requests in flight, maximum: {max(in_flight, default=1)}")
     choices = Counter(row["request"] for row in rows)
     print(f"choices per request: {dict(Counter(choices.values()))}")
     texts: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def kill(options: argparse.Namespace) -> None:
     rows, _, _ = bought(options, "diversity=6")
     pairs = [(row["key"], row["slot"]) for row in answers(options)]
     twice = len(pairs) - len({*pairs})
-    print(f"killed after {len(kept) - n} of {2 * options.n} completions: {len(rows)} bought afterwards, {twice} of them twice")
+    print(f"killed after {len(kept) - n} of {2 * options.n} completions: {len(rows)} bought afterwards, {twice} of them a second time")
 
 
 def main() -> None:

@@ -61,7 +61,9 @@ def setting(rng: np.random.Generator, mean: float, sd: float, seeds: int, proble
     return answers(rng, run_accuracies(rng, mean, sd, seeds), problems)
 
 
-def by_template(rng: np.random.Generator, accuracy: float, templates: int, size: int, alike: float, level: Array | None = None) -> Array:
+def by_template(
+    rng: np.random.Generator, accuracy: float, templates: int, size: int, template_share: float, level: Array | None = None
+) -> Array:
     """Draw one training's answers, (1, problems), to problems that are similar within a template.
 
     Args:
@@ -69,12 +71,12 @@ def by_template(rng: np.random.Generator, accuracy: float, templates: int, size:
         accuracy: Accuracy over all problems.
         templates: Number of templates.
         size: Problems per template.
-        alike: Share of the latent variance that belongs to the template.
+        template_share: Share of the latent variance that belongs to the template.
         level: The part of the templates' difficulty that all trainings share, (templates,); None: they share none.
     """
     own = rng.standard_normal(templates)
     of_template = own if level is None else np.sqrt(0.5) * (own + level)
-    latent = np.sqrt(alike) * of_template.repeat(size) + np.sqrt(1 - alike) * rng.standard_normal(templates * size)
+    latent = np.sqrt(template_share) * of_template.repeat(size) + np.sqrt(1 - template_share) * rng.standard_normal(templates * size)
     return (latent < ndtri(accuracy)).astype(np.float64)[None]
 
 
@@ -194,23 +196,23 @@ def copies(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
 
 def templates(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
     """Coverage for one training, type-I error of comparing two, and power at +15 points, with similar problems within templates."""
-    for groups, size, alike in ((12, 9, 0.35), (35, 5, 0.42), (64, 6, 0.2), (100, 2, 0.3), (111, 1, 0.0)):
+    for groups, size, template_share in ((12, 9, 0.35), (35, 5, 0.42), (64, 6, 0.2), (100, 2, 0.3), (111, 1, 0.0)):
         names = [str(number // size) for number in range(groups * size)]
         covered: list[list[bool]] = [[], []]  # before, now
         rejected: list[list[bool]] = [[], [], [], []]  # type I before and now, power before and now
         for _ in range(draws):
-            sample = by_template(rng, 0.4, groups, size, alike)
+            sample = by_template(rng, 0.4, groups, size, template_share)
             for place, known in enumerate((None, names)):
                 interval = estimate(sample, known)
                 covered[place].append(interval.low <= 0.4 <= interval.high)
             for gain in (0, 1):
                 level = rng.standard_normal(groups)
-                sides = [by_template(rng, 0.4 + 0.15 * gain * side, groups, size, alike, level) for side in (0, 1)]
+                sides = [by_template(rng, 0.4 + 0.15 * gain * side, groups, size, template_share, level) for side in (0, 1)]
                 for place, known in enumerate((None, names)):
                     p = compare(sides[0], sides[1], range(len(names)), known).p
                     assert p is not None
                     rejected[2 * gain + place].append(p < 0.05)
-        yield f"{groups} x {size}", f"{alike:.2f}", *map(rate, covered), *map(rate, rejected)
+        yield f"{groups} x {size}", f"{template_share:.2f}", *map(rate, covered), *map(rate, rejected)
 
 
 def replications(rng: np.random.Generator, draws: int) -> Iterator[Sequence[str]]:
@@ -254,7 +256,7 @@ _TABLES: Sequence[tuple[str, Table, Sequence[str]]] = (
     ("Trends at 50 %; levels x seeds", trends, _PAIRS),
     ("Trends over three copies of each of three runs, no trend: rejected", copies, ("n", "before", "now")),
     ("Templates x problems, one training at 40 %", templates, (
-        "templates", "alike", "coverage, before", "now", "type I, before", "now", "power +15, before", "now",
+        "templates", "template share", "coverage, before", "now", "type I, before", "now", "power +15, before", "now",
     )),
     ("An exact replication is 'not covered'", replications, ("accuracy", "n", "sd", "1 seed, before", "now", "3 seeds, before", "now")),
     ("Power at the difference that a dry run names", promises, ("n", "seeds", "points", "power")),

@@ -191,8 +191,8 @@ def features(student: Student, rows: Tokenized) -> list[dict[str, list[int]]]:
     """Rows in the format of transformers; labels of prompt tokens are -100."""
     if student.architecture == "encoder_decoder":
         return [{"input_ids": row.prompt, "attention_mask": [1] * len(row.prompt), "labels": row.completion} for row in rows]
-    whole = [(row.prompt + row.completion, [-100] * len(row.prompt) + row.completion) for row in rows]
-    return [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels} for ids, labels in whole]
+    decoder_rows = [(row.prompt + row.completion, [-100] * len(row.prompt) + row.completion) for row in rows]
+    return [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels} for ids, labels in decoder_rows]
 
 
 def padded_side(student: Student, rows: Tokenized, longest: Sequence[int], batch: int, precision: str) -> Meter:

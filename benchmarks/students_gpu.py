@@ -36,7 +36,7 @@ def gpu(arguments: argparse.Namespace) -> None:
         batches += [options | {"packing": True} for options in batches if student.architecture == "decoder"]
         for batch in batches:
             recipe = recipe_of(precision="bf16-mixed", tf32=True, max_steps=30, **batch)
-            cells.append([shape, ", ".join(f"{key}={value}" for key, value in batch.items()), *utilisation(student, rows, recipe, peak)])
+            cells.append([shape, ", ".join(f"{key}={value}" for key, value in batch.items()), *utilization(student, rows, recipe, peak)])
         costs.append(f"{shape}, {cells[-1][1]}: {' and '.join(largest_costs(student, rows, recipe))}")
         torch.cuda.empty_cache()
     table(["student", "batch", "tokens/s", "MFU %", "MFU % (6 x all parameters)", "peak GiB"], cells)
@@ -45,7 +45,7 @@ def gpu(arguments: argparse.Namespace) -> None:
     evaluation(arguments, (32768, 131072, 524288), (32, 128, 300))
 
 
-def utilisation(student: Student, rows: Tokenized, recipe: TrainerConfig, peak: float, skip: int = 10) -> tuple[float, ...]:
+def utilization(student: Student, rows: Tokenized, recipe: TrainerConfig, peak: float, skip: int = 10) -> tuple[float, ...]:
     """Tokens per second, without padding; utilization of the device in percent, with FLOPs counted in two ways; and peak memory in GiB."""
     torch.cuda.reset_peak_memory_stats()
     _, sampler, n_steps = plan(student, rows, recipe, 0)
@@ -65,8 +65,11 @@ def flops(student: Student, lengths: np.ndarray[Any, Any]) -> tuple[float, float
     head = config.vocab_size * config.hidden_size
     if student.architecture == "decoder":
         body = sum(parameter.numel() for parameter in student.model.transformer.h.parameters())  # type: ignore[union-attr, operator]
-        whole = prompts + completions
-        return float(6 * config.n_layer * config.n_embd * (whole**2).sum()), float(6 * (body * whole + head * completions).sum())
+        rows_tokens = prompts + completions
+        return (
+            float(6 * config.n_layer * config.n_embd * (rows_tokens**2).sum()),
+            float(6 * (body * rows_tokens + head * completions).sum()),
+        )
     wide = config.num_layers * config.num_heads * config.d_kv
     model: Any = student.model
     encoder, decoder = (sum(parameter.numel() for parameter in part.block.parameters()) for part in (model.encoder, model.decoder))

@@ -37,11 +37,11 @@ from fcot.tasks.toy import TOY_TASKS, make_problems
 from fcot.teacher.oracle import Oracle
 
 RULE = AnswerRule("number")
-ONE = TeacherPrompt(
+ONE_REQUEST = TeacherPrompt(
     "one", '{question}\n\nLet\'s think step by step. End with one sentence that begins with "{trigger}".', {"number": "The answer is"},
     two_steps=False, rationale_tokens=512,
 )  # fmt: skip
-TWO = TeacherPrompt("two", "Q: {question}\nA: Let's think step by step.", {"number": "Therefore, the answer is"})
+TWO_REQUESTS = TeacherPrompt("two", "Q: {question}\nA: Let's think step by step.", {"number": "Therefore, the answer is"})
 LATENCY, CEILING = 0.25, 50
 
 
@@ -69,16 +69,18 @@ def plain_loop(server: FakeServer, n: int, diversity: int, at_once: int) -> floa
         client = openai.AsyncOpenAI(api_key="unused", base_url=server.base_url)
         semaphore = asyncio.Semaphore(at_once)
 
-        async def ask(prompt: Any, seed: int) -> str | None:
+        async def send(prompt: Any, seed: int) -> str | None:
             async with semaphore:
                 answer = await client.chat.completions.create(
                     model="fake", messages=prompt, temperature=0.7, max_tokens=512, n=1, seed=seed
                 )
                 return answer.choices[0].message.content
 
-        prompts = [ONE.first_request(problem.question, RULE, chat=True) for problem in make_problems(TOY_TASKS["toy_arithmetic"], n, 0)]
+        prompts = [
+            ONE_REQUEST.first_request(problem.question, RULE, chat=True) for problem in make_problems(TOY_TASKS["toy_arithmetic"], n, 0)
+        ]
         start = time.perf_counter()
-        await asyncio.gather(*(ask(prompt, slot) for prompt in prompts for slot in range(diversity)))
+        await asyncio.gather(*(send(prompt, slot) for prompt in prompts for slot in range(diversity)))
         seconds = time.perf_counter() - start
         await client.close()
         return seconds
@@ -92,7 +94,7 @@ def throughput() -> None:
     print(f"{requests:,} requests, {LATENCY * 1000:.0f} ms latency, {CEILING} in flight allowed: ceiling {ceiling:.0f}/s")
     for name, concurrency in (("limit configured", CEILING), ("limit discovered", None)):
         with tempfile.TemporaryDirectory() as folder, FakeServer(latency=LATENCY, max_in_flight=CEILING) as server:
-            rate = requests / buy(plan(server, ONE, diversity, concurrency), n, folder)
+            rate = requests / buy(plan(server, ONE_REQUEST, diversity, concurrency), n, folder)
             rejected = server.stats()["faulty"].get("over_capacity", 0)
         print(f"  {name}: {rate:.1f}/s, {rate / ceiling:.1%} of the ceiling ({rejected} rejected by the server)")
     with FakeServer(latency=LATENCY, max_in_flight=CEILING) as server:
@@ -101,7 +103,7 @@ def throughput() -> None:
     print("no latency: the sustained maximum with 50 requests at once; the two sides alternate")
     for _ in range(3):
         with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
-            ours = 4000 / buy(plan(server, ONE, 8, CEILING), 500, folder)
+            ours = 4000 / buy(plan(server, ONE_REQUEST, 8, CEILING), 500, folder)
         with FakeServer() as server:
             theirs = 4000 / plain_loop(server, 500, 8, CEILING)
         print(f"  fcot {ours:,.0f}/s, gather + semaphore {theirs:,.0f}/s, ratio {ours / theirs:.2f}")
@@ -109,7 +111,7 @@ def throughput() -> None:
 
 def shared() -> None:
     print("prompt tokens paid for D = 64: 16 choices per request, as a share of 1 choice per request (40 problems)")
-    for name, prompt in (("one-request prompt", ONE), ("two-step prompt", TWO)):
+    for name, prompt in (("one-request prompt", ONE_REQUEST), ("two-step prompt", TWO_REQUESTS)):
         paid = []
         for choices in (1, 16):
             with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
@@ -118,23 +120,23 @@ def shared() -> None:
                 assert sum(row.get("prompt_tokens", 0) for row in rows) == server.stats()["prompt_tokens"]
                 paid.append([sum(row.get("prompt_tokens", 0) for row in rows if (row["root"] is None) == first) for first in (True, False)])
         step1 = paid[1][0] / paid[0][0]
-        whole = sum(paid[1]) / sum(paid[0])
-        print(f"  {name}: first request {step1:.4f} (1/16 = {1 / 16:.4f}), whole {whole:.4f}: {sum(paid[0]):,} -> {sum(paid[1]):,} tokens")
+        both = sum(paid[1]) / sum(paid[0])
+        print(f"  {name}: first request {step1:.4f} (1/16 = {1 / 16:.4f}), both {both:.4f}: {sum(paid[0]):,} -> {sum(paid[1]):,} tokens")
 
 
 def linear() -> None:
     print("tokens bought by D and number of problems (two-step prompt, 8 choices per request)")
     for n, diversity in ((100, 1), (100, 8), (100, 64), (400, 8), (1600, 8)):
         with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
-            buy(plan(server, TWO, diversity, CEILING, 8), n, folder)
+            buy(plan(server, TWO_REQUESTS, diversity, CEILING, 8), n, folder)
             stats = server.stats()
         tokens = stats["completion_tokens"] / (n * diversity)
         print(f"  {n:5} problems, D = {diversity:2}: {stats['requests']:6,} requests, {tokens:.2f} tokens per completion")
     print("a second run of the same 10,000 completions (two-step prompt, 1,250 problems, D = 8)")
     with tempfile.TemporaryDirectory() as folder, FakeServer() as server:
-        first = buy(plan(server, TWO, 8, CEILING, 8), 1250, folder)
+        first = buy(plan(server, TWO_REQUESTS, 8, CEILING, 8), 1250, folder)
         sent = server.stats()["requests"]
-        purchase = replace(plan(server, TWO, 8, CEILING, 8), run_id="second")
+        purchase = replace(plan(server, TWO_REQUESTS, 8, CEILING, 8), run_id="second")
         start = time.perf_counter()
         problems = make_problems(TOY_TASKS["toy_arithmetic"], 1250, 0)
         generated = generate_completions(purchase, StoreFolder(Path(folder)), problems)
@@ -158,7 +160,11 @@ def fill(folder: Path, n: int, diversity: int) -> None:
     folder.mkdir(parents=True)
     files = {digit: (folder / f"{digit}.jsonl").open("w") for digit in "0123456789abcdef"}
     for problem in problems_of(n):
-        request = {"prompt": ONE.first_request(problem.question, RULE, chat=False), "max_tokens": ONE.rationale_tokens, **identity}
+        request = {
+            "prompt": ONE_REQUEST.first_request(problem.question, RULE, chat=False),
+            "max_tokens": ONE_REQUEST.rationale_tokens,
+            **identity,
+        }
         key = fingerprint(request)
         for slot in range(diversity):
             row = {
@@ -189,7 +195,7 @@ def store() -> None:
 
 def store_step(what: str, path: Path) -> None:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    purchase = Plan(Oracle("toy_arithmetic", 0.0, 0.7), ONE, RULE, 8, "other")
+    purchase = Plan(Oracle("toy_arithmetic", 0.0, 0.7), ONE_REQUEST, RULE, 8, "other")
     problems = problems_of(12_500)
     folder = StoreFolder(path)
     start = time.perf_counter()

@@ -78,7 +78,7 @@ def report(
     from fcot.reporting.builder import analyse, build, terminal_tables
     from fcot.reporting.export import export_files
     from fcot.reporting.page import write_page
-    from fcot.reporting.settings import named
+    from fcot.reporting.settings import report_label
 
     output = output or folders[0]
     jobs = [job for folder in folders for job in find_jobs(folder, launching, slurm)]
@@ -96,7 +96,7 @@ def report(
     page = output / "report.html"
     write_page(document, page, problems_of=_problems)
     rows = [
-        {"first": named(first, settings), "second": named(second, settings), **asdict(result)}
+        {"first": report_label(first, settings), "second": report_label(second, settings), **asdict(result)}
         for first, second, result in analysis.compared
     ]
     write_json(output / "comparisons.json", {"comparisons": rows})
@@ -124,7 +124,7 @@ def _finished(jobs: Sequence[ReportedRun]) -> tuple[list[tuple[Path, Loaded]], l
             done.append((job.metrics.parent, load(job.metrics, job.varied)))
         except FcotError as error:
             missing.append(f"{job.name}: {error}")
-    return done[::-1], missing  # reversed: of jobs that share a run, the last one here names it, which is the first job
+    return done[::-1], missing  # reversed: of jobs that share a run, grouping keeps the last one, which should be the first job
 
 
 def _print_missing(missing: Sequence[str], n: int) -> None:
@@ -146,22 +146,22 @@ def _settings(done: Sequence[tuple[Path, Loaded]], one_sweep: bool) -> tuple[lis
     Returns:
         The settings, and each run's folder by run id.
     """
-    from fcot.reporting.settings import alike, group
+    from fcot.reporting.settings import ambiguous, group
 
     loaded = [run for _, run in done]
     paths = {metrics["run_id"]: folder for folder, (metrics, *_) in done}
-    if not one_sweep or alike(group(loaded)):
+    if not one_sweep or ambiguous(group(loaded)):
         distinguish(loaded, paths)
     return group(loaded), paths
 
 
 def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[RunFiles]:
     from fcot.reporting.document import RunFiles
-    from fcot.reporting.settings import named
+    from fcot.reporting.settings import report_label
 
     several = len({run["seed"] for setting in settings for run in setting.runs}) > 1
     return [
-        RunFiles(RunDirectory(folders[run["run_id"]]), named(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
+        RunFiles(RunDirectory(folders[run["run_id"]]), report_label(setting, settings) + (f", seed {run['seed']}" if several else ""), run)
         for setting in settings
         for run in setting.runs
     ]
@@ -180,7 +180,7 @@ def _problems(run: RunFiles) -> list[Problem]:
     with readable(run.directory.config):
         command = command_of(run.directory)
     if not command:
-        raise FcotError("its command was not kept")
+        raise FcotError("the run's config.yaml does not record its command")
     try:
         with composer([]) as compose:
             config = unchecked(compose(shlex.split(command)[3:]))
@@ -194,7 +194,7 @@ def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], why_mi
 
     Args:
         folders: The folders of the report.
-        jobs: Their runs.
+        jobs: The runs in these folders.
         why_missing: A line for each run without an evaluation.
         output: The folder for the figure; None writes none.
 
@@ -277,7 +277,7 @@ def _jobs_of(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None) ->
 
 
 def _state(status: Status) -> str:
-    """A job's state in words: ``failed: ...``, ``missing: never started``, ``done: as far as curate``."""
+    """A job's state in words: ``failed: ...``, ``missing: never started``, ``done: stopped after curate``."""
     return ": ".join(filter(None, [status.state, " ".join(map(str.strip, status.error)) or status.details]))
 
 
@@ -286,7 +286,9 @@ def _run(folder: Path) -> ReportedRun:
     stage, _, suffix = stages[-1].stem.partition(".") if stages else ("", "", "")  # a suffix marks an unfinished stage
     is_running = holder(folder / "run.lock") is not None
     state = "running" if is_running else "not finished" if not suffix else f"stopped in {stage}"
-    return ReportedRun(folder.name, folder / "metrics.json", {}, state + (f", as far as {stage}" if stage and not suffix else ""))
+    return ReportedRun(
+        folder.name, folder / "metrics.json", {}, state + (f", last finished stage: {stage}" if stage and not suffix else "")
+    )
 
 
 def _varied(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ _STYLES = {"done": "green", "running": "cyan", "starting": "cyan", "failed": "re
 _HELP = {
     "status": "show every job: queued, running with its progress, done with its accuracy, failed with the last lines of its error",
     "rerun": "run or submit the failed and missing jobs again; the others stay as they are",
-    "cancel": "cancel waiting and running jobs; their progress is kept, and rerun continues them",
+    "cancel": "cancel queued and running jobs; their progress is kept, and rerun continues them",
     "collect": "write jobs.parquet and jobs.csv: a row per job with its metrics",
     "job": "run one job here, as the local launcher does",
 }
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--watch",
                 action="store_true",
-                help="refresh every two seconds (SLURM's answer twice a minute) until no job waits or runs; then print the report",
+                help="refresh every two seconds (SLURM is queried twice a minute) until no job is queued or running; then print the report",
             )
         if name == "rerun":
             command.add_argument(
@@ -177,12 +177,12 @@ def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict
         key, equals, value = word.removeprefix("hydra.launcher.").partition("=")
         if looks_secret(key, value):
             raise FcotError(
-                f"{key}=...: this looks like a secret, and launcher parameters are written down; keys come from the environment"
+                f"{key}=...: this looks like a secret, and launcher parameters are saved in plan.json; set an environment variable instead"
             )
         part, _, inner = key.rpartition(".")
         known = launcher.get("generation", {}) if part == "generation" else launcher
         if not equals or part not in ("", "generation") or inner not in known or inner in ("kind", "generation"):
-            raise FcotError(f"{word}: the launcher has no such parameter; it has {', '.join(sorted(launcher))}")
+            raise FcotError(f"{word}: the launcher has no such parameter; set one of these by KEY=VALUE: {', '.join(sorted(launcher))}")
         new, old = yaml.safe_load(value), known[inner]
         if isinstance(old, int) and new is not None and not isinstance(new, int):
             raise FcotError(f"{word}: {inner} is a whole number, such as {old}")
@@ -198,7 +198,7 @@ def _cancel(sweep: Sweep, _: argparse.Namespace) -> None:
     from fcot.sweeps.plan import format_jobs
 
     cancelled = cancel_sweep(sweep)
-    say(f"cancelled: {format_jobs(cancelled)}" if cancelled else "no job waits or runs")
+    say(f"cancelled: {format_jobs(cancelled)}" if cancelled else "nothing to cancel: no job is queued or running")
 
 
 def _collect(sweep: Sweep, _: argparse.Namespace) -> None:

@@ -271,7 +271,7 @@ def test_the_jobs_of_a_sweep_share_its_budget_and_a_rerun_may_raise_it(tmp_path,
         (("teacher.budget_usd=5",), "spending: at most $10.00: teacher.budget_usd of 2 jobs. hydra.launcher.budget_usd limits them"),
         (("teacher.budget_usd=5", "hydra.launcher.budget_usd=7"), "spending: at most $7.00 for all jobs together"),
         ((), "spending: no limit is set: hydra.launcher.budget_usd for all jobs together, teacher.budget_usd for each of them"),
-        (("hydra.launcher.budget_usd=0",), "hydra.launcher.budget_usd=0: more than 0"),
+        (("hydra.launcher.budget_usd=0",), "hydra.launcher.budget_usd=0: it must be more than 0"),
     ],
 )
 def test_a_launch_prints_its_maximum_cost(run_fcot, prices, overrides, message):

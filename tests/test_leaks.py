@@ -59,12 +59,12 @@ def test_a_report_states_the_number_of_near_duplicates():
 
     counts = {NUMBERS: 77, TEMPLATE: 179}
     assert (
-        "multiarith: 77 of 180 test problems (43 %) stand in train with the same or other numbers, 179 of 180 (99 %) have the wording of "
-        "a train problem but for names, objects and numbers; split-mode=template keeps templates apart."
+        "multiarith: 77 of 180 test problems (43 %) are in train with the same or other numbers, 179 of 180 (99 %) have the wording of "
+        "a train problem except for names, objects and numbers; split-mode=template keeps templates apart."
     ) in notes_of(split_mode="sample", **counts)
     assert "keeps templates apart" not in notes_of(split_mode="template", **counts)
-    assert "stand in train" not in notes_of(split_mode="sample", **{NUMBERS: 0, TEMPLATE: 0})
-    assert "stand in train" not in notes_of(), "metrics of older versions"
+    assert "are in train" not in notes_of(split_mode="sample", **{NUMBERS: 0, TEMPLATE: 0})
+    assert "are in train" not in notes_of(), "metrics of older versions"
     assert "wording" not in notes_of(split_mode="sample", **{NUMBERS: 3, TEMPLATE: 3})
 
 

@@ -219,7 +219,7 @@ def test_a_sample_shows_answers_side_by_side_and_the_steps_that_differ(opened, t
 def test_teacher_completions_are_shown_once_for_all_runs_that_share_them(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)), "#sample=toy/10")
     detail = page.locator("#samples .detail")
-    assert detail.locator(".card header").all_inner_texts() == ["completion 1\nkept", "completion 2\nrefused: wrong answer"]
+    assert detail.locator(".card header").all_inner_texts() == ["completion 1\nkept", "completion 2\nrejected: wrong answer"]
     assert "Question 10?" in detail.inner_text()
 
 
@@ -240,7 +240,7 @@ def test_a_link_opens_its_sample_and_back_works(opened, tmp_path):
         page.go_back()
         assert heading.inner_text() == expected
     page.goto(page.url.split("#")[0] + "#sample=toy/999")
-    assert "toy/999 is not in this page" in page.locator("#samples .detail").inner_text()
+    assert "toy/999 is not on this page" in page.locator("#samples .detail").inner_text()
 
 
 def test_a_problems_path_through_the_rounds_is_shown(opened, tmp_path):
@@ -249,7 +249,7 @@ def test_a_problems_path_through_the_rounds_is_shown(opened, tmp_path):
     path = page.locator("#rounds .steps")
     assert path.locator("h4").all_text_contents() == [
         "Exam before round 2 0 of 4 right",
-        "Learnt in round 2",
+        "Learned in round 2",
         "Exam before round 3 4 of 4 right",
     ]
     assert path.locator("li").nth(1).locator(".card .text").all_inner_texts() == ["It is nine.", "Not nine: 3 + 4."]
@@ -511,5 +511,5 @@ def test_a_page_keeps_its_size_limit_and_says_how_much_it_shows(tmp_path):
     write_page(document, tmp_path / "all.html")
     write_page(document, tmp_path / "some.html", limit_bytes=250_000)
     assert (tmp_path / "some.html").stat().st_size <= 250_000 < (tmp_path / "all.html").stat().st_size
-    assert " of 500 problems, so that the file stays small" in (tmp_path / "some.html").read_text()
-    assert "so that the file stays small:" not in (tmp_path / "all.html").read_text()
+    assert " of 500 problems, to keep the file small" in (tmp_path / "some.html").read_text()
+    assert "to keep the file small:" not in (tmp_path / "all.html").read_text()

@@ -18,7 +18,7 @@ from fcot.report import find_jobs, report
 from fcot.reporting import builder, failures, figures
 from fcot.reporting.cost import cost_of, has_cost, pareto
 from fcot.reporting.failures import aligned_table, error_table
-from fcot.reporting.finished import _NO_MATTER, command_of
+from fcot.reporting.finished import _IRRELEVANT_KEYS, command_of
 from fcot.reporting.published import find_published, published
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
@@ -214,7 +214,7 @@ def test_notes_state_what_a_reader_must_know():
                  "not the rows of the authors' file", "7 training completions were cut"):  # fmt: skip
         assert part in all_notes
     (one_seed,) = notes(settings([run(1)]))
-    assert "another may differ by more" in one_seed
+    assert "another training may differ by more" in one_seed
     assert "may differ by more" not in " ".join(notes(settings([run(1, setting="same"), run(2, setting="same", seed=1)])))
     assert "only 20% of the answers ended by themselves" in " ".join(notes(settings([run(1, complete=0.2)])))
 
@@ -321,7 +321,7 @@ def test_options_that_reports_ignore_do_not_change_the_run_id(override, tmp_path
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     common = ("teacher=openai", "teacher.model=gpt-4.1-mini", "teacher.api_key_env=OPENAI_API_KEY", "diversity=1")
     assert make_run(tmp_path, *common, override).run_id == make_run(tmp_path, *common).run_id
-    assert override.startswith(_NO_MATTER)
+    assert override.startswith(_IRRELEVANT_KEYS)
 
 
 @pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])
@@ -612,7 +612,7 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
         assert part in printed
     (tmp_path / "runs/r5/metrics.json").unlink()
     write_json(tmp_path / "runs/r5/stages/curate.json", {})
-    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, as far as curate"):
+    with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, last finished stage: curate"):
         report([tmp_path / "runs"])
     write_jsonl(tmp_path / "runs/r5/curated.jsonl", [{"kept": True, "rationale": "two words"}])
     (tmp_path / "runs/r5/config.yaml").write_text("dataset:\n  name: toy\nteacher:\n  name: oracle\ndiversity: 3\n")
@@ -701,10 +701,7 @@ def test_the_most_frequent_answer_is_reported_beside_guessing():
 
 def test_limits_of_single_trainings_are_stated():
     levels = [run(number, diversity=number, accuracy=0.2 * number) for number in (1, 2, 4)]
-    assert (
-        "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy rises"
-        in answer_of(levels)
-    )
+    assert "Among these trained students (one training per value; new trainings may differ), accuracy rises" in answer_of(levels)
     twice = [
         metrics | {"run_id": f"{metrics['run_id']}{seed}", "seed": seed, "setting": f"D{metrics['diversity']}"}
         for metrics in levels

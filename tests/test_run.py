@@ -331,7 +331,7 @@ def test_a_sweep_ends_in_one_table_and_one_page(run_fcot, tmp_path):
     assert len({job["run_id"] for job in jobs}) == len(jobs) == 4
     assert {job["status"] for job in jobs} == {"done"}
     assert "vegaEmbed" in (sweep / "report.html").read_text()
-    assert result.stdout.partition("against each other")[0].count("  Fine-tune-CoT   ") == 2
+    assert result.stdout.partition("comparisons on the same problems")[0].count("  Fine-tune-CoT   ") == 2
     assert "only by chance" in result.stdout
     report = run_fcot(str(sweep), module="fcot.report")
     assert report.stdout.split("tables and figures")[0] == result.stdout.split("tables and figures")[0]

@@ -46,7 +46,7 @@ def test_the_quickstart_as_a_job_array_equals_a_local_run(slurm, tmp_path):  # n
     assert by_name["generation"].state == "done"
     assert metrics(on_slurm) == metrics(local)
     report = call(tmp_path, {}, *fcot("report", str(the_sweep(on_slurm).folder), str(the_sweep(local).folder))).stdout
-    assert report.partition("against each other")[0].count("  Fine-tune-CoT   ") == 2
+    assert report.partition("comparisons on the same problems")[0].count("  Fine-tune-CoT   ") == 2
     again = call(on_slurm, slurm, *fcot("run", "-m", "experiment=quickstart", *SMALL, *SLURM, "hydra.sweep.dir=outputs/again"))
     assert "nothing to submit" in again.stderr
 

@@ -136,7 +136,7 @@ def test_a_job_that_slurm_has_forgotten_is_judged_by_its_log(error_log, output_l
     status = only_status(sweep)
     assert (status.state, status.error) == expected
     if error_log is None and output_log is None:
-        assert status.details.startswith("not known: SLURM has forgotten it and it left nothing")
+        assert status.details.startswith("SLURM has forgotten it, and it left no files")
         assert "accounting storage is disabled" in status.details
     else:
         assert status.details == "it did not start; SLURM has forgotten it"
@@ -167,7 +167,7 @@ def test_a_task_that_is_missing_from_its_live_array_was_cancelled_before_it_star
     assert [(status.state, status.details.partition(" (")[0]) for status in statuses(sweep)] == [
         ("queued", "Dependency"),
         ("cancelled", "before it started"),
-        ("missing", "not known: SLURM has forgotten it and it left nothing"),  # no task of its array is in the queue, so nothing is known
+        ("missing", "SLURM has forgotten it, and it left no files"),  # no task of its array is in the queue, so nothing is known
     ]
     write_record(sweep, 1, "running", "7_1")
     assert statuses(sweep)[1].details == "it was killed"
@@ -437,7 +437,7 @@ def test_a_generation_job_without_its_array_is_cancelled_or_reported(cancelled, 
     fail_after_first(fake_slurm, monkeypatch, "sbatch: error: invalid partition specified: gpu")
     with pytest.raises(FcotError, match="invalid partition") as rejection:
         submit_sweep(sweep, range(4), [0], False)
-    message = "submitted before, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
+    message = "submitted, and not cancelled: 7 (scancel: error: Unable to contact slurm controller)"
     assert (message in str(rejection.value)) == (not cancelled)
     assert statuses(sweep)[0].state == ("cancelled" if cancelled else "queued")
 

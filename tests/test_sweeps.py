@@ -246,7 +246,7 @@ def test_the_other_jobs_of_a_pool_continue_after_one_is_killed(tmp_path, run_fco
     assert statuses(sweep)[1].details == "it was killed"
     result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
     assert result.returncode == 0, result.stderr
-    assert "again: jobs 0\n" in result.stderr
+    assert "running again: jobs 0\n" in result.stderr
     assert states(sweep) == ["done"] * 3
     assert "nothing to run again" in run_fcot("rerun", str(sweep.folder), module="fcot.sweep").stderr
 
@@ -263,7 +263,7 @@ def test_a_cancelled_pool_interrupts_its_running_job_and_starts_no_other(tmp_pat
     assert process.returncode == 130
     assert "Traceback" not in output
     assert states(sweep) == ["interrupted", "missing", "missing"]
-    assert "no job waits or runs" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
+    assert "nothing to cancel: no job is queued or running" in run_fcot("cancel", str(sweep.folder), module="fcot.sweep").stderr
 
 
 def test_the_ledger_is_correct_after_a_sweep_is_killed(tmp_path):
@@ -301,7 +301,7 @@ RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"
 @pytest.mark.parametrize(("job_record", "slurm", "expected"), [
     (None, PENDING, ("queued", "Priority")),
     (None, RUNNING, ("starting", "")),
-    (None, GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
+    (None, GONE, ("missing", "SLURM has forgotten it, and it left no files")),
     (None, SlurmState("CANCELLED"), ("cancelled", "before it started")),
     (None, SlurmState("NODE_FAIL"), ("failed", "it did not start: NODE_FAIL")),
     (record("running", ended=None), RUNNING, ("running", "")),  # its lock is not visible on this machine

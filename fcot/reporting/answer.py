@@ -11,10 +11,11 @@ from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 from fcot.reporting.tables import Compared
 
-Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]  # by two settings' run ids: the comparison, and p after Holm's correction
+# By the run ids of two settings: their comparison, and its p-value after Holm's correction.
+Pairs = Mapping[tuple[str, str], tuple[Comparison, float | None]]
 _SIGNIFICANT = 0.05
 _HOLM = " after Holm's correction"
-_THESE = "Among these trained students, one for each value (whether new trainings would repeat it is unknown), accuracy"
+_THESE = "Among these trained students (one training per value; new trainings may differ), accuracy"
 _CHOSEN_BY_IT = "chosen by this test accuracy, which is therefore optimistic"
 _SHOWN_LINES = 4
 _MOST_EQUAL = 3  # settings listed when several share the highest validation accuracy
@@ -39,8 +40,8 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     trained = [setting for setting in settings if setting["accuracy_checkpoint"] != "untrained"]
     once = sum(len(setting.runs) == 1 for setting in trained)
     if once:
-        some = f"{once} of {len(trained)} trained settings {'was' if once == 1 else 'were'}"
-        which = "Every trained setting was" if once == len(trained) else some
+        fraction = f"{once} of {len(trained)} trained settings {'was' if once == 1 else 'were'}"
+        which = "Every trained setting was" if once == len(trained) else fraction
         sentences.append(f"{which} trained once; another seed may differ by more than these intervals.")
     return " ".join(sentences)
 
@@ -95,21 +96,23 @@ def _next(ranked: Sequence[Setting], names: Sequence[str], pairs: Pairs) -> str:
 
 
 def _figure(equal: Sequence[Setting]) -> str:
-    """The accuracy that some settings share, with its interval if they share it. Intervals depend on the number of trainings too."""
+    """The accuracy that some settings share, with its interval if they share that too: intervals depend on the number of trainings."""
     accuracy = equal[0].accuracy
     interval = f" (95 % interval {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}, n = {len(equal[0].problems)})"
-    alike = len({(setting.accuracy.low, setting.accuracy.high) for setting in equal}) == 1
-    return f"{100 * accuracy.mean:.1f} %{interval if alike else ''}"
+    same_interval = len({(setting.accuracy.low, setting.accuracy.high) for setting in equal}) == 1
+    return f"{100 * accuracy.mean:.1f} %{interval if same_interval else ''}"
 
 
 def _guessed(setting: Setting) -> str:
     """A clause on the better baseline (guessing, or train's most frequent answer); empty if it is below the accuracy's interval."""
     accuracy, guess, majority = setting.accuracy, setting["random_guess"] or 0.0, setting["majority_accuracy"] or 0.0
-    baseline, does = (majority, "always giving the most frequent answer of train gives") if majority > guess else (guess, "guessing gives")
+    baseline, source = (
+        (majority, "always giving the most frequent answer of train gives") if majority > guess else (guess, "guessing gives")
+    )
     if not baseline or accuracy.low > baseline:
         return ""
     verdict = "which the interval does not exclude" if baseline <= accuracy.high else "which is more"
-    return f"; {does} {100 * baseline:.1f} %, {verdict}"
+    return f"; {source} {100 * baseline:.1f} %, {verdict}"
 
 
 def _against(first: Setting, second: Setting, pairs: Pairs) -> str:

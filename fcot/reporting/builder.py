@@ -19,7 +19,7 @@ from fcot.reporting.finished import command_of
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import Line, lines, trend_table
-from fcot.reporting.settings import Setting, named
+from fcot.reporting.settings import Setting, report_label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import Compared, accuracy_table, by_task, compare_settings, comparison_table
 
@@ -75,7 +75,7 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
         Section("samples", "Rationales and answers"),
         _section("rounds", "Rounds", analysis.rounds),
         _section("configs", "Configurations and versions", [_versions(runs), *map(_config, runs)]),
-        _section("reproduce", "How to make each cell again", [Paragraph(_ABOUT_COMMANDS), *map(_command, runs)]),
+        _section("reproduce", "Commands that reproduce each run", [Paragraph(_ABOUT_COMMANDS), *map(_command, runs)]),
     ]  # fmt: skip
     kept = [section for section in sections if section.blocks or section.id == "samples"]
     return Document(_title(settings), answer(settings, scaling, compared), missing, kept, runs)
@@ -125,7 +125,7 @@ def _verdicts(settings: Sequence[Setting]) -> Table | None:
         assert kept is not None
         counts = [sum((run.get("refused") or {}).get(reason, 0) for run in setting.runs) / len(setting.runs) for reason in reasons]
         table.add_row(
-            named(setting, settings),
+            report_label(setting, settings),
             f"{n:,.0f}",
             f"{kept:,.0f}",
             f"{100 * kept / n:.1f}",
@@ -163,21 +163,21 @@ def _losses(log: Path) -> list[dict[str, Any]]:
         for row in csv.DictReader(file):
             with contextlib.suppress(TypeError, ValueError, KeyError):  # a killed process may leave half a line
                 step, loss = int(row["step"]), float(row["train_loss"])
-                if math.isfinite(loss):  # it is not if the training diverged
+                if math.isfinite(loss):  # inf or nan if the training diverged
                     rows.append({"step": step, "train_loss": loss})
     return rows[:: 1 + len(rows) // _MOST_POINTS]
 
 
 def _omitted_curves(runs: Sequence[RunFiles]) -> Paragraph | None:
     n = len(runs) - _MOST_CURVES
-    return Paragraph(f"The first {_MOST_CURVES} of {len(runs)} runs; the others' curves are in their logs/metrics.csv.") if n > 0 else None
+    return Paragraph(f"The first {_MOST_CURVES} of {len(runs)} runs; logs/metrics.csv of each other run has its curve.") if n > 0 else None
 
 
 def _versions(runs: Sequence[RunFiles]) -> Table:
     """The package versions of the runs: a column per package; runs with the same versions share a row."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics.get("versions") or {}))
     table = Table("versions", "versions", ("runs", "precision", "devices", *names), ("precision",))
-    lines_of: dict[tuple[str, ...], int] = {}
+    n_runs: dict[tuple[str, ...], int] = {}
     for run in runs:
         versions = run.metrics.get("versions") or {}
         cells = (
@@ -185,8 +185,8 @@ def _versions(runs: Sequence[RunFiles]) -> Table:
             str(run.metrics.get("devices") or "-"),
             *(versions.get(name, "-") for name in names),
         )
-        lines_of[cells] = lines_of.get(cells, 0) + 1
-    for cells, n in lines_of.items():
+        n_runs[cells] = n_runs.get(cells, 0) + 1
+    for cells, n in n_runs.items():
         table.add_row(str(n), *cells)
     return table
 

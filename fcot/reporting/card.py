@@ -8,7 +8,7 @@ from typing import Any
 from fcot.methods.table import METHODS
 from fcot.prompts.student import FormatKind, StudentFormat
 
-_LEARNT = {
+_LEARNED_FROM = {
     "feedback": "its feedback on the student's mistakes",
     "plain": "its further rationales",
     "self": "the student's own right answers",
@@ -31,7 +31,7 @@ def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api:
     """How to use a student, as Markdown: fcot's command and, for a local student, code with transformers.
 
     Args:
-        folder: The student's folder, or what stands for it.
+        folder: The student's folder, or a placeholder for it.
         layout: The kind of prompt that the student's model takes.
         text_format: The student's prompt format.
         api: Whether the student is a remote model.
@@ -86,7 +86,7 @@ def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, 
         later = rounds[1 : metrics.get("best_round", 1)]
         n_kept, n_asked = (sum(round_metrics[key] for round_metrics in later) for key in ("completions_kept", "completions_asked"))
         counts = f"{n_kept:,} of {n_asked:,}"
-        data += f"; in {len(later)} later rounds {counts} completions ({_LEARNT[metrics['learnt_from']]})" if later else ""
+        data += f"; in {len(later)} later rounds {counts} completions ({_LEARNED_FROM[metrics['learnt_from']]})" if later else ""
     terms = terms or NO_TEACHER
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
     head += [f"base_model: {base_model}"] if base_model else []

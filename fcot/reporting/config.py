@@ -38,7 +38,7 @@ class LoggerConfig:
 
 @dataclass
 class LightningLoggerConfig:
-    """Any logger of Lightning, beside the CSV log."""
+    """Any logger of Lightning, in addition to the CSV log."""
 
     name: str = MISSING
     target: str = MISSING  # its class, such as pytorch_lightning.loggers.MLFlowLogger
@@ -55,16 +55,16 @@ class LightningLoggerConfig:
 
 @dataclass
 class WandbLoggerConfig:
-    """Weights & Biases, beside the CSV log. The key comes from WANDB_API_KEY, a server of your own from WANDB_BASE_URL."""
+    """Weights & Biases, in addition to the CSV log. WANDB_API_KEY holds the key, WANDB_BASE_URL the address of a server of your own."""
 
     name: str = "wandb"
     project: str = "fcot"
-    entity: str | None = None  # user or team; null takes the key's own
-    # online where there is a key and the server answers, else offline; online: no run without a key; offline
+    entity: str | None = None  # user or team; null: the default one of the key
+    # auto: online if there is a key and the server answers, otherwise offline; online: without a key the run does not start
     mode: str = bounded("auto", one_of=("auto", "online", "offline"))
-    tags: list[str] = field(default_factory=list)  # beside method, task, student, teacher and D
+    tags: list[str] = field(default_factory=list)  # in addition to method, task, student, teacher and D
     log_student: bool = True  # upload the trained student
-    wait_s: int = bounded(120, at_least=1)  # for uploads at the end of a run; what is missing then can be synced
+    wait_s: int = bounded(120, at_least=1)  # maximum wait for uploads at the end of a run; `wandb sync` uploads the rest
 
     at_wandb: ClassVar[bool] = True
     by_lightning: ClassVar[bool] = False

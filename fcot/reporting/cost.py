@@ -10,7 +10,7 @@ from fcot.reporting.table import Table
 
 ANNOTATION_USD = 20 / 30  # per gold answer: $20 per hour, 30 answers per hour (paper A, appendix F)
 DAVINCI_USD = 20.0  # per million tokens, in and out: text-davinci-002's price in 2022, for teachers without a price
-_CHARACTERS_A_TOKEN = 4
+_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _rationales_usd(run: MetricsRow) -> tuple[float, bool]:
 
 def _by_length(run: MetricsRow) -> tuple[float, float]:
     """Tokens of prompts and completions, estimated from their characters; each completion counts its own prompt."""
-    return tuple((run.get(name) or 0) / _CHARACTERS_A_TOKEN for name in ("teacher_prompt_characters", "teacher_characters"))  # type: ignore[return-value]
+    return tuple((run.get(name) or 0) / _CHARACTERS_PER_TOKEN for name in ("teacher_prompt_characters", "teacher_characters"))  # type: ignore[return-value]
 
 
 def pareto(costs: Sequence[Cost], resource: Callable[[Cost], float | None]) -> list[bool]:
@@ -100,7 +100,7 @@ def cost_table(settings: Sequence[Setting]) -> Table:
     costs = costs_of(settings)
     resources = (lambda cost: cost.usd, lambda cost: cost.training_hours, lambda cost: cost.answer_tokens)
     fronts = [pareto(costs, resource) if len(costs) > 1 else [False] for resource in resources]
-    columns = ("setting", "problems", "annotation $", "rationales $", "total $", "training h", "tokens an answer", "acc %")
+    columns = ("setting", "problems", "annotation $", "rationales $", "total $", "training h", "tokens per answer", "acc %")
     table = Table("cost", "cost (*: on the Pareto front)", columns, ("setting",))
     for cost, *stars in zip(costs, *fronts, strict=True):
         usd, hours, tokens = ("*" if star else " " for star in stars)

@@ -11,15 +11,15 @@ from fcot.evaluation.errors import MARKS
 from fcot.evaluation.statistics import holm, independence
 from fcot.methods.table import METHODS
 from fcot.reporting.numbers import p_value
-from fcot.reporting.settings import Setting, named
+from fcot.reporting.settings import Setting, report_label
 from fcot.reporting.table import Table
 
 _QUARTERS = 4
 _EXPLAINED = {  # marks whose names need an explanation
-    "right_reasoning": "the reasoning's last line has the gold answer, the answer given is another",
-    "foreign_number": "a number that neither the question nor a calculation has",
+    "right_reasoning": "the reasoning's last line has the gold answer, but the given answer differs",
+    "foreign_number": "a number that is neither in the question nor the result of a calculation",
     "skipped_number": "a number of the question is not in the reasoning",
-    "loops": "a sentence comes again and again",
+    "loops": "a sentence is repeated several times",
 }
 
 
@@ -31,12 +31,12 @@ def error_table(settings: Sequence[Setting]) -> Table | None:
     marks = [name for name in MARKS if any(name in (run.get("errors") or {}) for setting in wrong for run in setting.runs)]
     columns = ("setting", "wrong", *(name.replace("_", " ") for name in marks))
     seeds = " of all seeds" if any(len(setting.runs) > 1 for setting in wrong) else ""
-    table = Table("errors", f"wrong answers{seeds}, by mark (% of them; one may have several)", columns, ("setting",))
+    table = Table("errors", f"wrong answers{seeds}, by mark (% of them; an answer may have several)", columns, ("setting",))
     table.notes = [f"{name.replace('_', ' ')}: {_EXPLAINED[name]}." for name in marks if name in _EXPLAINED]
     for setting in wrong:
         n = sum(not right for answers in setting.answers for right in answers.values())
         shares = [100 * sum((run.get("errors") or {}).get(name, 0) for run in setting.runs) / n for name in marks]
-        table.add_row(named(setting, settings), str(n), *(f"{share:.0f}" if share else "" for share in shares))
+        table.add_row(report_label(setting, settings), str(n), *(f"{share:.0f}" if share else "" for share in shares))
     return table
 
 
@@ -50,14 +50,14 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
     if not pairs:
         return None
     columns = ("teacher", "setting", "both wrong", "by chance", "odds ratio", "p (Holm)")
-    table = Table("failures_with_teacher", "failures together with the teacher's, on the same problems", columns, ("teacher", "setting"))
+    table = Table("failures_with_teacher", "failures shared with the teacher, on the same problems", columns, ("teacher", "setting"))
     rows, p_values = [], []
     for teacher, student in pairs:
         problems = sorted(teacher.problems & student.problems)
         wrong = [setting.correct(problems).mean(axis=0) < 0.5 for setting in (teacher, student)]
         odds, p = independence(*(flags.tolist() for flags in wrong))
         chance = wrong[0].mean() * wrong[1].mean() * len(problems)
-        rows.append((teacher.title, named(student, settings), f"{int((wrong[0] & wrong[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
+        rows.append((teacher.title, report_label(student, settings), f"{int((wrong[0] & wrong[1]).sum())}", f"{chance:.1f}", f"{odds:.2f}"))
         p_values.append(p)
     for row, corrected in zip(rows, holm(p_values), strict=True):
         table.add_row(*row, p_value(corrected))
@@ -70,15 +70,15 @@ def length_table(settings: Sequence[Setting]) -> Table | None:
     reasoning = [setting for setting in reasoning if any(any(lengths.values()) for lengths in setting.lengths)]
     if not reasoning:
         return None
-    columns = ("setting", *(f"{number}. quarter" for number in range(1, _QUARTERS + 1)))
-    title = "accuracy (%) by length of the answer, quarters from short to long (mean tokens; answers)"
+    columns = ("setting", *(f"quarter {number}" for number in range(1, _QUARTERS + 1)))
+    title = "accuracy (%) by length of the answer, quarters from short to long (in brackets: mean tokens; number of answers)"
     table = Table("lengths_of_answers", title, columns, ("setting",))
     for setting in reasoning:
         pairs = [
             (tokens, answers[index]) for answers, lengths in zip(setting.answers, setting.lengths, strict=True)
             for index, tokens in lengths.items()
         ]  # fmt: skip
-        table.add_row(named(setting, settings), *_quarters(np.array(pairs, dtype=np.float64)))
+        table.add_row(report_label(setting, settings), *_quarters(np.array(pairs, dtype=np.float64)))
     return table
 
 

@@ -17,18 +17,18 @@ from fcot.reporting.published import Published, published
 from fcot.reporting.scaling import AXES, Line
 from fcot.reporting.settings import Setting, label
 
-COLOURS = {  # by method; each is readable on a light and on a dark page
+COLORS = {  # by method; each is readable on a light and on a dark page
     "zero_shot": "#8f8f8f", "zero_shot_cot": "#b0967a", "few_shot_cot": "#5f9f6b", "fine_tune": "#d99a31", "fine_tune_cot": "#3a82c4",
     "tailored": "#9a6fc0",
 }  # fmt: skip
-_METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLOURS], range=list(COLOURS.values()))
+_METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLORS], range=list(COLORS.values()))
 _LINES = ["#1b9e77", "#d95f02", "#7b77c0", "#e7298a", "#66a61e", "#c79a00", "#a6761d", "#808080"]  # no method has these
 _DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # dashes and shapes distinguish lines of the same color
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
 _PAPER = "#c0504d"
 _INTERVAL = "95 % interval"
 _WIDTH = 520
-_LABEL = 480  # maximum width of an axis label in pixels; the page on a phone has less
+_LABEL = 480  # maximum width of an axis label in pixels; on a narrow screen the page sets a smaller one
 _FORMATS = ("svg", "pdf", "png")
 FigureRow = dict[str, Any]
 
@@ -42,16 +42,16 @@ def accuracy_chart(settings: Sequence[Setting]) -> Chart:
     cells = [setting.published[0] for setting in settings if setting.published is not None]
     paper = "; diamonds: paper A" if cells else ""
     paper += " (its best epochs beside our best epochs, hollow)" if any(cell.best_epoch for cell in cells) else ""
-    return _made("accuracy", f"test accuracy, %, with 95 % intervals{paper}", _stacked(charts, 1))
+    return _to_chart("accuracy", f"test accuracy, %, with 95 % intervals{paper}", _stacked(charts, 1))
 
 
 def _bars(group: Sequence[Setting]) -> Any:
     names = [label(setting, group) for setting in group]
     rows = [_measured(setting) | _paper(setting) | {"setting": name} for setting, name in zip(group, names, strict=True)]
     base = alt.Chart(_data(rows)).encode(y=alt.Y("setting:N", sort=names, title=None))
-    colour = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
+    color = alt.Color("method:N", scale=_METHOD_SCALE, legend=None)
     tooltip = ["setting:N", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q", "best epoch:Q", "paper A:Q"]
-    bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=colour, tooltip=tooltip)
+    bars = base.mark_bar(height={"band": 0.7}).encode(x=_percent(alt.X, "accuracy"), color=color, tooltip=tooltip)
     layers = [bars, base.mark_rule().encode(x="low:Q", x2="high:Q")]
     layers.append(base.mark_text(align="left", dx=5).encode(x="high:Q", text=alt.Text("accuracy:Q", format=".1f")))
     if any(row["paper A"] is not None for row in rows):
@@ -69,7 +69,7 @@ def scaling_chart(lines: Sequence[Line]) -> Chart:
     charts = [_along(axis, task, group) for (axis, task), group in panels.items()]
     paper = "; dashed: paper A" if any(map(_curve, lines)) else ""
     paper += " (its best epochs; dotted: our best epochs)" if any(map(_best_epochs, lines)) else ""
-    return _made("scaling", f"test accuracy along each axis, with 95 % intervals{paper}", _stacked(charts, 2))
+    return _to_chart("scaling", f"test accuracy along each axis, with 95 % intervals{paper}", _stacked(charts, 2))
 
 
 def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
@@ -84,8 +84,8 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
     scale = alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, padding=12)
     x = alt.X("place:Q", scale=scale, title=AXES.get(axis, axis), axis=alt.Axis(values=places, format="~s"))
     names = list(dict.fromkeys(row["line"] for row in rows))
-    colour, shape = _line_styles("line", names, "shape", legend=len(names) > 1)
-    base = alt.Chart(_data(rows)).encode(x=x, color=colour)
+    color, shape = _line_styles("line", names, "shape", legend=len(names) > 1)
+    base = alt.Chart(_data(rows)).encode(x=x, color=color)
     y = _percent(alt.Y, "accuracy", _room([row["high"] for row in rows] + [row["accuracy"] for row in (*paper, *best)]))
     tooltip = ["line:N", "place:Q", alt.Tooltip("accuracy:Q", format=".2f"), f"{_INTERVAL}:N", "n:Q", "seeds:Q"]
     layers = [
@@ -94,9 +94,9 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
         base.mark_point(filled=True, size=45, opacity=1).encode(y=y, tooltip=tooltip, shape=shape),
     ]
     if paper:
-        layers.insert(0, alt.Chart(_data(paper)).mark_line(strokeDash=[5, 4], opacity=0.6).encode(x=x, y=y, color=colour))
+        layers.insert(0, alt.Chart(_data(paper)).mark_line(strokeDash=[5, 4], opacity=0.6).encode(x=x, y=y, color=color))
     if best:
-        layers.insert(0, alt.Chart(_data(best)).mark_line(strokeDash=[1, 3], opacity=0.8).encode(x=x, y=y, color=colour))
+        layers.insert(0, alt.Chart(_data(best)).mark_line(strokeDash=[1, 3], opacity=0.8).encode(x=x, y=y, color=color))
     n = _sizes([setting for line in group for _, setting in line.points])
     return alt.layer(*layers).properties(width=0.75 * _WIDTH, height=260, title=f"{task}, {n}")
 
@@ -108,14 +108,14 @@ def cost_chart(costs: Sequence[Cost]) -> Chart:
     """
     tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
-    return _made("cost", "test accuracy by what it cost; line and words: Pareto front of these test accuracies", _stacked(charts, 1))
+    return _to_chart("cost", "test accuracy by cost; line and labels: Pareto front of these test accuracies", _stacked(charts, 1))
 
 
 def _cost(costs: Sequence[Cost], task: str) -> Any:
-    alike = len({cost.problems for cost in costs}) == 1
+    same_problems = len({cost.problems for cost in costs}) == 1
 
     def usd(cost: Cost) -> float:
-        return cost.teacher_usd if alike else cost.usd
+        return cost.teacher_usd if same_problems else cost.usd
 
     rows = []
     for cost, on_front in zip(costs, pareto(costs, usd), strict=True):
@@ -123,19 +123,19 @@ def _cost(costs: Sequence[Cost], task: str) -> Any:
         rows.append(_measured(cost.setting) | {"USD": usd(cost), "point": f"{cost.problems} problems{d}", "front": on_front,
                                                "student": cost.setting["student"], "training hours": cost.training_hours})  # fmt: skip
     front = [row for row in rows if row["front"]]
-    labelled = list({(row["USD"], row["accuracy"], row["point"]): row for row in front}.values())  # no label twice at one point
-    x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if alike else 'gold answers and rationales'}")
+    labeled = list({(row["USD"], row["accuracy"], row["point"]): row for row in front}.values())  # no label twice at one point
+    x = alt.X("USD:Q", scale=alt.Scale(domainMin=0), title=f"USD: {'rationales' if same_problems else 'gold answers and rationales'}")
     y = _percent(alt.Y, "accuracy", _room(row["high"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    colour = alt.Color("method:N", scale=_METHOD_SCALE, title=None, legend=alt.Legend(orient="bottom", values=methods))
+    color = alt.Color("method:N", scale=_METHOD_SCALE, title=None, legend=alt.Legend(orient="bottom", values=methods))
     base = alt.Chart(_data(rows)).encode(x=x)
     tooltip = ["point:N", "student:N", "method:N", alt.Tooltip("USD:Q", format=",.2f"), alt.Tooltip("accuracy:Q", format=".2f"),
                f"{_INTERVAL}:N", alt.Tooltip("training hours:Q", format=".3f")]  # fmt: skip
     layers = [
         alt.Chart(_data(front)).mark_line(color=_PAPER, opacity=0.7, interpolate="step-after").encode(x=x, y=y),
-        base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour),
-        base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=colour, tooltip=tooltip),
-        alt.Chart(_data(labelled)).mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(x=x, y=y, text="point:N"),
+        base.mark_rule().encode(y="low:Q", y2="high:Q", color=color),
+        base.mark_point(filled=True, size=60, opacity=1).encode(y=y, color=color, tooltip=tooltip),
+        alt.Chart(_data(labeled)).mark_text(align="left", dx=7, dy=-6, fontSize=9).encode(x=x, y=y, text="point:N"),
     ]
     return alt.layer(*layers).properties(width=_WIDTH, height=280, title=f"{task}, {_sizes([cost.setting for cost in costs])}")
 
@@ -151,13 +151,13 @@ def kept_chart(settings: Sequence[Setting]) -> Chart | None:
          "share": 100 * setting.mean("completions_kept") / setting.mean("completions_asked")}  # type: ignore[operator]
         for setting in taught
     ]  # fmt: skip
-    colour, shape = _line_styles("line", list(dict.fromkeys(row["line"] for row in rows)), "shape")
+    color, shape = _line_styles("line", list(dict.fromkeys(row["line"] for row in rows)), "shape")
     chart = alt.Chart(_data(rows)).mark_point(filled=True, size=60, opacity=0.8).encode(
         x=alt.X("D:O", title="rationales per problem (D)", axis=alt.Axis(labelAngle=0)), y=_percent(alt.Y, "share", title="kept, %"),
-        color=colour, shape=shape,
+        color=color, shape=shape,
         tooltip=["setting:N", alt.Tooltip("kept:Q", format=",.0f"), "asked:Q", alt.Tooltip("share:Q", format=".1f")],
     )  # fmt: skip
-    return _made("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
+    return _to_chart("kept", "completions that curation kept, %", chart.properties(width=_WIDTH, height=220))
 
 
 def _task_and_teacher(setting: Setting) -> str:
@@ -176,12 +176,12 @@ def training_chart(curves: Mapping[str, Sequence[FigureRow]]) -> Chart | None:
         points = [{"run": row["run"], "step": row["step"], value: row[value]} for row in rows if row.get(value) is not None]
         if points:
             y = alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=value != "train_loss"))
-            colour, dash = _line_styles("run", list(curves), "strokeDash", legend=not panels)  # one legend for both panels
+            color, dash = _line_styles("run", list(curves), "strokeDash", legend=not panels)  # one legend for both panels
             line = alt.Chart(_data(points)).mark_line(point=value == "validation", strokeWidth=1.5)
             tooltip = ["run:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".3f")]
             x = alt.X("step:Q", title="optimizer step")
-            panels.append(line.encode(x=x, y=y, color=colour, strokeDash=dash, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
-    return _made("training", "training curves of each run", _stacked(panels, 2)) if panels else None
+            panels.append(line.encode(x=x, y=y, color=color, strokeDash=dash, tooltip=tooltip).properties(width=0.75 * _WIDTH, height=240))
+    return _to_chart("training", "training curves of each run", _stacked(panels, 2)) if panels else None
 
 
 def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Chart:
@@ -196,14 +196,14 @@ def histogram_chart(name: str, title: str, panels: Mapping[str, Mapping[str, Seq
     charts = []
     for panel, groups in panels.items():
         rows = [{"group": group, "value": value} for group, values in groups.items() for value in values]
-        colour = alt.Color("group:N", sort=list(groups), scale=alt.Scale(range=["#3a82c4", "#b5b5b5"]), title=None)
+        color = alt.Color("group:N", sort=list(groups), scale=alt.Scale(range=["#3a82c4", "#b5b5b5"]), title=None)
         bars = (
             alt.Chart(_data(rows))
             .mark_bar()
-            .encode(x=alt.X("value:Q", bin=alt.Bin(maxbins=40), title=unit), y=alt.Y("count()", title=None), color=colour)
+            .encode(x=alt.X("value:Q", bin=alt.Bin(maxbins=40), title=unit), y=alt.Y("count()", title=None), color=color)
         )
         charts.append(bars.properties(width=_WIDTH, height=110, title=panel))
-    return _made(name, title, _stacked(charts, 1))
+    return _to_chart(name, title, _stacked(charts, 1))
 
 
 def save(chart: Chart, folder: Path) -> list[Path]:
@@ -238,7 +238,7 @@ def _stacked(panels: Sequence[Any], columns: int) -> Any:
     )
 
 
-def _made(name: str, title: str, chart: Any) -> Chart:
+def _to_chart(name: str, title: str, chart: Any) -> Chart:
     chart = chart.configure_view(stroke=None).configure_title(anchor="start", fontSize=12)
     spec = chart.configure_axis(labelLimit=_LABEL).configure_legend(labelLimit=2 * _WIDTH).to_dict()
     return Chart(name, title, spec)
@@ -277,17 +277,17 @@ def _line_styles(field: str, names: Sequence[str], second: str, legend: bool = T
     Args:
         field: The field that names a line.
         names: All lines.
-        second: ``strokeDash`` or ``shape``.
-        legend: Whether there is a legend below the chart.
+        second: The channel beside the color: ``strokeDash`` or ``shape``.
+        legend: Whether the lines are listed below the chart.
     """
     below = alt.Legend(orient="bottom", columns=1, symbolLimit=len(names)) if legend else None
     channel: Any = alt.StrokeDash if second == "strokeDash" else alt.Shape
     values: Sequence[Any] = _DASHES if second == "strokeDash" else _SHAPES
     places = range(len(names))
-    colours = alt.Scale(domain=names, range=[_LINES[place % len(_LINES)] for place in places])
+    colors = alt.Scale(domain=names, range=[_LINES[place % len(_LINES)] for place in places])
     others = alt.Scale(domain=names, range=[values[place // len(_LINES) % len(values)] for place in places])
     return (
-        alt.Color(f"{field}:N", sort=names, scale=colours, title=None, legend=below),
+        alt.Color(f"{field}:N", sort=names, scale=colors, title=None, legend=below),
         channel(f"{field}:N", sort=names, scale=others, title=None, legend=below),
     )
 

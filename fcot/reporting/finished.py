@@ -21,7 +21,7 @@ Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by s
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
 _AGAIN = "to make it again, remove it and the run's DONE.json, and run the run's command"
 # Prefixes of keys that change no prediction (see the schemas in ``fcot/config``), or that a report shows in a column of their own.
-_NO_MATTER = (
+_IRRELEVANT_KEYS = (
     "seed", "output_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path", "student.name",
     "method.name",
     "trainer.eval_batch_tokens", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every_s", "teacher.batch",
@@ -132,7 +132,7 @@ def _is_used(key: str, metrics: Mapping[str, Any]) -> bool:
 def _differing(configs: Sequence[Mapping[str, str]]) -> list[str]:
     """Keys in which configurations differ: a choice such as ``curation``, or an option among configurations with the same choice."""
     keys = []
-    for key in dict.fromkeys(key for config in configs for key in config if not key.startswith(_NO_MATTER)):
+    for key in dict.fromkeys(key for config in configs for key in config if not key.startswith(_IRRELEVANT_KEYS)):
         choice = f"{key.partition('.')[0]}.name"
         values: dict[str | None, set[str | None]] = {}
         for config in configs:
@@ -150,11 +150,11 @@ def _configuration(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _flat(config: Any, before: str = "") -> dict[str, str]:
+def _flat(config: Any, prefix: str = "") -> dict[str, str]:
     """The values of a nested configuration by dotted key."""
     flat: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, DictConfig) else {f"{before}{key}": _word(value)}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": _word(value)}
     return flat
 
 

@@ -18,7 +18,7 @@ from fcot.reporting.table import Table
 
 LIMIT_BYTES = 30_000_000
 _ASSETS = Path(__file__).with_name("page")
-_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # in order: later scripts use the definitions of earlier ones
+_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # in order: later scripts use earlier ones
 _BROWSERS = {"samples": "Rationales", "rounds": "Paths through the rounds"}  # sections that the page fills, and their headings
 _LEAST_BYTES = 100_000  # for samples, even if the rest exceeds the limit
 # Control characters are shown as their Unicode pictures, so that they are visible and no HTML parser interprets them.
@@ -41,7 +41,7 @@ def write_page(document: Document, path: Path, limit_bytes: int = LIMIT_BYTES, p
     Raises:
         FcotError: The file cannot be written.
     """
-    scripts = {"page": _behaviour(), "vega": _vega() if _charts(document) else ""}
+    scripts = {"page": _page_script(), "vega": _vega() if _charts(document) else ""}
     fixed = _filled(document, Samples(b"", 0, 0, 0, ()), scripts)
     available = limit_bytes - sum(len(part.encode()) for part in fixed)
     samples = read_samples(document.runs, max(available, _LEAST_BYTES) // 4 * 3 - 1000, problems_of)
@@ -88,8 +88,8 @@ def _section(section: Section, samples: Samples) -> str:
 def _shown(samples: Samples) -> str:
     """How many of the problems the page holds, and which files could not be read."""
     note = (
-        f'<p class="note">{samples.shown:,} of {samples.total:,} problems, so that the file stays small: those where runs disagree '
-        "or are wrong before others, spread evenly over tasks.</p>"
+        f'<p class="note">{samples.shown:,} of {samples.total:,} problems, to keep the file small: first those on which runs disagree or '
+        "are wrong, spread evenly over tasks.</p>"
     )
     warnings = "".join(f"<li>{_text(warning)}</li>" for warning in samples.warnings)
     return (note if samples.shown < samples.total else "") + (f'<ul class="warnings">{warnings}</ul>' if warnings else "")
@@ -163,7 +163,7 @@ def _asset(name: str) -> str:
     return (_ASSETS / name).read_text(encoding="utf-8")
 
 
-def _behaviour() -> str:
+def _page_script() -> str:
     """The page's own scripts, joined in one function scope."""
     return "\n".join(["'use strict';", "(() => {", *(_asset(f"{name}.js") for name in _SCRIPTS), "})();", ""])
 

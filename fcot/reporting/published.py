@@ -22,9 +22,9 @@ class Published:
 
     Attributes:
         source: The part of the file, which names the place in the paper: ``table1``, ``table9``, ``figure9``...
-        task: As in fcot.
-        student: As in fcot.
-        method: As in fcot.
+        task: The task's name in fcot.
+        student: The student's name in fcot, or the GPT-3 model's.
+        method: The method's name in fcot.
         diversity: D; None for methods without a teacher.
         sampled: Whether the rationales were sampled; otherwise D = 1 is the greedy rationale.
         subset: Number of train problems; None for all.

@@ -24,7 +24,7 @@ def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
 
 
 def _students(settings: Sequence[Setting]) -> Table | None:
-    """The paper's students on the tasks and methods for which it has no student of the settings; None if there are none."""
+    """The paper's students, for each task and method in which no setting has a cell of the paper; None if the paper has none."""
     covered = {(setting["task"], setting["method"]) for setting in settings if find_published(setting.runs[0])}
     uncovered = {(setting["task"], setting["method"]) for setting in settings} - covered
     cells = [cell for cell in published() if cell.subset is None and cell.source != "figure9" and (cell.task, cell.method) in uncovered]

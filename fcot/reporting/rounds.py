@@ -9,18 +9,18 @@ import numpy as np
 
 from fcot.evaluation.statistics import Comparison, Correctness, estimate, gain, holm
 from fcot.reporting.numbers import equal_to, signed, signed_interval
-from fcot.reporting.settings import MetricsRow, Setting, named
+from fcot.reporting.settings import MetricsRow, Setting, report_label
 from fcot.reporting.table import Table
 
 ENDED = {
     "rounds": "after method.rounds",
     "patience": "validation accuracy no longer rose",
-    "few_mistakes": "too few mistakes were left",
+    "few_mistakes": "too few mistakes remained",
     "nothing_kept": "nothing new was kept",
     "budget": "the budget was spent",
 }
 _EXPLAINED = (
-    "failed: train problems with a wrong answer in the exam, pass %: right answers in the exam, both of the student before the round; "
+    "failed: train problems with a wrong answer in the exam; pass %: right answers in the exam; both are of the student before the round; "
     "samples: of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; "
     "$: paid by these runs"
 )
@@ -35,13 +35,15 @@ def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
     with_rounds = [(setting, runs) for setting in settings if (runs := [run for run in setting.runs if run.get("rounds")])]
     gains = [_gain(setting, runs) for setting, runs in with_rounds]
     corrected = holm([comparison.p if comparison else None for comparison in gains])
-    several = " after Holm's correction over the settings" if sum(comparison is not None for comparison in gains) > 1 else ""
+    correction = " after Holm's correction over the settings" if sum(comparison is not None for comparison in gains) > 1 else ""
     for (setting, runs), comparison, p in zip(with_rounds, gains, corrected, strict=True):
         rounds = [run["rounds"] for run in runs]
-        table = Table(f"rounds_{setting['run_id'][-10:]}", f"rounds of {named(setting, settings)}", _COLUMNS, always=("test %", "95 % CI"))
+        table = Table(
+            f"rounds_{setting['run_id'][-10:]}", f"rounds of {report_label(setting, settings)}", _COLUMNS, always=("test %", "95 % CI")
+        )
         for number in range(max(map(len, rounds))):
             table.add_row(*_cells(setting, [of_run[number] for of_run in rounds if len(of_run) > number]))
-        table.notes = [_EXPLAINED, *map(_outcome, runs), *_gain_note(comparison, p, several)]
+        table.notes = [_EXPLAINED, *map(_outcome, runs), *_gain_note(comparison, p, correction)]
         yield table
 
 
@@ -102,10 +104,10 @@ def _gain(setting: Setting, runs: Sequence[MetricsRow]) -> Comparison | None:
     return gain(_answers(first), _answers(kept), problems, setting.templates(problems))
 
 
-def _gain_note(comparison: Comparison | None, p: float | None, corrected: str) -> list[str]:
+def _gain_note(comparison: Comparison | None, p: float | None, correction: str) -> list[str]:
     if comparison is None or p is None:
         return []
     return [
         f"the kept round against the first, which had fewer steps and samples: {signed(comparison.difference, 2)} points "
-        f"(95 % CI {signed_interval(comparison.low, comparison.high)}), {equal_to(p)}{corrected}"
+        f"(95 % CI {signed_interval(comparison.low, comparison.high)}), {equal_to(p)}{correction}"
     ]

@@ -23,7 +23,8 @@ from fcot.reporting.document import RunFiles
 
 ProblemsOf = Callable[[RunFiles], Iterable[Problem]]
 Key = tuple[int, int]  # number of the dataset, sample index
-_INFLATED = 6  # maximum uncompressed size in limits: a browser holds the text twice, as it is and in lower case for the search
+# Maximum uncompressed size as a multiple of the limit: a browser holds the text twice, the second time in lower case for the search.
+_INFLATED = 6
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 Row = TypeVar("Row")
 
@@ -52,8 +53,8 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
 
     Args:
         runs: The runs in the order in which they are shown.
-        limit: Maximum size of ``packed`` in bytes. Problems that do not fit are left out. Those on which runs disagree or are wrong come
-            first; tasks alternate.
+        limit: Maximum size of ``packed`` in bytes. Problems that do not fit are left out. Problems on which runs disagree or are wrong
+            come first; tasks alternate.
         problems_of: Loads the problems of a run's dataset. A run's files do not hold the questions that it trained on. With None these are
             shown only if another run was tested or examined on them.
     """
@@ -118,14 +119,14 @@ def _items(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None])
     shared: dict[tuple[int, str], list[int]] = {}
     files: dict[tuple[int, str], Path] = {}
     for number, run in enumerate(runs):
-        folder, of = run.directory, data.of_run[number]
-        reader = _Reader(of, (number,), warnings)
+        folder, data_set = run.directory, data.of_run[number]
+        reader = _Reader(data_set, (number,), warnings)
         yield from reader.rows("answer", folder.predictions, Prediction)
         yield from reader.rows("marks", folder.errors, Marked)
         for round_metrics in run.metrics.get("rounds") or ():
             yield from _round_items(reader, folder.round(round_metrics["round"]), round_metrics["round"])
         if run.metrics.get("completions_asked") and reader.exists(folder.curated):
-            key = of, file_fingerprint(folder.curated)
+            key = data_set, file_fingerprint(folder.curated)
             shared.setdefault(key, []).append(number)
             files[key] = folder.curated
     for key, numbers in shared.items():

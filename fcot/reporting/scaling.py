@@ -43,13 +43,13 @@ class Line:
 def lines(settings: Sequence[Setting]) -> list[Line]:
     """All lines with at least three points."""
     keys = dict.fromkeys(key for setting in settings for key in setting.varied)
-    found = [line for key in keys for line in _along(key, {key}, lambda setting, key=key: _place(setting, key), settings)]  # type: ignore[misc]
-    found += _along("diversity", {"D"}, lambda setting: setting["diversity"], settings)
-    found += _along("n_parameters", {"student", "student.width"}, lambda setting: setting["n_parameters"], settings)
-    if not {line.axis for line in found} & _TEACHER:
-        found += _along("teacher_accuracy", _TEACHER, lambda setting: setting.mean("teacher_accuracy"), settings)
+    candidates = [line for key in keys for line in _along(key, {key}, lambda setting, key=key: _place(setting, key), settings)]  # type: ignore[misc]
+    candidates += _along("diversity", {"D"}, lambda setting: setting["diversity"], settings)
+    candidates += _along("n_parameters", {"student", "student.width"}, lambda setting: setting["n_parameters"], settings)
+    if not {line.axis for line in candidates} & _TEACHER:
+        candidates += _along("teacher_accuracy", _TEACHER, lambda setting: setting.mean("teacher_accuracy"), settings)
     # Of lines through the same settings the first stays: a student's width, for example, also changes its number of parameters.
-    unique = {frozenset(setting["run_id"] for _, setting in line.points): line for line in reversed(found)}
+    unique = {frozenset(setting["run_id"] for _, setting in line.points): line for line in reversed(candidates)}
     return list(reversed(unique.values()))
 
 

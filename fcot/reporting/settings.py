@@ -102,8 +102,8 @@ class Setting:
 def depends_on_seed(run: MetricsRow) -> bool:
     """Whether another seed could change a run's answers. Older runs do not record it, so it is derived from other metrics.
 
-    An untrained pretrained student that decodes greedily answers alike with each seed. So does an untrained remote student, even if it
-    samples: its samples are stored by their number. A tiny student has random weights, which depend on the seed.
+    An untrained pretrained student that decodes greedily gives the same answers with every seed. So does an untrained remote student, even
+    if it samples: its samples are stored by their number. A tiny student has random weights, which depend on the seed.
     """
     if (known := run.get("uses_seed")) is not None:
         return bool(known)
@@ -151,7 +151,7 @@ def number(value: object) -> float | None:
         return None
 
 
-def alike(settings: Sequence[Setting]) -> list[Setting]:
+def ambiguous(settings: Sequence[Setting]) -> list[Setting]:
     """Settings that share task, student, method, D and swept values with another one, although their configurations differ."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -165,7 +165,7 @@ def varied_keys(settings: Sequence[Setting]) -> list[str]:
 
 
 def label(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting's name among those of its task and student: method, D, the values that differ and, if these are equal, a run's hash."""
+    """A setting's name among those of its task and student: method, D, the values that differ and, if it is ambiguous, a run's hash."""
     return setting.title_with(differing(setting, settings)) + _hash(setting, settings)
 
 
@@ -175,16 +175,18 @@ def full_label(setting: Setting, settings: Sequence[Setting]) -> str:
 
 
 def _hash(setting: Setting, settings: Sequence[Setting]) -> str:
-    return f", {setting['run_id'][-10:]}" if setting in alike(settings) else ""
+    return f", {setting['run_id'][-10:]}" if setting in ambiguous(settings) else ""
 
 
 def differing(setting: Setting, settings: Sequence[Setting]) -> dict[str, str]:
     """The swept values of a setting that not all settings of its task and student share; all of them if it is the only one."""
-    near = [other for other in settings if all(other[name] == setting[name] for name in SHOWN)]
-    return {key: value for key, value in setting.varied.items() if len(near) == 1 or any(other.varied.get(key) != value for other in near)}
+    peers = [other for other in settings if all(other[name] == setting[name] for name in SHOWN)]
+    return {
+        key: value for key, value in setting.varied.items() if len(peers) == 1 or any(other.varied.get(key) != value for other in peers)
+    }
 
 
-def named(setting: Setting, settings: Sequence[Setting]) -> str:
-    """A setting's label, after task and student if the settings are of several."""
+def report_label(setting: Setting, settings: Sequence[Setting]) -> str:
+    """A setting's name in a report: its label, preceded by task and student if the settings have several."""
     several = len({tuple(other[name] for name in SHOWN) for other in settings}) > 1
     return (f"{setting['task']}, {setting['student']}: " if several else "") + label(setting, settings)

@@ -12,12 +12,12 @@ from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, MetricsRow, Setting, alike, differing, full_label, label, named, varied_keys
+from fcot.reporting.settings import SHOWN, MetricsRow, Setting, ambiguous, differing, full_label, label, report_label, varied_keys
 from fcot.reporting.table import Table
 
 _TESTED = (
-    "95 % CI and p, one run each: exact McNemar test, for these two trained students only; several: over trainings and problems (variance "
-    "of both, Cochran and Cox's t quantile)."
+    "95 % CI and p with one run each: exact McNemar test, for these two trained students only. With several runs: over trainings and "
+    "problems (variance of both, Cochran and Cox's t quantile)."
 )
 _SINGLY = (
     "Test problems are of few templates (fewer than 10): intervals and tests treat the problems as independent, which they may not be."
@@ -39,7 +39,7 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
     varied = _varied(settings)
     columns |= varied
-    if same := alike(settings):
+    if same := ambiguous(settings):
         columns["run"] = [setting["run_id"][-10:] if setting in same else "" for setting in settings]
     columns["acc %"] = [f"{100 * setting.accuracy.mean:.2f}" for setting in settings]
     columns["95 % CI"] = [f"{100 * setting.accuracy.low:.1f}-{100 * setting.accuracy.high:.1f}" for setting in settings]
@@ -126,8 +126,8 @@ def _against_the_paper(setting: Setting) -> tuple[str, str, str]:
 
 
 def _kept(setting: Setting) -> str:
-    asked = setting.mean("completions_asked")
-    return f"{setting.mean('completions_kept'):,.0f}/{asked:,.0f}" if asked else "-"
+    requested = setting.mean("completions_asked")
+    return f"{setting.mean('completions_kept'):,.0f}/{requested:,.0f}" if requested else "-"
 
 
 def _faulty(settings: Sequence[Setting]) -> dict[str, list[str]]:
@@ -185,7 +185,7 @@ def _informative_pairs(group: Sequence[Setting]) -> Iterator[tuple[Setting, Sett
 
 
 def _difference(first: Setting, second: Setting) -> str | None:
-    """The key in which two settings differ, None if there are several. D does not count beside the method if one setting has no D."""
+    """The only key in which two settings differ; None if there are several. If one setting has no D, D is ignored where methods differ."""
     facts = [{"method": setting["method"], "diversity": setting["diversity"], **setting.varied} for setting in (first, second)]
     keys = [key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)]
     if "method" in keys and None in (first["diversity"], second["diversity"]):
@@ -201,8 +201,9 @@ def comparison_table(compared: Sequence[Compared], settings: Sequence[Setting]) 
         settings: All settings of the report, among which the names must be unique.
     """
     columns = ("comparison", "difference", "95 % CI", "p (Holm)", "repaired", "broken", "n")
-    table = Table("comparisons", "against each other, on the same problems", columns, ("comparison",), notes=[
-        "repaired: problems that the first answers wrongly and the second rightly (of several seeds: more than half); broken: the reverse.",
+    table = Table("comparisons", "comparisons on the same problems", columns, ("comparison",), notes=[
+        "repaired: the first setting's answer is wrong and the second one's is right (with several seeds: in more than half of them); "
+        "broken: the reverse.",
         _TESTED,
         "p is corrected for the number of comparisons (Holm); intervals are not corrected for multiple comparisons.",
     ])  # fmt: skip
@@ -211,7 +212,7 @@ def comparison_table(compared: Sequence[Compared], settings: Sequence[Setting]) 
     table.notes += by_template([first for first, _, _ in compared])
     for (first, second, result), p in zip(compared, holm([result.p for _, _, result in compared]), strict=True):
         table.add_row(
-            f"{named(first, settings)} -> {label(second, settings)}", signed(result.difference, 2),
+            f"{report_label(first, settings)} -> {label(second, settings)}", signed(result.difference, 2),
             signed_interval(result.low, result.high), p_value(p), str(len(result.repaired)), str(len(result.broken)),
             str(len(first.problems & second.problems)),
         )  # fmt: skip
@@ -244,33 +245,33 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     trained = [metrics for metrics in runs if metrics["accuracy_checkpoint"] != "untrained"]
     if trained and any(len(setting.runs) == 1 and setting["accuracy_checkpoint"] != "untrained" for setting in settings):
         lines.append(
-            "95 % CI and p: over the test problems, one training each where there is one seed; another may differ by more (seed=0,1,2)."
+            "Settings with one seed: 95 % CI and p are over the test problems only; another training may differ by more (seed=0,1,2)."
         )
     if any(metrics["student"] == "teacher" and str(metrics["teacher"]).startswith("oracle") for metrics in runs):
         lines.append("the oracle's answers do not depend on the prompt.")
     lines += [
-        f"{named(setting, settings)}: only {ended:.0%} of the answers ended by themselves."
+        f"{report_label(setting, settings)}: only {ended:.0%} of the answers ended by themselves."
         for setting in settings if setting["accuracy_checkpoint"] != "untrained"
         if (ended := setting.mean("complete")) is not None and ended < _ENDED
     ]  # fmt: skip
     for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
         lines += _baselines(task, metrics)
         if shared := metrics["test_questions_also_in_train"]:
-            lines.append(f"{task}: {shared} test questions also stand in train.")
+            lines.append(f"{task}: {shared} test questions are also in train.")
         if metrics["rows_in_published_order"] is False:
             lines.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
     for setting, metrics in ((each, run) for each in settings for run in each.runs):
         lines += _near_duplicates(metrics)
         if left_out := metrics.get("exemplars_left_out"):
-            lines.append(f"{metrics['task']}: {left_out} test problems stand in the prompt (exemplars or template) and are not scored.")
+            lines.append(f"{metrics['task']}: {left_out} test problems are in the prompt (exemplars or template) and are not scored.")
         if n := metrics.get("shortened_prompts"):
             dropped = metrics["dropped_exemplars"] / metrics["n_test"]
             lines.append(
-                f"{named(setting, settings)}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
+                f"{report_label(setting, settings)}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
                 f"({dropped:.1f} on average)."
             )
         if n := metrics.get("cut_questions"):
-            lines.append(f"{named(setting, settings)}: {n} of {metrics['n_test']} questions lost their beginning.")
+            lines.append(f"{report_label(setting, settings)}: {n} of {metrics['n_test']} questions lost their beginning.")
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         lines.append(f"{cut} training completions were cut at the length limit.")
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
@@ -287,9 +288,9 @@ def _near_duplicates(metrics: MetricsRow) -> Iterator[str]:
     templates = metrics.get("test_questions_of_a_train_template", 0)
     shared = []
     if numbers > metrics["test_questions_also_in_train"]:
-        shared.append(f"{numbers} of {n} test problems ({numbers / n:.0%}) stand in train with the same or other numbers")
+        shared.append(f"{numbers} of {n} test problems ({numbers / n:.0%}) are in train with the same or other numbers")
     if templates > numbers:
-        shared.append(f"{templates} of {n} ({templates / n:.0%}) have the wording of a train problem but for names, objects and numbers")
+        shared.append(f"{templates} of {n} ({templates / n:.0%}) have the wording of a train problem except for names, objects and numbers")
     if shared:
         remedy = "" if metrics.get("split_mode") == "template" else "; split-mode=template keeps templates apart"
         yield f"{metrics['task']}: {', '.join(shared)}{remedy}.".replace("%", " %")

@@ -113,19 +113,19 @@ def blocks(wr: Any, document: Document, logged: Sequence[Mapping[str, Any]], ent
     """
     metrics = [run.metrics for run in document.runs if run.directory.wandb.exists()]
     panels = _panels(wr, metrics) if logged else {}
-    made = [wr.TableOfContents(), wr.P(document.answer)]
+    report_blocks = [wr.TableOfContents(), wr.P(document.answer)]
     if len(logged) < len(document.runs):
         n = len(document.runs) - len(logged)
-        made.append(wr.P(f"{n} of {len(document.runs)} runs were not logged at W&B: the tables have them, the panels do not."))
+        report_blocks.append(wr.P(f"{n} of {len(document.runs)} runs were not logged at W&B: the tables have them, the panels do not."))
     if document.missing:
-        made.append(wr.UnorderedList(items=list(document.missing)))
+        report_blocks.append(wr.UnorderedList(items=list(document.missing)))
     for section in _sections(document, panels):
         shown = [wandb_block for block in section.blocks for wandb_block in _block(wr, block)]
         if section.id in panels:
             shown.append(wr.PanelGrid(runsets=_runsets(wr, logged, entity, project), panels=panels[section.id]))
         if shown:
-            made += [wr.H2(section.title), *shown]
-    return made
+            report_blocks += [wr.H2(section.title), *shown]
+    return report_blocks
 
 
 def _sections(document: Document, panels: Mapping[str, Sequence[Any]]) -> Iterator[Section]:

@@ -71,7 +71,7 @@ class WandbRun:
         self.entity, self.url = label.entity, None  # set when the server accepts the run
         self._incomplete_because = "logger.mode=offline" if mode == "offline" else self._start_online()
         if self._run is None:
-            self._careful("starting", lambda: self._start("offline"))
+            self._warn_on_error("starting", lambda: self._start("offline"))
         if self._incomplete_because is None:
             say(f"W&B: {self.url}")
 
@@ -106,8 +106,8 @@ class WandbRun:
             allow_val_change=True,
         )  # fmt: skip
 
-    def _careful(self, what: str, work: Callable[[], object]) -> None:
-        """Call ``work``; an error becomes a warning that names ``what``."""
+    def _warn_on_error(self, what: str, work: Callable[[], object]) -> None:
+        """Call ``work``; the first error is printed as a warning that names ``what``, and the run continues."""
         begin = time.monotonic()
         try:
             work()
@@ -124,7 +124,7 @@ class WandbRun:
             values: By name, such as ``train/loss``.
             step: Name and value of a step counter, such as ``train/step``: the x axis of all names with the same prefix.
         """
-        self._careful("metrics", lambda: self._log(values, step))
+        self._warn_on_error("metrics", lambda: self._log(values, step))
 
     def _log(self, values: Mapping[str, float], step: tuple[str, int] | None) -> None:
         if self._run is None or not values:
@@ -144,7 +144,7 @@ class WandbRun:
             if self._run is not None and rows and not self._stuck:
                 self._run.log({name: wandb.Table(columns=list(columns), data=[[_cell(value) for value in row] for row in rows])})
 
-        self._careful("a table", log)
+        self._warn_on_error("a table", log)
 
     def artifact(self, name: str, kind: str, path: Path, used: bool, metadata: Mapping[str, Any]) -> None:
         """Log a file or folder as an artifact of the run.
@@ -162,23 +162,23 @@ class WandbRun:
 
             if self._run is None or self._stuck:
                 return
-            made = wandb.Artifact(artifact_name(name), kind, metadata=dict(metadata))
+            artifact = wandb.Artifact(artifact_name(name), kind, metadata=dict(metadata))
             # Not copied into wandb's cache: a run's files do not change once they are written.
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
                     name_in_it = str(file.relative_to(path if path.is_dir() else path.parent))
-                    made.add_file(str(file.absolute()), name_in_it, policy="immutable", skip_cache=True)
+                    artifact.add_file(str(file.absolute()), name_in_it, policy="immutable", skip_cache=True)
             if used:  # as use_artifact does, but that raises an error offline, and waits for the upload online
-                self._run._log_artifact(made, is_user_created=True, use_after_commit=True)
+                self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
             else:
-                self._run.log_artifact(made)
-            self._uploads.append(made)
+                self._run.log_artifact(artifact)
+            self._uploads.append(artifact)
 
-        self._careful(f"the {kind}", log)
+        self._warn_on_error(f"the {kind}", log)
 
-    def summarise(self, values: Mapping[str, Any]) -> None:
+    def summarize(self, values: Mapping[str, Any]) -> None:
         """Set the run's summary: its final metrics."""
-        self._careful("the summary", lambda: self._run and self._run.summary.update(dict(values)))
+        self._warn_on_error("the summary", lambda: self._run and self._run.summary.update(dict(values)))
 
     def finish(self, error: BaseException | None) -> None:
         """End the run and wait for its uploads. If some of it is not at the server, print the command that uploads it.
@@ -190,7 +190,7 @@ class WandbRun:
             return
         stopped = isinstance(error, KeyboardInterrupt)
         if stopped:
-            self._careful("stopping", lambda: self._run.mark_preempting())
+            self._warn_on_error("stopping", lambda: self._run.mark_preempting())
         elif self.url is not None:
             self._await_uploads(time.monotonic() + self._wait_s)
         try:
@@ -204,9 +204,9 @@ class WandbRun:
 
     def _await_uploads(self, until: float) -> None:
         """Wait for each upload, because wandb reports a failed one only to those who wait for it."""
-        for made in self._uploads:
+        for artifact in self._uploads:
             seconds = max(1, round(until - time.monotonic()))
-            self._careful(f"upload of {made.name}", partial(made.wait, timeout=seconds))
+            self._warn_on_error(f"upload of {artifact.name}", partial(artifact.wait, timeout=seconds))
 
     def sync_command(self) -> str:
         """The command that uploads what the server does not have, including the files of earlier processes."""

@@ -86,7 +86,7 @@ class Tracker:
         for round_metrics in (metrics or {}).get("rounds", ()):
             wandb_run.log(dict(_numbers("rounds", round_metrics)), ("rounds/round", round_metrics["round"]))
         if metrics is not None:
-            wandb_run.summarise({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
+            wandb_run.summarize({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
         directory, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
         if directory.predictions.exists():
             _log_predictions(run, wandb_run)

@@ -45,11 +45,12 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
-    """A column per name, of one type: integers beside floats become floats, other mixtures text."""
+    """A column per name. Each column has one type: integers beside floats become floats, other mixtures become text."""
     import pandas as pd
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    frame = pd.DataFrame({name: pd.array([row.get(name) for row in rows]) for name in names})  # their types have missing values
+    # Arrays of pandas' own types keep integers beside missing values.
+    frame = pd.DataFrame({name: pd.array([row.get(name) for row in rows]) for name in names})
     mixed = frame.select_dtypes("object").columns
     frame[mixed] = frame[mixed].map(_text, na_action="ignore").astype("string")
     return frame
@@ -60,16 +61,16 @@ def _text(value: Any) -> str:
 
 
 def _seconds(record: JobRecord | None) -> float | None:
-    """Total duration of the attempts that recorded their end; None if there are none. A killed attempt records none."""
-    known = [attempt.ended - attempt.started for attempt in (record.attempts if record else []) if attempt.ended is not None]
-    return sum(known) if known else None
+    """Total seconds of the attempts that recorded their end, which killed ones did not; None if no attempt did."""
+    durations = [attempt.ended - attempt.started for attempt in (record.attempts if record else []) if attempt.ended is not None]
+    return sum(durations) if durations else None
 
 
-def _flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested metrics by dotted name; an interval becomes its two ends, other lists become JSON."""
     flat: dict[str, Any] = {}
     for key, value in metrics.items():
-        name = f"{before}{key}"
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}.")
         elif key.endswith("_ci95") and value:

@@ -56,11 +56,11 @@ class JobRecord:
 
     Attributes:
         job: The job's number, or ``generation``.
-        overrides: The planned overrides.
-        run_id: The planned run.
-        run: The run's folder, relative to the sweep's.
+        overrides: The planned overrides; empty for the generation job.
+        run_id: The id of the planned run; None for the generation job, and for a job whose configuration has a fault.
+        run: The run's folder, relative to the sweep's; None as for ``run_id``.
         status: ``running``, or the outcome of the last attempt.
-        error: The error message of a failed job.
+        error: The error message; None if the job has not failed.
         traceback: Of an unexpected exception; None for an error with a message for the user.
         attempts: All starts, oldest first.
     """
@@ -143,17 +143,17 @@ def _check_generation(sweep: Sweep, number: int, slurm: str) -> None:
         slurm: SLURM's id of the generation job.
 
     Raises:
-        FcotError: It did not.
+        FcotError: The generation job never started, was killed, or could not generate all completions of this job.
     """
     record = read_record(sweep.record(GENERATION))
     attempts = [attempt for attempt in record.attempts if attempt.slurm == slurm] if record else []
     if not attempts:
-        raise FcotError(f"the generation job {slurm} never started; `python -m fcot.sweep rerun {sweep.folder}`")
+        raise FcotError(f"the generation job {slurm} never started; to submit it again: `python -m fcot.sweep rerun {sweep.folder}`")
     last = attempts[-1]
     if last.outcome == "done" or (last.outcome == "failed" and last.failed and str(number) not in last.failed):
         return
     why = last.failed.get(str(number)) or f"the generation job {slurm} {last.outcome or 'was killed'}"
-    raise FcotError(f"the teacher's rationales are not complete: {why}")
+    raise FcotError(f"the teacher's completions are incomplete: {why}")
 
 
 def give_up(sweep: Sweep, name: JobName, why: str) -> None:
@@ -229,10 +229,10 @@ def _resolved(sweep: Sweep, job: PlannedJob, added: list[str]) -> tuple[Run, Dic
     Args:
         sweep: The job's sweep.
         job: The job.
-        added: Overrides beside the job's own.
+        added: Overrides in addition to the job's own.
 
     Raises:
-        FcotError: It is another run.
+        FcotError: The job's overrides now lead to another run than planned.
     """
     with composer(sweep.searchpath) as compose:
         composed = compose([*job.overrides, *added])
@@ -240,7 +240,7 @@ def _resolved(sweep: Sweep, job: PlannedJob, added: list[str]) -> tuple[Run, Dic
     if run.run_id != job.run_id:
         raise FcotError(
             f"this job was planned at {sweep.created} as {job.run_id}, and is {run.run_id} now: code, configuration or data have changed "
-            "since. Submit the sweep again; finished stages are skipped, and stored completions are reused"
+            f"since. To run it as it is now: `python -m fcot.sweep rerun {display_path(sweep.folder)}`; stored completions are reused"
         )
     return replace(run, shared_budget=budget_of(sweep)), composed
 
@@ -248,5 +248,5 @@ def _resolved(sweep: Sweep, job: PlannedJob, added: list[str]) -> tuple[Run, Dic
 def budget_of(sweep: Sweep) -> SharedBudget | None:
     """The budget that the sweep's jobs share; None if ``hydra.launcher.budget_usd`` is not set."""
     usd = sweep.launcher.get("budget_usd")
-    command = f"`python -m fcot.sweep rerun {display_path(sweep.folder)} budget_usd=MORE`"  # increases it
+    command = f"`python -m fcot.sweep rerun {display_path(sweep.folder)} budget_usd=MORE`"  # increases the budget
     return None if usd is None else SharedBudget(sweep.folder / "budget", usd, "hydra.launcher.budget_usd", command)

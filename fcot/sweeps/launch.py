@@ -83,7 +83,7 @@ def rerun(sweep: Sweep, launcher: dict[str, Any]) -> None:
         if not todo:
             say(f"nothing to run again: {counts(statuses(sweep, launching=False))}")
             return
-        say(f"again: jobs {format_jobs(job.number for job in todo)}")
+        say(f"running again: jobs {format_jobs(job.number for job in todo)}")
         _rerun_jobs(sweep, {job.number for job in todo}, launcher)
 
 
@@ -130,7 +130,8 @@ def _check(launcher: Mapping[str, Any]) -> None:
     delay, minutes = launcher.get("signal_delay_s"), launcher.get("timeout_min")
     if delay and minutes and delay >= 60 * minutes:
         raise FcotError(
-            f"hydra.launcher.signal_delay_s={delay}: the time limit is timeout_min={minutes}, so the warning would come at the start"
+            f"hydra.launcher.signal_delay_s={delay}: the time limit is timeout_min={minutes}, so the warning would come at the start; "
+            "set a shorter signal_delay_s or a longer timeout_min"
         )
 
 
@@ -176,11 +177,11 @@ def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
     if usd is None:
         return
     if usd <= 0:
-        raise FcotError(f"hydra.launcher.budget_usd={usd:g}: more than 0")
+        raise FcotError(f"hydra.launcher.budget_usd={usd:g}: it must be more than 0")
     for run in runs.values():
         if getattr(run.config.teacher, "batch", False):
             raise FcotError(
-                "hydra.launcher.budget_usd does not count what batches cost: teacher=openai, or teacher.budget_usd for each job"
+                "hydra.launcher.budget_usd does not count what batches cost: use teacher=openai, or set teacher.budget_usd for each job"
             )
         if run.teacher is not None and run.plan.price is None:
             teacher = run.config.teacher
@@ -190,7 +191,7 @@ def _check_prices(sweep: Sweep, runs: Mapping[int, Run]) -> None:
 
 
 def _is_paid(run: Run) -> bool:
-    """Whether the run's teacher may cost money; an unknown price counts as one."""
+    """Whether the run's teacher may cost money; a teacher of unknown price may."""
     return run.teacher is not None and run.plan.price != FREE
 
 
@@ -225,7 +226,7 @@ def _refuse_if_all_are_faulty(sweep: Sweep) -> None:
 
 
 def estimates_of(todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> dict[int, RunEstimate]:
-    """What each job would buy and compute, by number; completions that several jobs share count for the first one."""
+    """What each job would buy and compute, by job number; completions that several jobs share count for the first of them only."""
     from fcot.estimate.dry_run import estimate
 
     planned: dict[tuple[object, ...], int] = {}
@@ -233,7 +234,7 @@ def estimates_of(todo: Sequence[PlannedJob], runs: Mapping[int, Run]) -> dict[in
 
 
 def generation_order(estimates: Mapping[int, RunEstimate], runs: Mapping[int, Run]) -> list[int]:
-    """The jobs that need completions which are still to be bought, largest D first: the completions of a smaller D are a prefix."""
+    """The jobs that need completions which are not bought yet, largest D first: the completions of a smaller D are a prefix of them."""
     buying = {number for number, estimate in estimates.items() if estimate.bought}
     stores = {runs[number].store.path for number in buying}
     needing = [
@@ -249,7 +250,7 @@ def summary(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], e
     jobs = sweep.jobs
     kinds = {
         "to run": len(todo),
-        "complete already": sum(sweep.is_complete(job) for job in sweep.distinct),
+        "already complete": sum(sweep.is_complete(job) for job in sweep.distinct),
         "the same as another": sum(job.same_as is not None for job in jobs),
         "with a fault": sum(job.fault is not None for job in jobs),
     }

@@ -57,7 +57,7 @@ class Status:
 
 @dataclass(frozen=True)
 class _LauncherState:
-    """What the launcher knows beyond the jobs' files.
+    """What is known about the jobs in addition to their files.
 
     Attributes:
         ids: SLURM's id of each job's newest submission.
@@ -81,10 +81,10 @@ def statuses(sweep: Sweep, launching: bool | None = None, slurm: SlurmAnswer | N
             its lock.
         slurm: A recent answer of :func:`query_slurm`; None queries SLURM.
     """
-    known = _launcher_state(sweep, launching, slurm)
-    jobs = [_status(sweep, job, known) for job in sweep.jobs]
-    if GENERATION in known.ids or sweep.record(GENERATION).exists():
-        return [_own_status(sweep, GENERATION, known), *jobs]
+    launcher_state = _launcher_state(sweep, launching, slurm)
+    jobs = [_status(sweep, job, launcher_state) for job in sweep.jobs]
+    if GENERATION in launcher_state.ids or sweep.record(GENERATION).exists():
+        return [_own_status(sweep, GENERATION, launcher_state), *jobs]
     return jobs
 
 
@@ -115,35 +115,35 @@ def _launcher_state(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | N
     return _LauncherState(ids, by_id, answer, launching)
 
 
-def _status(sweep: Sweep, job: PlannedJob, known: _LauncherState) -> Status:
+def _status(sweep: Sweep, job: PlannedJob, launcher_state: _LauncherState) -> Status:
     if job.fault is not None:
         return Status(job.number, "failed", "cannot be run", job.fault.splitlines())
     if job.same_as is not None:
         return Status(job.number, "same", f"as job {job.same_as}")  # its run is that job's
-    return _own_status(sweep, job.number, known, job)
+    return _own_status(sweep, job.number, launcher_state, job)
 
 
-def _own_status(sweep: Sweep, name: JobName, known: _LauncherState, job: PlannedJob | None = None) -> Status:
+def _own_status(sweep: Sweep, name: JobName, launcher_state: _LauncherState, job: PlannedJob | None = None) -> Status:
     """The state of a job with its own run, or of the generation job."""
     record = read_record(sweep.record(name))
-    slurm = known.ids.get(str(name))
-    state, why = _state(sweep, name, record, known, slurm)
+    slurm = launcher_state.ids.get(str(name))
+    state, why = _state(sweep, name, record, launcher_state, slurm)
     if job is not None and state not in ("running", "done") and sweep.is_complete(job):
         state, why = "done", ""  # another sweep finished this run
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
     is_outdated = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # of an earlier submission
     error = _error(None if is_outdated else record, log) if state == "failed" else []
-    if known.answer is not None:
+    if launcher_state.answer is not None:
         if state == "unknown":
-            error = [known.answer.silence]
-        elif state == "missing" and slurm is not None and known.answer.accounting:
-            why += f" ({known.answer.accounting})"
+            error = [launcher_state.answer.silence]
+        elif state == "missing" and slurm is not None and launcher_state.answer.accounting:
+            why += f" ({launcher_state.answer.accounting})"
     progress = _progress(sweep, name) or why
     details = {"running": progress, "unknown": progress, "done": _result(sweep, job)}.get(state, why)
     return Status(name, state, details, error, log, _preempted(record), slurm)
 
 
-def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _LauncherState, slurm: str | None) -> tuple[str, str]:
+def _state(sweep: Sweep, name: JobName, record: JobRecord | None, launcher_state: _LauncherState, slurm: str | None) -> tuple[str, str]:
     """A job's state and the reason for it."""
     if record and record.status == "running":
         if holder(sweep.lock(name)) is not None:
@@ -153,9 +153,9 @@ def _state(sweep: Sweep, name: JobName, record: JobRecord | None, known: _Launch
     if record and last and record.status == "done" and (name != GENERATION or slurm is None or last.slurm == slurm):
         return "done", ""
     if slurm is not None:
-        return _state_on_slurm(record, last, slurm, known.states, _log_of_slurm(sweep, slurm).exists())
+        return _state_on_slurm(record, last, slurm, launcher_state.states, _log_of_slurm(sweep, slurm).exists())
     if record is None:
-        return ("queued", "") if known.launching else ("missing", "never started")
+        return ("queued", "") if launcher_state.launching else ("missing", "never started")
     if record.status == "running":
         return "failed", "it was killed"
     return ("failed", "") if record.status == "failed" else ("interrupted", "")
@@ -221,11 +221,11 @@ def _state_of_forgotten(status: str | None, logged: bool, siblings: bool) -> tup
         return "failed", "it did not start; SLURM has forgotten it"
     if siblings:
         return "cancelled", "before it started"
-    return "missing", "not known: SLURM has forgotten it and it left nothing"
+    return "missing", "SLURM has forgotten it, and it left no files"
 
 
 def _preempted(record: JobRecord | None) -> int:
-    """How often the job was requeued, by itself or by SLURM: attempts that another one of the same submission followed."""
+    """How often the job was requeued, by itself or by SLURM: the number of attempts followed by another one of the same submission."""
     attempts = record.attempts if record else []
     return sum(first.slurm == second.slurm is not None for first, second in pairwise(attempts)) + (
         record is not None and record.status == "requeued"
@@ -276,7 +276,7 @@ def _result(sweep: Sweep, job: PlannedJob | None) -> str:
     if job is None:
         return ""
     if job.until != "evaluate":
-        return f"as far as {job.until}"
+        return f"stopped after {job.until}"
     metrics = metrics_of(sweep, job)
     return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run was deleted"
 
@@ -305,9 +305,9 @@ def jobs_to_rerun(sweep: Sweep) -> list[PlannedJob]:
     Raises:
         FcotError: Some jobs may be running, and SLURM does not answer.
     """
-    found = [status for status in statuses(sweep, launching=False) if status.name != GENERATION]
-    refuse_unknown(found)
-    return [job for job, status in zip(sweep.jobs, found, strict=True) if status.state in TO_RERUN]
+    job_statuses = [status for status in statuses(sweep, launching=False) if status.name != GENERATION]
+    refuse_unknown(job_statuses)
+    return [job for job, status in zip(sweep.jobs, job_statuses, strict=True) if status.state in TO_RERUN]
 
 
 def refuse_unknown(jobs: Sequence[Status]) -> None:
@@ -351,7 +351,7 @@ def _cancel_on_slurm(sweep: Sweep) -> list[JobName]:
         names |= {submission.generation: GENERATION} if submission.generation else {}
     answer = states(names)
     if answer.states is None:
-        raise FcotError(f"nothing is cancelled: {answer.silence}")
+        raise FcotError(f"nothing was cancelled: {answer.silence}")
     alive = [job for job, state in answer.states.items() if state.waits or state.lives]
     errors = cancel(sorted({array_of(job) for job in alive}, key=int))  # an array has jobs of one sweep only
     remaining = [job for job in alive if array_of(job) in errors]

@@ -59,7 +59,7 @@ class Sweep:
 
     Attributes:
         folder: ``outputs/sweeps/<id>``.
-        created: Date and time.
+        created: Date and time of the plan, in ISO 8601.
         cwd: The folder in which the command was run: relative paths in overrides start there.
         searchpath: Configuration folders that the command added (``--config-dir``).
         launcher: The launcher's parameters, among them ``kind``: serial, local or slurm.
@@ -148,7 +148,8 @@ def write_plan(sweep: Sweep) -> None:
         earlier = read_plan(sweep.folder)
         if [job.overrides for job in earlier.jobs] != [job.overrides for job in sweep.jobs]:
             raise FcotError(
-                f"{sweep.folder} holds another sweep, of {earlier.created}: hydra.sweep.dir=ANOTHER, or run the command again in a second"
+                f"{sweep.folder} holds another sweep, planned at {earlier.created}: set hydra.sweep.dir=FOLDER, "
+                "or run the command again in a second"
             )
     write_json(path, {name: value for name, value in asdict(sweep).items() if name != "folder"})
 
@@ -267,7 +268,7 @@ def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:
     """Check before the start that the launcher gives a job the processes and GPUs that it needs.
 
     Raises:
-        FcotError: It does not.
+        FcotError: The job needs another number of processes, or more GPUs.
     """
     trainer = run.config.trainer
     ranks, gpus = trainer.devices * trainer.nodes, launcher.get("gpus_per_node")
@@ -275,11 +276,15 @@ def _check_ranks(run: Run, launcher: dict[str, Any]) -> None:
         tasks = (launcher.get("nodes") or 1) * (launcher.get("tasks_per_node") or 1)
         if ranks != tasks and (tasks > 1 or trainer.nodes > 1):
             processes = f"trainer.devices={trainer.devices} times trainer.nodes={trainer.nodes} is {ranks} processes"
-            raise FcotError(f"{processes}, and a job of this launcher has {tasks} tasks: hydra/launcher=slurm_ddp makes one for each")
+            raise FcotError(f"{processes}, and a job of this launcher has {tasks} tasks: use hydra/launcher=slurm_ddp")
         if gpus is not None and trainer.devices > gpus:
-            raise FcotError(f"trainer.devices={trainer.devices}: a job of this launcher has {gpus} GPUs: hydra.launcher.gpus_per_node=...")
+            raise FcotError(
+                f"trainer.devices={trainer.devices}, and a job of this launcher has {gpus} GPUs per node: set hydra.launcher.gpus_per_node"
+            )
     if launcher["kind"] == "local" and launcher["gpus_per_job"] and trainer.devices > launcher["gpus_per_job"] and _gpus():
-        raise FcotError(f"trainer.devices={trainer.devices}: a job has {launcher['gpus_per_job']} GPUs: hydra.launcher.gpus_per_job=...")
+        raise FcotError(
+            f"trainer.devices={trainer.devices}, and a job has {launcher['gpus_per_job']} GPUs: set hydra.launcher.gpus_per_job"
+        )
 
 
 def _gpus() -> int:

@@ -18,12 +18,12 @@ from fcot.base.stopping import stop_if_requested
 from fcot.sweeps.job import read_record
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path
 
-_LOOK_EVERY_S = 0.5
+_POLL_S = 0.5
 Device = dict[str, str]  # environment variables of a process
 
 
 def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]) -> None:
-    """Run several jobs at a time, after a generation job that buys what they share.
+    """Run several jobs at a time, after a generation job that buys the completions they need.
 
     Args:
         sweep: The sweep.
@@ -41,8 +41,8 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
 
     def work(name: JobName, jobs: Sequence[int]) -> JobName:
         place = places.get()
-        listed = ",".join(map(str, jobs))
-        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), listed, "--parent", str(os.getpid())]
+        numbers_text = ",".join(map(str, jobs))
+        command = [sys.executable, "-m", "fcot.sweep", "job", str(sweep.folder), numbers_text, "--parent", str(os.getpid())]
         log_of(sweep, name).parent.mkdir(exist_ok=True)
         with log_of(sweep, name).open("ab") as log:
             process = subprocess.Popen(
@@ -75,7 +75,7 @@ def run_in_pool(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int])
 def _finished(futures: set[Future[JobName]]) -> Iterator[JobName]:
     """Yield the names of jobs as they finish; check for a requested stop meanwhile."""
     while futures:
-        done, futures = wait(futures, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+        done, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
         stop_if_requested()

@@ -28,6 +28,7 @@ from fcot.sweeps.controller import array_of, cancel, longest_array, states
 from fcot.sweeps.job import give_up, run_generation, run_job, slurm_id
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path, format_jobs, read_plan
 
+# Parameters that submitit knows on every cluster; it expects the prefix ``slurm_`` before the others.
 _COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout")
 _OF_NODES = (  # parameters that choose the nodes and GPUs of the array's jobs
     "gpus_per_node", "gpus_per_task", "gpus", "cpus_per_gpu", "mem_per_gpu", "gres", "constraint", "exclude", "nodelist", "exclusive",
@@ -171,27 +172,28 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
     if not numbers:
         say("nothing to submit")
         return
-    taken = list[str]()
-    first, parameters = None, sweep.launcher
+    accepted = list[str]()
+    generation_id, parameters = None, sweep.launcher
     try:
         if generation:
             stop_if_requested()
             parameters = _generation_parameters(sweep.launcher, generation_on_gpu)
-            first = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
-            taken.append(first)
-            _record_submission(sweep, first, {})
-        parameters = sweep.launcher | ({"dependency": f"afterany:{first}"} if first else {})
-        rest, refusal = _submit_arrays(sweep, parameters, numbers, first, taken)
+            generation_id = _submitted(sweep, parameters, [(str(sweep.folder), GENERATION, list(generation), None)])[0]
+            accepted.append(generation_id)
+            _record_submission(sweep, generation_id, {})
+        parameters = sweep.launcher | ({"dependency": f"afterany:{generation_id}"} if generation_id else {})
+        rest, refusal = _submit_arrays(sweep, parameters, numbers, generation_id, accepted)
     except BaseException as error:
-        not_cancelled = _cancel_submitted(taken)
+        not_cancelled = _cancel_submitted(accepted)
         if isinstance(error, FailedJobError | FailedSubmissionError | RuntimeError | ValueError | AssertionError):
             raise FcotError("\n".join([_refusal(error, sweep, parameters), *not_cancelled])) from error
         for line in not_cancelled:
             say(line)
         raise
-    before_jobs = f"generation job {taken[0]}, then " if first else ""
+    before_jobs = f"generation job {accepted[0]}, then " if generation_id else ""
     n = len(numbers) - len(rest)
-    say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({', '.join(taken[bool(first) :])}). You can close this terminal")
+    arrays = ", ".join(accepted[bool(generation_id) :])
+    say(f"submitted: {before_jobs}{n} job{'s' if n != 1 else ''} ({arrays}). You can close this terminal")
     say(f"logs: {display_path(_logs(sweep))}\nstatus: python -m fcot.sweep status {display_path(sweep.folder)}")
     if rest:
         say(f"SLURM accepts no more of your jobs ({refusal}): jobs {format_jobs(rest)} ({len(rest)} of {len(numbers)}) are not submitted")
@@ -202,7 +204,7 @@ def submit_sweep(sweep: Sweep, numbers: Sequence[int], generation: Sequence[int]
 
 
 def _submit_arrays(
-    sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], first: str | None, taken: list[str]
+    sweep: Sweep, parameters: dict[str, Any], numbers: Sequence[int], generation_id: str | None, accepted: list[str]
 ) -> tuple[list[int], str]:
     """Submit jobs in arrays of the maximum length that the site allows.
 
@@ -213,8 +215,8 @@ def _submit_arrays(
         sweep: The sweep.
         parameters: The launcher's parameters.
         numbers: The jobs to submit.
-        first: SLURM's id of the generation job, None if there is none.
-        taken: SLURM's ids of all accepted jobs; the ids of these arrays are appended.
+        generation_id: SLURM's id of the generation job, None if there is none.
+        accepted: SLURM's ids of all accepted jobs; the ids of these arrays are appended.
 
     Returns:
         The jobs that SLURM did not accept, and its error message.
@@ -230,7 +232,7 @@ def _submit_arrays(
         at_once = max(1, parallelism * len(chunk) // most)
         try:
             ids = _submitted(
-                sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], first) for number in chunk]
+                sweep, parameters | {"array_parallelism": at_once}, [(str(sweep.folder), number, [], generation_id) for number in chunk]
             )
         except FailedJobError as error:
             refusal, limited = _complaint(error), re.search(_LIMIT, str(error))
@@ -240,16 +242,16 @@ def _submit_arrays(
             if len(rest) == len(numbers):
                 raise
             break
-        taken.append(array_of(ids[0]))
+        accepted.append(array_of(ids[0]))
         _record_submission(sweep, None, dict(zip(map(str, chunk), ids, strict=True)))
         rest, most, parallelism = rest[len(chunk) :], most - len(chunk), parallelism - at_once
     return rest, refusal
 
 
-def _cancel_submitted(taken: Sequence[str]) -> list[str]:
+def _cancel_submitted(accepted: Sequence[str]) -> list[str]:
     """Cancel submitted jobs; return lines about those that SLURM did not cancel."""
-    errors = cancel(taken)
-    return [f"submitted before, and not cancelled: {', '.join(errors)} ({next(iter(errors.values()))})"] if errors else []
+    errors = cancel(accepted)
+    return [f"submitted, and not cancelled: {', '.join(errors)} ({next(iter(errors.values()))})"] if errors else []
 
 
 def _submitted(sweep: Sweep, parameters: dict[str, Any], arguments: Sequence[tuple[Any, ...]]) -> list[str]:
@@ -334,13 +336,13 @@ _HINTS = {  # by a pattern in SLURM's error message: what helps
     "processors": "hydra.launcher.cpus_per_task=1, or as many as a node has",
     "account(?!ing)": "hydra.launcher.account=NAME, as `sacctmgr show associations user=$USER` lists them",
     "time limit is invalid|WallDuration": "hydra.launcher.timeout_min=...: `sinfo --format='%P %l'` lists the partitions' limits",
-    _LIMIT: "jobs that have ended make room; the limit: `sacctmgr show qos format=Name,MaxSubmitJobsPU`, "
+    _LIMIT: "wait until some of your jobs have ended; the limit: `sacctmgr show qos format=Name,MaxSubmitJobsPU`, "
     "`sacctmgr show associations user=$USER format=Account,MaxSubmitJobs`",
-    "contact|connect|configuration file|SLURM_CONF": "is SLURM_CONF set, and the controller up? `scontrol ping`",
-    "timed out": "it may have taken the jobs all the same: `squeue --me` lists them, `scancel ID` before another try",
+    "contact|connect|configuration file|SLURM_CONF": "check SLURM_CONF, and whether the controller is up: `scontrol ping`",
+    "timed out": "SLURM may have accepted the jobs nevertheless: `squeue --me` lists them; run `scancel ID` before you try again",
 }
 _OF_GENERATION = (
-    "this is the generation job, which asks for no GPU: hydra.launcher.generation.partition=NAME of one without GPUs, "
+    "this is the generation job, which requests no GPU: hydra.launcher.generation.partition=NAME of one without GPUs, "
     "or hydra.launcher.generation.gpus_per_node=1"
 )
 _REQUESTED = (
@@ -364,7 +366,13 @@ def _complaint(error: BaseException) -> str:
 
 
 def _hints(complaint: str, parameters: dict[str, Any], sweep: Sweep) -> list[str]:
-    """What helps against an error message about jobs with these parameters."""
+    """Lines that say what helps against SLURM's error message.
+
+    Args:
+        complaint: The error message.
+        parameters: The parameters of the rejected jobs.
+        sweep: The sweep.
+    """
     hints = [hint for pattern, hint in _HINTS.items() if re.search(pattern, complaint, re.IGNORECASE)]
     if parameters["name"] == sweep.launcher["name"] or parameters.get("gpus_per_node"):
         return hints

@@ -1,10 +1,10 @@
-// What both browsers are made of: the data, texts with what differs marked, cards, a list of any length.
+// Parts that both browsers share: the data, texts with marked differences, cards, a list of any length.
 
-const ROW = 56; // pixels, as .row in page.css
-const FOLD = 4000; // characters of a text that are shown at first
-const CARDS = 6; // answers or completions that are shown at first
-const MOST_MARKS = 2000; // places where what is searched for stands
-const MOST_STEPS = 400; // of an answer that are compared: the comparison is quadratic
+const ROW = 56; // height of a row in pixels, as .row in page.css
+const FOLD = 4000; // characters of a longer text that are shown before it is expanded
+const CARDS = 6; // answers or completions that are shown before the list is expanded
+const MOST_MARKS = 2000; // highlighted matches of a search
+const MOST_STEPS = 400; // compared steps of an answer: the comparison takes quadratic time
 
 // ---- data ---------------------------------------------------------------------------------------------------------------
 
@@ -14,8 +14,8 @@ async function inflate(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/** The rows of the file with names; see samples.py. */
-function named(data) {
+/** Turn the lists of the embedded JSON (see samples.py) into objects, and sort the problems by dataset and name. */
+function toObjects(data) {
   data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths]) => ({
     task, name, question, gold,
     completions: completions.map(([round, index, rationale, prediction, correct, reason, group]) => (
@@ -29,24 +29,25 @@ function named(data) {
   return data;
 }
 
-const haystack = (problem) => [
-  problem.question || '', problem.gold || '', ...problem.completions.map((one) => one.text), ...problem.answers.map((one) => one.text),
+const searchableText = (problem) => [
+  problem.question || '', problem.gold || '', ...problem.completions.map((completion) => completion.text),
+  ...problem.answers.map((answer) => answer.text),
 ].join('\n').toLowerCase();
 
-// ---- texts, steps and what differs in them ------------------------------------------------------------------------------
+// ---- texts and their steps ----------------------------------------------------------------------------------------------
 
 const stepsOf = (text) => text.match(/[^]+?(?:\n+|[.!?]+\s+|$)/g) || [];
 
-/** What makes two steps the same: their equations, or all their words where they have none. */
-function gist(step) {
+/** The part of a step that is compared: its equations or, without any, its words. Steps with the same part count as equal. */
+function comparedPart(step) {
   const equations = step.match(/[-+*/x×÷=().,\d\s%$€£]*=[-+*/x×÷=().,\d\s%$€£]*/g);
   return equations ? equations.join(';').replace(/[^-+*/x×÷=.\d;]/g, '').replace(/\.(?!\d)/g, '') : step.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, ' ').trim();
 }
 
-/** Which of a text's steps another one does not have in the same order (the longest common subsequence is left unmarked). */
+/** The numbers of a text's steps that are not in its longest common subsequence of steps with another text. */
 function differing(text, other) {
-  const steps = stepsOf(text).slice(0, MOST_STEPS).map(gist);
-  const others = stepsOf(other).slice(0, MOST_STEPS).map(gist);
+  const steps = stepsOf(text).slice(0, MOST_STEPS).map(comparedPart);
+  const others = stepsOf(other).slice(0, MOST_STEPS).map(comparedPart);
   const longest = Array.from({ length: steps.length + 1 }, () => new Uint16Array(others.length + 1));
   for (let i = steps.length - 1; i >= 0; i--) {
     for (let j = others.length - 1; j >= 0; j--) {
@@ -62,60 +63,60 @@ function differing(text, other) {
   return marked;
 }
 
-/** A text as it is, steps marked, a very long one folded. */
+/** A paragraph with the text verbatim and the given steps marked; a very long text is folded. */
 function textBlock(text, marked = new Set()) {
-  const whole = String(text ?? '').trim();
+  const trimmed = String(text ?? '').trim();
   const block = make('p', { class: 'text', dir: 'auto' });
   const fill = (shown) => block.replaceChildren(...stepsOf(shown).map((step, number) => {
     const bare = step.trimEnd();
     return marked.has(number) && bare ? make('span', {}, make('mark', {}, bare), step.slice(bare.length)) : visible(step);
   }));
-  if (!whole) return make('p', { class: 'note' }, 'empty');
-  if (whole.length <= FOLD) { fill(whole); return block; }
-  fill(whole.slice(0, FOLD));
-  const more = button(`Show all ${count(whole.length)} characters`, () => { fill(whole); more.remove(); });
-  return make('div', {}, block, more);
+  if (!trimmed) return make('p', { class: 'note' }, 'empty');
+  if (trimmed.length <= FOLD) { fill(trimmed); return block; }
+  fill(trimmed.slice(0, FOLD));
+  const expand = button(`Show all ${count(trimmed.length)} characters`, () => { fill(trimmed); expand.remove(); });
+  return make('div', {}, block, expand);
 }
 
 const verdict = (good, label) => make('span', { class: good === null ? 'verdict' : `verdict ${good ? 'good' : 'bad'}` }, label);
 
-/** A card: who, verdict, text, notes. */
+/** A card with title and badge above a text, and notes and a control below it. */
 function card(title, badge, text, notes, control = null, marked = new Set()) {
   const lines = notes.filter(Boolean).map((note) => make('p', { class: 'note' }, make('bdi', {}, note)));
   return make('article', { class: 'card' }, make('header', {}, make('bdi', {}, title), badge), textBlock(text, marked), ...lines, control);
 }
 
-/** Cards, of which the first few are shown. */
-function cards(all) {
-  const box = make('div', { class: 'cards' }, ...all.slice(0, CARDS).map((draw) => draw()));
-  if (all.length <= CARDS) return box;
-  const more = button(`Show ${count(all.length - CARDS)} more`, () => { box.append(...all.slice(CARDS).map((draw) => draw())); more.remove(); });
-  return make('div', {}, box, more);
+/** A grid of cards, made by the given functions; only the first few are made before the reader expands it. */
+function cards(makers) {
+  const box = make('div', { class: 'cards' }, ...makers.slice(0, CARDS).map((makeCard) => makeCard()));
+  if (makers.length <= CARDS) return box;
+  const expand = button(`Show ${count(makers.length - CARDS)} more`, () => { box.append(...makers.slice(CARDS).map((makeCard) => makeCard())); expand.remove(); });
+  return make('div', {}, box, expand);
 }
 
-/** What is searched for: words, and phrases between quotation marks. */
-const needlesOf = (query) => [...query.toLowerCase().replace(/[\u201c\u201d\u201e\u00ab\u00bb]/g, '"').matchAll(/"([^"]*)"?|([^\s"]+)/g)].map(([, phrase, word]) => phrase ?? word).filter(Boolean);
+/** The search terms of a query: words, and phrases in quotation marks. */
+const searchTerms = (query) => [...query.toLowerCase().replace(/[\u201c\u201d\u201e\u00ab\u00bb]/g, '"').matchAll(/"([^"]*)"?|([^\s"]+)/g)].map(([, phrase, word]) => phrase ?? word).filter(Boolean);
 
-/** Mark where they stand in a place; its text stays as it is. */
-function highlight(place, needles) {
+/** Highlight the search terms in an element without changing its text nodes. */
+function highlight(place, terms) {
   if (!window.Highlight) return;
-  const found = new Highlight();
+  const matches = new Highlight();
   const walker = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const text = node.data.toLowerCase();
-    if (text.length !== node.length) continue; // a letter that has no small form of one character
-    for (const needle of needles) {
-      for (let at = text.indexOf(needle); at >= 0 && found.size < MOST_MARKS; at = text.indexOf(needle, at + needle.length)) {
-        found.add(new StaticRange({ startContainer: node, startOffset: at, endContainer: node, endOffset: at + needle.length }));
+    if (text.length !== node.length) continue; // lower case of a letter has several characters, so positions differ
+    for (const term of terms) {
+      for (let at = text.indexOf(term); at >= 0 && matches.size < MOST_MARKS; at = text.indexOf(term, at + term.length)) {
+        matches.add(new StaticRange({ startContainer: node, startOffset: at, endContainer: node, endOffset: at + term.length }));
       }
     }
   }
-  CSS.highlights.set('search', found);
+  CSS.highlights.set('search', matches);
 }
 
 // ---- a list of any length -----------------------------------------------------------------------------------------------
 
-/** Rows that exist only where they are seen; arrow keys move, Enter opens. `describe(item)` gives a row's two lines. */
+/** A list that only creates the visible rows. Arrow keys move, Enter opens. `describe(item)` returns a row's two lines. */
 function makeList(id, label, describe, open) {
   let items = [];
   let active = 0;
@@ -158,7 +159,7 @@ function makeList(id, label, describe, open) {
   return {
     box,
     enter: () => { box.focus(); move(active); },
-    /** Show other items, from the top unless the chosen one is among them. */
+    /** Replace the items. The list scrolls to the chosen item, or to the top if it is gone. */
     set: (list) => {
       items = list;
       inner.style.height = `${items.length * ROW}px`;
@@ -166,24 +167,24 @@ function makeList(id, label, describe, open) {
       move(Math.max(0, items.indexOf(chosen)));
     },
     choose: (item) => { chosen = item; const place = items.indexOf(item); if (place >= 0) move(place); else draw(); },
-    neighbour: (by) => items[items.indexOf(chosen) + by],
+    neighbor: (by) => items[items.indexOf(chosen) + by],
   };
 }
 
-/** A labelled choice; `options` are [value, label]. */
+/** A select element with its label; `options` are pairs of value and label. */
 function choice(label, options, onchange, attributes = {}) {
   const control = make('select', { onchange, ...attributes }, ...options.map(([value, text]) => make('option', { value }, text)));
   return make('label', {}, label, control);
 }
 
-/** Filters above, list at the left, detail at the right. */
-function layOut(place, filters, told, list, detail) {
+/** Arrange a browser: filters and status above, list at the left, detail at the right. */
+function layOut(place, filters, status, list, detail) {
   place.replaceChildren(
-    ...filters, told, make('div', { class: 'panes' }, make('div', { class: 'list' }, list.box), detail));
+    ...filters, status, make('div', { class: 'panes' }, make('div', { class: 'list' }, list.box), detail));
 }
 
-/** Where the eyes and the keyboard go after opening; on a phone the detail stands below the list. */
-function arrive(detail, byUser) {
+/** Move focus to an opened item, and scroll to it on a phone, where it is below the list. */
+function focusDetail(detail, byUser) {
   if (!byUser) return;
   find('h3', detail).focus({ preventScroll: true });
   if (detail.getBoundingClientRect().top > window.innerHeight * 0.6 || detail.getBoundingClientRect().top < 0) detail.scrollIntoView();

@@ -1,44 +1,44 @@
-// Charts, code to be copied, and paper.
+// Charts, copy buttons and printing.
 
-/** Colours follow the text's, so that themes and print need no second drawing. */
+/** Chart colors are those of the text, so that charts need not be drawn again for another theme or for print. `room`: available pixels. */
 function chartConfig(room) {
   const axis = { labelColor: 'currentColor', titleColor: 'currentColor', tickColor: 'currentColor', domainColor: 'currentColor',
     gridColor: 'currentColor', gridOpacity: 0.12, tickOpacity: 0.4, domainOpacity: 0.4, titleFontWeight: 'normal' };
-  const named = { labelColor: 'currentColor', titleColor: 'currentColor' };
-  const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the picture there would be no picture left
+  const labels = { labelColor: 'currentColor', titleColor: 'currentColor' };
+  const below = room < 560 ? { orient: 'bottom', columns: 1 } : {}; // beside the plot, a legend would leave no room for it
   return {
-    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...named, ...below }, header: named,
+    background: null, font: getComputedStyle(document.body).fontFamily, axis, legend: { ...labels, ...below }, header: labels,
     title: { color: 'currentColor', subtitleColor: 'currentColor', limit: room - 8 }, view: { stroke: null },
     text: { color: 'currentColor' }, rule: { color: 'currentColor' },
   };
 }
 
-/** The width a chart of one view asks for; null for one of several views, or of steps, which scrolls in its box. */
+/** The width of a chart with a single view. null: several views, or a width in steps; such a chart scrolls in its box. */
 function ownWidth(spec) {
   const { row, column, facet } = spec.encoding || {};
   if (!(spec.mark || spec.layer) || row || column || facet || typeof spec.width === 'object') return null;
   return spec.width || 640;
 }
 
-/** The pictures of a chart, each of which is drawn alone: they lie beside each other where there is room. */
+/** The panels of a chart as separate specifications. They are drawn separately, so that they can wrap to the page's width. */
 const panelsOf = ({ concat, columns, resolve, ...shared }) => (concat ? concat.map((panel) => ({ ...shared, ...panel })) : [shared]);
 
-/** Draw one; what axes and legend take too much is taken from the width of the picture. */
+/** Draw a panel. If axes and legend make it too wide, the plot is made narrower. */
 async function drawPanel(place, spec, room) {
   const options = { renderer: 'svg', actions: false, ast: true, config: chartConfig(room) }; // ast: without eval
   const width = ownWidth(spec);
   try {
-    if (room < 560) { // the picture's words have as much room as it has
+    if (room < 560) { // limit the labels to the panel's width
       const { axis, legend, ...others } = spec.config || {};
       spec.config = { ...others, axis: { ...axis, labelLimit: 0.45 * room }, legend: { ...legend, labelLimit: 0.75 * room } };
     }
     if (width === null) { await window.vegaEmbed(place, spec, options); return; }
-    let fits = Math.min(width, room);
-    for (let tries = 0; tries < 3; tries++) {
-      await window.vegaEmbed(place, { ...spec, width: fits }, options);
-      const over = find('svg', place).getBoundingClientRect().width - room;
-      if (over <= 0 || fits <= 100) return;
-      fits = Math.max(100, Math.floor(fits - over));
+    let plotWidth = Math.min(width, room);
+    for (let attempt = 0; attempt < 3; attempt++) {
+      await window.vegaEmbed(place, { ...spec, width: plotWidth }, options);
+      const excess = find('svg', place).getBoundingClientRect().width - room;
+      if (excess <= 0 || plotWidth <= 100) return;
+      plotWidth = Math.max(100, Math.floor(plotWidth - excess));
     }
   } catch (error) {
     place.replaceChildren(make('p', { class: 'note' }, `This chart cannot be drawn: ${error.message}`));
@@ -60,15 +60,15 @@ function drawCharts() {
     drawChart(place);
   });
   drawChanged();
-  let waiting = 0;
-  window.addEventListener('resize', () => { clearTimeout(waiting); waiting = setTimeout(drawChanged, 150); });
+  let timer = 0;
+  window.addEventListener('resize', () => { clearTimeout(timer); timer = setTimeout(drawChanged, 150); });
 }
 
 async function copy(text, control) {
   const label = control.textContent;
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // not allowed from a file in every browser
+  } catch { // some browsers deny clipboard access to pages opened from a file
     const area = make('textarea', { class: 'hidden' });
     area.value = text;
     document.body.append(area);
@@ -78,7 +78,7 @@ async function copy(text, control) {
     control.focus();
   }
   control.textContent = 'Copied';
-  tell('Copied');
+  announce('Copied');
   setTimeout(() => { control.textContent = label; }, 1500);
 }
 
@@ -89,12 +89,12 @@ function addCopyButtons() {
   }
 }
 
-/** For browsers whose style sheets cannot open folded blocks on paper. */
+/** Open folded blocks for printing, in browsers where a style sheet cannot. */
 function openForPrint() {
   let opened = [];
   window.addEventListener('beforeprint', () => {
     opened = [...document.querySelectorAll('details:not([open])')];
-    opened.forEach((one) => { one.open = true; });
+    opened.forEach((details) => { details.open = true; });
   });
-  window.addEventListener('afterprint', () => opened.forEach((one) => { one.open = false; }));
+  window.addEventListener('afterprint', () => opened.forEach((details) => { details.open = false; }));
 }

@@ -1,14 +1,14 @@
-// Elements made of plain text, and the theme. Text of runs enters the document as text nodes only.
+// Helpers that create elements, and the theme. Text of runs enters the document as text nodes only.
 
 const find = (selector, within = document) => within.querySelector(selector);
 const words = (code) => String(code).replaceAll('_', ' ');
 const count = (n) => n.toLocaleString('en');
-const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
+const plural = (n, singular, many = `${singular}s`) => `${count(n)} ${n === 1 ? singular : many}`;
 
-/** Control characters as their pictures. */
-const visible = (text) => text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, (one) => String.fromCharCode(one === '\x7f' ? 0x2421 : 0x2400 + one.charCodeAt(0)));
+/** Replace control characters by their Unicode pictures. */
+const visible = (text) => text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, (control) => String.fromCharCode(control === '\x7f' ? 0x2421 : 0x2400 + control.charCodeAt(0)));
 
-/** An element; children that are strings become text. */
+/** Create an element. Attributes that begin with "on" are event listeners; children that are strings become text. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -21,15 +21,15 @@ function make(tag, attributes = {}, ...children) {
 
 const button = (label, onclick, attributes = {}) => make('button', { type: 'button', class: 'quiet', onclick, ...attributes }, label);
 
-/** Say something to who does not see the page. */
-function tell(message) { find('#told').textContent = message; }
+/** Announce a message to screen readers. */
+function announce(message) { find('#announcement').textContent = message; }
 
 // ---- theme --------------------------------------------------------------------------------------------------------------
 
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 
-/** What was chosen before; a browser may refuse storage to files. */
-function remembered() {
+/** The theme chosen on an earlier visit, or null. Some browsers deny storage to pages opened from a file. */
+function storedTheme() {
   try { return localStorage.getItem('fcot-theme'); } catch { return null; }
 }
 
@@ -43,5 +43,5 @@ function showTheme(chosen) {
 function switchTheme() {
   const theme = document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark';
   showTheme(theme);
-  try { localStorage.setItem('fcot-theme', theme); } catch { /* then it is not remembered */ }
+  try { localStorage.setItem('fcot-theme', theme); } catch { /* storage is denied: the choice ends with this visit */ }
 }
