@@ -54,6 +54,8 @@ def write_files(folder: Path) -> Path:
         model.mkdir()
         _json(model / "config.json", {"model_type": "gpt2"})
         (model / "model.safetensors").write_bytes(word.encode())
+        (folder / f"tokenizer{name}").mkdir()
+        _json(folder / f"tokenizer{name}/tokenizer.json", {"version": name})
     (folder / "prices.yaml").write_text("m: {input: 1.0, output: 2.0}\n")
     return folder
 

@@ -47,6 +47,7 @@ NEEDS = {
     ("student", "causal"): ["student.hub_id=owner/name"],
     ("prompt", "few_shot_cot"): [f"prompt.exemplars={CONF / 'config.yaml'}"],
     ("prompt", "custom"): [f"prompt.path={CONF / 'config.yaml'}"],
+    ("objective", "distribution"): ["objective.teacher=owner/name"],
     ("split-mode", "file"): [f"split_mode.path={CONF / 'config.yaml'}"],
     ("split-mode", "published"): ["dataset=gsm8k", "teacher=openai", "teacher.model=m"],
 }
@@ -163,7 +164,10 @@ def test_all_faults_are_in_one_message():
         (["trainer.selection=test"], "choose from validation, last"),
         (["curation.filters=[answr]"], "choose from answer, truncated, duplicate, length, repetition, arithmetic, golden, concise"),
         (["method=fine_tune", "until=curate"], "uses no teacher"),
-        (["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"], "needs its letters"),
+        (
+            ["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"],
+            "needs capital letters",
+        ),
         (["prompt.template=hello"], "must contain {question}"),
     ],
 )

@@ -65,6 +65,7 @@ USES = {
     ("student", "api"): API,
     ("student", "teacher"): ITSELF,
     ("trainer", "trainer"): TOY,
+    ("objective", "distribution"): (*TOY, "objective=distribution", "objective.teacher=FILES/model1"),
 }
 # Options that the run above does not read, or whose changed value cannot be derived from the type: the run that reads it, and the change.
 CHANGES = {
@@ -137,7 +138,7 @@ CHANGES = {
     },
     ("student", "tiny"): {
         "architecture": ((), ("student.architecture=encoder_decoder",)), "width": ((), ("student.width=128",)),
-        "heads": ((), ("student.heads=8",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
+        "heads": ((), ("student.heads=8",)), "tokenizer": ((), ("student.tokenizer=FILES/tokenizer1",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
         "top_k": ((DRAWN,), ("student.top_k=5",)),
     },
     ("student", "api"): {
@@ -150,6 +151,11 @@ CHANGES = {
         "loss_mean": ((), ("trainer.loss_mean=counted",)), "schedule": ((), ("trainer.schedule=cosine",)),
         "precision": ((), ("trainer.precision=bf16-mixed",)), "eval_precision": ((), ("trainer.eval_precision=bf16-true",)),
         "selection": ((), ("trainer.selection=last",)), "strategy": ((), ("trainer.strategy=fsdp",)),
+    },
+    ("objective", "distribution"): {
+        "teacher": ((), ("objective.teacher=FILES/model2",)), "share": ((), ("objective.share=0.9",)),
+        "divergence": ((), ("objective.divergence=reverse_kl",)),
+        "beta": (("objective.divergence=jsd",), ("objective.beta=0.2",)),
     },
     ("", "root"): {
         "until": ((), ("until=train",)), "output_dir": ((), ("output_dir=FILES/elsewhere",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,10 @@ class DistributionConfig:
     """Cross-entropy, and a divergence from the token distributions of a local teacher."""
 
     name: str = neutral("distribution", Why.NAMED)
-    teacher: str = resolved(
-        MISSING, "the folder's content"
-    )  # folder of a model with the student's tokens, such as outputs/runs/RUN/student
+    # a model with the student's tokens: a folder, such as outputs/runs/RUN/student, or OWNER/NAME on the hub
+    teacher: str = resolved(MISSING, "the folder's content, or the name on the hub")
     share: float = bounded(0.5, above=0, at_most=1)  # weight of the divergence; the cross-entropy has the rest
+    # forward_kl: KL(teacher, student); reverse_kl: KL(student, teacher); jsd: of both from their mixture
     divergence: str = bounded("forward_kl", one_of=("forward_kl", "reverse_kl", "jsd"))
     beta: float = bounded(0.5, above=0, below=1)  # the teacher's weight in the mixture of jsd
     temperature: float = bounded(1.0, above=0)  # divides the logits of both models
@@ -71,7 +72,8 @@ class DistributionConfig:
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options."""
-        yield from folder_faults("objective.teacher", self.teacher)
+        if not self._on_hub:
+            yield from folder_faults("objective.teacher", self.teacher)
         if self.top_k is not None and self.divergence != "forward_kl":
             yield f"objective.top_k={self.top_k}: with objective.divergence=forward_kl only; {self.divergence} needs all tokens"
 
@@ -81,11 +83,16 @@ class DistributionConfig:
             yield f"objective=distribution: student={config.student.name} is trained by its API, which has no such loss"
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Its options, and the teacher's content."""
+        """Its options, and the teacher."""
         from fcot.base.files import folder_fingerprint
 
         unread = () if self.divergence == "jsd" else ("beta",)
-        return counted(self, without=unread) | {"name": self.name, "content": folder_fingerprint(Path(self.teacher), run.outputs)}
+        teacher = self.teacher if self._on_hub else folder_fingerprint(Path(self.teacher), run.outputs)
+        return {"loss": "distribution", "teacher": teacher} | counted(self, without=unread)
+
+    @property
+    def _on_hub(self) -> bool:
+        return not Path(self.teacher).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.teacher) is not None
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
         """Build the one term."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
@@ -112,8 +113,8 @@ class TinyStudentConfig:
         """Messages about invalid options that the bounds of single options do not catch."""
         if self.heads >= 1 and self.width % self.heads:
             yield f"student.width={self.width} is not a multiple of student.heads={self.heads}"
-        if self.tokenizer is not None:
-            yield from folder_faults("student.tokenizer", self.tokenizer)
+        if self.tokenizer is not None and not (Path(self.tokenizer) / "tokenizer.json").is_file():
+            yield f"student.tokenizer={self.tokenizer}: no folder with a tokenizer.json"
 
 
 @dataclass
