@@ -138,7 +138,8 @@ CHANGES = {
     },
     ("student", "tiny"): {
         "architecture": ((), ("student.architecture=encoder_decoder",)), "width": ((), ("student.width=128",)),
-        "heads": ((), ("student.heads=8",)), "tokenizer": ((), ("student.tokenizer=FILES/tokenizer1",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
+        "heads": ((), ("student.heads=8",)), "tokenizer": ((), ("student.tokenizer=FILES/tokenizer1",)),
+        "temperature": ((DRAWN,), ("student.temperature=0.5",)),
         "top_k": ((DRAWN,), ("student.top_k=5",)),
     },
     ("student", "api"): {

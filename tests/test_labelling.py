@@ -35,7 +35,7 @@ def make_custom_run(data, make_run, tmp_path):
     def make(*overrides: str):
         return make_run(
             tmp_path / "outputs", "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "teacher=hf",
-            f"teacher.path={tmp_path / 'teacher'}", "curation=vote", "diversity=4", "until=curate", *overrides,
+            f"teacher.path={tmp_path / 'teacher'}", "curation=vote", "diversity=4", "until=curate", "split-mode=sample", *overrides,
         )  # fmt: skip
 
     from students import save_gpt2

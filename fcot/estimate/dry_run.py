@@ -22,7 +22,7 @@ from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
-from fcot.stages.first_look import former_prompt_notes
+from fcot.stages.first_look import former_notes
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -101,7 +101,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
             share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
             result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
-    result.notes += [measured.note, *_price_notes(run), *_other_temperature_notes(run, planned), *former_prompt_notes(run)]
+    result.notes += [measured.note, *_price_notes(run), *_other_temperature_notes(run, planned), *former_notes(run)]
     if plan.resample_identical:
         result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
     if run.config.method.rounds > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ from fcot.tasks.grouping import group_by_template
 from fcot.tasks.splits import (  # fmt: skip
     Split,
     check_order,
+    folded,
+    hash_split,
+    hashed,
     hold_out_validation,
     published_split,
     read_split_file,
@@ -28,6 +32,7 @@ from fcot.tasks.table import Task
 if TYPE_CHECKING:
     from fcot.runs.run import Run
 
+_SPLIT_MODE = re.compile(r"^split_mode:\n(?: .*\n)*? +name: (\w+)$", re.MULTILINE)
 _MAX_DEVIATION = 0.2  # of a template split's train share from split_mode.train_fraction
 
 
@@ -37,6 +42,9 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     Problems without a gold answer (``curation.labels=vote``) can only be train problems, and only if the method uses rationales.
     """
     mode, method = config.split_mode, METHODS[config.method.name]
+    validates = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last checkpoint
+    if mode.name == "hash":
+        return _split_by_hash(config, task, problems, validates and method.trains, method.uses_rationales), False
     templates = _templates(config, task, problems) if mode.name == "template" else None
     train, test, split_hash = _train_and_test(config, task, problems, templates)
     order_known = check_order(task, [problems[index] for index in sorted(problems)], split_hash)
@@ -49,7 +57,6 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
         selected = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         selected = selected[: config.dataset.limit]
-    validates = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last checkpoint
     labelled_train, labelled = ([index for index in part if problems[index].labelled] for part in (train, selected))
     if not (validates and method.trains and labelled):
         return Split(selected, [], test), order_known
@@ -57,6 +64,58 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
     validation_templates = {templates[index] for index in validation} if templates is not None else set()
     unlabelled = [index for index in set(selected) - set(labelled) if templates is None or templates[index] not in validation_templates]
     return Split(sorted([*remaining, *unlabelled]), validation, test), order_known
+
+
+def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], validates: bool, unlabelled: bool) -> Split:
+    """Split by :func:`hash_split`; ``subset`` and ``dataset.limit`` take the first train problems in the order of their hashes.
+
+    Args:
+        config: The configuration.
+        task: The task, for messages.
+        problems: The problems by sample index.
+        validates: Whether validation problems are held out; otherwise they are train problems.
+        unlabelled: Whether problems without a gold answer are used. They are train problems.
+    """
+    mode = config.split_mode
+    keys = {index: problem.template_id or folded(problem.question) for index, problem in problems.items()}
+    labelled = {index: key for index, key in keys.items() if problems[index].labelled}
+    train, validation, test = hash_split(labelled, mode.train_fraction, mode.validation_fraction)
+    if labelled and not (train and test):
+        sizes = f"train would have {len(train)} problems and test {len(test)}"
+        raise FcotError(f"split-mode=hash: {task.name} has too few different problems ({len(labelled)}), {sizes}; use split-mode=sample")
+    if not validates:
+        train, validation = [*train, *validation], []
+    if unlabelled:
+        train += [index for index in keys if index not in labelled]
+    train = hashed(train, keys)
+    if mode.subset is not None and mode.subset > len(train):
+        raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems")
+    limits = [limit for limit in (mode.subset, config.dataset.limit) if limit is not None]
+    return Split(sorted(train[: min(limits, default=len(train))]), sorted(validation), sorted(test))
+
+
+def former_split_note(run: Run) -> list[str]:
+    """A note for the first run on own data that is split by hash, if earlier runs on it were split by index, as was the default.
+
+    Returns:
+        One sentence with the number of problems whose stored completions the new split does not use, or nothing.
+    """
+    mode, folders = run.config.split_mode, run.outputs.glob(f"runs/{run.task.name}-*/config.yaml")
+    if mode.name != "hash" or run.task.split != "hash" or run.plan.teacher is None:
+        return []
+    modes = {match[1] for path in folders if (match := _SPLIT_MODE.search(path.read_text(encoding="utf-8", errors="replace")))}
+    if modes != {"sample"}:
+        return []
+    indices, used = sorted(run.problems), set(run.split.train)
+    former = [indices[position] for position in sample_split(len(indices), mode.train_fraction)[0]]
+    store = run.store.refresh()
+    stored = [index for index in former if store.shard(key := run.plan.root_key(store, run.problems[index])).slots(key)]
+    unused = sum(index not in used for index in stored)
+    return [
+        f"own data is now split by its questions (split-mode=hash), so that rows can be added or moved; earlier runs on {run.task.name} "
+        f"were split by row number (split-mode=sample, which still does). Of the {len(stored):,} problems with stored completions, "
+        f"{unused:,} are validation or test problems now"
+    ]
 
 
 def _train_and_test(

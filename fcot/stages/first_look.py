@@ -11,6 +11,7 @@ from fcot.curation.filters import Read, Rules, curate
 from fcot.curation.outcomes import Outcomes, Remedies, advice
 from fcot.llm.meter import first_problems
 from fcot.runs.run import Run
+from fcot.runs.splitting import former_split_note
 
 _CHAT_PROMPT = "reasoning_chat"
 _FORMER_PROMPT = "zero_shot_cot_chat"
@@ -71,6 +72,11 @@ class FirstLook:
             f"{self.repeats:,} of {further:,} completions repeat another one of their problem word for word, at full price: the server "
             f"may not sample (transformers serve does only if the model's generation_config.json says do_sample): {option}=1 buys one"
         ]
+
+
+def former_notes(run: Run) -> list[str]:
+    """Notes about completions of earlier runs that this run does not use because a default has changed."""
+    return [*former_prompt_notes(run), *former_split_note(run)]
 
 
 def former_prompt_notes(run: Run) -> list[str]:

@@ -20,7 +20,7 @@ from fcot.llm.generate import Generated, generate_completions
 from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
 from fcot.runs.run import Run
-from fcot.stages.first_look import FirstLook, former_prompt_notes, remedies_of
+from fcot.stages.first_look import FirstLook, former_notes, remedies_of
 from fcot.stages.table import Context, Summary
 
 
@@ -42,7 +42,7 @@ def generate(context: Context) -> Summary:
 def _buy(run: Run) -> Generated:
     """The run's completions from the store. Missing ones are bought."""
     problems = run.select(run.split.train)
-    for note in former_prompt_notes(run):
+    for note in former_notes(run):
         say(f"note: {note}")
     first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), run.config.diversity)
     with progress("generate", len(problems) * run.config.diversity, "completions") as bar:

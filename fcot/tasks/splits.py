@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,34 @@ def sample_split(n: int, train_fraction: float = 0.7) -> tuple[list[int], list[i
     order = np.random.RandomState(0).permutation(n)
     n_train = round(train_fraction * n)
     return sorted(order[:n_train].tolist()), sorted(order[n_train:].tolist())
+
+
+def hash_split(keys: Mapping[int, str], train_fraction: float, validation_fraction: float) -> tuple[list[int], list[int], list[int]]:
+    """A split in which a problem's part follows from its key alone, whatever other problems there are.
+
+    Args:
+        keys: By sample index, what decides: the folded question, or the template. Problems with one key are in the same part.
+        train_fraction: Expected share of train and validation together.
+        validation_fraction: Expected share of validation in these.
+
+    Returns:
+        The sample indices of train, validation and test, each in the order of :func:`hashed`.
+    """
+    parts: tuple[list[int], list[int], list[int]] = [], [], []
+    for index in hashed(keys, keys):
+        side, validation = (_share(f"{name} {keys[index]}") for name in ("side", "validation"))
+        parts[2 if side >= train_fraction else 1 if validation < validation_fraction else 0].append(index)
+    return parts
+
+
+def hashed(indices: Iterable[int], keys: Mapping[int, str]) -> list[int]:
+    """Sample indices in an order that follows from their keys alone; of one key, by index."""
+    return sorted(indices, key=lambda index: (_share(f"order {keys[index]}"), index))
+
+
+def _share(text: str) -> float:
+    """A number from 0 to below 1 that is uniformly distributed over texts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:7]) / 2**56
 
 
 def published_split(task: Task, n: int) -> tuple[list[int], list[int]]:

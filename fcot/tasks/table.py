@@ -18,7 +18,7 @@ class Task:
         title: The paper's name of the task.
         rule: How answers are read and compared.
         random_guess: Accuracy of random guessing, in percent (paper A, Table 1).
-        split: Paper A's default split: ``sample`` or ``published``.
+        split: The default split: paper A's, ``sample`` or ``published``; ``hash`` for data of the user.
         n_train, n_test: Number of train and test problems in the paper; 0 for toy tasks.
         n_rows: Number of upstream rows. AQUA has more than train and test together, because its train is a subsample.
         hub: The source on the hub; None where no copy with the authors' rows is known.
@@ -80,7 +80,7 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 def custom_task(name: str, rule: AnswerRule) -> Task:
     """A task for data of the user. Accuracy of guessing: 1/k for k letters, one half for yes/no, 0 otherwise."""
     guess = {"choice": 100.0 / max(1, len(rule.choices)), "yes_no": 50.0}.get(rule.answer_type, 0.0)
-    return Task(name, name, rule, guess, "sample")
+    return Task(name, name, rule, guess, "hash")
 
 
 def with_numbers(task: Task, numbers: str) -> Task:

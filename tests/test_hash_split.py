@@ -1,0 +1,126 @@
+"""Splits by hash: a problem's part follows from its question alone, so that own data can grow without moving anybody or buying again."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from teachers import Scripted
+
+from fcot.base.errors import FcotError
+from fcot.llm.generate import generate_completions
+from fcot.runs.splitting import former_split_note
+from fcot.tasks.splits import hash_split, hashed
+from fcot.tasks.toy import TOY_TASKS, make_problems
+
+ROWS = [{"question": problem.question, "answer": problem.answer} for problem in make_problems(TOY_TASKS["toy_arithmetic"], 260, seed=3)]
+
+
+def parts(keys):
+    """The part of each key."""
+    return {
+        keys[index]: name for name, part in zip("train validation test".split(), hash_split(keys, 0.7, 0.1), strict=True) for index in part
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=8), unique=True, max_size=40), st.lists(st.text(max_size=8), unique=True, max_size=40), st.randoms())
+def test_other_problems_and_their_order_change_no_problems_part(some, others, rng):
+    both = list(dict.fromkeys([*others, *some]))
+    rng.shuffle(both)
+    alone, together = parts(dict(enumerate(some))), parts(dict(enumerate(both)))
+    assert {key: together[key] for key in some} == alone
+    order = hashed(range(len(some)), dict(enumerate(some)))
+    merged = [key for index in hashed(range(len(both)), dict(enumerate(both))) if (key := both[index]) in alone]
+    assert [some[index] for index in order] == merged
+
+
+def test_the_shares_are_those_that_were_requested():
+    train, validation, test = map(len, hash_split({index: f"question {index}" for index in range(20_000)}, 0.7, 0.1))
+    assert abs(test / 20_000 - 0.3) < 0.015
+    assert abs(validation / (train + validation) - 0.1) < 0.015
+
+
+def test_problems_with_one_key_are_in_one_part():
+    keys = {index: f"t{index // 50}" for index in range(500)}
+    for part in hash_split(keys, 0.7, 0.1):
+        assert len(part) % 50 == 0
+
+
+@pytest.fixture
+def own(tmp_path, make_run):
+    """``(rows, *overrides) -> run`` on a file of these rows."""
+
+    def make(rows, *overrides):
+        path = tmp_path / "own.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return make_run(
+            tmp_path / "outputs", "dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", "dataset.name=own", "diversity=2",
+            "teacher=openai", "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1", "prompt=reasoning_chat", *overrides,
+        )  # fmt: skip
+
+    return make
+
+
+def sides(run):
+    """The part of each question."""
+    return {run.problems[index].question: name for name in ("train", "validation", "test") for index in getattr(run.split, name)}
+
+
+def buy(run):
+    """Buy what the store lacks; returns the questions that were sent."""
+    teacher = Scripted(lambda request, n, first_slot: [f"{first_slot + number}. The answer is 7." for number in range(n)], max_choices=8)
+    teacher.identity, teacher.chat = run.plan.teacher.identity, True
+    generate_completions(replace(run.plan, teacher=teacher), run.store, run.select(run.split.train))
+    run.store.close()
+    return {request.problem.question for request, _, _ in teacher.calls}
+
+
+CHANGES = {
+    "50 rows appended": lambda old, new: [*old, *new],
+    "50 rows on top": lambda old, new: [*new, *old],
+    "the order shuffled": lambda old, new: random.Random(0).sample([*old, *new], len(old) + len(new)),
+    "rows removed": lambda old, new: [*old[20:], *new],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_growing_data_moves_nobody_and_buys_only_new_train_problems(own, change):
+    old, new = ROWS[:200], ROWS[200:250]
+    first = own(old)
+    assert buy(first) == {question for question, side in sides(first).items() if side == "train"}
+    second = own(change(old, new))
+    before, after = sides(first), sides(second)
+    assert {question: side for question, side in after.items() if question in before} == {q: before[q] for q in after if q in before}
+    assert buy(second) == {question for question, side in after.items() if side == "train" and question not in before}
+
+
+def test_a_limit_takes_problems_that_the_whole_data_also_trains_on(own):
+    some, everything = own(ROWS, "dataset.limit=20"), own(ROWS)
+    assert len(some.split.train) == 20
+    assert set(some.split.train) <= set(everything.split.train)
+    assert (some.split.validation, some.split.test) == (everything.split.validation, everything.split.test)
+
+
+def test_too_few_problems_to_split_get_a_message(own):
+    with pytest.raises(FcotError, match=r"split-mode=hash: own has too few different problems \(1\), .* use split-mode=sample"):
+        own(ROWS[:1]).split  # noqa: B018 - resolved when it is read
+
+
+def test_data_that_earlier_runs_split_by_row_number_gets_a_note(own, tmp_path):
+    former = own(ROWS, "split-mode=sample")
+    buy(former)
+    assert former_split_note(own(ROWS)) == []
+    folder = former.directory.path
+    folder.mkdir(parents=True, exist_ok=True)
+    former.directory.config.write_text("dataset:\n  name: own\nsplit_mode:\n  name: sample\n  train_fraction: 0.7\nteacher:\n  name: x\n")
+    run = own(ROWS)
+    (note,) = former_split_note(run)
+    moved = len({*former.split.train} - {*run.split.train})
+    assert f"{moved} are validation or test problems now" in note
+    assert "split-mode=sample" in note
+    assert former_split_note(own(ROWS, "split-mode=sample")) == []
