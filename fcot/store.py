@@ -101,7 +101,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 or name == "settings" else "right", overflow="fold")
+        whole = max(len(row[0]) for row in rows) if number == 0 else None  # the first column is copied into commands: never broken
+        table.add_column(name, justify="left" if whole or name == "settings" else "right", overflow="fold", min_width=whole)
     for row in rows:
         table.add_row(*row)
     result_console().print(table)

@@ -87,7 +87,7 @@ CHANGES = {
         "path": (("split-mode=file", "split_mode.path=FILES/split1.json"), ("split_mode.path=FILES/split2.json",)),
         "templates": (("split-mode=template", "split_mode.templates=FILES/templates1.json"),
                       ("split_mode.templates=FILES/templates2.json",)),
-        "validation_fraction": ((), ("split_mode.validation_fraction=0.3",)),
+        "validation_fraction": ((), ("split_mode.validation_fraction=0.9",)),
     },
     ("teacher", "oracle"): {"error_rate": ((), ("teacher.error_rate=0.2",))},
     ("teacher", "replay"): {"path": ((), ("teacher.path=FILES/replay2.json",))},
