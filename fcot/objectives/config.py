@@ -106,4 +106,7 @@ class DistributionConfig:
         return [DistributionLoss(completion, teacher, vocabulary, self.share, self.divergence, self.beta, self.temperature, self.top_k)]
 
 
-SCHEMAS = {("objective", "completion"): CompletionConfig, ("objective", "distribution"): DistributionConfig}
+SCHEMAS = {
+    ("objective", "completion"): CompletionConfig,
+    ("objective", "distribution"): DistributionConfig,
+}
