@@ -36,7 +36,7 @@ from fcot.student.interface import read_interface
 from fcot.student.loading import Student, load_student, train_tokenizer
 from fcot.student.module import StudentModule
 from fcot.student.tokenization import Tokenized, encode_prompts, tokenize
-from fcot.student.training import plan, train
+from fcot.student.training import Hooks, plan, train
 from fcot.tasks.loaders import load_problems
 from fcot.tasks.splits import sample_split
 from fcot.tasks.table import TASKS
@@ -183,7 +183,7 @@ def fcot_side(student: Student, rows: Tokenized, recipe: TrainerConfig, skip: in
         return losses
 
     with patch.object(StudentModule, "training_step", training_step):
-        train(student, rows, [CompletionLoss(rows, layout)], recipe, seed=0, evaluate=lambda _: {}, advance=lambda _: meter.end())
+        train(student, rows, [CompletionLoss(rows, layout)], recipe, Hooks(lambda _: {}, advance=lambda _: meter.end()), seed=0)
     return meter
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import trainings
@@ -234,19 +236,20 @@ def test_resumed_training_restores_the_student_that_an_earlier_evaluation_chose(
     options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
     real = stage.fit_student
 
-    def patched_fit(*arguments, evaluate, advance, resume, **keywords):
+    def patched_fit(student, rows, objectives, recipe, hooks, **keywords):
         step = 0
 
         def count(n):
             nonlocal step
             step += n
-            advance(n)
+            hooks.advance(n)
 
         def patched_evaluate(history):
             monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[step])
-            return evaluate(history)
+            return hooks.evaluate(history)
 
-        return real(*arguments, evaluate=patched_evaluate, advance=count, resume=count, **keywords)
+        patched = replace(hooks, evaluate=patched_evaluate, advance=count, resume=count)
+        return real(student, rows, objectives, recipe, patched, **keywords)
 
     monkeypatch.setattr(stage, "fit_student", patched_fit)
     straight = make_run(tmp_path / "straight", *options)

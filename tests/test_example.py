@@ -71,7 +71,7 @@ def test_the_losses_equal_the_pipelines(options, completions, tmp_path, monkeypa
     layout, sampler, n_steps = training.plan(trained, rows, recipe, SEED)
     assert n_steps == STEPS > 3 * len(rows) / recipe.batch_size, "more than three epochs"
     monkeypatch.setattr(training, "_LOG_EVERY", 1)
-    training.train(trained, rows, [CompletionLoss(rows, layout)], recipe, seed=SEED, evaluate=lambda _: {}, log_folder=tmp_path)
+    training.train(trained, rows, [CompletionLoss(rows, layout)], recipe, training.Hooks(lambda _: {}), seed=SEED, log_folder=tmp_path)
     with (tmp_path / "metrics.csv").open() as file:
         expected = [float(row["train_loss"]) for row in csv.DictReader(file)]
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -150,21 +151,22 @@ def test_the_best_checkpoint_is_chosen_across_a_restart(at, tmp_path, monkeypatc
     real = stage.fit_student
 
     def run_until(folder, last):
-        def watched(*arguments, evaluate, advance, **others):
+        def watched(student, rows, objectives, recipe, hooks, **others):
             done = 0
 
             def count(n):
                 nonlocal done
                 done += n
-                advance(n)
+                hooks.advance(n)
                 if done == last:
                     raise ConnectionAbortedError
 
             def judged(history):
                 monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
-                return evaluate(history)
+                return hooks.evaluate(history)
 
-            return real(*arguments, evaluate=judged, advance=count, **(others | {"resume": count}))
+            counting = replace(hooks, evaluate=judged, advance=count, resume=count)
+            return real(student, rows, objectives, recipe, counting, **others)
 
         monkeypatch.setattr(stage, "fit_student", watched)
         run = make_run(folder, *options)

@@ -17,7 +17,7 @@ from fcot.student.attention import allow_packing
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 from fcot.student.loading import check_student, save_student
-from fcot.student.module import StudentModule
+from fcot.student.module import LearningRate, StudentModule
 
 PACKABLE = ("gpt2", "llama", "qwen2")
 
@@ -203,8 +203,8 @@ def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(tmp_path):
 def factors(first, last, **options):
     recipe = recipe_of(**options)
     module = StudentModule(
-        student_of("gpt2").model, [], seed=0, lr=0.01, weight_decay=0.3, schedule=recipe.schedule, warmup_steps=recipe.warmup_steps,
-        first_step=first, n_steps=10,
+        student_of("gpt2").model, [], LearningRate(0.01, recipe.schedule, recipe.warmup_steps, 10), weight_decay=0.3, seed=0,
+        first_step=first,
     )  # fmt: skip
     configured = module.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]

@@ -21,7 +21,7 @@ from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Decoded, DecodingPrompt, decode
 from fcot.student.loading import Lora, add_lora
 from fcot.student.tokenization import Tokenized
-from fcot.student.training import TrainingReport, train
+from fcot.student.training import Hooks, TrainingReport, train
 
 STEPS = 50
 ANSWERS = 7
@@ -69,8 +69,7 @@ def trained(
     layout = training.plan(student, rows, recipe, seed)[0]
     objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
     report = train(
-        student, rows, objectives, recipe, seed=seed, evaluate=evaluate,
-        stop=stop, checkpoints=checkpoints, resume=advance, advance=advance,
+        student, rows, objectives, recipe, Hooks(evaluate, stop, advance, advance), seed=seed, checkpoints=checkpoints,
         log_folder=folder / "logs", world=world,
     )  # fmt: skip
     if overflow == world.rank:

@@ -29,7 +29,7 @@ from fcot.student.interface import StudentInterface, read_interface, write_inter
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
-from fcot.student.training import History, plan
+from fcot.student.training import History, Hooks, plan
 from fcot.student.training import train as fit_student
 
 transformers_logging.disable_progress_bar()  # fcot shows its own progress
@@ -93,9 +93,9 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     checkpoints = Checkpoints(job.directory.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
     with _set_aside_if_not_finite(checkpoints, job.directory.student, world), progress(job.title, n_steps, "steps") as bar:
         report = fit_student(
-            student, rows, objectives, recipe, seed=run.config.seed, evaluate=evaluate,
-            stop=lambda history: out_of_patience(history, config.patience), resume=bar.resume,
-            advance=bar.advance, checkpoints=checkpoints,
+            student, rows, objectives, recipe,
+            Hooks(evaluate, lambda history: out_of_patience(history, config.patience), bar.resume, bar.advance),
+            seed=run.config.seed, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else job.directory.logs,
             loggers=context.tracker.loggers(job.directory) if context.tracker else (), world=world,
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,34 @@ from fcot.student.objective import Objective
 from fcot.student.tensors import Batch
 
 
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each optimizer step.
+
+    Attributes:
+        peak: The largest rate.
+        schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last. The warm-up factor
+            multiplies the schedule.
+        warmup_steps: Optimizer steps of linear warm-up.
+        n_steps: Optimizer steps of the whole training.
+    """
+
+    peak: float
+    schedule: str
+    warmup_steps: int
+    n_steps: int
+
+    def at(self, step: int) -> float:
+        """The rate of a step, counted from 1."""
+        return self.peak * self.factor(step - 1)
+
+    def factor(self, step: int) -> float:
+        """Fraction of the peak at a step, counted from 0."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        remaining = max(0.0, 1 - step / max(1, self.n_steps))
+        return warmup * {"constant": 1.0, "linear": remaining, "cosine": (1 - math.cos(math.pi * remaining)) / 2}[self.schedule]
+
+
 class StudentModule(pl.LightningModule):
     """Fine-tunes the parameters that require gradients.
 
@@ -26,32 +55,25 @@ class StudentModule(pl.LightningModule):
     Args:
         model: The student's model.
         objectives: The terms of the loss.
-        seed: Seed of dropout.
-        lr: Peak learning rate of AdamW.
+        lr: Learning rates of AdamW.
         weight_decay: Weight decay of AdamW.
-        schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last. The warm-up factor
-            multiplies the schedule.
-        warmup_steps: Optimizer steps of linear warm-up.
+        seed: Seed of dropout.
         first_step: Optimizer steps that earlier processes did.
-        n_steps: Optimizer steps of the whole training.
         micro_batches: Micro-batches per step.
         fused: Whether AdamW runs as one kernel.
         compile: Whether the forward pass is compiled.
     """
 
     def __init__(
-        self, model: PreTrainedModel, objectives: Sequence[Objective], *, seed: int, lr: float, weight_decay: float, schedule: str,
-        warmup_steps: int, n_steps: int, first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
+        self, model: PreTrainedModel, objectives: Sequence[Objective], lr: LearningRate, *, weight_decay: float, seed: int,
+        first_step: int = 0, micro_batches: int = 1, fused: bool = False, compile: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
         self._seed = seed
-        self._lr = lr
+        self.learning_rate = lr
         self._weight_decay = weight_decay
-        self._schedule = schedule
-        self._warmup_steps = warmup_steps
         self._first_step = first_step
-        self._n_steps = n_steps
         self._micro_batches = micro_batches
         self._fused = fused
         self._objectives = objectives
@@ -103,16 +125,6 @@ class StudentModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW and a learning rate per optimizer step; betas and epsilon are torch's defaults."""
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self._lr, weight_decay=self._weight_decay, fused=self._fused)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(self._first_step + step))
+        optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate.peak, weight_decay=self._weight_decay, fused=self._fused)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.learning_rate.factor(self._first_step + step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def rate(self, step: int) -> float:
-        """Learning rate of an optimizer step, counted from 1."""
-        return self._lr * self._factor(step - 1)
-
-    def _factor(self, step: int) -> float:
-        """Fraction of the peak learning rate at a step, counted from 0."""
-        warmup = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
-        remaining = max(0.0, 1 - step / max(1, self._n_steps))
-        return warmup * {"constant": 1.0, "linear": remaining, "cosine": (1 - math.cos(math.pi * remaining)) / 2}[self._schedule]

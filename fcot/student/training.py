@@ -37,7 +37,7 @@ from fcot.student.divergence import DivergenceCheck, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
-from fcot.student.module import StudentModule
+from fcot.student.module import LearningRate, StudentModule
 from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized
 
@@ -68,7 +68,31 @@ class TrainingReport:
     history: History = field(default_factory=list)
 
 
-Evaluate = Callable[[History], dict[str, Any]]
+@dataclass(frozen=True)
+class Hooks:
+    """The functions that a training calls.
+
+    Attributes:
+        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has all
+            parameters. Its result is added to the history.
+        stop: Called with the history after each evaluation; True ends the training.
+        resume: Called once, with the number of steps that earlier processes did.
+        advance: Called with the number of steps done since the last call.
+    """
+
+    evaluate: Callable[[History], dict[str, Any]]
+    stop: Callable[[History], bool] = lambda _: False
+    resume: Callable[[int], object] = unwatched
+    advance: Callable[[int], object] = unwatched
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The optimizer steps of a training: their samples, their number, and those after which the student is evaluated."""
+
+    sampler: StepSampler
+    n: int
+    due: Collection[int]
 
 
 def train(
@@ -76,13 +100,10 @@ def train(
     rows: Tokenized,
     objectives: Sequence[Objective],
     recipe: TrainerConfig,
+    hooks: Hooks,
     *,
     seed: int,
-    evaluate: Evaluate,
-    stop: Callable[[History], bool] = lambda _: False,
     checkpoints: Checkpoints | None = None,
-    resume: Callable[[int], object] = unwatched,
-    advance: Callable[[int], object] = unwatched,
     log_folder: Path | None = None,
     loggers: Sequence[Logger] = (),
     world: World = World(),  # noqa: B008 - frozen
@@ -94,13 +115,9 @@ def train(
         rows: The tokenized samples.
         objectives: The terms of the loss; the first is the main objective.
         recipe: The options of ``trainer``, with the precision resolved (not ``auto``).
+        hooks: The functions that it calls.
         seed: Seed of the order of samples and of dropout.
-        evaluate: Called with the history so far after each step that is due for an evaluation. All ranks call it, and each has all
-            parameters. Its result is added to the history.
-        stop: Called with the history after each evaluation; True ends the training.
         checkpoints: Where checkpoints are written; None writes none.
-        resume: Called once, with the number of steps that earlier processes did.
-        advance: Called with the number of steps done since the last call.
         log_folder: Folder of the CSV log; None writes none.
         loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
         world: The ranks, and the number of this one.
@@ -113,13 +130,11 @@ def train(
     _, sampler, n_steps = plan(student, rows, recipe, seed)
     report, optimizer = _resume(student, checkpoints, recipe.precision)
     _announce(recipe, report.n_steps, n_steps, world)
-    resume(report.n_steps)
-    callback = _StepCallback(
-        student, report, sampler, n_steps, evaluate, stop, checkpoints, optimizer, advance,
-        _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs), recipe, loggers, world.size,
-    )  # fmt: skip
+    hooks.resume(report.n_steps)
+    steps = _Steps(sampler, n_steps, _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs))
+    callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, optimizer, loggers, world.size)
     callback.evaluate_if_due()
-    if report.n_steps == n_steps or stop(report.history):
+    if report.n_steps == n_steps or hooks.stop(report.history):
         return report
     _prepare(student, recipe.packing, recipe.gradient_checkpointing)
     module = _module(student, objectives, recipe, seed, report.n_steps, n_steps, world)
@@ -147,8 +162,8 @@ def _module(
     student: Student, objectives: Sequence[Objective], recipe: TrainerConfig, seed: int, first_step: int, n_steps: int, world: World
 ) -> StudentModule:
     return StudentModule(
-        student.model, objectives, seed=seed, lr=recipe.lr, weight_decay=recipe.weight_decay, schedule=recipe.schedule,
-        warmup_steps=recipe.warmup_steps, n_steps=n_steps, first_step=first_step, micro_batches=recipe.micro_batches,
+        student.model, objectives, LearningRate(recipe.lr, recipe.schedule, recipe.warmup_steps, n_steps),
+        weight_decay=recipe.weight_decay, seed=seed, first_step=first_step, micro_batches=recipe.micro_batches,
         # With a fused step, the scaler of 16-mixed unscales too late for clipping. Sharded parameters have no fused step on a CPU.
         fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
     )  # fmt: skip
@@ -223,20 +238,15 @@ class _StepCallback(pl.Callback):
     """The work between two optimizer steps: counts, logs, checkpoints, evaluations, the early stop."""
 
     def __init__(
-        self, student: Student, report: TrainingReport, sampler: StepSampler, n_steps: int, evaluate: Evaluate,
-        stop: Callable[[History], bool], checkpoints: Checkpoints | None, restored: dict[str, Any] | None,
-        advance: Callable[[int], object], due: Collection[int], recipe: TrainerConfig, loggers: Sequence[Logger], size: int,
+        self, student: Student, report: TrainingReport, steps: _Steps, hooks: Hooks, recipe: TrainerConfig,
+        checkpoints: Checkpoints | None, restored: dict[str, Any] | None, loggers: Sequence[Logger], size: int,
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
-        self._sampler = sampler
-        self._n_steps = n_steps
-        self._evaluate = evaluate
-        self._stop = stop
+        self._steps = steps
+        self._hooks = hooks
         self._checkpoints = checkpoints
         self._restored = restored
-        self._advance = advance
-        self._due = due
         self._micro_batches = recipe.micro_batches
         self._precision = recipe.precision
         self._loggers = loggers
@@ -258,7 +268,7 @@ class _StepCallback(pl.Callback):
                 signal.signal(number, handler)
         self._defer_ctrl_c(True)
         assert isinstance(pl_module, StudentModule)
-        self._divergence = DivergenceCheck(self._student.model, self._size, pl_module.rate, self._remedies)
+        self._divergence = DivergenceCheck(self._student.model, self._size, pl_module.learning_rate.at, self._remedies)
         if self._restored is not None:
             restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
             trainer.precision_plugin.load_state_dict(self._restored["precision"])
@@ -277,12 +287,12 @@ class _StepCallback(pl.Callback):
             return
         report.n_steps += 1
         self._check_loss(trainer)
-        self._advance(1)
+        self._hooks.advance(1)
         now = time.monotonic()
         report.train_seconds += now - self._since
         self._log(trainer)
         stopping, sharded = warned_together(trainer.world_size) or self._interrupted, is_sharded(self._student.model)
-        self._checkpoint(trainer, stopping or (sharded and report.n_steps in self._due))
+        self._checkpoint(trainer, stopping or (sharded and report.n_steps in self._steps.due))
         if stopping:
             raise KeyboardInterrupt
         self._defer_ctrl_c(False)
@@ -295,9 +305,9 @@ class _StepCallback(pl.Callback):
             raise
         if evaluated:
             self._checkpoint(trainer, False)
-            trainer.should_stop = self._stop(report.history)
-            if trainer.should_stop and report.n_steps < self._n_steps and trainer.is_global_zero:
-                say(f"training stops early, at step {report.n_steps:,} of {self._n_steps:,}")
+            trainer.should_stop = self._hooks.stop(report.history)
+            if trainer.should_stop and report.n_steps < self._steps.n and trainer.is_global_zero:
+                say(f"training stops early, at step {report.n_steps:,} of {self._steps.n:,}")
         self._defer_ctrl_c(True)
         self._since = time.monotonic()
 
@@ -329,17 +339,17 @@ class _StepCallback(pl.Callback):
     def evaluate_if_due(self) -> bool:
         """Evaluate if the current step is due for an evaluation and has none yet; returns whether it was evaluated."""
         step, history = self._report.n_steps, self._report.history
-        if step not in self._due or (history and history[-1]["step"] == step):
+        if step not in self._steps.due or (history and history[-1]["step"] == step):
             return False
         if self._divergence is not None:
             self._divergence.check(step, weights=True)
         former_precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")  # trainer.tf32 is for training only
         try:
-            scores = self._evaluate(history)
+            scores = self._hooks.evaluate(history)
         finally:
             torch.set_float32_matmul_precision(former_precision)
-        history.append({"step": step, "epoch": round(self._sampler.epochs_done(step), 3), **scores})
+        history.append({"step": step, "epoch": round(self._steps.sampler.epochs_done(step), 3), **scores})
         self._log_evaluation(history[-1])
         return True
 
@@ -363,7 +373,7 @@ class _StepCallback(pl.Callback):
 
     @property
     def _log_due(self) -> bool:
-        return self._report.n_steps % _LOG_EVERY == 0 or self._report.n_steps == self._n_steps
+        return self._report.n_steps % _LOG_EVERY == 0 or self._report.n_steps == self._steps.n
 
     def _log(self, trainer: pl.Trainer) -> None:
         report = self._report
