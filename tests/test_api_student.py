@@ -338,7 +338,7 @@ def test_the_message_about_a_failed_job_says_how_to_start_another(fault, message
 
 def test_too_few_samples_cost_nothing(tmp_path):
     with FakeServer() as server:
-        with pytest.raises(FcotError, match=r"9 reasoning samples .* wants 10 or more"):
+        with pytest.raises(FcotError, match=r"9 reasoning samples .* needs 10 or more"):
             tune(server, tmp_path, SAMPLES[:9])
         assert server.stats()["uploads"] == 0
         tune(server, tmp_path, SAMPLES[:10])
@@ -387,7 +387,10 @@ def test_a_file_or_job_of_another_server_is_reported(resource, call, tmp_path):
     with FakeServer(tuning_faults={call: ["quota"]}) as server, pytest.raises(FcotError, match="quota"):
         tune(server, tmp_path)
     with FakeServer() as other_server:
-        with pytest.raises(FcotError, match=rf"does not know the {resource} \S+: another student\.base_url or key\? Deleting .*job\.json"):
+        with pytest.raises(
+            FcotError,
+            match=rf"does not know the {resource} \S+: another student\.base_url or key\? To start another job, delete .*job\.json",
+        ):
             tune(other_server, tmp_path)
         (tmp_path / "run" / "job.json").unlink()
         tune(other_server, tmp_path)

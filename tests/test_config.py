@@ -178,7 +178,7 @@ def test_impossible_configurations_say_what_to_change(overrides, message, monkey
 
 def test_a_student_folder_without_weights_is_a_fault(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert any("no weights" in fault for fault in faults("student=gpt2", f"student.path={tmp_path}"))
+    assert any("has no parameters" in fault for fault in faults("student=gpt2", f"student.path={tmp_path}"))
 
 
 @pytest.mark.parametrize(

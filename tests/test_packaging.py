@@ -40,9 +40,9 @@ def test_the_wheel_runs_without_the_repository(tmp_path):
     # Hydra finds the launcher below `hydra_plugins` of the wheel, and it plans and runs a sweep.
     script = "import hydra_plugins.fcot_launcher as plugin, fcot.run; print(plugin.__file__); fcot.run.main()"
     small = ["dataset.n_problems=40", "diversity=1", "until=generate"]
-    for launcher, dry_run in (("local", "false"), ("slurm", "true")):
+    for launcher, seeds, dry_run in (("local", "0,1", "false"), ("slurm", "2,3", "true")):
         result = subprocess.run(
-            [sys.executable, "-c", script, "-m", "seed=0,1", f"hydra/launcher={launcher}", *small, f"dry_run={dry_run}"],
+            [sys.executable, "-c", script, "-m", f"seed={seeds}", f"hydra/launcher={launcher}", *small, f"dry_run={dry_run}"],
             cwd=empty, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert str(tmp_path / "site") in result.stdout.splitlines()[0]

@@ -100,7 +100,7 @@ def test_a_slurm_job_sets_the_number_of_threads_before_torch_and_numpy_are_impor
     ("hydra.sweeper.max_batch_size=1", "array_parallelism"),
     ("hydra.launcher.partition=gpu", "hydra.launcher"),
     ("trainer.nodes=2", "start one process per device"),
-    ("experiment=null", "experiment=null: leave it out"),
+    ("experiment=null", "experiment=null: a group cannot be null; leave the override out"),
     ("hydra/launcher=slrum", "Did you mean hydra/launcher=slurm?\nhydra/launcher has: local, serial, slurm, slurm_ddp"),
 ])  # fmt: skip
 def test_a_sweep_that_cannot_be_launched_gives_one_message(override, message, run_fcot, tmp_path):
@@ -321,7 +321,7 @@ RUNNING, PENDING, GONE = SlurmState("RUNNING"), SlurmState("PENDING", "Priority"
     (record("failed"), SlurmState("FAILED"), ("failed", "")),
     (record("failed"), GONE, ("failed", "")),
     (record("failed", slurm="3_0"), PENDING, ("queued", "Priority")),  # the record of an earlier submission
-    (record("failed", slurm="3_0"), GONE, ("missing", "not known: SLURM has forgotten it and it left nothing")),
+    (record("failed", slurm="3_0"), GONE, ("missing", "SLURM has forgotten it, and it left no files")),
 ])  # fmt: skip
 def test_the_state_of_a_submitted_job_follows_from_its_record_and_from_slurm(job_record, slurm, expected):
     last = job_record.attempts[-1] if job_record else None

@@ -310,7 +310,7 @@ def test_a_server_that_never_answers_is_stopped(place, stubborn):
     seconds = time.monotonic() - began
     assert done.returncode == 1
     assert "loading forever" in done.stderr
-    assert "within 2 s (SERVER_PATIENCE_S), the last: <urlopen error [Errno 111] Connection refused>" in done.stderr
+    assert "within 2 s (SERVER_PATIENCE_S); last error: <urlopen error [Errno 111] Connection refused>" in done.stderr
     assert not alive(int((place.folder / "silent.pid").read_text()))
     assert (seconds > 20) == stubborn
 
@@ -408,7 +408,7 @@ def test_a_job_whose_server_never_loads_in_time_is_not_requeued_forever(script, 
         monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
         script.requeue(answered)
     assert commands == [["scontrol", "requeue", "7"]] * 3
-    assert "warned before the server answered, 4 times: is the time limit too short? Not requeued" in capsys.readouterr().err
+    assert "warned before the server answered, 4 times, so the job is not requeued; use a longer time limit" in capsys.readouterr().err
 
 
 # --- on SLURM --------------------------------------------------------------------------------------------------------
