@@ -338,7 +338,7 @@ def test_the_message_about_a_failed_job_says_how_to_start_another(fault, message
 
 def test_too_few_samples_cost_nothing(tmp_path):
     with FakeServer() as server:
-        with pytest.raises(FcotError, match=r"9 reasoning samples .* needs 10 or more"):
+        with pytest.raises(FcotError, match=r"9 reasoning samples, .* needs 10 or more"):
             tune(server, tmp_path, SAMPLES[:9])
         assert server.stats()["uploads"] == 0
         tune(server, tmp_path, SAMPLES[:10])
