@@ -29,7 +29,7 @@ test-oldest:
 	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --constraints $(OLDEST)/torch.txt --extra lora -o $(OLDEST)/all.txt pyproject.toml
 	grep -Ev '^(nvidia|triton|cuda)' $(OLDEST)/all.txt > $(OLDEST)/versions.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(OLDEST)/versions.txt hatchling hypothesis pytest pytest-xdist
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(OLDEST)/bin/python -m pytest -m "not slow" $(ARGS) $(VERSIONS:%=tests/%.py)
 
 # The same tests under another Python: make test-second PYTHON=python3.12

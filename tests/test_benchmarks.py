@@ -36,3 +36,8 @@ def test_contamination_writes_renumbered_questions_with_new_answers(tmp_path):
     for line in lines:
         pens, boxes, size = (int(word.strip(".")) for word in line["question"].split() if word.strip(".").isdigit())
         assert int(line["answer"]) == pens + boxes * size != 27
+
+
+def test_the_loss_of_a_large_vocabulary():
+    table = run("loss.py", "--vocabulary", "300", "--width", "8", "--targets", "20", "--repeats", "1")
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["all logits", "in chunks"]
