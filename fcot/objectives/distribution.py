@@ -57,9 +57,12 @@ class DistributionLoss:
 
     def __post_init__(self) -> None:
         self._forward = Forward(self.teacher.model.eval().requires_grad_(False))
-        own = self.teacher.tokenizer.pad_token_id, getattr(self.teacher.model.config, "decoder_start_token_id", None)
+        layout, teacher = self.completion.layout, self.teacher
+        if teacher.architecture != layout.architecture and (layout.prompt_weight or layout.demonstration_weight):
+            raise FcotError("trainer.prompt_loss_weight, trainer.demonstration_loss_weight: a teacher that encodes prompts predicts none")
+        start_id = getattr(teacher.model.config, "decoder_start_token_id", None)
         self._layout = replace(
-            self.completion.layout, architecture=self.teacher.architecture, pad_id=own[0], start_id=own[1], packing=False
+            layout, architecture=teacher.architecture, pad_id=teacher.tokenizer.pad_token_id, start_id=start_id, packing=False
         )
 
     def denominator(self, ids: Ids) -> float:
@@ -79,10 +82,11 @@ class DistributionLoss:
         """The summed loss, and sums of what describes the two distributions."""
         logits = forward(part)
         teacher = self._teacher_logits(part["teacher"], logits.device)
-        ours, theirs = (logits_of[:, : self.vocabulary].float() / self.temperature for logits_of in (logits, teacher))
-        student, target = ours.log_softmax(-1), theirs.log_softmax(-1)
+        student, target = (
+            (model_logits[:, : self.vocabulary].float() / self.temperature).log_softmax(-1) for model_logits in (logits, teacher)
+        )
         weights = torch.ones(len(student), device=student.device) if part["weights"] is None else part["weights"]
-        top = target.topk(self.top_k or min(20, self.vocabulary)).indices
+        top = target.topk(min(self.top_k or 20, self.vocabulary)).indices
         coarse = (student, target) if self.top_k is None else (_coarse(student, top), _coarse(target, top))
         divergences = divergence(*coarse, self.divergence, self.beta)
         total = (1 - self.share) * token_loss(logits, part) + self.share * (divergences @ weights)
@@ -145,12 +149,12 @@ def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     Raises:
         FcotError: The teacher has other tokens.
     """
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours != theirs:
-        different = next(token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token))
+    ids, teacher_ids = student.get_vocab(), teacher.get_vocab()
+    if ids != teacher_ids:
+        different = next(token for token in {**ids, **teacher_ids} if ids.get(token) != teacher_ids.get(token))
         raise FcotError(
-            f"objective.teacher={source}: its tokens are not the student's ({len(theirs):,} and {len(ours):,}; {different!r} is number "
-            f"{theirs.get(different)} there and {ours.get(different)} here). Distributions can be compared only over the same tokens: "
+            f"objective.teacher={source}: its tokens are not the student's ({len(teacher_ids):,} and {len(ids):,}; {different!r} is number "
+            f"{teacher_ids.get(different)} there and {ids.get(different)} here). Distributions can be compared only over the same tokens: "
             "train the student on text (objective=completion), or take a teacher of the student's family"
         )
-    return max(ours.values()) + 1
+    return max(ids.values()) + 1
