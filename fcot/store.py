@@ -236,8 +236,9 @@ def configured(overrides: Sequence[str]) -> Run:
     composed.trainer.precision = "32-true"  # nothing is trained, and resolving "auto" takes seconds
     config = to_config(composed)
     if not config.teacher.generates or not METHODS[config.method.name].uses_rationales:
-        override = "teacher=replay" if METHODS[config.method.name].uses_rationales else f"method={config.method.name}"
-        raise FcotError(f"{override} uses no stored completions: name the teacher that they are from (teacher=...)")
+        if METHODS[config.method.name].uses_rationales:
+            raise FcotError(f"teacher={config.teacher.name} uses no stored completions: name the teacher that they are from (teacher=...)")
+        raise FcotError(f"method={config.method.name} uses no completions: name a method that does, such as method=fine_tune_cot")
     return resolve(config)
 
 

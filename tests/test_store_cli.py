@@ -348,7 +348,7 @@ def update_rows(**values):
         (update_rows(reasoning_prompt="Q: Why?"), TWO_STEPS, "'Q: Why?'"),
         (update_rows(question="Why?"), TWO_STEPS, "is not the data set's"),
         (lambda content: content.pop("data"), TWO_STEPS, "file.json: not a completion file"),
-        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune uses no stored completions"),
+        (lambda content: None, (*TWO_STEPS, "method=fine_tune"), "method=fine_tune uses no completions"),
         (lambda content: None, (*TWO_STEPS, "teacher.modle=x"), "Did you mean teacher.model?"),
         (lambda content: None, (*TWO_STEPS, "diversity=0"), "diversity=0: at least 1"),
         (lambda content: None, (*TWO_STEPS, "diversity=1,2"), "diversity"),

@@ -86,13 +86,8 @@ class Bounds:
         too_high = high is not None and (value > high or (self.below is not None and value == high))
         if not (too_low or too_high):
             return None
-        if high is None:
-            allowed = f"at least {low}" if self.above is None else f"more than {low}"
-        elif (self.above is None) == (self.below is None):
-            allowed = f"between {low} and {high}"
-        else:
-            allowed = f"from {low} to below {high}"
-        return allowed + self.hint
+        limits = (("at least", self.at_least), ("more than", self.above), ("at most", self.at_most), ("below", self.below))
+        return " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None) + self.hint
 
 
 def _file_fault(value: str) -> str | None:

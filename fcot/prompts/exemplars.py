@@ -48,7 +48,7 @@ def load_exemplars(
             first_kept = {row["sample_index"]: row for row in reversed(list(read_jsonl(RunDirectory(path).curated))) if row["kept"]}
             exemplars = _sampled({index: row["rationale"] for index, row in first_kept.items()}, n, prompt, rule, train, path)
         elif path.suffix == ".jsonl":
-            exemplars = [_from_row(prompt, rule, row) for row in read_jsonl(path)]
+            exemplars = [_from_row(prompt, rule, row, f"{path}, line {line}") for line, row in enumerate(read_jsonl(path), start=1)]
         else:
             exemplars = _blocks(read_json(path), task, path)
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -62,14 +62,15 @@ def _exemplar(prompt: TeacherPrompt, rule: AnswerRule, question: str, rationale:
     return Exemplar(question, f"Q: {question}\nA: {prompt.answer(rationale.strip(), str(answer), rule)}", index)
 
 
-def _from_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any) -> Exemplar:
+def _from_row(prompt: TeacherPrompt, rule: AnswerRule, row: Any, where: str) -> Exemplar:
     """The exemplar of a row of JSON Lines.
 
     Raises:
-        ValueError: The row is no object with a question, a rationale and an answer.
+        FcotError: The row is no object with a question, a rationale and an answer; ``where`` is its file and line.
     """
-    if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not isinstance(row.get("rationale"), str):
-        raise ValueError('each line is {"question": TEXT, "rationale": TEXT, "answer": ANSWER}')
+    texts = isinstance(row, dict) and isinstance(row.get("question"), str) and isinstance(row.get("rationale"), str)
+    if not texts or row.get("answer") is None:
+        raise FcotError(f'prompt.exemplars={where}: each line is {{"question": TEXT, "rationale": TEXT, "answer": ANSWER}}')
     return _exemplar(prompt, rule, row["question"], row["rationale"], row["answer"])
 
 
