@@ -26,7 +26,7 @@ test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	grep '^torch==' constraints.txt > $(OLDEST)/torch.txt
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --constraints $(OLDEST)/torch.txt --extra lora -o $(OLDEST)/all.txt pyproject.toml
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --constraints $(OLDEST)/torch.txt --extra lora --extra wandb-report -o $(OLDEST)/all.txt pyproject.toml
 	grep -Ev '^(nvidia|triton|cuda)' $(OLDEST)/all.txt > $(OLDEST)/versions.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(OLDEST)/versions.txt hatchling hypothesis pytest pytest-xdist
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

@@ -124,7 +124,7 @@ def test_texts_equal_those_of_generate_whatever_else_is_in_the_batch(case, n, ro
     assert decode(student, prompts, max_tokens=budget_for(n, prompts)) == texts
     if n == 7:  # more than 7 if the other rows are short
         assert 7 <= max(rows) < N
-        assert sum(count >= 6 for count in rows) > LIMIT, "freed places are filled again"
+        assert sum(count >= 6 for count in rows) >= LIMIT, "freed places are filled again"
     else:
         assert max(rows) == min(n, N)
 
