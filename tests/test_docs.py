@@ -365,7 +365,7 @@ def files(tmp_path_factory):
     folder = write_files(tmp_path_factory.mktemp("docs"))
     rows = (folder / "rows.jsonl").read_text().splitlines()
     for name, lines in {
-        "reversed": rows[::-1], "copy": rows, "reworded": [line.replace("What is 5 + 1?", "What is 5 plus 1?") for line in rows],
+        "reversed": rows[::-1], "copy": rows, "reworded": [line.replace("What is 4 + 1?", "What is 4 plus 1?") for line in rows],
     }.items():  # fmt: skip
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder
