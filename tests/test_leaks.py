@@ -113,8 +113,8 @@ def test_exemplars_of_train_are_not_tested_under_another_index(source, make_run,
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in rows))
     options = [
-        "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "trainer.selection=last", "prompt=few_shot_cot", "split-mode=sample",
-        *TEACHER,
+        "dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "trainer.selection=last", "prompt=few_shot_cot",
+        "split-mode=sample", *TEACHER,
     ]  # fmt: skip
     first = make_run(tmp_path, *options, "prompt.exemplars=train", "prompt.n_exemplars=14")
     train, test = first.split.train[0], first.split.test[0]
