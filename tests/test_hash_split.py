@@ -119,6 +119,8 @@ def test_data_that_earlier_runs_split_by_row_number_gets_a_note(own, tmp_path):
     folder.mkdir(parents=True, exist_ok=True)
     former.directory.config.write_text("dataset:\n  name: own\nsplit_mode:\n  name: sample\n  train_fraction: 0.7\nteacher:\n  name: x\n")
     run = own(ROWS)
+    run.directory.path.mkdir(parents=True)
+    run.directory.config.write_text("split_mode:\n  name: hash\n")  # a run writes it before its first stage
     (note,) = former_split_note(run)
     moved = len({*former.split.train} - {*run.split.train})
     assert f"{moved} are validation or test problems now" in note

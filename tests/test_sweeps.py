@@ -424,6 +424,7 @@ def test_runs_with_different_fields_make_one_table():
     flat = _flat({"accuracy_ci95": [0.1, 0.2], "seconds": {"train": 3.5}, "history": [{"step": 1}], "run_id": "x", "subset": None})
     assert flat == {"accuracy_ci95.low": 0.1, "accuracy_ci95.high": 0.2, "seconds.train": 3.5, "history": '[{"step": 1}]', "subset": None}
     rows = [{"a": 1, "b": 1, "c": True, "d": [1, 2], "e": None, "f": 3}, {"a": 2.5, "b": "x", "e": None}, {"f": 4}]
+    assert _table([{"a": [1, 2]}, {"a": [3, 4]}])["a"].tolist() == ["[1, 2]", "[3, 4]"], "lists of one length"
     table = pa.Table.from_pandas(_table(rows), preserve_index=False)
     assert table.to_pydict() == {
         "a": [1.0, 2.5, None], "b": ["1", "x", None], "c": [True, None, None], "d": ["[1, 2]", None, None], "e": [None] * 3,

@@ -108,9 +108,11 @@ class Lease:
     def close(self) -> None:
         """Return what was leased and not committed."""
         self._leased = self._committed
-        self._write(self._committed)
-        os.close(self._file)
-        self._alive.close()
+        try:
+            self._write(self._committed)
+        finally:
+            os.close(self._file)
+            self._alive.close()
 
 
 def _counted_usd(folder: Path, locks: KeyLocks, except_name: str | None) -> float:

@@ -100,13 +100,14 @@ def former_split_note(run: Run) -> list[str]:
     Returns:
         One sentence with the number of problems whose stored completions the new split does not use, or nothing.
     """
-    mode, folders = run.config.split_mode, run.outputs.glob(f"runs/{run.task.name}-*/config.yaml")
+    mode = run.config.split_mode
     if mode.name != "hash" or run.task.split != "hash" or run.plan.teacher is None:
         return []
-    modes = {match[1] for path in folders if (match := _SPLIT_MODE.search(path.read_text(encoding="utf-8", errors="replace")))}
+    others = [path for path in run.outputs.glob(f"runs/{run.task.name}-*/config.yaml") if path != run.directory.config]
+    modes = {match[1] for path in others if (match := _SPLIT_MODE.search(path.read_text(encoding="utf-8", errors="replace")))}
     if modes != {"sample"}:
         return []
-    indices, used = sorted(run.problems), set(run.split.train)
+    indices, used = sorted(index for index, problem in run.problems.items() if problem.labelled), set(run.split.train)
     former = [indices[position] for position in sample_split(len(indices), mode.train_fraction)[0]]
     store = run.store.refresh()
     stored = [index for index in former if store.shard(key := run.plan.root_key(store, run.problems[index])).slots(key)]

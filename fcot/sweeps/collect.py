@@ -50,14 +50,15 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     # Arrays of pandas' own types keep integers beside missing values.
-    frame = pd.DataFrame({name: pd.array([row.get(name) for row in rows]) for name in names})
+    frame = pd.DataFrame({name: pd.array([_cell(row.get(name)) for row in rows]) for name in names})
     mixed = frame.select_dtypes("object").columns
-    frame[mixed] = frame[mixed].map(_text, na_action="ignore").astype("string")
+    frame[mixed] = frame[mixed].map(str, na_action="ignore").astype("string")
     return frame
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+def _cell(value: Any) -> Any:
+    """A value as one cell: lists and mappings as JSON, because pandas takes lists of one length for a table."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _seconds(record: JobRecord | None) -> float | None:
