@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import trainings
@@ -12,7 +10,7 @@ from students import make_rows, make_student
 from test_ranks import ended, started
 from test_run import SMALL, make_run
 from test_sweeps import states, the_sweep
-from trainings import student_of, trained, trained_by
+from trainings import give_accuracies, student_of, trained, trained_by
 
 from fcot.base.errors import FcotError, NotFinite
 from fcot.config.schema import register_schemas
@@ -20,7 +18,6 @@ from fcot.decoding.engine import Sampling
 from fcot.objectives import completion
 from fcot.objectives.completion import token_loss
 from fcot.runs.pipeline import execute
-from fcot.stages import training as stage
 from fcot.student import checkpoints as checkpoints_module
 from fcot.student.checkpoints import Checkpoints
 from fcot.student.decoding import DecodingPrompt, decode
@@ -234,24 +231,7 @@ def test_resumed_training_restores_the_student_that_an_earlier_evaluation_chose(
     """The best evaluation is after step 6; the loss of step 8 is not finite in the first attempt."""
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
-    real = stage.fit_student
-
-    def patched_fit(student, rows, objectives, recipe, hooks, **keywords):
-        step = 0
-
-        def count(n):
-            nonlocal step
-            step += n
-            hooks.advance(n)
-
-        def patched_evaluate(history):
-            monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[step])
-            return hooks.evaluate(history)
-
-        patched = replace(hooks, evaluate=patched_evaluate, advance=count, resume=count)
-        return real(student, rows, objectives, recipe, patched, **keywords)
-
-    monkeypatch.setattr(stage, "fit_student", patched_fit)
+    give_accuracies(monkeypatch, accuracies)
     straight = make_run(tmp_path / "straight", *options)
     expected = execute(straight, "")
     run = make_run(tmp_path / "broken", *options)

@@ -7,12 +7,12 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
 from students import save_gpt2, save_t5
 from test_run import METRICS, QUICK, SMALL, make_run, schemas, timeless  # noqa: F401 - a fixture
+from trainings import give_accuracies
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from fcot.base.errors import FcotError
@@ -148,27 +148,13 @@ def test_the_best_checkpoint_is_chosen_across_a_restart(at, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoints_module, "_SHARE", float("inf"))
     accuracies = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}
     options = [*SMALL, "diversity=1", "trainer.evaluate_every_steps=3", "trainer.checkpoint_every_s=0", "method=fine_tune", "until=train"]
-    real = stage.fit_student
 
     def run_until(folder, last):
-        def watched(student, rows, objectives, recipe, hooks, **others):
-            done = 0
+        def stop_at_last(step):
+            if step == last:
+                raise ConnectionAbortedError
 
-            def count(n):
-                nonlocal done
-                done += n
-                hooks.advance(n)
-                if done == last:
-                    raise ConnectionAbortedError
-
-            def judged(history):
-                monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[done])
-                return hooks.evaluate(history)
-
-            counting = replace(hooks, evaluate=judged, advance=count, resume=count)
-            return real(student, rows, objectives, recipe, counting, **others)
-
-        monkeypatch.setattr(stage, "fit_student", watched)
+        give_accuracies(monkeypatch, accuracies, stop_at_last)
         run = make_run(folder, *options)
         return run, execute(run, "")
 

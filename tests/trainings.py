@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fcot.base.ranks import Team, World
 from fcot.objectives import completion
 from fcot.objectives.completion import CompletionLoss, token_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
+from fcot.stages import training as stage
 from fcot.student import training
 from fcot.student.config import TrainerConfig
 from fcot.student.decoding import Decoded, DecodingPrompt, decode
@@ -106,3 +107,30 @@ def trained_by(ranks: int, folder: Path, **options: Any) -> Outcome:
 def _follow(world: World, folder: Path, options: dict[str, Any]) -> None:
     with Team(world, False, _follow, ()) as team:
         team.follow(lambda _: trained(folder / f"rank_{world.rank}", world=world, **options))
+
+
+def give_accuracies(monkeypatch, accuracies, after_step=lambda step: None):
+    """Let the evaluations of later runs find these accuracies, by optimizer step; ``after_step`` is called after each step."""
+
+    def patched_fit(student, rows, objectives, recipe, hooks, **keywords):
+        step = 0
+
+        def resume(n):
+            nonlocal step
+            step += n
+            hooks.resume(n)
+
+        def advance(n):
+            nonlocal step
+            step += n
+            hooks.advance(n)
+            after_step(step)
+
+        def evaluate(history):
+            monkeypatch.setattr(stage.scoring, "accuracy", lambda predictions: accuracies[step])
+            return hooks.evaluate(history)
+
+        patched = replace(hooks, evaluate=evaluate, advance=advance, resume=resume)
+        return train(student, rows, objectives, recipe, patched, **keywords)
+
+    monkeypatch.setattr(stage, "fit_student", patched_fit)

@@ -66,7 +66,7 @@ class DistributionLoss:
         )
 
     def denominator(self, ids: Ids) -> float:
-        """That of the cross-entropy."""
+        """The number of target tokens with a weight, or the sum of their weights: the cross-entropy's denominator."""
         return self.completion.denominator(ids)
 
     def collate(self, ids: Ids, step: int) -> Batch:
@@ -75,11 +75,11 @@ class DistributionLoss:
         return self.completion.collate(ids, step) | {"teacher": self._layout.batch(rows)}
 
     def facts(self) -> dict[str, Any]:
-        """Nothing."""
+        """No facts: the training's summary has no entry about this objective."""
         return {}
 
     def loss(self, forward: Forward, part: Batch) -> Loss:
-        """The summed loss, and sums of what describes the two distributions."""
+        """The summed loss. Watched: the sums over targets of the divergence and of the values of :func:`_describe`."""
         logits = forward(part)
         teacher = self._teacher_logits(part["teacher"], logits.device)
         student, target = (

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from fcot.base.console import progress, say
@@ -180,9 +180,13 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
         return student if lora is None else add_lora(student, lora)
     if start is not None:
         return load_student(str(start))
-    samples = training_samples(run) if samples is None else samples
-    texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
-    tokenizer = train_tokenizer(texts, config.vocab_size) if config.tokenizer is None else AutoTokenizer.from_pretrained(config.tokenizer)
+    tokenizer: PreTrainedTokenizerBase
+    if config.tokenizer is None:
+        samples = training_samples(run) if samples is None else samples
+        texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
+        tokenizer = train_tokenizer(texts, config.vocab_size)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     return build_tiny(
         config.architecture, tokenizer, width=config.width, layers=config.layers, heads=config.heads,
         max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),
