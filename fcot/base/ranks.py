@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -265,35 +265,21 @@ class Team:
     def follow(self, work: Callable[[Any], object]) -> None:
         """Call ``work`` with each task that the first rank sends (:meth:`lead`), without output, until the first rank is done."""
         be_silent()
-        self._join()
+        with _errors_printed():
+            self._join()
         try:
             while (task := self._broadcast(None)) is not None:
                 work(task)
         except RuntimeError as error:
-            try:
+            with _errors_printed():
                 self._stop_if_lost(error)
-            except FcotError as message:  # printed although this rank is silent
-                print(message, file=sys.stderr, flush=True)
-                sys.exit(1)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None and self._outside and self.world.rank == 0 and self.world.size > 1:
             self._join()  # the others wait for a task, or for the end
-        if not self._joined:
-            return
-        import torch.distributed
-
-        if self._lifeline is not None and kind is not None:
-            self._lifeline.leave()
-        if kind is None and self.world.rank == 0:
-            self._broadcast(None)
-        self._leaving = True
-        if self._lifeline is not None:
-            self._lifeline.leave()
-        torch.distributed.destroy_process_group()
-        if self._lifeline is not None:
-            self._lifeline.close()
+        if self._joined:
+            self._leave(failed=kind is not None)
         for name, value in self._environment_before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -303,26 +289,34 @@ class Team:
                 process.kill()
             process.join()  # its work is done: the exit code does not matter
 
+    def _leave(self, failed: bool) -> None:
+        import torch.distributed
+
+        if self._lifeline is not None and failed:
+            self._lifeline.leave()
+        if not failed and self.world.rank == 0:
+            self._broadcast(None)
+        self._leaving = True
+        if self._lifeline is not None:
+            self._lifeline.leave()
+        torch.distributed.destroy_process_group()
+        if self._lifeline is not None:
+            self._lifeline.close()
+
     def _join(self) -> None:
-        """Connect to the other ranks. The first rank spawns them if nothing else has started them."""
+        """Connect to the other ranks. The first rank spawns them if nothing else has started them.
+
+        Raises:
+            FcotError: The connection failed.
+        """
         import torch
 
         if self._joined:
             return
-        self._joined = True
-        if not self._outside and self.world.rank == 0:
-            port = _free_port()
-            _set_rendezvous(0, self.world.size, port)
-            say(f"training and evaluating with {self.world.size} processes")
-            self._context = torch.multiprocessing.start_processes(
-                _spawned,
-                (self.world.size, port, self._follow, self._arguments),
-                nprocs=self.world.size - 1,
-                join=False,
-                start_method="spawn",
-            )
-            threading.Thread(target=self._watch, daemon=True).start()
-        elif self.world.slurm:
+        store = None
+        if not self._outside:
+            store = self._spawn() if self.world.rank == 0 else _store(self.world.size, int(os.environ["MASTER_PORT"]))
+        if self._outside and self.world.slurm:
             from lightning_fabric.plugins.environments import SLURMEnvironment
 
             slurm = SLURMEnvironment(auto_requeue=False)
@@ -333,11 +327,57 @@ class Team:
             local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
             torch.cuda.set_device(local_rank % torch.cuda.device_count())  # SLURM may show each task only its own GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT)
+        try:
+            if store is None:
+                torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT)
+            else:
+                torch.distributed.init_process_group(
+                    backend, timeout=_WORKING_TIMEOUT, store=store, rank=self.world.rank, world_size=self.world.size
+                )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            ranks = f"rank {self.world.rank} of {self.world.size}"
+            raise FcotError(f"{ranks} cannot connect to the others at {where} ({reason}); the same command continues") from error
+        self._joined = True
         self._waiting_group = torch.distributed.new_group(backend="gloo", timeout=_WAITING_TIMEOUT)
         if self._outside:
             host = os.environ["MASTER_ADDR"] if self.world.nodes > 1 else None
             self._lifeline = Lifeline(self.world.rank, self.world.size, host, self._broadcast)
+
+    def _spawn(self) -> Any:
+        """Start the other ranks, and return the store in which all ranks find each other."""
+        import torch.multiprocessing
+
+        store = _store(self.world.size, None)
+        _set_rendezvous(0, self.world.size, store.port)
+        say(f"training and evaluating with {self.world.size} processes")
+        self._context = torch.multiprocessing.start_processes(
+            _spawned,
+            (self.world.size, store.port, self._follow, self._arguments),
+            nprocs=self.world.size - 1,
+            join=False,
+            start_method="spawn",
+        )
+        threading.Thread(target=self._watch, daemon=True).start()
+        return store
+
+
+@contextmanager
+def _errors_printed() -> Iterator[None]:
+    """End this rank with the message of an FcotError, although the rank is silent."""
+    try:
+        yield
+    except FcotError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _store(size: int, port: int | None) -> Any:
+    """The store at ``port``; without one, a new store at a free port, which no other process can take in between."""
+    import torch.distributed
+
+    return torch.distributed.TCPStore("127.0.0.1", port or 0, size, port is None, _WORKING_TIMEOUT, wait_for_workers=False)
 
 
 def _spawned(index: int, size: int, port: int, follow: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -358,9 +398,3 @@ def _set_rendezvous(rank: int, size: int, port: int) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), NODE_RANK="0"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
