@@ -28,7 +28,9 @@ def correct(slot: int, rationale: str = "r.", finish_reason: str | None = "stop"
 
 def test_a_kept_completion_trains_on_the_gold_answer_and_the_stripped_rationale():
     assert verdicts(["answer"], Completion(0, 3, " \n r. ", " 18 apples.")) == [
-        CuratedCompletion(0, 3, prediction="18", correct=True, kept=True, reason=None, rationale="r.", answer="$18.00")
+        CuratedCompletion(
+            0, 3, prediction="18", correct=True, kept=True, reason=None, rationale="r.", answer="$18.00", question=PROBLEMS[0].question
+        )
     ]
 
 

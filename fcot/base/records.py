@@ -23,6 +23,7 @@ class Problem:
         answer: The gold answer; blank if there is none.
         rationale: A human-written rationale; None if the task has none.
         template_id: Problems with the same id differ only in numbers or names; None if unknown.
+        id: The row's own id in the user's data (``dataset.index_column``); None if it has none.
     """
 
     sample_index: int
@@ -30,6 +31,7 @@ class Problem:
     answer: str
     rationale: str | None = None
     template_id: str | None = None
+    id: str | None = None
 
     @property
     def labelled(self) -> bool:
@@ -70,6 +72,8 @@ class CuratedCompletion:
         reason: Reason code of a rejected completion; None if it was kept.
         rationale: The rationale that the student trains on, stripped.
         answer: The label that the student trains on: the gold answer or the majority's.
+        question: The problem's question; empty in files of earlier versions.
+        id: The problem's own id in the user's data; None if it has none.
     """
 
     sample_index: int
@@ -80,6 +84,8 @@ class CuratedCompletion:
     reason: str | None
     rationale: str
     answer: str
+    question: str = ""
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ class Prediction:
         correct: Whether the prediction equals the gold answer.
         complete: Whether decoding ended at the end-of-sequence token instead of the length limit.
         n_tokens: Number of generated tokens, including the end-of-sequence token.
+        id: The problem's own id in the user's data; None if it has none.
     """
 
     sample_index: int
@@ -123,6 +130,7 @@ class Prediction:
     correct: bool
     complete: bool
     n_tokens: int
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,14 @@ class Feedback:
 
 
 def to_row(record: Any) -> dict[str, Any]:
-    """The record as a JSON object, with its fields in the order of their declaration. Nested records are not converted."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    """The record as a JSON object, with its fields in the order of their declaration. Nested records are not converted.
+
+    ``id`` is left out where it is None: most tasks have no ids.
+    """
+    row = {field.name: getattr(record, field.name) for field in fields(record)}
+    if row.get("id", "") is None:
+        del row["id"]
+    return row
 
 
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:

@@ -228,7 +228,11 @@ def _judge(
             kept_before.add(" ".join(rationale.split()))
         correct = rule.same(prediction, problem.answer)
         slot = completion.completion_index
-        rows.append(CuratedCompletion(completion.sample_index, slot, prediction, correct, reason is None, reason, rationale, label))
+        rows.append(
+            CuratedCompletion(
+                completion.sample_index, slot, prediction, correct, reason is None, reason, rationale, label, problem.question, problem.id
+            )
+        )
     return rows
 
 

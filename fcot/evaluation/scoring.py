@@ -22,7 +22,7 @@ def score(problem: Problem, text: str, complete: bool, n_tokens: int, form: Stud
     prediction = form.parse(text, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, text, prediction, rule.same(prediction, problem.answer),
-        complete, n_tokens,
+        complete, n_tokens, problem.id,
     )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def score_completion(problem: Problem, completion: Completion, n_tokens: int, pr
     prediction = prompt.parse(completion, rule)
     return Prediction(
         problem.sample_index, problem.question, problem.answer, prompt.text(completion, rule), prediction,
-        rule.same(prediction, problem.answer), completion.finish_reason in ("stop", None), n_tokens,
+        rule.same(prediction, problem.answer), completion.finish_reason in ("stop", None), n_tokens, problem.id,
     )  # fmt: skip
 
 
