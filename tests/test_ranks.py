@@ -88,13 +88,13 @@ def test_an_interrupted_training_on_two_ranks_gives_the_result_of_an_uninterrupt
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     steps = "trainer.max_steps=400"
-    assert [code for code, _ in ended(start(tmp_path / "a", *TRAIN, steps))] == [0, 0]
+    assert [(code, error) for code, error in ended(start(tmp_path / "a", *TRAIN, steps)) if code] == []
     ranks = start(tmp_path / "b", *TRAIN, steps)
     wait_until_training(tmp_path / "b", ranks)
     for rank in ranks:
         rank.send_signal(number)
     assert [code for code, _ in ended(ranks)] == [128 + number] * 2
-    assert [code for code, _ in ended(start(tmp_path / "b", *TRAIN, steps))] == [0, 0]
+    assert [(code, error) for code, error in ended(start(tmp_path / "b", *TRAIN, steps)) if code] == []
     first, second = parameters(tmp_path / "a"), parameters(tmp_path / "b")
     assert first.keys() == second.keys()
     assert all(first[name].equal(second[name]) for name in first)
