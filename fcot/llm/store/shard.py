@@ -13,7 +13,6 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from fcot.base.errors import FcotError
@@ -22,53 +21,10 @@ from fcot.llm.requests import LOST
 from fcot.llm.store.buyers import buyer_ended
 from fcot.llm.store.index import COST_ONLY, UNUSABLE, Damaged, Index, IndexEntry, write_index
 from fcot.llm.store.keylocks import KeyLocks, signature
+from fcot.llm.store.places import EMPTY, KeyPlaces, OpenFile, Place
 from fcot.llm.store.rows import StoreRow, append_lines, lines, read_row
 
-Place = tuple[str, int]  # name of a file and the byte where the row begins
-_EMPTY: Place = ("", -1)
 _UNINDEXED = 1 << 18  # bytes after the indexed part that are read at each opening; beyond that the index is rebuilt
-
-
-@dataclass
-class _Entry:
-    """The places of a key's rows.
-
-    Attributes:
-        slots: One place per slot, ``_EMPTY`` for an empty one.
-        unusable: Answers that cannot be used.
-        cost_only: Rows that only record a cost: tries without an answer, and second answers for a slot.
-        pending: The tries without an answer, by request id. Only tries whose rows were read, not those that only the index knows.
-    """
-
-    slots: list[Place] = field(default_factory=list)
-    unusable: list[Place] = field(default_factory=list)
-    cost_only: list[Place] = field(default_factory=list)
-    pending: dict[str, Place] = field(default_factory=dict)
-
-    def in_other_file(self, name: str) -> bool:
-        """Whether any of the key's rows is in another file than ``name``."""
-        return any(place[0] not in (name, "") for place in (*self.slots, *self.unusable, *self.cost_only))
-
-    def holds(self, place: Place) -> bool:
-        """Whether the row at a place counts."""
-        return place in self.slots or place in self.unusable or place in self.cost_only
-
-
-@dataclass
-class _File:
-    """One of a shard's files, open for reading.
-
-    Attributes:
-        end: Number of bytes that were read, from the file's beginning.
-    """
-
-    file: io.FileIO
-    end: int = 0
-
-    @property
-    def handle(self) -> int:
-        """The file descriptor."""
-        return self.file.fileno()
 
 
 class Shard:
@@ -93,8 +49,8 @@ class Shard:
         self._forget()
 
     def _forget(self) -> None:
-        self._entries: dict[bytes, _Entry] = {}
-        self._files: dict[str, _File] = {}
+        self._entries: dict[bytes, KeyPlaces] = {}
+        self._files: dict[str, OpenFile] = {}
         self._index: Index | None = None
 
     # --- reading ---
@@ -141,7 +97,7 @@ class Shard:
         main, own = name == self.path.name, name == self._own
         if name not in self._files:
             try:
-                self._files[name] = _File(io.FileIO(self.path.parent / name))
+                self._files[name] = OpenFile(io.FileIO(self.path.parent / name))
             except FileNotFoundError:  # moved in the meantime: its rows are in the main file, which is read last
                 return
             if main and (index := Index.open(self.path.with_suffix(".index"), self._files[name].handle)) is not None:
@@ -187,13 +143,13 @@ class Shard:
             ]
             yield from ((key[:16], kind, place[1]) for kind, place in kinds if place[0] == name)
 
-    def _entry(self, key: bytes) -> _Entry:
+    def _entry(self, key: bytes) -> KeyPlaces:
         """The places of a key's rows, whether the index covers them or they were read since."""
         if key in self._entries:
             return self._entries[key]
         records = self._indexed(key)
         if key not in self._entries:  # else the index was damaged, and all rows have been read
-            entry = self._entries[key] = _Entry()
+            entry = self._entries[key] = KeyPlaces()
             for _, kind, offset in records:
                 place = (self.path.name, offset)
                 if kind == UNUSABLE:
@@ -201,7 +157,7 @@ class Shard:
                 elif kind == COST_ONLY:
                     entry.cost_only.append(place)
                 else:
-                    _put(entry.slots, kind, place)
+                    entry.put(kind, place)
         return self._entries[key]
 
     def _indexed(self, key: bytes) -> list[IndexEntry]:
@@ -225,8 +181,8 @@ class Shard:
             entry.cost_only.remove(sent_place)
             if lost and "bound_usd" not in row:  # the try was not charged after all
                 return
-        if slot is not None and (slot >= len(entry.slots) or entry.slots[slot] == _EMPTY):
-            _put(entry.slots, slot, place)
+        if slot is not None and (slot >= len(entry.slots) or entry.slots[slot] == EMPTY):
+            entry.put(slot, place)
             return
         recorded = [entry.slots[slot]] if slot is not None else entry.cost_only if lost else entry.unusable
         copy = None if new else next((recorded_place for recorded_place in recorded if self._is_copy(row, recorded_place)), None)
@@ -253,11 +209,11 @@ class Shard:
     def has(self, key: str, slot: int) -> bool:
         """Whether a usable answer fills the slot."""
         slots = self._entry(bytes.fromhex(key)).slots
-        return slot < len(slots) and slots[slot] != _EMPTY
+        return slot < len(slots) and slots[slot] != EMPTY
 
     def slots(self, key: str) -> list[int]:
         """The filled slots of a key, ascending."""
-        return [slot for slot, place in enumerate(self._entry(bytes.fromhex(key)).slots) if place != _EMPTY]
+        return [slot for slot, place in enumerate(self._entry(bytes.fromhex(key)).slots) if place != EMPTY]
 
     def row(self, key: str, slot: int) -> StoreRow:
         """The row of a filled slot."""
@@ -375,7 +331,7 @@ class Shard:
             raise disk_error(error, path) from error
         self._locks.add_line(f"{self._own} {signature()}")
         self._own_end = os.fstat(self._writer).st_size
-        self._files[self._own] = _File(io.FileIO(path), self._own_end)
+        self._files[self._own] = OpenFile(io.FileIO(path), self._own_end)
         return self._writer
 
     def sync(self) -> None:
@@ -436,11 +392,6 @@ class Shard:
         self._locks.write_text([line for line in self._locks.lines() if line.partition(" ")[0] not in buyers])
         self._forget()
         self.refresh()
-
-
-def _put(slots: list[Place], slot: int, place: Place) -> None:
-    slots.extend([_EMPTY] * (slot + 1 - len(slots)))
-    slots[slot] = place
 
 
 def _inode(path: Path) -> int | None:
