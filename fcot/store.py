@@ -163,6 +163,10 @@ def verify(store: Path) -> None:
                 by_fault[fault] += 1
                 if len(shown) < _SHOWN_FAULTS:
                     shown.append(f"{path}:{line}: {fault}")
+            for path, fault in shard.distributions.faults():
+                counts["faults"] += 1
+                by_fault["damaged distributions"] += 1
+                shown += [f"{path}: {fault}"][: _SHOWN_FAULTS - len(shown)]
         rows.append([name, *(f"{counts[column]:,}" for column in ("rows", "torn", "unfinished", "faults"))])
     _print_table(("task/model/prompt", "rows", "torn lines", "unfinished lines", "faults"), rows)
     if by_fault:

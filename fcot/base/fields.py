@@ -23,6 +23,7 @@ class Why:
     SERVER = "only where the same model is served"
     SPELLING = "the same limit under another name"
     COST = "changes the cost, not the result"
+    STORED = "stored beside the completions, which it does not change; an objective that reads it counts it"
     DEVICES = "only devices and speed; sums are equal up to rounding"
 
 

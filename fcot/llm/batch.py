@@ -28,7 +28,7 @@ from fcot.llm.calls import Calls
 from fcot.llm.failures import ErrorInside, Malformed, failure_of
 from fcot.llm.meter import Meter, over_budget_message
 from fcot.llm.openai import ONE_BY_ONE, OpenAIModel, Server
-from fcot.llm.plan import Plan, SlotRange, missing, sent_row, to_rows
+from fcot.llm.plan import Plan, SlotRange, distributions_of, missing, sent_row, to_rows
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, Account, Reply, Request, Usage
 from fcot.llm.store.folder import StoreFolder
@@ -336,15 +336,15 @@ class _Batches:
             self.teacher.retries[type(error).__name__] += 1
             return 0
         try:
-            reply = self._reply(answer)
+            reply = self._reply(answer, to_job(row).request)
         except Malformed:
             self.teacher.retries["Malformed"] += 1
             self._count_lost(row, batch_id)
             return 0
         return 0 if reply is None else self._store(row, reply, batch_id)
 
-    def _reply(self, answer: Mapping[str, Any]) -> Reply | None:
-        """The reply in one line of an output or error file; None if the request has to be sent again.
+    def _reply(self, answer: Mapping[str, Any], request: Request) -> Reply | None:
+        """The reply to a request in one line of an output or error file; None if the request has to be sent again.
 
         Raises:
             Malformed: The answer was charged and contains no completion.
@@ -355,7 +355,7 @@ class _Batches:
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
             try:
-                return to_reply(body)
+                return to_reply(body, request, self.teacher.server.logprobs)
             except ErrorInside as error:
                 status, body = error.status, error.body
         failure = failure_of(ErrorInside(status if isinstance(status, int) else None, body or answer.get("error")))
@@ -385,7 +385,8 @@ class _Batches:
         if any(stored["request"] == request_id for stored in shard.all_rows(job.key)):
             return False
         extra = {"batch": batch_id, "run": row["run"]}
-        shard.append(to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **extra))
+        rows = to_rows(self.plan, job, shard, reply, request_id, bound_usd=self._bound(job), **extra)
+        shard.append(rows, distributions_of(shard, rows, reply))
         self._pay(row, self.meter.account(self.plan, reply.usage, self._bound(job), batch=True))
         return True
 

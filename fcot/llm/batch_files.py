@@ -62,5 +62,6 @@ def to_job(row: Mapping[str, Any]) -> SlotRange:
     body = row["line"]["body"]
     problem = None if row["sample_index"] is None else Problem(row["sample_index"], "", "")
     prompt = body["messages"] if "messages" in body else body["prompt"]
-    request = Request(prompt, row["max_tokens"], tuple(body.get("stop", ())), row["root"], problem)
+    top_logprobs = body.get("top_logprobs", body.get("logprobs"))
+    request = Request(prompt, row["max_tokens"], tuple(body.get("stop", ())), row["root"], problem, top_logprobs=top_logprobs)
     return SlotRange(request, row["key"], row["first_slot"], row["n"], row["seed"], row["identity"])

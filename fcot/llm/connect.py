@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fcot.llm.logprobs import TopLogprobs
 from fcot.llm.openai import OpenAIModel, Server
 from fcot.llm.throttle import Throttle
 
@@ -39,7 +40,7 @@ class Defaults:
 
 def server(
     settings: Settings, group: str, model: str, *, model_id: str | None = None, chat: bool = True, temperature: float = 0.0,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None, logprobs: TopLogprobs | None = None,
 ) -> Server:  # fmt: skip
     """The server of a configuration.
 
@@ -51,11 +52,12 @@ def server(
         chat: Whether prompts are chat messages instead of texts.
         temperature: Sampling temperature.
         parameters: Further request parameters.
+        logprobs: Requests and reads distributions; None: none are requested.
     """
     return Server(
         model=model, model_id=model_id or model, chat=chat, temperature=temperature, parameters=parameters or {},
         max_tokens_parameter=settings.max_tokens_parameter, base_url=settings.base_url, timeout_s=settings.timeout_s, group=group,
-        api_key_env=settings.api_key_env,
+        api_key_env=settings.api_key_env, logprobs=logprobs,
     )  # fmt: skip
 
 

@@ -11,11 +11,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint, folder_fingerprint
 from fcot.base.ranks import native_bf16
 from fcot.decoding.encoding import encoder_of
-from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Prompt, Reply, Request, Usage
+from fcot.llm.distributions import TopTokens
+from fcot.llm.requests import NO_ACCOUNT, SCORED, Account, Choice, Prompt, Reply, Request, Usage
 
 if TYPE_CHECKING:
     from fcot.decoding.engine import DecodingPrompt as EnginePrompt
@@ -69,14 +72,19 @@ class HFModel:
         self._model = _Model(path_or_id, revision, temperature, dtype, batch_size)
         self._queue: deque[_ChoiceRow] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._scoring = asyncio.Lock()  # one text at a time: the memory of a pass is that of a prompt with its answer
 
     async def generate(self, request: Request, n: int, seed: int, account: Account = NO_ACCOUNT) -> Reply:
-        """Queue ``n`` rows with the seeds ``seed``, ``seed + 1``..., and wait for them.
+        """Queue ``n`` rows with the seeds ``seed``, ``seed + 1``..., and wait for them; or score the request's stored answer.
 
         Raises:
             FcotError: The model cannot be loaded or used as configured, or a single row does not fit into memory.
         """
         ids = self._model.encode(request.prompt, self.chat)
+        if request.scored is not None:
+            async with self._scoring:
+                top = await asyncio.to_thread(self._model.score, request, ids)
+            return Reply([Choice("", None, SCORED, top=top)], Usage(len(ids) + (0 if top is None else len(top)), 0))
         room = self._model.room(len(ids))
         if room < 1:
             return Reply([Choice("", None, refused="too_long")], Usage(0, 0))
@@ -233,6 +241,41 @@ class _Model:
         reason = "stop" if written.complete or cut is not None else "length"
         refused = None if text[:cut].strip() else "empty_at_limit" if reason == "length" else "empty"
         return Choice(text[:cut], reason, refused), written.n_tokens
+
+    def score(self, request: Request, prompt: list[int]) -> TopTokens | None:
+        """The distributions at the tokens of a stored answer; None if prompt and answer are too long for the model.
+
+        Args:
+            request: The request, with the answer to score and the number of alternatives.
+            prompt: Token ids of the request's prompt.
+        """
+        import torch
+
+        assert request.scored is not None
+        assert request.top_logprobs is not None
+        answer = self._answer_ids(request, prompt)
+        if not answer or self.room(len(prompt)) < len(answer):
+            return None
+        with torch.inference_mode():
+            device = self._model.device
+            if self._config.is_encoder_decoder:
+                shifted = [self._model.config.decoder_start_token_id, *answer[:-1]]
+                ids, decoder_ids = (torch.tensor([tokens], device=device) for tokens in (prompt, shifted))
+                logits = self._model(input_ids=ids, decoder_input_ids=decoder_ids).logits[0]
+            else:
+                ids = torch.tensor([[*prompt, *answer]], device=device)
+                logits = self._model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, -len(answer) - 1 : -1]
+            top = logits.float().log_softmax(-1).topk(min(request.top_logprobs, logits.shape[-1]))
+        ids, logprobs = top.indices.cpu().numpy().astype(np.int32), top.values.cpu().numpy().astype(np.float16)
+        return TopTokens(np.array(answer, np.int32), ids, logprobs)
+
+    def _answer_ids(self, request: Request, prompt: list[int]) -> list[int]:
+        """Token ids of a stored answer, as they follow the prompt."""
+        if isinstance(request.prompt, str) and not self._config.is_encoder_decoder:
+            together = encoder_of(self._tokenizer).prompt(request.prompt + str(request.scored))
+            if together[: len(prompt)] == prompt:
+                return together[len(prompt) :]
+        return list(self._tokenizer(request.scored, add_special_tokens=False)["input_ids"])
 
     def _text(self, row: _ChoiceRow, tokens: list[int]) -> str:
         """The generated text. If the prompt is a text, both are decoded together, because SentencePiece drops a leading space."""

@@ -14,6 +14,7 @@ from typing import Any
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
 from fcot.llm.failures import Failure, failure_of
+from fcot.llm.logprobs import TopLogprobs
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, OWN_PARAMETERS, Account, Choice, Reply, Request, Usage
 from fcot.llm.throttle import Throttle
@@ -87,6 +88,7 @@ class Server:
         timeout_s: Limit on one request, in seconds.
         group: The config group that messages name: ``teacher``, or ``student`` for API-backed students.
         api_key_env: The environment variable with the server's key; see :func:`key_variable`.
+        logprobs: Requests and reads distributions; None: none are requested.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class Server:
         timeout_s: float,
         group: str = "teacher",
         api_key_env: str | None = None,
+        logprobs: TopLogprobs | None = None,
     ) -> None:
+        self.logprobs = logprobs
         self.group = group
         self.model = model
         self.chat = chat
@@ -140,7 +144,7 @@ class Server:
         body = {
             "model": self.model, ("messages" if self.chat else "prompt"): request.prompt, "n": n, "seed": seed,
             self._max_tokens_parameter: request.max_tokens, **({"stop": list(request.stop)} if request.stop else {}),
-            **self._parameters,
+            **self._parameters, **(self.logprobs.parameters(request, self.chat) if self.logprobs else {}),
         }  # fmt: skip
         return {name: value for name, value in body.items() if value is not None}
 
@@ -306,7 +310,7 @@ class OpenAIModel:
         # `.create` is not used, because building its response models takes two thirds of the processor time of a request.
         async with asyncio.timeout(self._server.timeout_s):  # the client's own timeout ends a silence, but not an answer that trickles in
             data = await self._client.post(self._server.path, cast_to=bytes, body=body)
-        return to_reply(json.loads(data))
+        return to_reply(json.loads(data), request, self._server.logprobs)
 
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)

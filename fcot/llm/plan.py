@@ -6,13 +6,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fcot.base.records import REFUSED, Completion, Problem
 from fcot.llm.budget import SharedBudget
+from fcot.llm.distributions import TopTokens
 from fcot.llm.money import Price
-from fcot.llm.requests import FINAL, LOST, Choice, Reply, Request, Teacher
+from fcot.llm.requests import FINAL, LOST, SCORED, Choice, Reply, Request, Teacher
 from fcot.llm.store.folder import Shard, StoreFolder
 from fcot.llm.store.rows import StoreRow
 from fcot.prompts.answers import AnswerRule
@@ -38,6 +39,8 @@ class Plan:
         price: The teacher's price; None if it is unknown.
         budget_usd: The most this run may spend; None for no limit.
         shared_budget: The budget of the sweep that the run belongs to; None without one.
+        top_logprobs: How many of the likeliest tokens are stored at each token of a rationale; None: no distributions are stored.
+        scores: Whether the teacher scores stored rationales that have no distributions. Otherwise only new ones get them.
     """
 
     teacher: Teacher
@@ -50,6 +53,8 @@ class Plan:
     price: Price | None = None
     budget_usd: float | None = None
     shared_budget: SharedBudget | None = None
+    top_logprobs: int | None = None
+    scores: bool = False
 
     @property
     def slots(self) -> range:
@@ -59,7 +64,7 @@ class Plan:
     def step1(self, problem: Problem) -> Request:
         """The request for rationales."""
         text = self.prompt.first_request(problem.question, self.rule, self.teacher.chat)
-        return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem)
+        return Request(text, self.prompt.rationale_tokens, self.prompt.stop, problem=problem, top_logprobs=self.top_logprobs)
 
     def step2(self, problem: Problem, rationale: StoreRow) -> Request:
         """The request for the answer that follows a stored rationale."""
@@ -140,7 +145,35 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRa
         if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
             seed = _NEXT_SEED * shard.n_unusable(answer.key)
             jobs.append(SlotRange(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
-    return jobs
+    return jobs or list(_scores(plan, shard, key, problem))
+
+
+def _scores(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[SlotRange]:
+    """The requests that score a problem's stored rationales. A text that was scored without a result is not sent again."""
+    if not plan.scores or not plan.top_logprobs:
+        return
+    rows = [row for slot in chosen_slots(plan, shard, key) if not shard.distributions.has(row := shard.row(key, slot))]
+    scored = {row.get("of") for row in shard.cost_only_rows(key) if row.get("refused") == SCORED} if rows else set()
+    request = plan.step1(problem)
+    for row in rows:
+        if row["slot"] not in scored:
+            scoring = replace(request, max_tokens=1, scored=row["text"], rationale_slot=row["slot"])
+            yield SlotRange(scoring, key, row["slot"], 1, row["slot"], plan.teacher.identity)
+
+
+def distributions_of(shard: Shard, rows: Sequence[StoreRow], reply: Reply) -> list[tuple[StoreRow, TopTokens]]:
+    """The distributions in a reply, each with the row of its text: a new row, or the stored row that was scored.
+
+    Args:
+        shard: The shard of the rows.
+        rows: The rows of the reply (:func:`to_rows`).
+        reply: The reply.
+    """
+    pairs = []
+    for row, choice in zip(rows, reply.choices, strict=False):
+        if choice.top is not None and row.get("refused") in (None, SCORED):
+            pairs.append((row if row["slot"] is not None else shard.row(row["key"], row["of"]), choice.top))
+    return pairs
 
 
 def slots_to_fill(plan: Plan, shard: Shard, key: str) -> list[int]:
@@ -263,6 +296,12 @@ def _by_completion(chosen: Sequence[int], plan: Plan) -> list[int | None]:
     return [slot if slot in set(chosen) else None for slot in plan.slots]
 
 
+def slot_of(plan: Plan, shard: Shard, key: str, completion_index: int | None) -> int | None:
+    """The step-1 slot of a problem's completion; None if the completion has none."""
+    by_completion = _by_completion(chosen_slots(plan, shard, key), plan)
+    return by_completion[completion_index] if completion_index is not None and completion_index < len(by_completion) else None
+
+
 def _reason(shard: Shard, key: str) -> str:
     """The finish reason of a completion that a prompt did not get: why its last answer was unusable."""
     reasons = [row["refused"] for row in shard.unusable_rows(key)]
@@ -331,8 +370,9 @@ def to_rows(
     server = {"model": reply.model, "fingerprint": reply.fingerprint}
     rows: list[StoreRow] = []
     for number, choice in enumerate(reply.choices or [Choice("", None, refused="empty")]):
-        slot = None if choice.refused else next(free, None)
-        if slot is None and not choice.refused:
+        refused = choice.refused if job.request.scored is None else SCORED
+        slot = None if refused else next(free, None)
+        if slot is None and not refused:
             slot = next(spare)
         row = _row(plan, job, request_id, number) | {"slot": slot, "text": choice.text, "finish_reason": choice.finish_reason}
         row |= {name: value for name, value in (server | {"reasoning": choice.reasoning}).items() if value is not None} | extra
@@ -342,7 +382,7 @@ def to_rows(
             row |= {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
             row |= {"bound_usd": bound_usd} if bound_usd and not usage.complete else {}
         if slot is None:
-            row["refused"] = choice.refused
+            row["refused"] = refused
         if slot == 0 and job.request.root is None:
             row["asked"] = job.request.canonical(job.identity)
         rows.append(row)

@@ -17,7 +17,7 @@ from fcot.base.records import Problem
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import Lease
 from fcot.llm.meter import Meter, first_problems, over_budget_message
-from fcot.llm.plan import Plan, SlotRange, gave_up, missing, new_request_id, sent_row, to_rows
+from fcot.llm.plan import Plan, SlotRange, distributions_of, gave_up, missing, new_request_id, sent_row, to_rows
 from fcot.llm.store.folder import Shard, StoreFolder
 
 _SYNC_EVERY_S = 1.0
@@ -226,7 +226,7 @@ class _Purchase:
         self.meter.reserved_usd -= bound
         self.pay(self.meter.account(self.plan, reply.usage, bound))  # before the rows: they may not fit on the disk
         rows = to_rows(self.plan, job, state.shard, reply, tries.request_id, bound_usd=bound)
-        state.shard.append(rows)
+        state.shard.append(rows, distributions_of(state.shard, rows, reply))
         if job.request.root is not None or not self.plan.prompt.two_steps:
             n_new = sum(row["slot"] is not None and (self.plan.prompt.two_steps or row["slot"] in self.plan.slots) for row in rows)
             self._count(state, min(n_new, self.plan.diversity - state.counted))

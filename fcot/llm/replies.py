@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from fcot.llm.failures import Malformed, error_inside
-from fcot.llm.requests import Choice, Reply, Usage
+from fcot.llm.logprobs import TopLogprobs
+from fcot.llm.requests import Choice, Reply, Request, Usage
 
 _FINISH = {  # finish reasons of all vendors, in lower case
     "max_tokens": "length", "model_length": "length", "max_length": "length", "length": "length", "max_output_tokens": "length",
@@ -19,8 +21,13 @@ _THOUGHTS = ("thinking", "reasoning", "thought")  # words in the type of a part,
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # fields of a message that contain thoughts
 
 
-def to_reply(answer: Any) -> Reply:
+def to_reply(answer: Any, request: Request | None = None, logprobs: TopLogprobs | None = None) -> Reply:
     """A completion object as a reply.
+
+    Args:
+        answer: The parsed JSON.
+        request: The request, if its distributions are to be read.
+        logprobs: Reads distributions; None: they are not read.
 
     Raises:
         ErrorInside: The answer is an error.
@@ -36,8 +43,15 @@ def to_reply(answer: Any) -> Reply:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
+    if request is not None and logprobs is not None and request.scored is not None:
+        converted = [logprobs.read_scored(answer, request.scored)]
+    else:
+        converted = [_to_choice(choice) for choice in choices]
+        if request is not None and logprobs is not None and request.top_logprobs:
+            pairs = zip(converted, choices, strict=True)
+            converted = [choice if choice.refused else replace(choice, top=logprobs.read(sent, choice.text)) for choice, sent in pairs]
     return Reply(
-        [_to_choice(choice) for choice in choices], Usage(*(count if type(count) is int else None for count in counts)),
+        converted, Usage(*(count if type(count) is int else None for count in counts)),
         _name(answer.get("model")), _name(answer.get("system_fingerprint")),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from fcot.base.files import fingerprint
 from fcot.base.records import Problem
+from fcot.llm.distributions import TopTokens
 
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
@@ -20,6 +21,8 @@ _AROUND_TOKENS = 64  # tokens that a server may add around a text or a message
 
 # The value of ``refused`` in a row without an answer: its request failed, and the server may have charged it.
 LOST = "lost"
+# The value of ``refused`` in the row of a request that only scored a stored text (``Request.scored``).
+SCORED = "scored"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Request:
         problem: The problem that the prompt is about; not part of the key.
         rationale: The text of step 1 in a step-2 request; not part of the key (the prompt contains it).
         rationale_slot: The slot of that text; not part of the key.
+        top_logprobs: How many of the likeliest tokens to return at each position (``Choice.top``); not part of the key. None: none.
+        scored: A stored answer to this request. Nothing is generated: the reply's one choice has no text, and the distributions at the
+            tokens of this answer. None: a request for new answers.
     """
 
     prompt: Prompt
@@ -44,6 +50,8 @@ class Request:
     problem: Problem | None = None
     rationale: str | None = None
     rationale_slot: int | None = None
+    top_logprobs: int | None = None
+    scored: str | None = None
 
     def canonical(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that changes the distribution of answers.
@@ -66,9 +74,10 @@ class Request:
         It counts each byte as a token, because no token is shorter, and a margin for what a server adds: a chat template or its own
         system message.
         """
+        scored = len((self.scored or "").encode())  # sent as a part of the prompt
         if isinstance(self.prompt, str):
-            return len(self.prompt.encode()) + _AROUND_TOKENS
-        return sum(len(message["content"].encode()) + _AROUND_TOKENS for message in self.prompt)
+            return scored + len(self.prompt.encode()) + _AROUND_TOKENS
+        return scored + sum(len(message["content"].encode()) + _AROUND_TOKENS for message in self.prompt)
 
 
 @dataclass(frozen=True)
@@ -80,12 +89,14 @@ class Choice:
         finish_reason: ``stop``, ``length`` or another word of the server's; None if the server gave none.
         refused: Why the text cannot be used (``empty``, ``content_filter``...); None if it can.
         reasoning: A reasoning model's thoughts, if the server returns them separately from the text.
+        top: The teacher's distributions at the text's tokens; None if they were not requested, or cannot be used.
     """
 
     text: str
     finish_reason: str | None
     refused: str | None = None
     reasoning: str | None = None
+    top: TopTokens | None = None
 
 
 @dataclass(frozen=True)

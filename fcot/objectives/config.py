@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import MISSING
 
+from fcot.base.errors import FcotError
 from fcot.base.fields import Why, bounded, counted, neutral, resolved
 from fcot.teacher.config import folder_faults
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # imports that would delay --help and --cfg job
     from fcot.runs.run import Run
     from fcot.student.data import TrainingData
     from fcot.student.objective import Objective
+
+
+STORED = "stored"  # the value of objective.teacher that stands for the distributions in the store
 
 
 class ObjectiveConfig(Protocol):
@@ -61,8 +65,9 @@ class DistributionConfig:
     """Cross-entropy, and a divergence from the token distributions of a local teacher."""
 
     name: str = neutral("distribution", Why.NAMED)
-    # a model with the student's tokens: a folder, such as outputs/runs/RUN/student, or OWNER/NAME on the hub
-    teacher: str = resolved(MISSING, "the folder's content, or the name on the hub")
+    # a model with the student's tokens: a folder, such as outputs/runs/RUN/student, or OWNER/NAME on the hub; it predicts the student's
+    # completions under the student's prompt. stored: the distributions of the rationales' own teacher (teacher.top_logprobs)
+    teacher: str = resolved(MISSING, "the folder's content, the name on the hub, or the number of stored likeliest tokens")
     share: float = bounded(0.5, above=0, at_most=1)  # weight of the divergence; the cross-entropy has the rest
     # forward_kl: KL(teacher, student); reverse_kl: KL(student, teacher); jsd: of both from their mixture
     divergence: str = bounded("forward_kl", one_of=("forward_kl", "reverse_kl", "jsd"))
@@ -72,7 +77,11 @@ class DistributionConfig:
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options."""
-        if not self._on_hub:
+        if self.teacher == STORED:
+            for name, value in (("divergence", "forward_kl"), ("temperature", 1.0), ("top_k", None)):
+                if getattr(self, name) != value:
+                    yield f"objective.{name}={getattr(self, name)}: not with objective.teacher=stored, which has the likeliest tokens only"
+        elif not self._on_hub:
             yield from folder_faults("objective.teacher", self.teacher)
         if self.top_k is not None and self.divergence != "forward_kl":
             yield f"objective.top_k={self.top_k}: with objective.divergence=forward_kl only; {self.divergence} needs all tokens"
@@ -81,11 +90,17 @@ class DistributionConfig:
         """A message about a student that fcot does not train itself."""
         if config.student.remote:
             yield f"objective=distribution: student={config.student.name} is trained by its API, which has no such loss"
+        if self.teacher == STORED and not getattr(config.teacher, "top_logprobs", None):
+            yield "objective.teacher=stored needs stored distributions: teacher.top_logprobs=20, with teacher=hf, openai or openai_batch"
+        if self.teacher == STORED and config.prompt.thinking != "strip":
+            yield f"objective.teacher=stored: prompt.thinking={config.prompt.thinking} makes the student learn texts without distributions"
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Its options, and the teacher."""
         from fcot.base.files import folder_fingerprint
 
+        if self.teacher == STORED:
+            return {"loss": "stored_distribution", "top_logprobs": run.config.teacher.top_logprobs, "share": self.share}
         unread = () if self.divergence == "jsd" else ("beta",)
         teacher = self.teacher if self._on_hub else folder_fingerprint(Path(self.teacher), run.outputs)
         return {"loss": "distribution", "teacher": teacher} | counted(self, without=unread)
@@ -100,10 +115,32 @@ class DistributionConfig:
         from fcot.objectives.distribution import DistributionLoss, check_vocabulary
         from fcot.student.loading import load_student
 
+        if self.teacher == STORED:
+            return [self._of_stored(data)]
         teacher = load_student(self.teacher, chat=data.student.chat)
         vocabulary = check_vocabulary(data.student.tokenizer, teacher.tokenizer, self.teacher)
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
         return [DistributionLoss(completion, teacher, vocabulary, self.share, self.divergence, self.beta, self.temperature, self.top_k)]
+
+    def _of_stored(self, data: TrainingData) -> Objective:
+        from transformers import AutoTokenizer
+
+        from fcot.objectives.completion import completion_loss
+        from fcot.objectives.distribution import check_vocabulary
+        from fcot.objectives.stored import StoredDistributionLoss, cover
+
+        assert data.stored is not None
+        tokenizer = AutoTokenizer.from_pretrained(data.stored.tokenizer)
+        check_vocabulary(data.student.tokenizer, tokenizer, f"stored ({data.stored.tokenizer})")
+        covered = [cover(row.completion, data.stored.of(sample)) for row, sample in zip(data.rows, data.samples, strict=True)]
+        if not any(covered):
+            raise FcotError(
+                "objective.teacher=stored: no rationale has a stored distribution. They are stored with new completions only: "
+                "teacher.score_stored=true lets a vLLM server score stored ones, teacher=hf always does"
+            )
+        return StoredDistributionLoss(
+            completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples]), covered, self.share
+        )
 
 
 SCHEMAS = {

@@ -171,6 +171,7 @@ class Run:
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, first_slot(self.config),
             resample_identical=getattr(options, "resample_identical", False), price=options.price(),
             budget_usd=options.budget_usd if budgeted else None, shared_budget=self.shared_budget if budgeted else None,
+            top_logprobs=getattr(options, "top_logprobs", None), scores=getattr(options, "score_stored", False),
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from fcot.base.records import TrainingSample
+from fcot.llm.distributions import TopTokens
 from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
 from fcot.student.loading import Student
@@ -83,6 +84,17 @@ class Layout:
             return self._encoder_decoder(rows, weights)
         return self._decoder(rows, weights)
 
+    def completion_targets(self, rows: Sequence[TokenizedSample]) -> list[int]:
+        """For each sample, the position of its completion's first token among the targets of :meth:`batch`."""
+        begins, end = [], 0
+        for row in rows:
+            if self.architecture == "decoder":
+                n_shown = max(1, row.demonstrations)
+                end += (n_shown - 1) * bool(self.demonstration_weight) + (len(row.prompt) - n_shown) * bool(self.prompt_weight)
+            begins.append(end)
+            end += len(row.completion)
+        return begins
+
     def _encoder_decoder(self, rows: Sequence[TokenizedSample], weights: Sequence[float] | None) -> Batch:
         prompts, completions = [row.prompt for row in rows], [row.completion for row in rows]
         shifted = [[self.start_id, *ids[:-1]] for ids in completions]
@@ -143,6 +155,7 @@ class TrainingData:
         samples: The training samples.
         rows: The samples as token ids, in the same order.
         layout: How the samples become tensors.
+        stored: The teacher's stored distributions; None if none are stored.
     """
 
     student: Student
@@ -150,6 +163,20 @@ class TrainingData:
     samples: Sequence[TrainingSample]
     rows: Tokenized
     layout: Layout
+    stored: StoredDistributions | None = None
+
+
+@dataclass(frozen=True)
+class StoredDistributions:
+    """The distributions that a teacher's store holds.
+
+    Attributes:
+        tokenizer: Folder or hub id of the teacher's tokenizer.
+        of: The distributions of the completion that a sample comes from; None if there are none.
+    """
+
+    tokenizer: str
+    of: Callable[[TrainingSample], TopTokens | None]
 
 
 class _MicroBatch(NamedTuple):

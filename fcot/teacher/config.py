@@ -206,6 +206,11 @@ class OpenAITeacherConfig:
         8, Why.PACE, at_least=1
     )  # completions of one prompt in one request, so that the prompt is paid once
     resample_identical: bool = False  # buy up to D more rationales instead of repeated ones
+    # store the teacher's k likeliest tokens at each token of a rationale, at most 20 at OpenAI; for objective.teacher=stored
+    top_logprobs: int | None = neutral(None, Why.STORED, at_least=1)
+    tokenizer: str | None = neutral(None, Why.STORED)  # folder or hub id of the teacher's tokenizer; top_logprobs needs it
+    # whether stored rationales without distributions are scored, by a server with vLLM's prompt_logprobs
+    score_stored: bool = neutral(False, Why.STORED)
     concurrency: int | None = neutral(None, Why.PACE, at_least=1)  # most requests in flight; null finds out how many the server accepts
     requests_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
     tokens_per_minute: float | None = neutral(None, Why.PACE, at_least=1)
@@ -215,6 +220,11 @@ class OpenAITeacherConfig:
     # hard stop of one run, in USD
     budget_usd: float | None = neutral(None, "a run that its budget ended continues with a larger one", above=0)
     prices: str | None = neutral(None, Why.COST, file=True)  # YAML file; null takes conf/prices.yaml
+
+    @property
+    def tokenizer_source(self) -> str:
+        """Folder or hub id of its tokenizer."""
+        return str(self.tokenizer)
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""
@@ -226,6 +236,10 @@ class OpenAITeacherConfig:
                 yield f"teacher.parameters: fcot sets {name} itself; leave it out here"
             elif name in ("seed", "max_tokens", "max_completion_tokens") and value is not None:
                 yield f"teacher.parameters: fcot sets {name} itself; null leaves it out, prompt.rationale_tokens limits answers"
+        if self.top_logprobs is not None and self.tokenizer is None:
+            yield "teacher.top_logprobs needs the teacher's tokenizer, a folder or hub id: teacher.tokenizer=OWNER/NAME"
+        if self.score_stored and (self.top_logprobs is None or self.batch):
+            yield "teacher.score_stored needs teacher.top_logprobs=K, and a server online (teacher=openai) that has vLLM's prompt_logprobs"
         if self.budget_usd is not None and self.model and self.parameters.get(self.max_tokens_parameter, 0) is None:
             yield f"teacher.budget_usd needs a limit on answers: {self.max_tokens_parameter} cannot be left out"
 
@@ -254,10 +268,11 @@ class OpenAITeacherConfig:
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
         from fcot.llm import connect
+        from fcot.llm.logprobs import TopLogprobs
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
-            parameters=self.parameters,
+            parameters=self.parameters, logprobs=TopLogprobs(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
         )  # fmt: skip
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:
@@ -284,6 +299,15 @@ class HFTeacherConfig:
     dtype: str = resolved("auto", "the teacher's key; auto is left to the machine", one_of=("auto", "float32", "bfloat16", "float16"))
     max_choices_per_request: int = neutral(8, Why.PACE, at_least=1)
     resample_identical: bool = False
+    # store the teacher's k likeliest tokens at each token of a rationale, for objective.teacher=stored
+    top_logprobs: int | None = neutral(None, Why.STORED, at_least=1)
+
+    score_stored: ClassVar[bool] = True  # rationales without distributions are always scored: it costs no money
+
+    @property
+    def tokenizer_source(self) -> str:
+        """Folder or hub id of its tokenizer."""
+        return self.path or str(self.model)
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""

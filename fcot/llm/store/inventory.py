@@ -12,6 +12,8 @@ from typing import Any
 
 from fcot.base.files import fingerprint, replacing
 from fcot.llm.money import Price, cost_usd
+from fcot.llm.requests import SCORED
+from fcot.llm.store.distributions import encode_for
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import StoreRow, append_lines
 from fcot.llm.store.shard import Shard
@@ -27,7 +29,8 @@ class Holdings:
     Attributes:
         settings: The requests' parameters other than prompt and model, as text.
         model: The model id of the requests.
-        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``prompt tokens``, ``completion tokens``, ``bytes``.
+        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``scored`` (requests that only scored a stored text), ``prompt tokens``,
+            ``completion tokens``, ``bytes`` (distributions included).
         models: Number of generations by the model name that the server returned.
         usd: The cost of all requests, in USD; None if the price is unknown.
         last: Time of the newest row, in seconds since 1970.
@@ -57,6 +60,7 @@ def holdings(folder: StoreFolder, price_of: Callable[[str], Price | None]) -> li
         for path, begin, end, row in shard.rows():
             if row is None or (path != shard.path and not shard.is_current(row, path, begin)):
                 continue
+            end += shard.distributions.n_bytes(row)
             root = bytes.fromhex(row.get("root") or row["key"])
             if "asked" in row and not row.get("root"):
                 settings[root] = _settings(by_settings, row["asked"])
@@ -93,7 +97,7 @@ def _settings(by_settings: dict[str, Holdings], request: dict[str, Any]) -> str:
 
 def _count(holding: Holdings, row: StoreRow, size: int, price_of: Callable[[str], Price | None], new_prompt: bool) -> None:
     answer, counts = bool(row.get("root")), holding.counts
-    counts["refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
+    counts["scored" if row.get("refused") == SCORED else "refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
     counts["prompts"] += new_prompt
     counts["prompt tokens"] += row.get("prompt_tokens") or 0
     counts["completion tokens"] += row.get("completion_tokens") or 0
@@ -193,6 +197,7 @@ def compact(shard: Shard) -> tuple[int, int]:
                     row.pop("asked", None)  # older versions repeated question and rationale
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     shard.refresh()
+    shard.distributions.compact(row for _, _, _, row in shard.rows() if row is not None and row["slot"] is not None)
     return before, shard.path.stat().st_size
 
 
@@ -212,7 +217,7 @@ def merge(source: Shard, target: Shard) -> int:
     source.refresh()
     present: dict[str, set[str]] = {}  # request ids by key
     filled: dict[str, set[int]] = {}  # slots by key
-    added = []
+    added, tops = [], []
     for path, begin, _, row in source.rows():
         if row is None or not source.is_current(row, path, begin):
             continue
@@ -220,12 +225,17 @@ def merge(source: Shard, target: Shard) -> int:
         if key not in present:
             present[key] = {target_row["request"] for target_row in target.all_rows(key)}
             filled[key] = set(target.slots(key))
+        top = None if row["slot"] is None else source.distributions.get(row)
         if row["request"] in present[key]:
+            copies = (copy for copy in target.all_rows(key) if (copy["request"], copy["choice"]) == (row["request"], row["choice"]))
+            tops += [encode_for(copy, top) for copy in copies if top is not None and not target.distributions.has(copy)]
             continue
         if row["slot"] is not None:
             row["slot"] = row["slot"] if row["slot"] not in filled[key] else next(slot for slot in count() if slot not in filled[key])
             filled[key].add(row["slot"])
+            tops += [encode_for(row, top)] if top is not None else []
         added.append(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    target.distributions.add(b"".join(tops))  # before the rows, as in Shard.append
     if added:
         append_lines(target.path, added)
         target.refresh()

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from fcot.base.errors import FcotError
 from fcot.base.files import disk_error
-from fcot.llm.requests import LOST
+from fcot.llm.distributions import TopTokens
+from fcot.llm.requests import LOST, SCORED
 from fcot.llm.store.buyers import buyer_ended
+from fcot.llm.store.distributions import Distributions
 from fcot.llm.store.index import COST_ONLY, UNUSABLE, Damaged, Index, IndexEntry, write_index
 from fcot.llm.store.keylocks import KeyLocks, signature
 from fcot.llm.store.places import EMPTY, KeyPlaces, OpenFile, Place
@@ -39,6 +41,7 @@ class Shard:
         self.path = path
         self._locks = KeyLocks(path.with_suffix(".lock"))
         self._own = f"{path.stem}.{buyer}.jsonl"
+        self.distributions = Distributions(path.with_suffix(".top"), f"{path.stem}.{buyer}.top")
         self._writer: int | None = None
         self._own_end = 0
         self._unsynced = False
@@ -175,6 +178,7 @@ class Shard:
         """Record the place of a row, unless the row is a copy of a recorded one. A ``new`` row was just written, so it is no copy."""
         entry, request, slot = self._entry(bytes.fromhex(row["key"])), str(row.get("request")), row["slot"]
         lost, main = slot is None and row.get("refused") == LOST, place[0] == self.path.name
+        cost_only = lost or (slot is None and row.get("refused") == SCORED)
         if not new and entry.holds(place):
             return
         if (sent_place := entry.pending.pop(request, None)) is not None:
@@ -184,7 +188,7 @@ class Shard:
         if slot is not None and (slot >= len(entry.slots) or entry.slots[slot] == EMPTY):
             entry.put(slot, place)
             return
-        recorded = [entry.slots[slot]] if slot is not None else entry.cost_only if lost else entry.unusable
+        recorded = [entry.slots[slot]] if slot is not None else entry.cost_only if cost_only else entry.unusable
         copy = None if new else next((recorded_place for recorded_place in recorded if self._is_copy(row, recorded_place)), None)
         if slot is not None:
             replaces = main and recorded[0][0] != self.path.name  # of two rows, the one in the main file counts
@@ -291,13 +295,18 @@ class Shard:
         signatures = [line.partition(" ")[2] for line in self._locks.lines()]
         return "; ".join(signatures[-3:]) or f"an older version of fcot, in {self.path.parent}"
 
-    def append(self, rows: Iterable[StoreRow]) -> None:
+    def append(self, rows: Iterable[StoreRow], distributions: Iterable[tuple[StoreRow, TopTokens]] = ()) -> None:
         """Append the rows of one answer in one write. If the disk fills up, complete rows stay and a torn one is removed.
+
+        Args:
+            rows: The rows.
+            distributions: Rows, new or stored ones, with the distributions of their texts.
 
         Raises:
             FcotError: The disk is full, or the folder is not writable.
         """
         assert self._claims or self._all, "append needs a claim"
+        self.distributions.append(distributions)  # before the rows: a row whose distributions are missing would look as if it had none
         rows = list(rows)
         encoded = [json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows]
         writer = self._open_writer()
@@ -339,6 +348,7 @@ class Shard:
         if self._writer is None or not self._unsynced:
             return
         self._unsynced = False
+        self.distributions.sync()
         try:
             os.fsync(self._writer)
         except OSError as error:
@@ -352,6 +362,7 @@ class Shard:
             if self._writer is not None:
                 os.close(self._writer)
                 self._writer = None
+            self.distributions.close()
             if not self._all:
                 for key in list(self._claims):
                     self.release(key)
@@ -386,6 +397,7 @@ class Shard:
             for begin, _, row in lines(self._files[name].handle, 0)
             if row is not None and self.is_current(row, self.path.parent / name, begin)
         ]
+        self.distributions.fold(buyers)
         append_lines(self.path, encoded)
         for name in buyers:
             (self.path.parent / name).unlink(missing_ok=True)
