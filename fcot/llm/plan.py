@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,8 @@ class Plan:
         budget_usd: The most this run may spend; None for no limit.
         shared_budget: The budget of the sweep that the run belongs to; None without one.
         top_logprobs: How many of the likeliest tokens are stored at each token of a rationale; None: no distributions are stored.
-        scores: Whether the teacher scores stored rationales that have no distributions. Otherwise only new ones get them.
+        scored: The stored rationales to score where they have no distributions, as slots by step-1 key; nothing else is bought. None: new
+            completions are bought, and they alone get distributions.
     """
 
     teacher: Teacher
@@ -54,7 +55,7 @@ class Plan:
     budget_usd: float | None = None
     shared_budget: SharedBudget | None = None
     top_logprobs: int | None = None
-    scores: bool = False
+    scored: Mapping[str, Collection[int]] | None = None
 
     @property
     def slots(self) -> range:
@@ -133,6 +134,8 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRa
     returns requests for choices that the server left out, and for replacements of unusable answers. Replacements have another seed,
     because a server that honors seeds would charge for the same answer again.
     """
+    if plan.scored is not None:
+        return [] if gave_up(plan, shard, key) else list(_scores(plan, shard, key, problem, plan.scored.get(key, ())))
     jobs: list[SlotRange] = []
     if not gave_up(plan, shard, key):
         request = plan.step1(problem)
@@ -145,14 +148,12 @@ def missing(plan: Plan, shard: Shard, key: str, problem: Problem) -> list[SlotRa
         if not shard.has(answer.key, answer.slot) and not gave_up(plan, shard, answer.key):
             seed = _NEXT_SEED * shard.n_unusable(answer.key)
             jobs.append(SlotRange(answer.request, answer.key, answer.slot, 1, answer.slot + seed, plan.teacher.identity))
-    return jobs or list(_scores(plan, shard, key, problem))
+    return jobs
 
 
-def _scores(plan: Plan, shard: Shard, key: str, problem: Problem) -> Iterator[SlotRange]:
+def _scores(plan: Plan, shard: Shard, key: str, problem: Problem, slots: Collection[int]) -> Iterator[SlotRange]:
     """The requests that score a problem's stored rationales. A text that was scored without a result is not sent again."""
-    if not plan.scores or not plan.top_logprobs:
-        return
-    rows = [row for slot in chosen_slots(plan, shard, key) if not shard.distributions.has(row := shard.row(key, slot))]
+    rows = [row for slot in slots if not shard.distributions.has(row := shard.row(key, slot))]
     scored = {row.get("of") for row in shard.cost_only_rows(key) if row.get("refused") == SCORED} if rows else set()
     request = plan.step1(problem)
     for row in rows:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import MISSING
 
-from fcot.base.errors import FcotError
 from fcot.base.fields import Why, bounded, counted, neutral, resolved
+from fcot.stages.table import SCORE, Stage
 from fcot.teacher.config import folder_faults
 
 if TYPE_CHECKING:  # imports that would delay --help and --cfg job
@@ -27,7 +27,7 @@ class ObjectiveConfig(Protocol):
     """The interface of every objective's options.
 
     They may also have ``faults()``, messages about invalid options, and ``conflicts(config)``, messages about options that cannot be
-    combined with the rest of the configuration.
+    combined with the rest of the configuration; and ``stages``, stages that run before the training.
     """
 
     name: str
@@ -92,6 +92,8 @@ class DistributionConfig:
             yield f"objective=distribution: student={config.student.name} is trained by its API, which has no such loss"
         if self.teacher == STORED and not getattr(config.teacher, "top_logprobs", None):
             yield "objective.teacher=stored needs stored distributions: teacher.top_logprobs=20, with teacher=hf, openai or openai_batch"
+        if self.teacher == STORED and config.method.name == "tailored":
+            yield "objective.teacher=stored: method=tailored learns feedback too, for which no distributions are stored"
         if self.teacher == STORED and config.prompt.thinking != "strip":
             yield f"objective.teacher=stored: prompt.thinking={config.prompt.thinking} makes the student learn texts without distributions"
 
@@ -100,10 +102,17 @@ class DistributionConfig:
         from fcot.base.files import folder_fingerprint
 
         if self.teacher == STORED:
-            return {"loss": "stored_distribution", "top_logprobs": run.config.teacher.top_logprobs, "share": self.share}
+            teacher = run.config.teacher
+            stored = {"top_logprobs": teacher.top_logprobs, "scored": teacher.score_stored}
+            return {"loss": "stored_distribution", "share": self.share} | stored
         unread = () if self.divergence == "jsd" else ("beta",)
         teacher = self.teacher if self._on_hub else folder_fingerprint(Path(self.teacher), run.outputs)
         return {"loss": "distribution", "teacher": teacher} | counted(self, without=unread)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stage that scores rationales without distributions, if stored ones are learned."""
+        return (SCORE,) if self.teacher == STORED else ()
 
     @property
     def _on_hub(self) -> bool:
@@ -133,14 +142,8 @@ class DistributionConfig:
         tokenizer = AutoTokenizer.from_pretrained(data.stored.tokenizer)
         check_vocabulary(data.student.tokenizer, tokenizer, f"stored ({data.stored.tokenizer})")
         covered = [cover(row.completion, data.stored.of(sample)) for row, sample in zip(data.rows, data.samples, strict=True)]
-        if not any(covered):
-            raise FcotError(
-                "objective.teacher=stored: no rationale has a stored distribution. They are stored with new completions only: "
-                "teacher.score_stored=true lets a vLLM server score stored ones, teacher=hf always does"
-            )
-        return StoredDistributionLoss(
-            completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples]), covered, self.share
-        )
+        completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
+        return StoredDistributionLoss(completion, covered, self.share)
 
 
 SCHEMAS = {

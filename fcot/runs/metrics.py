@@ -179,6 +179,7 @@ class Metrics:
         return row if self.rounds is not None else {name: value for name, value in row.items() if name not in _OF_ROUNDS}
 
 
+_COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -196,7 +197,7 @@ def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics
         **_of_curation(curated, run.config.diversity),
         **_of_training(trained),
         **_of_evaluation(evaluated),
-        teacher_usage=curated.get("teacher_usage") or stages.get("generate", {}).get("teacher_usage"),
+        teacher_usage=next((stages[name]["teacher_usage"] for name in _COUNTING if stages.get(name, {}).get("teacher_usage")), None),
         student_usage=trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
         seconds={name: summary["seconds"] for name, summary in stages.items()},
         versions=_versions(),

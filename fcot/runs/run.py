@@ -81,7 +81,10 @@ class Run:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The run's stages in order. A stage that each round repeats is listed once."""
-        return self.method.stages_of(self.config.student.remote)
+        stages = self.method.stages_of(self.config.student.remote)
+        before_training = getattr(self.config.objective, "stages", ()) if self.trains else ()
+        at = next((number for number, stage in enumerate(stages) if stage.name == "train"), len(stages))
+        return (*stages[:at], *before_training, *stages[at:])
 
     @property
     def uses_rationales(self) -> bool:
@@ -171,7 +174,7 @@ class Run:
             self.teacher, self.prompt, self.task.rule, self.config.diversity, self.run_id, first_slot(self.config),
             resample_identical=getattr(options, "resample_identical", False), price=options.price(),
             budget_usd=options.budget_usd if budgeted else None, shared_budget=self.shared_budget if budgeted else None,
-            top_logprobs=getattr(options, "top_logprobs", None), scores=getattr(options, "score_stored", False),
+            top_logprobs=getattr(options, "top_logprobs", None),
         )  # fmt: skip
 
     def select(self, indices: list[int]) -> list[Problem]:

@@ -18,15 +18,13 @@ from fcot.base.ranks import World
 from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.evaluation import scoring
-from fcot.llm.distributions import TopTokens
-from fcot.llm.plan import slot_of
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import answer_problems, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
-from fcot.student.data import StoredDistributions, TrainingData
+from fcot.student.data import TrainingData
 from fcot.student.interface import StudentInterface, read_interface, write_interface
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
@@ -77,6 +75,8 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     rows = training_rows(run, student, form, job.samples)
     recipe = replace(config, precision=run.precision)
     layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
+    from fcot.stages.scoring import stored_distributions  # it imports this module
+
     data = TrainingData(student, form, job.samples, rows, layout, stored_distributions(run))
     objectives = [*run.config.objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
 
@@ -158,22 +158,6 @@ def evaluate(context: Context) -> Summary:
         return {}
     size = {"n_parameters": student.model.num_parameters()}  # type: ignore[operator]
     return scoring.report(answers, form, run.task.rule, directory) | facts | size
-
-
-def stored_distributions(run: Run) -> StoredDistributions | None:
-    """The distributions that the run's teacher stored; None if it stored none."""
-    options = run.config.teacher
-    if not run.uses_rationales or not getattr(options, "top_logprobs", None):
-        return None
-    plan, store = run.plan, run.store.refresh()
-
-    def of(sample: TrainingSample) -> TopTokens | None:
-        key = plan.root_key(store, run.problems[sample.sample_index])
-        shard = store.shard(key)
-        slot = slot_of(plan, shard, key, sample.completion_index)
-        return None if slot is None else shard.distributions.get(shard.row(key, slot))
-
-    return StoredDistributions(options.tokenizer_source, of)
 
 
 def load_trained(run: Run, directory: RunDirectory) -> Student:

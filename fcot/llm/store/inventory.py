@@ -29,7 +29,7 @@ class Holdings:
     Attributes:
         settings: The requests' parameters other than prompt and model, as text.
         model: The model id of the requests.
-        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``scored`` (requests that only scored a stored text), ``prompt tokens``,
+        counts: ``prompts``, ``rationales``, ``answers``, ``refused``, ``scored`` (requests that scored a stored text), ``prompt tokens``,
             ``completion tokens``, ``bytes`` (distributions included).
         models: Number of generations by the model name that the server returned.
         usd: The cost of all requests, in USD; None if the price is unknown.
