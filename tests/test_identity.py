@@ -67,6 +67,7 @@ USES = {
     ("trainer", "trainer"): TOY,
     ("objective", "distribution"): (*TOY, "objective=distribution", "objective.teacher=FILES/model1"),
 }
+TOP = ("teacher.tokenizer=FILES/tokenizer1", "teacher.top_logprobs=5")
 # Options that the run above does not read, or whose changed value cannot be derived from the type: the run that reads it, and the change.
 CHANGES = {
     ("dataset", "published"): {
@@ -94,6 +95,8 @@ CHANGES = {
     ("teacher", "openai"): {
         "endpoint": ((), ("teacher.endpoint=completions",)), "base_url": ((), ("teacher.base_url=http://127.0.0.1:8/v1",)),
         "api_key_env": ((), ("teacher.api_key_env=none",)),
+        "top_logprobs": (("teacher.tokenizer=FILES/tokenizer1",), ("teacher.top_logprobs=5",)),
+        "score_stored": (TOP, ("teacher.score_stored=true",)),
         "parameters": ((), ("teacher.parameters={top_p: 0.5}",)),
         "max_tokens_parameter": ((), ("teacher.max_tokens_parameter=max_completion_tokens",)),
         "prices": ((), ("teacher.prices=FILES/prices.yaml",)),
@@ -357,6 +360,12 @@ def test_chat_and_completions_are_different_requests(files):
     for base in (SERVER, HF):
         ids = {run_of(files, *base, "prompt=zero_shot_cot", f"teacher.endpoint={endpoint}").run_id for endpoint in ("chat", "completions")}
         assert len(ids) == 2
+
+
+def test_the_number_of_stored_tokens_counts_if_they_are_learned(files):
+    base = (*SERVER, "prompt=zero_shot_cot", "teacher.tokenizer=FILES/tokenizer1", "objective=distribution", "objective.teacher=stored")
+    changes = (("teacher.top_logprobs=5",), ("teacher.top_logprobs=6",), ("teacher.top_logprobs=5", "teacher.score_stored=true"))
+    assert len({run_of(files, *base, *change).run_id for change in changes}) == len(changes)
 
 
 @pytest.mark.parametrize("base", [HF, TOY], ids=["teacher", "student"])
