@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -39,10 +40,8 @@ def same(first, second):
 
 
 def row(slot, text, request="r", key=KEY):
-    return {
-        "key": key, "slot": slot, "root": None, "text": text, "finish_reason": "stop", "request": request, "choice": slot or 0, "run": "run",
-        "time": 1.0, "seed": 0, "n": 1, "sample_index": 0,
-    }  # fmt: skip
+    fixed = {"root": None, "finish_reason": "stop", "run": "run", "time": 1.0, "seed": 0, "n": 1, "sample_index": 0}
+    return fixed | {"key": key, "slot": slot, "text": text, "request": request, "choice": slot or 0}
 
 
 # --- in the store -----------------------------------------------------------------------------------------------------
@@ -176,7 +175,7 @@ class Scripted(BaseHTTPRequestHandler):
 
     text = "There are 2. Add 7: 2 + 7 = 9. The answer is 9."
     distributions = True  # whether logprobs are in the answers
-    bodies: list[dict] = []
+    bodies: ClassVar[list[dict]] = []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -261,6 +260,8 @@ def test_stored_completions_without_distributions_are_scored_on_request_and_neve
         assert "kept rationales has a stored distribution" in without.stderr
         assert "teacher.score_stored=true" in without.stderr
         assert len(bodies) == n_bought
+        estimate = run_fcot(*learned(url, tmp_path), *stored, "teacher.score_stored=true", "dry_run=true")
+        assert "teacher.score_stored=true: at most" in estimate.stdout + estimate.stderr
         scored = run_fcot(*learned(url, tmp_path), *stored, "teacher.score_stored=true")
         assert scored.returncode == 0, scored.stderr
         new = bodies[n_bought:]

@@ -15,7 +15,7 @@ import numpy as np
 from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
 from fcot.config.schema import SAMPLING_TEMPERATURE
-from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds
+from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
@@ -23,6 +23,7 @@ from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
 from fcot.stages.first_look import former_notes
+from fcot.stages.table import SCORE
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -101,7 +102,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
             share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
             result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
-    result.notes += [measured.note, *_price_notes(run), *_other_temperature_notes(run, planned), *former_notes(run)]
+    result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, measured), *former_notes(run)]
     if plan.resample_identical:
         result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
     if run.config.method.rounds > 1:
@@ -110,6 +111,28 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         result.notes.append("a later round's requests depend on the exam: ASSUMED that the student fails none, half or all train problems")
     _add_student(result, run, measured.rationale)
     return result
+
+
+def _store_notes(run: Run, planned: dict[tuple[object, ...], int], measured: _Measured) -> Iterator[str]:
+    """Notes about stored rationales: those that will be scored, and those that the run ignores."""
+    yield from _scoring_notes(run, measured)
+    yield from _other_temperature_notes(run, planned)
+
+
+def _scoring_notes(run: Run, measured: _Measured) -> Iterator[str]:
+    """A note about the stored rationales that a server scores, if curation keeps them all: they are sent as prompts."""
+    if SCORE not in run.stages or not run.config.teacher.priced or not run.config.teacher.score_stored:
+        return
+    plan, folder, n, characters = run.plan, run.store, 0, 0
+    for problem in run.select(run.split.train):
+        key = plan.root_key(folder, problem)
+        shard = folder.shard(key)
+        slots = [slot for slot in plan.slots if shard.has(key, slot) and not shard.distributions.has(shard.row(key, slot))]
+        n, characters = n + len(slots), characters + len(slots) * _characters(plan.step1(problem).prompt)
+    if n:
+        tokens = characters * measured.per_character + n * measured.rationale
+        usd = None if plan.price is None else np.array([plan.price.usd(prompt_tokens, n) for prompt_tokens in tokens])
+        yield f"teacher.score_stored=true: at most {n:,} stored rationales are scored, {tokens[1]:,.0f} prompt tokens more ({money(usd)})"
 
 
 def _other_temperature_notes(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
