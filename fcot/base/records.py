@@ -24,6 +24,8 @@ class Problem:
         rationale: A human-written rationale; None if the task has none.
         template_id: Problems with the same id differ only in numbers or names; None if unknown.
         id: The row's own id in the user's data (``dataset.index_column``); None if it has none.
+        group: Problems of one group stay on one side of a split (``dataset.group_column``); None if the data has no groups.
+        part: ``train``, ``validation`` or ``test``, where the data has its own split (``dataset.split_column``); None elsewhere.
     """
 
     sample_index: int
@@ -32,6 +34,8 @@ class Problem:
     rationale: str | None = None
     template_id: str | None = None
     id: str | None = None
+    group: str | None = None
+    part: str | None = None
 
     @property
     def labelled(self) -> bool:

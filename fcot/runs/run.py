@@ -30,7 +30,9 @@ from fcot.runs.identity import identity, uses_seed
 from fcot.runs.splitting import make_split
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
+from fcot.tasks.check import remedies
 from fcot.tasks.leaks import without_leaks
+from fcot.tasks.loaders import Data, listed
 from fcot.tasks.splits import Split
 from fcot.tasks.table import Task, with_numbers
 from fcot.teacher import replay
@@ -264,10 +266,23 @@ def task_of(config: Config) -> Task:
     return with_numbers(config.dataset.task(), config.prompt.numbers)
 
 
+def data_of(config: Config, task: Task) -> Data:
+    """The data of a configuration: all problems, and the faults of rows."""
+    data: Data = config.dataset.load(task, config.curation.labels != "gold")
+    return data
+
+
 def problems_of(config: Config, task: Task) -> list[Problem]:
-    """All problems of a configuration, in the order of the data."""
-    problems: list[Problem] = config.dataset.problems(task, config.curation.labels != "gold")
-    return problems
+    """All problems of a configuration, in the order of the data.
+
+    Raises:
+        FcotError: Rows are faulty; the message has all of them. With ``dataset.on_invalid=skip``: no row is without a fault.
+    """
+    data = data_of(config, task)
+    skips = config.dataset.own and config.dataset.on_invalid == "skip"
+    if data.faults and not (skips and data.problems):
+        raise FcotError("\n".join([listed(data.faults), *(remedies(data, task) if config.dataset.own else [])]))
+    return list(data.problems)
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
