@@ -143,7 +143,7 @@ GOOD = '{"question": "a", "answer": 1}\n'
         ("mine.csv", f'question,answer\na,1\n"{"b" * 200_000}', "{path}, line 3: malformed CSV"),
         ("mine.csv", "Frage;answer\na;1\n", "{path} has no column 'question'; it has Frage, answer."),
         ("mine.csv", "question,question,answer\na,b,1\n", "{path}: the header has the column 'question' twice; rename one"),
-        ("mine.csv", 'question,answer\nb,1\n"a,1\n', "{path}, line 3: malformed CSV (a quotation mark opens a cell and no other one closes it)"),
+        ("mine.csv", 'question,answer\nb,1\n"a,1\n', "{path}, line 3: malformed CSV (a quotation mark opens a cell"),
         ("mine.csv", "question,answer\n", "{path} holds no problems"),
         ("mine.csv", "", "{path} holds no problems"),
         ("mine.tsv", "question\tanswer\na,b\tmany\n", "{path}, line 2: the gold answer 'many' is not a number"),

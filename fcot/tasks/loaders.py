@@ -77,7 +77,7 @@ class Data:
     problems: Sequence[Problem]
     faults: Sequence[str] = ()
     n_faulty: int = 0
-    answers: Answers = Answers()
+    answers: Answers = field(default_factory=Answers)
     positions: Mapping[int, int] = field(default_factory=dict)
 
     def where(self, sample_index: int) -> str:
@@ -209,22 +209,26 @@ def _identify(rows: Rows, columns: Columns) -> tuple[list[int], list[str | None]
 def _check_ids(rows: Rows, ids: Sequence[str | None], column: str | None, faults: dict[int, list[str]]) -> None:
     """Add a fault for each repeated id and, in a column that the user named, for each missing one."""
     first: dict[str, int] = {}
-    for position, id in enumerate(ids):
+    for position, name in enumerate(ids):
         if position in rows.faults:
             continue
-        if id is None or not id.strip():
+        if name is None or not name.strip():
             if column is not None:
                 faults.setdefault(position, []).append(f"no id in the column {column!r}")
-        elif first.setdefault(id, position) != position:
-            faults.setdefault(position, []).append(f"the id {id!r} is repeated (first in {rows.place(first[id])})")
+        elif first.setdefault(name, position) != position:
+            faults.setdefault(position, []).append(f"the id {name!r} is repeated (first in {rows.place(first[name])})")
 
 
-def _problem(row: Row, columns: Columns, index: int, id: str | None, answer: str) -> Problem:
+def _problem(row: Row, columns: Columns, index: int, own_id: str | None, answer: str) -> Problem:
     """The problem of a row."""
-    part = _single(row.get(columns.split)) if columns.split else None
+
+    def cell(column: str | None) -> str | None:
+        return None if column is None else _single(row.get(column))
+
+    part = cell(columns.split)
     return Problem(
-        index, _single(row.get(columns.question)) or "", answer, _single(row.get(columns.rationale)), _single(row.get(columns.template)), id,
-        (_single(row.get(columns.group)) or None) if columns.group else None, part.strip().lower() if part else part,
+        index, cell(columns.question) or "", answer, cell(columns.rationale), cell(columns.template), own_id, cell(columns.group) or None,
+        part.strip().lower() if part else part,
     )  # fmt: skip
 
 

@@ -99,9 +99,9 @@ def read_rows(source: str, keep: Collection[str] | None = None, limit: int | Non
         raise FcotError(f"{option}={source}: {fault}")
     path = Path(source)
     if is_hub_id(source):
-        id, _, config = source.partition(":")
+        name, _, config = source.partition(":")
         reader = _Reader(source, "hub data set, split train", keep, limit)
-        return reader.rows((None, row) for row in load_hub(id, config or None, ("train",)))
+        return reader.rows((None, row) for row in load_hub(name, config or None, ("train",)))
     if path.is_dir():
         return _Reader(source, "datasets folder", keep, limit).rows(_folder_rows(path, keep))
     kind = FORMATS[path.suffix.lower()]
@@ -285,7 +285,8 @@ def _read_json(path: Path, reader: _Reader) -> Rows:
     with _open(path, newline="") as file:
         text = file.read()
     if bad := _NOT_UTF8.search(text):
-        _check_utf8(path, text.count("\n", 0, bad.start()) + 1, text[max(0, bad.start() - 20) : bad.start() + 40])
+        before = text[: bad.start()]
+        _check_utf8(path, before.count("\n") + 1, text[before.rfind("\n") + 1 :].partition("\n")[0])
     try:
         data = json.loads(text)
     except ValueError as error:
