@@ -17,7 +17,7 @@ ORDER = [
 FOUNDATION = {"base", "__version__"}
 # These parts know runs and configurations and may import every part.
 ABOVE = {
-    "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "sweep", "prefetch", "cli",
+    "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "sweep", "prefetch", "check", "cli",
     "__main__",
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from fcot.methods.table import METHODS, Method
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
-from fcot.runs.splitting import make_split
+from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
 from fcot.tasks.check import remedies
@@ -197,14 +197,14 @@ def resolve(config: Config) -> Run:
     problems = {problem.sample_index: problem for problem in problems_of(config, task)}
     split, order_known = make_split(config, task, problems)
     method = METHODS[config.method.name]
+    option = split_in_words(config)
+    remedy = "try split-mode=sample" if option.startswith("split-mode") else "write {part} into its rows"
     if method.trains and not split.train:
-        raise FcotError(
-            f"dataset={task.name}: the data has no train problems with split-mode={config.split_mode.name}; try split-mode=sample"
-        )
+        raise FcotError(f"dataset={task.name}: the data has no train problems with {option}; {remedy.format(part='train')}")
     if not split.test and config.until == "evaluate":
         raise FcotError(
-            f"dataset={task.name}: the data has no test problems with split-mode={config.split_mode.name}; "
-            "try split-mode=sample, or stop before evaluation: until=train"
+            f"dataset={task.name}: the data has no test problems with {option}; {remedy.format(part='test')}, or stop before evaluation: "
+            "until=train"
         )
     temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})

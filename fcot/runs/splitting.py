@@ -13,6 +13,7 @@ from fcot.base.records import Problem
 from fcot.config.schema import Config
 from fcot.methods.table import METHODS
 from fcot.tasks.grouping import group_by_template
+from fcot.tasks.loaders import PARTS
 from fcot.tasks.splits import (  # fmt: skip
     Split,
     check_order,
@@ -67,7 +68,9 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
 
 
 def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], validates: bool, unlabelled: bool) -> Split:
-    """Split by :func:`hash_split`; ``subset`` and ``dataset.limit`` take the first train problems in the order of their hashes.
+    """Split by :func:`hash_split`, or as the data itself says (``dataset.split_column``).
+
+    ``subset`` and ``dataset.limit`` take the first train problems in the order of their hashes.
 
     Args:
         config: The configuration.
@@ -77,12 +80,16 @@ def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], 
         unlabelled: Whether problems without a gold answer are used. They are train problems.
     """
     mode = config.split_mode
-    keys = {index: problem.template_id or folded(problem.question) for index, problem in problems.items()}
+    keys = {index: problem.group or problem.template_id or folded(problem.question) for index, problem in problems.items()}
     labelled = {index: key for index, key in keys.items() if problems[index].labelled}
-    train, validation, test = hash_split(labelled, mode.train_fraction, mode.validation_fraction)
-    if labelled and not (train and test):
-        sizes = f"train would have {len(train)} problems and test {len(test)}"
-        raise FcotError(f"split-mode=hash: {task.name} has too few different problems ({len(labelled)}), {sizes}; use split-mode=sample")
+    if any(problem.part is not None for problem in problems.values()):
+        train, validation, test = _own_parts(problems, labelled, mode.validation_fraction)
+    else:
+        train, validation, test = hash_split(labelled, mode.train_fraction, mode.validation_fraction)
+        if labelled and not (train and test):
+            n, what = len(set(labelled.values())), "groups" if config.dataset.own and config.dataset.group_column else "different problems"
+            sizes = f"train would have {len(train)} problems and test {len(test)}"
+            raise FcotError(f"split-mode=hash: {task.name} has too few {what} ({n}), {sizes}; use split-mode=sample")
     if not validates:
         train, validation = [*train, *validation], []
     if unlabelled:
@@ -94,6 +101,26 @@ def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], 
     return Split(sorted(train[: min(limits, default=len(train))]), sorted(validation), sorted(test))
 
 
+def _own_parts(problems: Mapping[int, Problem], keys: Mapping[int, str], validation_fraction: float) -> tuple[list[int], list[int], list[int]]:
+    """The parts that the data itself names. If it names no validation problems, they are held out from train by hash.
+
+    Args:
+        problems: The problems by sample index.
+        keys: By sample index, what the hash is of; problems without a gold answer have none.
+        validation_fraction: Expected share of train that is held out.
+    """
+    train, validation, test = ([index for index in keys if problems[index].part == part] for part in PARTS)
+    if not validation:
+        train, validation, _ = hash_split({index: keys[index] for index in train}, 1.0, validation_fraction)
+    return train, validation, test
+
+
+def split_in_words(config: Config) -> str:
+    """The option that made the split, such as ``split-mode=hash`` or ``dataset.split_column=part``."""
+    column = config.dataset.split_column if config.dataset.own else None
+    return f"split-mode={config.split_mode.name}" if column is None else f"dataset.split_column={column}"
+
+
 def former_split_note(run: Run) -> list[str]:
     """A note for the first run on own data that is split by hash, if earlier runs on it were split by index, as was the default.
 
@@ -101,7 +128,7 @@ def former_split_note(run: Run) -> list[str]:
         One sentence with the number of problems whose stored completions the new split does not use, or nothing.
     """
     mode = run.config.split_mode
-    if mode.name != "hash" or run.task.split != "hash" or run.plan.teacher is None:
+    if mode.name != "hash" or run.task.split != "hash" or run.plan.teacher is None or run.config.dataset.split_column is not None:
         return []
     others = [path for path in run.outputs.glob(f"runs/{run.task.name}-*/config.yaml") if path != run.directory.config]
     modes = {match[1] for path in others if (match := _SPLIT_MODE.search(path.read_text(encoding="utf-8", errors="replace")))}
@@ -150,12 +177,14 @@ def _train_and_test(
 
 
 def templates_of_test(run: Run) -> dict[int, str]:
-    """The template of each test problem for which it is known. Reports cluster standard errors by template.
+    """The group or template of each test problem for which it is known. Reports cluster standard errors by it.
 
     Templates are guessed from the wording only if the split itself uses these guesses.
     """
     mode, problems = run.config.split_mode, run.problems
-    templates = {index: name for index in run.split.test if (name := problems[index].template_id) is not None}
+    templates = {
+        index: name for index in run.split.test if (name := problems[index].group or problems[index].template_id) is not None
+    }  # fmt: skip
     if mode.templates is not None or (mode.name == "template" and not templates):
         templates = _templates(run.config, run.task, problems)
     return {index: templates[index] for index in run.split.test if index in templates}

@@ -1,11 +1,147 @@
-"""Examines data before anything is paid."""
+"""Examines data before anything is paid: what is wrong with its rows, and what may be wrong with its problems."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fcot.base.records import Problem
 from fcot.prompts.answer_types import ANSWER_TYPES
-from fcot.tasks.decimals import POINT
-from fcot.tasks.loaders import Data
+from fcot.prompts.answers import AnswerRule
+from fcot.tasks.decimals import COMMA, POINT, with_point
+from fcot.tasks.leaks import near_duplicates
+from fcot.tasks.loaders import Data, listed
+from fcot.tasks.splits import Split, folded
 from fcot.tasks.table import Task
+
+_SHOWN_FAULTS = 50  # in a report; a run's message shows fewer
+_SHOWN = 3  # examples in a note
+_FITS = 0.8  # share of the answers that have to be of a guessed type
+_LONGEST_YES = 5  # characters of "false"
+_QUESTION_NAMES = ("question", "problem", "prompt", "instruction", "input", "query", "frage", "aufgabe", "pytanie", "pregunta", "text")
+_ANSWER_NAMES = ("answer", "gold", "target", "label", "output", "response", "solution", "result", "antwort", "lösung", "odpowied", "respuesta")
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a check of data found.
+
+    Attributes:
+        source: The file, folder or hub id.
+        format: What was read, in words.
+        n_rows: Number of rows.
+        columns: The columns that are read, by their meaning (``question``, ``answer``, ``index``...).
+        unread: The other columns.
+        answer_type: ``number``, ``choice``, ``yes_no`` or ``text``.
+        choices: The letters of ``choice``; empty for other types.
+        guessed: The overrides that were guessed from the data, such as ``dataset.answer_type=number``.
+        answers: Sentences on how the answers are written and read.
+        faults: A sentence for each fault of a row, which begins with the row's place.
+        remedies: What to do about them.
+        n_faulty: Number of rows with a fault.
+        skipped: Whether a run leaves these rows out, instead of ending with an error.
+        notes: Sentences on what may be wrong, although a run can use the data.
+        split: Number of train, validation and test problems; empty if there is no split.
+        split_by: The option that makes the split.
+        tokens: Sentences on the lengths for a student; empty if no student was chosen.
+        command: A command that uses the data.
+    """
+
+    source: str
+    format: str
+    n_rows: int
+    columns: Mapping[str, str]
+    unread: Sequence[str]
+    answer_type: str
+    choices: str = ""
+    guessed: Sequence[str] = ()
+    answers: Sequence[str] = ()
+    faults: Sequence[str] = ()
+    remedies: Sequence[str] = ()
+    n_faulty: int = 0
+    skipped: bool = False
+    notes: Sequence[str] = ()
+    split: Mapping[str, int] = field(default_factory=dict)
+    split_by: str = ""
+    tokens: Sequence[str] = ()
+    command: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run can use the data as it is."""
+        return bool(self.split) and (self.skipped or not self.faults)
+
+    def to_text(self) -> str:
+        """The report as one page of text."""
+        columns = ", ".join(f"{meaning} {name!r}" for meaning, name in self.columns.items())
+        columns += f"; not read: {', '.join(map(repr, self.unread))}" if self.unread else ""
+        kind = self.answer_type + (f" {self.choices}" if self.choices else "")
+        lines = [f"{self.source}: {self.n_rows:,} rows ({self.format})", *_entry("columns", [columns, *self._other_columns()])]
+        lines += _entry("answers", [kind + self._other_types(), *self.answers])
+        if self.faults:
+            verdict = "left out (dataset.on_invalid=skip)" if self.skipped else "a run ends with this message"
+            lines += _entry("faults", [f"{self.n_faulty:,} of {self.n_rows:,} rows; {verdict}" if self.n_faulty else "there is no split"])
+            lines += [f"  {line}" for line in listed(self.faults, _SHOWN_FAULTS).split("\n")]
+            lines += [f"  {line}" for line in self.remedies if not self.skipped]
+        lines += _entry("notes", self.notes)
+        if self.split:
+            lines += _entry("split", [f"{', '.join(f'{n:,} {part}' for part, n in self.split.items())} ({self.split_by})"])
+        lines += _entry("tokens", self.tokens)
+        return "\n".join([*lines, *_entry("next", [self.command] if self.usable else [])])
+
+    def _other_columns(self) -> list[str]:
+        named = [override for override in self.guessed if "_column=" in override]
+        return [f"guessed: {' '.join(named)}"] if named else []
+
+    def _other_types(self) -> str:
+        if not any(override.startswith("dataset.answer_type=") for override in self.guessed):
+            return ""
+        others = "|".join(name for name in ANSWER_TYPES if name != self.answer_type)
+        return f" (guessed; otherwise dataset.answer_type={others})"
+
+
+def _entry(title: str, sentences: Sequence[str]) -> list[str]:
+    """Sentences below each other, the first one behind a title."""
+    return [f"{title if number == 0 else '':<9}{sentence}" for number, sentence in enumerate(sentences)]
+
+
+# --- guesses ------------------------------------------------------------------------------------------------------
+
+
+def guess_column(names: Sequence[str], meaning: str) -> str | None:
+    """The column that probably has the questions (``question``) or the answers (``answer``); None if no name suggests it."""
+    words = _QUESTION_NAMES if meaning == "question" else _ANSWER_NAMES
+    folded_names = {name: name.strip().casefold() for name in names}
+    equal = (name for word in words for name, text in folded_names.items() if text == word)
+    contains = (name for word in words for name, text in folded_names.items() if word in text)
+    return next(equal, None) or next(contains, None)
+
+
+def guess_rule(answers: Iterable[str]) -> AnswerRule:
+    """The answer rule that fits at least four of five answers; ``text`` if no other does."""
+    written = [answer for answer in answers if answer.strip()]
+    letters = sorted({letter for answer in written if (letter := _lone_letter(answer))})
+    choices = "".join(chr(code) for code in range(ord("A"), ord(letters[-1]) + 1)) if letters else ""
+    yes_no, number, choice = AnswerRule("yes_no"), AnswerRule("number"), AnswerRule("choice", choices)
+    tests: list[tuple[AnswerRule, Callable[[str], object]]] = [
+        (yes_no, lambda answer: len(answer.strip(" .!")) <= _LONGEST_YES and yes_no.gold(answer)),
+        (choice, lambda answer: choices <= "ABCDEFGHIJ" and _lone_letter(answer)),
+        (number, lambda answer: number.gold(answer) or number.gold(with_point(answer))),
+    ]
+    for rule, fits in tests:
+        if written and sum(bool(fits(answer)) for answer in written) >= _FITS * len(written):
+            return rule
+    return AnswerRule("text")
+
+
+def _lone_letter(answer: str) -> str:
+    """The letter that is the whole answer, such as B in ``(b)``, in upper case; empty for other answers."""
+    match = re.fullmatch(r"\W*([A-Za-z])\W*", answer, re.ASCII)
+    return match[1].upper() if match else ""
+
+
+# --- what may be wrong --------------------------------------------------------------------------------------------
 
 
 def remedies(data: Data, task: Task) -> list[str]:
@@ -15,9 +151,104 @@ def remedies(data: Data, task: Task) -> list[str]:
     if answers.n_missing:
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
     if answers.n_unread_otherwise:
-        other = "comma" if answers.decimal == POINT else "point"
+        other = COMMA if answers.decimal == POINT else POINT
         sentences.append(f"dataset.decimal={other} reads {answers.n_unread_otherwise:,} of these answers as numbers.")
     if answers.n_unread > max(1, data.n_rows // 2):
         types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
         sentences.append(f"Is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer.")
     return sentences
+
+
+def skipped_note(data: Data) -> list[str]:
+    """A note on the rows that ``dataset.on_invalid=skip`` leaves out."""
+    if not data.n_faulty:
+        return []
+    shown = "; ".join(data.faults[:_SHOWN]) + (f"; and {len(data.faults) - _SHOWN:,} more" if len(data.faults) > _SHOWN else "")
+    return [f"{data.n_faulty:,} of {data.n_rows:,} rows are left out (dataset.on_invalid=skip): {shown}"]
+
+
+def problem_notes(data: Data, task: Task) -> list[str]:
+    """Notes on the problems themselves: decimal marks, questions with two gold answers, repeated questions."""
+    return [*_decimal_notes(data), *_repeated(data, task)]
+
+
+def split_notes(data: Data, split: Split) -> list[str]:
+    """Notes on test problems that resemble train problems. It takes a minute for a million rows."""
+    problems = {problem.sample_index: problem for problem in data.problems}
+    trained = {_key(problems[index]) for index in (*split.train, *split.validation)}
+    shared = [index for index in split.test if _key(problems[index]) in trained]
+    counts = near_duplicates(problems, split)
+    numbers = counts["test_questions_in_train_but_for_numbers"]
+    templates = counts["test_questions_of_a_train_template"]
+    notes = []
+    if shared:
+        notes.append(f"{_n(len(shared), 'test problem')} also in train or validation: {_places(data, shared)}")
+    of_test = f"of {len(split.test):,} test problems"
+    if numbers > len(shared):
+        notes.append(f"{numbers:,} {of_test} are in train with the same or other numbers")
+    if templates > numbers:
+        notes.append(f"{templates:,} {of_test} have the wording of a train problem except for names, objects and numbers")
+    return notes
+
+
+def answer_sentences(data: Data, task: Task) -> list[str]:
+    """How the answers are written and read: an example of each of the most frequent ways."""
+    spellings = data.answers.spellings[:5] if task.rule.answer_type != "text" else ()
+    examples = ", ".join(f"{spelling.written!r} as {spelling.value}" for spelling in spellings)
+    return [f"read {examples}"] if examples else []
+
+
+def _decimal_notes(data: Data) -> list[str]:
+    answers = data.answers
+    other = COMMA if answers.decimal == POINT else POINT
+    if answers.undecided:
+        example = answers.undecided[0]
+        return [
+            f"{_n(len(answers.undecided), 'answer')} such as {example!r} can be read in two ways, and no other answer shows which one is "
+            f"meant: dataset.decimal={answers.decimal} as now, or dataset.decimal={other}"
+        ]
+    if answers.decimal == COMMA and answers.spellings:
+        example = answers.spellings[0]
+        reading = f"{example.written!r} is {example.value}"
+        return [f"the answers have decimal commas: {reading}; dataset.decimal={other} would read points"]
+    return []
+
+
+def _repeated(data: Data, task: Task) -> list[str]:
+    """Notes on questions that are in several rows, with other gold answers and with the same one."""
+    first: dict[int, int] = {}  # position among the problems, by the hash of the question
+    rows_of: dict[int, list[int]] = {}
+    for position, problem in enumerate(data.problems):
+        earlier = first.setdefault(_key(problem), position)
+        if earlier != position:
+            rows_of.setdefault(earlier, [earlier]).append(position)
+    contradictory, repeated = [], []
+    for rows in rows_of.values():
+        problems = [data.problems[position] for position in rows]
+        labelled = [problem for problem in problems if problem.labelled]
+        if any(not task.rule.same(task.rule.gold(problem.answer), labelled[0].answer) for problem in labelled[1:]):
+            cells = " and ".join(f"{data.place(problem.sample_index)} ({data.answer_of(problem)!r})" for problem in labelled[:_SHOWN])
+            contradictory.append(cells)
+        else:
+            repeated += problems[1:]
+    notes = []
+    if contradictory:
+        shown = "; ".join(contradictory[:_SHOWN]) + (f"; and {len(contradictory) - _SHOWN:,} more" if len(contradictory) > _SHOWN else "")
+        notes.append(f"{_n(len(contradictory), 'question')} with different gold answers, of which at most one is right: {shown}")
+    if repeated:
+        indices = [problem.sample_index for problem in repeated]
+        notes.append(f"{_n(len(repeated), 'row')} with the question and answer of an earlier row: {_places(data, indices)}")
+    return notes
+
+
+def _key(problem: Problem) -> int:
+    return hash(folded(problem.question))
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _places(data: Data, indices: Sequence[int]) -> str:
+    shown = ", ".join(data.place(index) for index in indices[:_SHOWN])
+    return shown + (f" and {len(indices) - _SHOWN:,} more" if len(indices) > _SHOWN else "")

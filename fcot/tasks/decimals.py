@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 MARKED = re.compile(r"\d[.,][\d-]|(?<!\w)[.,]\d")  # an answer that the choice of the decimal mark can change
 _MARK = re.compile(r"[.,](?=\d)")
 _NO_CENTS = re.compile(r"(?<=\d)[.,][-–—]+(?!\d)")  # the end of a price such as "12,-"
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _THREE_DIGITS = {mark: re.compile(rf"[^\d.,]*[1-9]\d{{0,2}}\{mark}\d{{3}}(?![\d.,]?\d)\D*") for mark in ".,"}
 _DECIDED = {  # answers that can be read with this decimal mark only
     ".": re.compile(r"\d\.\d{1,2}(?!\d)|\d\.\d{4,}|(?<!\d)0\.\d|\d,\d{3}\.\d|\d,\d{3},\d{3}"),
@@ -22,17 +23,21 @@ def with_point(answer: str) -> str:
 
 
 def decide(answers: Iterable[str], gold: Callable[[str], str | None]) -> str:
-    """The decimal mark with which more answers are numbers: ``point`` or ``comma``; of equal ones the point.
+    """The decimal mark of some answers: ``comma`` if some are numbers with a comma only and none speaks against it, else ``point``.
 
     Args:
-        answers: The answers as they are written.
+        answers: The answers as they are written. One that is a number with a point only, or has thousands as in ``3,800``, speaks against
+            the comma: one wrong answer among many must not change all others.
         gold: Reads a number with a decimal point; None where it is none.
     """
-    gain = 0
+    comma = False
     for answer in answers:
         if MARKED.search(answer):
-            gain += (gold(with_point(answer)) is not None) - (gold(answer) is not None)
-    return COMMA if gain > 0 else POINT
+            with_comma = gold(with_point(answer)) is not None
+            if _THOUSANDS.search(answer) or (not with_comma and gold(answer) is not None):
+                return POINT
+            comma |= with_comma and gold(answer) is None
+    return COMMA if comma else POINT
 
 
 def undecided(answers: Iterable[str], decimal: str) -> list[str]:

@@ -70,6 +70,7 @@ class Data:
         n_faulty: Number of rows with a fault.
         answers: How the gold answers are written, and how they were read.
         positions: The position of a problem's row, by sample index; empty where both are the same.
+        written: The answer as it is written, by sample index, where the problem's answer is spelled in another way.
     """
 
     source: Rows
@@ -79,10 +80,15 @@ class Data:
     n_faulty: int = 0
     answers: Answers = field(default_factory=Answers)
     positions: Mapping[int, int] = field(default_factory=dict)
+    written: Mapping[int, str] = field(default_factory=dict)
 
-    def where(self, sample_index: int) -> str:
-        """The place of a problem's row."""
-        return self.source.where(self.positions.get(sample_index, sample_index))
+    def place(self, sample_index: int) -> str:
+        """The place of a problem's row, such as ``line 4``."""
+        return self.source.place(self.positions.get(sample_index, sample_index))
+
+    def answer_of(self, problem: Problem) -> str:
+        """A problem's gold answer as it is written."""
+        return self.written.get(problem.sample_index, problem.answer)
 
 
 def load_problems(task: Task, source: str | None, columns: Columns = Columns(), unlabelled: bool = False) -> list[Problem]:
@@ -134,31 +140,34 @@ def to_data(
     if not rows.values:
         raise FcotError(f"{rows.name} holds no problems")
     _check_columns(rows, columns)
-    written = [_single(row.get(columns.answer)) or "" if columns.answer else "" for row in rows.values]
+    written = [cell_text(row.get(columns.answer)) or "" if columns.answer else "" for row in rows.values]
     reader = AnswerReader(task.rule, written, decimal, normalize)
     pattern = re.compile(task.template_pattern, re.DOTALL) if task.template_pattern else None
     indices, ids, faults = _identify(rows, columns)
     problems: list[Problem] = []
+    respelled: dict[int, str] = {}
     for position, row in enumerate(rows.values):
         row_faults = faults.get(position, [])
         if position in rows.faults:
             row_faults = [rows.faults[position]]
         else:
-            problem = _problem(row, columns, indices[position], ids[position], written[position])
-            row_faults += _faults(row, columns, problem)
             rationale, answer, answer_fault = reader.read(written[position])
-            problem = replace(problem, answer=answer, rationale=problem.rationale or rationale)
+            problem = _problem(row, columns, indices[position], ids[position], answer, rationale)
+            row_faults += _faults(row, columns, problem)
             may_miss = unlabelled and problem.part in (None, "train") and not problem.labelled
             if answer_fault and not may_miss and not _nested(row.get(columns.answer)):
                 row_faults.append(answer_fault)
         if row_faults:
             faults[position] = row_faults
         else:
+            if rationale is None and answer != written[position]:
+                respelled[problem.sample_index] = written[position]
             problems.append(problem if pattern is None else _with_template(problem, pattern))
     sentences = [f"{rows.where(position)}: {fault}" for position in sorted(faults) for fault in faults[position]]
     positions = {} if indices == list(range(len(indices))) else {index: position for position, index in enumerate(indices)}
     problems.sort(key=lambda problem: problem.sample_index)
-    return Data(replace(rows, values=[], faults={}), len(rows.values), problems, sentences, len(faults), reader.summary(), positions)
+    source = replace(rows, values=[], faults={})
+    return Data(source, len(rows.values), problems, sentences, len(faults), reader.summary(), positions, respelled)
 
 
 def listed(faults: Sequence[str], shown: int = _SHOWN_FAULTS) -> str:
@@ -186,7 +195,7 @@ def _identify(rows: Rows, columns: Columns) -> tuple[list[int], list[str | None]
     named = any(isinstance(cell, str) for cell in cells)
     faults: dict[int, list[str]] = {}
     if column := columns.index or (_SAMPLE_INDEX if named else None):
-        ids = [_single(row.get(column)) for row in rows.values]
+        ids = [cell_text(row.get(column)) for row in rows.values]
         _check_ids(rows, ids, columns.index, faults)
     else:
         ids = [None] * len(cells)
@@ -219,15 +228,15 @@ def _check_ids(rows: Rows, ids: Sequence[str | None], column: str | None, faults
             faults.setdefault(position, []).append(f"the id {name!r} is repeated (first in {rows.place(first[name])})")
 
 
-def _problem(row: Row, columns: Columns, index: int, own_id: str | None, answer: str) -> Problem:
-    """The problem of a row."""
+def _problem(row: Row, columns: Columns, index: int, own_id: str | None, answer: str, rationale: str | None) -> Problem:
+    """The problem of a row. ``rationale`` is that of the answer's cell, for rows without another one."""
 
     def cell(column: str | None) -> str | None:
-        return None if column is None else _single(row.get(column))
+        return None if column is None else cell_text(row.get(column))
 
     part = cell(columns.split)
     return Problem(
-        index, cell(columns.question) or "", answer, cell(columns.rationale), cell(columns.template), own_id, cell(columns.group) or None,
+        index, cell(columns.question) or "", answer, cell(columns.rationale) or rationale, cell(columns.template), own_id, cell(columns.group) or None,
         part.strip().lower() if part else part,
     )  # fmt: skip
 
@@ -253,10 +262,12 @@ def _index(value: Any) -> Any:
 
 def _nested(value: Any) -> str:
     """The name of a cell's type if the cell is an object or a list; empty if it is a single value."""
+    if type(value) is str:
+        return ""
     return "an object" if isinstance(value, Mapping) else "a list" if isinstance(value, list | tuple) else ""
 
 
-def _single(value: Any) -> str | None:
+def cell_text(value: Any) -> str | None:
     """A cell as text; None where it is missing or holds several values, which is a fault of its own."""
     return value if type(value) is str and value.isascii() and value.strip() not in _MISSING else None if _nested(value) else _text(value)
 
