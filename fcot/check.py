@@ -18,12 +18,11 @@ from fcot.config.schema import Config
 from fcot.tasks.check import (
     DataReport,
     answer_sentences,
-    guess_column,
-    guess_rule,
     problem_notes,
     remedies,
     split_notes,
 )
+from fcot.tasks.guesses import guess_column, guess_rule
 from fcot.tasks.loaders import PARTS, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split

@@ -79,7 +79,7 @@ class Bounds:
     def fault(self, value: Any) -> str | None:
         """What is wrong with a value; None if it is allowed."""
         if self.one_of:
-            return None if value in self.one_of else f"choose from {', '.join(self.one_of)}"
+            return None if value in self.one_of else f"choose from {', '.join(self.one_of)}{self.hint}"
         if self.file:
             return _file_fault(value)
         low, high = self.at_least if self.above is None else self.above, self.at_most if self.below is None else self.below
@@ -139,12 +139,18 @@ def bound_faults(options: Any, group: str) -> Iterator[str]:
     """
     for option in fields(options):
         value = getattr(options, option.name)
-        bounds: Bounds | None = option.metadata.get(_BOUNDS)
+        bounds = bounds_of(option)
         if is_dataclass(value) and group:
             yield from bound_faults(value, f"{group}.{option.name}")
         elif bounds is not None and value is not None and (fault := bounds.fault(value)):
             label = group.replace("_", "-") if option.name == "name" else f"{group}.{option.name}".lstrip(".")
             yield f"{label}={value}: {fault}"
+
+
+def bounds_of(option: Field[Any]) -> Bounds | None:
+    """The values that a dataclass field may have; None if it may have any."""
+    bounds: Bounds | None = option.metadata.get(_BOUNDS)
+    return bounds
 
 
 def part_of(option: Field[Any]) -> Part:

@@ -147,6 +147,7 @@ class ExamResult:
         mistakes: The distinct wrong completions, in the order in which they were sampled. A completion without an answer is wrong.
         right: The distinct right completions.
         unfinished: The mistakes that the length limit cut.
+        id: The problem's own id in the user's data; None if it has none.
     """
 
     sample_index: int
@@ -157,6 +158,7 @@ class ExamResult:
     mistakes: Sequence[str]
     right: Sequence[str]
     unfinished: Sequence[str] = ()
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class Feedback:
         completion_index: Number of the completion within its problem and round, from 0.
         mistakes: The student's wrong completions that the prompt showed to the teacher. Empty if the prompt was that of round 1, or if
             the student wrote the completion.
+        id: The problem's own id in the user's data; None if it has none.
     """
 
     sample_index: int
@@ -178,6 +181,7 @@ class Feedback:
     answer_text: str
     finish_reason: str | None
     thought: str = ""
+    id: str | None = None
 
     @property
     def completion(self) -> Completion:

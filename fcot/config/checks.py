@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.base.errors import ConfigFaults
-from fcot.base.fields import Bounds, bound_faults
+from fcot.base.fields import Bounds, bound_faults, bounds_of
 from fcot.config.sampling import redraw_faults
 from fcot.config.schema import Config
 from fcot.methods.table import METHODS
@@ -28,12 +29,21 @@ def to_config(composed: DictConfig) -> Config:
         ConfigFaults: The configuration has faults; the message lists all of them.
     """
     missing = [key for key in sorted(OmegaConf.missing_keys(composed)) if not key.startswith("hydra")]
-    if faults := [f"{key} is not set: {key}=..." for key in missing]:
+    if faults := [f"{key} is not set: {_allowed(composed, key) or f'{key}=...'}" for key in missing]:
         raise ConfigFaults(faults + _other_faults(composed, missing))
     config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if faults := list(faults_of(config)):
         raise ConfigFaults(faults)
     return config
+
+
+def _allowed(composed: DictConfig, key: str) -> str | None:
+    """What a missing option may be, in words; None if its schema does not list values."""
+    group, _, name = key.rpartition(".")
+    schema = OmegaConf.get_type(composed, group) if group else OmegaConf.get_type(composed)
+    options = fields(schema) if schema is not None and is_dataclass(schema) else ()
+    bounds = next((bounds_of(option) for option in options if option.name == name), None)
+    return bounds.fault(None) if bounds is not None and bounds.one_of else None
 
 
 def unchecked(composed: DictConfig) -> Config:

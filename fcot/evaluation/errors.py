@@ -34,11 +34,13 @@ class Marked:
         sample_index: Sample index of the problem.
         marks: The marks that apply, in the order of :data:`MARKS`; ``other`` alone where no other mark applies.
         equation: The first wrong equation of the reasoning; None where all are right.
+        id: The problem's own id in the user's data; None if it has none.
     """
 
     sample_index: int
     marks: Sequence[str]
     equation: str | None
+    id: str | None = None
 
 
 def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Marked:
@@ -66,7 +68,7 @@ def mark(prediction: Prediction, rule: AnswerRule, separator: str | None) -> Mar
         and bool(reasoning.strip() and _in_digits(prediction.question) - set(_numbers(reasoning))),
     }
     marks = [name for name in MARKS if applies.get(name)]
-    return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None)
+    return Marked(prediction.sample_index, marks or ["other"], slips[0] if slips else None, prediction.id)
 
 
 def count(marked: Iterable[Marked]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import LINE_ENDS, read_json, read_jsonl
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
+from fcot.tasks.splits import folded
 
 Loaded = tuple[dict[str, Any], dict[int, bool], dict[int, int]]  # metrics; by sample index: whether the answer is right, its tokens
 _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy", "n_test", "seconds")
@@ -42,15 +43,19 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
     Raises:
         FcotError: A file is missing or damaged.
     """
-    answers, lengths = {}, {}
+    answers, lengths, questions = {}, {}, {}
     predictions = path.with_name("predictions.jsonl")
     with readable(predictions):
         for row in read_jsonl(predictions):
             if not isinstance(row["correct"], bool):
                 raise ValueError(f"correct: {row['correct']!r}")
             answers[row["sample_index"]], lengths[row["sample_index"]] = row["correct"], row["n_tokens"]
+            if "question" in row:
+                questions[row["sample_index"]] = hash(folded(row["question"]))
     with readable(path):
-        metrics = read_json(path) | {"varied": dict(varied or {}), "swept": tuple(varied or ()), "test_templates": _test_templates(path)}
+        metrics = read_json(path) | {
+            "varied": dict(varied or {}), "swept": tuple(varied or ()), "test_templates": _test_templates(path), "questions": questions,
+        }  # fmt: skip
         if missing := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"it has no {', '.join(missing)}")
         if len(answers) != metrics["n_test"]:
@@ -115,10 +120,17 @@ def distinguish(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
     for members in cells.values():
         differing = _differing([configs[run_id] for run_id in members if configs[run_id]])
         keys |= dict.fromkeys(key for key in differing if _is_used(key, by_id[members[0]]))
+        keys |= dict.fromkeys(_data_paths([by_id[run_id] for run_id in members], [configs[run_id] for run_id in members]))
     for metrics, *_ in loaded:
         config = {key: value for key, value in configs[metrics["run_id"]].items() if _is_used(key, metrics)}
         values = {key: metrics["varied"].get(key, config.get(key, config.get(f"{key}.name"))) for key in keys}
         metrics["varied"] = {key: value for key, value in values.items() if value is not None}
+
+
+def _data_paths(runs: Sequence[Mapping[str, Any]], configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """``dataset.path`` if it distinguishes runs: if their files have other questions. Other names of the same data do not count."""
+    paths = {(run.get("questions_sha256"), config.get("dataset.path")) for run, config in zip(runs, configs, strict=True)}
+    return ["dataset.path"] if min(len(set(column)) for column in zip(*paths, strict=True)) > 1 else []
 
 
 def _is_used(key: str, metrics: Mapping[str, Any]) -> bool:

@@ -63,6 +63,12 @@ class Setting:
         """The test problems that all runs answered."""
         return set.intersection(*(set(of_run) for of_run in self.answers))
 
+    @cached_property
+    def questions(self) -> frozenset[object]:
+        """What identifies these problems across versions of the data: their questions, or sample indices where these are unknown."""
+        known = self.runs[0].get("questions") or {}
+        return frozenset(known.get(index, (self["questions_sha256"], index)) for index in self.problems)
+
     def correct(self, problems: Sequence[int]) -> Correctness:
         """Right (1) and wrong (0) answers to these problems, (seeds, problems)."""
         return np.array([[of_run[index] for index in problems] for of_run in self.answers], dtype=np.float64)

@@ -8,6 +8,7 @@ from itertools import combinations
 from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
 from fcot.methods.table import METHODS
+from fcot.reporting.comparable import other_problems, train_sizes
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
@@ -19,11 +20,9 @@ _TESTED = (
     "95 % CI and p with one run each: exact McNemar test, for these two trained students only. With several runs: over trainings and "
     "problems (variance of both, Cochran and Cox's t quantile)."
 )
-_SINGLY = (
-    "Test problems are of few templates (fewer than 10): intervals and tests treat the problems as independent, which they may not be."
-)
+_SINGLY = "Test problems are of few templates or groups (fewer than 10): intervals and tests treat the problems as independent, which they may not be."
 _INTERVALS = "95 % CI with several seeds: over trainings and problems (Wilson's formula, variance of both, t quantile); sd: over seeds."
-BY_TEMPLATE = "Test problems of one template are counted as one unit in intervals and tests (standard errors clustered by template)."
+BY_TEMPLATE = "Test problems of one template or group are counted as one unit in intervals and tests (standard errors clustered by template or group)."
 _VARIED_COLUMNS = 2
 _ENDED = 0.5  # minimum share of answers that ended by themselves; below it, accuracy means little
 _ALL_PAIRS = 5  # up to this many settings of a task and student, all pairs are compared
@@ -51,6 +50,8 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
         columns["best epoch %"] = [_percent(setting.mean("accuracy_best_epoch")) for setting in settings]
     if any(setting["accuracy_checkpoint"] == "last" for setting in settings):
         columns["checkpoint"] = [setting["accuracy_checkpoint"] for setting in settings]
+    if sizes := train_sizes(settings):
+        columns["train"] = sizes
     columns["n"] = [str(len(setting.problems)) for setting in settings]
     if any(key.startswith("trainer.") for setting in settings for key in setting.varied):  # validation chooses among them
         columns["validation %"] = [_percent(setting.mean("validation_accuracy")) for setting in settings]
@@ -229,6 +230,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     lines = []
     if any(len(setting.runs) > 1 for setting in settings):
         lines.append(_INTERVALS)
+    lines += other_problems(settings)
     lines += by_template(settings)
     if any(find_published(setting.runs[0]) for setting in settings):
         lines.append(

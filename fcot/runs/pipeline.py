@@ -18,7 +18,7 @@ from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
-from fcot.runs.run import Run, resolve
+from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
 from fcot.stages.tracking import Tracker, tracked
@@ -72,6 +72,8 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                     tracker.log_results(metrics)
             return metrics
         directory.remove_partial()
+        for note in data_notes(run):
+            say(note)
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep) as tracker:

@@ -30,7 +30,7 @@ from fcot.runs.identity import identity, uses_seed
 from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
-from fcot.tasks.check import remedies
+from fcot.tasks.check import problem_notes, remedies, skipped_note
 from fcot.tasks.leaks import without_leaks
 from fcot.tasks.loaders import Data, listed
 from fcot.tasks.splits import Split
@@ -283,6 +283,19 @@ def problems_of(config: Config, task: Task) -> list[Problem]:
     if data.faults and not (skips and data.problems):
         raise FcotError("\n".join([listed(data.faults), *(remedies(data, task) if config.dataset.own else [])]))
     return list(data.problems)
+
+
+def data_notes(run: Run) -> list[str]:
+    """What may be wrong with own data, and where its split comes from, in sentences that a run says before anything is paid."""
+    dataset, split = run.config.dataset, run.split
+    if not dataset.own:
+        return []
+    data = data_of(run.config, run.task)
+    notes = [*skipped_note(data), *problem_notes(data, run.task)]
+    if dataset.split_column is not None:
+        sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
+        notes.append(f"the split is that of the column {dataset.split_column!r}: {sizes}")
+    return [f"data: {note}" for note in notes]
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:

@@ -101,7 +101,9 @@ def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], 
     return Split(sorted(train[: min(limits, default=len(train))]), sorted(validation), sorted(test))
 
 
-def _own_parts(problems: Mapping[int, Problem], keys: Mapping[int, str], validation_fraction: float) -> tuple[list[int], list[int], list[int]]:
+def _own_parts(
+    problems: Mapping[int, Problem], keys: Mapping[int, str], validation_fraction: float
+) -> tuple[list[int], list[int], list[int]]:
     """The parts that the data itself names. If it names no validation problems, they are held out from train by hash.
 
     Args:

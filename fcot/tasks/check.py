@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fcot.base.records import Problem
 from fcot.prompts.answer_types import ANSWER_TYPES
-from fcot.prompts.answers import AnswerRule
-from fcot.tasks.decimals import COMMA, POINT, with_point
+from fcot.tasks.decimals import COMMA, POINT
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.loaders import Data, listed
 from fcot.tasks.splits import Split, folded
@@ -17,10 +15,6 @@ from fcot.tasks.table import Task
 
 _SHOWN_FAULTS = 50  # in a report; a run's message shows fewer
 _SHOWN = 3  # examples in a note
-_FITS = 0.8  # share of the answers that have to be of a guessed type
-_LONGEST_YES = 5  # characters of "false"
-_QUESTION_NAMES = ("question", "problem", "prompt", "instruction", "input", "query", "frage", "aufgabe", "pytanie", "pregunta", "text")
-_ANSWER_NAMES = ("answer", "gold", "target", "label", "output", "response", "solution", "result", "antwort", "lösung", "odpowied", "respuesta")
 
 
 @dataclass(frozen=True)
@@ -106,41 +100,6 @@ def _entry(title: str, sentences: Sequence[str]) -> list[str]:
     return [f"{title if number == 0 else '':<9}{sentence}" for number, sentence in enumerate(sentences)]
 
 
-# --- guesses ------------------------------------------------------------------------------------------------------
-
-
-def guess_column(names: Sequence[str], meaning: str) -> str | None:
-    """The column that probably has the questions (``question``) or the answers (``answer``); None if no name suggests it."""
-    words = _QUESTION_NAMES if meaning == "question" else _ANSWER_NAMES
-    folded_names = {name: name.strip().casefold() for name in names}
-    equal = (name for word in words for name, text in folded_names.items() if text == word)
-    contains = (name for word in words for name, text in folded_names.items() if word in text)
-    return next(equal, None) or next(contains, None)
-
-
-def guess_rule(answers: Iterable[str]) -> AnswerRule:
-    """The answer rule that fits at least four of five answers; ``text`` if no other does."""
-    written = [answer for answer in answers if answer.strip()]
-    letters = sorted({letter for answer in written if (letter := _lone_letter(answer))})
-    choices = "".join(chr(code) for code in range(ord("A"), ord(letters[-1]) + 1)) if letters else ""
-    yes_no, number, choice = AnswerRule("yes_no"), AnswerRule("number"), AnswerRule("choice", choices)
-    tests: list[tuple[AnswerRule, Callable[[str], object]]] = [
-        (yes_no, lambda answer: len(answer.strip(" .!")) <= _LONGEST_YES and yes_no.gold(answer)),
-        (choice, lambda answer: choices <= "ABCDEFGHIJ" and _lone_letter(answer)),
-        (number, lambda answer: number.gold(answer) or number.gold(with_point(answer))),
-    ]
-    for rule, fits in tests:
-        if written and sum(bool(fits(answer)) for answer in written) >= _FITS * len(written):
-            return rule
-    return AnswerRule("text")
-
-
-def _lone_letter(answer: str) -> str:
-    """The letter that is the whole answer, such as B in ``(b)``, in upper case; empty for other answers."""
-    match = re.fullmatch(r"\W*([A-Za-z])\W*", answer, re.ASCII)
-    return match[1].upper() if match else ""
-
-
 # --- what may be wrong --------------------------------------------------------------------------------------------
 
 
@@ -152,7 +111,7 @@ def remedies(data: Data, task: Task) -> list[str]:
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
     if answers.n_unread_otherwise:
         other = COMMA if answers.decimal == POINT else POINT
-        sentences.append(f"dataset.decimal={other} reads {answers.n_unread_otherwise:,} of these answers as numbers.")
+        sentences.append(f"{answers.n_unread_otherwise:,} of these have a decimal {other}; if all answers do: dataset.decimal={other}.")
     if answers.n_unread > max(1, data.n_rows // 2):
         types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
         sentences.append(f"Is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer.")

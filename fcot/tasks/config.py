@@ -108,7 +108,8 @@ class CustomDatasetConfig:
 
     name: str = "custom"
     path: str = resolved(MISSING, To.PROBLEMS)  # a file, a folder that datasets saved, or a hub id owner/name or owner/name:config
-    answer_type: str = resolved(MISSING, To.RULE, one_of=ANSWER_TYPES)  # number, choice, yes_no or text
+    # what a gold answer is: one number, a letter of dataset.choices, yes or no, or any text
+    answer_type: str = resolved(MISSING, To.RULE, one_of=ANSWER_TYPES, hint="; fcot check FILE guesses it")
     choices: str = resolved("", To.RULE)  # the letters of answer_type=choice, such as ABCD
     question_column: str = resolved("question", To.PROBLEMS)  # column with the question
     answer_column: str = resolved("answer", To.PROBLEMS)  # column with the gold answer

@@ -13,6 +13,7 @@ from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.tasks.answers import AnswerReader, Answers
 from fcot.tasks.decimals import POINT
+from fcot.tasks.guesses import guess_column
 from fcot.tasks.hub import HubSource
 from fcot.tasks.reading import Row, Rows, load_hub, read_rows
 from fcot.tasks.table import TASKS, Task
@@ -181,7 +182,7 @@ def _check_columns(rows: Rows, columns: Columns) -> None:
     if not missing:
         return
     names = " or ".join(map(repr, missing.values()))
-    options = ", ".join(f"dataset.{meaning}_column=..." for meaning in missing)
+    options = " ".join(f"dataset.{meaning}_column={guess_column(rows.columns, meaning) or '...'}" for meaning in missing)
     has = ", ".join(sorted(rows.columns))
     raise FcotError(f"{rows.name} has no column {names}; it has {has}. For your own data name the columns: {options}")
 

@@ -20,7 +20,7 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     ended = {answer.completion.strip() for answer in answers if answer.complete}
     return ExamResult(
         first.sample_index, first.question, first.answer, len(answers), sum(answer.correct for answer in answers), list(wrong), list(right),
-        [text for text in wrong if text not in ended],
+        [text for text in wrong if text not in ended], first.id,
     )  # fmt: skip
 
 

@@ -127,7 +127,8 @@ def feedback(context: Context) -> Summary:
     counts: Counter[int] = Counter()  # completions so far, by sample index
     rows = []
     for index, mistakes, reply in sorted(sources, key=lambda item: item[0]):  # curation reads the completions of one problem together
-        rows.append(Feedback(index, counts[index], mistakes, reply.rationale, reply.answer_text, reply.finish_reason, reply.thought))
+        texts = reply.rationale, reply.answer_text, reply.finish_reason, reply.thought
+        rows.append(Feedback(index, counts[index], mistakes, *texts, run.problems[index].id))
         counts[index] += 1
     write_jsonl(run.directory.round(number).feedback, map(to_row, rows))
     characters = usage.pop("prompt_characters", None)
