@@ -20,9 +20,12 @@ _TESTED = (
     "95 % CI and p with one run each: exact McNemar test, for these two trained students only. With several runs: over trainings and "
     "problems (variance of both, Cochran and Cox's t quantile)."
 )
-_SINGLY = "Test problems are of few templates or groups (fewer than 10): intervals and tests treat the problems as independent, which they may not be."
+_SINGLY = (
+    "Test problems are of few templates or groups (fewer than 10): intervals and tests treat the problems as independent, which they may "
+    "not be."
+)
 _INTERVALS = "95 % CI with several seeds: over trainings and problems (Wilson's formula, variance of both, t quantile); sd: over seeds."
-BY_TEMPLATE = "Test problems of one template or group are counted as one unit in intervals and tests (standard errors clustered by template or group)."
+BY_TEMPLATE = "Test problems of one template or group are one unit in intervals and tests (standard errors clustered by template or group)."
 _VARIED_COLUMNS = 2
 _ENDED = 0.5  # minimum share of answers that ended by themselves; below it, accuracy means little
 _ALL_PAIRS = 5  # up to this many settings of a task and student, all pairs are compared

@@ -237,8 +237,8 @@ def _problem(row: Row, columns: Columns, index: int, own_id: str | None, answer:
 
     part = cell(columns.split)
     return Problem(
-        index, cell(columns.question) or "", answer, cell(columns.rationale) or rationale, cell(columns.template), own_id, cell(columns.group) or None,
-        part.strip().lower() if part else part,
+        index, cell(columns.question) or "", answer, cell(columns.rationale) or rationale, cell(columns.template), own_id,
+        cell(columns.group) or None, part.strip().lower() if part else part,
     )  # fmt: skip
 
 
