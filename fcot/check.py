@@ -63,7 +63,7 @@ def parse(words: Sequence[str]) -> tuple[str | None, list[str]]:
         raise FcotError(f"{options[0]}: fcot check takes a file and overrides such as student=flan_t5_base")
     if len(files) > 1:
         raise FcotError(f"{files[1]}: one file at a time")
-    return (files or [None])[0], [word for word in words if word not in files]
+    return next(iter(files), None), [word for word in words if word not in files]
 
 
 def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
@@ -126,7 +126,7 @@ def _config(path: str | None, overrides: Sequence[str]) -> tuple[Config, list[st
 def _guess(dataset: Any) -> tuple[Any, list[str]]:
     """The options of own data with those guessed that are not set, and the overrides that set them."""
     names = read_rows(dataset.path, keep=(), limit=_SAMPLE).columns
-    options = {}
+    options: dict[str, str] = {}
     for meaning in ("question", "answer"):
         column, taken = getattr(dataset, f"{meaning}_column"), options.values()
         guess = guess_column([name for name in names if name not in taken], meaning) if column == meaning and column not in names else None

@@ -22,6 +22,7 @@ def write_files(folder: Path) -> Path:
         {
             "question": f"What is {n} + 1?", "other": f"How much is {n} and 1?", "answer": n + 1, "wrong": n + 2, "letter": "ABCD"[n % 4],
             "rationale": f"{n} and 1 make {n + 1}.", "why": "So it is.", "template_id": n % 10, "group": n % 9,
+            "side": "test" if n % 4 == 0 else "train", "price": f"${n + 1}.500", "ticket": f"WH-{n}",
         }
         for n in range(40)
     ]  # fmt: skip

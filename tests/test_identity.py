@@ -82,6 +82,11 @@ CHANGES = {
             ("method=few_shot_cot", "prompt=few_shot_cot", "prompt.exemplars=train"), ("dataset.rationale_column=why",),
         ),
         "template_column": (("split-mode=template",), ("dataset.template_column=group",)),
+        "index_column": ((), ("dataset.index_column=ticket",)), "group_column": ((), ("dataset.group_column=group",)),
+        "split_column": ((), ("dataset.split_column=side",)),
+        "decimal": (("dataset.answer_column=price",), ("dataset.decimal=comma",)),
+        "normalize_answers": (("dataset.answer_column=price",), ("dataset.normalize_answers=true",)),
+        "on_invalid": ((), ("dataset.on_invalid=skip",)),
     },
     ("split-mode", "split_mode"): {
         "name": ((), ("split-mode=template",)), "train_fraction": ((), ("split_mode.train_fraction=0.5",)),

@@ -39,6 +39,7 @@ class Answers:
         n_unread: Number of answers that are not of the task's type.
         n_unread_otherwise: How many of these would be numbers with the other decimal mark.
         decimal: The decimal mark, ``point`` or ``comma``.
+        detected: Whether it was detected from the answers.
         undecided: Answers such as ``1.200`` that are another number with the other decimal mark; empty if the mark was set, or if other
             answers show which one is meant.
         spellings: The ways to write an answer, the most frequent first.
@@ -48,6 +49,7 @@ class Answers:
     n_unread: int = 0
     n_unread_otherwise: int = 0
     decimal: str = decimals.POINT
+    detected: bool = False
     undecided: Sequence[str] = ()
     spellings: Sequence[Spelling] = ()
 
@@ -68,7 +70,8 @@ class AnswerReader:
         self._gold = lru_cache(maxsize=1 << 16)(rule.gold)
         values = [_split_at_mark(text)[1] for text in written] if self._numbers else []
         self._decimal = decimals.decide(values, self._gold) if decimal == "auto" else decimal
-        self._undecided = decimals.undecided(values, self._decimal) if decimal == "auto" else []
+        self._detected = decimal == "auto"
+        self._undecided = decimals.undecided(values, self._decimal) if self._detected else []
         self._shapes: dict[str, Spelling] = {}
         self._n_missing = self._n_unread = self._n_otherwise = 0
 
@@ -105,7 +108,7 @@ class AnswerReader:
     def summary(self) -> Answers:
         """What was read so far."""
         spellings = sorted(self._shapes.values(), key=lambda spelling: -spelling.n)
-        return Answers(self._n_missing, self._n_unread, self._n_otherwise, self._decimal, self._undecided, spellings)
+        return Answers(self._n_missing, self._n_unread, self._n_otherwise, self._decimal, self._detected, self._undecided, spellings)
 
 
 def _split_at_mark(written: str) -> tuple[str | None, str]:

@@ -111,7 +111,9 @@ def remedies(data: Data, task: Task) -> list[str]:
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
     if answers.n_unread_otherwise:
         other = COMMA if answers.decimal == POINT else POINT
-        sentences.append(f"{answers.n_unread_otherwise:,} of these have a decimal {other}; if all answers do: dataset.decimal={other}.")
+        sentences.append(
+            f"{answers.n_unread_otherwise:,} of these would be numbers with a decimal {other}: dataset.decimal={other}, if all answers have it."
+        )
     if answers.n_unread > max(1, data.n_rows // 2):
         types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
         sentences.append(f"Is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer.")
@@ -166,10 +168,9 @@ def _decimal_notes(data: Data) -> list[str]:
             f"{_n(len(answers.undecided), 'answer')} such as {example!r} can be read in two ways, and no other answer shows which one is "
             f"meant: dataset.decimal={answers.decimal} as now, or dataset.decimal={other}"
         ]
-    if answers.decimal == COMMA and answers.spellings:
-        example = answers.spellings[0]
-        reading = f"{example.written!r} is {example.value}"
-        return [f"the answers have decimal commas: {reading}; dataset.decimal={other} would read points"]
+    if answers.detected and answers.decimal == COMMA:
+        first = answers.spellings[0]
+        return [f"the answers have decimal commas: {first.written!r} is {first.value}; dataset.decimal={other} would read points"]
     return []
 
 

@@ -121,7 +121,8 @@ class CustomDatasetConfig:
     decimal: str = resolved("auto", To.PROBLEMS, one_of=("auto", "point", "comma"))  # decimal mark of the gold answers: 1.5 or 1,5
     # the student learns one spelling of gold answers: 3800 for "3,800" and "$3800"
     normalize_answers: bool = resolved(False, To.PROBLEMS)
-    on_invalid: str = resolved("error", To.PROBLEMS, one_of=("error", "skip"))  # faulty rows end the run, or are left out
+    # faulty rows end the run, or are left out
+    on_invalid: str = neutral("error", "the problems of the other rows count", one_of=("error", "skip"))
     limit: int | None = resolved(None, To.SPLIT, at_least=1)
 
     toy: ClassVar[bool] = False

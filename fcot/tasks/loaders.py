@@ -156,7 +156,7 @@ def to_data(
             problem = _problem(row, columns, indices[position], ids[position], answer, rationale)
             row_faults += _faults(row, columns, problem)
             may_miss = unlabelled and problem.part in (None, "train") and not problem.labelled
-            if answer_fault and not may_miss and not _nested(row.get(columns.answer)):
+            if answer_fault and not may_miss and not (columns.answer and _nested(row.get(columns.answer))):
                 row_faults.append(answer_fault)
         if row_faults:
             faults[position] = row_faults
