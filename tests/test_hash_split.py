@@ -13,7 +13,8 @@ from teachers import Scripted
 
 from fcot.base.errors import FcotError
 from fcot.llm.generate import generate_completions
-from fcot.runs.splitting import former_split_note
+from fcot.runs.run import data_notes
+from fcot.runs.splitting import former_split_note, templates_of_test
 from fcot.tasks.splits import hash_split, hashed
 from fcot.tasks.toy import TOY_TASKS, make_problems
 
@@ -86,6 +87,89 @@ CHANGES = {
     "the order shuffled": lambda old, new: random.Random(0).sample([*old, *new], len(old) + len(new)),
     "rows removed": lambda old, new: [*old[20:], *new],
 }
+
+
+def grouped(rows):
+    """The rows with 20 groups; rows of a group have other questions."""
+    return [{**row, "customer": f"K{int(row['answer']) % 20}"} for row in rows]
+
+
+def parted(rows):
+    """The rows with a split of their own."""
+    return [{**row, "part": ("train", "Train", "test", "validation")[len(row["question"]) % 4]} for row in rows]
+
+
+GROUPED, PARTED = "dataset.group_column=customer", "dataset.split_column=part"
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(("columns", "option"), [(grouped, GROUPED), (parted, PARTED)], ids=["groups", "own split"])
+def test_growing_data_with_groups_or_its_own_split_moves_nobody(own, change, columns, option):
+    old, new = columns(ROWS[:200]), columns(ROWS[200:250])
+    before, after = sides(own(old, option)), sides(own(change(old, new), option))
+    assert {question: side for question, side in after.items() if question in before} == {q: before[q] for q in after if q in before}
+
+
+def test_all_rows_of_a_group_are_on_one_side_and_are_one_unit_in_statistics(own):
+    run = own(grouped(ROWS), GROUPED)
+    sides_of = {}
+    for question, side in sides(run).items():
+        group = next(row["customer"] for row in grouped(ROWS) if row["question"] == question)
+        sides_of.setdefault(group, set()).add(side)
+    assert all(len(several) == 1 for several in sides_of.values())
+    assert len({side for several in sides_of.values() for side in several}) == 3
+    assert set(templates_of_test(run).values()) == {group for group, several in sides_of.items() if several == {"test"}}
+
+
+def test_the_datas_own_split_is_kept_and_announced(own):
+    rows = parted(ROWS)
+    run = own(rows, PARTED)
+    assert sides(run) == {row["question"]: row["part"].lower() for row in rows}
+    (note,) = data_notes(run)
+    sizes = [len(getattr(run.split, part)) for part in ("train", "validation", "test")]
+    assert note == f"data: the split is that of the column 'part': {sizes[0]} train, {sizes[1]} validation, {sizes[2]} test"
+
+
+def test_without_validation_rows_they_are_held_out_from_train_by_hash(own):
+    rows = [{**row, "part": "test" if number >= 200 else "train"} for number, row in enumerate(ROWS)]
+    whole, less = own(rows, PARTED), own(rows[30:], PARTED)
+    assert len(whole.split.test) == 60
+    assert 8 < len(whole.split.validation) < 40
+    assert {q: side for q, side in sides(whole).items() if q in sides(less)} == sides(less)
+
+
+def test_another_word_in_the_split_column_is_a_fault_with_its_line(own, tmp_path):
+    rows = [{**row, "part": "train"} for row in ROWS[:10]]
+    rows[3]["part"], rows[5]["part"] = "dev", None
+    with pytest.raises(FcotError) as error:
+        own(rows, PARTED)
+    assert str(error.value).split("\n")[:2] == [
+        f"{tmp_path}/own.jsonl, line 4: the split 'dev' is none of train, validation, test",
+        f"{tmp_path}/own.jsonl, line 6: the split None is none of train, validation, test",
+    ]
+
+
+def test_a_split_of_train_rows_alone_says_what_to_write(own):
+    with pytest.raises(FcotError, match=r"no test problems with dataset.split_column=part; write test into its rows, or stop before"):
+        own([{**row, "part": "train"} for row in ROWS], PARTED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((GROUPED, "split-mode=sample"), "dataset.group_column and split-mode=sample: only split-mode=hash reads it"),
+        ((PARTED, "split-mode=template"), "dataset.split_column and split-mode=template: only split-mode=hash reads it"),
+        ((PARTED, GROUPED), "dataset.split_column and dataset.group_column: both set the split"),
+    ],
+)
+def test_columns_that_another_option_rules_out_are_a_message(own, options, message):
+    with pytest.raises(FcotError, match=message):
+        own(parted(grouped(ROWS)), *options)
+
+
+def test_too_few_groups_get_a_message(own):
+    with pytest.raises(FcotError, match=r"own has too few groups \(1\)"):
+        own([{**row, "customer": "K1"} for row in ROWS], GROUPED)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -253,6 +253,59 @@ def test_runs_of_several_commands_are_distinguished_by_their_configurations(tmp_
     assert "last" in text([run(1, accuracy_checkpoint="last")])
 
 
+def write_version(folder, number: int, path: str, questions: range, **changes) -> None:
+    """A run on one version of a user's data, whose test problems are these."""
+    metrics = run(number, n_test=len(questions), accuracy=0.5, task="own", questions_sha256=path, **changes)
+    rows = [
+        {"sample_index": index, "question": f"Question {n}?", "correct": index % 2 == 0, "n_tokens": 9} for index, n in enumerate(questions)
+    ]
+    write_json(folder / "metrics.json", metrics)
+    write_jsonl(folder / "predictions.jsonl", rows)
+    (folder / "config.yaml").write_text(f"dataset:\n  name: own\n  path: {path}\n")
+
+
+def test_runs_with_other_test_problems_are_not_compared_and_the_report_says_so(tmp_path, capsys):
+    write_version(tmp_path / "r1", 1, "old.csv", range(60), n_train_problems=120)
+    write_version(tmp_path / "r2", 2, "new.csv", range(10, 85), n_train_problems=151)
+    document = report([tmp_path])
+    printed = " ".join(capsys.readouterr().out.split())
+    said = "not compared: other test problems (50 shared of 60 and 75)"
+    assert said in printed
+    sentence = f"own, tiny_gpt2: {said}: Fine-tune-CoT D=4, dataset.path=old.csv and Fine-tune-CoT D=4, dataset.path=new.csv."
+    assert sentence in document.answer
+    assert "comparisons on the same problems" not in printed
+    (table,) = (block for section in document.sections if section.id == "results" for block in section.blocks if isinstance(block, Table))
+    columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+    assert columns["dataset.path"] == ("old.csv", "new.csv")
+    assert columns["train"] == ("120", "151")
+
+
+def test_another_name_of_the_same_data_is_not_shown(tmp_path, capsys):
+    for number, path in ((1, "here.csv"), (2, "there.csv")):
+        write_version(tmp_path / f"r{number}", number, path, range(60), diversity=number)
+        metrics = json.loads((tmp_path / f"r{number}" / "metrics.json").read_text())
+        write_json(tmp_path / f"r{number}" / "metrics.json", metrics | {"questions_sha256": "same"})
+    report([tmp_path])
+    printed = capsys.readouterr().out
+    assert "comparisons on the same problems" in printed
+    assert "here.csv" not in printed
+    assert "not compared" not in printed
+
+
+def test_settings_of_one_data_set_are_compared_on_the_problems_that_both_answered():
+    both = settings([run(1, diversity=1, accuracy=0.5), run(2, accuracy=0.6, n_test=400)])
+    assert any("compared on the test problems that both answered (400 shared of 405 and 400)" in note for note in notes(both))
+    assert [len(first.problems & second.problems) for first, second, _ in compare_settings(both)] == [400]
+
+
+def test_train_sizes_are_shown_only_where_no_limit_explains_them():
+    cells = [run(1, n_train_problems=100, diversity=1), run(2, n_train_problems=200)]
+    assert "train" in accuracy_table(settings(cells)).columns
+    limited = [cell | {"varied": {"split_mode.subset": str(cell["n_train_problems"])}} for cell in cells]
+    assert "train" not in accuracy_table(settings(limited)).columns
+    assert "train" not in accuracy_table(settings([run(1, diversity=1), run(2)])).columns
+
+
 def test_an_option_that_one_sweep_varied_is_shown_for_runs_of_other_sweeps(tmp_path):
     sweeps: dict[str, list[PlannedJob]] = {"first": [], "second": []}
     for number, sweep, lr in ((1, "first", 0.1), (2, "first", 0.2), (3, "second", 0.3)):

@@ -35,7 +35,7 @@ def answer(settings: Sequence[Setting], scaling: Sequence[Line], compared: Seque
     sentences += [_highest(group, settings, pairs) for group in list(groups.values())[:_SHOWN_GROUPS]]
     if len(groups) > _SHOWN_GROUPS:
         sentences.append(f"{len(groups) - _SHOWN_GROUPS} more pairs of task and student are in the table.")
-    sentences += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in other_problems(settings)]
+    sentences += other_problems(settings)
     if len(compared) > 1:
         sentences += _significant([p for _, p in pairs.values()])
     sentences += _trends(scaling)

@@ -111,9 +111,8 @@ def remedies(data: Data, task: Task) -> list[str]:
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
     if answers.n_unread_otherwise:
         other = COMMA if answers.decimal == POINT else POINT
-        sentences.append(
-            f"{answers.n_unread_otherwise:,} of these would be numbers with a decimal {other}: dataset.decimal={other}, if all answers have it."
-        )
+        n = answers.n_unread_otherwise
+        sentences.append(f"{n:,} of these would be numbers with a decimal {other}: dataset.decimal={other}, if all answers have it.")
     if answers.n_unread > max(1, data.n_rows // 2):
         types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
         sentences.append(f"Is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer.")

@@ -262,7 +262,7 @@ def _read_json_lines(path: Path, reader: _Reader) -> Rows:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 _check_utf8(path, number, line)
-                yield number, _json_object(line)
+                yield number, _json_object(line.rstrip("\n"))
 
     with _open(path, newline="\n") as file:
         return reader.rows(located())
