@@ -21,6 +21,7 @@ from identities import run_of, write_files
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fcot import check as fcot_check
 from fcot import cli, predict, report, store, sweep
 from fcot.base.errors import FcotError
 from fcot.config.overrides import prepare
@@ -165,6 +166,9 @@ def check_fcot_command(name: str, arguments: list[str]) -> None:
         return
     if name in ("run", "prefetch"):
         compose_overrides(arguments)
+    elif name == "check":
+        path, overrides = fcot_check.parse(arguments)
+        compose_overrides([*(["dataset=custom"] if path else []), *overrides])
     elif name == "predict":
         predict.parse(arguments)
     else:
@@ -219,7 +223,7 @@ def test_every_command_is_accepted_by_its_entry_point(command, page, tmp_path, o
     "python -m fcot.sweep restart outputs/sweeps/x", "python -m fcot.sweep rerun outputs/sweeps/x memory=64",
     "python -m fcot.store list --cost prices.yaml", "python -m fcot.store export D.json teacher=opanai",
     "python -m fcot.predict folder=outputs/runs/x/student 2+2", "python -m fcot.prefetch student=t5_hug",
-    "fcot trian", "fcot report --wandbs x",
+    "fcot trian", "fcot report --wandbs x", "fcot check --all mine.csv", "fcot check mine.csv dataset.decimals=comma",
     "make demos", "launch/paper_a teacher.models=m", "DRY=1 launch/paper_b trainer.device=8", "launch/local_slurm start",
     "launch/llama_cpp MODEL.gguf -c 16384 dataset=svamp", "launch/vllm MODEL -- dataset=swamp",
     "sbatch --partition=gpu launch/vllm MODEL -- datasets=svamp", "python benchmarks/curation.py arithmetics DATA",

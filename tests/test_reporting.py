@@ -269,15 +269,15 @@ def test_runs_with_other_test_problems_are_not_compared_and_the_report_says_so(t
     write_version(tmp_path / "r2", 2, "new.csv", range(10, 85), n_train_problems=151)
     document = report([tmp_path])
     printed = " ".join(capsys.readouterr().out.split())
-    said = "not compared: other test problems (50 shared of 60 and 75)"
+    said = "not compared: other test problems (50 shared of 75 and 60)"
     assert said in printed
-    sentence = f"own, tiny_gpt2: {said}: Fine-tune-CoT D=4, dataset.path=old.csv and Fine-tune-CoT D=4, dataset.path=new.csv."
+    sentence = f"own, tiny_gpt2: {said}: Fine-tune-CoT D=4, dataset.path=new.csv and Fine-tune-CoT D=4, dataset.path=old.csv."
     assert sentence in document.answer
     assert "comparisons on the same problems" not in printed
     (table,) = (block for section in document.sections if section.id == "results" for block in section.blocks if isinstance(block, Table))
     columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
-    assert columns["dataset.path"] == ("old.csv", "new.csv")
-    assert columns["train"] == ("120", "151")
+    assert columns["dataset.path"] == ("new.csv", "old.csv")
+    assert columns["train"] == ("151", "120")
 
 
 def test_another_name_of_the_same_data_is_not_shown(tmp_path, capsys):
