@@ -23,7 +23,7 @@ from fcot.tasks.check import (
     split_notes,
 )
 from fcot.tasks.guesses import guess_column, guess_rule
-from fcot.tasks.loaders import PARTS, Data, cell_text
+from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split
 
@@ -82,7 +82,7 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
     task, dataset = task_of(config), config.dataset
     data = data_of(config, task)
     split, split_by, split_faults = _split(config, data)
-    columns = dataset.columns.named if dataset.own else {name: name for name in ("question", "answer", "rationale")}
+    columns = {**(dataset.columns if dataset.own else Columns()).named, "sample index": SAMPLE_INDEX}
     return DataReport(
         data.source.name, data.source.format, data.n_rows,
         {meaning: name for meaning, name in columns.items() if name in data.source.columns},

@@ -322,6 +322,11 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
     "rows in another order": [(OWN, "dataset.path=FILES/reversed.jsonl")],
     "the text of a question": [(OWN, "dataset.path=FILES/reworded.jsonl")],
     "`split-mode`, `split_mode.*`, `dataset.limit`": [(OWN, "split-mode=template"), (OWN, "split_mode.train_fraction=0.9")],
+    "`dataset.group_column`, `dataset.split_column`": [(OWN, "dataset.group_column=group"), (OWN, "dataset.split_column=side")],
+    "`dataset.normalize_answers`, `dataset.decimal`, where it changes an answer": [
+        ((*OWN, "dataset.answer_column=price"), f"dataset.{change}") for change in ("normalize_answers=true", "decimal=comma")
+    ],
+    "`dataset.index_column`, `dataset.on_invalid`": [(OWN, "dataset.index_column=ticket"), (OWN, "dataset.on_invalid=skip")],
     "`trainer=paper`, `trainer.selection=last`, an API-backed student": [(SERVER, "trainer=paper"), (SERVER, "trainer.selection=last")],
     "a corrected gold answer": [(OWN, "dataset.answer_column=wrong")],
     "`dataset.path` to the same rows elsewhere": [(OWN, "dataset.path=FILES/copy.jsonl")],

@@ -19,7 +19,7 @@ from fcot.tasks.reading import Row, Rows, load_hub, read_rows
 from fcot.tasks.table import TASKS, Task
 
 PARTS = ("train", "validation", "test")
-_SAMPLE_INDEX = "sample_index"
+SAMPLE_INDEX = "sample_index"
 _MISSING = frozenset(("NaN", "null", "<NA>"))  # words by which pandas or JSON write a missing value
 _SHOWN_FAULTS = 20
 
@@ -128,7 +128,7 @@ def load(
     """
     if source is None:
         return to_data(task, _hub_rows(task), Columns())
-    rows = read_rows(source, keep={_SAMPLE_INDEX, *columns.named.values()})
+    rows = read_rows(source, keep={SAMPLE_INDEX, *columns.named.values()})
     if rows.dataset_key not in (None, task.name) and task.name in TASKS:
         raise FcotError(f"{source} holds {rows.dataset_key} (its metadata.dataset_key), not {task.name}")
     return to_data(task, rows, columns, unlabelled=unlabelled, decimal=decimal, normalize=normalize)
@@ -192,10 +192,10 @@ def _identify(rows: Rows, columns: Columns) -> tuple[list[int], list[str | None]
 
     Rows are numbered from 0 if ``sample_index`` is missing, or if it holds names such as ``q-17``: then these are the ids.
     """
-    cells = [_index(row.get(_SAMPLE_INDEX)) for row in rows.values]
+    cells = [_index(row.get(SAMPLE_INDEX)) for row in rows.values]
     named = any(isinstance(cell, str) for cell in cells)
     faults: dict[int, list[str]] = {}
-    if column := columns.index or (_SAMPLE_INDEX if named else None):
+    if column := columns.index or (SAMPLE_INDEX if named else None):
         ids = [cell_text(row.get(column)) for row in rows.values]
         _check_ids(rows, ids, columns.index, faults)
     else:
