@@ -76,11 +76,6 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
     from fcot.sweeps.plan import resolve_job
 
     run = resolve_job(composed)
-    if run.config.dry_run or run.config.preview:
-        from fcot.runs.run import data_notes
-
-        for note in data_notes(run):
-            say(note)
     if run.config.dry_run:
         from fcot.estimate.dry_run import estimate
         from fcot.estimate.needs import show

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def say(message: str) -> None:
     if _silent:
         return
     print(message, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(message: str) -> None:
+    """Print one line to stderr, unless this process has printed it before: the jobs of a sweep share data and settings."""
+    say(message)
 
 
 def result_console() -> Console:

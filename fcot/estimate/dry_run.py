@@ -21,7 +21,7 @@ from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.runs.run import Run
+from fcot.runs.run import Run, data_notes
 from fcot.stages.first_look import former_notes
 from fcot.stages.table import SCORE
 from fcot.student.config import ApiStudentConfig
@@ -50,6 +50,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
+    result.notes += data_notes(run)
     if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 from rich.text import Text
 
+from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.records import Completion, Problem
 from fcot.curation.filters import curate
@@ -17,7 +18,7 @@ from fcot.llm.generate import generate_completions
 from fcot.llm.money import paid
 from fcot.llm.plan import Plan, answers, rows_of
 from fcot.llm.store.folder import StoreFolder
-from fcot.runs.run import Run
+from fcot.runs.run import Run, data_notes
 from fcot.stages.first_look import remedies_of
 
 
@@ -27,6 +28,8 @@ def preview(run: Run, n: int) -> None:
     problems = run.select(run.split.train[:n])
     if not run.uses_rationales:
         raise FcotError(f"preview={n}: method={run.config.method.name} uses no teacher, so there are no completions to show")
+    for note in data_notes(run):
+        say(note)
     outcomes = Outcomes()
     if run.replayed is not None:
         first_completions = {completion.sample_index: completion for completion in reversed(run.replayed)}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fcot.base.console import say
+from fcot.base.console import say, say_once
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
@@ -73,7 +73,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
             return metrics
         directory.remove_partial()
         for note in data_notes(run):
-            say(note)
+            say_once(note)
         architecture = _check_student(run)
         _write_inputs(run, config_text)
         with tracked(run, config_text, sweep) as tracker:
