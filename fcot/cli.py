@@ -9,8 +9,8 @@ import sys
 from fcot import __version__
 
 COMMANDS = {
-    "check": "data before a run, its faults and its split: fcot check mine.csv",
     "run": "one run, or a sweep with -m: fcot run student=flan_t5_base diversity=64",
+    "check": "data before a run, its faults and its split: fcot check mine.csv",
     "sweep": "the jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
     "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
     "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",

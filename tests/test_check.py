@@ -15,6 +15,7 @@ from fcot import check as command
 from fcot.base.errors import FcotError
 from fcot.base.records import Prediction
 from fcot.check import check
+from fcot.estimate.dry_run import estimate
 from fcot.evaluation.errors import mark
 from fcot.methods.tailored.exam import examine
 from fcot.prompts.answers import AnswerRule
@@ -216,6 +217,7 @@ def test_lines_are_right_where_rows_may_be_unanswered(mine, make_run, tmp_path):
                  "teacher.model=m", "teacher.base_url=http://127.0.0.1:9/v1")  # fmt: skip
     assert str(error.value).split("\n")[0] == f"{path}, line 82: the gold answer 'n/a' is not a number"
     assert "line 38" not in str(error.value)
+    assert "curation=vote" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -345,6 +347,7 @@ def test_contradictions_and_duplicates_are_named_with_lines_and_cells(mine, make
     assert "2 rows with the question and answer of an earlier row: line 123, line 124" in notes
     run = make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", "method=fine_tune")
     assert data_notes(run) == [f"data: {note}" for note in notes[:2]]
+    assert set(data_notes(run)) <= set(estimate(run, {}).notes)
 
 
 def test_test_problems_that_resemble_train_problems_are_counted(mine):

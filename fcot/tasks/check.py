@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fcot.base.records import Problem
 from fcot.prompts.answer_types import ANSWER_TYPES
+from fcot.tasks.answers import NO_ANSWER
 from fcot.tasks.decimals import COMMA, POINT
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.loaders import Data, listed
@@ -107,7 +108,7 @@ def remedies(data: Data, task: Task) -> list[str]:
     """What to do about the faulty rows of own data, in sentences."""
     sentences = ["Correct these rows, or leave them out: dataset.on_invalid=skip."]
     answers = data.answers
-    if answers.n_missing:
+    if any(fault.endswith(NO_ANSWER) for fault in data.faults):
         sentences.append("Rows without an answer can stay with curation=vote, which takes the answer that most completions give.")
     if answers.n_unread_otherwise:
         other = COMMA if answers.decimal == POINT else POINT
