@@ -206,3 +206,7 @@ def quoted(value: str) -> str:
     if re.fullmatch(r"[\w./-]+", value):
         return value
     return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+
+
+if __name__ == "__main__":
+    main()
