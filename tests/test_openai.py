@@ -23,9 +23,10 @@ from teachers import PROMPT, RULE, plan, problems
 from fcot.base.errors import FcotError
 from fcot.llm.failures import retry_after
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import Request, Usage
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fcot.llm.logprobs import TopLogprobs
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
+from fcot.llm.server import Server
 from fcot.llm.throttle import Throttle
 
 

@@ -15,8 +15,8 @@ from fcot.curation.filters import Rules
 from fcot.evaluation import scoring
 from fcot.llm import connect
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import Server
 from fcot.llm.plan import Plan, assemble, chosen_slots, rows_of
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt

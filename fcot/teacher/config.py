@@ -99,7 +99,7 @@ def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
         group: The config group that messages name: ``teacher`` or ``student``.
         server: The server's options.
     """
-    from fcot.llm.openai import key_fault
+    from fcot.llm.server import key_fault
 
     if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
         yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
