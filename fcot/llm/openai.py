@@ -12,7 +12,7 @@ from typing import Any
 
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
-from fcot.llm.failures import Failure, failure_of
+from fcot.llm.failures import Failure, failure_of, not_json
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, Account, Reply, Request, Usage
 from fcot.llm.server import Server
@@ -120,7 +120,11 @@ class OpenAIModel:
         # `.create` is not used, because building its response models takes two thirds of the processor time of a request.
         async with asyncio.timeout(self._server.timeout_s):  # the client's own timeout ends a silence, but not an answer that trickles in
             data = await self._client.post(self._server.path, cast_to=bytes, body=body)
-        return to_reply(json.loads(data), request, self._server.logprobs)
+        try:
+            answer = json.loads(data)
+        except ValueError as error:
+            raise not_json(data) from error
+        return to_reply(answer, request, self._server.logprobs)
 
     async def _observe(self, response: Any) -> None:
         self._throttle.observe(response.headers)
@@ -141,9 +145,14 @@ class OpenAIModel:
         if (message := server.stop_message(failure)) is not None:
             self._throttle.halt()
             raise FcotError(message) from error
+        if failure.html and failure.status == 200 and not self._throttle.proven:
+            self._throttle.halt()
+            raise FcotError(server.not_the_api(failure)) from error
         self._retries[failure.name] += 1
-        connects = failure.connected or self._throttle.proven
-        max_retries = self._max_retries if connects else min(self._max_retries, TRIES_TO_CONNECT - 1)
+        if failure.timed_out:
+            self._say_once(f"note: {server.describe(failure)}. The request counts at its maximum cost and is sent again")
+        reached = self._throttle.proven or (failure.connected and not failure.timed_out)
+        max_retries = self._max_retries if reached else min(self._max_retries, TRIES_TO_CONNECT - 1)
         if attempt >= max_retries:
             if not failure.connected:
                 raise FcotError(server.no_answer(failure, attempt + 1)) from error
