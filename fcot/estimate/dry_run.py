@@ -163,7 +163,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     prompt = measured.per_character * float(np.mean([len(problem.question) for problem in exam]))
     reply = measured.rationale
     if feedback.source == "feedback":
-        prompt = prompt + measured.per_character * len(run.request_text) + feedback.mistakes * measured.rationale
+        prompt = prompt + measured.per_character * len(run.request_text + run.prompt.system) + feedback.mistakes * measured.rationale
         reply = np.minimum(reply, feedback.max_tokens)
     elif run.prompt.two_steps:  # a second request elicits the answer; its prompt contains the rationale
         prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2
