@@ -16,6 +16,7 @@ from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
 from fcot.config.schema import SAMPLING_TEMPERATURE
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
+from fcot.estimate.toy import toy_note
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
@@ -50,7 +51,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
-    result.notes += data_notes(run)
+    result.notes += [*data_notes(run), *filter(None, [toy_note(run)])]
     if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 
