@@ -62,7 +62,7 @@ PRETRAINED = (
     PretrainedStudent("qwen3_0_6b", 596_049_920, 3738e3, "one GPU; sums, code, many languages, long texts"),
     PretrainedStudent("t5_large", 737_668_096, 3847e3, "paper A's T5", general=False),
     PretrainedStudent("gpt2_large", 774_030_080, 8069e3, "paper A's decoders", general=False),
-    PretrainedStudent("flan_t5_large", 783_150_080, 4830e3, "a large GPU; the strongest of the Flan-T5"),
+    PretrainedStudent("flan_t5_large", 783_150_080, 4830e3, "a large GPU; the largest Flan-T5 of this table"),
     PretrainedStudent("llama3_2_1b", 1_235_814_400, 3479e3, "a large GPU; long texts; accept its license at the hub first"),
 )  # by size
 
@@ -104,11 +104,37 @@ def fitting(free_bytes: float, tokens: int = SAMPLE_TOKENS) -> list[Fit]:
 
 
 COLUMNS = ("student", "parameters", f"train {BATCH}", f"train {FEW}", "answer", "when to choose it")
+ABOUT = (
+    f"Memory in GB, float32: to train with {BATCH} samples at once (trainer=standard), to train with {FEW} at once "
+    f"(trainer.micro_batches={BATCH // FEW}), to answer one question at a time. Samples of {SAMPLE_TOKENS} tokens."
+)
 
 
 def rows() -> Iterator[Sequence[str]]:
     """The cells of the table of students; memory in GB. Toys come first."""
-    yield ", ".join(TOYS), "0.2-0.3 M", "1", "1", "1", "toys, from scratch: generated sums and tests only, never a task in real language"
+    yield ", ".join(TOYS), "0.2-0.3 M", "1", "1", "1", "toys, from scratch: generated sums and tests, never a task in real language"
     for student in PRETRAINED:
         memory = (student.training_bytes(BATCH), student.training_bytes(FEW), student.answering_bytes)
-        yield student.name, student.size, *(f"{needed / 1e9:.0f}" for needed in memory), student.advice
+        yield student.name, student.size, *(f"{needed / 1e9:.2g}" for needed in memory), student.advice
+    yield "causal", "any", "", "", "", "any decoder: student.hub_id=OWNER/NAME or student.path=FOLDER; 16 bytes per parameter to train"
+
+
+def help_table() -> str:
+    """The table of students for ``--help``."""
+    cells = [COLUMNS, *rows()]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(COLUMNS) - 1)]
+    lines = (
+        "  ".join([row[0].ljust(widths[0]), *(row[place].rjust(widths[place]) for place in range(1, len(widths))), row[-1]])
+        for row in cells
+    )
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def markdown_table() -> str:
+    """The table of students for the documentation."""
+    lines = [
+        COLUMNS,
+        ("---", *["---:"] * (len(COLUMNS) - 2), "---"),
+        *(("`" + row[0].replace(", ", "`, `") + "`", *row[1:]) for row in rows()),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
