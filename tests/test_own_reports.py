@@ -30,7 +30,7 @@ def title(*changes):
 def test_a_title_names_the_data_and_the_base_model():
     assert title({}) == "stock: Qwen/Qwen3-0.6B-Base"
     assert title({"task": "custom"}) == "stock.csv: Qwen/Qwen3-0.6B-Base"
-    assert title({}, {"student": "tiny_gpt2", "base_model": None}) == "stock: Qwen/Qwen3-0.6B-Base and tiny_gpt2"
+    assert title({}, {"student": "tiny_gpt2", "base_model": None}) == "stock: Qwen/Qwen3-0.6B-Base, tiny_gpt2"
     assert title({"base_model": None, "data_file": None}) == "stock: causal"  # a run of an earlier version
 
 

@@ -48,7 +48,7 @@ def _of_answers(run: Run, metrics: Mapping[str, Any]) -> Iterator[str]:
         else ("student.max_new_tokens", run.config.student.max_new_tokens)
     )  # fmt: skip
     if cut >= _MANY * n:
-        remedy = f"{option}={2 * limit} gives them more room"
+        remedy = f"{option}={2 * limit} gives them more room, if they make sense up to there"
         if loops >= 0.5 * cut:
             remedy = "most of these repeat themselves, which a larger limit does not change: train longer, or choose a larger student"
         yield f"{cut:,} of {n:,} answers were cut at {option}={limit}: {remedy}"
@@ -75,7 +75,7 @@ def _of_training(run: Run, metrics: Mapping[str, Any]) -> Iterator[str]:
     if len(losses) > 1 and losses[-1] > _HARDLY_FELL * losses[0]:
         yield (
             f"the training loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {metrics['n_steps']:,} steps with "
-            f"trainer.lr={trainer.lr:g}: try trainer.lr={3 * trainer.lr:g} and trainer.lr={trainer.lr / 3:g}, or more steps"
+            f"trainer.lr={trainer.lr:g}: try trainer.lr={3 * trainer.lr:.2g} and trainer.lr={trainer.lr / 3:.2g}, or more steps"
         )
 
 
