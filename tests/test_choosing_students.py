@@ -18,6 +18,7 @@ from fcot.runs import nothing_right
 from fcot.runs.nothing_right import advice_without_right_answers
 from fcot.runs.pipeline import execute
 from fcot.student.catalogue import PRETRAINED, TOYS, fitting, help_table, markdown_table
+from fcot.sweeps.launch import launch
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,6 +138,15 @@ def test_dry_run_preview_and_run_say_it_before_the_teacher_gets_a_request(own_da
         execute(run, "")
     assert "tiny_gpt2 is a toy" in said[0].out
     assert "tiny_gpt2 is a toy" in said[-1].err
+
+
+def test_a_sweep_says_it_once_where_it_is_launched(own_data, machine, tmp_path, monkeypatch, capsys):
+    machine(False, 8e9)
+    for name in ("run_in_pool", "report_sweep", "_list_failures"):
+        monkeypatch.setattr(f"fcot.sweeps.launch.{name}", lambda *_, **__: None)
+    jobs = [[*own_data, *TEACHER, f"output_dir={tmp_path}/outputs", f"diversity={n}"] for n in (1, 2)]
+    launch(tmp_path / "outputs" / "sweeps" / "s", jobs, [], {"kind": "local"})
+    assert capsys.readouterr().err.count("tiny_gpt2 is a toy") == 1
 
 
 # --- nothing right ----------------------------------------------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import pytest
 from fake_openai import FakeServer
 from teachers import plan, problems
 
 from fcot.base.errors import BudgetSpent, FcotError
 from fcot.config.overrides import prepare
+from fcot.llm.calls import Calls
 from fcot.llm.generate import generate_completions
 from fcot.llm.money import Price
 from fcot.llm.openai import OpenAIModel
@@ -129,6 +134,38 @@ def test_the_query_of_a_redirect_is_not_shown(tmp_path):
     assert "address of the API itself" in message
     assert "s3cret" not in message
     assert "pw" not in message
+
+
+class Redirecting(BaseHTTPRequestHandler):
+    """Redirects every request to ``target``; counts those that arrive at ``target``."""
+
+    target, arrived = "", 0
+
+    def do_GET(self):
+        if self.path.startswith("/stolen"):
+            type(self).arrived += 1
+        self.send_response(302)
+        self.send_header("Location", f"{self.target}/stolen{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_calls_for_files_and_batches_follow_no_redirects_either():
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    Thread(target=web.serve_forever, daemon=True).start()
+    port = web.server_address[1]
+    Redirecting.target = f"http://localhost:{port}"  # another host name
+    calls = Calls(model_at(f"http://127.0.0.1:{port}/v1")._server, "the Batch API", 3)
+    try:
+        with pytest.raises(FcotError, match=r"the server redirects to http://localhost:\d+/stolen/v1/files \(status 302\)"):
+            asyncio.run(calls(lambda client: client.files.list()))
+    finally:
+        web.shutdown()
+        web.server_close()
+    assert Redirecting.arrived == 0
 
 
 # --- messages of proxies and servers ----------------------------------------------------------------------------------

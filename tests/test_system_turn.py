@@ -94,11 +94,11 @@ def test_the_teacher_as_student_gets_the_system_turn(files, method):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((*SERVER, "prompt=zero_shot_cot", "teacher.endpoint=completions"), "teacher.endpoint=completions has no system turn"),
+        ((*SERVER, "prompt=zero_shot_cot", "teacher.endpoint=completions"), "completions has no system turn, teacher.endpoint=chat has"),
         (("teacher=oracle",), "teacher=oracle gets no chat messages"),
         (("dataset=custom", "dataset.path=FILES/rows.jsonl", "dataset.answer_type=number", "teacher=replay",
           "teacher.path=FILES/replay1.json", "diversity=2"), "teacher=replay gets no chat messages"),
-        (("student=gpt2", "method=zero_shot_cot"), "student=gpt2, which gets this prompt with method=zero_shot_cot, has no system turn"),
+        (("student=gpt2", "method=zero_shot_cot"), "student=gpt2 gets this prompt with method=zero_shot_cot and has no system turn"),
     ],
 )  # fmt: skip
 def test_a_system_turn_that_nobody_would_get_is_rejected(files, overrides, message):

@@ -81,7 +81,7 @@ def header_faults(option: str, headers: Mapping[str, str]) -> Iterator[str]:
         elif name.lower() in _OWN_HEADERS:
             yield f"{option}: fcot sets the header {name} itself; leave it out"
         elif not _VARIABLE.fullmatch(variable):
-            yield f"{option}: {name} is set to the NAME of an environment variable, never to the header's value itself: {{{name}: MY_VAR}}"
+            yield f"{option}: {name} takes the NAME of an environment variable, never the header's value itself: {{{name}: MY_VAR}}"
 
 
 def unset_header_faults(option: str, headers: Mapping[str, str]) -> Iterator[str]:
@@ -253,7 +253,7 @@ class Server:
         base_url = address.rstrip("/").removesuffix(self.path)
         message = (
             f"the server redirects to {self.masked(address)} (status {failure.status}). fcot follows none: keys, headers and prompts go to "
-            f" {self.group}.base_url={self.base_url or OPENAI_URL} only. "
+            f"{self.group}.base_url={self.base_url or OPENAI_URL} only. "
         )
         if url.netloc and base_url != address.rstrip("/"):
             return message + f"If that server is yours, set {self.group}.base_url={self.masked(base_url)}"
