@@ -145,7 +145,7 @@ def test_a_sweep_says_it_once_where_it_is_launched(own_data, machine, tmp_path, 
     for name in ("run_in_pool", "report_sweep", "_list_failures"):
         monkeypatch.setattr(f"fcot.sweeps.launch.{name}", lambda *_, **__: None)
     jobs = [[*own_data, *TEACHER, f"output_dir={tmp_path}/outputs", f"diversity={n}"] for n in (1, 2)]
-    launch(tmp_path / "outputs" / "sweeps" / "s", jobs, [], {"kind": "local"})
+    launch(tmp_path / "outputs" / "sweeps" / "s", jobs, [], {"kind": "local", "processes": 1, "gpus_per_job": 0})
     assert capsys.readouterr().err.count("tiny_gpt2 is a toy") == 1
 
 
