@@ -27,8 +27,9 @@ from fake_openai import FakeServer
 from fcot.base.files import fingerprint
 from fcot.base.records import Problem
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
 from fcot.llm.plan import Plan
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 from fcot.prompts.answers import AnswerRule

@@ -207,8 +207,8 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
 
     from fcot.base.files import read_json
     from fcot.llm import connect
-    from fcot.llm.openai import key_fault
     from fcot.llm.requests import Request
+    from fcot.llm.server import key_fault
 
     student, n = read_json(folder / "openai.json"), options.self_consistency
     key = options.api_key_env or student.get("api_key_env")

@@ -37,10 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
     parser.add_argument("--wandb", action="store_true", help="also publish a W&B Report; without WANDB_API_KEY, write its spec to a file")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
+    parser.add_argument(
+        "--hourly-usd", type=float, metavar="USD", help="what an hour of annotation (30 gold answers) costs; default: paper A's 20 for its "
+        "tasks, nothing for own data",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     output = options.output or options.folders[0]
     try:
-        document = report(options.folders, output, export=True)
+        document = report(options.folders, output, export=True, hourly_usd=options.hourly_usd)
         if options.wandb and document is not None:
             from fcot.reporting.wandb_report import publish
 
@@ -59,6 +63,7 @@ def report(
     export: bool = False,
     launching: bool | None = None,
     slurm: SlurmAnswer | None = None,
+    hourly_usd: float | None = None,
 ) -> Document | None:
     """Print a comparison of all finished runs in the folders, with significance tests, and write the HTML page.
 
@@ -68,6 +73,7 @@ def report(
         export: Whether to write tables (Markdown, LaTeX, CSV) and figures (SVG, PDF, PNG) as well.
         launching: Whether a process is launching the sweep; None checks. The launching process itself must pass it.
         slurm: SLURM's answer about the jobs of the only sweep; None queries SLURM.
+        hourly_usd: What an hour of annotation costs; None: paper A's assumption for its tasks, nothing for own data.
 
     Returns:
         The report; None if no run went further than curation.
@@ -87,7 +93,7 @@ def report(
         _report_lengths(folders, jobs, missing, output if export else None)
         return None
     settings, paths = _settings(done, one_sweep=len(folders) == 1 and plan_path(folders[0]).exists())
-    analysis = analyse(settings)
+    analysis = analyse(settings, hourly_usd)
     console = result_console()
     for table in terminal_tables(analysis):
         console.print(table)

@@ -19,12 +19,13 @@ from fcot.base.resources import CONF
 from fcot.base.stopping import listen, stop_requested
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import register_schemas
+from fcot.student.catalogue import ABOUT, help_table
 
 
 def main() -> None:
     """Entry point. Exit code 0 on success, 1 after an error message, 130 after Ctrl-C, 128 + number after another signal."""
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list the files of every group before this text
-        print(OmegaConf.load(CONF / "config.yaml").hydra.help.template)
+        print(OmegaConf.load(CONF / "config.yaml").hydra.help.template.replace("STUDENTS", f"{ABOUT}\n\n{help_table()}"))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises the exception, so that fcot can print its own message
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow two runs on one machine down by a factor of 20

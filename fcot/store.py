@@ -35,7 +35,12 @@ _SHOWN_FAULTS = 10
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
 _AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}  # the authors' names of prompts
 # the options that fields of a completion file correspond to
-_OPTIONS = {"base_model": "teacher.model_id", "temperature": "teacher.temperature", "max_tokens": "prompt.rationale_tokens"}
+_OPTIONS = {
+    "base_model": "teacher.model_id",
+    "temperature": "teacher.temperature",
+    "max_tokens": "prompt.rationale_tokens",
+    "system": "prompt.system",
+}
 _HELP = {
     "list": "what is stored, by task, model, prompt and settings, with its cost",
     "verify": "check every row; exit code 1 if one is faulty",
@@ -252,6 +257,7 @@ def _metadata(run: Run) -> dict[str, Any]:
     return {
         "dataset_key": run.task.name, "base_model": run.teacher_name, "completion_key": prompt, "prediction_template": prompt,
         "temperature": run.plan.teacher.identity.get("temperature"), "max_tokens": run.prompt.rationale_tokens,
+        **({"system": run.prompt.system} if run.prompt.system else {}),
     }  # fmt: skip
 
 
@@ -336,8 +342,8 @@ def _check_requests(file: Path, run: Run) -> None:
     """Compare the requests that a file describes with those of the configuration. Fields that the file lacks count as equal."""
     content, plan, own = read_json(file), run.plan, _metadata(run)
     for name, option in _OPTIONS.items():
-        if (value := content["metadata"].get(name, own[name])) != own[name]:
-            raise FcotError(f"{file} was made with {name}={value}, the configuration has {own[name]}: {option}={value}")
+        if (value := content["metadata"].get(name, own.get(name))) != own.get(name):
+            raise FcotError(f"{file} was made with {name}={value}, the configuration has {own.get(name)}: {option}={value}")
     for row in (row for rows in content["data"].values() for row in (rows if isinstance(rows, list) else [rows])):
         for name, text in _prompts(plan, run.problems[row["sample_index"]], row["reasoning_completion"]).items():
             expected, in_file = (

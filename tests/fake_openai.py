@@ -5,8 +5,9 @@ on ``/v1/chat/completions`` and ``/v1/completions``. The wording of a rationale 
 
 ``--faults`` is JSON. A list has one entry per request, in order of arrival (null: no fault); later requests have no fault. An
 object gives the probability of each fault per request, and a ``seed``. A fault is a name of ``FAULTS`` with an optional
-argument: ``429`` has no Retry-After, ``429:1`` demands one second, ``slow:2`` stalls for two. A stalled request is charged even if
-its client has disconnected, and so is a ``gateway`` timeout (504). Requests that an option rejects
+argument: ``429`` has no Retry-After, ``429:1`` demands one second, ``slow:2`` stalls for two. ``trickle:2`` begins an answer and sends
+blanks for two seconds, ``redirect:URL`` redirects (307), ``unknown_field:seed`` is a 422 about that field. A stalled request is
+charged even if its client has disconnected, and so is a ``gateway`` timeout (504). Requests that an option rejects
 (``--max-in-flight``, ``--requests-per-minute``, ``--refuse``...; see ``--help``) use up no fault.
 
 It has the Batch API too (``/v1/files``, ``/v1/batches``). A batch has the same answers and takes ``--batch-seconds``.
@@ -67,9 +68,10 @@ BODIES = {  # status 200 without a completion
     "null_choice": b'{"choices": [null]}',
     "odd_content": b'{"choices": [{"text": 7, "message": {"content": 7}, "finish_reason": "stop"}]}',
     "empty_body": b"",
+    "login": b"<!DOCTYPE html><html><head><title>Sign in to Contoso</title><style>p {}</style></head><body><p>Password:</p></body></html>",
 }
 FAULTS = {*STATUS, *BODIES, "reset", "slow", "no_usage", "odd_usage", "fewer", "more", "empty", "content_filter", "length", "surrogate"}
-FAULTS |= {"html", "gateway"}
+FAULTS |= {"html", "gateway", "forbidden", "redirect", "unknown_field", "trickle"}
 BATCH_FAULTS = {"create_500", "failed", "token_limit", "expired", "cancelled", "errors", "filtered", "slow"}
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 FAILED_BATCH = {  # fault -> the error of a batch that fails
@@ -226,7 +228,7 @@ class FakeOpenAI:
         error_reply = error_reply or self.over_rate(key, body) or self.permanent_error(body)
         fault, argument = (error_reply[0], "") if error_reply else self.next_fault()
         self.numbers["requests"] += 1
-        self.last.append({"path": path, "body": body, "authorization": headers.get("authorization"), "fault": fault})
+        self.last.append({"path": path, "body": body, "headers": headers, "authorization": headers.get("authorization"), "fault": fault})
         self.numbers["early"] += time.monotonic() < self.not_before.pop(f"{body.get('seed')} {key}", 0.0)
         if fault:
             self.faulty[fault] += 1
@@ -251,6 +253,15 @@ class FakeOpenAI:
                 else error_body(code, f"{code} for {headers.get('authorization')}", code)
             )
             await send(writer, status, json.dumps(error).encode(), ({"Retry-After": argument} if argument else {}) | self.rate_headers())
+        elif fault == "forbidden":  # a proxy's message, which repeats a header
+            text = f"Forbidden by corporate proxy for team {headers.get('x-team')}"
+            await send(writer, 403, text.encode(), {"Content-Type": "text/plain"})
+        elif fault == "redirect":
+            await send(writer, 307, b"", {"Location": argument + path.removeprefix("/v1")})
+        elif fault == "unknown_field":
+            await send(writer, 422, json.dumps({"detail": f"Unknown field '{argument}'"}).encode())
+        elif fault == "trickle":
+            await trickle(writer, float(argument))
         elif fault == "html":
             await send(writer, 502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", {"Content-Type": "text/html"})
         elif fault == "gateway":  # the gateway timed out, but the model generated the answer
@@ -686,6 +697,17 @@ async def send(writer: asyncio.StreamWriter, status: int, data: bytes, headers: 
     lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in all_headers.items())]
     writer.write("\r\n".join([*lines, "\r\n"]).encode() + data)
     await writer.drain()
+
+
+async def trickle(writer: asyncio.StreamWriter, seconds: float) -> None:
+    """Begin an answer, keep the connection alive with blanks, and never end it."""
+    end = time.monotonic() + seconds
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+    while time.monotonic() < end:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    writer.transport.abort()
 
 
 def read_options() -> argparse.Namespace:

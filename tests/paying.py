@@ -13,7 +13,8 @@ from fcot.base.errors import FcotError
 from fcot.llm.budget import SharedBudget
 from fcot.llm.generate import Generated, generate_completions
 from fcot.llm.money import Price
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 

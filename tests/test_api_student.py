@@ -19,7 +19,7 @@ from fcot.config.schema import register_schemas
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import money, show
 from fcot.llm import calls
-from fcot.llm.openai import Server
+from fcot.llm.server import Server
 from fcot.runs.pipeline import execute
 from fcot.runs.run import resolve
 from fcot.student.finetune_api import fine_tune

@@ -21,8 +21,9 @@ from fcot.llm.batch import BatchModel, _Batches, _failure
 from fcot.llm.generate import generate_completions
 from fcot.llm.meter import Meter
 from fcot.llm.money import Price
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
 from fcot.llm.plan import missing
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 from fcot.store import main as store_command

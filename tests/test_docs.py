@@ -306,7 +306,8 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
         (SERVER, "teacher.temperature=1"), (SERVER, "teacher.parameters={top_p: 0.5}"),
     ],
     "`teacher.endpoint`": [(TWO, "teacher.endpoint=completions")],
-    "`prompt=...`, the prompt's text, its exemplars, `prompt.stop`": [
+    "`prompt=...`, the prompt's text, its exemplars, `prompt.stop`, `prompt.system`": [
+        (SERVER, "prompt.system=Be brief."),
         (SERVER, "prompt=zero_shot_cot"), (SERVER, 'prompt.template="Q: {question}"'), (SERVER, "prompt.stop=[x]"),
         ((*SERVER, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl"), "prompt.exemplars=FILES/exemplars2.jsonl"),
     ],
@@ -340,7 +341,9 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
     ],
     "`seed`": [(SERVER, "seed=1")],
     "`teacher=openai` to `teacher=openai_batch`": [(SERVER, "teacher.batch=true")],
-    "`teacher.base_url`, `teacher.api_key_env`": [(SERVER, "teacher.base_url=http://127.0.0.1:8/v1"), (SERVER, "teacher.api_key_env=none")],
+    "`teacher.base_url`, `teacher.api_key_env`, `teacher.headers`": [
+        (SERVER, f"teacher.{change}") for change in ("base_url=http://127.0.0.1:8/v1", "api_key_env=none", "headers={X-Team: PATH}")
+    ],
     "`teacher.concurrency`, rate limits, timeouts, retries, `teacher.max_choices_per_request`": [
         (SERVER, f"teacher.{key}=7") for key in
         ("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries", "max_choices_per_request")

@@ -14,8 +14,9 @@ from teachers import PROMPT, RULE, plan, problems
 from fcot.base.errors import FcotError
 from fcot.llm.failures import ErrorInside, Malformed, error_inside, failure_of
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAIModel, Server, key_fault, key_variable
+from fcot.llm.openai import OpenAIModel
 from fcot.llm.replies import to_reply
+from fcot.llm.server import Server, key_fault, key_variable
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 

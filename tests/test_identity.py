@@ -99,7 +99,7 @@ CHANGES = {
     ("teacher", "replay"): {"path": ((), ("teacher.path=FILES/replay2.json",))},
     ("teacher", "openai"): {
         "endpoint": ((), ("teacher.endpoint=completions",)), "base_url": ((), ("teacher.base_url=http://127.0.0.1:8/v1",)),
-        "api_key_env": ((), ("teacher.api_key_env=none",)),
+        "api_key_env": ((), ("teacher.api_key_env=none",)), "headers": ((), ("teacher.headers={X-Team: PATH}",)),
         "top_logprobs": (("teacher.tokenizer=FILES/tokenizer1",), ("teacher.top_logprobs=5",)),
         "score_stored": (TOP, ("teacher.score_stored=true",)),
         "parameters": ((), ("teacher.parameters={top_p: 0.5}",)),
@@ -122,6 +122,7 @@ CHANGES = {
         "answer_triggers": ((), ("prompt.answer_triggers.number=So",)),
         "exemplars": (SHOTS, ("prompt.exemplars=FILES/exemplars2.jsonl",)), "n_exemplars": (SHOTS, ("prompt.n_exemplars=2",)),
         "numbers": ((), ("prompt.numbers=paper",)), "thinking": ((), ("prompt.thinking=keep",)), "stop": ((), ("prompt.stop=[x]",)),
+        "system": (SERVER, ("prompt.system=Be brief.",)),
     },
     ("curation", "curation"): {
         "filters": ((), ("curation.filters=[answer,duplicate]",)), "labels": ((), ("curation.labels=vote_all",)),
@@ -488,6 +489,7 @@ RUNS = {
     "eval_bf16": (*GPT2, "trainer.eval_precision=bf16-true", "method=zero_shot"),
     "openai": (*SERVER, "teacher.endpoint=chat"), "openai_text": (*SERVER, "teacher.endpoint=completions"),
     "openai_chat_prompt": (*SERVER[:-1], "teacher.parameters={top_p: 0.9}"), "batch": (*SERVER[:-1], "teacher=openai_batch", "diversity=2"),
+    "openai_system": (*SERVER, "prompt.system=Be brief."), "itself_system": (*SERVER, *ITSELF[-2:], "prompt.system=Be brief."),
     "distinct": (*SERVER, "teacher.resample_identical=true"), "hf": HF, "hf_dtype": (*HF, "teacher.dtype=bfloat16"),
     "hf_folder": (*HF, "teacher.path=FILES/model1"), "replay": USES["teacher", "replay"],
     "strict": (*TOY, "curation=strict"), "vote": (*TOY, "curation=vote"), "concise": (*TOY, "curation=concise"),

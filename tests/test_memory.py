@@ -6,6 +6,7 @@ import pytest
 import torch
 from students import save_gpt2, save_t5
 
+from fcot.base import machine
 from fcot.estimate import memory as stage
 from fcot.estimate.dry_run import estimate
 from fcot.student import memory
@@ -87,7 +88,7 @@ def test_free_memory_is_read_from_the_machine_and_its_control_group(tmp_path):
     assert free is None or free > 1e8
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
-    assert memory._free_in_group(tmp_path) is None
+    assert machine._free_in_group(tmp_path) is None
     (tmp_path / "memory.max").write_text("12\n")
-    assert memory._free_in_group(tmp_path) == 7
-    assert memory._available(tmp_path / "missing") is None
+    assert machine._free_in_group(tmp_path) == 7
+    assert machine._available(tmp_path / "missing") is None

@@ -23,13 +23,15 @@ from teachers import PROMPT, RULE, plan, problems
 from fcot.base.errors import FcotError
 from fcot.llm.failures import retry_after
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import Request, Usage
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.throttle import Throttle
 
 KEY = "sk-made-up-0123456789abcdefghij"
+TEAM = "made-up-value-of-a-header"
 
 
 @pytest.fixture(autouse=True)
@@ -573,11 +575,12 @@ def n_train(tmp_path):
     return len(json.loads(path.read_text())["train"])
 
 
-def test_a_whole_run_under_faults_succeeds_and_writes_the_key_nowhere(run_fcot, tmp_path):
+def test_a_whole_run_under_faults_succeeds_and_writes_the_key_and_headers_nowhere(run_fcot, tmp_path):
     faults = {"seed": 1, "429:0": 0.05, "500:0": 0.05, "reset": 0.05, "invalid_json": 0.05, "no_usage": 0.05, "fewer": 0.1, "empty": 0.03}
     with FakeServer(faults) as server:
-        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.max_choices_per_request=2", "teacher.api_key_env=MY_KEY")
-        result = run_fcot(*arguments, MY_KEY=KEY)
+        arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.max_choices_per_request=2", "teacher.api_key_env=MY_KEY",
+                     "teacher.headers={X-Team: TEAM}")  # fmt: skip
+        result = run_fcot(*arguments, MY_KEY=KEY, TEAM=TEAM)
         assert result.returncode == 0, result.stderr
         stats = server.stats()
         rows = curated(tmp_path)
@@ -587,17 +590,19 @@ def test_a_whole_run_under_faults_succeeds_and_writes_the_key_nowhere(run_fcot, 
         assert stats["good_choices"] == 2 * len(rows)
         assert sum(stats["faulty"].values()) > 10
         assert stats["last"][0]["authorization"] == f"Bearer {KEY}"
+        assert stats["last"][0]["headers"]["x-team"] == TEAM
         (summary,) = (tmp_path / "outputs" / "runs").glob("*/stages/generate.json")
         usage = json.loads(summary.read_text())["teacher_usage"]
         assert usage["requests"] == stats["good_requests"]
         assert usage["prompt_tokens"] == stats["prompt_tokens"]
         shutil.rmtree(tmp_path / "outputs" / "runs")
-        again = run_fcot(*arguments, MY_KEY=KEY)
+        again = run_fcot(*arguments, MY_KEY=KEY, TEAM=TEAM)
         assert again.returncode == 0, again.stderr
         assert server.stats()["requests"] == stats["requests"], "the store had all completions"
         assert curated(tmp_path) == rows
-    assert KEY not in result.stdout + result.stderr + again.stdout + again.stderr
-    assert KEY.encode() not in bytes_under(tmp_path)
+    for secret in (KEY, TEAM):
+        assert secret not in result.stdout + result.stderr + again.stdout + again.stderr
+        assert secret.encode() not in bytes_under(tmp_path)
 
 
 def test_the_suggested_overrides_for_refused_parameters_can_be_typed(run_fcot, tmp_path):

@@ -124,6 +124,12 @@ def _prompt_faults(config: Config) -> Iterator[str]:
             f"prompt={prompt.name} needs a chat model, and student={student.name} gets this prompt with method={config.method.name}: "
             "add prompt=zero_shot_cot"
         )
+    remedy = "put the text into the prompt itself: prompt=custom prompt.path=FILE"
+    completes_text = _needs_teacher(config) and getattr(config.teacher, "endpoint", "chat") != "chat"
+    if prompt.system and completes_text:
+        yield f"prompt.system: teacher.endpoint=completions has no system turn, teacher.endpoint=chat has one; or {remedy}"
+    elif prompt.system and prompted and not config.student.is_teacher and not in_chat:
+        yield f"prompt.system: student={student.name} gets this prompt with method={config.method.name} and has no system turn; {remedy}"
     if prompt.chat_only and getattr(config.teacher, "endpoint", "chat") != "chat":
         yield f"prompt={prompt.name} needs a chat endpoint; with teacher.endpoint=completions add prompt=zero_shot_cot"
 

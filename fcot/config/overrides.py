@@ -20,7 +20,7 @@ from fcot.base.resources import CONF
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN_MAPPING = r"(?:teacher\.parameters|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN_MAPPING = r"(?:teacher\.(?:parameters|headers)|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # prefixes of hydra/launcher choices that only other choices build on
 
 
@@ -33,7 +33,9 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     for argument in arguments:
         name, has_value, value = argument.lstrip("+~").partition("=")
-        if has_value and looks_secret(name, value):
+        if has_value and name.startswith("teacher.headers"):
+            _check_headers(name, value)
+        elif has_value and looks_secret(name, value):
             raise FcotError(
                 f"{name}=...: this looks like a secret. fcot reads keys only from environment variables (OPENAI_API_KEY, WANDB_API_KEY)"
             )
@@ -51,6 +53,21 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE sets the choice only")
     # The keys of these mappings belong to a server, a filter or sbatch and are not in the schema: Hydra sets them only with "++".
     return [f"++{argument}" if re.match(_OPEN_MAPPING, argument) else argument for argument in arguments]
+
+
+def _check_headers(name: str, value: str) -> None:
+    """Check that all values of ``teacher.headers`` can be names of environment variables.
+
+    Raises:
+        FcotError: A value cannot. Hydra would write it to disk, and it may be a secret.
+    """
+    entries = value.strip().removeprefix("{").removesuffix("}").split(",") if name == "teacher.headers" else [f"_:{value}"]
+    variables = [entry.partition(":")[2].strip(" '\"") for entry in entries if entry.strip()]
+    if value != "null" and not all(re.fullmatch(r"[A-Za-z_]\w*", variable) and not looks_secret("", variable) for variable in variables):
+        raise FcotError(
+            f"{name}: a value is the name of an environment variable, never the header's value itself: "
+            '"teacher.headers={X-Team: TEAM_TOKEN}"'
+        )
 
 
 def looks_secret(name: str, value: str) -> bool:

@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from fcot.base.errors import FcotError
+
 Turns = Sequence[Mapping[str, str]]
 
 _ALIAS = "\ufdd0{}\ufdd1"  # new name of a special token, around its id; Unicode noncharacters: no text needs them
@@ -75,6 +77,7 @@ class Encoder:
         Only the template contributes special tokens.
 
         Raises:
+            FcotError: The template has no system turn, and a conversation has one.
             jinja2.exceptions.TemplateError: The template does not accept these turns.
         """
         rendered = [self._rendered(turns) for turns in conversations]
@@ -92,7 +95,23 @@ class Encoder:
         return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
 
     def _rendered(self, turns: Turns) -> str:
-        return str(self._tokenizer.apply_chat_template([dict(turn) for turn in turns], add_generation_prompt=True, tokenize=False))
+        from jinja2.exceptions import TemplateError
+
+        system = [turn["content"].strip() for turn in turns if turn["role"] == "system"]
+        try:
+            text = str(self._tokenizer.apply_chat_template([dict(turn) for turn in turns], add_generation_prompt=True, tokenize=False))
+        except TemplateError as error:
+            if not system:
+                raise
+            reason = f" ({error})"
+        else:
+            if all(content in text for content in system):
+                return text
+            reason = ""  # some templates leave out what they do not know
+        raise FcotError(
+            f"prompt.system: the model's chat template has no system turn{reason}; put the text into the prompt itself: prompt=custom "
+            "prompt.path=FILE"
+        )
 
     def _has_special(self, text: str, ids: Sequence[int] | None = None) -> bool:
         """Whether the tokenizer finds a special token in a text: its name, or characters that it normalizes to this name.

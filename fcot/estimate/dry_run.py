@@ -16,6 +16,7 @@ from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
 from fcot.config.schema import SAMPLING_TEMPERATURE
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
+from fcot.estimate.toy import toy_note
 from fcot.llm.money import Price
 from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
@@ -50,7 +51,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         weights_unknown=run.trains and not run.config.student.remote and not student_bytes,
         setting=run.setting, trains=run.trains and run.config.until == "evaluate", n_test=len(run.split.test),
     )  # fmt: skip
-    result.notes += data_notes(run)
+    result.notes += [*data_notes(run), *filter(None, [toy_note(run)])]
     if run.config.student.pretrained and run.trains:
         from fcot.estimate.memory import memory_note
 
@@ -163,7 +164,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     prompt = measured.per_character * float(np.mean([len(problem.question) for problem in exam]))
     reply = measured.rationale
     if feedback.source == "feedback":
-        prompt = prompt + measured.per_character * len(run.request_text) + feedback.mistakes * measured.rationale
+        prompt = prompt + measured.per_character * len(run.request_text + run.prompt.system) + feedback.mistakes * measured.rationale
         reply = np.minimum(reply, feedback.max_tokens)
     elif run.prompt.two_steps:  # a second request elicits the answer; its prompt contains the rationale
         prompt, reply, steps = 2 * prompt + measured.rationale, reply + measured.answer, 2

@@ -14,16 +14,17 @@ from fcot.curation.filters import curate
 from fcot.curation.outcomes import Outcomes, advice
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import money
+from fcot.estimate.toy import toy_note
 from fcot.llm.generate import generate_completions
 from fcot.llm.money import paid
-from fcot.llm.plan import Plan, answers, rows_of
+from fcot.llm.plan import Plan, answers, missing, rows_of
 from fcot.llm.store.folder import StoreFolder
 from fcot.runs.run import Run, data_notes
 from fcot.stages.first_look import remedies_of
 
 
 def preview(run: Run, n: int) -> None:
-    """Request one completion for each of the first ``n`` train problems; print prompt, completion, parsed answer, verdict and price."""
+    """Request one completion for each of the first ``n`` train problems, and print it with prompt, parsed answer, verdict and price."""
     console = Console(highlight=False)
     problems = run.select(run.split.train[:n])
     if not run.uses_rationales:
@@ -37,19 +38,40 @@ def preview(run: Run, n: int) -> None:
             _show(console, run, problem, first_completions[problem.sample_index], [], "", outcomes)
         _summarise(console, run, outcomes)
         return
+    if toy := toy_note(run):
+        console.print(Text(toy, "yellow"), soft_wrap=True)
     assert run.teacher is not None
     teacher = getattr(run.teacher, "online", run.teacher)  # a preview through the Batch API would take hours
-    plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store
+    plan, folder = replace(run.plan, diversity=1, teacher=teacher), run.store.refresh()
+    stored = {index for index in run.split.train[:n] if _is_stored(plan, folder, run.problems[index])}
     generated = generate_completions(plan, folder, problems)
+    now = "bought now" if run.config.teacher.priced else "generated now"
     for problem, completion in zip(problems, generated, strict=True):
-        _show(console, run, problem, completion, _prompts(plan, folder, problem), _price(plan, folder, problem), outcomes)
+        source = "from the store" if problem.sample_index in stored else now
+        _show(console, run, problem, completion, _prompts(plan, folder, problem), f"{_price(plan, folder, problem)}; {source}", outcomes)
     _summarise(console, run, outcomes)
+    console.print(_sources(len(problems), len(stored), len(run.split.train), now), markup=False, soft_wrap=True)
     usage, total = generated.usage(), estimate(run, {})
     usd = "price unknown" if usage["usd"] is None else f"${usage['usd']:.6f}"
     console.print(f"paid by this run so far: {usage['requests']:,} requests, {usd}", markup=False)
     console.print(
         f"the whole run: {total.requested:,} completions, {total.stored:,} of them in the store; the rest: {money(total.usd)}", markup=False
     )
+
+
+def _is_stored(plan: Plan, folder: StoreFolder, problem: Problem) -> bool:
+    """Whether the store has all that the preview shows of a problem, so that no request is sent for it."""
+    key = plan.root_key(folder, problem)
+    return not missing(plan, folder.shard(key), key, problem)
+
+
+def _sources(n: int, n_stored: int, n_train: int, now: str) -> str:
+    """Where the shown completions come from. Stored ones say nothing about the server of today."""
+    text = f"{n_stored:,} of {n:,} completions from the store, {n - n_stored:,} {now}"
+    if n_stored < n:
+        return text
+    more = f": preview={n + 1} sends a request" if n < n_train else ""
+    return f"{text}. No request was sent, so the server was not tested{more}"
 
 
 def _prompts(plan: Plan, folder: StoreFolder, problem: Problem) -> list[str]:

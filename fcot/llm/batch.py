@@ -27,10 +27,11 @@ from fcot.llm.batch_files import places_of, set_aside_hint, state_of, to_job
 from fcot.llm.calls import Calls
 from fcot.llm.failures import ErrorInside, Malformed, failure_of
 from fcot.llm.meter import Meter, over_budget_message
-from fcot.llm.openai import ONE_BY_ONE, OpenAIModel, Server
+from fcot.llm.openai import ONE_BY_ONE, OpenAIModel
 from fcot.llm.plan import Plan, SlotRange, distributions_of, missing, sent_row, to_rows
 from fcot.llm.replies import to_reply
 from fcot.llm.requests import NO_ACCOUNT, Account, Reply, Request, Usage
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder
 
 _ENDED = {"completed", "expired", "failed", "cancelled"}

@@ -9,7 +9,8 @@ from typing import Any
 from fcot.base.errors import FcotError
 from fcot.base.stopping import asyncio_sleep
 from fcot.llm.failures import failure_of
-from fcot.llm.openai import LONGEST_RETRY_AFTER_S, TRIES_TO_CONNECT, Server, back_off_s
+from fcot.llm.openai import LONGEST_RETRY_AFTER_S, TRIES_TO_CONNECT, back_off_s
+from fcot.llm.server import Server
 
 
 class Calls:

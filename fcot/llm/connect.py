@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fcot.llm.logprobs import TopLogprobs
-from fcot.llm.openai import OpenAIModel, Server
+from fcot.llm.openai import OpenAIModel
+from fcot.llm.server import Server
 from fcot.llm.throttle import Throttle
 
 
@@ -40,7 +41,7 @@ class Defaults:
 
 def server(
     settings: Settings, group: str, model: str, *, model_id: str | None = None, chat: bool = True, temperature: float = 0.0,
-    parameters: Mapping[str, Any] | None = None, logprobs: TopLogprobs | None = None,
+    parameters: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None, logprobs: TopLogprobs | None = None,
 ) -> Server:  # fmt: skip
     """The server of a configuration.
 
@@ -52,12 +53,13 @@ def server(
         chat: Whether prompts are chat messages instead of texts.
         temperature: Sampling temperature.
         parameters: Further request parameters.
+        headers: Further headers: names of environment variables with their values, by header name.
         logprobs: Requests and reads distributions; None: none are requested.
     """
     return Server(
         model=model, model_id=model_id or model, chat=chat, temperature=temperature, parameters=parameters or {},
         max_tokens_parameter=settings.max_tokens_parameter, base_url=settings.base_url, timeout_s=settings.timeout_s, group=group,
-        api_key_env=settings.api_key_env, logprobs=logprobs,
+        api_key_env=settings.api_key_env, headers=headers, logprobs=logprobs,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ _SEVERAL = re.compile(
     r"\bn\b\W|\bchoices?\b|(?:multiple|several|one|single|parallel) (?:completion|choice|sequence|sample)|best_of|num_return_sequences",
     re.IGNORECASE,
 )
+_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body|title)\b", re.IGNORECASE | re.DOTALL)
 _COMPLAINT = r"(?:parameter|param|argument|field|option|property|key|input|unknown|unsupported|unexpected|unrecogni[sz]ed|invalid)"
 _IN_200 = (
     (re.compile(r"rate.?limit|too many requests", re.IGNORECASE), 429),
@@ -42,7 +43,23 @@ _IN_200 = (
 
 
 class Malformed(Exception):
-    """An answer with status 200 that is not a completion."""
+    """An answer with status 200 that is not a completion.
+
+    Attributes:
+        body: The answer's text, if it is not JSON.
+    """
+
+    def __init__(self, reason: str, body: str | None = None) -> None:
+        super().__init__(reason)
+        self.body = body
+
+
+def not_json(data: bytes) -> Malformed:
+    """The error about an answer that is not JSON."""
+    text = data.decode("utf-8", "replace")
+    if _is_html(text):
+        return Malformed(_shown(text) or "an empty page", text)
+    return Malformed(f"an answer that is not JSON: {_shown(text, 200)}" if text.strip() else "an empty answer", text)
 
 
 class ErrorInside(Exception):
@@ -72,6 +89,7 @@ class Failure:
         retry_after_s: Seconds that the server asks to wait; None if it does not say.
         passing: Whether the error may be temporary: it has a status, or is an error of the connection.
         path: Path of the URL that was called; None if the server sent no answer.
+        location: The address to which the server redirects; None if it does not redirect.
     """
 
     kind: str
@@ -82,6 +100,17 @@ class Failure:
     retry_after_s: float | None = None
     passing: bool = True
     path: str | None = None
+    location: str | None = None
+
+    @property
+    def html(self) -> bool:
+        """Whether the answer is a web page, such as that of a gateway or a login."""
+        return isinstance(self.body, str) and _is_html(self.body)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the server took the request and did not answer in time."""
+        return self.status is None and self.connected and "Timeout" in self.kind
 
     @property
     def name(self) -> str:
@@ -158,14 +187,15 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, ErrorInside):
         return Failure("an error", str(error), error.status, error.body)
     if isinstance(error, Malformed):
-        return Failure("Malformed", str(error), 200)
+        return Failure("Malformed", str(error), 200, error.body)
     import openai
 
     response = getattr(error, "response", None)
     if isinstance(error, openai.APIStatusError) and response is not None:
         body, status = _body(error, response), error.status_code
         text, path = _shown(body) or f"status {status}", str(error.request.url.path)
-        return Failure(type(error).__name__, text, status, body, True, retry_after(response), True, path)
+        location = response.headers.get("location")
+        return Failure(type(error).__name__, text, status, body, True, retry_after(response), True, path, location)
     passing = isinstance(error, openai.APIConnectionError | TimeoutError | json.JSONDecodeError | UnicodeDecodeError)
     text = " ".join(str(getattr(error, "message", None) or error).split())
     if error.__cause__ is not None:
@@ -220,9 +250,16 @@ def _shown(body: Any, longest: int = _LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[:longest].rstrip() + "..."
 
 
+def _is_html(text: str) -> bool:
+    return _HTML.match(text) is not None
+
+
 def _plain(value: Any) -> str:
+    """A value as text; of a web page, the text that a browser shows."""
     if isinstance(value, str):
-        return re.sub(r"<[^>]+>", " ", value) if value.lstrip().startswith("<") else value
+        if not value.lstrip().startswith("<"):
+            return value
+        return re.sub(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]+>", " ", value, flags=re.IGNORECASE | re.DOTALL)
     return json.dumps(value, ensure_ascii=False)
 
 

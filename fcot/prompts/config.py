@@ -25,6 +25,7 @@ class PromptConfig:
     rationale_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the first reply, in tokens
     answer_tokens: int = resolved(128, To.PROMPT, at_least=1)  # limit of the second reply, in tokens
     stop: list[str] = resolved([], To.PROMPT)  # strings that end a reply
+    system: str = absent_at("")  # text of a system turn before each request to a chat model; empty: no such turn
     exemplars: str | None = resolved(None, To.EXEMPLARS)  # the authors' file, JSON Lines, a run's folder, or train: human rationales
     n_exemplars: int | None = resolved(None, To.EXEMPLARS, at_least=1)  # null: all of a file, 8 of a run or of train
     # how answers are read. paper: as paper A does; extended: whole or not at all; task: as the task defines
@@ -45,6 +46,8 @@ class PromptConfig:
             )
         if not all(self.stop):
             yield "prompt.stop: an empty string would end every reply at once"
+        if self.system and not self.system.strip():
+            yield "prompt.system: the text is blank; leave it out"
         if self.exemplars not in (None, "train") and not Path(self.exemplars).exists():
             yield f"prompt.exemplars={self.exemplars}: no such file or folder"
         for answer_type in ANSWER_TYPES:

@@ -50,6 +50,7 @@ class TeacherPrompt:
         answer_tokens: Limit of the second reply, in tokens.
         stop: Strings that end a reply.
         exemplars: Exemplars for ``{exemplars}``, in order.
+        system: The text of a system turn before each chat request; empty for none.
     """
 
     name: str
@@ -60,29 +61,35 @@ class TeacherPrompt:
     answer_tokens: int = 128
     stop: tuple[str, ...] = ()
     exemplars: tuple[Exemplar, ...] = ()
+    system: str = ""
 
     def trigger(self, rule: AnswerRule) -> str:
         """The text that introduces the answer, such as "Therefore, the answer is", for the rule's answer type."""
         return self.answer_triggers[rule.answer_type].replace("{last}", rule.choices[-1:])
 
     def first_request(self, question: str, rule: AnswerRule, chat: bool) -> Text:
-        """The first request, as text or as one user message.
+        """The first request, as text or as a user message, which follows the system turn if there is one.
 
         An exemplar of the same question is left out, because it contains the answer.
         """
         text = self._render(question, rule)
-        return [{"role": "user", "content": text}] if chat else text
+        return [*self._system_turn, {"role": "user", "content": text}] if chat else text
 
     def second_request(self, question: str, rationale: str, rule: AnswerRule, chat: bool) -> Text:
         """The second request: the first request, the rationale and the trigger; in a chat, the trigger is a further user message."""
         text, trigger = self._render(question, rule), self.trigger(rule)
         if chat:
             return [
+                *self._system_turn,
                 {"role": "user", "content": text},
                 {"role": "assistant", "content": rationale},
                 {"role": "user", "content": trigger},
             ]
         return f"{text}{rationale}\n{trigger}"
+
+    @property
+    def _system_turn(self) -> list[dict[str, str]]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def _render(self, question: str, rule: AnswerRule) -> str:
         exemplars = "\n".join(exemplar.text for exemplar in self.exemplars if exemplar.question.split() != question.split())

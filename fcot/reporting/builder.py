@@ -19,7 +19,7 @@ from fcot.reporting.finished import command_of
 from fcot.reporting.reference import reference_tables
 from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.scaling import Line, lines, trend_table
-from fcot.reporting.settings import Setting, report_label
+from fcot.reporting.settings import Setting, data_name, model_name, report_label
 from fcot.reporting.table import Table
 from fcot.reporting.tables import Compared, accuracy_table, by_task, compare_settings, comparison_table
 
@@ -40,17 +40,19 @@ class Analysis:
         scaling: Lines of settings along an ordered axis.
         compared: Pairs of settings with their paired test.
         rounds: A table for each setting of tailored learning.
+        hourly_usd: What an hour of annotation costs; None: as :func:`fcot.reporting.cost.cost_of` assumes.
     """
 
     settings: Sequence[Setting]
     scaling: Sequence[Line]
     compared: Sequence[Compared]
     rounds: Sequence[Table]
+    hourly_usd: float | None = None
 
 
-def analyse(settings: Sequence[Setting]) -> Analysis:
+def analyse(settings: Sequence[Setting], hourly_usd: float | None = None) -> Analysis:
     """Compute everything that reports show about the settings."""
-    return Analysis(settings, lines(settings), compare_settings(settings), list(rounds_tables(settings)))
+    return Analysis(settings, lines(settings), compare_settings(settings), list(rounds_tables(settings)), hourly_usd)
 
 
 def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) -> Document:
@@ -68,7 +70,7 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
             comparison_table(compared, settings) if compared else None, *reference_tables(settings),
         ]),
         _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
-        _section("cost", "Cost", _cost(settings)),
+        _section("cost", "Cost", _cost(settings, analysis.hourly_usd)),
         _section("kept", "What curation kept", [kept_chart(settings), _verdicts(settings)]),
         _section("training", "Training", [training_chart(_curves(runs[:_MOST_CURVES])), _omitted_curves(runs)]),
         _section("errors", "Wrong answers", [make(settings) for make in (error_table, length_table, aligned_table)]),
@@ -87,7 +89,8 @@ def terminal_tables(analysis: Analysis) -> list[Table]:
     tables = [
         accuracy_table(settings), *analysis.rounds, *reference_tables(settings),
         comparison_table(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
-        *(make(settings) for make in (error_table, length_table, aligned_table)), cost_table(settings) if has_cost(settings) else None,
+        *(make(settings) for make in (error_table, length_table, aligned_table)),
+        cost_table(settings, analysis.hourly_usd) if has_cost(settings) else None,
     ]  # fmt: skip
     return [table for table in tables if table is not None]
 
@@ -97,18 +100,18 @@ def _section(name: str, title: str, blocks: Sequence[Any]) -> Section:
 
 
 def _title(settings: Sequence[Setting]) -> str:
-    tasks, students = (list(dict.fromkeys(str(setting[name]) for setting in settings)) for name in ("task", "student"))
-    return f"{listed(tasks)}: {listed(students)}"
+    data, models = (list(dict.fromkeys(map(name, settings))) for name in (data_name, model_name))
+    return f"{listed(data)}: {listed(models)}"
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _cost(settings: Sequence[Setting]) -> list[Table | Chart]:
-    costs = costs_of(settings)
+def _cost(settings: Sequence[Setting], hourly_usd: float | None) -> list[Table | Chart]:
+    costs = costs_of(settings, hourly_usd)
     if not costs:
         return []
-    return [*([cost_chart(costs)] if any(cost.usd for cost in costs) else []), cost_table(settings)]
+    return [*([cost_chart(costs)] if any(cost.usd for cost in costs) else []), cost_table(settings, hourly_usd)]
 
 
 def _verdicts(settings: Sequence[Setting]) -> Table | None:

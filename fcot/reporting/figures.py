@@ -104,17 +104,19 @@ def _along(axis: str, task: str, group: Sequence[Line]) -> Any:
 def cost_chart(costs: Sequence[Cost]) -> Chart:
     """Accuracy against dollars, a panel per task; a line joins the settings on the Pareto front.
 
-    Dollars count annotation and rationales, or rationales alone if all settings of a task have equally many annotated problems.
+    Dollars count annotation and rationales, or rationales alone if all settings of a task have equally many annotated problems or no
+    annotation is counted. Settings of unknown cost are left out.
     """
-    tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs))
+    tasks = list(dict.fromkeys(cost.setting["task"] for cost in costs if cost.usd is not None))
     charts = [_cost([cost for cost in costs if cost.setting["task"] == task], task) for task in tasks]
     return _to_chart("cost", "test accuracy by cost; line and labels: Pareto front of these test accuracies", _stacked(charts, 1))
 
 
 def _cost(costs: Sequence[Cost], task: str) -> Any:
-    same_problems = len({cost.problems for cost in costs}) == 1
+    costs = [cost for cost in costs if cost.usd is not None]
+    same_problems = len({cost.problems for cost in costs}) == 1 or all(cost.annotation_usd is None for cost in costs)
 
-    def usd(cost: Cost) -> float:
+    def usd(cost: Cost) -> float | None:
         return cost.teacher_usd if same_problems else cost.usd
 
     rows = []

@@ -27,8 +27,8 @@ _IRRELEVANT_KEYS = (
     "method.name",
     "trainer.eval_batch_tokens", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every_s", "teacher.batch",
     *(f"{who}.{what}" for who in ("teacher", "student") for what in (
-        "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries", "poll_s",
-        "prices", "max_choices_per_request", "budget_usd",
+        "base_url", "api_key_env", "headers", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries",
+        "poll_s", "prices", "max_choices_per_request", "budget_usd",
     )),
 )  # fmt: skip
 

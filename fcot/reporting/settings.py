@@ -20,6 +20,16 @@ FEWEST_TEMPLATES = 10  # with fewer, the variance between templates cannot be es
 SHOWN = ("task", "student")  # shown as columns only if settings differ in them; method and D always are
 
 
+def data_name(setting: Setting) -> str:
+    """The task's name for titles; own data without a name of its own is named by its file."""
+    return str((setting["data_file"] if setting["task"] == "custom" else None) or setting["task"])
+
+
+def model_name(setting: Setting) -> str:
+    """The model that the student is made from, for titles; the student's name if it is made from none."""
+    return str(setting["base_model"] or setting["student"])
+
+
 @dataclass(frozen=True)
 class Setting:
     """Runs that differ in the seed only.

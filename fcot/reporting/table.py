@@ -147,6 +147,7 @@ def _piped(cells: Iterable[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text escaped so that Markdown shows it verbatim, without HTML, links, images or formulas."""
-    shown = re.sub(r"([\\`*\[\]!$~]|(?<!\w)_|_(?!\w))", r"\\\1", html.escape(text, quote=False))
-    return shown.replace("://", "&#58;//")
+    """Text escaped so that Markdown shows it verbatim, without HTML, links, images or formulas. It stays readable in the source, too."""
+    tag, entity, address = r"<(?=[A-Za-z/!?])", r"&(?=#?\w+;)", r":(?=//)"
+    shown = re.sub(rf"([\\`*\[\]!$~]|(?<!\w)_|_(?!\w)|{tag}|{entity}|{address})", r"\\\1", text)
+    return re.sub(r"^(\s*)>", r"\1\\>", shown, flags=re.MULTILINE)

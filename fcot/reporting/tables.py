@@ -13,7 +13,19 @@ from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, MetricsRow, Setting, ambiguous, differing, full_label, label, report_label, varied_keys
+from fcot.reporting.settings import (
+    SHOWN,
+    MetricsRow,
+    Setting,
+    ambiguous,
+    data_name,
+    differing,
+    full_label,
+    label,
+    model_name,
+    report_label,
+    varied_keys,
+)
 from fcot.reporting.table import Table
 
 _TESTED = (
@@ -35,7 +47,7 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
     """A row per setting: method, D, accuracy with its 95 % interval, paper A's accuracy, n, kept/asked, seconds per run."""
     extra = [name for name in SHOWN if len({setting[name] for setting in settings}) > 1]
     first = settings[0]
-    title = None if extra else f"{first['task']}, {first['student']}"
+    title = None if extra else f"{data_name(first)}, {model_name(first)}"
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
     columns["method"] = [METHODS[setting["method"]].title for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]

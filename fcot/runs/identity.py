@@ -85,12 +85,12 @@ def _prompt(run: Run) -> dict[str, Any]:
     """The prompt with this task's answer trigger and exemplars."""
     config, prompt = run.config, run.prompt
     if not (run.uses_rationales or run.method.prompted):
-        return {"rationale_tokens": prompt.rationale_tokens} if run.is_teacher else {}
+        return {"rationale_tokens": prompt.rationale_tokens} | counted(config.prompt, only=("system",)) if run.is_teacher else {}
     texts = asdict(prompt) | {
         "answer_triggers": prompt.trigger(run.task.rule),
         "exemplars": [[exemplar.question, exemplar.text] for exemplar in prompt.exemplars],
     }
-    unread = {"name"} if prompt.two_steps else {"name", "answer_tokens"}
+    unread = {"name", "system"} if prompt.two_steps else {"name", "system", "answer_tokens"}  # system counts as an option
     return counted(config.prompt) | {key: value for key, value in texts.items() if key not in unread}
 
 

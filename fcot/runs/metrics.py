@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from fcot.llm.money import FREE
@@ -15,6 +16,7 @@ from fcot.runs.run import Run
 from fcot.tasks.config import SplitConfig
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.splits import questions_hash, shared_questions
+from fcot.tasks.table import TASKS
 
 Summary = dict[str, Any]
 
@@ -28,6 +30,8 @@ class Metrics:
         method: The method's name, such as ``fine_tune_cot``.
         task: The task's name.
         student: The student's name.
+        base_model: The model that the student is made from: a hub id, a folder's name, or an API's name; None for students from scratch.
+        data_file: Name of the file or hub id of own data; None for other tasks.
         teacher: The model that wrote the rationales.
         diversity: Completions per problem, D.
         split_mode: The split mode's name, such as ``sample``.
@@ -103,6 +107,8 @@ class Metrics:
     method: str
     task: str
     student: str
+    base_model: str | None
+    data_file: str | None
     teacher: str | None
     diversity: int | None
     split_mode: str
@@ -215,6 +221,8 @@ def _of_configuration(run: Run) -> Summary:
         "method": config.method.name,
         "task": run.task.name,
         "student": config.student.name,
+        "base_model": run.teacher_name if run.is_teacher else config.student.base_model,
+        "data_file": None if run.task.name in TASKS or config.dataset.toy else Path(config.dataset.path).name,
         "teacher": run.teacher_name,
         "diversity": config.diversity if run.uses_rationales else None,
         "split_mode": config.split_mode.name,

@@ -16,8 +16,10 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
+from fcot.estimate.toy import toy_note
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
+from fcot.runs.nothing_right import advice_without_right_answers
 from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
@@ -86,6 +88,8 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                 write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
             write_json(directory.metrics, metrics)
             tracker.log_results(metrics)
+            if advice := advice_without_right_answers(run, metrics):
+                say(advice)
         budget = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
         write_json(directory.done, {"run_id": run.run_id, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **budget})
         return metrics
@@ -121,6 +125,8 @@ def _check_student(run: Run) -> Architecture | None:
         return None
     if trainer.devices > 1:
         check_devices(trainer.devices)
+    if not run.directory.stage("train").exists() and (toy := toy_note(run)) is not None:
+        say(toy)
     if student.pretrained:
         from fcot.stages.training import lora_of
         from fcot.student.loading import check_student, load_student

@@ -220,6 +220,8 @@ def resolve(config: Config) -> Run:
     elif needs_teacher:
         teacher = config.teacher.build(config, temperature)
         teacher_name = str(teacher.identity["model"])
+    if prompt.system and needs_teacher and (teacher is None or not teacher.chat):
+        raise FcotError(f"prompt.system: teacher={config.teacher.name} gets no chat messages, so there is no system turn; leave it out")
     return Run(
         config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
         _precision(config.trainer.precision), Path(config.output_dir),
@@ -254,8 +256,9 @@ def _prompt(config: Config, task: Task, train: Mapping[int, Problem]) -> Teacher
             raise FcotError(f"prompt.path={prompt.path}: the template must contain {{question}}")
     assert template is not None
     zero_shot = TeacherPrompt(
-        prompt.name, template, prompt.answer_triggers, prompt.two_steps, prompt.rationale_tokens, prompt.answer_tokens, tuple(prompt.stop)
-    )
+        prompt.name, template, prompt.answer_triggers, prompt.two_steps, prompt.rationale_tokens, prompt.answer_tokens, tuple(prompt.stop),
+        system=prompt.system,
+    )  # fmt: skip
     if prompt.exemplars is None or "{exemplars}" not in template:
         return zero_shot
     return replace(zero_shot, exemplars=load_exemplars(prompt.exemplars, prompt.n_exemplars, task.name, zero_shot, task.rule, train))

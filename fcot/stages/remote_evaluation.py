@@ -15,8 +15,8 @@ from fcot.curation.filters import Rules
 from fcot.evaluation import scoring
 from fcot.llm import connect
 from fcot.llm.generate import generate_completions
-from fcot.llm.openai import Server
 from fcot.llm.plan import Plan, assemble, chosen_slots, rows_of
+from fcot.llm.server import Server
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt
@@ -103,7 +103,10 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
         form = text_format(run)
         triggers = {str(run.task.rule.answer_type): form.answer_prefix or ""}
         limit = prompt.rationale_tokens if run.is_teacher else config.max_new_tokens
-        prompt = TeacherPrompt(f"student_{run.config.method.name}", form.prompt_template, triggers, two_steps=False, rationale_tokens=limit)
+        prompt = TeacherPrompt(
+            f"student_{run.config.method.name}", form.prompt_template, triggers, two_steps=False, rationale_tokens=limit,
+            system=prompt.system if run.is_teacher else "",
+        )  # fmt: skip
     if run.is_teacher:
         return replace(run.plan, prompt=prompt, diversity=config.self_consistency, first_slot=0, resample_identical=False)
     model = model or fine_tuned(config.model)

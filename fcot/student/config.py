@@ -29,6 +29,7 @@ class StudentConfig(Protocol):
         api_backed: Whether it is fine-tuned and evaluated through an API.
         pretrained: Whether its parameters are loaded from a folder or the hub.
         from_scratch: Whether its parameters are random before training.
+        base_model: The model that it is made from: a hub id, a folder's name, or an API's name; None where there is none.
     """
 
     name: str
@@ -37,6 +38,9 @@ class StudentConfig(Protocol):
     api_backed: ClassVar[bool]
     pretrained: ClassVar[bool]
     from_scratch: ClassVar[bool]
+
+    @property
+    def base_model(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass
@@ -71,6 +75,14 @@ class PretrainedStudentConfig:
     api_backed: ClassVar[bool] = False
     pretrained: ClassVar[bool] = True
     from_scratch: ClassVar[bool] = False
+
+    @property
+    def base_model(self) -> str | None:
+        """The hub id, or the folder's name; a student of an earlier run has that run's name."""
+        if self.path is None:
+            return self.hub_id
+        folder = Path(self.path).resolve()
+        return folder.parent.name if folder.name == "student" else folder.name
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that the bounds of single options do not catch."""
@@ -108,6 +120,7 @@ class TinyStudentConfig:
     api_backed: ClassVar[bool] = False
     pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = True
+    base_model: ClassVar[str | None] = None
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that the bounds of single options do not catch."""
@@ -145,6 +158,11 @@ class ApiStudentConfig:
     pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = False
 
+    @property
+    def base_model(self) -> str | None:
+        """The model's name at the API."""
+        return self.model
+
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that the bounds of single options do not catch."""
         yield from url_faults("student", self.base_url)
@@ -175,6 +193,7 @@ class TeacherAsStudentConfig:
     api_backed: ClassVar[bool] = False
     pretrained: ClassVar[bool] = False
     from_scratch: ClassVar[bool] = False
+    base_model: ClassVar[str | None] = None
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about settings that would train the teacher: it can only be evaluated."""

@@ -20,7 +20,7 @@ from fcot.base.files import exclusive, file_fingerprint, fingerprint, read_json,
 from fcot.base.stopping import asyncio_sleep
 from fcot.llm.calls import Calls
 from fcot.llm.failures import Malformed
-from fcot.llm.openai import Server
+from fcot.llm.server import Server
 
 _LEAST_SAMPLES = 10  # the API's minimum
 _JOBS = "/fine_tuning/jobs"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fcot.base.machine import free_host_memory
 from fcot.student.activations import checkpoint_activations
 from fcot.student.forward import CHUNK, CHUNKED_FROM, GRADIENT_BYTES
 from fcot.student.loading import Lora, Student, add_lora, build_without_weights
@@ -116,17 +116,4 @@ def free_memory() -> float | None:
     """Free bytes of the first GPU; without a GPU, of the machine or its control group, whichever has less. None if unknown."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0])
-    limits = [_available(Path("/proc/meminfo")), _free_in_group(Path("/sys/fs/cgroup"))]
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _available(path: Path) -> float | None:
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return 1024.0 * int(path.read_text().partition("MemAvailable:")[2].split()[0])
-    return None
-
-
-def _free_in_group(folder: Path) -> float | None:
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        return float(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
-    return None
+    return free_host_memory()

@@ -209,15 +209,17 @@ def encode_prompts(student: Student, texts: Sequence[Text], limit: int) -> tuple
 
 
 def _encode_turns(tokenizer: Any, texts: Sequence[Text], limit: int) -> tuple[list[list[int]], int]:
-    """Tokenize turns in the chat template; if they exceed the limit, the first turn is cut."""
+    """Tokenize turns in the chat template; if they exceed the limit, the user's first turn is cut."""
     turns = [[{"role": "user", "content": text}] if isinstance(text, str) else text for text in texts]
 
     encoder = encoder_of(tokenizer)
     encoded, cut = encoder.turns(turns), 0
-    for index, (first, *others) in enumerate(turns):
-        question = encoder.texts([first["content"]])[0]
+    for index, conversation in enumerate(turns):
+        place = next(place for place, turn in enumerate(conversation) if turn["role"] == "user")
+        question = encoder.texts([conversation[place]["content"]])[0]
         cut += len(encoded[index]) > limit
         while len(encoded[index]) > limit and question:
             question = question[len(encoded[index]) - limit :]
-            encoded[index] = encoder.turns([[{"role": "user", "content": tokenizer.decode(question)}, *others]])[0]
+            shortened = {"role": "user", "content": tokenizer.decode(question)}
+            encoded[index] = encoder.turns([[*conversation[:place], shortened, *conversation[place + 1 :]]])[0]
     return encoded, cut

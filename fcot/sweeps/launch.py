@@ -152,7 +152,8 @@ def _start(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run]) ->
         _run_serially(sweep, todo)
         return
     estimates = estimates_of(todo, runs)
-    for line in summary(sweep, todo, runs, estimates):
+    warnings = (note for needs in estimates.values() for note in needs.notes if note.startswith("warning:"))
+    for line in dict.fromkeys([*summary(sweep, todo, runs, estimates), *warnings]):
         say(line)
     if is_serial:
         _run_serially(sweep, todo)

@@ -99,7 +99,7 @@ def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
         group: The config group that messages name: ``teacher`` or ``student``.
         server: The server's options.
     """
-    from fcot.llm.openai import key_fault
+    from fcot.llm.server import key_fault
 
     if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
         yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
@@ -198,6 +198,8 @@ class OpenAITeacherConfig:
     endpoint: str = resolved("chat", "whether prompts are chat messages", one_of=ENDPOINTS)
     base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
     api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
+    # further headers by name; a value names the environment variable with the header's value: {X-Team: TEAM_TOKEN}
+    headers: dict[str, str] = neutral({}, Why.SERVER)
     temperature: float | None = resolved(None, To.KEY, at_least=0)  # null: 0 where diversity=1, else 0.7
     parameters: dict[str, Any] = resolved({}, To.KEY)  # further request parameters by name; the value null leaves a parameter out
     # the name of the parameter that limits answers; reasoning models need max_completion_tokens
@@ -229,8 +231,10 @@ class OpenAITeacherConfig:
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""
         from fcot.llm.requests import OWN_PARAMETERS
+        from fcot.llm.server import header_faults
 
         yield from url_faults("teacher", self.base_url)
+        yield from header_faults("teacher.headers", self.headers)
         for name, value in self.parameters.items():
             if name in OWN_PARAMETERS:
                 yield f"teacher.parameters: fcot sets {name} itself; leave it out here"
@@ -253,8 +257,11 @@ class OpenAITeacherConfig:
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about a missing key or price, and about greedy decoding."""
+        from fcot.llm.server import unset_header_faults
+
         if not config.dry_run:
             yield from server_key_faults("teacher", self)
+            yield from unset_header_faults("teacher.headers", self.headers)
         if self.budget_usd is not None and self.model and self.price() is None:
             tier = self.parameters.get("service_tier")
             needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
@@ -272,7 +279,8 @@ class OpenAITeacherConfig:
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
-            parameters=self.parameters, logprobs=TopLogprobs(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
+            parameters=self.parameters, headers=self.headers,
+            logprobs=TopLogprobs(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
         )  # fmt: skip
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:

@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from fcot.llm.requests import LOST
 from fcot.llm.store.buyers import buyer_name
+from fcot.llm.store.keylocks import KeyLocks
+from fcot.llm.store.rows import lines
 from fcot.llm.store.shard import Shard as Shard
 
+_LEVELS = 3  # folders above a folder of the store that belong to the store: model, task, and the store itself
 _SHARD_FILE = re.compile(r"([0-9a-f])(\.[^.]+)?\.jsonl")
 
 
@@ -97,6 +101,27 @@ class StoreFolder:
         for shard in self._shards.values():
             shard.close()
 
+    def discard_if_empty(self) -> None:
+        """Delete the folder, and folders above it that are then empty, if nothing was bought in it and nobody buys there now.
+
+        A request that was certainly not charged leaves rows that cost nothing; such rows are deleted too.
+        """
+        if not self.path.is_dir() or any(path.suffix not in (".lock", ".index", ".jsonl") for path in self.path.iterdir()):
+            return
+        for shard in list(self.shards()):
+            if shard.lock_all(wait=False):
+                if all(_costs_nothing(path) for path in shard.files()):
+                    for path in (*shard.files(), shard.path.with_suffix(".index")):
+                        path.unlink(missing_ok=True)
+                shard.close()
+        if any(path.suffix != ".lock" for path in self.path.iterdir()):
+            return
+        for path in self.path.glob("*.lock"):
+            KeyLocks(path).remove()
+        with contextlib.suppress(OSError):  # not empty
+            for folder in (self.path, *self.path.parents[:_LEVELS]):
+                folder.rmdir()
+
     @contextlib.contextmanager
     def exclusive(self, notify: Callable[[str], object]) -> Iterator[None]:
         """Lock all shards while the context is open.
@@ -117,3 +142,11 @@ class StoreFolder:
             yield
         finally:
             self.close()
+
+
+def _costs_nothing(path: Path) -> bool:
+    """Whether a file of a shard has no rows but those of cancelled requests: they have no answer and no cost."""
+    with path.open("rb") as file:
+        rows = [row for _, _, row in lines(file.fileno(), 0)]
+    cancelled = {row["request"] for row in rows if row and row.get("refused") == LOST and "bound_usd" not in row}
+    return all(row is not None and row.get("refused") == LOST and row["request"] in cancelled for row in rows)

@@ -75,6 +75,12 @@ class KeyLocks:
             self.write_text([line for line in self.lines() if not line.startswith("* ")])
             self._set(fcntl.LOCK_UN, _ALL)
 
+    def remove(self) -> None:
+        """Delete the lock file, unless another process has locked a part of it. A process that waits for it then locks a new file."""
+        if self.take_all(wait=False):
+            self.path.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
         """Unlock everything and close the file."""
         if self._file is not None:
@@ -120,10 +126,16 @@ class KeyLocks:
     def _set(self, kind: int, part: tuple[int, int]) -> bool:
         """Lock or unlock a part of the file without waiting; False if another process has locked some of it."""
         try:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            return self._set_open(self._file, kind, *part)
+            while True:
+                if self._file is None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):  # another process has just deleted the empty folder
+                        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                    continue
+                changed = self._set_open(self._file, kind, *part)
+                if not changed or kind == fcntl.LOCK_UN or os.fstat(self._file).st_nlink:
+                    return changed
+                self.close()  # another process deleted the file after this one had opened it, so nobody else locks this file
         except OSError as error:
             if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise FcotError(

@@ -75,7 +75,7 @@ def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> Teach
         chat: Whether the endpoint takes chat messages; others get a cue to continue.
     """
     template, stop = ("{question}", ()) if chat else ("{question}" + _CUE, (_NEXT,))
-    return TeacherPrompt("feedback", template, prompt.answer_triggers, False, max_tokens, stop=stop)
+    return TeacherPrompt("feedback", template, prompt.answer_triggers, False, max_tokens, stop=stop, system=prompt.system)
 
 
 def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule) -> Problem:
