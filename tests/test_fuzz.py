@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fcot.base.errors import FcotError
-from fcot.curation.filters import read_golden
+from fcot.curation.golden import read_golden
 from fcot.llm.money import read_price
 from fcot.methods.table import METHODS
 from fcot.predict import read_questions

@@ -18,7 +18,8 @@ from fcot.base.records import Completion, Problem
 from fcot.base.run_folder import RunDirectory
 from fcot.config.sampling import first_slot, temperature_of
 from fcot.config.schema import Config
-from fcot.curation.filters import Rules, read_golden
+from fcot.curation.filters import Rules
+from fcot.curation.golden import read_golden
 from fcot.llm.budget import SharedBudget
 from fcot.llm.plan import Plan
 from fcot.llm.requests import Teacher
@@ -146,7 +147,7 @@ class Run:
         """The rules by which completions become reasoning samples."""
         curation = self.config.curation
         settings = {name: value for filter_name in curation.filters for name, value in curation.filter_settings(filter_name).items()}
-        golden = read_golden(Path(curation.golden)) if curation.golden else {}
+        golden = read_golden(Path(curation.golden), self.problems) if curation.golden else {}
         if unknown := sorted(set(golden) - set(self.problems)):
             raise FcotError(
                 f"curation.golden={curation.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
