@@ -11,14 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from fcot.base.console import result_console
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, write_json
 from fcot.base.run_folder import RunDirectory
-from fcot.reporting.finished import Loaded, command_of, distinguish, load, readable
+from fcot.reporting.finished import Loaded, distinguish, load, readable
 from fcot.sweeps.ledger import Status, statuses
 from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
@@ -168,25 +165,10 @@ def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[Run
 
 
 def _problems(run: RunFiles) -> list[Problem]:
-    """All problems of a run's dataset, loaded again with the run's command: the run's files hold the test problems only.
+    """All problems of a run's dataset, loaded again: earlier versions' files do not hold the questions that a run trained on."""
+    from fcot.runs.recorded import problems_of
 
-    Raises:
-        FcotError: The problems cannot be loaded on this machine.
-    """
-    from fcot.config.checks import unchecked
-    from fcot.runs.run import problems_of, task_of
-    from fcot.sweeps.plan import composer
-
-    with readable(run.directory.config):
-        command = command_of(run.directory)
-    if not command:
-        raise FcotError("the run's config.yaml does not record its command")
-    try:
-        with composer([]) as compose:
-            config = unchecked(compose(shlex.split(command)[3:]))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise FcotError(str(error).splitlines()[0]) from error
-    return problems_of(config, task_of(config))
+    return problems_of(run.directory)
 
 
 def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], why_missing: Sequence[str], output: Path | None) -> None:
