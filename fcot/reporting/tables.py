@@ -7,13 +7,14 @@ from itertools import combinations
 
 from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
-from fcot.methods.table import METHODS
 from fcot.reporting.comparable import other_problems, train_sizes
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
-from fcot.reporting.settings import SHOWN, MetricsRow, Setting, ambiguous, differing, full_label, label, report_label, varied_keys
+from fcot.reporting.settings import (  # fmt: skip
+    SHOWN, MetricsRow, Setting, ambiguous, differing, full_label, label, method_title, report_label, varied_keys,
+)
 from fcot.reporting.table import Table
 
 _TESTED = (
@@ -37,7 +38,7 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
     first = settings[0]
     title = None if extra else f"{first['task']}, {first['student']}"
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
-    columns["method"] = [METHODS[setting["method"]].title for setting in settings]
+    columns["method"] = [method_title(setting.runs[0]) for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
     varied = _varied(settings)
     columns |= varied
@@ -267,6 +268,8 @@ def notes(settings: Sequence[Setting]) -> list[str]:
             lines.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
     for setting, metrics in ((each, run) for each in settings for run in each.runs):
         lines += _near_duplicates(metrics)
+        if left_out := metrics.get("trained_left_out"):
+            lines.append(f"{metrics['task']}: {left_out} test problems are not scored: the student was trained on them.")
         if left_out := metrics.get("exemplars_left_out"):
             lines.append(f"{metrics['task']}: {left_out} test problems are in the prompt (exemplars or template) and are not scored.")
         if n := metrics.get("shortened_prompts"):

@@ -18,6 +18,7 @@ from fcot.base.ranks import Team, World, check_devices, started_outside
 from fcot.config.schema import Config
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
+from fcot.runs.origin import SEEN, question_hashes
 from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
@@ -128,7 +129,8 @@ def _check_student(run: Run) -> Architecture | None:
         if student.path is not None and run.teacher is not None:  # a local folder: check its parameters as well
             load_student(student.path)
         architecture: Architecture = check_student(
-            student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
+            student.path or str(student.hub_id), student.revision, student.max_prompt_tokens,
+            student.max_completion_tokens if run.trains else 0,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
         )  # fmt: skip
         if run.trains and not run.directory.stage("train").exists():
@@ -186,9 +188,14 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
-    """Write the configuration and the split. The split also has the templates of test problems and a hash of all questions."""
+    """Write the configuration and the split.
+
+    The split also has the templates of test problems, a hash of all questions and, if the run trains, a hash of each question that the
+    student sees, by which a later evaluation on other data recognizes it.
+    """
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)})
+    seen = {SEEN: question_hashes(run.select([*split.train, *split.validation]))} if run.trains else {}
+    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)} | seen)
