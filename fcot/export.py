@@ -153,6 +153,7 @@ def _common(directory: RunDirectory, config: DictConfig) -> Row:
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
+
 def _rows(format_name: str, completions: Sequence[CuratedCompletion], formats: Mapping[str, StudentFormat]) -> Iterator[Row]:
     """The rows of a format (:data:`FORMATS`), in the student format of the run's method."""
     if format_name == "messages":

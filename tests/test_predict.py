@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 
+import pandas
 import pytest
+from datasets import Dataset
 from test_run import QUICK, make_run
 from transformers import pipeline
 
 from fcot.base.errors import FcotError
+from fcot.base.files import write_jsonl
 from fcot.config.schema import register_schemas
-from fcot.predict import main, parse, read_questions
+from fcot.evaluation.statistics import wilson_interval
+from fcot.predict import GOLD, GROUP, Options, main, parse, read_file, read_questions, scores
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import StudentFormat
 from fcot.runs.pipeline import execute
+from fcot.student.interface import StudentInterface, write_interface
 
 
 @pytest.fixture(scope="module", params=["tiny_gpt2", "tiny_t5"])
@@ -91,7 +99,7 @@ def test_the_model_card_has_results_data_terms_and_configuration(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["how many?"], "student=DIR is missing"),
+        (["how many?"], "name the student first: fcot predict"),
         (["student=nowhere", "how many?"], r"nowhere: not a student that fcot trained, its fcot\.json is missing"),
         (["student=x"], "no question"),
         (["student=x", "samples=3", "q"], "samples: no such option; choose from student, file"),
@@ -130,14 +138,131 @@ def test_questions_may_contain_equals_signs_and_braces():
 def test_question_files_may_be_text_or_json(content, questions, tmp_path):
     path = tmp_path / "questions"
     path.write_text(content)
-    assert [row["question"] for row in read_questions(str(path))] == questions
+    assert [row["question"] for row in read_file(str(path)).values] == questions
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [('{"q": 1}', "entry 1"), ('{"question": "a"}\n{"question"', "line 2"), ("[1]", "entry 1")]
-)
-def test_malformed_question_files_are_reported_with_the_place(content, message, tmp_path):
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"q": 1}', r"has no column 'question'; it has q\. Name the columns: question_column=\.\.\."),
+    ('{"question": "a"}\n{"question"', "questions: not JSON"), ('{"question": "a"}\n\n[1]', "questions, line 3: no JSON object"),
+    ('{"question": "a", "answer": "x"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
+     r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, or add answer_"),
+])  # fmt: skip
+def test_faulty_rows_are_reported_together_before_the_student_answers(content, message, student, tmp_path):
     path = tmp_path / "questions"
     path.write_text(content)
     with pytest.raises(FcotError, match=message):
-        list(read_questions(str(path)))
+        read_questions(Options(str(student), str(path)))
+
+
+# --- data files -------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"id": "WH-1", "Frage": 'Ada says "7, or\n8". How many?', "Antwort": "8", "shop": "North"},
+    {"id": "WH-2", "Frage": "\u00dcnal has 1; 2 more arrive. How many?", "Antwort": "3", "shop": "South"},
+    {"id": "WH-3", "Frage": "How many are 2 + 2?", "Antwort": None, "shop": "South"},
+]
+COLUMNS = {"question_column": "Frage", "answer_column": "Antwort", "group_column": "shop"}
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A folder with the interface of a student, but without a model."""
+    interface = StudentInterface(
+        "shops", "fine_tune_cot", StudentFormat("{question}", "{rationale} --> {answer}", "-->"), AnswerRule("number"), False, 256, 30
+    )
+    (tmp_path / "student").mkdir()
+    write_interface(tmp_path / "student", interface)
+    return tmp_path / "student"
+
+
+def write_csv(path, delimiter):
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+WRITERS = {
+    "comma.csv": lambda path: write_csv(path, ","), "semicolon.csv": lambda path: write_csv(path, ";"),
+    "tab.tsv": lambda path: write_csv(path, "\t"), "rows.jsonl": lambda path: write_jsonl(path, ROWS),
+    "rows.json": lambda path: path.write_text(json.dumps(ROWS)), "rows.parquet": lambda path: Dataset.from_list(ROWS).to_parquet(path),
+    "folder": lambda path: Dataset.from_list(ROWS).save_to_disk(path),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_format_gives_the_questions_and_the_gold_answers_apart(name, student, tmp_path):
+    WRITERS[name](tmp_path / name)
+    rows = read_questions(Options(str(student), str(tmp_path / name), **COLUMNS))
+    assert [row["question"] for row in rows] == [row["Frage"] for row in ROWS]
+    assert [row.get(GOLD) for row in rows] == ["8", "3", None]
+    assert [row["id"] for row in rows] == ["WH-1", "WH-2", "WH-3"]
+
+
+def test_the_gold_answer_changes_no_answer_of_the_student(run, tmp_path):
+    """The same questions with right, wrong and no gold answers get the same completions."""
+    questions = [row["question"] for row in predictions(run)[:3]]
+    completions = []
+    for number, golds in enumerate((["1", "2", "3"], ["44444", "55555", "66666"], None)):
+        table = {"question": questions} | ({"answer": golds} if golds else {})
+        pandas.DataFrame(table).to_csv(tmp_path / "q.csv", index=False)
+        main([str(run.directory.path), str(tmp_path / "q.csv"), f"output={tmp_path / f'{number}.jsonl'}"])
+        rows = [json.loads(line) for line in (tmp_path / f"{number}.jsonl").read_text().splitlines()]
+        assert [row["question"] for row in rows] == questions
+        assert all(("correct" in row) == bool(golds) for row in rows)
+        completions.append([row["completion"] for row in rows])
+    assert completions[0] == completions[1] == completions[2] == [row["completion"] for row in predictions(run)[:3]]
+
+
+def test_labelled_rows_are_scored_with_an_interval_and_by_group(run, tmp_path, capsys):
+    questions = [row["question"] for row in predictions(run)[:12]]
+    shops = ["North"] * 4 + ["South"] * 7 + [""]
+    pandas.DataFrame({"question": questions, "answer": 1, "shop": shops}).to_csv(tmp_path / "q.csv", index=False)
+    main([f"student={run.directory.student}", f"file={tmp_path / 'q.csv'}", f"output={tmp_path / 'a.jsonl'}", "group_column=shop"])
+    shown = capsys.readouterr().out
+    written = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    right = sum(row["correct"] for row in written)
+    low, high = wilson_interval(right, 12)
+    assert re.search(rf"all +{100 * right / 12:.2f} +{100 * low:.1f}-{100 * high:.1f} +{right} +12 *\n", shown)
+    assert [int(re.search(rf" {re.escape(shop)} .* (\d+) *\n", shown)[1]) for shop in ("North", "South", "(none)")] == [4, 7, 1]
+    assert list(written[0])[:3] == ["question", "answer", "shop"]
+    assert all(name.isidentifier() for row in written for name in row)
+
+
+def test_scores_have_a_row_for_each_group_and_count_what_is_not_scored():
+    answers = [
+        {GROUP: group, "complete": True} | ({} if correct is None else {"correct": correct})
+        for group, correct in (("North", True), ("North", False), ("South", True), ("South", None))
+    ]
+    table = scores(answers, "shop")
+    assert [(row[0], row[1], row[3], row[4]) for row in table.rows] == [
+        ("North", "50.00", "1", "2"), ("South", "100.00", "1", "1"), ("all", "66.67", "2", "3"),
+    ]  # fmt: skip
+    assert "1 rows without a gold answer are not scored." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["STUDENT", "gone.csv"], r"^gone\.csv: no such file"),
+        (["STUDENT", "FILE", "OTHER"], r"name one file"),
+        (["STUDENT", "FILE", "decimal=dot"], r"decimal=dot: choose from auto, point, comma"),
+        (["STUDENT", "FILE", "group_column=city"], r"no column 'question' or 'city'; it has Antwort, Frage, id, shop"),
+        (["STUDENT", "FILE", "question_column=Frage", "answer_column=Gold"], r"no column 'Gold'.*answer_column=\.\.\."),
+    ],
+)
+def test_wrong_files_and_columns_are_reported(arguments, message, student, tmp_path, capsys):
+    for name in ("FILE.csv", "OTHER.csv"):
+        write_csv(tmp_path / name, ",")
+    places = {"STUDENT": str(student), "FILE": str(tmp_path / "FILE.csv"), "OTHER": str(tmp_path / "OTHER.csv")}
+    with pytest.raises(SystemExit):
+        main([places.get(argument, argument) for argument in arguments])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_without_student_the_first_argument_is_the_student_and_files_are_files(student, tmp_path):
+    WRITERS["comma.csv"](tmp_path / "q.csv")
+    options, questions = parse([str(student), str(tmp_path / "q.csv"), "And 2 + 2?", "seed=3"])
+    assert (options.student, options.file, options.seed, questions) == (str(student), str(tmp_path / "q.csv"), 3, ["And 2 + 2?"])
+    options, questions = parse(["And 2 + 2?", f"student={student}"])
+    assert (options.student, options.file, questions) == (str(student), None, ["And 2 + 2?"])

@@ -13,7 +13,16 @@ from fcot.reporting.published import Published, find_published
 from fcot.reporting.ranking import evaluations, rank
 from fcot.reporting.rounds import rounds_tables
 from fcot.reporting.settings import (  # fmt: skip
-    SHOWN, MetricsRow, Setting, ambiguous, differing, full_label, label, method_title, report_label, varied_keys,
+    SHOWN,
+    MetricsRow,
+    Setting,
+    ambiguous,
+    differing,
+    full_label,
+    label,
+    method_title,
+    report_label,
+    varied_keys,
 )
 from fcot.reporting.table import Table
 
