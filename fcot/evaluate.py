@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fcot.base.console import say
 from fcot.base.errors import FcotError
+from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
 
 HELP = """Score a finished student on a task: predictions, errors, interval and page, as of any run.
@@ -96,7 +97,7 @@ def _student(source: str) -> tuple[list[str], StudentInterface | None]:
         name = source.partition("/")[2]
     else:
         interface = read_interface(folder) if (folder / FILE).exists() else None
-        place, name = f"student.path={quoted(str(folder))}", _name(folder)
+        place, name = f"student.path={quoted(str(folder))}", student_name(folder)
     chosen = ["student=causal", place, f"student.name={quoted(name)}"]
     if interface is None:
         chat = _has_chat_template(str(folder) if folder.is_dir() else source)
@@ -113,20 +114,6 @@ def _on_the_hub(hub_id: str) -> StudentInterface | None:
         if "no student of fcot" in str(error):
             return None
         raise
-
-
-def _name(folder: Path) -> str:
-    """The student's name in tables: that of the student that its run trained, else the folder's name."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    for parent in folder.resolve().parents[:2]:
-        try:
-            return str(OmegaConf.load(parent / "config.yaml").student.name)
-        except (OSError, AttributeError, YAMLError, OmegaConfBaseException):
-            continue
-    return folder.resolve().name
 
 
 def _has_chat_template(source: str) -> bool:

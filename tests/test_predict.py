@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 
 import pandas
 import pytest
+import yaml
 from datasets import Dataset
+from identities import run_of, write_files
+from students import save_gpt2
 from test_run import QUICK, make_run
 from transformers import pipeline
 
@@ -19,7 +23,10 @@ from fcot.evaluation.statistics import wilson_interval
 from fcot.predict import GOLD, GROUP, Options, main, parse, read_file, read_questions, scores
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
+from fcot.reporting.card import how_to_use, public
+from fcot.runs.origin import base_model_of
 from fcot.runs.pipeline import execute
+from fcot.student.config import PretrainedStudentConfig
 from fcot.student.interface import StudentInterface, write_interface
 
 
@@ -91,9 +98,77 @@ def test_the_model_card_has_results_data_terms_and_configuration(run):
     assert f"{100 * metrics['accuracy']:.2f} % (95 % interval {100 * low:.2f} % to {100 * high:.2f} %)" in card
     assert f"{metrics['completions_kept']:,} rationales kept of {metrics['completions_asked']:,} that oracle-v2 wrote (D = 4)" in card
     assert "## Terms" in card
-    assert "```yaml\ndiversity: 4\n```" in card
-    assert "python -m fcot.predict student=DIR" in card
+    config = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert (config["diversity"], config["trainer"]["max_steps"], config["dataset"]["n_problems"]) == (4, 12, 60)
+    assert "fcot predict DIR" in card
     assert card.startswith("---\nlibrary_name: transformers\n")
+    kind = {"tiny_gpt2": "GPT-2", "tiny_t5": "T5"}[run.config.student.name]
+    assert f"# {kind} from scratch, Fine-tune-CoT on toy_arithmetic" in card
+
+
+def test_the_code_of_the_model_card_gives_the_runs_answers(run, monkeypatch):
+    """The prompt, the call of transformers and the reading of the answer are executed as the card has them."""
+    card = (run.directory.student / "README.md").read_text()
+    prompt, call = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[:2]
+    (read,) = re.findall(r"`(answer = .*)`", card)
+    row = next((row for row in predictions(run) if row["complete"]), predictions(run)[0])
+    monkeypatch.chdir(run.directory.path)
+    names: dict = {}
+    exec("\n".join([prompt.replace("...", row["question"]), call.replace("DIR", "student"), read]), names)
+    if run.config.student.name == "tiny_gpt2":  # the tokenizer of the tiny T5 adds no end token
+        assert names["text"] == row["completion"]
+        assert names["answer"] == row["completion"].rpartition("-->")[2].strip()
+    else:
+        assert names["answer"] == names["text"].rpartition("-->")[2].strip()
+
+
+def test_the_model_card_says_how_to_serve_the_student():
+    interface = StudentInterface("t", "fine_tune", StudentFormat("{question}", "{answer}", None), AnswerRule("number"), True, 256, 99)
+    chat, text = (how_to_use("DIR", kind, interface, api=False) for kind in ("chat", "decoder"))
+    for card in (chat, text):
+        assert "vllm serve DIR --served-model-name student" in card
+        assert "llama-server -m student.gguf" in card
+        assert "max_tokens=99" in card
+        assert "`answer = text.strip()`" in card
+    assert "client.chat.completions.create" in chat
+    assert "client.completions.create" in text
+    assert "vLLM and llama-server serve decoders only" in how_to_use("DIR", "encoder_decoder", interface, api=False)
+    assert "vllm" not in how_to_use("DIR", "chat", interface, api=True)
+
+
+PRIVATE = {
+    "dataset=custom": None, "dataset.path": "FILES/rows.jsonl", "dataset.answer_type": "number", "teacher=openai": None,
+    "teacher.model": "m", "teacher.base_url": "http://company.example/v1", "teacher.api_key_env": "COMPANY_KEY",
+    "teacher.prices": "FILES/prices.yaml", "teacher.parameters": "{top_p: 0.5, webhook: 'https://company.example/hook'}",
+    "prompt=custom": None, "prompt.path": "FILES/prompt1.txt", "curation=golden": None, "curation.golden": "FILES/golden1.json",
+    "split-mode=file": None, "split_mode.path": "FILES/split1.json", "student=gpt2": None, "student.path": "FILES/model1",
+}  # fmt: skip
+
+
+def test_the_configuration_of_the_model_card_has_no_paths_and_addresses(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPANY_KEY", "x")
+    (tmp_path / "company").mkdir()
+    files = write_files(tmp_path / "company")
+    overrides = [key if value is None else f"{key}={value}" for key, value in PRIVATE.items()]
+    shown = str(public(run_of(files, *overrides).config))
+    assert not re.search(r"company|COMPANY|http|\.json|\.txt|\.yaml|outputs|model1", shown)
+    for kept in ("'top_p': 0.5", "'model': 'm'", "'answer_type': 'number'", "'name': 'custom'", "'lr'", "'filters': ['answer', 'golden']"):
+        assert kept in shown, kept
+
+
+def test_the_base_model_is_named_as_its_hub_id_or_its_folder(tmp_path):
+    folder = save_gpt2(tmp_path / "my-gpt2")
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abc"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(folder, snapshot)
+    named = base_model_of(PretrainedStudentConfig("gpt2", "openai-community/gpt2"))
+    assert (named.name, named.hub_id) == ("openai-community/gpt2", "openai-community/gpt2")
+    own = base_model_of(PretrainedStudentConfig("causal", None, path=str(folder)))
+    assert (own.name, own.hub_id, "GPT2LMHeadModel" in own.note) == ("my-gpt2", None, True)
+    assert base_model_of(PretrainedStudentConfig("causal", None, path=str(snapshot))).hub_id == "owner/name"
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("student: {name: qwen3_0_6b}\n")
+    assert base_model_of(PretrainedStudentConfig("causal", None, path=str(tmp_path / "run/student"))).name == "qwen3_0_6b"
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
-"""Where a finished student comes from (``method=as_trained``): its interface, and the problems that it was trained on."""
+"""Where a student comes from: its base model and, of a finished one, its interface and the problems that it was trained on."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint, read_json
 from fcot.base.records import Problem
 from fcot.base.run_folder import RunDirectory
+from fcot.reporting.card import BaseModel
 from fcot.reporting.finished import readable
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.interface import StudentInterface, download_interface, read_interface
@@ -83,3 +89,43 @@ def _record(student: PretrainedStudentConfig) -> dict[str, Any] | None:
             with readable(path):
                 return dict(read_json(path))
     return None
+
+
+def student_name(folder: Path) -> str:
+    """The name of a student or model in a folder: of a run's student the run's name for it, of a download from the hub its hub id."""
+    folder = folder.resolve()
+    for parent in folder.parents[:2]:
+        with contextlib.suppress(OSError, AttributeError, YAMLError, OmegaConfBaseException):
+            return str(OmegaConf.load(RunDirectory(parent).config).student.name)
+    return hub_id_of(folder) or folder.name
+
+
+def hub_id_of(folder: Path) -> str | None:
+    """The hub id of a folder in the hub's cache, ``models--OWNER--NAME/snapshots/COMMIT``; None for other folders."""
+    parts = folder.resolve().parts[-3:]
+    is_snapshot = len(parts) == 3 and parts[0].startswith("models--") and parts[1] == "snapshots"
+    return parts[0].removeprefix("models--").replace("--", "/") if is_snapshot else None
+
+
+def base_model_of(student: Any) -> BaseModel:
+    """The model that a student's configuration starts training from.
+
+    Args:
+        student: The options of ``student``.
+    """
+    if student.api_backed:
+        return BaseModel(student.model)
+    if student.from_scratch:
+        kind = "T5" if student.architecture == "encoder_decoder" else "GPT-2"
+        return BaseModel(f"{kind} from scratch", note=f"It has {student.layers} layers of width {student.width}.")
+    if student.path is None:
+        return BaseModel(student.hub_id, student.hub_id)
+    folder = Path(student.path)
+    hub_id = hub_id_of(folder)
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        return BaseModel(
+            student_name(folder),
+            hub_id,
+            f"It was a folder with a model of the class {read_json(folder / 'config.json')['architectures'][0]}.",
+        )
+    return BaseModel(student_name(folder), hub_id)

@@ -84,7 +84,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                 return summaries[run.config.until]
             metrics = metrics_of(run, summaries, rounds).to_row()
             if run.trains:
-                write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
+                write_atomic(directory.student / "README.md", _card(run, architecture, metrics))
             write_json(directory.metrics, metrics)
             tracker.log_results(metrics)
         budget = {"budget_usd": run.plan.budget_usd} if rounds.get("rounds_ended") == "budget" else {}
@@ -174,17 +174,17 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     return summary
 
 
-def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_text: str) -> str:
+def _card(run: Run, architecture: Architecture | None, metrics: Summary) -> str:
     """The student's model card."""
     from fcot.reporting.card import how_to_use, model_card
+    from fcot.runs.origin import base_model_of
     from fcot.student.interface import read_interface
 
     student = run.config.student
-    base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     format_kind: FormatKind = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
-    use = how_to_use("DIR", format_kind, read_interface(run.directory.student).format, api=architecture is None)
+    use = how_to_use("DIR", format_kind, read_interface(run.directory.student), api=architecture is None)
     terms = run.config.teacher.terms if run.uses_rationales else None
-    return model_card(metrics, config_text, terms, base, use)
+    return model_card(metrics, run.config, terms, base_model_of(student), use)
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
