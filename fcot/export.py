@@ -20,6 +20,7 @@ from fcot.base.records import CuratedCompletion, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
 from fcot.prompts.student import StudentFormat
+from fcot.reporting.curated import curated_file
 from fcot.reporting.finished import readable
 from fcot.teacher.config import terms_of
 
@@ -77,7 +78,7 @@ def export(folder: Path, file: Path, format_name: str) -> str:
     """
     write = _writer(file, format_name)
     directory = RunDirectory(folder)
-    curated = curated_file(directory)
+    curated = _curated(directory)
     with readable(directory.config):
         config = OmegaConf.load(directory.config)
     assert isinstance(config, DictConfig)
@@ -97,15 +98,14 @@ def export(folder: Path, file: Path, format_name: str) -> str:
     return f"{file}: {_summary(rows, format_name)}"
 
 
-def curated_file(directory: RunDirectory) -> Path:
-    """The verdicts on a run's completions; while tailored learning is in its first round, those of this round.
+def _curated(directory: RunDirectory) -> Path:
+    """The verdicts on a run's completions.
 
     Raises:
         FcotError: The folder is not that of a run that has curated.
     """
-    for path in (directory.curated, directory.round(1).curated):
-        if path.exists():
-            return path
+    if (path := curated_file(directory)) is not None:
+        return path
     if (directory.path / "plan.json").exists():
         raise FcotError(f"{directory.path}: a sweep; name one of its runs (fcot sweep status {directory.path} lists them)")
     if not directory.config.exists():
