@@ -74,7 +74,8 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     if not any(word.startswith("dataset=") for word in given):
         raise FcotError("name the task: dataset=svamp, or a labelled file of your own")
     student, interface = _student(source)
-    defaults = {"split-mode": "all"} if own else {}
+    has_split = any(word.startswith(("dataset.split_column=", "dataset.group_column=")) for word in given)
+    defaults = {"split-mode": "all"} if own and not has_split else {}
     if own and interface is not None:
         defaults |= {"dataset.answer_type": interface.rule.answer_type}
         defaults |= {"dataset.choices": interface.rule.choices} if interface.rule.choices else {}

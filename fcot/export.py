@@ -19,7 +19,7 @@ from fcot.base.files import read_json, read_jsonl, replacing, write_folder, writ
 from fcot.base.records import CuratedCompletion, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
-from fcot.prompts.student import StudentFormat
+from fcot.prompts.student import FormatKind, StudentFormat
 from fcot.reporting.curated import curated_file
 from fcot.reporting.finished import readable
 from fcot.teacher.config import terms_of
@@ -154,7 +154,7 @@ def _common(directory: RunDirectory, config: DictConfig) -> Row:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(format_name: str, completions: Sequence[CuratedCompletion], formats: Mapping[str, StudentFormat]) -> Iterator[Row]:
+def _rows(format_name: str, completions: Sequence[CuratedCompletion], formats: Mapping[FormatKind, StudentFormat]) -> Iterator[Row]:
     """The rows of a format (:data:`FORMATS`), in the student format of the run's method."""
     if format_name == "messages":
         return _messages(completions, formats["chat"])

@@ -88,7 +88,7 @@ def _chosen(path: Path, rows: list[tuple[int, dict[str, Any]]], problems: Mappin
         else:
             indices = [index]
         if not indices:
-            faults.append(f"{path}, line {number}: no problem has its question any more: {question[:80]!r}")
+            faults.append(f"{path}, line {number}: no problem has its question any more: {str(question)[:80]!r}")
         for index in indices:
             golden.setdefault(index, set()).add(row["completion_index"])
     if faults:

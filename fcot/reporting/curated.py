@@ -86,13 +86,17 @@ def read_curated(folder: Path) -> Curated:
     teacher = config.teacher.get("model") or config.teacher.name
     questions = read_json(run.split).get("questions_sha256") if run.split.exists() else folder.name
     metrics = {
-        "run_id": folder.name, "task": config.dataset.name, "method": config.get("method", {}).get("name", "fine_tune_cot"),
+        "run_id": folder.name, "task": config.dataset.name, "method": _method(config),
         "questions_sha256": questions, "completions_asked": len(words[0]) + len(words[1]),
     }  # fmt: skip
     return Curated(
         RunDirectory(path.parent), f"{config.dataset.name}, {teacher}, D={config.diversity}", words[True], words[False],
         dict(reasons.most_common()), (len(kept_problems), len(all_problems)), metrics, command_of(run),
     )  # fmt: skip
+
+
+def _method(config: Any) -> str:
+    return str(config.method.name) if "method" in config else "fine_tune_cot"
 
 
 def curated_document(runs: Sequence[Curated], missing: Sequence[str]) -> Document:
