@@ -30,7 +30,7 @@ def test_help_lists_the_commands_and_version_prints_the_package_version():
 @pytest.mark.parametrize(("words", "message"), [
     (["rnu"], "fcot rnu: no such command; did you mean run?"),
     (["student=t5_base"], "an override needs a command before it: fcot run student=t5_base"),
-    (["xyz"], "choose from run, sweep,"),
+    (["xyz"], "choose from run, check, sweep,"),
 ])  # fmt: skip
 def test_a_wrong_command_is_reported_with_a_hint(words, message):
     result = fcot(*words)

@@ -176,7 +176,9 @@ def check_fcot_command(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments[1:] if "=" in word]
         compose_overrides(["student=causal", "student.hub_id=owner/name", "method=as_trained", *given])
     else:
-        options = parsed_by_argparse({"report": report.main, "sweep": sweep.main, "store": store.main, "export": export.main}[name], arguments)
+        options = parsed_by_argparse(
+            {"report": report.main, "sweep": sweep.main, "store": store.main, "export": export.main}[name], arguments
+        )
         if getattr(options, "overrides", None):
             compose_overrides(options.overrides)
         if getattr(options, "parameters", None):
