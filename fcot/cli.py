@@ -13,7 +13,9 @@ COMMANDS = {
     "check": "data before a run, its faults and its split: fcot check mine.csv",
     "sweep": "the jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
     "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
-    "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",
+    "predict": "answers of a trained student: fcot predict outputs/runs/<run>/student FILE or QUESTION",
+    "evaluate": "accuracy of a finished student on another task: fcot evaluate outputs/runs/<run>/student dataset=svamp",
+    "export": "kept rationales as training data for other programs: fcot export outputs/runs/<run> samples.jsonl",
     "store": "the completion store: fcot store list|verify|compact|merge|export|import",
     "prefetch": "downloads models and data for nodes without internet: fcot prefetch student=t5_base dataset=svamp",
 }

@@ -1,30 +1,36 @@
-"""``python -m fcot.predict student=DIR QUESTION...``: a trained student answers questions from the command line or a file."""
+"""``fcot predict STUDENT FILE``: a trained student answers questions from a data file or from the command line."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcot.base.console import progress, say
+from fcot.base.console import progress, result_console, say
 from fcot.base.errors import FcotError
 
 if TYPE_CHECKING:
+    from fcot.reporting.table import Table
     from fcot.student.interface import StudentInterface
+    from fcot.tasks.reading import Rows
 
-HELP = """Let a trained student answer questions.
+HELP = """Let a trained student answer questions, and score its answers where the gold answers are known.
 
-  python -m fcot.predict student=outputs/runs/<run>/student "Ada has 3 coins and finds 4 more. How many has she?"
-  python -m fcot.predict student=outputs/runs/<run>/student file=questions.jsonl output=answers.jsonl
+  fcot predict outputs/runs/<run>/student "Ada has 3 coins and finds 4 more. How many has she?"
+  fcot predict outputs/runs/<run>/student questions.csv output=answers.jsonl group_column=shop
 
-  student=DIR           the student/ folder of a run
-  file=FILE             questions: one per line, or a JSON list or JSON Lines with "question"; rows with "answer" are scored
-  output=FILE           write JSON Lines to this file instead of text to the terminal
+  STUDENT               the student/ folder of a run; student=DIR is the same
+  FILE                  questions: CSV, TSV, JSON, JSON Lines, Parquet, a datasets folder, or a text file with one question per line;
+                        file=FILE is the same
+  output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers
+  question_column=NAME  column with the question (question)
+  answer_column=NAME    column with the gold answer (answer), which the student never sees; rows that have one are scored; none: no scores
+  group_column=NAME     also score the rows of each value of this column
+  decimal=auto          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
   temperature=0.7       temperature of the samples
   max_new_tokens=N      limit of an answer, in tokens; default: the student's own limit
@@ -40,6 +46,10 @@ class Options:
     student: str
     file: str | None = None
     output: str | None = None
+    question_column: str = "question"
+    answer_column: str = "answer"
+    group_column: str | None = None
+    decimal: str = "auto"
     self_consistency: int = 1
     temperature: float = 0.7
     max_new_tokens: int | None = None
@@ -56,11 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options, questions = parse(words)
-        rows = [{"question": question} for question in questions] + (list(read_questions(options.file)) if options.file else [])
+        rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
         if not rows or not all(row["question"].strip() for row in rows):
-            raise FcotError("no question: write one in quotes, or file=FILE")
-        answers = answer(options, rows)
-        _show(answers, options.output)
+            raise FcotError("no question: write one in quotes, or name a file")
+        _show(answer(options, rows), options)
     except FcotError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -69,23 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
-    """Parse the command line into options and questions. An argument that does not begin with the name of an option is a question.
+    """Parse the command line into options and questions.
+
+    Without ``student=`` the first argument that is no option is the student. A file among the others is ``file``; the rest are questions.
 
     Raises:
-        FcotError: An option is unknown, is out of range or has no value, or ``student`` is missing.
+        FcotError: An option is unknown, is out of range or has no value, a file is missing, or no student is named.
     """
     kinds: dict[str, type] = {
-        "student": str, "file": str, "output": str, "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int,
-        "api_key_env": str,
+        "student": str, "file": str, "output": str, "question_column": str, "answer_column": str, "group_column": str, "decimal": str,
+        "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int, "api_key_env": str,
     }  # fmt: skip
     values: dict[str, Any] = {}
-    questions = []
+    others = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or name not in kinds or (" " in value and kinds[name] is not str):
             if equals and name.isidentifier() and " " not in argument:
                 raise FcotError(f"{name}: no such option; choose from {', '.join(kinds)}")
-            questions.append(argument)
+            others.append(argument)
             continue
         try:
             values[name] = kinds[name](value)
@@ -95,78 +106,157 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             raise FcotError(f"{argument}: the value is missing")
         if kinds[name] is not str and not (values[name] >= 0 if name == "seed" else 0 < values[name] < math.inf):
             raise FcotError(f"{argument}: the value must be {'at least' if name == 'seed' else 'more than'} 0")
+    if values.get("decimal", "auto") not in ("auto", "point", "comma"):
+        raise FcotError(f"decimal={values['decimal']}: choose from auto, point, comma")
     if "student" not in values:
-        raise FcotError("student=DIR is missing: the student/ folder of a run")
+        if not others or " " in others[0]:
+            raise FcotError("name the student first: fcot predict outputs/runs/<run>/student FILE")
+        values["student"] = others.pop(0)
+    questions = []
+    for word in others:
+        if not _is_file(word):
+            questions.append(word)
+        elif values.setdefault("file", word) != word:
+            raise FcotError(f"{values['file']} and {word}: name one file")
     return Options(**values), questions
 
 
-def read_questions(file: str) -> Iterator[dict[str, Any]]:
-    """Read rows with ``question`` from a text file (one question per line), a JSON list, or JSON Lines.
+def _is_file(word: str) -> bool:
+    """Whether an argument names a file or a ``datasets`` folder rather than being a question.
 
     Raises:
-        FcotError: The file cannot be read, or a row has no question.
+        FcotError: It has the form of a file's name, and there is no such file.
     """
+    from fcot.tasks.reading import FORMATS
+
+    path = Path(word)
+    if len(word) < 1000 and path.exists():
+        return True
+    if path.suffix.lower() in (*FORMATS, ".txt") and not any(character.isspace() for character in word):
+        raise FcotError(f"{word}: no such file")
+    return False
+
+
+GOLD, GROUP = "\0gold", "\0group"  # keys of a row for its gold answer and group, which no column of a file has
+
+
+def read_questions(options: Options) -> list[dict[str, Any]]:
+    """Read the rows of the file.
+
+    Returns:
+        The cells of each row with ``question`` and, if the row has a gold answer, ``GOLD``; with a group column, ``GROUP``.
+
+    Raises:
+        FcotError: The file cannot be read or lacks a column, or rows are faulty; the message has all of them.
+    """
+    from fcot.student.interface import find_student, read_interface
+    from fcot.tasks.loaders import Columns, listed, to_data
+    from fcot.tasks.table import custom_task
+
+    assert options.file is not None
+    rows = read_file(options.file)
+    answers = _check_columns(rows, options)
+    interface = read_interface(find_student(Path(options.student)))
+    task = custom_task(interface.task, interface.rule)
+    columns = Columns(options.question_column, answers, group=options.group_column)
+    data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal)
+    if data.faults:
+        remedy = "Correct these rows" + (", or add answer_column=none: then no row is scored" if answers else "")
+        raise FcotError(f"{listed(data.faults)}\n{remedy}")
+    if data.answers.undecided:
+        mark, other = ("comma", "point") if data.answers.decimal == "comma" else ("point", "comma")
+        say(f"note: {data.answers.undecided[0]!r} is read with a decimal {mark}; decimal={other} reads it as another number")
+    questions = []
+    by_position = {data.positions.get(problem.sample_index, problem.sample_index): problem for problem in data.problems}
+    for position, problem in sorted(by_position.items()):
+        row = rows.values[position]
+        gold = {GOLD: problem.answer} if problem.labelled else {}
+        group = {GROUP: problem.group or "(none)"} if options.group_column else {}
+        questions.append({**row, "question": problem.question, **gold, **group})
+    return questions
+
+
+def _check_columns(rows: Rows, options: Options) -> str | None:
+    """Check that the file has the columns. Returns the column with the gold answers; None if it has none.
+
+    Raises:
+        FcotError: A column is missing.
+    """
+    named = {"question_column": options.question_column, "group_column": options.group_column}
+    if options.answer_column not in (Options.answer_column, "none"):
+        named["answer_column"] = options.answer_column
+    if missing := {option: name for option, name in named.items() if name is not None and name not in rows.columns}:
+        names = " or ".join(map(repr, missing.values()))
+        remedy = ", ".join(f"{option}=..." for option in missing)
+        raise FcotError(f"{rows.name} has no column {names}; it has {', '.join(sorted(rows.columns))}. Name the columns: {remedy}")
+    return options.answer_column if options.answer_column in rows.columns else None
+
+
+def read_file(file: str) -> Rows:
+    """Read a data file, or a text file with one question per line. A file without a known suffix may be text, JSON or JSON Lines.
+
+    Raises:
+        FcotError: The file cannot be read, or a row is not one.
+    """
+    import json
+
+    from fcot.tasks.reading import FORMATS, Rows, read_rows
+
+    path = Path(file)
+    if path.suffix.lower() in FORMATS or not path.is_file():
+        return read_rows(file, option="file")
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise FcotError(f"file={file}: {getattr(error, 'strerror', None) or error}") from error
-    if text.lstrip().startswith("["):
-        rows: Any = enumerate(_json(text, f"file={file}"), 1)
-    elif text.lstrip().startswith("{"):
-        rows = ((number, _json(line, f"file={file}, line {number}")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-    else:
-        rows = ((number, {"question": line.strip()}) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-    for number, row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-            raise FcotError(f'file={file}, entry {number}: no "question"; an entry is {{"question": TEXT}}')
-        yield row
-
-
-def _json(text: str, where: str) -> Any:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    numbers = tuple(number for number, _ in lines)
     try:
-        return json.loads(text)
+        if text.lstrip().startswith("["):
+            values, numbers = json.loads(text), ()
+        elif text.lstrip().startswith("{"):
+            values = [json.loads(line) for _, line in lines]
+        else:
+            values = [{"question": line.strip()} for _, line in lines]
     except ValueError as error:
-        raise FcotError(f"{where}: {error}") from error
+        raise FcotError(f"file={file}: not JSON ({error}); a text file has one question per line") from error
+    faults = {position: "no JSON object" for position, row in enumerate(values) if not isinstance(row, dict)}
+    values = [{} if position in faults else row for position, row in enumerate(values)]
+    return Rows(file, "text", values, tuple(dict.fromkeys(name for row in values for name in row)), numbers, faults)
 
 
-def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def answer(options: Options, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Let the student answer the question of each row.
 
     Args:
         options: The options of the command.
-        rows: Each has ``question``, and optionally ``answer``, the gold answer.
+        rows: Each has ``question``, and optionally ``GOLD``, the gold answer in a form that the student's answer rule reads.
 
     Returns:
         The rows, with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens`` added. Rows
-        with ``answer`` also get ``correct``. With several samples per question, the completion is the first one with the most frequent
+        with ``GOLD`` also get ``correct``. With several samples per question, the completion is the first one with the most frequent
         prediction, and ``votes`` counts the predictions.
 
     Raises:
-        FcotError: The folder is not a student of fcot, or a gold answer is not of the task's answer type.
+        FcotError: The folder is not a student of fcot.
     """
     from fcot.base.records import Problem
     from fcot.evaluation import scoring
     from fcot.prompts.answers import votes as count_votes
-    from fcot.student.interface import read_interface
+    from fcot.student.interface import API_FILE, find_student, read_interface
 
-    folder = Path(options.student)
+    folder = find_student(Path(options.student))
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
-    generate = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
+    generate = _answer_by_server if (folder / API_FILE).exists() else _answer_locally
     texts_by_question = generate(folder, interface, [row["question"] for row in rows], options, limit)
     answers = []
     for number, (row, texts) in enumerate(zip(rows, texts_by_question, strict=True)):
-        gold = interface.rule.gold(str(row["answer"])) if "answer" in row else ""
-        if gold is None:
-            raise FcotError(
-                f"entry {number + 1}: the gold answer {row['answer']!r} is not of the answer type of {interface.task}, "
-                f"{interface.rule.answer_type}"
-            )
-        problem = Problem(number, row["question"], gold)
+        problem = Problem(number, row["question"], row.get(GOLD, ""))
         samples = [scoring.score(problem, text, complete, n_tokens, interface.format, interface.rule) for text, complete, n_tokens in texts]
         chosen = scoring.majority(samples)
         votes = {"votes": count_votes([sample.prediction for sample in samples])} if len(samples) > 1 else {}
-        scored = {"correct": chosen.correct} if "answer" in row else {}
+        scored = {"correct": chosen.correct} if GOLD in row else {}
         answered = {name: getattr(chosen, name) for name in ("completion", "prediction", "complete", "n_tokens")}
         answers.append({**row, **answered, **votes, **scored})
     return answers
@@ -209,8 +299,9 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     from fcot.llm import connect
     from fcot.llm.requests import Request
     from fcot.llm.server import key_fault
+    from fcot.student.interface import API_FILE
 
-    student, n = read_json(folder / "openai.json"), options.self_consistency
+    student, n = read_json(folder / API_FILE), options.self_consistency
     key = options.api_key_env or student.get("api_key_env")
     if (fault := key_fault("", student["base_url"], key)) is not None:
         raise FcotError(f"{folder}: {fault}")
@@ -233,21 +324,59 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     return asyncio.run(run())
 
 
-def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:
-    if output is not None:
+def _show(answers: Sequence[Mapping[str, Any]], options: Options) -> None:
+    """Write or print the answers, and print the scores of those with a gold answer."""
+    if options.output is not None:
         from fcot.base.files import write_jsonl
 
-        write_jsonl(Path(output), answers)
-        say(f"{len(answers)} answers written to {output}")
+        write_jsonl(Path(options.output), ({name: _json_value(row[name]) for name in row if name not in (GOLD, GROUP)} for row in answers))
+        say(f"{len(answers):,} answers written to {options.output}")
     else:
         for row in answers:
             print(f"{row['question']}\n  {row['completion'].strip()}\n  answer: {row['prediction']}", end="")
             print("" if row["complete"] else "   (cut at the length limit)")
             if "votes" in row:
                 print(f"  votes: {', '.join(f'{count} for {prediction}' for prediction, count in row['votes'].items()) or 'none'}")
-    verdicts = [row["correct"] for row in answers if "correct" in row]
-    if verdicts:
-        say(f"{sum(verdicts)} of {len(verdicts)} correct")
+    if any("correct" in row for row in answers):
+        result_console().print(scores(answers, options.group_column))
+
+
+def _json_value(value: Any) -> Any:
+    """A cell as JSON. Values of other types, such as the dates of a Parquet file, become text."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(cell) for name, cell in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(cell) for cell in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Table:
+    """The accuracy of the rows with a gold answer, and of each group of them, with 95 % Wilson intervals.
+
+    Args:
+        answers: Rows of :func:`answer`.
+        group_column: The column that names the groups; None for no groups.
+    """
+    from fcot.evaluation.statistics import wilson_interval
+    from fcot.reporting.table import Table
+
+    scored = [row for row in answers if "correct" in row]
+    groups: dict[str, list[bool]] = {}
+    for row in scored if group_column else ():
+        groups.setdefault(str(row[GROUP]), []).append(bool(row["correct"]))
+    first = group_column or "rows"
+    table = Table("scores", "accuracy (%) with its 95 % interval (Wilson)", (first, "acc %", "95 % CI", "correct", "n"), (first,))
+    for name, verdicts in [*sorted(groups.items()), ("all", [bool(row["correct"]) for row in scored])]:
+        low, high = wilson_interval(sum(verdicts), len(verdicts))
+        interval = f"{100 * low:.1f}-{100 * high:.1f}"
+        table.add_row(name, f"{100 * sum(verdicts) / len(verdicts):.2f}", interval, f"{sum(verdicts):,}", f"{len(verdicts):,}")
+    if len(groups) > 1:
+        table.notes.append("Intervals are not corrected for multiple comparisons.")
+    if without := len(answers) - len(scored):
+        table.notes.append(f"{without:,} rows without a gold answer are not scored.")
+    if cut := sum(not row["complete"] for row in scored):
+        table.notes.append(f"{cut:,} answers were cut at the length limit (max_new_tokens).")
+    return table
 
 
 if __name__ == "__main__":

@@ -11,14 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from fcot.base.console import result_console
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, write_json
 from fcot.base.run_folder import RunDirectory
-from fcot.reporting.finished import Loaded, command_of, distinguish, load, readable
+from fcot.reporting.finished import Loaded, distinguish, load, readable
 from fcot.sweeps.ledger import Status, statuses
 from fcot.sweeps.plan import Sweep, plan_path, read_plan
 
@@ -90,7 +87,7 @@ def report(
     jobs = [job for folder in folders for job in find_jobs(folder, launching, slurm)]
     done, missing = _finished(jobs)
     if not done:
-        _report_lengths(folders, jobs, missing, output if export else None)
+        _report_curated(folders, jobs, missing, output, export)
         return None
     settings, paths = _settings(done, one_sweep=len(folders) == 1 and plan_path(folders[0]).exists())
     analysis = analyse(settings, hourly_usd)
@@ -174,56 +171,51 @@ def _files(settings: Sequence[Setting], folders: Mapping[str, Path]) -> list[Run
 
 
 def _problems(run: RunFiles) -> list[Problem]:
-    """All problems of a run's dataset, loaded again with the run's command: the run's files hold the test problems only.
+    """All problems of a run's dataset, loaded again: earlier versions' files do not hold the questions that a run trained on."""
+    from fcot.runs.recorded import problems_of
 
-    Raises:
-        FcotError: The problems cannot be loaded on this machine.
-    """
-    from fcot.config.checks import unchecked
-    from fcot.runs.run import problems_of, task_of
-    from fcot.sweeps.plan import composer
-
-    with readable(run.directory.config):
-        command = command_of(run.directory)
-    if not command:
-        raise FcotError("the run's config.yaml does not record its command")
-    try:
-        with composer([]) as compose:
-            config = unchecked(compose(shlex.split(command)[3:]))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise FcotError(str(error).splitlines()[0]) from error
-    return problems_of(config, task_of(config))
+    return problems_of(run.directory)
 
 
-def _report_lengths(folders: Sequence[Path], jobs: Sequence[ReportedRun], why_missing: Sequence[str], output: Path | None) -> None:
-    """Report the rationale lengths of runs that stopped after curation.
+def _report_curated(folders: Sequence[Path], jobs: Sequence[ReportedRun], why_missing: Sequence[str], output: Path, export: bool) -> None:
+    """Report the rationales of runs that stopped after curation, as tables and as a page.
 
     Args:
         folders: The folders of the report.
         jobs: The runs in these folders.
         why_missing: A line for each run without an evaluation.
-        output: The folder for the figure; None writes none.
+        output: The folder for the page.
+        export: Whether to write tables and figures as well.
 
     Raises:
         FcotError: No run has curated rationales.
     """
-    from fcot.reporting.figures import save
-    from fcot.reporting.lengths import lengths_chart, lengths_of, lengths_table
+    from fcot.reporting.curated import curated_document, curated_file, lengths_table, read_curated, verdict_table
+    from fcot.reporting.export import export_files
+    from fcot.reporting.page import write_page
 
-    curated = list(dict.fromkeys(job.metrics.parent for job in jobs if job.metrics and job.metrics.with_name("curated.jsonl").exists()))
-    if not curated:
+    folders_of_jobs = dict.fromkeys(job.metrics.parent for job in jobs if job.metrics)
+    found = {folder: path for folder in folders_of_jobs if (path := curated_file(RunDirectory(folder))) is not None}
+    if not found:
         raise FcotError("\n  ".join([f"no evaluated run in {', '.join(map(str, folders))}", *why_missing[:_SHOWN_MISSING]]))
-    lengths, missing = [], [job.why_missing for job in jobs if not job.metrics or job.metrics.parent not in curated]
-    for run in curated:
+    runs, missing = [], [job.why_missing for job in jobs if not job.metrics or job.metrics.parent not in found]
+    for folder, path in found.items():
         try:
-            with readable(run / "curated.jsonl"):
-                lengths.append(lengths_of(run))
+            with readable(path):
+                runs.append(read_curated(folder))
         except FcotError as error:
-            missing.append(f"{run.name}: {error}")
-    result_console().print(lengths_table(lengths))
-    if output:
-        print(f"figure: {save(lengths_chart(lengths), output / 'report' / 'figures')[0]}")
+            missing.append(f"{folder.name}: {error}")
+    if not runs:
+        raise FcotError("\n".join(missing))
+    for make_table in (verdict_table, lengths_table):
+        result_console().print(make_table(runs))
     _print_missing(missing, len(jobs))
+    document = curated_document(runs, missing)
+    write_page(document, output / "report.html", problems_of=_problems)
+    if export:
+        export_files(document, [], output / "report")
+        print(f"tables and figures: {output / 'report'}")
+    print(f"page with all rationales: {output / 'report.html'}")
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def _application(composed: DictConfig) -> None:
 
         first_round = folder / "round_1"  # exists if the method has rounds
         print(stage_line(composed.until, metrics, str(first_round if first_round.exists() else folder)))
+        if composed.until == "curate":
+            say(f"page to look at all rationales, and to choose among them: python -m fcot.report {shlex.quote(str(folder))}")
 
 
 def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:

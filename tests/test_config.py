@@ -42,6 +42,7 @@ NEEDS = {
     ("student", "openai"): ["student.model=m"],
     ("student", "teacher"): ["method=zero_shot_cot"],
     ("method", "few_shot_cot"): ["prompt.exemplars=train"],
+    ("method", "as_trained"): ["student=causal", "student.hub_id=owner/name"],
     ("curation", "golden_matched"): [f"curation.golden={CONF / 'config.yaml'}"],
     ("curation", "golden"): [f"curation.golden={CONF / 'config.yaml'}"],
     ("student", "causal"): ["student.hub_id=owner/name"],

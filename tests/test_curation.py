@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Completion, CuratedCompletion, Problem
-from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, read_golden, undersample
+from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, undersample
+from fcot.curation.golden import read_golden
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
 
@@ -141,6 +145,35 @@ def test_an_invalid_golden_file_gets_one_message(text, tmp_path):
     (tmp_path / "golden.json").write_text(text)
     with pytest.raises(FcotError, match=r"curation.golden=.*golden.json: expected \["):
         read_golden(tmp_path / "golden.json")
+
+
+ROWS = [
+    {"sample_index": 0, "completion_index": 2, "question": "How many?", "rationale": "So."},
+    {"sample_index": 1, "completion_index": 0, "question": "How much?"},
+    {"sample_index": 0, "completion_index": 1, "question": "How many?"},
+]  # fmt: skip
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_golden_rows_are_found_by_their_question_after_the_data_was_reordered(tmp_path):
+    path = write_rows(tmp_path / "golden.jsonl", ROWS)
+    assert read_golden(path, PROBLEMS) == {0: {1, 2}, 1: {0}}
+    moved = {3: replace(PROBLEMS[1], sample_index=3), 1: replace(PROBLEMS[0], sample_index=1), 0: Problem(0, "New?", "1")}
+    assert read_golden(path, moved) == {1: {1, 2}, 3: {0}}
+    assert read_golden(write_rows(path, ROWS[:1]), PROBLEMS) == {0: {2}}
+
+
+def test_all_golden_rows_whose_question_is_gone_are_in_one_message(tmp_path):
+    path = write_rows(tmp_path / "golden.jsonl", ROWS)
+    with pytest.raises(FcotError) as raised:
+        read_golden(path, {0: Problem(0, "How many?", "3"), 1: Problem(1, "How far?", "3")})
+    assert str(raised.value).startswith(f"{path}, line 2: no problem has its question any more: 'How much?'\nRemove")
+    with pytest.raises(FcotError, match="line 2: 'completion_index'"):
+        read_golden(write_rows(path, [ROWS[0], {"sample_index": 1}]), PROBLEMS)
 
 
 def test_concise_keeps_the_shortest_rationale_that_the_other_filters_kept():

@@ -22,10 +22,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot import check as fcot_check
-from fcot import cli, predict, report, store, sweep
+from fcot import cli, export, predict, report, store, sweep
 from fcot.base.errors import FcotError
 from fcot.config.overrides import prepare
 from fcot.config.schema import register_schemas
+from fcot.tasks.reading import FORMATS
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -170,9 +171,14 @@ def check_fcot_command(name: str, arguments: list[str]) -> None:
         path, overrides = fcot_check.parse(arguments)
         compose_overrides([*(["dataset=custom"] if path else []), *overrides])
     elif name == "predict":
-        predict.parse(arguments)
+        predict.parse([f"file={word}" if Path(word).suffix in FORMATS else word for word in arguments])
+    elif name == "evaluate":
+        given = [word for word in arguments[1:] if "=" in word]
+        compose_overrides(["student=causal", "student.hub_id=owner/name", "method=as_trained", *given])
     else:
-        options = parsed_by_argparse({"report": report.main, "sweep": sweep.main, "store": store.main}[name], arguments)
+        options = parsed_by_argparse(
+            {"report": report.main, "sweep": sweep.main, "store": store.main, "export": export.main}[name], arguments
+        )
         if getattr(options, "overrides", None):
             compose_overrides(options.overrides)
         if getattr(options, "parameters", None):
@@ -223,6 +229,7 @@ def test_every_command_is_accepted_by_its_entry_point(command, page, tmp_path, o
     "python -m fcot.sweep restart outputs/sweeps/x", "python -m fcot.sweep rerun outputs/sweeps/x memory=64",
     "python -m fcot.store list --cost prices.yaml", "python -m fcot.store export D.json teacher=opanai",
     "python -m fcot.predict folder=outputs/runs/x/student 2+2", "python -m fcot.prefetch student=t5_hug",
+    "fcot evaluate outputs/runs/x/student dataset=swamp", "fcot export outputs/runs/x samples.jsonl --format chat",
     "fcot trian", "fcot report --wandbs x", "fcot check --all mine.csv", "fcot check mine.csv dataset.decimals=comma",
     "make demos", "launch/paper_a teacher.models=m", "DRY=1 launch/paper_b trainer.device=8", "launch/local_slurm start",
     "launch/llama_cpp MODEL.gguf -c 16384 dataset=svamp", "launch/vllm MODEL -- dataset=swamp",

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fcot.base.errors import FcotError
-from fcot.curation.filters import read_golden
+from fcot.curation.golden import read_golden
 from fcot.llm.money import read_price
 from fcot.methods.table import METHODS
-from fcot.predict import read_questions
+from fcot.predict import read_file
 from fcot.prompts.answers import AnswerRule, marked
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
@@ -172,7 +172,7 @@ def file_is_read_or_rejected(content, suffix):
         readers = [
             lambda: load_problems(custom_task("mine", NUMBER), str(path)),
             lambda: load_problems(custom_task("mine", AnswerRule("text")), str(path), unlabelled=True),
-            lambda: list(read_questions(str(path))),
+            lambda: read_file(str(path)),
             lambda: read_golden(path),
             lambda: read_split_file(path, range(5)),
             lambda: read_templates_file(path, range(5)),

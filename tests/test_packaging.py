@@ -23,7 +23,7 @@ def test_the_wheel_runs_without_the_repository(tmp_path):
     shipped = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     installed = {str(path.relative_to(tmp_path / "site/fcot/conf")) for path in (tmp_path / "site/fcot/conf").rglob("*.yaml")}
     assert shipped == installed
-    page = ["browsing.js", "charts.js", "elements.js", "page.css", "page.html", "rounds.js", "samples.js", "start.js"]
+    page = ["browsing.js", "charts.js", "elements.js", "marks.js", "page.css", "page.html", "rounds.js", "samples.js", "start.js"]
     assert sorted(path.name for path in (tmp_path / "site/fcot/reporting/page").iterdir()) == page
     (scripts,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
     assert "fcot-run = fcot.run:main" in scripts.read_text()

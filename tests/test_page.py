@@ -513,3 +513,106 @@ def test_a_page_keeps_its_size_limit_and_says_how_much_it_shows(tmp_path):
     assert (tmp_path / "some.html").stat().st_size <= 250_000 < (tmp_path / "all.html").stat().st_size
     assert " of 500 problems, to keep the file small" in (tmp_path / "some.html").read_text()
     assert "to keep the file small:" not in (tmp_path / "all.html").read_text()
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+def saved_rows(page, path: Path) -> list[dict]:
+    """The rows of the file that the page saves."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save marks").click()
+    download.value.save_as(path)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def mark(page, *numbers: int) -> None:
+    """Mark completions of the open problem by their places on the page."""
+    for number in numbers:
+        page.locator("#samples .card button[aria-pressed]").nth(number).click()
+
+
+def test_marked_completions_are_saved_and_curation_keeps_exactly_these(browser, run_fcot, tmp_path):
+    """From a run that has only curated to the next curation, through the page and the file that it saves."""
+    words = ["dataset.n_problems=60", "teacher.error_rate=0.3", "until=curate"]
+    assert run_fcot(*words).returncode == 0
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    reported = run_fcot(str(folder), module="fcot.report")
+    assert "page with all rationales" in reported.stdout
+    curated = [json.loads(line) for line in (folder / "curated.jsonl").read_text().splitlines()]
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_selector("#sample-list .row")
+    assert "curation kept" in page.locator(".answer").inner_text()
+    assert page.locator("#samples [role=status]").first.inner_text() == "0 completions of 0 problems marked"
+    for place in (1, 4):
+        page.locator("#sample-list .row").nth(place).click()
+        mark(page, 0, 1)
+    mark(page, 1)  # not this one after all
+    rows = saved_rows(page, tmp_path / "golden.jsonl")
+    assert len(rows) == 3
+    context.close()
+    chosen = {(row["sample_index"], row["completion_index"]) for row in rows}
+    by_id = {(row["sample_index"], row["completion_index"]): row for row in curated}
+    assert all(by_id[row["sample_index"], row["completion_index"]]["question"] == row["question"] for row in rows)
+    golden = [*words, "curation=golden", "curation.golden=golden.jsonl"]
+    assert "kept 3 of 152" in run_fcot(*golden).stdout
+    (other,) = set((tmp_path / "outputs/runs").iterdir()) - {folder}
+    kept = [row for row in map(json.loads, (other / "curated.jsonl").read_text().splitlines()) if row["kept"]]
+    assert {(row["sample_index"], row["completion_index"]) for row in kept} == chosen
+
+
+def test_marks_stay_and_are_filtered_and_cleared(opened, tmp_path):
+    page = opened(a_document(three_runs(tmp_path)), "#sample=toy/10")
+    status = page.locator(".marks [role=status]")
+    mark(page, 1)
+    assert status.inner_text() == "1 completion of 1 problem marked"
+    assert names(page) == ["toy/0", "toy/1", "toy/2", "toy/10", "toy/11"]
+    assert "1 marked" in page.locator("#sample-list .row").nth(3).inner_text()
+    page.reload()
+    page.wait_for_selector("#sample-list .row")
+    assert page.locator("#samples .card button[aria-pressed=true]").count() == 1
+    page.select_option("#samples select[name=verdict]", "marked")
+    assert names(page) == ["toy/10"]
+    page.select_option("#samples select[name=verdict]", "")
+    page.get_by_role("button", name="Mark what curation kept").click()
+    assert status.inner_text() == "3 completions of 2 problems marked"
+    rows = saved_rows(page, tmp_path / "golden.jsonl")
+    assert [(row["sample_index"], row["completion_index"]) for row in rows] == [(10, 0), (10, 1), (11, 0)]
+    assert 'curation=golden curation.golden=golden-toy.jsonl "curation.filters=[golden]" (curation had rejected 1' in status.inner_text()
+    page.get_by_role("button", name="Clear marks").click()
+    assert status.inner_text() == "0 completions of 0 problems marked"
+    assert page.locator("#samples .card button[aria-pressed=true]").count() == 0
+    page.get_by_role("button", name="Save marks").click()
+    assert "Nothing is marked" in status.inner_text()
+
+
+def test_marks_of_runs_with_different_completions_are_saved_one_run_at_a_time(opened, tmp_path):
+    runs = [
+        a_run(tmp_path / name, name, [], [curated(10, 0, f"The teacher {name}.", question="Question 10?", id="WH-1000")])
+        for name in ("one", "two")
+    ]  # fmt: skip
+    page = opened(a_document(runs), "#sample=toy/10")
+    mark(page, 0, 1)
+    page.get_by_role("button", name="Save marks").click()
+    assert "of several runs: choose one under Run" in page.locator(".marks [role=status]").inner_text()
+    page.select_option("#samples select[name=run]", "two")
+    expected = {"sample_index": 10, "completion_index": 0, "question": "Question 10?", "id": "WH-1000"}
+    assert saved_rows(page, tmp_path / "golden.jsonl") == [expected]
+    assert "WH-1000" in page.locator("#samples .gold").inner_text()
+    page.select_option("#samples select[name=run]", "")
+    page.fill("input[name=q]", "wh-1000")
+    assert names(page) == ["toy/10"]
+
+
+def test_a_mark_belongs_to_its_text_although_the_page_is_made_again(opened, tmp_path):
+    rows = [curated(10, 0, "First.", question="Question 10?"), curated(10, 1, "Second.", question="Question 10?")]
+    page = opened(a_document([a_run(tmp_path / "run", "one", [], rows)]), "#sample=toy/10")
+    mark(page, 0)
+    for question, n_marked in (("Question 10?", 1), ("Another question?", 0)):
+        rows = [row | {"question": question} for row in rows]
+        write_page(a_document([a_run(tmp_path / "run", "one", [], rows)]), tmp_path / "report.html")
+        page.reload()
+        page.wait_for_selector("#sample-list .row")
+        assert page.locator("#samples .card button[aria-pressed=true]").count() == n_marked

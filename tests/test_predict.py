@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 
+import pandas
 import pytest
+import yaml
+from datasets import Dataset
+from identities import run_of, write_files
+from students import save_gpt2
 from test_run import QUICK, make_run
 from transformers import pipeline
 
 from fcot.base.errors import FcotError
+from fcot.base.files import write_jsonl
 from fcot.config.schema import register_schemas
-from fcot.predict import main, parse, read_questions
+from fcot.evaluation.statistics import wilson_interval
+from fcot.predict import GOLD, GROUP, Options, main, parse, read_file, read_questions, scores
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import StudentFormat
+from fcot.reporting.card import how_to_use, public
+from fcot.runs.origin import base_model_of
 from fcot.runs.pipeline import execute
+from fcot.student.config import PretrainedStudentConfig
+from fcot.student.interface import StudentInterface, write_interface
 
 
 @pytest.fixture(scope="module", params=["tiny_gpt2", "tiny_t5"])
@@ -83,15 +98,83 @@ def test_the_model_card_has_results_data_terms_and_configuration(run):
     assert f"{100 * metrics['accuracy']:.2f} % (95 % interval {100 * low:.2f} % to {100 * high:.2f} %)" in card
     assert f"{metrics['completions_kept']:,} rationales kept of {metrics['completions_asked']:,} that oracle-v2 wrote (D = 4)" in card
     assert "## Terms" in card
-    assert "```yaml\ndiversity: 4\n```" in card
-    assert "python -m fcot.predict student=DIR" in card
+    config = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+    assert (config["diversity"], config["trainer"]["max_steps"], config["dataset"]["n_problems"]) == (4, 12, 60)
+    assert "fcot predict DIR" in card
     assert card.startswith("---\nlibrary_name: transformers\n")
+    kind = {"tiny_gpt2": "GPT-2", "tiny_t5": "T5"}[run.config.student.name]
+    assert f"# {kind} from scratch, Fine-tune-CoT on toy_arithmetic" in card
+
+
+def test_the_code_of_the_model_card_gives_the_runs_answers(run, monkeypatch):
+    """The prompt, the call of transformers and the reading of the answer are executed as the card has them."""
+    card = (run.directory.student / "README.md").read_text()
+    prompt, call = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[:2]
+    (read,) = re.findall(r"`(answer = .*)`", card)
+    row = next((row for row in predictions(run) if row["complete"]), predictions(run)[0])
+    monkeypatch.chdir(run.directory.path)
+    names: dict = {}
+    exec("\n".join([prompt.replace("...", row["question"]), call.replace("DIR", "student"), read]), names)
+    if run.config.student.name == "tiny_gpt2":  # the tokenizer of the tiny T5 adds no end token
+        assert names["text"] == row["completion"]
+        assert names["answer"] == row["completion"].rpartition("-->")[2].strip()
+    else:
+        assert names["answer"] == names["text"].rpartition("-->")[2].strip()
+
+
+def test_the_model_card_says_how_to_serve_the_student():
+    interface = StudentInterface("t", "fine_tune", StudentFormat("{question}", "{answer}", None), AnswerRule("number"), True, 256, 99)
+    chat, text = (how_to_use("DIR", kind, interface, api=False) for kind in ("chat", "decoder"))
+    for card in (chat, text):
+        assert "vllm serve DIR --served-model-name student" in card
+        assert "llama-server -m student.gguf" in card
+        assert "max_tokens=99" in card
+        assert "`answer = text.strip()`" in card
+    assert "client.chat.completions.create" in chat
+    assert "client.completions.create" in text
+    assert "vLLM and llama-server serve decoders only" in how_to_use("DIR", "encoder_decoder", interface, api=False)
+    assert "vllm" not in how_to_use("DIR", "chat", interface, api=True)
+
+
+PRIVATE = {
+    "dataset=custom": None, "dataset.path": "FILES/rows.jsonl", "dataset.answer_type": "number", "teacher=openai": None,
+    "teacher.model": "m", "teacher.base_url": "http://company.example/v1", "teacher.api_key_env": "COMPANY_KEY",
+    "teacher.prices": "FILES/prices.yaml", "teacher.parameters": "{top_p: 0.5, webhook: 'https://company.example/hook'}",
+    "prompt=custom": None, "prompt.path": "FILES/prompt1.txt", "curation=golden": None, "curation.golden": "FILES/golden1.json",
+    "split-mode=file": None, "split_mode.path": "FILES/split1.json", "student=gpt2": None, "student.path": "FILES/model1",
+}  # fmt: skip
+
+
+def test_the_configuration_of_the_model_card_has_no_paths_and_addresses(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPANY_KEY", "x")
+    (tmp_path / "company").mkdir()
+    files = write_files(tmp_path / "company")
+    overrides = [key if value is None else f"{key}={value}" for key, value in PRIVATE.items()]
+    shown = str(public(run_of(files, *overrides).config))
+    assert not re.search(r"company|COMPANY|http|\.json|\.txt|\.yaml|outputs|model1", shown)
+    for kept in ("'top_p': 0.5", "'model': 'm'", "'answer_type': 'number'", "'name': 'custom'", "'lr'", "'filters': ['answer', 'golden']"):
+        assert kept in shown, kept
+
+
+def test_the_base_model_is_named_as_its_hub_id_or_its_folder(tmp_path):
+    folder = save_gpt2(tmp_path / "my-gpt2")
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abc"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(folder, snapshot)
+    named = base_model_of(PretrainedStudentConfig("gpt2", "openai-community/gpt2"))
+    assert (named.name, named.hub_id) == ("openai-community/gpt2", "openai-community/gpt2")
+    own = base_model_of(PretrainedStudentConfig("causal", None, path=str(folder)))
+    assert (own.name, own.hub_id, "GPT2LMHeadModel" in own.note) == ("my-gpt2", None, True)
+    assert base_model_of(PretrainedStudentConfig("causal", None, path=str(snapshot))).hub_id == "owner/name"
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("student: {name: qwen3_0_6b}\n")
+    assert base_model_of(PretrainedStudentConfig("causal", None, path=str(tmp_path / "run/student"))).name == "qwen3_0_6b"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["how many?"], "student=DIR is missing"),
+        (["how many?"], "name the student first: fcot predict"),
         (["student=nowhere", "how many?"], r"nowhere: not a student that fcot trained, its fcot\.json is missing"),
         (["student=x"], "no question"),
         (["student=x", "samples=3", "q"], "samples: no such option; choose from student, file"),
@@ -130,14 +213,131 @@ def test_questions_may_contain_equals_signs_and_braces():
 def test_question_files_may_be_text_or_json(content, questions, tmp_path):
     path = tmp_path / "questions"
     path.write_text(content)
-    assert [row["question"] for row in read_questions(str(path))] == questions
+    assert [row["question"] for row in read_file(str(path)).values] == questions
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [('{"q": 1}', "entry 1"), ('{"question": "a"}\n{"question"', "line 2"), ("[1]", "entry 1")]
-)
-def test_malformed_question_files_are_reported_with_the_place(content, message, tmp_path):
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"q": 1}', r"has no column 'question'; it has q\. Name the columns: question_column=\.\.\."),
+    ('{"question": "a"}\n{"question"', "questions: not JSON"), ('{"question": "a"}\n\n[1]', "questions, line 3: no JSON object"),
+    ('{"question": "a", "answer": "x"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
+     r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, or add answer_"),
+])  # fmt: skip
+def test_faulty_rows_are_reported_together_before_the_student_answers(content, message, student, tmp_path):
     path = tmp_path / "questions"
     path.write_text(content)
     with pytest.raises(FcotError, match=message):
-        list(read_questions(str(path)))
+        read_questions(Options(str(student), str(path)))
+
+
+# --- data files -------------------------------------------------------------------------------------------------------
+
+ROWS = [
+    {"id": "WH-1", "Frage": 'Ada says "7, or\n8". How many?', "Antwort": "8", "shop": "North"},
+    {"id": "WH-2", "Frage": "\u00dcnal has 1; 2 more arrive. How many?", "Antwort": "3", "shop": "South"},
+    {"id": "WH-3", "Frage": "How many are 2 + 2?", "Antwort": None, "shop": "South"},
+]
+COLUMNS = {"question_column": "Frage", "answer_column": "Antwort", "group_column": "shop"}
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A folder with the interface of a student, but without a model."""
+    interface = StudentInterface(
+        "shops", "fine_tune_cot", StudentFormat("{question}", "{rationale} --> {answer}", "-->"), AnswerRule("number"), False, 256, 30
+    )
+    (tmp_path / "student").mkdir()
+    write_interface(tmp_path / "student", interface)
+    return tmp_path / "student"
+
+
+def write_csv(path, delimiter):
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+WRITERS = {
+    "comma.csv": lambda path: write_csv(path, ","), "semicolon.csv": lambda path: write_csv(path, ";"),
+    "tab.tsv": lambda path: write_csv(path, "\t"), "rows.jsonl": lambda path: write_jsonl(path, ROWS),
+    "rows.json": lambda path: path.write_text(json.dumps(ROWS)), "rows.parquet": lambda path: Dataset.from_list(ROWS).to_parquet(path),
+    "folder": lambda path: Dataset.from_list(ROWS).save_to_disk(path),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_format_gives_the_questions_and_the_gold_answers_apart(name, student, tmp_path):
+    WRITERS[name](tmp_path / name)
+    rows = read_questions(Options(str(student), str(tmp_path / name), **COLUMNS))
+    assert [row["question"] for row in rows] == [row["Frage"] for row in ROWS]
+    assert [row.get(GOLD) for row in rows] == ["8", "3", None]
+    assert [row["id"] for row in rows] == ["WH-1", "WH-2", "WH-3"]
+
+
+def test_the_gold_answer_changes_no_answer_of_the_student(run, tmp_path):
+    """The same questions with right, wrong and no gold answers get the same completions."""
+    questions = [row["question"] for row in predictions(run)[:3]]
+    completions = []
+    for number, golds in enumerate((["1", "2", "3"], ["44444", "55555", "66666"], None)):
+        table = {"question": questions} | ({"answer": golds} if golds else {})
+        pandas.DataFrame(table).to_csv(tmp_path / "q.csv", index=False)
+        main([str(run.directory.path), str(tmp_path / "q.csv"), f"output={tmp_path / f'{number}.jsonl'}"])
+        rows = [json.loads(line) for line in (tmp_path / f"{number}.jsonl").read_text().splitlines()]
+        assert [row["question"] for row in rows] == questions
+        assert all(("correct" in row) == bool(golds) for row in rows)
+        completions.append([row["completion"] for row in rows])
+    assert completions[0] == completions[1] == completions[2] == [row["completion"] for row in predictions(run)[:3]]
+
+
+def test_labelled_rows_are_scored_with_an_interval_and_by_group(run, tmp_path, capsys):
+    questions = [row["question"] for row in predictions(run)[:12]]
+    shops = ["North"] * 4 + ["South"] * 7 + [""]
+    pandas.DataFrame({"question": questions, "answer": 1, "shop": shops}).to_csv(tmp_path / "q.csv", index=False)
+    main([f"student={run.directory.student}", f"file={tmp_path / 'q.csv'}", f"output={tmp_path / 'a.jsonl'}", "group_column=shop"])
+    shown = capsys.readouterr().out
+    written = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    right = sum(row["correct"] for row in written)
+    low, high = wilson_interval(right, 12)
+    assert re.search(rf"all +{100 * right / 12:.2f} +{100 * low:.1f}-{100 * high:.1f} +{right} +12 *\n", shown)
+    assert [int(re.search(rf" {re.escape(shop)} .* (\d+) *\n", shown)[1]) for shop in ("North", "South", "(none)")] == [4, 7, 1]
+    assert list(written[0])[:3] == ["question", "answer", "shop"]
+    assert all(name.isidentifier() for row in written for name in row)
+
+
+def test_scores_have_a_row_for_each_group_and_count_what_is_not_scored():
+    answers = [
+        {GROUP: group, "complete": True} | ({} if correct is None else {"correct": correct})
+        for group, correct in (("North", True), ("North", False), ("South", True), ("South", None))
+    ]
+    table = scores(answers, "shop")
+    assert [(row[0], row[1], row[3], row[4]) for row in table.rows] == [
+        ("North", "50.00", "1", "2"), ("South", "100.00", "1", "1"), ("all", "66.67", "2", "3"),
+    ]  # fmt: skip
+    assert "1 rows without a gold answer are not scored." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["STUDENT", "gone.csv"], r"^gone\.csv: no such file"),
+        (["STUDENT", "FILE", "OTHER"], r"name one file"),
+        (["STUDENT", "FILE", "decimal=dot"], r"decimal=dot: choose from auto, point, comma"),
+        (["STUDENT", "FILE", "group_column=city"], r"no column 'question' or 'city'; it has Antwort, Frage, id, shop"),
+        (["STUDENT", "FILE", "question_column=Frage", "answer_column=Gold"], r"no column 'Gold'.*answer_column=\.\.\."),
+    ],
+)
+def test_wrong_files_and_columns_are_reported(arguments, message, student, tmp_path, capsys):
+    for name in ("FILE.csv", "OTHER.csv"):
+        write_csv(tmp_path / name, ",")
+    places = {"STUDENT": str(student), "FILE": str(tmp_path / "FILE.csv"), "OTHER": str(tmp_path / "OTHER.csv")}
+    with pytest.raises(SystemExit):
+        main([places.get(argument, argument) for argument in arguments])
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_without_student_the_first_argument_is_the_student_and_files_are_files(student, tmp_path):
+    WRITERS["comma.csv"](tmp_path / "q.csv")
+    options, questions = parse([str(student), str(tmp_path / "q.csv"), "And 2 + 2?", "seed=3"])
+    assert (options.student, options.file, options.seed, questions) == (str(student), str(tmp_path / "q.csv"), 3, ["And 2 + 2?"])
+    options, questions = parse(["And 2 + 2?", f"student={student}"])
+    assert (options.student, options.file, questions) == (str(student), None, ["And 2 + 2?"])

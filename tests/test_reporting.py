@@ -667,12 +667,19 @@ def test_a_damaged_run_is_named_and_the_others_are_reported(tmp_path, capsys):
     write_json(tmp_path / "runs/r5/stages/curate.json", {})
     with pytest.raises(FcotError, match=r"(?s)no evaluated run.*r5: not finished, last finished stage: curate"):
         report([tmp_path / "runs"])
-    write_jsonl(tmp_path / "runs/r5/curated.jsonl", [{"kept": True, "rationale": "two words"}])
+    kept = {"sample_index": 3, "kept": True, "rationale": "two words"}
+    rows = [kept, kept | {"kept": False, "reason": "truncated", "rationale": ""}]
+    write_jsonl(tmp_path / "runs/r5/curated.jsonl", rows)
     (tmp_path / "runs/r5/config.yaml").write_text("dataset:\n  name: toy\nteacher:\n  name: oracle\ndiversity: 3\n")
     (tmp_path / "runs/r4/curated.jsonl").write_text('{"kept')
-    report([tmp_path / "runs"])
-    printed = capsys.readouterr().out
-    assert "toy, oracle, D=3" in printed
+    report([tmp_path / "runs"], export=True)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "toy, oracle, D=3 2 1 50.0 1/1 1" in printed
+    page = (tmp_path / "runs/report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "curation kept 1 of 2 completions (50.0 %), of 1 of 1 problems. Rejected: truncated 1." in page
+    assert "r4/curated.jsonl is damaged" in page
+    assert "r5/predictions.jsonl is missing" not in page
+    assert {path.name for path in (tmp_path / "runs/report").iterdir()} == {"figures", "files.json", "report.md", "tables"}
     assert "r4/curated.jsonl is damaged" in printed
     assert "r5: " not in printed
 

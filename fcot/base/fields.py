@@ -159,6 +159,12 @@ def part_of(option: Field[Any]) -> Part:
     return part
 
 
+def names_file(option: Field[Any]) -> bool:
+    """Whether a dataclass field names a file or folder of this machine."""
+    bounds: Bounds | None = option.metadata.get(_BOUNDS)
+    return option.name == "path" or (bounds is not None and bounds.file)
+
+
 def counted(options: Any, *, only: Collection[str] | None = None, without: Collection[str] = ()) -> dict[str, Any]:
     """The values that count, by field name. A nested group of options has a mapping of its own.
 

@@ -12,14 +12,12 @@ So no filter can depend on a setting that the identity leaves out.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from fcot.base.errors import FcotError
@@ -27,13 +25,13 @@ from fcot.base.files import fingerprint
 from fcot.base.plugins import load_function
 from fcot.base.records import REFUSED, Completion, CuratedCompletion, Problem
 from fcot.curation.equations import wrong_equations
+from fcot.curation.golden import Golden
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
 from fcot.prompts.thinking import only_an_answer
 
 Read = Callable[[Completion, AnswerRule], Reading]  # the prompt's parser: reads the answer from a completion
 Filter = Callable[..., str | None]  # from a candidate and settings to the reason to reject it, or None to keep it
-Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None: all completions of the problem
 
 
 @dataclass(frozen=True)
@@ -268,34 +266,6 @@ def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]
     With a smaller ``n``, the result is a subset of the result with a larger one.
     """
     return set(sorted(kept, key=lambda indices: fingerprint(["undersample", *indices]))[:n])
-
-
-def read_golden(path: Path) -> dict[int, frozenset[int] | None]:
-    """Read the golden ids: ``[sample index, ...]``, or ``{"sample index": [completion index, ...]}``.
-
-    Raises:
-        FcotError: The file has another format.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
-        if isinstance(data, list):
-            return {_index(index): None for index in data}
-        return {int(index): frozenset(map(_index, slots)) for index, slots in data.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        shape = '[sample index, ...] or {"sample index": [completion index, ...]}'
-        raise FcotError(f"curation.golden={path}: expected {shape} ({error})") from error
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if duplicates := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
-        raise ValueError(f"duplicate key {duplicates[0]!r}")
-    return dict(pairs)
-
-
-def _index(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not an index")
-    return value
 
 
 def count_reasons(curated: Iterable[CuratedCompletion]) -> dict[str, int]:

@@ -57,8 +57,11 @@ class MethodConfig:
     request_text: ClassVar[str] = ""
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """No message: a method without options conflicts with nothing."""
-        return iter(())
+        """A message if ``method=as_trained`` has no finished student."""
+        from fcot.methods.table import METHODS
+
+        if self.name in METHODS and METHODS[self.name].own_format and not config.student.pretrained:
+            yield f"method={self.name} evaluates a finished student, not student={config.student.name}: student=causal student.path=FOLDER"
 
     def identity(self, run: Run) -> dict[str, Any]:
         """The options that change a prediction. Where a local student is prompted, this includes the resolved limit of the prompt."""

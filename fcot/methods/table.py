@@ -19,6 +19,7 @@ class Method:
         title: The name that the papers use.
         stages: The stages in order. A method with rounds lists the stages of all rounds, each once.
         formats: Formats of the student by kind. Empty where an untrained student is prompted with the run's prompt, as a teacher is.
+        own_format: Whether the student is a finished one, which answers in the format of its own ``fcot.json``.
         round_runner: ``module:function`` that runs the rounds. :func:`fcot.runs.pipeline.execute` calls it with the run and a function
             that runs one step. Empty where each stage runs once.
     """
@@ -26,6 +27,7 @@ class Method:
     title: str
     stages: tuple[Stage, ...]
     formats: dict[FormatKind, StudentFormat]
+    own_format: bool = False
     round_runner: str = ""
 
     @property
@@ -41,7 +43,7 @@ class Method:
     @property
     def prompted(self) -> bool:
         """Whether the method prompts an untrained student with the run's prompt."""
-        return not self.formats
+        return not (self.formats or self.own_format)
 
     def stages_of(self, remote: bool) -> tuple[Stage, ...]:
         """The method's stages in order.
@@ -63,6 +65,7 @@ METHODS: dict[str, Method] = {
     ),
     "zero_shot_cot": Method("Zero-shot-CoT", (EVALUATE,), {}),
     "few_shot_cot": Method("Few-shot-CoT", (EVALUATE,), {}),
+    "as_trained": Method("As trained", (EVALUATE,), {}, own_format=True),
     "fine_tune": Method(
         "Fine-tune", (TRAIN, EVALUATE),
         {

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from fcot.base.fields import names_file, part_of
 from fcot.methods.table import METHODS
 from fcot.prompts.student import FormatKind, StudentFormat
+from fcot.student.interface import StudentInterface
 
 _LEARNED_FROM = {
     "feedback": "its feedback on the student's mistakes",
@@ -16,32 +23,93 @@ _LEARNED_FROM = {
 NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose license applies."
 
 
-_SNIPPETS = {
-    "decoder": """pipe = pipeline("text-generation", model="{folder}")
-pipe({template!r}.format(question="..."), do_sample=False, return_full_text=False)""",
-    "chat": """pipe = pipeline("text-generation", model="{folder}")
-pipe([{{"role": "user", "content": {template!r}.format(question="...")}}], do_sample=False)""",
-    "encoder_decoder": """tokenizer, model = AutoTokenizer.from_pretrained("{folder}"), AutoModelForSeq2SeqLM.from_pretrained("{folder}")
-output = model.generate(**tokenizer({template!r}.format(question="..."), return_tensors="pt"), do_sample=False)
-tokenizer.decode(output[0], skip_special_tokens=True)""",
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that was trained.
+
+    Attributes:
+        name: Its name: a hub id, the name of its folder, or that of a model from scratch.
+        hub_id: Its hub id, or None.
+        note: What it is, in a sentence, where the name does not say it; empty otherwise.
+    """
+
+    name: str
+    hub_id: str | None = None
+    note: str = ""
+
+
+_TRANSFORMERS = {
+    "decoder": """from transformers import pipeline
+
+write = pipeline("text-generation", model="{folder}", return_full_text=False)
+text = write(prompt, do_sample=False, max_new_tokens={limit})[0]["generated_text"]""",
+    "chat": """from transformers import pipeline
+
+write = pipeline("text-generation", model="{folder}", return_full_text=False)
+text = write([{{"role": "user", "content": prompt}}], do_sample=False, max_new_tokens={limit})[0]["generated_text"]""",
+    "encoder_decoder": """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("{folder}"), AutoModelForSeq2SeqLM.from_pretrained("{folder}")
+output = model.generate(**tokenizer(prompt, return_tensors="pt"), do_sample=False, max_new_tokens={limit})
+text = tokenizer.decode(output[0], skip_special_tokens=True)""",
 }
+_REQUESTS = {
+    "decoder": """reply = client.completions.create(model="student", prompt=prompt, temperature=0, max_tokens={limit})
+text = reply.choices[0].text""",
+    "chat": """messages = [{{"role": "user", "content": prompt}}]
+reply = client.chat.completions.create(model="student", messages=messages, temperature=0, max_tokens={limit})
+text = reply.choices[0].message.content""",
+}
+_SERVERS = """**vLLM** serves the folder:
+
+```
+vllm serve {folder} --served-model-name student
+```
+
+**llama.cpp** serves it as a GGUF file (`convert_hf_to_gguf.py` is in its repository), at port 8080 instead of 8000:
+
+```
+python convert_hf_to_gguf.py {folder} --outfile student.gguf
+llama-server -m student.gguf --alias student
+```
+
+Both answer the same requests:
+
+```python
+from openai import OpenAI
+
+client = OpenAI(base_url="http://localhost:8000/v1", api_key="none")
+{request}
+```"""
 
 
-def how_to_use(folder: str, layout: FormatKind, text_format: StudentFormat, api: bool) -> str:
-    """How to use a student, as Markdown: fcot's command and, for a local student, code with transformers.
+def how_to_use(folder: str, layout: FormatKind, interface: StudentInterface, api: bool) -> str:
+    """How to use and serve a student, as Markdown: with fcot and, for a local student, with transformers, vLLM and llama.cpp.
 
     Args:
         folder: The student's folder, or a placeholder for it.
         layout: The kind of prompt that the student's model takes.
-        text_format: The student's prompt format.
+        interface: The student's format and limits.
         api: Whether the student is a remote model.
     """
-    command = f'```\npython -m fcot.predict student={folder} "..."\n```'
+    command = f'```\nfcot predict {folder} "..."\n```'
     if api:
         return command
-    snippet = _SNIPPETS[layout].format(folder=folder, template=_template(text_format))
-    names = "AutoModelForSeq2SeqLM, AutoTokenizer" if layout == "encoder_decoder" else "pipeline"
-    return f"{command}\n\n```python\nfrom transformers import {names}\n\n{snippet}\n```"
+    places = {"folder": folder, "limit": interface.max_new_tokens}
+    prefix = interface.format.answer_prefix
+    behind = "" if prefix is None else f"The answer is the text behind the last `{prefix}`: "
+    read = "answer = text.strip()" if prefix is None else f"answer = text.rpartition({prefix!r})[2].strip()"
+    if layout == "encoder_decoder":
+        servers = "vLLM and llama-server serve decoders only: serve this encoder-decoder with transformers."
+    else:
+        servers = _SERVERS.format(folder=folder, request=_REQUESTS[layout].format(**places))
+    kind = ", in the model's chat template" if layout == "chat" else ""
+    return "\n\n".join([
+        f"fcot sends questions from the command line or a file, and reads the answers:\n\n{command}",
+        f"Other programs send this prompt{kind}, decode greedily, and read the answer from the text:",
+        f"```python\nprompt = {_template(interface.format)!r}.format(question=\"...\")\n```",
+        f"{behind}`{read}`", f"**transformers**:\n\n```python\n{_TRANSFORMERS[layout].format(**places)}\n```", servers,
+    ])  # fmt: skip
 
 
 def _template(text_format: StudentFormat) -> str:
@@ -50,18 +118,53 @@ def _template(text_format: StudentFormat) -> str:
     return text_format.prompt(mark).replace("{", "{{").replace("}", "}}").replace(mark, "{question}")
 
 
-def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, base_model: str | None, use: str) -> str:
+def public(options: Any) -> dict[str, Any]:
+    """The options that say how a student was made, without paths, addresses and whatever changes no result.
+
+    Args:
+        options: An instance of a schema.
+    """
+    shown: dict[str, Any] = {}
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if (part_of(option).kind == "neutral" and option.name != "name") or names_file(option):
+            continue
+        value = public(value) if is_dataclass(value) else _public_value(value)
+        if value not in (None, {}, [], ""):
+            shown[option.name] = value
+    return shown
+
+
+_PRIVATE = re.compile(
+    r"://|^[/~]|^\.{1,2}/|^[A-Za-z]:\\|(?<![\w./-])/(?:home|Users|root|mnt|data|tmp|srv|opt|work)/|\.(?:jsonl?|csv|tsv|txt|ya?ml|parquet)$"
+)
+
+
+def _public_value(value: Any) -> Any:
+    """A value without the texts in it that name a path or an address."""
+    if isinstance(value, Mapping):
+        cleaned = {name: _public_value(item) for name, item in value.items()}
+        return {name: item for name, item in cleaned.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [item for item in map(_public_value, value) if item is not None]
+    is_private = isinstance(value, str) and (
+        _PRIVATE.search(value) is not None or (len(value) < 1000 and "/" in value and Path(value).exists())
+    )
+    return None if is_private else value
+
+
+def model_card(metrics: Mapping[str, Any], config: Any, terms: str | None, base: BaseModel, use: str) -> str:
     """The card's Markdown.
 
     Args:
         metrics: The run's metrics.
-        config_text: The run's configuration as YAML.
+        config: The run's configuration, of which :func:`public` is shown.
         terms: The terms of use of the rationales, with the placeholder ``{teacher}``; None without a teacher.
-        base_model: The fine-tuned model's name at its hub or API; None for a student from scratch or from a folder.
+        base: The model that was trained.
         use: How to use the student, as Markdown (:func:`how_to_use`).
     """
     low, high = metrics["accuracy_ci95"]
-    teacher, best = metrics["teacher"], metrics["accuracy_best_epoch"]
+    best = metrics["accuracy_best_epoch"]
     interval = f"{_percent(metrics['accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
     chosen = metrics["validation_accuracy"]
     held_out = f"{metrics['n_validation_problems']:,} validation problems"
@@ -77,29 +180,37 @@ def model_card(metrics: Mapping[str, Any], config_text: str, terms: str | None, 
     if best is not None:
         times = _evaluations(metrics, "test_accuracy")
         facts.append(f"| best test accuracy over epochs (chosen on the test set, optimistic{times}) | {_percent(best)} |")
-    data = f"{metrics['n_train_problems']:,} train problems of {metrics['task']} (split mode {metrics['split_mode']})"
-    if teacher is not None:
-        rounds = metrics.get("rounds") or []
-        plain = rounds[0] if rounds else metrics
-        kept = f"{plain['completions_kept']:,} rationales kept of {plain['completions_asked']:,}"
-        data += f", {kept} that {teacher} wrote (D = {metrics['diversity']})"
-        later = rounds[1 : metrics.get("best_round", 1)]
-        n_kept, n_asked = (sum(round_metrics[key] for round_metrics in later) for key in ("completions_kept", "completions_asked"))
-        counts = f"{n_kept:,} of {n_asked:,}"
-        data += f"; in {len(later)} later rounds {counts} completions ({_LEARNED_FROM[metrics['learnt_from']]})" if later else ""
-    terms = terms or NO_TEACHER
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
-    head += [f"base_model: {base_model}"] if base_model else []
-    writes = "its reasoning, then the answer" if teacher is not None else "the answer"
-    title = f"# {metrics['student']}, {METHODS[metrics['method']].title} on {metrics['task']}"
+    head += [f"base_model: {base.hub_id}"] if base.hub_id else []
+    writes = "its reasoning, then the answer" if metrics["teacher"] is not None else "the answer"
+    title = f"# {base.name}, {METHODS[metrics['method']].title} on {metrics['task']}"
+    note = f" {base.note}" if base.note else ""
     return "\n".join(
         [
-            "---", *head, "---", "", title, "", f"A student of fcot: it writes {writes}. Run `{metrics['run_id']}`.", "",
-            "## Results", "", "| | |", "|---|---|", *facts, "", "## Data", "", data + ".", "",
-            "## Terms", "", terms.format(teacher=teacher), "", "## Use", "", use, "",
-            "## Configuration", "", "```yaml", config_text.strip(), "```", "",
+            "---", *head, "---", "", title, "", f"A student of fcot: it writes {writes}. Base model: {base.name}.{note}", "",
+            "## Results", "", "| | |", "|---|---|", *facts, "", "## Data", "", _data(metrics), "",
+            "## Terms", "", (terms or NO_TEACHER).format(teacher=metrics["teacher"]), "", "## Use", "", use, "",
+            "## Configuration", "", f"Run `{metrics['run_id']}`.", "", "```yaml", OmegaConf.to_yaml(public(config)).strip(), "```", "",
         ]
     )  # fmt: skip
+
+
+def _data(metrics: Mapping[str, Any]) -> str:
+    """What the student was trained on."""
+    data, teacher = (
+        f"{metrics['n_train_problems']:,} train problems of {metrics['task']} (split mode {metrics['split_mode']})",
+        metrics["teacher"],
+    )
+    if teacher is None:
+        return f"{data}."
+    rounds = metrics.get("rounds") or []
+    plain = rounds[0] if rounds else metrics
+    kept = f"{plain['completions_kept']:,} rationales kept of {plain['completions_asked']:,}"
+    data += f", {kept} that {teacher} wrote (D = {metrics['diversity']})"
+    later = rounds[1 : metrics.get("best_round", 1)]
+    n_kept, n_asked = (sum(round_metrics[key] for round_metrics in later) for key in ("completions_kept", "completions_asked"))
+    counts = f"{n_kept:,} of {n_asked:,}"
+    return data + (f"; in {len(later)} later rounds {counts} completions ({_LEARNED_FROM[metrics['learnt_from']]})." if later else ".")
 
 
 def _majority(metrics: Mapping[str, Any]) -> list[str]:

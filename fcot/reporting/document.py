@@ -74,11 +74,13 @@ class RunFiles:
         directory: The run's files.
         label: A name that is unique within the report; it names the seed if there are several.
         metrics: The content of ``metrics.json``.
+        evaluated: Whether the run has answers of a student; otherwise it has only curated.
     """
 
     directory: RunDirectory
     label: str
     metrics: MetricsRow
+    evaluated: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Document:
         answer: The first paragraph: what was run, and what the results are.
         missing: A line for each run that is not in the report, with the reason.
         sections: The sections in order.
-        runs: The finished runs, in the order of the main table.
+        runs: The runs in the order of the main table.
     """
 
     title: str

@@ -21,7 +21,8 @@ from fcot.reporting.table import Table, plain
 def export_files(document: Document, settings: Sequence[Setting], folder: Path) -> None:
     """Write ``tables/`` (Markdown, LaTeX, CSV), ``figures/`` (SVG, PDF, PNG), ``report.md`` and ``settings.csv`` into a folder.
 
-    Files of an earlier report that this one does not write are removed; other files in the folder stay.
+    Without settings, as before any training, there is no ``settings.csv``. Files of an earlier report that this one does not write are
+    removed; other files in the folder stay.
     """
     listing = folder / "files.json"
     old_files: list[str] = []
@@ -35,7 +36,8 @@ def export_files(document: Document, settings: Sequence[Setting], folder: Path) 
             written += _write(block, folder)
             text.append(_markdown(block))
     write_atomic(folder / "report.md", "\n\n".join(filter(None, text)) + "\n")
-    write_atomic(folder / "settings.csv", _data(settings))
+    if settings:
+        write_atomic(folder / "settings.csv", _data(settings))
     write_json(listing, {"files": written})
     for name in set(old_files) - set(written):
         (folder / name).unlink(missing_ok=True)

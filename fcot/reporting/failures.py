@@ -66,7 +66,8 @@ def aligned_table(settings: Sequence[Setting]) -> Table | None:
 
 def length_table(settings: Sequence[Setting]) -> Table | None:
     """Accuracy by answer length, in quarters from short to long; None if no method's answers hold a rationale."""
-    reasoning = [setting for setting in settings if METHODS[setting["method"]].prompted or METHODS[setting["method"]].uses_rationales]
+    methods = [METHODS[setting["student_method"] or setting["method"]] for setting in settings]
+    reasoning = [setting for setting, method in zip(settings, methods, strict=True) if method.prompted or method.uses_rationales]
     reasoning = [setting for setting in reasoning if any(any(lengths.values()) for lengths in setting.lengths)]
     if not reasoning:
         return None

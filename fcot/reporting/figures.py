@@ -255,7 +255,7 @@ def _measured(setting: Setting) -> FigureRow:
     accuracy = setting.accuracy
     low, high = 100 * accuracy.low, 100 * accuracy.high
     return {
-        "method": METHODS[setting["method"]].title, "accuracy": 100 * accuracy.mean, "low": low, "high": high,
+        "method": METHODS[setting["student_method"] or setting["method"]].title, "accuracy": 100 * accuracy.mean, "low": low, "high": high,
         _INTERVAL: f"{low:.1f}-{high:.1f}", "n": len(setting.problems), "seeds": len(setting.runs),
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ from fcot.reporting.table import Table
 
 LIMIT_BYTES = 30_000_000
 _ASSETS = Path(__file__).with_name("page")
-_SCRIPTS = ("elements", "charts", "browsing", "samples", "rounds", "start")  # in order: later scripts use earlier ones
+_SCRIPTS = ("elements", "charts", "browsing", "marks", "samples", "rounds", "start")  # in order: later scripts use earlier ones
 _BROWSERS = {"samples": "Rationales", "rounds": "Paths through the rounds"}  # sections that the page fills, and their headings
 _LEAST_BYTES = 100_000  # for samples, even if the rest exceeds the limit
 # Control characters are shown as their Unicode pictures, so that they are visible and no HTML parser interprets them.

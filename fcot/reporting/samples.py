@@ -55,8 +55,8 @@ def read_samples(runs: Sequence[RunFiles], limit: int, problems_of: ProblemsOf |
         runs: The runs in the order in which they are shown.
         limit: Maximum size of ``packed`` in bytes. Problems that do not fit are left out. Problems on which runs disagree or are wrong
             come first; tasks alternate.
-        problems_of: Loads the problems of a run's dataset. A run's files do not hold the questions that it trained on. With None these are
-            shown only if another run was tested or examined on them.
+        problems_of: Loads the problems of a run's dataset, for files of earlier versions, which lack the questions that a run trained on.
+            With None these are shown only if another run was tested or examined on them.
     """
     warnings: dict[str, None] = {}
     data = _DataSets(runs)
@@ -121,8 +121,9 @@ def _items(runs: Sequence[RunFiles], data: _DataSets, warnings: dict[str, None])
     for number, run in enumerate(runs):
         folder, data_set = run.directory, data.of_run[number]
         reader = _Reader(data_set, (number,), warnings)
-        yield from reader.rows("answer", folder.predictions, Prediction)
-        yield from reader.rows("marks", folder.errors, Marked)
+        if run.evaluated:
+            yield from reader.rows("answer", folder.predictions, Prediction)
+            yield from reader.rows("marks", folder.errors, Marked)
         for round_metrics in run.metrics.get("rounds") or ():
             yield from _round_items(reader, folder.round(round_metrics["round"]), round_metrics["round"])
         if run.metrics.get("completions_asked") and reader.exists(folder.curated):
@@ -243,6 +244,7 @@ class _Shown:
     Attributes:
         question: None until a row has it.
         gold: The gold answer.
+        id: The problem's own id in the user's data; None if it has none.
         answers: By run: the cells of its answer.
         marks: By run: the marks and the wrong equation of its answer.
         completions: By the completion's cells: the runs that share it.
@@ -252,6 +254,7 @@ class _Shown:
 
     question: str | None = None
     gold: str | None = None
+    id: str | None = None
     answers: dict[int, list[Any]] = field(default_factory=dict)
     marks: dict[int, list[Any]] = field(default_factory=dict)
     completions: dict[tuple[Any, ...], set[int]] = field(default_factory=dict)
@@ -261,6 +264,7 @@ class _Shown:
     def add(self, item: _Item) -> None:
         """Add a row about the problem."""
         row, run, number = item.row, item.runs[0], item.round or 0
+        self.id = self.id or getattr(row, "id", None)
         if item.kind in ("answer", "exam", "test"):
             self.question, self.gold = row.question, row.answer
         if item.kind == "answer":
@@ -268,7 +272,7 @@ class _Shown:
         elif item.kind == "marks":
             self.marks[run] = [list(row.marks), row.equation]
         elif item.kind == "completion":
-            self.gold = self.gold or row.answer
+            self.question, self.gold = self.question or row.question or None, self.gold or row.answer
             cells = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason
             self.completions.setdefault(cells, set()).update(item.runs)
         elif item.kind == "judged":
@@ -355,7 +359,7 @@ class _Deflated:
 
 
 def _problem_json(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tuple[int, ...], int]) -> bytes:
-    """A problem as a JSON list: dataset, name, question, gold answer, completions, answers, paths."""
+    """A problem as a JSON list: dataset, name, question, gold answer, completions, answers, paths, id."""
     for run, answer in problem.answers.items():
         answer += problem.marks.get(run, [[], None])
     # By round and number, so that the completions shared by most runs come first: D = 8 is a prefix of D = 64.
@@ -366,6 +370,7 @@ def _problem_json(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tu
         list(problem.answers.values()),
         [[run, [_judged(event, run, problem) for *_, event in sorted(events, key=lambda event: event[:2])]]
          for run, events in problem.events.items()],
+        problem.id,
     ])  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Setting:
 
     def title_with(self, varied: Mapping[str, str]) -> str:
         """Method, D and these swept values."""
-        method = METHODS[self["method"]].title + (f" D={self['diversity']}" if self["diversity"] else "")
+        method = method_title(self.runs[0]) + (f" D={self['diversity']}" if self["diversity"] else "")
         return ", ".join([method, *(f"{key.removeprefix('method.')}={value}" for key, value in varied.items())])
 
     @property
@@ -113,6 +113,12 @@ class Setting:
         """The mean of a metric over the runs that have it; None if no run does."""
         known = [run[name] for run in self.runs if run.get(name) is not None]
         return sum(known) / len(known) if known else None
+
+
+def method_title(run: MetricsRow) -> str:
+    """The name of a run's method. For a finished student, the method that trained it and the task that it was trained on."""
+    trained_by = run.get("student_method")
+    return METHODS[run["method"]].title if trained_by is None else f"{METHODS[trained_by].title} on {run['student_task']}"
 
 
 def depends_on_seed(run: MetricsRow) -> bool:

@@ -7,7 +7,6 @@ from itertools import combinations
 
 from fcot.base.console import result_console
 from fcot.evaluation.statistics import Comparison, against_published, compare, holm
-from fcot.methods.table import METHODS
 from fcot.reporting.comparable import other_problems, train_sizes
 from fcot.reporting.numbers import p_value, signed, signed_interval
 from fcot.reporting.published import Published, find_published
@@ -22,6 +21,7 @@ from fcot.reporting.settings import (
     differing,
     full_label,
     label,
+    method_title,
     model_name,
     report_label,
     varied_keys,
@@ -49,7 +49,7 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
     first = settings[0]
     title = None if extra else f"{data_name(first)}, {model_name(first)}"
     columns = {name: [str(setting[name]) for setting in settings] for name in extra}
-    columns["method"] = [METHODS[setting["method"]].title for setting in settings]
+    columns["method"] = [method_title(setting.runs[0]) for setting in settings]
     columns["D"] = [str(setting["diversity"] or "-") for setting in settings]
     varied = _varied(settings)
     columns |= varied
@@ -279,6 +279,8 @@ def notes(settings: Sequence[Setting]) -> list[str]:
             lines.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
     for setting, metrics in ((each, run) for each in settings for run in each.runs):
         lines += _near_duplicates(metrics)
+        if left_out := metrics.get("trained_left_out"):
+            lines.append(f"{metrics['task']}: {left_out} test problems are not scored: the student was trained on them.")
         if left_out := metrics.get("exemplars_left_out"):
             lines.append(f"{metrics['task']}: {left_out} test problems are in the prompt (exemplars or template) and are not scored.")
         if n := metrics.get("shortened_prompts"):

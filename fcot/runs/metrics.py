@@ -47,7 +47,7 @@ class Metrics:
         n_test: Number of test problems.
         accuracy: Test accuracy of the reported checkpoint.
         accuracy_ci95: 95 % Wilson interval of ``accuracy`` over problems, [low, high].
-        accuracy_checkpoint: The reported checkpoint: ``validation``, ``last`` or ``untrained``.
+        accuracy_checkpoint: The reported checkpoint: ``validation``, ``last``, ``untrained``, or ``finished`` of a finished student.
         accuracy_best_epoch: The best test accuracy of any evaluation (paper A's figure). Nothing is selected with it.
         validation_accuracy: Validation accuracy of the reported checkpoint.
         random_guess: Accuracy of random guessing on the task.
@@ -101,6 +101,9 @@ class Metrics:
         best_round: Tailored learning: the round whose student is the run's student.
         rounds_ended: Tailored learning: why there were no further rounds.
         exam_of_no_round: Tailored learning: the exam of a round that was then skipped.
+        student_task: Evaluation of a finished student: the task that it was trained on.
+        student_method: Evaluation of a finished student: the method that trained it.
+        trained_left_out: Evaluation of a finished student: number of test problems that are not scored because it was trained on them.
     """
 
     run_id: str
@@ -178,14 +181,19 @@ class Metrics:
     best_round: int | None = None
     rounds_ended: str | None = None
     exam_of_no_round: Summary | None = None
+    student_task: str | None = None
+    student_method: str | None = None
+    trained_left_out: int | None = None
 
     def to_row(self) -> Summary:
-        """The object in ``metrics.json``. It has the fields about rounds only if the run has rounds."""
+        """The object in ``metrics.json``. Fields about rounds, or about a finished student, are left out of other runs' metrics."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
-        return row if self.rounds is not None else {name: value for name, value in row.items() if name not in _OF_ROUNDS}
+        left_out = (() if self.rounds is not None else _OF_ROUNDS) + (() if self.student_task is not None else _OF_FINISHED_STUDENTS)
+        return {name: value for name, value in row.items() if name not in left_out}
 
 
 _COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
+_OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -201,7 +209,7 @@ def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics
     metrics = Metrics(
         **_of_configuration(run),
         **_of_curation(curated, run.config.diversity),
-        **_of_training(trained),
+        **_of_training(trained, "finished" if run.origin else "untrained"),
         **_of_evaluation(evaluated),
         teacher_usage=next((stages[name]["teacher_usage"] for name in _COUNTING if stages.get(name, {}).get("teacher_usage")), None),
         student_usage=trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
@@ -245,6 +253,9 @@ def _of_configuration(run: Run) -> Summary:
         "questions_sha256": questions_hash(list(run.problems.values())),
         "rows_in_published_order": run.order_known if run.task.order else None,
         "test_questions_also_in_train": shared_questions(run.problems, split),
+        "student_task": run.origin.task if run.origin else None,
+        "student_method": run.origin.method if run.origin else None,
+        "trained_left_out": run.trained_left_out if run.origin else None,
         **near_duplicates(run.problems, split),
     }
 
@@ -267,10 +278,11 @@ def _of_curation(curated: Summary, diversity: int) -> Summary:
     }
 
 
-def _of_training(trained: Summary) -> Summary:
+def _of_training(trained: Summary, otherwise: str) -> Summary:
+    """The metrics about the training; ``otherwise`` names the checkpoint if the run trained none."""
     return {
         "n_reasoning_samples": trained.get("n_reasoning_samples", 0),
-        "accuracy_checkpoint": trained.get("checkpoint", "untrained"),
+        "accuracy_checkpoint": trained.get("checkpoint", otherwise),
         "accuracy_best_epoch": trained.get("best_test_accuracy"),
         "validation_accuracy": trained.get("validation_accuracy"),
         "n_steps": trained.get("n_steps", 0),

@@ -20,6 +20,7 @@ from fcot.estimate.toy import toy_note
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
 from fcot.runs.nothing_right import advice_without_right_answers
+from fcot.runs.origin import SEEN, question_hashes
 from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import templates_of_test
 from fcot.stages.table import Step, directory_of, function
@@ -85,7 +86,7 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
                 return summaries[run.config.until]
             metrics = metrics_of(run, summaries, rounds).to_row()
             if run.trains:
-                write_atomic(directory.student / "README.md", _card(run, architecture, metrics, config_text))
+                write_atomic(directory.student / "README.md", _card(run, architecture, metrics))
             write_json(directory.metrics, metrics)
             tracker.log_results(metrics)
             if advice := advice_without_right_answers(run, metrics):
@@ -134,7 +135,8 @@ def _check_student(run: Run) -> Architecture | None:
         if student.path is not None and run.teacher is not None:  # a local folder: check its parameters as well
             load_student(student.path)
         architecture: Architecture = check_student(
-            student.path or str(student.hub_id), student.revision, student.max_prompt_tokens, student.max_completion_tokens,
+            student.path or str(student.hub_id), student.revision, student.max_prompt_tokens,
+            student.max_completion_tokens if run.trains else 0,
             chat=student.chat_template, lora=lora_of(student) if run.trains else None, packing=trainer.packing,
         )  # fmt: skip
         if run.trains and not run.directory.stage("train").exists():
@@ -178,23 +180,28 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     return summary
 
 
-def _card(run: Run, architecture: Architecture | None, metrics: Summary, config_text: str) -> str:
+def _card(run: Run, architecture: Architecture | None, metrics: Summary) -> str:
     """The student's model card."""
     from fcot.reporting.card import how_to_use, model_card
+    from fcot.runs.origin import base_model_of
     from fcot.student.interface import read_interface
 
     student = run.config.student
-    base = getattr(student, "model", None) or (None if getattr(student, "path", None) else getattr(student, "hub_id", None))
     format_kind: FormatKind = "chat" if architecture is None or getattr(student, "chat_template", False) else architecture
-    use = how_to_use("DIR", format_kind, read_interface(run.directory.student).format, api=architecture is None)
+    use = how_to_use("DIR", format_kind, read_interface(run.directory.student), api=architecture is None)
     terms = run.config.teacher.terms if run.uses_rationales else None
-    return model_card(metrics, config_text, terms, base, use)
+    return model_card(metrics, run.config, terms, base_model_of(student), use)
 
 
 def _write_inputs(run: Run, config_text: str) -> None:
-    """Write the configuration and the split. The split also has the templates of test problems and a hash of all questions."""
+    """Write the configuration and the split.
+
+    The split also has the templates of test problems, a hash of all questions and, if the run trains, a hash of each question that the
+    student sees, by which a later evaluation on other data recognizes it.
+    """
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)})
+    seen = {SEEN: question_hashes(run.select([*split.train, *split.validation]))} if run.trains else {}
+    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)} | seen)

@@ -18,7 +18,8 @@ from fcot.base.records import Completion, Problem
 from fcot.base.run_folder import RunDirectory
 from fcot.config.sampling import first_slot, temperature_of
 from fcot.config.schema import Config
-from fcot.curation.filters import Rules, read_golden
+from fcot.curation.filters import Rules
+from fcot.curation.golden import read_golden
 from fcot.llm.budget import SharedBudget
 from fcot.llm.plan import Plan
 from fcot.llm.requests import Teacher
@@ -27,9 +28,11 @@ from fcot.methods.table import METHODS, Method
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
+from fcot.runs.origin import interface_of, untrained_test
 from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
+from fcot.student.interface import StudentInterface
 from fcot.tasks.check import problem_notes, remedies, skipped_note
 from fcot.tasks.leaks import without_leaks
 from fcot.tasks.loaders import Data, listed
@@ -58,6 +61,8 @@ class Run:
         precision: Lightning's name of the precision, resolved.
         outputs: The output folder.
         shared_budget: The budget of the sweep that the run is a job of; None without one.
+        origin: With ``method=as_trained``, how the finished student was trained; None for other methods.
+        trained_left_out: Number of test problems that were left out because the finished student was trained on them.
     """
 
     config: Config
@@ -74,6 +79,8 @@ class Run:
     precision: str
     outputs: Path
     shared_budget: SharedBudget | None = None
+    origin: StudentInterface | None = None
+    trained_left_out: int = 0
 
     @property
     def method(self) -> Method:
@@ -146,7 +153,7 @@ class Run:
         """The rules by which completions become reasoning samples."""
         curation = self.config.curation
         settings = {name: value for filter_name in curation.filters for name, value in curation.filter_settings(filter_name).items()}
-        golden = read_golden(Path(curation.golden)) if curation.golden else {}
+        golden = read_golden(Path(curation.golden), self.problems) if curation.golden else {}
         if unknown := sorted(set(golden) - set(self.problems)):
             raise FcotError(
                 f"curation.golden={curation.golden}: {len(unknown)} of its sample indices are not in the data, the first is {unknown[0]}; "
@@ -213,6 +220,12 @@ def resolve(config: Config) -> Run:
         split = replace(split, test=without_leaks(split.test, problems, prompt, config.method.request_text, order_known))
         if n_test and not split.test and config.until == "evaluate":
             raise FcotError("every test problem is in the prompt; use other exemplars (prompt.exemplars) or another template (prompt.path)")
+    origin, n_scored = None, len(split.test)
+    if method.own_format:
+        origin = interface_of(config.student)
+        split = Split([], [], untrained_test(config.student, origin, task.name, problems, split))
+        if n_scored and not split.test:
+            raise FcotError(f"the student was trained on all {n_scored:,} test problems: evaluate it on another task (dataset=...)")
     teacher, replayed, teacher_name = None, None, None
     needs_teacher = method.uses_rationales or config.student.is_teacher
     if needs_teacher and not config.teacher.generates:
@@ -223,8 +236,8 @@ def resolve(config: Config) -> Run:
     if prompt.system and needs_teacher and (teacher is None or not teacher.chat):
         raise FcotError(f"prompt.system: teacher={config.teacher.name} gets no chat messages, so there is no system turn; leave it out")
     return Run(
-        config, task, problems, split, n_test - len(split.test), order_known, temperature, prompt, teacher, replayed, teacher_name,
-        _precision(config.trainer.precision), Path(config.output_dir),
+        config, task, problems, split, n_test - n_scored, order_known, temperature, prompt, teacher, replayed, teacher_name,
+        _precision(config.trainer.precision), Path(config.output_dir), origin=origin, trained_left_out=n_scored - len(split.test),
     )  # fmt: skip
 
 

@@ -169,6 +169,8 @@ def _train_and_test(
             why = f"the {n} templates of {task.name} differ too much in size" if n > 1 else f"all problems of {task.name} share a template"
             sizes = f"train would have {len(positions[0])} problems and test {len(positions[1])}"
             raise FcotError(f"split-mode=template: {why}, {sizes}; use split-mode=sample")
+    elif mode.name == "all":
+        positions = [], list(range(len(indices)))
     else:
         n = len(indices)
         positions = published_split(task, n) if mode.name == "published" else sample_split(n, mode.train_fraction)

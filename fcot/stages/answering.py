@@ -31,7 +31,9 @@ ScoredAnswers = tuple[list[list[Prediction]], Summary]  # the answers to each pr
 
 
 def text_format(run: Run, student: Student) -> StudentFormat:
-    """The format of the run's method for this student."""
+    """The format of the run's method for this student; that of its training if the run evaluates a finished student."""
+    if run.origin is not None:
+        return run.origin.format
     return run.method.formats["chat" if student.chat else student.architecture]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_json
@@ -11,6 +12,7 @@ from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration, StudentFormat
 
 FILE = "fcot.json"
+API_FILE = "openai.json"  # in the folder of an API-backed student: its name at the server
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,39 @@ def read_interface(folder: Path) -> StudentInterface:
         FcotError: The file is missing or damaged.
     """
     try:
-        content = read_json(folder / FILE)
-        demonstrations = tuple(Demonstration(**demonstration) for demonstration in content["format"].get("demonstrations", ()))
-        form = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
-        return StudentInterface(**content | {"format": form, "rule": AnswerRule(**content["rule"])})
+        return _parse(read_json(folder / FILE))
     except FileNotFoundError as error:
         hint = f"; use {folder / 'student'}" if (folder / "student" / FILE).exists() else f", its {FILE} is missing"
         raise FcotError(f"{folder}: not a student that fcot trained{hint}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FcotError(f"{folder}: its {FILE} is damaged ({error})") from error
+
+
+def find_student(folder: Path) -> Path:
+    """A student's folder: the folder itself, or ``student/`` in it where the folder is that of a run."""
+    return folder / "student" if not (folder / FILE).exists() and (folder / "student" / FILE).exists() else folder
+
+
+def download_interface(hub_id: str, revision: str | None = None) -> StudentInterface:
+    """Read ``fcot.json`` from a repository on the hub.
+
+    Raises:
+        FcotError: The repository has no such file, or the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _parse(read_json(Path(hf_hub_download(hub_id, FILE, revision=revision))))
+    except LocalEntryNotFoundError as error:
+        raise FcotError(f"student '{hub_id}': its {FILE} cannot be loaded from the hub; is this machine offline?") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise FcotError(f"student '{hub_id}': no student of fcot on the hub; its {FILE} is missing") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FcotError(f"student '{hub_id}': its {FILE} is damaged ({error})") from error
+
+
+def _parse(content: Any) -> StudentInterface:
+    demonstrations = tuple(Demonstration(**demonstration) for demonstration in content["format"].get("demonstrations", ()))
+    form = StudentFormat(**content["format"] | {"demonstrations": demonstrations})
+    return StudentInterface(**content | {"format": form, "rule": AnswerRule(**content["rule"])})

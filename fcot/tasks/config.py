@@ -177,7 +177,7 @@ class CustomDatasetConfig:
 class SplitConfig:
     """How problems are split into train, validation and test."""
 
-    name: str = resolved(MISSING, To.SPLIT, one_of=("sample", "hash", "published", "template", "file"))
+    name: str = resolved(MISSING, To.SPLIT, one_of=("sample", "hash", "published", "template", "file", "all"))
     train_fraction: float = resolved(0.7, To.SPLIT, above=0, below=1)  # share of the problems (sample, hash) or of the templates (template)
     path: str | None = resolved(None, To.SPLIT, file=True)  # file: {"train": [...], "test": [...]}
     # template: {"template id": [sample indices]}; null: the task's templates, or groups of similar wording where it has none

@@ -396,3 +396,13 @@ SCHEMAS = {
     ("teacher", "hf"): HFTeacherConfig,
     ("teacher", "function"): FunctionTeacherConfig,
 }
+
+
+def terms_of(name: str) -> str:
+    """The terms that apply to the rationales of ``teacher=NAME``, with the placeholder ``{teacher}``.
+
+    Args:
+        name: The teacher's name; that of a teacher of another package gives the terms of an API.
+    """
+    schema = {"openai_batch": OpenAITeacherConfig}.get(name) or SCHEMAS.get(("teacher", name), OpenAITeacherConfig)
+    return str(schema.terms)  # type: ignore[attr-defined]

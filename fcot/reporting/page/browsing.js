@@ -16,8 +16,8 @@ async function inflate(text) {
 
 /** Turn the lists of the embedded JSON (see samples.py) into objects, and sort the problems by dataset and name. */
 function toObjects(data) {
-  data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths]) => ({
-    task, name, question, gold,
+  data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths, id]) => ({
+    task, name, question, gold, id,
     completions: completions.map(([round, index, rationale, prediction, correct, reason, group]) => (
       { round, index, text: String(rationale ?? ''), prediction, correct, reason, runs: data.groups[group] })),
     answers: answers.map(([run, text, prediction, correct, complete, tokens, marks, equation]) => (
@@ -30,7 +30,7 @@ function toObjects(data) {
 }
 
 const searchableText = (problem) => [
-  problem.question || '', problem.gold || '', ...problem.completions.map((completion) => completion.text),
+  problem.question || '', problem.gold || '', problem.id || '', ...problem.completions.map((completion) => completion.text),
   ...problem.answers.map((answer) => answer.text),
 ].join('\n').toLowerCase();
 
@@ -166,6 +166,7 @@ function makeList(id, label, describe, open) {
       box.scrollTop = 0;
       move(Math.max(0, items.indexOf(chosen)));
     },
+    redraw: draw,
     choose: (item) => { chosen = item; const place = items.indexOf(item); if (place >= 0) move(place); else draw(); },
     neighbor: (by) => items[items.indexOf(chosen) + by],
   };

@@ -2,7 +2,7 @@
 
 const NAMES = {
   zero_shot: 'Zero-shot', zero_shot_cot: 'Zero-shot-CoT', few_shot_cot: 'Few-shot-CoT', fine_tune: 'Fine-tune',
-  fine_tune_cot: 'Fine-tune-CoT', tailored: 'Tailored',
+  fine_tune_cot: 'Fine-tune-CoT', tailored: 'Tailored', as_trained: 'As trained',
 };
 
 const countRight = (answers) => answers.reduce((n, answer) => n + answer.correct, 0);
@@ -14,6 +14,7 @@ const VERDICTS = {
   all_wrong: ['all runs wrong', (problem) => problem.answers.length > 0 && countRight(problem.answers) === 0],
   kept: ['teacher: some kept', (problem) => problem.completions.some((completion) => completion.reason === null)],
   refused: ['teacher: some rejected', (problem) => problem.completions.some((completion) => completion.reason !== null)],
+  marked: ['marked', null], // depends on the reader's marks
 };
 
 /** The predicate of a verdict filter; `refused:REASON` selects completions that were rejected for that reason. */
@@ -38,7 +39,7 @@ function wantedRuns(data, filters) {
 }
 
 /** Return a function from filters to the matching problems. A query that extends the last one searches the last matches only. */
-function makeSearch(data) {
+function makeSearch(data, marks) {
   const textOf = new Map(data.problems.map((problem) => [problem, searchableText(problem)]));
   let last = { query: '', fixed: '', matches: data.problems };
   return (filters) => {
@@ -48,12 +49,13 @@ function makeSearch(data) {
     const candidates = fixed === last.fixed && query.startsWith(last.query) ? last.matches : data.problems;
     const terms = searchTerms(query);
     const wanted = wantedRuns(data, filters);
-    const test = verdictTest(filters.verdict || '');
+    const test = filters.verdict === 'marked' ? null : verdictTest(filters.verdict || '');
     const matches = candidates.filter((problem) => {
       if (filters.task && data.tasks[problem.task] !== filters.task) return false;
       const part = ofRuns(problem, wanted);
       if (wanted && !part.answers.length && !part.completions.length) return false;
       if (test && !test(part)) return false;
+      if (filters.verdict === 'marked' && !part.completions.some((completion) => marks.has(problem, completion))) return false;
       if (filters.mark && !part.answers.some((answer) => answer.marks.includes(filters.mark))) return false;
       const text = textOf.get(problem);
       return terms.every((term) => text.includes(term) || problem.name.toLowerCase().startsWith(term));
@@ -63,12 +65,14 @@ function makeSearch(data) {
   };
 }
 
-/** A row's two lines: the question, and the counts of right answers and kept completions. */
-function summary(problem) {
+/** A row's two lines: the question, and the counts of right answers, kept and marked completions. */
+function summary(problem, marks) {
   const parts = [];
+  const marked = problem.completions.filter((completion) => marks.has(problem, completion)).length;
   const kept = problem.completions.filter((completion) => completion.reason === null).length;
   if (problem.answers.length) parts.push(`runs ${countRight(problem.answers)}/${problem.answers.length} right`);
   if (problem.completions.length) parts.push(`teacher ${kept}/${problem.completions.length} kept`);
+  if (marked) parts.push(`${count(marked)} marked`);
   return [problem.question ?? '(question unknown)', [...parts, problem.name].join(' · ')];
 }
 
@@ -76,7 +80,8 @@ function questionBlock(problem) {
   const unknown = 'The question is not in the files of these runs: none of them was tested on it.';
   return [
     problem.question === null ? make('p', { class: 'note' }, unknown) : make('p', { class: 'text question', dir: 'auto' }, problem.question),
-    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold ?? 'none'))),
+    make('p', { class: 'gold' }, 'Gold answer: ', make('strong', {}, make('bdi', {}, problem.gold ?? 'none')),
+      problem.id === null ? null : ' · id: ', problem.id === null ? null : make('bdi', {}, problem.id)),
   ];
 }
 
@@ -103,13 +108,31 @@ function answersPart(data, answers) {
   return [make('h4', {}, 'Student answers'), legend, place].filter(Boolean);
 }
 
-function completionsPart(data, completions) {
+/** A button that marks a completion; null where it cannot be marked. */
+function markButton(marks, problem, completion) {
+  if (!markable(completion)) return null;
+  const control = button('', () => marks.toggle(problem, completion));
+  const show = () => {
+    const marked = marks.has(problem, completion);
+    control.setAttribute('aria-pressed', String(marked));
+    control.textContent = marked ? 'Marked' : 'Mark';
+  };
+  control.addEventListener('marks', show); // after any change of the marks
+  show();
+  return control;
+}
+
+function completionsPart(data, problem, completions, marks) {
   const ordered = [...completions].sort((a, b) => (a.reason !== null) - (b.reason !== null) || a.round - b.round);
-  const makers = ordered.map(({ index, round, text, prediction, reason, runs }) => () => card(
-    `completion ${index + 1}${round > 1 ? ` of round ${round}` : ''}`,
-    verdict(reason === null, reason === null ? 'kept' : `rejected: ${words(reason)}`), text,
-    [`answer: ${prediction === null ? 'none found' : prediction}`,
-      runs.length === data.runs.length ? '' : `used by ${runs.length > 4 ? plural(runs.length, 'run') : runs.map((run) => data.runs[run].label).join('; ')}`]));
+  const makers = ordered.map((completion) => () => {
+    const { index, round, text, prediction, reason, runs } = completion;
+    const users = runs.length > 4 ? plural(runs.length, 'run') : runs.map((run) => data.runs[run].label).join('; ');
+    return card(
+      `completion ${index + 1}${round > 1 ? ` of round ${round}` : ''}`,
+      verdict(reason === null, reason === null ? 'kept' : `rejected: ${words(reason)}`), text,
+      [`answer: ${prediction === null ? 'none found' : prediction}`, runs.length === data.runs.length ? '' : `used by ${users}`],
+      markButton(marks, problem, completion));
+  });
   return [make('h4', {}, 'Teacher completions'), cards(makers)];
 }
 
@@ -136,14 +159,18 @@ function filterControls(data, set) {
 }
 
 function sampleBrowser(place, data) {
-  const search = makeSearch(data);
+  const marks = makeMarks(data, () => { controlsOfMarks.describe(); list.redraw(); redraw(); });
+  const search = makeSearch(data, marks);
   const byName = new Map(data.problems.map((problem) => [problem.name, problem]));
   let filters = {};
   let open = null;
   let linked = false; // whether the address names the open problem
   const status = make('p', { class: 'note', role: 'status' });
   const detail = make('div', { class: 'detail' });
-  const list = makeList('sample-list', 'Problems', summary, (problem) => go(problem));
+  let listed = [];
+  const list = makeList('sample-list', 'Problems', (problem) => summary(problem, marks), (problem) => go(problem));
+  const controlsOfMarks = markControls(data, marks, () => listed.map((problem) => [problem, ofRuns(problem, wantedRuns(data, filters)).completions]),
+    () => wantedRuns(data, filters));
 
   const address = () => `#${[...(linked ? [linkTo(open)] : []), ...Object.entries(filters).filter(([, value]) => value).map(([name, value]) => `${name}=${encodeURIComponent(value)}`)].join('&')}`;
   const remember = (replace) => {
@@ -152,6 +179,7 @@ function sampleBrowser(place, data) {
   };
   const applyFilters = () => {
     const matches = search(filters);
+    listed = matches;
     list.set(matches);
     // A problem that the reader opened stays, and is drawn again: its neighbors and highlights have changed. Otherwise the first match is shown.
     show(linked ? open : matches.length === data.problems.length ? first() : matches[0], false);
@@ -175,13 +203,17 @@ function sampleBrowser(place, data) {
     detail.replaceChildren(
       make('div', { class: 'bar' }, make('h3', { tabindex: '-1' }, make('bdi', {}, problem.name)), make('div', {}, ...steps, link)),
       ...questionBlock(problem), ...(part.answers.length ? answersPart(data, part.answers) : []),
-      ...(part.completions.length ? completionsPart(data, part.completions) : []));
+      ...(part.completions.length ? completionsPart(data, problem, part.completions, marks) : []));
     highlight(detail, searchTerms(filters.q || ''));
     focusDetail(detail, byUser);
   }
 
+  /** Draw the open problem's marks again. Its cards stay, so that the reader's place and focus do. */
+  const redraw = () => { for (const control of detail.querySelectorAll('button[aria-pressed]')) control.dispatchEvent(new Event('marks')); };
+
+  const hasCompletions = data.problems.some((problem) => problem.completions.some(markable));
   const controls = filterControls(data, set);
-  layOut(place, controls, status, list, detail);
+  layOut(place, hasCompletions ? [...controls, controlsOfMarks.bar] : controls, status, list, detail);
   const box = find('input[name=q]', place);
   let timer = 0;
   box.addEventListener('input', () => { clearTimeout(timer); timer = setTimeout(() => set({ q: box.value }), 30); });

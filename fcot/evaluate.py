@@ -1,0 +1,151 @@
+"""``fcot evaluate STUDENT dataset=...``: score a finished student on another task. The result is a run like any other."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fcot.base.console import say
+from fcot.base.errors import FcotError
+from fcot.runs.origin import student_name
+from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
+
+HELP = """Score a finished student on a task: predictions, errors, interval and page, as of any run.
+
+  fcot evaluate outputs/runs/<run>/student dataset=svamp
+  fcot evaluate outputs/runs/<run>/student mine.csv
+  fcot evaluate OWNER/NAME dataset=svamp
+
+  STUDENT               the student/ folder of a run, any folder of transformers, or a hub id
+  FILE                  a labelled file of your own: the same as dataset=custom dataset.path=FILE
+  dataset=...           a task, with its options, as in fcot run
+
+A student of fcot answers in the format that it was trained with (method=as_trained). Problems that its run trained on are not scored.
+Another model is prompted: method=zero_shot_cot, or set method=zero_shot. Your own data is scored as a whole (split-mode=all); a published
+or toy task on its test problems. Any other override of fcot run works: dry_run=true, student.self_consistency=8, seed=1, -m.
+
+The run is in outputs/runs; fcot report compares it with others.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs ``fcot.run`` with the overrides of the evaluation. Exit codes are those of ``fcot.run``."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or {"--help", "-h"} & set(words):
+        print(HELP, end="")
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        overrides = overrides_of(words)
+    except FcotError as error:
+        say(str(error))
+        sys.exit(1)
+    from fcot import run
+
+    sys.argv[1:] = overrides
+    run.main()
+
+
+def overrides_of(words: Sequence[str]) -> list[str]:
+    """The overrides of ``fcot.run`` for an evaluation.
+
+    Args:
+        words: The student, then overrides, flags, and at most one data file.
+
+    Raises:
+        FcotError: The student cannot be evaluated, or no task is named.
+    """
+    places = [place for place, word in enumerate(words) if "=" not in word and not word.startswith("-")]
+    if not places:
+        raise FcotError("name the student first: fcot evaluate outputs/runs/<run>/student dataset=...")
+    source = words[places[0]]
+    files = [words[place] for place in places[1:]]
+    given = [word for place, word in enumerate(words) if place not in places]
+    if len(files) > 1:
+        raise FcotError(f"{' and '.join(files)}: name one data file")
+    if files:
+        if not Path(files[0]).exists():
+            raise FcotError(f"{files[0]}: no such file; a task is dataset=..., and other options are KEY=VALUE")
+        given = [*_defaults(given, {"dataset": "custom"}), f"dataset.path={quoted(files[0])}", *given]
+    own = "dataset=custom" in given
+    if not any(word.startswith("dataset=") for word in given):
+        raise FcotError("name the task: dataset=svamp, or a labelled file of your own")
+    student, interface = _student(source)
+    has_split = any(word.startswith(("dataset.split_column=", "dataset.group_column=")) for word in given)
+    defaults = {"split-mode": "all"} if own and not has_split else {}
+    if own and interface is not None:
+        defaults |= {"dataset.answer_type": interface.rule.answer_type}
+        defaults |= {"dataset.choices": interface.rule.choices} if interface.rule.choices else {}
+    return [*student, *_defaults(given, defaults | _method(source, interface)), *given]
+
+
+def _student(source: str) -> tuple[list[str], StudentInterface | None]:
+    """The overrides that choose the student, and its interface; None for a model that fcot did not train.
+
+    Raises:
+        FcotError: It is an API-backed student.
+    """
+    folder = find_student(Path(source))
+    if (folder / API_FILE).exists():
+        raise FcotError(f"{folder}: an API-backed student; score it on a file: fcot predict {folder} FILE")
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise FcotError(f"{source}: no such folder, and no hub id OWNER/NAME")
+        interface, place = _on_the_hub(source), f"student.hub_id={source}"
+        name = source.partition("/")[2]
+    else:
+        interface = read_interface(folder) if (folder / FILE).exists() else None
+        place, name = f"student.path={quoted(str(folder))}", student_name(folder)
+    chosen = ["student=causal", place, f"student.name={quoted(name)}"]
+    if interface is None:
+        chat = _has_chat_template(str(folder) if folder.is_dir() else source)
+        return [*chosen, f"student.chat_template={str(chat).lower()}"], None
+    limits = f"student.max_prompt_tokens={interface.max_prompt_tokens}", f"student.max_new_tokens={interface.max_new_tokens}"
+    return [*chosen, *limits, f"student.chat_template={str(interface.chat).lower()}"], interface
+
+
+def _on_the_hub(hub_id: str) -> StudentInterface | None:
+    """The interface of a student on the hub; None for a model that fcot did not train."""
+    try:
+        return download_interface(hub_id)
+    except FcotError as error:
+        if "no student of fcot" in str(error):
+            return None
+        raise
+
+
+def _has_chat_template(source: str) -> bool:
+    """Whether a model's tokenizer has a chat template; False too if the tokenizer cannot be loaded, which the run then reports."""
+    from fcot.student.loading import load_tokenizer
+
+    try:
+        return bool(load_tokenizer(source).chat_template)
+    except (FcotError, OSError, ValueError):
+        return False
+
+
+def _method(source: str, interface: StudentInterface | None) -> dict[str, str]:
+    """The choices of method and prompt."""
+    if interface is not None:
+        return {"method": "as_trained"}
+    folder = find_student(Path(source))
+    chat = _has_chat_template(str(folder) if folder.is_dir() else source)
+    return {"method": "zero_shot_cot", "prompt": "reasoning_chat" if chat else "zero_shot_cot"}
+
+
+def _defaults(given: Sequence[str], values: dict[str, str]) -> Iterator[str]:
+    """Overrides for the keys that are not given."""
+    keys = {word.partition("=")[0] for word in given}
+    return (f"{key}={value}" for key, value in values.items() if key not in keys)
+
+
+def quoted(value: str) -> str:
+    """A value as Hydra's command line takes it."""
+    return value if re.fullmatch(r"[\w./-]+", value) else '"' + value.replace('"', '\\"') + '"'
+
+
+if __name__ == "__main__":
+    main()
