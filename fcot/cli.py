@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from fcot import __version__
+from fcot.base.entry import entry_point
 
 COMMANDS = {
     "run": "one run, or a sweep with -m: fcot run student=flan_t5_base diversity=64",
@@ -28,6 +29,7 @@ def help_text() -> str:
     ])  # fmt: skip
 
 
+@entry_point
 def main() -> None:
     """Entry point: hands the arguments to the command's module."""
     command, *arguments = sys.argv[1:] or ["--help"]

@@ -10,7 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.config.command_line import arrange
 from fcot.config.overrides import explained, prepare
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # files that transformers' PyTorch models do not read
@@ -24,14 +26,16 @@ Takes the same overrides as fcot.run. No teacher is called and no key is needed.
 """
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 1 after a message about a download that failed."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
-    with explained():
-        prefetch([argument for argument in prepare(words) if argument not in ("-m", "--multirun")])
+    overrides, _ = arrange(words)
+    with explained(overrides):
+        prefetch(prepare(overrides))
 
 
 def prefetch(overrides: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.base.console import result_console
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, write_json
 from fcot.base.run_folder import RunDirectory
@@ -31,26 +31,23 @@ if TYPE_CHECKING:
 _SHOWN_MISSING = 10
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with a message if there is no finished run."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(description="Report runs and sweeps from their files: tables, figures, one HTML page.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
     parser.add_argument("--wandb", action="store_true", help="also publish a W&B Report; without WANDB_API_KEY, write its spec to a file")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
     options = parser.parse_args(arguments)
     output = options.output or options.folders[0]
-    try:
-        document = report(options.folders, output, export=True)
-        if options.wandb and document is not None:
-            from fcot.reporting.wandb_report import publish
+    document = report(options.folders, output, export=True)
+    if options.wandb and document is not None:
+        from fcot.reporting.wandb_report import publish
 
-            entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
-            output_option = ["--output", str(output)] if options.output else []
-            command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, options.folders)])
-            publish(document, entity, project, output, command)
-    except FcotError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
+        output_option = ["--output", str(output)] if options.output else []
+        command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, options.folders)])
+        publish(document, entity, project, output, command)
 
 
 def report(

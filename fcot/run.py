@@ -13,31 +13,35 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fcot import __version__
 from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.resources import CONF
-from fcot.base.stopping import listen, stop_requested
+from fcot.base.stopping import listen
+from fcot.config.command_line import arrange
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import register_schemas
 
 
+@entry_point
 def main() -> None:
-    """Entry point. Exit code 0 on success, 1 after an error message, 130 after Ctrl-C, 128 + number after another signal."""
-    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list the files of every group before this text
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):  # Hydra would list the files of every group before this text
         print(OmegaConf.load(CONF / "config.yaml").hydra.help.template)
+        return
+    if "--version" in words:  # Hydra would print its own
+        print(f"fcot {__version__}")
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises the exception, so that fcot can print its own message
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow two runs on one machine down by a factor of 20
     register_schemas()
-    try:
-        with explained():
-            listen()  # on every rank, because ranks stop together
-            sys.argv[1:] = prepare(sys.argv[1:])
-            _application()
-    except KeyboardInterrupt:
-        stop_signal = stop_requested()
-        say(f"\n{f'stopped by {stop_signal.name}' if stop_signal else 'interrupted'}; the same command continues where this one stopped")
-        sys.exit(130 if stop_signal is None else 128 + stop_signal)
+    listen()  # on every rank, because ranks stop together
+    overrides, flags = arrange(words)
+    with explained(overrides):
+        sys.argv[1:] = [*prepare(overrides), *flags]
+        _application()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import result_console, say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic
 from fcot.base.records import REFUSED, Completion, Problem
@@ -47,8 +47,9 @@ _HELP = {
 }
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Errors end it with one message and exit code 1."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(prog="fcot.store", description="The completion store: every generation that was ever paid for.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
@@ -76,12 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     try:
         calls[options.command]()
-    except (FcotError, OSError) as error:
-        say(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\ninterrupted; run the same command again to continue")
-        sys.exit(130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FcotError(str(error)) from error
 
 
 # --- list and verify ----------------------------------------------------------------------------------------------
@@ -217,23 +216,14 @@ def configured(overrides: Sequence[str]) -> Run:
     Raises:
         FcotError: The configuration is faulty, or its method uses no teacher.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from fcot.base.resources import CONF
     from fcot.config.checks import to_config
-    from fcot.config.overrides import explain, prepare
-    from fcot.config.schema import register_schemas
+    from fcot.config.overrides import explained, prepare
     from fcot.methods.table import METHODS
     from fcot.runs.run import resolve
+    from fcot.sweeps.plan import composer
 
-    register_schemas()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", prepare(list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise FcotError(explain(error)) from error
+    with explained(overrides), composer([]) as compose:
+        composed = compose(prepare(list(overrides)))
     if "base_url" in composed.teacher:
         composed.teacher.base_url = "http://localhost:9/no-request-is-sent"  # it needs no key, and addresses are part of no store key
         composed.teacher.api_key_env = "none"

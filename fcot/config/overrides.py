@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.resources import CONF
 
@@ -45,6 +43,10 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError("diversity_is_swept was removed: diversity=1 decodes greedily; add teacher.temperature=0.7 to sample")
         if name == "split_mode":
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
+        if name == "hydra.launcher" and not value.startswith("{"):
+            raise FcotError(f"{argument}: the choice is hydra/launcher={value}; hydra.launcher.KEY=VALUE sets its values")
+        if name.startswith("hydra/launcher."):
+            raise FcotError(f"{argument}: write {argument.replace('/', '.', 1)}; hydra/launcher=CHOICE sets the choice only")
         if value == "null" and (CONF / name).is_dir():  # Hydra would crash
             raise FcotError(f"{argument}: a group cannot be null; leave the override out, or name a choice")
         if name.startswith("split-mode."):
@@ -68,20 +70,20 @@ def _nested_choices(group: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """A context in which a faulty command ends the program with one message and exit code 1."""
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """A context in which Hydra's errors about overrides become messages.
+
+    Raises:
+        FcotError: Hydra rejects an override.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error))
-        sys.exit(1)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
+        raise FcotError(explain(error, overrides)) from error
 
 
-def explain(error: Exception) -> str:
-    """A message for Hydra's error about an override, with the keys or choices that exist."""
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """A message for Hydra's error about one of the overrides, with the keys or choices that exist."""
     cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     message = str(error).strip()
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
@@ -92,8 +94,10 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(str(key), existing, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
+        if full_key == "dataset.path":
+            hint = " For a file of your own: dataset=custom dataset.path=FILE; for one of paper A's tasks: dataset=svamp dataset.path=FILE."
         # Hydra first composes a sweep without its axes.
-        if any(re.match(rf"{group}=.*,|experiment=", argument) for argument in sys.argv[1:]):
+        if any(re.match(rf"{group}=.*,|experiment=", argument) for argument in overrides):
             hint += f" In a sweep over {group}, the command line sets only keys of the default {group}; set others in an experiment file."
         return f"there is no {full_key}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(existing)}"
     if missing := re.search(
