@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import progress, say
 from fcot.base.errors import FcotError
+from fcot.base.locations import locate
 
 if TYPE_CHECKING:
     from fcot.student.interface import StudentInterface
@@ -149,7 +150,7 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     from fcot.prompts.answers import votes as count_votes
     from fcot.student.interface import read_interface
 
-    folder = Path(options.student)
+    folder = locate(Path(options.student))
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
     generate = _answer_by_server if (folder / "openai.json").exists() else _answer_locally

@@ -17,6 +17,7 @@ from fcot.base.console import result_console
 from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, write_json
+from fcot.base.locations import locate
 from fcot.base.run_folder import RunDirectory
 from fcot.reporting.finished import Loaded, command_of, distinguish, load, readable
 from fcot.sweeps.ledger import Status, statuses
@@ -35,18 +36,19 @@ _SHOWN_MISSING = 10
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(description="Report runs and sweeps from their files: tables, figures, one HTML page.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep (or the name of either), or a folder of them")
     parser.add_argument("--wandb", action="store_true", help="also publish a W&B Report; without WANDB_API_KEY, write its spec to a file")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
     options = parser.parse_args(arguments)
-    output = options.output or options.folders[0]
-    document = report(options.folders, output, export=True)
+    folders = [locate(folder) for folder in options.folders]
+    output = options.output or folders[0]
+    document = report(folders, output, export=True)
     if options.wandb and document is not None:
         from fcot.reporting.wandb_report import publish
 
         entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
         output_option = ["--output", str(output)] if options.output else []
-        command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, options.folders)])
+        command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, folders)])
         publish(document, entity, project, output, command)
 
 

@@ -16,6 +16,7 @@ from fcot.base.console import result_console, say
 from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic
+from fcot.base.locations import store_dir
 from fcot.base.records import REFUSED, Completion, Problem
 from fcot.base.resources import PRICES
 from fcot.llm.batch_files import set_aside
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fcot.runs.run import Run
 
 _SHOWN_FAULTS = 10
+_DEFAULT_STORE = "default: FCOT_STORE, or store in FCOT_OUTPUT_DIR, or outputs/store"
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
 _AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}  # the authors' names of prompts
 # the options that fields of a completion file correspond to
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "set-aside":
             command.add_argument("batch", type=Path, metavar="JOBS_FILE", help="as the message about the batch names it")
         elif name in ("list", "verify", "compact", "merge"):
-            command.add_argument("store", nargs="?", type=Path, default="outputs/store", metavar="STORE", help="default: outputs/store")
+            command.add_argument("store", nargs="?", type=Path, default=store_dir(), metavar="STORE", help=_DEFAULT_STORE)
         else:
             command.add_argument("file", type=Path, metavar="FILE")
             command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for fcot.run: dataset=svamp teacher=openai ...")

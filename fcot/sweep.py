@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fcot.base.console import result_console, say
 from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.base.locations import locate
 from fcot.base.ranks import started_first
 from fcot.base.stopping import end_with_parent, listen
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from fcot.sweeps.plan import read_plan
 
-    sweep = read_plan(options.folder)
+    sweep = read_plan(locate(options.folder))
     {"status": _status, "rerun": _rerun, "cancel": _cancel, "collect": _collect, "job": _job}[options.command](sweep, options)
 
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
         command = commands.add_parser(name, description=text, help=text)
-        command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>")
+        command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>, or only <time>")
         if name == "status":
             command.add_argument(
                 "--watch",

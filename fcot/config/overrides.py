@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot.base.errors import FcotError
+from fcot.base.locations import OUTPUT_DIR, STORE
 from fcot.base.resources import CONF
+from fcot.config.values import written
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
@@ -51,8 +54,20 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError(f"{argument}: a group cannot be null; leave the override out, or name a choice")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE sets the choice only")
+    arguments = [*_places(arguments), *arguments]
     # The keys of these mappings belong to a server, a filter or sbatch and are not in the schema: Hydra sets them only with "++".
     return [f"++{argument}" if re.match(_OPEN_MAPPING, argument) else argument for argument in arguments]
+
+
+def _places(overrides: Sequence[str]) -> list[str]:
+    """Overrides for the folders that environment variables name and the command does not set.
+
+    As overrides they are recorded with a run and in a sweep's plan, so that jobs and ``rerun`` need no variables.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    variables = {"output_dir": OUTPUT_DIR, "store_dir": STORE}
+    folders = {key: os.environ.get(variable) for key, variable in variables.items() if key not in given}
+    return [f"{key}={written(os.path.abspath(folder))}" for key, folder in folders.items() if folder]
 
 
 def looks_secret(name: str, value: str) -> bool:
