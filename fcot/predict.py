@@ -17,6 +17,7 @@ from fcot.base.locations import locate
 
 if TYPE_CHECKING:
     from fcot.student.interface import StudentInterface
+    from fcot.student.loading import Student
 
 HELP = """Let a trained student answer questions.
 
@@ -130,12 +131,13 @@ def _json(text: str, where: str) -> Any:
         raise FcotError(f"{where}: {error}") from error
 
 
-def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def answer(options: Options, rows: Sequence[dict[str, Any]], loaded: Student | None = None) -> list[dict[str, Any]]:
     """Let the student answer the question of each row.
 
     Args:
         options: The options of the command.
         rows: Each has ``question``, and optionally ``answer``, the gold answer.
+        loaded: The student, from :func:`load`; None loads it, unless it is API-backed.
 
     Returns:
         The rows, with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens`` added. Rows
@@ -153,8 +155,11 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
     folder = locate(Path(options.student))
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
-    generate = _answer_by_server if (folder / "openai.json").exists() else _answer_locally
-    texts_by_question = generate(folder, interface, [row["question"] for row in rows], options, limit)
+    questions = [row["question"] for row in rows]
+    if is_api_backed(folder):
+        texts_by_question = _answer_by_server(folder, interface, questions, options, limit)
+    else:
+        texts_by_question = _answer_locally(loaded or load(folder, interface), interface, questions, options, limit)
     answers = []
     for number, (row, texts) in enumerate(zip(rows, texts_by_question, strict=True)):
         gold = interface.rule.gold(str(row["answer"])) if "answer" in row else ""
@@ -177,18 +182,27 @@ def answer(options: Options, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
 Texts = list[list[tuple[str, bool, int]]]
 
 
-def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
+def is_api_backed(folder: Path) -> bool:
+    """Whether the student answers through a server instead of on this machine."""
+    return (folder / "openai.json").exists()
+
+
+def load(folder: Path, interface: StudentInterface) -> Student:
+    """Load a student's model and tokenizer, onto the GPU if there is one."""
     import torch
-    from transformers.utils import logging
 
-    from fcot.decoding.engine import DecodingPrompt, Sampling
-    from fcot.student.decoding import decode
     from fcot.student.loading import load_student
-    from fcot.student.tokenization import encode_questions
 
-    logging.disable_progress_bar()
     student = load_student(str(folder), chat=interface.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    return student
+
+
+def _answer_locally(student: Student, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
+    from fcot.decoding.engine import DecodingPrompt, Sampling
+    from fcot.student.decoding import decode
+    from fcot.student.tokenization import encode_questions
+
     ids, _, cut = encode_questions(student, interface.format, questions, interface.max_prompt_tokens)
     if cut:
         say(f"warning: {cut} questions lost their beginning: the student reads {interface.max_prompt_tokens} tokens")
@@ -207,6 +221,7 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     import asyncio
 
     from fcot.base.files import read_json
+    from fcot.base.loop import run_async
     from fcot.llm import connect
     from fcot.llm.openai import key_fault
     from fcot.llm.requests import Request
@@ -231,7 +246,7 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
         finally:
             await client.close()
 
-    return asyncio.run(run())
+    return run_async(run())
 
 
 def _show(answers: Sequence[dict[str, Any]], output: str | None) -> None:

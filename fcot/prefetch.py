@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from fcot.base.console import say
@@ -65,19 +64,11 @@ def prefetch(overrides: Sequence[str]) -> None:
 
 def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """The composed configurations of a command: one for a run; one per job if the command or its experiment is a sweep."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from fcot.sweeps.plan import composer, expand
 
-    from fcot.sweeps.plan import composer
-
-    parser = OverridesParser.create()
     with composer([]) as compose:
-        parsed = parser.parse_overrides(list(overrides))
-        plain = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-        params = compose(plain, return_hydra_config=True).hydra.sweeper.params or {}
-        with_params = [*(f"{key}={value}" for key, value in params.items()), *overrides]
-        for batch in BasicSweeper.split_arguments(parser.parse_overrides(with_params), None):
-            for point in batch:
-                yield compose(point)
+        for job in expand(overrides, compose)[1]:
+            yield compose(job)
 
 
 def _models(config: Any) -> Iterator[tuple[HubModel, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,11 @@ def _application(composed: DictConfig) -> None:
     if HydraConfig.get().launcher.get("kind") != "serial":
         say(f"hydra/launcher={HydraConfig.get().runtime.choices['hydra/launcher']} is for sweeps: add -m, even for a single job")
         sys.exit(1)
+    from fcot.sweeps.plan import added_searchpath
+
+    hydra_config = HydraConfig.get()
     try:
-        folder, metrics = _run(composed)
+        folder, metrics = start(composed, hydra_config.overrides.task, added_searchpath(hydra_config.runtime))
     except FcotError as error:  # caught here, because Hydra would print the overrides before the message
         say(str(error))
         sys.exit(1)
@@ -71,8 +75,13 @@ def _application(composed: DictConfig) -> None:
         print(stage_line(composed.until, metrics, str(first_round if first_round.exists() else folder)))
 
 
-def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
+def start(composed: DictConfig, overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """Resolve and execute one run, or show its dry run or preview.
+
+    Args:
+        composed: The composed configuration.
+        overrides: The overrides that made it, which the run records.
+        searchpath: Folders of configuration files that the command added, as URLs.
 
     Returns:
         The run's folder and its metrics, which are empty for a dry run or a preview.
@@ -92,11 +101,9 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
     else:
         from fcot.runs.pipeline import execute
         from fcot.runs.run import config_yaml
-        from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")
-        hydra = HydraConfig.get()
-        return run.directory.path, execute(run, config_yaml(composed, run, hydra.overrides.task, added_searchpath(hydra.runtime)))
+        return run.directory.path, execute(run, config_yaml(composed, run, overrides, searchpath))
     return run.directory.path, {}
 
 

@@ -17,8 +17,8 @@ ORDER = [
 FOUNDATION = {"base", "__version__"}
 # These parts know runs and configurations and may import every part.
 ABOVE = {
-    "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "sweep", "prefetch", "check", "cli",
-    "__main__",
+    "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "sweep", "prefetch", "check", "ls",
+    "rm", "api", "cli", "__main__",
 }  # fmt: skip
 
 

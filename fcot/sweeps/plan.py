@@ -202,6 +202,29 @@ def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
         hydra.hydra = outer
 
 
+def expand(overrides: Sequence[str], compose: Callable[..., DictConfig]) -> tuple[DictConfig, list[list[str]]]:
+    """The jobs of a sweep, as Hydra's command line makes them from the overrides and the experiment's own axes.
+
+    Args:
+        overrides: As on the command line, some with several values.
+        compose: The function of :func:`composer`.
+
+    Returns:
+        The configuration without the command's axes, ``hydra`` included, and the overrides of each job.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides(list(overrides))
+    plain = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    config = compose(plain, return_hydra_config=True)
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    of_jobs = [override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *of_jobs]), None)
+    return config, [list(job) for batch in batches for job in batch]
+
+
 def added_searchpath(runtime: Any) -> list[str]:
     """The configuration folders that the command added, as URLs.
 
