@@ -294,7 +294,8 @@ class Student:
         )  # fmt: skip
         with _undisturbed():
             rows = answer(options, [{"question": text} for text in texts], self._loaded) if texts else []
-        return [Answer(**{name: row.get(name) for name in Answer.__dataclass_fields__}) for row in rows]
+        names = ("question", "prediction", "completion", "complete", "n_tokens")
+        return [Answer(*(row[name] for name in names), votes=row.get("votes")) for row in rows]
 
     @cached_property
     def _loaded(self) -> LoadedStudent | None:

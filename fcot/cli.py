@@ -15,6 +15,8 @@ COMMANDS = {
     "sweep": "the jobs of a sweep: fcot sweep status|rerun|cancel|collect outputs/sweeps/<time>",
     "report": "tables, figures and a page of finished runs: fcot report outputs/sweeps/<time>",
     "predict": "answers of a trained student: fcot predict student=outputs/runs/<run>/student QUESTION",
+    "ls": "the runs and sweeps of the output folder with their states, accuracies and sizes: fcot ls",
+    "rm": "removes runs, or only their students' weights: fcot rm RUN; fcot rm --unfinished",
     "store": "the completion store: fcot store list|verify|compact|merge|export|import",
     "prefetch": "downloads models and data for nodes without internet: fcot prefetch student=t5_base dataset=svamp",
 }

@@ -113,7 +113,7 @@ class Sweep:
         if job.run is None:
             return False
         directory = self.directory(job)
-        return directory.done.exists() or (job.until != "evaluate" and directory.stage(job.until).exists())
+        return directory.done.exists() or (job.until != "evaluate" and directory.reached(job.until))
 
 
 def display_path(path: Path) -> Path:
