@@ -294,8 +294,10 @@ class Student:
         )  # fmt: skip
         with _undisturbed():
             rows = answer(options, [{"question": text} for text in texts], self._loaded) if texts else []
-        names = ("question", "prediction", "completion", "complete", "n_tokens")
-        return [Answer(*(row[name] for name in names), votes=row.get("votes")) for row in rows]
+        return [
+            Answer(row["question"], row["prediction"], row["completion"], row["complete"], row["n_tokens"], row.get("votes"))
+            for row in rows
+        ]  # fmt: skip
 
     @cached_property
     def _loaded(self) -> LoadedStudent | None:

@@ -93,7 +93,7 @@ def start(composed: DictConfig, overrides: Sequence[str], searchpath: Sequence[s
         from fcot.estimate.dry_run import estimate
         from fcot.estimate.needs import show
 
-        show([estimate(run, {})])
+        show([estimate(run, {}, overrides)])
     elif run.config.preview:
         from fcot.estimate.preview import preview
 

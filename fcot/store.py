@@ -43,6 +43,7 @@ _HELP = {
     "verify": "check every row; exit code 1 if one is faulty",
     "compact": "rewrite a store without torn lines, superseded rows and repeated prompts; every paid row stays",
     "merge": "add the rows of the store FROM to STORE; requests that are in both are left out",
+    "adopt": "copy completions of the same prompts from TASK/MODEL/PROMPT, or from another token limit, so that a configuration uses them",
     "set-aside": "set aside a submitted batch that cannot be collected; its requests are bought again",
     "export": "write the stored completions of a configuration's training problems in the authors' format; nothing is bought",
     "import": "store the completions of a file (the authors' format) as a configuration's own, so that no run buys them again",
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("source", type=Path, metavar="FROM", help="the other store's folder")
         if name == "set-aside":
             command.add_argument("batch", type=Path, metavar="JOBS_FILE", help="as the message about the batch names it")
+        elif name == "adopt":
+            command.add_argument("folder", type=Path, metavar="FOLDER", help="TASK/MODEL/PROMPT, as the dry run and list name it")
+            command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the configuration that uses them, as for fcot.run")
         elif name in ("list", "verify", "compact", "merge"):
             command.add_argument("store", nargs="?", type=Path, default=store_dir(), metavar="STORE", help=_DEFAULT_STORE)
         else:
@@ -73,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "verify": lambda: verify(options.store),
         "compact": lambda: compact_store(options.store),
         "merge": lambda: merge_stores(options.source, options.store),
+        "adopt": lambda: adopt_folder(options.folder, configured(options.overrides)),
         "set-aside": lambda: set_batch_aside(options.batch),
         "export": lambda: export_file(options.file, configured(options.overrides)),
         "import": lambda: import_file(options.file, configured(options.overrides)),
@@ -198,6 +203,23 @@ def merge_stores(source: Path, target: Path) -> None:
         with folder.exclusive(say), target_folder.exclusive(say):
             n_new = sum(merge(shard, target_folder.shard(shard.path.stem)) for shard in folder.shards())
         print(f"{name}: {n_new:,} rows were new")
+
+
+def adopt_folder(folder: Path, run: Run) -> None:
+    """Copy answers to a configuration's prompts from another folder of its store, or from another limit in its own folder.
+
+    Raises:
+        FcotError: There is no such folder, or it has no completions that the configuration could use.
+    """
+    from fcot.runs.stored import adopt
+
+    store = run.store_dir.resolve()
+    path = (store / folder if (store / folder).is_dir() else folder).resolve()
+    if not path.is_dir():
+        raise FcotError(f"{folder}: no such folder in {run.store_dir}; fcot store list names them")
+    if not path.is_relative_to(store):
+        raise FcotError(f"{folder} belongs to another store than {run.store_dir}: first fcot store merge OTHER_STORE {run.store_dir}")
+    print(adopt(run, run.store_dir / path.relative_to(store)))
 
 
 def set_batch_aside(path: Path) -> None:
