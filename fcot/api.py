@@ -53,7 +53,9 @@ def run_experiment(**overrides: Any) -> RunResult:
     """
     if swept := [name for name in overrides if name.startswith(("hydra/", "hydra.launcher", "hydra.sweep"))]:
         raise FcotError(f"{swept[0]} is for sweeps: fcot.run_sweep")
-    from fcot.config.overrides import explained, prepare
+    from hydra.errors import ConfigCompositionException
+
+    from fcot.config.overrides import explain, explained, prepare
     from fcot.run import start
     from fcot.sweeps.plan import composer
 
@@ -61,7 +63,12 @@ def run_experiment(**overrides: Any) -> RunResult:
     with _undisturbed():
         with explained(words), composer([]) as compose:
             arguments = prepare(words)
-            composed = compose(arguments)
+            try:
+                composed = compose(arguments)
+            except ConfigCompositionException as error:
+                if "of type 'list' could not be converted" not in str(error.__cause__):
+                    raise
+                raise FcotError(f"{explain(error, words)}\nfcot.run_sweep sweeps over a list of values") from error
         folder, _ = start(composed, arguments, [])
     return RunResult(folder.absolute())
 
@@ -84,12 +91,14 @@ def run_sweep(**overrides: Any) -> SweepResult:
 
     from fcot.config.overrides import explained, prepare
     from fcot.sweeps.launch import failure_lines, launch
-    from fcot.sweeps.plan import composer, expand, plan_path, read_plan
+    from fcot.sweeps.plan import composer, expand, plan_path, read_plan, split_searchpath
 
     words = [_axis(name, value) for name, value in overrides.items()]
     with _undisturbed():
-        with explained(words), composer([]) as compose:
-            config, jobs = expand(prepare(words), compose)
+        with explained(words):
+            searchpath, arguments = split_searchpath(prepare(words))
+            with composer(searchpath) as compose:
+                config, jobs = expand(arguments, compose)
             folder = Path(config.hydra.sweep.dir).absolute()
             launcher = OmegaConf.to_container(config.hydra.launcher, resolve=True)
         assert isinstance(launcher, dict)
@@ -98,8 +107,8 @@ def run_sweep(**overrides: Any) -> SweepResult:
             raise FcotError("sweeps run under hydra/launcher=serial, local, slurm or slurm_ddp: choose one of these")
         is_shown = config.dry_run or config.preview
         try:
-            with contextlib.nullcontext() if is_shown else contextlib.redirect_stdout(io.StringIO()):
-                launch(folder, jobs, [], {str(name): value for name, value in launcher.items()})
+            with explained(words), contextlib.nullcontext() if is_shown else contextlib.redirect_stdout(io.StringIO()):
+                launch(folder, jobs, searchpath, {str(name): value for name, value in launcher.items()})
         except SystemExit as error:  # failed jobs, which were listed
             lines = failure_lines(read_plan(folder)) if plan_path(folder).exists() else []
             raise FcotError("\n".join(lines) or "not every job of the sweep can be run: see the lines above") from error
@@ -292,8 +301,7 @@ class Student:
             str(self.folder), self_consistency=self_consistency, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
             api_key_env=api_key_env,
         )  # fmt: skip
-        with _undisturbed():
-            rows = answer(options, [{"question": text} for text in texts], self._loaded) if texts else []
+        rows = answer(options, [{"question": text} for text in texts], self._loaded) if texts else []
         return [
             Answer(row["question"], row["prediction"], row["completion"], row["complete"], row["n_tokens"], row.get("votes"))
             for row in rows
@@ -304,7 +312,13 @@ class Student:
         """Model and tokenizer; None for an API-backed student."""
         from fcot.predict import is_api_backed, load
 
-        return None if is_api_backed(self.folder) else load(self.folder, self.interface)
+        if is_api_backed(self.folder):
+            return None
+        restore = _progress_bars()
+        try:
+            return load(self.folder, self.interface)
+        finally:
+            restore()
 
 
 # --- from Python values to overrides ----------------------------------------------------------------------------------

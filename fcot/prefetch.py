@@ -64,10 +64,11 @@ def prefetch(overrides: Sequence[str]) -> None:
 
 def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """The composed configurations of a command: one for a run; one per job if the command or its experiment is a sweep."""
-    from fcot.sweeps.plan import composer, expand
+    from fcot.sweeps.plan import composer, expand, split_searchpath
 
-    with composer([]) as compose:
-        for job in expand(overrides, compose)[1]:
+    searchpath, others = split_searchpath(overrides)
+    with composer(searchpath) as compose:
+        for job in expand(others, compose)[1]:
             yield compose(job)
 
 

@@ -129,6 +129,7 @@ def test_a_dry_run_is_printed_and_makes_no_files(tmp_path, capsys):
     ({"student": {"width": 32}}, 'student takes the name of a choice; its options are set one by one: **{"student.KEY": VALUE}'),
     ({"hydra/launcher": "local"}, "hydra/launcher is for sweeps: fcot.run_sweep"),
     ({"diversity=2": 1}, "not the name of an option"),
+    ({"seed": [0, 1]}, "fcot.run_sweep sweeps over a list of values"),
 ])  # fmt: skip
 def test_a_fault_has_the_message_of_the_command_line(options, message, tmp_path):
     with pytest.raises(fcot.FcotError) as caught:
@@ -246,6 +247,20 @@ def test_a_sweep_has_the_jobs_of_the_command_with_the_experiments_axes(run_fcot,
     assert result.stdout == printed
     assert "jobs: " in printed
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_unknown_choice_among_those_of_a_sweep_has_the_message_of_the_command_line(tmp_path):
+    with pytest.raises(fcot.FcotError, match=r"there is no student=tiny_t6. Did you mean student=tiny_t5\?"):
+        fcot.run_sweep(**TINY, student=["tiny_gpt2", "tiny_t6"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_uses_configurations_of_a_folder_of_ones_own(tmp_path):
+    (tmp_path / "conf/student").mkdir(parents=True)
+    (tmp_path / "conf/student/narrow.yaml").write_text("defaults: [tiny_gpt2, _self_]\nname: narrow\nwidth: 16\n")
+    options = TINY | {"student": ["narrow", "tiny_t5"], "student.width": 32, "hydra.searchpath": [[f"file://{tmp_path}/conf"]]}
+    sweep = fcot.run_sweep(**options, until="curate")
+    assert sorted(run.name.split("-")[1] for run in sweep.runs) == ["narrow", "tiny_t5"]
 
 
 def test_a_sweep_with_a_failed_job_finishes_the_others_and_raises():

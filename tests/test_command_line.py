@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fcot import __version__
+from fcot import __version__, sweep
 from fcot.base import entry
 from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError, UsageError
@@ -82,6 +82,13 @@ def test_an_override_of_the_wrong_form_is_answered_with_the_right_one(run_fcot, 
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_launcher_parameter_without_a_value_is_answered_with_its_form():
+    launcher = {"kind": "slurm", "mem_gb": 8, "generation": {"partition": None}}
+    for word, message in (("mem_gb", "mem_gb=VALUE (it is 8 now)"), ("generation.partition", "generation.partition=VALUE (it is None now)")):
+        with pytest.raises(FcotError, match=re.escape(f"{word}: give a value: {message}")):
+            sweep._launcher_parameters(launcher, [word])
 
 
 def test_version_is_that_of_fcot(run_fcot):

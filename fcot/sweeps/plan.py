@@ -202,6 +202,15 @@ def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
         hydra.hydra = outer
 
 
+def split_searchpath(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The configuration folders that overrides add (``hydra.searchpath=[...]``), and the other overrides."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    values = [OverridesParser.create().parse_override(override).value() for override in paths]
+    return [str(path) for value in values for path in value], [override for override in overrides if override not in paths]
+
+
 def expand(overrides: Sequence[str], compose: Callable[..., DictConfig]) -> tuple[DictConfig, list[list[str]]]:
     """The jobs of a sweep, as Hydra's command line makes them from the overrides and the experiment's own axes.
 
