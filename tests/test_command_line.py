@@ -86,7 +86,10 @@ def test_an_override_of_the_wrong_form_is_answered_with_the_right_one(run_fcot, 
 
 def test_a_launcher_parameter_without_a_value_is_answered_with_its_form():
     launcher = {"kind": "slurm", "mem_gb": 8, "generation": {"partition": None}}
-    for word, message in (("mem_gb", "mem_gb=VALUE (it is 8 now)"), ("generation.partition", "generation.partition=VALUE (it is None now)")):
+    for word, message in (
+        ("mem_gb", "mem_gb=VALUE (it is 8 now)"),
+        ("generation.partition", "generation.partition=VALUE (it is None now)"),
+    ):
         with pytest.raises(FcotError, match=re.escape(f"{word}: give a value: {message}")):
             sweep._launcher_parameters(launcher, [word])
 
@@ -117,7 +120,7 @@ def test_exit_codes_are_those_of_the_documentation(monkeypatch, capsys):
     for code, error in codes.items():
         assert code_of(error) == int(code)
         assert re.search(rf"^\| {code} \|", table, re.MULTILINE), code
-    assert "an error\nusage\n\ninterrupted; run the same command again to continue\n" in capsys.readouterr().err
+    assert "an error\nusage\n\ninterrupted; the same command continues where this one stopped\n" in capsys.readouterr().err
     monkeypatch.setattr(entry, "stop_requested", lambda: signal.SIGTERM)
     assert code_of(KeyboardInterrupt()) == 128 + signal.SIGTERM
     assert re.search(r"^\| 128 \+ n \|", table, re.MULTILINE)

@@ -33,7 +33,7 @@ def entry_point(main: Callable[Arguments, None]) -> Callable[Arguments, None]:
             sys.exit(2 if isinstance(error, UsageError) else 1)
         except KeyboardInterrupt:
             stopped_by = stop_requested()
-            say(f"\n{f'stopped by {stopped_by.name}' if stopped_by else 'interrupted'}; run the same command again to continue")
+            say(f"\n{f'stopped by {stopped_by.name}' if stopped_by else 'interrupted'}; the same command continues where this one stopped")
             sys.exit(130 if stopped_by is None else 128 + stopped_by)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
