@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from teachers import Scripted
+from test_stored_distributions import random_top, same
 
 from fcot import store
 from fcot.estimate.dry_run import estimate
@@ -151,6 +152,22 @@ def test_completions_of_another_limit_are_adopted_if_they_ended_by_themselves_wi
     buy(*words, seller=seller)
     assert seller.sold == D * N_TRAIN - place.n_fitting, "only the rest is bought"
     verify()
+
+
+def test_adopted_completions_take_their_distributions_along(capsys):
+    words = overrides("dataset.name=old")
+    buy(*words)
+    run = configured(words)
+    problem = run.select(run.split.train)[0]
+    key, top = run.plan.root_key(run.store, problem), random_top(5, 2, seed=1)
+    with run.store.exclusive(print):
+        shard = run.store.shard(key)
+        shard.append([], [(shard.row(key, 1), top)])
+    renamed = configured(overrides("dataset.name=new"))
+    adopt(capsys, "old/m/zero_shot_cot_chat", *overrides("dataset.name=new"))
+    copy = renamed.store.refresh().shard(key)
+    assert same(copy.distributions.get(copy.row(key, 1)), top)
+    assert not copy.distributions.has(copy.row(key, 0))
 
 
 def test_completions_at_another_temperature_are_reported_with_the_override_only(capsys):

@@ -208,7 +208,9 @@ def split_searchpath(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
     paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
     values = [OverridesParser.create().parse_override(override).value() for override in paths]
-    return [str(path) for value in values for path in value], [override for override in overrides if override not in paths]
+    return [str(path) for value in values if isinstance(value, list) for path in value], [
+        override for override in overrides if override not in paths
+    ]
 
 
 def expand(overrides: Sequence[str], compose: Callable[..., DictConfig]) -> tuple[DictConfig, list[list[str]]]:
