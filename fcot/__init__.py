@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from fcot.api import RunResult as RunResult
     from fcot.api import Student as Student
     from fcot.api import SweepResult as SweepResult
+    from fcot.api import check_data as check_data
     from fcot.api import load_run as load_run
     from fcot.api import run_experiment as run_experiment
     from fcot.api import run_sweep as run_sweep
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "FcotError", "RunResult", "Student", "SweepResult", "load_run", "run_experiment", "run_sweep"]
+__all__ = ["Answer", "FcotError", "RunResult", "Student", "SweepResult", "check_data", "load_run", "run_experiment", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from fcot.student.loading import Student as LoadedStudent
     from fcot.sweeps.plan import Sweep
+    from fcot.tasks.check import DataReport
 
 _STAGES = ("evaluate", "train", "curate", "generate")  # the last one first
 _LOGGERS = ("pytorch_lightning", "lightning_fabric")  # whose levels a training changes
@@ -113,6 +114,25 @@ def run_sweep(**overrides: Any) -> SweepResult:
             lines = failure_lines(read_plan(folder)) if plan_path(folder).exists() else []
             raise FcotError("\n".join(lines) or "not every job of the sweep can be run: see the lines above") from error
     return SweepResult(folder)
+
+
+def check_data(path: str | Path | None = None, **overrides: Any) -> DataReport:
+    """Check data before a run, as ``fcot check`` does: columns, faulty rows, contradictions, duplicates, the split. Nothing is written.
+
+    Args:
+        path: A file, folder or hub id as own data; None: the overrides choose the data, as in ``dataset="svamp"``.
+        overrides: As for :func:`run_experiment`.
+
+    Returns:
+        The report: ``usable`` says whether a run can use the data, ``faults`` and ``notes`` are sentences, ``to_text()`` is the page.
+
+    Raises:
+        FcotError: The data cannot be read, a column is missing, or an override is wrong. Faulty rows are no error, but in the report.
+    """
+    from fcot.check import check
+
+    with _undisturbed():
+        return check(None if path is None else str(path), [_override(name, value) for name, value in overrides.items()])
 
 
 def load_run(folder: str | Path) -> RunResult:

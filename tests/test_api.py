@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -22,7 +23,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import fcot
-from fcot import predict
+from fcot import check, predict
 from fcot.base.stopping import stop_requested
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,20 @@ def test_a_fault_has_the_message_of_the_command_line(options, message, tmp_path)
         fcot.run_experiment(**options)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_is_checked_as_the_command_does(tmp_path, capsys):
+    (tmp_path / "my sums.csv").write_text(
+        "id,Frage,Antwort\n" + "".join(f"a{n},Was ist {n} + 1?,{n + 1}\n" for n in range(20)) + "b,Was?,viel\n"
+    )
+    options = {"dataset.question_column": "Frage", "dataset.answer_column": "Antwort", "dataset.answer_type": "number"}
+    report = fcot.check_data("my sums.csv", **options)
+    assert (report.n_rows, report.n_faulty, report.usable) == (21, 1, False)
+    with contextlib.suppress(SystemExit):
+        check.main(["my sums.csv", *(f"{name}={value}" for name, value in options.items())])
+    assert capsys.readouterr().out == report.to_text() + "\n"
+    with pytest.raises(fcot.FcotError, match="no such file"):
+        fcot.check_data(tmp_path / "nowhere.csv")
 
 
 def test_a_folder_that_is_no_run_is_reported(tmp_path, trained):
