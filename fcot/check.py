@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from fcot.base.entry import entry_point
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.fields import bound_faults
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import Config
+from fcot.config.values import written
 from fcot.tasks.check import (
     DataReport,
     answer_sentences,
@@ -40,14 +41,14 @@ Exit code 0 if a run can use the data as it is, 1 if not.
 _SAMPLE = 20_000  # rows that decide a guess; problems whose tokens are counted
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 0 if a run can use the data, 1 if not, or after an error message."""
+    """Entry point. Exit code 1 if a run cannot use the data, else those of :func:`fcot.base.entry.entry_point`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
-    with explained():
-        report = check(*parse(words))
+    report = check(*parse(words))
     print(report.to_text())
     sys.exit(0 if report.usable else 1)
 
@@ -105,8 +106,8 @@ def _config(path: str | None, overrides: Sequence[str]) -> tuple[Config, list[st
     from fcot.sweeps.plan import composer
 
     chosen = [] if any(word.startswith("dataset=") for word in overrides) else ["dataset=custom"]
-    own = [*chosen, f"dataset.path={quoted(path)}"] if path is not None else []
-    with composer([]) as compose:
+    own = [*chosen, f"dataset.path={written(path)}"] if path is not None else []
+    with explained(overrides), composer([]) as compose:
         config = unchecked(compose([*own, *prepare(list(overrides))]))
     dataset, guessed = config.dataset, list[str]()
     if dataset.own:
@@ -138,7 +139,7 @@ def _guess(dataset: Any) -> tuple[Any, list[str]]:
         letters = {"choices": rule.choices} if rule.choices else {}
         options |= {"answer_type": rule.answer_type, **letters}
         dataset = replace(dataset, answer_type=rule.answer_type, **letters)
-    return dataset, [f"dataset.{name}={quoted(value)}" for name, value in options.items()]
+    return dataset, [f"dataset.{name}={written(value)}" for name, value in options.items()]
 
 
 def _split(config: Config, data: Data) -> tuple[Split | None, str, list[str]]:
@@ -196,16 +197,9 @@ def _lengths(what: str, lengths: Sequence[int], option: str, limit: int) -> str:
 
 def _command(path: str | None, overrides: Sequence[str], guessed: Sequence[str]) -> str:
     """A dry run on the data."""
-    words = [*(["dataset=custom", f"dataset.path={quoted(path)}"] if path is not None else []), *guessed, *overrides]
+    words = [*(["dataset=custom", f"dataset.path={written(path)}"] if path is not None else []), *guessed, *overrides]
     teacher = [] if any(word.startswith("teacher=") for word in overrides) else ["teacher=openai", "teacher.model=MODEL"]
     return shlex.join(["fcot", "run", *words, *teacher, "dry_run=true"])
-
-
-def quoted(value: str) -> str:
-    """A value as Hydra reads it in an override, in quotation marks where it needs them."""
-    if re.fullmatch(r"[\w./-]+", value):
-        return value
-    return "'" + value.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from fcot import __version__
+from fcot.base.entry import entry_point
 
 COMMANDS = {
     "run": "one run, or a sweep with -m: fcot run student=flan_t5_base diversity=64",
@@ -16,6 +17,8 @@ COMMANDS = {
     "predict": "answers of a trained student: fcot predict outputs/runs/<run>/student FILE or QUESTION",
     "evaluate": "accuracy of a finished student on another task: fcot evaluate outputs/runs/<run>/student dataset=svamp",
     "export": "kept rationales as training data for other programs: fcot export outputs/runs/<run> samples.jsonl",
+    "ls": "the runs and sweeps of the output folder with their states, accuracies and sizes: fcot ls",
+    "rm": "removes runs, or only their students' weights: fcot rm RUN; fcot rm --unfinished",
     "store": "the completion store: fcot store list|verify|compact|merge|export|import",
     "prefetch": "downloads models and data for nodes without internet: fcot prefetch student=t5_base dataset=svamp",
 }
@@ -30,6 +33,7 @@ def help_text() -> str:
     ])  # fmt: skip
 
 
+@entry_point
 def main() -> None:
     """Entry point: hands the arguments to the command's module."""
     command, *arguments = sys.argv[1:] or ["--help"]

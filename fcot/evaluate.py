@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
@@ -31,6 +31,7 @@ The run is in outputs/runs; fcot report compares it with others.
 """
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs ``fcot.run`` with the overrides of the evaluation. Exit codes are those of ``fcot.run``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -38,11 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="")
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        overrides = overrides_of(words)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
+    overrides = overrides_of(words)
     from fcot import run
 
     sys.argv[1:] = overrides

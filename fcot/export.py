@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -13,9 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, read_jsonl, replacing, write_folder, write_jsonl
+from fcot.base.locations import locate
 from fcot.base.records import CuratedCompletion, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
@@ -44,8 +44,9 @@ Test problems are never exported.
 """
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 1 after an error message."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(
         prog="fcot export", description="Write the kept completions of a run as training data for other programs.", epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,11 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
     parser.add_argument("--format", choices=tuple(FORMATS), default="messages", help=f"{formats}. Default: messages")
     options = parser.parse_args(arguments)
-    try:
-        print(export(options.run, options.file, options.format))
-    except (FcotError, OSError) as error:
-        say(str(error))
-        sys.exit(1)
+    print(export(locate(options.run), options.file, options.format))
 
 
 def export(folder: Path, file: Path, format_name: str) -> str:

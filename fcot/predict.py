@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import progress, result_console, say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.base.locations import locate
 
 if TYPE_CHECKING:
     from fcot.reporting.table import Table
     from fcot.student.interface import StudentInterface
+    from fcot.student.loading import Student
     from fcot.tasks.reading import Rows
 
 HELP = """Let a trained student answer questions, and score its answers where the gold answers are known.
@@ -57,24 +60,19 @@ class Options:
     api_key_env: str | None = None
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 1 after an error message, 130 after Ctrl-C."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        options, questions = parse(words)
-        rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
-        if not rows or not all(row["question"].strip() for row in rows):
-            raise FcotError("no question: write one in quotes, or name a file")
-        _show(answer(options, rows), options)
-    except FcotError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    options, questions = parse(words)
+    rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
+    if not rows or not all(row["question"].strip() for row in rows):
+        raise FcotError("no question: write one in quotes, or name a file")
+    _show(answer(options, rows), options)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -149,14 +147,14 @@ def read_questions(options: Options) -> list[dict[str, Any]]:
     Raises:
         FcotError: The file cannot be read or lacks a column, or rows are faulty; the message has all of them.
     """
-    from fcot.student.interface import find_student, read_interface
+    from fcot.student.interface import read_interface
     from fcot.tasks.loaders import Columns, listed, to_data
     from fcot.tasks.table import custom_task
 
     assert options.file is not None
     rows = read_file(options.file)
     answers = _check_columns(rows, options)
-    interface = read_interface(find_student(Path(options.student)))
+    interface = read_interface(student_folder(options.student))
     task = custom_task(interface.task, interface.rule)
     columns = Columns(options.question_column, answers, group=options.group_column)
     data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal)
@@ -225,12 +223,13 @@ def read_file(file: str) -> Rows:
     return Rows(file, "text", values, tuple(dict.fromkeys(name for row in values for name in row)), numbers, faults)
 
 
-def answer(options: Options, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student | None = None) -> list[dict[str, Any]]:
     """Let the student answer the question of each row.
 
     Args:
         options: The options of the command.
         rows: Each has ``question``, and optionally ``GOLD``, the gold answer in a form that the student's answer rule reads.
+        loaded: The student, from :func:`load`; None loads it, unless it is API-backed.
 
     Returns:
         The rows, with ``completion``, ``prediction`` (None where the completion has no answer), ``complete`` and ``n_tokens`` added. Rows
@@ -243,13 +242,16 @@ def answer(options: Options, rows: Sequence[Mapping[str, Any]]) -> list[dict[str
     from fcot.base.records import Problem
     from fcot.evaluation import scoring
     from fcot.prompts.answers import votes as count_votes
-    from fcot.student.interface import API_FILE, find_student, read_interface
+    from fcot.student.interface import read_interface
 
-    folder = find_student(Path(options.student))
+    folder = student_folder(options.student)
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
-    generate = _answer_by_server if (folder / API_FILE).exists() else _answer_locally
-    texts_by_question = generate(folder, interface, [row["question"] for row in rows], options, limit)
+    questions = [row["question"] for row in rows]
+    if is_api_backed(folder):
+        texts_by_question = _answer_by_server(folder, interface, questions, options, limit)
+    else:
+        texts_by_question = _answer_locally(loaded or load(folder, interface), interface, questions, options, limit)
     answers = []
     for number, (row, texts) in enumerate(zip(rows, texts_by_question, strict=True)):
         problem = Problem(number, row["question"], row.get(GOLD, ""))
@@ -266,18 +268,36 @@ def answer(options: Options, rows: Sequence[Mapping[str, Any]]) -> list[dict[str
 Texts = list[list[tuple[str, bool, int]]]
 
 
-def _answer_locally(folder: Path, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
+def student_folder(student: str) -> Path:
+    """The folder of a student that is named by its folder, its run's folder, or its run's name."""
+    from fcot.student.interface import find_student
+
+    return find_student(locate(Path(student)))
+
+
+def is_api_backed(folder: Path) -> bool:
+    """Whether the student answers through a server instead of on this machine."""
+    from fcot.student.interface import API_FILE
+
+    return (folder / API_FILE).exists()
+
+
+def load(folder: Path, interface: StudentInterface) -> Student:
+    """Load a student's model and tokenizer, onto the GPU if there is one."""
     import torch
-    from transformers.utils import logging
 
-    from fcot.decoding.engine import DecodingPrompt, Sampling
-    from fcot.student.decoding import decode
     from fcot.student.loading import load_student
-    from fcot.student.tokenization import encode_questions
 
-    logging.disable_progress_bar()
     student = load_student(str(folder), chat=interface.chat)
     student.model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    return student
+
+
+def _answer_locally(student: Student, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
+    from fcot.decoding.engine import DecodingPrompt, Sampling
+    from fcot.student.decoding import decode
+    from fcot.student.tokenization import encode_questions
+
     ids, _, cut = encode_questions(student, interface.format, questions, interface.max_prompt_tokens)
     if cut:
         say(f"warning: {cut} questions lost their beginning: the student reads {interface.max_prompt_tokens} tokens")
@@ -296,6 +316,7 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     import asyncio
 
     from fcot.base.files import read_json
+    from fcot.base.loop import run_async
     from fcot.llm import connect
     from fcot.llm.requests import Request
     from fcot.llm.server import key_fault
@@ -321,7 +342,7 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
         finally:
             await client.close()
 
-    return asyncio.run(run())
+    return run_async(run())
 
 
 def _show(answers: Sequence[Mapping[str, Any]], options: Options) -> None:

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.config.command_line import arrange
 from fcot.config.overrides import explained, prepare
 
 _NOT_READ = ["*/*", "*.msgpack", "*.h5", "*.ot", "*.onnx", "*.gguf", "*.tflite"]  # files that transformers' PyTorch models do not read
@@ -24,14 +25,16 @@ Takes the same overrides as fcot.run. No teacher is called and no key is needed.
 """
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit code 1 after a message about a download that failed."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
-    with explained():
-        prefetch([argument for argument in prepare(words) if argument not in ("-m", "--multirun")])
+    overrides, _ = arrange(words)
+    with explained(overrides):
+        prefetch(prepare(overrides))
 
 
 def prefetch(overrides: Sequence[str]) -> None:
@@ -61,19 +64,12 @@ def prefetch(overrides: Sequence[str]) -> None:
 
 def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """The composed configurations of a command: one for a run; one per job if the command or its experiment is a sweep."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from fcot.sweeps.plan import composer, expand, split_searchpath
 
-    from fcot.sweeps.plan import composer
-
-    parser = OverridesParser.create()
-    with composer([]) as compose:
-        parsed = parser.parse_overrides(list(overrides))
-        plain = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-        params = compose(plain, return_hydra_config=True).hydra.sweeper.params or {}
-        with_params = [*(f"{key}={value}" for key, value in params.items()), *overrides]
-        for batch in BasicSweeper.split_arguments(parser.parse_overrides(with_params), None):
-            for point in batch:
-                yield compose(point)
+    searchpath, others = split_searchpath(overrides)
+    with composer(searchpath) as compose:
+        for job in expand(others, compose)[1]:
+            yield compose(job)
 
 
 def _models(config: Any) -> Iterator[tuple[HubModel, str]]:

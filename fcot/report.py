@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcot.base.console import result_console
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import holder, write_json
+from fcot.base.locations import locate
 from fcot.base.run_folder import RunDirectory
 from fcot.reporting.finished import Loaded, distinguish, load, readable
 from fcot.sweeps.ledger import Status, statuses
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 _SHOWN_MISSING = 10
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 1 with a message if there is no finished run."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(description="Report runs and sweeps from their files: tables, figures, one HTML page.")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep, or a folder of either")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run, a sweep (or the name of either), or a folder of them")
     parser.add_argument("--wandb", action="store_true", help="also publish a W&B Report; without WANDB_API_KEY, write its spec to a file")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write it; default: the first DIR")
     parser.add_argument(
@@ -39,19 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "tasks, nothing for own data",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    output = options.output or options.folders[0]
-    try:
-        document = report(options.folders, output, export=True, hourly_usd=options.hourly_usd)
-        if options.wandb and document is not None:
-            from fcot.reporting.wandb_report import publish
+    folders = [locate(folder) for folder in options.folders]
+    output = options.output or folders[0]
+    document = report(folders, output, export=True, hourly_usd=options.hourly_usd)
+    if options.wandb and document is not None:
+        from fcot.reporting.wandb_report import publish
 
-            entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
-            output_option = ["--output", str(output)] if options.output else []
-            command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, options.folders)])
-            publish(document, entity, project, output, command)
-    except FcotError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        entity, project = (os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT"))
+        output_option = ["--output", str(output)] if options.output else []
+        command = shlex.join(["python", "-m", "fcot.report", "--wandb", *output_option, *map(str, folders)])
+        publish(document, entity, project, output, command)
 
 
 def report(

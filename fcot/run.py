@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,36 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fcot import __version__
 from fcot.base.console import say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.resources import CONF
-from fcot.base.stopping import listen, stop_requested
+from fcot.base.stopping import listen
+from fcot.config.command_line import arrange
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import register_schemas
 from fcot.student.catalogue import ABOUT, help_table
 
 
+@entry_point
 def main() -> None:
-    """Entry point. Exit code 0 on success, 1 after an error message, 130 after Ctrl-C, 128 + number after another signal."""
-    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra would list the files of every group before this text
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):  # Hydra would list the files of every group before this text
         print(OmegaConf.load(CONF / "config.yaml").hydra.help.template.replace("STUDENTS", f"{ABOUT}\n\n{help_table()}"))
+        return
+    if "--version" in words:  # Hydra would print its own
+        print(f"fcot {__version__}")
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises the exception, so that fcot can print its own message
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow two runs on one machine down by a factor of 20
     register_schemas()
-    try:
-        with explained():
-            listen()  # on every rank, because ranks stop together
-            sys.argv[1:] = prepare(sys.argv[1:])
-            _application()
-    except KeyboardInterrupt:
-        stop_signal = stop_requested()
-        say(f"\n{f'stopped by {stop_signal.name}' if stop_signal else 'interrupted'}; the same command continues where this one stopped")
-        sys.exit(130 if stop_signal is None else 128 + stop_signal)
+    listen()  # on every rank, because ranks stop together
+    overrides, flags = arrange(words)
+    with explained(overrides):
+        sys.argv[1:] = [*prepare(overrides), *flags]
+        _application()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -49,8 +54,11 @@ def _application(composed: DictConfig) -> None:
     if HydraConfig.get().launcher.get("kind") != "serial":
         say(f"hydra/launcher={HydraConfig.get().runtime.choices['hydra/launcher']} is for sweeps: add -m, even for a single job")
         sys.exit(1)
+    from fcot.sweeps.plan import added_searchpath
+
+    hydra_config = HydraConfig.get()
     try:
-        folder, metrics = _run(composed)
+        folder, metrics = start(composed, hydra_config.overrides.task, added_searchpath(hydra_config.runtime))
     except FcotError as error:  # caught here, because Hydra would print the overrides before the message
         say(str(error))
         sys.exit(1)
@@ -70,8 +78,13 @@ def _application(composed: DictConfig) -> None:
             say(f"page to look at all rationales, and to choose among them: python -m fcot.report {shlex.quote(str(folder))}")
 
 
-def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
+def start(composed: DictConfig, overrides: Sequence[str], searchpath: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """Resolve and execute one run, or show its dry run or preview.
+
+    Args:
+        composed: The composed configuration.
+        overrides: The overrides that made it, which the run records.
+        searchpath: Folders of configuration files that the command added, as URLs.
 
     Returns:
         The run's folder and its metrics, which are empty for a dry run or a preview.
@@ -83,7 +96,7 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
         from fcot.estimate.dry_run import estimate
         from fcot.estimate.needs import show
 
-        show([estimate(run, {})])
+        show([estimate(run, {}, overrides)])
     elif run.config.preview:
         from fcot.estimate.preview import preview
 
@@ -91,11 +104,9 @@ def _run(composed: DictConfig) -> tuple[Path, dict[str, Any]]:
     else:
         from fcot.runs.pipeline import execute
         from fcot.runs.run import config_yaml
-        from fcot.sweeps.plan import added_searchpath
 
         say(f"run {run.directory.path}")
-        hydra = HydraConfig.get()
-        return run.directory.path, execute(run, config_yaml(composed, run, hydra.overrides.task, added_searchpath(hydra.runtime)))
+        return run.directory.path, execute(run, config_yaml(composed, run, overrides, searchpath))
     return run.directory.path, {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import result_console, say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic
+from fcot.base.locations import store_dir
 from fcot.base.records import REFUSED, Completion, Problem
 from fcot.base.resources import PRICES
 from fcot.llm.batch_files import set_aside
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fcot.runs.run import Run
 
 _SHOWN_FAULTS = 10
+_DEFAULT_STORE = "default: FCOT_STORE, or store in FCOT_OUTPUT_DIR, or outputs/store"
 _COUNTS = ("prompts", "rationales", "answers", "refused", "prompt tokens", "completion tokens")
 _AUTHORS_NAMES = {"zero_shot_cot": "zs_cot", "few_shot_cot": "fs_cot"}  # the authors' names of prompts
 # the options that fields of a completion file correspond to
@@ -46,14 +48,16 @@ _HELP = {
     "verify": "check every row; exit code 1 if one is faulty",
     "compact": "rewrite a store without torn lines, superseded rows and repeated prompts; every paid row stays",
     "merge": "add the rows of the store FROM to STORE; requests that are in both are left out",
+    "adopt": "copy completions of the same prompts from TASK/MODEL/PROMPT, or from another token limit, so that a configuration uses them",
     "set-aside": "set aside a submitted batch that cannot be collected; its requests are bought again",
     "export": "write the stored completions of a configuration's training problems in the authors' format; nothing is bought",
     "import": "store the completions of a file (the authors' format) as a configuration's own, so that no run buys them again",
 }
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Errors end it with one message and exit code 1."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     parser = argparse.ArgumentParser(prog="fcot.store", description="The completion store: every generation that was ever paid for.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
@@ -62,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("source", type=Path, metavar="FROM", help="the other store's folder")
         if name == "set-aside":
             command.add_argument("batch", type=Path, metavar="JOBS_FILE", help="as the message about the batch names it")
+        elif name == "adopt":
+            command.add_argument("folder", type=Path, metavar="FOLDER", help="TASK/MODEL/PROMPT, as the dry run and list name it")
+            command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the configuration that uses them, as for fcot.run")
         elif name in ("list", "verify", "compact", "merge"):
-            command.add_argument("store", nargs="?", type=Path, default="outputs/store", metavar="STORE", help="default: outputs/store")
+            command.add_argument("store", nargs="?", type=Path, default=store_dir(), metavar="STORE", help=_DEFAULT_STORE)
         else:
             command.add_argument("file", type=Path, metavar="FILE")
             command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for fcot.run: dataset=svamp teacher=openai ...")
@@ -75,18 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "verify": lambda: verify(options.store),
         "compact": lambda: compact_store(options.store),
         "merge": lambda: merge_stores(options.source, options.store),
+        "adopt": lambda: adopt_folder(options.folder, configured(options.overrides)),
         "set-aside": lambda: set_batch_aside(options.batch),
         "export": lambda: export_file(options.file, configured(options.overrides)),
         "import": lambda: import_file(options.file, configured(options.overrides)),
     }
     try:
         calls[options.command]()
-    except (FcotError, OSError) as error:
-        say(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\ninterrupted; run the same command again to continue")
-        sys.exit(130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FcotError(str(error)) from error
 
 
 # --- list and verify ----------------------------------------------------------------------------------------------
@@ -204,6 +210,23 @@ def merge_stores(source: Path, target: Path) -> None:
         print(f"{name}: {n_new:,} rows were new")
 
 
+def adopt_folder(folder: Path, run: Run) -> None:
+    """Copy answers to a configuration's prompts from another folder of its store, or from another limit in its own folder.
+
+    Raises:
+        FcotError: There is no such folder, or it has no completions that the configuration could use.
+    """
+    from fcot.runs.stored import adopt
+
+    store = run.store_dir.resolve()
+    path = (store / folder if (store / folder).is_dir() else folder).resolve()
+    if not path.is_dir():
+        raise FcotError(f"{folder}: no such folder in {run.store_dir}; fcot store list names them")
+    if not path.is_relative_to(store):
+        raise FcotError(f"{folder} belongs to another store than {run.store_dir}: first fcot store merge OTHER_STORE {run.store_dir}")
+    print(adopt(run, run.store_dir / path.relative_to(store)))
+
+
 def set_batch_aside(path: Path) -> None:
     """Set a submitted batch aside, and print what that means. ``path`` is the batch's jobs file."""
     new_path = set_aside(path)
@@ -222,23 +245,14 @@ def configured(overrides: Sequence[str]) -> Run:
     Raises:
         FcotError: The configuration is faulty, or its method uses no teacher.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from fcot.base.resources import CONF
     from fcot.config.checks import to_config
-    from fcot.config.overrides import explain, prepare
-    from fcot.config.schema import register_schemas
+    from fcot.config.overrides import explained, prepare
     from fcot.methods.table import METHODS
     from fcot.runs.run import resolve
+    from fcot.sweeps.plan import composer
 
-    register_schemas()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", prepare(list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise FcotError(explain(error)) from error
+    with explained(overrides), composer([]) as compose:
+        composed = compose(prepare(list(overrides)))
     if "base_url" in composed.teacher:
         composed.teacher.base_url = "http://localhost:9/no-request-is-sent"  # it needs no key, and addresses are part of no store key
         composed.teacher.api_key_env = "none"

@@ -9,13 +9,14 @@ import argparse
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import result_console, say
+from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.base.locations import locate
 from fcot.base.ranks import started_first
 from fcot.base.stopping import end_with_parent, listen
 
@@ -37,23 +38,17 @@ _HELP = {
 }
 
 
+@entry_point
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. The exit code is 0, 1 after an error with a message, or 130 after Ctrl-C."""
+    """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     options = _parser().parse_args(arguments)
     if options.command == "job" and options.parent is not None:
         end_with_parent(signal.SIGTERM, options.parent)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        from fcot.sweeps.plan import read_plan
+    from fcot.sweeps.plan import read_plan
 
-        sweep = read_plan(options.folder)
-        {"status": _status, "rerun": _rerun, "cancel": _cancel, "collect": _collect, "job": _job}[options.command](sweep, options)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\ninterrupted; run the same command again to continue")
-        sys.exit(130)
+    sweep = read_plan(locate(options.folder))
+    {"status": _status, "rerun": _rerun, "cancel": _cancel, "collect": _collect, "job": _job}[options.command](sweep, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in _HELP.items():
         command = commands.add_parser(name, description=text, help=text)
-        command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>")
+        command.add_argument("folder", type=Path, metavar="DIR", help="a sweep's folder: outputs/sweeps/<time>, or only <time>")
         if name == "status":
             command.add_argument(
                 "--watch",
@@ -181,6 +176,8 @@ def _launcher_parameters(launcher: dict[str, Any], given: Sequence[str]) -> dict
             )
         part, _, inner = key.rpartition(".")
         known = launcher.get("generation", {}) if part == "generation" else launcher
+        if not equals and inner in known and inner != "kind":
+            raise FcotError(f"{word}: give a value: {word}=VALUE (it is {known[inner]} now)")
         if not equals or part not in ("", "generation") or inner not in known or inner in ("kind", "generation"):
             raise FcotError(f"{word}: the launcher has no such parameter; set one of these by KEY=VALUE: {', '.join(sorted(launcher))}")
         new, old = yaml.safe_load(value), known[inner]

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fcot import check as fcot_check
-from fcot import cli, export, predict, report, store, sweep
+from fcot import cli, export, ls, predict, report, rm, store, sweep
 from fcot.base.errors import FcotError
 from fcot.config.overrides import prepare
 from fcot.config.schema import register_schemas
@@ -176,9 +176,8 @@ def check_fcot_command(name: str, arguments: list[str]) -> None:
         given = [word for word in arguments[1:] if "=" in word]
         compose_overrides(["student=causal", "student.hub_id=owner/name", "method=as_trained", *given])
     else:
-        options = parsed_by_argparse(
-            {"report": report.main, "sweep": sweep.main, "store": store.main, "export": export.main}[name], arguments
-        )
+        mains = {"export": export.main, "ls": ls.main, "report": report.main, "rm": rm.main, "sweep": sweep.main, "store": store.main}
+        options = parsed_by_argparse(mains[name], arguments)
         if getattr(options, "overrides", None):
             compose_overrides(options.overrides)
         if getattr(options, "parameters", None):
@@ -367,7 +366,8 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
     "`logger=...`, `until`, the launcher": [(SERVER, "logger=none"), (SERVER, "until=train")],
 }  # fmt: skip
 NOT_BY_KEYS = {  # rows about the folder, purchases that depend on answers, and a user's own functions (tests/test_extension.py)
-    "`output_dir`", "`teacher.resample_identical=true`", "the source file of a filter of your own", "the source of a `teacher.function`",
+    "`output_dir`", "`store_dir`", "`teacher.resample_identical=true`", "the source file of a filter of your own",
+    "the source of a `teacher.function`",
     "`method`, except `method=tailored`", "the same keys with `method=tailored`",
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -345,3 +347,24 @@ def test_rows_record_the_model_and_the_fingerprint_that_the_server_reports(tmp_p
         buy(quirky.url, tmp_path, n=1)
     rows = [json.loads(line) for path in tmp_path.glob("?.jsonl") for line in path.read_text().splitlines()]
     assert {(row["model"], row["fingerprint"], row["reasoning"]) for row in rows} == {("m-2025-11", "fp_1", "because")}
+
+
+def test_a_refused_connection_is_not_called_a_timeout(monkeypatch):
+    """The client raises the same exception for both."""
+    monkeypatch.setenv("NO_PROXY", "*")
+
+    async def refused(url):
+        client = openai.AsyncOpenAI(api_key="x", base_url=url, max_retries=0, http_client=openai.DefaultAioHttpClient(timeout=30))
+        try:
+            await client.post("/chat/completions", cast_to=bytes, body={})
+        finally:
+            await client.close()
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(openai.APIConnectionError) as caught:
+            asyncio.run(refused(f"http://127.0.0.1:{closed.getsockname()[1]}/v1"))
+    failure = failure_of(caught.value)
+    assert failure.text.startswith("no connection: [Errno 111]")
+    assert "imed out" not in f"{failure.kind} {failure.text}"
+    assert (failure.connected, failure.retriable, failure.pushes_back, failure.maybe_charged) == (False, True, False, False)

@@ -18,7 +18,7 @@ FOUNDATION = {"base", "__version__"}
 # These parts know runs and configurations and may import every part.
 ABOVE = {
     "config", "runs", "stages", "methods", "estimate", "sweeps", "report", "run", "store", "predict", "evaluate", "export", "check",
-    "sweep", "prefetch", "cli", "__main__",
+    "sweep", "prefetch", "ls", "rm", "api", "cli", "__main__",
 }  # fmt: skip
 
 

@@ -440,7 +440,7 @@ def test_rerun_rejects_wrong_types_and_secrets(word):
         command._launcher_parameters({"mem_gb": 3, "setup": []}, [word])
 
 
-@pytest.mark.parametrize("word", ["mem_gb", "nothing=1", "kind=serial", "generation=1", "generation.nothing=1", "a.b=1"])
+@pytest.mark.parametrize("word", ["nothing", "nothing=1", "kind=serial", "generation=1", "generation.nothing=1", "a.b=1"])
 def test_rerun_accepts_only_parameters_of_the_launcher(word):
     with pytest.raises(FcotError, match="the launcher has no such parameter"):
         command._launcher_parameters({"kind": "slurm", "mem_gb": 3, "generation": {"partition": None}}, [word])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_EVERY_S = 10.0
+CELL_EVERY_S = 0.3
 _PUBLISHED_EVERY_S = 2.0
 _silent = False
 _publish: Callable[[dict[str, Any]], object] | None = None
@@ -57,8 +58,8 @@ def result_console() -> Console:
     """The console for results, on stdout. If stdout is not a terminal, lines are 200 characters wide so that tables fit."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = Console(highlight=False, force_jupyter=False)  # in a notebook too: text, which a caller can redirect
+    return console if console.is_terminal else Console(highlight=False, force_jupyter=False, width=200)
 
 
 def unwatched(_: object) -> None:
@@ -104,9 +105,39 @@ class Bar:
         self._status, self._done_at_start, self._start = status, self._done, time.monotonic()
 
 
+def _cell_line() -> Callable[[str], object] | None:
+    """A function that shows a line of text below the running cell of a notebook and replaces the line before; None outside notebooks."""
+    python = sys.modules.get("IPython")
+    if python is None or not hasattr(python.get_ipython(), "kernel"):
+        return None
+    from IPython.display import display
+
+    line = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda text: line.update({"text/plain": text}, raw=True)
+
+
+def _in_cell(what: str, total: int, unit: str, show_line: Callable[[str], object]) -> Callable[[int, float, object], None]:
+    """A ``show`` function for :class:`Bar` that updates a line of a notebook, a few times per second."""
+    shown_at = -math.inf
+
+    def show(done: int, rate: float, status: object) -> None:
+        nonlocal shown_at
+        now = time.monotonic()
+        if now - shown_at >= CELL_EVERY_S or done >= total:
+            shown_at = now
+            left = f", {_remaining(done, total, rate)}" if done < total else ""
+            suffix = f"; {status}" if status != "" else ""
+            show_line(f"{what}: {done:,}/{total:,} {unit}, {_pace(rate, unit)}{left}{suffix}")
+
+    return show
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
-    """Show progress: on a terminal a bar, with the status on a line of its own; elsewhere a line every ten seconds."""
+    """Show progress: on a terminal a bar, with the status below it; in a notebook one changing line; elsewhere a line every ten seconds."""
+    if not _silent and (show_line := _cell_line()) is not None:
+        yield Bar(what, total, unit, _in_cell(what, total, unit, show_line))
+        return
     if _silent or not sys.stderr.isatty():
         yield Bar(what, total, unit, _plain(what, total, unit))
         return

@@ -9,6 +9,10 @@ class FcotError(Exception):
     """Bad input, or a condition that the user can fix. The message names the file and line, or the override to change."""
 
 
+class UsageError(FcotError):
+    """The command line cannot be read: an unknown flag, or a word that is no override."""
+
+
 class BudgetSpent(FcotError):
     """The rest of ``teacher.budget_usd`` does not cover the next request."""
 

@@ -184,21 +184,38 @@ def exclusive(lock: Path, say: Callable[[str], object]) -> Iterator[None]:
     Raises:
         FcotError: The lock file cannot be written, or its file system has no locks.
     """
+    file = _locked(lock, say)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise disk_error(error, lock) from error
-    try:
+        yield
+    finally:
         try:
-            _acquire(file, lock.parent, say)
+            os.ftruncate(file, 0)
+        finally:
+            os.close(file)
+
+
+def _locked(lock: Path, say: Callable[[str], object]) -> int:
+    """The descriptor of a lock file that this process has locked.
+
+    The holder before may have removed the file, as ``fcot rm`` does: then its lock is of no use any more, and a new file is locked.
+    """
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise disk_error(error, lock) from error
         try:
-            yield
-        finally:
-            os.ftruncate(file, 0)
-    finally:
+            _acquire(file, lock.parent, say)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(lock), os.fstat(file)):
+                    return file
+        except OSError as error:
+            os.close(file)
+            raise disk_error(error, lock) from error
+        except BaseException:
+            os.close(file)
+            raise
         os.close(file)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +100,26 @@ class RunDirectory:
         """The summary that a finished stage writes last: if it exists, the stage is complete."""
         return self.path / "stages" / f"{name}.json"
 
-    def lock(self, say: Callable[[str], object]) -> contextlib.AbstractContextManager[None]:
-        """Exclusive use of this folder (:func:`fcot.base.files.exclusive`)."""
-        return exclusive(self.path / "run.lock", say)
+    def reached(self, name: str) -> bool:
+        """Whether a stage is complete, in a run with rounds that of the first round."""
+        return any(directory.stage(name).exists() for directory in (self, self.round(1)))
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while a process works on the run."""
+        return self.path / "run.lock"
+
+    @contextlib.contextmanager
+    def lock(self, say: Callable[[str], object]) -> Iterator[None]:
+        """Exclusive use of this folder (:func:`fcot.base.files.exclusive`). If nothing is in it at the end, it is removed."""
+        with exclusive(self.lock_file, say):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    if [path.name for path in self.path.iterdir()] == [self.lock_file.name]:
+                        self.lock_file.unlink()
+                        self.path.rmdir()
 
     def remove_partial(self) -> None:
         """Remove partial files of a killed process, and restore folders that it had renamed. The caller holds the lock."""

@@ -36,6 +36,13 @@ def note(number: int) -> None:
         _requested = signal.Signals(number)
 
 
+def forget(number: int) -> None:
+    """Withdraw the request of a signal, after the work that it stopped has ended and the process goes on."""
+    global _requested
+    if _requested == number:
+        _requested = None
+
+
 def _handle(number: int, _: FrameType | None) -> None:
     global _first_sigterm_at
     note(number)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fcot.base.console import say
 from fcot.base.errors import FcotError
+from fcot.base.locations import OUTPUT_DIR, STORE
 from fcot.base.resources import CONF
+from fcot.config.values import written
 
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
@@ -47,10 +48,15 @@ def prepare(arguments: list[str]) -> list[str]:
             raise FcotError("diversity_is_swept was removed: diversity=1 decodes greedily; add teacher.temperature=0.7 to sample")
         if name == "split_mode":
             raise FcotError(f"split_mode={value}: the choice is split-mode={value}; split_mode.KEY=VALUE sets its values")
+        if name == "hydra.launcher" and not value.startswith("{"):
+            raise FcotError(f"{argument}: the choice is hydra/launcher={value}; hydra.launcher.KEY=VALUE sets its values")
+        if name.startswith("hydra/launcher."):
+            raise FcotError(f"{argument}: write {argument.replace('/', '.', 1)}; hydra/launcher=CHOICE sets the choice only")
         if value == "null" and (CONF / name).is_dir():  # Hydra would crash
             raise FcotError(f"{argument}: a group cannot be null; leave the override out, or name a choice")
         if name.startswith("split-mode."):
             raise FcotError(f"{name}={value}: write {name.replace('-', '_', 1)}={value}; split-mode=CHOICE sets the choice only")
+    arguments = [*_places(arguments), *arguments]
     # The keys of these mappings belong to a server, a filter or sbatch and are not in the schema: Hydra sets them only with "++".
     return [f"++{argument}" if re.match(_OPEN_MAPPING, argument) else argument for argument in arguments]
 
@@ -70,6 +76,17 @@ def _check_headers(name: str, value: str) -> None:
         )
 
 
+def _places(overrides: Sequence[str]) -> list[str]:
+    """Overrides for the folders that environment variables name and the command does not set.
+
+    As overrides they are recorded with a run and in a sweep's plan, so that jobs and ``rerun`` need no variables.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    variables = {"output_dir": OUTPUT_DIR, "store_dir": STORE}
+    folders = {key: os.environ.get(variable) for key, variable in variables.items() if key not in given}
+    return [f"{key}={written(os.path.abspath(folder))}" for key, folder in folders.items() if folder]
+
+
 def looks_secret(name: str, value: str) -> bool:
     """Whether the value of an override may be a secret, which must not be written to disk."""
     if not value:
@@ -85,20 +102,20 @@ def _nested_choices(group: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """A context in which a faulty command ends the program with one message and exit code 1."""
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """A context in which Hydra's errors about overrides become messages.
+
+    Raises:
+        FcotError: Hydra rejects an override.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error))
-        sys.exit(1)
-    except FcotError as error:
-        say(str(error))
-        sys.exit(1)
+        raise FcotError(explain(error, overrides)) from error
 
 
-def explain(error: Exception) -> str:
-    """A message for Hydra's error about an override, with the keys or choices that exist."""
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """A message for Hydra's error about one of the overrides, with the keys or choices that exist."""
     cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     message = str(error).strip()
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
@@ -109,8 +126,10 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(str(key), existing, n=1)
         hint = f" Did you mean {prefix}{close[0]}?" if close else ""
         group = prefix.rstrip(".").replace("_", "-")
+        if full_key == "dataset.path":
+            hint = " For a file of your own: dataset=custom dataset.path=FILE; for one of paper A's tasks: dataset=svamp dataset.path=FILE."
         # Hydra first composes a sweep without its axes.
-        if any(re.match(rf"{group}=.*,|experiment=", argument) for argument in sys.argv[1:]):
+        if any(re.match(rf"{group}=.*,|experiment=", argument) for argument in overrides):
             hint += f" In a sweep over {group}, the command line sets only keys of the default {group}; set others in an experiment file."
         return f"there is no {full_key}.{hint}\n{prefix.rstrip('.') or 'the root'} has: {', '.join(existing)}"
     if missing := re.search(

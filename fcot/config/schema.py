@@ -27,6 +27,7 @@ from fcot.tasks import config as tasks_options
 from fcot.teacher import config as teacher_options
 
 SAMPLING_TEMPERATURE = 0.7  # paper A: diverse reasoning
+_PLACE = "changes where files are, not what they contain"
 
 
 @dataclass
@@ -51,7 +52,8 @@ class Config:
     # request one completion for each of this many problems, show them and stop
     preview: int | None = neutral(None, "makes no run", at_least=1)
     dry_run: bool = neutral(False, "makes no run")  # show what the run would request and cost, and stop
-    output_dir: str = neutral("outputs", "changes where files are, not what they contain")
+    output_dir: str = neutral("outputs", _PLACE)  # runs, sweeps and the completion store; default: FCOT_OUTPUT_DIR where it is set
+    store_dir: str | None = neutral(None, _PLACE)  # the completion store; null: FCOT_STORE where it is set, else store in output_dir
 
 
 # Each of these modules lists its schemas with their choices.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from fcot.base.console import say
 from fcot.base.errors import FcotError
@@ -35,6 +36,7 @@ def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
     """
     if (Path(source) / "adapter_config.json").is_file():
         raise _adapter(name)
+    logging.disable_progress_bar()  # fcot shows its own progress
     model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise _adapter(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import numpy as np
 
 from fcot.base.files import read_jsonl
 from fcot.base.resources import PRICES
-from fcot.config.schema import SAMPLING_TEMPERATURE
 from fcot.estimate.needs import Interval, RoundNeeds, RunEstimate, StudentNeeds, money
 from fcot.estimate.toy import toy_note
 from fcot.llm.money import Price
@@ -23,6 +21,7 @@ from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run, data_notes
+from fcot.runs.stored import elsewhere_notes
 from fcot.stages.first_look import former_notes
 from fcot.stages.table import SCORE
 from fcot.student.config import ApiStudentConfig
@@ -43,7 +42,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     Args:
         run: The run.
         planned: Number of slots that earlier runs of the same sweep will fill, by store folder and key. This run's slots are added.
-        label: The run's overrides, shown in a sweep's table; empty for a single run.
+        label: The run's overrides, shown in a sweep's table, and in the commands of notes.
     """
     student_bytes = _student_bytes(run)
     result = RunEstimate(
@@ -104,7 +103,7 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
         if plan.budget_usd is not None and plan.budget_usd < result.usd[1]:
             share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
             result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
-    result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, measured), *former_notes(run)]
+    result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, label, measured, result), *former_notes(run)]
     if plan.resample_identical:
         result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
     if run.config.method.rounds > 1:
@@ -115,10 +114,16 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
     return result
 
 
-def _store_notes(run: Run, planned: dict[tuple[object, ...], int], measured: _Measured) -> Iterator[str]:
-    """Notes about stored rationales: those that will be scored, and those that the run ignores."""
+def _store_notes(
+    run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str], measured: _Measured, result: RunEstimate
+) -> Iterator[str]:
+    """Notes about stored rationales: those that will be scored, and those that the run does not use although it would send requests.
+
+    Of several runs of a sweep that share stored rationales, only the first has the note about them.
+    """
     yield from _scoring_notes(run, measured)
-    yield from _other_temperature_notes(run, planned)
+    if result.requests:
+        yield from elsewhere_notes(run, label, lambda *about: not _reserve(planned, 1, "elsewhere", *about))
 
 
 def _scoring_notes(run: Run, measured: _Measured) -> Iterator[str]:
@@ -135,24 +140,6 @@ def _scoring_notes(run: Run, measured: _Measured) -> Iterator[str]:
         tokens = characters * measured.per_character + n * measured.rationale
         usd = None if plan.price is None else np.array([plan.price.usd(prompt_tokens, n) for prompt_tokens in tokens])
         yield f"teacher.score_stored=true: at most {n:,} stored rationales are scored, {tokens[1]:,.0f} prompt tokens more ({money(usd)})"
-
-
-def _other_temperature_notes(run: Run, planned: dict[tuple[object, ...], int]) -> Iterator[str]:
-    """Notes about rationales of the same problems that are stored at another of fcot's default temperatures, so that the run ignores them.
-
-    If several runs of a sweep share problems and requests, only the first of them has the note.
-    """
-    identity = run.plan.teacher.identity
-    for temperature in (0.0, SAMPLING_TEMPERATURE):
-        if "temperature" not in identity or identity["temperature"] == temperature:
-            continue
-        other_identity = {**identity, "temperature": temperature}
-        if _reserve(planned, 1, run.store.path, json.dumps(other_identity, sort_keys=True), tuple(run.split.train)):
-            continue
-        keys = [run.plan.step1(problem).key(other_identity) for problem in run.select(run.split.train)]
-        if n := sum(len(run.store.shard(key).slots(key)) for key in keys):
-            uses = f"teacher.temperature={temperature:g} uses them"
-            yield f"{n:,} rationales of these problems are stored at temperature {temperature:g}, and not used: {uses}"
 
 
 def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:

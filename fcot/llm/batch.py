@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
 from fcot.base.files import read_json, read_jsonl, write_json, write_jsonl
+from fcot.base.loop import run_async
 from fcot.base.records import Problem
 from fcot.base.stopping import asyncio_sleep
 from fcot.llm.batch_files import places_of, set_aside_hint, state_of, to_job
@@ -121,7 +122,7 @@ def buy_in_batches(plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, 
     """
     with folder.exclusive(say):
         try:
-            asyncio.run(_Batches(plan, folder, meter).run(to_buy))
+            run_async(_Batches(plan, folder, meter).run(to_buy))
         except KeyboardInterrupt:
             say("\nsubmitted batches continue at the server; run the same command again to collect them")
             raise

@@ -201,6 +201,10 @@ def failure_of(error: Exception) -> Failure:
     if error.__cause__ is not None:
         text = f"{text.rstrip('.')} ({' '.join(str(_root(error)).split())})"
     connected = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+    root = _root(error)
+    if not connected and isinstance(root, OSError) and not isinstance(root, TimeoutError):
+        # The client calls every failed connection a timeout, also one that was refused at once.
+        return Failure("APIConnectionError", f"no connection: {' '.join(str(root).split())}", None, None, False, None, True)
     return Failure(type(error).__name__, text, None, None, connected, None, passing)
 
 

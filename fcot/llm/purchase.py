@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent, FcotError
+from fcot.base.loop import run_async
 from fcot.base.records import Problem
 from fcot.base.stopping import stop_requested
 from fcot.llm.budget import Lease
@@ -54,7 +55,7 @@ def buy(plan: Plan, folder: StoreFolder, to_buy: Sequence[tuple[str, Problem]], 
     """
     lease = plan.shared_budget.open() if plan.shared_budget is not None and plan.price is not None else None
     try:
-        asyncio.run(_Purchase(plan, folder, to_buy, meter, lease).run())
+        run_async(_Purchase(plan, folder, to_buy, meter, lease).run())
     finally:
         folder.close()
         if lease is not None:

@@ -23,8 +23,8 @@ _NEEDED = ("run_id", "task", "student", "method", "diversity", "seed", "accuracy
 _AGAIN = "to make it again, remove it and the run's DONE.json, and run the run's command"
 # Prefixes of keys that change no prediction (see the schemas in ``fcot/config``), or that a report shows in a column of their own.
 _IRRELEVANT_KEYS = (
-    "seed", "output_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path", "student.name",
-    "method.name",
+    "seed", "output_dir", "store_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path",
+    "student.name", "method.name",
     "trainer.eval_batch_tokens", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every_s", "teacher.batch",
     *(f"{who}.{what}" for who in ("teacher", "student") for what in (
         "base_url", "api_key_env", "headers", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries",

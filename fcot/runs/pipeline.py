@@ -68,6 +68,8 @@ def _execute(run: Run, config_text: str, sweep: str | None, team: Team) -> Summa
     with directory.lock(say):
         if directory.done.exists() and directory.metrics.exists() and not _reopened(run):
             say(f"nothing to do: {directory.path} is complete")
+            if run.trains and not directory.student.exists():
+                say(f"its student was removed; to train it again: fcot rm {directory.path}, then this command")
             metrics = dict(read_json(directory.metrics))
             if run.config.logger.at_wandb and not directory.wandb.exists():
                 say("uploading the finished run's results to W&B; its training curves are not available any more")
@@ -168,9 +170,9 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     earlier_s = read_json(interrupted)["seconds"] if interrupted.exists() else 0.0
     try:
         summary: Summary = team.lead(step, run_step) if stage.shared else run_step()
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FcotError):  # the error may be a full disk
-            write_json(interrupted, {"seconds": earlier_s + time.monotonic() - start})
+            write_json(interrupted, {"seconds": earlier_s + time.monotonic() - start, "error": _message(error)})
         raise
     summary["seconds"] = round(earlier_s + time.monotonic() - start, 3)
     write_json(path, summary)
@@ -178,6 +180,13 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     if stage.name == "train":
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return summary
+
+
+def _message(error: BaseException) -> str | None:
+    """The message of an error that ended a stage; None for an interruption."""
+    if isinstance(error, FcotError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else None
 
 
 def _card(run: Run, architecture: Architecture | None, metrics: Summary) -> str:

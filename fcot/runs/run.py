@@ -146,7 +146,12 @@ class Run:
         """The completion store's folder for this task and teacher, and the prompt with a name."""
         assert self.teacher_name is not None
         parts = (self.task.name, self.teacher_name, prompt)
-        return open_folder(self.outputs / "store" / Path(*map(readable, parts)))
+        return open_folder(self.store_dir / Path(*map(readable, parts)))
+
+    @property
+    def store_dir(self) -> Path:
+        """The completion store of all tasks, teachers and prompts."""
+        return Path(self.config.store_dir) if self.config.store_dir else self.outputs / "store"
 
     @cached_property
     def rules(self) -> Rules:

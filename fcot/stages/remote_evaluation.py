@@ -119,7 +119,7 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
 def evaluation_store(run: Run, model: str | None) -> StoreFolder:
     """The folder of the completion store for this task, model and prompt. A prompted teacher shares the folder of its rationales."""
     prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
-    return open_folder(run.outputs / "store" / Path(*map(readable, (run.task.name, str(model), prompt))))
+    return open_folder(run.store_dir / Path(*map(readable, (run.task.name, str(model), prompt))))
 
 
 def server_of(config: ApiStudentConfig, model: str) -> Server:

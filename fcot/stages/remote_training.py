@@ -29,7 +29,7 @@ def train(context: Context) -> Summary:
             bar.advance(0)
 
         tuned = fine_tune(
-            server_of(config, config.model), samples, run.directory.fine_tuning, run.outputs / "store" / "fine_tuning.lock",
+            server_of(config, config.model), samples, run.directory.fine_tuning, run.store_dir / "fine_tuning.lock",
             run_id=run.run_id, epochs=config.epochs, seed=run.config.seed, poll_s=config.poll_s, max_tries=config.max_retries + 1,
             watch=watch,
         )  # fmt: skip

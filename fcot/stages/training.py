@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from fcot.base.console import progress, say
 from fcot.base.errors import NotFinite
@@ -31,8 +30,6 @@ from fcot.student.objective import Objective
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, Hooks, plan
 from fcot.student.training import train as fit_student
-
-transformers_logging.disable_progress_bar()  # fcot shows its own progress
 
 
 @dataclass(frozen=True)

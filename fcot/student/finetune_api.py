@@ -6,7 +6,6 @@ training file. A command that was killed at any point therefore finds its job ag
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.files import exclusive, file_fingerprint, fingerprint, read_json, write_json, write_jsonl
+from fcot.base.loop import run_async
 from fcot.base.stopping import asyncio_sleep
 from fcot.llm.calls import Calls
 from fcot.llm.failures import Malformed
@@ -90,9 +90,9 @@ def fine_tune(
     write_jsonl(data, ({"messages": [{"role": role, "content": text} for role, text in sample]} for sample in turns))
     job = _FineTuningJob(server, data, folder / "job.json", run_id, epochs, seed, max_tries)
     with exclusive(lock, say):
-        job_id = asyncio.run(job.start())
+        job_id = run_async(job.start())
     try:
-        return asyncio.run(job.wait(job_id, poll_s, watch))
+        return run_async(job.wait(job_id, poll_s, watch))
     except KeyboardInterrupt:
         say(f"\nfine-tuning job {job_id} continues at the server; run the same command again to wait for it")
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from transformers.utils import logging as transformers_logging
 
 from fcot.base.files import disk_error
 from fcot.student.data import ReasoningData
@@ -77,7 +78,8 @@ def cpu_has_bf16() -> bool:
 
 
 def quiet() -> None:
-    """Silence Lightning's warnings about choices that fcot makes itself (workers, devices, optional packages)."""
+    """Silence warnings of Lightning about choices that fcot makes itself (workers, devices, optional packages), and transformers' bars."""
+    transformers_logging.disable_progress_bar()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 
 def collect(sweep: Sweep, folder: Path) -> list[Path]:
-    """Write ``jobs.parquet`` and ``jobs.csv``: per job, what was varied, its state and its metrics."""
+    """Write ``jobs.parquet`` and ``jobs.csv``, the rows of :func:`jobs_table`."""
+    frame = jobs_table(sweep)
+    parquet, text = folder / "jobs.parquet", folder / "jobs.csv"
+    with replacing(parquet) as temporary:
+        frame.to_parquet(temporary, index=False)
+    with replacing(text) as temporary:
+        frame.to_csv(temporary, index=False)
+    return [parquet, text]
+
+
+def jobs_table(sweep: Sweep) -> DataFrame:
+    """A row per job: what was varied, its state and its metrics."""
     import yaml
 
     rows = []
@@ -35,13 +46,7 @@ def collect(sweep: Sweep, folder: Path) -> list[Path]:
         }  # fmt: skip
         overrides = {f"override.{key}": yaml.safe_load(value) for key, _, value in (word.partition("=") for word in job.overrides)}
         rows.append(row | overrides | _flat(metrics))
-    frame = _table(rows)
-    parquet, text = folder / "jobs.parquet", folder / "jobs.csv"
-    with replacing(parquet) as temporary:
-        frame.to_parquet(temporary, index=False)
-    with replacing(text) as temporary:
-        frame.to_csv(temporary, index=False)
-    return [parquet, text]
+    return _table(rows)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> DataFrame:

@@ -342,11 +342,18 @@ def report_sweep(sweep: Sweep, launching: bool | None, slurm: SlurmAnswer | None
 
 
 def _list_failures(sweep: Sweep) -> None:
-    """List the failed jobs, grouped by error message.
+    """List the failed jobs.
 
     Raises:
         SystemExit: With code 1, if a job failed.
     """
+    if lines := failure_lines(sweep):
+        say("\n".join(lines))
+        sys.exit(1)
+
+
+def failure_lines(sweep: Sweep) -> list[str]:
+    """Lines that list the failed jobs, grouped by error message; none if no job failed."""
     failed: dict[str, list[str]] = {}
     for job in sweep.jobs:
         record = read_record(sweep.record(job.number))
@@ -354,11 +361,12 @@ def _list_failures(sweep: Sweep) -> None:
             why = job.fault or (record and record.error) or "it was killed"
             failed.setdefault(why, []).append(f"{job.number} ({sweep.label(job)})")
     if not failed:
-        return
+        return []
     n = sum(map(len, failed.values()))
-    say(f"{n} job{'s' if n != 1 else ''} failed:")
+    lines = [f"{n} job{'s' if n != 1 else ''} failed:"]
     for message, jobs in failed.items():
-        reason = "" if len(jobs) == 1 else f": {message.splitlines()[0]}"
-        say(f"  {', '.join(jobs[:_SHOWN_JOBS])}{f' and {len(jobs) - _SHOWN_JOBS} more' if len(jobs) > _SHOWN_JOBS else ''}{reason}")
-    say(f"to run the failed jobs again: python -m fcot.sweep rerun {display_path(sweep.folder)}")
-    sys.exit(1)
+        first, *further = message.splitlines()
+        reason = f"{first} {further[0].strip(' -')}" if first.endswith(":") and further else first
+        more = f" and {len(jobs) - _SHOWN_JOBS} more" if len(jobs) > _SHOWN_JOBS else ""
+        lines.append(f"  {', '.join(jobs[:_SHOWN_JOBS])}{more}: {reason}")
+    return [*lines, f"to run the failed jobs again: python -m fcot.sweep rerun {display_path(sweep.folder)}"]

@@ -38,7 +38,8 @@ class Status:
     Attributes:
         name: The job's number, or ``generation``.
         state: ``done``, ``running``, ``starting``, ``queued``, ``failed``, ``cancelled``, ``interrupted``, ``missing`` (never
-            started, or gone without a trace), ``same`` (the same run as another job) or ``unknown`` (SLURM does not answer).
+            started, gone without a trace, or its run was removed), ``same`` (the same run as another job) or ``unknown`` (SLURM does
+            not answer).
         details: One line: progress, reason or accuracy.
         error: Of a failed job, a few lines of its error; of an unknown one, why SLURM does not answer and what helps.
         log: The file with the job's whole output, None if there is none.
@@ -130,6 +131,8 @@ def _own_status(sweep: Sweep, name: JobName, launcher_state: _LauncherState, job
     state, why = _state(sweep, name, record, launcher_state, slurm)
     if job is not None and state not in ("running", "done") and sweep.is_complete(job):
         state, why = "done", ""  # another sweep finished this run
+    elif job is not None and state == "done" and not sweep.is_complete(job):
+        state, why = "missing", f"its run was removed: {job.run_id}"
     log = _log(sweep, name, slurm) if state in ("failed", "interrupted", "running") else None
     is_outdated = slurm is not None and record is not None and record.attempts[-1].slurm != slurm  # of an earlier submission
     error = _error(None if is_outdated else record, log) if state == "failed" else []
@@ -155,7 +158,7 @@ def _state(sweep: Sweep, name: JobName, record: JobRecord | None, launcher_state
     if slurm is not None:
         return _state_on_slurm(record, last, slurm, launcher_state.states, _log_of_slurm(sweep, slurm).exists())
     if record is None:
-        return ("queued", "") if launcher_state.launching else ("missing", "never started")
+        return ("queued", "") if launcher_state.launching else ("missing", "never started, or its run was removed")
     if record.status == "running":
         return "failed", "it was killed"
     return ("failed", "") if record.status == "failed" else ("interrupted", "")
@@ -278,7 +281,7 @@ def _result(sweep: Sweep, job: PlannedJob | None) -> str:
     if job.until != "evaluate":
         return f"stopped after {job.until}"
     metrics = metrics_of(sweep, job)
-    return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its run was deleted"
+    return f"accuracy {100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else "its metrics.json was removed"
 
 
 def metrics_of(sweep: Sweep, job: PlannedJob) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Sweep:
         if job.run is None:
             return False
         directory = self.directory(job)
-        return directory.done.exists() or (job.until != "evaluate" and directory.stage(job.until).exists())
+        return directory.done.exists() or (job.until != "evaluate" and directory.reached(job.until))
 
 
 def display_path(path: Path) -> Path:
@@ -200,6 +200,40 @@ def composer(searchpath: Sequence[str]) -> Iterator[Callable[..., DictConfig]]:
             yield lambda overrides, **options: compose("config", [*overrides, *added], **options)
     finally:
         hydra.hydra = outer
+
+
+def split_searchpath(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The configuration folders that overrides add (``hydra.searchpath=[...]``), and the other overrides."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    values = [OverridesParser.create().parse_override(override).value() for override in paths]
+    return [str(path) for value in values if isinstance(value, list) for path in value], [
+        override for override in overrides if override not in paths
+    ]
+
+
+def expand(overrides: Sequence[str], compose: Callable[..., DictConfig]) -> tuple[DictConfig, list[list[str]]]:
+    """The jobs of a sweep, as Hydra's command line makes them from the overrides and the experiment's own axes.
+
+    Args:
+        overrides: As on the command line, some with several values.
+        compose: The function of :func:`composer`.
+
+    Returns:
+        The configuration without the command's axes, ``hydra`` included, and the overrides of each job.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides(list(overrides))
+    plain = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    config = compose(plain, return_hydra_config=True)
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    of_jobs = [override for override in overrides if not override.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *of_jobs]), None)
+    return config, [list(job) for batch in batches for job in batch]
 
 
 def added_searchpath(runtime: Any) -> list[str]:

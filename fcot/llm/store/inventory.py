@@ -99,13 +99,14 @@ def _count(holding: Holdings, row: StoreRow, size: int, price_of: Callable[[str]
     answer, counts = bool(row.get("root")), holding.counts
     counts["scored" if row.get("refused") == SCORED else "refused" if row["slot"] is None else "answers" if answer else "rationales"] += 1
     counts["prompts"] += new_prompt
-    counts["prompt tokens"] += row.get("prompt_tokens") or 0
-    counts["completion tokens"] += row.get("completion_tokens") or 0
+    is_copy = "adopted" in row  # its cost is counted where it was bought
+    counts["prompt tokens"] += 0 if is_copy else row.get("prompt_tokens") or 0
+    counts["completion tokens"] += 0 if is_copy else row.get("completion_tokens") or 0
     counts["bytes"] += size
     if "model" in row:
         holding.models[row["model"]] += 1
     price = price_of(holding.model)
-    holding.usd = None if price is None or holding.usd is None else holding.usd + cost_usd(row, price)
+    holding.usd = None if price is None or holding.usd is None else holding.usd + (0.0 if is_copy else cost_usd(row, price))
     holding.last = max(holding.last, row.get("time") or 0.0)
 
 
