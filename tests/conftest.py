@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import zygote
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test contacts the hub; the test of the message about it sets its own value
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fcot.run does: several tests run at the same time
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at the same time, with small models
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as fcot.run does
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -24,22 +26,12 @@ def shared_data() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def zygote():
-    """A process with the libraries imported, which forks one child for each command."""
-    from zygote import Zygote
-
-    process = Zygote()
-    yield process
-    process.close()
-
-
 @pytest.fixture
-def run_fcot(tmp_path, zygote):
+def run_fcot(tmp_path):
     """``run_fcot("diversity=1", ...) -> CompletedProcess``: runs the program in the test's own empty folder."""
 
     def run(*arguments: str, module: str = "fcot.run", timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-        return zygote.run(module, list(arguments), tmp_path, {**os.environ, **environment}, timeout)
+        return zygote.run(["-m", module, *arguments], cwd=tmp_path, env={**os.environ, **environment}, timeout=timeout)
 
     return run
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import zygote
 from fake_openai import FakeServer
 from hydra import compose, initialize_config_dir
 
@@ -218,7 +217,7 @@ def test_a_model_that_is_not_ready_yet_is_reported_and_the_same_command_continue
 
 
 def start(*arguments):
-    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+    return zygote.start([__file__, *arguments])
 
 
 def wait_for(condition, process):

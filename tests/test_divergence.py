@@ -211,7 +211,7 @@ def test_an_output_that_is_not_finite_on_one_rank_ends_both(rank, tmp_path):
 
 def test_a_diverged_run_leaves_no_student_and_its_sweep_shows_it_as_failed(run_fcot, tmp_path):
     overrides = [*SMALL, "method=fine_tune", "trainer.clip_norm=null", "trainer.warmup_steps=1", "trainer.lr=1e-3,1e6"]
-    swept = run_fcot("-m", *overrides, OMP_NUM_THREADS="1")
+    swept = run_fcot("-m", *overrides)
     assert swept.returncode != 0
     sweep = the_sweep(tmp_path)
     assert states(sweep) == ["done", "failed"]
@@ -221,7 +221,7 @@ def test_a_diverged_run_leaves_no_student_and_its_sweep_shows_it_as_failed(run_f
     assert (good / "DONE.json").exists()
     assert not [name for name in NOTHING if (bad / name).exists()]
     assert not steps(bad)
-    alone = run_fcot(*overrides[:-1], "trainer.lr=1e6", OMP_NUM_THREADS="1")
+    alone = run_fcot(*overrides[:-1], "trainer.lr=1e6")
     assert alone.returncode == 1
     assert "Traceback" not in alone.stderr
     assert len(list(tmp_path.glob("outputs/runs/*/metrics.json"))) == 1

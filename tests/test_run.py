@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zygote
 from hydra import compose, initialize_config_dir
 from students import save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -234,10 +235,8 @@ def test_pretrained_students_are_trained_from_a_folder(student, save, tmp_path):
     assert metrics["accuracy_checkpoint"] == "validation"
 
 
-def start(folder: Path, *overrides: str, **options) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fcot.run", *overrides], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+def start(folder: Path, *overrides: str):
+    return zygote.start(["-m", "fcot.run", *overrides], cwd=folder)
 
 
 def the_run(folder: Path) -> Path:
@@ -312,7 +311,9 @@ def test_a_full_disk_is_reported_in_one_message(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    process = start(tmp_path, *SMALL, preexec_fn=no_room)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcot.run", *SMALL], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=no_room
+    )
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no space left" in stderr
@@ -323,7 +324,7 @@ def test_a_full_disk_is_reported_in_one_message(tmp_path):
 
 
 def test_a_sweep_ends_in_one_table_and_one_page(run_fcot, tmp_path):
-    result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL, OMP_NUM_THREADS="1")
+    result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL)
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert len(json.loads((sweep / "plan.json").read_text())["jobs"]) == 6

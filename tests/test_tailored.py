@@ -6,13 +6,12 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zygote
 from fake_openai import FakeServer
 from students import save_gpt2, save_t5
 
@@ -481,7 +480,7 @@ def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places,
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
         settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
         for place in places:
-            process = subprocess.Popen([sys.executable, "-m", "fcot.run", *settings], stderr=subprocess.PIPE, text=True)
+            process = zygote.start(["-m", "fcot.run", *settings])
             while process.poll() is None and not reached(tmp_path / "killed", place):
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
