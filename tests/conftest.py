@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,19 +37,32 @@ def run_fcot(tmp_path):
     return run
 
 
-@pytest.fixture
-def make_run():
+@pytest.fixture(name="make_run")
+def run_maker():
     """``make_run(output folder, *overrides) -> resolved run``, in this process."""
-    from hydra import compose, initialize_config_dir
+    from configurations import make_run
 
-    from fcot.base.resources import CONF
-    from fcot.config.checks import to_config
-    from fcot.config.schema import register_schemas
-    from fcot.runs.run import resolve
+    return make_run
 
-    def make(output: Path, *overrides: str):
-        register_schemas()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
-    return make
+def rank_environments(port: int) -> list[dict[str, str]]:
+    """Each rank's environment, as torchrun sets it."""
+    return [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        | {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
+        for rank in range(2)
+    ]
+
+
+@pytest.fixture
+def start_ranks() -> Callable[..., list]:
+    """Start two ranks in a folder, as torchrun does: it holds the store in which they find each other."""
+    from torch.distributed import TCPStore
+
+    stores = []
+
+    def start(folder: Path, *arguments: str) -> list:
+        stores.append(TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False))
+        return [zygote.start(arguments, cwd=folder, env=os.environ | rank) for rank in rank_environments(stores[-1].port)]
+
+    return start

@@ -14,18 +14,14 @@ from pathlib import Path
 
 import pytest
 import zygote
-from hydra import compose, initialize_config_dir
+from configurations import make_run
 from students import save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fcot.base.errors import FcotError
-from fcot.config.checks import to_config
-from fcot.config.schema import register_schemas
 from fcot.reporting.finished import load
 from fcot.runs.pipeline import execute
-from fcot.runs.run import resolve
 
-CONF = Path(__file__).parent.parent / "conf"
 SMALL = [
     "dataset.n_problems=60", "trainer.max_steps=12", "trainer.evaluate_every_steps=6", "trainer.warmup_steps=2",
     "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
@@ -36,16 +32,6 @@ METRICS = set(
     "method task student teacher diversity split_mode seed n_train_problems n_reasoning_samples n_test accuracy accuracy_ci95 "
     "accuracy_best_epoch answer_in_completion well_formed complete teacher_usage seconds train_samples_per_second versions".split()
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def schemas():
-    register_schemas()
-
-
-def make_run(output: Path, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
 def timeless(metrics: dict) -> dict:

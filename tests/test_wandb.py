@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zygote
 from pytorch_lightning.loggers import Logger
-from test_run import SMALL, make_run, schemas  # noqa: F401 - a fixture
+from test_run import SMALL, make_run
 from test_sweeps import LONG, until
 from wandb_stub import KEY, Stub, served, silent
 
