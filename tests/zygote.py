@@ -16,13 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-READ_AT_IMPORT = ("HF_", "OMP_", "MKL_", "CUDA", "TORCH_", "TRANSFORMERS", "LD_", "PYTHON")
+READ_AT_IMPORT = ("HF_", "OMP_", "MKL_", "CUDA", "TORCH_", "TRANSFORMERS", "LD_", "PYTHONPATH")
 PRELOADED = (
     "torch", "transformers", "pytorch_lightning", "hydra", "omegaconf", "openai", "pandas", "scipy.stats", "statsmodels.stats.multitest",
     "wandb", "altair", "fsspec.implementations.local", "omegaconf.grammar_parser", "hydra.core.override_parser.overrides_parser",
@@ -60,6 +61,11 @@ def run(
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def python() -> list[str]:
+    """The words that stand for ``python`` in a command of another program, which then is a fork too."""
+    return [sys.executable, "-I", "-S", __file__, _server().path]
 
 
 class Process:
@@ -134,19 +140,25 @@ def _output(target: Any, number: int) -> tuple[IO[str] | None, int]:
 
 
 class _Server:
-    """The process that forks. A request is the length of its JSON and three descriptors in one message, then the JSON."""
+    """The process that forks. A request is the length of its JSON and three descriptors in one message, then the JSON.
+
+    The commands of a connection are killed when it is closed, as at the end of this process.
+    """
 
     def __init__(self) -> None:
-        self._socket, its_end = socket.socketpair()
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = f"{self._folder.name}/zygote"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen()
+        self._socket = _connect(self.path)
         self._lock = threading.Lock()
-        with its_end:
-            subprocess.Popen([sys.executable, __file__, str(its_end.fileno())], pass_fds=[its_end.fileno()])
+        with listener:
+            subprocess.Popen([sys.executable, __file__, str(listener.fileno())], pass_fds=[listener.fileno()])
 
     def request(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        body = json.dumps(request).encode()
         with self._lock:
-            socket.send_fds(self._socket, [len(body).to_bytes(8, "big")], descriptors)
-            self._socket.sendall(body)
+            _send(self._socket, request, descriptors)
 
 
 _started: list[_Server] = []
@@ -161,8 +173,20 @@ def _server() -> _Server:
     return _started[0]
 
 
-def serve(connection: socket.socket) -> None:
-    """Import the modules, then serve requests until the other end of the connection is closed."""
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
+
+
+def _send(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+    body = json.dumps(request).encode()
+    socket.send_fds(connection, [len(body).to_bytes(8, "big")], descriptors)
+    connection.sendall(body)
+
+
+def serve(listener: socket.socket) -> None:
+    """Import the modules, then serve requests until the first connection is closed."""
     import gc
     import importlib
 
@@ -175,32 +199,67 @@ def serve(connection: socket.socket) -> None:
     child_ended, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)
-    running: dict[int, int] = {}  # pid of a command -> where to write its exit code
+    connections = [listener.accept()[0]]
+    running: dict[int, tuple[socket.socket, int]] = {}  # pid of a command -> its connection, where to write its exit code
     while True:
-        ready, _, _ = select.select([connection, child_ended], [], [])
+        ready, _, _ = select.select([listener, child_ended, *connections], [], [])
         if child_ended in ready:
             os.read(child_ended, 1000)
             while running and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                status = running.pop(ended[0])
+                _, status = running.pop(ended[0])
                 with contextlib.suppress(BrokenPipeError):
                     os.write(status, b"%16d" % os.waitstatus_to_exitcode(ended[1]))
                 os.close(status)
-        if connection in ready:
+        if listener in ready:
+            connections.append(listener.accept()[0])
+        for connection in [connection for connection in connections if connection in ready]:
             head, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
             if not head:
-                return
+                for command in [pid for pid, (its_connection, _) in running.items() if its_connection is connection]:
+                    os.kill(command, signal.SIGKILL)
+                if connection is connections[0]:
+                    return
+                connections.remove(connection)
+                connection.close()
+                continue
             request = json.loads(connection.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
             out, err, status = descriptors
             command = os.fork()
             if command == 0:
                 signal.set_wakeup_fd(-1)
-                for descriptor in (connection.detach(), child_ended, wakeup, status, *running.values()):
+                for opened in (listener, *connections):
+                    opened.close()
+                for descriptor in (child_ended, wakeup, status, *(status for _, status in running.values())):
                     os.close(descriptor)
                 _become(request, out, err)
             os.write(status, b"%16d" % command)
-            running[command] = status
+            running[command] = connection, status
             os.close(out)
             os.close(err)
+
+
+def as_python(path: str, arguments: list[str]) -> None:
+    """Run a command through the server at this path, as if this process were it. Never returns."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is a command that receives them
+    connection = _connect(path)
+    status, its_status = os.pipe()
+    _send(connection, {"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}, [1, 2, its_status])
+    os.close(its_status)
+    command = int(os.read(status, 16))
+
+    def forward(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(command, number)
+
+    for number in signals:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    code = int(os.read(status, 16))
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def _become(request: dict[str, Any], out: int, err: int) -> None:
@@ -263,4 +322,6 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[2:]:
+        as_python(sys.argv[1], sys.argv[2:])
     serve(socket.socket(fileno=int(sys.argv[1])))
