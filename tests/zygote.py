@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-READ_AT_IMPORT = ("HF_", "OMP_", "MKL_", "CUDA", "TORCH_", "TRANSFORMERS", "LD_", "PYTHONPATH")
+READ_AT_IMPORT = ("HF_", "OMP_", "MKL_", "CUDA", "TORCH_", "TRANSFORMERS", "LD_")
 PRELOADED = (
     "torch", "transformers", "pytorch_lightning", "hydra", "omegaconf", "openai", "pandas", "scipy.stats", "statsmodels.stats.multitest",
     "wandb", "altair", "fsspec.implementations.local", "omegaconf.grammar_parser", "hydra.core.override_parser.overrides_parser",
@@ -270,8 +270,11 @@ def _become(request: dict[str, Any], out: int, err: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(request["cwd"])
+    before = os.environ.get("PYTHONPATH")
     os.environ.clear()
     os.environ.update(request["environment"])
+    if os.environ.get("PYTHONPATH", before) != before:
+        _import_from(os.environ["PYTHONPATH"].split(os.pathsep))
     null = os.open(os.devnull, os.O_RDONLY)
     for number, source in ((0, null), (1, out), (2, err)):
         os.dup2(source, number)
@@ -302,6 +305,14 @@ def _become(request: dict[str, Any], out: int, err: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(int(code or 0))  # type: ignore[call-overload]
+
+
+def _import_from(folders: list[str]) -> None:
+    """Put folders before the others in ``sys.path``; if they contain a copy of fcot, it is imported instead of the present one."""
+    sys.path[1:1] = folders
+    if any(Path(folder, "fcot").exists() for folder in folders):
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("fcot", "hydra_plugins")]:
+            del sys.modules[name]
 
 
 def _run(arguments: list[str]) -> None:
