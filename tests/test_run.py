@@ -214,9 +214,7 @@ def test_pretrained_students_are_trained_from_a_folder(student, save, tmp_path):
     """The literal command of docs/getting_started.md, on a small random student, cut short."""
     folder = save(tmp_path / "weights")
     shorter = ["dataset.n_problems=40", "trainer.max_steps=4", "trainer.evaluate_every_steps=2", "trainer.batch_size=8"]
-    run = make_run(
-        tmp_path, *QUICK, *shorter, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20"
-    )
+    run = make_run(tmp_path, *QUICK, *shorter, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
     metrics = execute(run, "")
     assert metrics["completions_asked"] == 64 * metrics["n_train_problems"]
     rationales = {(row["sample_index"], row["rationale"]) for row in map(json.loads, run.directory.curated.read_text().splitlines())}
