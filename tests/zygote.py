@@ -74,6 +74,8 @@ class Process:
     def __init__(self, arguments: list[str], cwd: str, environment: dict[str, str], stdout: Any, stderr: Any) -> None:
         self.args = [sys.executable, *arguments]
         self.returncode: int | None = None
+        self._texts = ["", ""]
+        self._readers: list[threading.Thread] = []
         self.stdout, out = _output(stdout, 1)
         self.stderr, err = _output(stderr, 2)
         status, its_status = os.pipe()
@@ -94,25 +96,24 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        if not self._readers:  # after a timeout, the next call waits for the same ones
+            self._readers = [threading.Thread(target=self._read, args=(number,), daemon=True) for number in range(2)]
+            for reader in self._readers:
+                reader.start()
         end = None if timeout is None else time.monotonic() + timeout
-        texts = ["", ""]
-
-        def read(number: int, stream: IO[str]) -> None:
-            texts[number] = stream.read()
-
-        streams = [(number, stream) for number, stream in enumerate((self.stdout, self.stderr)) if stream is not None]
-        readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in streams]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
+        for reader in self._readers:
             reader.join(None if end is None else max(0.0, end - time.monotonic()))
             if reader.is_alive():
                 assert timeout is not None
                 raise subprocess.TimeoutExpired(self.args, timeout)
         self.wait(None if end is None else max(0.0, end - time.monotonic()))
-        for _, stream in streams:
-            stream.close()
-        return texts[0], texts[1]
+        return self._texts[0], self._texts[1]
+
+    def _read(self, number: int) -> None:
+        stream = (self.stdout, self.stderr)[number]
+        if stream is not None:
+            with stream:
+                self._texts[number] = stream.read()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
