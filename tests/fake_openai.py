@@ -37,8 +37,6 @@ import math
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 import urllib.parse
 import urllib.request
@@ -46,6 +44,8 @@ import uuid
 import zlib
 from collections import Counter, deque
 from typing import Any
+
+import zygote
 
 from fcot.prompts.teacher import STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
@@ -752,12 +752,12 @@ class FakeServer:
 
     def __init__(self, faults: Any = (), latency: float = 0.0, **options: Any) -> None:
         plan = faults if isinstance(faults, dict) else list(faults)
-        command = [sys.executable, __file__]
+        command = [__file__]
         for name, value in {"port": 0, "faults": plan, "latency": latency, **options}.items():
             if value is not None and value is not False:
                 text = json.dumps(value) if isinstance(value, list | dict) else str(value)
                 command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [text])
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = zygote.start(command, stderr=None)
         assert self._process.stdout is not None
         self.base_url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"
 

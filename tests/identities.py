@@ -6,14 +6,9 @@ import json
 from functools import cache
 from pathlib import Path
 
-import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from configurations import make_run
 
-from fcot.base.resources import CONF
-from fcot.config.schema import SCHEMAS, register_schemas
 from fcot.runs.run import Run
-from fcot.sweeps.plan import resolve_job
 
 
 def write_files(folder: Path) -> Path:
@@ -70,27 +65,9 @@ def _jsonl(path: Path, rows: list[dict]) -> None:
 
 
 @cache
-def _composed(choices: tuple[str, ...]) -> DictConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(choices))
-
-
-@cache
 def run_of(folder: Path, *overrides: str) -> Run:
-    """The run of some overrides, in which FILES stands for the folder of :func:`write_files`.
-
-    Choices are composed, which is slow, and shared; values are YAML and set afterwards, as Hydra does.
-    """
-    groups = {group for group, _ in SCHEMAS}
-    choices = tuple(override for override in overrides if override.partition("=")[0] in groups)
-    config = _composed(choices).copy()
-    config.output_dir = f"{folder}/outputs"
-    for override in overrides:
-        if override not in choices:
-            key, _, value = override.replace("FILES", str(folder)).partition("=")
-            OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)  # schemas refuse unknown options
-    return resolve_job(config)
+    """The run of some overrides, in which FILES stands for the folder of :func:`write_files`."""
+    return make_run(folder / "outputs", *(override.replace("FILES", str(folder)) for override in overrides))
 
 
 # --- functions that configurations name -------------------------------------------------------------------------------

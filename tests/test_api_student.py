@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import zygote
+from configurations import composed
 from fake_openai import FakeServer
-from hydra import compose, initialize_config_dir
 
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.config.checks import to_config
-from fcot.config.schema import register_schemas
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import money, show
 from fcot.llm import calls
 from fcot.llm.server import Server
 from fcot.runs.pipeline import execute
-from fcot.runs.run import resolve
 from fcot.student.finetune_api import fine_tune
+from fcot.sweeps.plan import resolve_job
 
 CONF = Path(__file__).parent.parent / "conf"
 NANO = "gpt-4.1-nano-2025-04-14"
@@ -45,9 +43,7 @@ def overrides_of(server, output, *overrides):
 
 
 def run_of(server, output, *overrides):
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", overrides_of(server, output, *overrides))))
+    return resolve_job(composed(*overrides_of(server, output, *overrides)))
 
 
 def tune(
@@ -218,7 +214,7 @@ def test_a_model_that_is_not_ready_yet_is_reported_and_the_same_command_continue
 
 
 def start(*arguments):
-    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+    return zygote.start([__file__, *arguments])
 
 
 def wait_for(condition, process):
@@ -416,18 +412,16 @@ def test_progress_is_reported(tmp_path):
 
 
 def test_all_configuration_faults_are_reported_together():
-    register_schemas()
     overrides = ["student=openai_gpt4_1_mini", "student.epochs=0", "student.base_url=here", "student.poll_s=0", "student.concurrency=0"]
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigFaults) as caught:
-        to_config(compose("config", overrides))
+    with pytest.raises(ConfigFaults) as caught:
+        to_config(composed(*overrides))
     assert {fault.partition("=")[0] for fault in caught.value.faults} == {
         "student.epochs", "student.base_url", "student.poll_s", "student.concurrency",
     }  # fmt: skip
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ConfigFaults) as caught:
-        to_config(compose("config", ["student=openai_gpt4_1_mini"]))
+    with pytest.raises(ConfigFaults) as caught:
+        to_config(composed("student=openai_gpt4_1_mini"))
     assert "OPENAI_API_KEY" in str(caught.value)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        to_config(compose("config", ["student=openai_gpt4_1_mini", "until=curate"]))
+    to_config(composed("student=openai_gpt4_1_mini", "until=curate"))
 
 
 def test_a_dry_run_shows_the_cost_of_training_and_of_answers(tmp_path, capsys):
@@ -480,10 +474,7 @@ def main(kind, *arguments):
     if kind == "tune":
         tune(ServerAt, *arguments[1:2], run_id=arguments[2] if len(arguments) > 2 else "run")
     else:
-        register_schemas()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = to_config(compose("config", list(arguments)))
-        execute(resolve(config), "")
+        execute(resolve_job(composed(*arguments)), "")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
+import zygote
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
@@ -185,8 +184,7 @@ def test_online_runs_do_not_buy_completions_of_an_open_batch(tmp_path):
 
 def buyer(server, path):
     """A process that buys 40 problems' completions through the Batch API."""
-    command = [sys.executable, __file__, server.base_url, str(path)]
-    return subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return zygote.start([__file__, server.base_url, path])
 
 
 def wait_for(condition):

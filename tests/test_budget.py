@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import paying
 import pytest
+import zygote
 from fake_openai import FakeServer
 from paying import PRICE
 
@@ -30,8 +29,7 @@ def no_proxy(monkeypatch):
 
 
 def start(store, server, *arguments):
-    command = [sys.executable, paying.__file__, str(store), server.base_url, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = zygote.start([paying.__file__, store, server.base_url, *arguments])
     assert process.stdout.readline() == "buying\n", process.stderr.read()
     return process
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
+import zygote
 
 from fcot import __version__
 from fcot.cli import COMMANDS
 
 
 def fcot(*words: str, module: str = "fcot") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
+    return zygote.run(["-m", module, *words])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

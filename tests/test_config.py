@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zygote
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -76,7 +77,7 @@ def test_every_group_has_a_schema():
 
 
 def test_help_names_every_choice_and_every_root_key():
-    text = subprocess.run([sys.executable, "-m", "fcot.run", "--help"], capture_output=True, text=True, check=True).stdout
+    text = zygote.run(["-m", "fcot.run", "--help"]).stdout
     words = set(text.replace("(", " ").split())
     assert {choice for _, choice in CHOICES} <= words
     assert all(f"{key}=" in text for key in ("diversity", "seed", "until", "output_dir"))

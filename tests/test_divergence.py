@@ -7,7 +7,7 @@ import torch
 import trainings
 from safetensors.torch import load_file, save_file
 from students import make_rows, make_student
-from test_ranks import ended, started
+from test_ranks import TRAIN, ended
 from test_run import SMALL, make_run
 from test_sweeps import states, the_sweep
 from trainings import give_accuracies, student_of, trained, trained_by
@@ -177,8 +177,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_both(rank, options, tmp_path
     assert max(steps(tmp_path)) == 3
 
 
-def test_ranks_that_torchrun_started_end_with_one_message(tmp_path):
-    outcome = ended(started(tmp_path, "trainer.max_steps=100", "method=fine_tune", *WILD))
+def test_ranks_that_torchrun_started_end_with_one_message(tmp_path, start_ranks):
+    outcome = ended(start_ranks(tmp_path, *TRAIN, "trainer.max_steps=100", "method=fine_tune", *WILD))
     assert [code for code, _ in outcome] == [1, 1]
     output = "".join(text for _, text in outcome)
     assert output.count("the training stopped at step") == 1
@@ -211,7 +211,7 @@ def test_an_output_that_is_not_finite_on_one_rank_ends_both(rank, tmp_path):
 
 def test_a_diverged_run_leaves_no_student_and_its_sweep_shows_it_as_failed(run_fcot, tmp_path):
     overrides = [*SMALL, "method=fine_tune", "trainer.clip_norm=null", "trainer.warmup_steps=1", "trainer.lr=1e-3,1e6"]
-    swept = run_fcot("-m", *overrides, OMP_NUM_THREADS="1")
+    swept = run_fcot("-m", *overrides)
     assert swept.returncode != 0
     sweep = the_sweep(tmp_path)
     assert states(sweep) == ["done", "failed"]
@@ -221,7 +221,7 @@ def test_a_diverged_run_leaves_no_student_and_its_sweep_shows_it_as_failed(run_f
     assert (good / "DONE.json").exists()
     assert not [name for name in NOTHING if (bad / name).exists()]
     assert not steps(bad)
-    alone = run_fcot(*overrides[:-1], "trainer.lr=1e6", OMP_NUM_THREADS="1")
+    alone = run_fcot(*overrides[:-1], "trainer.lr=1e6")
     assert alone.returncode == 1
     assert "Traceback" not in alone.stderr
     assert len(list(tmp_path.glob("outputs/runs/*/metrics.json"))) == 1

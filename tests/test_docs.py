@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zygote
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from identities import run_of, write_files
@@ -285,7 +286,7 @@ def test_the_examples_of_extending_run(tmp_path):
     texts = {row["problem"]: [f"It is {row['result']}. The answer is {row['result']}."] * 2 for row in RIDDLES}
     (tmp_path / "rationales.json").write_text(json.dumps(texts))
     (tmp_path / "prompt.txt").write_text("{question} End with: {trigger}")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'launch'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'launch'}"}
     examples = EXAMPLE.findall(TEXTS["docs/extending.md"])
     for kind, target, text in (example for example in examples if example[0] != "run"):
         edit(tmp_path, kind, target, text)
@@ -295,7 +296,7 @@ def test_the_examples_of_extending_run(tmp_path):
         program, *arguments = shlex.split(command)
         assert program == "python"
         environment["OPENAI_API_KEY"] = "none"
-        process = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        process = zygote.run(arguments, cwd=tmp_path, env=environment)
         assert process.returncode == 0, f"{command}\n{process.stdout[-1000:]}{process.stderr[-3000:]}"
 
 

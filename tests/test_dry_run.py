@@ -9,17 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from configurations import make_run
 from fake_openai import FakeServer
-from hydra import compose, initialize_config_dir
 
 from fcot.base.errors import FcotError
-from fcot.config.checks import to_config
-from fcot.config.schema import register_schemas
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import show
 from fcot.estimate.preview import preview
 from fcot.llm.generate import generate_completions
-from fcot.runs.run import resolve
 
 CONF = Path(__file__).parent.parent / "conf"
 DEAD = "http://127.0.0.1:9/v1"
@@ -31,12 +28,6 @@ def environment(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-def make_run(output, *overrides):
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
 def openai_run(output, url, *overrides, model="gpt-4.1-mini", limit=N):

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from email.utils import formatdate
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 
 import fake_openai
 import pytest
+import zygote
 from fake_openai import FakeServer
 from teachers import PROMPT, RULE, plan, problems
 
@@ -647,8 +647,7 @@ def test_a_run_killed_twice_gives_the_result_of_an_uninterrupted_run(run_fcot, t
     with FakeServer(latency=0.05) as server:
         arguments = (*COMMAND, f"teacher.base_url={server.base_url}", "teacher.concurrency=4", "teacher.max_choices_per_request=1")
         for target in (30, 90):
-            command = [sys.executable, "-m", "fcot.run", *arguments]
-            process = subprocess.Popen(command, cwd=tmp_path, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = zygote.start(["-m", "fcot.run", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while server.stats()["requests"] < target and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
@@ -668,9 +667,7 @@ def stored(folder):
 
 def start_and_wait_for(n, server, command, folder):
     """Start a process and wait until it has sent ``n`` requests."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = zygote.start(command, cwd=folder)
     while server.stats()["requests"] < n:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

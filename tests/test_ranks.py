@@ -5,58 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zygote
+from conftest import rank_environments
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 
 TRAIN = (
-    sys.executable, "-m", "fcot.run",
+    "-m", "fcot.run",
     "dataset.n_problems=60", "diversity=1", "student.width=16", "student.layers=1", "student.heads=2", "student.max_new_tokens=16",
     "trainer.warmup_steps=1", "trainer.evaluate_every_epochs=null", "trainer.epochs=null", "trainer.checkpoint_every_s=1000000",
     "trainer.devices=2", "logger=csv",
 )  # fmt: skip
 
 
-Ranks = list[subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start() -> Callable[..., Ranks]:
-    """Start two ranks in a folder, as torchrun does: it holds the store in which they find each other."""
-    stores = []
-
-    def start(folder: Path, *command: str) -> Ranks:
-        stores.append(TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False))
-        return [
-            subprocess.Popen(command, cwd=folder, env=os.environ | rank, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for rank in environments(stores[-1].port)
-        ]
-
-    return start
-
-
-def environments(port: int) -> list[dict[str, str]]:
-    """Each rank's environment, as torchrun sets it."""
-    return [
-        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        | {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1"}
-        for rank in range(2)
-    ]
-
-
-def wait_until_training(folder: Path, ranks: Ranks) -> None:
+def wait_until_training(folder: Path, ranks: list) -> None:
     while not [path for path in folder.glob("outputs/runs/*/logs/metrics.csv") if path.stat().st_size]:
         assert all(rank.poll() is None for rank in ranks), [rank.communicate() for rank in ranks if rank.poll() is not None]
         time.sleep(0.05)
 
 
-def ended(ranks: Ranks) -> list[tuple[int, str]]:
+def ended(ranks: list) -> list[tuple[int, str]]:
     """Exit code and stderr of each rank."""
     output = [rank.communicate(timeout=110)[1] for rank in ranks]
     return [(rank.returncode, text) for rank, text in zip(ranks, output, strict=True)]
@@ -69,8 +40,8 @@ def parameters(folder: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 @pytest.mark.parametrize("signaled", [(0, 1), (0,), (1,)])
-def test_ranks_that_are_signaled_write_one_checkpoint_and_continue_from_it(tmp_path, start, number, signaled):
-    ranks = start(tmp_path, *TRAIN, "trainer.max_steps=100000")
+def test_ranks_that_are_signaled_write_one_checkpoint_and_continue_from_it(tmp_path, start_ranks, number, signaled):
+    ranks = start_ranks(tmp_path, *TRAIN, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
     for rank in signaled:
         ranks[rank].send_signal(number)
@@ -84,25 +55,25 @@ def test_ranks_that_are_signaled_write_one_checkpoint_and_continue_from_it(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_an_interrupted_training_on_two_ranks_gives_the_result_of_an_uninterrupted_one(tmp_path, start, number):
+def test_an_interrupted_training_on_two_ranks_gives_the_result_of_an_uninterrupted_one(tmp_path, start_ranks, number):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     steps = "trainer.max_steps=400"
-    assert [(code, error) for code, error in ended(start(tmp_path / "a", *TRAIN, steps)) if code] == []
-    ranks = start(tmp_path / "b", *TRAIN, steps)
+    assert [(code, error) for code, error in ended(start_ranks(tmp_path / "a", *TRAIN, steps)) if code] == []
+    ranks = start_ranks(tmp_path / "b", *TRAIN, steps)
     wait_until_training(tmp_path / "b", ranks)
     for rank in ranks:
         rank.send_signal(number)
     assert [code for code, _ in ended(ranks)] == [128 + number] * 2
-    assert [(code, error) for code, error in ended(start(tmp_path / "b", *TRAIN, steps)) if code] == []
+    assert [(code, error) for code, error in ended(start_ranks(tmp_path / "b", *TRAIN, steps)) if code] == []
     first, second = parameters(tmp_path / "a"), parameters(tmp_path / "b")
     assert first.keys() == second.keys()
     assert all(first[name].equal(second[name]) for name in first)
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_rank_ends_the_other_rank_with_a_message(tmp_path, start, killed):
-    ranks = start(tmp_path, *TRAIN, "trainer.max_steps=100000")
+def test_a_killed_rank_ends_the_other_rank_with_a_message(tmp_path, start_ranks, killed):
+    ranks = start_ranks(tmp_path, *TRAIN, "trainer.max_steps=100000")
     wait_until_training(tmp_path, ranks)
     ranks[killed].kill()
     ranks[killed].communicate()
@@ -112,7 +83,7 @@ def test_a_killed_rank_ends_the_other_rank_with_a_message(tmp_path, start, kille
     assert "Traceback" not in output
 
 
-def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path, start):
+def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path, start_ranks):
     """The first rank does work of its own, so no collective operation can fail."""
     code = (
         "import os, time\nfrom fcot.base.ranks import Team, World\n"
@@ -121,7 +92,7 @@ def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path, start):
         "    if world.rank:\n        team.follow(lambda task: None)\n"
         "    else:\n        team.lead('meet', lambda: None)\n        print('busy', flush=True)\n        time.sleep(100)\n"
     )
-    ranks = start(tmp_path, sys.executable, "-c", code)
+    ranks = start_ranks(tmp_path, "-c", code)
     assert ranks[0].stdout.readline() == "busy\n"
     ranks[1].kill()
     ranks[1].communicate()
@@ -133,11 +104,9 @@ def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path, start):
 def test_a_rank_whose_port_is_taken_says_so(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        rank, _ = environments(port)
+        rank, _ = rank_environments(port)
         rank |= {"TORCHELASTIC_USE_AGENT_STORE": "False"}
-        result = subprocess.run(
-            [*TRAIN, "trainer.max_steps=10"], cwd=tmp_path, env=os.environ | rank, capture_output=True, text=True, timeout=110
-        )
+        result = zygote.run([*TRAIN, "trainer.max_steps=10"], cwd=tmp_path, env=os.environ | rank, timeout=110)
     assert result.returncode == 1
     assert f"rank 0 of 2 cannot connect to the others at 127.0.0.1:{port}" in result.stderr
     assert "EADDRINUSE" in result.stderr

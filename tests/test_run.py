@@ -13,18 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+import zygote
+from configurations import make_run
 from students import save_gpt2, save_t5
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fcot.base.errors import FcotError
-from fcot.config.checks import to_config
-from fcot.config.schema import register_schemas
 from fcot.reporting.finished import load
 from fcot.runs.pipeline import execute
-from fcot.runs.run import resolve
 
-CONF = Path(__file__).parent.parent / "conf"
 SMALL = [
     "dataset.n_problems=60", "trainer.max_steps=12", "trainer.evaluate_every_steps=6", "trainer.warmup_steps=2",
     "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
@@ -35,16 +32,6 @@ METRICS = set(
     "method task student teacher diversity split_mode seed n_train_problems n_reasoning_samples n_test accuracy accuracy_ci95 "
     "accuracy_best_epoch answer_in_completion well_formed complete teacher_usage seconds train_samples_per_second versions".split()
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def schemas():
-    register_schemas()
-
-
-def make_run(output: Path, *overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve(to_config(compose("config", [f"output_dir={output}", *overrides])))
 
 
 def timeless(metrics: dict) -> dict:
@@ -226,7 +213,8 @@ def test_a_low_kept_rate_is_warned_about_with_three_examples(tmp_path, capsys):
 def test_pretrained_students_are_trained_from_a_folder(student, save, tmp_path):
     """The literal command of docs/getting_started.md, on a small random student, cut short."""
     folder = save(tmp_path / "weights")
-    run = make_run(tmp_path, *QUICK, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
+    shorter = ["dataset.n_problems=40", "trainer.max_steps=4", "trainer.evaluate_every_steps=2", "trainer.batch_size=8"]
+    run = make_run(tmp_path, *QUICK, *shorter, f"student={student}", "diversity=64", f"student.path={folder}", "student.max_new_tokens=20")
     metrics = execute(run, "")
     assert metrics["completions_asked"] == 64 * metrics["n_train_problems"]
     rationales = {(row["sample_index"], row["rationale"]) for row in map(json.loads, run.directory.curated.read_text().splitlines())}
@@ -234,10 +222,8 @@ def test_pretrained_students_are_trained_from_a_folder(student, save, tmp_path):
     assert metrics["accuracy_checkpoint"] == "validation"
 
 
-def start(folder: Path, *overrides: str, **options) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fcot.run", *overrides], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+def start(folder: Path, *overrides: str):
+    return zygote.start(["-m", "fcot.run", *overrides], cwd=folder)
 
 
 def the_run(folder: Path) -> Path:
@@ -312,7 +298,9 @@ def test_a_full_disk_is_reported_in_one_message(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    process = start(tmp_path, *SMALL, preexec_fn=no_room)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcot.run", *SMALL], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=no_room
+    )
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "no space left" in stderr
@@ -323,7 +311,7 @@ def test_a_full_disk_is_reported_in_one_message(tmp_path):
 
 
 def test_a_sweep_ends_in_one_table_and_one_page(run_fcot, tmp_path):
-    result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL, OMP_NUM_THREADS="1")
+    result = run_fcot("-m", "method=zero_shot,fine_tune,fine_tune_cot", "diversity=1,2", *SMALL)
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert len(json.loads((sweep / "plan.json").read_text())["jobs"]) == 6

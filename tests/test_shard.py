@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import zygote
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -214,7 +215,7 @@ def test_the_next_buyer_takes_over_the_rows_of_a_killed_buyer(tmp_path):
         "dead = buying(Path(sys.argv[1]), 'dead', 1); dead.append([row(1, 0), row(1, 1)]); print(flush=True); import time; time.sleep(100)"
     )
     path = tmp_path / "a.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), os.path.dirname(__file__)], stdout=subprocess.PIPE)
+    process = zygote.start(["-c", code, path, os.path.dirname(__file__)])
     process.stdout.readline()
     successor = Shard(path, "next")
     assert not successor.claim(key(1))

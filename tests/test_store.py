@@ -7,13 +7,13 @@ import fcntl
 import json
 import random
 import subprocess
-import sys
 import time
 import tracemalloc
 from collections import Counter
 
 import pytest
 import teachers
+import zygote
 
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint
@@ -176,8 +176,7 @@ def buyer(tmp_path):
 
     def start(**options):
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        command = [sys.executable, teachers.__file__, str(tmp_path / "store"), str(tmp_path / "log"), *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = zygote.start([teachers.__file__, tmp_path / "store", tmp_path / "log", *arguments])
         started.append(process)
         assert process.stdout.readline() == "buying\n", process.stderr.read()
         return process
@@ -296,7 +295,7 @@ def process_holding(code, *arguments):
     """A process that runs ``code``, prints "held" and keeps running."""
     script = f"import fcntl, os, sys, time\nfrom pathlib import Path\nfrom fcot.llm.store.folder import StoreFolder\n{code}\n"
     script += "print('held', flush=True)\ntime.sleep(1000)"
-    process = subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    process = zygote.start(["-c", script, *arguments])
     try:
         assert process.stdout.readline() == "held\n"
         yield process
@@ -400,8 +399,7 @@ def test_rows_of_one_answer_that_fit_on_the_disk_are_kept(tmp_path, whole_rows):
         "try: shard.append(json.loads(sys.argv[3]))\n"
         "except FcotError as error: sys.exit(str(error))"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(whole_rows * length + length // 2), json.dumps(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = zygote.run(["-c", script, tmp_path, whole_rows * length + length // 2, json.dumps(rows)])
     assert done.stderr.startswith("no space left to write")
     (own,) = tmp_path.glob("*.jsonl")
     assert own.stat().st_size == whole_rows * length

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 import torch
 from students import save_gpt2, save_t5
-from test_run import METRICS, QUICK, SMALL, make_run, schemas, timeless  # noqa: F401 - a fixture
+from test_run import METRICS, QUICK, SMALL, make_run, timeless
 from trainings import give_accuracies
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zygote
 from hydra import compose, initialize_config_dir
 
 from fcot import sweep as command
@@ -35,7 +36,6 @@ SMALL = [
     "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
 ]  # fmt: skip
 LONG = [*SMALL[:1], "trainer.max_steps=100000", "trainer.evaluate_every_steps=100000", *SMALL[3:]]
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def the_sweep(folder: Path):
@@ -47,11 +47,8 @@ def states(sweep) -> list[str]:
     return [status.state for status in statuses(sweep) if isinstance(status.name, int)]
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fcot.run", *arguments], cwd=folder, env={**os.environ, **ONE_THREAD}, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+def start(folder: Path, *arguments: str):
+    return zygote.start(["-m", "fcot.run", *arguments], cwd=folder, stdout=subprocess.DEVNULL)
 
 
 def until(condition, seconds: float = 120):
@@ -74,9 +71,7 @@ def test_every_launcher_composes_and_is_documented(name):
     assert launcher._target_ == "hydra_plugins.fcot_launcher.FcotLauncher"
     assert launcher.kind == ("slurm" if "slurm" in name else name)
     assert launcher.get("tasks_per_node") == {"slurm": 1, "slurm_ddp": 2}.get(name)
-    text = (ROOT / "docs/slurm.md").read_text() + subprocess.run(
-        [sys.executable, "-m", "fcot.run", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    text = (ROOT / "docs/slurm.md").read_text() + zygote.run(["-m", "fcot.run", "--help"]).stdout
     assert text.count(f"`{name}`") >= 1
     assert f" {name} " in text
 
@@ -143,7 +138,7 @@ def test_users_can_add_a_launcher_in_a_config_folder_of_their_own(run_fcot, tmp_
 
 
 def test_faulty_jobs_are_reported_before_the_first_job_starts_and_do_not_stop_the_others(run_fcot, tmp_path):
-    result = run_fcot("-m", "diversity=0,1", *SMALL, "until=curate", **ONE_THREAD)
+    result = run_fcot("-m", "diversity=0,1", *SMALL, "until=curate")
     assert result.returncode == 1
     output = result.stderr
     assert output.index("job 0 (diversity=0) cannot be run") < output.index("job 1: diversity=1")
@@ -151,7 +146,7 @@ def test_faulty_jobs_are_reported_before_the_first_job_starts_and_do_not_stop_th
     assert states(sweep) == ["failed", "done"]
     assert "diversity=0" in "".join(statuses(sweep)[0].error)
     assert f"python -m fcot.sweep rerun {sweep.folder.relative_to(tmp_path)}" in output
-    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
+    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep")
     assert rerun.returncode == 1
     assert "again: jobs 0" in rerun.stderr
 
@@ -171,16 +166,16 @@ def test_a_job_whose_run_id_has_changed_since_the_plan_stops_with_a_message(run_
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = ["dataset=custom", f"dataset.path={data}", "dataset.answer_type=number", "method=fine_tune"]
     small = [option for option in SMALL if not option.startswith("dataset")]
-    assert run_fcot("-m", "seed=0", *dataset, *small, **ONE_THREAD).returncode == 0
+    assert run_fcot("-m", "seed=0", *dataset, *small).returncode == 0
     sweep = the_sweep(tmp_path)
     before = sweep.jobs[0].run_id
     data.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     (sweep.directory(sweep.jobs[0]).done).unlink()
-    stopped = run_fcot("job", str(sweep.folder), "0", module="fcot.sweep", **ONE_THREAD)
+    stopped = run_fcot("job", str(sweep.folder), "0", module="fcot.sweep")
     assert stopped.returncode == 1
     assert f"was planned at {sweep.created} as {before}, and is" in stopped.stderr
     assert states(the_sweep(tmp_path)) == ["failed"]
-    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
+    rerun = run_fcot("rerun", str(sweep.folder), module="fcot.sweep")
     assert rerun.returncode == 0, rerun.stderr
     assert f"job 0 was {before} and is" in rerun.stderr
     assert states(the_sweep(tmp_path)) == ["done"]
@@ -198,8 +193,8 @@ def test_a_missing_or_damaged_plan_is_reported(run_fcot, tmp_path):
 
 def test_a_sweep_that_ends_before_evaluation_is_not_run_again(run_fcot, tmp_path):
     sweep = ["-m", "diversity=1,2", *SMALL, "until=curate", "hydra.sweep.dir=outputs/sweeps/s"]
-    assert "job 0: diversity=1" in run_fcot(*sweep, **ONE_THREAD).stderr
-    again = run_fcot(*sweep, **ONE_THREAD)
+    assert "job 0: diversity=1" in run_fcot(*sweep).stderr
+    again = run_fcot(*sweep)
     assert (again.returncode, again.stderr) == (0, ""), "no job is started"
     assert states(the_sweep(tmp_path)) == ["done", "done"]
 
@@ -209,9 +204,9 @@ def test_a_sweep_that_ends_before_evaluation_is_not_run_again(run_fcot, tmp_path
 
 def test_a_pool_of_processes_gives_the_results_of_a_single_process(run_fcot, tmp_path):
     sweep = ["-m", "method=fine_tune,fine_tune_cot", "diversity=1,2", *SMALL]
-    local = run_fcot(*sweep, "hydra/launcher=local", "output_dir=local", **ONE_THREAD)
+    local = run_fcot(*sweep, "hydra/launcher=local", "output_dir=local")
     assert local.returncode == 0, local.stderr
-    serial = run_fcot(*sweep, "output_dir=serial", **ONE_THREAD)
+    serial = run_fcot(*sweep, "output_dir=serial")
     rows = [[line for line in result.stdout.splitlines() if line.strip().startswith(("Fine", "Zero"))] for result in (local, serial)]
     without_times = [[line.split()[:-1] for line in lines if "kept" not in line] for lines in rows]
     assert without_times[0] == without_times[1]
@@ -244,7 +239,7 @@ def test_the_other_jobs_of_a_pool_continue_after_one_is_killed(tmp_path, run_fco
     assert "job 0 (seed=0) was killed" in output
     assert states(sweep) == ["failed", "done", "done"]
     assert statuses(sweep)[1].details == "it was killed"
-    result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep", **ONE_THREAD)
+    result = run_fcot("rerun", str(sweep.folder), module="fcot.sweep")
     assert result.returncode == 0, result.stderr
     assert "running again: jobs 0\n" in result.stderr
     assert states(sweep) == ["done"] * 3

@@ -6,13 +6,13 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zygote
+from configurations import make_run
 from fake_openai import FakeServer
 from students import save_gpt2, save_t5
 
@@ -165,9 +165,15 @@ def test_demonstrations_precede_the_question_and_never_contain_its_answer():
 # --- rounds -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_tailored_run_writes_the_files_and_metrics_of_every_round(make_run, tmp_path):
-    run = make_run(tmp_path, *TINY)
-    metrics = execute(run, "")
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A run of ``TINY`` and its metrics."""
+    run = make_run(tmp_path_factory.mktemp("tiny"), *TINY)
+    return run, execute(run, "")
+
+
+def test_a_tailored_run_writes_the_files_and_metrics_of_every_round(tiny_run):
+    run, metrics = tiny_run
     folder = run.directory.path
     first, second = metrics["rounds"]
     assert not (folder / "round_1" / "exam.jsonl").exists(), "a student from scratch can answer nothing yet"
@@ -209,12 +215,12 @@ def round_files(run):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.exists()}
 
 
-def test_rounds_are_reproducible_and_depend_on_their_options(make_run, tmp_path):
-    once, again = make_run(tmp_path / "a", *TINY), make_run(tmp_path / "b", *TINY)
-    execute(once, "")
+def test_rounds_are_reproducible_and_depend_on_their_options(tiny_run, tmp_path):
+    once, _ = tiny_run
+    again = make_run(tmp_path, *TINY)
     execute(again, "")
     assert round_files(once) == round_files(again)
-    without = make_run(tmp_path / "a", *TINY, "method.reflection.weight=0")
+    without = make_run(tmp_path, *TINY, "method.reflection.weight=0")
     execute(without, "")
     assert without.run_id != once.run_id
     with_reflection, without_reflection = round_files(once), round_files(without)
@@ -223,7 +229,7 @@ def test_rounds_are_reproducible_and_depend_on_their_options(make_run, tmp_path)
     assert "round_2/student/model.safetensors" not in same
 
 
-def test_options_choose_the_samples_and_the_first_student_of_a_round(make_run, tmp_path):
+def test_options_choose_the_samples_and_the_first_student_of_a_round(tmp_path):
     metrics = execute(make_run(tmp_path, *TINY, "method.accumulate=false"), "")
     assert metrics["rounds"][1]["n_reasoning_samples"] == metrics["rounds"][1]["completions_kept"]
     restarted = make_run(tmp_path, *TINY, "method.start=pretrained", "method.round_weights=[1,0]", "method.reflection.weight=0")
@@ -233,7 +239,7 @@ def test_options_choose_the_samples_and_the_first_student_of_a_round(make_run, t
 
 
 @pytest.mark.parametrize("source", ["plain", "self"])
-def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, tmp_path):
+def test_plain_rationales_or_own_answers_can_replace_feedback(source, tiny_run, tmp_path):
     settings = [*TINY]
     if source == "self":  # a guess about a coin is right half of the time
         settings += [
@@ -251,7 +257,7 @@ def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, 
     assert all(row["mistakes"] == [] for row in rows)
     second = metrics["rounds"][1]
     if source == "plain":
-        tailored = execute(make_run(tmp_path, *TINY), "")
+        tailored = tiny_run[1]
         assert second["completions_asked"] == tailored["rounds"][1]["completions_asked"], "as many plain rationales as feedback replies"
         assert second["teacher_usage"]["requests"] == 2 * len(rows), "rationale and answer"
         first = {(row["sample_index"], row["rationale"]) for row in read_jsonl(folder / "round_1" / "curated.jsonl")}
@@ -266,7 +272,7 @@ def test_plain_rationales_or_own_answers_can_replace_feedback(source, make_run, 
             assert any(text.startswith(row["rationale"]) for text in exam[row["sample_index"]]["right"])
 
 
-def test_a_repeated_mistake_gets_a_new_reply_and_is_paid_once(make_run, tmp_path):
+def test_a_repeated_mistake_gets_a_new_reply_and_is_paid_once(tmp_path):
     """The student learns nothing and always takes the likeliest token, so it makes the same mistakes in every round."""
     run = make_run(tmp_path, *TINY, "method.rounds=3", "trainer.lr=1e-12", "method.exam.top_k=1", "method.exam.samples=1")
     metrics = execute(run, "")
@@ -281,7 +287,7 @@ def test_a_repeated_mistake_gets_a_new_reply_and_is_paid_once(make_run, tmp_path
     assert metrics["completions_correct"] >= metrics["completions_kept"]
 
 
-def test_rounds_end_by_patience_few_mistakes_or_nothing_kept(make_run, tmp_path):
+def test_rounds_end_by_patience_few_mistakes_or_nothing_kept(tmp_path):
     for accuracies, ends in (
         ([0.5], False),
         ([0.5, 0.4], False),
@@ -318,7 +324,7 @@ def golden(folder):
 
 
 @pytest.mark.parametrize(("save", "examined"), [(save_gpt2, True), (save_t5, True), (save_gpt2, False)])
-def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, examined, make_run, tmp_path, monkeypatch):
+def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, examined, tmp_path, monkeypatch):
     from fcot.stages import answering
 
     folder = save(tmp_path / "model")
@@ -326,9 +332,8 @@ def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, exa
     overrides = [] if examined else ["method.reflection.weight=0"]
     run = make_run(
         tmp_path, "method=tailored", f"student={student}", f"student.path={folder}", "dataset.n_problems=40", "diversity=2",
-        "trainer.max_steps=4", "trainer.evaluate_every_steps=null", "student.max_new_tokens=12", "method.rounds=1",
-        "method.demonstrations=2",
-        "method.exam.samples=2", "trainer.precision=32-true", *overrides,
+        "trainer.max_steps=2", "trainer.batch_size=4", "trainer.evaluate_every_steps=null", "student.max_new_tokens=12",
+        "method.rounds=1", "method.demonstrations=2", "method.exam.samples=2", "trainer.precision=32-true", *overrides,
     )  # fmt: skip
     encoded = []
     encode = answering.encode_questions
@@ -371,12 +376,12 @@ def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, exa
     (["curation.labels=vote_all"], "curation.labels=vote_all: an exam needs gold answers"),
     (["trainer.loss_mean=other"], "choose from weighted, counted"),
 ])  # fmt: skip
-def test_wrong_options_are_reported_before_any_request(overrides, message, make_run, tmp_path):
+def test_wrong_options_are_reported_before_any_request(overrides, message, tmp_path):
     with pytest.raises(ConfigFaults, match=re.escape(message)):
         make_run(tmp_path, "method=tailored", *overrides)
 
 
-def test_a_template_file_without_its_parts_is_an_error(make_run, tmp_path):
+def test_a_template_file_without_its_parts_is_an_error(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Look: {question}")
     with pytest.raises(FcotError, match=r"method\.feedback\.path=.*must contain \{mistakes\}"):
@@ -407,7 +412,7 @@ def paid(folder, server, *overrides):
     ]  # fmt: skip
 
 
-def test_the_dry_run_estimates_the_cost_of_later_rounds(make_run, tmp_path, run_fcot):
+def test_the_dry_run_estimates_the_cost_of_later_rounds(tmp_path, run_fcot):
     settings = [
         *TINY,
         "method.rounds=3",
@@ -435,7 +440,7 @@ def test_the_dry_run_estimates_the_cost_of_later_rounds(make_run, tmp_path, run_
     assert re.search(r"later rounds: price online\s+\$", output)
 
 
-def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(make_run, tmp_path, monkeypatch):
+def test_a_spent_budget_ends_the_rounds_and_a_larger_budget_continues_them(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer() as server:
         free = make_run(tmp_path / "free", *paid(tmp_path / "free", server)[:-1])
@@ -476,12 +481,12 @@ def reached(folder: Path, place: str) -> bool:
 
 
 @pytest.mark.parametrize("places", [SOME, pytest.param(PLACES, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, make_run, tmp_path, monkeypatch):
+def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
-        settings = paid(tmp_path / "killed", server, "trainer.max_steps=120", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
+        settings = paid(tmp_path / "killed", server, "trainer.max_steps=45", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
         for place in places:
-            process = subprocess.Popen([sys.executable, "-m", "fcot.run", *settings], stderr=subprocess.PIPE, text=True)
+            process = zygote.start(["-m", "fcot.run", *settings])
             while process.poll() is None and not reached(tmp_path / "killed", place):
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
+import zygote
 
 TESTS = Path(__file__).parent
 SCRIPT = TESTS.parent / "launch" / "vllm"
@@ -80,7 +82,7 @@ class Place:
         without = ("OPENAI_API_KEY", "VLLM_API_KEY")
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM") and name not in without}
         # A proxy that never answers: requests to the server must not use it.
-        self.environment |= {"PYTHON": sys.executable, "VLLM": f"{sys.executable} {serve}", "http_proxy": "http://127.0.0.1:9"}
+        self.environment |= {"PYTHON": shlex.join(zygote.python()), "VLLM": f"{sys.executable} {serve}", "http_proxy": "http://127.0.0.1:9"}
 
     def program(self, name, text):
         """Write the program of a server; returns the command for ``VLLM``."""
@@ -99,14 +101,7 @@ class Place:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def fcot(self, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "fcot.run", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+        return zygote.run(["-m", "fcot.run", *arguments], cwd=self.folder, env=self.environment)
 
     def servers(self):
         return [json.loads(path.read_text()) for path in self.served.glob("*.json")]

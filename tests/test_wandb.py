@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import zygote
 from pytorch_lightning.loggers import Logger
-from test_run import SMALL, make_run, schemas  # noqa: F401 - a fixture
-from test_sweeps import LONG, ONE_THREAD, until
+from test_run import SMALL, make_run
+from test_sweeps import LONG, until
 from wandb_stub import KEY, Stub, served, silent
 
 from fcot.base.errors import FcotError
@@ -37,19 +38,16 @@ def clean_environment(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return kept | ONE_THREAD | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    return kept | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
 
 
 def fcot(folder: Path, environment: dict[str, str], *arguments: str, module: str = "fcot.run") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    return zygote.run(["-m", module, *arguments], cwd=folder, env=environment)
 
 
 def records(folder: Path) -> list[dict]:
     """The records in the folder of a W&B run, as wandb itself reads them."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
-    return [json.loads(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()]
+    return [json.loads(line) for line in zygote.run(["-m", "wandb", "leet", "inspect", "--json", folder]).stdout.splitlines()]
 
 
 def records_of(kind: str, rows: list[dict]) -> list[dict]:
@@ -58,6 +56,11 @@ def records_of(kind: str, rows: list[dict]) -> list[dict]:
 
 def history(rows: list[dict]) -> list[dict]:
     return [row["item"] for row in records_of("history", rows)]
+
+
+def losses(folder: Path) -> list[int]:
+    """The steps whose loss the files of a W&B run have."""
+    return [row["train/step"] for row in history(records(folder)) if "train/loss" in row]
 
 
 def summary(rows: list[dict]) -> dict:
@@ -79,7 +82,9 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_an_offline_run_contains_metrics_tables_and_artifacts_with_lineage(tmp_path, clean_environment):
-    done = fcot(tmp_path, clean_environment, *SMALL, "logger=wandb", "logger.tags=[mine]", "logger.project=papers")
+    command = [sys.executable, "-m", "fcot.run", *SMALL, "logger=wandb", "logger.tags=[mine]", "logger.project=papers"]
+    # A process of its own: libraries choose some of their folders when they are imported.
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     (part,) = parts(tmp_path)
     run_folder = part.parents[2]
@@ -151,13 +156,12 @@ def test_a_sweep_has_one_run_per_job_in_one_group(tmp_path, clean_environment):
 
 def test_a_killed_run_continues_in_the_same_wandb_run(tmp_path, clean_environment):
     options = [*LONG, "trainer.checkpoint_every_s=0", "logger=wandb"]
-    first = subprocess.Popen([sys.executable, "-m", "fcot.run", *options], cwd=tmp_path, env=clean_environment, stderr=subprocess.DEVNULL)
-    until(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/*")) and parts(tmp_path))
-    time.sleep(4)  # two flushes of wandb
+    first = zygote.start(["-m", "fcot.run", *options], cwd=tmp_path, env=clean_environment, stderr=subprocess.DEVNULL)
+    until(lambda: list(tmp_path.glob("outputs/runs/*/checkpoints/*")) and parts(tmp_path) and losses(parts(tmp_path)[0]))
     first.kill()
     first.wait()
     (part,) = parts(tmp_path)
-    first_steps = [row["train/step"] for row in history(records(part)) if "train/loss" in row]
+    first_steps = losses(part)
     assert first_steps, "nothing of the killed part was kept"
     second = start_again(tmp_path, clean_environment, options)
     second.send_signal(signal.SIGTERM)  # as SLURM does before it requeues
@@ -167,15 +171,15 @@ def test_a_killed_run_continues_in_the_same_wandb_run(tmp_path, clean_environmen
     assert len({records_of("run", records(folder))[0]["run_id"] for folder in both_parts}) == 1
     assert all(folder.name in output for folder in both_parts), output
     assert {row["type"] for row in records(both_parts[1])} >= {"preempting", "exit"}
-    later_steps = [row["train/step"] for row in history(records(both_parts[1])) if "train/loss" in row]
+    later_steps = losses(both_parts[1])
     assert min(later_steps) > min(first_steps)
     # the printed command uploads both parts as one history, in order
     stub = Stub()
     command = next(line for line in output.splitlines() if "wandb sync" in line).partition("to upload it: ")[2].split()
     with served(stub) as url:
         environment = clean_environment | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
-        wandb = str(Path(sys.executable).with_name("wandb"))
-        subprocess.run([wandb, *command[1:]], cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=100)
+        assert command[0] == "wandb"
+        assert zygote.run(["-m", *command], cwd=tmp_path, env=environment).returncode == 0
     (run_id,) = stub.runs
     synced = stub.history(run_id)
     assert [row["train/step"] for row in synced if "train/loss" in row] == [*first_steps, *later_steps]
@@ -201,12 +205,11 @@ def test_an_online_run_is_logged_while_it_trains_and_can_be_continued(tmp_path, 
     assert not list((tmp_path / "home").rglob("*"))
 
 
-def start_again(folder: Path, environment: dict[str, str], options: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-m", "fcot.run", *options], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+def start_again(folder: Path, environment: dict[str, str], options: list[str]):
+    process = zygote.start(["-m", "fcot.run", *options], cwd=folder, env=environment)
     log = next(folder.glob("outputs/runs/*")) / "logs" / "metrics.csv"
     before = log.stat().st_mtime_ns
-    until(lambda: len(parts(folder)) == 2 and log.stat().st_mtime_ns > before)
-    time.sleep(3)
+    until(lambda: len(parts(folder)) == 2 and log.stat().st_mtime_ns > before and losses(parts(folder)[1]))
     return process
 
 
@@ -364,13 +367,12 @@ def document(tmp_path):
 def test_a_report_is_created_and_then_updated(document, tmp_path, monkeypatch, capsys):
     stub = Stub()
     with served(stub) as url:
-        command = [sys.executable, "-c", PUBLISH, str(tmp_path)]
         environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path / "home")}
         (tmp_path / "home").mkdir()
         save_document(document, tmp_path)
         addresses = []
         for _ in range(2):
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+            done = zygote.run(["-c", PUBLISH, tmp_path], cwd=tmp_path, env=environment)
             assert done.returncode == 0, done.stderr
             addresses.append(done.stdout.splitlines()[-1])
     assert addresses[0] == addresses[1]
