@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fcot.base.entry import entry_point
 from fcot.base.errors import FcotError
+from fcot.base.locations import locate
+from fcot.config.values import written
 from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
 
@@ -66,7 +68,7 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     if files:
         if not Path(files[0]).exists():
             raise FcotError(f"{files[0]}: no such file; a task is dataset=..., and other options are KEY=VALUE")
-        given = [*_defaults(given, {"dataset": "custom"}), f"dataset.path={quoted(files[0])}", *given]
+        given = [*_defaults(given, {"dataset": "custom"}), f"dataset.path={written(files[0])}", *given]
     own = "dataset=custom" in given
     if not any(word.startswith("dataset=") for word in given):
         raise FcotError("name the task: dataset=svamp, or a labelled file of your own")
@@ -85,7 +87,7 @@ def _student(source: str) -> tuple[list[str], StudentInterface | None]:
     Raises:
         FcotError: It is an API-backed student.
     """
-    folder = find_student(Path(source))
+    folder = find_student(locate(Path(source)))
     if (folder / API_FILE).exists():
         raise FcotError(f"{folder}: an API-backed student; score it on a file: fcot predict {folder} FILE")
     if not folder.is_dir():
@@ -95,8 +97,8 @@ def _student(source: str) -> tuple[list[str], StudentInterface | None]:
         name = source.partition("/")[2]
     else:
         interface = read_interface(folder) if (folder / FILE).exists() else None
-        place, name = f"student.path={quoted(str(folder))}", student_name(folder)
-    chosen = ["student=causal", place, f"student.name={quoted(name)}"]
+        place, name = f"student.path={written(str(folder))}", student_name(folder)
+    chosen = ["student=causal", place, f"student.name={written(name)}"]
     if interface is None:
         chat = _has_chat_template(str(folder) if folder.is_dir() else source)
         return [*chosen, f"student.chat_template={str(chat).lower()}"], None
@@ -128,7 +130,7 @@ def _method(source: str, interface: StudentInterface | None) -> dict[str, str]:
     """The choices of method and prompt."""
     if interface is not None:
         return {"method": "as_trained"}
-    folder = find_student(Path(source))
+    folder = find_student(locate(Path(source)))
     chat = _has_chat_template(str(folder) if folder.is_dir() else source)
     return {"method": "zero_shot_cot", "prompt": "reasoning_chat" if chat else "zero_shot_cot"}
 
@@ -137,11 +139,6 @@ def _defaults(given: Sequence[str], values: dict[str, str]) -> Iterator[str]:
     """Overrides for the keys that are not given."""
     keys = {word.partition("=")[0] for word in given}
     return (f"{key}={value}" for key, value in values.items() if key not in keys)
-
-
-def quoted(value: str) -> str:
-    """A value as Hydra's command line takes it."""
-    return value if re.fullmatch(r"[\w./-]+", value) else '"' + value.replace('"', '\\"') + '"'
 
 
 if __name__ == "__main__":
