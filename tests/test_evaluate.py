@@ -12,7 +12,7 @@ from test_run import QUICK, make_run
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.files import read_jsonl
 from fcot.config.schema import register_schemas
-from fcot.evaluate import main, overrides_of, quoted
+from fcot.evaluate import main, overrides_of
 from fcot.report import report
 from fcot.runs.pipeline import execute
 
@@ -110,12 +110,11 @@ def test_without_a_record_of_its_training_problems_a_student_is_refused_on_its_o
 
 
 def test_a_file_is_scored_as_a_whole_with_the_students_answer_type(trained, tmp_path):
-    path = tmp_path / "my file, (2).csv"
+    path = tmp_path / "my 'file', (2).csv"
     path.write_text('question,answer\n"How many are 2 + 2?","4"\nHow many are 1 + 2?,3\nAnd 2 + 5?,7\n')
     run = evaluation(trained, tmp_path, str(path))
     assert run.split.test == [0, 1, 2]
     assert (run.task.name, run.task.rule.answer_type) == ("custom", "number")
-    assert quoted('a "b".csv') == '"a \\"b\\".csv"'
 
 
 def test_options_that_are_given_replace_the_defaults(trained, tmp_path):
