@@ -33,7 +33,7 @@ def composed(*overrides: str) -> DictConfig:
     choices = tuple(override for override in overrides if override.partition("=")[0] in GROUPS)
     config = _composed(choices).copy()
     for override in PARSER.parse_overrides([override for override in overrides if override not in choices]):
-        OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add() or override.is_force_add())
+        OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)  # schemas reject unknown options
     return config
 
 
