@@ -91,7 +91,11 @@ def a_sweep(folder: Path, n_jobs: int = 1, submitted: dict[str, str] | None = No
 
 
 def write_record(sweep: Sweep, number: int, status: str, slurm: str | None, host: str = "node") -> None:
-    """Write the record that the process of a job leaves."""
+    """Write the record that the process of a job leaves and, if the job is done, the file that ends its run."""
     attempt = Attempt(1.0, host, 1, slurm, None if status == "running" else 2.0, None if status == "running" else status)
     record = JobRecord(number, [], f"run{number}", f"../run{number}", status, "it broke" if status == "failed" else None, None, [attempt])
     write_json(sweep.record(number), asdict(record))
+    if status == "done":
+        run = sweep.directory(sweep.jobs[number])
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.done, {"run_id": f"run{number}"})

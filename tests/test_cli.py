@@ -19,7 +19,7 @@ def fcot(*words: str, module: str = "fcot") -> subprocess.CompletedProcess[str]:
 def test_each_command_runs_its_module(command):
     command_help, module_help = fcot(command, "--help"), fcot("--help", module=f"fcot.{command}")
     assert command_help.returncode == module_help.returncode == 0
-    assert command_help.stdout.split("\n", 1)[1] == module_help.stdout.split("\n", 1)[1]  # argparse's first line names the program
+    assert command_help.stdout.split("\n\n", 1)[1] == module_help.stdout.split("\n\n", 1)[1]  # argparse's usage names the program
 
 
 def test_help_lists_the_commands_and_version_prints_the_package_version():

@@ -342,7 +342,7 @@ def test_one_failure_does_not_hide_the_other_jobs(run_fcot, tmp_path):
     assert "no completion survives" in jobs["0"]["error"]
     assert jobs["1"]["status"] == "done"
     assert "Traceback" not in result.stderr
-    assert result.stderr.count("no completion survives") == 1
+    assert result.stderr.count("job 0 failed: no completion survives") == 1
 
 
 def test_real_completions_run_through_the_whole_pipeline(shared_data, tmp_path):
