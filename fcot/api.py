@@ -181,7 +181,7 @@ class RunResult:
         return RunDirectory(self.folder).done.exists()
 
     def curated(self) -> DataFrame:
-        """A row per completion with curation's verdict, as in ``curated.jsonl``. Rounds are told apart by the column ``round``.
+        """A row per completion with curation's verdict, as in ``curated.jsonl``. With rounds, the column ``round`` has the round's number.
 
         Raises:
             FcotError: The run has curated nothing: its method needs no rationales, or it stopped before.
@@ -281,11 +281,9 @@ class Student:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        from fcot.student.interface import read_interface
+        from fcot.student.interface import find_student, read_interface
 
-        path = locate(Path(folder)).absolute()
-        trained = RunDirectory(path).student
-        self.folder = trained if trained.is_dir() else path
+        self.folder = find_student(folder).absolute()
         self.interface = read_interface(self.folder)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcot.base.entry import entry_point
+from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.fields import bound_faults
 from fcot.config.overrides import explained, prepare
@@ -42,12 +42,9 @@ _SAMPLE = 20_000  # rows that decide a guess; problems whose tokens are counted
 
 
 @entry_point
-def main(arguments: Sequence[str] | None = None) -> None:
+@with_help(HELP)
+def main(words: list[str]) -> None:
     """Entry point. Exit code 1 if a run cannot use the data, else those of :func:`fcot.base.entry.entry_point`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"--help", "-h"} & set(words):
-        print(HELP, end="")
-        return
     report = check(*parse(words))
     print(report.to_text())
     sys.exit(0 if report.usable else 1)

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fcot.base.entry import entry_point
+from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
-from fcot.base.locations import locate
 from fcot.config.values import written
 from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
@@ -34,12 +33,9 @@ The run is in outputs/runs; fcot report compares it with others.
 
 
 @entry_point
-def main(arguments: Sequence[str] | None = None) -> None:
+@with_help(HELP)
+def main(words: list[str]) -> None:
     """Entry point: runs ``fcot.run`` with the overrides of the evaluation. Exit codes are those of ``fcot.run``."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"--help", "-h"} & set(words):
-        print(HELP, end="")
-        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     overrides = overrides_of(words)
     from fcot import run
@@ -72,22 +68,22 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     own = "dataset=custom" in given
     if not any(word.startswith("dataset=") for word in given):
         raise FcotError("name the task: dataset=svamp, or a labelled file of your own")
-    student, interface = _student(source)
+    student, method, interface = _student(source)
     has_split = any(word.startswith(("dataset.split_column=", "dataset.group_column=")) for word in given)
     defaults = {"split-mode": "all"} if own and not has_split else {}
     if own and interface is not None:
         defaults |= {"dataset.answer_type": interface.rule.answer_type}
         defaults |= {"dataset.choices": interface.rule.choices} if interface.rule.choices else {}
-    return [*student, *_defaults(given, defaults | _method(source, interface)), *given]
+    return [*student, *_defaults(given, defaults | method), *given]
 
 
-def _student(source: str) -> tuple[list[str], StudentInterface | None]:
-    """The overrides that choose the student, and its interface; None for a model that fcot did not train.
+def _student(source: str) -> tuple[list[str], dict[str, str], StudentInterface | None]:
+    """The overrides that choose the student, the choices of method and prompt, and the interface; None for a model that fcot did not train.
 
     Raises:
         FcotError: It is an API-backed student.
     """
-    folder = find_student(locate(Path(source)))
+    folder = find_student(source)
     if (folder / API_FILE).exists():
         raise FcotError(f"{folder}: an API-backed student; score it on a file: fcot predict {folder} FILE")
     if not folder.is_dir():
@@ -101,9 +97,10 @@ def _student(source: str) -> tuple[list[str], StudentInterface | None]:
     chosen = ["student=causal", place, f"student.name={written(name)}"]
     if interface is None:
         chat = _has_chat_template(str(folder) if folder.is_dir() else source)
-        return [*chosen, f"student.chat_template={str(chat).lower()}"], None
+        method = {"method": "zero_shot_cot", "prompt": "reasoning_chat" if chat else "zero_shot_cot"}
+        return [*chosen, f"student.chat_template={str(chat).lower()}"], method, None
     limits = f"student.max_prompt_tokens={interface.max_prompt_tokens}", f"student.max_new_tokens={interface.max_new_tokens}"
-    return [*chosen, *limits, f"student.chat_template={str(interface.chat).lower()}"], interface
+    return [*chosen, *limits, f"student.chat_template={str(interface.chat).lower()}"], {"method": "as_trained"}, interface
 
 
 def _on_the_hub(hub_id: str) -> StudentInterface | None:
@@ -124,15 +121,6 @@ def _has_chat_template(source: str) -> bool:
         return bool(load_tokenizer(source).chat_template)
     except (FcotError, OSError, ValueError):
         return False
-
-
-def _method(source: str, interface: StudentInterface | None) -> dict[str, str]:
-    """The choices of method and prompt."""
-    if interface is not None:
-        return {"method": "as_trained"}
-    folder = find_student(locate(Path(source)))
-    chat = _has_chat_template(str(folder) if folder.is_dir() else source)
-    return {"method": "zero_shot_cot", "prompt": "reasoning_chat" if chat else "zero_shot_cot"}
 
 
 def _defaults(given: Sequence[str], values: dict[str, str]) -> Iterator[str]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcot.base.console import progress, result_console, say
-from fcot.base.entry import entry_point
+from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
-from fcot.base.locations import locate
 
 if TYPE_CHECKING:
     from fcot.reporting.table import Table
@@ -61,12 +59,9 @@ class Options:
 
 
 @entry_point
-def main(arguments: Sequence[str] | None = None) -> None:
+@with_help(HELP)
+def main(words: list[str]) -> None:
     """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or {"--help", "-h"} & set(words):
-        print(HELP, end="")
-        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options, questions = parse(words)
     rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
@@ -147,14 +142,14 @@ def read_questions(options: Options) -> list[dict[str, Any]]:
     Raises:
         FcotError: The file cannot be read or lacks a column, or rows are faulty; the message has all of them.
     """
-    from fcot.student.interface import read_interface
+    from fcot.student.interface import find_student, read_interface
     from fcot.tasks.loaders import Columns, listed, to_data
     from fcot.tasks.table import custom_task
 
     assert options.file is not None
     rows = read_file(options.file)
     answers = _check_columns(rows, options)
-    interface = read_interface(student_folder(options.student))
+    interface = read_interface(find_student(options.student))
     task = custom_task(interface.task, interface.rule)
     columns = Columns(options.question_column, answers, group=options.group_column)
     data = to_data(task, rows, columns, unlabelled=True, decimal=options.decimal)
@@ -242,9 +237,9 @@ def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student 
     from fcot.base.records import Problem
     from fcot.evaluation import scoring
     from fcot.prompts.answers import votes as count_votes
-    from fcot.student.interface import read_interface
+    from fcot.student.interface import find_student, read_interface
 
-    folder = student_folder(options.student)
+    folder = find_student(options.student)
     interface = read_interface(folder)
     limit = options.max_new_tokens or interface.max_new_tokens
     questions = [row["question"] for row in rows]
@@ -266,13 +261,6 @@ def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student 
 
 # For each question its sampled answers: the text, whether it ended before the token limit, its number of tokens.
 Texts = list[list[tuple[str, bool, int]]]
-
-
-def student_folder(student: str) -> Path:
-    """The folder of a student that is named by its folder, its run's folder, or its run's name."""
-    from fcot.student.interface import find_student
-
-    return find_student(locate(Path(student)))
 
 
 def is_api_backed(folder: Path) -> bool:

@@ -23,7 +23,6 @@ from fcot.base.stopping import listen
 from fcot.config.command_line import arrange
 from fcot.config.overrides import explained, prepare
 from fcot.config.schema import register_schemas
-from fcot.student.catalogue import ABOUT, help_table
 
 
 @entry_point
@@ -31,6 +30,8 @@ def main() -> None:
     """Entry point, with the exit codes of :func:`fcot.base.entry.entry_point`."""
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):  # Hydra would list the files of every group before this text
+        from fcot.student.catalogue import ABOUT, help_table
+
         print(OmegaConf.load(CONF / "config.yaml").hydra.help.template.replace("STUDENTS", f"{ABOUT}\n\n{help_table()}"))
         return
     if "--version" in words:  # Hydra would print its own

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from fcot.base.errors import FcotError
 from fcot.objectives.completion import CompletionLoss
-from fcot.objectives.distribution import DistributionLoss, _coarse, check_vocabulary, divergence
+from fcot.objectives.distribution import DistributionLoss, check_vocabulary, coarsened, divergence
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 
@@ -56,7 +56,7 @@ def test_the_coarse_divergence_is_a_lower_bound_and_equals_the_full_one_over_all
     before = torch.zeros(200, dtype=torch.float64)
     for k in (1, 3, 10, 29, 30):
         top = teacher.topk(k).indices
-        coarse = divergence(_coarse(student, top), _coarse(teacher, top), "forward_kl")
+        coarse = divergence(coarsened(student, top), coarsened(teacher, top), "forward_kl")
         assert (coarse >= before - 1e-12).all()
         assert (coarse <= full + 1e-12).all()
         before = coarse

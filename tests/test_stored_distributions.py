@@ -15,7 +15,7 @@ import torch
 from students import make_rows, make_student, tokenizer
 
 from fcot.llm.distributions import NO_TOKEN, Header, TopTokens, Vocabulary, decode, encode, from_server, read_header, top_tokens
-from fcot.llm.logprobs import TopLogprobs
+from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Request
 from fcot.llm.store.inventory import compact, merge
 from fcot.llm.store.shard import Shard
@@ -292,7 +292,7 @@ def test_the_scored_tokens_of_a_prompt_are_those_at_its_end():
     own = len(tokenizer()(" " + text, add_special_tokens=False)["input_ids"])
     positions = [None, *({str(token): {"logprob": -0.2, "rank": 1}, "5": {"logprob": -2.0}} for token in ids[1:])]
     end = {str(tokenizer().eos_token_id): {"logprob": -0.1}}
-    reader = TopLogprobs(2, "unused")
+    reader = LogprobReader(2, "unused")
     reader.__dict__["_vocabulary"] = Vocabulary(tokenizer())
     for answer in ({"prompt_logprobs": positions}, {"choices": [{"prompt_logprobs": [*positions, end]}]}):
         top = reader.read_scored(answer, text).top

@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
 from fcot.base.console import say
@@ -40,3 +40,24 @@ def entry_point(main: Callable[Arguments, None]) -> Callable[Arguments, None]:
             sys.exit(128 + signal.SIGPIPE)
 
     return command
+
+
+def with_help(text: str) -> Callable[[Callable[[list[str]], None]], Callable[..., None]]:
+    """Decorate the ``main`` of a command whose words are not read by argparse: without words or with ``--help`` it prints its help.
+
+    Args:
+        text: The help. The decorated function takes the words of the command line, by default those of this process.
+    """
+
+    def decorate(main: Callable[[list[str]], None]) -> Callable[..., None]:
+        @functools.wraps(main)
+        def command(arguments: Sequence[str] | None = None) -> None:
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            if not words or {"--help", "-h"} & set(words):
+                print(text, end="")
+            else:
+                main(words)
+
+        return command
+
+    return decorate

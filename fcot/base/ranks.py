@@ -328,12 +328,8 @@ class Team:
             torch.cuda.set_device(local_rank % torch.cuda.device_count())  # SLURM may show each task only its own GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            if store is None:
-                torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT)
-            else:
-                torch.distributed.init_process_group(
-                    backend, timeout=_WORKING_TIMEOUT, store=store, rank=self.world.rank, world_size=self.world.size
-                )
+            place: dict[str, Any] = {} if store is None else {"store": store, "rank": self.world.rank, "world_size": self.world.size}
+            torch.distributed.init_process_group(backend, timeout=_WORKING_TIMEOUT, **place)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0][:200]
             where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

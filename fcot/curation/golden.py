@@ -10,6 +10,7 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Problem
+from fcot.tasks.loaders import listed
 
 Golden = Mapping[int, frozenset[int] | None]  # completion indices by sample index; None: all completions of the problem
 _SHAPES = (
@@ -92,9 +93,8 @@ def _chosen(path: Path, rows: list[tuple[int, dict[str, Any]]], problems: Mappin
         for index in indices:
             golden.setdefault(index, set()).add(row["completion_index"])
     if faults:
-        hidden = [f"and {len(faults) - _SHOWN_FAULTS:,} more"] if len(faults) > _SHOWN_FAULTS else []
         remedy = "Remove these lines from the file, or choose again on the report's page"
-        raise FcotError("\n".join([*faults[:_SHOWN_FAULTS], *hidden, remedy]))
+        raise FcotError(f"{listed(faults, _SHOWN_FAULTS)}\n{remedy}")
     return {index: frozenset(slots) for index, slots in golden.items()}
 
 

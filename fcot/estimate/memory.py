@@ -7,13 +7,12 @@ import math
 from fcot.base.errors import FcotError
 from fcot.runs.run import Run
 from fcot.stages.training import lora_of
+from fcot.student.catalogue import ANSWER_TOKENS, FORMAT_TOKENS, RATIONALE_TOKENS
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
 from fcot.student.memory import Memory, free_memory, training_memory
 
 _N_LONGEST = 50  # number of questions, the longest in characters, that are tokenized to find the one with the most tokens
-_FORMAT_TOKENS = 16  # added to a question by the student's format
-_RATIONALE_TOKENS, _ANSWER_TOKENS = 160, 16  # assumed lengths of a completion with and without a rationale
 
 
 def memory_note(run: Run) -> str | None:
@@ -42,8 +41,8 @@ def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
     ranks = trainer.devices * trainer.nodes
     questions = sorted((run.problems[index].question for index in run.split.train), key=len)[-_N_LONGEST:]
     tokens = max(map(len, load_tokenizer(source, student.revision)(questions)["input_ids"]))
-    prompt = min(student.max_prompt_tokens, tokens + _FORMAT_TOKENS)
-    completion = min(student.max_completion_tokens, _RATIONALE_TOKENS if run.uses_rationales else _ANSWER_TOKENS)
+    prompt = min(student.max_prompt_tokens, tokens + FORMAT_TOKENS)
+    completion = min(student.max_completion_tokens, RATIONALE_TOKENS if run.uses_rationales else ANSWER_TOKENS)
     samples = trainer.batch_size if trainer.batch_tokens is None else trainer.batch_tokens / (prompt + completion)
     rows = max(1, math.ceil(samples / trainer.micro_batches / ranks))
     needed = training_memory(

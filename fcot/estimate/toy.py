@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from fcot.base.machine import free_host_memory, has_gpu
 from fcot.runs.run import Run
-from fcot.student.catalogue import Fit, fitting
+from fcot.student.catalogue import ANSWER_TOKENS, FORMAT_TOKENS, RATIONALE_TOKENS, Fit, fitting
 
 _SHOWN = 3  # students that are named
 _CHARACTERS_PER_TOKEN = 4
-_FORMAT_TOKENS, _RATIONALE_TOKENS, _ANSWER_TOKENS = 16, 160, 16  # as fcot/estimate/memory.py assumes
 _TABLE = "`fcot run --help` has a table of students"
 
 
@@ -54,8 +53,8 @@ def _free_memory() -> float | None:
 def _longest_sample(run: Run) -> int:
     """Tokens of the longest question, estimated by its characters, and of its completion."""
     longest = max((len(run.problems[index].question) for index in run.split.train), default=0)
-    prompt = min(512, longest // _CHARACTERS_PER_TOKEN + _FORMAT_TOKENS)  # pretrained students cut longer prompts
-    return prompt + (_RATIONALE_TOKENS if run.uses_rationales else _ANSWER_TOKENS)
+    prompt = min(512, longest // _CHARACTERS_PER_TOKEN + FORMAT_TOKENS)  # pretrained students cut longer prompts
+    return prompt + (RATIONALE_TOKENS if run.uses_rationales else ANSWER_TOKENS)
 
 
 def _size(run: Run) -> str:

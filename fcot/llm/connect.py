@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fcot.llm.logprobs import TopLogprobs
+from fcot.llm.logprobs import LogprobReader
 from fcot.llm.openai import OpenAIModel
 from fcot.llm.server import Server
 from fcot.llm.throttle import Throttle
@@ -41,7 +41,7 @@ class Defaults:
 
 def server(
     settings: Settings, group: str, model: str, *, model_id: str | None = None, chat: bool = True, temperature: float = 0.0,
-    parameters: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None, logprobs: TopLogprobs | None = None,
+    parameters: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None, logprobs: LogprobReader | None = None,
 ) -> Server:  # fmt: skip
     """The server of a configuration.
 

@@ -122,35 +122,39 @@ def generate_completions(
     """
     try:
         with _one_process(plan, folder):
-            folder.refresh()
-            by_key: dict[str, Problem] = {}
-            for problem in problems:
-                by_key.setdefault(plan.root_key(folder, problem), problem)
-            generated = Generated(plan, folder, problems)
-            to_buy = [(key, problem) for key, problem in by_key.items() if missing(plan, folder.shard(key), key, problem)]
-            meter = Meter(plan.diversity * len(problems), advance, judge)
-            meter.finished(plan.diversity * (len(problems) - len(to_buy)))
-            if not to_buy:
-                folder.close()  # moves the rows of killed buyers into the shards if no process is buying
-                return generated
-            if plan.price is not None:
-                meter.paid_usd = meter.paid_before = generated.usage()["usd"]
-            meter.status = plan.teacher.status
-            watch(meter)
-            from fcot.llm.batch import BatchModel, buy_in_batches
-
-            try:
-                if isinstance(plan.teacher, BatchModel):
-                    buy_in_batches(plan, folder, to_buy, meter)
-                else:
-                    buy(plan, folder, to_buy, meter)
-            except BudgetSpent as error:
-                error.usage = generated.usage()
-                raise
-            return generated
+            return _generate(plan, folder, problems, Meter(plan.diversity * len(problems), advance, judge), watch)
     except BaseException:
         folder.discard_if_empty()  # a run that bought nothing leaves nothing
         raise
+
+
+def _generate(plan: Plan, folder: StoreFolder, problems: Sequence[Problem], meter: Meter, watch: Callable[[Meter], object]) -> Generated:
+    """Buy what the store lacks; the meter counts the completions that are there."""
+    folder.refresh()
+    by_key: dict[str, Problem] = {}
+    for problem in problems:
+        by_key.setdefault(plan.root_key(folder, problem), problem)
+    generated = Generated(plan, folder, problems)
+    to_buy = [(key, problem) for key, problem in by_key.items() if missing(plan, folder.shard(key), key, problem)]
+    meter.finished(plan.diversity * (len(problems) - len(to_buy)))
+    if not to_buy:
+        folder.close()  # moves the rows of killed buyers into the shards if no process is buying
+        return generated
+    if plan.price is not None:
+        meter.paid_usd = meter.paid_before = generated.usage()["usd"]
+    meter.status = plan.teacher.status
+    watch(meter)
+    from fcot.llm.batch import BatchModel, buy_in_batches
+
+    try:
+        if isinstance(plan.teacher, BatchModel):
+            buy_in_batches(plan, folder, to_buy, meter)
+        else:
+            buy(plan, folder, to_buy, meter)
+    except BudgetSpent as error:
+        error.usage = generated.usage()
+        raise
+    return generated
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from fcot.llm.distributions import TopTokens, Vocabulary, from_server, top_token
 from fcot.llm.requests import SCORED, Choice, Request
 
 
-class TopLogprobs:
+class LogprobReader:
     """Requests and reads distributions.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fcot.llm.failures import Malformed, error_inside
-from fcot.llm.logprobs import TopLogprobs
+from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import Choice, Reply, Request, Usage
 
 _FINISH = {  # finish reasons of all vendors, in lower case
@@ -21,7 +21,7 @@ _THOUGHTS = ("thinking", "reasoning", "thought")  # words in the type of a part,
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # fields of a message that contain thoughts
 
 
-def to_reply(answer: Any, request: Request | None = None, logprobs: TopLogprobs | None = None) -> Reply:
+def to_reply(answer: Any, request: Request | None = None, logprobs: LogprobReader | None = None) -> Reply:
     """A completion object as a reply.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fcot.llm.failures import Failure
-from fcot.llm.logprobs import TopLogprobs
+from fcot.llm.logprobs import LogprobReader
 from fcot.llm.requests import OWN_PARAMETERS, Choice, Request
 
 OPENAI_URL = "https://api.openai.com"
@@ -129,7 +129,7 @@ class Server:
         group: str = "teacher",
         api_key_env: str | None = None,
         headers: Mapping[str, str] | None = None,
-        logprobs: TopLogprobs | None = None,
+        logprobs: LogprobReader | None = None,
     ) -> None:
         self.logprobs = logprobs
         self.group = group

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omegaconf import MISSING
 
 from fcot.base.fields import Why, bounded, counted, neutral, resolved
-from fcot.stages.table import SCORE, Stage
 from fcot.teacher.config import folder_faults
 
 if TYPE_CHECKING:  # imports that would delay --help and --cfg job
     from fcot.runs.run import Run
+    from fcot.stages.table import Stage
     from fcot.student.data import TrainingData
     from fcot.student.objective import Objective
 
@@ -112,6 +112,8 @@ class DistributionConfig:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stage that scores rationales without distributions, if stored ones are learned."""
+        from fcot.stages.table import SCORE
+
         return (SCORE,) if self.teacher == STORED else ()
 
     @property

@@ -87,7 +87,7 @@ class DistributionLoss:
         )
         weights = torch.ones(len(student), device=student.device) if part["weights"] is None else part["weights"]
         top = target.topk(min(self.top_k or 20, self.vocabulary)).indices
-        coarse = (student, target) if self.top_k is None else (_coarse(student, top), _coarse(target, top))
+        coarse = (student, target) if self.top_k is None else (coarsened(student, top), coarsened(target, top))
         divergences = divergence(*coarse, self.divergence, self.beta)
         total = (1 - self.share) * token_loss(logits, part) + self.share * (divergences @ weights)
         watched = {"divergence": divergences, **_describe(student.detach(), target, top)}
@@ -124,7 +124,7 @@ def _kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return torch.where(first == -math.inf, 0.0, terms).sum(-1)
 
 
-def _coarse(log_probabilities: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+def coarsened(log_probabilities: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of the tokens ``top`` (targets, k), and of all others together: (targets, k + 1)."""
     tail = log_probabilities.scatter(-1, top, -math.inf).logsumexp(-1, keepdim=True)
     return torch.cat([log_probabilities.gather(-1, top), tail], -1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fcot.llm.distributions import NO_TOKEN, TopTokens
 from fcot.objectives.completion import CompletionLoss
-from fcot.objectives.distribution import divergence
+from fcot.objectives.distribution import coarsened, divergence
 from fcot.student.batching import Ids
 from fcot.student.forward import Forward
 from fcot.student.objective import Loss
@@ -120,8 +120,8 @@ class StoredDistributionLoss:
         losses = -student.gather(-1, targets[:, None])[:, 0]
         at, named = top["at"], top["ids"] != NO_TOKEN
         ids = torch.where(named, top["ids"], top["ids"][:, :1])
-        student_top = student[at].gather(-1, ids).masked_fill(~named, -torch.inf)
-        student_tail = student[at].scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True).clamp(min=_SMALLEST_TAIL)
+        student_top, student_tail = coarsened(student[at], ids).split([ids.shape[-1], 1], -1)
+        student_top, student_tail = student_top.masked_fill(~named, -torch.inf), student_tail.clamp(min=_SMALLEST_TAIL)
         teacher_top = top["logprobs"]
         divergences = divergence(torch.cat([student_top, student_tail], -1), _with_tail(teacher_top), "forward_kl")
         mixed = losses.index_add(0, at, self.share * (divergences - losses[at]))

@@ -69,8 +69,8 @@ def untrained_test(
         seen = {*record["train"], *record["validation"]}
         return [index for index in split.test if index not in seen]
     if SEEN in record:
-        hashes = question_hashes(problems[index] for index in split.test)
-        return [index for index, question in zip(split.test, hashes, strict=True) if question not in set(record[SEEN])]
+        seen_hashes, hashes = set(record[SEEN]), question_hashes(problems[index] for index in split.test)
+        return [index for index, question in zip(split.test, hashes, strict=True) if question not in seen_hashes]
     if interface.task == task:
         raise FcotError(
             f"{student.path} was trained on other rows of {task} by an earlier version, which did not record their questions: "

@@ -115,7 +115,7 @@ def elsewhere_notes(run: Run, overrides: Sequence[str], is_new: Callable[..., bo
     """
     for place in elsewhere(run):
         about = (str(place.folder.path), place.limit, str(place.settings.get("temperature")), tuple(run.split.train))
-        if not place.n_stored or not is_new(*about):
+        if not is_new(*about) or not place.n_stored:
             continue
         where, use = _differences(place)
         note = f"{place.n_stored:,} rationales of these problems are stored {' and '.join(where)}, and not used: "
@@ -191,8 +191,8 @@ def _adopt_problem(place: Elsewhere, problem: Problem, rows: Sequence[StoreRow])
         rows = [*rows, *source.unusable_rows(source_key), *source.cost_only_rows(source_key)]
     request = plan.step1(problem)
     identities = (plan.teacher.identity, *getattr(plan.teacher, "older_identities", ()))
-    asked = next(request.canonical(identity) for identity in identities if request.key(identity) == key)
-    new = list(adopted(rows, target, key, None, place.name, asked))
+    canonical = next(request.canonical(identity) for identity in identities if request.key(identity) == key)
+    new = list(adopted(rows, target, key, None, place.name, canonical))
     rationales = [row for row in new if row["slot"] is not None]
     answers = _answers(place, problem, rationales, source, target) if plan.prompt.two_steps else ()
     originals = {(row["request"], row["choice"]): row for row in rows}

@@ -26,18 +26,18 @@ def score(context: Context) -> Summary:
     """
     run, plan, store = context.run, context.run.plan, context.run.store.refresh()
     kept = kept_rows(run.directory)
+    rows = [_row_of(run, plan, store, row) for row in kept]
     usage: Summary = {}
     if run.config.teacher.score_stored:
         scored: dict[str, set[int]] = {}
-        for row in kept:
-            if (stored := _row_of(run, plan, store, row)) is not None:
-                scored.setdefault(stored["key"], set()).add(stored["slot"])
+        for row in rows:
+            if row is not None:
+                scored.setdefault(row["key"], set()).add(row["slot"])
         problems = run.select(sorted({row.sample_index for row in kept}))
         with progress("score", len(problems) * plan.diversity, "completions") as bar:
             generate_completions(replace(plan, scored=scored), store, problems, bar.advance, watch=bar.watch)
         usage = {"teacher_usage": Generated(plan, store, run.select(run.split.train)).usage()}
         store.refresh()
-    rows = [_row_of(run, plan, store, row) for row in kept]
     n_without = sum(row is None or not store.shard(row["key"]).distributions.has(row) for row in rows)
     if n_without == len(kept):
         raise FcotError(

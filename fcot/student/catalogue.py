@@ -8,7 +8,9 @@ from dataclasses import dataclass
 TOYS = ("tiny_gpt2", "tiny_t5")
 BATCH = 32  # samples of an optimizer step with trainer=standard
 FEW = 4  # samples at once with trainer.micro_batches=8
-SAMPLE_TOKENS = 128 + 160  # question and rationale; the assumption of the table
+FORMAT_TOKENS = 16  # added to a question by a student's format
+RATIONALE_TOKENS, ANSWER_TOKENS = 160, 16  # assumed lengths of a completion with and without a rationale
+SAMPLE_TOKENS = 128 + RATIONALE_TOKENS  # question and rationale; the assumption of the table
 _FIXED = 1.0e9  # bytes of the process with its libraries, and of the logits, which are computed in chunks
 _STATE = 16  # bytes per trained parameter: parameter, gradient and AdamW's two moments in float32
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_json
+from fcot.base.locations import locate
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration, StudentFormat
 
@@ -58,8 +59,13 @@ def read_interface(folder: Path) -> StudentInterface:
         raise FcotError(f"{folder}: its {FILE} is damaged ({error})") from error
 
 
-def find_student(folder: Path) -> Path:
-    """A student's folder: the folder itself, or ``student/`` in it where the folder is that of a run."""
+def find_student(student: str | Path) -> Path:
+    """A student's folder.
+
+    Args:
+        student: The folder of a student or of its run, or the run's name.
+    """
+    folder = locate(Path(student))
     return folder / "student" if not (folder / FILE).exists() and (folder / "student" / FILE).exists() else folder
 
 

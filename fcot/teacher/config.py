@@ -275,12 +275,12 @@ class OpenAITeacherConfig:
     def build(self, config: Any, temperature: float) -> Teacher:
         """The teacher of a run with this configuration (:class:`fcot.config.schema.Config`)."""
         from fcot.llm import connect
-        from fcot.llm.logprobs import TopLogprobs
+        from fcot.llm.logprobs import LogprobReader
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
             parameters=self.parameters, headers=self.headers,
-            logprobs=TopLogprobs(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
+            logprobs=LogprobReader(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
         )  # fmt: skip
         online = connect.online(server, self, self.max_choices_per_request)
         if not self.batch:

@@ -91,7 +91,7 @@ def _most_tokens(choices: Sequence[StoreRow], total: int | None) -> list[int]:
     return [total if total > sum(n_bytes) else min(total, n) for n in n_bytes]
 
 
-def adopted(rows: Sequence[StoreRow], shard: Shard, key: str, root: str | None, source: str, asked: Settings) -> Iterator[StoreRow]:
+def adopted(rows: Sequence[StoreRow], shard: Shard, key: str, root: str | None, source: str, canonical: Settings) -> Iterator[StoreRow]:
     """Rows as those of another request, in its free slots. Requests that it has already are left out.
 
     Args:
@@ -100,7 +100,7 @@ def adopted(rows: Sequence[StoreRow], shard: Shard, key: str, root: str | None, 
         key: The key of the other request.
         root: The key of its step-1 request; None for step 1.
         source: Where the rows are from; marks them, so that their cost is not counted twice.
-        asked: The other request in canonical form; the row in slot 0 has it.
+        canonical: The other request in canonical form; the row in slot 0 has it.
     """
     present, filled = {row["request"] for row in shard.all_rows(key)}, set(shard.slots(key))
     for row in rows:
@@ -110,4 +110,4 @@ def adopted(rows: Sequence[StoreRow], shard: Shard, key: str, root: str | None, 
         if row["slot"] is not None:
             new["slot"] = next(slot for slot in range(len(filled) + 1) if slot not in filled)
             filled.add(new["slot"])
-        yield new | ({"asked": asked} if new["slot"] == 0 and root is None else {})
+        yield new | ({"asked": canonical} if new["slot"] == 0 and root is None else {})

@@ -33,29 +33,49 @@ class Distributions:
         self.path = path
         self._own = own
         self._writer: int | None = None
+        self._current = False  # whether all records were read that are known to be there
         self._files: dict[str, io.FileIO] = {}
         self._ends: dict[str, int] = {}  # bytes that were read of each file
         self._places: dict[_Id, tuple[str, int]] = {}
 
     def get(self, row: StoreRow) -> TopTokens | None:
         """The distributions of a row's text; None if there are none, or if their record is damaged."""
-        name, begin = self._places.get(_id_of(row)) or self._refreshed(row)
-        if not name:
+        if (record := self._record(row)) is None:
             return None
-        header = read_header(os.pread(self._files[name].fileno(), Header.SIZE, begin))
-        assert header is not None
-        return decode(header, os.pread(self._files[name].fileno(), header.content_bytes, begin + Header.SIZE))
+        file, begin, header = record
+        return decode(header, os.pread(file, header.content_bytes, begin + Header.SIZE))
 
     def has(self, row: StoreRow) -> bool:
         """Whether there is a record for the row's text."""
-        return _id_of(row) in self._places or bool(self._refreshed(row)[0])
+        return self._place(row) is not None
 
-    def _refreshed(self, row: StoreRow) -> tuple[str, int]:
-        self.refresh()
-        return self._places.get(_id_of(row), ("", -1))
+    def n_bytes(self, row: StoreRow) -> int:
+        """Size of a row's record; 0 if it has none."""
+        record = self._record(row)
+        return 0 if record is None else Header.SIZE + record[2].content_bytes
+
+    def expect_new(self) -> None:
+        """Look for new records before the next one is read. Otherwise a row without a record costs no look into the folder."""
+        self._current = False
+
+    def _place(self, row: StoreRow) -> tuple[str, int] | None:
+        """The file and the byte where a row's record begins; None if there is none."""
+        if not self._current:
+            self.refresh()
+        return self._places.get(_id_of(row)) if self._places and row["slot"] is not None else None
+
+    def _record(self, row: StoreRow) -> tuple[int, int, Header] | None:
+        """The descriptor of the file, the byte where the record begins, and its header; None if a row has no record."""
+        if (place := self._place(row)) is None:
+            return None
+        file = self._files[place[0]].fileno()
+        header = read_header(os.pread(file, Header.SIZE, place[1]))
+        assert header is not None
+        return file, place[1], header
 
     def refresh(self) -> None:
         """Read the headers of what was appended since the last call."""
+        self._current = True
         names = self.names()
         if any(name not in names or not _same(self.path.parent / name, file) for name, file in self._files.items()):
             self._forget()  # records were moved into the main file
@@ -78,14 +98,6 @@ class Distributions:
         buyers = sorted(path.name for path in self.path.parent.glob(f"{self.path.stem}.*.top"))
         return [*buyers, *([self.path.name] if self.path.exists() else [])]
 
-    def n_bytes(self, row: StoreRow) -> int:
-        """Size of a row's record; 0 if it has none."""
-        if row["slot"] is None or not (place := self._places.get(_id_of(row)) or self._refreshed(row))[0]:
-            return 0
-        header = read_header(os.pread(self._files[place[0]].fileno(), Header.SIZE, place[1]))
-        assert header is not None
-        return Header.SIZE + header.content_bytes
-
     def append(self, distributions: Iterable[tuple[StoreRow, TopTokens]]) -> None:
         """Append the distributions of rows that will be appended next, in one write.
 
@@ -97,11 +109,14 @@ class Distributions:
             return
         path = self.path.parent / self._own
         try:
-            if self._writer is None or not path.exists():
+            if not path.exists():
+                self.close()  # another process has moved its records
+            if self._writer is None:
                 self._writer = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise disk_error(error, path) from error
         _append(self._writer, data, path)
+        self.expect_new()
 
     def sync(self) -> None:
         """Force what this process appended to the disk."""
@@ -148,6 +163,7 @@ class Distributions:
             os.fsync(target)
         finally:
             os.close(target)
+            self.expect_new()
 
     def compact(self, rows: Iterable[StoreRow]) -> None:
         """Rewrite the main file with the distributions of these rows only. The whole shard must be locked."""

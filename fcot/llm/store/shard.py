@@ -64,6 +64,7 @@ class Shard:
         Raises:
             FcotError: Another process appended rows of a problem that this one has claimed, so file locks do not work here.
         """
+        self.distributions.expect_new()
         names = self._names()
         if any(name not in names or not self._same(name) for name in self._files):
             self._forget()  # rows were moved into the main file
