@@ -38,10 +38,12 @@ class Equation:
     Attributes:
         text: The equation as the rationale writes it.
         holds: Whether both sides are equal. If the right side has decimals, the left side is first rounded to the same number of decimals.
+        value: The exact value of the left side.
     """
 
     text: str
     holds: bool
+    value: Fraction
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def equations(text: str) -> Iterator[Equation]:
         equation = text[left[0].start : text_end]
         if _UNREAD.search(equation) and not re.fullmatch(r"[\d.,]+ ?%.*", equation):
             continue
-        yield Equation(equation, any(right_value is not None and abs(value - right_value) <= tolerance for right_value in right_values))
+        holds = any(right_value is not None and abs(value - right_value) <= tolerance for right_value in right_values)
+        yield Equation(equation, holds, value)
 
 
 def _unbalanced(letters: str) -> bool:

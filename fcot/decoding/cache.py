@@ -31,6 +31,11 @@ class GrowingLayer(DynamicLayer):
         """Keep only the rows with these numbers, and only this window of their columns."""
         self._set(self.keys[rows][:, :, columns], self.values[rows][:, :, columns])  # type: ignore[index]
 
+    def drop(self, row: int, n: int) -> None:
+        """Remove the last columns of one row: its other columns move to the right edge, and the ``n`` columns on the left mean nothing."""
+        for states in (self.keys, self.values):
+            states[row, :, n:] = states[row, :, :-n].clone()  # type: ignore[index]
+
     def join(self, other: GrowingLayer) -> None:
         """Append another layer's rows below this layer's; the narrower layer is padded on the left."""
         width = max(self.get_seq_length(), other.get_seq_length())

@@ -1,7 +1,7 @@
 """Decodes many prompts with one model: when rows of the batch finish, waiting rows replace them.
 
 A row's text does not depend on the other rows: each has its own mask, positions and sampling noise. In float32 it equals the text of
-transformers' ``generate``.
+transformers' ``generate``, unless a reviser replaces a part of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,23 @@ _HEADROOM = 64  # columns beyond the present ones that must fit into the limit o
 _REFILL = 4  # waiting rows enter when a quarter of the rows has finished, because entering copies the cache
 
 
+class Reviser(Protocol):
+    """Replaces the end of what a row has written. It belongs to one row and may count what it does."""
+
+    def revise(self, written: Sequence[int], ended: bool) -> tuple[int, list[int]] | None:
+        """Look at a row after each token.
+
+        Args:
+            written: All tokens of the row, without the end token.
+            ended: Whether the end token follows them.
+
+        Returns:
+            How many tokens the row keeps, and at least one token to write after them; then the model goes on, or the row ends if it had
+            ended. None changes nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class DecodingPrompt:
     """A prompt to decode; it becomes a row of the batch.
@@ -32,12 +49,14 @@ class DecodingPrompt:
         limit: Most tokens to write, the end token included.
         noise: Seed of the row's sampling noise; empty for greedy decoding.
         halt: Called with all tokens written so far; True ends the row like an end token. None: only end token and limit end it.
+        reviser: Makes the row's reviser, whenever the row starts; None: the row keeps what the model writes.
     """
 
     ids: Sequence[int]
     limit: int
     noise: tuple[int, ...] = ()
     halt: Callable[[list[int]], bool] | None = None
+    reviser: Callable[[], Reviser] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,13 @@ class Written:
         ids: Token ids, without the end token.
         complete: Whether the text ended by itself, before the limit.
         n_tokens: Number of tokens, the end token included.
+        reviser: The row's reviser, with what it has counted; None if it had none.
     """
 
     ids: list[int]
     complete: bool
     n_tokens: int
+    reviser: Reviser | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,8 @@ class _DecodingRow:
     complete: bool | None = None  # whether the row ended by itself, before the limit; None: not finished
     ended: bool = False  # whether an end token ended it
     uniforms: Any = None  # one random number in [0, 1) per token, for sampling; None: greedy
+    forced: list[int] = field(default_factory=list)  # the next tokens, which replace the model's choices
+    reviser: Reviser | None = None
 
     @property
     def last(self) -> int:
@@ -112,6 +135,8 @@ class _DecodingRow:
     def __post_init__(self) -> None:
         if self.prompt.noise:
             self.uniforms = np.random.default_rng(self.prompt.noise).random(self.prompt.limit)
+        if self.prompt.reviser is not None:
+            self.reviser = self.prompt.reviser()
 
 
 def end_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
@@ -184,7 +209,7 @@ class Decoder:
     def _drain(self) -> Iterator[tuple[Any, Written]]:
         finished, self._finished = self._finished, []
         for row in finished:
-            yield row.key, Written(row.written, bool(row.complete), len(row.written) + row.ended)
+            yield row.key, Written(row.written, bool(row.complete), len(row.written) + row.ended, row.reviser)
 
     # --- entering and leaving rows ---
 
@@ -306,7 +331,7 @@ class Decoder:
 
     def _step(self) -> None:
         """Write one more token in each row."""
-        tokens = self._choose(self._rows, self._forward(self._columns()))
+        tokens = self._choose(self._rows, self._forward(own_layers(self._cache)[0].get_seq_length()))
         self._lengths = self._lengths + 1
         self._write(self._rows, tokens)
 
@@ -345,6 +370,7 @@ class Decoder:
                     "the model's output is not finite (inf or nan): its weights are broken, or overflow in bfloat16 "
                     "(trainer.eval_precision=32-true, for a teacher teacher.dtype=float32)"
                 )
+            token = self._revised(row, token)
             if token in self._ends:
                 row.complete = row.ended = True
             else:
@@ -355,6 +381,30 @@ class Decoder:
                     row.complete = False
             if row.complete is not None:
                 self._finished.append(row)
+
+    def _revised(self, row: _DecodingRow, token: int) -> int:
+        """The token that a row writes instead of the chosen one, after its reviser has looked at it.
+
+        A replacement is written like any other text, one token per step: batches keep their shapes, and noise its positions.
+        """
+        if not row.forced and row.reviser is not None:
+            ended = token in self._ends
+            revision = row.reviser.revise(row.written if ended else [*row.written, token], ended)
+            if revision is not None:
+                n_kept, replacement = revision
+                self._take_back(row, len(row.written) - n_kept)  # the chosen token is not in the cache yet
+                row.forced = [*replacement, *([token] if ended else [])]
+        return row.forced.pop(0) if row.forced else token
+
+    def _take_back(self, row: _DecodingRow, n: int) -> None:
+        """Remove the last ``n`` tokens of a row from its text and from the cache."""
+        if not n:
+            return
+        place = next(place for place, other in enumerate(self._rows) if other is row)
+        for layer in own_layers(self._cache):
+            layer.drop(place, n)
+        self._lengths[place] -= n
+        del row.written[-n:]
 
 
 def _right_aligned(lengths: torch.Tensor, columns: int) -> torch.Tensor:

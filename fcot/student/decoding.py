@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fcot.base.console import unwatched
+from fcot.base.errors import FcotError
 from fcot.base.ranks import World
 from fcot.base.stopping import stop_if_requested
 from fcot.decoding.engine import Decoder, DecodingPrompt, Sampling
+from fcot.student.calculator import Calculator, Equations
 from fcot.student.loading import Student
 
 
@@ -22,11 +25,13 @@ class Decoded:
         text: Text of the answer, without special tokens.
         complete: Whether the answer ended by itself, before the token limit.
         n_tokens: Length in tokens, end token included.
+        equations: What the calculator did; None without a calculator.
     """
 
     text: str
     complete: bool
     n_tokens: int
+    equations: Equations | None = None
 
 
 def decode(
@@ -35,6 +40,7 @@ def decode(
     *,
     max_tokens: int,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    calculator: bool = False,
     world: World = World(),  # noqa: B008 - frozen
     advance: Callable[[int], object] = unwatched,
 ) -> list[Decoded]:
@@ -47,9 +53,16 @@ def decode(
         prompts: The prompts. A limit that exceeds the model's positions is lowered to what they allow.
         max_tokens: Size of a batch in tokens, rows times columns (:class:`fcot.decoding.engine.Decoder`).
         sampling: Greedy, or temperature and top-k.
+        calculator: Whether wrong numbers after an equals sign are corrected (:mod:`fcot.student.calculator`).
         world: The ranks that share the work.
         advance: Called with the number of prompts that were finished since the last call.
+
+    Raises:
+        FcotError: The model cannot take back tokens, which the calculator needs.
     """
+    if calculator:
+        check_calculator(student)
+        prompts = [replace(prompt, reviser=partial(Calculator, student.tokenizer)) for prompt in prompts]
     keys = [(tuple(prompt.ids), prompt.limit, prompt.noise) for prompt in prompts]
     n_copies = Counter(keys)
     unique = sorted(dict(zip(keys, prompts, strict=True)).items(), key=lambda item: -len(item[1].ids))
@@ -58,6 +71,19 @@ def decode(
     gathered = world.gather([answers[key] for key, _ in share], len(unique))
     by_key = {key: answer for (key, _), answer in zip(unique, gathered, strict=True)}
     return [by_key[key] for key in keys]
+
+
+def check_calculator(student: Student) -> None:
+    """Reject a student that cannot use a calculator: encoder-decoders with absolute positions, such as BART, cannot take back tokens.
+
+    Raises:
+        FcotError: It is one of these.
+    """
+    if student.architecture == "encoder_decoder" and getattr(student.model.config, "max_position_embeddings", None) is not None:
+        raise FcotError(
+            f"student.calculator=true: {type(student.model).__name__} has absolute positions in its decoder; use T5, Flan-T5 or a decoder, or "
+            "student.calculator=false"
+        )
 
 
 def _answers(
@@ -71,7 +97,8 @@ def _answers(
     try:
         for key, written in decoder.run((key, _bounded(prompt, student.positions)) for key, prompt in prompts):
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
-            answers[key] = Decoded(text, written.complete, written.n_tokens)
+            equations = written.reviser.equations if isinstance(written.reviser, Calculator) else None
+            answers[key] = Decoded(text, written.complete, written.n_tokens, equations)
             advance(key)
             stop_if_requested()
     finally:
