@@ -296,6 +296,7 @@ class Student:
         self_consistency: int = 1,
         temperature: float = 0.7,
         max_new_tokens: int | None = None,
+        calculator: bool | None = None,
         seed: int = 0,
         api_key_env: str | None = None,
     ) -> list[Answer]:
@@ -306,6 +307,7 @@ class Student:
             self_consistency: Answers sampled per question for a majority vote; 1 decodes greedily.
             temperature: The temperature of the samples.
             max_new_tokens: Limit of an answer, in tokens; None takes the student's own.
+            calculator: Whether wrong numbers after an equals sign are corrected; None does as in the student's run.
             seed: The seed of the samples.
             api_key_env: For an API-backed student, the environment variable with the server's key.
 
@@ -316,8 +318,8 @@ class Student:
 
         texts = [questions] if isinstance(questions, str) else list(questions)
         options = Options(
-            str(self.folder), self_consistency=self_consistency, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
-            api_key_env=api_key_env,
+            str(self.folder), self_consistency=self_consistency, temperature=temperature, max_new_tokens=max_new_tokens,
+            calculator=calculator, seed=seed, api_key_env=api_key_env,
         )  # fmt: skip
         rows = answer(options, [{"question": text} for text in texts], self._loaded) if texts else []
         return [

@@ -74,6 +74,8 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     if own and interface is not None:
         defaults |= {"dataset.answer_type": interface.rule.answer_type}
         defaults |= {"dataset.choices": interface.rule.choices} if interface.rule.choices else {}
+    if interface is not None and interface.calculator:
+        defaults |= {"student.calculator": "true"}
     return [*student, *_defaults(given, defaults | method), *given]
 
 

@@ -35,6 +35,7 @@ HELP = """Let a trained student answer questions, and score its answers where th
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
   temperature=0.7       temperature of the samples
   max_new_tokens=N      limit of an answer, in tokens; default: the student's own limit
+  calculator=true       correct wrong numbers after an equals sign; default: as in the student's run (student.calculator)
   seed=0                seed of the samples
   api_key_env=NAME      API-backed students: environment variable with the server's key; "none" sends no key
 """
@@ -54,6 +55,7 @@ class Options:
     self_consistency: int = 1
     temperature: float = 0.7
     max_new_tokens: int | None = None
+    calculator: bool | None = None
     seed: int = 0
     api_key_env: str | None = None
 
@@ -80,7 +82,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     """
     kinds: dict[str, type] = {
         "student": str, "file": str, "output": str, "question_column": str, "answer_column": str, "group_column": str, "decimal": str,
-        "self_consistency": int, "temperature": float, "max_new_tokens": int, "seed": int, "api_key_env": str,
+        "self_consistency": int, "temperature": float, "max_new_tokens": int, "calculator": bool, "seed": int,
+        "api_key_env": str,
     }  # fmt: skip
     values: dict[str, Any] = {}
     others = []
@@ -90,6 +93,11 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             if equals and name.isidentifier() and " " not in argument:
                 raise FcotError(f"{name}: no such option; choose from {', '.join(kinds)}")
             others.append(argument)
+            continue
+        if kinds[name] is bool:
+            if value.lower() not in ("true", "false"):
+                raise FcotError(f"{argument}: choose from true, false")
+            values[name] = value.lower() == "true"
             continue
         try:
             values[name] = kinds[name](value)
@@ -244,6 +252,8 @@ def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student 
     limit = options.max_new_tokens or interface.max_new_tokens
     questions = [row["question"] for row in rows]
     if is_api_backed(folder):
+        if options.calculator:
+            raise FcotError("calculator=true: an API-backed student writes its answers at its server; leave it out")
         texts_by_question = _answer_by_server(folder, interface, questions, options, limit)
     else:
         texts_by_question = _answer_locally(loaded or load(folder, interface), interface, questions, options, limit)
@@ -283,6 +293,7 @@ def load(folder: Path, interface: StudentInterface) -> Student:
 
 def _answer_locally(student: Student, interface: StudentInterface, questions: Sequence[str], options: Options, limit: int) -> Texts:
     from fcot.decoding.engine import DecodingPrompt, Sampling
+    from fcot.student.calculator import Equations
     from fcot.student.decoding import decode
     from fcot.student.tokenization import encode_questions
 
@@ -290,12 +301,16 @@ def _answer_locally(student: Student, interface: StudentInterface, questions: Se
     if cut:
         say(f"warning: {cut} questions lost their beginning: the student reads {interface.max_prompt_tokens} tokens")
     n = options.self_consistency
+    calculator = interface.calculator if options.calculator is None else options.calculator
     prompts = [
         DecodingPrompt(prompt, limit, (options.seed, index, draw) if n > 1 else ()) for index, prompt in enumerate(ids) for draw in range(n)
     ]
     sampling = Sampling(options.temperature) if n > 1 else Sampling()
     with progress("predict", len(prompts), "answers") as bar:
-        decoded = decode(student, prompts, max_tokens=32768, sampling=sampling, advance=bar.advance)
+        decoded = decode(student, prompts, max_tokens=32768, sampling=sampling, calculator=calculator, advance=bar.advance)
+    if calculator:
+        equations = sum((answer.equations for answer in decoded if answer.equations is not None), Equations())
+        say(f"calculator: {equations.changed:,} of {equations.computed:,} equations corrected")
     answers = [(completion.text, completion.complete, completion.n_tokens) for completion in decoded]
     return [answers[start : start + n] for start in range(0, len(answers), n)]
 

@@ -104,8 +104,10 @@ def how_to_use(folder: str, layout: FormatKind, interface: StudentInterface, api
     else:
         servers = _SERVERS.format(folder=folder, request=_REQUESTS[layout].format(**places))
     kind = ", in the model's chat template" if layout == "chat" else ""
+    note = "\n\nOnly fcot has the calculator that corrects this student's equations; other programs read what it wrote itself."
+    without = note if interface.calculator else ""
     return "\n\n".join([
-        f"fcot sends questions from the command line or a file, and reads the answers:\n\n{command}",
+        f"fcot sends questions from the command line or a file, and reads the answers:\n\n{command}{without}",
         f"Other programs send this prompt{kind}, decode greedily, and read the answer from the text:",
         f"```python\nprompt = {_template(interface.format)!r}.format(question=\"...\")\n```",
         f"{behind}`{read}`", f"**transformers**:\n\n```python\n{_TRANSFORMERS[layout].format(**places)}\n```", servers,

@@ -61,6 +61,8 @@ def accuracy_table(settings: Sequence[Setting]) -> Table:
         columns["sd"] = [_percent(setting.accuracy.spread) for setting in settings]
         columns["seeds"] = [str(len(setting.runs)) for setting in settings]
     columns |= _published(settings)
+    if any(setting["equations"] is not None for setting in settings):
+        columns["corrected %"] = [_percent(_corrected_share(setting)) for setting in settings]
     if any(setting["accuracy_best_epoch"] is not None for setting in settings):
         columns["best epoch %"] = [_percent(setting.mean("accuracy_best_epoch")) for setting in settings]
     if any(setting["accuracy_checkpoint"] == "last" for setting in settings):
@@ -239,6 +241,13 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
+def _corrected_share(setting: Setting) -> float | None:
+    """The share of the computed equations in test answers that the calculator corrected, over all runs; None without a calculator."""
+    counts = [run["equations"] for run in setting.runs if run.get("equations")]
+    computed = sum(count["computed"] for count in counts)
+    return sum(count["changed"] for count in counts) / computed if computed else None
+
+
 def notes(settings: Sequence[Setting]) -> list[str]:
     """The notes below the main table: how the numbers were made, and what limits them."""
     runs = [run for setting in settings for run in setting.runs]
@@ -256,6 +265,8 @@ def notes(settings: Sequence[Setting]) -> list[str]:
         )
     if any(metrics["accuracy_checkpoint"] == "last" for metrics in runs):
         lines.append("checkpoint last: no validation problems; the accuracy is that of the last step's weights.")
+    if any(metrics.get("equations") for metrics in runs):
+        lines.append("corrected: of the equations in test answers, the share that the calculator corrected; -: no calculator.")
     lines += _maxima(settings)
     if any(metrics["accuracy_checkpoint"] == "untrained" and metrics["student"].startswith("tiny") for metrics in runs):
         lines.append("an untrained student from scratch has random weights: it answers correctly only by chance.")

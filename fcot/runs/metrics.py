@@ -96,6 +96,8 @@ class Metrics:
         seconds: Duration of each stage, over all attempts.
         history: One entry per evaluation during training.
         versions: Versions of Python and of the packages that compute the result.
+        equations: What the calculator did in the test answers: equals signs ``met``, those with a calculation before them ``computed``,
+            and those whose number it ``changed``. None without a calculator.
         rounds: Tailored learning: one entry per round.
         learnt_from: Tailored learning: the source of later rounds, ``feedback``, ``plain`` or ``self``.
         best_round: Tailored learning: the round whose student is the run's student.
@@ -176,6 +178,7 @@ class Metrics:
     seconds: dict[str, float]
     history: list[Summary]
     versions: dict[str, str]
+    equations: Summary | None = None
     rounds: list[Summary] | None = None
     learnt_from: str | None = None
     best_round: int | None = None
@@ -186,9 +189,10 @@ class Metrics:
     trained_left_out: int | None = None
 
     def to_row(self) -> Summary:
-        """The object in ``metrics.json``. Fields about rounds, or about a finished student, are left out of other runs' metrics."""
+        """The object in ``metrics.json``. Fields about rounds, a finished student or a calculator are left out of other runs' metrics."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         left_out = (() if self.rounds is not None else _OF_ROUNDS) + (() if self.student_task is not None else _OF_FINISHED_STUDENTS)
+        left_out += () if self.equations is not None else ("equations",)
         return {name: value for name, value in row.items() if name not in left_out}
 
 
@@ -310,6 +314,7 @@ def _of_evaluation(evaluated: Summary) -> Summary:
         "shortened_prompts": evaluated.get("shortened_prompts", 0),
         "dropped_exemplars": evaluated.get("dropped_exemplars", 0),
         "n_parameters": evaluated.get("n_parameters"),
+        "equations": evaluated.get("equations"),
     }
 
 
@@ -338,6 +343,7 @@ def _as_published(run: Run) -> bool:
         and config.dataset.limit is None
         and (plain or not run.uses_rationales)
         and student.self_consistency == 1
+        and not getattr(student, "calculator", False)
         and getattr(student, "max_new_tokens", 1024) >= 1024
         and getattr(getattr(student, "lora", None), "rank", None) is None
     )

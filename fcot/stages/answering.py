@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import TeacherPrompt, Text
 from fcot.prompts.thinking import separate, text_or_thought
 from fcot.runs.run import Run
+from fcot.student.calculator import Equations
 from fcot.student.checkpoints import is_sharded
 from fcot.student.decoding import Decoded, decode
 from fcot.student.loading import Student
@@ -109,7 +110,7 @@ def answer_problems(
         ]
         for start, problem in zip(range(0, len(answers), parameters.n), problems, strict=True)
     ]
-    return scored, {"cut_questions": cut}
+    return scored, {"cut_questions": cut, **_equations(answers)}
 
 
 def _cut_at(answer: Decoded, stop: str | None) -> Decoded:
@@ -131,7 +132,14 @@ def _decode(
     if run.config.trainer.eval_precision == "bf16-true" and not is_sharded(student.model):
         student = replace(student, model=copy.deepcopy(student.model).to(torch.bfloat16))  # type: ignore[arg-type]
     max_tokens = run.config.trainer.eval_batch_tokens
-    return decode(student, prompts, max_tokens=max_tokens, world=world, advance=advance, sampling=sampling)
+    calculator = run.config.student.calculator
+    return decode(student, prompts, max_tokens=max_tokens, world=world, advance=advance, sampling=sampling, calculator=calculator)
+
+
+def _equations(answers: Sequence[Decoded]) -> Summary:
+    """What the calculator did in all of these answers; empty without a calculator."""
+    counts = [answer.equations for answer in answers if answer.equations is not None]
+    return {"equations": asdict(sum(counts, Equations()))} if counts else {}
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def prompt_student(
         ]
 
     texts = [draw.prompt.first_request(draw.problem.question, rule, student.chat) for draw in draws]
-    first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
+    decoded = first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
             draw.prompt.second_request(draw.problem.question, _with_space(text_or_thought(answer.text)), rule, student.chat)
@@ -204,6 +212,7 @@ def prompt_student(
         ]
         max_prompt = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
         second = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
+        decoded = [*first, *second]
         pairs = list(zip(first, second, strict=True))
         parts = [(separate(rationale.text).rest.strip(), separate(answer.text).rest) for rationale, answer in pairs]
         lengths = [rationale.n_tokens + answer.n_tokens for rationale, answer in pairs]
@@ -216,7 +225,7 @@ def prompt_student(
         finish_reason = "stop" if answer.complete else "length"
         completion = Completion(draw.problem.sample_index, draw.number, rationale, text, finish_reason, separate(answer.text).thought)
         scored.append(scoring.score_completion(draw.problem, completion, n_tokens, prompt, rule))
-    return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts
+    return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts | _equations(decoded)
 
 
 def _room(run: Run, student: Student) -> int:

@@ -24,6 +24,7 @@ from fcot.stages.table import Context, Summary
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.data import TrainingData
+from fcot.student.decoding import check_calculator
 from fcot.student.interface import StudentInterface, read_interface, write_interface
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
@@ -175,6 +176,8 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
     if config.pretrained:
         source = str(start) if start else config.path or str(config.hub_id)
         student = load_student(source, None if start else config.revision, chat=config.chat_template)
+        if config.calculator:
+            check_calculator(student)
         lora = lora_of(config) if run.trains else None
         return student if lora is None else add_lora(student, lora)
     if start is not None:
@@ -255,8 +258,9 @@ def save(run: Run, student: Student, form: StudentFormat, directory: RunDirector
         return
     limits = run.config.student
     interface = StudentInterface(
-        run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens
-    )
+        run.task.name, run.config.method.name, form, run.task.rule, student.chat, limits.max_prompt_tokens, limits.max_new_tokens,
+        limits.calculator,
+    )  # fmt: skip
 
     def fill(folder: Path) -> None:
         save_student(student, folder, limits.max_new_tokens, weights)

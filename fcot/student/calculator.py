@@ -97,7 +97,8 @@ class Calculator:
         if (_WITHOUT_NUMBER.match(right) is None) if match is None else _CALCULATES_ON.match(match["rest"]):
             return None
         opening, number, rest = match.groups() if match is not None else (" " if left.endswith(" ") else "", "", right)
-        unit = _UNIT.match(rest)[0]  # type: ignore[index] - it matches any text
+        word = _UNIT.match(rest)
+        unit = word[0] if word else ""
         if unit.strip() == "and":
             unit, whole_only = "", True  # "3 and 1/4" is a number of its own, "3 and then" is not
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from omegaconf import MISSING
 
-from fcot.base.fields import Why, bounded, neutral, resolved
+from fcot.base.fields import Why, absent_at, bounded, neutral, resolved
 from fcot.teacher.config import folder_faults, price_of, server_key_faults, url_faults
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class PretrainedStudentConfig:
     self_consistency: int = bounded(1, at_least=1)  # answers sampled per problem for a majority vote; 1 decodes greedily
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)  # sampling temperature; needs self_consistency above 1
     top_k: int | None = bounded(None, at_least=1)  # sample from this many likeliest tokens; null: from all
+    calculator: bool = absent_at(False)  # whenever it answers, correct wrong numbers after an equals sign (docs: evaluation)
 
     remote: ClassVar[bool] = False
     is_teacher: ClassVar[bool] = False
@@ -114,6 +115,7 @@ class TinyStudentConfig:
     self_consistency: int = bounded(1, at_least=1)
     temperature: float = bounded(0.7, above=0, hint=_GREEDY)
     top_k: int | None = bounded(None, at_least=1)
+    calculator: bool = absent_at(False)
 
     remote: ClassVar[bool] = False
     is_teacher: ClassVar[bool] = False

@@ -81,8 +81,8 @@ def check_calculator(student: Student) -> None:
     """
     if student.architecture == "encoder_decoder" and getattr(student.model.config, "max_position_embeddings", None) is not None:
         raise FcotError(
-            f"student.calculator=true: {type(student.model).__name__} has absolute positions in its decoder; use T5, Flan-T5 or a decoder, or "
-            "student.calculator=false"
+            f"student.calculator=true: {type(student.model).__name__} has absolute positions in its decoder; use T5, Flan-T5 or a "
+            "decoder, or student.calculator=false"
         )
 
 

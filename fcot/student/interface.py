@@ -28,6 +28,7 @@ class StudentInterface:
         chat: Whether questions are formatted with the tokenizer's chat template.
         max_prompt_tokens: Limit of a prompt; the beginning of a longer question is cut.
         max_new_tokens: Limit of an answer, in tokens.
+        calculator: Whether it answers with a calculator (:mod:`fcot.student.calculator`), as it did when its checkpoint was selected.
     """
 
     task: str
@@ -37,11 +38,15 @@ class StudentInterface:
     chat: bool
     max_prompt_tokens: int
     max_new_tokens: int
+    calculator: bool = False
 
 
 def write_interface(folder: Path, interface: StudentInterface) -> None:
     """Write ``fcot.json`` into a student's folder."""
-    write_json(folder / FILE, asdict(interface))
+    content = asdict(interface)
+    if not interface.calculator:  # so that the file of other students stays the same
+        del content["calculator"]
+    write_json(folder / FILE, content)
 
 
 def read_interface(folder: Path) -> StudentInterface:
