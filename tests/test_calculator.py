@@ -6,14 +6,26 @@ from functools import cache, partial
 
 import pytest
 import torch
+from configurations import make_run
 from students import DECODERS, ENCODER_DECODERS, TEXTS, make_rows, make_student, tokenizer
-from transformers import GPT2Tokenizer, T5Tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
+import fcot
 from fcot.base.errors import FcotError
+from fcot.base.files import read_json, read_jsonl
 from fcot.decoding.encoding import encoder_of
 from fcot.decoding.engine import Decoder, DecodingPrompt, Sampling
+from fcot.evaluate import overrides_of
+from fcot.predict import main as predict
+from fcot.predict import parse
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.student import StudentFormat
+from fcot.report import report
+from fcot.runs.pipeline import execute
 from fcot.student.calculator import Calculator, Equations
 from fcot.student.decoding import decode
+from fcot.student.interface import StudentInterface, read_interface, write_interface
+from fcot.student.loading import Student, save_student
 
 CORRECTED = [
     ("48/2=25>> clips.", "48/2=24>> clips."),
@@ -202,6 +214,108 @@ def test_a_model_that_cannot_take_back_tokens_is_rejected():
 
     config = BartConfig(vocab_size=len(tokenizer()), d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
                         encoder_attention_heads=2, decoder_attention_heads=2)  # fmt: skip
-    student = type(make_student("t5"))(BartForConditionalGeneration(config).eval(), tokenizer(), "encoder_decoder")
+    student = Student(BartForConditionalGeneration(config).eval(), tokenizer(), "encoder_decoder")
     with pytest.raises(FcotError, match=r"student\.calculator=true: BartForConditionalGeneration has absolute positions"):
         decode(student, [], max_tokens=100, calculator=True)
+
+
+# --- students that write equations ------------------------------------------------------------------------------------
+
+SCRIPT = " 7+8 = 12 so"
+FORMAT = StudentFormat("{question} ###", "{rationale} --> {answer}", "-->")
+
+
+def scripted(family, script=SCRIPT):
+    """A student that always writes this script, whose tokens must differ: its next token depends on its last one only."""
+    ids = encoder_of(tokenizer()).texts([script])[0]
+    assert len(set(ids)) == len(ids)
+    n, end = len(tokenizer()), tokenizer().eos_token_id
+    width = n + n % 2
+    common = {"vocab_size": n, "eos_token_id": end, "pad_token_id": tokenizer().pad_token_id, "tie_word_embeddings": False}
+    if family == "t5":
+        model = T5ForConditionalGeneration(T5Config(
+            **common, d_model=width, d_kv=2, d_ff=2, num_layers=1, num_heads=1, decoder_start_token_id=tokenizer().pad_token_id,
+        ))  # fmt: skip
+        model.lm_head = torch.nn.Linear(width, n, bias=False)  # transformers ties T5's head whatever the config says
+    else:
+        model = GPT2LMHeadModel(GPT2Config(**common, n_embd=width, n_layer=1, n_head=2, n_inner=2, n_positions=400, bos_token_id=end))
+    following = dict(zip(ids, [*ids[1:], end], strict=True))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.fill_(float("norm" in name or ("ln_" in name and name.endswith("weight"))))
+            if any(part in name for part in ("shared", "embed_tokens", "wte")):
+                weight[range(n), range(n)] = 1.0
+        head = model.get_output_embeddings().weight
+        for token in range(n):
+            head[following.get(token, ids[0]), token] = 99.0
+    return Student(model.eval(), tokenizer(), "encoder_decoder" if family == "t5" else "decoder")
+
+
+@pytest.fixture(scope="module", params=["t5", "gpt2"])
+def student(request):
+    return scripted(request.param)
+
+
+@pytest.fixture
+def folder(student, tmp_path):
+    """The folder of a student that was trained with a calculator."""
+    save_student(student, tmp_path / "student", 30)
+    rule = AnswerRule("number")
+    write_interface(tmp_path / "student", StudentInterface("shops", "fine_tune_cot", FORMAT, rule, False, 64, 30, calculator=True))
+    return tmp_path / "student"
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.5)])
+@pytest.mark.parametrize("max_tokens", [1, 300, 10**6])
+def test_a_student_answers_with_the_computed_value(student, sampling, max_tokens):
+    prompts = [
+        DecodingPrompt(encoder_of(student.tokenizer).prompt("word " * n + "###"), 30, (n,) if sampling.temperature else ())
+        for n in range(1, 8)
+    ]  # fmt: skip
+    plain, computed = (decode(student, prompts, max_tokens=max_tokens, sampling=sampling, calculator=on) for on in (False, True))
+    assert {(answer.text.strip(), answer.complete, answer.equations) for answer in plain} == {("7+8 = 12 so", True, None)}
+    assert all(answer.text.strip() == "7+8 = 15 so" and answer.complete for answer in computed)
+    assert all(answer.equations == Equations(1, 1, 1) for answer in computed)
+
+
+def test_students_trained_with_a_calculator_predict_with_it(folder, capsys):
+    texts = []
+    for words in ([], ["calculator=false"], ["calculator=true"]):
+        predict([str(folder), "How many?", *words])
+        out, err = capsys.readouterr()
+        texts.append(("= 15 so" in out, "calculator: 1 of 1 equations corrected" in err))
+    assert texts == [(True, True), (False, False), (True, True)]
+    assert [fcot.Student(folder).answer("How many?", calculator=on)[0].completion.strip()[-5:] for on in (None, False)] == ["15 so", "12 so"]
+
+
+def test_an_evaluation_uses_the_calculator_of_the_students_run_and_reports_what_it_did(folder, tmp_path, capsys):
+    words = [str(folder), "dataset=toy_arithmetic", "dataset.n_problems=20"]
+    runs = [make_run(tmp_path, *overrides_of([*words, *more])) for more in ([], ["student.calculator=false"])]
+    with_it, without = (execute(run, "") for run in runs)
+    n = with_it["n_test"]
+    assert with_it["equations"] == {"met": n, "computed": n, "changed": n}
+    assert "equations" not in without
+    assert [{row["prediction"] for row in read_jsonl(run.directory.predictions)} for run in runs] == [{"15"}, {"12"}]
+    report([run.directory.path for run in runs])
+    assert "corrected %" in capsys.readouterr().out
+    assert not with_it["as_published"]
+
+
+def test_a_calculator_renames_only_the_runs_that_use_it(tmp_path):
+    plain, same, other = (
+        make_run(tmp_path, "dataset.n_problems=20", *words).run_id
+        for words in ([], ["student.calculator=false"], ["student.calculator=true"])
+    )  # fmt: skip
+    assert plain == same != other
+
+
+def test_the_file_of_a_student_without_a_calculator_does_not_mention_it(tmp_path):
+    write_interface(tmp_path, StudentInterface("shops", "fine_tune_cot", FORMAT, AnswerRule("number"), False, 64, 30))
+    assert "calculator" not in read_json(tmp_path / "fcot.json")
+    assert not read_interface(tmp_path).calculator
+
+
+@pytest.mark.parametrize("value", ["yes", "1", ""])
+def test_predict_reads_true_and_false_only(value, folder):
+    with pytest.raises(FcotError, match=f"calculator={value}: choose from true, false"):
+        parse([str(folder), "How many?", f"calculator={value}"])
