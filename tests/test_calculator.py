@@ -285,7 +285,8 @@ def test_students_trained_with_a_calculator_predict_with_it(folder, capsys):
         out, err = capsys.readouterr()
         texts.append(("= 15 so" in out, "calculator: 1 of 1 equations corrected" in err))
     assert texts == [(True, True), (False, False), (True, True)]
-    assert [fcot.Student(folder).answer("How many?", calculator=on)[0].completion.strip()[-5:] for on in (None, False)] == ["15 so", "12 so"]
+    with_it, without = (fcot.Student(folder).answer("How many?", calculator=on)[0].completion for on in (None, False))
+    assert (with_it.strip()[-5:], without.strip()[-5:]) == ("15 so", "12 so")
 
 
 def test_an_evaluation_uses_the_calculator_of_the_students_run_and_reports_what_it_did(folder, tmp_path, capsys):
