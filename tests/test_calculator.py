@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache, partial
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, T5Config, T
 import fcot
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, read_jsonl
+from fcot.curation.equations import wrong_equations
 from fcot.decoding.encoding import encoder_of
 from fcot.decoding.engine import Decoder, DecodingPrompt, Sampling
 from fcot.evaluate import overrides_of
@@ -52,6 +54,7 @@ KEPT = [
     "48 / 2 = 24. So", "5 + 3 = 8", "10 / 3 = 3.33 so", "x + 3 + 4 = 9.", "the answer = 5", "3 + 4 = 5 + 2.", "100 / 3 = 33 1/3 so",
     "25 / 2 = 12 remainder 1.", "13 / 4 = 3 and 1/4", "6 / 2 = 3:1", "48/2 = <<48/2=24>>24 clips", "50 / 100 * 100 = 50% of", "5 + 3 = ?",
     "No equation here.", "1 / 0 = 5.", "5 * 12 inches = 5 feet.", "5 + 3 = x", "", "= 5", "100 - 20% = 80.",
+    "48 / 2 =\n\n24",
 ]  # fmt: skip
 
 
@@ -106,6 +109,17 @@ def test_corrected_texts_are_not_corrected_again(text):
 def test_equations_are_counted():
     script = "n = 7. 5 + 3 = 9. 8 - 1 = 7. x + 1 = 2."
     assert written(tokenizer(), script)[1] == Equations(met=4, computed=2, changed=1)
+
+
+@pytest.mark.parametrize("task", ["svamp", "multiarith"])
+def test_all_wrong_equations_of_real_rationales_are_corrected_and_right_ones_stay(task, shared_data):
+    (file,) = (shared_data / "completion_data").rglob(f"D_{task}.json")
+    texts = [row["reasoning_completion"].rstrip(" =") for rows in json.loads(file.read_text())["data"].values() for row in rows]
+    wrong = [text for text in texts if wrong_equations(text)]
+    assert len(wrong) >= 8
+    assert not [text for text in wrong if wrong_equations(written(tokenizer(), text)[0])]
+    right = [text for text in texts if text not in wrong][:100]
+    assert [written(tokenizer(), text)[0] for text in right] == [as_tokens_read(tokenizer(), text) for text in right]
 
 
 class Replacing:

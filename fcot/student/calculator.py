@@ -25,7 +25,7 @@ _RIGHT = re.compile(rf"(?P<opening>{_OPENING})(?P<number>{_NUMBER})(?P<rest>.*)"
 _WORD = r"[^\W\d_]+(?:-[^\W\d_]+)*"
 _UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*\*?|{_SPACE}*{_WORD}-?)")
 _CALCULATES_ON = re.compile(rf"{_SPACE}*(?:[-+/×÷·^:(−–]|\*(?!\*)|[xX]{_SPACE}*\d)")  # the number is not the value but a part of it
-_WITHOUT_NUMBER = re.compile(rf"{_SPACE}*(?:>>|\n|$)")
+_WITHOUT_NUMBER = re.compile(rf"{_SPACE}*(?:>>|\Z)")  # not a line break: many rationales write the number on the next line
 _UNIT = re.compile(rf"{_SPACE}*(?:%|{_WORD}|\d+)?")
 
 
