@@ -23,8 +23,10 @@ _OPENING = rf"(?:{_SPACE}|\*\*|\\\(|\\?[$€£¥])*"  # what may stand between a
 _NUMBER = rf"[-−]?{_SPACE}?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)"
 _RIGHT = re.compile(rf"(?P<opening>{_OPENING})(?P<number>{_NUMBER})(?P<rest>.*)", re.DOTALL)
 _WORD = r"[^\W\d_]+(?:-[^\W\d_]+)*"
-_UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*\*?|{_SPACE}*{_WORD}-?)")
-_CALCULATES_ON = re.compile(rf"{_SPACE}*(?:[-+/×÷·^:(−–]|\*(?!\*)|[xX]{_SPACE}*\d)")  # the number is not the value but a part of it
+_UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*\*?|{_SPACE}*{_WORD}-?{_SPACE}*)")
+_CALCULATES_ON = re.compile(  # the number is not the value but a part of it
+    rf"{_SPACE}*(?:[-−–:(]|(?:{_WORD}{_SPACE}*)?(?:[+/×÷·^]|\*(?!\*))|[xX]{_SPACE}*\d)"
+)
 _WITHOUT_NUMBER = re.compile(rf"{_SPACE}*(?:>>|\Z)")  # not a line break: many rationales write the number on the next line
 _UNIT = re.compile(rf"{_SPACE}*(?:%|{_WORD}|\d+)?")
 
@@ -66,18 +68,34 @@ class Calculator:
     def revise(self, written: Sequence[int], ended: bool) -> tuple[int, list[int]] | None:
         """Replace the number after the last equals sign if it is complete and wrong."""
         for place in range(self._n_read, len(written)):
-            if "=" in (self._tokenizer.convert_ids_to_tokens(written[place]) or ""):  # None: a row of the embeddings without a token
-                self.equations.met += 1
-                self._sign = place
+            if "=" not in (self._tokenizer.convert_ids_to_tokens(written[place]) or ""):  # None: the vocabulary is shorter than the head
+                continue
+            if (revision := self._settle(written[: place + 1])) is not None:  # the number between two equals signs
+                self._n_read = revision[0] + len(revision[1]) - 1  # the second sign is read again, in its new place
+                return revision[0], [*revision[1], *written[place + 1 :]]
+            self.equations.met += 1
+            self._sign = place
         self._n_read = len(written)
-        if self._sign is None:
+        if self._sign is None or (not ended and _UNFINISHED.fullmatch(self._sides(written)[1])):
             return None
+        revision = self._settle(written)
+        if revision is not None:
+            self._n_read = revision[0] + len(revision[1])
+        return revision
+
+    def _sides(self, written: Sequence[int]) -> tuple[str, str]:
+        """The text before the last equals sign, as far as it is read, and the text after it."""
+        assert self._sign is not None
         start = max(0, self._sign - _WINDOW)
         left, _, _ = self._text(written[start : self._sign + 1]).rpartition("=")
-        right = self._text(written[start:])[len(left) + 1 :]
-        if not ended and _UNFINISHED.fullmatch(right):
+        return left, self._text(written[start:])[len(left) + 1 :]
+
+    def _settle(self, written: Sequence[int]) -> tuple[int, list[int]] | None:
+        """Finish the last equation: how many tokens are kept, and the tokens that follow them; None if there is nothing to correct."""
+        if self._sign is None:
             return None
-        sign, self._sign = self._sign, None
+        left, right = self._sides(written)
+        start, sign, self._sign = max(0, self._sign - _WINDOW), self._sign, None
         if (correction := self._correction(left, right)) is None:
             return None
         offset, number, value = correction
@@ -86,9 +104,7 @@ class Calculator:
         if replacement is None:
             return None
         self.equations.changed += 1
-        n_kept, ids = replacement
-        self._n_read = start + n_kept + len(ids)
-        return start + n_kept, ids
+        return start + replacement[0], replacement[1]
 
     def _correction(self, left: str, right: str) -> tuple[int, str, str] | None:
         """Where in the right side a number is wrong or missing, this number, and the value; None if there is nothing to correct."""
