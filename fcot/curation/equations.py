@@ -126,6 +126,11 @@ def _is_part(tokens: Sequence[_Token], letters: str, start: int, end: int) -> bo
     return "and" in words or "remainder" in words or len(words & _UNITS) > 1
 
 
+def n_calculations(rationale: str) -> int:
+    """The number of calculations in a person's rationale: GSM8K's marks ``<<48/2=24>>``, or the equations where there are none."""
+    return rationale.count("<<") or sum(1 for _ in equations(rationale))
+
+
 def wrong_equations(text: str) -> list[str]:
     """The equations of a text that do not hold, as the text writes them."""
     return [equation.text for equation in equations(text) if not equation.holds]

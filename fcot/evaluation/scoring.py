@@ -8,6 +8,8 @@ from typing import Any
 from fcot.base.files import write_jsonl
 from fcot.base.records import Completion, Prediction, Problem, to_row
 from fcot.base.run_folder import RunDirectory
+from fcot.evaluation.at_k import at_k
+from fcot.evaluation.at_k import summarize as summarize_at_k
 from fcot.evaluation.errors import count, mark
 from fcot.evaluation.statistics import wilson_interval
 from fcot.prompts.answers import AnswerRule, most_frequent
@@ -73,6 +75,8 @@ def report(answers: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule
     if any(len(samples) > 1 for samples in answers):
         write_jsonl(directory.samples, ({"draw": draw} | to_row(sample) for samples in answers for draw, sample in enumerate(samples)))
         summary["accuracy_single_sample"] = accuracy([sample for samples in answers for sample in samples])
+        verdicts = ([(sample.prediction, sample.correct) for sample in samples] for samples in answers)
+        summary["at_k"] = summarize_at_k([at_k(problem) for problem in verdicts])
     return summary
 
 

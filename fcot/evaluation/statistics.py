@@ -1,6 +1,6 @@
 """Statistics: confidence intervals over seeds and problems, paired comparisons, trends, and corrections for multiple tests.
 
-Answers are arrays of ones (correct) and zeros (wrong), (seeds, problems). Compared arrays hold the same problems in the same order.
+Answers are arrays, (seeds, problems), of ones (right), zeros (wrong) or shares. Compared arrays hold the same problems in the same order.
 
 Means, differences and trends over several trainings use one method. The sampling variance of a mean has two components: that of the
 trainings (between the runs' means) and that of the problems (between the problems' means). The noise of single answers would enter both
@@ -67,12 +67,12 @@ def estimate(answers: Correctness, templates: Templates | None = None) -> Accura
     """
     groups = _Groups(answers.shape[1], templates)
     n_seeds, n_problems = answers.shape
-    mean = float(answers.mean())
-    if n_seeds == 1 and groups.singletons:
+    mean, single = float(answers.mean()), bool(np.isin(answers, (0, 1)).all())  # shares vary less than single answers
+    if n_seeds == 1 and groups.singletons and single:
         return AccuracyEstimate(mean, *wilson_interval(int(answers.sum()), n_problems), None)
     variance = _sampling_variance([answers], [1.0], groups)
     if variance.total:
-        low, high = _wilson(mean, min(mean * (1 - mean) / variance.total, answers.size), variance.quantile(_TAIL))
+        low, high = _wilson(mean, min(mean * (1 - mean) / variance.total, answers.size if single else np.inf), variance.quantile(_TAIL))
     else:  # the answers do not vary; or there is a single template, which counts as one observation
         low, high = _wilson(mean, n_problems if groups.n > 1 else 1, float(stats.norm.isf(_TAIL)))
     if min(mean, 1 - mean) * n_problems < _FEW:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fcot.reporting.answer import answer, listed
+from fcot.reporting.at_k import at_k_table
 from fcot.reporting.cost import cost_table, costs_of, has_cost
+from fcot.reporting.difficulty import difficulty_tables
 from fcot.reporting.document import Chart, Code, Document, Paragraph, RunFiles, Section
 from fcot.reporting.failures import aligned_table, error_table, length_table
 from fcot.reporting.figures import accuracy_chart, cost_chart, kept_chart, scaling_chart, training_chart
@@ -67,7 +69,8 @@ def build(analysis: Analysis, runs: Sequence[RunFiles], missing: Sequence[str]) 
     sections = [
         _section("results", "Results", [
             accuracy_chart(settings), accuracy_table(settings), by_task(settings),
-            comparison_table(compared, settings) if compared else None, *reference_tables(settings),
+            comparison_table(compared, settings) if compared else None, at_k_table(settings), *difficulty_tables(settings),
+            *reference_tables(settings),
         ]),
         _section("scaling", "Scaling", [scaling_chart(scaling), trend_table(scaling)] if scaling else []),
         _section("cost", "Cost", _cost(settings, analysis.hourly_usd)),
@@ -88,7 +91,7 @@ def terminal_tables(analysis: Analysis) -> list[Table]:
     settings, scaling, compared = analysis.settings, analysis.scaling, analysis.compared
     tables = [
         accuracy_table(settings), *analysis.rounds, *reference_tables(settings),
-        comparison_table(compared, settings) if compared else None, trend_table(scaling) if scaling else None,
+        comparison_table(compared, settings) if compared else None, at_k_table(settings), trend_table(scaling) if scaling else None,
         *(make(settings) for make in (error_table, length_table, aligned_table)),
         cost_table(settings, analysis.hourly_usd) if has_cost(settings) else None,
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from yaml import YAMLError
 from fcot.base.errors import FcotError
 from fcot.base.files import LINE_ENDS, read_json, read_jsonl
 from fcot.base.run_folder import RunDirectory
+from fcot.evaluation.at_k import AtK, Verdict, at_k
 from fcot.methods.table import METHODS
 from fcot.tasks.splits import folded
 
@@ -54,7 +55,9 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
                 questions[row["sample_index"]] = hash(folded(row["question"]))
     with readable(path):
         metrics = read_json(path) | {
-            "varied": dict(varied or {}), "swept": tuple(varied or ()), "test_templates": _test_templates(path), "questions": questions,
+            "varied": dict(varied or {}), "swept": tuple(varied or ()), "questions": questions,
+            "test_templates": _of_test(path, "test_templates"), "test_calculations": _of_test(path, "test_calculations"),
+            "test_at_k": _at_k(RunDirectory(path.parent).samples),
         }  # fmt: skip
         if missing := [name for name in _NEEDED if name not in metrics]:
             raise ValueError(f"it has no {', '.join(missing)}")
@@ -67,11 +70,22 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
     return metrics, answers, lengths
 
 
-def _test_templates(path: Path) -> dict[int, str]:
-    """The template of each test problem that has a known one; empty for older runs, which did not record it."""
+def _of_test(path: Path, name: str) -> dict[int, Any]:
+    """What ``split.json`` records of each test problem under this name; empty for older runs, which did not record it."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        return {int(index): str(name) for index, name in read_json(path.with_name("split.json")).get("test_templates", {}).items()}
+        return {int(index): value for index, value in read_json(path.with_name("split.json")).get(name, {}).items()}
     return {}
+
+
+def _at_k(samples: Path) -> dict[int, AtK]:
+    """maj@k and pass@k of each test problem; empty for a run with one answer per problem."""
+    if not samples.exists():
+        return {}
+    with readable(samples):
+        answers: dict[int, list[Verdict]] = {}
+        for row in read_jsonl(samples):
+            answers.setdefault(row["sample_index"], []).append((row["prediction"], row["correct"]))
+        return {index: at_k(of_problem) for index, of_problem in answers.items()}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Paper A's published accuracies, from ``paper_a.yaml``: each with its source; unverified cells are empty."""
+"""Published accuracies, each with its source: paper A's (``paper_a.yaml``; unverified cells are empty) and others' (``anchors.yaml``)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fcot.methods.table import METHODS
 
 _ONE_EVALUATION = ("gpt3_", "teacher")  # models behind an API: only their final weights could be evaluated
 FILE = Path(__file__).with_name("paper_a.yaml")
+ANCHORS_FILE = Path(__file__).with_name("anchors.yaml")
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,46 @@ def find_published(metrics: Mapping[str, Any]) -> Published | None:
         if key == wanted and (cell.diversity is None or cell.sampled == metrics["sampled"]):
             return cell
     return None
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Published accuracies of a student in a setting other than paper A's. They give orientation and are not compared with runs.
+
+    Attributes:
+        source: Who published it.
+        seen: Where the values were read.
+        student: The student's name in fcot, or that of a model that fcot has no choice for.
+        hub_id: Its model on the hub.
+        training: What it was trained on, or how.
+        calculator: Whether the values after equals signs were computed while decoding; None: the source does not say.
+        percents: Accuracy by task.
+    """
+
+    source: str
+    seen: str
+    student: str
+    hub_id: str
+    training: str
+    calculator: bool | None
+    percents: Mapping[str, float]
+
+
+@cache
+def anchors() -> tuple[Anchor, ...]:
+    """The published accuracies of ``anchors.yaml``."""
+    data: Any = OmegaConf.to_container(OmegaConf.load(ANCHORS_FILE))
+    return tuple(
+        Anchor(
+            source["name"], source["seen"], row["student"], data["models"][row["student"]], row["training"], row["calculator"], row["values"]
+        )
+        for source in data["sources"] for row in source["rows"]
+    )  # fmt: skip
+
+
+def anchors_of(metrics: Mapping[str, Any]) -> list[Anchor]:
+    """The anchors of a run's kind: of the same model, trained, and with a value for the run's task."""
+    if not METHODS[metrics.get("student_method") or metrics["method"]].trains:
+        return []
+    names = {metrics["student"], metrics.get("base_model")}
+    return [anchor for anchor in anchors() if metrics["task"] in anchor.percents and names & {anchor.student, anchor.hub_id}]

@@ -1,11 +1,11 @@
-"""Paper A's accuracies as a reference for settings without their own cell in the paper: other students, teachers or filters."""
+"""Published accuracies as a reference: paper A's for other students, teachers or filters, and other papers' for the same model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from fcot.methods.table import METHODS
-from fcot.reporting.published import find_published, parts, published
+from fcot.reporting.published import anchors_of, find_published, parts, published
 from fcot.reporting.settings import Setting
 from fcot.reporting.table import Table
 
@@ -13,7 +13,7 @@ _TITLE = "paper A, for reference (%)"
 
 
 def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
-    """The paper's tables about the tasks of the settings, as far as the settings vary the same things."""
+    """Paper A's tables about the tasks of the settings, as far as the settings vary the same things, and other papers' accuracies."""
     keys = {key for setting in settings for key in setting.varied}
     tasks = {setting["task"] for setting in settings}
     yield _students(settings)
@@ -21,6 +21,7 @@ def reference_tables(settings: Sequence[Setting]) -> Iterator[Table | None]:
         yield _filters()
     if "teacher.model" in keys:
         yield _teachers(tasks)
+    yield _anchors(settings)
 
 
 def _students(settings: Sequence[Setting]) -> Table | None:
@@ -60,4 +61,20 @@ def _teachers(tasks: set[str]) -> Table | None:
     table = Table("paper_teachers", f"{_TITLE}: Figure 5, {part['student']} by teacher", ("task", *part["teachers"]), ("task",))
     for row in rows:
         table.add_row(row["task"], *("" if value is None else f"{value:.2f}" for value in row["values"]))
+    return table
+
+
+def _anchors(settings: Sequence[Setting]) -> Table | None:
+    """Other papers' accuracies of the same models on the same tasks; None without any."""
+    anchors = list({id(anchor): anchor for setting in settings for anchor in anchors_of(setting.runs[0])}.values())
+    tasks = list(dict.fromkeys(setting["task"] for setting in settings if anchors_of(setting.runs[0])))
+    if not anchors:
+        return None
+    left = ("student", "source", "training", "calculator")
+    table = Table("anchors", "other papers, same model and task, for reference (%)", (*left, *tasks), left)
+    for anchor in anchors:
+        calculator = {True: "yes", False: "no", None: "not said"}[anchor.calculator]
+        values = (f"{anchor.percents[task]:.2f}" if task in anchor.percents else "" for task in tasks)
+        table.add_row(anchor.student, anchor.source, anchor.training, calculator, *values)
+    table.notes = ["Data, prompt, steps and selection differ from these runs: no test is made. A calculator alone can double an accuracy."]
     return table

@@ -95,6 +95,14 @@ class Setting:
         problems = sorted(self.problems)
         return estimate(self.correct(problems), self.templates(problems))
 
+    def at_k(self, k: int) -> tuple[AccuracyEstimate, AccuracyEstimate] | None:
+        """maj@k and pass@k over seeds and problems, with their intervals; None unless every problem of every run has k answers."""
+        problems, runs = sorted(self.problems), [run.get("test_at_k") or {} for run in self.runs]
+        if not all(k in run.get(index, {}) for run in runs for index in problems):
+            return None
+        maj, passed = np.moveaxis(np.array([[run[index][k] for index in problems] for run in runs]), -1, 0)
+        return estimate(maj, self.templates(problems)), estimate(passed, self.templates(problems))
+
     @cached_property
     def best_epoch(self) -> AccuracyEstimate | None:
         """The best test accuracy of all evaluations with its interval over problems and trainings; None unless every run has it."""

@@ -66,6 +66,7 @@ class Metrics:
         completions_unanswered: Number of completions without a readable answer.
         teacher_accuracy: The teacher's accuracy on the train problems with a gold answer.
         teacher_accuracy_voted: Accuracy of the majority answer of each of these problems' completions.
+        teacher_at_k: maj@k and pass@k of the teacher's completions of these problems, as ``at_k``; None for D = 1.
         rationale_words: Mean number of words of a kept rationale.
         teacher_characters: Number of characters of all completions.
         teacher_prompt_characters: Number of characters of the questions that were sent.
@@ -80,6 +81,7 @@ class Metrics:
         train_samples_per_second: Training samples processed per second.
         padding_efficiency: Share of the computed training tokens that are not padding.
         accuracy_single_sample: Mean accuracy of single sampled answers, if ``accuracy`` is that of a majority vote.
+        at_k: maj@k and pass@k of the sampled answers with 95 % intervals, by k; None for one answer per problem.
         cut_questions: Number of test questions whose beginning was cut.
         shortened_prompts: Number of test prompts that lost exemplars.
         dropped_exemplars: Number of exemplars that the shortened prompts lost.
@@ -148,6 +150,7 @@ class Metrics:
     completions_unanswered: int | None
     teacher_accuracy: float | None
     teacher_accuracy_voted: float | None
+    teacher_at_k: dict[str, Summary] | None
     rationale_words: float | None
     teacher_characters: int | None
     teacher_prompt_characters: int | None
@@ -162,6 +165,7 @@ class Metrics:
     train_samples_per_second: float | None
     padding_efficiency: float | None
     accuracy_single_sample: float | None
+    at_k: dict[str, Summary] | None
     cut_questions: int
     shortened_prompts: int
     dropped_exemplars: int
@@ -275,6 +279,7 @@ def _of_curation(curated: Summary, diversity: int) -> Summary:
         "completions_unanswered": curated.get("unanswered"),
         "teacher_accuracy": curated["correct"] / labelled if labelled else None,
         "teacher_accuracy_voted": curated["voted_correct"] * diversity / labelled if labelled else None,
+        "teacher_at_k": curated.get("at_k"),
         "rationale_words": curated.get("rationale_words"),
         "teacher_characters": curated.get("characters"),
         "teacher_prompt_characters": curated.get("prompt_characters"),
@@ -310,6 +315,7 @@ def _of_evaluation(evaluated: Summary) -> Summary:
         "answer_tokens": evaluated.get("answer_tokens"),
         "errors": evaluated.get("errors", {}),
         "accuracy_single_sample": evaluated.get("accuracy_single_sample"),
+        "at_k": evaluated.get("at_k"),
         "cut_questions": evaluated.get("cut_questions", 0),
         "shortened_prompts": evaluated.get("shortened_prompts", 0),
         "dropped_exemplars": evaluated.get("dropped_exemplars", 0),

@@ -22,7 +22,7 @@ from fcot.runs.metrics import metrics_of
 from fcot.runs.nothing_right import advice_without_right_answers
 from fcot.runs.origin import SEEN, question_hashes
 from fcot.runs.run import Run, data_notes, resolve
-from fcot.runs.splitting import templates_of_test
+from fcot.runs.splitting import calculations_of_test, templates_of_test
 from fcot.stages.table import Step, directory_of, function
 from fcot.stages.tracking import Tracker, tracked
 from fcot.tasks.splits import questions_hash
@@ -205,12 +205,13 @@ def _card(run: Run, architecture: Architecture | None, metrics: Summary) -> str:
 def _write_inputs(run: Run, config_text: str) -> None:
     """Write the configuration and the split.
 
-    The split also has the templates of test problems, a hash of all questions and, if the run trains, a hash of each question that the
-    student sees, by which a later evaluation on other data recognizes it.
+    The split also has the templates of the test problems, the number of calculations in their gold rationales, a hash of all questions and,
+    if the run trains, a hash of each question that the student sees, by which a later evaluation on other data recognizes it.
     """
     write_atomic(run.directory.config, config_text)
     split = run.split
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    of_test = {"test_templates": templates_of_test(run), "test_calculations": calculations_of_test(run)}
     seen = {SEEN: question_hashes(run.select([*split.train, *split.validation]))} if run.trains else {}
-    write_json(run.directory.split, order | parts | {"test_templates": templates_of_test(run)} | seen)
+    write_json(run.directory.split, order | parts | of_test | seen)

@@ -11,6 +11,7 @@ from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.config.schema import Config
+from fcot.curation.equations import n_calculations
 from fcot.methods.table import METHODS
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import PARTS
@@ -178,6 +179,13 @@ def _train_and_test(
     test_templates = {templates[index] for index in test} if templates is not None else set()
     unlabelled = [index for index in set(problems) - set(indices) if templates is None or templates[index] not in test_templates]
     return sorted([*train, *unlabelled]), test, None
+
+
+def calculations_of_test(run: Run) -> dict[int, int]:
+    """The number of calculations in the gold rationale of each test problem that has any. Reports show accuracy by it."""
+    problems = run.select(run.split.test)
+    counts = {problem.sample_index: n_calculations(problem.rationale) for problem in problems if problem.rationale}
+    return {index: count for index, count in counts.items() if count}
 
 
 def templates_of_test(run: Run) -> dict[int, str]:

@@ -16,6 +16,7 @@ from fcot.base.records import Completion, CuratedCompletion, to_row
 from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
 from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
+from fcot.evaluation.at_k import AtK, at_k, summarize
 from fcot.llm.generate import Generated, generate_completions
 from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
@@ -110,6 +111,7 @@ class CurationCounts:
         outcomes: Counts of correct, empty, cut and unanswered completions.
         labelled: Number of completions of problems with a gold answer.
         voted: Number of problems whose majority vote is correct.
+        at_k: maj@k and pass@k of each problem with a gold answer.
         unknown: Number of completions without a finish reason.
         words: Words of all kept rationales.
         characters: Characters of all completions.
@@ -122,6 +124,7 @@ class CurationCounts:
     outcomes: Outcomes = field(default_factory=Outcomes)
     labelled: int = 0
     voted: int = 0
+    at_k: list[AtK] = field(default_factory=list)
     unknown: int = 0
     words: int = 0
     characters: int = 0
@@ -147,7 +150,7 @@ class CurationCounts:
             "asked": self.total, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
             "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered,
             "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
-            "characters": self.characters, "prompt_characters": self.prompt_characters,
+            "characters": self.characters, "prompt_characters": self.prompt_characters, "at_k": summarize(self.at_k),
         }  # fmt: skip
 
     def counted_rows(self, run: Run, completions: Iterable[Completion], read: Read, rules: Rules) -> Iterator[dict[str, Any]]:
@@ -156,7 +159,9 @@ class CurationCounts:
             problem_completions = list(group)
             rows = list(curate_problem(problem_completions, run.problems, run.task.rule, read, rules))
             self.voted += rows[most_frequent([row.prediction for row in rows])].correct
-            self.labelled += len(rows) if run.problems[index].labelled else 0
+            if run.problems[index].labelled:
+                self.labelled += len(rows)
+                self.at_k.append(at_k([(row.prediction, row.correct) for row in rows]))
             for completion, row in zip(problem_completions, rows, strict=True):
                 self.outcomes.count(completion, row)
                 self.characters += len(completion.rationale) + len(completion.answer_text)

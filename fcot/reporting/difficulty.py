@@ -1,0 +1,77 @@
+"""Accuracy by difficulty: the calculations of the gold rationale where the task has one, otherwise how often the teacher is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fcot.evaluation.statistics import estimate
+from fcot.reporting.settings import Setting, data_name, model_name, report_label
+from fcot.reporting.table import Table
+
+_MOST_PARTS = 6  # of a table
+_RATES = ("never", "in less than half", "in half or more", "always")  # how often a teacher with several answers is right
+
+Parts = dict[str, list[int]]  # the problems of each degree of difficulty, by its name
+
+
+def difficulty_tables(settings: Sequence[Setting]) -> Iterator[Table]:
+    """A table per set of test problems whose difficulty is known: a row per setting, a column per degree of difficulty."""
+    groups: dict[object, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault((setting["task"], setting["questions_sha256"]), []).append(setting)
+    for number, group in enumerate(groups.values()):
+        by_calculations = _by_calculations(group[0])
+        teacher = None if by_calculations else next((setting for setting in group if setting["student"] == "teacher"), None)
+        parts = _by_pass_rate(teacher) if teacher is not None else by_calculations
+        if len(parts) < 2 or group == [teacher]:
+            continue
+        unit = "calculations in the gold rationale" if teacher is None else f"right answers of the teacher {model_name(teacher)}"
+        title = f"{data_name(group[0])}: accuracy (%) by {unit} (in brackets: 95 % interval)"
+        columns = ("setting", *(f"{name} (n={len(problems)})" for name, problems in parts.items()))
+        table = Table(f"difficulty_{number + 1}", title, columns, ("setting",))
+        for setting in group:
+            if setting is not teacher:
+                table.add_row(report_label(setting, settings), *(_accuracy(setting, problems) for problems in parts.values()))
+        table.notes = ["Intervals are not corrected for multiple comparisons."]
+        if (unknown := len(group[0].problems) - sum(map(len, parts.values()))) > 0:
+            table.notes.append(f"{unknown:,} test problems have no calculation in their gold rationale, and are not in the table.")
+        yield table
+
+
+def _accuracy(setting: Setting, problems: Sequence[int]) -> str:
+    answered = [index for index in problems if index in setting.problems]
+    if not answered:
+        return "-"
+    accuracy = estimate(setting.correct(answered), setting.templates(answered))
+    return f"{100 * accuracy.mean:.1f} ({100 * accuracy.low:.1f}-{100 * accuracy.high:.1f})"
+
+
+def _by_calculations(setting: Setting) -> Parts:
+    """Problems by their number of calculations. Neighboring numbers are joined until each part has its share of the problems."""
+    counts: Mapping[int, int] = setting["test_calculations"] or {}
+    numbers: dict[int, list[int]] = {}
+    for index in sorted(setting.problems & set(counts)):
+        numbers.setdefault(counts[index], []).append(index)
+    parts: list[tuple[int, int, list[int]]] = []  # the smallest and the largest number of calculations, and the problems
+    least = sum(map(len, numbers.values())) / _MOST_PARTS / 2
+    for number, problems in sorted(numbers.items()):
+        if parts and (len(parts[-1][2]) < least or len(parts) == _MOST_PARTS):
+            first, _, earlier = parts.pop()
+            parts.append((first, number, earlier + problems))
+        else:
+            parts.append((number, number, problems))
+    if len(parts) > 1 and len(parts[-1][2]) < least:
+        _, last, problems = parts.pop()
+        first, _, earlier = parts.pop()
+        parts.append((first, last, earlier + problems))
+    return {str(first) if first == last else f"{first}-{last}": problems for first, last, problems in parts}
+
+
+def _by_pass_rate(teacher: Setting) -> Parts:
+    """Problems by the share of the teacher's answers that are right, from hard to easy. One greedy answer is right or wrong."""
+    measured = teacher.runs[0].get("test_at_k") or {}
+    parts: Parts = {name: [] for name in _RATES}
+    for index in sorted(teacher.problems):
+        rate = measured[index][1][1] if index in measured else float(teacher.answers[0][index])
+        parts[_RATES[0 if rate == 0 else 3 if rate == 1 else 1 if rate < 0.5 else 2]].append(index)
+    return {name: problems for name, problems in parts.items() if problems}
