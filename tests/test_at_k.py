@@ -8,8 +8,14 @@ import random
 import numpy as np
 import pytest
 
+from fcot.curation.equations import n_calculations
 from fcot.evaluation.at_k import at_k, pass_at_k, summarize
 from fcot.evaluation.statistics import estimate, wilson_interval
+from fcot.reporting.at_k import at_k_table
+from fcot.reporting.difficulty import difficulty_tables
+from fcot.reporting.finished import load
+from fcot.reporting.settings import group
+from fcot.runs.pipeline import execute
 
 
 @pytest.mark.parametrize(("n", "n_right"), [(4, 0), (4, 1), (5, 3), (6, 6), (7, 2)])
@@ -57,3 +63,91 @@ def test_the_interval_of_shares_contains_the_truth_and_is_narrower_than_that_of_
         narrower += shares.high - shares.low < high - low
     assert covered >= 0.92 * 300
     assert narrower == 300
+
+
+# --- in a report -------------------------------------------------------------------------------------------------------
+
+
+def metrics(number: int, **changes):
+    base = {
+        "run_id": f"toy-{number:010d}", "method": "fine_tune_cot", "task": "gsm8k", "student": "tiny_gpt2", "diversity": 4, "seed": 0,
+        "n_test": 6, "n_train_problems": 40, "teacher": "oracle-v2", "questions_sha256": "abc", "base_model": None, "data_file": None,
+    }  # fmt: skip
+    return base | changes
+
+
+def setting_of(*runs, right=(True, True, False, False, True, True)):
+    answers = dict(enumerate(right))
+    return group((run, answers, dict.fromkeys(answers, 9)) for run in runs)
+
+
+def test_a_setting_with_several_seeds_is_one_row_per_k():
+    of_problem = {index: at_k([("7", index < 4), ("5", False)]) for index in range(6)}
+    runs = [metrics(number, seed=number, setting="s", test_at_k=of_problem) for number in range(2)]
+    table = at_k_table(setting_of(*runs))
+    assert [row[1] for row in table.rows] == ["1", "2"]
+    assert (table.rows[0][2], table.rows[0][4]) == ("33.33", "33.33")
+    assert (table.rows[1][2], table.rows[1][4]) == ("66.67", "66.67")
+    missing = [metrics(0, setting="s", test_at_k=of_problem), metrics(1, seed=1, setting="s", test_at_k={})]
+    assert at_k_table(setting_of(*missing)) is None, "one of its runs has a single answer per problem"
+
+
+def test_a_teacher_is_shown_once_however_many_students_learn_from_it():
+    of_teacher = summarize([at_k([("7", index < 3), ("5", False)]) for index in range(6)])
+    settings = setting_of(metrics(1, teacher_at_k=of_teacher), metrics(2, student="tiny_t5", teacher_at_k=of_teacher))
+    table = at_k_table(settings)
+    assert [row[1:3] for row in table.rows] == [("1", "25.00"), ("2", "50.00")]
+    assert {row[0] for row in table.rows} == {"teacher oracle-v2 on 40 train problems of gsm8k"}
+
+
+def test_accuracy_is_shown_by_the_calculations_of_the_gold_rationale():
+    known = {0: 1, 1: 1, 2: 4, 3: 5, 4: 2}
+    (table,) = difficulty_tables(setting_of(metrics(1, test_calculations=known), metrics(2, student="tiny_t5", test_calculations=known)))
+    assert table.columns == ("setting", "1 (n=2)", "2 (n=1)", "4 (n=1)", "5 (n=1)")
+    assert [cell.split(" ")[0] for cell in table.rows[0][1:]] == ["100.0", "100.0", "0.0", "0.0"]
+    assert "1 test problems have no calculation" in table.notes[1]
+
+
+def test_rare_numbers_of_calculations_are_joined():
+    known = {index: 2 if index < 36 else 2 + index // 36 + (index > 37) for index in range(40)}
+    run = metrics(1, n_test=40, test_calculations=known)
+    (table,) = difficulty_tables(setting_of(run, right=[True] * 40))
+    assert table.columns[1:] == ("2 (n=36)", "3-4 (n=4)")
+
+
+def test_without_gold_rationales_the_teachers_right_answers_say_what_is_difficult():
+    of_problem = {index: at_k([("7", draw < index) for draw in range(4)]) for index in range(6)}
+    teacher = metrics(1, student="teacher", method="zero_shot_cot", base_model="big", test_at_k=of_problem)
+    (table,) = difficulty_tables(setting_of(teacher, metrics(2)))
+    assert "right answers of the teacher big" in table.title
+    assert table.columns[1:] == ("never (n=1)", "in less than half (n=1)", "in half or more (n=2)", "always (n=2)")
+    assert len(table.rows) == 1
+    assert not list(difficulty_tables(setting_of(metrics(2)))), "nothing says what is difficult"
+
+
+@pytest.mark.parametrize(("rationale", "n"), [
+    ("She sold 48/2 = <<48/2=24>>24 clips. 48+24 = <<48+24=72>>72 in all.", 2), ("3 + 4 = 7. 7 - 2 = 5.", 2), ("A coin is flipped.", 0),
+])  # fmt: skip
+def test_calculations_of_a_gold_rationale(rationale, n):
+    assert n_calculations(rationale) == n
+
+
+# --- in a run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_report_have_maj_and_pass_at_k_of_student_and_teacher(make_run, tmp_path):
+    run = make_run(
+        tmp_path, "dataset.n_problems=60", "diversity=3", "teacher.error_rate=0.5", "trainer.max_steps=8", "student.self_consistency=4",
+    )  # fmt: skip
+    result = execute(run, "")
+    assert result["at_k"].keys() == {"1", "2", "4"}
+    assert result["at_k"]["1"]["pass"] == pytest.approx(result["accuracy_single_sample"])
+    assert result["at_k"]["4"]["maj"] == pytest.approx(result["accuracy"])
+    assert result["teacher_at_k"]["1"]["maj"] == pytest.approx(result["teacher_accuracy"])
+    assert result["teacher_at_k"]["3"]["maj"] == pytest.approx(result["teacher_accuracy_voted"])
+    assert result["teacher_at_k"]["3"]["pass"] > result["teacher_at_k"]["1"]["pass"]
+    (setting,) = group([load(run.directory.metrics)])
+    assert setting.at_k(4)[1].mean == pytest.approx(result["at_k"]["4"]["pass"])
+    assert len(at_k_table([setting]).rows) == 6, "three k of the student and three of the teacher"
+    assert setting["test_calculations"].keys() == set(run.split.test)
+    assert not list(difficulty_tables([setting])), "all problems of the task have equally many calculations"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from fcot.methods.table import METHODS
-from fcot.reporting.published import find_published, parts, published
+from fcot.reporting.published import anchors, anchors_of, find_published, parts, published
+from fcot.reporting.reference import reference_tables
+from fcot.reporting.settings import group
 from fcot.runs.metrics import _as_published
 from fcot.tasks.table import TASKS
+
+ROOT = Path(__file__).parent.parent
 
 
 def run(task, student, method, diversity=None, **changes):
@@ -78,3 +84,35 @@ def test_only_runs_that_follow_the_paper_are_compared_with_it(overrides, expecte
         f"teacher.path={folder}/D_multiarith.json", "student=t5_small", "diversity=1", "trainer=paper", *overrides,
     )  # fmt: skip
     assert _as_published(run) is expected
+
+
+def test_every_anchor_is_of_a_known_task_and_says_where_it_was_read():
+    assert len(anchors()) > 20
+    assert len({(anchor.source, anchor.student, anchor.training) for anchor in anchors()}) == len(anchors())
+    for anchor in anchors():
+        assert anchor.seen
+        assert anchor.percents.keys() <= TASKS.keys()
+        assert all(0 < percent < 100 for percent in anchor.percents.values())
+
+
+def test_the_hub_ids_of_anchors_are_those_of_the_students():
+    for anchor in anchors():
+        choice = ROOT / f"conf/student/{anchor.student}.yaml"
+        assert not choice.exists() or yaml.safe_load(choice.read_text())["hub_id"] == anchor.hub_id
+
+
+@pytest.mark.parametrize(("metrics", "n"), [
+    (run("svamp", "flan_t5_large", "fine_tune_cot", 8), 4), (run("svamp", "mine", "tailored", 8, base_model="google/flan-t5-large"), 4),
+    (run("svamp", "flan_t5_large", "zero_shot"), 0), (run("svamp", "student", "as_trained", student_method="fine_tune_cot"), 0),
+    (run("coin_flip", "flan_t5_large", "fine_tune_cot", 8), 0), (run("svamp", "tiny_gpt2", "fine_tune_cot", 8, base_model=None), 0),
+])  # fmt: skip
+def test_trained_runs_find_the_anchors_of_their_model_and_task(metrics, n):
+    assert len(anchors_of(metrics)) == n
+
+
+def test_a_report_shows_anchors_with_their_calculator():
+    row = run("gsm8k", "flan_t5_base", "fine_tune_cot", 8) | {"run_id": "gsm8k-0000000001", "seed": 0, "varied": {}}
+    *_, table = reference_tables(group([(row, {0: True}, {0: 5})]))
+    cells = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert ("18.10", "yes") in [(cell["gsm8k"], cell["calculator"]) for cell in cells]
+    assert ("8.95", "not said") in [(cell["gsm8k"], cell["calculator"]) for cell in cells]

@@ -104,7 +104,7 @@ class Anchor:
         source: Who published it.
         seen: Where the values were read.
         student: The student's name in fcot, or that of a model that fcot has no choice for.
-        hub_id: Its model on the hub.
+        hub_id: Its model on the hub; None if the source does not name it.
         training: What it was trained on, or how.
         calculator: Whether the values after equals signs were computed while decoding; None: the source does not say.
         percents: Accuracy by task.
@@ -113,7 +113,7 @@ class Anchor:
     source: str
     seen: str
     student: str
-    hub_id: str
+    hub_id: str | None
     training: str
     calculator: bool | None
     percents: Mapping[str, float]
@@ -123,17 +123,17 @@ class Anchor:
 def anchors() -> tuple[Anchor, ...]:
     """The published accuracies of ``anchors.yaml``."""
     data: Any = OmegaConf.to_container(OmegaConf.load(ANCHORS_FILE))
-    return tuple(
-        Anchor(
-            source["name"], source["seen"], row["student"], data["models"][row["student"]], row["training"], row["calculator"], row["values"]
-        )
-        for source in data["sources"] for row in source["rows"]
-    )  # fmt: skip
+
+    def anchor(source: Mapping[str, Any], row: Mapping[str, Any]) -> Anchor:
+        model = data["models"][row["student"]]
+        return Anchor(source["name"], source["seen"], row["student"], model, row["training"], row["calculator"], row["values"])
+
+    return tuple(anchor(source, row) for source in data["sources"] for row in source["rows"])
 
 
 def anchors_of(metrics: Mapping[str, Any]) -> list[Anchor]:
     """The anchors of a run's kind: of the same model, trained, and with a value for the run's task."""
     if not METHODS[metrics.get("student_method") or metrics["method"]].trains:
         return []
-    names = {metrics["student"], metrics.get("base_model")}
+    names = {metrics["student"], metrics.get("base_model")} - {None}
     return [anchor for anchor in anchors() if metrics["task"] in anchor.percents and names & {anchor.student, anchor.hub_id}]
