@@ -152,10 +152,11 @@ def read_questions(options: Options) -> list[dict[str, Any]]:
     """
     from fcot.student.interface import find_student, read_interface
     from fcot.tasks.loaders import Columns, listed, to_data
+    from fcot.tasks.reading import read_rows
     from fcot.tasks.table import custom_task
 
     assert options.file is not None
-    rows = read_file(options.file)
+    rows = read_rows(options.file, option="file", text_column=options.question_column)
     answers = _check_columns(rows, options)
     interface = read_interface(find_student(options.student))
     task = custom_task(interface.task, interface.rule)
@@ -191,39 +192,6 @@ def _check_columns(rows: Rows, options: Options) -> str | None:
         remedy = ", ".join(f"{option}=..." for option in missing)
         raise FcotError(f"{rows.name} has no column {names}; it has {', '.join(sorted(rows.columns))}. Name the columns: {remedy}")
     return options.answer_column if options.answer_column in rows.columns else None
-
-
-def read_file(file: str) -> Rows:
-    """Read a data file, or a text file with one question per line. A file without a known suffix may be text, JSON or JSON Lines.
-
-    Raises:
-        FcotError: The file cannot be read, or a row is not one.
-    """
-    import json
-
-    from fcot.tasks.reading import FORMATS, Rows, read_rows
-
-    path = Path(file)
-    if path.suffix.lower() in FORMATS or not path.is_file():
-        return read_rows(file, option="file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise FcotError(f"file={file}: {getattr(error, 'strerror', None) or error}") from error
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    numbers = tuple(number for number, _ in lines)
-    try:
-        if text.lstrip().startswith("["):
-            values, numbers = json.loads(text), ()
-        elif text.lstrip().startswith("{"):
-            values = [json.loads(line) for _, line in lines]
-        else:
-            values = [{"question": line.strip()} for _, line in lines]
-    except ValueError as error:
-        raise FcotError(f"file={file}: not JSON ({error}); a text file has one question per line") from error
-    faults = {position: "no JSON object" for position, row in enumerate(values) if not isinstance(row, dict)}
-    values = [{} if position in faults else row for position, row in enumerate(values)]
-    return Rows(file, "text", values, tuple(dict.fromkeys(name for row in values for name in row)), numbers, faults)
 
 
 def answer(options: Options, rows: Sequence[Mapping[str, Any]], loaded: Student | None = None) -> list[dict[str, Any]]:

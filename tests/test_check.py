@@ -12,6 +12,7 @@ import pytest
 from students import save_gpt2
 
 from fcot import check as command
+from fcot.base import console
 from fcot.base.errors import FcotError
 from fcot.base.records import Prediction
 from fcot.check import check
@@ -20,6 +21,7 @@ from fcot.evaluation.errors import mark
 from fcot.methods.tailored.exam import examine
 from fcot.prompts.answers import AnswerRule
 from fcot.runs.run import data_notes
+from fcot.tasks.config import read_once
 from fcot.tasks.guesses import guess_rule
 from fcot.tasks.loaders import Columns, load
 from fcot.tasks.table import TASKS, custom_task
@@ -153,7 +155,7 @@ FAULTY = [  # of newcomers' files: a line of JSON, and what is said about it
     ('{"question": "a", "answer": [1, 2]}', "the answer is a list, not one value"),
     ('{"question": "a", "answer": 1', "malformed JSON (Expecting ',' delimiter at column 30)"),
     ("question: a, answer: 1", "malformed JSON (Expecting value at column 1)"),
-    ('["a", 1]', "expected a JSON object with question and answer"),
+    ('["a", 1]', "expected a JSON object with a cell per column"),
     ('{"question": "a", "answer": "1/0"}', "the gold answer '1/0' is not a number"),
     ('{"question": "a", "answer": "5:30 PM"}', "the gold answer '5:30 PM' is not a number"),
 ]
@@ -409,3 +411,17 @@ def test_the_gold_answers_of_every_published_task_pass_its_own_parser(name, shar
 @pytest.mark.parametrize("name", TOY_TASKS)
 def test_the_gold_answers_of_every_toy_task_pass_its_own_parser(name):
     assert check(None, [f"dataset={name}", "dataset.n_problems=50"]).usable
+
+
+def test_a_large_file_shows_progress_and_a_small_one_does_not(mine, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(console, "_CHUNK", 10)
+    path = mine([{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(40)])
+    check(str(path))
+    assert "rows" not in capsys.readouterr().err
+    monkeypatch.setattr(console, "_MANY", 20)
+    read_once.cache_clear()
+    check(str(path))
+    shown = capsys.readouterr().err
+    assert "read: 10/40 rows" in shown
+    assert "compare wordings: 10/" in shown

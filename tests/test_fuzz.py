@@ -23,11 +23,11 @@ from fcot.base.errors import FcotError
 from fcot.curation.golden import read_golden
 from fcot.llm.money import read_price
 from fcot.methods.table import METHODS
-from fcot.predict import read_file
 from fcot.prompts.answers import AnswerRule, marked
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.loaders import load_problems
+from fcot.tasks.reading import read_rows
 from fcot.tasks.splits import read_split_file, read_templates_file
 from fcot.tasks.table import TASKS, custom_task
 from fcot.teacher.replay import read_completions
@@ -172,7 +172,7 @@ def file_is_read_or_rejected(content, suffix):
         readers = [
             lambda: load_problems(custom_task("mine", NUMBER), str(path)),
             lambda: load_problems(custom_task("mine", AnswerRule("text")), str(path), unlabelled=True),
-            lambda: read_file(str(path)),
+            lambda: read_rows(str(path), text_column="question"),
             lambda: read_golden(path),
             lambda: read_split_file(path, range(5)),
             lambda: read_templates_file(path, range(5)),

@@ -20,7 +20,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import write_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluation.statistics import wilson_interval
-from fcot.predict import GOLD, GROUP, Options, main, parse, read_file, read_questions, scores
+from fcot.predict import GOLD, GROUP, Options, main, parse, read_questions, scores
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
 from fcot.reporting.card import how_to_use, public
@@ -210,21 +210,30 @@ def test_questions_may_contain_equals_signs_and_braces():
         ('\ufeff{"question": "one\u2028?"}\n', ["one\u2028?"]),
     ],
 )
-def test_question_files_may_be_text_or_json(content, questions, tmp_path):
+def test_question_files_may_be_text_or_json(content, questions, student, tmp_path):
     path = tmp_path / "questions"
     path.write_text(content)
-    assert [row["question"] for row in read_file(str(path)).values] == questions
+    assert [row["question"] for row in read_questions(Options(str(student), str(path)))] == questions
+
+
+def test_lines_of_a_text_are_questions_whatever_their_column_is_called(student, tmp_path):
+    path = tmp_path / "questions.md"
+    path.write_text("one?\ntwo?\n")
+    rows = read_questions(Options(str(student), str(path), question_column="Frage"))
+    assert [row["question"] for row in rows] == ["one?", "two?"]
 
 
 @pytest.mark.parametrize(("content", "message"), [
     ('{"q": 1}', r"has no column 'question'; it has q\. Name the columns: question_column=\.\.\."),
-    ('{"question": "a"}\n{"question"', "questions: not JSON"), ('{"question": "a"}\n\n[1]', "questions, line 3: no JSON object"),
+    ('{"question": "a"}\n{"question"', r"questions, line 2: malformed JSON \("),
+    ('{"question": "a"}\n\n[1]', "questions, line 3: expected a JSON object with a cell per column"),
+    (b"one?\nK\xf6ln?", "questions, line 2: not UTF-8 text. Save the file as UTF-8"),
     ('{"question": "a", "answer": "x"}\n{"question": " "}\n{"question": "b", "answer": "1-2"}',
      r"(?s)line 1: the gold answer 'x' is not a number\n.*line 2: empty question\n.*line 3: .*'1-2'.*\nCorrect these rows, or add answer_"),
 ])  # fmt: skip
 def test_faulty_rows_are_reported_together_before_the_student_answers(content, message, student, tmp_path):
     path = tmp_path / "questions"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FcotError, match=message):
         read_questions(Options(str(student), str(path)))
 

@@ -6,9 +6,9 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S = 10.0
 CELL_EVERY_S = 0.3
 _PUBLISHED_EVERY_S = 2.0
+_MANY = 20_000  # items whose processing takes seconds
+_CHUNK = 500  # items between two updates of a bar
+_Item = TypeVar("_Item")
 _silent = False
 _publish: Callable[[dict[str, Any]], object] | None = None
 
@@ -156,6 +159,24 @@ def progress(what: str, total: int, unit: str) -> Iterator[Bar]:
 
     with Live(Group(bar, status_line), console=Console(stderr=True), transient=True):
         yield Bar(what, total, unit, draw)
+
+
+def watched(items: Sequence[_Item], what: str, unit: str) -> Iterator[_Item]:
+    """The items, with progress if they are so many that processing them takes seconds.
+
+    Args:
+        items: The items.
+        what: Name of the work.
+        unit: Such as ``rows``.
+    """
+    if len(items) < _MANY:
+        yield from items
+        return
+    with progress(what, len(items), unit) as bar:
+        for start in range(0, len(items), _CHUNK):
+            chunk = items[start : start + _CHUNK]
+            yield from chunk
+            bar.advance(len(chunk))
 
 
 def _pace(rate: float, unit: str) -> str:

@@ -66,6 +66,11 @@ class CurationConfig:
             yield f"curation.settings.{name}: none of the filters reads it; check its name and curation.filters"
         if ("golden" in self.filters or self.match_golden) and self.golden is None:
             yield f"curation={self.name} needs curation.golden=FILE"
+        if self.golden is not None and not self.match_golden and "golden" not in settings_read:
+            yield (
+                f"curation.golden={self.golden}: no filter of curation={self.name} reads it; choose curation=golden, or add golden to "
+                "curation.filters"
+            )
         if self.match_golden and self.max_samples is not None:
             yield "curation.match_golden and curation.max_samples: both limit the number of samples; set one of them"
 

@@ -132,7 +132,7 @@ def show(estimates: Sequence[RunEstimate]) -> None:
     total, (detectable_facts, detectable_notes) = sum_of(estimates), _detectable(estimates)
     facts = {
         "completions requested": f"{total.requested:,}"
-        + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 else ""),
+        + (f" (D = {total.diversity} for {total.problems:,} problems)" if len(estimates) == 1 and total.requested else ""),
         "in the store already": f"{total.stored:,}" + (f" ({total.stored / total.requested:.0%})" if total.requested else ""),
         "to be bought": f"{total.bought:,}" + (" (shared completions counted once)" if len(estimates) > 1 else ""),
         "requests": f"{total.requests:,}",

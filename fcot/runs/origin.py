@@ -83,20 +83,24 @@ def _record(student: PretrainedStudentConfig) -> dict[str, Any] | None:
     """The content of the ``split.json`` of the run that trained the student; None if its folder is in no run's folder."""
     if student.path is None:
         return None
-    folder = Path(student.path).resolve()
-    for parent in folder.parents[:2]:  # in a run's folder, or in that of one of its rounds
-        if (path := RunDirectory(parent).split).exists():
-            with readable(path):
-                return dict(read_json(path))
-    return None
+    path = next((run.split for run in _runs_of(Path(student.path)) if run.split.exists()), None)
+    if path is None:
+        return None
+    with readable(path):
+        return dict(read_json(path))
+
+
+def _runs_of(student: Path) -> list[RunDirectory]:
+    """The folders that may be that of the run that trained a student: a student is in its run's folder, or in that of one of its rounds."""
+    return [RunDirectory(parent) for parent in student.resolve().parents[:2]]
 
 
 def student_name(folder: Path) -> str:
     """The name of a student or model in a folder: of a run's student the run's name for it, of a download from the hub its hub id."""
     folder = folder.resolve()
-    for parent in folder.parents[:2]:
+    for run in _runs_of(folder):
         with contextlib.suppress(OSError, AttributeError, YAMLError, OmegaConfBaseException):
-            return str(OmegaConf.load(RunDirectory(parent).config).student.name)
+            return str(OmegaConf.load(run.config).student.name)
     return hub_id_of(folder) or folder.name
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping
 
+from fcot.base.console import watched
 from fcot.base.records import Problem
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.tasks.grouping import mask
@@ -29,15 +30,15 @@ def near_duplicates(problems: Mapping[int, Problem], split: Split) -> dict[str, 
         split: The split of these problems.
     """
     return {
-        "test_questions_in_train_but_for_numbers": _shared(problems, split, _without_numbers),
-        "test_questions_of_a_train_template": _shared(problems, split, mask),
+        "test_questions_in_train_but_for_numbers": _shared(problems, split, "compare but for numbers", _without_numbers),
+        "test_questions_of_a_train_template": _shared(problems, split, "compare wordings", mask),
     }
 
 
-def _shared(problems: Mapping[int, Problem], split: Split, normalize: Callable[[str], Hashable]) -> int:
+def _shared(problems: Mapping[int, Problem], split: Split, what: str, normalize: Callable[[str], Hashable]) -> int:
     """The number of test problems whose normalized question equals that of a train or validation problem."""
-    trained = {normalize(_stem(problems[index])) for index in split.train + split.validation}
-    return sum(normalize(_stem(problems[index])) in trained for index in split.test)
+    trained = {normalize(_stem(problems[index])) for index in watched([*split.train, *split.validation], what, "questions")}
+    return sum(normalize(_stem(problems[index])) in trained for index in watched(split.test, what, "questions"))
 
 
 def _stem(problem: Problem) -> str:

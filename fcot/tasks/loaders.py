@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+from fcot.base.console import watched
 from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.tasks.answers import AnswerReader, Answers
@@ -147,7 +148,7 @@ def to_data(
     indices, ids, faults = _identify(rows, columns)
     problems: list[Problem] = []
     respelled: dict[int, str] = {}
-    for position, row in enumerate(rows.values):
+    for position, row in enumerate(watched(rows.values, "read", "rows")):
         row_faults = faults.get(position, [])
         if position in rows.faults:
             row_faults = [rows.faults[position]]

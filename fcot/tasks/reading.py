@@ -20,7 +20,9 @@ from fcot.base.errors import FcotError
 
 FORMATS = {".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet"}
 SPLIT_COLUMN = "split"  # names the part that a row of a saved ``DatasetDict`` belongs to
+_TEXT = "text, a cell per line"
 _FOLDER_FILES = ("dataset_info.json", "dataset_dict.json")  # of ``save_to_disk``
+_SHEETS = (".xlsx", ".xls", ".ods")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ENCODINGS = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030", "cp949")  # what Windows writes instead of UTF-8: a person sees which
 _SAMPLE = 1 << 16  # characters that decide what separates the cells
@@ -66,8 +68,13 @@ def is_hub_id(source: str) -> bool:
     return not Path(source).exists() and suffix not in FORMATS and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) is not None
 
 
-def source_fault(source: str) -> str | None:
-    """What is wrong with the name of a source; None for a hub id, a file of a known format, or a folder that ``datasets`` saved."""
+def source_fault(source: str, texts: bool = False) -> str | None:
+    """What is wrong with the name of a source; None for a hub id, a file of a known format, or a folder that ``datasets`` saved.
+
+    Args:
+        source: The name.
+        texts: Whether files with another suffix are text, JSON or JSON Lines.
+    """
     path = Path(source)
     if is_hub_id(source):
         return None
@@ -76,13 +83,16 @@ def source_fault(source: str) -> str | None:
         return None if saved else "a folder, but none that datasets' save_to_disk wrote: name a file"
     if not path.exists():
         return "no such file"
-    if path.suffix.lower() not in FORMATS:
-        hint = "; save the sheet as CSV" if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+    if path.suffix.lower() not in FORMATS and (not texts or path.suffix.lower() in _SHEETS):
+        hint = "; save the sheet as CSV" if path.suffix.lower() in _SHEETS else ""
         return f"unknown format; a data file ends with {', '.join(FORMATS)}{hint}"
     return None if os.access(path, os.R_OK) else "not readable"
 
 
-def read_rows(source: str, keep: Collection[str] | None = None, limit: int | None = None, option: str = "dataset.path") -> Rows:
+def read_rows(
+    source: str, keep: Collection[str] | None = None, limit: int | None = None, option: str = "dataset.path",
+    text_column: str | None = None,
+) -> Rows:  # fmt: skip
     """Read the rows of a file, folder or hub id.
 
     Args:
@@ -91,11 +101,13 @@ def read_rows(source: str, keep: Collection[str] | None = None, limit: int | Non
         keep: The columns whose cells are kept, to save memory; None keeps all.
         limit: Read at most this many rows.
         option: What names the source on the command line, for messages.
+        text_column: Reads files without a known suffix, too: JSON, JSON Lines, or text, whose lines become cells of this column; None
+            rejects them.
 
     Raises:
         FcotError: The source does not exist, has another format, is not UTF-8, or has no rows.
     """
-    if (fault := source_fault(source)) is not None:
+    if (fault := source_fault(source, text_column is not None)) is not None:
         raise FcotError(f"{option}={source}: {fault}")
     path = Path(source)
     if is_hub_id(source):
@@ -104,9 +116,12 @@ def read_rows(source: str, keep: Collection[str] | None = None, limit: int | Non
         return reader.rows((None, row) for row in load_hub(name, config or None, ("train",)))
     if path.is_dir():
         return _Reader(source, "datasets folder", keep, limit).rows(_folder_rows(path, keep))
-    kind = FORMATS[path.suffix.lower()]
+    kind = FORMATS.get(path.suffix.lower()) or _kind(path)
     reader = _Reader(source, kind, keep, limit)
-    rows = {"CSV": _read_csv, "JSON": _read_json, "JSON Lines": _read_json_lines, "Parquet": _read_parquet}[kind](path, reader)
+    if kind == _TEXT:
+        rows = _read_text(path, reader, str(text_column))
+    else:
+        rows = {"CSV": _read_csv, "JSON": _read_json, "JSON Lines": _read_json_lines, "Parquet": _read_parquet}[kind](path, reader)
     if not rows.values:
         raise FcotError(f"{source} holds no problems")
     return rows
@@ -157,6 +172,13 @@ def _open(path: Path, newline: str) -> IO[str]:
     with path.open("rb") as file:
         utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")  # how Excel saves "Unicode text"
     return path.open(encoding="utf-16" if utf16 else "utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _kind(path: Path) -> str:
+    """The format of a file without a known suffix, from its first character."""
+    with _open(path, newline="") as file:
+        start = file.read(_SAMPLE).lstrip()
+    return "JSON" if start.startswith("[") else "JSON Lines" if start.startswith("{") else _TEXT
 
 
 def _check_utf8(path: Path, line: int, text: str) -> None:
@@ -268,6 +290,19 @@ def _read_json_lines(path: Path, reader: _Reader) -> Rows:
         return reader.rows(located())
 
 
+def _read_text(path: Path, reader: _Reader, column: str) -> Rows:
+    """Read a text: each line that is not blank is a row with one cell."""
+
+    def located() -> Iterator[Located]:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                _check_utf8(path, number, line)
+                yield number, {column: line.strip()}
+
+    with _open(path, newline="\n") as file:
+        return reader.rows(located())
+
+
 def _json_object(line: str) -> Row | str:
     try:
         row = json.loads(line)
@@ -277,7 +312,7 @@ def _json_object(line: str) -> Row | str:
     return row if isinstance(row, dict) else _NO_OBJECT
 
 
-_NO_OBJECT = "expected a JSON object with question and answer"
+_NO_OBJECT = "expected a JSON object with a cell per column"
 
 
 def _read_json(path: Path, reader: _Reader) -> Rows:
