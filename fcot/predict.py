@@ -365,9 +365,9 @@ def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Ta
     if len(groups) > 1:
         table.notes.append("Intervals are not corrected for multiple comparisons.")
     if without := len(answers) - len(scored):
-        table.notes.append(f"{without:,} rows without a gold answer are not scored.")
+        table.notes.append(f"Rows without a gold answer, which are not scored: {without:,}.")
     if cut := sum(not row["complete"] for row in scored):
-        table.notes.append(f"{cut:,} answers were cut at the length limit (max_new_tokens).")
+        table.notes.append(f"Answers that were cut at the length limit (max_new_tokens): {cut:,}.")
     return table
 
 

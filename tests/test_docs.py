@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -298,6 +300,59 @@ def test_the_examples_of_extending_run(tmp_path):
         environment["OPENAI_API_KEY"] = "none"
         process = zygote.run(arguments, cwd=tmp_path, env=environment)
         assert process.returncode == 0, f"{command}\n{process.stdout[-1000:]}{process.stderr[-3000:]}"
+
+
+# --- the journey of getting started ------------------------------------------------------------------------------------
+
+
+def shown_commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a page's blocks that begins with ``$``, and the output that the page shows for it."""
+    for block in FENCE.finditer(text):
+        lines = join_lines(block[3])
+        starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
+        for start, end in itertools.pairwise([*starts, len(lines)]):
+            yield lines[start].removeprefix("$ "), [line for line in lines[start + 1 : end] if line.strip()]
+
+
+def missing_line(shown: list[str], printed: str) -> str | None:
+    """The first shown line that a command did not print behind the lines before it. ``...`` stands for any text, also for lines."""
+    lines = iter(line.rstrip() for line in printed.splitlines())
+    return next((line for line in shown if line.strip() != "..." and not any(_matches(line, other) for other in lines)), None)
+
+
+def _matches(shown: str, line: str) -> bool:
+    start, dots, _ = shown.partition("...")
+    return line.startswith(start) if dots else line == shown
+
+
+def test_the_commands_of_getting_started_print_what_the_page_shows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from tickets import server
+
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    section = TEXTS["docs/getting_started.md"].partition("## Run your own data")[2].partition("## More commands")[0]
+    environment = os.environ | {"NO_PROXY": "127.0.0.1", "COLUMNS": "200"}
+    environment.pop("FCOT_OUTPUT_DIR", None)
+    with server(0) as teacher:
+        threading.Thread(target=teacher.serve_forever, daemon=True).start()
+        commands = list(shown_commands(section))
+        assert len(commands) >= 9
+        for command, shown in commands:
+            program, *words = shlex.split(command.replace(":8000", f":{teacher.server_port}"))
+            process = zygote.run(["-m", "fcot", *words] if program == "fcot" else words, cwd=tmp_path, env=environment)
+            assert process.returncode == int(command == "fcot check examples/tickets.csv"), f"{command}\n{process.stderr[-3000:]}"
+            messages = process.stderr + process.stdout
+            missing = missing_line(shown, messages)
+            assert missing is None, f"{command}\nis not in its output: {missing}\n{messages}"
+        teacher.shutdown()
+
+
+def test_the_readme_shows_a_part_of_getting_started():
+    whole = dict(shown_commands(TEXTS["docs/getting_started.md"]))
+    part = list(shown_commands(TEXTS["README.md"].partition("## Your own data")[2].partition("## Choices")[0]))
+    assert len(part) >= 3
+    for command, shown in part:
+        assert missing_line(shown, "\n".join(whole[command])) is None, command
 
 
 # --- the table of what is bought or trained again ---------------------------------------------------------------------

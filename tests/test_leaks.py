@@ -62,7 +62,9 @@ def test_a_report_states_the_number_of_near_duplicates():
         "multiarith: 77 of 180 test problems (43 %) are in train with the same or other numbers, 179 of 180 (99 %) have the wording of "
         "a train problem except for names, objects and numbers; split-mode=template keeps templates apart."
     ) in notes_of(split_mode="sample", **counts)
-    assert "keeps templates apart" not in notes_of(split_mode="template", **counts)
+    for changes in ({"split_mode": "template"}, {"split_mode": "all"}, {"split_mode": "hash", "data_file": "mine.csv"}):
+        assert "keeps templates apart" not in notes_of(**changes, **counts)
+    assert "dataset.group_column keeps problems of one kind on one side" in notes_of(split_mode="hash", data_file="mine.csv", **counts)
     assert "are in train" not in notes_of(split_mode="sample", **{NUMBERS: 0, TEMPLATE: 0})
     assert "are in train" not in notes_of(), "metrics of older versions"
     assert "wording" not in notes_of(split_mode="sample", **{NUMBERS: 3, TEMPLATE: 3})

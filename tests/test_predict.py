@@ -322,7 +322,7 @@ def test_scores_have_a_row_for_each_group_and_count_what_is_not_scored():
     assert [(row[0], row[1], row[3], row[4]) for row in table.rows] == [
         ("North", "50.00", "1", "2"), ("South", "100.00", "1", "1"), ("all", "66.67", "2", "3"),
     ]  # fmt: skip
-    assert "1 rows without a gold answer are not scored." in table.notes
+    assert "Rows without a gold answer, which are not scored: 1." in table.notes
 
 
 @pytest.mark.parametrize(

@@ -322,8 +322,16 @@ def _near_duplicates(metrics: MetricsRow) -> Iterator[str]:
     if templates > numbers:
         shared.append(f"{templates} of {n} ({templates / n:.0%}) have the wording of a train problem except for names, objects and numbers")
     if shared:
-        remedy = "" if metrics.get("split_mode") == "template" else "; split-mode=template keeps templates apart"
-        yield f"{metrics['task']}: {', '.join(shared)}{remedy}.".replace("%", " %")
+        yield f"{metrics['task']}: {', '.join(shared)}{_apart(metrics)}.".replace("%", " %")
+
+
+def _apart(metrics: MetricsRow) -> str:
+    """What keeps problems of one kind on one side of the split; empty where nothing was split, or templates are kept apart already."""
+    if metrics.get("split_mode") in ("template", "all"):
+        return ""
+    if metrics.get("data_file"):  # own data: its kinds of problems are known to its owner, and wordings may all be alike
+        return "; dataset.group_column keeps problems of one kind on one side, if a column names the kinds"
+    return "; split-mode=template keeps templates apart"
 
 
 def by_template(settings: Sequence[Setting]) -> Iterator[str]:

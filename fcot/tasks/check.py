@@ -125,7 +125,8 @@ def skipped_note(data: Data) -> list[str]:
     if not data.n_faulty:
         return []
     shown = "; ".join(data.faults[:_SHOWN]) + (f"; and {len(data.faults) - _SHOWN:,} more" if len(data.faults) > _SHOWN else "")
-    return [f"{data.n_faulty:,} of {data.n_rows:,} rows are left out (dataset.on_invalid=skip): {shown}"]
+    verb = "is" if data.n_faulty == 1 else "are"
+    return [f"{data.n_faulty:,} of {data.n_rows:,} rows {verb} left out (dataset.on_invalid=skip): {shown}"]
 
 
 def problem_notes(data: Data, task: Task) -> list[str]:
