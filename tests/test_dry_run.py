@@ -462,3 +462,8 @@ def test_stored_completions_of_another_temperature_are_reported(tmp_path):
             in greedy.notes
         )
         assert not [note for note in estimate(sampled, {}).notes if "not used" in note]
+
+
+def test_a_method_without_a_teacher_requests_nothing_and_names_no_diversity(tmp_path, capsys):
+    show([estimate(make_run(tmp_path, "method=zero_shot", "dataset.n_problems=60"), {})])
+    assert re.search(r"completions requested +0\n", capsys.readouterr().out)
