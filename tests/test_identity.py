@@ -129,7 +129,7 @@ CHANGES = {
         "max_words": (("curation=strict",), ("curation.max_words=9",)), "max_repeats": (("curation=strict",), ("curation.max_repeats=9",)),
         "golden": (("curation=golden", "curation.golden=FILES/golden1.json"), ("curation.golden=FILES/golden2.json",)),
         "settings": (("curation.filters=[answer,identities.short]",), ("curation.settings={min_words: 4}",)),
-        "match_golden": (("curation.golden=FILES/golden1.json",), ("curation.match_golden=true",)),
+        "match_golden": (("curation=golden", "curation.golden=FILES/golden1.json"), ("curation.match_golden=true",)),
     },
     ("method", "method"): {"name": ((), ("method=zero_shot",))},
     ("method", "tailored"): {
@@ -248,7 +248,7 @@ def test_resolved_options_name_what_they_are_resolved_to():
 @pytest.mark.parametrize(
     ("base", "change"),
     [
-        (TOY, "curation.max_words=9"), (TOY, "curation.golden=FILES/golden1.json"), ((*TOY, "method=fine_tune"), "diversity=9"),
+        (TOY, "curation.max_words=9"), ((*TOY, "method=fine_tune"), "diversity=9"),
         ((*TOY, "method=fine_tune"), "curation.filters=[]"), ((*TOY, "method=fine_tune"), "prompt=zero_shot_cot_kojima"),
         ((*TOY, "method=zero_shot"), "trainer.lr=1.0"), (GPT2, "student.lora.alpha=9"), (GPT2, "student.temperature=0.1"),
         ((*GPT2, "method=zero_shot"), "student.lora.rank=4"), ((*GPT2, "method=zero_shot"), "student.max_completion_tokens=99"),

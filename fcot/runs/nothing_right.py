@@ -34,7 +34,7 @@ def advice_without_right_answers(run: Run, metrics: Mapping[str, Any]) -> str | 
 def _of_student(run: Run) -> Iterator[str]:
     if is_toy(run):
         yield f"student={run.config.student.name} is a toy, trained from scratch. {alternatives(run)}"
-    elif not run.trains and not run.is_teacher:
+    elif not (run.trains or run.is_teacher or run.method.own_format):
         yield f"method={run.config.method.name} does not train the student; method=fine_tune_cot does"
 
 
