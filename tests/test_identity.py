@@ -41,6 +41,7 @@ API = (*TOY, "student=openai", "student.model=m", "student.base_url=http://127.0
 ITSELF = (*TOY, "student=teacher", "method=zero_shot_cot")
 GPT2 = (*TOY, "student=gpt2")
 TAILORED = (*GPT2, "method=tailored")
+DPO, SIMPO = (("method.reflection.objective=dpo",), ("method.reflection.objective=simpo",))
 SHOTS = (*TOY, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl")
 DRAWN = "student.self_consistency=5"
 OTHER_FEEDBACK = 'method.feedback.template="{question} {mistakes} {hint}"'
@@ -65,6 +66,7 @@ USES = {
     ("student", "api"): API,
     ("student", "teacher"): ITSELF,
     ("trainer", "trainer"): TOY,
+    ("objective", "preference"): (*TOY, "objective=preference"),
     ("objective", "distribution"): (*TOY, "objective=distribution", "objective.teacher=FILES/model1"),
 }
 TOP = ("teacher.tokenizer=FILES/tokenizer1", "teacher.top_logprobs=5")
@@ -138,6 +140,10 @@ CHANGES = {
         "feedback.template": ((), (OTHER_FEEDBACK,)),
         "feedback.path": (("method.feedback.path=FILES/feedback1.txt",), ("method.feedback.path=FILES/feedback2.txt",)),
         "reflection.representation": ((), ("method.reflection.representation=mean",)),
+        "reflection.objective": ((), ("method.reflection.objective=dpo",)),
+        "reflection.pairs": (DPO, ("method.reflection.pairs=both",)), "reflection.pairing": (DPO, ("method.reflection.pairing=random",)),
+        "reflection.beta": (DPO, ("method.reflection.beta=0.2",)), "reflection.nll": (DPO, ("method.reflection.nll=0.5",)),
+        "reflection.gamma": (SIMPO, ("method.reflection.gamma=1",)),
     },
     ("student", "pretrained"): {
         "path": ((), ("student.path=FILES/model1",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
@@ -166,6 +172,10 @@ CHANGES = {
         "teacher": ((), ("objective.teacher=FILES/model2",)), "share": ((), ("objective.share=0.9",)),
         "divergence": ((), ("objective.divergence=reverse_kl",)),
         "beta": (("objective.divergence=jsd",), ("objective.beta=0.2",)),
+    },
+    ("objective", "preference"): {
+        "loss": ((), ("objective.loss=simpo",)), "pairing": ((), ("objective.pairing=random",)),
+        "gamma": (("objective.loss=simpo",), ("objective.gamma=1",)),
     },
     ("", "root"): {
         "until": ((), ("until=train",)), "output_dir": ((), ("output_dir=FILES/elsewhere",)),
@@ -257,7 +267,10 @@ def test_resolved_options_name_what_they_are_resolved_to():
         (TOY, "prompt.answer_triggers.choice=So"), (SHOTS, "prompt.answer_tokens=9"), (API, "trainer.lr=1.0"),
         ((*API, "method=zero_shot"), "student.epochs=9"), ((*ITSELF[:2], "method=zero_shot"), "prompt.answer_tokens=9"),
         ((*TAILORED, "method.rounds=1"), "method.feedback.mistakes=3"), ((*TAILORED, "method.rounds=1"), "method.start=pretrained"),
-        ((*TAILORED, "method.reflection.weight=0"), "method.reflection.margin=3"),
+        ((*TAILORED, "method.reflection.weight=0"), "method.reflection.margin=3"), (TAILORED, "method.reflection.pairs=teacher"),
+        ((*TAILORED, "method.reflection.weight=0"), "method.reflection.objective=none"),
+        ((*TAILORED, *DPO), "method.reflection.gamma=1"), ((*TAILORED, *DPO), "method.reflection.margin=3"),
+        ((*TOY, "objective=preference"), "objective.gamma=1"),
         ((*TAILORED, "method.feedback.source=self"), "method.feedback.requests=3"),
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
     ],
@@ -498,7 +511,8 @@ RUNS = {
     "prompt_file": (*TOY, "prompt=custom", "prompt.path=FILES/prompt1.txt"), "exemplars": SHOTS,
     "tailored": TAILORED, "tailored_tiny": (*TOY, "method=tailored"), "tailored_once": (*TAILORED, "method.rounds=1"),
     "tailored_self": (*TAILORED, "method.feedback.source=self"), "tailored_plain": (*TAILORED, "method.feedback.source=plain"),
-    "tailored_alone": (*TAILORED, "method.reflection.weight=0.0"),
+    "tailored_alone": (*TAILORED, "method.reflection.weight=0.0"), "tailored_dpo": (*TAILORED, *DPO), "tailored_simpo": (*TAILORED, *SIMPO),
+    "preference": (*TOY, "objective=preference"),
     "api": API, "api_zero_shot": (*API, "method=zero_shot"), "api_votes": (*API, DRAWN), "itself": ITSELF,
     "itself_votes": (*ITSELF, "student.self_consistency=3"), "itself_zero_shot": (*ITSELF[:2], "method=zero_shot"),
 }  # fmt: skip

@@ -123,6 +123,7 @@ FILTERS: dict[str, Filter] = {
     "golden": _golden,
 }
 CONCISE = "concise"
+MISTAKEN = frozenset({"wrong_answer", "outvoted", "wrong_equation"})  # reasons that call a rationale wrong, not its length or form
 REQUIRED = inspect.Parameter.empty
 
 

@@ -148,7 +148,48 @@ class DistributionConfig:
         return StoredDistributionLoss(completion, covered, self.share)
 
 
+@dataclass
+class PreferenceConfig:
+    """Cross-entropy of the kept completions, and a preference loss on kept and wrong completions of the same problem."""
+
+    name: str = neutral("preference", Why.NAMED)
+    loss: str = bounded("dpo", one_of=("dpo", "simpo"))  # dpo: relative to the student before training; simpo: per token, no reference
+    weight: float = bounded(0.5, above=0)  # weight of the preference loss, where the cross-entropy has 1
+    # nearest: a wrong completion with the kept one that shares most steps; random: with any kept one
+    pairing: str = bounded("nearest", one_of=("nearest", "random"))
+    beta: float = bounded(0.1, above=0)  # scale of the rewards
+    gamma: float = bounded(1.375, at_least=0)  # simpo: margin of the rewards
+    nll: float = bounded(0.0, at_least=0)  # weight of the kept completion's negative log-likelihood per token
+    max_tokens: int = bounded(192, at_least=2)  # completions are cut to this many tokens in the preference loss
+
+    def conflicts(self, config: Any) -> Iterator[str]:
+        """Messages about configurations without pairs of kept and wrong completions."""
+        if config.student.remote:
+            yield f"objective=preference: student={config.student.name} is trained by its API, which has no such loss"
+        if config.method.name == "tailored":
+            yield f"objective=preference: method=tailored has method.reflection.objective={self.loss}"
+        elif config.method.name != "fine_tune_cot":
+            yield f"objective=preference: method={config.method.name} has no rejected rationales; use method=fine_tune_cot"
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Its options."""
+        return counted(self, without=("gamma",) if self.loss == "dpo" else ())
+
+    def build(self, data: TrainingData) -> Sequence[Objective]:
+        """Build the cross-entropy and the preference loss."""
+        from fcot.objectives.completion import completion_loss
+        from fcot.objectives.pairs import build_pairs, completions_by_problem
+        from fcot.objectives.preference import preference_loss
+
+        right, wrong = (completions_by_problem(data.form, samples) for samples in (data.samples, data.rejected()))
+        pairs = build_pairs(data, right, wrong, nearest=self.pairing == "nearest", max_tokens=self.max_tokens)
+        completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
+        options = {"beta": self.beta, "gamma": self.gamma, "nll": self.nll, "weight": self.weight}
+        return [completion, preference_loss(data, pairs, self.loss, **options)]
+
+
 SCHEMAS = {
     ("objective", "completion"): CompletionConfig,
     ("objective", "distribution"): DistributionConfig,
+    ("objective", "preference"): PreferenceConfig,
 }

@@ -16,6 +16,7 @@ from fcot.base.files import fingerprint, read_jsonl, write_folder
 from fcot.base.ranks import World
 from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
+from fcot.curation.filters import MISTAKEN
 from fcot.evaluation import scoring
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
@@ -75,7 +76,10 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
     from fcot.stages.scoring import stored_distributions  # it imports this module
 
-    data = TrainingData(student, form, job.samples, rows, layout, stored_distributions(run))
+    data = TrainingData(
+        student, form, job.samples, rows, layout, stored_distributions(run), lambda: rejected_samples(run, job.directory), run.precision,
+        world, run.config.seed,
+    )  # fmt: skip
     objectives = [*run.config.objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
 
     def evaluate(history: History) -> Summary:
@@ -223,6 +227,15 @@ def sample_of(run: Run, row: CuratedCompletion, weight: float = 1.0) -> Training
 def kept_rows(directory: RunDirectory) -> list[CuratedCompletion]:
     """Read the completions that curation kept in this directory of a run or round."""
     return [from_row(CuratedCompletion, row) for row in read_jsonl(directory.curated) if row["kept"]]
+
+
+def rejected_samples(run: Run, directory: RunDirectory) -> list[TrainingSample]:
+    """The wrong completions in this directory of a run or round: curation rejected their answer or an equation.
+
+    Their answer is the one that they reach, not the label.
+    """
+    rows = (from_row(CuratedCompletion, row) for row in read_jsonl(directory.curated) if row["reason"] in MISTAKEN)
+    return [sample_of(run, replace(row, answer=row.prediction)) for row in rows if row.prediction is not None]
 
 
 def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:

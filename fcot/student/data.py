@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from fcot.base.ranks import World
 from fcot.base.records import TrainingSample
 from fcot.llm.distributions import TopTokens
 from fcot.prompts.student import Architecture, StudentFormat
@@ -156,6 +157,10 @@ class TrainingData:
         rows: The samples as token ids, in the same order.
         layout: How the samples become tensors.
         stored: The teacher's stored distributions; None if none are stored.
+        rejected: Returns the teacher's wrong completions, as samples with the answer that they reach.
+        precision: Lightning's name of the training's precision.
+        world: The ranks that train.
+        seed: Seed of random choices among samples.
     """
 
     student: Student
@@ -164,6 +169,10 @@ class TrainingData:
     rows: Tokenized
     layout: Layout
     stored: StoredDistributions | None = None
+    rejected: Callable[[], Sequence[TrainingSample]] = tuple
+    precision: str = "32-true"
+    world: World = World()  # noqa: RUF009 - frozen
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from fcot.base.fields import bounded, counted, resolved
+from fcot.base.fields import absent_at, bounded, counted, resolved
 
 if TYPE_CHECKING:
     from fcot.config.schema import Config
@@ -69,13 +69,42 @@ class FeedbackConfig:
 
 @dataclass
 class ReflectionConfig:
-    """Self-reflection: a triplet loss on a rationale, another rationale and a mistake, all of the same problem."""
+    """Self-reflection: an objective that contrasts right and wrong completions of the same problem."""
 
+    # triplet: paper B's loss on the states of a rationale, another rationale and a mistake; dpo, simpo: preference losses on the
+    # log-probabilities of a right and a wrong completion; none: no self-reflection
+    objective: str = absent_at("triplet", one_of=("triplet", "dpo", "simpo", "none"))
     weight: float = bounded(0.5, at_least=0)  # paper B's lambda; 0 turns self-reflection off
-    margin: float = bounded(1.0, at_least=0)  # by how much the similarity to a rationale should exceed that to a mistake
-    # the state that represents a completion. last: of its last token; rationale: of its rationale's last token; mean: the mean of all
+    margin: float = bounded(1.0, at_least=0)  # triplet: by how much the similarity to a rationale should exceed that to a mistake
+    # triplet: the state that represents a completion. last: of its last token; rationale: of its rationale's last token; mean: the
+    # mean of all
     representation: str = bounded("last", one_of=("last", "rationale", "mean"))
     max_tokens: int = bounded(192, at_least=2)  # completions are cut to this many tokens
+    # dpo, simpo: the completions. exam: the student's right and wrong answers; teacher: kept and wrong completions; both: all of these
+    pairs: str = bounded("exam", one_of=("exam", "teacher", "both"))
+    # dpo, simpo: nearest: a wrong completion with the right one that shares most steps; random: with any right one
+    pairing: str = bounded("nearest", one_of=("nearest", "random"))
+    beta: float = bounded(0.1, above=0)  # dpo, simpo: scale of the rewards
+    gamma: float = bounded(1.375, at_least=0)  # simpo: margin of the rewards
+    nll: float = bounded(1.0, at_least=0)  # dpo, simpo: weight of the right completion's negative log-likelihood per token
+
+    @property
+    def active(self) -> bool:
+        """Whether there is self-reflection."""
+        return self.weight > 0 and self.objective != "none"
+
+    @property
+    def reads_exam(self) -> bool:
+        """Whether self-reflection needs the exam of its round."""
+        return self.active and (self.objective == "triplet" or self.pairs != "teacher")
+
+    def identity(self) -> dict[str, Any]:
+        """The options that the objective reads."""
+        if not self.active:
+            return {"weight": 0.0}
+        if self.objective == "triplet":
+            return counted(self, without=("pairs", "pairing", "beta", "gamma", "nll"))
+        return counted(self, without=("margin", "representation", *(("gamma",) if self.objective == "dpo" else ())))
 
 
 @dataclass
@@ -139,7 +168,7 @@ class TailoredConfig:
         Args:
             pretrained: Whether the student starts from pretrained parameters.
         """
-        return pretrained and self.reflection.weight > 0
+        return pretrained and self.reflection.reads_exam
 
     def identity(self, run: Run) -> dict[str, Any]:
         """The options that the run reads. Options that stand for something else, such as a file, count by what they stand for."""
@@ -152,8 +181,7 @@ class TailoredConfig:
         part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)
-        if not self.reflection.weight:
-            part["reflection"] = counted(self.reflection, without=("margin", "representation", "max_tokens"))
+        part["reflection"] = self.reflection.identity()
         if later_rounds:
             part["feedback"] = self.feedback.identity(run.request_text)
         return part

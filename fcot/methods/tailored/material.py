@@ -1,17 +1,69 @@
-"""The data of self-reflection: tokenizes a round's rationales and mistakes for :class:`fcot.objectives.reflection.Reflection`."""
+"""The objective of self-reflection and its data: a round's rationales and mistakes as triplets, or as pairs for a preference loss."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
-from fcot.objectives.reflection import Reflection
+from fcot.base.records import CuratedCompletion, ExamResult
+from fcot.methods.tailored.config import ReflectionConfig
+from fcot.methods.tailored.feedback import exam_results
+from fcot.objectives.pairs import Texts, as_completion, build_pairs, completions_by_problem
+from fcot.objectives.preference import preference_loss
+from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.prompts.student import StudentFormat
+from fcot.runs.run import Run
+from fcot.stages.training import rejected_samples
+from fcot.student.data import TrainingData
 from fcot.student.loading import Student
+from fcot.student.objective import Objective
 from fcot.student.tokenization import tokenize
 
 _NO_PROMPT = 8  # tokens; the prompts of these texts are empty
+
+
+def self_reflection(run: Run, number: int, data: TrainingData, kept: Sequence[CuratedCompletion]) -> Sequence[Objective]:
+    """The objective that ``method.reflection`` adds to a round's training; none if it is off or lacks the round's exam.
+
+    Args:
+        run: The run.
+        number: The round, from 1.
+        data: The round's training samples.
+        kept: The kept completions of all rounds so far.
+    """
+    options: ReflectionConfig = run.config.method.reflection
+    examined = run.directory.round(number).exam.exists()
+    if not options.active or (options.reads_exam and not examined):
+        return ()
+    rationales = completions_by_problem(data.form, kept)
+    results = exam_results(run, number) if options.reads_exam else []
+    if options.objective == "triplet":
+        return [_triplet_loss(data, rationales, results, options)]
+    right, wrong, unfinished = Texts(), Texts(), Texts()
+    if options.pairs != "exam":
+        rejected = chain.from_iterable(rejected_samples(run, run.directory.round(earlier)) for earlier in range(1, number + 1))
+        right, wrong = rationales, completions_by_problem(data.form, rejected)
+    for result in results:
+        for texts, written in ((right, result.right), (wrong, result.mistakes), (unfinished, result.unfinished)):
+            texts.setdefault(result.sample_index, []).extend(as_completion(data.form, text) for text in written)
+    pairs = build_pairs(data, right, wrong, nearest=options.pairing == "nearest", max_tokens=options.max_tokens, unfinished=unfinished)
+    weights = {"beta": options.beta, "gamma": options.gamma, "nll": options.nll, "weight": options.weight}
+    return [preference_loss(data, pairs, options.objective, **weights, name="reflection")]
+
+
+def _triplet_loss(
+    data: TrainingData, rationales: Mapping[int, Sequence[str]], results: Sequence[ExamResult], options: ReflectionConfig
+) -> TripletLoss:
+    form = data.form
+    anchors = [(sample.sample_index, form.completion(sample.answer, sample.rationale)) for sample in data.samples]
+    reflection = build_reflection(
+        data.student, form, anchors, rationales,
+        {result.sample_index: result.mistakes for result in results}, {result.sample_index: result.unfinished for result in results},
+        weight=options.weight, margin=options.margin, representation=options.representation, max_tokens=options.max_tokens, seed=data.seed,
+    )  # fmt: skip
+    return TripletLoss(reflection, data.rows, data.layout)
 
 
 def build_reflection(
@@ -44,7 +96,6 @@ def build_reflection(
         max_tokens: Completions are cut to this many tokens.
         seed: Seed of the random choice among positives and negatives.
     """
-    lead = " " if form.completion_template.startswith(" ") else ""  # a decoder's completion begins with a space, which decoding drops
     places: dict[str, int] = {}
 
     def place_of(text: str) -> int:
@@ -52,11 +103,11 @@ def build_reflection(
 
     anchor_places = [place_of(text) for _, text in anchors]
     right = {index: [place_of(text) for text in dict.fromkeys(texts)] for index, texts in others.items()}
-    wrong = {index: np.array([place_of(lead + text.strip()) for text in texts], np.int64) for index, texts in mistakes.items()}
+    wrong = {index: np.array([place_of(as_completion(form, text)) for text in texts], np.int64) for index, texts in mistakes.items()}
     no_mistakes = np.zeros(0, np.int64)
     texts = list(places)
     rows = tokenize(student, form, [("", text) for text in texts], max_prompt=_NO_PROMPT, max_completion=max_tokens)
-    cut = {place_of(lead + text.strip()) for completions in unfinished.values() for text in completions}
+    cut = {place_of(as_completion(form, text)) for completions in unfinished.values() for text in completions}
     lacks_end = np.array([place in cut and length < max_tokens for place, length in enumerate(rows.lengths[:, 1])], np.int64)
     ends = np.maximum(rows.lengths[:, 1] - lacks_end, 1)  # the tokenizer adds an end token that an unfinished mistake never had
     if representation == "rationale":

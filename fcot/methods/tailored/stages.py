@@ -13,9 +13,8 @@ from fcot.config.resolvers import paper_demonstrations
 from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
-from fcot.methods.tailored.material import build_reflection
-from fcot.objectives.reflection import TripletLoss
+from fcot.methods.tailored.feedback import feedback_prompt_of
+from fcot.methods.tailored.material import self_reflection
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import SamplingParameters, answer_problems, text_format
@@ -78,19 +77,7 @@ def train(context: Context) -> Summary:
     used_rounds = [earlier for earlier in ((number,) if not method.accumulate else kept_by_round) if weights[earlier - 1]]
 
     def reflect(data: TrainingData) -> Sequence[Objective]:
-        if not method.reflection.weight or not run.directory.round(number).exam.exists():
-            return ()
-        form, results, others = data.form, exam_results(run, number), dict[int, list[str]]()
-        for row in chain.from_iterable(kept_by_round.values()):
-            others.setdefault(row.sample_index, []).append(form.completion(row.answer, row.rationale))
-        anchors = [(sample.sample_index, form.completion(sample.answer, sample.rationale)) for sample in data.samples]
-        reflection = build_reflection(
-            data.student, form, anchors, others,
-            {result.sample_index: result.mistakes for result in results}, {result.sample_index: result.unfinished for result in results},
-            weight=method.reflection.weight, margin=method.reflection.margin, representation=method.reflection.representation,
-            max_tokens=method.reflection.max_tokens, seed=run.config.seed,
-        )  # fmt: skip
-        return [TripletLoss(reflection, data.rows, data.layout)]
+        return self_reflection(run, number, data, list(chain.from_iterable(kept_by_round.values())))
 
     job = TrainingJob(
         run.directory.round(number),
