@@ -23,6 +23,7 @@ WAYS = {
     "dropout in micro-batches": {"dropout": 0.1, "micro_batches": 2, "schedule": "cosine"},
     "encoder-decoder": {"family": "t5", "dropout": 0.1, "batch_tokens": 300},
     "lora": {"lora": True, "dropout": 0.1, "micro_batches": 2},
+    "preference": {"prefers": "dpo", "dropout": 0.1, "micro_batches": 2},
     "packed": {"family": "llama", "dropout": 0.0, "packing": True, "prompt_loss_weight": 0.01},
 }
 

@@ -480,11 +480,21 @@ def reached(folder: Path, place: str) -> bool:
     return bool(list(folder.glob(f"runs/*/{place}")))
 
 
-@pytest.mark.parametrize("places", [SOME, pytest.param(PLACES, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("places", "options"),
+    [
+        (SOME, ()),
+        (SOME[1:], ("method.reflection.objective=dpo", "method.reflection.pairs=both")),
+        pytest.param(PLACES, (), marks=pytest.mark.slow),
+    ],
+    ids=["some", "dpo", "all"],
+)
+def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, options, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeServer(FAULTS, latency=0.03, limit=900) as server:
-        settings = paid(tmp_path / "killed", server, "trainer.max_steps=45", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3")
+        settings = paid(
+            tmp_path / "killed", server, "trainer.max_steps=45", "trainer.checkpoint_every_s=0", "teacher.timeout_s=3", *options
+        )
         for place in places:
             process = zygote.start(["-m", "fcot.run", *settings])
             while process.poll() is None and not reached(tmp_path / "killed", place):

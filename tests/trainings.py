@@ -13,12 +13,16 @@ import torch
 from students import make_rows, make_student, weights_of
 
 from fcot.base.ranks import Team, World
+from fcot.methods.table import METHODS
 from fcot.objectives import completion
 from fcot.objectives.completion import CompletionLoss, token_loss
+from fcot.objectives.pairs import Pairs
+from fcot.objectives.preference import PreferenceLoss, preference_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.stages import training as stage
 from fcot.student import training
 from fcot.student.config import TrainerConfig
+from fcot.student.data import TrainingData
 from fcot.student.decoding import Decoded, DecodingPrompt, decode
 from fcot.student.loading import Lora, add_lora
 from fcot.student.tokenization import Tokenized
@@ -56,10 +60,12 @@ def recipe_of(**options: Any) -> TrainerConfig:
 def trained(
     folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
-    reflects: bool = False, poison: tuple[int, int] | None = None, overflow: int | None = None, log_every: int = 1, **options: Any,
+    reflects: bool = False, prefers: str | None = None, poison: tuple[int, int] | None = None, overflow: int | None = None,
+    log_every: int = 1, **options: Any,
 ) -> Outcome:  # fmt: skip
     """Train a student of a family from its initial weights; ``options`` are options of the recipe.
 
+    ``prefers``: add a preference loss, ``dpo`` or ``simpo``.
     ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose logits overflow when it answers.
     """
     training._LOG_EVERY = log_every
@@ -69,6 +75,8 @@ def trained(
     recipe = recipe_of(**options)
     layout = training.plan(student, rows, recipe, seed)[0]
     objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
+    if prefers:
+        objectives.append(preference_of(student, rows, layout, prefers, world))
     report = train(
         student, rows, objectives, recipe, Hooks(evaluate, stop, advance, advance), seed=seed, checkpoints=checkpoints,
         log_folder=folder / "logs", world=world,
@@ -95,6 +103,15 @@ def reflection_of(rows: Tokenized) -> Reflection:
         rows, np.stack([lengths - 1, lengths], 1), np.arange(n), [np.array([(i + 1) % n, (i + 3) % n]) for i in range(n)],
         [np.array([(i + 2) % n]) if i % 2 else none for i in range(n)], weight=0.5, margin=1.0, seed=7,
     )  # fmt: skip
+
+
+def preference_of(student: Any, rows: Tokenized, layout: Any, kind: str, world: World = ALONE) -> PreferenceLoss:
+    """Every second sample prefers its neighbor's completion to that of the one after."""
+    n = len(rows)
+    pairs = [np.array([[(i + 1) % n, (i + 2) % n], [i, (i + 3) % n]] if i % 2 else np.zeros((0, 2)), np.int64) for i in range(n)]
+    data = TrainingData(student, METHODS["fine_tune_cot"].formats[student.architecture], [], rows, layout, world=world, seed=7)
+    built = Pairs(rows, rows, rows.lengths[:, 1], np.arange(n), pairs)
+    return preference_loss(data, built, kind, beta=0.5, gamma=0.3, nll=0.7, weight=0.5)
 
 
 def trained_by(ranks: int, folder: Path, **options: Any) -> Outcome:

@@ -148,6 +148,19 @@ class DistributionConfig:
         return StoredDistributionLoss(completion, covered, self.share)
 
 
+def pair_faults(option: str, config: Any) -> Iterator[str]:
+    """Messages about settings with which no problem can have both a kept and a wrong completion of the teacher.
+
+    Args:
+        option: The option that needs such pairs, as a message shows it.
+        config: The whole configuration.
+    """
+    if not {"answer", "arithmetic"} & set(config.curation.filters):
+        yield f"{option} needs wrong completions: add answer to curation.filters={list(config.curation.filters)}, such as curation=answer"
+    if config.diversity < 2:
+        yield f"{option} compares completions of one problem: diversity=2 or more"
+
+
 @dataclass
 class PreferenceConfig:
     """Cross-entropy of the kept completions, and a preference loss on kept and wrong completions of the same problem."""
@@ -170,6 +183,7 @@ class PreferenceConfig:
             yield f"objective=preference: method=tailored has method.reflection.objective={self.loss}"
         elif config.method.name != "fine_tune_cot":
             yield f"objective=preference: method={config.method.name} has no rejected rationales; use method=fine_tune_cot"
+        yield from pair_faults("objective=preference", config)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Its options."""
@@ -184,8 +198,8 @@ class PreferenceConfig:
         right, wrong = (completions_by_problem(data.form, samples) for samples in (data.samples, data.rejected()))
         pairs = build_pairs(data, right, wrong, nearest=self.pairing == "nearest", max_tokens=self.max_tokens)
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
-        options = {"beta": self.beta, "gamma": self.gamma, "nll": self.nll, "weight": self.weight}
-        return [completion, preference_loss(data, pairs, self.loss, **options)]
+        preference = preference_loss(data, pairs, self.loss, beta=self.beta, gamma=self.gamma, nll=self.nll, weight=self.weight)
+        return [completion, preference]
 
 
 SCHEMAS = {

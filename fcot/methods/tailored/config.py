@@ -98,6 +98,11 @@ class ReflectionConfig:
         """Whether self-reflection needs the exam of its round."""
         return self.active and (self.objective == "triplet" or self.pairs != "teacher")
 
+    @property
+    def needs_pairs_of_teacher(self) -> bool:
+        """Whether only completions of the teacher are compared."""
+        return self.active and self.objective != "triplet" and self.pairs == "teacher"
+
     def identity(self) -> dict[str, Any]:
         """The options that the objective reads."""
         if not self.active:
@@ -159,6 +164,10 @@ class TailoredConfig:
             yield f"method=tailored trains local students only; student={config.student.name} is trained by an API"
         if not config.teacher.generates and self.feedback.source != "self" and self.rounds > 1:
             yield "teacher=replay cannot reply to feedback requests: method.feedback.source=self, or a teacher that generates"
+        if self.reflection.needs_pairs_of_teacher:
+            from fcot.objectives.config import pair_faults
+
+            yield from pair_faults("method.reflection.pairs=teacher", config)
         if config.until == "train":
             yield "until=train: method=tailored evaluates the student of each round; use until=curate or until=evaluate"
 
