@@ -16,8 +16,8 @@ from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import CHUNK, GRADIENT_BYTES, Forward, autocast_type
 from fcot.student.objective import Loss
+from fcot.student.own import Rows
 from fcot.student.tensors import Batch
-from fcot.student.tokenization import Tokenized
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CompletionLoss:
         weight: Factor of this objective in the sum of objectives.
     """
 
-    rows: Tokenized
+    rows: Rows
     layout: Layout
     weights: NDArray[Any] | None = None
     name: str = "completion"
@@ -66,7 +66,7 @@ class CompletionLoss:
         return Loss(chunked_token_loss(states, head.weight, head.bias, part))
 
 
-def completion_loss(rows: Tokenized, layout: Layout, weights: Sequence[float]) -> CompletionLoss:
+def completion_loss(rows: Rows, layout: Layout, weights: Sequence[float]) -> CompletionLoss:
     """Build the cross-entropy of samples.
 
     Args:

@@ -8,18 +8,20 @@ distribution over the teacher's top tokens and one tail bucket is that of verl's
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from fcot.base.errors import FcotError
-from fcot.objectives.completion import CompletionLoss, token_loss
+from fcot.objectives.completion import CompletionLoss
 from fcot.student.batching import Ids
 from fcot.student.data import Layout
-from fcot.student.forward import Forward
+from fcot.student.forward import CHUNK, Forward
 from fcot.student.loading import Student
 from fcot.student.objective import Loss
 from fcot.student.tensors import Batch
@@ -38,6 +40,8 @@ class DistributionLoss:
         beta: The teacher's weight in the mixture of ``jsd``, above 0 and below 1.
         temperature: Divides the logits of both models.
         top_k: Compare the teacher's k likeliest tokens and one bucket for all others; None: all tokens.
+        first_own: The samples from this position on are the student's own: it does not imitate their tokens, so that the divergence has
+            the whole weight. None: no sample is.
         name: Name in logs.
         weight: Weight of this term beside other objectives.
     """
@@ -50,10 +54,12 @@ class DistributionLoss:
     beta: float = 0.5
     temperature: float = 1.0
     top_k: int | None = None
+    first_own: int | None = None
     name: str = "distribution"
     weight: float = 1.0
     _forward: Forward = field(init=False, repr=False)
     _layout: Layout = field(init=False, repr=False)
+    _most_rows: int | None = field(init=False, repr=False, default=None)  # samples that the teacher takes at once; None: all
 
     def __post_init__(self) -> None:
         self._forward = Forward(self.teacher.model.eval().requires_grad_(False))
@@ -66,38 +72,126 @@ class DistributionLoss:
         )
 
     def denominator(self, ids: Ids) -> float:
-        """The number of target tokens with a weight, or the sum of their weights: the cross-entropy's denominator."""
-        return self.completion.denominator(ids)
+        """The number of target tokens with a weight, or the sum of their weights: the cross-entropy's denominator.
+
+        1 for a step whose samples were all left out: it has a loss of 0, instead of none.
+        """
+        n = self.completion.denominator(ids)
+        return n if self.first_own is None else n or 1.0
 
     def collate(self, ids: Ids, step: int) -> Batch:
-        """The student's batch, and as ``teacher`` the same samples in the teacher's layout."""
+        """The student's batch; as ``teacher`` the same samples in the teacher's layout; as ``shares`` the divergence's weight per target."""
         rows = [self.completion.rows[index] for index in ids] or [self.completion.rows[0]]
-        return self.completion.collate(ids, step) | {"teacher": self._layout.batch(rows)}
+        ends = [begin + len(row.completion) for begin, row in zip(self.completion.layout.completion_targets(rows), rows, strict=True)]
+        shares = [1.0 if self.first_own is not None and index >= self.first_own else self.share for index in ids] or [self.share]
+        of_targets = torch.tensor(shares).repeat_interleave(torch.tensor(ends).diff(prepend=torch.zeros(1, dtype=torch.long)))
+        return self.completion.collate(ids, step) | {"teacher": self._layout.batch(rows), "shares": of_targets}
 
     def facts(self) -> dict[str, Any]:
         """No facts: the training's summary has no entry about this objective."""
         return {}
 
     def loss(self, forward: Forward, part: Batch) -> Loss:
-        """The summed loss. Watched: the sums over targets of the divergence and of the values of :func:`_describe`."""
-        logits = forward(part)
-        teacher = self._teacher_logits(part["teacher"], logits.device)
-        student, target = (
-            (model_logits[:, : self.vocabulary].float() / self.temperature).log_softmax(-1) for model_logits in (logits, teacher)
-        )
-        weights = torch.ones(len(student), device=student.device) if part["weights"] is None else part["weights"]
-        top = target.topk(min(self.top_k or 20, self.vocabulary)).indices
-        coarse = (student, target) if self.top_k is None else (coarsened(student, top), coarsened(target, top))
-        divergences = divergence(*coarse, self.divergence, self.beta)
-        total = (1 - self.share) * token_loss(logits, part) + self.share * (divergences @ weights)
-        watched = {"divergence": divergences, **_describe(student.detach(), target, top)}
-        return Loss(total, {name: values.detach() @ weights for name, values in watched.items()})
+        """The summed loss. Watched: sums over targets of :data:`_WATCHED`.
 
-    @torch.no_grad()
-    def _teacher_logits(self, part: Batch, device: torch.device) -> torch.Tensor:
+        Where the batch has many logits, only a chunk of them exists at a time; the backward pass computes it again.
+        """
+        student = _outputs(forward, part)
+        device = student.states.device
         if self.teacher.model.device != device:
             self.teacher.model.to(device)  # type: ignore[arg-type]
-        return self._forward(part)
+        teacher, n = self._predict(part["teacher"]), len(part["targets"])
+        weights = torch.ones(n, device=device) if part["weights"] is None else part["weights"]
+
+        def sums(chunk: slice) -> torch.Tensor:
+            of_targets = part["targets"][chunk], weights[chunk], part["shares"][chunk]
+            return self._sums(student.logits(chunk), teacher.logits(chunk), *of_targets)
+
+        if student.head is None and teacher.head is None:
+            totals = sums(slice(0, n))
+        else:
+            size = max(16, CHUNK // self.vocabulary)
+            chunks = [slice(first, first + size) for first in range(0, n, size)]
+            totals = torch.stack([checkpoint(sums, chunk, use_reentrant=False) for chunk in chunks]).sum(0)
+        return Loss(totals[0], dict(zip(_WATCHED, totals[1:].detach(), strict=True)))
+
+    def _sums(
+        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, shares: torch.Tensor
+    ) -> torch.Tensor:
+        """Sums over targets of the loss and of the values of :data:`_WATCHED`, (7,)."""
+        student, teacher = (
+            (logits[:, : self.vocabulary].float() / self.temperature).log_softmax(-1) for logits in (student_logits, teacher_logits)
+        )
+        top = teacher.topk(min(self.top_k or 20, self.vocabulary)).indices
+        coarse = (student, teacher) if self.top_k is None else (coarsened(student, top), coarsened(teacher, top))
+        divergences = divergence(*coarse, self.divergence, self.beta)
+        entropies = functional.cross_entropy(student_logits.float(), targets, reduction="none")
+        losses = (1 - shares) * entropies + shares * divergences
+        watched = torch.stack([divergences, *_describe(student.detach(), teacher, top)]).detach()
+        return torch.cat([(losses @ weights)[None], watched @ weights])
+
+    @torch.no_grad()
+    def _predict(self, part: Batch) -> _Outputs:
+        """The teacher's outputs. If memory runs out, it takes half as many samples at once from then on.
+
+        Raises:
+            FcotError: A single sample does not fit.
+        """
+        n = len(part["inputs"]["input_ids"])
+        if self._most_rows is None or n <= self._most_rows:
+            try:
+                return _outputs(self._forward, part)
+            except torch.OutOfMemoryError as error:
+                if n == 1:
+                    raise FcotError(
+                        f"objective.teacher: no memory for one sample of {part['n_padded']} tokens beside the student in training. Take a "
+                        "smaller teacher, or leave it more: trainer.micro_batches=4, trainer.gradient_checkpointing=true, student.lora.rank=16"
+                    ) from error
+                error.__traceback__ = None  # it keeps the tensors alive
+            self._most_rows = n // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return _joined([self._predict(half) for half in _halves(part)])
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """A model's outputs at targets.
+
+    Attributes:
+        states: Hidden states, (targets, width); logits, (targets, tokens), where there is no head.
+        head: Turns states into logits; None where they are logits already.
+    """
+
+    states: torch.Tensor
+    head: torch.nn.Module | None
+
+    def logits(self, chunk: slice) -> torch.Tensor:
+        """The logits of some targets, (targets, tokens)."""
+        return self.states[chunk] if self.head is None else self.head(self.states[chunk])  # type: ignore[no-any-return]
+
+
+def _outputs(forward: Forward, part: Batch) -> _Outputs:
+    states_and_head = forward.head_inputs(part)
+    return _Outputs(forward(part), None) if states_and_head is None else _Outputs(*states_and_head)
+
+
+def _joined(parts: Sequence[_Outputs]) -> _Outputs:
+    if all(part.head is not None for part in parts):
+        return _Outputs(torch.cat([part.states for part in parts]), parts[0].head)
+    return _Outputs(torch.cat([part.logits(slice(None)) for part in parts]), None)
+
+
+def _halves(part: Batch) -> tuple[Batch, Batch]:
+    """Divide the samples of a batch that is not packed."""
+    inputs, n = part["inputs"], len(part["inputs"]["input_ids"]) // 2
+    border = n * inputs.get("decoder_input_ids", inputs["input_ids"]).shape[1]
+    first = part["positions"] < border
+    return tuple(  # type: ignore[return-value]
+        part | {"inputs": {name: values[rows] for name, values in inputs.items()}, "positions": part["positions"][chosen] - offset,
+                "targets": part["targets"][chosen]}
+        for rows, chosen, offset in ((slice(0, n), first, 0), (slice(n, None), ~first, border))
+    )  # fmt: skip
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, kind: str, beta: float = 0.5) -> torch.Tensor:
@@ -130,13 +224,14 @@ def coarsened(log_probabilities: torch.Tensor, top: torch.Tensor) -> torch.Tenso
     return torch.cat([log_probabilities.gather(-1, top), tail], -1)
 
 
-def _describe(student: torch.Tensor, teacher: torch.Tensor, top: torch.Tensor) -> Mapping[str, torch.Tensor]:
+_WATCHED = ("divergence", "teacher_mass", "student_mass", "overlap", "teacher_entropy", "student_entropy")
+
+
+def _describe(student: torch.Tensor, teacher: torch.Tensor, top: torch.Tensor) -> Sequence[torch.Tensor]:
     """Per target: both models' probability of the teacher's top tokens, the share of these among the student's, the entropies."""
     shared = (student.topk(top.shape[-1]).indices[:, :, None] == top[:, None]).any(-1).float().mean(-1)
-    return {
-        "teacher_mass": teacher.gather(-1, top).exp().sum(-1), "student_mass": student.gather(-1, top).exp().sum(-1), "overlap": shared,
-        "teacher_entropy": _entropy(teacher), "student_entropy": _entropy(student),
-    }  # fmt: skip
+    masses = [model.gather(-1, top).exp().sum(-1) for model in (teacher, student)]
+    return [*masses, shared, _entropy(teacher), _entropy(student)]
 
 
 def _entropy(log_probabilities: torch.Tensor) -> torch.Tensor:

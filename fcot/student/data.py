@@ -19,8 +19,9 @@ from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
 from fcot.student.loading import Student
 from fcot.student.objective import Objective
+from fcot.student.own import OwnSamples, Rows
 from fcot.student.tensors import Batch, mask, pad
-from fcot.student.tokenization import Tokenized, TokenizedSample
+from fcot.student.tokenization import TokenizedSample
 
 
 @dataclass(frozen=True)
@@ -161,18 +162,20 @@ class TrainingData:
         precision: Lightning's name of the training's precision.
         world: The ranks that train.
         seed: Seed of random choices among samples.
+        first_own: The rows from this position on are written by the student itself; None: it writes none.
     """
 
     student: Student
     form: StudentFormat
     samples: Sequence[TrainingSample]
-    rows: Tokenized
+    rows: Rows
     layout: Layout
     stored: StoredDistributions | None = None
     rejected: Callable[[], Sequence[TrainingSample]] = tuple
     precision: str = "32-true"
     world: World = World()  # noqa: RUF009 - frozen
     seed: int = 0
+    first_own: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,9 @@ class ReasoningData(pl.LightningDataModule):
 
     Args:
         objectives: The terms of the loss.
-        lengths: Tokens of each sample's prompt and completion, (n, 2).
+        rows: The tokenized samples.
         sampler: Gives the samples of each step.
+        own: Replaces samples of each step by the student's own; None: the student writes none.
         first_step: First step of the stream.
         n_steps: The stream ends before this step.
         micro_batches: Micro-batches per step.
@@ -217,18 +221,27 @@ class ReasoningData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, objectives: Sequence[Objective], lengths: NDArray[np.int64], sampler: StepSampler, *, first_step: int, n_steps: int,
-        micro_batches: int = 1, ranks: int = 1, rank: int = 0, workers: int = 0,
+        self, objectives: Sequence[Objective], rows: Rows, sampler: StepSampler, own: OwnSamples | None = None, *, first_step: int,
+        n_steps: int, micro_batches: int = 1, ranks: int = 1, rank: int = 0, workers: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._stream = _Stream(sampler, objectives, lengths, range(first_step, n_steps), micro_batches, ranks, rank)
-        self._dataset = _MicroBatches(objectives)
-        self._workers = workers
+        self._objectives = objectives
+        self._rows = rows
+        self._sampler = sampler
+        self._own = own
+        self._next_step = first_step
+        self._n_steps = n_steps
+        self._division = micro_batches, ranks, rank
+        self._workers = workers if own is None else 0  # a worker process would have the samples of an earlier renewal
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The micro-batches of all remaining steps, in order."""
+        """The micro-batches of all remaining steps, in order; if the student writes samples, up to their next renewal."""
+        end = self._n_steps if self._own is None else self._own.renew(self._next_step)
+        steps, self._next_step = range(self._next_step, end), end
+        stream = _Stream(self._own or self._sampler, self._objectives, self._rows, steps, *self._division)
         return DataLoader(
-            self._dataset, batch_size=None, sampler=self._stream, num_workers=self._workers, pin_memory=torch.cuda.is_available(),  # type: ignore[arg-type]
+            _MicroBatches(self._objectives), batch_size=None, sampler=stream, num_workers=self._workers,  # type: ignore[arg-type]
+            pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
 
 
@@ -236,12 +249,12 @@ class _Stream:
     """The sampler of the DataLoader: this rank's micro-batches, in order."""
 
     def __init__(
-        self, sampler: StepSampler, objectives: Sequence[Objective], lengths: NDArray[np.int64], steps: range, micro_batches: int,
-        ranks: int, rank: int,
+        self, sampler: StepSampler | OwnSamples, objectives: Sequence[Objective], rows: Rows, steps: range, micro_batches: int, ranks: int,
+        rank: int,
     ) -> None:  # fmt: skip
         self._sampler = sampler
         self._objectives = objectives
-        self._lengths = lengths
+        self._lengths = rows.lengths
         self._steps = steps
         self._micro_batches = micro_batches
         self._ranks = ranks

@@ -26,12 +26,14 @@ class Decoded:
         complete: Whether the answer ended by itself, before the token limit.
         n_tokens: Length in tokens, end token included.
         equations: What the calculator did; None without a calculator.
+        ids: Token ids of the answer, without the end token.
     """
 
     text: str
     complete: bool
     n_tokens: int
     equations: Equations | None = None
+    ids: Sequence[int] = ()
 
 
 def decode(
@@ -98,7 +100,7 @@ def _answers(
         for key, written in decoder.run((key, _bounded(prompt, student.positions)) for key, prompt in prompts):
             text = str(student.tokenizer.decode(written.ids, skip_special_tokens=True))
             equations = written.reviser.equations if isinstance(written.reviser, Calculator) else None
-            answers[key] = Decoded(text, written.complete, written.n_tokens, equations)
+            answers[key] = Decoded(text, written.complete, written.n_tokens, equations, written.ids)
             advance(key)
             stop_if_requested()
     finally:

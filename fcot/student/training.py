@@ -39,7 +39,7 @@ from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
 from fcot.student.module import LearningRate, StudentModule
 from fcot.student.objective import Objective
-from fcot.student.tokenization import Tokenized
+from fcot.student.own import OwnSamples, Rows
 
 History = list[dict[str, Any]]
 _LOG_EVERY = 10  # optimizer steps
@@ -97,12 +97,13 @@ class _Steps:
 
 def train(
     student: Student,
-    rows: Tokenized,
+    rows: Rows,
     objectives: Sequence[Objective],
     recipe: TrainerConfig,
     hooks: Hooks,
     *,
     seed: int,
+    own: OwnSamples | None = None,
     checkpoints: Checkpoints | None = None,
     log_folder: Path | None = None,
     loggers: Sequence[Logger] = (),
@@ -117,6 +118,7 @@ def train(
         recipe: The options of ``trainer``, with the precision resolved (not ``auto``).
         hooks: The functions that it calls.
         seed: Seed of the order of samples and of dropout.
+        own: The samples of each step, some of them written by the student itself; None: all are stored.
         checkpoints: Where checkpoints are written; None writes none.
         log_folder: Folder of the CSV log; None writes none.
         loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
@@ -128,22 +130,23 @@ def train(
     """
     quiet()
     _, sampler, n_steps = plan(student, rows, recipe, seed)
-    report, optimizer = _resume(student, checkpoints, recipe.precision)
+    report, optimizer = _resume(student, checkpoints, recipe.precision, own)
     _announce(recipe, report.n_steps, n_steps, world)
     hooks.resume(report.n_steps)
     steps = _Steps(sampler, n_steps, _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs))
-    callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, optimizer, loggers, world.size)
+    callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, optimizer, loggers, world.size, own)
     callback.evaluate_if_due()
     if report.n_steps == n_steps or hooks.stop(report.history):
         return report
     _prepare(student, recipe.packing, recipe.gradient_checkpointing)
     module = _module(student, objectives, recipe, seed, report.n_steps, n_steps, world)
     data = ReasoningData(
-        objectives, rows.lengths, sampler, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
+        objectives, rows, sampler, own, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
     )  # fmt: skip
     trainer = pl.Trainer(
-        accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision, max_epochs=1,  # type: ignore[arg-type]
+        accelerator="auto", **world.placement(recipe.strategy), precision=recipe.precision,  # type: ignore[arg-type]
+        max_epochs=own.schedule.n_intervals(report.n_steps) if own else 1, reload_dataloaders_every_n_epochs=1 if own else 0,
         gradient_clip_val=recipe.clip_norm, accumulate_grad_batches=recipe.micro_batches, callbacks=[callback],
         logger=[*([csv_log(log_folder, report.n_steps)] if log_folder and world.rank == 0 else []), *loggers] or False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -187,7 +190,7 @@ def _prepare(student: Student, packing: bool, gradient_checkpointing: bool) -> N
         checkpoint_activations(student.model, True)
 
 
-def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
+def plan(student: Student, rows: Rows, recipe: TrainerConfig, seed: int) -> tuple[Layout, StepSampler, int]:
     """Plan a training.
 
     Returns:
@@ -201,8 +204,10 @@ def plan(student: Student, rows: Tokenized, recipe: TrainerConfig, seed: int) ->
     return layout, sampler, sampler.count(recipe.epochs, recipe.max_steps)
 
 
-def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -> tuple[TrainingReport, dict[str, Any] | None]:
-    """Load the newest checkpoint into the student.
+def _resume(
+    student: Student, checkpoints: Checkpoints | None, precision: str, own: OwnSamples | None
+) -> tuple[TrainingReport, dict[str, Any] | None]:
+    """Load the newest checkpoint into the student, and the samples that it wrote last.
 
     Returns:
         The counts of the training so far, and the state of its optimizer and gradient scaler; None without a checkpoint.
@@ -222,6 +227,8 @@ def _resume(student: Student, checkpoints: Checkpoints | None, precision: str) -
     trainable = {name: parameter for name, parameter in student.model.named_parameters() if parameter.requires_grad}
     check_same("the checkpoint to continue from", trainable, checkpoint["weights"])
     student.model.load_state_dict(checkpoint["weights"], strict=False)
+    if own is not None:
+        own.restore(checkpoint["own"])
     return TrainingReport(**checkpoint["report"]), {"optimizer": checkpoint["optimizer"], "precision": checkpoint["precision"]}
 
 
@@ -240,6 +247,7 @@ class _StepCallback(pl.Callback):
     def __init__(
         self, student: Student, report: TrainingReport, steps: _Steps, hooks: Hooks, recipe: TrainerConfig,
         checkpoints: Checkpoints | None, restored: dict[str, Any] | None, loggers: Sequence[Logger], size: int,
+        own: OwnSamples | None,
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
@@ -251,6 +259,7 @@ class _StepCallback(pl.Callback):
         self._precision = recipe.precision
         self._loggers = loggers
         self._size = size
+        self._own = own
         self._remedies = remedies(recipe.clip_norm, recipe.precision)
         self._divergence: DivergenceCheck | None = None  # None before the first step of this process
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, WARNING)}
@@ -407,7 +416,7 @@ class _StepCallback(pl.Callback):
         state = {
             "step": self._report.n_steps, "weights": trained_weights(self._student.model),
             "optimizer": optimizer_state(self._student.model, trainer.optimizers[0]), "precision": trainer.precision_plugin.state_dict(),
-            "report": vars(self._report), "trained_in": self._precision,
+            "report": vars(self._report), "trained_in": self._precision, **({"own": self._own.state()} if self._own else {}),
         }  # fmt: skip
         if trainer.is_global_zero:
             self._checkpoints.save(state)
