@@ -74,12 +74,12 @@ def points(overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 def _models(config: Any) -> Iterator[tuple[HubModel, str]]:
     """The hub models that a run loads, each with the option that names a local folder instead."""
-    from fcot.methods.table import METHODS
+    from fcot.methods.table import method_of
 
     student, teacher = config.student, config.teacher
     if student.pretrained and student.path is None:
         yield (str(student.hub_id), student.revision), "student.path"
-    if teacher.local and teacher.path is None and METHODS[config.method.name].uses_rationales:
+    if teacher.local and teacher.path is None and method_of(config).uses_rationales:
         yield (str(teacher.model), teacher.revision), "teacher.path"
 
 

@@ -247,7 +247,7 @@ def configured(overrides: Sequence[str]) -> Run:
     """
     from fcot.config.checks import to_config
     from fcot.config.overrides import explained, prepare
-    from fcot.methods.table import METHODS
+    from fcot.methods.table import method_of
     from fcot.runs.run import resolve
     from fcot.sweeps.plan import composer
 
@@ -258,8 +258,8 @@ def configured(overrides: Sequence[str]) -> Run:
         composed.teacher.api_key_env = "none"
     composed.trainer.precision = "32-true"  # nothing is trained, and resolving "auto" takes seconds
     config = to_config(composed)
-    if not config.teacher.generates or not METHODS[config.method.name].uses_rationales:
-        if METHODS[config.method.name].uses_rationales:
+    if not config.teacher.generates or not method_of(config).uses_rationales:
+        if method_of(config).uses_rationales:
             raise FcotError(f"teacher={config.teacher.name} uses no stored completions: name the teacher that they are from (teacher=...)")
         raise FcotError(f"method={config.method.name} uses no completions: name a method that does, such as method=fine_tune_cot")
     return resolve(config)

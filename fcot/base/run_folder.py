@@ -92,6 +92,11 @@ class RunDirectory:
         """In a round's folder: one row per completion, with the mistakes that the prompt showed to the teacher."""
         return self.path / "feedback.jsonl"
 
+    @property
+    def fine_tuned(self) -> RunDirectory:
+        """The files of a run's training on rationales, if another training follows it."""
+        return RunDirectory(self.path / "fine_tuned")
+
     def round(self, number: int) -> RunDirectory:
         """The files of a round; ``number`` counts from 1."""
         return RunDirectory(self.path / f"round_{number}")

@@ -18,7 +18,7 @@ from fcot.base.errors import ConfigFaults
 from fcot.base.fields import Bounds, bound_faults, bounds_of
 from fcot.config.sampling import redraw_faults
 from fcot.config.schema import Config
-from fcot.methods.table import METHODS
+from fcot.methods.table import METHODS, method_of
 from fcot.tasks.table import TASKS
 
 
@@ -92,8 +92,7 @@ def _groups_read(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _needs_teacher(config: Config) -> bool:
-    method = METHODS.get(config.method.name)
-    return method is None or method.uses_rationales or config.student.is_teacher
+    return config.method.name not in METHODS or method_of(config).uses_rationales or config.student.is_teacher
 
 
 def _method_faults(config: Config) -> Iterator[str]:
@@ -110,7 +109,7 @@ def _method_faults(config: Config) -> Iterator[str]:
 
 def _curation_faults(config: Config) -> Iterator[str]:
     labels = config.curation.labels
-    if labels != "gold" and config.diversity < 3 and config.method.name in ("fine_tune_cot", "tailored"):
+    if labels != "gold" and config.diversity < 3 and config.method.name in METHODS and method_of(config).uses_rationales:
         yield f"curation.labels={labels} with diversity={config.diversity}: a majority needs three voters, diversity=3 or more"
 
 

@@ -18,6 +18,7 @@ from fcot.base.resources import CONF
 from fcot.config.resolvers import RESOLVERS
 from fcot.curation import config as curation_options
 from fcot.methods import config as methods_options
+from fcot.methods.on_policy import config as on_policy_options
 from fcot.methods.tailored import config as tailored_options
 from fcot.objectives import config as objectives_options
 from fcot.prompts import config as prompts_options
@@ -58,8 +59,8 @@ class Config:
 
 # Each of these modules lists its schemas with their choices.
 _PACKAGES = (
-    tasks_options, teacher_options, prompts_options, curation_options, methods_options, tailored_options, student_options,
-    objectives_options, reporting_options,
+    tasks_options, teacher_options, prompts_options, curation_options, methods_options, tailored_options, on_policy_options,
+    student_options, objectives_options, reporting_options,
 )  # fmt: skip
 SCHEMAS: dict[tuple[str, str], type] = {key: schema for package in _PACKAGES for key, schema in package.SCHEMAS.items()}
 

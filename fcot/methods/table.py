@@ -5,10 +5,11 @@ A method's options are a schema in ``fcot/methods/``. The choice ``method=NAME``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fcot.prompts.student import FormatKind, StudentFormat
-from fcot.stages.table import CURATE, EVALUATE, EXAM, FEEDBACK, GENERATE, REMOTE, TRAIN, Stage
+from fcot.stages.table import CURATE, EVALUATE, EXAM, FEEDBACK, FINE_TUNE, GENERATE, REMOTE, TRAIN, TRAIN_ON_POLICY, Stage
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Method:
     @property
     def trains(self) -> bool:
         """Whether the method trains a student."""
-        return TRAIN in self.stages
+        return any(stage.name == TRAIN.name for stage in self.stages)
 
     @property
     def prompted(self) -> bool:
@@ -54,6 +55,11 @@ class Method:
         return tuple(REMOTE.get(stage.name, stage) if remote else stage for stage in self.stages)
 
 
+_FINE_TUNE_COT: dict[FormatKind, StudentFormat] = {
+    "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
+    "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
+    "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
+}
 METHODS: dict[str, Method] = {
     "zero_shot": Method(
         "Zero-shot", (EVALUATE,),
@@ -74,14 +80,8 @@ METHODS: dict[str, Method] = {
             "chat": StudentFormat("{question}", "{answer}", None),
         },
     ),
-    "fine_tune_cot": Method(
-        "Fine-tune-CoT", (GENERATE, CURATE, TRAIN, EVALUATE),
-        {
-            "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
-            "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
-            "chat": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
-        },
-    ),
+    "fine_tune_cot": Method("Fine-tune-CoT", (GENERATE, CURATE, TRAIN, EVALUATE), _FINE_TUNE_COT),
+    "on_policy": Method("On-policy", (GENERATE, CURATE, FINE_TUNE, TRAIN_ON_POLICY, EVALUATE), _FINE_TUNE_COT),
     "tailored": Method(  # paper B's formats; T5's tokenizer has no newlines, so an encoder-decoder gets spaces
         "Tailored", (GENERATE, CURATE, EXAM, FEEDBACK, TRAIN, EVALUATE),
         {
@@ -92,3 +92,9 @@ METHODS: dict[str, Method] = {
         round_runner="fcot.methods.tailored.rounds:run_rounds",
     ),
 }  # fmt: skip
+
+
+def method_of(config: Any) -> Method:
+    """The entry of a configuration's method, without the stages that its options make unnecessary (``unneeded``)."""
+    method, unneeded = METHODS[config.method.name], getattr(config.method, "unneeded", ())
+    return replace(method, stages=tuple(stage for stage in method.stages if stage.name not in unneeded))

@@ -110,6 +110,11 @@ class DistributionConfig:
         return {"loss": "distribution", "teacher": teacher} | counted(self, without=unread)
 
     @property
+    def scores_any_text(self) -> bool:
+        """Whether the teacher gives distributions on any text, such as one that the student wrote."""
+        return self.teacher != STORED
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stage that scores rationales without distributions, if stored ones are learned."""
         from fcot.stages.table import SCORE
@@ -131,7 +136,8 @@ class DistributionConfig:
         teacher = load_student(self.teacher, chat=data.student.chat)
         vocabulary = check_vocabulary(data.student.tokenizer, teacher.tokenizer, self.teacher)
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
-        return [DistributionLoss(completion, teacher, vocabulary, self.share, self.divergence, self.beta, self.temperature, self.top_k)]
+        options = self.share, self.divergence, self.beta, self.temperature, self.top_k
+        return [DistributionLoss(completion, teacher, vocabulary, *options, data.first_own)]
 
     def _of_stored(self, data: TrainingData) -> Objective:
         from transformers import AutoTokenizer

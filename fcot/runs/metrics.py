@@ -107,6 +107,8 @@ class Metrics:
         exam_of_no_round: Tailored learning: the exam of a round that was then skipped.
         student_task: Evaluation of a finished student: the task that it was trained on.
         student_method: Evaluation of a finished student: the method that trained it.
+        scored_tokens: With a local teacher's distributions: number of tokens that this teacher read, those of prompts included.
+        own_samples: On-policy distillation: numbers of samples that the student wrote, by what became of them, and their tokens.
         trained_left_out: Evaluation of a finished student: number of test problems that are not scored because it was trained on them.
     """
 
@@ -191,17 +193,20 @@ class Metrics:
     student_task: str | None = None
     student_method: str | None = None
     trained_left_out: int | None = None
+    scored_tokens: int | None = None
+    own_samples: Summary | None = None
 
     def to_row(self) -> Summary:
-        """The object in ``metrics.json``. Fields about rounds, a finished student or a calculator are left out of other runs' metrics."""
+        """The object in ``metrics.json``. Fields about what a run does not have (rounds, a finished student, ...) are left out."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         left_out = (() if self.rounds is not None else _OF_ROUNDS) + (() if self.student_task is not None else _OF_FINISHED_STUDENTS)
-        left_out += () if self.equations is not None else ("equations",)
+        left_out += tuple(name for name in _OF_SOME_RUNS if row[name] is None)
         return {name: value for name, value in row.items() if name not in left_out}
 
 
 _COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
+_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -301,6 +306,8 @@ def _of_training(trained: Summary, otherwise: str) -> Summary:
         "cut_completions": trained.get("cut_completions", 0),
         "unknown_token_share": trained.get("unknown_token_share", 0.0),
         "history": trained.get("history", []),
+        "scored_tokens": trained.get("scored_tokens"),
+        "own_samples": trained.get("own_samples"),
     }
 
 

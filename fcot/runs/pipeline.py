@@ -15,6 +15,7 @@ from fcot.base.console import say, say_once
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_atomic, write_json
 from fcot.base.ranks import Team, World, check_devices, started_outside
+from fcot.base.run_folder import RunDirectory
 from fcot.config.schema import Config
 from fcot.estimate.toy import toy_note
 from fcot.prompts.student import Architecture, FormatKind
@@ -177,8 +178,8 @@ def _run_once(run: Run, step: Step, team: Team, tracker: Tracker) -> Summary:
     summary["seconds"] = round(earlier_s + time.monotonic() - start, 3)
     write_json(path, summary)
     interrupted.unlink(missing_ok=True)
-    if stage.name == "train":
-        shutil.rmtree(directory.checkpoints, ignore_errors=True)
+    if stage.output is not None and (output := directory.path / stage.output).name == directory.student.name:
+        shutil.rmtree(RunDirectory(output.parent).checkpoints, ignore_errors=True)
     return summary
 
 

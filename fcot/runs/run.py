@@ -24,7 +24,7 @@ from fcot.llm.budget import SharedBudget
 from fcot.llm.plan import Plan
 from fcot.llm.requests import Teacher
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
-from fcot.methods.table import METHODS, Method
+from fcot.methods.table import Method, method_of
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
@@ -84,8 +84,8 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """The entry of the run's method in the table of methods."""
-        return METHODS[self.config.method.name]
+        """The entry of the run's method in the table of methods, with the stages that its options leave."""
+        return method_of(self.config)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -208,7 +208,7 @@ def resolve(config: Config) -> Run:
     task = task_of(config)
     problems = {problem.sample_index: problem for problem in problems_of(config, task)}
     split, order_known = make_split(config, task, problems)
-    method = METHODS[config.method.name]
+    method = method_of(config)
     option = split_in_words(config)
     remedy = "try split-mode=sample" if option.startswith("split-mode") else "write {part} into its rows"
     if method.trains and not split.train:

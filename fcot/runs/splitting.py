@@ -12,7 +12,7 @@ from fcot.base.errors import FcotError
 from fcot.base.records import Problem
 from fcot.config.schema import Config
 from fcot.curation.equations import n_calculations
-from fcot.methods.table import METHODS
+from fcot.methods.table import method_of
 from fcot.tasks.grouping import group_by_template
 from fcot.tasks.loaders import PARTS
 from fcot.tasks.splits import (  # fmt: skip
@@ -43,7 +43,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
 
     Problems without a gold answer (``curation.labels=vote``) can only be train problems, and only if the method uses rationales.
     """
-    mode, method = config.split_mode, METHODS[config.method.name]
+    mode, method = config.split_mode, method_of(config)
     validates = config.trainer.selection == "validation" and not config.student.remote  # the API returns its last checkpoint
     if mode.name == "hash":
         return _split_by_hash(config, task, problems, validates and method.trains, method.uses_rationales), False

@@ -102,7 +102,7 @@ def answer_problems(
         DecodingPrompt(tokens, parameters.limit or limits.max_new_tokens, _noise(run, problem, number, parameters), halt)
         for tokens, problem in zip(ids, problems, strict=True) for number in range(parameters.n)
     ]  # fmt: skip
-    answers = [_cut_at(answer, parameters.stop) for answer in _decode(run, student, prompts, world, parameters.sampling, advance)]
+    answers = [_cut_at(answer, parameters.stop) for answer in decode_prompts(run, student, prompts, world, parameters.sampling, advance)]
     scored = [
         [
             scoring.score(problem, answer.text, answer.complete, answer.n_tokens, form, run.task.rule)
@@ -123,9 +123,10 @@ def _noise(run: Run, problem: Problem, number: int, parameters: SamplingParamete
     return (run.config.seed, problem.sample_index, number, *parameters.purpose) if parameters.sampling.temperature else ()
 
 
-def _decode(
-    run: Run, student: Student, prompts: Sequence[DecodingPrompt], world: World, sampling: Sampling, advance: Callable[[int], object]
-) -> list[Decoded]:
+def decode_prompts(
+    run: Run, student: Student, prompts: Sequence[DecodingPrompt], world: World, sampling: Sampling,
+    advance: Callable[[int], object] = unwatched,
+) -> list[Decoded]:  # fmt: skip
     """Decode on the GPU if there is one, in the precision ``trainer.eval_precision``."""
     if torch.cuda.is_available():
         student.model.to("cuda")  # type: ignore[arg-type]
@@ -196,7 +197,7 @@ def prompt_student(
             DecodingPrompt(tokens, limit, _noise(run, draw.problem, draw.number + step * parameters.n, parameters), halt)
             for tokens, draw in zip(ids, draws, strict=True)
         ]
-        answers = _decode(run, student, prompts, world, parameters.sampling, advance)
+        answers = decode_prompts(run, student, prompts, world, parameters.sampling, advance)
         cut_texts = [prompt.cut(answer.text) for answer in answers]
         return [
             replace(answer, text=text, complete=answer.complete or text != answer.text)

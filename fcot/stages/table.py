@@ -111,6 +111,9 @@ EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.js
 TRAIN_REMOTE = Stage("train", 2, "fcot.stages.remote_training:train", "student", key="train_remote")
 EVALUATE_REMOTE = Stage("evaluate", 3, "fcot.stages.remote_evaluation:evaluate", "predictions.jsonl", key="evaluate_remote")
 REMOTE = {stage.name: stage for stage in (TRAIN_REMOTE, EVALUATE_REMOTE)}
+# Stages of on-policy distillation.
+FINE_TUNE = Stage("fine_tune", 2, "fcot.methods.on_policy.stages:fine_tune", "fine_tuned/student", shared=True)
+TRAIN_ON_POLICY = Stage("train", 1, "fcot.methods.on_policy.stages:train", "student", shared=True, key="train_on_policy")
 # Stages of a round of tailored learning.
 EXAM = Stage("exam", 2, "fcot.methods.tailored.stages:exam", "exam.jsonl", shared=True)
 FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")

@@ -18,17 +18,20 @@ from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.curation.filters import MISTAKEN
 from fcot.evaluation import scoring
+from fcot.objectives.config import ObjectiveConfig
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import answer_problems, predict, prompt_student, text_format, voting
 from fcot.stages.table import Context, Summary
+from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
-from fcot.student.config import PretrainedStudentConfig
+from fcot.student.config import PretrainedStudentConfig, TrainerConfig
 from fcot.student.data import TrainingData
 from fcot.student.decoding import check_calculator
 from fcot.student.interface import StudentInterface, read_interface, write_interface
 from fcot.student.loading import Lora, Student, add_lora, build_tiny, load_student, save_student, tokenizer_identity, train_tokenizer
 from fcot.student.objective import Objective
+from fcot.student.own import OwnSamples, RenewedRows
 from fcot.student.tokenization import Tokenized, tokenize, tokenize_once
 from fcot.student.training import History, Hooks, plan
 from fcot.student.training import train as fit_student
@@ -43,7 +46,11 @@ class TrainingJob:
         samples: The training samples.
         demonstrations: Demonstrations that stand before each question.
         start: Folder of the student to continue from; None: start with the configured student.
+        form: The student's format; None: that of the run's method.
+        recipe: The options of the training; None: the run's.
+        objective: Builds the terms of the loss; None: the run's objective does.
         method_objectives: Builds the objectives that the method adds to the run's objective; None: it adds none.
+        own: Says how the student writes samples itself while it trains; None: it writes none.
         title: Title of the progress line.
     """
 
@@ -51,7 +58,11 @@ class TrainingJob:
     samples: Sequence[TrainingSample]
     demonstrations: tuple[Demonstration, ...] = ()
     start: Path | None = None
+    form: StudentFormat | None = None
+    recipe: TrainerConfig | None = None
+    objective: ObjectiveConfig | None = None
     method_objectives: Callable[[TrainingData], Sequence[Objective]] | None = None
+    own: Callable[[TrainingData, RenewedRows, StepSampler], OwnSamples] | None = None
     title: str = "train"
 
 
@@ -68,19 +79,23 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     after the last step is chosen. ``trainer.best_epoch`` also evaluates the test problems each time (paper A's figure), which does not
     affect the choice.
     """
-    run, world, config = context.run, context.world, context.run.config.trainer
+    run, world, config = context.run, context.world, job.recipe or context.run.config.trainer
     student = build_student(run, job.samples, job.start)
-    form = replace(text_format(run, student), demonstrations=job.demonstrations)
-    rows = training_rows(run, student, form, job.samples)
+    form = replace(job.form or text_format(run, student), demonstrations=job.demonstrations)
+    stored = training_rows(run, student, form, job.samples)
     recipe = replace(config, precision=run.precision)
-    layout, _, n_steps = plan(student, rows, recipe, run.config.seed)
+    layout, sampler, n_steps = plan(student, stored, recipe, run.config.seed)
+    renewed = RenewedRows(stored)
+    rows = renewed if job.own else stored
     from fcot.stages.scoring import stored_distributions  # it imports this module
 
     data = TrainingData(
         student, form, job.samples, rows, layout, stored_distributions(run), lambda: rejected_samples(run, job.directory), run.precision,
-        world, run.config.seed,
+        world, run.config.seed, len(stored) if job.own else None,
     )  # fmt: skip
-    objectives = [*run.config.objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
+    objective = job.objective or run.config.objective
+    objectives = [*objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]
+    own = job.own(data, renewed, sampler) if job.own else None
 
     def evaluate(history: History) -> Summary:
         entry: Summary = {}
@@ -99,7 +114,7 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
         report = fit_student(
             student, rows, objectives, recipe,
             Hooks(evaluate, lambda history: out_of_patience(history, config.patience), bar.resume, bar.advance),
-            seed=run.config.seed, checkpoints=checkpoints,
+            seed=run.config.seed, own=own, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else job.directory.logs,
             loggers=context.tracker.loggers(job.directory) if context.tracker else (), world=world,
         )  # fmt: skip
@@ -107,18 +122,19 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
         save(run, student, form, job.directory, world)
     best = max((entry["validation_accuracy"] for entry in report.history), default=None) if run.split.validation else None
     return {
-        "n_reasoning_samples": len(rows) if run.uses_rationales else 0,
+        "n_reasoning_samples": len(stored) if run.uses_rationales else 0,
         "n_steps": report.n_steps,
         "samples_per_second": round(report.n_samples / max(report.train_seconds, 1e-9), 2),
         "padding_efficiency": round(report.n_tokens / max(1, report.n_padded), 4),
         "checkpoint": "validation" if run.split.validation else "last",
         "validation_accuracy": best,
         "best_test_accuracy": max((entry["test_accuracy"] for entry in report.history), default=None) if config.best_epoch else None,
-        "cut_prompts": rows.cut_prompts,
-        "cut_completions": rows.cut_completions,
-        "unknown_token_share": rows.unknown_share,
+        "cut_prompts": stored.cut_prompts,
+        "cut_completions": stored.cut_completions,
+        "unknown_token_share": stored.unknown_share,
         "history": report.history,
-        **{name: fact for objective in objectives for name, fact in objective.facts().items()},
+        **{name: fact for part in (*objectives, *([own] if own else [])) for name, fact in part.facts().items()},
+        **({"scored_tokens": report.n_tokens} if getattr(objective, "scores_any_text", False) else {}),
     }
 
 
