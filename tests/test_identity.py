@@ -42,6 +42,8 @@ ITSELF = (*TOY, "student=teacher", "method=zero_shot_cot")
 GPT2 = (*TOY, "student=gpt2")
 TAILORED = (*GPT2, "method=tailored")
 DPO, SIMPO = (("method.reflection.objective=dpo",), ("method.reflection.objective=simpo",))
+ON_POLICY = (*TOY, "method=on_policy", "objective.teacher=FILES/model1")
+TRAINED = ("student=causal", "student.path=FILES/model1")
 SHOTS = (*TOY, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl")
 DRAWN = "student.self_consistency=5"
 OTHER_FEEDBACK = 'method.feedback.template="{question} {mistakes} {hint}"'
@@ -61,6 +63,7 @@ USES = {
     ("curation", "curation"): TOY,
     ("method", "method"): (*GPT2, "method=zero_shot_cot"),
     ("method", "tailored"): TAILORED,
+    ("method", "on_policy"): ON_POLICY,
     ("student", "pretrained"): GPT2,
     ("student", "tiny"): TOY,
     ("student", "api"): API,
@@ -144,6 +147,11 @@ CHANGES = {
         "reflection.pairs": (DPO, ("method.reflection.pairs=both",)), "reflection.pairing": (DPO, ("method.reflection.pairing=random",)),
         "reflection.beta": (DPO, ("method.reflection.beta=0.2",)), "reflection.nll": (DPO, ("method.reflection.nll=0.5",)),
         "reflection.gamma": (SIMPO, ("method.reflection.gamma=1",)),
+    },
+    ("method", "on_policy"): {
+        "name": ((), ("method=fine_tune_cot", "objective=distribution")), "start": (TRAINED, ("method.start=student",)),
+        "wrong": ((), ("method.wrong=skipped",)), "own_share": ((), ("method.own_share=0.5",)),
+        "last_own_share": ((), ("method.last_own_share=0.5",)), "max_unfinished": ((), ("method.max_unfinished=0.5",)),
     },
     ("student", "pretrained"): {
         "path": ((), ("student.path=FILES/model1",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
@@ -273,6 +281,9 @@ def test_resolved_options_name_what_they_are_resolved_to():
         ((*TOY, "objective=preference"), "objective.gamma=1"),
         ((*TAILORED, "method.feedback.source=self"), "method.feedback.requests=3"),
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
+        ((*ON_POLICY, "method.temperature=0"), "method.top_k=9"),
+        ((*ON_POLICY, *TRAINED, "method.start=student"), "trainer.max_steps=9"),
+        ((*ON_POLICY, *TRAINED, "method.start=student"), "diversity=9"),
     ],
 )  # fmt: skip
 def test_options_that_a_run_does_not_read_rename_no_run(base, change, files):
@@ -513,6 +524,8 @@ RUNS = {
     "tailored_self": (*TAILORED, "method.feedback.source=self"), "tailored_plain": (*TAILORED, "method.feedback.source=plain"),
     "tailored_alone": (*TAILORED, "method.reflection.weight=0.0"), "tailored_dpo": (*TAILORED, *DPO), "tailored_simpo": (*TAILORED, *SIMPO),
     "preference": (*TOY, "objective=preference"),
+    "on_policy": ON_POLICY, "on_policy_student": (*ON_POLICY, *TRAINED, "method.start=student"),
+    "on_policy_mixed": (*ON_POLICY, *TRAINED, "method.start=student", "method.last_own_share=0.5"),
     "api": API, "api_zero_shot": (*API, "method=zero_shot"), "api_votes": (*API, DRAWN), "itself": ITSELF,
     "itself_votes": (*ITSELF, "student.self_consistency=3"), "itself_zero_shot": (*ITSELF[:2], "method=zero_shot"),
 }  # fmt: skip

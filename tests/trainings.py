@@ -13,18 +13,22 @@ import torch
 from students import make_rows, make_student, weights_of
 
 from fcot.base.ranks import Team, World
+from fcot.decoding.engine import Sampling
 from fcot.methods.table import METHODS
 from fcot.objectives import completion
 from fcot.objectives.completion import CompletionLoss, token_loss
+from fcot.objectives.distribution import DistributionLoss
 from fcot.objectives.pairs import Pairs
 from fcot.objectives.preference import PreferenceLoss, preference_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.stages import training as stage
 from fcot.student import training
+from fcot.student.checkpoints import gathered
 from fcot.student.config import TrainerConfig
 from fcot.student.data import TrainingData
 from fcot.student.decoding import Decoded, DecodingPrompt, decode
 from fcot.student.loading import Lora, add_lora
+from fcot.student.own import OwnSamples, RenewedRows, Schedule, Writing
 from fcot.student.tokenization import Tokenized
 from fcot.student.training import Hooks, TrainingReport, train
 
@@ -42,6 +46,7 @@ class Outcome:
     weights: torch.Tensor
     report: TrainingReport
     answers: list[Decoded]
+    own: OwnSamples | None = None
 
 
 def student_of(family: str, dropout: float = 0.0, lora: bool = False) -> Any:
@@ -60,12 +65,14 @@ def recipe_of(**options: Any) -> TrainerConfig:
 def trained(
     folder: Path, family: str = "gpt2", *, n: int = 30, dropout: float = 0.0, lora: bool = False, seed: int = 0, world: World = ALONE,
     evaluate: Any = lambda _: {}, stop: Any = lambda _: False, checkpoints: Any = None, advance: Any = lambda _: None, ask: bool = False,
-    reflects: bool = False, prefers: str | None = None, poison: tuple[int, int] | None = None, overflow: int | None = None,
+    reflects: bool = False, prefers: str | None = None, own: dict[str, Any] | None = None,
+    poison: tuple[int, int] | None = None, overflow: int | None = None,
     log_every: int = 1, **options: Any,
 ) -> Outcome:  # fmt: skip
     """Train a student of a family from its initial weights; ``options`` are options of the recipe.
 
     ``prefers``: add a preference loss, ``dpo`` or ``simpo``.
+    ``own``: the student writes samples itself (:func:`own_samples`).
     ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose logits overflow when it answers.
     """
     training._LOG_EVERY = log_every
@@ -74,6 +81,8 @@ def trained(
     rows = make_rows(student, n)
     recipe = recipe_of(**options)
     layout = training.plan(student, rows, recipe, seed)[0]
+    if own is not None:
+        return _trained_on_own(folder, student, rows, recipe, Hooks(evaluate, stop, advance, advance), checkpoints, seed, world, own)
     objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
     if prefers:
         objectives.append(preference_of(student, rows, layout, prefers, world))
@@ -88,6 +97,44 @@ def trained(
     path = folder / "logs" / "metrics.csv"
     logged = list(csv.DictReader(path.open())) if path.exists() else []
     return Outcome([float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers)
+
+
+def _trained_on_own(
+    folder: Path, student: Any, stored: Tokenized, recipe: TrainerConfig, hooks: Hooks, checkpoints: Any, seed: int, world: World,
+    own: dict[str, Any],
+) -> Outcome:  # fmt: skip
+    """Train on samples that the student writes; ``own`` has options of :func:`own_samples`, and of the loss as ``loss``."""
+    layout, sampler, n_steps = training.plan(student, stored, recipe, seed)
+    rows = RenewedRows(stored)
+    samples = own_samples(student, rows, sampler, n_steps, seed, world, **{name: value for name, value in own.items() if name != "loss"})
+    completion = CompletionLoss(rows, layout)
+    loss = DistributionLoss(
+        completion, make_student(own.get("loss", {}).get("teacher", "llama")), len(student.tokenizer), 0.5,
+        **{name: value for name, value in own.get("loss", {}).items() if name != "teacher"}, first_own=len(stored),
+    )  # fmt: skip
+    report = train(
+        student, rows, [loss], recipe, hooks, seed=seed, own=samples, checkpoints=checkpoints, log_folder=folder / "logs", world=world
+    )
+    path = folder / "logs" / "metrics.csv"
+    logged = list(csv.DictReader(path.open())) if path.exists() else []
+    return Outcome(
+        [float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, [], samples
+    )
+
+
+def own_samples(
+    student: Any, rows: RenewedRows, sampler: Any, n_steps: int, seed: int, world: World = ALONE, *, first_share: float = 0.5,
+    last_share: float = 1.0, every: int = 4, limit: int = 12, use_wrong: bool = True,
+    is_right: Any = lambda position, answer: position % 3 > 0, most_unfinished: float = 1.0,
+) -> OwnSamples:  # fmt: skip
+    """Samples that the student writes; by default a third of them counts as wrong."""
+
+    def write(prompts: Any) -> list[Decoded]:
+        with gathered(student.model):
+            return decode(student, prompts, max_tokens=400, sampling=Sampling(1.0), world=world)
+
+    writing = Writing(limit, write, is_right, use_wrong, student.tokenizer.eos_token_id, most_unfinished)
+    return OwnSamples(rows, sampler, Schedule(first_share, last_share, every, n_steps, seed), writing)
 
 
 def _nan_at(step: int, logits: torch.Tensor, batch: Any) -> torch.Tensor:

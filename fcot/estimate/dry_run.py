@@ -23,7 +23,7 @@ from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run, data_notes
 from fcot.runs.stored import elsewhere_notes
 from fcot.stages.first_look import former_notes
-from fcot.stages.table import SCORE
+from fcot.stages.table import FINE_TUNE, SCORE, TRAIN_ON_POLICY
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -333,8 +333,11 @@ def _steps(run: Run) -> int:
         return 0
     trainer = run.config.trainer
     samples = len(run.split.train) * (run.config.diversity if run.uses_rationales else 1)
+    own = run.config.method.steps if TRAIN_ON_POLICY in run.stages else 0
+    if own and FINE_TUNE not in run.stages:
+        return own
     epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_per_step(run)))
-    return int(min(epochs, trainer.max_steps or math.inf))
+    return own + int(min(epochs, trainer.max_steps or math.inf))
 
 
 def _samples_per_step(run: Run) -> float:

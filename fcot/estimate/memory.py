@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from fcot.base.errors import FcotError
 from fcot.runs.run import Run
@@ -10,7 +11,7 @@ from fcot.stages.training import lora_of
 from fcot.student.catalogue import ANSWER_TOKENS, FORMAT_TOKENS, RATIONALE_TOKENS
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
-from fcot.student.memory import Memory, free_memory, training_memory
+from fcot.student.memory import Memory, free_memory, training_memory, weights_bytes
 
 _N_LONGEST = 50  # number of questions, the longest in characters, that are tokenized to find the one with the most tokens
 
@@ -24,9 +25,10 @@ def memory_note(run: Run) -> str | None:
         needed, batch = _needed(run, student)
     except (FcotError, OSError, ValueError, RuntimeError, AttributeError) as error:  # a model that cannot run on fake tensors
         return f"memory to train: unknown ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    teacher = f"; {needed.teacher / 1e9:.1f} for objective.teacher" if needed.teacher else ""
     note = (
         f"memory to train: about {needed.total / 1e9:.1f} GB ({needed.state / 1e9:.1f} for parameters, gradients and optimizer; "
-        f"{needed.activations / 1e9:.1f} for a micro-batch of {batch})"
+        f"{needed.activations / 1e9:.1f} for a micro-batch of {batch}{teacher})"
     )
     free = free_memory()
     if free is None or needed.total < free:
@@ -49,4 +51,6 @@ def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
         source, student.revision, lora=lora_of(student), rows=rows, prompt=prompt, completion=completion, precision=run.precision,
         gradient_checkpointing=trainer.gradient_checkpointing, ranks=ranks, sharded=trainer.strategy == "fsdp" and ranks > 1,
     )  # fmt: skip
+    if getattr(run.config.objective, "scores_any_text", False):
+        needed = replace(needed, teacher=weights_bytes(run.config.objective.teacher))
     return needed, f"{rows} samples of {prompt} + {completion} tokens"

@@ -71,6 +71,24 @@ class DistributionLoss:
             layout, architecture=teacher.architecture, pad_id=teacher.tokenizer.pad_token_id, start_id=start_id, packing=False
         )
 
+        self._check_positions(int(self.completion.rows.lengths.sum(1).max()))
+
+    def _check_positions(self, longest: int) -> None:
+        """Reject samples that the teacher has no positions for.
+
+        Args:
+            longest: Tokens of the longest sample, its prompt included.
+
+        Raises:
+            FcotError: The teacher has fewer positions.
+        """
+        positions = self.teacher.positions
+        if positions is not None and longest > positions:
+            raise FcotError(
+                f"objective.teacher: it has {positions} positions, and a sample has {longest} tokens: lower student.max_prompt_tokens, "
+                "student.max_completion_tokens or student.max_new_tokens, or take a teacher with more positions"
+            )
+
     def denominator(self, ids: Ids) -> float:
         """The number of target tokens with a weight, or the sum of their weights: the cross-entropy's denominator.
 
@@ -80,8 +98,10 @@ class DistributionLoss:
         return n if self.first_own is None else n or 1.0
 
     def collate(self, ids: Ids, step: int) -> Batch:
-        """The student's batch; as ``teacher`` the same samples in the teacher's layout; as ``shares`` the divergence's weight per target."""
+        """The student's batch; ``teacher``: the same samples in the teacher's layout; ``shares``: the divergence's weight per target."""
         rows = [self.completion.rows[index] for index in ids] or [self.completion.rows[0]]
+        if self.first_own is not None:
+            self._check_positions(max(len(row.prompt) + len(row.completion) for row in rows))
         ends = [begin + len(row.completion) for begin, row in zip(self.completion.layout.completion_targets(rows), rows, strict=True)]
         shares = [1.0 if self.first_own is not None and index >= self.first_own else self.share for index in ids] or [self.share]
         of_targets = torch.tensor(shares).repeat_interleave(torch.tensor(ends).diff(prepend=torch.zeros(1, dtype=torch.long)))
@@ -144,8 +164,9 @@ class DistributionLoss:
             except torch.OutOfMemoryError as error:
                 if n == 1:
                     raise FcotError(
-                        f"objective.teacher: no memory for one sample of {part['n_padded']} tokens beside the student in training. Take a "
-                        "smaller teacher, or leave it more: trainer.micro_batches=4, trainer.gradient_checkpointing=true, student.lora.rank=16"
+                        f"objective.teacher: no memory for one sample of {part['n_padded']} tokens beside the student in training. "
+                        "Take a smaller teacher, or leave it more: trainer.micro_batches=4, trainer.gradient_checkpointing=true, "
+                        "student.lora.rank=16"
                     ) from error
                 error.__traceback__ = None  # it keeps the tensors alive
             self._most_rows = n // 2

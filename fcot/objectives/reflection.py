@@ -21,6 +21,7 @@ from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 from fcot.student.objective import Loss
+from fcot.student.own import Rows
 from fcot.student.tensors import Batch, mask, pad
 from fcot.student.tokenization import Tokenized
 
@@ -63,7 +64,7 @@ class Reflection:
 
 
 def triplet_batch(
-    reflection: Reflection, rows: Tokenized, samples: Sequence[int], step: int, pad_id: int, start_id: int | None
+    reflection: Reflection, rows: Rows, samples: Sequence[int], step: int, pad_id: int, start_id: int | None
 ) -> dict[str, Any]:
     """Tensors of the triplets of a (micro-)batch.
 
@@ -125,7 +126,7 @@ class TripletLoss:
     """
 
     reflection: Reflection
-    rows: Tokenized
+    rows: Rows
     layout: Layout
     name: str = "reflection"
 

@@ -16,6 +16,7 @@ from fcot.base.files import file_fingerprint, fingerprint, folder_fingerprint
 from fcot.base.plugins import source_fingerprint
 from fcot.base.records import Completion, to_row
 from fcot.curation.filters import CONCISE, FILTERS, filter_named, settings_of
+from fcot.stages.table import FINE_TUNE, TRAIN_ON_POLICY
 
 if TYPE_CHECKING:
     from fcot.runs.run import Run
@@ -141,4 +142,5 @@ def _trainer(run: Run) -> dict[str, Any]:
     """The trainer's options. Precision ``auto`` counts as ``auto``, so that a sweep planned on another machine finds its runs."""
     if not run.trains or run.config.student.remote:
         return {}
-    return counted(run.config.trainer, without=("eval_precision",))
+    unread = ("epochs", "max_steps") if TRAIN_ON_POLICY in run.stages and FINE_TUNE not in run.stages else ()
+    return counted(run.config.trainer, without=("eval_precision", *unread))

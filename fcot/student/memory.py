@@ -26,15 +26,17 @@ class Memory:
     Attributes:
         state: Weights, their gradients and AdamW's state.
         activations: Tensors that autograd saves for the backward pass of one micro-batch, and the logits.
+        teacher: Weights of the local teacher that the objective compares with; 0 without one.
     """
 
     state: float
     activations: float
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
-        """State, activations and the process itself."""
-        return self.state + self.activations + _PROCESS
+        """State, activations, teacher and the process itself."""
+        return self.state + self.activations + self.teacher + _PROCESS
 
 
 @lru_cache(maxsize=64)
@@ -89,6 +91,20 @@ def training_memory(
     buckets = 4 * n_trained if ranks > 1 and not sharded else 0  # DDP's copies of the gradients
     state = 4 * n_parameters + 12 * n_trained + (2 * n_parameters if precision.endswith("mixed") else 0)
     return Memory((state / ranks if sharded else state) + buckets, activations + _logits(model, rows * completion))
+
+
+@lru_cache(maxsize=64)
+def weights_bytes(source: str) -> float:
+    """Bytes of a model's weights in float32, from its configuration.
+
+    Args:
+        source: Hub id or folder.
+
+    Raises:
+        OSError: The configuration cannot be loaded.
+    """
+    with torch.device("meta"):
+        return 4.0 * build_without_weights(source, None).model.num_parameters()  # type: ignore[operator]
 
 
 def _logits(model: Any, targets: int) -> float:

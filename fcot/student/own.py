@@ -133,7 +133,7 @@ class OwnSamples:
         self._records: list[dict[str, int]] = []
 
     def step(self, step: int) -> Ids:
-        """Positions of one step's samples among the rows; may be empty if wrong samples are left out."""
+        """Positions of one step's samples among the rows, counted from 0; may be empty if wrong samples are left out."""
         return self._steps[step]
 
     def renew(self, step: int) -> int:
@@ -196,14 +196,15 @@ class OwnSamples:
         share = sum(record["unfinished"] for record in last) / sum(record["written"] for record in last)
         steps = ", ".join(str(record["step"]) for record in last)
         raise FcotError(
-            f"the student no longer ends its answers: {share:.0%} of those that it wrote at steps {steps} reached {self._writing.limit} tokens "
-            f"(method.max_new_tokens), and method.max_unfinished={most:g} allows {most:.0%}. Lower method.lr or method.temperature, train it "
-            "longer on rationales first (trainer.epochs, trainer.max_steps), or raise method.max_new_tokens if right answers are longer; "
+            f"the student no longer ends its answers: {share:.0%} of those that it wrote at steps {steps} reached "
+            f"{self._writing.limit} tokens (method.max_new_tokens), and method.max_unfinished={most:g} allows {most:.0%}. "
+            "Lower method.lr or method.temperature, train it longer on rationales first (trainer.epochs, "
+            "trainer.max_steps), or raise method.max_new_tokens if right answers are longer; "
             "method.max_unfinished=1 trains on regardless"
         )
 
     def facts(self) -> dict[str, Any]:
-        """``own_samples``, sums over all renewals, and ``renewals``, an entry for each: samples written, right, used, unfinished; tokens."""
+        """``own_samples``: numbers of samples and tokens, over all renewals; ``renewals``: the same of each renewal."""
         names = ("written", "right", "used", "unfinished", "tokens")
         return {"own_samples": {name: sum(record[name] for record in self._records) for name in names}, "renewals": self._records}
 

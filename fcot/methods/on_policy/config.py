@@ -70,7 +70,7 @@ class OnPolicyConfig:
 
     def identity(self, run: Run) -> dict[str, Any]:
         """The options that change a prediction."""
-        return counted(self)
+        return counted(self, without=() if self.temperature else ("top_k",))
 
 
 SCHEMAS = {

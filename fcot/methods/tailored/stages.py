@@ -83,9 +83,9 @@ def train(context: Context) -> Summary:
         run.directory.round(number),
         [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in kept_by_round[earlier]],
         _demonstrations(run, method.demonstrations),
-        run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
-        reflect,
-        f"train {number}",
+        start=run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
+        method_objectives=reflect,
+        title=f"train {number}",
     )
     return train_job(context, job)
 
