@@ -59,6 +59,8 @@ def test_every_point_of_every_axis_is_a_faultless_configuration(path, monkeypatc
         needs.append("student.hub_id=m")
     if "override /teacher: replay" in path.read_text():
         needs[0] = f"teacher.path={golden}"
+    if "override /objective: distribution" in path.read_text():
+        needs.append("objective.teacher=owner/name")
     points = axes(path)
     for number in range(max(map(len, points.values()))):  # advance along all axes together
         chosen = {key: values[number % len(values)] for key, values in points.items()}
@@ -89,6 +91,12 @@ def test_the_toy_form_runs(name, run_fcot, tmp_path):
         overrides = [override for override in overrides if not override.startswith("student.")]
     if name == "rationale_length":
         overrides.append("curation.max_words=50,300")
+    if name == "distillation":
+        wide = run_fcot(*SMALLEST, "student.width=32", "output_dir=teacher")
+        assert wide.returncode == 0, wide.stderr
+        (teacher,) = tmp_path.glob("teacher/runs/*/student")
+        overrides += [f"objective.teacher={teacher}", f"student.tokenizer={teacher}", "seed=0", "method=on_policy"]
+        overrides += ["method.max_unfinished=1", "method.steps=2"]
     result = run_fcot("-m", f"experiment=toy/{name}", *overrides, timeout=600)
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
