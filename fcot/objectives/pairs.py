@@ -15,6 +15,7 @@ from fcot.base.console import say
 from fcot.base.records import CuratedCompletion, TrainingSample
 from fcot.prompts.student import StudentFormat
 from fcot.student.data import TrainingData
+from fcot.student.own import Rows
 from fcot.student.tokenization import Tokenized, TokenizedSample, tokenize
 
 _NO_PROMPT = 8  # tokens; the prompts come from the training samples
@@ -34,7 +35,7 @@ class Pairs:
         pairs: For each sample, its right and wrong completions, (pairs, 2).
     """
 
-    samples: Tokenized
+    samples: Rows
     completions: Tokenized
     ends: NDArray[np.int64]
     owners: NDArray[np.int64]
