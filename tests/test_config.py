@@ -43,6 +43,8 @@ NEEDS = {
     ("student", "openai"): ["student.model=m"],
     ("student", "teacher"): ["method=zero_shot_cot"],
     ("method", "few_shot_cot"): ["prompt.exemplars=train"],
+    ("method", "on_policy"): ["objective.teacher=owner/name"],
+    ("experiment", "distillation"): ["objective.teacher=owner/name"],
     ("method", "as_trained"): ["student=causal", "student.hub_id=owner/name"],
     ("curation", "golden_matched"): [f"curation.golden={CONF / 'config.yaml'}"],
     ("curation", "golden"): [f"curation.golden={CONF / 'config.yaml'}"],
@@ -62,7 +64,7 @@ def test_every_choice_composes_without_faults(group, choice, monkeypatch):
     if group == "dataset" and not choice.startswith("toy") and not needs:
         needs = ["teacher=openai", "teacher.model=m"]
     if group == "experiment" and choice != "quickstart":
-        needs = ["teacher.model=m"]
+        needs = ["teacher.model=m", *needs]
     config = to_config(composed(f"{group}={choice}", *needs))
     if group != "experiment":
         assert getattr(config, group.replace("-", "_")).name == choice
