@@ -39,7 +39,8 @@ def generated(student, prompt, **options):
 def expected(student, prompt, **options):
     token_ids, _ = generated(student, prompt, **options)
     text = student.tokenizer.decode(token_ids, skip_special_tokens=True)
-    return Decoded(text, token_ids[-1] == student.tokenizer.eos_token_id, len(token_ids))
+    ended = token_ids[-1] == student.tokenizer.eos_token_id
+    return Decoded(text, ended, len(token_ids), ids=token_ids[:-1] if ended else token_ids)
 
 
 def add_to_end_token(student, amount):
