@@ -9,7 +9,6 @@ import pytest
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Completion, CuratedCompletion, Problem
-from fcot.curation.config import CurationConfig
 from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, undersample
 from fcot.curation.golden import read_golden
 from fcot.prompts.answers import AnswerRule
@@ -222,13 +221,3 @@ def test_a_rationale_that_the_vocabulary_cannot_write_is_rejected():
     rules = Rules(["answer"], writable=lambda text: "</s>" not in text)
     rows = curate(completions, PROBLEMS, RULE, lambda completion, rule: rule.read(completion.answer_text), rules)
     assert [row.reason for row in rows] == ["special_token", None]
-
-
-def test_a_golden_file_that_no_filter_reads_is_a_fault(tmp_path):
-    def faults(**options):
-        return list(CurationConfig(name="answer", golden="ids.json", **options).faults())
-
-    assert faults(filters=["answer"]) == [
-        "curation.golden=ids.json: no filter of curation=answer reads it; choose curation=golden, or add golden to curation.filters"
-    ]
-    assert faults(filters=["answer", "golden"]) == faults(filters=["answer"], match_golden=True) == []

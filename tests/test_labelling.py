@@ -137,6 +137,13 @@ def test_undersampling_keeps_max_samples_completions(make_run, tmp_path):
     assert len(rows) == everything["kept"]
 
 
+def test_a_golden_file_that_no_filter_reads_gives_a_warning(make_run, golden, tmp_path, capsys):
+    """No fault: a sweep over filters has one file for all of them."""
+    for choice, warned in (("answer", True), ("golden", False), ("golden_matched", False)):
+        curated(make_run(tmp_path, *SMALL, f"curation={choice}", golden(list(range(60)))))
+        assert (f"no filter of curation={choice} reads it; choose curation=golden" in capsys.readouterr().err) == warned
+
+
 def test_golden_ids_that_match_nothing_are_an_error(make_run, golden, tmp_path):
     with pytest.raises(
         FcotError, match=r"1 of its sample indices are not in the data, the first is 100000; toy_arithmetic has 60 problems here"

@@ -80,6 +80,12 @@ def curate(context: Context) -> Summary:
             f"warning: {len(without)} of the {len(run.rules.golden)} golden problems have no kept completion: they are not train problems, "
             "or their completions were rejected"
         )
+    options = run.config.curation
+    if options.golden_unread:
+        say(
+            f"warning: curation.golden={options.golden}: no filter of curation={options.name} reads it; choose curation=golden, or add "
+            "golden to curation.filters"
+        )
     if run.rules.labels == "vote" and counts.labelled == counts.total:
         say("warning: curation.labels=vote only votes on problems without a gold answer, and all have one; vote_all votes on all problems")
     if "truncated" in run.rules.filters and counts.unknown:
