@@ -39,7 +39,7 @@ def shared_data() -> Path:
 def run_fcot(tmp_path):
     """``run_fcot("diversity=1", ...) -> CompletedProcess``: runs the program in the test's own empty folder."""
 
-    def run(*arguments: str, module: str = "fcot.run", timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, module: str = "fcot.run", timeout: float = 900, **environment: str) -> subprocess.CompletedProcess[str]:
         return zygote.run(["-m", module, *arguments], cwd=tmp_path, env={**os.environ, **environment}, timeout=timeout)
 
     return run

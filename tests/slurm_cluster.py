@@ -40,7 +40,7 @@ def slurm() -> Iterator[dict[str, str]]:
 
 def call(folder: Path, environment: dict[str, str], *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder and check its exit code."""
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -205,7 +205,7 @@ def test_the_example_notebook_runs(tmp_path, monkeypatch):
     assert not any(cell.get("outputs") for cell in notebook.cells), "the notebook is kept without outputs"
     for cell in notebook.cells:
         cell.source = cell.source.replace('"trainer.max_steps": 600', '"trainer.max_steps": 20')
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [str(output.get("text") or output.get("data")) for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("dry run: no request was sent" in text for text in shown)
     assert any("train: 20/20 steps" in text for text in shown), "progress is shown in the cell"

@@ -218,7 +218,7 @@ def start(*arguments):
 
 
 def wait_for(condition, process):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end

@@ -45,7 +45,7 @@ except FcotError as error:
 def on_full_disk(statement, path):
     """Standard error of a process in which no file may exceed 1,000 bytes; ``path`` is ``sys.argv[1]``."""
     script = FULL_DISK.format(statement=statement)
-    process = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    process = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=600, check=False)
     assert process.returncode == 1
     return process.stderr
 
@@ -279,7 +279,7 @@ def test_a_kill_between_the_renames_never_mixes_two_folders(tmp_path):
         path.mkdir(parents=True)
         for name in "ab":
             (path / name).write_text("old")
-        process = subprocess.run([sys.executable, "-c", script, str(path), str(count)], timeout=60, check=False)
+        process = subprocess.run([sys.executable, "-c", script, str(path), str(count)], timeout=600, check=False)
         versions = {text for name, text in contents(path).items()} if path.exists() else {"nothing"}
         assert versions in ({"old"}, {"new"}, {"nothing"})
         assert not path.exists() or names(path) == ["a", "b"]

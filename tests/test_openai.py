@@ -680,7 +680,7 @@ def test_an_interrupted_run_waits_for_requests_in_flight_and_loses_nothing(tmp_p
         command = ("-m", "fcot.run", *COMMAND, f"teacher.base_url={server.base_url}", *rate)
         process = start_and_wait_for(14, server, command, tmp_path)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         stats = server.stats()
     assert process.returncode == 130, err
     assert "stopping: waiting for" in err
@@ -702,7 +702,7 @@ def test_both_signals_wait_for_requests_in_flight(tmp_path, number):
     with FakeServer([None] * 9 + ["slow:0.5"] * 500) as server:
         process = start_and_wait_for(10, server, ("-c", BUY_FORTY, server.base_url, str(tmp_path)), os.path.dirname(__file__))
         process.send_signal(number)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
         stats = server.stats()
     assert process.returncode == -signal.SIGINT, "it ends with KeyboardInterrupt"
     assert "stopping: waiting for" in err
@@ -717,6 +717,6 @@ def test_a_second_interrupt_does_not_wait_for_requests_in_flight(tmp_path):
         process.send_signal(signal.SIGINT)
         assert any("stopping: waiting for" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode == -signal.SIGINT
         assert stored(tmp_path) == server.stats()["good_choices"] == 4

@@ -29,7 +29,7 @@ def wait_until_training(folder: Path, ranks: list) -> None:
 
 def ended(ranks: list) -> list[tuple[int, str]]:
     """Exit code and stderr of each rank."""
-    output = [rank.communicate(timeout=110)[1] for rank in ranks]
+    output = [rank.communicate(timeout=600)[1] for rank in ranks]
     return [(rank.returncode, text) for rank, text in zip(ranks, output, strict=True)]
 
 
@@ -96,7 +96,7 @@ def test_a_killed_rank_is_noticed_while_no_rank_waits_for_it(tmp_path, start_ran
     assert ranks[0].stdout.readline() == "busy\n"
     ranks[1].kill()
     ranks[1].communicate()
-    _, output = ranks[0].communicate(timeout=60)
+    _, output = ranks[0].communicate(timeout=600)
     assert ranks[0].returncode == 1
     assert "rank 0: rank 1 of 2 has ended; the same command continues" in output
 
@@ -106,7 +106,7 @@ def test_a_rank_whose_port_is_taken_says_so(tmp_path):
         port = other.getsockname()[1]
         rank, _ = rank_environments(port)
         rank |= {"TORCHELASTIC_USE_AGENT_STORE": "False"}
-        result = zygote.run([*TRAIN, "trainer.max_steps=10"], cwd=tmp_path, env=os.environ | rank, timeout=110)
+        result = zygote.run([*TRAIN, "trainer.max_steps=10"], cwd=tmp_path, env=os.environ | rank, timeout=600)
     assert result.returncode == 1
     assert f"rank 0 of 2 cannot connect to the others at 127.0.0.1:{port}" in result.stderr
     assert "EADDRINUSE" in result.stderr

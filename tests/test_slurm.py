@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from slurm_cluster import all_ended, call, fcot, slurm, the_sweep, wait  # noqa: F401
 
+from fcot.sweeps.job import read_record
 from fcot.sweeps.slurm import submissions
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -183,7 +184,7 @@ def test_simultaneous_reruns_submit_once_and_a_cancelled_job_stays_cancelled(slu
     reruns = [
         subprocess.Popen(fcot("sweep", "rerun", str(sweep.folder)), cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[1].decode() for process in reruns]
+    outputs = [process.communicate(timeout=600)[1].decode() for process in reruns]
     assert sum("submitted" in output for output in outputs) == 1, outputs
     assert sum("nothing to run again" in output for output in outputs) == 1
     assert [set(submission.jobs) for submission in submissions(sweep)[n:] if submission.jobs] == [{"0", "1"}]
@@ -198,16 +199,18 @@ def test_simultaneous_reruns_submit_once_and_a_cancelled_job_stays_cancelled(slu
 def uninterrupted(tmp_path_factory):
     """Metrics of the long run without an interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    call(folder, {"OMP_NUM_THREADS": "1"}, *fcot("run", "seed=0", *LONG, "trainer.max_steps=3000"))
+    call(folder, {"OMP_NUM_THREADS": "1"}, *fcot("run", "seed=0", *LONG, "trainer.max_steps=4000"))
     return metrics(folder)
 
 
 @pytest.mark.slow
 def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(slurm, uninterrupted, tmp_path):  # noqa: F811
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=35"]
-    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", *SLURM, *limit))
-    by_name = wait(the_sweep(tmp_path), slurm, all_ended)
-    assert by_name[0].state == "done"
+    # SLURM warns up to 30 seconds early: here 15 to 45 seconds after the start, which leaves at least 75 seconds for saving.
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=75"]
+    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=4000", *SLURM, *limit))
+    sweep = the_sweep(tmp_path)
+    by_name = wait(sweep, slurm, all_ended)
+    assert by_name[0].state == "done", (by_name[0], read_record(sweep.record(0)))
     assert by_name[0].preempted >= 1
     assert metrics(tmp_path) == uninterrupted
     assert len(list(tmp_path.glob("outputs/runs/*"))) == 1
@@ -215,7 +218,7 @@ def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(slurm, un
 
 @pytest.mark.slow
 def test_a_run_that_a_higher_partition_preempts_continues(slurm, uninterrupted, tmp_path):  # noqa: F811
-    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=3000", "logger=wandb", "logger.mode=offline", *SLURM))
+    call(tmp_path, slurm, *fcot("run", "-m", "seed=0", *LONG, "trainer.max_steps=4000", "logger=wandb", "logger.mode=offline", *SLURM))
     sweep = the_sweep(tmp_path)
     wait(sweep, slurm, lambda by_name: by_name[0].state == "running" and "train" in by_name[0].details)
     time.sleep(3)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -315,6 +318,22 @@ def test_a_sweep_longer_than_an_array_is_submitted_as_several_arrays(fake_slurm,
     assert throttles(fake_slurm, "78") == ["0-2%3", "0-2%3"]  # together array_parallelism, in proportion
     assert "submitted: 7 jobs (7, 8, 9)" in capsys.readouterr().err
     assert [status.state for status in statuses(sweep)] == ["queued"] * 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_warning_that_comes_while_python_starts_waits_until_the_job_listens(number, fake_slurm, tmp_path):  # noqa: F811
+    submit_sweep(a_sweep(tmp_path, 1), [0], [], False)
+    (command,) = re.findall(r"--kill-on-bad-exit=1 (.*) -u -m submitit", fake_slurm.script("7"))
+    program = """if True:
+        import os, sys
+        os.kill(os.getpid(), int(sys.argv[1]))  # before any handler is installed
+        from fcot.base.stopping import listen, stop_requested
+        assert stop_requested() is None
+        listen()
+        print(stop_requested())
+    """
+    done = subprocess.run([*shlex.split(command), "-c", program, str(int(number))], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{number!s}\n"), done.stderr
 
 
 def test_an_array_that_slurm_rejects_as_too_long_is_halved(fake_slurm, tmp_path):  # noqa: F811

@@ -200,6 +200,6 @@ def test_ranks_of_torchrun_end_if_there_is_nothing_to_do(tmp_path):
         f"output_dir={tmp_path}", *SMALL, "diversity=1", "trainer.devices=2",
     ]  # fmt: skip
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stderr

@@ -500,7 +500,7 @@ def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places,
             while process.poll() is None and not reached(tmp_path / "killed", place):
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
-            _, messages = process.communicate(timeout=60)
+            _, messages = process.communicate(timeout=600)
             assert reached(tmp_path / "killed", place), messages
         run = make_run(tmp_path / "killed", *settings)
         assert not run.directory.done.exists()

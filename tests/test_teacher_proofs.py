@@ -138,7 +138,7 @@ def test_a_run_writes_the_api_key_nowhere_even_after_errors(tmp_path):
             process = start(
                 server, tmp_path, f"dataset.generator_seed={number}", "dataset.limit=20", "teacher.api_key_env=MY_KEY", MY_KEY=key
             )
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=600)
             assert server.stats()["last"], err
             assert server.stats()["last"][0]["authorization"] == f"Bearer {key}"
         assert key not in out + err

@@ -85,7 +85,7 @@ def files_of(folder: Path) -> set[str]:
 def test_an_offline_run_contains_metrics_tables_and_artifacts_with_lineage(tmp_path, clean_environment):
     command = [sys.executable, "-m", "fcot.run", *SMALL, "logger=wandb", "logger.tags=[mine]", "logger.project=papers"]
     # A process of its own: libraries choose some of their folders when they are imported.
-    done = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     (part,) = parts(tmp_path)
     run_folder = part.parents[2]
@@ -166,7 +166,7 @@ def test_a_killed_run_continues_in_the_same_wandb_run(tmp_path, clean_environmen
     assert first_steps, "nothing of the killed part was kept"
     second = start_again(tmp_path, clean_environment, options)
     second.send_signal(signal.SIGTERM)  # as SLURM does before it requeues
-    _, output = second.communicate(timeout=100)
+    _, output = second.communicate(timeout=600)
     both_parts = parts(tmp_path)
     assert len(both_parts) == 2
     assert len({records_of("run", records(folder))[0]["run_id"] for folder in both_parts}) == 1

@@ -51,7 +51,7 @@ def start(
 
 
 def run(
-    arguments: Sequence[object], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
+    arguments: Sequence[object], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """Do what ``subprocess.run([sys.executable, *ARGUMENTS], capture_output=True, text=True)`` does."""
     process = start(arguments, cwd=cwd, env=env)

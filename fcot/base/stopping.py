@@ -24,9 +24,13 @@ _first_sigterm_at: float | None = None  # time.monotonic()
 
 
 def listen() -> None:
-    """Treat ``SIGUSR2`` and ``SIGTERM`` as requests to stop. A ``SIGTERM`` more than two seconds after the first ends the process."""
+    """Treat ``SIGUSR2`` and ``SIGTERM`` as requests to stop. A ``SIGTERM`` more than two seconds after the first ends the process.
+
+    Signals that :mod:`fcot.sweeps.hold_signals` has held back since the process started arrive now.
+    """
     signal.signal(WARNING, _handle)
     signal.signal(signal.SIGTERM, _handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (WARNING, signal.SIGTERM))
 
 
 def note(number: int) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from fcot.base.console import say
 from fcot.base.errors import FcotError
 from fcot.base.ranks import started_first
 from fcot.base.stopping import WARNING, listen, stop_if_requested, stop_requested
+from fcot.sweeps import hold_signals
 from fcot.sweeps.controller import array_of, cancel, longest_array, states
 from fcot.sweeps.job import give_up, run_generation, run_job, slurm_id
 from fcot.sweeps.plan import GENERATION, JobName, Sweep, display_path, format_jobs, read_plan
@@ -294,7 +296,9 @@ def _size(path: Path) -> int:
 
 
 def _executor(sweep: Sweep, parameters: dict[str, Any]) -> Any:
-    executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=parameters.get("max_num_timeout", 0))
+    python = shlex.join([sys.executable, "-S", "-I", hold_signals.__file__, sys.executable])
+    attempts = parameters.get("max_num_timeout", 0)
+    executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=attempts, slurm_python=python)
     chosen = {name: value for name, value in parameters.items() if value is not None and name not in _NOT_FOR_SUBMITIT}
     additional = {"requeue": True} | (chosen.get("additional_parameters") or {})
     dependencies = (chosen.pop("dependency", None), additional.pop("dependency", None))
