@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-ARGS ?= -n auto --dist loadgroup
+ARGS ?= -n auto --dist worksteal
 
 .PHONY: demo test test-slow test-slurm test-oldest test-second lint docs clean
 
@@ -17,7 +17,7 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-slurm: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow $(ARGS) tests/test_slurm.py tests/test_vllm.py tests/test_sweeps.py
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile tests/test_slurm.py tests/test_vllm.py tests/test_sweeps.py
 
 # The oldest versions that pyproject.toml allows (of torch the one of constraints.txt), and tests of what uses them most.
 OLDEST := build/oldest

@@ -1,4 +1,4 @@
-"""A real one-node SLURM. All tests that need it run in one pytest worker."""
+"""A real one-node SLURM. Tests of one file share it."""
 
 from __future__ import annotations
 

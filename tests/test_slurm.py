@@ -17,7 +17,6 @@ from slurm_cluster import all_ended, call, fcot, slurm, the_sweep, wait  # noqa:
 from fcot.sweeps.job import read_record
 from fcot.sweeps.slurm import submissions
 
-pytestmark = pytest.mark.xdist_group("slurm")
 SMALL = [
     "dataset.n_problems=60", "trainer.max_steps=12", "trainer.evaluate_every_steps=6", "trainer.warmup_steps=2",
     "student.width=32", "student.layers=1", "student.vocab_size=400", "student.max_new_tokens=40",
