@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from students import save_gpt2, save_t5
+from transformers import T5ForConditionalGeneration
 
 from fcot.base import machine
 from fcot.estimate import memory as stage
 from fcot.estimate.dry_run import estimate
 from fcot.student import memory
 from fcot.student.loading import Lora, load_student
-from fcot.student.memory import free_memory, training_memory
+from fcot.student.memory import free_memory, training_memory, weights_bytes
 
 SAVED = {"gpt2": save_gpt2, "t5": save_t5}
 SHAPE = {"rows": 4, "prompt": 24, "completion": 40}
@@ -52,6 +53,18 @@ def test_state_is_parameters_gradients_and_adamws_two_moments(folder):
     assert training_memory(folder, None, **SHAPE).state == 16 * n_parameters
     assert training_memory(folder, None, **SHAPE, ranks=2, sharded=True).state == 8 * n_parameters
     assert training_memory(folder, None, **SHAPE, ranks=2).state == 20 * n_parameters
+
+
+def test_the_output_head_of_flan_t5_counts_although_its_configuration_ties_it(tmp_path):
+    folder = save_t5(tmp_path / "model", gated=True)
+    model = T5ForConditionalGeneration.from_pretrained(folder)
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
+    model.save_pretrained(folder)
+    n_parameters = sum(parameter.numel() for parameter in load_student(str(folder)).model.parameters())
+    assert n_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert training_memory(str(folder), None, **SHAPE).state == 16 * n_parameters
+    assert weights_bytes(str(folder)) == 4 * n_parameters
 
 
 def test_lora_checkpointing_and_small_batches_need_less_memory(folder):

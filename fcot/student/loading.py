@@ -219,6 +219,10 @@ def build_without_weights(source: str, revision: str | None) -> Student:
     """
     config = AutoConfig.from_pretrained(source, revision=revision)
     model = _model_class(config).from_config(config, dtype=torch.float32)
+    head = model.get_output_embeddings()
+    if not getattr(config, "scale_decoder_outputs", True) and head.weight is model.get_input_embeddings().weight:
+        # Flan-T5's weights have an output head of their own, although transformers' T5Config always ties it to the input embeddings.
+        head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
     return Student(model, load_tokenizer(source, revision), _architecture(config))
 
 
