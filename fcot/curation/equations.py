@@ -12,7 +12,8 @@ from fractions import Fraction
 from fcot.prompts.answers import strip_markup
 
 _TOKEN = re.compile(
-    r"(?P<number>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)|(?P<money>[$€£¥])|(?P<other>\S|\n)"
+    r"(?P<number>\d+(?:,\d+)*(?:\.\d+)?|\.\d+)|(?P<arrow>-+>)|(?P<sign>[-+*/()=%])|(?P<word>[^\W\d_]+(?:-[^\W\d_]+)*)"
+    r"|(?P<money>[$€£¥])|(?P<other>\S|\n)"
 )
 # A calculation, as a pattern over letters for tokens: n number, o operator, w word (a unit after a number), v single letter (a variable).
 _TERM = r"\(*(?:-\(*)?n%?w{0,3}\)*w{0,2}"

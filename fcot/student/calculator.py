@@ -23,9 +23,9 @@ _OPENING = rf"(?:{_SPACE}|\*\*|\\\(|\\?[$€£¥])*"  # what may stand between a
 _NUMBER = rf"[-−]?{_SPACE}?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)"
 _RIGHT = re.compile(rf"(?P<opening>{_OPENING})(?P<number>{_NUMBER})(?P<rest>.*)", re.DOTALL)
 _WORD = r"[^\W\d_]+(?:-[^\W\d_]+)*"
-_UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*\*?|{_SPACE}*{_WORD}-?{_SPACE}*)")
+_UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*(?:\*?|-+)|{_SPACE}*{_WORD}-?{_SPACE}*)")
 _CALCULATES_ON = re.compile(  # the number is not the value but a part of it
-    rf"{_SPACE}*(?:[-−–:(]|(?:{_WORD}{_SPACE}*)?(?:[+/×÷·^]|\*(?!\*))|[xX]{_SPACE}*\d)"
+    rf"{_SPACE}*(?:(?!-+>)[-−–:(]|(?:{_WORD}{_SPACE}*)?(?:[+/×÷·^]|\*(?!\*))|[xX]{_SPACE}*\d)"
 )
 _WITHOUT_NUMBER = re.compile(rf"{_SPACE}*(?:>>|\Z)")  # not a line break: many rationales write the number on the next line
 _UNIT = re.compile(rf"{_SPACE}*(?:%|{_WORD}|\d+)?")
