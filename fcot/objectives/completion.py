@@ -16,8 +16,8 @@ from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import CHUNK, GRADIENT_BYTES, Forward, autocast_type
 from fcot.student.objective import Loss
-from fcot.student.own import Rows
 from fcot.student.tensors import Batch
+from fcot.student.tokenization import Rows
 
 
 @dataclass(frozen=True)

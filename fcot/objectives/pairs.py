@@ -15,8 +15,7 @@ from fcot.base.console import say
 from fcot.base.records import CuratedCompletion, TrainingSample
 from fcot.prompts.student import StudentFormat
 from fcot.student.data import TrainingData
-from fcot.student.own import Rows
-from fcot.student.tokenization import Tokenized, TokenizedSample, tokenize
+from fcot.student.tokenization import Rows, Tokenized, TokenizedSample, tokenize
 
 _NO_PROMPT = 8  # tokens; the prompts come from the training samples
 Texts = dict[int, list[str]]  # completions by sample index

@@ -21,9 +21,8 @@ from fcot.student.batching import Ids
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 from fcot.student.objective import Loss
-from fcot.student.own import Rows
 from fcot.student.tensors import Batch, mask, pad
-from fcot.student.tokenization import Tokenized
+from fcot.student.tokenization import Rows, Tokenized
 
 TEXTS = 3  # anchor, positive, negative
 

@@ -19,9 +19,9 @@ from fcot.prompts.student import Architecture, StudentFormat
 from fcot.student.batching import Ids, StepSampler, deal
 from fcot.student.loading import Student
 from fcot.student.objective import Objective
-from fcot.student.own import OwnSamples, Rows
+from fcot.student.own import OwnSamples
 from fcot.student.tensors import Batch, mask, pad
-from fcot.student.tokenization import TokenizedSample
+from fcot.student.tokenization import Rows, TokenizedSample
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,18 @@ from fcot.base.errors import FcotError
 from fcot.decoding.engine import DecodingPrompt
 from fcot.student.batching import Ids, StepSampler
 from fcot.student.decoding import Decoded
-from fcot.student.tokenization import Tokenized, TokenizedSample
+from fcot.student.tokenization import Rows, Tokenized, TokenizedSample
 
 _NOISE = 2  # part of the seeds of own samples
 _RENEWALS = 3  # a training stops after this many renewals with too many unfinished samples
 Position = int  # of a sample among those that are stored
 
 
-class RenewedRows(Sequence[TokenizedSample]):
+class RenewedRows(Rows):
     """Stored rows, followed by rows that the student wrote.
 
     Attributes:
         stored: The stored rows.
-        lengths: Tokens of prompt and completion, (n, 2).
-        demonstrations: Tokens of each prompt that belong to its demonstrations, (n,).
     """
 
     def __init__(self, stored: Tokenized) -> None:
@@ -41,21 +39,12 @@ class RenewedRows(Sequence[TokenizedSample]):
         """Replace the rows that the student wrote."""
         self._own = rows
         lengths = np.array([(len(row.prompt), len(row.completion)) for row in rows], np.int64).reshape(-1, 2)
-        self.lengths: NDArray[np.int64] = np.concatenate([self.stored.lengths, lengths])
+        self.lengths = np.concatenate([self.stored.lengths, lengths])
         own_demonstrations = np.array([row.demonstrations for row in rows], np.int64)
-        self.demonstrations: NDArray[np.int64] = np.concatenate([self.stored.demonstrations, own_demonstrations])
+        self.demonstrations = np.concatenate([self.stored.demonstrations, own_demonstrations])
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        index = range(len(self))[index]  # also from the end
-        return self.stored[index] if index < len(self.stored) else self._own[index - len(self.stored)]
-
-
-Rows = Tokenized | RenewedRows
+    def _row(self, position: int) -> TokenizedSample:
+        return self.stored[position] if position < len(self.stored) else self._own[position - len(self.stored)]
 
 
 @dataclass(frozen=True)

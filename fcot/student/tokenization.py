@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,13 +45,35 @@ class TokenizedSample:
     demonstrations: int = 0
 
 
-class Tokenized(Sequence[TokenizedSample]):
+class Rows(Sequence[TokenizedSample]):
+    """Tokenized samples with their lengths.
+
+    Attributes:
+        lengths: Tokens of prompt and completion, (n, 2).
+        demonstrations: Tokens of each prompt that belong to its demonstrations, (n,).
+    """
+
+    lengths: NDArray[np.int64]
+    demonstrations: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return self._row(range(len(self))[index])  # also from the end
+
+    @abstractmethod
+    def _row(self, position: int) -> TokenizedSample:
+        """The row at a position, which is not negative."""
+
+
+class Tokenized(Rows):
     """The rows of a list of samples, in the same order, in flat arrays (memory-mapped if they come from a file).
 
     Attributes:
         table: Columns ``prompt`` and ``completion``, lists of ids, and ``demonstrations``.
-        lengths: Tokens of prompt and completion, (n, 2).
-        demonstrations: Tokens of each prompt that belong to its demonstrations, (n,).
         cut_prompts: Prompts over the limit; their beginning was cut.
         cut_completions: Completions over the limit; their end was cut, the end-of-sequence token included.
         unknown_share: Share of unknown tokens among all tokens: text that the tokenizer cannot represent.
@@ -59,22 +82,16 @@ class Tokenized(Sequence[TokenizedSample]):
     def __init__(self, table: pa.Table) -> None:
         self.table = table
         self._columns = [_flat(table.column(name)) for name in ("prompt", "completion")]
-        self.lengths: NDArray[np.int64] = np.stack([np.diff(offsets) for _, offsets in self._columns], axis=1).astype(np.int64)
-        self.demonstrations: NDArray[np.int64] = table.column("demonstrations").to_numpy().astype(np.int64)
+        self.lengths = np.stack([np.diff(offsets) for _, offsets in self._columns], axis=1).astype(np.int64)
+        self.demonstrations = table.column("demonstrations").to_numpy().astype(np.int64)
         counts = json.loads((table.schema.metadata or {}).get(b"fcot", b"{}"))
         self.cut_prompts: int = counts.get("cut_prompts", 0)
         self.cut_completions: int = counts.get("cut_completions", 0)
         self.unknown_share: float = counts.get("unknown", 0) / max(1, int(self.lengths.sum()))
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        index = range(len(self))[index]  # also from the end
-        prompt, completion = (values[offsets[index] : offsets[index + 1]].tolist() for values, offsets in self._columns)
-        return TokenizedSample(prompt, completion, int(self.demonstrations[index]))
+    def _row(self, position: int) -> TokenizedSample:
+        prompt, completion = (values[offsets[position] : offsets[position + 1]].tolist() for values, offsets in self._columns)
+        return TokenizedSample(prompt, completion, int(self.demonstrations[position]))
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -39,7 +39,8 @@ from fcot.student.loading import Student
 from fcot.student.loggers import csv_log
 from fcot.student.module import LearningRate, StudentModule
 from fcot.student.objective import Objective
-from fcot.student.own import OwnSamples, Rows
+from fcot.student.own import OwnSamples
+from fcot.student.tokenization import Rows
 
 History = list[dict[str, Any]]
 _LOG_EVERY = 10  # optimizer steps
