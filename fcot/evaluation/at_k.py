@@ -14,7 +14,7 @@ from typing import Any
 from fcot.prompts.answers import most_frequent
 
 Verdict = tuple[str | None, bool]  # a sampled answer: its prediction, None if it has none, and whether it is right
-AtK = dict[int, tuple[float, float]]  # of one problem, by k: maj@k and pass@k, 0..1
+AtK = dict[int, tuple[float, float]]  # maj@k and pass@k of one problem (0..1), by k
 
 
 def at_k(answers: Sequence[Verdict]) -> AtK:
@@ -48,11 +48,11 @@ def summarize(problems: Sequence[AtK]) -> dict[str, dict[str, Any]] | None:
 
     from fcot.evaluation.statistics import estimate  # imported here because it loads scipy, which curation does not need
 
-    shared = sorted(set.intersection(*map(set, problems))) if problems else []
-    if not shared or shared[-1] == 1:
+    sizes = sorted(set.intersection(*map(set, problems))) if problems else []
+    if not sizes or sizes[-1] == 1:
         return None
     summary: dict[str, dict[str, Any]] = {}
-    for k in shared:
+    for k in sizes:
         maj, passed = (estimate(np.array([[problem[k][place] for problem in problems]])) for place in (0, 1))
         summary[str(k)] = {
             "maj": maj.mean, "maj_ci95": [maj.low, maj.high], "pass": passed.mean, "pass_ci95": [passed.low, passed.high],

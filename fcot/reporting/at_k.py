@@ -8,7 +8,7 @@ from fcot.reporting.settings import MetricsRow, Setting, data_name, report_label
 from fcot.reporting.table import Table
 
 _COLUMNS = ("answers of", "k", "maj@k %", "95 % CI of maj", "pass@k %", "95 % CI of pass")
-_EXPLAINED = (
+_NOTE = (
     "maj@k: the majority of k sampled answers is right; pass@k: at least one of them is (estimator of Chen et al. 2021). k = 1 is a single "
     "sampled answer. Intervals are over problems, and over trainings where there are several seeds."
 )
@@ -16,9 +16,9 @@ _EXPLAINED = (
 
 def at_k_table(settings: Sequence[Setting]) -> Table | None:
     """A row per k of each setting and each teacher with several answers per problem; None without any."""
-    table = Table("at_k", "several answers per problem", _COLUMNS, ("answers of",), notes=[_EXPLAINED], always=("k", "maj@k %", "pass@k %"))
+    table = Table("at_k", "several answers per problem", _COLUMNS, ("answers of",), notes=[_NOTE], always=("k", "maj@k %", "pass@k %"))
     for setting in settings:
-        sizes = sorted({k for of_problem in (setting["test_at_k"] or {}).values() for k in of_problem})
+        sizes = sorted({k for by_k in (setting["test_at_k"] or {}).values() for k in by_k})
         for k in sizes:
             if (estimates := setting.at_k(k)) is not None:
                 cells = [(estimate.mean, estimate.low, estimate.high) for estimate in estimates]
@@ -30,7 +30,7 @@ def at_k_table(settings: Sequence[Setting]) -> Table | None:
 
 
 def _teachers(settings: Sequence[Setting]) -> Iterator[tuple[str, MetricsRow]]:
-    """A run of each teacher, D and set of train problems, with a name. Runs with the same completions count once."""
+    """Name and run of each combination of teacher, D and train problems. Runs with the same completions count once."""
     unique: dict[str, tuple[str, MetricsRow]] = {}
     for setting in settings:
         run = next((run for run in setting.runs if run.get("teacher_at_k")), None)

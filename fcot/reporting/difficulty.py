@@ -47,24 +47,34 @@ def _accuracy(setting: Setting, problems: Sequence[int]) -> str:
 
 
 def _by_calculations(setting: Setting) -> Parts:
-    """Problems by their number of calculations. Neighboring numbers are joined until each part has its share of the problems."""
+    """Problems by their number of calculations. Neighboring numbers are joined where they have few problems."""
     counts: Mapping[int, int] = setting["test_calculations"] or {}
     numbers: dict[int, list[int]] = {}
     for index in sorted(setting.problems & set(counts)):
         numbers.setdefault(counts[index], []).append(index)
-    parts: list[tuple[int, int, list[int]]] = []  # the smallest and the largest number of calculations, and the problems
+    return {str(first) if first == last else f"{first}-{last}": problems for first, last, problems in _joined(numbers)}
+
+
+Range = tuple[int, int, list[int]]  # the smallest and the largest number of calculations, and the problems with such a number
+
+
+def _joined(numbers: Mapping[int, list[int]]) -> list[Range]:
+    """Join neighboring numbers of calculations to at most ``_MOST_PARTS`` ranges, each with at least half of an equal share of problems."""
     least = sum(map(len, numbers.values())) / _MOST_PARTS / 2
+    ranges: list[Range] = []
     for number, problems in sorted(numbers.items()):
-        if parts and (len(parts[-1][2]) < least or len(parts) == _MOST_PARTS):
-            first, _, earlier = parts.pop()
-            parts.append((first, number, earlier + problems))
-        else:
-            parts.append((number, number, problems))
-    if len(parts) > 1 and len(parts[-1][2]) < least:
-        _, last, problems = parts.pop()
-        first, _, earlier = parts.pop()
-        parts.append((first, last, earlier + problems))
-    return {str(first) if first == last else f"{first}-{last}": problems for first, last, problems in parts}
+        following = (number, number, problems)
+        if ranges and (len(ranges[-1][2]) < least or len(ranges) == _MOST_PARTS):
+            following = _union(ranges.pop(), following)
+        ranges.append(following)
+    if len(ranges) > 1 and len(ranges[-1][2]) < least:
+        last = ranges.pop()
+        ranges.append(_union(ranges.pop(), last))
+    return ranges
+
+
+def _union(lower: Range, upper: Range) -> Range:
+    return lower[0], upper[1], lower[2] + upper[2]
 
 
 def _by_pass_rate(teacher: Setting) -> Parts:
@@ -73,5 +83,13 @@ def _by_pass_rate(teacher: Setting) -> Parts:
     parts: Parts = {name: [] for name in _RATES}
     for index in sorted(teacher.problems):
         rate = measured[index][1][1] if index in measured else float(teacher.answers[0][index])
-        parts[_RATES[0 if rate == 0 else 3 if rate == 1 else 1 if rate < 0.5 else 2]].append(index)
+        parts[_rate_in_words(rate)].append(index)
     return {name: problems for name, problems in parts.items() if problems}
+
+
+def _rate_in_words(rate: float) -> str:
+    """The entry of ``_RATES`` for a share of right answers."""
+    never, less_than_half, half_or_more, always = _RATES
+    if rate in (0, 1):
+        return always if rate else never
+    return less_than_half if rate < 0.5 else half_or_more

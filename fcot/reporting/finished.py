@@ -27,7 +27,7 @@ _IRRELEVANT_KEYS = (
     "seed", "output_dir", "store_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path",
     "student.name", "method.name",
     "trainer.eval_batch_tokens", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every_s", "teacher.batch",
-    *(f"{who}.{what}" for who in ("teacher", "student") for what in (
+    *(f"{group}.{key}" for group in ("teacher", "student") for key in (
         "base_url", "api_key_env", "headers", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries",
         "poll_s", "prices", "max_choices_per_request", "budget_usd",
     )),
@@ -39,7 +39,7 @@ def load(path: Path, varied: Mapping[str, str] | None = None) -> Loaded:
 
     Args:
         path: The run's ``metrics.json``.
-        varied: The values that the run's sweep varied; None if it is not of a sweep.
+        varied: The values that the run's sweep varied; None if the run belongs to no sweep.
 
     Raises:
         FcotError: A file is missing or damaged.

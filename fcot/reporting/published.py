@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from fcot.methods.table import METHODS
 
 _ONE_EVALUATION = ("gpt3_", "teacher")  # models behind an API: only their final weights could be evaluated
+_OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # runs of a sweep over one of these have no cell in the paper
 FILE = Path(__file__).with_name("paper_a.yaml")
 ANCHORS_FILE = Path(__file__).with_name("anchors.yaml")
 
@@ -79,9 +80,6 @@ def _values(data: Mapping[str, Any]) -> Iterator[Published]:
     for row in data["figure4"]["rows"]:
         for size, percent in list(zip(row["sizes"], row["values"], strict=True))[:-1]:  # the last is the whole train split: table 9
             yield from cell("figure4", row["task"], data["figure4"]["student"], row["method"], size, percent)
-
-
-_OTHER_KIND = ("prompt.", "trainer.", "teacher.", "student.")  # runs of a sweep over one of these have no cell in the paper
 
 
 def find_published(metrics: Mapping[str, Any]) -> Published | None:

@@ -66,8 +66,9 @@ def _teachers(tasks: set[str]) -> Table | None:
 
 def _anchors(settings: Sequence[Setting]) -> Table | None:
     """Other papers' accuracies of the same models on the same tasks; None without any."""
-    anchors = list({id(anchor): anchor for setting in settings for anchor in anchors_of(setting.runs[0])}.values())
-    tasks = list(dict.fromkeys(setting["task"] for setting in settings if anchors_of(setting.runs[0])))
+    of_settings = [(setting["task"], anchors_of(setting.runs[0])) for setting in settings]
+    anchors = list({id(anchor): anchor for _, of_setting in of_settings for anchor in of_setting}.values())
+    tasks = list(dict.fromkeys(task for task, of_setting in of_settings if of_setting))
     if not anchors:
         return None
     left = ("student", "source", "training", "calculator")

@@ -91,12 +91,12 @@ def _record(student: PretrainedStudentConfig) -> dict[str, Any] | None:
 
 
 def _runs_of(student: Path) -> list[RunDirectory]:
-    """The folders that may be that of the run that trained a student: a student is in its run's folder, or in that of one of its rounds."""
+    """Where the run that trained a student may be: the student is in the run's folder, or in the folder of one of the run's rounds."""
     return [RunDirectory(parent) for parent in student.resolve().parents[:2]]
 
 
 def student_name(folder: Path) -> str:
-    """The name of a student or model in a folder: of a run's student the run's name for it, of a download from the hub its hub id."""
+    """The name of a model in a folder: ``student.name`` of the run that trained it, its hub id, or the folder's name."""
     folder = folder.resolve()
     for run in _runs_of(folder):
         with contextlib.suppress(OSError, AttributeError, YAMLError, OmegaConfBaseException):
@@ -125,11 +125,9 @@ def base_model_of(student: Any) -> BaseModel:
     if student.path is None:
         return BaseModel(student.hub_id, student.hub_id)
     folder = Path(student.path)
-    hub_id = hub_id_of(folder)
-    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
-        return BaseModel(
-            student_name(folder),
-            hub_id,
-            f"It was a folder with a model of the class {read_json(folder / 'config.json')['architectures'][0]}.",
-        )
-    return BaseModel(student_name(folder), hub_id)
+    name, hub_id = student_name(folder), hub_id_of(folder)
+    try:
+        model_class = read_json(folder / "config.json")["architectures"][0]
+    except (OSError, ValueError, TypeError, LookupError):
+        return BaseModel(name, hub_id)
+    return BaseModel(name, hub_id, f"It was a folder with a model of the class {model_class}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,7 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
         train = [index for index in train if problems[index].labelled]
     selected = train
     if mode.subset is not None:
-        if mode.subset > len(train):
-            raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems; set split_mode.subset to at most that")
+        _check_subset(mode.subset, train)
         selected = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         selected = selected[: config.dataset.limit]
@@ -96,10 +95,15 @@ def _split_by_hash(config: Config, task: Task, problems: Mapping[int, Problem], 
     if unlabelled:
         train += [index for index in keys if index not in labelled]
     train = hashed(train, keys)
-    if mode.subset is not None and mode.subset > len(train):
-        raise FcotError(f"split_mode.subset={mode.subset}: train has {len(train)} problems")
+    if mode.subset is not None:
+        _check_subset(mode.subset, train)
     limits = [limit for limit in (mode.subset, config.dataset.limit) if limit is not None]
     return Split(sorted(train[: min(limits, default=len(train))]), sorted(validation), sorted(test))
+
+
+def _check_subset(subset: int, train: Sequence[int]) -> None:
+    if subset > len(train):
+        raise FcotError(f"split_mode.subset={subset}: train has {len(train)} problems; set split_mode.subset to at most that")
 
 
 def _own_parts(
@@ -109,7 +113,7 @@ def _own_parts(
 
     Args:
         problems: The problems by sample index.
-        keys: By sample index, what the hash is of; problems without a gold answer have none.
+        keys: The texts that are hashed, by sample index; only of problems with a gold answer.
         validation_fraction: Expected share of train that is held out.
     """
     train, validation, test = ([index for index in keys if problems[index].part == part] for part in PARTS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fcot.curation.equations import equations
+from fcot.curation.equations import Equation, equations
 from fcot.decoding.encoding import encoder_of
 
 _WINDOW = 256  # tokens before an equals sign that are read: more than a line of reasoning
@@ -124,9 +124,9 @@ class Calculator:
             return None
         self.equations.computed += 1
         percent = unit.strip() == "%"
-        text = _written(_nearest(equation.value, number) if percent else equation.value, number)
-        again = _equation(f"{left}={opening}{text}{unit}")
-        if (number and equation.holds) or text == number or again is None or not (again.holds or percent):
+        text = _formatted(_nearest(equation.value, number) if percent else equation.value, number)
+        corrected = _equation(f"{left}={opening}{text}{unit}")
+        if (number and equation.holds) or text == number or corrected is None or not (corrected.holds or percent):
             return None
         return (0, "", opening + text) if match is None else (len(opening), number, text)
 
@@ -171,8 +171,8 @@ class Calculator:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _equation(text: str) -> Any:
-    """The equation that a text with one equals sign is; None if it is none."""
+def _equation(text: str) -> Equation | None:
+    """The equation in a text with one equals sign; None if the text is no equation."""
     return next(iter(equations(text)), None)
 
 
@@ -182,7 +182,7 @@ def _nearest(value: Fraction, number: str) -> Fraction:
     return min((100 * value, value), key=lambda candidate: abs(candidate - written))
 
 
-def _written(value: Fraction, like: str) -> str:
+def _formatted(value: Fraction, like: str) -> str:
     """A value in the form of the number that it replaces: with its thousands separators and at least its decimals."""
     decimals = len(like.partition(".")[2])
     exact = next((n for n in range(_MOST_DECIMALS + 1) if (value * 10**n).denominator == 1), None)

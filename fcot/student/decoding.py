@@ -79,7 +79,7 @@ def check_calculator(student: Student) -> None:
     """Reject a student that cannot use a calculator: encoder-decoders with absolute positions, such as BART, cannot take back tokens.
 
     Raises:
-        FcotError: It is one of these.
+        FcotError: The student is such a model.
     """
     if student.architecture == "encoder_decoder" and getattr(student.model.config, "max_position_embeddings", None) is not None:
         raise FcotError(

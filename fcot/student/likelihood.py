@@ -22,7 +22,7 @@ from fcot.student.loading import Student
 from fcot.student.tensors import Batch
 from fcot.student.tokenization import TokenizedSample
 
-_TOKENS = 8192  # of a batch without gradients, padding included
+_TOKENS = 8192  # size of a batch without gradients, padding included
 
 
 def target_logprobs(forward: Forward, part: Batch) -> torch.Tensor:
@@ -60,7 +60,7 @@ def completion_logprobs(
         student: Evaluated without dropout, on a GPU if there is one. Its parameters do not change.
         rows: Prompts and completions as token ids.
         layout: How samples become tensors. Packing and the weights of prompts do not matter.
-        precision: Lightning's name of the training's precision. Rounding that the training has too cancels in differences.
+        precision: Lightning's name of the training's precision: its rounding errors cancel where a loss subtracts these values.
         world: The ranks that share the work.
         advance: Called with the number of completions that were finished since the last call.
     """

@@ -53,7 +53,7 @@ class Schedule:
 
     Attributes:
         first_share: Share of the samples of the first step that the student writes, 0 to 1 (GKD's lambda).
-        last_share: The same of the last step; it changes linearly in between.
+        last_share: This share at the last step; it changes linearly in between.
         every: Optimizer steps between two renewals.
         n_steps: Optimizer steps of the training.
         seed: Seed of the choice of samples and of the noise.
@@ -66,7 +66,7 @@ class Schedule:
     seed: int
 
     def chosen(self, step: int, ids: Ids) -> NDArray[np.bool_]:
-        """Which samples of a step the student writes: a pure function of seed and step. The expected share is exact."""
+        """Which samples of a step the student writes: a pure function of seed and step. On average over seeds, it is the exact share."""
         share = self.first_share + (self.last_share - self.first_share) * step / max(1, self.n_steps - 1)
         rng = np.random.default_rng((self.seed, step, _NOISE))
         n = min(len(ids), int(share * len(ids) + rng.random()))
@@ -91,7 +91,7 @@ class Writing:
         is_right: Whether an answer to the problem of a stored sample is right; None if the problem has no gold answer.
         use_wrong: Whether samples that are not right are used; otherwise they are left out of their step.
         end_token: Id of the token that ends a completion.
-        most_unfinished: The largest share of samples without an end that is no reason to stop, 0 to 1.
+        most_unfinished: Share of samples without an end, 0 to 1; above it in three renewals in a row, the training stops.
     """
 
     limit: int
@@ -165,14 +165,14 @@ class OwnSamples:
                     ending = [self._writing.end_token] if answers[number].complete else []
                     self._own.append((position, [*answers[number].ids, *ending]))
             self._steps[step] = np.array(ids, np.int64)
-        self._show()
+        self._renew_rows()
         self._records.append({
             "step": steps.start, "written": len(answers), "right": sum(map(bool, right)), "used": sum(used),
             "unfinished": sum(not answer.complete for answer in answers), "tokens": sum(answer.n_tokens for answer in answers),
         })  # fmt: skip
 
-    def _show(self) -> None:
-        """Show what the student wrote as rows."""
+    def _renew_rows(self) -> None:
+        """Put what the student wrote into the rows, in the place of what it wrote before."""
         stored = self._rows.stored
         self._rows.replace_own(
             [TokenizedSample(stored[position].prompt, ids, int(stored.demonstrations[position])) for position, ids in self._own]
@@ -193,7 +193,7 @@ class OwnSamples:
         )
 
     def facts(self) -> dict[str, Any]:
-        """``own_samples``: numbers of samples and tokens, over all renewals; ``renewals``: the same of each renewal."""
+        """``own_samples``: numbers of samples and tokens, over all renewals; ``renewals``: these numbers for each renewal."""
         names = ("written", "right", "used", "unfinished", "tokens")
         return {"own_samples": {name: sum(record[name] for record in self._records) for name in names}, "renewals": self._records}
 
@@ -207,4 +207,4 @@ class OwnSamples:
         self._steps = {step: np.array(ids, np.int64) for step, ids in state["steps"].items()}
         self._own = [(position, ids) for position, ids in state["own"]]
         self._records = list(state["records"])
-        self._show()
+        self._renew_rows()

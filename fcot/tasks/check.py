@@ -124,9 +124,8 @@ def skipped_note(data: Data) -> list[str]:
     """A note on the rows that ``dataset.on_invalid=skip`` leaves out."""
     if not data.n_faulty:
         return []
-    shown = "; ".join(data.faults[:_SHOWN]) + (f"; and {len(data.faults) - _SHOWN:,} more" if len(data.faults) > _SHOWN else "")
     verb = "is" if data.n_faulty == 1 else "are"
-    return [f"{data.n_faulty:,} of {data.n_rows:,} rows {verb} left out (dataset.on_invalid=skip): {shown}"]
+    return [f"{data.n_faulty:,} of {data.n_rows:,} rows {verb} left out (dataset.on_invalid=skip): {_first(data.faults)}"]
 
 
 def problem_notes(data: Data, task: Task) -> list[str]:
@@ -194,8 +193,8 @@ def _repeated(data: Data, task: Task) -> list[str]:
             repeated += problems[1:]
     notes = []
     if contradictory:
-        shown = "; ".join(contradictory[:_SHOWN]) + (f"; and {len(contradictory) - _SHOWN:,} more" if len(contradictory) > _SHOWN else "")
-        notes.append(f"{_n(len(contradictory), 'question')} with different gold answers, of which at most one is right: {shown}")
+        title = f"{_n(len(contradictory), 'question')} with different gold answers, of which at most one is right"
+        notes.append(f"{title}: {_first(contradictory)}")
     if repeated:
         indices = [problem.sample_index for problem in repeated]
         notes.append(f"{_n(len(repeated), 'row')} with the question and answer of an earlier row: {_places(data, indices)}")
@@ -208,6 +207,11 @@ def _key(problem: Problem) -> int:
 
 def _n(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _first(sentences: Sequence[str]) -> str:
+    """The first of some sentences, and how many more there are."""
+    return "; ".join(sentences[:_SHOWN]) + (f"; and {len(sentences) - _SHOWN:,} more" if len(sentences) > _SHOWN else "")
 
 
 def _places(data: Data, indices: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,7 @@ _FOLDER_FILES = ("dataset_info.json", "dataset_dict.json")  # of ``save_to_disk`
 _SHEETS = (".xlsx", ".xls", ".ods")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ENCODINGS = ("cp1252", "cp1250", "cp1251", "cp932", "gb18030", "cp949")  # what Windows writes instead of UTF-8: a person sees which
+_NO_OBJECT = "expected a JSON object with a cell per column"
 _SAMPLE = 1 << 16  # characters that decide what separates the cells
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that were not UTF-8, as ``surrogateescape`` decodes them
 
@@ -119,7 +120,7 @@ def read_rows(
     kind = FORMATS.get(path.suffix.lower()) or _kind(path)
     reader = _Reader(source, kind, keep, limit)
     if kind == _TEXT:
-        rows = _read_text(path, reader, str(text_column))
+        rows = _read_lines(path, reader, lambda line: {str(text_column): line.strip()})
     else:
         rows = {"CSV": _read_csv, "JSON": _read_json, "JSON Lines": _read_json_lines, "Parquet": _read_parquet}[kind](path, reader)
     if not rows.values:
@@ -278,26 +279,24 @@ def _csv_reason(error: csv.Error) -> str:
 
 
 def _read_json_lines(path: Path, reader: _Reader) -> Rows:
-    """Read JSON Lines; lines end at newlines only."""
+    """Read JSON Lines."""
+    return _read_lines(path, reader, _json_object)
+
+
+def _read_lines(path: Path, reader: _Reader, to_row: Callable[[str], Row | str]) -> Rows:
+    """Read a file with a row per line. Lines end at newlines only; blank ones are left out.
+
+    Args:
+        path: The file.
+        reader: Collects the rows.
+        to_row: Turns a line without its end into a row, or into what is wrong with it.
+    """
 
     def located() -> Iterator[Located]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 _check_utf8(path, number, line)
-                yield number, _json_object(line.rstrip("\n"))
-
-    with _open(path, newline="\n") as file:
-        return reader.rows(located())
-
-
-def _read_text(path: Path, reader: _Reader, column: str) -> Rows:
-    """Read a text: each line that is not blank is a row with one cell."""
-
-    def located() -> Iterator[Located]:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                _check_utf8(path, number, line)
-                yield number, {column: line.strip()}
+                yield number, to_row(line.rstrip("\n"))
 
     with _open(path, newline="\n") as file:
         return reader.rows(located())
@@ -310,9 +309,6 @@ def _json_object(line: str) -> Row | str:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         return f"malformed JSON ({reason})"
     return row if isinstance(row, dict) else _NO_OBJECT
-
-
-_NO_OBJECT = "expected a JSON object with a cell per column"
 
 
 def _read_json(path: Path, reader: _Reader) -> Rows:
