@@ -59,7 +59,7 @@ def test_every_point_of_every_axis_is_a_faultless_configuration(path, monkeypatc
         needs.append("student.hub_id=m")
     if "override /teacher: replay" in path.read_text():
         needs[0] = f"teacher.path={golden}"
-    if "override /objective: distribution" in path.read_text():
+    if re.search("override /(objective: distribution|method: on_policy)", path.read_text()):
         needs.append("objective.teacher=owner/name")
     points = axes(path)
     for number in range(max(map(len, points.values()))):  # advance along all axes together
@@ -75,6 +75,33 @@ def test_every_experiment_states_its_command_and_its_cost(path):
     name = str(path.relative_to(CONF / "experiment").with_suffix(""))
     assert any(re.search(r"\bno cost\.|\bCost: \S", line) for line in head)
     assert any(re.match(rf"#   (srun )?python -m fcot.run (-m )?experiment={name}", line) for line in head)
+
+
+@pytest.mark.parametrize(
+    ("arm", "other"),
+    [
+        (("toy/distillation", "method=on_policy"), ("toy/distillation", "method=fine_tune_cot")),
+        (("distillation", "method=on_policy"), ("distillation", "method=fine_tune_cot")),
+        (("real/on_policy",), ("real/distillation",)),
+    ],
+)
+def test_arms_with_and_without_own_samples_take_equally_many_steps(arm, other, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-key")
+    register_schemas()
+
+    def steps(experiment, *overrides):
+        needs = [] if experiment.startswith("toy/") else ["teacher.model=m"]
+        needs += ["student.hub_id=m"] if experiment.startswith("real/") else []
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = to_config(compose("config", [f"experiment={experiment}", "objective.teacher=owner/name", *needs, *overrides]))
+        own = config.method.steps if config.method.name == "on_policy" else 0
+        assert config.trainer.epochs is None or not own, "an epoch could be shorter than max_steps"
+        assert config.trainer.warmup_steps < (own or config.trainer.max_steps)
+        return config.trainer.max_steps + own, bool(own)
+
+    n, writes = steps(*arm)
+    assert writes
+    assert steps(*other) == (n, False)
 
 
 def test_every_experiment_has_a_toy_form():
