@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from students import save_gpt2, save_t5
@@ -14,7 +16,9 @@ from fcot.base.files import read_jsonl
 from fcot.config.schema import register_schemas
 from fcot.evaluate import main, overrides_of
 from fcot.report import report
+from fcot.runs.origin import trained_note
 from fcot.runs.pipeline import execute
+from fcot.runs.run import data_notes
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}<assistant>"
 
@@ -107,6 +111,43 @@ def test_without_a_record_of_its_training_problems_a_student_is_refused_on_its_o
     (folder / "split.json").unlink()
     assert len(resolved(*SAME, "split-mode=all").split.test) == 60
     assert "warning: the student was trained on toy_arithmetic too" in capsys.readouterr().err
+
+
+def test_training_a_student_further_warns_of_test_problems_that_it_knows(trained, tmp_path):
+    further = ("student=causal", "student.max_prompt_tokens=60", "student.max_completion_tokens=60")
+
+    def notes(folder, *words):
+        return data_notes(make_run(tmp_path, *further, f"student.path={folder}", *words))
+
+    folder = trained.directory.student
+    assert notes(folder, *SAME) == []
+    (note,) = notes(folder, *SAME, "split_mode.train_fraction=0.5")
+    assert re.match(rf"warning: student.path={folder} was trained on 12 of the 30 test problems: .* leave these rows out", note)
+    known = [{"question": problem.question, "answer": "1"} for problem in trained.select(trained.split.train[:20])]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    data = (
+        "dataset=custom",
+        f"dataset.path={tmp_path / 'mine.jsonl'}",
+        "dataset.answer_type=number",
+        "split-mode=sample",
+    )
+    assert "was trained on 6 of the 6 test problems" in notes(folder, *data, "method=fine_tune")[0]
+    assert notes(folder, "dataset=toy_coin_flip", "dataset.n_problems=40") == []
+    plain = save_gpt2(tmp_path / "plain")
+    assert notes(plain, *SAME) == []
+
+
+def test_the_warning_counts_what_an_earlier_student_was_trained_on(trained, tmp_path):
+    for name, path in (("second", trained.directory.student), ("third", tmp_path / "second/student")):
+        (tmp_path / name / "student").mkdir(parents=True)
+        shutil.copy(trained.directory.student / "fcot.json", tmp_path / name / "student")
+        (tmp_path / name / "split.json").write_text('{"train": [], "validation": [], "trained_questions": []}')
+        (tmp_path / name / "config.yaml").write_text(f"student:\n  path: {path}\n")
+    split = replace(trained.split, train=trained.split.train[3:], test=[*trained.split.train[:3], *trained.split.test])
+    note = trained_note(tmp_path / "third/student", "toy_arithmetic", trained.problems, split)
+    assert f"was trained on 3 of the {len(split.test)} test problems" in note
+    (tmp_path / "second/split.json").unlink()
+    assert "no split.json says on which problems" in trained_note(tmp_path / "third/student", "toy_arithmetic", trained.problems, split)
 
 
 def test_a_file_is_scored_as_a_whole_with_the_students_answer_type(trained, tmp_path):

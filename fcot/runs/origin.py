@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fcot.base.run_folder import RunDirectory
 from fcot.reporting.card import BaseModel
 from fcot.reporting.finished import readable
 from fcot.student.config import PretrainedStudentConfig
-from fcot.student.interface import StudentInterface, download_interface, read_interface
+from fcot.student.interface import FILE, StudentInterface, download_interface, read_interface
 from fcot.tasks.splits import Split, folded, questions_hash
 
 SEEN = "trained_questions"  # key of split.json: a hash of the question of each train and validation problem
@@ -60,17 +60,14 @@ def untrained_test(
     Raises:
         FcotError: It was trained on problems of this task, and which ones cannot be known.
     """
-    record = _record(student)
+    record = None if student.path is None else _record(Path(student.path))
     if record is None:
         if interface.task == task:
             say(f"warning: the student was trained on {task} too, and no split.json beside it says on which problems: it may know some")
         return split.test
-    if record.get("questions_sha256") == questions_hash(list(problems.values())):
-        seen = {*record["train"], *record["validation"]}
-        return [index for index in split.test if index not in seen]
-    if SEEN in record:
-        seen_hashes, hashes = set(record[SEEN]), question_hashes(problems[index] for index in split.test)
-        return [index for index, question in zip(split.test, hashes, strict=True) if question not in seen_hashes]
+    trained = _trained_among(record, problems, split.test)
+    if trained is not None:
+        return [index for index in split.test if index not in trained]
     if interface.task == task:
         raise FcotError(
             f"{student.path} was trained on other rows of {task} by an earlier version, which did not record their questions: "
@@ -79,15 +76,68 @@ def untrained_test(
     return split.test
 
 
-def _record(student: PretrainedStudentConfig) -> dict[str, Any] | None:
-    """The content of the ``split.json`` of the run that trained the student; None if its folder is in no run's folder."""
-    if student.path is None:
+def trained_note(folder: Path, task: str, problems: Mapping[int, Problem], split: Split) -> str | None:
+    """A warning about a trained student that is trained further, if it was trained on problems that are test problems now.
+
+    Args:
+        folder: The folder of the student that the training starts from.
+        task: The task of the run.
+        problems: The problems by sample index.
+        split: The split of the run.
+
+    Returns:
+        None if it was not trained by fcot, or on none of the test problems. What an earlier student knew that it was trained from counts.
+    """
+    known: set[int] = set()
+    start: Path | None = folder
+    while start is not None and (start / FILE).exists():
+        record = _record(start)
+        trained = None if record is None else _trained_among(record, problems, split.test)
+        if trained is None and read_interface(start).task == task:
+            return f"warning: student.path={folder} was trained on {task} too, and no split.json says on which problems: it may know some"
+        known |= trained or set()
+        start = _start_of(start)
+    if not known:
         return None
-    path = next((run.split for run in _runs_of(Path(student.path)) if run.split.exists()), None)
+    return (
+        f"warning: student.path={folder} was trained on {len(known):,} of the {len(split.test):,} test problems: its accuracy is not "
+        "that on new problems. Use the dataset, split mode and seed that it was trained with, or leave these rows out of the data"
+    )
+
+
+def _start_of(student: Path) -> Path | None:
+    """The folder of the student that a student's training started from; None if it started from none, or if it is not known."""
+    for run in _runs_of(student):
+        with contextlib.suppress(OSError, AttributeError, YAMLError, OmegaConfBaseException):
+            path = OmegaConf.load(run.config).student.get("path")
+            return Path(path) if path and Path(path).resolve() != student.resolve() else None
+    return None
+
+
+def _trained_among(record: Mapping[str, Any], problems: Mapping[int, Problem], indices: Sequence[int]) -> set[int] | None:
+    """Which of some problems a student was trained on; None if its record of other rows has no questions.
+
+    Args:
+        record: The content of the ``split.json`` of its training.
+        problems: The problems by sample index.
+        indices: The problems to look up.
+    """
+    if record.get("questions_sha256") == questions_hash(list(problems.values())):
+        return {*record["train"], *record["validation"]} & set(indices)
+    if SEEN not in record:
+        return None
+    hashes = question_hashes(problems[index] for index in indices)
+    return {index for index, question in zip(indices, hashes, strict=True) if question in record[SEEN]}
+
+
+def _record(student: Path) -> dict[str, Any] | None:
+    """The content of the ``split.json`` of the run that trained a student; None if its folder is in no run's folder."""
+    path = next((run.split for run in _runs_of(student) if run.split.exists()), None)
     if path is None:
         return None
     with readable(path):
-        return dict(read_json(path))
+        record = dict(read_json(path))
+    return record | {SEEN: set(record[SEEN])} if SEEN in record else record
 
 
 def _runs_of(student: Path) -> list[RunDirectory]:

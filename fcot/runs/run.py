@@ -28,7 +28,7 @@ from fcot.methods.table import Method, method_of
 from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
-from fcot.runs.origin import interface_of, untrained_test
+from fcot.runs.origin import interface_of, trained_note, untrained_test
 from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import Stage
@@ -307,16 +307,24 @@ def problems_of(config: Config, task: Task) -> list[Problem]:
 
 
 def data_notes(run: Run) -> list[str]:
-    """What may be wrong with own data, and where its split comes from, in sentences that a run says before anything is paid."""
-    dataset, split = run.config.dataset, run.split
+    """Sentences that a run says before anything is paid: what may be wrong with own data, where its split comes from, and a warning.
+
+    The warning is about a student that is trained further and knows test problems already.
+    """
+    dataset, split, student = run.config.dataset, run.split, run.config.student
+    if run.trains and student.pretrained and student.path:
+        known = trained_note(Path(student.path), run.task.name, run.problems, split)
+    else:
+        known = None
+    warnings = [known] if known else []
     if not dataset.own:
-        return []
+        return warnings
     data = data_of(run.config, run.task)
     notes = [*skipped_note(data), *problem_notes(data, run.task)]
     if dataset.split_column is not None:
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
         notes.append(f"the split is that of the column {dataset.split_column!r}: {sizes}")
-    return [f"data: {note}" for note in notes]
+    return [*warnings, *(f"data: {note}" for note in notes)]
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:
