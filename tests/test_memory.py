@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
-from students import save_gpt2, save_t5
+from students import make_rows, make_student, save_gpt2, save_t5
+from test_on_policy import layout_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import T5ForConditionalGeneration
 
 from fcot.base import machine
 from fcot.estimate import memory as stage
 from fcot.estimate.dry_run import estimate
+from fcot.objectives.completion import CompletionLoss
+from fcot.objectives.distribution import DistributionLoss
 from fcot.student import memory
+from fcot.student.forward import Forward
 from fcot.student.loading import Lora, load_student
-from fcot.student.memory import free_memory, training_memory, weights_bytes
+from fcot.student.memory import free_memory, teacher_memory, training_memory, weights_bytes
 
 SAVED = {"gpt2": save_gpt2, "t5": save_t5}
 SHAPE = {"rows": 4, "prompt": 24, "completion": 40}
@@ -74,6 +82,47 @@ def test_lora_checkpointing_and_small_batches_need_less_memory(folder):
     checkpointed = training_memory(folder, None, **SHAPE, gradient_checkpointing=True)
     assert checkpointed.activations < plain.activations
     assert training_memory(folder, None, rows=2, prompt=24, completion=40).activations < 0.6 * plain.activations
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that exist, and their largest sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.peak = max(self.peak, sum(self.sizes.values()))
+                weakref.finalize(storage, self.sizes.pop, storage._cdata, None)
+        return result
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_the_teachers_part_is_its_weights_and_the_logits_of_the_divergence(name, kind, tmp_path):
+    student = make_student(name)
+    SAVED[name](tmp_path)
+    completion = CompletionLoss(make_rows(student, 16), layout_of(student))
+    n_targets = sum(len(row.completion) for row in completion.rows)
+    loss = DistributionLoss(completion, make_student("llama"), len(student.tokenizer), 0.5, kind)
+    peaks = []
+    for objective in (completion, loss):
+        part, forward = objective.collate(range(16), 0), Forward(student.model)
+        with _Live() as live:
+            objective.loss(forward, part).total.backward()
+        forward.remove()
+        peaks.append(live.peak)
+    per_logit = (teacher_memory(str(tmp_path), 2 * n_targets, kind) - teacher_memory(str(tmp_path), n_targets, kind)) / n_targets
+    vocabulary = load_student(str(tmp_path)).model.get_output_embeddings().weight.shape[0]
+    measured = (peaks[1] - peaks[0]) / n_targets / len(student.tokenizer)
+    assert per_logit / vocabulary == pytest.approx(measured, rel=0.35)
+    weights = sum(parameter.numel() for parameter in load_student(str(tmp_path)).model.parameters())
+    assert teacher_memory(str(tmp_path), 0, kind) == 4 * weights
 
 
 def test_a_run_notes_the_memory_it_needs_and_warns_if_less_is_free(folder, make_run, tmp_path, monkeypatch):

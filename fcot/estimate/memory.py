@@ -11,7 +11,7 @@ from fcot.stages.training import lora_of
 from fcot.student.catalogue import ANSWER_TOKENS, FORMAT_TOKENS, RATIONALE_TOKENS
 from fcot.student.config import PretrainedStudentConfig
 from fcot.student.loading import load_tokenizer
-from fcot.student.memory import Memory, free_memory, training_memory, weights_bytes
+from fcot.student.memory import Memory, free_memory, teacher_memory, training_memory
 
 _N_LONGEST = 50  # number of questions, the longest in characters, that are tokenized to find the one with the most tokens
 
@@ -52,5 +52,6 @@ def _needed(run: Run, student: PretrainedStudentConfig) -> tuple[Memory, str]:
         gradient_checkpointing=trainer.gradient_checkpointing, ranks=ranks, sharded=trainer.strategy == "fsdp" and ranks > 1,
     )  # fmt: skip
     if getattr(run.config.objective, "scores_any_text", False):
-        needed = replace(needed, teacher=weights_bytes(run.config.objective.teacher))
+        objective = run.config.objective
+        needed = replace(needed, teacher=teacher_memory(objective.teacher, rows * completion, objective.divergence))
     return needed, f"{rows} samples of {prompt} + {completion} tokens"

@@ -16,6 +16,8 @@ from fcot.student.forward import CHUNK, CHUNKED_FROM, GRADIENT_BYTES
 from fcot.student.loading import Lora, Student, add_lora, build_without_weights
 
 _PROCESS = 0.7e9  # bytes of Python with its libraries
+# Float32 tensors of the logits' size that a divergence needs besides: the teacher's logits, log-probabilities of both models, its terms.
+_DIVERGENCE_LOGITS = {"forward_kl": 7, "reverse_kl": 8, "jsd": 11}
 _FULL_LOGITS = 3  # float32 tensors of the logits' size: the logits, their log-probabilities, their gradients
 
 
@@ -26,7 +28,7 @@ class Memory:
     Attributes:
         state: Weights, their gradients and AdamW's state.
         activations: Tensors that autograd saves for the backward pass of one micro-batch, and the logits.
-        teacher: Weights of the local teacher that the objective compares with; 0 without one.
+        teacher: Weights of the local teacher that the objective compares with, and the logits of the comparison; 0 without one.
     """
 
     state: float
@@ -94,17 +96,23 @@ def training_memory(
 
 
 @lru_cache(maxsize=64)
-def weights_bytes(source: str) -> float:
-    """Bytes of a model's weights in float32, from its configuration.
+def teacher_memory(source: str, targets: int, divergence: str) -> float:
+    """Bytes of a local teacher beside the student in training: its weights in float32, and what the divergence from it needs.
 
     Args:
-        source: Hub id or folder.
+        source: Hub id or folder; only its configuration is read.
+        targets: Target tokens of a micro-batch.
+        divergence: ``forward_kl``, ``reverse_kl`` or ``jsd``.
 
     Raises:
         OSError: The configuration cannot be loaded.
     """
     with torch.device("meta"):
-        return 4.0 * build_without_weights(source, None).model.num_parameters()  # type: ignore[operator]
+        model = build_without_weights(source, None).model
+        logits = targets * model.get_output_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
+        if logits >= CHUNKED_FROM:
+            logits = CHUNK
+        return 4.0 * (model.num_parameters() + _DIVERGENCE_LOGITS[divergence] * logits)  # type: ignore[operator]
 
 
 def _logits(model: Any, targets: int) -> float:
