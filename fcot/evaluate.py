@@ -7,10 +7,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fcot.base.entry import entry_point, with_help
 from fcot.base.errors import FcotError
+from fcot.base.files import read_json
 from fcot.config.values import written
+from fcot.reporting.finished import readable
 from fcot.runs.origin import student_name
 from fcot.student.interface import API_FILE, FILE, StudentInterface, download_interface, find_student, read_interface
 
@@ -25,6 +28,7 @@ HELP = """Score a finished student on a task: predictions, errors, interval and 
   dataset=...           a task, with its options, as in fcot run
 
 A student of fcot answers in the format that it was trained with (method=as_trained). Problems that its run trained on are not scored.
+An API-backed student answers at its server; answers that were bought before come from the store.
 Another model is prompted: method=zero_shot_cot, or set method=zero_shot. Your own data is scored as a whole (split-mode=all); a published
 or toy task on its test problems. Any other override of fcot run works: dry_run=true, student.self_consistency=8, seed=1, -m.
 
@@ -83,11 +87,11 @@ def _student(source: str) -> tuple[list[str], dict[str, str], StudentInterface |
     """The overrides that choose the student, the choices of method and prompt, and the interface; None for a model that fcot did not train.
 
     Raises:
-        FcotError: It is an API-backed student.
+        FcotError: There is no such student, or its files are damaged.
     """
     folder = find_student(source)
     if (folder / API_FILE).exists():
-        raise FcotError(f"{folder}: an API-backed student; score it on a file: fcot predict {folder} FILE")
+        return _api_backed(folder)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise FcotError(f"{source}: no such folder, and no hub id OWNER/NAME")
@@ -103,6 +107,17 @@ def _student(source: str) -> tuple[list[str], dict[str, str], StudentInterface |
         return [*chosen, f"student.chat_template={str(chat).lower()}"], method, None
     limits = f"student.max_prompt_tokens={interface.max_prompt_tokens}", f"student.max_new_tokens={interface.max_new_tokens}"
     return [*chosen, *limits, f"student.chat_template={str(interface.chat).lower()}"], {"method": "as_trained"}, interface
+
+
+def _api_backed(folder: Path) -> tuple[list[str], dict[str, str], StudentInterface]:
+    """The same for a finished API-backed student: its model at the server that trained it."""
+    interface = read_interface(folder)
+    with readable(folder / API_FILE):
+        student = read_json(folder / API_FILE)
+        values: dict[str, Any] = {"model": student["model"], "max_tokens_parameter": student["max_tokens_parameter"]}
+        values |= {name: student[name] for name in ("base_url", "api_key_env", "headers") if student.get(name)}
+    values |= {"path": str(folder), "name": student_name(folder), "max_new_tokens": interface.max_new_tokens}
+    return ["student=openai", *(f"student.{name}={written(value)}" for name, value in values.items())], {"method": "as_trained"}, interface
 
 
 def _on_the_hub(hub_id: str) -> StudentInterface | None:

@@ -290,14 +290,16 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     from fcot.base.loop import run_async
     from fcot.llm import connect
     from fcot.llm.requests import Request
-    from fcot.llm.server import key_fault
+    from fcot.llm.server import key_fault, unset_header_faults
     from fcot.student.interface import API_FILE
 
     student, n = read_json(folder / API_FILE), options.self_consistency
     key = options.api_key_env or student.get("api_key_env")
     if (fault := key_fault("", student["base_url"], key)) is not None:
         raise FcotError(f"{folder}: {fault}")
-    settings = connect.Defaults(student["base_url"], key, student["max_tokens_parameter"])
+    if faults := list(unset_header_faults(f"{folder}: {API_FILE}, headers", student.get("headers", {}))):
+        raise FcotError("\n".join(faults))
+    settings = connect.Defaults(student["base_url"], key, student["max_tokens_parameter"], headers=student.get("headers", {}))
     server = connect.server(settings, "student", student["model"], temperature=options.temperature if n > 1 else 0.0)
     client = connect.online(server, settings, 1)
 

@@ -171,7 +171,7 @@ class FakeOpenAI:
     def stats(self) -> dict[str, Any]:
         names = ("requests", "good_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "peak_in_flight", "early")
         numbers = {name: self.numbers[name] for name in (*names, "batches", "batch_requests", "uploads", "looks")}
-        tuning = {"jobs": list(self.tuning.jobs.values()), "tuning_faulty": self.tuning.faulty}
+        tuning = {"jobs": list(self.tuning.jobs.values()), "tuning_faulty": self.tuning.faulty, "tuning_headers": list(self.tuning.headers)}
         good = {"good_choices": self.good.total(), "good": self.good}
         return numbers | good | tuning | {"faulty": self.faulty, "batch_faults": self.batches.faults, "last": list(self.last)}
 
@@ -555,9 +555,11 @@ class Tuning:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.rationales: dict[str, bool] = {}  # trained model -> whether its training file has rationales
         self.faulty: Counter[str] = Counter()
+        self.headers: deque[dict[str, str]] = deque(maxlen=100)
 
     async def serve(self, writer: asyncio.StreamWriter, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
         """Answer one request according to the fault plan."""
+        self.headers.append(headers)
         path = urllib.parse.urlsplit(target).path
         call = {"POST /v1/files": "upload", "GET /v1/fine_tuning/jobs": "list", "POST /v1/fine_tuning/jobs": "create"}.get(
             f"{method} {path}", "look" if path.startswith("/v1/fine_tuning/jobs/") else "file" if path.startswith("/v1/files/") else ""

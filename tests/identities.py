@@ -8,7 +8,10 @@ from pathlib import Path
 
 from configurations import make_run
 
+from fcot.methods.table import METHODS
+from fcot.prompts.answers import AnswerRule
 from fcot.runs.run import Run
+from fcot.student.interface import API_FILE, StudentInterface, write_interface
 
 
 def write_files(folder: Path) -> Path:
@@ -52,6 +55,11 @@ def write_files(folder: Path) -> Path:
         (model / "model.safetensors").write_bytes(word.encode())
         (folder / f"tokenizer{name}").mkdir()
         _json(folder / f"tokenizer{name}/tokenizer.json", {"version": name})
+        student = folder / f"remote_student{name}"
+        student.mkdir()
+        _json(student / API_FILE, {"model": "m"})
+        form = METHODS["fine_tune_cot"].formats["chat"]
+        write_interface(student, StudentInterface("toy", "fine_tune_cot", form, AnswerRule("number"), True, 512, 256 * int(name)))
     (folder / "prices.yaml").write_text("m: {input: 1.0, output: 2.0}\n")
     return folder
 

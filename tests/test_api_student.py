@@ -11,13 +11,16 @@ import pytest
 import zygote
 from configurations import composed
 from fake_openai import FakeServer
+from test_run import make_run
 
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.config.checks import to_config
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import money, show
+from fcot.evaluate import overrides_of as overrides_of_evaluation
 from fcot.llm import calls
 from fcot.llm.server import Server
+from fcot.predict import main as predict
 from fcot.runs.pipeline import execute
 from fcot.student.finetune_api import fine_tune
 from fcot.sweeps.plan import resolve_job
@@ -208,6 +211,108 @@ def test_a_model_that_is_not_ready_yet_is_reported_and_the_same_command_continue
             execute(run_of(server, tmp_path), "")
         assert execute(run_of(server, tmp_path), "")["accuracy"] == 1.0
         assert len(server.stats()["jobs"]) == 1
+
+
+# --- a finished student -----------------------------------------------------------------------------------------------------
+
+
+def evaluation(folder, output, *words):
+    return make_run(output, *overrides_of_evaluation([str(folder), *words]))
+
+
+@pytest.fixture
+def other_file(tmp_path):
+    """A labelled file of 12 problems that the students of these tests were not trained on. The fake server can answer them."""
+    problems = make_run(tmp_path, "dataset.n_problems=60").problems
+    path = tmp_path / "other.jsonl"
+    lines = [{"question": problems[index].question, "answer": problems[index].answer} for index in range(48, 60)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_finished_student_is_evaluated_on_its_own_task_from_the_store_and_on_another_one_at_its_server(tmp_path, other_file):
+    with FakeServer() as server:
+        trained = run_of(server, tmp_path)
+        first = execute(trained, "student: {name: openai}\n")
+        n_requests = server.stats()["requests"]
+        own = evaluation(trained.directory.path, tmp_path, "dataset.n_problems=40", "dataset=toy_arithmetic")
+        metrics = execute(own, "")
+        assert server.stats()["requests"] == n_requests, "its answers are in the store"
+        other = evaluation(trained.directory.path, tmp_path, other_file)
+        other_metrics = execute(other, "")
+        stats = server.stats()
+    assert rows(own.directory.predictions) == rows(trained.directory.predictions)
+    assert (metrics["student"], metrics["method"], metrics["accuracy"]) == (first["student"], "as_trained", first["accuracy"])
+    assert (metrics["student_task"], metrics["student_method"], metrics["accuracy_checkpoint"]) == (
+        "toy_arithmetic", "fine_tune_cot", "finished",
+    )  # fmt: skip
+    assert len(stats["jobs"]) == 1
+    assert stats["requests"] == n_requests + other_metrics["n_test"] == n_requests + 12
+    assert {request["body"]["model"] for request in stats["last"][n_requests:]} == {stats["jobs"][0]["fine_tuned_model"]}
+    assert other_metrics["student_usage"]["usd"] > 0
+
+
+def test_a_finished_student_is_not_scored_on_its_training_problems_and_answers_files(tmp_path):
+    with FakeServer() as server:
+        trained = run_of(server, tmp_path)
+        execute(trained, "")
+        everything = evaluation(trained.directory.student, tmp_path, "dataset=toy_arithmetic", "dataset.n_problems=40", "split-mode=all")
+        assert (everything.split.test, everything.trained_left_out) == (trained.split.test, 28)
+        known = trained.problems[trained.split.train[0]]
+        lines = [{"question": known.question, "answer": known.answer}, {"question": "How many are 2 + 2?", "answer": "4"}]
+        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        on_file = evaluation(trained.directory.path, tmp_path, str(tmp_path / "mine.jsonl"))
+        assert (on_file.split.test, on_file.trained_left_out, on_file.task.rule.answer_type) == ([1], 1, "number")
+        assert len({everything.run_id, on_file.run_id, trained.run_id}) == 3
+
+
+def test_the_dry_run_of_an_evaluation_counts_the_answers_and_no_training(tmp_path, other_file):
+    with FakeServer() as server:
+        trained = run_of(server, tmp_path)
+        execute(trained, "")
+        words = (other_file, "dry_run=true")
+        result = estimate(evaluation(trained.directory.path, tmp_path, *words), {})
+    assert (result.student.answers, result.student.requests) == (12, 12)
+    assert not any(result.student.trained_tokens)
+    assert 0 < result.student.usd_answers[0] < result.student.usd_answers[2]
+
+
+def test_a_path_without_a_finished_student_and_a_method_that_trains_are_faults(tmp_path):
+    with FakeServer() as server:
+        trained = run_of(server, tmp_path)
+        execute(trained, "")
+        path = f"student.path={trained.directory.student}"
+        with pytest.raises(ConfigFaults, match=r"student\.path names a finished API-backed student, and method=fine_tune_cot needs none"):
+            run_of(server, tmp_path, path)
+        with pytest.raises(ConfigFaults, match=r"student\.path=\S+: no finished API-backed student, because it has no openai\.json"):
+            run_of(server, tmp_path, f"student.path={tmp_path}", "method=as_trained")
+        with pytest.raises(ConfigFaults, match=r"evaluates a finished student, not student=openai: fcot evaluate FOLDER dataset="):
+            run_of(server, tmp_path, "method=as_trained")
+
+
+def test_headers_reach_the_server_in_training_evaluation_prediction_and_another_evaluation(tmp_path, other_file, monkeypatch, capsys):
+    monkeypatch.setenv("TEAM_TOKEN", "team-secret-value-17")
+    with FakeServer() as server:
+        trained = run_of(server, tmp_path, "++student.headers={X-Team: TEAM_TOKEN}")
+        assert trained.run_id == run_of(server, tmp_path).run_id, "headers change no result"
+        execute(trained, "")
+        execute(evaluation(trained.directory.path, tmp_path, other_file), "")
+        predict([str(trained.directory.student), trained.problems[0].question])
+        stats = server.stats()
+        monkeypatch.delenv("TEAM_TOKEN")
+        with pytest.raises(SystemExit):
+            predict([str(trained.directory.student), "How many are 2 + 3?"])
+        assert (
+            "openai.json, headers: the value of X-Team must be the name of an environment variable that is set" in capsys.readouterr().err
+        )
+        with pytest.raises(ConfigFaults, match=r"student\.headers: the value of X-Team must be the name of an environment variable"):
+            run_of(server, tmp_path, "++student.headers={X-Team: TEAM_TOKEN}")
+        assert server.stats()["requests"] == stats["requests"]
+    assert stats["requests"] == 12 + 12 + 1
+    assert {request["headers"].get("x-team") for request in stats["last"]} == {"team-secret-value-17"}
+    assert {headers.get("x-team") for headers in stats["tuning_headers"]} == {"team-secret-value-17"}
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"team-secret-value-17" not in written
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_another_student_is_another_run_and_the_same_one_elsewhere_is_not(traine
         (["nowhere", "dataset=svamp"], "nowhere: no such folder, and no hub id OWNER/NAME"),
         (["STUDENT", "mine.csv"], "mine.csv: no such file"),
         (["STUDENT", "a.csv", "b.csv"], "a.csv and b.csv: name one data file"),
-        (["API", "dataset=svamp"], "an API-backed student; score it on a file: fcot predict"),
+        (["API", "dataset=svamp"], "api: not a student that fcot trained, its fcot.json is missing"),
         (["owner/name", "dataset=svamp"], "is this machine offline"),
     ],
 )

@@ -167,6 +167,8 @@ CHANGES = {
     },
     ("student", "api"): {
         "base_url": ((), ("student.base_url=http://127.0.0.1:8/v1",)),
+        "path": (("method=as_trained", "student.path=FILES/remote_student1"), ("student.path=FILES/remote_student2",)),
+        "headers": ((), ("++student.headers={X-Team: PATH}",)),
         "api_key_env": ((), ("student.api_key_env=none",)), "temperature": ((DRAWN,), ("student.temperature=0.5",)),
         "max_tokens_parameter": ((), ("student.max_tokens_parameter=max_completion_tokens",)),
         "prices": ((), ("student.prices=FILES/prices.yaml",)),

@@ -21,7 +21,11 @@ from fcot.config.values import written
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN_MAPPING = r"(?:teacher\.(?:parameters|headers)|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
+_OPEN_MAPPING = (
+    r"(?:teacher\.parameters|(?:teacher|student)\.headers|curation\.settings|logger\.options"
+    r"|hydra\.launcher\.additional_parameters)[.=]"
+)
+_HEADERS = r"(?:teacher|student)\.headers"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # prefixes of hydra/launcher choices that only other choices build on
 
 
@@ -34,7 +38,7 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     for argument in arguments:
         name, has_value, value = argument.lstrip("+~").partition("=")
-        if has_value and name.startswith("teacher.headers"):
+        if has_value and re.match(_HEADERS, name):
             _check_headers(name, value)
         elif has_value and looks_secret(name, value):
             raise FcotError(
@@ -62,17 +66,17 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def _check_headers(name: str, value: str) -> None:
-    """Check that all values of ``teacher.headers`` can be names of environment variables.
+    """Check that all values of ``teacher.headers`` or ``student.headers`` can be names of environment variables.
 
     Raises:
         FcotError: A value cannot. Hydra would write it to disk, and it may be a secret.
     """
-    entries = value.strip().removeprefix("{").removesuffix("}").split(",") if name == "teacher.headers" else [f"_:{value}"]
+    entries = value.strip().removeprefix("{").removesuffix("}").split(",") if re.fullmatch(_HEADERS, name) else [f"_:{value}"]
     variables = [entry.partition(":")[2].strip(" '\"") for entry in entries if entry.strip()]
     if value != "null" and not all(re.fullmatch(r"[A-Za-z_]\w*", variable) and not looks_secret("", variable) for variable in variables):
         raise FcotError(
             f"{name}: a value is the name of an environment variable, never the header's value itself: "
-            '"teacher.headers={X-Team: TEAM_TOKEN}"'
+            f'"{name[:15]}={{X-Team: TEAM_TOKEN}}"'
         )
 
 

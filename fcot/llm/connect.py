@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fcot.llm.logprobs import LogprobReader
@@ -23,6 +23,7 @@ class Settings(Protocol):
     tokens_per_minute: float | None
     timeout_s: float
     max_retries: int
+    headers: dict[str, str]
 
 
 @dataclass
@@ -37,11 +38,12 @@ class Defaults:
     tokens_per_minute: float | None = None
     timeout_s: float = 120.0
     max_retries: int = 20
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def server(
     settings: Settings, group: str, model: str, *, model_id: str | None = None, chat: bool = True, temperature: float = 0.0,
-    parameters: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None, logprobs: LogprobReader | None = None,
+    parameters: Mapping[str, Any] | None = None, logprobs: LogprobReader | None = None,
 ) -> Server:  # fmt: skip
     """The server of a configuration.
 
@@ -53,13 +55,12 @@ def server(
         chat: Whether prompts are chat messages instead of texts.
         temperature: Sampling temperature.
         parameters: Further request parameters.
-        headers: Further headers: names of environment variables with their values, by header name.
         logprobs: Requests and reads distributions; None: none are requested.
     """
     return Server(
         model=model, model_id=model_id or model, chat=chat, temperature=temperature, parameters=parameters or {},
         max_tokens_parameter=settings.max_tokens_parameter, base_url=settings.base_url, timeout_s=settings.timeout_s, group=group,
-        api_key_env=settings.api_key_env, headers=headers, logprobs=logprobs,
+        api_key_env=settings.api_key_env, headers=settings.headers, logprobs=logprobs,
     )  # fmt: skip
 
 

@@ -60,8 +60,11 @@ class MethodConfig:
         """A message if ``method=as_trained`` has no finished student."""
         from fcot.methods.table import METHODS
 
-        if self.name in METHODS and METHODS[self.name].own_format and not config.student.pretrained:
-            yield f"method={self.name} evaluates a finished student, not student={config.student.name}: student=causal student.path=FOLDER"
+        student = config.student
+        finished = student.pretrained or (student.api_backed and student.path is not None)
+        if self.name in METHODS and METHODS[self.name].own_format and not finished:
+            remedy = "fcot evaluate FOLDER dataset=..." if student.api_backed else "student=causal student.path=FOLDER"
+            yield f"method={self.name} evaluates a finished student, not student={student.name}: {remedy}"
 
     def identity(self, run: Run) -> dict[str, Any]:
         """The options that change a prediction. Where a local student is prompted, this includes the resolved limit of the prompt."""

@@ -123,7 +123,8 @@ def _student(run: Run) -> dict[str, Any]:
     if student.remote:
         if student.api_backed and not run.trains:
             unread |= {"epochs"}
-        return counted(student, without=unread)
+        interface = {} if run.origin is None else {"interface": asdict(run.origin)}
+        return counted(student, without=unread) | interface
     part: dict[str, Any] = {"decoding": counted(config.trainer, only=("eval_precision",))}
     if student.pretrained:
         unread |= set() if run.trains else {"lora", "max_completion_tokens"}

@@ -18,19 +18,24 @@ from fcot.base.records import Problem
 from fcot.base.run_folder import RunDirectory
 from fcot.reporting.card import BaseModel
 from fcot.reporting.finished import readable
-from fcot.student.config import PretrainedStudentConfig
+from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig
 from fcot.student.interface import FILE, StudentInterface, download_interface, read_interface
 from fcot.tasks.splits import Split, folded, questions_hash
 
 SEEN = "trained_questions"  # key of split.json: a hash of the question of each train and validation problem
 
 
-def interface_of(student: PretrainedStudentConfig) -> StudentInterface:
+FinishedStudent = PretrainedStudentConfig | ApiStudentConfig  # the schemas that can name a finished student
+
+
+def interface_of(student: FinishedStudent) -> StudentInterface:
     """How to prompt a finished student, from its folder or its repository on the hub.
 
     Raises:
         FcotError: The student was not trained by fcot, or is used with another chat template than in training.
     """
+    if isinstance(student, ApiStudentConfig):
+        return read_interface(Path(str(student.path)))
     interface = read_interface(Path(student.path)) if student.path else download_interface(str(student.hub_id), student.revision)
     if interface.chat != student.chat_template:
         raise FcotError(
@@ -46,7 +51,7 @@ def question_hashes(problems: Iterable[Problem]) -> list[str]:
 
 
 def untrained_test(
-    student: PretrainedStudentConfig, interface: StudentInterface, task: str, problems: Mapping[int, Problem], split: Split
+    student: FinishedStudent, interface: StudentInterface, task: str, problems: Mapping[int, Problem], split: Split
 ) -> list[int]:
     """The test problems that a finished student was not trained on.
 

@@ -24,6 +24,7 @@ from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, remedies_of
 from fcot.stages.table import Context, Summary
 from fcot.student.config import ApiStudentConfig
+from fcot.student.interface import API_FILE
 
 
 def evaluate(context: Context) -> Summary:
@@ -70,7 +71,12 @@ def _predict(run: Run, plan: Plan, folder: StoreFolder, problem: Problem, form: 
 
 
 def text_format(run: Run) -> StudentFormat:
-    """The format of the run's method for a remote model: chat turns, or a text for a teacher without a chat interface."""
+    """The format of the run's method for a remote model: chat turns, or a text for a teacher without a chat interface.
+
+    A finished student has the format of its training.
+    """
+    if run.origin is not None:
+        return run.origin.format
     kind = "decoder" if run.is_teacher and run.teacher is not None and not run.teacher.chat else "chat"
     return run.method.formats[kind]  # type: ignore[index]
 
@@ -86,7 +92,7 @@ def answering_model(run: Run) -> str | None:
         return run.teacher_name
     if not run.trains:
         return str(run.config.student.model)
-    path = run.directory.student / "openai.json"
+    path = run.directory.student / API_FILE
     return str(read_json(path)["model"]) if path.exists() else None
 
 
@@ -104,7 +110,7 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
         triggers = {str(run.task.rule.answer_type): form.answer_prefix or ""}
         limit = prompt.rationale_tokens if run.is_teacher else config.max_new_tokens
         prompt = TeacherPrompt(
-            f"student_{run.config.method.name}", form.prompt_template, triggers, two_steps=False, rationale_tokens=limit,
+            _store_name(run), form.prompt_template, triggers, two_steps=False, rationale_tokens=limit,
             system=prompt.system if run.is_teacher else "",
         )  # fmt: skip
     if run.is_teacher:
@@ -118,8 +124,13 @@ def evaluation_plan(run: Run, model: str | None) -> Plan:
 
 def evaluation_store(run: Run, model: str | None) -> StoreFolder:
     """The folder of the completion store for this task, model and prompt. A prompted teacher shares the folder of its rationales."""
-    prompt = run.prompt.name if run.method.prompted else f"student_{run.config.method.name}"
+    prompt = run.prompt.name if run.method.prompted else _store_name(run)
     return open_folder(run.store_dir / Path(*map(readable, (run.task.name, str(model), prompt))))
+
+
+def _store_name(run: Run) -> str:
+    """The prompt's name in the store. A finished student shares the answers that it gave in the run that trained it."""
+    return f"student_{run.origin.method if run.origin else run.config.method.name}"
 
 
 def server_of(config: ApiStudentConfig, model: str) -> Server:

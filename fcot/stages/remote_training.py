@@ -12,7 +12,7 @@ from fcot.runs.run import Run
 from fcot.stages.remote_evaluation import fine_tuned, server_of, text_format
 from fcot.stages.table import Context, Summary
 from fcot.student.finetune_api import FineTuned, fine_tune
-from fcot.student.interface import StudentInterface, write_interface
+from fcot.student.interface import API_FILE, StudentInterface, write_interface
 
 
 def train(context: Context) -> Summary:
@@ -63,10 +63,11 @@ def _save(run: Run, tuned: FineTuned) -> None:
         "trained_tokens": tuned.trained_tokens, "epochs": config.epochs, "base_url": config.base_url,
         "api_key_env": config.api_key_env,
         "max_tokens_parameter": config.max_tokens_parameter,
+        **({"headers": dict(config.headers)} if config.headers else {}),
     }  # fmt: skip
 
     def fill(folder: Path) -> None:
-        write_json(folder / "openai.json", student)
+        write_json(folder / API_FILE, student)
         write_interface(
             folder,
             StudentInterface(

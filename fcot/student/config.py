@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from omegaconf import MISSING
 
 from fcot.base.fields import Why, absent_at, bounded, neutral, resolved
-from fcot.teacher.config import folder_faults, price_of, server_key_faults, url_faults
+from fcot.teacher.config import folder_faults, price_of, server_faults, server_key_faults
 
 if TYPE_CHECKING:
     from fcot.config.schema import Config
@@ -140,6 +140,10 @@ class ApiStudentConfig:
     model: str = MISSING  # the base model
     base_url: str | None = neutral(None, Why.SERVER)  # null: OpenAI, or the address in OPENAI_BASE_URL
     api_key_env: str | None = neutral(None, Why.SERVER)  # variable with the key; null: OPENAI_API_KEY, for OpenAI only; none: no key
+    # further headers by name; a value names the environment variable with the header's value: {X-Team: TEAM_TOKEN}
+    headers: dict[str, str] = neutral({}, Why.SERVER)
+    # method=as_trained: folder of the finished student, whose model is then student.model (fcot evaluate sets both)
+    path: str | None = resolved(None, "how the student is prompted")
     epochs: int = bounded(4, at_least=1)  # paper A's value for GPT-3; the other hyperparameters are the API's defaults
     max_new_tokens: int = bounded(1024, at_least=1)  # limit of an answer at evaluation, in tokens
     self_consistency: int = bounded(1, at_least=1)  # answers sampled per problem for a majority vote; 1: one greedy answer
@@ -167,10 +171,16 @@ class ApiStudentConfig:
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that the bounds of single options do not catch."""
-        yield from url_faults("student", self.base_url)
+        from fcot.student.interface import API_FILE
+
+        yield from server_faults("student", self)
+        if self.path is not None and not (Path(self.path) / API_FILE).is_file():
+            yield f"student.path={self.path}: no finished API-backed student, because it has no {API_FILE}"
 
     def conflicts(self, config: Config) -> Iterator[str]:
-        """A message about the API key if it is missing."""
+        """Messages about the server's key and headers, and about a finished student that would be trained."""
+        if self.path is not None and config.method.name != "as_trained":
+            yield f"student.path names a finished API-backed student, and method={config.method.name} needs none: use method=as_trained"
         if not config.dry_run and config.until in ("train", "evaluate"):
             yield from server_key_faults("student", self)
 

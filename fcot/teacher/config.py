@@ -57,11 +57,12 @@ class _Priced(Protocol):
 
 
 class ServerConfig(Protocol):
-    """The options of a server with a key."""
+    """The options of a server with a key and headers."""
 
     name: str
     base_url: str | None
     api_key_env: str | None
+    headers: dict[str, str]
 
 
 def price_of(server: _Priced, option: str, model: str, parameters: Mapping[str, Any] | None = None) -> Price | None:
@@ -86,23 +87,32 @@ def free_price(_: object) -> Price | None:
     return FREE
 
 
-def url_faults(group: str, base_url: str | None) -> Iterator[str]:
-    """Messages about an invalid server address."""
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        yield f"{group}.base_url={base_url}: not a URL such as http://127.0.0.1:8000/v1"
-
-
-def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
-    """Messages about a missing or ambiguous key for a server.
+def server_faults(group: str, server: ServerConfig) -> Iterator[str]:
+    """Messages about an invalid server address, and about invalid headers.
 
     Args:
         group: The config group that messages name: ``teacher`` or ``student``.
         server: The server's options.
     """
-    from fcot.llm.server import key_fault
+    from fcot.llm.server import header_faults
+
+    if server.base_url is not None and not server.base_url.startswith(("http://", "https://")):
+        yield f"{group}.base_url={server.base_url}: not a URL such as http://127.0.0.1:8000/v1"
+    yield from header_faults(f"{group}.headers", server.headers)
+
+
+def server_key_faults(group: str, server: ServerConfig) -> Iterator[str]:
+    """Messages about a missing or ambiguous key for a server, and about headers without a value.
+
+    Args:
+        group: The config group that messages name: ``teacher`` or ``student``.
+        server: The server's options.
+    """
+    from fcot.llm.server import key_fault, unset_header_faults
 
     if (fault := key_fault(f"{group}.", server.base_url, server.api_key_env)) is not None:
         yield fault if fault.startswith(f"{group}.") else f"{group}={server.name} {fault}"
+    yield from unset_header_faults(f"{group}.headers", server.headers)
 
 
 class _Sampled(Protocol):
@@ -231,10 +241,8 @@ class OpenAITeacherConfig:
     def faults(self) -> Iterator[str]:
         """Messages about invalid options that their bounds do not exclude."""
         from fcot.llm.requests import OWN_PARAMETERS
-        from fcot.llm.server import header_faults
 
-        yield from url_faults("teacher", self.base_url)
-        yield from header_faults("teacher.headers", self.headers)
+        yield from server_faults("teacher", self)
         for name, value in self.parameters.items():
             if name in OWN_PARAMETERS:
                 yield f"teacher.parameters: fcot sets {name} itself; leave it out here"
@@ -257,11 +265,8 @@ class OpenAITeacherConfig:
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """Messages about a missing key or price, and about greedy decoding."""
-        from fcot.llm.server import unset_header_faults
-
         if not config.dry_run:
             yield from server_key_faults("teacher", self)
-            yield from unset_header_faults("teacher.headers", self.headers)
         if self.budget_usd is not None and self.model and self.price() is None:
             tier = self.parameters.get("service_tier")
             needed = self.model + (f" with service_tier={tier} (tiers: {{{tier}: SHARE}})" if tier else "")
@@ -279,7 +284,7 @@ class OpenAITeacherConfig:
 
         server = connect.server(
             self, "teacher", self.model, model_id=self.model_id, chat=self.endpoint == "chat", temperature=temperature,
-            parameters=self.parameters, headers=self.headers,
+            parameters=self.parameters,
             logprobs=LogprobReader(self.top_logprobs, str(self.tokenizer)) if self.top_logprobs else None,
         )  # fmt: skip
         online = connect.online(server, self, self.max_choices_per_request)
