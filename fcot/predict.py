@@ -29,7 +29,8 @@ HELP = """Let a trained student answer questions, and score its answers where th
                         file=FILE is the same
   output=FILE           write JSON Lines to this file instead of text to the terminal: all columns of the file, and the answers
   question_column=NAME  column with the question (question)
-  answer_column=NAME    column with the gold answer (answer), which the student never sees; rows that have one are scored; none: no scores
+  answer_column=NAME    column with the gold answer (answer), which the student never sees; rows that have one are scored, except
+                        those that the student was trained on; none: no scores
   group_column=NAME     also score the rows of each value of this column
   decimal=auto          decimal mark of the gold answers: point, comma, or auto for the one that fits more answers
   self_consistency=1    answers sampled per question for a majority vote; 1 decodes greedily
@@ -69,7 +70,7 @@ def main(words: list[str]) -> None:
     rows = [{"question": question} for question in questions] + (read_questions(options) if options.file else [])
     if not rows or not all(row["question"].strip() for row in rows):
         raise FcotError("no question: write one in quotes, or name a file")
-    _show(answer(options, rows), options)
+    _show(_mark_trained(answer(options, rows), options), options)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -138,6 +139,7 @@ def _is_file(word: str) -> bool:
     return False
 
 
+TRAINED = "trained_on"  # key of an answer: whether the student was trained on its question
 GOLD, GROUP = "\0gold", "\0group"  # keys of a row for its gold answer and group, which no column of a file has
 
 
@@ -318,6 +320,15 @@ def _answer_by_server(folder: Path, interface: StudentInterface, questions: Sequ
     return run_async(run())
 
 
+def _mark_trained(answers: list[dict[str, Any]], options: Options) -> list[dict[str, Any]]:
+    """Add ``trained_on`` to each answer: whether the student was trained on its question. Without a record nothing is added."""
+    from fcot.runs.origin import trained_on
+    from fcot.student.interface import find_student
+
+    known = trained_on(find_student(options.student), [row["question"] for row in answers])
+    return answers if known is None else [{**row, TRAINED: is_known} for row, is_known in zip(answers, known, strict=True)]
+
+
 def _show(answers: Sequence[Mapping[str, Any]], options: Options) -> None:
     """Write or print the answers, and print the scores of those with a gold answer."""
     if options.output is not None:
@@ -328,10 +339,14 @@ def _show(answers: Sequence[Mapping[str, Any]], options: Options) -> None:
     else:
         for row in answers:
             print(f"{row['question']}\n  {row['completion'].strip()}\n  answer: {row['prediction']}", end="")
+            print("   (the student was trained on this question)" if row.get(TRAINED) else "", end="")
             print("" if row["complete"] else "   (cut at the length limit)")
             if "votes" in row:
                 print(f"  votes: {', '.join(f'{count} for {prediction}' for prediction, count in row['votes'].items()) or 'none'}")
-    if any("correct" in row for row in answers):
+    labelled = [row for row in answers if "correct" in row]
+    if labelled and all(row.get(TRAINED) for row in labelled):
+        print(f"no accuracy: the student was trained on all {len(labelled):,} rows with a gold answer")
+    elif labelled:
         result_console().print(scores(answers, options.group_column))
 
 
@@ -347,14 +362,17 @@ def _json_value(value: Any) -> Any:
 def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Table:
     """The accuracy of the rows with a gold answer, and of each group of them, with 95 % Wilson intervals.
 
+    Rows that the student was trained on are left out.
+
     Args:
-        answers: Rows of :func:`answer`.
+        answers: Rows of :func:`answer`, marked where it is known which ones the student was trained on.
         group_column: The column that names the groups; None for no groups.
     """
     from fcot.evaluation.statistics import wilson_interval
     from fcot.reporting.table import Table
 
-    scored = [row for row in answers if "correct" in row]
+    labelled = [row for row in answers if "correct" in row]
+    scored = [row for row in labelled if not row.get(TRAINED)]
     groups: dict[str, list[bool]] = {}
     for row in scored if group_column else ():
         groups.setdefault(str(row[GROUP]), []).append(bool(row["correct"]))
@@ -366,7 +384,11 @@ def scores(answers: Sequence[Mapping[str, Any]], group_column: str | None) -> Ta
         table.add_row(name, f"{100 * sum(verdicts) / len(verdicts):.2f}", interval, f"{sum(verdicts):,}", f"{len(verdicts):,}")
     if len(groups) > 1:
         table.notes.append("Intervals are not corrected for multiple comparisons.")
-    if without := len(answers) - len(scored):
+    if trained := len(labelled) - len(scored):
+        table.notes.append(f"Rows that the student was trained on, which are not scored: {trained:,}.")
+    elif TRAINED not in labelled[0]:
+        table.notes.append("Which rows the student was trained on is not known: no split.json above its folder records them.")
+    if without := len(answers) - len(labelled):
         table.notes.append(f"Rows without a gold answer, which are not scored: {without:,}.")
     if cut := sum(not row["complete"] for row in scored):
         table.notes.append(f"Answers that were cut at the length limit (max_new_tokens): {cut:,}.")

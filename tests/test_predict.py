@@ -53,6 +53,41 @@ def test_predict_gives_the_answers_of_the_run(run, tmp_path):
     assert answers[0]["id"] == 7
 
 
+def test_rows_that_the_student_was_trained_on_are_marked_and_not_scored(run, tmp_path, capsys):
+    known, new = run.select([*run.split.train[:3], *run.split.validation[:1]]), run.select(run.split.test[:5])
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f" {row.question}", "answer": row.answer}) for row in [*known, *new]))
+    main([str(run.directory.path), str(path), f"output={tmp_path / 'answers.jsonl'}"])
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["trained_on"] for answer in answers] == [True] * 4 + [False] * 5
+    assert all(isinstance(answer["correct"], bool) for answer in answers)
+    shown = capsys.readouterr().out
+    correct = sum(answer["correct"] for answer in answers[4:])
+    assert re.search(rf"all +{100 * correct / 5:.2f} .* {correct} +5 *$", shown, re.MULTILINE)
+    assert "Rows that the student was trained on, which are not scored: 4." in shown
+
+
+def test_a_file_of_training_rows_alone_has_no_accuracy(run, tmp_path, capsys):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"question": row.question, "answer": row.answer}) for row in run.select(run.split.train[:3])))
+    main([str(run.directory.path), str(path), f"output={tmp_path / 'answers.jsonl'}"])
+    shown = capsys.readouterr().out
+    assert "no accuracy: the student was trained on all 3 rows with a gold answer" in shown
+    assert "acc %" not in shown
+    main([str(run.directory.path), run.problems[run.split.train[0]].question])
+    assert "the student was trained on this question" in capsys.readouterr().out
+
+
+def test_without_a_record_of_its_training_rows_the_accuracy_says_so(run, tmp_path, capsys):
+    shutil.copytree(run.directory.student, tmp_path / "copy")
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"question": row.question, "answer": row.answer}) for row in run.select(run.split.train[:3])))
+    main([str(tmp_path / "copy"), str(path), f"output={tmp_path / 'answers.jsonl'}"])
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert "trained_on" not in answers[0]
+    assert "Which rows the student was trained on is not known" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_question_on_the_command_line_is_answered_on_the_terminal(run, capsys):
     row = predictions(run)[0]
     main([f"student={run.directory.student}", row["question"]])

@@ -45,9 +45,21 @@ def interface_of(student: FinishedStudent) -> StudentInterface:
     return interface
 
 
-def question_hashes(problems: Iterable[Problem]) -> list[str]:
-    """A short hash of each problem's question, so that a later run recognizes it in other data."""
-    return [fingerprint(folded(problem.question))[:16] for problem in problems]
+def question_hashes(questions: Iterable[str]) -> list[str]:
+    """A short hash of each question, so that a later run recognizes it in other data."""
+    return [fingerprint(folded(question))[:16] for question in questions]
+
+
+def trained_on(folder: Path, questions: Sequence[str]) -> list[bool] | None:
+    """For each question, whether a student's training or validation problems had it.
+
+    Returns:
+        None if it is not known: the student is not in its run's folder, or an earlier version trained it.
+    """
+    record = _record(folder)
+    if record is None or SEEN not in record:
+        return None
+    return [question in record[SEEN] for question in question_hashes(questions)]
 
 
 def untrained_test(
@@ -131,7 +143,7 @@ def _trained_among(record: Mapping[str, Any], problems: Mapping[int, Problem], i
         return {*record["train"], *record["validation"]} & set(indices)
     if SEEN not in record:
         return None
-    hashes = question_hashes(problems[index] for index in indices)
+    hashes = question_hashes(problems[index].question for index in indices)
     return {index for index, question in zip(indices, hashes, strict=True) if question in record[SEEN]}
 
 

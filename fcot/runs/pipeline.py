@@ -214,5 +214,5 @@ def _write_inputs(run: Run, config_text: str) -> None:
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     of_test = {"test_templates": templates_of_test(run), "test_calculations": calculations_of_test(run)}
-    seen = {SEEN: question_hashes(run.select([*split.train, *split.validation]))} if run.trains else {}
+    seen = {SEEN: question_hashes(problem.question for problem in run.select([*split.train, *split.validation]))} if run.trains else {}
     write_json(run.directory.split, order | parts | of_test | seen)
