@@ -140,7 +140,7 @@ CHANGES = {
     ("method", "tailored"): {
         "name": ((), ("method=fine_tune_cot",)), "start": ((), ("method.start=pretrained",)),
         "round_weights": ((), ("method.round_weights=[1,1,2]",)), "feedback.source": ((), ("method.feedback.source=plain",)),
-        "feedback.template": ((), (OTHER_FEEDBACK,)),
+        "replay": ((), ("method.replay=0.5",)), "feedback.template": ((), (OTHER_FEEDBACK,)),
         "feedback.path": (("method.feedback.path=FILES/feedback1.txt",), ("method.feedback.path=FILES/feedback2.txt",)),
         "reflection.representation": ((), ("method.reflection.representation=mean",)),
         "reflection.objective": ((), ("method.reflection.objective=dpo",)),
@@ -277,6 +277,7 @@ def test_resolved_options_name_what_they_are_resolved_to():
         (TOY, "prompt.answer_triggers.choice=So"), (SHOTS, "prompt.answer_tokens=9"), (API, "trainer.lr=1.0"),
         ((*API, "method=zero_shot"), "student.epochs=9"), ((*ITSELF[:2], "method=zero_shot"), "prompt.answer_tokens=9"),
         ((*TAILORED, "method.rounds=1"), "method.feedback.mistakes=3"), ((*TAILORED, "method.rounds=1"), "method.start=pretrained"),
+        ((*TAILORED, "method.rounds=1"), "method.one_schedule=true"), ((*TAILORED, "method.rounds=1"), "method.skip_solved=2"),
         ((*TAILORED, "method.reflection.weight=0"), "method.reflection.margin=3"), (TAILORED, "method.reflection.pairs=teacher"),
         ((*TAILORED, "method.reflection.weight=0"), "method.reflection.objective=none"),
         ((*TAILORED, *DPO), "method.reflection.gamma=1"), ((*TAILORED, *DPO), "method.reflection.margin=3"),

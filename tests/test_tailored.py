@@ -485,9 +485,13 @@ def reached(folder: Path, place: str) -> bool:
     [
         (SOME, ()),
         (SOME[1:], ("method.reflection.objective=dpo", "method.reflection.pairs=both")),
+        (
+            ["round_1/optimizer.pt", "round_2/checkpoints/step_*"],
+            ("method.one_schedule=true", "method.carry_optimizer=true", "method.replay=0.5", "method.skip_solved=1"),
+        ),
         pytest.param(PLACES, (), marks=pytest.mark.slow),
     ],
-    ids=["some", "dpo", "all"],
+    ids=["some", "dpo", "continued", "all"],
 )
 def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, options, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

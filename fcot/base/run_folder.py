@@ -43,6 +43,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def moments(self) -> Path:
+        """In a round's folder, until the next round is trained: the moments of the optimizer that the student was trained with."""
+        return self.path / "optimizer.pt"
+
+    @property
     def samples(self) -> Path:
         """With several sampled answers per test problem: one row per answer."""
         return self.path / "samples.jsonl"

@@ -24,6 +24,7 @@ _EXPLAINED = (
     "samples: of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; "
     "$: paid by these runs"
 )
+_LEFT_OUT = "left out: train problems that the exam left out, because they were solved in earlier ones (method.skip_solved)"
 _COLUMNS = (
     "round", "test %", "95 % CI", "validation %", "failed", "pass %", "mistakes", "asked", "kept", "samples", "contrasted %", "$", "runs",
     "s",
@@ -38,21 +39,23 @@ def rounds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
     correction = " after Holm's correction over the settings" if sum(comparison is not None for comparison in gains) > 1 else ""
     for (setting, runs), comparison, p in zip(with_rounds, gains, corrected, strict=True):
         rounds = [run["rounds"] for run in runs]
-        table = Table(
-            f"rounds_{setting['run_id'][-10:]}", f"rounds of {report_label(setting, settings)}", _COLUMNS, always=("test %", "95 % CI")
-        )
+        skips = any("left_out" in metrics for of_run in rounds for metrics in of_run)
+        columns = (*_COLUMNS, "left out") if skips else _COLUMNS
+        title = f"rounds of {report_label(setting, settings)}"
+        table = Table(f"rounds_{setting['run_id'][-10:]}", title, columns, always=("test %", "95 % CI"))
         for number in range(max(map(len, rounds))):
-            table.add_row(*_cells(setting, [of_run[number] for of_run in rounds if len(of_run) > number]))
-        table.notes = [_EXPLAINED, *map(_outcome, runs), *_gain_note(comparison, p, correction)]
+            table.add_row(*_cells(setting, [of_run[number] for of_run in rounds if len(of_run) > number], skips))
+        table.notes = [_EXPLAINED, *([_LEFT_OUT] if skips else []), *map(_outcome, runs), *_gain_note(comparison, p, correction)]
         yield table
 
 
-def _cells(setting: Setting, rounds: Sequence[MetricsRow]) -> list[str]:
+def _cells(setting: Setting, rounds: Sequence[MetricsRow], skips: bool) -> list[str]:
     """The cells of a row.
 
     Args:
         setting: The setting.
         rounds: The metrics of the same round of each run.
+        skips: Whether there is a column for problems that the exam left out.
     """
 
     def mean(value: Callable[[MetricsRow], Any], form: str) -> str:
@@ -75,6 +78,7 @@ def _cells(setting: Setting, rounds: Sequence[MetricsRow]) -> list[str]:
         mean(lambda metrics: metrics["teacher_usage"]["usd"], "{:,.4f}"),
         str(len(rounds)),
         mean(lambda metrics: sum(metrics["seconds"].values()), "{:.0f}"),
+        *([mean(lambda metrics: metrics.get("left_out"), "{:,.0f}")] if skips else []),
     ]
 
 

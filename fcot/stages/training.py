@@ -26,6 +26,7 @@ from fcot.stages.table import Context, Summary
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
 from fcot.student.config import PretrainedStudentConfig, TrainerConfig
+from fcot.student.continued import Continued, Moments, save_moments
 from fcot.student.data import TrainingData
 from fcot.student.decoding import check_calculator
 from fcot.student.interface import StudentInterface, read_interface, write_interface
@@ -51,6 +52,8 @@ class TrainingJob:
         objective: Builds the terms of the loss; None: the run's objective does.
         method_objectives: Builds the objectives that the method adds to the run's objective; None: it adds none.
         own: Says how the student writes samples itself while it trains; None: it writes none.
+        continued: How the training continues earlier ones.
+        keeps_moments: Whether the optimizer's moments are kept with the chosen student, for a training that continues this one.
         title: Title of the progress line.
     """
 
@@ -63,6 +66,8 @@ class TrainingJob:
     objective: ObjectiveConfig | None = None
     method_objectives: Callable[[TrainingData], Sequence[Objective]] | None = None
     own: Callable[[TrainingData, RenewedRows, StepSampler], OwnSamples] | None = None
+    continued: Continued = Continued()  # noqa: RUF009 - frozen
+    keeps_moments: bool = False
     title: str = "train"
 
 
@@ -105,16 +110,23 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
             bar.watch(f"validation accuracy {accuracy:.1%}")
         if config.best_epoch:
             entry["test_accuracy"] = scoring.accuracy(predict(run, student, form, run.split.test, world))
-        if run.split.validation and accuracy >= max((before["validation_accuracy"] for before in history), default=0.0):
+        if run.split.validation and _is_best(history, entry):
             save(run, student, form, job.directory, world)  # comes last, because it may shard the parameters again
         return entry
+
+    def keep_moments(history: History, entry: Summary, moments: Moments) -> None:
+        if world.rank == 0 and (not run.split.validation or _is_best(history, entry)):
+            save_moments(job.directory.moments, moments)
 
     checkpoints = Checkpoints(job.directory.checkpoints, config.checkpoint_every_s, checkpoint_bytes(student.model))
     with _set_aside_if_not_finite(checkpoints, job.directory.student, world), progress(job.title, n_steps, "steps") as bar:
         report = fit_student(
             student, rows, objectives, recipe,
-            Hooks(evaluate, lambda history: out_of_patience(history, config.patience), bar.resume, bar.advance),
-            seed=run.config.seed, own=own, checkpoints=checkpoints,
+            Hooks(
+                evaluate, lambda history: out_of_patience(history, config.patience), bar.resume, bar.advance,
+                keep_moments if job.keeps_moments else None,
+            ),
+            seed=run.config.seed, own=own, continued=job.continued, checkpoints=checkpoints,
             log_folder=None if run.config.logger.name == "none" else job.directory.logs,
             loggers=context.tracker.loggers(job.directory) if context.tracker else (), world=world,
         )  # fmt: skip
@@ -149,6 +161,12 @@ def _set_aside_if_not_finite(checkpoints: Checkpoints, student: Path, world: Wor
         if world.rank == 0:
             checkpoints.set_aside(student)
         raise
+
+
+def _is_best(history: History, entry: Summary) -> bool:
+    """Whether an evaluation's validation accuracy is as good as the best one before."""
+    best = max((before["validation_accuracy"] for before in history), default=0.0)
+    return bool(entry["validation_accuracy"] >= best)
 
 
 def out_of_patience(history: History, patience: int | None) -> bool:

@@ -27,20 +27,23 @@ class LearningRate:
         schedule: ``constant``, or ``linear`` or ``cosine``, which decay to zero from the first step to the last. The warm-up factor
             multiplies the schedule.
         warmup_steps: Optimizer steps of linear warm-up.
-        n_steps: Optimizer steps of the whole training.
+        n_steps: Optimizer steps of the whole schedule.
+        steps_before: Steps of the schedule that earlier trainings did.
     """
 
     peak: float
     schedule: str
     warmup_steps: int
     n_steps: int
+    steps_before: int = 0
 
     def at(self, step: int) -> float:
-        """The rate of a step, counted from 1."""
+        """The rate of a step of this training, counted from 1."""
         return self.peak * self.factor(step - 1)
 
     def factor(self, step: int) -> float:
-        """Fraction of the peak at a step, counted from 0."""
+        """Fraction of the peak at a step of this training, counted from 0."""
+        step += self.steps_before
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         remaining = max(0.0, 1 - step / max(1, self.n_steps))
         return warmup * {"constant": 1.0, "linear": remaining, "cosine": (1 - math.cos(math.pi * remaining)) / 2}[self.schedule]

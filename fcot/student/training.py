@@ -32,6 +32,7 @@ from fcot.student.checkpoints import (  # fmt: skip
     trained_weights,
 )
 from fcot.student.config import TrainerConfig
+from fcot.student.continued import Continued, Moments, set_moments
 from fcot.student.data import Layout, ReasoningData
 from fcot.student.divergence import DivergenceCheck, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
@@ -79,12 +80,15 @@ class Hooks:
         stop: Called with the history after each evaluation; True ends the training.
         resume: Called once, with the number of steps that earlier processes did.
         advance: Called with the number of steps done since the last call.
+        keep_moments: Called after ``evaluate`` with the history so far, the evaluation's result and the moments of the optimizer; not
+            for sharded parameters.
     """
 
     evaluate: Callable[[History], dict[str, Any]]
     stop: Callable[[History], bool] = lambda _: False
     resume: Callable[[int], object] = unwatched
     advance: Callable[[int], object] = unwatched
+    keep_moments: Callable[[History, dict[str, Any], Moments], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def train(
     *,
     seed: int,
     own: OwnSamples | None = None,
+    continued: Continued = Continued(),  # noqa: B008 - frozen
     checkpoints: Checkpoints | None = None,
     log_folder: Path | None = None,
     loggers: Sequence[Logger] = (),
@@ -120,6 +125,7 @@ def train(
         hooks: The functions that it calls.
         seed: Seed of the order of samples and of dropout.
         own: The samples of each step, some of them written by the student itself; None: all are stored.
+        continued: How the training continues earlier ones.
         checkpoints: Where checkpoints are written; None writes none.
         log_folder: Folder of the CSV log; None writes none.
         loggers: Loggers that get the same metrics as the CSV log, and those of each evaluation.
@@ -131,8 +137,10 @@ def train(
     """
     quiet()
     _, sampler, n_steps = plan(student, rows, recipe, seed)
+    rate = continued.learning_rate(recipe, n_steps)
     report, optimizer = _resume(student, checkpoints, recipe.precision, own)
-    _announce(recipe, report.n_steps, n_steps, world)
+    optimizer = optimizer or (None if continued.moments is None else {"moments": continued.moments})
+    _announce(recipe, report.n_steps, n_steps, rate, world)
     hooks.resume(report.n_steps)
     steps = _Steps(sampler, n_steps, _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs))
     callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, optimizer, loggers, world.size, own)
@@ -140,7 +148,7 @@ def train(
     if report.n_steps == n_steps or hooks.stop(report.history):
         return report
     _prepare(student, recipe.packing, recipe.gradient_checkpointing)
-    module = _module(student, objectives, recipe, seed, report.n_steps, n_steps, world)
+    module = _module(student, objectives, recipe, rate, seed, report.n_steps, world)
     data = ReasoningData(
         objectives, rows, sampler, own, first_step=report.n_steps, n_steps=n_steps, micro_batches=recipe.micro_batches, ranks=world.size,
         rank=world.rank, workers=2 if torch.cuda.is_available() else 0,
@@ -163,21 +171,21 @@ def train(
 
 
 def _module(
-    student: Student, objectives: Sequence[Objective], recipe: TrainerConfig, seed: int, first_step: int, n_steps: int, world: World
+    student: Student, objectives: Sequence[Objective], recipe: TrainerConfig, rate: LearningRate, seed: int, first_step: int, world: World
 ) -> StudentModule:
     return StudentModule(
-        student.model, objectives, LearningRate(recipe.lr, recipe.schedule, recipe.warmup_steps, n_steps),
-        weight_decay=recipe.weight_decay, seed=seed, first_step=first_step, micro_batches=recipe.micro_batches,
+        student.model, objectives, rate, weight_decay=recipe.weight_decay, seed=seed, first_step=first_step,
+        micro_batches=recipe.micro_batches,
         # With a fused step, the scaler of 16-mixed unscales too late for clipping. Sharded parameters have no fused step on a CPU.
         fused=recipe.precision != "16-mixed" and (world.size == 1 or recipe.strategy != "fsdp"), compile=recipe.compile,
     )  # fmt: skip
 
 
-def _announce(recipe: TrainerConfig, done: int, n_steps: int, world: World) -> None:
+def _announce(recipe: TrainerConfig, done: int, n_steps: int, rate: LearningRate, world: World) -> None:
     if world.rank > 0:
         return
-    if recipe.warmup_steps >= n_steps:
-        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {n_steps:,} steps: the learning rate never reaches its peak")
+    if recipe.warmup_steps >= rate.n_steps:
+        say(f"warning: trainer.warmup_steps={recipe.warmup_steps} of {rate.n_steps:,} steps: the learning rate never reaches its peak")
     if recipe.precision == "bf16-mixed" and not torch.cuda.is_available() and not cpu_has_bf16():
         say("warning: this CPU has no bfloat16 instructions and emulates them: trainer.precision=32-true is faster here")
     if done:
@@ -255,7 +263,8 @@ class _StepCallback(pl.Callback):
         self._steps = steps
         self._hooks = hooks
         self._checkpoints = checkpoints
-        self._restored = restored
+        self._restored = restored  # the state of a checkpoint, or the moments of an earlier training
+        self._optimizer: torch.optim.Optimizer | None = None  # None before the first step of this process
         self._micro_batches = recipe.micro_batches
         self._precision = recipe.precision
         self._loggers = loggers
@@ -279,10 +288,13 @@ class _StepCallback(pl.Callback):
         self._defer_ctrl_c(True)
         assert isinstance(pl_module, StudentModule)
         self._divergence = DivergenceCheck(self._student.model, self._size, pl_module.learning_rate.at, self._remedies)
-        if self._restored is not None:
-            restore_optimizer(self._student.model, trainer.optimizers[0], self._restored["optimizer"])
+        self._optimizer = trainer.optimizers[0]
+        if self._restored is not None and "moments" in self._restored:
+            set_moments(self._student.model, self._optimizer, self._restored["moments"])
+        elif self._restored is not None:
+            restore_optimizer(self._student.model, self._optimizer, self._restored["optimizer"])
             trainer.precision_plugin.load_state_dict(self._restored["precision"])
-            self._restored = None  # frees its memory
+        self._restored = None  # frees its memory
         self._since = time.monotonic()
         self._logged = (self._report.train_seconds, self._report.n_tokens)
 
@@ -357,11 +369,23 @@ class _StepCallback(pl.Callback):
         torch.set_float32_matmul_precision("highest")  # trainer.tf32 is for training only
         try:
             scores = self._hooks.evaluate(history)
+            self._keep_moments(scores)
         finally:
             torch.set_float32_matmul_precision(former_precision)
         history.append({"step": step, "epoch": round(self._steps.sampler.epochs_done(step), 3), **scores})
         self._log_evaluation(history[-1])
         return True
+
+    def _keep_moments(self, scores: dict[str, Any]) -> None:
+        """Call ``keep_moments``, before the evaluation counts as done: after an interruption both are repeated."""
+        if self._hooks.keep_moments is None:
+            return
+        if self._optimizer is not None:
+            moments = optimizer_state(self._student.model, self._optimizer)["state"]
+        else:  # the evaluation that an interruption prevented
+            assert self._restored is not None
+            moments = self._restored["optimizer"]["state"]
+        self._hooks.keep_moments(self._report.history, scores, moments)
 
     def _log_evaluation(self, entry: dict[str, Any]) -> None:
         """Log an evaluation to all loggers except the CSV log, which has the training's metrics only."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from fcot.config.schema import Config
     from fcot.runs.run import Run
 
+_OF_LATER_ROUNDS = frozenset(
+    {"patience", "min_mistakes", "start", "accumulate", "feedback", "replay", "one_schedule", "carry_optimizer", "skip_solved"}
+)
+
 
 @dataclass
 class ExamConfig:
@@ -124,6 +128,12 @@ class TailoredConfig:
     start: str = bounded("previous", one_of=("previous", "pretrained"))
     accumulate: bool = True  # train on the samples of all rounds so far; false: on the round's own only
     round_weights: list[float] | None = None  # weight of each round's samples in the loss; null: 1 each
+    # with accumulate: share of each earlier round's samples that a round trains on, drawn anew for every round
+    replay: float = absent_at(1.0, above=0, at_most=1, hint="; method.accumulate=false trains on no earlier rounds")
+    one_schedule: bool = absent_at(False)  # warm-up and decay once over all rounds; false: once in each round
+    carry_optimizer: bool = absent_at(False)  # a round starts with AdamW's moments of the previous round; false: with zeros
+    # a problem is left out of later exams once all its answers were right in this many exams in a row; null: never
+    skip_solved: int | None = absent_at(None, at_least=1)
     # worked train problems that stand before each question
     demonstrations: int = resolved(0, "how many are shown, in the first exam as well", at_least=0)
     exam: ExamConfig = field(default_factory=ExamConfig)
@@ -139,6 +149,15 @@ class TailoredConfig:
         elif weights is not None and not (weights[0] if self.accumulate else min(weights)):
             hint = "round 1 needs a weight above 0" if self.accumulate else "each round needs a weight above 0"
             yield f"method.round_weights={weights}: a round would have nothing to train on; {hint}"
+
+        yield from self._faults_of_continuation()
+
+    def _faults_of_continuation(self) -> Iterator[str]:
+        for option in ("one_schedule", "carry_optimizer"):
+            if getattr(self, option) and self.start == "pretrained":
+                yield f"method.{option}=true: with method.start=pretrained no round continues another one; use method.start=previous"
+        if self.replay < 1 and not self.accumulate:
+            yield f"method.replay={self.replay}: method.accumulate=false trains on no earlier rounds; remove one of the two"
 
     @property
     def draws_beyond_diversity(self) -> bool:
@@ -164,6 +183,10 @@ class TailoredConfig:
             yield f"method=tailored trains local students only; student={config.student.name} is trained by an API"
         if not config.teacher.generates and self.feedback.source != "self" and self.rounds > 1:
             yield "teacher=replay cannot reply to feedback requests: method.feedback.source=self, or a teacher that generates"
+        if self.carry_optimizer and config.student.pretrained and config.student.lora.rank is not None:
+            yield "method.carry_optimizer=true: each round has new adapters; use student.lora.rank=null or method.carry_optimizer=false"
+        if self.carry_optimizer and config.trainer.strategy == "fsdp":
+            yield "method.carry_optimizer=true: not for sharded parameters; use trainer.strategy=ddp or method.carry_optimizer=false"
         if self.reflection.needs_pairs_of_teacher:
             from fcot.objectives.config import pair_faults
 
@@ -184,9 +207,9 @@ class TailoredConfig:
         from fcot.config.resolvers import paper_demonstrations
 
         later_rounds, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)
-        unread = set() if later_rounds else {"patience", "min_mistakes", "start", "accumulate", "feedback"}
+        unread = frozenset[str]() if later_rounds else _OF_LATER_ROUNDS
         if not (later_rounds or first_exam):
-            unread |= {"exam"}
+            unread = unread | {"exam"}
         part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)

@@ -24,6 +24,18 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     )  # fmt: skip
 
 
+def solved(exams: Sequence[Iterable[ExamResult]], n: int | None) -> set[int]:
+    """Sample indices of the problems whose answers were all right in the last ``n`` exams that they were part of; none if ``n`` is None.
+
+    A problem that is left out once therefore stays left out.
+    """
+    in_a_row: dict[int, int] = {}
+    for results in exams:
+        for result in results:
+            in_a_row[result.sample_index] = in_a_row.get(result.sample_index, 0) + 1 if result.n_correct == result.n_answers else 0
+    return set() if n is None else {index for index, times in in_a_row.items() if times >= n}
+
+
 def summarize(results: Iterable[ExamResult]) -> dict[str, Any]:
     """Summarize an exam. ``pass_rate`` is the share of right answers to a problem, averaged over problems (0..1)."""
     examined = list(results)

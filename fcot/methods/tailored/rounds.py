@@ -72,9 +72,12 @@ def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str,
         rounds.append(summaries)
         metrics.append(_round_metrics(number, summaries))
         write_json(run.directory.round(number).metrics, metrics[-1])
+        run.directory.round(number - 1).moments.unlink(missing_ok=True)
         if _out_of_patience(metrics, method.patience):
             ended = "patience"
             break
+    if ended != "budget":  # a larger budget continues the rounds
+        run.directory.round(len(rounds)).moments.unlink(missing_ok=True)
     best = _best_round(metrics)
     _publish_best(run, best, len(rounds) + ("curate" in aborted))
     facts = {
@@ -109,6 +112,7 @@ def _round_metrics(number: int, summaries: dict[str, Summary]) -> Summary:
     exam, curated, trained, evaluated = summaries.get("exam", {}), summaries["curate"], summaries["train"], summaries["evaluate"]
     return {
         "round": number,
+        **({"left_out": exam["left_out"]} if "left_out" in exam else {}),
         "pass_rate": exam.get("pass_rate"),
         "failed_problems": exam.get("failed_problems"),
         "mistakes": exam.get("mistakes"),

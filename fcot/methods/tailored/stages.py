@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
 from fcot.base.console import progress, say
-from fcot.base.files import read_json, read_jsonl, write_jsonl
-from fcot.base.records import Feedback, from_row, to_row
+from fcot.base.errors import FcotError
+from fcot.base.files import fingerprint, read_json, read_jsonl, write_jsonl
+from fcot.base.records import CuratedCompletion, Feedback, from_row, to_row
 from fcot.config.resolvers import paper_demonstrations
 from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.feedback import feedback_prompt_of
+from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
 from fcot.methods.tailored.material import self_reflection
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
@@ -21,6 +23,7 @@ from fcot.stages.answering import SamplingParameters, answer_problems, text_form
 from fcot.stages.rationales import judge_all
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
+from fcot.student.continued import Continued, load_moments
 from fcot.student.data import TrainingData
 from fcot.student.loading import Student
 from fcot.student.objective import Objective
@@ -42,14 +45,24 @@ def exam(context: Context) -> Summary:
         form = _form(run, student, method.demonstrations or paper_demonstrations(run.task.name))
     sampling = Sampling(options.temperature, options.top_k)
     parameters = SamplingParameters(options.samples, sampling, (number,), options.max_new_tokens, stop)
-    indices = [index for index in run.split.train if run.problems[index].labelled]
+    solved = _solved(run, number)
+    indices = [index for index in run.split.train if run.problems[index].labelled and index not in solved]
     with progress(f"exam {number}", len(indices) * options.samples, "answers") as bar:
         scored, facts = answer_problems(run, student, form, indices, world, parameters, bar.advance)
     if world.rank > 0:
         return {}
     results = [exams.examine(answers) for answers in scored]
     write_jsonl(run.directory.round(number).exam, map(to_row, results))
-    return exams.summarize(results) | facts
+    return exams.summarize(results) | facts | ({"left_out": len(solved)} if method.skip_solved else {})
+
+
+def _solved(run: Run, number: int) -> set[int]:
+    """Problems that an exam leaves out, because they were solved in ``method.skip_solved`` earlier exams in a row.
+
+    The first exam of a pretrained student does not count: it is taken before any training.
+    """
+    earlier = [exam_results(run, exam) for exam in range(2, number)]
+    return exams.solved(earlier, run.config.method.skip_solved)
 
 
 def curate(context: Context) -> Summary:
@@ -68,12 +81,14 @@ def curate(context: Context) -> Summary:
 def train(context: Context) -> Summary:
     """Train the student on the reasoning samples of the rounds, with self-reflection if the round had an exam.
 
-    ``method.accumulate`` decides which rounds' samples are used, ``method.start`` which student the training starts from.
+    ``method.accumulate`` and ``method.replay`` decide which samples of earlier rounds are used, ``method.start`` which student the
+    training starts from, ``method.one_schedule`` and ``method.carry_optimizer`` what else it continues.
     """
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
     kept_by_round = {earlier: kept_rows(run.directory.round(earlier)) for earlier in range(1, number + 1)}
     weights = method.round_weights or [1.0] * number
+    replayed = {earlier: rows if earlier == number else _replayed(run, number, rows) for earlier, rows in kept_by_round.items()}
     used_rounds = [earlier for earlier in ((number,) if not method.accumulate else kept_by_round) if weights[earlier - 1]]
 
     def reflect(data: TrainingData) -> Sequence[Objective]:
@@ -81,13 +96,42 @@ def train(context: Context) -> Summary:
 
     job = TrainingJob(
         run.directory.round(number),
-        [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in kept_by_round[earlier]],
+        [sample_of(run, row, weights[earlier - 1]) for earlier in used_rounds for row in replayed[earlier]],
         _demonstrations(run, method.demonstrations),
         start=run.directory.round(number - 1).student if number > 1 and method.start == "previous" else None,
         method_objectives=reflect,
+        continued=_continued(run, number),
+        keeps_moments=method.carry_optimizer and number < method.rounds,
         title=f"train {number}",
     )
     return train_job(context, job)
+
+
+def _replayed(run: Run, number: int, rows: Sequence[CuratedCompletion]) -> Sequence[CuratedCompletion]:
+    """The rows of an earlier round that a round trains on again: a share of them, at least one, in their order."""
+    n = math.ceil(run.config.method.replay * len(rows))
+    ranked = sorted(rows, key=lambda row: fingerprint(["replay", run.config.seed, number, row.sample_index, row.completion_index]))
+    chosen = {(row.sample_index, row.completion_index) for row in ranked[:n]}
+    return [row for row in rows if (row.sample_index, row.completion_index) in chosen]
+
+
+def _continued(run: Run, number: int) -> Continued:
+    """How a round's training continues those of the earlier rounds.
+
+    Raises:
+        FcotError: The previous round's moments are missing.
+    """
+    method: TailoredConfig = run.config.method
+    steps, left, moments = 0, 1, None
+    if method.one_schedule:
+        earlier = (run.directory.round(before) for before in range(1, number))
+        steps, left = sum(read_json(directory.stage("train"))["n_steps"] for directory in earlier), method.rounds - number + 1
+    if method.carry_optimizer and number > 1:
+        path = run.directory.round(number - 1).moments
+        if not path.exists():
+            raise FcotError(f"{path} is missing, and round {number} starts with its moments: remove {run.directory.path} and run again")
+        moments = load_moments(path)
+    return Continued(steps, left, moments)
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:

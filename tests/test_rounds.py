@@ -1,0 +1,183 @@
+"""Rounds that continue each other: schedule, moments, replayed samples, solved problems; and each option's effect."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import re
+
+import pytest
+import torch
+from configurations import make_run
+from students import make_rows, weights_of
+from trainings import recipe_of, student_of
+
+from fcot.base.errors import ConfigFaults, FcotError
+from fcot.base.files import read_json, read_jsonl, write_jsonl
+from fcot.base.ranks import World
+from fcot.base.records import CuratedCompletion, ExamResult, to_row
+from fcot.methods.tailored import stages
+from fcot.methods.tailored.exam import solved
+from fcot.objectives.completion import CompletionLoss
+from fcot.runs.pipeline import execute
+from fcot.stages.table import TRAIN_ROUND, Context, Step
+from fcot.student import training
+from fcot.student.continued import Continued, load_moments, save_moments
+from fcot.student.training import Hooks, train
+
+TINY = [
+    "method=tailored", "dataset.n_problems=60", "diversity=2", "trainer.max_steps=30", "trainer.warmup_steps=5",
+    "trainer.evaluate_every_steps=15", "student.width=16", "student.layers=1", "student.max_new_tokens=40", "method.rounds=3",
+    "method.exam.samples=1", "method.reflection.weight=0", "method.feedback.max_requests=20",
+]  # fmt: skip
+
+
+def test_one_schedule_goes_over_all_rounds():
+    recipe = recipe_of(lr=1.0, warmup_steps=4, schedule="linear")
+    alone = Continued().learning_rate(recipe, 30)
+    rates = [
+        Continued(before, left).learning_rate(recipe, 10).at(step)
+        for before, left in ((0, 3), (10, 2), (20, 1)) for step in range(1, 11)
+    ]  # fmt: skip
+    assert rates == [alone.at(step) for step in range(1, 31)]
+    longer = Continued(10, 2).learning_rate(recipe, 20)
+    assert longer.at(1) == pytest.approx(1 - 10 / 50), "the round after this one counts as being as long as this one"
+
+
+def steps_of(student, n, continued=Continued(), seed=0, kept=None):  # noqa: B008 - frozen
+    """Train for some steps at a constant rate; returns the moments after the last one."""
+    recipe = recipe_of(max_steps=n, warmup_steps=0, schedule="constant", evaluate_every_epochs=None)
+    rows = make_rows(student, 24)
+    objective = CompletionLoss(rows, training.plan(student, rows, recipe, seed)[0])
+    moments = {}
+    hooks = Hooks(lambda _: {}, keep_moments=lambda history, entry, state: moments.update(copy.deepcopy(state)))
+    train(student, rows, [objective], recipe, hooks, seed=seed, continued=continued)
+    return moments
+
+
+def test_moments_are_carried_over_and_change_the_next_training(tmp_path):
+    student = student_of("gpt2")
+    first = steps_of(student, 5)
+    weights = copy.deepcopy(student.model.state_dict())
+    without = steps_of(student, 1, seed=1)
+    after_without = weights_of(student)
+    student.model.load_state_dict(weights)
+    save_moments(tmp_path / "optimizer.pt", first)
+    carried = steps_of(student, 1, Continued(moments=load_moments(tmp_path / "optimizer.pt")), seed=1)
+    assert {moments["step"].item() for moments in carried.values()} == {6.0}
+    assert {moments["step"].item() for moments in without.values()} == {1.0}
+    for name, moments in carried.items():
+        torch.testing.assert_close(moments["exp_avg"], 0.9 * first[name]["exp_avg"] + without[name]["exp_avg"])
+        torch.testing.assert_close(moments["exp_avg_sq"], 0.999 * first[name]["exp_avg_sq"] + without[name]["exp_avg_sq"])
+    assert not torch.allclose(after_without, weights_of(student), atol=1e-5)
+
+
+def test_a_round_continues_schedule_and_moments_of_the_rounds_before(tmp_path, monkeypatch):
+    seen, steps = [], []
+
+    def watched(run, number, original=stages._continued):
+        seen.append(original(run, number))
+        steps.append({moments["step"].item() for moments in (seen[-1].moments or {}).values()})
+        return seen[-1]
+
+    monkeypatch.setattr(stages, "_continued", watched)
+    run = make_run(tmp_path, *TINY, "method.one_schedule=true", "method.carry_optimizer=true", "logger=csv")
+    metrics = execute(run, "")
+    assert [(continued.steps_before, continued.trainings_left) for continued in seen] == [(0, 3), (30, 2), (60, 1)]
+    best = [max(entry["step"] for entry in best_entries(run, number)) for number in (1, 2)]
+    assert steps == [set(), {best[0]}, {best[0] + best[1]}], "the moments are those of the student that the round chose"
+    with next((run.directory.round(3).logs).rglob("metrics.csv")).open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    peak = run.config.trainer.lr
+    assert rates == pytest.approx([peak * 20 / 90, peak * 10 / 90, 0]), "the log has the rate of the step after"
+    assert not list(run.directory.path.rglob("optimizer.pt")), "the moments are removed when no round needs them"
+    assert metrics["rounds_ended"] == "rounds"
+
+
+def best_entries(run, number):
+    """The evaluations of a round with its best validation accuracy."""
+    history = read_json(run.directory.round(number).stage("train"))["history"]
+    best = max(entry["validation_accuracy"] for entry in history)
+    return [entry for entry in history if entry["validation_accuracy"] == best]
+
+
+def test_missing_moments_are_named(tmp_path):
+    run = make_run(tmp_path, *TINY, "method.carry_optimizer=true")
+    with pytest.raises(FcotError, match=r"round_1/optimizer\.pt is missing.*remove .* and run again"):
+        stages._continued(run, 2)
+
+
+def test_rounds_that_end_early_leave_no_moments(tmp_path):
+    run = make_run(tmp_path, *TINY, "method.carry_optimizer=true", "method.min_mistakes=1000")
+    assert execute(run, "")["rounds_ended"] == "few_mistakes"
+    assert not list(run.directory.path.rglob("optimizer.pt"))
+
+
+def test_a_share_of_earlier_rounds_is_replayed(tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(stages, "train_job", lambda _, job: jobs.append(job) or {})
+    kept = {1: 21, 2: 7, 3: 5}
+
+    def samples(*options):
+        run = make_run(tmp_path, *TINY, *options)
+        for number, n in kept.items():
+            rows = [CuratedCompletion(index, 0, "1", True, True, None, f"round {number}", "1") for index in run.split.train[:n]]
+            write_jsonl(run.directory.round(number).curated, map(to_row, rows))
+        stages.train(Context(run, Step(TRAIN_ROUND, 3), World()))
+        return jobs[-1].samples
+
+    everything, half, least = samples(), samples("method.replay=0.5"), samples("method.replay=0.001")
+    assert len(everything) == 21 + 7 + 5
+    assert [sum(sample.rationale == f"round {number}" for sample in half) for number in kept] == [11, 4, 5]
+    assert [sum(sample.rationale == f"round {number}" for sample in least) for number in kept] == [1, 1, 5]
+    assert [sample for sample in everything if sample in half] == half, "in their order"
+    assert samples("method.replay=0.5") == half
+    assert samples("method.replay=0.5", "seed=1") != half
+
+
+def exam_of(**n_correct):
+    return [ExamResult(int(name[1:]), "Why?", "7", 2, n, (), ()) for name, n in n_correct.items()]
+
+
+def test_a_problem_is_solved_after_enough_exams_in_a_row():
+    exams = [exam_of(p0=2, p1=2, p2=1, p3=2), exam_of(p0=2, p1=1, p2=2, p3=2), exam_of(p1=2, p2=2)]
+    assert solved(exams, None) == set()
+    assert solved(exams[:1], 1) == {0, 1, 3}
+    assert solved(exams[:2], 2) == {0, 3}
+    assert solved(exams, 2) == {0, 2, 3}, "a problem that was left out stays left out"
+    assert solved([], 1) == set()
+
+
+def test_solved_problems_are_left_out_of_later_exams(tmp_path, monkeypatch):
+    answer = stages.answer_problems
+    examined = []
+
+    def even_ones_right(run, student, form, indices, world, parameters, advance):
+        scored, facts = answer(run, student, form, indices, world, parameters, advance)
+        examined.append(list(indices))
+        for index, answers in zip(indices, scored, strict=True):
+            for number, prediction in enumerate(answers):
+                object.__setattr__(prediction, "correct", index % 2 == 0 and number >= 0)
+        return scored, facts
+
+    monkeypatch.setattr(stages, "answer_problems", even_ones_right)
+    run = make_run(tmp_path, *TINY, "method.skip_solved=1", "trainer.max_steps=5")
+    metrics = execute(run, "")
+    assert examined == [run.split.train, [index for index in run.split.train if index % 2]]
+    left_out = sum(index % 2 == 0 for index in run.split.train)
+    assert [row.get("left_out") for row in metrics["rounds"]] == [None, 0, left_out]
+    assert [row["sample_index"] for row in read_jsonl(run.directory.round(3).exam)] == examined[1]
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["method.one_schedule=true", "method.start=pretrained"], "method.one_schedule=true: with method.start=pretrained no round continues"),
+    (["method.carry_optimizer=true", "method.start=pretrained"], "method.carry_optimizer=true: with method.start=pretrained"),
+    (["method.carry_optimizer=true", "student=gpt2", "student.lora.rank=4"], "each round has new adapters; use student.lora.rank=null"),
+    (["method.carry_optimizer=true", "trainer.strategy=fsdp"], "use trainer.strategy=ddp or method.carry_optimizer=false"),
+    (["method.replay=0"], "method.replay=0.0: more than 0 and at most 1; method.accumulate=false trains on no earlier rounds"),
+    (["method.replay=0.5", "method.accumulate=false"], "method.accumulate=false trains on no earlier rounds; remove one of the two"),
+    (["method.skip_solved=0"], "method.skip_solved=0: at least 1"),
+])  # fmt: skip
+def test_wrong_options_are_reported(overrides, message, tmp_path):
+    with pytest.raises(ConfigFaults, match=re.escape(message)):
+        make_run(tmp_path, "method=tailored", *overrides)
