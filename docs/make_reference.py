@@ -143,8 +143,10 @@ def group(name: str) -> list[str]:
     """The section of a group: its choices, and the keys of each of its schemas."""
     lines = [f"## {name}", "", "| choice | what it is | sets |", "|---|---|---|"]
     users: dict[str, list[str]] = {}
-    for choice, text in choices(name):
-        schema = re.search(rf"/schema/{name}: (\w+)", text)
+    texts = dict(choices(name))
+    for choice, text in texts.items():
+        base = re.search(r"^defaults:\n  - (\w+)$", text, re.MULTILINE)  # a preset builds on another choice
+        schema = re.search(rf"/schema/{name}: (\w+)", texts[base[1]] if base else text)
         users.setdefault(schema[1] if schema else "", []).append(choice)
         lines.append(f"| `{choice}` | {sentence(text)} | {sets(text)} |")
     lines.append("")

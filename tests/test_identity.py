@@ -42,6 +42,7 @@ ITSELF = (*TOY, "student=teacher", "method=zero_shot_cot")
 GPT2 = (*TOY, "student=gpt2")
 TAILORED = (*GPT2, "method=tailored")
 DPO, SIMPO = (("method.reflection.objective=dpo",), ("method.reflection.objective=simpo",))
+SELF = ("method.feedback.source=self",)
 ON_POLICY = (*TOY, "method=on_policy", "objective.teacher=FILES/model1")
 TRAINED = ("student=causal", "student.path=FILES/model1")
 SHOTS = (*TOY, "prompt=few_shot_cot", "prompt.exemplars=FILES/exemplars1.jsonl")
@@ -140,7 +141,10 @@ CHANGES = {
     ("method", "tailored"): {
         "name": ((), ("method=fine_tune_cot",)), "start": ((), ("method.start=pretrained",)),
         "round_weights": ((), ("method.round_weights=[1,1,2]",)), "feedback.source": ((), ("method.feedback.source=plain",)),
-        "replay": ((), ("method.replay=0.5",)), "feedback.template": ((), (OTHER_FEEDBACK,)),
+        "replay": ((), ("method.replay=0.5",)),
+        **{f"own.{name}": (SELF, (f"method.own.{name}={value}",))
+           for name, value in (("arithmetic", "true"), ("distinct_equations", "true"), ("max_similarity", 0.7))},
+        "feedback.template": ((), (OTHER_FEEDBACK,)),
         "feedback.path": (("method.feedback.path=FILES/feedback1.txt",), ("method.feedback.path=FILES/feedback2.txt",)),
         "reflection.representation": ((), ("method.reflection.representation=mean",)),
         "reflection.objective": ((), ("method.reflection.objective=dpo",)),
@@ -283,6 +287,7 @@ def test_resolved_options_name_what_they_are_resolved_to():
         ((*TAILORED, *DPO), "method.reflection.gamma=1"), ((*TAILORED, *DPO), "method.reflection.margin=3"),
         ((*TOY, "objective=preference"), "objective.gamma=1"),
         ((*TAILORED, "method.feedback.source=self"), "method.feedback.requests=3"),
+        (TAILORED, "method.own.arithmetic=true"),
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
         ((*ON_POLICY, "method.temperature=0"), "method.top_k=9"),
         ((*ON_POLICY, *TRAINED, "method.start=student"), "trainer.max_steps=9"),

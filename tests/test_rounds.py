@@ -15,10 +15,14 @@ from trainings import recipe_of, student_of
 from fcot.base.errors import ConfigFaults, FcotError
 from fcot.base.files import read_json, read_jsonl, write_jsonl
 from fcot.base.ranks import World
-from fcot.base.records import CuratedCompletion, ExamResult, to_row
+from fcot.base.records import Completion, CuratedCompletion, ExamResult, Problem, to_row
+from fcot.curation.filters import Rules, curate
+from fcot.evaluation.scoring import score
 from fcot.methods.tailored import stages
 from fcot.methods.tailored.exam import solved
 from fcot.objectives.completion import CompletionLoss
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.pipeline import execute
 from fcot.stages.table import TRAIN_ROUND, Context, Step
 from fcot.student import training
@@ -148,25 +152,90 @@ def test_a_problem_is_solved_after_enough_exams_in_a_row():
     assert solved([], 1) == set()
 
 
-def test_solved_problems_are_left_out_of_later_exams(tmp_path, monkeypatch):
-    answer = stages.answer_problems
+def answer_with(monkeypatch, text_of):
+    """Let students answer exams with texts, by sample index and number of the answer; returns the problems of each exam."""
     examined = []
 
-    def even_ones_right(run, student, form, indices, world, parameters, advance):
-        scored, facts = answer(run, student, form, indices, world, parameters, advance)
+    def answered(run, student, form, indices, world, parameters, advance):
         examined.append(list(indices))
-        for index, answers in zip(indices, scored, strict=True):
-            for number, prediction in enumerate(answers):
-                object.__setattr__(prediction, "correct", index % 2 == 0 and number >= 0)
-        return scored, facts
+        texts = {index: [text_of(index, number, run.problems[index].answer) for number in range(parameters.n)] for index in indices}
+        return [[score(run.problems[index], text, True, 9, form, run.task.rule) for text in texts[index]] for index in indices], {}
 
-    monkeypatch.setattr(stages, "answer_problems", even_ones_right)
+    monkeypatch.setattr(stages, "answer_problems", answered)
+    return examined
+
+
+def test_solved_problems_are_left_out_of_later_exams(tmp_path, monkeypatch):
+    examined = answer_with(monkeypatch, lambda index, number, gold: f"So.\nAnswer: {gold if index % 2 == 0 else 999}")
     run = make_run(tmp_path, *TINY, "method.skip_solved=1", "trainer.max_steps=5")
     metrics = execute(run, "")
     assert examined == [run.split.train, [index for index in run.split.train if index % 2]]
     left_out = sum(index % 2 == 0 for index in run.split.train)
     assert [row.get("left_out") for row in metrics["rounds"]] == [None, 0, left_out]
     assert [row["sample_index"] for row in read_jsonl(run.directory.round(3).exam)] == examined[1]
+
+
+# --- the student's own answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "settings", "texts", "reasons"), [
+    ("near_copy", {}, ["a b c d", "A b c e", "a b c d e"], [None, None, "near_copy"]),
+    ("near_copy", {"max_similarity": 0.5}, ["a b c d", "A b c e"], [None, "near_copy"]),
+    ("same_equations", {}, ["1 + 1 = 2", "So 1+1 = 2, yes.", "1 + 1 = 2. 2 + 1 = 3.", "no sum", "no sum"],
+     [None, "same_equations", None, None, None]),
+    ("near_copy", {}, ["it is kept  before"], ["near_copy"]),
+    ("same_equations", {}, ["8 + 1 = 9"], ["same_equations"]),
+])  # fmt: skip
+def test_copies_of_kept_rationales_are_rejected(name, settings, texts, reasons):
+    rules = Rules((name,), settings=settings, kept_before={0: ["it is kept before", "8+1=9"], 1: [texts[0]]})
+    drawn = [Completion(0, number, text, "7", "stop") for number, text in enumerate(texts)]
+    prompt = TeacherPrompt("p", "{question}", {"number": "The answer is"})
+    rows = curate(drawn, {0: Problem(0, "Why?", "7")}, AnswerRule("number"), prompt.read, rules)
+    assert [row.reason for row in rows] == reasons
+
+
+def own_answer(index, number, gold):
+    """A right answer, and then a near copy of it; one with a wrong equation; or a mistake."""
+    if index % 4 == 3:
+        return "Who knows.\nAnswer: 999"
+    equation = "1 + 1 = 2" if index % 4 < 2 else "1 + 1 = 3"
+    return f"I know it. {equation}.{' Yes.' * number}\nAnswer: {gold}"
+
+
+def test_both_learns_feedback_and_own_right_answers(tmp_path, monkeypatch):
+    answer_with(monkeypatch, own_answer)
+    options = ("method.feedback.source=both", "method.exam.samples=2", "trainer.max_steps=3", "method.rounds=3")
+    run = make_run(tmp_path, *TINY, *options)
+    metrics = execute(run, "")
+    second, third = run.directory.round(2), run.directory.round(3)
+    rows = [*read_jsonl(second.feedback)]
+    reasons = {(row["sample_index"], row["completion_index"]): row["reason"] for row in read_jsonl(second.curated)}
+    own = {(row["sample_index"], row["completion_index"]): row for row in rows if row["own"]}
+    assert {index % 4 for index, _ in own} == {0, 1, 2}
+    assert {row["sample_index"] % 4 for row in rows if not row["own"]} == {3}
+    for place, row in own.items():
+        wrong = "= 3" in row["rationale"]
+        assert reasons[place] == ("wrong_equation" if wrong else "near_copy" if "Yes" in row["rationale"] else None)
+    assert all(reasons[row["sample_index"], row["completion_index"]] is None for row in rows if not row["own"])
+    rounds = metrics["rounds"]
+    assert [row.get("own_kept") for row in rounds] == [None, sum(index % 4 < 2 for index in run.split.train), 0]
+    assert {row["reason"] for row in read_jsonl(third.curated) if row["sample_index"] % 4 < 2} == {"near_copy"}, "as in round 2"
+    assert rounds[1]["teacher_usage"]["requests"] == sum(not row["own"] for row in rows)
+    assert make_run(tmp_path, *TINY, *options, "method.own.max_similarity=0.8").run_id != run.run_id
+    assert make_run(tmp_path, *TINY, "method.own.max_similarity=0.8").run_id == make_run(tmp_path, *TINY).run_id, "feedback reads it not"
+
+
+@pytest.mark.parametrize("preset", ["star", "rft"])
+def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
+    answer_with(monkeypatch, own_answer)
+    small = [override for override in TINY if not override.startswith(("method=", "method.r"))]
+    run = make_run(tmp_path, f"method={preset}", *small, "trainer.max_steps=3", "method.rounds=2", "method.exam.samples=1")
+    first, second = execute(run, "")["rounds"]
+    assert second["own_kept"] > 0
+    own_only = run.config.method.feedback.source == "self"
+    assert (second["teacher_usage"]["requests"] == 0) is own_only
+    assert second["n_reasoning_samples"] == second["completions_kept"] + (first["completions_kept"] if preset == "rft" else 0)
+    assert run.config.method.reflection.active is False
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -365,7 +365,7 @@ def test_a_pretrained_student_takes_its_first_exam_with_demonstrations(save, exa
     (["method.round_weights=[1,2]"], "one weight for each of method.rounds=3"),
     (["method.round_weights=[0,1,1]"], "a round would have nothing to train on"),
     (["method.round_weights=[1,0,1]", "method.accumulate=false"], "a round would have nothing to train on"),
-    (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self"),
+    (["method.feedback.source=other"], "method.feedback.source=other: choose from feedback, plain, self, both"),
     (["method.reflection.representation=first"], "choose from last, rationale, mean"),
     (["method.exam.temperature=0"], "an exam's answers are sampled"),
     (["method.feedback.template=Why?"], "the template must contain {question}"),

@@ -171,6 +171,7 @@ class Feedback:
         completion_index: Number of the completion within its problem and round, from 0.
         mistakes: The student's wrong completions that the prompt showed to the teacher. Empty if the prompt was that of round 1, or if
             the student wrote the completion.
+        own: Whether the student wrote the completion itself.
         id: The problem's own id in the user's data; None if it has none.
     """
 
@@ -181,6 +182,7 @@ class Feedback:
     answer_text: str
     finish_reason: str | None
     thought: str = ""
+    own: bool = False
     id: str | None = None
 
     @property

@@ -132,6 +132,11 @@ def n_calculations(rationale: str) -> int:
     return rationale.count("<<") or sum(1 for _ in equations(rationale))
 
 
+def calculations(text: str) -> list[str]:
+    """The equations of a text in their order, without spaces."""
+    return ["".join(equation.text.split()) for equation in equations(text)]
+
+
 def wrong_equations(text: str) -> list[str]:
     """The equations of a text that do not hold, as the text writes them."""
     return [equation.text for equation in equations(text) if not equation.holds]

@@ -24,7 +24,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint
 from fcot.base.plugins import load_function
 from fcot.base.records import REFUSED, Completion, CuratedCompletion, Problem
-from fcot.curation.equations import wrong_equations
+from fcot.curation.equations import calculations, wrong_equations
 from fcot.curation.golden import Golden
 from fcot.prompts.answers import AnswerRule, votes
 from fcot.prompts.numbers import Reading
@@ -46,6 +46,7 @@ class Rules:
         thinking: Which text is the rationale: the reply (``strip``), the thought and the reply (``keep``), or the thought (``only``).
         writable: Returns whether the student's vocabulary can write a text; None if every text can be written.
         settings: Values of the filters' settings, by name. ``golden`` is present whenever there is a file of golden ids.
+        kept_before: Rationales that are kept already, by sample index: a duplicate of one of them is a duplicate.
     """
 
     filters: Sequence[str]
@@ -53,6 +54,7 @@ class Rules:
     thinking: str = "strip"
     writable: Callable[[str], bool] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kept_before: Mapping[int, Iterable[str]] = field(default_factory=dict)
 
     @property
     def golden(self) -> Golden:
@@ -95,6 +97,17 @@ def _duplicate(candidate: Candidate) -> str | None:
     return "duplicate_rationale" if " ".join(candidate.rationale.split()) in candidate.kept_before else None
 
 
+def _near_copy(candidate: Candidate, max_similarity: float = 0.7) -> str | None:
+    words = set(candidate.rationale.lower().split())
+    kept = (set(rationale.lower().split()) for rationale in candidate.kept_before)
+    return "near_copy" if any(len(words & other) > max_similarity * len(words | other) for other in kept) else None
+
+
+def _same_equations(candidate: Candidate) -> str | None:
+    calculated = calculations(candidate.rationale)
+    return "same_equations" if calculated and any(calculated == calculations(kept) for kept in candidate.kept_before) else None
+
+
 def _length(candidate: Candidate, max_words: int) -> str | None:
     return "over_length" if len(candidate.rationale.split()) > max_words else None
 
@@ -117,6 +130,8 @@ FILTERS: dict[str, Filter] = {
     "answer": _answer,
     "truncated": _truncated,
     "duplicate": _duplicate,
+    "near_copy": _near_copy,
+    "same_equations": _same_equations,
     "length": _length,
     "repetition": _repetition,
     "arithmetic": _arithmetic,
@@ -206,7 +221,7 @@ def _judge(
     """The verdicts on the completions of one problem, by all filters except ``concise``."""
     voted = rules.labels == "vote_all" or (rules.labels == "vote" and not problem.labelled)
     label = _majority([answer.value for answer in answers]) if voted else problem.answer
-    rows, kept_before = [], set[str]()
+    rows, kept_before = [], {" ".join(rationale.split()) for rationale in rules.kept_before.get(problem.sample_index, ())}
     filters = [
         partial(filter_named(name), **{setting: rules.settings[setting] for setting in settings_of(name) if setting in rules.settings})
         for name in rules.filters if name != CONCISE

@@ -150,7 +150,7 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     completions = np.minimum(np.array([0.0, 0.5, 1.0]) * n, feedback.max_requests or math.inf) * (feedback.source != "self")
     prompt = measured.per_character * float(np.mean([len(problem.question) for problem in exam]))
     reply = measured.rationale
-    if feedback.source == "feedback":
+    if feedback.source != "plain":
         prompt = prompt + measured.per_character * len(run.request_text + run.prompt.system) + feedback.mistakes * measured.rationale
         reply = np.minimum(reply, feedback.max_tokens)
     elif run.prompt.two_steps:  # a second request elicits the answer; its prompt contains the rationale

@@ -19,6 +19,7 @@ _LEARNED_FROM = {
     "feedback": "its feedback on the student's mistakes",
     "plain": "its further rationales",
     "self": "the student's own right answers",
+    "both": "its feedback on the student's mistakes, and the student's own right answers",
 }
 NO_TEACHER = "No teacher took part: the training text comes from the dataset, whose license applies."
 

@@ -101,7 +101,7 @@ class Metrics:
         equations: What the calculator did in the test answers: equals signs ``met``, those with a calculation before them ``computed``,
             and those whose number it ``changed``. None without a calculator.
         rounds: Tailored learning: one entry per round.
-        learnt_from: Tailored learning: the source of later rounds, ``feedback``, ``plain`` or ``self``.
+        learnt_from: Tailored learning: the source of later rounds, ``feedback``, ``plain``, ``self`` or ``both``.
         best_round: Tailored learning: the round whose student is the run's student.
         rounds_ended: Tailored learning: why there were no further rounds.
         exam_of_no_round: Tailored learning: the exam of a round that was then skipped.

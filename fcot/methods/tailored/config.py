@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fcot.runs.run import Run
 
 _OF_LATER_ROUNDS = frozenset(
-    {"patience", "min_mistakes", "start", "accumulate", "feedback", "replay", "one_schedule", "carry_optimizer", "skip_solved"}
+    {"patience", "min_mistakes", "start", "accumulate", "feedback", "own", "replay", "one_schedule", "carry_optimizer", "skip_solved"}
 )
 
 
@@ -35,8 +35,9 @@ class ExamConfig:
 class FeedbackConfig:
     """The completions that a round after the first learns from."""
 
-    # feedback: replies on mistakes; plain: as many further rationales of the run's own prompt; self: the student's right exam answers
-    source: str = bounded("feedback", one_of=("feedback", "plain", "self"))
+    # feedback: replies on mistakes; plain: as many further rationales of the run's own prompt; self: the student's right exam answers;
+    # both: feedback and self
+    source: str = bounded("feedback", one_of=("feedback", "plain", "self", "both"))
     mistakes: int = bounded(1, at_least=1)  # most mistakes in one request
     requests: int = bounded(1, at_least=1)  # most requests per problem, each on other mistakes
     max_requests: int | None = bounded(None, at_least=1)  # most requests per round, lowest pass rate first; null for no limit
@@ -58,6 +59,11 @@ class FeedbackConfig:
         if self.template is None and self.path is None:
             yield "method.feedback: set method.feedback.template or method.feedback.path=FILE"
 
+    @property
+    def learns_own_answers(self) -> bool:
+        """Whether a round trains on the student's own right answers."""
+        return self.source in ("self", "both")
+
     def identity(self, template: str) -> dict[str, Any]:
         """The options that change the requests of this source, for the run's identity.
 
@@ -69,6 +75,24 @@ class FeedbackConfig:
         if self.source == "plain":
             return counted(self, without=("hint", "max_tokens"))
         return counted(self) | {"template": template}
+
+
+@dataclass
+class OwnConfig:
+    """What is kept of the student's own right answers, besides what curation keeps."""
+
+    arithmetic: bool = absent_at(False)  # reject answers with an equation that does not hold
+    distinct_equations: bool = absent_at(False)  # reject answers with the equations of a rationale that is kept already
+    # reject answers whose words are more like those of a rationale that is kept already (Jaccard index); null: reject none
+    max_similarity: float | None = absent_at(None, above=0, at_most=1)
+
+    @property
+    def filters(self) -> list[str]:
+        """Names of the filters of curation that these options add."""
+        chosen = {
+            "arithmetic": self.arithmetic, "same_equations": self.distinct_equations, "near_copy": self.max_similarity is not None
+        }  # fmt: skip
+        return [name for name, active in chosen.items() if active]
 
 
 @dataclass
@@ -138,6 +162,7 @@ class TailoredConfig:
     demonstrations: int = resolved(0, "how many are shown, in the first exam as well", at_least=0)
     exam: ExamConfig = field(default_factory=ExamConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    own: OwnConfig = field(default_factory=OwnConfig)
     reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
 
     def faults(self) -> Iterator[str]:
@@ -210,6 +235,8 @@ class TailoredConfig:
         unread = frozenset[str]() if later_rounds else _OF_LATER_ROUNDS
         if not (later_rounds or first_exam):
             unread = unread | {"exam"}
+        if not self.feedback.learns_own_answers:
+            unread = unread | {"own"}
         part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)

@@ -3,7 +3,7 @@
 A request is a :class:`Problem` whose question holds the whole text. Store, budget and resuming therefore treat it like any other request.
 Paper B publishes no prompt for feedback. The default template has the parts that the paper names: the problem, the wrong rationale, the
 answer as a hint, and the request for a corrected rationale. Two ablations replace the feedback: further rationales of the run's own prompt
-for the same problems (``plain``), and the student's own right answers (``self``).
+for the same problems (``plain``), and the student's own right answers (``self``). ``both`` has feedback and own right answers.
 """
 
 from __future__ import annotations
@@ -115,20 +115,18 @@ def feedback(context: Context) -> Summary:
     method: TailoredConfig = run.config.method
     options, results = method.feedback, exam_results(run, number)
     form = read_interface(run.directory.round(number - 1).student).format
-    if options.source == "self":
-        sources: list[Source] = [
-            (result.sample_index, (), Completion(result.sample_index, 0, *form.split(text), "stop"))
-            for result in results for text in result.right
-        ]  # fmt: skip
-        usage = paid((), FREE) | _NOTHING_PAID
-    else:
+    sources: list[Source] = []
+    usage = paid((), FREE) | _NOTHING_PAID
+    if options.source != "self":
         chosen = cases(results, run.problems, options.mistakes, options.requests, options.max_requests)
-        sources, usage = _on_mistakes(run, number, chosen, form) if options.source == "feedback" else _plain(run, number, chosen)
+        sources, usage = _plain(run, number, chosen) if options.source == "plain" else _on_mistakes(run, number, chosen, form)
     counts: Counter[int] = Counter()  # completions so far, by sample index
     rows = []
-    for index, mistakes, reply in sorted(sources, key=lambda item: item[0]):  # curation reads the completions of one problem together
+    own = _own_answers(results, form) if options.learns_own_answers else []
+    # Curation reads the completions of one problem together.
+    for index, mistakes, reply, is_own in sorted([*((*source, False) for source in sources), *own], key=lambda item: item[0]):
         texts = reply.rationale, reply.answer_text, reply.finish_reason, reply.thought
-        rows.append(Feedback(index, counts[index], mistakes, *texts, run.problems[index].id))
+        rows.append(Feedback(index, counts[index], mistakes, *texts, is_own, run.problems[index].id))
         counts[index] += 1
     write_jsonl(run.directory.round(number).feedback, map(to_row, rows))
     characters = usage.pop("prompt_characters", None)
@@ -136,6 +134,14 @@ def feedback(context: Context) -> Summary:
 
 
 Source = tuple[int, Sequence[str], Completion]  # sample index; mistakes that the request showed, if any; completion to learn from
+
+
+def _own_answers(results: Sequence[ExamResult], form: StudentFormat) -> list[tuple[int, Sequence[str], Completion, bool]]:
+    """The student's right answers in an exam, as completions that are marked as its own."""
+    return [
+        (result.sample_index, (), Completion(result.sample_index, 0, *form.split(text), "stop"), True)
+        for result in results for text in result.right
+    ]  # fmt: skip
 
 
 def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFormat) -> tuple[list[Source], Summary]:

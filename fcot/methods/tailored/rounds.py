@@ -118,6 +118,7 @@ def _round_metrics(number: int, summaries: dict[str, Summary]) -> Summary:
         "mistakes": exam.get("mistakes"),
         "completions_asked": curated["asked"],
         "completions_kept": curated["kept"],
+        **({"own_kept": curated["own_kept"]} if "own_kept" in curated else {}),
         "refused": curated["refused"],
         "teacher_usage": _usage(summaries),
         "n_reasoning_samples": trained["n_reasoning_samples"],

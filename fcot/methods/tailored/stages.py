@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from fcot.base.console import progress, say
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint, read_json, read_jsonl, write_jsonl
 from fcot.base.records import CuratedCompletion, Feedback, from_row, to_row
 from fcot.config.resolvers import paper_demonstrations
+from fcot.curation.filters import Rules
 from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
-from fcot.methods.tailored.config import TailoredConfig
+from fcot.methods.tailored.config import OwnConfig, TailoredConfig
 from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
 from fcot.methods.tailored.material import self_reflection
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import SamplingParameters, answer_problems, text_format
-from fcot.stages.rationales import judge_all
+from fcot.stages.rationales import CurationCounts
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import TrainingJob, build_student, kept_rows, load_trained, sample_of, train_job
 from fcot.student.continued import Continued, load_moments
@@ -66,16 +68,46 @@ def _solved(run: Run, number: int) -> set[int]:
 
 
 def curate(context: Context) -> Summary:
-    """Curate the completions of a later round into reasoning samples."""
+    """Curate the completions of a later round into reasoning samples: those of the teacher, then the student's own right answers."""
     run, number, directory = context.run, context.round, context.directory
-    rows = (from_row(Feedback, row).completion for row in read_jsonl(directory.feedback))
+    rows = [from_row(Feedback, row) for row in read_jsonl(directory.feedback)]
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # its list names completions of round 1
-    counts = judge_all(run, directory.curated, rows, read, rules)
+    counts = CurationCounts()
+
+    def verdicts() -> Iterator[dict[str, Any]]:
+        of_teacher = list(counts.counted_rows(run, (row.completion for row in rows if not row.own), read, rules))
+        yield from of_teacher
+        kept = [from_row(CuratedCompletion, row) for row in of_teacher if row["kept"]]
+        yield from counts.counted_rows(run, (row.completion for row in rows if row.own), read, _rules_of_own(run, number, rules, kept))
+
+    write_jsonl(directory.curated, verdicts())
     if not counts.kept:
         say(f"round {number}: none of {counts.total} completions is kept ({counts.reason_counts or 'none was requested'})")
     generated = read_json(directory.stage("feedback"))
-    return counts.summary() | {name: generated[name] for name in ("prompt_characters",) if name in generated}
+    own = {(row.sample_index, row.completion_index) for row in rows if row.own}
+    facts = {name: generated[name] for name in ("prompt_characters",) if name in generated}
+    return counts.summary() | facts | ({"own_kept": len(own & set(counts.kept))} if own else {})
+
+
+def _rules_of_own(run: Run, number: int, rules: Rules, kept: Sequence[CuratedCompletion]) -> Rules:
+    """The rules for the student's own answers: those of the run, then the filters of ``method.own``.
+
+    Args:
+        run: The run.
+        number: The round.
+        rules: The run's rules.
+        kept: The round's kept completions of the teacher. Own answers are compared with them, and with those of the earlier rounds.
+    """
+    options: OwnConfig = run.config.method.own
+    filters = [name for name in options.filters if name not in rules.filters]
+    if not filters:
+        return rules
+    kept_before: dict[int, list[str]] = {}
+    for row in chain(*(kept_rows(run.directory.round(earlier)) for earlier in range(1, number)), kept):
+        kept_before.setdefault(row.sample_index, []).append(row.rationale)
+    settings = dict(rules.settings) | ({} if options.max_similarity is None else {"max_similarity": options.max_similarity})
+    return replace(rules, filters=[*rules.filters, *filters], settings=settings, kept_before=kept_before)
 
 
 def train(context: Context) -> Summary:
