@@ -33,7 +33,7 @@ FORMATS = {
     "datasets": "the plain columns question, rationale and answer, in a folder that datasets.load_from_disk opens",
 }
 # A completion with one of these reasons is not worse than a kept one: it repeats it, or was left out for other reasons.
-_NOT_WORSE = ("duplicate_rationale", "undersampled", "special_token")
+_NOT_WORSE = ("duplicate_rationale", "undersampled", "not_chosen", "special_token")
 _EPILOG = """FILE ends with .jsonl (JSON Lines) or .parquet. With --format datasets it is a folder.
 
 Each row also has: split (train or validation), sample_index, completion_index, id (where the data has ids), task, teacher, terms (of use).

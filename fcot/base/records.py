@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
+_LEFT_OUT = ("id", "score")  # fields that a row lacks where they are None
 REFUSED = "refused:"  # prefix of the finish reason of a completion that the teacher never gave
 
 
@@ -78,6 +79,7 @@ class CuratedCompletion:
         answer: The label that the student trains on: the gold answer or the majority's.
         question: The problem's question; empty in files of earlier versions.
         id: The problem's own id in the user's data; None if it has none.
+        score: The value by which it was chosen or left out among its problem's completions, lower is better; None without one.
     """
 
     sample_index: int
@@ -90,6 +92,7 @@ class CuratedCompletion:
     answer: str
     question: str = ""
     id: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,10 @@ class Feedback:
 def to_row(record: Any) -> dict[str, Any]:
     """The record as a JSON object, with its fields in the order of their declaration. Nested records are not converted.
 
-    ``id`` is left out where it is None: most tasks have no ids.
+    ``id`` and ``score`` are left out where they are None: most tasks have no ids, and most runs no scores.
     """
     row = {field.name: getattr(record, field.name) for field in fields(record)}
-    if row.get("id", "") is None:
-        del row["id"]
-    return row
+    return {name: value for name, value in row.items() if value is not None or name not in _LEFT_OUT}
 
 
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:

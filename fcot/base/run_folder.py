@@ -33,6 +33,11 @@ class RunDirectory:
         return self.path / "curated.jsonl"
 
     @property
+    def scores(self) -> Path:
+        """How the student, before training, reads the kept completions, one row per completion (``curation.choose_by``)."""
+        return self.path / "scores.jsonl"
+
+    @property
     def student(self) -> Path:
         """The trained student, loadable by transformers' ``from_pretrained``. For an API-backed student, its name at the server."""
         return self.path / "student"

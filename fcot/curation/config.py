@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from fcot.base.fields import Bounds, Why, bounded, neutral, resolved
+from fcot.base.fields import Bounds, Why, absent_at, bounded, neutral, resolved
+from fcot.curation.choice import CHOICES, RANDOM
 
 
 @dataclass
@@ -27,6 +28,11 @@ class CurationConfig:
     # file: [sample index, ...] or {"sample index": [completion index, ...]}
     golden: str | None = resolved(None, "the ids in the file", file=True)
     max_samples: int | None = bounded(None, at_least=1)  # keep at most this many completions, drawn at random
+    # train on at most this many kept completions of each problem, the best by choose_by; null: all
+    max_per_problem: int | None = absent_at(None, at_least=1)
+    # the order of max_per_problem. random; rsr: the lowest ratio of the student's ranks to its surprisal (arXiv 2601.14249);
+    # surprisal: the lowest mean surprisal. For the latter two the student, before training, reads every kept completion once
+    choose_by: str = bounded(RANDOM, one_of=CHOICES)
     match_golden: bool = False  # keep as many completions as curation.golden names, drawn at random
 
     def filter_settings(self, name: str) -> dict[str, Any]:
@@ -74,6 +80,29 @@ class CurationConfig:
             yield f"curation={self.name} needs curation.golden=FILE"
         if self.match_golden and self.max_samples is not None:
             yield "curation.match_golden and curation.max_samples: both limit the number of samples; set one of them"
+        if self.max_per_problem is not None and (self.match_golden or self.max_samples is not None):
+            other = "match_golden" if self.match_golden else "max_samples"
+            yield f"curation.max_per_problem and curation.{other}: both limit the number of samples; set one of them"
+
+    def conflicts(self, config: Any) -> Iterator[str]:
+        """Messages about ``max_per_problem`` with a student or method that cannot use it."""
+        if self.max_per_problem is None:
+            return
+        if config.method.name == "tailored":
+            yield (
+                "curation.max_per_problem: method=tailored learns the completions of each round, and chooses none; leave it out, or use "
+                "method=fine_tune_cot"
+            )
+        if self.scores and config.student.remote:
+            yield (
+                f"curation.choose_by={self.choose_by}: student={config.student.name} runs at a server that gives no probabilities of the "
+                "teacher's text; use curation.choose_by=random"
+            )
+
+    @property
+    def scores(self) -> bool:
+        """Whether the student scores the kept completions."""
+        return self.max_per_problem is not None and self.choose_by != RANDOM
 
 
 SCHEMAS = {

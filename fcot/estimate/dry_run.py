@@ -218,7 +218,7 @@ def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
     elif run.replayed is not None:
         train, texts = [completion.sample_index for completion in run.replayed], [completion.rationale for completion in run.replayed]
     elif run.uses_rationales:
-        train = train * run.config.diversity
+        train = train * _samples_per_problem(run)
     if texts:
         rationale = per_character * float(np.mean([len(text) for text in texts]))
     problems = run.select(train) or run.select(run.split.test)
@@ -332,12 +332,18 @@ def _steps(run: Run) -> int:
     if not run.trains or run.config.student.remote:
         return 0
     trainer = run.config.trainer
-    samples = len(run.split.train) * (run.config.diversity if run.uses_rationales else 1)
+    samples = len(run.split.train) * (_samples_per_problem(run) if run.uses_rationales else 1)
     own = run.config.method.steps if TRAIN_ON_POLICY in run.stages else 0
     if own and FINE_TUNE not in run.stages:
         return own
     epochs = math.inf if trainer.epochs is None else trainer.epochs * max(1, math.ceil(samples / _samples_per_step(run)))
     return own + int(min(epochs, trainer.max_steps or math.inf))
+
+
+def _samples_per_problem(run: Run) -> int:
+    """Most reasoning samples of a problem."""
+    diversity, limit = run.config.diversity, run.config.curation.max_per_problem
+    return diversity if limit is None else min(diversity, limit)
 
 
 def _samples_per_step(run: Run) -> float:

@@ -135,7 +135,14 @@ def _commands(run: Curated, label: str) -> list[Code]:
     """The commands that train on what curation kept, and on a choice."""
     if not run.command:
         return []
-    replaced = ("curation=", "curation.filters=", "curation.golden=", "curation.match_golden=")
+    replaced = (
+        "curation=",
+        "curation.filters=",
+        "curation.golden=",
+        "curation.match_golden=",
+        "curation.max_per_problem=",
+        "curation.choose_by=",
+    )
     words = [word for word in shlex.split(run.command) if not word.startswith(replaced)]
     chosen = shlex.join([*words, "curation=golden", f"curation.golden={_golden_name(run)}"])
     return [Code(f"{label}: train on what curation kept", run.command), Code(f"{label}: train on marked completions", chosen)]

@@ -110,6 +110,8 @@ class Metrics:
         scored_tokens: With a local teacher's distributions: number of tokens that this teacher read, those of prompts included.
         own_samples: On-policy distillation: numbers of samples that the student wrote, by what became of them, and their tokens.
         trained_left_out: Evaluation of a finished student: number of test problems that are not scored because it was trained on them.
+        choice: With ``curation.max_per_problem``: numbers of completions that passed the filters and of those that were chosen, and their
+            mean scores. None without a choice.
     """
 
     run_id: str
@@ -195,6 +197,7 @@ class Metrics:
     trained_left_out: int | None = None
     scored_tokens: int | None = None
     own_samples: Summary | None = None
+    choice: Summary | None = None
 
     def to_row(self) -> Summary:
         """The object in ``metrics.json``. Fields about what a run does not have (rounds, a finished student, ...) are left out."""
@@ -206,7 +209,7 @@ class Metrics:
 
 _COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
-_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples")
+_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -289,6 +292,7 @@ def _of_curation(curated: Summary, diversity: int) -> Summary:
         "teacher_characters": curated.get("characters"),
         "teacher_prompt_characters": curated.get("prompt_characters"),
         "refused": curated.get("refused", {}),
+        "choice": curated.get("choice"),
     }
 
 
@@ -347,7 +351,8 @@ def _as_published(run: Run) -> bool:
     config, student = run.config, run.config.student
     curation = config.curation
     split, prompt = config.split_mode, config.prompt
-    plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None and not curation.match_golden
+    plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None
+    plain = plain and not curation.match_golden and curation.max_per_problem is None
     return bool(
         (run.order_known or run.task.order is None)
         and split.name == run.task.split

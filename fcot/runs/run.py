@@ -31,7 +31,7 @@ from fcot.runs.identity import identity, uses_seed
 from fcot.runs.origin import interface_of, trained_note, untrained_test
 from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
-from fcot.stages.table import Stage
+from fcot.stages.table import CHOOSE, CURATE, Stage
 from fcot.student.interface import StudentInterface
 from fcot.tasks.check import problem_notes, remedies, skipped_note
 from fcot.tasks.leaks import without_leaks
@@ -91,6 +91,9 @@ class Run:
     def stages(self) -> tuple[Stage, ...]:
         """The run's stages in order. A stage that each round repeats is listed once."""
         stages = self.method.stages_of(self.config.student.remote)
+        if CURATE in stages and self.config.curation.max_per_problem is not None:
+            at = stages.index(CURATE) + 1
+            stages = (*stages[:at], CHOOSE, *stages[at:])
         before_training = getattr(self.config.objective, "stages", ()) if self.trains else ()
         at = next((number for number, stage in enumerate(stages) if stage.name == "train"), len(stages))
         return (*stages[:at], *before_training, *stages[at:])

@@ -13,6 +13,7 @@ from fcot.base.console import progress, say
 from fcot.base.errors import FcotError
 from fcot.base.files import read_jsonl, write_jsonl
 from fcot.base.records import Completion, CuratedCompletion, to_row
+from fcot.curation.choice import RANDOM
 from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
 from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
@@ -22,7 +23,7 @@ from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
 from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, former_notes, remedies_of
-from fcot.stages.table import Context, Summary
+from fcot.stages.table import CHOOSE, Context, Summary
 
 
 def generate(context: Context) -> Summary:
@@ -59,6 +60,7 @@ def curate(context: Context) -> Summary:
         FcotError: No completion was kept.
     """
     run = context.run
+    context.directory.stage(CHOOSE.name).unlink(missing_ok=True)  # a choice among these verdicts is made again
     completions = run.replayed if run.replayed is not None else _buy(run)  # buys only what the store has lost since it was generated
     path = context.directory.curated
     counts = judge_all(run, path, completions, run.prompt.read, run.rules)
@@ -85,6 +87,10 @@ def curate(context: Context) -> Summary:
         say(
             f"warning: curation.golden={options.golden}: no filter of curation={options.name} reads it; choose curation=golden, or add "
             "golden to curation.filters"
+        )
+    if options.choose_by != RANDOM and options.max_per_problem is None:
+        say(
+            f"warning: curation.choose_by={options.choose_by} chooses nothing: all kept completions stay without curation.max_per_problem=n"
         )
     if run.rules.labels == "vote" and counts.labelled == counts.total:
         say("warning: curation.labels=vote only votes on problems without a gold answer, and all have one; vote_all votes on all problems")

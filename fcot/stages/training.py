@@ -272,17 +272,22 @@ def rejected_samples(run: Run, directory: RunDirectory) -> list[TrainingSample]:
     return [sample_of(run, replace(row, answer=row.prediction)) for row in rows if row.prediction is not None]
 
 
-def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
-    """Tokenize the training samples, through the cache of the output folder; warn of cut texts and unknown tokens."""
+def tokenized(run: Run, student: Student, form: StudentFormat, texts: Sequence[tuple[str, str]]) -> Tokenized:
+    """Tokenize questions and completions for training, through the cache of the output folder."""
     limits = run.config.student
-    texts = [(sample.question, form.completion(sample.answer, sample.rationale)) for sample in samples]
     name = fingerprint(
         [2, texts, asdict(form), limits.max_prompt_tokens, limits.max_completion_tokens, tokenizer_identity(student), student.chat]
     )
-    rows = tokenize_once(
+    return tokenize_once(
         run.token_cache / f"{name[:16]}.arrow",
         lambda: tokenize(student, form, texts, max_prompt=limits.max_prompt_tokens, max_completion=limits.max_completion_tokens),
     )
+
+
+def training_rows(run: Run, student: Student, form: StudentFormat, samples: Sequence[TrainingSample]) -> Tokenized:
+    """Tokenize the training samples; warn of cut texts and unknown tokens."""
+    limits = run.config.student
+    rows = tokenized(run, student, form, [(sample.question, form.completion(sample.answer, sample.rationale)) for sample in samples])
     if rows.cut_prompts:
         say(f"warning: {rows.cut_prompts} questions lost their beginning at student.max_prompt_tokens={limits.max_prompt_tokens}")
     if rows.cut_completions:

@@ -139,6 +139,11 @@ class Layout:
         return _batch(inputs, positions, targets, token_weights if weighted else None)
 
 
+def layout_of(student: Student) -> Layout:
+    """How a student's samples become tensors, with a loss on completion tokens only."""
+    return Layout(student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None))
+
+
 def _batch(inputs: dict[str, Any], positions: list[int], targets: list[int], weights: list[float] | None) -> Batch:
     padded = sum(inputs[name].numel() for name in ("input_ids", "decoder_input_ids") if name in inputs)
     return {

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from fcot.student.checkpoints import (  # fmt: skip
 )
 from fcot.student.config import TrainerConfig
 from fcot.student.continued import Continued, Moments, set_moments
-from fcot.student.data import Layout, ReasoningData
+from fcot.student.data import Layout, ReasoningData, layout_of
 from fcot.student.divergence import DivergenceCheck, remedies
 from fcot.student.fitting import cpu_has_bf16, fit, quiet
 from fcot.student.loading import Student
@@ -205,9 +205,9 @@ def plan(student: Student, rows: Rows, recipe: TrainerConfig, seed: int) -> tupl
     Returns:
         How samples become tensors, which samples each step has, and the number of optimizer steps.
     """
-    layout = Layout(
-        student.architecture, student.tokenizer.pad_token_id, getattr(student.model.config, "decoder_start_token_id", None),
-        recipe.prompt_loss_weight, recipe.demonstration_loss_weight, recipe.loss_mean == "weighted", recipe.packing,
+    layout = replace(
+        layout_of(student), prompt_weight=recipe.prompt_loss_weight, demonstration_weight=recipe.demonstration_loss_weight,
+        count_weighted=recipe.loss_mean == "weighted", packing=recipe.packing,
     )  # fmt: skip
     sampler = StepSampler(layout.lengths(rows.lengths), seed, None if recipe.batch_tokens else recipe.batch_size, recipe.batch_tokens)
     return layout, sampler, sampler.count(recipe.epochs, recipe.max_steps)
