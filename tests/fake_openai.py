@@ -49,6 +49,7 @@ import zygote
 
 from fcot.prompts.teacher import STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
+from fcot.teacher.oracle import is_judged, judged
 
 TASK = TOY_TASKS["toy_arithmetic"]
 STATUS = {  # fault -> status, code of the error object
@@ -91,6 +92,8 @@ UNFINISHED = {  # status -> code and message of the requests that a batch did no
 def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
     """The answer to one prompt: a rationale, the conclusion of a rationale in the prompt, or both for a one-step prompt."""
     text = prompt if isinstance(prompt, str) else next(m["content"] for m in prompt if m["role"] == "user")
+    if is_judged(text):
+        return f"Each step was checked.\n\n{judged(TASK, text)}"
     if STUDENTS_ANSWER in text:  # a request for feedback
         case, _, mistakes = text.partition(STUDENTS_ANSWER)
         question, trigger = re.search(r"Question: (.+)", case)[1], re.search(r'begins with "([^"]+)"', text)[1]  # type: ignore[index]

@@ -46,6 +46,7 @@ def write_files(folder: Path) -> Path:
         _json(folder / f"{name}.json", {"metadata": metadata, "data": data})
     for name, word in (("1", "Question"), ("2", "Problem")):
         (folder / f"prompt{name}.txt").write_text(f"{word}: {{question}}\nEnd with '{{trigger}}'.")
+        (folder / f"judge{name}.txt").write_text(f"{word}: {{question}}\n{{steps}}")
         (folder / f"feedback{name}.txt").write_text(f"{word}: {{question}}\n{{mistakes}}\n{{hint}}{{trigger}}")
         _jsonl(folder / f"exemplars{name}.jsonl", [{"question": f"{word} {n}?", "rationale": "So.", "answer": n} for n in range(3)])
         _json(folder / f"golden{name}.json", list(range(5 * int(name))))

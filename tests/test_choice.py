@@ -188,7 +188,7 @@ def test_an_order_without_a_limit_gives_a_warning_and_names_no_other_run(tmp_pat
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["student=openai_gpt4_1_mini", ONE, "curation.choose_by=rsr"], "use curation.choose_by=random"),
-    ([ONE, "method=tailored"], "curation.max_per_problem: method=tailored"),
+    ([ONE, "method=tailored"], "curation.max_per_problem: not with method=tailored"),
     ([ONE, "curation.max_samples=9"], "curation.max_per_problem and curation.max_samples: both limit"),
     (["curation.max_per_problem=0"], "curation.max_per_problem=0: at least 1"),
     ([ONE, "curation.choose_by=best"], "choose from random, rsr, surprisal"),
@@ -220,11 +220,14 @@ def test_a_dry_run_counts_the_steps_of_the_chosen_ones(tmp_path):
 
 def test_the_page_shows_scores_and_what_was_not_chosen(tmp_path):
     completions = [
-        curated(10, 0, "Best.", score=0.5), curated(10, 1, "Second.", "not_chosen", score=0.75), curated(10, 2, "No.", "wrong_answer"),
+        curated(10, 0, "Best.", score=0.5, first_wrong_step=0), curated(10, 1, "Second.", "not_chosen", score=0.75),
+        curated(10, 2, "No.", "wrong_answer"), curated(10, 3, "Slip.", "wrong_step", first_wrong_step=2),
     ]  # fmt: skip
     samples = read_samples([a_run(tmp_path / "run", "a run", [prediction(0, "x", True)], completions)], 10**6)
     problem = next(problem for problem in json.loads(zlib.decompress(samples.packed))["problems"] if problem[4])
-    assert [cells[5:] for cells in problem[4]] == [[None, 0, 0.5], ["not_chosen", 0, 0.75], ["wrong_answer", 0]]
+    assert [cells[5:] for cells in problem[4]] == [
+        [None, 0, 0.5, 0], ["not_chosen", 0, 0.75, None], ["wrong_answer", 0], ["wrong_step", 0, None, 2],
+    ]  # fmt: skip
 
 
 def test_the_report_on_a_curated_run_counts_what_was_not_chosen(tmp_path):

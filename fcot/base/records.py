@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
-_LEFT_OUT = ("id", "score")  # fields that a row lacks where they are None
+_LEFT_OUT = ("id", "first_wrong_step", "score")  # fields that a row lacks where they are None
 REFUSED = "refused:"  # prefix of the finish reason of a completion that the teacher never gave
 
 
@@ -79,6 +79,7 @@ class CuratedCompletion:
         answer: The label that the student trains on: the gold answer or the majority's.
         question: The problem's question; empty in files of earlier versions.
         id: The problem's own id in the user's data; None if it has none.
+        first_wrong_step: The judge's verdict: the number of the first wrong step, 0 if all steps follow; None without a readable verdict.
         score: The value by which it was chosen or left out among its problem's completions, lower is better; None without one.
     """
 
@@ -92,6 +93,7 @@ class CuratedCompletion:
     answer: str
     question: str = ""
     id: str | None = None
+    first_wrong_step: int | None = None
     score: float | None = None
 
 
@@ -197,7 +199,7 @@ class Feedback:
 def to_row(record: Any) -> dict[str, Any]:
     """The record as a JSON object, with its fields in the order of their declaration. Nested records are not converted.
 
-    ``id`` and ``score`` are left out where they are None: most tasks have no ids, and most runs no scores.
+    ``id``, ``first_wrong_step`` and ``score`` are left out where they are None: most tasks have no ids, and most runs no judge or scores.
     """
     row = {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: value for name, value in row.items() if value is not None or name not in _LEFT_OUT}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from fcot.base.fields import Bounds, Why, absent_at, bounded, neutral, resolved
 from fcot.curation.choice import CHOICES, RANDOM
+
+if TYPE_CHECKING:
+    from fcot.stages.table import Stage
 
 
 @dataclass
@@ -33,6 +37,10 @@ class CurationConfig:
     # the order of max_per_problem. random; rsr: the lowest ratio of the student's ranks to its surprisal (arXiv 2601.14249);
     # surprisal: the lowest mean surprisal. For the latter two the student, before training, reads every kept completion once
     choose_by: str = bounded(RANDOM, one_of=CHOICES)
+    # the teacher judges each kept rationale: does each step follow? filter: reject those with a wrong step; record: only note the verdicts
+    judge: str = absent_at("none", one_of=("none", "filter", "record"))
+    judge_path: str | None = resolved(None, "the text", file=True)  # file with the judge's request; null: fcot/prompts/judge.yaml
+    judge_tokens: int = bounded(512, at_least=1)  # limit of the judge's reply, in tokens
     match_golden: bool = False  # keep as many completions as curation.golden names, drawn at random
 
     def filter_settings(self, name: str) -> dict[str, Any]:
@@ -83,16 +91,47 @@ class CurationConfig:
         if self.max_per_problem is not None and (self.match_golden or self.max_samples is not None):
             other = "match_golden" if self.match_golden else "max_samples"
             yield f"curation.max_per_problem and curation.{other}: both limit the number of samples; set one of them"
+        if self.judge != "none":
+            yield from self._judge_faults()
+
+    def _judge_faults(self) -> Iterator[str]:
+        from fcot.curation.filters import CONCISE
+        from fcot.prompts.judge import faults
+
+        if self.judge_path is not None and Bounds(file=True).fault(self.judge_path) is None:
+            yield from faults(self.judge_request, f"curation.judge_path={self.judge_path}")
+        limits = {
+            "the filter concise": CONCISE in self.filters,
+            "curation.max_samples": self.max_samples,
+            "match_golden": self.match_golden,
+        }
+        for limit in (name for name, is_set in limits.items() if is_set and self.judge == "filter"):
+            yield f"curation.judge=filter may reject what {limit} leaves; use curation.max_per_problem, which chooses after the judge"
+
+    @property
+    def judge_request(self) -> str:
+        """The template of the judge's request."""
+        from fcot.prompts.judge import default_request
+
+        return default_request() if self.judge_path is None else Path(self.judge_path).read_text(encoding="utf-8-sig", errors="replace")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that change the verdicts of the filters."""
+        from fcot.stages.table import CHOOSE, JUDGE
+
+        return (*((JUDGE,) if self.judge != "none" else ()), *((CHOOSE,) if self.max_per_problem is not None else ()))
 
     def conflicts(self, config: Any) -> Iterator[str]:
-        """Messages about ``max_per_problem`` with a student or method that cannot use it."""
-        if self.max_per_problem is None:
-            return
+        """Messages about ``max_per_problem`` and ``judge`` with a student, method or teacher that cannot use them."""
         if config.method.name == "tailored":
-            yield (
-                "curation.max_per_problem: method=tailored learns the completions of each round, and chooses none; leave it out, or use "
-                "method=fine_tune_cot"
-            )
+            for stage in self.stages:
+                option = {"choose": "max_per_problem", "judge": "judge"}[stage.name]
+                yield f"curation.{option}: not with method=tailored, which learns each round's completions; use method=fine_tune_cot"
+        if self.judge != "none" and not config.teacher.generates:
+            yield f"curation.judge={self.judge}: teacher={config.teacher.name} answers no requests; use a teacher that does"
+        elif self.judge != "none" and getattr(config.teacher, "endpoint", "chat") != "chat":
+            yield f"curation.judge={self.judge} needs a chat model: teacher.endpoint=chat"
         if self.scores and config.student.remote:
             yield (
                 f"curation.choose_by={self.choose_by}: student={config.student.name} runs at a server that gives no probabilities of the "

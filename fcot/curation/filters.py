@@ -138,7 +138,10 @@ FILTERS: dict[str, Filter] = {
     "golden": _golden,
 }
 CONCISE = "concise"
-MISTAKEN = frozenset({"wrong_answer", "outvoted", "wrong_equation"})  # reasons that call a rationale wrong, not its length or form
+WRONG_STEP = "wrong_step"  # the reason of a completion in which a judge names a wrong step (curation.judge)
+MISTAKEN = frozenset(
+    {"wrong_answer", "outvoted", "wrong_equation", WRONG_STEP}
+)  # reasons that call a rationale wrong, not its length or form
 REQUIRED = inspect.Parameter.empty
 
 

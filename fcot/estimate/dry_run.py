@@ -20,10 +20,11 @@ from fcot.llm.plan import answers, consecutive, gave_up
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import lines
 from fcot.methods.tailored.config import TailoredConfig
+from fcot.prompts import judge
 from fcot.runs.run import Run, data_notes
 from fcot.runs.stored import elsewhere_notes
 from fcot.stages.first_look import former_notes
-from fcot.stages.table import FINE_TUNE, SCORE, TRAIN_ON_POLICY
+from fcot.stages.table import FINE_TUNE, JUDGE, SCORE, TRAIN_ON_POLICY
 from fcot.student.config import ApiStudentConfig
 
 _ASSUMED_TOKENS_PER_CHARACTER = np.array([1 / 5, 1 / 4, 1 / 3])
@@ -104,12 +105,11 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
             share = f"about {100 * plan.budget_usd / result.usd[1]:.0f} % of that"
             result.notes.append(f"teacher.budget_usd={plan.budget_usd:g} is less than the price online: it ends the purchase at {share}")
     result.notes += [measured.note, *_price_notes(run), *_store_notes(run, planned, label, measured, result), *former_notes(run)]
-    if plan.resample_identical:
-        result.notes.append("teacher.resample_identical may buy up to twice as many rationales: the upper ends include them")
     if run.config.method.rounds > 1:
         result.round = _round(run, run.config.method, measured)
         result.steps *= run.config.method.rounds
         result.notes.append("a later round's requests depend on the exam: ASSUMED that the student fails none, half or all train problems")
+    _add_judge(result, run, measured, planned)
     _add_student(result, run, measured.rationale)
     return result
 
@@ -117,10 +117,13 @@ def estimate(run: Run, planned: dict[tuple[object, ...], int], label: Sequence[s
 def _store_notes(
     run: Run, planned: dict[tuple[object, ...], int], label: Sequence[str], measured: _Measured, result: RunEstimate
 ) -> Iterator[str]:
-    """Notes about stored rationales: those that will be scored, and those that the run does not use although it would send requests.
+    """Notes about repeated rationales, and about stored ones: those that will be scored, and those that the run does not use although it
+    would send requests.
 
     Of several runs of a sweep that share stored rationales, only the first has the note about them.
     """
+    if run.plan.resample_identical:
+        yield "teacher.resample_identical may buy up to twice as many rationales: the upper ends include them"
     yield from _scoring_notes(run, measured)
     if result.requests:
         yield from elsewhere_notes(run, label, lambda *about: not _reserve(planned, 1, "elsewhere", *about))
@@ -159,6 +162,33 @@ def _round(run: Run, method: TailoredConfig, measured: _Measured) -> RoundNeeds:
     price = run.plan.price
     usd = None if price is None else np.array([price.usd(p, c) for p, c in zip(*tokens, strict=True)])
     return RoundNeeds(method.rounds - 1, steps * completions, *tokens, usd)
+
+
+def _add_judge(result: RunEstimate, run: Run, measured: _Measured, planned: dict[tuple[object, ...], int]) -> None:
+    """Add the needs of the judge: for the kept completions or, before curation, for half, all and all of them (low, middle, high)."""
+    if JUDGE not in run.stages:
+        return
+    from fcot.stages.judging import cases_of, judge_plan, verdict_missing
+
+    plan, folder, problems = judge_plan(run), run.store_of(judge.NAME).refresh(), run.select(run.split.train)
+    if run.directory.curated.exists():
+        cases = [case.problem for case in cases_of(run, read_jsonl(run.directory.curated))]
+        missing = {plan.root_key(folder, problem) for problem in cases if verdict_missing(plan, folder, problem)}
+        n = np.full(3, sum(_reserve(planned, 1, folder.path, key) == 0 for key in missing))
+        result.notes.append("the judge reads the completions that curation kept")
+    else:
+        stop = run.plan.slots.stop
+        reserved = [_reserve(planned, stop, folder.path, run.plan.root_key(run.store, problem)) for problem in problems]
+        n = np.array([0.5, 1.0, 1.0]) * sum(max(0, stop - max(run.plan.first_slot, slot)) for slot in reserved)
+        result.notes.append("the judge reads the completions that curation keeps: ASSUMED half to all of them")
+    question = float(np.mean([len(problem.question) for problem in problems])) + len(run.judge_request)
+    prompt, reply = (
+        measured.per_character * question + 1.5 * measured.rationale,
+        np.minimum(measured.rationale, plan.prompt.rationale_tokens),
+    )
+    tokens, price = (n * prompt, n * reply), run.plan.price
+    usd = None if price is None else np.array([price.usd(p, c) for p, c in zip(*tokens, strict=True)])
+    result.judge = RoundNeeds(1, n, *tokens, usd)
 
 
 def _add_student(result: RunEstimate, run: Run, rationale: Interval) -> None:

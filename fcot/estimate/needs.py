@@ -37,6 +37,7 @@ class RunEstimate:
         usd_shared: Price of ``shared_tokens``; None if unknown.
         student: Needs of an API-backed student, or of the teacher as student; None for students on this machine.
         round: Needs of each later round; None without rounds.
+        judge: Needs of the judge of rationales, counted as one round; None without a judge.
         steps: Optimizer steps if curation keeps every completion.
         disk_bytes: Disk space for completions and trained students.
         weights_unknown: Whether ``disk_bytes`` leaves out the trained student, because its size is not known yet.
@@ -61,6 +62,7 @@ class RunEstimate:
     usd_shared: Interval | None = None
     student: StudentNeeds | None = None
     round: RoundNeeds | None = None
+    judge: RoundNeeds | None = None
     steps: int = 0
     disk_bytes: float = 0.0
     weights_unknown: bool = False
@@ -72,12 +74,13 @@ class RunEstimate:
     @property
     def buys(self) -> bool:
         """Whether the run sends requests, now or in a later round."""
-        return bool(self.bought or self.round or (self.student and self.student.answers))
+        judged = self.judge is not None and self.judge.requests[2] > 0
+        return bool(self.bought or self.round or judged or (self.student and self.student.answers))
 
 
 @dataclass
 class RoundNeeds:
-    """What each later round of tailored learning may need, as (low, middle, high); ``rounds`` is their number."""
+    """What each later round of tailored learning, or the judge, may need, as (low, middle, high); ``rounds`` is their number."""
 
     rounds: int
     requests: Interval
@@ -144,6 +147,7 @@ def show(estimates: Sequence[RunEstimate]) -> None:
         if total.shared_tokens[1]
         else None,
         **_round_facts(estimates),
+        **_judge_facts(estimates),
         **_student_facts(total.student),
         "optimizer steps, if all are kept": f"{total.steps:,}" if total.steps or total.student is None else None,
         **detectable_facts,
@@ -182,20 +186,29 @@ def _seeds(n: int) -> str:
 def _round_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
     """What the later rounds of all runs may need together."""
     rounds = [estimate.round for estimate in estimates if estimate.round is not None]
-    if not rounds:
+    n = sum(needs.rounds for needs in rounds)
+    return _needs_facts(rounds, f"later rounds ({n})", "later rounds")
+
+
+def _judge_facts(estimates: Sequence[RunEstimate]) -> dict[str, str]:
+    """What the judges of all runs may need together."""
+    return _needs_facts([estimate.judge for estimate in estimates if estimate.judge is not None], "judge", "judge")
+
+
+def _needs_facts(listed: Sequence[RoundNeeds], first_title: str, title: str) -> dict[str, str]:
+    if not listed:
         return {}
 
     def total(value: Callable[[RoundNeeds], Interval | None]) -> Interval | None:
-        values = [(needs.rounds, value(needs)) for needs in rounds]
+        values = [(needs.rounds, value(needs)) for needs in listed]
         return _sum([None if interval is None else n * interval for n, interval in values])
 
     parts = [total(lambda needs: needs.requests), total(lambda needs: needs.prompt_tokens), total(lambda needs: needs.completion_tokens)]
-    n = sum(needs.rounds for needs in rounds)
     return {
-        f"later rounds ({n}): requests": _tokens(parts[0]),  # type: ignore[arg-type]
-        "later rounds: prompt tokens": _tokens(parts[1]),  # type: ignore[arg-type]
-        "later rounds: completion tokens": _tokens(parts[2]),  # type: ignore[arg-type]
-        "later rounds: price online": money(total(lambda needs: needs.usd)),
+        f"{first_title}: requests": _tokens(parts[0]),  # type: ignore[arg-type]
+        f"{title}: prompt tokens": _tokens(parts[1]),  # type: ignore[arg-type]
+        f"{title}: completion tokens": _tokens(parts[2]),  # type: ignore[arg-type]
+        f"{title}: price online": money(total(lambda needs: needs.usd)),
     }
 
 

@@ -103,6 +103,10 @@ class HFModel:
     def halt(self) -> None:
         """Do nothing: rows that are queued already (at most twice the batch size) are answered."""
 
+    def unload(self) -> None:
+        """Free the model. The next request loads it again."""
+        self._model.unload()
+
     async def close(self) -> None:
         """Wait for the worker, which stops at the next token if its callers are gone. The model stays loaded for later requests."""
         if self._worker is not None and not self._worker.done():
@@ -189,6 +193,11 @@ class _Model:
         if start is not None:
             model.config.decoder_start_token_id = start
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def unload(self) -> None:
+        """Free the model and its decoder."""
+        for name in ("_model", "decoder"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def decoder(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,3 +141,15 @@ def cost_usd(row: Mapping[str, Any], price: Price) -> float:
         return 0.0
     prompt, completion, cached = (row.get(name) or 0 for name in _COUNTED)
     return price.usd(prompt, completion, cached, bool(row.get("batch")))
+
+
+def sum_by_key(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of records by key, including nested records. A sum is None if one of its numbers is None."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: _sum([record[key] for record in records if key in record]) for key in keys}
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    if any(value is None for value in values):
+        return None
+    return sum_by_key(values) if isinstance(values[0], dict) else sum(values)

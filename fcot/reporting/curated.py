@@ -142,6 +142,7 @@ def _commands(run: Curated, label: str) -> list[Code]:
         "curation.match_golden=",
         "curation.max_per_problem=",
         "curation.choose_by=",
+        "curation.judge",
     )
     words = [word for word in shlex.split(run.command) if not word.startswith(replaced)]
     chosen = shlex.join([*words, "curation=golden", f"curation.golden={_golden_name(run)}"])

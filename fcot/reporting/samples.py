@@ -273,7 +273,16 @@ class _Shown:
             self.marks[run] = [list(row.marks), row.equation]
         elif item.kind == "completion":
             self.question, self.gold = self.question or row.question or None, self.gold or row.answer
-            cells = number, row.completion_index, row.rationale, row.prediction, int(bool(row.correct)), row.reason, row.score
+            cells = (
+                number,
+                row.completion_index,
+                row.rationale,
+                row.prediction,
+                int(bool(row.correct)),
+                row.reason,
+                row.score,
+                row.first_wrong_step,
+            )
             self.completions.setdefault(cells, set()).update(item.runs)
         elif item.kind == "judged":
             self.judged[run, number, row.completion_index] = row
@@ -366,7 +375,8 @@ def _problem_json(key: Key, problem: _Shown, data: _DataSets, groups: Mapping[tu
     completions = sorted(problem.completions.items(), key=lambda item: (*item[0][:2], sorted(item[1])))
     return _json([
         key[0], f"{data.tasks[key[0]]}/{key[1]}{data.suffixes[key[0]]}", problem.question, problem.gold,
-        [[*cells[:-1], groups[tuple(sorted(runs))], *([] if cells[-1] is None else cells[-1:])] for cells, runs in completions],
+        [[*cells[:-2], groups[tuple(sorted(runs))], *(cells[-2:] if any(cell is not None for cell in cells[-2:]) else ())]
+         for cells, runs in completions],
         list(problem.answers.values()),
         [[run, [_judged(event, run, problem) for *_, event in sorted(events, key=lambda event: event[:2])]]
          for run, events in problem.events.items()],

@@ -385,7 +385,8 @@ def stage_line(stage: str, summary: MetricsRow, folder: str) -> str:
     if stage == "curate":
         rejected = ", ".join(f"{reason} {count:,}" for reason, count in summary["refused"].items()) or "none"
         share = summary["kept"] / summary["asked"]
-        usd = (summary.get("teacher_usage") or {}).get("usd")
+        usages = (summary.get("teacher_usage"), summary.get("judge", {}).get("usage"))
+        usd = sum(usage.get("usd") or 0.0 for usage in usages if usage)
         paid = f"; ${usd:,.4f} paid" if usd else ""
         kept = f"kept {summary['kept']:,} of {summary['asked']:,} completions ({share:.1%})"
         return f"{kept}; rejected: {rejected}; see {folder}/curated.jsonl{paid}"

@@ -100,10 +100,12 @@ def _curation(run: Run) -> dict[str, Any]:
     curation = run.config.curation
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
     settings = {name for filter_name in (*FILTERS, *curation.filters) for name in settings_of(filter_name)}
-    of_filters = settings - {"labels", "max_samples", "match_golden", "max_per_problem", "choose_by"}
+    of_filters = settings - {"labels", "max_samples", "match_golden", "max_per_problem", "choose_by", "judge", "judge_tokens"}
     unread = {"choose_by"} if curation.max_per_problem is None else set()
+    unread |= {"judge_tokens"} if curation.judge == "none" else set()
     part = counted(curation, without={"filters", "settings", *of_filters, *unread})
     part["filters"] = [[name, _filter(run, name, golden)] for name in curation.filters]
+    part |= {"judge_request": run.judge_request} if curation.judge != "none" else {}
     return part | ({"golden": golden} if curation.match_golden else {})
 
 

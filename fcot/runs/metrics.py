@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fcot.llm.money import FREE
+from fcot.llm.money import FREE, sum_by_key
 from fcot.prompts.answers import votes
 from fcot.prompts.config import PromptConfig
 from fcot.runs.identity import uses_seed
@@ -112,6 +112,8 @@ class Metrics:
         trained_left_out: Evaluation of a finished student: number of test problems that are not scored because it was trained on them.
         choice: With ``curation.max_per_problem``: numbers of completions that passed the filters and of those that were chosen, and their
             mean scores. None without a choice.
+        judge: With ``curation.judge``: numbers of verdicts, of those that name a wrong step, and of unreadable ones by reason; and the
+            usage of the judge's requests, which ``teacher_usage`` includes. None without a judge.
     """
 
     run_id: str
@@ -198,6 +200,7 @@ class Metrics:
     scored_tokens: int | None = None
     own_samples: Summary | None = None
     choice: Summary | None = None
+    judge: Summary | None = None
 
     def to_row(self) -> Summary:
         """The object in ``metrics.json``. Fields about what a run does not have (rounds, a finished student, ...) are left out."""
@@ -209,7 +212,7 @@ class Metrics:
 
 _COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
-_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice")
+_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice", "judge")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -227,12 +230,18 @@ def metrics_of(run: Run, stages: dict[str, Summary], rounds: Summary) -> Metrics
         **_of_curation(curated, run.config.diversity),
         **_of_training(trained, "finished" if run.origin else "untrained"),
         **_of_evaluation(evaluated),
-        teacher_usage=next((stages[name]["teacher_usage"] for name in _COUNTING if stages.get(name, {}).get("teacher_usage")), None),
+        teacher_usage=_teacher_usage(stages),
         student_usage=trained.get("student_usage", {}) | evaluated.get("student_usage", {}) or None,
         seconds={name: summary["seconds"] for name, summary in stages.items()},
         versions=_versions(),
     )
     return replace(metrics, **rounds)
+
+
+def _teacher_usage(stages: dict[str, Summary]) -> Summary | None:
+    """The usage of all requests to the teacher, those of the judge included; None without requests."""
+    usage = next((stages[name]["teacher_usage"] for name in _COUNTING if stages.get(name, {}).get("teacher_usage")), None)
+    return sum_by_key([usage, stages["judge"]["judge"]["usage"]]) if usage and "judge" in stages else usage
 
 
 def _of_configuration(run: Run) -> Summary:
@@ -293,6 +302,7 @@ def _of_curation(curated: Summary, diversity: int) -> Summary:
         "teacher_prompt_characters": curated.get("prompt_characters"),
         "refused": curated.get("refused", {}),
         "choice": curated.get("choice"),
+        "judge": curated.get("judge"),
     }
 
 

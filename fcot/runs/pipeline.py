@@ -9,7 +9,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
-from itertools import zip_longest
 from typing import Any
 
 from fcot.base.console import say, say_once
@@ -25,7 +24,7 @@ from fcot.runs.nothing_right import advice_without_right_answers
 from fcot.runs.origin import SEEN, question_hashes
 from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import calculations_of_test, templates_of_test
-from fcot.stages.table import CHOOSE, CURATE, Step, directory_of, function
+from fcot.stages.table import CURATE, REVISIONS, Step, directory_of, function
 from fcot.stages.tracking import Tracker, tracked
 from fcot.tasks.splits import questions_hash
 
@@ -112,11 +111,13 @@ def _run_stages(run: Run, run_once: Callable[[Step], Summary]) -> tuple[dict[str
         result: tuple[dict[str, Summary], Summary] = function(run.method.round_runner)(run, run_once)
         return result
     summaries: dict[str, Summary] = {}
-    for stage, following in zip_longest(run.stages, run.stages[1:]):
+    curating = [stage.name for stage in run.stages if stage in (CURATE, *REVISIONS)]
+    last = curating[-1] if run.config.until == CURATE.name else run.config.until
+    for stage in run.stages:
         summaries[stage.name] = run_once(Step(stage))
-        if stage == CHOOSE:  # what it leaves is what curation keeps; its own duration stays apart
+        if stage in REVISIONS:  # what it leaves is what curation keeps; its own duration stays apart
             summaries[CURATE.name] |= {name: value for name, value in summaries[stage.name].items() if name != "seconds"}
-        if run.config.until in (stage.name, CURATE.name if stage == CHOOSE else None) and following != CHOOSE:
+        if stage.name == last:
             break
     return summaries, {}
 

@@ -31,7 +31,7 @@ from fcot.runs.identity import identity, uses_seed
 from fcot.runs.origin import interface_of, trained_note, untrained_test
 from fcot.runs.splitting import make_split, split_in_words
 from fcot.runs.vocabulary import writable
-from fcot.stages.table import CHOOSE, CURATE, Stage
+from fcot.stages.table import CURATE, Stage
 from fcot.student.interface import StudentInterface
 from fcot.tasks.check import problem_notes, remedies, skipped_note
 from fcot.tasks.leaks import without_leaks
@@ -91,9 +91,9 @@ class Run:
     def stages(self) -> tuple[Stage, ...]:
         """The run's stages in order. A stage that each round repeats is listed once."""
         stages = self.method.stages_of(self.config.student.remote)
-        if CURATE in stages and self.config.curation.max_per_problem is not None:
+        if CURATE in stages:
             at = stages.index(CURATE) + 1
-            stages = (*stages[:at], CHOOSE, *stages[at:])
+            stages = (*stages[:at], *self.config.curation.stages, *stages[at:])
         before_training = getattr(self.config.objective, "stages", ()) if self.trains else ()
         at = next((number for number, stage in enumerate(stages) if stage.name == "train"), len(stages))
         return (*stages[:at], *before_training, *stages[at:])
@@ -175,6 +175,11 @@ class Run:
     def request_text(self) -> str:
         """The template of the method's own requests to the teacher. It is read once, because its file may change during the run."""
         return self.config.method.request_text  # type: ignore[no-any-return]
+
+    @cached_property
+    def judge_request(self) -> str:
+        """The template of the requests to a judge of rationales. It is read once, because its file may change during the run."""
+        return self.config.curation.judge_request
 
     @property
     def token_cache(self) -> Path:

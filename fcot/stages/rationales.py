@@ -23,7 +23,7 @@ from fcot.llm.money import FREE, paid
 from fcot.prompts.answers import most_frequent
 from fcot.runs.run import Run
 from fcot.stages.first_look import FirstLook, former_notes, remedies_of
-from fcot.stages.table import CHOOSE, Context, Summary
+from fcot.stages.table import REVISIONS, Context, Summary
 
 
 def generate(context: Context) -> Summary:
@@ -60,7 +60,8 @@ def curate(context: Context) -> Summary:
         FcotError: No completion was kept.
     """
     run = context.run
-    context.directory.stage(CHOOSE.name).unlink(missing_ok=True)  # a choice among these verdicts is made again
+    for stage in REVISIONS:  # they read the verdicts again
+        context.directory.stage(stage.name).unlink(missing_ok=True)
     completions = run.replayed if run.replayed is not None else _buy(run)  # buys only what the store has lost since it was generated
     path = context.directory.curated
     counts = judge_all(run, path, completions, run.prompt.read, run.rules)

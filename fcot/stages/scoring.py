@@ -13,6 +13,7 @@ from fcot.llm.plan import Plan, slot_of
 from fcot.llm.store.folder import StoreFolder
 from fcot.llm.store.rows import StoreRow
 from fcot.runs.run import Run
+from fcot.stages.judging import judge_usd
 from fcot.stages.table import Context, Summary
 from fcot.stages.training import kept_rows
 from fcot.student.data import StoredDistributions
@@ -25,6 +26,8 @@ def score(context: Context) -> Summary:
         FcotError: No kept rationale has a distribution.
     """
     run, plan, store = context.run, context.run.plan, context.run.store.refresh()
+    if plan.budget_usd is not None:
+        plan = replace(plan, budget_usd=plan.budget_usd - judge_usd(run))
     kept = kept_rows(run.directory)
     rows = [_row_of(run, plan, store, row) for row in kept]
     usage: Summary = {}

@@ -104,7 +104,9 @@ def directory_of(run: Run, step: Step) -> RunDirectory:
 
 GENERATE = Stage("generate", 2, "fcot.stages.rationales:generate")
 CURATE = Stage("curate", 3, "fcot.stages.rationales:curate", "curated.jsonl")
+JUDGE = Stage("judge", 1, "fcot.stages.judging:judge")
 CHOOSE = Stage("choose", 1, "fcot.stages.choosing:choose_completions", shared=True)
+REVISIONS = (JUDGE, CHOOSE)  # stages after the curation that change its verdicts
 SCORE = Stage("score", 1, "fcot.stages.scoring:score")
 TRAIN = Stage("train", 2, "fcot.stages.training:train", "student", shared=True)
 EVALUATE = Stage("evaluate", 3, "fcot.stages.training:evaluate", "predictions.jsonl", shared=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Reply, Request
+from fcot.prompts.judge import MARK
 from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
-from fcot.tasks.toy import TOY_TASKS
+from fcot.tasks.toy import TOY_TASKS, ToyTask
 
 VERSION = 2  # increase it when wordings change: it is part of the store's keys
 
@@ -46,6 +47,8 @@ class Oracle:
         if request.rationale is not None:
             return Reply([Choice(f" {self._task.conclusion(request.rationale)}.", "stop")] * n)
         assert request.problem is not None
+        if is_judged(request.problem.question):
+            return Reply([Choice(judged(self._task, request.problem.question), "stop")] * n)
         if STUDENTS_ANSWER in request.problem.question:
             return Reply([Choice(self._feedback(request.problem.question, seed + i), "stop") for i in range(n)])
         rationales = [self._rationale(request.problem.question, seed + i) for i in range(n)]
@@ -97,3 +100,30 @@ class Oracle:
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""
+
+
+def is_judged(text: str) -> bool:
+    """Whether the text of a request shows numbered steps and demands a verdict on them."""
+    return MARK in text and re.search(r"^Step 1: ", text, re.MULTILINE) is not None
+
+
+def judged(task: ToyTask, text: str) -> str:
+    """The verdict on the numbered steps in a request to a judge.
+
+    Args:
+        task: The toy task of the question.
+        text: The text of the request.
+
+    Raises:
+        FcotError: The request does not contain the question where the oracle looks for it.
+    """
+    question, steps = re.search(r"Question: (.+)", text), re.findall(r"^Step \d+: (.*)", text, re.MULTILINE)
+    if question is None:
+        raise FcotError(
+            'teacher=oracle looks for the question behind "Question: " in a request to a judge; curation.judge_path must have it'
+        )
+    wrong = task.first_wrong(question[1].strip(), "\n".join(steps))
+    if wrong is None:
+        return f"{MARK} all steps follow"
+    begun = (number for number in range(1, len(steps) + 1) if len(task.results("\n".join(steps[:number]))) > wrong)
+    return f"{MARK} step {next(begun, len(steps))} is wrong"  # a step that is missing: the last one concludes too early

@@ -19,7 +19,7 @@ from fcot.base.errors import BudgetSpent
 from fcot.base.files import read_json, read_jsonl, write_jsonl
 from fcot.base.records import Completion, ExamResult, Feedback, Problem, from_row, to_row
 from fcot.llm.generate import generate_completions
-from fcot.llm.money import FREE, paid
+from fcot.llm.money import FREE, paid, sum_by_key
 from fcot.llm.plan import Plan
 from fcot.llm.store.folder import StoreFolder
 from fcot.methods.tailored.config import TailoredConfig
@@ -240,18 +240,6 @@ def remaining_budget(run: Run, number: int) -> float | None:
     stages = [(earlier, "generate" if earlier == 1 else "feedback") for earlier in range(1, number)]
     spent = (read_json(run.directory.round(earlier).stage(name))["teacher_usage"]["usd"] for earlier, name in stages)
     return float(budget - sum(spent))
-
-
-def sum_by_key(records: Sequence[Summary]) -> Summary:
-    """The sum of records by key, including nested records. A sum is None if one of its numbers is None."""
-    keys = dict.fromkeys(key for record in records for key in record)
-    return {key: _sum([record[key] for record in records if key in record]) for key in keys}
-
-
-def _sum(values: Sequence[Any]) -> Any:
-    if any(value is None for value in values):
-        return None
-    return sum_by_key(values) if isinstance(values[0], dict) else sum(values)
 
 
 def exam_results(run: Run, number: int) -> list[ExamResult]:

@@ -15,8 +15,8 @@ from typing import Any
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent
 from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
+from fcot.llm.money import sum_by_key
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.feedback import sum_by_key
 from fcot.runs.run import Run
 from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, TRAIN_ROUND, Stage, Step, Summary
 

@@ -18,8 +18,8 @@ async function inflate(text) {
 function toObjects(data) {
   data.problems = data.problems.map(([task, name, question, gold, completions, answers, paths, id]) => ({
     task, name, question, gold, id,
-    completions: completions.map(([round, index, rationale, prediction, correct, reason, group, score]) => (
-      { round, index, text: String(rationale ?? ''), prediction, correct, reason, score, runs: data.groups[group] })),
+    completions: completions.map(([round, index, rationale, prediction, correct, reason, group, score, wrongStep]) => (
+      { round, index, text: String(rationale ?? ''), prediction, correct, reason, score, wrongStep, runs: data.groups[group] })),
     answers: answers.map(([run, text, prediction, correct, complete, tokens, marks, equation]) => (
       { run, text: String(text ?? ''), prediction, correct, complete, tokens: tokens ?? 0, marks, equation })),
     paths: paths.map(([run, events]) => ({ run, events })),

@@ -125,12 +125,14 @@ function markButton(marks, problem, completion) {
 function completionsPart(data, problem, completions, marks) {
   const ordered = [...completions].sort((a, b) => (a.reason !== null) - (b.reason !== null) || a.round - b.round);
   const makers = ordered.map((completion) => () => {
-    const { index, round, text, prediction, reason, score, runs } = completion;
+    const { index, round, text, prediction, reason, score, wrongStep, runs } = completion;
+    const judged = wrongStep === 0 ? 'judge: all steps follow' : `judge: step ${wrongStep} is wrong`;
     const users = runs.length > 4 ? plural(runs.length, 'run') : runs.map((run) => data.runs[run].label).join('; ');
     return card(
       `completion ${index + 1}${round > 1 ? ` of round ${round}` : ''}`,
       verdict(reason === null, reason === null ? 'kept' : `rejected: ${words(reason)}`), text,
-      [`answer: ${prediction === null ? 'none found' : prediction}`, score === undefined ? '' : `score: ${score} (lower is better)`, runs.length === data.runs.length ? '' : `used by ${users}`],
+      [`answer: ${prediction === null ? 'none found' : prediction}`, (score ?? null) === null ? '' : `score: ${score} (lower is better)`,
+        (wrongStep ?? null) === null ? '' : judged, runs.length === data.runs.length ? '' : `used by ${users}`],
       markButton(marks, problem, completion));
   });
   return [make('h4', {}, 'Teacher completions'), cards(makers)];
