@@ -41,3 +41,17 @@ def test_contamination_writes_renumbered_questions_with_new_answers(tmp_path):
 def test_the_loss_of_a_large_vocabulary():
     table = run("loss.py", "--vocabulary", "300", "--width", "8", "--targets", "20", "--repeats", "1")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["all logits", "in chunks"]
+
+
+def test_the_judge_is_compared_with_the_arithmetic_checker(tmp_path):
+    """The toy oracle's slips are wrong equations, and its judge names their step."""
+    options = [
+        "dataset.n_problems=60", "teacher.error_rate=0.5", "curation=none", "curation.judge=record", "until=curate",
+        f"output_dir={tmp_path}",
+    ]  # fmt: skip
+    run("-m", "fcot.run", *options)
+    (folder,) = (tmp_path / "runs").iterdir()
+    text = run("judge.py", str(folder), "--quoted", "2")
+    assert "| right | equations hold |" in text
+    assert "judge: calls 0 of" in text
+    assert "100.0 %" in text
