@@ -172,6 +172,21 @@ def test_the_students_scores_choose_and_an_interrupted_choice_scores_nothing_aga
     assert run.directory.curated.read_bytes() == straight
 
 
+@pytest.mark.slow
+def test_two_processes_score_and_choose_as_one(run_fcot, tmp_path):
+    folder = save_gpt2(tmp_path / "weights")
+    chosen = []
+    for devices in (1, 2):
+        output = tmp_path / str(devices)
+        options = ["student=gpt2", f"student.path={folder}", "diversity=2", ONE, "curation.choose_by=rsr", "until=curate"]
+        result = run_fcot(*QUICK, *options, f"trainer.devices={devices}", f"output_dir={output}")
+        assert result.returncode == 0, result.stderr
+        (run,) = (output / "runs").iterdir()
+        chosen.append([(row["kept"], row["reason"]) for row in read_jsonl(run / "curated.jsonl")])
+        assert len(list(read_jsonl(run / "scores.jsonl"))) > 50
+    assert chosen[0] == chosen[1]
+
+
 def test_a_student_from_scratch_gets_a_warning(tmp_path, capsys):
     execute(make_run(tmp_path, *SMALL, ONE, "curation.choose_by=rsr", "until=curate"), "")
     assert "student=tiny_gpt2 starts from random parameters" in capsys.readouterr().err
