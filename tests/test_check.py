@@ -84,10 +84,10 @@ def test_a_folder_with_parts_has_its_own_split(tmp_path):
     assert report.split_by == "dataset.split_column=split"
 
 
-def test_an_unreachable_hub_id_is_a_message(monkeypatch):
+def test_a_hub_id_without_the_columns_is_a_message(monkeypatch):
     monkeypatch.setattr("fcot.tasks.reading._load_dataset", lambda *_, **__: [{"q": "1 + 1?", "a": 2}] * 3)
-    with pytest.raises(FcotError, match=r"me/mine has no column 'question' or 'answer'; it has a, q"):
-        check("me/mine")
+    with pytest.raises(FcotError, match=r"me/columns has no column 'question' or 'answer'; it has a, q"):
+        check("me/columns")
 
 
 # --- columns and answer types -------------------------------------------------------------------------------------
