@@ -39,7 +39,7 @@ _SINGLY = (
 _INTERVALS = "95 % CI with several seeds: over trainings and problems (Wilson's formula, variance of both, t quantile); sd: over seeds."
 BY_TEMPLATE = "Test problems of one template or group are one unit in intervals and tests (standard errors clustered by template or group)."
 _VARIED_COLUMNS = 2
-_ENDED = 0.5  # minimum share of answers that ended by themselves; below it, accuracy means little
+_FEWEST_ENDED = 0.5  # minimum share of answers that ended by themselves; below it, accuracy means little
 _ALL_PAIRS = 5  # up to this many settings of a task and student, all pairs are compared
 
 
@@ -280,7 +280,7 @@ def notes(settings: Sequence[Setting]) -> list[str]:
     lines += [
         f"{report_label(setting, settings)}: only {ended:.0%} of the answers ended by themselves."
         for setting in settings if setting["accuracy_checkpoint"] != "untrained"
-        if (ended := setting.mean("complete")) is not None and ended < _ENDED
+        if (ended := setting.mean("complete")) is not None and ended < _FEWEST_ENDED
     ]  # fmt: skip
     for task, metrics in {metrics["task"]: metrics for metrics in runs}.items():
         lines += _baselines(task, metrics)
@@ -288,28 +288,36 @@ def notes(settings: Sequence[Setting]) -> list[str]:
             lines.append(f"{task}: {shared} test questions are also in train.")
         if metrics["rows_in_published_order"] is False:
             lines.append(f"{task}: these are not the rows of the authors' file, so the split is not the published one.")
-    for setting, metrics in ((each, run) for each in settings for run in each.runs):
-        lines += _near_duplicates(metrics)
-        if left_out := metrics.get("trained_left_out"):
-            lines.append(f"{metrics['task']}: {left_out} test problems are not scored: the student was trained on them.")
-        if left_out := metrics.get("exemplars_left_out"):
-            lines.append(f"{metrics['task']}: {left_out} test problems are in the prompt (exemplars or template) and are not scored.")
-        if n := metrics.get("shortened_prompts"):
-            dropped = metrics["dropped_exemplars"] / metrics["n_test"]
-            lines.append(
-                f"{report_label(setting, settings)}: SHORTENED: {n} of {metrics['n_test']} prompts were too long and lost exemplars "
-                f"({dropped:.1f} on average)."
-            )
-        if n := metrics.get("cut_questions"):
-            lines.append(f"{report_label(setting, settings)}: {n} of {metrics['n_test']} questions lost their beginning.")
+    for setting in settings:
+        for metrics in setting.runs:
+            lines += [*_near_duplicates(metrics), *_altered_tests(report_label(setting, settings), metrics)]
     if cut := sum(metrics["cut_completions"] for metrics in runs):
         lines.append(f"{cut} training completions were cut at the length limit.")
+    lines += _costs(runs)
+    return list(dict.fromkeys(lines))
+
+
+def _altered_tests(name: str, metrics: MetricsRow) -> Iterator[str]:
+    """Notes on test problems of a run that are not scored, and on test prompts that were too long. ``name`` is that of its setting."""
+    n = metrics["n_test"]
+    if left_out := metrics.get("trained_left_out"):
+        yield f"{metrics['task']}: {left_out} test problems are not scored: the student was trained on them."
+    if left_out := metrics.get("exemplars_left_out"):
+        yield f"{metrics['task']}: {left_out} test problems are in the prompt (exemplars or template) and are not scored."
+    if shortened := metrics.get("shortened_prompts"):
+        dropped = metrics["dropped_exemplars"] / n
+        yield f"{name}: SHORTENED: {shortened} of {n} prompts were too long and lost exemplars ({dropped:.1f} on average)."
+    if cut := metrics.get("cut_questions"):
+        yield f"{name}: {cut} of {n} questions lost their beginning."
+
+
+def _costs(runs: Sequence[MetricsRow]) -> Iterator[str]:
+    """Notes on what the runs paid for teacher and student."""
     if usd := sum((metrics.get("teacher_usage") or {}).get("usd") or 0.0 for metrics in runs):
-        lines.append(f"teacher: ${usd:,.4f} paid by these runs.")
+        yield f"teacher: ${usd:,.4f} paid by these runs."
     students = [metrics.get("student_usage") or {} for metrics in runs]
     if usd := sum((usage.get("usd") or 0.0) + (usage.get("training_usd") or 0.0) for usage in students):
-        lines.append(f"student: ${usd:,.4f} paid by these runs for training and answers.")
-    return list(dict.fromkeys(lines))
+        yield f"student: ${usd:,.4f} paid by these runs for training and answers."
 
 
 def _near_duplicates(metrics: MetricsRow) -> Iterator[str]:
