@@ -123,7 +123,7 @@ def _removals(runs: Sequence[RunEntry], sweeps: Sequence[Path], options: argpars
 
 
 def _run_removal(folder: Path, weights_only: bool) -> Removal:
-    students = [folder / "student", *sorted(folder.glob("round_*/student"))]
+    students = [folder / "student", *sorted(folder.glob("round_*/student")), *sorted(folder.glob("round_*/sampler/student"))]
     paths = tuple(path for path in students if path.is_dir()) if weights_only else (folder,)
     return Removal(folder, RunDirectory(folder).lock_file, paths)
 

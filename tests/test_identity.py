@@ -145,7 +145,11 @@ CHANGES = {
     ("method", "tailored"): {
         "name": ((), ("method=fine_tune_cot",)), "start": ((), ("method.start=pretrained",)),
         "round_weights": ((), ("method.round_weights=[1,1,2]",)), "feedback.source": ((), ("method.feedback.source=plain",)),
-        "replay": ((), ("method.replay=0.5",)),
+        "replay": ((), ("method.replay=0.5",)), "sampler.objective": (SELF, ("method.sampler.objective=dpo",)),
+        "sampler.gamma": ((*SELF, "method.sampler.objective=simpo"), ("method.sampler.gamma=1",)),
+        **{f"sampler.{name}": ((*SELF, "method.sampler.objective=dpo"), (f"method.sampler.{name}={value}",)) for name, value in (
+            ("steps", 9), ("lr", 0.1), ("beta", 0.2), ("nll", 1), ("max_tokens", 9), ("samples", 9), ("temperature", 2), ("top_k", 9),
+        )},
         **{f"own.{name}": (SELF, (f"method.own.{name}={value}",))
            for name, value in (("arithmetic", "true"), ("distinct_equations", "true"), ("max_similarity", 0.7))},
         "feedback.template": ((), (OTHER_FEEDBACK,)),
@@ -291,7 +295,8 @@ def test_resolved_options_name_what_they_are_resolved_to():
         ((*TAILORED, *DPO), "method.reflection.gamma=1"), ((*TAILORED, *DPO), "method.reflection.margin=3"),
         ((*TOY, "objective=preference"), "objective.gamma=1"),
         ((*TAILORED, "method.feedback.source=self"), "method.feedback.requests=3"),
-        (TAILORED, "method.own.arithmetic=true"),
+        (TAILORED, "method.own.arithmetic=true"), ((*TAILORED, *SELF), "method.sampler.steps=9"),
+        ((*TAILORED, *SELF, "method.sampler.objective=dpo"), "method.sampler.gamma=9"),
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),
         ((*ON_POLICY, "method.temperature=0"), "method.top_k=9"),
         ((*ON_POLICY, *TRAINED, "method.start=student"), "trainer.max_steps=9"),

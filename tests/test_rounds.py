@@ -18,15 +18,18 @@ from fcot.base.ranks import World
 from fcot.base.records import Completion, CuratedCompletion, ExamResult, Problem, to_row
 from fcot.curation.filters import Rules, curate
 from fcot.evaluation.scoring import score
-from fcot.methods.tailored import stages
+from fcot.methods.tailored import sampler, stages
 from fcot.methods.tailored.exam import solved
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.pipeline import execute
 from fcot.stages.table import TRAIN_ROUND, Context, Step
+from fcot.stages.training import load_trained
 from fcot.student import training
 from fcot.student.continued import Continued, load_moments, save_moments
+from fcot.student.likelihood import completion_logprobs
+from fcot.student.tokenization import tokenize
 from fcot.student.training import Hooks, train
 
 TINY = [
@@ -225,16 +228,79 @@ def test_both_learns_feedback_and_own_right_answers(tmp_path, monkeypatch):
     assert make_run(tmp_path, *TINY, "method.own.max_similarity=0.8").run_id == make_run(tmp_path, *TINY).run_id, "feedback reads it not"
 
 
-@pytest.mark.parametrize("preset", ["star", "rft"])
+SAMPLER = (
+    "method.feedback.source=self", "method.sampler.objective=dpo", "method.sampler.steps=20", "method.sampler.lr=3e-3",
+    "method.exam.samples=2", "trainer.max_steps=20", "method.rounds=2",
+)  # fmt: skip
+
+
+def half_right(index, number, gold):
+    return f"I know {index}.\nAnswer: {gold if number == 0 and index % 2 == 0 else 999}"
+
+
+def test_a_sampler_writes_the_own_answers(tmp_path, monkeypatch):
+    answer_with(monkeypatch, half_right)
+    writers = []
+
+    def answered(run, student, form, indices, world, parameters, advance):
+        writers.append(student)
+        texts = [[f"Now I know.\nAnswer: {run.problems[index].answer}"] * parameters.n for index in indices]
+        answers = zip(indices, texts, strict=True)
+        return [[score(run.problems[index], text, True, 9, form, run.task.rule) for text in of_one] for index, of_one in answers], {}
+
+    monkeypatch.setattr(sampler, "answer_problems", answered)
+    run = make_run(tmp_path, *TINY, *SAMPLER)
+    metrics = execute(run, "")
+    second = run.directory.round(2)
+    tuned = read_json(second.stage("sampler"))
+    evens = [index for index in run.split.train if index % 2 == 0]
+    assert (tuned["n_steps"], tuned["n_pairs_of_problems"], tuned["sampler_share"]) == (20, len(evens), 1.0)
+    own = [*read_jsonl(second.own)]
+    assert [(row["sample_index"], row["n_answers"]) for row in own] == [(index, 3) for index in run.split.train]
+    feedback = [*read_jsonl(second.feedback)]
+    assert {row["rationale"] for row in feedback} == {"Now I know."}
+    assert all(row["own"] for row in feedback)
+    assert metrics["rounds"][1]["own_kept"] == len(run.split.train)
+    before, wrong_before = mean_logprobs(load_trained(run, run.directory.round(1)), evens, run)
+    after, wrong_after = mean_logprobs(writers[0], evens, run)
+    assert after - wrong_after > before - wrong_before + 0.5, "right answers are preferred to wrong ones"
+    assert not (second.sampler.checkpoints).exists()
+
+
+def mean_logprobs(student, indices, run):
+    """Mean log-probability of the right and of the wrong answers of ``half_right``."""
+    form = run.method.formats[student.architecture]
+    means = []
+    for number in (0, 1):
+        texts = [(run.problems[index].question, " " + half_right(index, number, run.problems[index].answer)) for index in indices]
+        rows = tokenize(student, form, texts, max_prompt=400, max_completion=99)
+        layout = training.plan(student, rows, recipe_of(), 0)[0]
+        means.append(completion_logprobs(student, [*rows], layout, "32-true", World()).mean())
+    return means
+
+
+def test_without_pairs_the_student_samples_as_it_is(tmp_path, monkeypatch, capsys):
+    answer_with(monkeypatch, lambda index, number, gold: f"So.\nAnswer: {gold}" if index % 2 else "So.\nAnswer: 999")
+    run = make_run(tmp_path, *TINY, *SAMPLER, "method.sampler.samples=1", "trainer.max_steps=5")
+    execute(run, "")
+    first, second = run.directory.round(1), run.directory.round(2)
+    assert "the student samples as it is" in capsys.readouterr().err
+    assert (second.sampler.student / "model.safetensors").read_bytes() == (first.student / "model.safetensors").read_bytes()
+    assert second.own.exists()
+
+
+@pytest.mark.parametrize("preset", ["star", "rft", "dpo_st"])
 def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
     answer_with(monkeypatch, own_answer)
+    monkeypatch.setattr(sampler, "answer_problems", stages.answer_problems)
     small = [override for override in TINY if not override.startswith(("method=", "method.r"))]
     run = make_run(tmp_path, f"method={preset}", *small, "trainer.max_steps=3", "method.rounds=2", "method.exam.samples=1")
     first, second = execute(run, "")["rounds"]
     assert second["own_kept"] > 0
     own_only = run.config.method.feedback.source == "self"
+    assert (run.directory.round(2).sampler.student.exists()) is (preset == "dpo_st")
     assert (second["teacher_usage"]["requests"] == 0) is own_only
-    assert second["n_reasoning_samples"] == second["completions_kept"] + (first["completions_kept"] if preset == "rft" else 0)
+    assert second["n_reasoning_samples"] == second["completions_kept"] + (0 if preset == "star" else first["completions_kept"])
     assert run.config.method.reflection.active is False
 
 
@@ -245,6 +311,7 @@ def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
     (["method.carry_optimizer=true", "trainer.strategy=fsdp"], "use trainer.strategy=ddp or method.carry_optimizer=false"),
     (["method.replay=0"], "method.replay=0.0: more than 0 and at most 1; method.accumulate=false trains on no earlier rounds"),
     (["method.replay=0.5", "method.accumulate=false"], "method.accumulate=false trains on no earlier rounds; remove one of the two"),
+    (["method.sampler.objective=dpo"], "no round learns its answers; method.feedback.source=self or both"),
     (["method.skip_solved=0"], "method.skip_solved=0: at least 1"),
 ])  # fmt: skip
 def test_wrong_options_are_reported(overrides, message, tmp_path):

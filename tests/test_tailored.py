@@ -210,7 +210,15 @@ def round_files(run):
     """Contents of the files of all rounds, by name."""
     folder = run.directory.path
     numbers = range(1, 1 + len(list(folder.glob("round_*"))))
-    names = ("exam.jsonl", "feedback.jsonl", "curated.jsonl", "predictions.jsonl", "student/model.safetensors")
+    names = (
+        "exam.jsonl",
+        "own.jsonl",
+        "sampler/student/model.safetensors",
+        "feedback.jsonl",
+        "curated.jsonl",
+        "predictions.jsonl",
+        "student/model.safetensors",
+    )
     files = [folder / f"round_{number}" / name for number in numbers for name in names]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.exists()}
 
@@ -489,9 +497,13 @@ def reached(folder: Path, place: str) -> bool:
             ["round_1/optimizer.pt", "round_2/checkpoints/step_*"],
             ("method.one_schedule=true", "method.carry_optimizer=true", "method.replay=0.5", "method.skip_solved=1"),
         ),
+        (
+            ["round_2/sampler/checkpoints/step_*", "round_2/sampler/student/config.json", "round_2/own.jsonl"],
+            ("method.feedback.source=both", "method.sampler.objective=dpo", "method.sampler.steps=12", "method.exam.samples=8"),
+        ),
         pytest.param(PLACES, (), marks=pytest.mark.slow),
     ],
-    ids=["some", "dpo", "continued", "all"],
+    ids=["some", "dpo", "continued", "sampler", "all"],
 )
 def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, options, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -48,6 +48,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def sampler(self) -> RunDirectory:
+        """In a round's folder: the files of the student that writes own answers (``method.sampler``)."""
+        return RunDirectory(self.path / "sampler")
+
+    @property
+    def own(self) -> Path:
+        """In a round's folder: the sampler's answers to the exam's problems, as in ``exam.jsonl``."""
+        return self.path / "own.jsonl"
+
+    @property
     def moments(self) -> Path:
         """In a round's folder, until the next round is trained: the moments of the optimizer that the student was trained with."""
         return self.path / "optimizer.pt"

@@ -23,7 +23,18 @@ if TYPE_CHECKING:  # imports that would delay --help and --cfg job
 STORED = "stored"  # the value of objective.teacher that stands for the distributions in the store
 
 
-class ObjectiveConfig(Protocol):
+class BuildsObjectives(Protocol):
+    """Builds the terms of a training's loss."""
+
+    def build(self, data: TrainingData) -> Sequence[Objective]:
+        """Build the terms of a training's loss; the first one is the main objective.
+
+        Args:
+            data: The student, its training samples and how they become tensors.
+        """
+
+
+class ObjectiveConfig(BuildsObjectives, Protocol):
     """The interface of every objective's options.
 
     They may also have ``faults()``, messages about invalid options, and ``conflicts(config)``, messages about options that cannot be
@@ -34,13 +45,6 @@ class ObjectiveConfig(Protocol):
 
     def identity(self, run: Run) -> dict[str, Any]:
         """The objective's part of the identity of a run that trains: options that change the loss, as JSON values."""
-
-    def build(self, data: TrainingData) -> Sequence[Objective]:
-        """Build the terms of a training's loss; the first one is the main objective.
-
-        Args:
-            data: The student, its training samples and how they become tensors.
-        """
 
 
 @dataclass

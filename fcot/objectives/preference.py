@@ -44,6 +44,7 @@ class PreferenceLoss:
         weight: Factor of this objective, where the cross-entropy of the training samples has 1.
         seed: Seed of the choice among a sample's pairs.
         name: Name of the objective in logs.
+        main: Whether it is the only term of the loss.
     """
 
     pairs: Pairs
@@ -55,6 +56,7 @@ class PreferenceLoss:
     weight: float
     seed: int
     name: str = "preference"
+    main: bool = False
 
     def denominator(self, ids: Ids) -> float:
         """The number of samples in the step that have a pair."""
@@ -74,7 +76,8 @@ class PreferenceLoss:
         numbers = [number for sample in samples or [int(contributes.argmax())] for number in self.pairs.draw(sample, step, self.seed)]
         rows = [self.pairs.row(number) for number in numbers]
         part = replace(self.layout, prompt_weight=0.0, demonstration_weight=0.0).batch(rows)
-        del part["n_padded"]  # padding efficiency is that of the training samples
+        if not self.main:
+            del part["n_padded"]  # padding efficiency is that of the training samples
         reference = np.zeros(len(numbers), np.float32) if self.reference is None else self.reference[numbers]
         return part | {
             "owners": torch.tensor([place for place, row in enumerate(rows) for _ in row.completion]),

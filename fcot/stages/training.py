@@ -18,7 +18,7 @@ from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.curation.filters import MISTAKEN
 from fcot.evaluation import scoring
-from fcot.objectives.config import ObjectiveConfig
+from fcot.objectives.config import BuildsObjectives
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import answer_problems, predict, prompt_student, text_format, voting
@@ -63,7 +63,7 @@ class TrainingJob:
     start: Path | None = None
     form: StudentFormat | None = None
     recipe: TrainerConfig | None = None
-    objective: ObjectiveConfig | None = None
+    objective: BuildsObjectives | None = None
     method_objectives: Callable[[TrainingData], Sequence[Objective]] | None = None
     own: Callable[[TrainingData, RenewedRows, StepSampler], OwnSamples] | None = None
     continued: Continued = Continued()  # noqa: RUF009 - frozen

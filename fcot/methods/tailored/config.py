@@ -96,6 +96,27 @@ class OwnConfig:
 
 
 @dataclass
+class SamplerConfig:
+    """A student that only writes the round's own answers: the previous round's, after a preference loss on its exam (DPO-ST)."""
+
+    objective: str = bounded("none", one_of=("none", "dpo", "simpo"))  # none: the own answers are those of the exam
+    steps: int = bounded(150, at_least=1)  # optimizer steps
+    lr: float = bounded(7e-7, above=0)  # peak learning rate
+    beta: float = bounded(0.1, above=0)  # scale of the rewards
+    gamma: float = bounded(1.375, at_least=0)  # simpo: margin of the rewards
+    nll: float = bounded(0.0, at_least=0)  # weight of the right answer's negative log-likelihood per token
+    max_tokens: int = bounded(192, at_least=2)  # answers are cut to this many tokens in the preference loss
+    samples: int = bounded(3, at_least=1)  # answers that it writes per train problem
+    temperature: float = bounded(0.7, above=0)  # of its answers
+    top_k: int | None = bounded(None, at_least=1)  # sample from the k likeliest tokens; null for all
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a sampler."""
+        return self.objective != "none"
+
+
+@dataclass
 class ReflectionConfig:
     """Self-reflection: an objective that contrasts right and wrong completions of the same problem."""
 
@@ -163,6 +184,7 @@ class TailoredConfig:
     exam: ExamConfig = field(default_factory=ExamConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     own: OwnConfig = field(default_factory=OwnConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
 
     def faults(self) -> Iterator[str]:
@@ -181,8 +203,20 @@ class TailoredConfig:
         for option in ("one_schedule", "carry_optimizer"):
             if getattr(self, option) and self.start == "pretrained":
                 yield f"method.{option}=true: with method.start=pretrained no round continues another one; use method.start=previous"
+        if self.sampler.active and not self.feedback.learns_own_answers:
+            yield f"method.sampler.objective={self.sampler.objective}: no round learns its answers; method.feedback.source=self or both"
         if self.replay < 1 and not self.accumulate:
             yield f"method.replay={self.replay}: method.accumulate=false trains on no earlier rounds; remove one of the two"
+
+    @property
+    def samples(self) -> bool:
+        """Whether later rounds have a sampler."""
+        return self.rounds > 1 and self.sampler.active
+
+    @property
+    def unneeded(self) -> tuple[str, ...]:
+        """Names of the method's stages that a run with these options leaves out."""
+        return () if self.samples else ("sampler", "sample")
 
     @property
     def draws_beyond_diversity(self) -> bool:
@@ -237,10 +271,12 @@ class TailoredConfig:
             unread = unread | {"exam"}
         if not self.feedback.learns_own_answers:
             unread = unread | {"own"}
-        part = counted(self, without=unread) | {"demonstrations": self.demonstrations}
+        part = counted(self, without=unread | {"sampler"}) | {"demonstrations": self.demonstrations}
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)
         part["reflection"] = self.reflection.identity()
+        if self.samples:
+            part["sampler"] = counted(self.sampler, without=() if self.sampler.objective == "simpo" else ("gamma",))
         if later_rounds:
             part["feedback"] = self.feedback.identity(run.request_text)
         return part

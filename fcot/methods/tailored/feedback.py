@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fcot.base.console import progress
@@ -122,7 +123,8 @@ def feedback(context: Context) -> Summary:
         sources, usage = _plain(run, number, chosen) if options.source == "plain" else _on_mistakes(run, number, chosen, form)
     counts: Counter[int] = Counter()  # completions so far, by sample index
     rows = []
-    own = _own_answers(results, form) if options.learns_own_answers else []
+    own = _own_answers(_read_results(run.directory.round(number).own) if method.samples else results, form)
+    own = own if options.learns_own_answers else []
     # Curation reads the completions of one problem together.
     for index, mistakes, reply, is_own in sorted([*((*source, False) for source in sources), *own], key=lambda item: item[0]):
         texts = reply.rationale, reply.answer_text, reply.finish_reason, reply.thought
@@ -244,7 +246,11 @@ def remaining_budget(run: Run, number: int) -> float | None:
 
 def exam_results(run: Run, number: int) -> list[ExamResult]:
     """The results of a round's exam, one per problem."""
-    return [from_row(ExamResult, row) for row in read_jsonl(run.directory.round(number).exam)]
+    return _read_results(run.directory.round(number).exam)
+
+
+def _read_results(path: Path) -> list[ExamResult]:
+    return [from_row(ExamResult, row) for row in read_jsonl(path)]
 
 
 def feedback_prompt_of(run: Run) -> TeacherPrompt:
