@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from configurations import composed, make_run
 from fake_openai import FakeServer
+from test_reporting import run as reported
+from test_reporting import settings
 from test_run import SMALL
 
 from fcot.base.errors import BudgetSpent, ConfigFaults, FcotError
@@ -12,6 +14,7 @@ from fcot.base.files import read_json, read_jsonl
 from fcot.config.checks import to_config
 from fcot.estimate.dry_run import estimate
 from fcot.prompts.judge import FIELDS, Verdict, default_request, read_verdict, request_text, steps_of
+from fcot.reporting.builder import _verdicts
 from fcot.runs.pipeline import execute
 from fcot.tasks.toy import TOY_TASKS
 from fcot.teacher.oracle import judged
@@ -254,3 +257,14 @@ def test_the_request_names_the_run_and_its_path_does_not(tmp_path):
     ids = [make_run(tmp_path, *SMALL, FILTER, *more).run_id for more in ([], *([f"curation.judge_path={path}"] for path in paths))]
     assert ids[0] == ids[1] == ids[2] != ids[3]
     assert make_run(tmp_path, *SMALL, "curation.judge_tokens=9").run_id == make_run(tmp_path, *SMALL).run_id
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_what_the_judge_said():
+    judge = {"judged": 90, "wrong_step": 12, "unreadable": {"cut": 3, "no_verdict": 1}}
+    runs = [reported(1, completions_asked=100, completions_kept=90, refused={"wrong_answer": 10}, judge=judge)]
+    table = _verdicts(settings([*runs, reported(2, method="fine_tune", diversity=None, completions_asked=0)]))
+    assert table.columns[1:] == ("asked", "kept", "kept %", "wrong answer", "judge: wrong", "judge: unreadable")
+    assert [row[1:] for row in table.rows] == [("100", "90", "90.0", "10", "12", "4")]

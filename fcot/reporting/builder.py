@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,26 +118,30 @@ def _cost(settings: Sequence[Setting], hourly_usd: float | None) -> list[Table |
 
 
 def _verdicts(settings: Sequence[Setting]) -> Table | None:
-    """Kept and rejected completions by reason: a row per setting, mean over its runs; None without a teacher."""
+    """Kept and rejected completions by reason, and verdicts of a judge: a row per setting, mean over its runs; None without a teacher."""
     taught = [setting for setting in settings if setting.mean("completions_asked")]
-    reasons = list(dict.fromkeys(reason for setting in taught for run in setting.runs for reason in run.get("refused") or {}))
     if not taught:
         return None
-    columns = ("setting", "asked", "kept", "kept %", *(reason.replace("_", " ") for reason in reasons))
+    counts = [[_verdict_counts(run) for run in setting.runs] for setting in taught]
+    names = list(dict.fromkeys(name for runs in counts for run_counts in runs for name in run_counts))
+    columns = ("setting", "asked", "kept", "kept %", *names)
     table = Table("refused", "completions by curation's verdict (mean over runs)", columns, ("setting",))
-    for setting in taught:
+    for setting, runs in zip(taught, counts, strict=True):
         n, kept = setting.mean("completions_asked"), setting.mean("completions_kept")
         assert n is not None
         assert kept is not None
-        counts = [sum((run.get("refused") or {}).get(reason, 0) for run in setting.runs) / len(setting.runs) for reason in reasons]
-        table.add_row(
-            report_label(setting, settings),
-            f"{n:,.0f}",
-            f"{kept:,.0f}",
-            f"{100 * kept / n:.1f}",
-            *(f"{count:,.0f}" if count else "" for count in counts),
-        )
+        means = [sum(run_counts.get(name, 0) for run_counts in runs) / len(runs) for name in names]
+        cells = (f"{mean:,.0f}" if mean else "" for mean in means)
+        table.add_row(report_label(setting, settings), f"{n:,.0f}", f"{kept:,.0f}", f"{100 * kept / n:.1f}", *cells)
     return table
+
+
+def _verdict_counts(run: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of a run's completions by column title: rejected ones by reason, and what its judge said of those that it read."""
+    counts = {reason.replace("_", " "): n for reason, n in (run.get("refused") or {}).items()}
+    if judge := run.get("judge"):
+        counts |= {"judge: wrong": judge["wrong_step"], "judge: unreadable": sum(judge["unreadable"].values())}
+    return counts
 
 
 def _curves(runs: Sequence[RunFiles]) -> dict[str, list[dict[str, Any]]]:
