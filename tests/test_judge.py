@@ -193,6 +193,7 @@ def test_completions_and_verdicts_have_one_budget(tmp_path):
         with pytest.raises(BudgetSpent) as error:
             execute(bounded, "")
         assert 0 < error.value.usage["usd"] <= budget - costs[0]
+        assert f"teacher.budget_usd={budget:g}: ${costs[0] + error.value.usage['usd']:,.4f} spent" in str(error.value)
         enough = make_run(tmp_path, *options, "teacher.budget_usd=10")
         assert enough.run_id == bounded.run_id
         summary = execute(enough, "")

@@ -184,7 +184,7 @@ class _Batches:
 
     def _affordable(self, jobs: Sequence[SlotRange]) -> Iterator[SlotRange]:
         """The first of the jobs whose maximum cost together fits into the rest of the run's budget; all without a budget."""
-        remaining = None if self.plan.budget_usd is None else self.plan.budget_usd - (self.meter.paid_usd or 0.0)
+        remaining = None if self.plan.available_usd is None else self.plan.available_usd - (self.meter.paid_usd or 0.0)
         for job in jobs:
             if remaining is not None:
                 remaining -= self._bound(job)

@@ -116,7 +116,7 @@ def over_budget_message(plan: Plan, meter: Meter, bound: float, shared: bool = F
         limit = f"{budget.option}={budget.usd:g}: ${budget.spent_usd():,.4f} spent or reserved by all jobs"
         command = budget.command
     else:
-        limit = f"teacher.budget_usd={plan.budget_usd:g}: ${meter.paid_usd:,.4f} spent"
+        limit = f"teacher.budget_usd={plan.budget_usd:g}: ${plan.spent_usd + (meter.paid_usd or 0.0):,.4f} spent"
     return (
         f"{limit}{source}, and the next request may cost ${bound:,.4f}. "
         f"{meter.done:,} of {meter.requested:,} completions are complete and stored; {command} continues"

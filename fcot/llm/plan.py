@@ -42,6 +42,7 @@ class Plan:
         top_logprobs: How many of the likeliest tokens are stored at each token of a rationale; None: no distributions are stored.
         scored: The stored rationales to score where they have no distributions, as slots by step-1 key; nothing else is bought. None: new
             completions are bought, and they alone get distributions.
+        spent_usd: What the run has paid for other requests, which ``budget_usd`` covers too.
     """
 
     teacher: Teacher
@@ -56,6 +57,12 @@ class Plan:
     shared_budget: SharedBudget | None = None
     top_logprobs: int | None = None
     scored: Mapping[str, Collection[int]] | None = None
+    spent_usd: float = 0.0
+
+    @property
+    def available_usd(self) -> float | None:
+        """The most that these requests may cost, in USD; None for no limit."""
+        return None if self.budget_usd is None else self.budget_usd - self.spent_usd
 
     @property
     def slots(self) -> range:

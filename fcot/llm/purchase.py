@@ -315,7 +315,7 @@ class _Purchase:
         return self.lease is None or self.lease.covers(self.spent_now + self.meter.reserved_usd + bound)
 
     def _own_budget_allows(self, bound: float) -> bool:
-        budget_usd, paid_usd = self.plan.budget_usd, self.meter.paid_usd
+        budget_usd, paid_usd = self.plan.available_usd, self.meter.paid_usd
         return budget_usd is None or paid_usd is None or paid_usd + self.meter.reserved_usd + bound <= budget_usd
 
     def budget_spent(self, bound: float, request: float) -> BudgetSpent:

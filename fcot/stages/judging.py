@@ -114,7 +114,7 @@ def judge_plan(run: Run, spent: float = 0.0) -> Plan:
     # Rows carry the stage, so that what the completions cost is not counted again.
     return replace(
         plan, teacher=config.teacher.build(config, 0.0), prompt=prompt, diversity=1, first_slot=0, run_id=f"{run.run_id}/judge",
-        resample_identical=False, top_logprobs=None, budget_usd=None if plan.budget_usd is None else plan.budget_usd - spent,
+        resample_identical=False, top_logprobs=None, spent_usd=spent,
     )  # fmt: skip
 
 

@@ -25,9 +25,8 @@ def score(context: Context) -> Summary:
     Raises:
         FcotError: No kept rationale has a distribution.
     """
-    run, plan, store = context.run, context.run.plan, context.run.store.refresh()
-    if plan.budget_usd is not None:
-        plan = replace(plan, budget_usd=plan.budget_usd - judge_usd(run))
+    run, store = context.run, context.run.store.refresh()
+    plan = replace(run.plan, spent_usd=judge_usd(run))
     kept = kept_rows(run.directory)
     rows = [_row_of(run, plan, store, row) for row in kept]
     usage: Summary = {}
