@@ -223,6 +223,20 @@ def test_teacher_completions_are_shown_once_for_all_runs_that_share_them(opened,
     assert "Question 10?" in detail.inner_text()
 
 
+def test_scores_and_verdicts_of_a_judge_are_shown(opened, tmp_path):
+    completions = [
+        curated(10, 0, "Best.", score=0.5, first_wrong_step=0), curated(10, 1, "Second.", "not_chosen", score=0.75),
+        curated(10, 2, "Slip.", "wrong_step", first_wrong_step=2), curated(10, 3, "Wrong.", "wrong_answer"),
+    ]  # fmt: skip
+    page = opened(a_document([a_run(tmp_path / "run", "a run", [prediction(0, "x", True)], completions)]), "#sample=toy/10")
+    cards = [card.inner_text() for card in page.locator("#samples .detail .card").all()]
+    verdicts = ("kept", "rejected: not chosen", "rejected: wrong step", "rejected: wrong answer")
+    assert all(verdict in card for verdict, card in zip(verdicts, cards, strict=True))
+    assert ["score: 0.5 (lower is better)" in cards[0], "score: 0.75" in cards[1], "score" in cards[2] + cards[3]] == [True, True, False]
+    judged = ["judge: all steps follow" in cards[0], "judge: step 2 is wrong" in cards[2], "judge" in cards[1] + cards[3]]
+    assert judged == [True, True, False]
+
+
 def test_a_link_opens_its_sample_and_back_works(opened, tmp_path):
     page = opened(a_document(three_runs(tmp_path)), "#sample=toy/2&verdict=all_right")
     heading = page.locator("#samples .detail h3")
