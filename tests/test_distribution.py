@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from transformers import AutoTokenizer
 
 from fcot.base.errors import FcotError
 from fcot.objectives.completion import CompletionLoss
-from fcot.objectives.distribution import DistributionLoss, check_vocabulary, coarsened, divergence
-from fcot.student.data import Layout
+from fcot.objectives.distribution import DistributionLoss, check_vocabulary, coarsened, divergence, own_contexts
+from fcot.student.data import Layout, TrainingData
 from fcot.student.forward import Forward
+from fcot.student.tokenization import TokenizedSample
 
 KINDS = ("forward_kl", "reverse_kl", "jsd")
 
@@ -99,6 +101,37 @@ def test_the_sum_does_not_depend_on_how_samples_are_divided(family):
     whole = objective.loss(Forward(student.model), objective.collate(range(6), 0)).total
     parts = sum(objective.loss(Forward(student.model), objective.collate(ids, 0)).total for ids in ([0, 4], [1], [2, 3, 5]))
     torch.testing.assert_close(parts, whole)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_teacher_can_read_its_own_prompt(family):
+    student, teacher = make_student("gpt2"), make_student(family)
+    plain = objective_of(student, teacher, share=1.0)
+    rows, vocabulary = plain.completion.rows, len(student.tokenizer)
+    contexts = {tuple(row.prompt): [*row.prompt[::-1], 7, 8] for row in rows}
+    other = DistributionLoss(plain.completion, teacher, vocabulary, 1.0, contexts=contexts)
+    total = 0.0
+    for row in rows:
+        alone = plain.completion.layout.batch([row])
+        read = plain._layout.batch([replace(row, prompt=contexts[tuple(row.prompt)])])
+        logs = [Forward(model.model)(part).double().log_softmax(-1)[:, :vocabulary] for model, part in ((student, alone), (teacher, read))]
+        total += by_hand(*logs, "forward_kl", 0.5).sum().item()
+    assert other.loss(Forward(student.model), other.collate(range(6), 0)).total.item() == pytest.approx(total, rel=1e-4)
+    same = DistributionLoss(plain.completion, teacher, vocabulary, 1.0, contexts={prompt: list(prompt) for prompt in contexts})
+    expected = plain.loss(Forward(student.model), plain.collate(range(6), 0)).total.item()
+    assert total != pytest.approx(expected, rel=1e-3)
+    assert same.loss(Forward(student.model), same.collate(range(6), 0)).total.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_teachers_own_prompt_excludes_weights_of_prompts_and_questions_that_are_cut_to_the_same():
+    student = make_student("gpt2")
+    layout = Layout("decoder", student.tokenizer.pad_token_id, prompt_weight=0.1)
+    with pytest.raises(FcotError, match=r"prompt_loss_weight.*not with objective.context=teacher"):
+        DistributionLoss(CompletionLoss(make_rows(student, 2), layout), make_student("llama"), 350, 0.5, contexts={})
+    rows = [TokenizedSample([1, 2], [3]), TokenizedSample([1, 2], [4])]
+    data = TrainingData(student, None, [], rows, layout, teacher_prompts=lambda _: [[5, 1, 2], [6, 1, 2]])
+    with pytest.raises(FcotError, match=r"student.max_prompt_tokens cuts: raise it"):
+        own_contexts(data, student)
 
 
 def test_padded_columns_of_a_wider_teacher_do_not_count():

@@ -192,7 +192,7 @@ CHANGES = {
     },
     ("objective", "distribution"): {
         "teacher": ((), ("objective.teacher=FILES/model2",)), "share": ((), ("objective.share=0.9",)),
-        "divergence": ((), ("objective.divergence=reverse_kl",)),
+        "divergence": ((), ("objective.divergence=reverse_kl",)), "context": ((), ("objective.context=teacher",)),
         "beta": (("objective.divergence=jsd",), ("objective.beta=0.2",)),
     },
     ("objective", "preference"): {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,15 +15,18 @@ from students import make_rows, make_student
 from trainings import own_samples, trained, trained_by
 
 from fcot.base.errors import FcotError
+from fcot.base.records import TrainingSample
 from fcot.objectives import distribution
 from fcot.objectives.completion import CompletionLoss
 from fcot.objectives.distribution import DistributionLoss
 from fcot.runs.pipeline import execute
+from fcot.stages.contexts import teacher_prompts
 from fcot.student import checkpoints as module
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import Checkpoints
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
+from fcot.student.loading import load_student
 from fcot.student.own import RenewedRows, Schedule
 
 STEPS = 14
@@ -325,6 +329,39 @@ def test_a_trained_student_that_writes_all_samples_needs_no_rationales(teacher, 
     assert metrics["n_steps"] == 12
     interface = json.loads((run.directory.student / "fcot.json").read_text())
     assert interface["format"] == json.loads((teacher / "fcot.json").read_text())["format"]
+
+
+def test_a_teacher_with_the_students_format_has_the_same_context_as_the_student(teacher, tmp_path):
+    losses = []
+    for context in ("student", "teacher"):
+        run = make_run(
+            tmp_path, *SMALL, "student=causal", f"student.path={teacher}", f"objective.teacher={teacher}", "method.start=student",
+            f"objective.context={context}", "student.max_prompt_tokens=100", "student.max_completion_tokens=100", "until=train",
+            "trainer.precision=32-true", "trainer.lr=1e-3",
+        )  # fmt: skip
+        execute(run, "")
+        with (run.directory.logs / "metrics.csv").open() as file:
+            losses.append([row["train_loss"] for row in csv.DictReader(file)])
+    assert losses[0] == losses[1]
+    assert float(losses[0][-1]) != 0
+
+
+def test_the_teachers_own_prompt_is_its_format_or_that_of_the_run(teacher, tmp_path):
+    plain = tmp_path / "plain"
+    shutil.copytree(teacher, plain)
+    (plain / "fcot.json").unlink()
+    model = load_student(str(teacher))
+    samples = [TrainingSample(0, "How many are 2 + 2?", "4")]
+
+    def prompt(folder, *overrides):
+        run = make_run(tmp_path, *SMALL, *TINY, f"objective.teacher={folder}", f"student.tokenizer={teacher}", *overrides)
+        return model.tokenizer.decode(teacher_prompts(run, samples, model)[0])
+
+    assert prompt(teacher) == "How many are 2 + 2? ###"
+    assert prompt(plain).split() == "Q: How many are 2 + 2? A: Let's think step by step.".split()
+    chat = ("dataset=toy_arithmetic", "teacher=hf", f"teacher.path={teacher}", "teacher.endpoint=chat", "prompt=reasoning_chat")
+    with pytest.raises(FcotError, match=r"has no chat template.*set teacher.endpoint=completions"):
+        prompt(plain, *chat)
 
 
 @pytest.mark.parametrize(

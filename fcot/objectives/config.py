@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import MISSING
 
-from fcot.base.fields import Why, bounded, counted, neutral, resolved
+from fcot.base.fields import Why, absent_at, bounded, counted, neutral, resolved
 from fcot.teacher.config import folder_faults
 
 if TYPE_CHECKING:  # imports that would delay --help and --cfg job
@@ -78,6 +78,8 @@ class DistributionConfig:
     beta: float = bounded(0.5, above=0, below=1)  # the teacher's weight in the mixture of jsd
     temperature: float = bounded(1.0, above=0)  # divides the logits of both models
     top_k: int | None = bounded(None, at_least=1)  # the teacher's k likeliest tokens and one bucket for the others; null: all tokens
+    # the prompt under which a local teacher predicts: the student's, or its own; stored distributions always have the teacher's own
+    context: str = absent_at("student", one_of=("teacher", "student"))
 
     def faults(self) -> Iterator[str]:
         """Messages about invalid options."""
@@ -111,7 +113,15 @@ class DistributionConfig:
             return {"loss": "stored_distribution", "share": self.share} | stored
         unread = () if self.divergence == "jsd" else ("beta",)
         teacher = self.teacher if self._on_hub else folder_fingerprint(Path(self.teacher), run.outputs)
-        return {"loss": "distribution", "teacher": teacher} | counted(self, without=unread)
+        own_prompt = {"prompt": self._own_prompt(run)} if self.context == "teacher" else {}
+        return {"loss": "distribution", "teacher": teacher} | own_prompt | counted(self, without=unread)
+
+    def _own_prompt(self, run: Run) -> Any:
+        """The teacher's own prompt without a question; None if its folder, which counts, has its format."""
+        from fcot.stages.contexts import own_prompt
+        from fcot.student.interface import FILE
+
+        return None if (Path(self.teacher) / FILE).exists() else own_prompt(run, "")
 
     @property
     def scores_any_text(self) -> bool:
@@ -132,7 +142,7 @@ class DistributionConfig:
     def build(self, data: TrainingData) -> Sequence[Objective]:
         """Build the one term."""
         from fcot.objectives.completion import completion_loss
-        from fcot.objectives.distribution import DistributionLoss, check_vocabulary
+        from fcot.objectives.distribution import DistributionLoss, check_vocabulary, own_contexts
         from fcot.student.loading import load_student
 
         if self.teacher == STORED:
@@ -141,7 +151,8 @@ class DistributionConfig:
         vocabulary = check_vocabulary(data.student.tokenizer, teacher.tokenizer, self.teacher)
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])
         options = self.share, self.divergence, self.beta, self.temperature, self.top_k
-        return [DistributionLoss(completion, teacher, vocabulary, *options, data.first_own)]
+        contexts = own_contexts(data, teacher) if self.context == "teacher" else None
+        return [DistributionLoss(completion, teacher, vocabulary, *options, data.first_own, contexts)]
 
     def _of_stored(self, data: TrainingData) -> Objective:
         from transformers import AutoTokenizer

@@ -1,14 +1,14 @@
 """A divergence from a teacher's token distributions, beside the cross-entropy of the completions (knowledge distillation).
 
-The teacher is a local model that predicts the same target tokens under the student's prompt. Sources: Hinton et al. 2015 (forward KL);
-Agarwal et al., *On-Policy Distillation of Language Models* (ICLR 2024), section 3 (generalized Jensen-Shannon divergence); the coarse
-distribution over the teacher's top tokens and one tail bucket is that of verl's ``forward_kl_topk_tail``.
+The teacher is a local model that predicts the same target tokens, under the student's prompt or its own. Sources: Hinton et al. 2015
+(forward KL); Agarwal et al., *On-Policy Distillation of Language Models* (ICLR 2024), section 3 (generalized Jensen-Shannon divergence);
+the coarse distribution over the teacher's top tokens and one tail bucket is that of verl's ``forward_kl_topk_tail``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from fcot.base.errors import FcotError
 from fcot.objectives.completion import CompletionLoss
 from fcot.student.batching import Ids
-from fcot.student.data import Layout
+from fcot.student.data import Layout, TrainingData
 from fcot.student.forward import CHUNK, Forward
 from fcot.student.loading import Student
 from fcot.student.objective import Loss
@@ -42,6 +42,7 @@ class DistributionLoss:
         top_k: Compare the teacher's k likeliest tokens and one bucket for all others; None: all tokens.
         first_own: The samples from this position on are the student's own: it does not imitate their tokens, so that the divergence has
             the whole weight. None: no sample is.
+        contexts: Token ids of the teacher's own prompt, by the token ids of the student's; None: the teacher reads the student's.
         name: Name in logs.
         weight: Weight of this term beside other objectives.
     """
@@ -55,6 +56,7 @@ class DistributionLoss:
     temperature: float = 1.0
     top_k: int | None = None
     first_own: int | None = None
+    contexts: Mapping[tuple[int, ...], Sequence[int]] | None = None
     name: str = "distribution"
     weight: float = 1.0
     _forward: Forward = field(init=False, repr=False)
@@ -64,14 +66,23 @@ class DistributionLoss:
     def __post_init__(self) -> None:
         self._forward = Forward(self.teacher.model.eval().requires_grad_(False))
         layout, teacher = self.completion.layout, self.teacher
-        if teacher.architecture != layout.architecture and (layout.prompt_weight or layout.demonstration_weight):
-            raise FcotError("trainer.prompt_loss_weight, trainer.demonstration_loss_weight: a teacher that encodes prompts predicts none")
+        if layout.prompt_weight or layout.demonstration_weight:
+            if teacher.architecture != layout.architecture:
+                raise FcotError(
+                    "trainer.prompt_loss_weight, trainer.demonstration_loss_weight: a teacher that encodes prompts predicts none"
+                )
+            if self.contexts is not None:
+                raise FcotError("trainer.prompt_loss_weight, trainer.demonstration_loss_weight: not with objective.context=teacher")
         start_id = getattr(teacher.model.config, "decoder_start_token_id", None)
         self._layout = replace(
             layout, architecture=teacher.architecture, pad_id=teacher.tokenizer.pad_token_id, start_id=start_id, packing=False
         )
 
-        self._check_positions(int(self.completion.rows.lengths.sum(1).max()))
+        rows = self.completion.rows
+        if self.contexts is None:
+            self._check_positions(int(rows.lengths.sum(1).max()))
+        else:
+            self._check_positions(max(map(len, self.contexts.values())) + int(rows.lengths[:, 1].max()))
 
     def _check_positions(self, longest: int) -> None:
         """Reject samples that the teacher has no positions for.
@@ -100,12 +111,13 @@ class DistributionLoss:
     def collate(self, ids: Ids, step: int) -> Batch:
         """The student's batch; ``teacher``: the same samples in the teacher's layout; ``shares``: the divergence's weight per target."""
         rows = [self.completion.rows[index] for index in ids] or [self.completion.rows[0]]
+        teacher_rows = rows if self.contexts is None else [replace(row, prompt=self.contexts[tuple(row.prompt)]) for row in rows]
         if self.first_own is not None:
-            self._check_positions(max(len(row.prompt) + len(row.completion) for row in rows))
+            self._check_positions(max(len(row.prompt) + len(row.completion) for row in teacher_rows))
         ends = [begin + len(row.completion) for begin, row in zip(self.completion.layout.completion_targets(rows), rows, strict=True)]
         shares = [1.0 if self.first_own is not None and index >= self.first_own else self.share for index in ids] or [self.share]
         of_targets = torch.tensor(shares).repeat_interleave(torch.tensor(ends).diff(prepend=torch.zeros(1, dtype=torch.long)))
-        return self.completion.collate(ids, step) | {"teacher": self._layout.batch(rows), "shares": of_targets}
+        return self.completion.collate(ids, step) | {"teacher": self._layout.batch(teacher_rows), "shares": of_targets}
 
     def facts(self) -> dict[str, Any]:
         """No facts: the training's summary has no entry about this objective."""
@@ -257,6 +269,21 @@ def _describe(student: torch.Tensor, teacher: torch.Tensor, top: torch.Tensor) -
 
 def _entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(log_probabilities.exp()).sum(-1)
+
+
+def own_contexts(data: TrainingData, teacher: Student) -> dict[tuple[int, ...], Sequence[int]]:
+    """The teacher's own prompts, by the student's prompt.
+
+    Raises:
+        FcotError: Two questions are one prompt of the student, because their beginning is cut.
+    """
+    contexts: dict[tuple[int, ...], Sequence[int]] = {}
+    for row, prompt in zip(data.rows, data.teacher_prompts(teacher), strict=True):
+        if contexts.setdefault(tuple(row.prompt), prompt) != prompt:
+            raise FcotError(
+                "objective.context=teacher: two questions differ only in their beginning, which student.max_prompt_tokens cuts: raise it"
+            )
+    return contexts
 
 
 def check_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, source: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -22,6 +23,7 @@ from fcot.objectives.config import BuildsObjectives
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import answer_problems, predict, prompt_student, text_format, voting
+from fcot.stages.contexts import teacher_prompts
 from fcot.stages.table import Context, Summary
 from fcot.student.batching import StepSampler
 from fcot.student.checkpoints import Checkpoints, checkpoint_bytes, is_sharded, trained_weights
@@ -96,7 +98,7 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
 
     data = TrainingData(
         student, form, job.samples, rows, layout, stored_distributions(run), lambda: rejected_samples(run, job.directory), run.precision,
-        world, run.config.seed, len(stored) if job.own else None,
+        world, run.config.seed, len(stored) if job.own else None, partial(teacher_prompts, run, job.samples),
     )  # fmt: skip
     objective = job.objective or run.config.objective
     objectives = [*objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]

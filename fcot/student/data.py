@@ -168,6 +168,7 @@ class TrainingData:
         world: The ranks that train.
         seed: Seed of random choices among samples.
         first_own: The rows from this position on are written by the student itself; None: it writes none.
+        teacher_prompts: Returns the token ids of a local teacher's own prompt for each sample.
     """
 
     student: Student
@@ -181,6 +182,7 @@ class TrainingData:
     world: World = World()  # noqa: RUF009 - frozen
     seed: int = 0
     first_own: int | None = None
+    teacher_prompts: Callable[[Student], Sequence[Sequence[int]]] = lambda _: ()
 
 
 @dataclass(frozen=True)
