@@ -15,6 +15,7 @@ from fcot.base.errors import ConfigFaults, FcotError
 from fcot.config.checks import to_config
 from fcot.config.overrides import prepare
 from fcot.config.schema import SCHEMAS, register_schemas
+from fcot.curation.filters import CONCISE, FILTERS
 
 CONF = Path(__file__).parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -169,7 +170,7 @@ def test_all_faults_are_in_one_message():
         (["student.width=30"], "not a multiple"),
         (["trainer.max_steps=null"], "training would not end"),
         (["trainer.selection=test"], "choose from validation, last"),
-        (["curation.filters=[answr]"], "choose from answer, truncated, duplicate, near_copy, same_equations, length, repetition, arithmetic, golden, concise"),
+        (["curation.filters=[answr]"], f"choose from {', '.join(FILTERS)}, {CONCISE}"),
         (["method=fine_tune", "until=curate"], "uses no teacher"),
         (
             ["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"],

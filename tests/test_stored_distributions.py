@@ -388,7 +388,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(name, packing):
     for first, second in zip(found, wanted, strict=True):
         assert (first is None) == (second is None)
         if first is not None:
-            torch.testing.assert_close(first, second.float(), rtol=1e-3, atol=1e-4)
+            tolerance = 1e-4 * float(second.abs().max().clamp(min=1))  # both have float32's rounding errors, which grow with the sums
+            torch.testing.assert_close(first, second.float(), rtol=1e-3, atol=tolerance)
     assert float(loss.watched["covered"]) == sum(len(covered) for covered in objective.covered if covered)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -75,28 +76,30 @@ def trained(
     ``own``: the student writes samples itself (:func:`own_samples`).
     ``poison``: step and rank of a loss that is nan; ``overflow``: rank whose logits overflow when it answers.
     """
-    training._LOG_EVERY = log_every
-    completion.token_loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
-    student = student_of(family, dropout, lora)
-    rows = make_rows(student, n)
-    recipe = recipe_of(**options)
-    layout = training.plan(student, rows, recipe, seed)[0]
-    if own is not None:
-        return _trained_on_own(folder, student, rows, recipe, Hooks(evaluate, stop, advance, advance), checkpoints, seed, world, own)
-    objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
-    if prefers:
-        objectives.append(preference_of(student, rows, layout, prefers, world))
-    report = train(
-        student, rows, objectives, recipe, Hooks(evaluate, stop, advance, advance), seed=seed, checkpoints=checkpoints,
-        log_folder=folder / "logs", world=world,
-    )  # fmt: skip
-    if overflow == world.rank:
-        student.model.get_output_embeddings().weight.data.fill_(3e38)
-    prompts = [DecodingPrompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
-    answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
-    path = folder / "logs" / "metrics.csv"
-    logged = list(csv.DictReader(path.open())) if path.exists() else []
-    return Outcome([float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers)
+    loss = token_loss if poison is None or world.rank != poison[1] else partial(_nan_at, poison[0])
+    with patch.object(training, "_LOG_EVERY", log_every), patch.object(completion, "token_loss", loss):
+        student = student_of(family, dropout, lora)
+        rows = make_rows(student, n)
+        recipe = recipe_of(**options)
+        layout = training.plan(student, rows, recipe, seed)[0]
+        if own is not None:
+            return _trained_on_own(folder, student, rows, recipe, Hooks(evaluate, stop, advance, advance), checkpoints, seed, world, own)
+        objectives = [CompletionLoss(rows, layout), *([TripletLoss(reflection_of(rows), rows, layout)] if reflects else [])]
+        if prefers:
+            objectives.append(preference_of(student, rows, layout, prefers, world))
+        report = train(
+            student, rows, objectives, recipe, Hooks(evaluate, stop, advance, advance), seed=seed, checkpoints=checkpoints,
+            log_folder=folder / "logs", world=world,
+        )  # fmt: skip
+        if overflow == world.rank:
+            student.model.get_output_embeddings().weight.data.fill_(3e38)
+        prompts = [DecodingPrompt(row.prompt, 8) for row in rows[:ANSWERS]] if ask else []
+        answers = decode(student, prompts, max_tokens=400, world=world) if ask else []
+        path = folder / "logs" / "metrics.csv"
+        logged = list(csv.DictReader(path.open())) if path.exists() else []
+        return Outcome(
+            [float(row["train_loss"]) for row in logged], [float(row["lr"]) for row in logged], weights_of(student), report, answers
+        )
 
 
 def _trained_on_own(
