@@ -170,6 +170,20 @@ def test_texts_end_at_the_length_limit_or_at_any_end_token_of_the_model(folder, 
     assert [reply.choices[0].finish_reason for reply in to_the_end] == ["stop", "length"]  # the end token counts
 
 
+def test_an_unloaded_model_is_freed_and_answers_as_before(folder):
+    import gc
+    import weakref
+
+    model = teacher(folder, 0.7)
+    call = Request(PROMPTS[0], 8), 2, 3
+    before = texts(send(model, call)[0])
+    weights = weakref.ref(model._model._model)
+    model.unload()
+    gc.collect()
+    assert weights() is None
+    assert texts(send(model, call)[0]) == before
+
+
 def test_a_stop_string_ends_the_text_before_it(folder):
     request = Request(PROMPTS[1], 40)
     whole = send(teacher(folder, 0.7), (request, 4, 0))[0]
