@@ -13,6 +13,7 @@ from fcot.base.errors import BudgetSpent, ConfigFaults, FcotError
 from fcot.base.files import read_json, read_jsonl
 from fcot.config.checks import to_config
 from fcot.estimate.dry_run import estimate
+from fcot.estimate.needs import show, sum_of
 from fcot.prompts.judge import FIELDS, Verdict, default_request, read_verdict, request_text, steps_of
 from fcot.reporting.builder import _verdicts
 from fcot.runs.pipeline import execute
@@ -202,8 +203,6 @@ def test_completions_and_verdicts_have_one_budget(tmp_path):
 
 
 def test_a_dry_run_prices_the_judge(tmp_path, capsys):
-    from fcot.estimate.needs import show
-
     with FakeServer() as server:
         options = paid(tmp_path, server)
         run = make_run(tmp_path, *options)
@@ -228,6 +227,17 @@ def test_runs_that_share_completions_plan_their_verdicts_once(tmp_path):
         first, second = (estimate(run, planned, ()) for run in runs)
         assert first.judge.requests[1] > 0
         assert second.judge.requests.tolist() == [0, 0, 0]
+        total = sum_of([first, second, estimate(make_run(tmp_path, *SMALL), planned, ())])
+        assert total.judge.requests.tolist() == first.judge.requests.tolist()
+        assert total.judge.usd.tolist() == first.judge.usd.tolist()
+
+
+def test_a_sweep_says_what_its_judge_would_buy(run_fcot):
+    teacher = ["teacher=openai", "teacher.model=gpt-4.1-mini", "teacher.base_url=http://127.0.0.1:9"]
+    result = run_fcot("-m", *SMALL, *teacher, FILTER, "teacher.temperature=0.7", "diversity=1,2", "dry_run=true")
+    assert result.returncode == 0, result.stderr
+    n = 2 * 38  # D = 1 is a part of D = 2
+    assert f"judge: about {n} verdicts to be bought once for all jobs, $" in result.stdout
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

@@ -274,6 +274,10 @@ def sum_of(estimates: Sequence[RunEstimate]) -> RunEstimate:
         total.student = StudentNeeds(requests=sum(needs.requests for needs in students), answers=sum(needs.answers for needs in students))
         for name in ("trained_tokens", "prompt_tokens", "completion_tokens", "usd_training", "usd_answers"):
             setattr(total.student, name, _sum([getattr(needs, name) for needs in students]))
+    if judges := [estimate.judge for estimate in estimates if estimate.judge is not None]:
+        total.judge = RoundNeeds(1, np.zeros(3), np.zeros(3), np.zeros(3), None)
+        for name in ("requests", "prompt_tokens", "completion_tokens", "usd"):
+            setattr(total.judge, name, _sum([getattr(needs, name) for needs in judges]))
     return total
 
 

@@ -262,6 +262,8 @@ def summary(sweep: Sweep, todo: Sequence[PlannedJob], runs: Mapping[int, Run], e
     needs = sum_of(list(estimates.values())) if estimates else None
     if needs is not None and needs.bought:
         lines.append(f"teacher: {needs.bought:,} completions to be bought once for all jobs, {money(needs.usd)}")
+    if needs is not None and needs.judge is not None and needs.judge.requests[2]:
+        lines.append(f"judge: about {needs.judge.requests[1]:,.0f} verdicts to be bought once for all jobs, {money(needs.judge.usd)}")
     if (most := most_usd(sweep, todo, runs, estimates)) is not None:
         lines.append(f"spending: {most}")
     steps = [estimates[job.number].steps for job in todo]
