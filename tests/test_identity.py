@@ -42,6 +42,7 @@ ITSELF = (*TOY, "student=teacher", "method=zero_shot_cot")
 GPT2 = (*TOY, "student=gpt2")
 TAILORED = (*GPT2, "method=tailored")
 DPO, SIMPO = (("method.reflection.objective=dpo",), ("method.reflection.objective=simpo",))
+CRITIQUE = ("method.feedback.form=critique",)
 SELF = ("method.feedback.source=self",)
 ON_POLICY = (*TOY, "method=on_policy", "objective.teacher=FILES/model1")
 TRAINED = ("student=causal", "student.path=FILES/model1")
@@ -145,7 +146,12 @@ CHANGES = {
     ("method", "tailored"): {
         "name": ((), ("method=fine_tune_cot",)), "start": ((), ("method.start=pretrained",)),
         "round_weights": ((), ("method.round_weights=[1,1,2]",)), "feedback.source": ((), ("method.feedback.source=plain",)),
-        "replay": ((), ("method.replay=0.5",)), "sampler.objective": (SELF, ("method.sampler.objective=dpo",)),
+        "replay": ((), ("method.replay=0.5",)), "feedback.form": ((), ("method.feedback.form=rewrite",)),
+        "feedback.retries": (CRITIQUE, ("method.feedback.retries=2",)),
+        "feedback.critique_template": (CRITIQUE, (OTHER_FEEDBACK.replace("template", "critique_template"),)),
+        "feedback.rewrite_template": (("method.feedback.form=rewrite",),
+                                      ('method.feedback.rewrite_template="{question} {earlier} {mistakes} {hint}"',)),
+        "sampler.objective": (SELF, ("method.sampler.objective=dpo",)),
         "sampler.gamma": ((*SELF, "method.sampler.objective=simpo"), ("method.sampler.gamma=1",)),
         **{f"sampler.{name}": ((*SELF, "method.sampler.objective=dpo"), (f"method.sampler.{name}={value}",)) for name, value in (
             ("steps", 9), ("lr", 0.1), ("beta", 0.2), ("nll", 1), ("max_tokens", 9), ("samples", 9), ("temperature", 2), ("top_k", 9),
@@ -295,6 +301,8 @@ def test_resolved_options_name_what_they_are_resolved_to():
         ((*TAILORED, *DPO), "method.reflection.gamma=1"), ((*TAILORED, *DPO), "method.reflection.margin=3"),
         ((*TOY, "objective=preference"), "objective.gamma=1"),
         ((*TAILORED, "method.feedback.source=self"), "method.feedback.requests=3"),
+        (TAILORED, "method.feedback.retries=2"), (TAILORED, OTHER_FEEDBACK.replace("template", "critique_template")),
+        ((*TAILORED, *SELF), "method.feedback.form=critique"),
         (TAILORED, "method.own.arithmetic=true"), ((*TAILORED, *SELF), "method.sampler.steps=9"),
         ((*TAILORED, *SELF, "method.sampler.objective=dpo"), "method.sampler.gamma=9"),
         ((*TAILORED, "method.feedback.source=plain"), "method.feedback.max_tokens=3"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import csv
+import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from configurations import make_run
-from students import make_rows, weights_of
+from students import make_rows, make_student, weights_of
 from trainings import recipe_of, student_of
 
 from fcot.base.errors import ConfigFaults, FcotError
@@ -17,9 +19,11 @@ from fcot.base.files import read_json, read_jsonl, write_jsonl
 from fcot.base.ranks import World
 from fcot.base.records import Completion, CuratedCompletion, ExamResult, Problem, to_row
 from fcot.curation.filters import Rules, curate
+from fcot.decoding.engine import DecodingPrompt
 from fcot.evaluation.scoring import score
-from fcot.methods.tailored import sampler, stages
+from fcot.methods.tailored import critique, feedback, retry, sampler, stages
 from fcot.methods.tailored.exam import solved
+from fcot.methods.tailored.retry import _Beginning
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.teacher import TeacherPrompt
@@ -28,9 +32,11 @@ from fcot.stages.table import TRAIN_ROUND, Context, Step
 from fcot.stages.training import load_trained
 from fcot.student import training
 from fcot.student.continued import Continued, load_moments, save_moments
+from fcot.student.decoding import decode
 from fcot.student.likelihood import completion_logprobs
 from fcot.student.tokenization import tokenize
 from fcot.student.training import Hooks, train
+from fcot.tasks.toy import TOY_TASKS
 
 TINY = [
     "method=tailored", "dataset.n_problems=60", "diversity=2", "trainer.max_steps=30", "trainer.warmup_steps=5",
@@ -304,6 +310,119 @@ def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
     assert run.config.method.reflection.active is False
 
 
+# --- forms of feedback -----------------------------------------------------------------------------------------------------
+
+WRONG = "Ada has 4. Ben gives 3, so 4 + 3 = 8.\n So 8 are left."
+
+
+def test_a_critique_names_the_step_from_which_the_student_goes_on():
+    assert critique.numbered(WRONG) == "1. Ada has 4.\n2. Ben gives 3, so 4 + 3 = 8.\n3. So 8 are left."
+    beginnings = [critique.right_beginning(WRONG, number) for number in (1, 2, 3, 4)]
+    assert beginnings == ["", "Ada has 4.", "Ada has 4. Ben gives 3, so 4 + 3 = 8.", WRONG]
+    for text, number in (
+        ("It adds wrongly. First wrong step: 2", 2), ("**First wrong step:** 12.", 12), ("first wrong step is step 3", None),
+        ("First wrong step: Step 3", 3), ("The second step.", None), ("First wrong step: 0", None),
+        ("Not First wrong step: 1, but First wrong step: 2", 2),
+    ):  # fmt: skip
+        assert critique.wrong_step(text) == number, text
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_second_try_has_the_beginning_and_the_most_likely_rest(family):
+    student = make_student(family, noise=0.1)
+    beginning = student.tokenizer("one and two", add_special_tokens=False)["input_ids"]
+    prompt = student.tokenizer("How many?", add_special_tokens=False)["input_ids"]
+    limit = len(beginning) + 6
+    (answer,) = decode(student, [DecodingPrompt(prompt, limit, reviser=lambda: _Beginning(beginning))], max_tokens=400)
+    assert list(answer.ids[: len(beginning)]) == beginning
+    written = list(beginning)
+    with torch.no_grad():
+        while len(written) < len(answer.ids):
+            if family == "t5":
+                before = torch.tensor([[student.tokenizer.pad_token_id, *written]])
+                logits = student.model(input_ids=torch.tensor([prompt]), decoder_input_ids=before).logits[0, -1]
+            else:
+                logits = student.model(input_ids=torch.tensor([[*prompt, *written]])).logits[0, -1]
+            written.append(int(logits.argmax()))
+    assert written == list(answer.ids)
+
+
+def slip(index, number, gold, problems):
+    """The task's rationale with a slip in its second step."""
+    toy = TOY_TASKS["toy_arithmetic"]
+    for seed in range(99):
+        text = toy.rationale(problems[index].question, 0, random.Random(seed))
+        if toy.first_wrong(problems[index].question, text) == 1:
+            return f"{text}\nAnswer: 999"
+    raise AssertionError(problems[index].question)
+
+
+@pytest.mark.parametrize("source", ["feedback", "both"])
+def test_after_a_critique_the_student_tries_again(source, tmp_path, monkeypatch):
+    options = ("method.feedback.form=critique", f"method.feedback.source={source}", "method.rounds=2", "method.feedback.retries=2")
+    run = make_run(tmp_path, *TINY, *options, "trainer.max_steps=5")
+    answer_with(monkeypatch, lambda index, number, gold: own_answer(index, 0, gold) if index % 4 < 2 else
+                slip(index, number, gold, run.problems))  # fmt: skip
+    prompts, decoded = [], retry.decode_prompts
+
+    def decode_prompts(run, student, given, world, sampling, advance):
+        prompts.extend(given)
+        answers = decoded(run, student, given, world, sampling, advance)
+        golds = [run.problems[prompt.noise[1]].answer for prompt in given]
+        return [
+            replace(answer, text=f"Second try {prompt.noise[2]}.\nAnswer: {gold if prompt.noise[1] % 4 == 2 else 999}")
+            for answer, prompt, gold in zip(answers, given, golds, strict=True)
+        ]
+
+    monkeypatch.setattr(retry, "decode_prompts", decode_prompts)
+    metrics = execute(run, "")
+    second = run.directory.round(2)
+    critiques = [row for row in read_jsonl(second.feedback) if not row["own"]]
+    assert all(re.search(r"First wrong step: \d+$", f"{row['rationale']} {row['answer_text']}".strip()) for row in critiques)
+    summary = read_json(second.stage("retry"))
+    assert (summary["critiques"], summary["critiques_read"], summary["retries"]) == (len(critiques),) * 2 + (2 * len(critiques),)
+    toy = TOY_TASKS["toy_arithmetic"]
+    for row in critiques:
+        number = critique.wrong_step(f"{row['rationale']} {row['answer_text']}")
+        rationale = row["mistakes"][0].partition("\n")[0]
+        beginning = critique.right_beginning(rationale, number)
+        right = toy.results(toy.rationale(run.problems[row["sample_index"]].question, 0, None))
+        assert toy.results(beginning) == right[: len(toy.results(beginning))], "what comes before the wrong step is right"
+        assert toy.first_wrong(run.problems[row["sample_index"]].question, beginning) == 1
+    assert len({prompt.noise for prompt in prompts}) == len(prompts)
+    evens = {row["sample_index"] for row in critiques if row["sample_index"] % 4 == 2}
+    tries = [*read_jsonl(second.retries)]
+    assert sorted((row["sample_index"], row["rationale"]) for row in tries) == [
+        (i, f"Second try {n}.") for i in sorted(evens) for n in (0, 1)
+    ]
+    verdicts = [*read_jsonl(second.curated)]
+    own = {row["sample_index"] for row in verdicts} - evens
+    assert {index % 4 for index in own} == ({0, 1} if source == "both" else set())
+    assert {row["sample_index"] for row in verdicts if row["kept"]} == evens | own
+    assert metrics["rounds"][1]["teacher_usage"]["requests"] == len(critiques)
+
+
+def test_a_rewrite_has_the_first_kept_rationale_in_view(tmp_path, monkeypatch):
+    run = make_run(tmp_path, *TINY, "method.feedback.form=rewrite", "trainer.max_steps=5", "method.exam.top_k=1", "trainer.lr=1e-12")
+    seen = []
+    generate = feedback._generate_further
+
+    def generate_further(run, number, plan, folder, requests, first_look):
+        seen.append({problem.sample_index: (problem.question, n_earlier) for problem, n_earlier, _ in requests})
+        return generate(run, number, plan, folder, requests, first_look)
+
+    monkeypatch.setattr(feedback, "_generate_further", generate_further)
+    execute(run, "")
+    first = {row["sample_index"]: row["rationale"] for row in reversed([*read_jsonl(run.directory.round(1).curated)]) if row["kept"]}
+    assert len(seen) == 2
+    for index, (question, _) in seen[0].items():
+        assert f"Your earlier reasoning: {first[index]}\n\nThe student's answer" in question
+        assert "Rewrite your reasoning" in question
+    repeated = [index for index in seen[0] if index in seen[1] and seen[1][index][0] == seen[0][index][0]]
+    assert repeated
+    assert all((seen[0][index][1], seen[1][index][1]) == (0, 1) for index in repeated), "a repeated request gets a further reply"
+
+
 @pytest.mark.parametrize(("overrides", "message"), [
     (["method.one_schedule=true", "method.start=pretrained"], "method.one_schedule=true: with method.start=pretrained no round continues"),
     (["method.carry_optimizer=true", "method.start=pretrained"], "method.carry_optimizer=true: with method.start=pretrained"),
@@ -312,6 +431,11 @@ def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
     (["method.replay=0"], "method.replay=0.0: more than 0 and at most 1; method.accumulate=false trains on no earlier rounds"),
     (["method.replay=0.5", "method.accumulate=false"], "method.accumulate=false trains on no earlier rounds; remove one of the two"),
     (["method.sampler.objective=dpo"], "no round learns its answers; method.feedback.source=self or both"),
+    (["method.feedback.form=critique", "method.feedback.mistakes=2"], "method.feedback.form=critique is about one mistake; use 1"),
+    (["method.feedback.form=critique", "student=gpt2", "student.calculator=true"], "and no calculator; use student.calculator=false"),
+    (["method.feedback.form=rewrite", "method.feedback.rewrite_template='{question} {mistakes} {hint}'"],
+     "method.feedback.rewrite_template: the template must contain {earlier}"),
+    (["method.feedback.form=other"], "choose from tailored, rewrite, critique"),
     (["method.skip_solved=0"], "method.skip_solved=0: at least 1"),
 ])  # fmt: skip
 def test_wrong_options_are_reported(overrides, message, tmp_path):

@@ -213,6 +213,7 @@ def round_files(run):
     names = (
         "exam.jsonl",
         "own.jsonl",
+        "retries.jsonl",
         "sampler/student/model.safetensors",
         "feedback.jsonl",
         "curated.jsonl",

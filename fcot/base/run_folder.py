@@ -58,6 +58,11 @@ class RunDirectory:
         return self.path / "own.jsonl"
 
     @property
+    def retries(self) -> Path:
+        """In a round's folder: the student's right answers after critiques, in the form of ``feedback.jsonl``."""
+        return self.path / "retries.jsonl"
+
+    @property
     def moments(self) -> Path:
         """In a round's folder, until the next round is trained: the moments of the optimizer that the student was trained with."""
         return self.path / "optimizer.pt"

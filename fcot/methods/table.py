@@ -9,7 +9,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fcot.prompts.student import FormatKind, StudentFormat
-from fcot.stages.table import CURATE, EVALUATE, EXAM, FEEDBACK, FINE_TUNE, GENERATE, REMOTE, SAMPLE, SAMPLER, TRAIN, TRAIN_ON_POLICY, Stage
+from fcot.stages.table import (
+    CURATE,
+    EVALUATE,
+    EXAM,
+    FEEDBACK,
+    FINE_TUNE,
+    GENERATE,
+    REMOTE,
+    RETRY,
+    SAMPLE,
+    SAMPLER,
+    TRAIN,
+    TRAIN_ON_POLICY,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ METHODS: dict[str, Method] = {
     "fine_tune_cot": Method("Fine-tune-CoT", (GENERATE, CURATE, TRAIN, EVALUATE), _FINE_TUNE_COT),
     "on_policy": Method("On-policy", (GENERATE, CURATE, FINE_TUNE, TRAIN_ON_POLICY, EVALUATE), _FINE_TUNE_COT),
     "tailored": Method(  # paper B's formats; T5's tokenizer has no newlines, so an encoder-decoder gets spaces
-        "Tailored", (GENERATE, CURATE, EXAM, SAMPLER, SAMPLE, FEEDBACK, TRAIN, EVALUATE),
+        "Tailored", (GENERATE, CURATE, EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, TRAIN, EVALUATE),
         {
             "encoder_decoder": StudentFormat("Question: {question} Reasoning:", "{rationale} Answer: {answer}", "Answer:"),
             "decoder": StudentFormat("Question: {question}\nReasoning:", " {rationale}\nAnswer: {answer}", "Answer:"),

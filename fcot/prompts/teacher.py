@@ -19,6 +19,7 @@ Text = str | list[dict[str, str]]  # a plain prompt, or chat messages
 
 STUDENTS_ANSWER = "The student's answer"  # before a mistake in a request for feedback (paper B)
 HINT = "Hint: the right answer is"
+FIRST_WRONG_STEP = "First wrong step"  # before its number in a critique
 _CONNECTIVE = re.compile(r"(?:\b(?:so|thus|hence|therefore)\b[,:]?)?[\s*_]*$", re.IGNORECASE)
 
 

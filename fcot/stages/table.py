@@ -121,6 +121,7 @@ TRAIN_ON_POLICY = Stage("train", 1, "fcot.methods.on_policy.stages:train", "stud
 EXAM = Stage("exam", 2, "fcot.methods.tailored.stages:exam", "exam.jsonl", shared=True)
 SAMPLER = Stage("sampler", 1, "fcot.methods.tailored.sampler:tune", "sampler/student", shared=True)
 SAMPLE = Stage("sample", 1, "fcot.methods.tailored.sampler:sample", "own.jsonl", shared=True)
+RETRY = Stage("retry", 1, "fcot.methods.tailored.retry:retry", "retries.jsonl", shared=True)
 FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
 CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")
 TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.stages:train")

@@ -10,7 +10,7 @@ from typing import Any
 from fcot.base.errors import FcotError
 from fcot.llm.requests import NO_ACCOUNT, Account, Choice, Reply, Request
 from fcot.prompts.judge import MARK
-from fcot.prompts.teacher import HINT, STUDENTS_ANSWER
+from fcot.prompts.teacher import FIRST_WRONG_STEP, HINT, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS, ToyTask
 
 VERSION = 2  # increase it when wordings change: it is part of the store's keys
@@ -87,9 +87,20 @@ class Oracle:
             )
         question, rng = match[1].strip(), random.Random(f"{case} {slot}")
         slip = rng if HINT not in case and rng.random() < self._error_rate else None
-        explained = self._task.first_wrong(question, mistakes.partition(": ")[2])
+        mistake = mistakes.partition(": ")[2]
+        if FIRST_WRONG_STEP in case:
+            return self._critique(question, mistakes, slip)
+        explained = self._task.first_wrong(question, mistake)
         rationale = self._task.rationale(question, rng.randrange(self._task.n_wordings), slip, explained)
         return f" {rationale} The answer is {self._task.conclusion(rationale)}."
+
+    def _critique(self, question: str, mistakes: str, slip: random.Random | None) -> str:
+        """A critique that names the first wrong one of the numbered lines of a mistake; with ``slip`` any of them."""
+        steps = re.findall(r"^\d+\. (.*)$", mistakes, re.MULTILINE)
+        wrong = self._task.first_wrong(question, " ".join(steps)) or 0
+        reached = (n for n in range(1, len(steps) + 1) if len(self._task.results(" ".join(steps[:n]))) > wrong)
+        number = slip.randint(1, max(1, len(steps))) if slip else next(reached, max(1, len(steps)))
+        return f" This step does not follow. {FIRST_WRONG_STEP}: {number}"
 
     def status(self) -> str:
         """An empty text: there is nothing to show."""

@@ -38,31 +38,55 @@ class FeedbackConfig:
     # feedback: replies on mistakes; plain: as many further rationales of the run's own prompt; self: the student's right exam answers;
     # both: feedback and self
     source: str = bounded("feedback", one_of=("feedback", "plain", "self", "both"))
+    # what a reply on mistakes is. tailored: a rationale for this student; rewrite: the teacher's own first rationale, rewritten with the
+    # mistake in view; critique: the number of the first wrong step, from which the student tries again
+    form: str = absent_at("tailored", one_of=("tailored", "rewrite", "critique"))
+    retries: int = absent_at(4, at_least=1)  # critique: answers that the student samples after each critique
     mistakes: int = bounded(1, at_least=1)  # most mistakes in one request
     requests: int = bounded(1, at_least=1)  # most requests per problem, each on other mistakes
     max_requests: int | None = bounded(None, at_least=1)  # most requests per round, lowest pass rate first; null for no limit
     hint: bool = True  # state the right answer in the request
     max_tokens: int = bounded(512, at_least=1)  # limit of a reply, in tokens
     template: str | None = resolved(MISSING, "the text")  # text with {question} and {mistakes}; may hold {hint} and {trigger}
-    path: str | None = resolved(None, "the text", file=True)  # file with the template; overrides template
+    critique_template: str | None = resolved(None, "the text")  # the same for form=critique; {mistakes} has numbered steps
+    rewrite_template: str | None = resolved(None, "the text")  # the same for form=rewrite; has {earlier} as well
+    path: str | None = resolved(None, "the text", file=True)  # file with the template; overrides the template of the form
 
     def faults(self) -> Iterator[str]:
         """One message for each fault of the template."""
-        option, template = "method.feedback.template", self.template
+        option, template = f"method.feedback.{self.template_option}", self.form_template
         if self.path is not None and os.access(self.path, os.R_OK) and Path(self.path).is_file():
             option, template = f"method.feedback.path={self.path}", Path(self.path).read_text(encoding="utf-8-sig", errors="replace")
-        for part in ("{question}", "{mistakes}"):
+        if self.form == "critique" and self.mistakes > 1:
+            yield f"method.feedback.mistakes={self.mistakes}: method.feedback.form=critique is about one mistake; use 1"
+        for part in ("{question}", "{mistakes}", *(("{earlier}",) if self.form == "rewrite" else ())):
             if template is not None and part not in template:
                 yield f"{option}: the template must contain {part}"
         if template is not None and self.hint and "{hint}" not in template:
             yield f"{option}: no {{hint}}: requests would not state the answer. Add {{hint}}, or set method.feedback.hint=false"
-        if self.template is None and self.path is None:
-            yield "method.feedback: set method.feedback.template or method.feedback.path=FILE"
+        if template is None and self.path is None:
+            yield f"method.feedback: set {option} or method.feedback.path=FILE"
+
+    @property
+    def template_option(self) -> str:
+        """Name of the option with the template of the form."""
+        return {"critique": "critique_template", "rewrite": "rewrite_template"}.get(self.form, "template")
+
+    @property
+    def form_template(self) -> str | None:
+        """The template of the form."""
+        template: str | None = getattr(self, self.template_option)
+        return template
+
+    @property
+    def critiques(self) -> bool:
+        """Whether the student tries again after critiques."""
+        return self.form == "critique" and self.source in ("feedback", "both")
 
     @property
     def learns_own_answers(self) -> bool:
-        """Whether a round trains on the student's own right answers."""
-        return self.source in ("self", "both")
+        """Whether a round trains on right answers of the student's own."""
+        return self.source in ("self", "both") or self.critiques
 
     def identity(self, template: str) -> dict[str, Any]:
         """The options that change the requests of this source, for the run's identity.
@@ -71,10 +95,10 @@ class FeedbackConfig:
             template: Text of the template, whether it comes from ``template`` or from ``path``.
         """
         if self.source == "self":
-            return counted(self, without=("mistakes", "requests", "max_requests", "hint", "max_tokens"))
+            return counted(self, without=("form", "retries", "mistakes", "requests", "max_requests", "hint", "max_tokens"))
         if self.source == "plain":
-            return counted(self, without=("hint", "max_tokens"))
-        return counted(self) | {"template": template}
+            return counted(self, without=("form", "retries", "hint", "max_tokens"))
+        return counted(self, without=() if self.form == "critique" else ("retries",)) | {"template": template}
 
 
 @dataclass
@@ -203,7 +227,7 @@ class TailoredConfig:
         for option in ("one_schedule", "carry_optimizer"):
             if getattr(self, option) and self.start == "pretrained":
                 yield f"method.{option}=true: with method.start=pretrained no round continues another one; use method.start=previous"
-        if self.sampler.active and not self.feedback.learns_own_answers:
+        if self.sampler.active and self.feedback.source not in ("self", "both"):
             yield f"method.sampler.objective={self.sampler.objective}: no round learns its answers; method.feedback.source=self or both"
         if self.replay < 1 and not self.accumulate:
             yield f"method.replay={self.replay}: method.accumulate=false trains on no earlier rounds; remove one of the two"
@@ -216,7 +240,7 @@ class TailoredConfig:
     @property
     def unneeded(self) -> tuple[str, ...]:
         """Names of the method's stages that a run with these options leaves out."""
-        return () if self.samples else ("sampler", "sample")
+        return (*(() if self.samples else ("sampler", "sample")), *(() if self.rounds > 1 and self.feedback.critiques else ("retry",)))
 
     @property
     def draws_beyond_diversity(self) -> bool:
@@ -227,7 +251,7 @@ class TailoredConfig:
     def request_text(self) -> str:
         """The template of a request for feedback, read from ``feedback.path`` if that is set."""
         feedback = self.feedback
-        return str(feedback.template) if feedback.path is None else Path(feedback.path).read_text(encoding="utf-8-sig")
+        return str(feedback.form_template) if feedback.path is None else Path(feedback.path).read_text(encoding="utf-8-sig")
 
     def conflicts(self, config: Config) -> Iterator[str]:
         """One message for each option that tailored learning cannot be combined with."""
@@ -242,6 +266,8 @@ class TailoredConfig:
             yield f"method=tailored trains local students only; student={config.student.name} is trained by an API"
         if not config.teacher.generates and self.feedback.source != "self" and self.rounds > 1:
             yield "teacher=replay cannot reply to feedback requests: method.feedback.source=self, or a teacher that generates"
+        if self.feedback.critiques and getattr(config.student, "calculator", False):
+            yield "method.feedback.form=critique: a second try has a fixed beginning, and no calculator; use student.calculator=false"
         if self.carry_optimizer and config.student.pretrained and config.student.lora.rank is not None:
             yield "method.carry_optimizer=true: each round has new adapters; use student.lora.rank=null or method.carry_optimizer=false"
         if self.carry_optimizer and config.trainer.strategy == "fsdp":

@@ -24,6 +24,7 @@ from fcot.llm.money import FREE, paid, sum_by_key
 from fcot.llm.plan import Plan
 from fcot.llm.store.folder import StoreFolder
 from fcot.methods.tailored.config import TailoredConfig
+from fcot.methods.tailored.critique import numbered, read_critique
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import StudentFormat
 from fcot.prompts.teacher import HINT, STUDENTS_ANSWER, TeacherPrompt
@@ -79,30 +80,39 @@ def feedback_prompt(max_tokens: int, prompt: TeacherPrompt, chat: bool) -> Teach
     return TeacherPrompt("feedback", template, prompt.answer_triggers, False, max_tokens, stop=stop, system=prompt.system)
 
 
-def as_question(case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule) -> Problem:
+def as_question(
+    case: Case, template: str, hint: bool, form: StudentFormat, prompt: TeacherPrompt, rule: AnswerRule, *, earlier: str = "",
+    numbers_steps: bool = False,
+) -> Problem:  # fmt: skip
     """Word a case's request, as a problem whose question is the text of the request.
 
     Args:
         case: The problem and the mistakes to show.
-        template: Text around ``{question}`` and ``{mistakes}``; may hold ``{hint}`` and ``{trigger}``.
+        template: Text around ``{question}`` and ``{mistakes}``; may hold ``{earlier}``, ``{hint}`` and ``{trigger}``.
         hint: Whether the request states the gold answer.
         form: The student's format, which splits a mistake into rationale and answer.
         prompt: The prompt whose answer trigger the teacher has to use.
         rule: The task's answer rule, which selects the trigger.
+        earlier: The teacher's earlier rationale of the problem; empty if there is none.
+        numbers_steps: Whether the steps of mistakes are numbered.
     """
     values = {
         "question": case.problem.question,
-        "mistakes": "\n\n".join(_shown(text, form, number, len(case.mistakes)) for number, text in enumerate(case.mistakes, 1)),
+        "mistakes": "\n\n".join(
+            _shown(text, form, number, len(case.mistakes), numbers_steps) for number, text in enumerate(case.mistakes, 1)
+        ),
+        "earlier": f"Your earlier reasoning: {earlier}\n\n" if earlier else "",
         "hint": f"{HINT} {case.problem.answer}.\n\n" if hint else "",
         "trigger": prompt.trigger(rule),
     }
-    text = re.sub(r"\{(question|mistakes|hint|trigger)\}", lambda match: values[match[1]], template)
+    text = re.sub(r"\{(question|mistakes|earlier|hint|trigger)\}", lambda match: values[match[1]], template)
     return replace(case.problem, question=text)
 
 
-def _shown(text: str, form: StudentFormat, number: int, n: int) -> str:
+def _shown(text: str, form: StudentFormat, number: int, n: int, numbers_steps: bool) -> str:
     """A mistake as the request shows it: the ``number``-th of ``n``, from 1."""
     rationale, answer = form.split(text)
+    rationale = "\n" + numbered(rationale) if numbers_steps else rationale
     heading = STUDENTS_ANSWER if n == 1 else f"{STUDENTS_ANSWER} {number}"
     return f"{heading}: {rationale}\nThe student's conclusion: {answer or 'none'}"
 
@@ -124,7 +134,7 @@ def feedback(context: Context) -> Summary:
     counts: Counter[int] = Counter()  # completions so far, by sample index
     rows = []
     own = _own_answers(_read_results(run.directory.round(number).own) if method.samples else results, form)
-    own = own if options.learns_own_answers else []
+    own = own if options.source in ("self", "both") else []
     # Curation reads the completions of one problem together.
     for index, mistakes, reply, is_own in sorted([*((*source, False) for source in sources), *own], key=lambda item: item[0]):
         texts = reply.rationale, reply.answer_text, reply.finish_reason, reply.thought
@@ -150,17 +160,28 @@ def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFor
     """The teacher's replies and their usage. A request that an earlier round sent already gets a further completion."""
     prompt, hint = feedback_prompt_of(run), run.config.method.feedback.hint
     earlier = _earlier_completions(run, number, lambda row: (row["sample_index"], *row["mistakes"]))
-    requests = [
-        (as_question(case, run.request_text, hint, form, prompt, run.task.rule), earlier[case.problem.sample_index, *case.mistakes], 1)
-        for case in chosen
-    ]
-    plan, first_look = replace(run.plan, prompt=prompt), FirstLook(run, prompt.read, run.rules, remedies_of_feedback(run), 1)
+    kind = run.config.method.feedback.form
+    rationales = _first_rationales(run) if kind == "rewrite" else {}
+
+    def request(case: Case) -> Problem:
+        rationale = rationales.get(case.problem.sample_index, "")
+        return as_question(case, run.request_text, hint, form, prompt, run.task.rule, earlier=rationale, numbers_steps=kind == "critique")
+
+    requests = [(request(case), earlier[case.problem.sample_index, *case.mistakes], 1) for case in chosen]
+    read = read_critique if kind == "critique" else prompt.read
+    plan, first_look = replace(run.plan, prompt=prompt), FirstLook(run, read, run.rules, remedies_of_feedback(run), 1)
     replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, first_look)
     sources = [
         (case.problem.sample_index, case.mistakes, reply)
         for case, case_replies in zip(chosen, replies, strict=True) for reply in case_replies
     ]  # fmt: skip
     return sources, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
+
+
+def _first_rationales(run: Run) -> dict[int, str]:
+    """The first kept rationale of each problem in round 1, by sample index. Later rounds rewrite the same one, so a request can repeat."""
+    rows = (row for row in read_jsonl(run.directory.round(1).curated) if row["kept"])
+    return {row["sample_index"]: row["rationale"] for row in reversed(list(rows))}
 
 
 def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Source], Summary]:

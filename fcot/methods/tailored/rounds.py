@@ -18,13 +18,28 @@ from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
 from fcot.llm.money import sum_by_key
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
-from fcot.stages.table import CURATE, CURATE_ROUND, EVALUATE, EXAM, FEEDBACK, GENERATE, SAMPLE, SAMPLER, TRAIN_ROUND, Stage, Step, Summary
+from fcot.stages.table import (
+    CURATE,
+    CURATE_ROUND,
+    EVALUATE,
+    EXAM,
+    FEEDBACK,
+    GENERATE,
+    RETRY,
+    SAMPLE,
+    SAMPLER,
+    TRAIN_ROUND,
+    Stage,
+    Step,
+    Summary,
+)
 
 
 def stages_of_round(run: Run, number: int) -> list[Stage]:
     """The stages of a round, in order."""
     if number > 1:
-        return [EXAM, *([SAMPLER, SAMPLE] if run.config.method.samples else []), FEEDBACK, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
+        stages = [EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
+        return [stage for stage in stages if stage.name not in run.config.method.unneeded]
     first_exam = run.config.method.examines_first(run.config.student.pretrained)
     return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
 

@@ -71,6 +71,9 @@ def curate(context: Context) -> Summary:
     """Curate the completions of a later round into reasoning samples: those of the teacher, then the student's own right answers."""
     run, number, directory = context.run, context.round, context.directory
     rows = [from_row(Feedback, row) for row in read_jsonl(directory.feedback)]
+    if run.config.method.feedback.critiques:  # a critique is no rationale: the second tries are
+        tries = (from_row(Feedback, row) for row in read_jsonl(directory.retries))
+        rows = sorted([*(row for row in rows if row.own), *tries], key=lambda row: row.sample_index)
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
     rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # its list names completions of round 1
     counts = CurationCounts()

@@ -1,0 +1,41 @@
+"""Critiques: numbered steps of a mistake, and the number of the first wrong one."""
+
+from __future__ import annotations
+
+import re
+
+from fcot.base.records import Completion
+from fcot.prompts.answers import AnswerRule
+from fcot.prompts.numbers import Reading
+
+_BETWEEN_STEPS = re.compile(r"(?<=[.!?;])\s+|\n+")
+_WRONG_STEP = re.compile(r"first wrong step\W{1,8}(?:step\W{0,3})?(\d+)", re.IGNORECASE)
+
+
+def steps_of(rationale: str) -> list[str]:
+    """The steps of a rationale: its sentences or lines."""
+    return [step for step in _BETWEEN_STEPS.split(rationale.strip()) if step]
+
+
+def numbered(rationale: str) -> str:
+    """A rationale with a number before each step, one per line."""
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps_of(rationale), 1))
+
+
+def wrong_step(critique: str) -> int | None:
+    """The number of the first wrong step that a critique names last, from 1; None if it names none."""
+    named = _WRONG_STEP.findall(critique)
+    return int(named[-1]) if named and int(named[-1]) > 0 else None
+
+
+def read_critique(completion: Completion, _rule: AnswerRule) -> Reading:
+    """The number of the first wrong step as the completion's answer."""
+    number = wrong_step(f"{completion.rationale} {completion.answer_text}")
+    return Reading(None, "no_answer") if number is None else Reading(str(number))
+
+
+def right_beginning(rationale: str, number: int) -> str:
+    """The beginning of a rationale, up to the step with this number, counted from 1; the whole where it has fewer steps."""
+    rationale = rationale.strip()
+    starts = [0, *(match.end() for match in _BETWEEN_STEPS.finditer(rationale))]
+    return rationale[: starts[number - 1]].rstrip() if number <= len(starts) else rationale
