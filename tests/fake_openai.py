@@ -47,7 +47,7 @@ from typing import Any
 
 import zygote
 
-from fcot.prompts.teacher import STUDENTS_ANSWER
+from fcot.prompts.teacher import FIRST_WRONG_STEP, STUDENTS_ANSWER
 from fcot.tasks.toy import TOY_TASKS
 from fcot.teacher.oracle import is_judged, judged
 
@@ -96,6 +96,8 @@ def write_choice(prompt: str | list[dict[str, str]], wording: int) -> str:
         return f"Each step was checked.\n\n{judged(TASK, text)}"
     if STUDENTS_ANSWER in text:  # a request for feedback
         case, _, mistakes = text.partition(STUDENTS_ANSWER)
+        if FIRST_WRONG_STEP in text:
+            return f"This does not follow. {FIRST_WRONG_STEP}: 2"
         question, trigger = re.search(r"Question: (.+)", case)[1], re.search(r'begins with "([^"]+)"', text)[1]  # type: ignore[index]
         rationale = TASK.rationale(question, wording % TASK.n_wordings, None, TASK.first_wrong(question, mistakes))
         return f"{rationale} {trigger} {TASK.conclusion(rationale)}."

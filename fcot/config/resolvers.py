@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -18,6 +18,11 @@ def where(value: str, beginning: str, then: Any, otherwise: Any) -> Any:
     return then if value.startswith(beginning) else otherwise
 
 
+def pick(value: str | None, otherwise: Any, choices: Mapping[str, Any]) -> Any:
+    """The choice that ``value`` names; ``otherwise`` if it names none."""
+    return choices.get(value, otherwise) if value is not None else otherwise
+
+
 def paper_demonstrations(task: str) -> int:
     """Paper B's number of demonstrations for a task."""
     return {"strategy_qa": 4, "commonsense_qa": 5}.get(task, 3)
@@ -28,10 +33,12 @@ def paper_new_tokens(task: str) -> int:
     return {"gsm8k": 256, "commonsense_qa": 96, "strategy_qa": 128}.get(task, 192)
 
 
+# ${pick:${arm},none,{dpo:dpo,simpo:simpo}} is dpo for arm=dpo, simpo for arm=simpo, else none.
 # ${where:${student.name},tiny_,0.1,0.5} is 0.1 for students whose name begins with tiny_, else 0.5. The other resolvers take
 # ${dataset.name}, as in ${paper_diversity:${dataset.name}}.
 RESOLVERS: dict[str, Callable[..., Any]] = {
     "where": where,
+    "pick": pick,
     "paper_diversity": paper_diversity,
     "paper_demonstrations": paper_demonstrations,
     "paper_new_tokens": paper_new_tokens,

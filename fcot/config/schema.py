@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from fcot.base.fields import absent_at, bounded, neutral
+from fcot.base.fields import Why, absent_at, bounded, neutral
 from fcot.base.resources import CONF
 from fcot.config.resolvers import RESOLVERS
 from fcot.curation import config as curation_options
@@ -52,6 +52,7 @@ class Config:
     until: str = neutral("evaluate", "the run continues where it stopped", one_of=("generate", "curate", "train", "evaluate"))
     # request one completion for each of this many problems, show them and stop
     preview: int | None = neutral(None, "makes no run", at_least=1)
+    arm: str | None = neutral(None, Why.NAMED)  # the name that an experiment gives to one of the settings that it compares
     dry_run: bool = neutral(False, "makes no run")  # show what the run would request and cost, and stop
     output_dir: str = neutral("outputs", _PLACE)  # runs, sweeps and the completion store; default: FCOT_OUTPUT_DIR where it is set
     store_dir: str | None = neutral(None, _PLACE)  # the completion store; null: FCOT_STORE where it is set, else store in output_dir
