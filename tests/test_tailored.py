@@ -502,9 +502,13 @@ def reached(folder: Path, place: str) -> bool:
             ["round_2/sampler/checkpoints/step_*", "round_2/sampler/student/config.json", "round_2/own.jsonl"],
             ("method.feedback.source=both", "method.sampler.objective=dpo", "method.sampler.steps=12", "method.exam.samples=8"),
         ),
+        (
+            ["round_2/feedback.jsonl", "round_2/retries.jsonl"],
+            ("method.feedback.form=critique", "method.feedback.source=both", "method.exam.samples=8"),
+        ),
         pytest.param(PLACES, (), marks=pytest.mark.slow),
     ],
-    ids=["some", "dpo", "continued", "sampler", "all"],
+    ids=["some", "dpo", "continued", "sampler", "critique", "all"],
 )
 def test_kills_in_any_stage_change_no_result_and_nothing_is_bought_twice(places, options, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
