@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ from fcot.teacher.config import terms_of
 
 Row = dict[str, Any]
 
+
+@dataclass(frozen=True)
+class _Verdict(CuratedCompletion):
+    """Curation's verdict on a completion.
+
+    Attributes:
+        round: The round that requested the completion, counted from 1; None in a run without rounds.
+    """
+
+    round: int | None = None
+
+
 FORMATS = {
     "messages": "chat messages: question, then rationale and answer",
     "prompt_completion": "prompt and completion as texts, for base models",
@@ -36,7 +49,8 @@ FORMATS = {
 _NOT_WORSE = ("duplicate_rationale", "undersampled", "not_chosen", "special_token")
 _EPILOG = """FILE ends with .jsonl (JSON Lines) or .parquet. With --format datasets it is a folder.
 
-Each row also has: split (train or validation), sample_index, completion_index, id (where the data has ids), task, teacher, terms (of use).
+Each row also has: split (train or validation), sample_index, completion_index, id (where the data has ids), round (of
+tailored learning, whose rounds count their completions anew), task, teacher, terms (of use).
 Test problems are never exported.
 
   fcot export outputs/runs/<run> samples.jsonl --format messages
@@ -89,8 +103,8 @@ def export(folder: Path, file: Path, format_name: str) -> str:
     ]  # fmt: skip
     if not rows:
         raise FcotError(f"{folder}: {_why_nothing(completions, format_name)}")
-    if not any(row["id"] for row in rows):  # a column of nulls has no type
-        rows = [{name: value for name, value in row.items() if name != "id"} for row in rows]
+    unused = [name for name in ("id", "round") if not any(row[name] for row in rows)]  # a column of nulls has no type
+    rows = [{name: value for name, value in row.items() if name not in unused} for row in rows]
     write(rows)
     return f"{file}: {_summary(rows, format_name)}"
 
@@ -111,13 +125,20 @@ def _curated(directory: RunDirectory) -> Path:
     raise FcotError(f"{directory.path}: the run has no curated.jsonl; its method uses no teacher, or it stopped before curation")
 
 
-def _completions(curated: Path, directory: RunDirectory) -> list[CuratedCompletion]:
-    """All verdicts. Files of earlier versions have no questions: these are taken from the run's data.
+def _completions(curated: Path, directory: RunDirectory) -> list[_Verdict]:
+    """All verdicts, of a run that stopped between rounds those of all its rounds.
+
+    Files of earlier versions have no questions: these are taken from the run's data.
 
     Raises:
         FcotError: Questions are missing, and the data cannot be loaded on this machine.
     """
-    completions = [from_row(CuratedCompletion, row) for row in read_jsonl(curated)]
+    if curated == directory.curated:
+        rows = list(read_jsonl(curated))
+    else:
+        rounds = sorted((int(path.parent.name.partition("_")[2]), path) for path in directory.path.glob("round_*/curated.jsonl"))
+        rows = [{"round": number} | row for number, path in rounds for row in read_jsonl(path)]
+    completions = [from_row(_Verdict, row) for row in rows]
     if all(completion.question for completion in completions):
         return completions
     from dataclasses import replace
@@ -151,7 +172,7 @@ def _common(directory: RunDirectory, config: DictConfig) -> Row:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(format_name: str, completions: Sequence[CuratedCompletion], formats: Mapping[FormatKind, StudentFormat]) -> Iterator[Row]:
+def _rows(format_name: str, completions: Sequence[_Verdict], formats: Mapping[FormatKind, StudentFormat]) -> Iterator[Row]:
     """The rows of a format (:data:`FORMATS`), in the student format of the run's method."""
     if format_name == "messages":
         return _messages(completions, formats["chat"])
@@ -160,30 +181,30 @@ def _rows(format_name: str, completions: Sequence[CuratedCompletion], formats: M
     return _preference(completions, formats["chat"]) if format_name == "preference" else _plain(completions)
 
 
-def _plain(completions: Iterable[CuratedCompletion]) -> Iterator[Row]:
+def _plain(completions: Iterable[_Verdict]) -> Iterator[Row]:
     """Question, rationale, answer and ids of each kept completion."""
     for row in completions:
         if row.kept:
             yield {
                 "question": row.question, "rationale": row.rationale, "answer": row.answer, "sample_index": row.sample_index,
-                "completion_index": row.completion_index, "id": row.id,
+                "completion_index": row.completion_index, "id": row.id, "round": row.round,
             }  # fmt: skip
 
 
-def _messages(completions: Iterable[CuratedCompletion], chat: StudentFormat) -> Iterator[Row]:
+def _messages(completions: Iterable[_Verdict], chat: StudentFormat) -> Iterator[Row]:
     for row in _plain(completions):
         turns = _turn("user", chat.prompt(row["question"])), _turn("assistant", chat.completion(row["answer"], row["rationale"]))
         yield {"messages": list(turns)} | row
 
 
-def _prompt_completion(completions: Iterable[CuratedCompletion], text: StudentFormat) -> Iterator[Row]:
+def _prompt_completion(completions: Iterable[_Verdict], text: StudentFormat) -> Iterator[Row]:
     for row in _plain(completions):
         yield {"prompt": text.prompt(row["question"]), "completion": text.completion(row["answer"], row["rationale"])} | row
 
 
-def _preference(completions: Iterable[CuratedCompletion], chat: StudentFormat) -> Iterator[Row]:
+def _preference(completions: Iterable[_Verdict], chat: StudentFormat) -> Iterator[Row]:
     """Pairs of a kept and a rejected completion. Each completion is in one pair at most, so no problem outweighs the others."""
-    for index, group in groupby(completions, key=lambda row: row.sample_index):
+    for (number, index), group in groupby(completions, key=lambda row: (row.round, row.sample_index)):
         of_problem = list(group)
         kept = [row for row in of_problem if row.kept]
         texts = {_text(chat, row) for row in kept}
@@ -197,12 +218,12 @@ def _preference(completions: Iterable[CuratedCompletion], chat: StudentFormat) -
                 "prompt": [_turn("user", prompt)], "chosen": [_turn("assistant", _text(chat, chosen))],
                 "rejected": [_turn("assistant", _text(chat, rejected))], "prompt_text": prompt, "chosen_text": _text(chat, chosen),
                 "rejected_text": _text(chat, rejected), "question": chosen.question, "rationale": chosen.rationale, "answer": chosen.answer,
-                "sample_index": index, "completion_index": chosen.completion_index, "id": chosen.id,
+                "sample_index": index, "completion_index": chosen.completion_index, "id": chosen.id, "round": number,
                 "rejected_completion_index": rejected.completion_index, "rejected_reason": rejected.reason,
             }  # fmt: skip
 
 
-def _text(form: StudentFormat, row: CuratedCompletion) -> str:
+def _text(form: StudentFormat, row: _Verdict) -> str:
     """The completion as a student writes it. A rejected one has the teacher's own answer, or none if it could not be read."""
     answer = row.answer if row.kept else row.prediction
     return row.rationale if answer is None else form.completion(answer, row.rationale)
@@ -212,7 +233,7 @@ def _turn(role: str, content: str) -> Row:
     return {"role": role, "content": content}
 
 
-def _why_nothing(completions: Sequence[CuratedCompletion], format_name: str) -> str:
+def _why_nothing(completions: Sequence[_Verdict], format_name: str) -> str:
     kept = sum(row.kept for row in completions)
     if format_name == "preference" and kept:
         return f"no problem has both a kept and a rejected completion ({kept:,} of {len(completions):,} are kept); a larger diversity helps"

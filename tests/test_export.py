@@ -55,7 +55,7 @@ def test_messages_are_the_kept_completions_with_their_split_ids_teacher_and_term
         assert all(row[name] == expected[name] for name in ("question", "rationale", "answer"))
         assert (row["split"], row["task"]) == ("train", "toy_arithmetic")
         assert "written by a program" in row["terms"]
-    assert "id" not in rows[0]
+    assert not {"id", "round"} & set(rows[0])
 
 
 def test_a_row_keeps_the_id_of_the_users_data_and_no_test_problem_is_exported(run, tmp_path):
@@ -72,6 +72,23 @@ def test_a_row_keeps_the_id_of_the_users_data_and_no_test_problem_is_exported(ru
     assert shown == [(train, f"WH-{train}", "train"), (validation, f"WH-{validation}", "validation")]
     export(folder, tmp_path / "data", "datasets")
     assert {name: len(part) for name, part in datasets.load_from_disk(tmp_path / "data").items()} == {"train": 1, "validation": 1}
+
+
+def test_rows_of_tailored_learning_name_their_round_also_before_the_run_is_finished(run, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "round_1").mkdir(parents=True)
+    (folder / "round_2").mkdir()
+    for name in ("split.json", "config.yaml"):
+        (folder / name).write_bytes((run.directory.path / name).read_bytes())
+    rows = list(read_jsonl(run.directory.curated))[:8]
+    for number in (1, 2):
+        write_jsonl(folder / f"round_{number}/curated.jsonl", rows)
+    before = {name: exported_from(folder, tmp_path, name) for name in ("messages", "preference")}
+    ids = [(row["round"], *ids_of(row)) for row in before["messages"]]
+    assert len(set(ids)) == len(ids) == 2 * sum(row["kept"] for row in rows)
+    assert {row["round"] for row in before["preference"]} <= {1, 2}
+    write_jsonl(folder / "curated.jsonl", [{"round": number} | row for number in (1, 2) for row in rows])
+    assert {name: exported_from(folder, tmp_path, name) for name in before} == before
 
 
 def exported_from(folder, tmp_path, format_name: str) -> list[dict]:
