@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from fcot.base.console import say
 from fcot.base.errors import FcotError
+from fcot.base.hub import hub_access
 
 _MAX_LISTED = 4  # tensors in a message
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower types belong to quantized models
@@ -37,7 +38,8 @@ def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:
     if (Path(source) / "adapter_config.json").is_file():
         raise _adapter(name)
     logging.disable_progress_bar()  # fcot shows its own progress
-    model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    with hub_access(source):
+        model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise _adapter(name)
     check_complete(name, {*report["missing_keys"], *_lost_head(model, source, options.get("revision"))}, report["mismatched_keys"])

@@ -15,6 +15,7 @@ import numpy as np
 
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint, folder_fingerprint
+from fcot.base.hub import hub_access
 from fcot.base.ranks import native_bf16
 from fcot.decoding.encoding import encoder_of
 from fcot.llm.distributions import TopTokens
@@ -211,7 +212,8 @@ class _Model:
         from safetensors import SafetensorError
 
         try:  # code in a model's folder is never run, and the user is not prompted about it during a run
-            return load(self._source, revision=self._revision, trust_remote_code=False, **options)
+            with hub_access(self._source):
+                return load(self._source, revision=self._revision, trust_remote_code=False, **options)
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise FcotError(f"{self._name}: not a model that transformers can load ({reason})") from error

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from fcot.base.errors import FcotError
+from fcot.base.hub import hub_access
 from fcot.llm.distributions import TopTokens, Vocabulary, from_server, top_tokens
 from fcot.llm.requests import SCORED, Choice, Request
 
@@ -32,7 +33,8 @@ class LogprobReader:
         from transformers import AutoTokenizer
 
         try:
-            return Vocabulary(AutoTokenizer.from_pretrained(self.tokenizer))
+            with hub_access(self.tokenizer):
+                return Vocabulary(AutoTokenizer.from_pretrained(self.tokenizer))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FcotError(f"teacher.tokenizer={self.tokenizer}: not a tokenizer that transformers can load ({reason})") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from fcot.base.errors import FcotError
 from fcot.base.files import read_json, write_json
+from fcot.base.hub import hub_access
 from fcot.base.locations import locate
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration, StudentFormat
@@ -84,7 +85,9 @@ def download_interface(hub_id: str, revision: str | None = None) -> StudentInter
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _parse(read_json(Path(hf_hub_download(hub_id, FILE, revision=revision))))
+        with hub_access(hub_id):
+            file = hf_hub_download(hub_id, FILE, revision=revision)
+        return _parse(read_json(Path(file)))
     except LocalEntryNotFoundError as error:
         raise FcotError(f"student '{hub_id}': its {FILE} cannot be loaded from the hub; is this machine offline?") from error
     except (HfHubHTTPError, HFValidationError) as error:

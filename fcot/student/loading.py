@@ -31,6 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint
+from fcot.base.hub import hub_access
 from fcot.decoding.engine import end_tokens
 from fcot.decoding.models import load_whole, not_finite
 from fcot.prompts.student import Architecture
@@ -217,7 +218,8 @@ def build_without_weights(source: str, revision: str | None) -> Student:
         FcotError: The tokenizer cannot be loaded.
         OSError: The configuration cannot be loaded.
     """
-    config = AutoConfig.from_pretrained(source, revision=revision)
+    with hub_access(source):
+        config = AutoConfig.from_pretrained(source, revision=revision)
     model = _model_class(config).from_config(config, dtype=torch.float32)
     head = model.get_output_embeddings()
     if not getattr(config, "scale_decoder_outputs", True) and head.weight is model.get_input_embeddings().weight:
@@ -279,10 +281,12 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
 
 def _load_config_and_tokenizer(source: str, revision: str | None) -> tuple[Any, Any]:
     """The model's configuration and its tokenizer, without any weights."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+    with hub_access(source):
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision)
     if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
         tokenizer.pad_token = tokenizer.eos_token
-    return AutoConfig.from_pretrained(source, revision=revision), tokenizer
+    return config, tokenizer
 
 
 def _display_name(source: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fcot.base.errors import FcotError
+from fcot.base.hub import hub_access
 
 FORMATS = {".json": "JSON", ".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet"}
 SPLIT_COLUMN = "split"  # names the part that a row of a saved ``DatasetDict`` belongs to
@@ -404,7 +405,8 @@ def _load_dataset(*arguments: Any, **options: Any) -> list[Row]:
     import datasets
 
     datasets.disable_progress_bars()
-    return list(datasets.load_dataset(*arguments, **options))
+    with hub_access(arguments[0]):
+        return list(datasets.load_dataset(*arguments, **options))
 
 
 def _reason(error: BaseException) -> str:
