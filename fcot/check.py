@@ -75,6 +75,7 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
         FcotError: The data cannot be read, a column is missing, or an override is wrong.
     """
     from fcot.runs.run import data_of, task_of
+    from fcot.runs.splitting import validation_notes
 
     config, guessed = _config(path, overrides)
     task, dataset = task_of(config), config.dataset
@@ -87,7 +88,7 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
         [name for name in data.source.columns if name not in columns.values()], task.rule.answer_type, task.rule.choices, guessed,
         answer_sentences(data, task), [*data.faults, *split_faults], remedies(data, task) if data.faults and dataset.own else [],
         data.n_faulty, dataset.own and dataset.on_invalid == "skip",
-        [*problem_notes(data, task), *(split_notes(data, split) if split else [])],
+        [*problem_notes(data, task), *([*split_notes(data, split), *validation_notes(config, split)] if split else [])],
         {part: len(getattr(split, part)) for part in PARTS} if split else {}, split_by,
         _tokens(config, data) if any(word.startswith("student") for word in overrides) else [], _command(path, overrides, guessed),
     )  # fmt: skip

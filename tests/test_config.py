@@ -174,7 +174,7 @@ def test_all_faults_are_in_one_message():
         (["method=fine_tune", "until=curate"], "uses no teacher"),
         (
             ["dataset=custom", "dataset.path=a/b", "dataset.answer_type=choice", "teacher=openai", "teacher.model=m"],
-            "needs capital letters",
+            "needs capital letters: dataset.choices=ABCD; for words use dataset.answer_type=text",
         ),
         (["prompt.template=hello"], "must contain {question}"),
     ],

@@ -121,6 +121,20 @@ def test_all_rows_of_a_group_are_on_one_side_and_are_one_unit_in_statistics(own)
     assert set(templates_of_test(run).values()) == {group for group, several in sides_of.items() if several == {"test"}}
 
 
+def test_a_split_without_validation_problems_is_announced_before_anything_is_paid(own):
+    rows = [row | {"shop": f"C{number % 20}"} for number, row in enumerate(ROWS)]
+    run = own(rows, "dataset.group_column=shop")
+    assert run.split.train
+    assert not run.split.validation
+    (note,) = (note for note in data_notes(run) if "validation" in note)
+    assert "no validation problems, because there are few groups: the last checkpoint is reported" in note
+    larger = own(rows, "dataset.group_column=shop", "split_mode.validation_fraction=0.2")
+    last = own(rows, "dataset.group_column=shop", "trainer.selection=last")
+    for other in (larger, last, run):
+        assert bool([note for note in data_notes(other) if "validation" in note]) == (other is run)
+    assert larger.split.validation
+
+
 def test_the_datas_own_split_is_kept_and_announced(own):
     rows = parted(ROWS)
     run = own(rows, PARTED)

@@ -337,6 +337,8 @@ def _apart(metrics: MetricsRow) -> str:
     """What keeps problems of one kind on one side of the split; empty where nothing was split, or templates are kept apart already."""
     if metrics.get("split_mode") in ("template", "all"):
         return ""
+    if metrics.get("data_file") and metrics.get("test_templates"):  # dataset.group_column is set
+        return ""
     if metrics.get("data_file"):  # own data: its kinds of problems are known to its owner, and wordings may all be alike
         return "; dataset.group_column keeps problems of one kind on one side, if a column names the kinds"
     return "; split-mode=template keeps templates apart"

@@ -29,7 +29,7 @@ from fcot.prompts.exemplars import load_exemplars
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.identity import identity, uses_seed
 from fcot.runs.origin import interface_of, trained_note, untrained_test
-from fcot.runs.splitting import make_split, split_in_words
+from fcot.runs.splitting import make_split, split_in_words, validation_notes
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import CURATE, Stage
 from fcot.student.interface import StudentInterface
@@ -328,7 +328,7 @@ def data_notes(run: Run) -> list[str]:
     if not dataset.own:
         return warnings
     data = data_of(run.config, run.task)
-    notes = [*skipped_note(data), *problem_notes(data, run.task)]
+    notes = [*skipped_note(data), *problem_notes(data, run.task), *validation_notes(run.config, split)]
     if dataset.split_column is not None:
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
         notes.append(f"the split is that of the column {dataset.split_column!r}: {sizes}")

@@ -128,6 +128,18 @@ def split_in_words(config: Config) -> str:
     return f"split-mode={config.split_mode.name}" if column is None else f"dataset.split_column={column}"
 
 
+def validation_notes(config: Config, split: Split) -> list[str]:
+    """A note on own data whose split by hash has no validation problems, although the checkpoint would be chosen by them."""
+    validates = config.trainer.selection == "validation" and not config.student.remote and method_of(config).trains
+    if not (config.dataset.own and config.split_mode.name == "hash" and validates and split.train) or split.validation:
+        return []
+    why = "there are few groups" if config.dataset.group_column else "there are few problems"
+    return [
+        f"no validation problems, because {why}: the last checkpoint is reported, not the best. A larger share of train, such as "
+        "split_mode.validation_fraction=0.2, may hold some out"
+    ]
+
+
 def former_split_note(run: Run) -> list[str]:
     """A note for the first run on own data that is split by hash, if earlier runs on it were split by index, as was the default.
 

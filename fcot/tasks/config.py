@@ -133,7 +133,7 @@ class CustomDatasetConfig:
         from fcot.tasks.reading import source_fault
 
         if self.answer_type == "choice" and not (self.choices.isalpha() and self.choices.isupper()):
-            yield "dataset.answer_type=choice needs capital letters: dataset.choices=ABCD"
+            yield "dataset.answer_type=choice needs capital letters: dataset.choices=ABCD; for words use dataset.answer_type=text"
         if fault := source_fault(self.path):
             yield f"dataset.path={self.path}: {fault}"
 
