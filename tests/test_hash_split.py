@@ -224,3 +224,10 @@ def test_data_that_earlier_runs_split_by_row_number_gets_a_note(own, tmp_path):
     assert f"{moved} are validation or test problems now" in note
     assert "split-mode=sample" in note
     assert former_split_note(own(ROWS, "split-mode=sample")) == []
+
+
+def test_without_stored_completions_a_former_split_gets_no_note(own):
+    former = own(ROWS, "split-mode=sample", "dataset.name=own-other")
+    former.directory.path.mkdir(parents=True)
+    former.directory.config.write_text("split_mode:\n  name: sample\n")
+    assert former_split_note(own(ROWS)) == []

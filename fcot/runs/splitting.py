@@ -158,6 +158,8 @@ def former_split_note(run: Run) -> list[str]:
     store = run.store.refresh()
     stored = [index for index in former if store.shard(key := run.plan.root_key(store, run.problems[index])).slots(key)]
     unused = sum(index not in used for index in stored)
+    if not unused:  # such as runs of another task whose name begins alike
+        return []
     return [
         f"own data is now split by its questions (split-mode=hash), so that rows can be added or moved; earlier runs on {run.task.name} "
         f"were split by row number (split-mode=sample, which still does). Of the {len(stored):,} problems with stored completions, "
