@@ -146,6 +146,17 @@ def test_padded_columns_of_a_wider_teacher_do_not_count():
     assert math.isclose(found, expected, rel_tol=1e-5)
 
 
+def test_padded_columns_of_a_wider_student_do_not_count():
+    student, teacher = make_student("gpt2"), make_student("llama")
+    narrow = objective_of(student, teacher, share=1.0, top_k=20)
+    part = narrow.collate(range(6), 0)
+    expected = narrow.loss(Forward(student.model), part).total.item()
+    wider = copy.deepcopy(student)
+    wider.model.resize_token_embeddings(len(wider.tokenizer) + 13)
+    objective = objective_of(wider, teacher, share=1.0, top_k=20)
+    assert objective.loss(Forward(wider.model), part).total.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_teacher_with_other_tokens_is_rejected(tmp_path):
     student, teacher = make_student("gpt2").tokenizer, make_student("gpt2").tokenizer
     teacher.save_pretrained(tmp_path)

@@ -20,7 +20,7 @@ from fcot.llm.requests import Request
 from fcot.llm.store.inventory import compact, merge
 from fcot.llm.store.shard import Shard
 from fcot.objectives.completion import CompletionLoss
-from fcot.objectives.stored import StoredDistributionLoss, cover
+from fcot.objectives.stored import Covered, StoredDistributionLoss, cover
 from fcot.student.data import Layout
 from fcot.student.forward import Forward
 
@@ -391,6 +391,37 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(name, packing):
             tolerance = 1e-4 * float(second.abs().max().clamp(min=1))  # both have float32's rounding errors, which grow with the sums
             torch.testing.assert_close(first, second.float(), rtol=1e-3, atol=tolerance)
     assert float(loss.watched["covered"]) == sum(len(covered) for covered in objective.covered if covered)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_tokens_for_which_the_teacher_named_none_have_the_cross_entropy_alone(name):
+    student, row = make_student(name), make_rows(make_student(name), 6)[0]
+    top = random_top(len(row.completion), 3, 0, row.completion)
+    top.ids[2:5], top.logprobs[2:5] = NO_TOKEN, -np.inf
+    silent = objective_of(student, [top, *[None] * 5])
+    assert silent.facts()["distribution_tokens_share"] == round(
+        (len(row.completion) - 3) / int(silent.completion.rows.lengths[:, 1].sum()), 4
+    )
+    expected = 0.0
+    for part in (slice(0, 2), slice(5, None)):
+        piece = Covered(range(len(top))[part].start, top.ids[part].astype(np.int64), top.logprobs[part].astype(np.float32))
+        half = StoredDistributionLoss(silent.completion, [piece, *[None] * 5], 0.5)
+        expected += half.loss(Forward(student.model), half.collate([0], 0)).total.item()
+    plain = StoredDistributionLoss(silent.completion, [None] * 6, 0.5)
+    expected -= plain.loss(Forward(student.model), plain.collate([0], 0)).total.item()  # both parts contain it
+    loss = silent.loss(Forward(student.model), silent.collate([0], 0))
+    assert loss.total.item() == pytest.approx(expected, rel=1e-4)
+    assert float(loss.watched["covered"]) == len(row.completion) - 3
+
+
+def test_an_answer_without_a_log_probability_for_some_token_is_kept():
+    ids = tokenizer()("2 + 7", add_special_tokens=False)["input_ids"]
+    entries = [entry(token, -0.5, [(5, -1.0)]) for token in ids]
+    entries[1] = {"token": entries[1]["token"], "bytes": entries[1]["bytes"], "logprob": None, "top_logprobs": None}
+    top = from_server(entries, 2, Vocabulary(tokenizer()), "2 + 7")
+    assert top.tokens.tolist() == ids
+    assert (top.ids[1] == NO_TOKEN).all()
+    assert (top.ids[0] != NO_TOKEN).all()
 
 
 def test_the_sum_does_not_depend_on_how_samples_are_divided():

@@ -103,12 +103,13 @@ class StoredDistributionLoss:
         at = [target for first, covered in pairs for target in range(first, first + len(covered))]
         teacher_ids = np.concatenate([_widened(covered.ids, width, NO_TOKEN) for _, covered in pairs] or [np.zeros((0, width), np.int64)])
         logprobs = [_widened(covered.logprobs, width, -np.inf) for _, covered in pairs] or [np.zeros((0, width), np.float32)]
-        top = {"at": torch.tensor(at, dtype=torch.long), "ids": torch.from_numpy(teacher_ids)}
-        return part | {"top": top | {"logprobs": torch.from_numpy(np.concatenate(logprobs))}}
+        known = (teacher_ids != NO_TOKEN).any(-1)  # the teacher may have named no token somewhere
+        top = {"at": torch.tensor(at, dtype=torch.long)[known], "ids": torch.from_numpy(teacher_ids[known])}
+        return part | {"top": top | {"logprobs": torch.from_numpy(np.concatenate(logprobs)[known])}}
 
     def facts(self) -> dict[str, Any]:
         """``distribution_tokens_share``: the share of the completions' tokens at which the teacher's distribution is known."""
-        n_covered = sum(len(covered) for covered in self.covered if covered)
+        n_covered = sum(int((covered.ids != NO_TOKEN).any(-1).sum()) for covered in self.covered if covered)
         return {"distribution_tokens_share": round(n_covered / max(1, int(self.completion.rows.lengths[:, 1].sum())), 4)}
 
     def loss(self, forward: Forward, part: Batch) -> Loss:
