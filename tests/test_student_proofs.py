@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -19,8 +20,15 @@ TRAINING = [
 ]  # fmt: skip
 
 
+ON_POLICY = [
+    "method=on_policy", "method.steps=300", "method.renew_every=7", "method.own_share=0.7", "method.max_unfinished=1", "student.width=32",
+    "student.max_new_tokens=40", "student.layers=1", "dataset.n_problems=100", "trainer.max_steps=20", "trainer.warmup_steps=2",
+    "trainer.evaluate_every_steps=150", "trainer.checkpoint_every_s=0", "diversity=2",
+]  # fmt: skip
+
+
 def command(folder, *overrides):
-    return [sys.executable, "-m", "fcot.run", f"output_dir={folder}", *TRAINING, *overrides]
+    return [sys.executable, "-m", "fcot.run", f"output_dir={folder}", *overrides]
 
 
 def result(folder):
@@ -35,11 +43,11 @@ def result(folder):
 
 @pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
 def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
-    subprocess.run(command(tmp_path / "alone", f"student={student}"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "alone", f"student={student}", *TRAINING), check=True, capture_output=True)
     rng, places = random.Random(4), []
     kills, wait = 0, (4.0, 12.0)
     while kills < KILLS:
-        process = subprocess.Popen(command(tmp_path / "killed", f"student={student}"), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(tmp_path / "killed", f"student={student}", *TRAINING), stderr=subprocess.PIPE, text=True)
         try:
             _, output = process.communicate(timeout=rng.uniform(*wait))
             assert process.returncode == 0, output
@@ -54,7 +62,40 @@ def test_thirty_kills_change_no_metric_and_no_weight(student, tmp_path):
             kills += 1
             places += [line for line in output.splitlines() if line.startswith("training continues")] or ["before or after training"]
         time.sleep(0.1)
-    subprocess.run(command(tmp_path / "killed", f"student={student}"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "killed", f"student={student}", *TRAINING), check=True, capture_output=True)
     print("\n".join(places))
     assert len(set(places)) > 5, "too few kills hit the training, or all at the same step"
+    assert result(tmp_path / "killed") == result(tmp_path / "alone")
+
+
+def newest_checkpoint(folder):
+    """Time of the newest checkpoint in an output folder; 0 without one."""
+    times = [0.0]
+    for path in folder.glob("runs/**/checkpoints/*"):
+        with contextlib.suppress(FileNotFoundError):  # a newer one replaced it
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+@pytest.mark.parametrize("student", ["tiny_gpt2", "tiny_t5"])
+def test_thirty_kills_of_an_on_policy_training_change_no_metric_and_no_weight(student, tmp_path):
+    short = ("student.width=32", "student.layers=1", "dataset.n_problems=100", "trainer.max_steps=20", "trainer.warmup_steps=2")
+    subprocess.run(command(tmp_path / "teacher", *short, f"student={student}"), check=True, capture_output=True)
+    (teacher,) = (tmp_path / "teacher" / "runs").glob("*/student")
+    training = (f"student={student}", *ON_POLICY, f"objective.teacher={teacher}", f"student.tokenizer={teacher}")
+    subprocess.run(command(tmp_path / "alone", *training), check=True, capture_output=True)
+    rng, places = random.Random(4), []
+    for number in range(KILLS):
+        before = newest_checkpoint(tmp_path / "killed")
+        process = subprocess.Popen(command(tmp_path / "killed", *training), stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and newest_checkpoint(tmp_path / "killed") == before:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1.5))
+        assert process.poll() is None, f"the run ended after {number} kills: train for more steps"
+        process.send_signal(signal.SIGKILL)
+        places += [line for line in process.communicate()[1].splitlines() if line.startswith("training continues")]
+    subprocess.run(command(tmp_path / "killed", *training), check=True, capture_output=True)
+    print("\n".join(places))
+    assert len(set(places)) > KILLS // 2, "too few kills hit the training, or all at the same step"
+    assert "300" in {place.split()[-1] for place in places}, "no kill hit the training on own samples"
     assert result(tmp_path / "killed") == result(tmp_path / "alone")
