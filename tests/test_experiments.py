@@ -28,7 +28,7 @@ SMALLER_AXES = {  # axes without expensive points, or points that are impossible
     "table1": ["dataset=toy_coin_flip"], "tailored_rounds": ["seed=0"], "tailored_reflection": ["method.reflection.weight=0,0.5"],
     "rationale_filter": ["dataset.n_problems=1350", "curation=answer,golden,golden_matched"],
     "tailored_budget": ["diversity=2"], "tailored_feedback": ["method.reflection.weight=0.1"],
-    "inference_length": ["student.max_new_tokens=12,24"],
+    "inference_length": ["student.max_new_tokens=12,24"], "mistakes": ["seed=0"],
 }  # fmt: skip
 
 

@@ -97,9 +97,8 @@ class Oracle:
     def _critique(self, question: str, mistakes: str, slip: random.Random | None) -> str:
         """A critique that names the first wrong one of the numbered lines of a mistake; with ``slip`` any of them."""
         steps = re.findall(r"^\d+\. (.*)$", mistakes, re.MULTILINE)
-        wrong = self._task.first_wrong(question, " ".join(steps)) or 0
-        reached = (n for n in range(1, len(steps) + 1) if len(self._task.results(" ".join(steps[:n]))) > wrong)
-        number = slip.randint(1, max(1, len(steps))) if slip else next(reached, max(1, len(steps)))
+        last = max(1, len(steps))
+        number = slip.randint(1, last) if slip else _first_wrong_step(self._task, question, steps) or last
         return f" This step does not follow. {FIRST_WRONG_STEP}: {number}"
 
     def status(self) -> str:
@@ -133,8 +132,16 @@ def judged(task: ToyTask, text: str) -> str:
         raise FcotError(
             'teacher=oracle looks for the question behind "Question: " in a request to a judge; curation.judge_path must have it'
         )
-    wrong = task.first_wrong(question[1].strip(), "\n".join(steps))
+    number = _first_wrong_step(task, question[1].strip(), steps)
+    return f"{MARK} all steps follow" if number is None else f"{MARK} step {number} is wrong"
+
+
+def _first_wrong_step(task: ToyTask, question: str, steps: Sequence[str]) -> int | None:
+    """The number of the step with the first wrong result, from 1; None if no result is wrong.
+
+    If a result is missing, it is the last step, which concludes too early.
+    """
+    wrong = task.first_wrong(question, "\n".join(steps))
     if wrong is None:
-        return f"{MARK} all steps follow"
-    begun = (number for number in range(1, len(steps) + 1) if len(task.results("\n".join(steps[:number]))) > wrong)
-    return f"{MARK} step {next(begun, len(steps))} is wrong"  # a step that is missing: the last one concludes too early
+        return None
+    return next((number for number in range(1, len(steps) + 1) if len(task.results("\n".join(steps[:number]))) > wrong), len(steps))
