@@ -14,7 +14,8 @@ from fcot.base.files import read_json, read_jsonl
 from fcot.config.checks import to_config
 from fcot.estimate.dry_run import estimate
 from fcot.estimate.needs import show, sum_of
-from fcot.prompts.judge import FIELDS, Verdict, default_request, read_verdict, request_text, steps_of
+from fcot.prompts.judge import FIELDS, Verdict, default_request, read_verdict, request_text
+from fcot.prompts.steps import before_step, steps_of
 from fcot.reporting.builder import _verdicts
 from fcot.runs.pipeline import execute
 from fcot.tasks.toy import TOY_TASKS
@@ -36,6 +37,11 @@ FILTER = "curation.judge=filter"
 ])  # fmt: skip
 def test_steps_are_sentences_and_lines(rationale, steps):
     assert steps_of(rationale) == steps
+
+
+def test_what_stands_before_a_step_keeps_its_form():
+    text = "1. Add 3 and 4.\n2.\nSo 7;  then 8."
+    assert [before_step(text, number) for number in (1, 2, 3, 4)] == ["", "1. Add 3 and 4.", "1. Add 3 and 4.\n2.\nSo 7;", text]
 
 
 def test_the_request_shows_question_and_numbered_steps_and_fills_in_nothing_twice():

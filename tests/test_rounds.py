@@ -26,6 +26,7 @@ from fcot.methods.tailored.exam import solved
 from fcot.methods.tailored.retry import _Beginning
 from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.answers import AnswerRule
+from fcot.prompts.steps import before_step
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.runs.pipeline import execute
 from fcot.stages.table import TRAIN_ROUND, Context, Step
@@ -317,7 +318,7 @@ WRONG = "Ada has 4. Ben gives 3, so 4 + 3 = 8.\n So 8 are left."
 
 def test_a_critique_names_the_step_from_which_the_student_goes_on():
     assert critique.numbered(WRONG) == "1. Ada has 4.\n2. Ben gives 3, so 4 + 3 = 8.\n3. So 8 are left."
-    beginnings = [critique.right_beginning(WRONG, number) for number in (1, 2, 3, 4)]
+    beginnings = [before_step(WRONG, number) for number in (1, 2, 3, 4)]
     assert beginnings == ["", "Ada has 4.", "Ada has 4. Ben gives 3, so 4 + 3 = 8.", WRONG]
     for text, number in (
         ("It adds wrongly. First wrong step: 2", 2), ("**First wrong step:** 12.", 12), ("first wrong step is step 3", None),
@@ -385,7 +386,7 @@ def test_after_a_critique_the_student_tries_again(source, tmp_path, monkeypatch)
     for row in critiques:
         number = critique.wrong_step(f"{row['rationale']} {row['answer_text']}")
         rationale = row["mistakes"][0].partition("\n")[0]
-        beginning = critique.right_beginning(rationale, number)
+        beginning = before_step(rationale, number)
         right = toy.results(toy.rationale(run.problems[row["sample_index"]].question, 0, None))
         assert toy.results(beginning) == right[: len(toy.results(beginning))], "what comes before the wrong step is right"
         assert toy.first_wrong(run.problems[row["sample_index"]].question, beginning) == 1

@@ -118,10 +118,9 @@ class DistributionConfig:
 
     def _own_prompt(self, run: Run) -> Any:
         """The teacher's own prompt without a question; None if its folder, which counts, has its format."""
-        from fcot.stages.contexts import own_prompt
         from fcot.student.interface import FILE
 
-        return None if (Path(self.teacher) / FILE).exists() else own_prompt(run, "")
+        return None if (Path(self.teacher) / FILE).exists() else run.prompt_for("")
 
     @property
     def scores_any_text(self) -> bool:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from fcot.prompts.steps import steps_of
+
 FILE = Path(__file__).with_name("judge.yaml")
 NAME = "judge"  # the prompt's folder in the store
 FIELDS = ("{question}", "{steps}")  # a template must have them
 MARK = "Verdict:"
-_STEP_END = re.compile(r"(?<=[.!?;])\s+|\n+")
-_NUMBERING = re.compile(r"\W*(?:step\s*)?\d{1,3}[.):]\W*", re.IGNORECASE)
 _VERDICT = re.compile(r"verdict: (?:(all steps follow)|step (\d{1,3}) is wrong)", re.IGNORECASE)
 
 
@@ -39,19 +39,6 @@ class Verdict:
 def default_request() -> str:
     """The text of the request that comes with the package."""
     return str(yaml.safe_load(FILE.read_text(encoding="utf-8"))["request"])
-
-
-def steps_of(rationale: str) -> list[str]:
-    """The steps of a rationale: its sentences and lines. A number that stands alone, as in a list, belongs to the step after it."""
-    steps: list[str] = []
-    numbering = ""
-    for part in filter(None, map(str.strip, _STEP_END.split(rationale))):
-        if _NUMBERING.fullmatch(part):
-            numbering = f"{numbering}{part} "
-            continue
-        steps.append(numbering + part)
-        numbering = ""
-    return [*steps, numbering.strip()] if numbering else steps
 
 
 def request_text(template: str, question: str, rationale: str) -> str:

@@ -26,7 +26,7 @@ from fcot.llm.requests import Teacher
 from fcot.llm.store.folder import StoreFolder, open_folder, readable
 from fcot.methods.table import Method, method_of
 from fcot.prompts.exemplars import load_exemplars
-from fcot.prompts.teacher import TeacherPrompt
+from fcot.prompts.teacher import TeacherPrompt, Text
 from fcot.runs.identity import identity, uses_seed
 from fcot.runs.origin import interface_of, trained_note, untrained_test
 from fcot.runs.splitting import make_split, split_in_words, validation_notes
@@ -112,6 +112,15 @@ class Run:
     def is_teacher(self) -> bool:
         """Whether the teacher itself is evaluated as the student."""
         return self.config.student.is_teacher
+
+    @property
+    def speaks_chat(self) -> bool:
+        """Whether the teacher's prompts consist of chat messages."""
+        return getattr(self.config.teacher, "endpoint", "completions") == "chat"
+
+    def prompt_for(self, question: str) -> Text:
+        """What the teacher is asked first about a question: a text, or chat messages."""
+        return self.prompt.first_request(question, self.task.rule, self.speaks_chat)
 
     @cached_property
     def run_id(self) -> str:

@@ -22,6 +22,7 @@ from fcot.llm.plan import Plan, missing
 from fcot.llm.store.folder import StoreFolder
 from fcot.prompts import judge as prompts
 from fcot.prompts.judge import Verdict
+from fcot.prompts.steps import steps_of
 from fcot.prompts.teacher import TeacherPrompt
 from fcot.prompts.thinking import separate
 from fcot.runs.run import Run
@@ -91,7 +92,7 @@ def cases_of(run: Run, rows: Iterable[Mapping[str, Any]]) -> list[Case]:
             problem = run.problems[row["sample_index"]]
             text = prompts.request_text(run.judge_request, problem.question, row["rationale"])
             place = row["sample_index"], row["completion_index"]
-            cases.append(Case(place, replace(problem, question=text), len(prompts.steps_of(row["rationale"]))))
+            cases.append(Case(place, replace(problem, question=text), len(steps_of(row["rationale"]))))
     return cases
 
 

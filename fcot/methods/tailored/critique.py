@@ -7,14 +7,9 @@ import re
 from fcot.base.records import Completion
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
+from fcot.prompts.steps import steps_of
 
-_BETWEEN_STEPS = re.compile(r"(?<=[.!?;])\s+|\n+")
 _WRONG_STEP = re.compile(r"first wrong step\W{1,8}(?:step\W{0,3})?(\d+)", re.IGNORECASE)
-
-
-def steps_of(rationale: str) -> list[str]:
-    """The steps of a rationale: its sentences or lines."""
-    return [step for step in _BETWEEN_STEPS.split(rationale.strip()) if step]
 
 
 def numbered(rationale: str) -> str:
@@ -32,10 +27,3 @@ def read_critique(completion: Completion, _rule: AnswerRule) -> Reading:
     """The number of the first wrong step as the completion's answer."""
     number = wrong_step(f"{completion.rationale} {completion.answer_text}")
     return Reading(None, "no_answer") if number is None else Reading(str(number))
-
-
-def right_beginning(rationale: str, number: int) -> str:
-    """The beginning of a rationale, up to the step with this number, counted from 1; the whole where it has fewer steps."""
-    rationale = rationale.strip()
-    starts = [0, *(match.end() for match in _BETWEEN_STEPS.finditer(rationale))]
-    return rationale[: starts[number - 1]].rstrip() if number <= len(starts) else rationale

@@ -17,8 +17,9 @@ from fcot.base.records import Feedback, from_row, to_row
 from fcot.decoding.engine import DecodingPrompt, Sampling
 from fcot.evaluation import scoring
 from fcot.methods.tailored.config import TailoredConfig
-from fcot.methods.tailored.critique import right_beginning, wrong_step
+from fcot.methods.tailored.critique import wrong_step
 from fcot.objectives.pairs import as_completion
+from fcot.prompts.steps import before_step
 from fcot.prompts.student import StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import decode_prompts
@@ -58,7 +59,7 @@ def retry(context: Context) -> Summary:
     feedback = [from_row(Feedback, row) for row in read_jsonl(directory.feedback)]
     critiques = [row for row in feedback if not row.own]
     tries = [
-        _Try(row, right_beginning(form.split(row.mistakes[0])[0], step))
+        _Try(row, before_step(form.split(row.mistakes[0])[0], step))
         for row in critiques if (step := wrong_step(f"{row.rationale} {row.answer_text}")) is not None
     ]  # fmt: skip
     if world.rank == 0 and len(tries) < len(critiques):
