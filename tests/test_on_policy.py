@@ -5,11 +5,17 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import random
 import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zygote
 from configurations import make_run
 from students import make_rows, make_student
 from trainings import own_samples, trained, trained_by
@@ -248,6 +254,46 @@ def test_thirty_stops_do_not_change_the_result(tmp_path, every_step):
         with pytest.raises(Stop):  # the step after a stop is lost, and done again
             run(tmp_path / "stopped", number + 2, **options)
     assert_same(run(tmp_path / "stopped", **options), uninterrupted)
+
+
+def train_in_a_process(folder, options, kill_after=None):
+    """Train in a process of its own, which is killed a random moment after this step. Returns how it ended: 0, or minus the signal."""
+    folder.mkdir(exist_ok=True)
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import trainings; trainings.train_to_be_killed(sys.argv[1])"
+    (folder / "options.json").write_text(json.dumps(options))
+    process = zygote.start(["-c", code, folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (kill_after is None or n_steps_done(folder) < kill_after):
+        time.sleep(0.002)
+    if process.poll() is None:
+        time.sleep(random.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize(("way", "n_steps", "n_kills"), [
+    ("decoder", 16, 2),
+    *(pytest.param(way, 60, 30, marks=pytest.mark.slow) for way in ("decoder", "encoder-decoder, wrong ones skipped")),
+])  # fmt: skip
+def test_kills_at_random_moments_change_no_weight_and_no_metric(way, n_steps, n_kills, tmp_path):
+    options = {"max_steps": n_steps, "evaluate_every_steps": n_steps // 2} | WAYS[way]
+    killed, alone, places = tmp_path / "killed", tmp_path / "alone", set()
+    assert train_in_a_process(alone, options) == 0
+    for number in range(n_kills):
+        ended = train_in_a_process(killed, options, 1 + number * (n_steps - 6) // n_kills)
+        assert ended == -signal.SIGKILL, "it ended before it was killed"
+        places.add(n_steps_done(killed))
+    assert train_in_a_process(killed, options) == 0
+    print(f"\n{way}: {n_kills} kills, after steps {sorted(places)}")
+    first, second = (torch.load(folder / "outcome.pt", weights_only=False) for folder in (killed, alone))
+    assert torch.equal(first.pop("weights"), second.pop("weights"))
+    assert first == second
+
+
+def n_steps_done(folder):
+    """The number of the last step that a training did; 0 if none."""
+    path = folder / "steps"
+    return int((path.read_text().split() or ["0"])[-1]) if path.exists() else 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])

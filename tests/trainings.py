@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from students import make_rows, make_student, weights_of
 
+from fcot.base.files import replacing
 from fcot.base.ranks import Team, World
 from fcot.decoding.engine import Sampling
 from fcot.methods.table import METHODS
@@ -23,7 +25,7 @@ from fcot.objectives.pairs import Pairs
 from fcot.objectives.preference import PreferenceLoss, preference_loss
 from fcot.objectives.reflection import Reflection, TripletLoss
 from fcot.stages import training as stage
-from fcot.student import training
+from fcot.student import checkpoints, training
 from fcot.student.checkpoints import gathered
 from fcot.student.config import TrainerConfig
 from fcot.student.data import TrainingData
@@ -138,6 +140,31 @@ def own_samples(
 
     writing = Writing(limit, write, is_right, use_wrong, student.tokenizer.eos_token_id, most_unfinished)
     return OwnSamples(rows, sampler, Schedule(first_share, last_share, every, n_steps, seed), writing)
+
+
+def train_to_be_killed(path: str) -> None:
+    """Train in a process that a test kills, with a checkpoint after every step. The folder has ``options.json``.
+
+    It leaves ``steps``, the numbers of the steps in the order in which all processes did them, and at its end ``outcome.pt``.
+    """
+    folder = Path(path)
+    options = json.loads((folder / "options.json").read_text())
+    checkpoints._SHARE = float("inf")
+    n_done = 0
+
+    def advance(n: int) -> None:
+        nonlocal n_done
+        n_done += n
+        with (folder / "steps").open("a") as file:
+            file.write(f"{n_done}\n")
+
+    found = trained(
+        folder, evaluate=lambda history: {"n": len(history)}, advance=advance,
+        checkpoints=checkpoints.Checkpoints(folder / "checkpoints", 0), **options,
+    )  # fmt: skip
+    report = vars(found.report) | {"train_seconds": 0}
+    with replacing(folder / "outcome.pt") as temporary:
+        torch.save({"weights": found.weights, "losses": found.losses, "report": report, "own": found.own.facts()}, temporary)
 
 
 def _nan_at(step: int, logits: torch.Tensor, batch: Any) -> torch.Tensor:
