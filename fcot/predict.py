@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,10 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or name not in kinds or (" " in value and kinds[name] is not str):
-            if equals and name.isidentifier() and " " not in argument:
-                raise FcotError(f"{name}: no such option; choose from {', '.join(kinds)}")
+            if equals and _OPTION.fullmatch(name) and " " not in argument:
+                known = name.rpartition(".")[2]
+                remedy = f"here it is {known}=..." if known in kinds else f"choose from {', '.join(kinds)}"
+                raise FcotError(f"{name}: no such option; {remedy}")
             others.append(argument)
             continue
         if kinds[name] is bool:
@@ -120,7 +123,24 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
             questions.append(word)
         elif values.setdefault("file", word) != word:
             raise FcotError(f"{values['file']} and {word}: name one file")
+    _check_output(values.get("output"), values.get("file"))
     return Options(**values), questions
+
+
+def _check_output(output: str | None, file: str | None) -> None:
+    """Check the name of the file with the answers.
+
+    Raises:
+        FcotError: It is the file with the questions, or its ending promises another format than JSON Lines.
+    """
+    from fcot.tasks.reading import FORMATS
+
+    if output is None:
+        return
+    if file is not None and Path(output).resolve() == Path(file).resolve():
+        raise FcotError(f"output={output} is the file with the questions, and would replace it; choose another name")
+    if Path(output).suffix.lower() in (*FORMATS, ".xlsx") and not output.lower().endswith((".jsonl", ".ndjson")):
+        raise FcotError(f"output={output}: answers are written as JSON Lines; choose a name that ends with .jsonl")
 
 
 def _is_file(word: str) -> bool:
@@ -139,6 +159,7 @@ def _is_file(word: str) -> bool:
     return False
 
 
+_OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")  # the name of an option, also as `fcot run` would spell it
 TRAINED = "trained_on"  # key of an answer: whether the student was trained on its question
 GOLD, GROUP = "\0gold", "\0group"  # keys of a row for its gold answer and group, which no column of a file has
 

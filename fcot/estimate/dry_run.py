@@ -261,7 +261,7 @@ def _samples(run: Run, rationale: Interval) -> tuple[int, Interval, Interval]:
 def _student_price_note(config: ApiStudentConfig, price: Price | None, trains: bool) -> str:
     name, source = f"models fine-tuned from {config.model}" if trains else config.model, config.prices or PRICES
     if price is None:
-        return f"price: unknown; {source} has none for {name}"
+        return f"price: unknown; {source} has none for {name}{_own_price('student', config.model)}"
     training = f"${price.training:g} training, " if trains else ""
     return f"price of {name}: {training}${price.input:g} in, ${price.output:g} out per million tokens, from {source}"
 
@@ -394,11 +394,17 @@ def _student_bytes(run: Run) -> float:
     return 0.0
 
 
+def _own_price(group: str, model: str) -> str:
+    """How to give a model a price."""
+    more = ", fine_tuned: {...}" if group == "student" else ""
+    return f". {group}.prices=FILE sets it, in USD per million tokens, with a line such as {model}: {{input: 0.4, output: 1.6{more}}}"
+
+
 def _price_notes(run: Run) -> list[str]:
     teacher = run.config.teacher
     if not teacher.priced:
         return []
     price, source = run.plan.price, teacher.prices or PRICES
     if price is None:
-        return [f"price: unknown; {source} has none for {teacher.model}"]
+        return [f"price: unknown; {source} has none for {teacher.model}{_own_price('teacher', teacher.model)}"]
     return [f"price: ${price.input:g} in, ${price.cached_input:g} cached, ${price.output:g} out per million tokens, from {source}"]

@@ -228,7 +228,8 @@ class Server:
             access = f"the key in {key} has no access" if self._key else f"the server requires a key ({self._set_key})"
             return (
                 f"access is forbidden: {reason}. Either a proxy in between forbids it (NO_PROXY=HOST bypasses a proxy), or {access}, "
-                f"or {self.group}.model={self.model} is not open to you"
+                f"or the server requires a header ('{self.group}.headers={{NAME: VARIABLE}}'), or {self.group}.model={self.model} is not "
+                "open to you"
             )
         if status == 404:
             where = f"{self.group}.base_url={self.base_url}: does it end in /v1?" if self.base_url else "OpenAI"
