@@ -121,7 +121,9 @@ def test_a_dry_run_is_printed_and_makes_no_files(tmp_path, capsys):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"diversty": 2}, "there is no diversty. Did you mean diversity?"),
-    ({"diversity": "two"}, "Value 'two' of type 'str' could not be converted to Integer"),
+    ({"diversity": "two"}, "diversity=two: a whole number is expected"),
+    ({"dry_run": "perhaps"}, "dry_run=perhaps: true or false is expected"),
+    ({"teacher": "openai", "teacher.headers": "X:Y"}, "teacher.headers takes names and values"),
     ({"trainer.lr": -1}, "trainer.lr=-1.0: more than 0"),
     ({"student": "tiny_gpt"}, "Did you mean student=tiny_gpt2?"),
     ({"split_mode": "hash"}, "the choice is split-mode=hash"),

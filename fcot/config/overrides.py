@@ -118,6 +118,10 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         raise FcotError(explain(error, overrides)) from error
 
 
+_WRONG_TYPE = re.compile(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", re.DOTALL)
+_EXPECTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+
+
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """A message for Hydra's error about one of the overrides, with the keys or choices that exist."""
     cause: Any = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -148,6 +152,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"there is no {group}={choice}.{hint}\n{group} has: {', '.join(existing)}"
     if "LexerNoViableAlt" in message or "mismatched input" in message or "token recognition" in message:
         return f"{message}\nvalues with special characters need quotes: \"KEY='VALUE'\""
+    option = getattr(cause, "full_key", None) or key
+    if option and (wrong := _WRONG_TYPE.match(str(cause))):
+        return f"{option}={wrong[1]}: {_EXPECTED.get(wrong[2], wrong[2])} is expected"
+    if option and re.match(r"Cannot assign \w+ to Dict", str(cause)):
+        return f'{option} takes names and values, in quotes for the shell: "{option}={{NAME: VALUE}}"'
     if cause is not error:
         message += f"\n{cause}"
     return re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", message)
