@@ -41,6 +41,15 @@ def imports(path: Path) -> set[str]:
     return parts
 
 
+def called(path: Path) -> set[str]:
+    """Names of the methods that a file calls."""
+    return {
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_follow_the_data(path):
     part = part_of(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
@@ -48,6 +57,13 @@ def test_imports_follow_the_data(path):
         assert imports(path) <= FOUNDATION | set(ORDER[: ORDER.index(part) + 1])
     elif part in FOUNDATION:
         assert imports(path) <= FOUNDATION
+
+
+def test_models_and_tokenizers_are_loaded_where_the_hub_may_be_missing():
+    """Elsewhere a mistyped name would be retried for half a minute on a machine without the hub (fcot.base.hub)."""
+    loading = {str(path.relative_to(PACKAGE)) for path in FILES if "from_pretrained" in called(path)}
+    assert loading == {"decoding/models.py", "student/loading.py"}
+    assert all("with hub_access(" in (PACKAGE / name).read_text() for name in loading)
 
 
 def test_the_order_names_every_part():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from fcot.base.console import say
@@ -18,6 +19,20 @@ from fcot.base.hub import hub_access
 
 _MAX_LISTED = 4  # tensors in a message
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower types belong to quantized models
+
+
+def load_tokenizer_alone(source: str, revision: str | None = None) -> Any:
+    """Load a tokenizer as it is, without a model's configuration.
+
+    Args:
+        source: Hub id or folder.
+        revision: Branch, tag or commit of the hub id; None: the main branch.
+
+    Raises:
+        OSError, ValueError: There is none, or the hub cannot be reached.
+    """
+    with hub_access(source):
+        return AutoTokenizer.from_pretrained(source, revision=revision)
 
 
 def load_whole(kind: Any, source: str, *, name: str, **options: Any) -> Any:

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from fcot.base.errors import FcotError
-from fcot.base.hub import hub_access
 from fcot.llm.distributions import TopTokens, Vocabulary, from_server, top_tokens
 from fcot.llm.requests import SCORED, Choice, Request
 
@@ -30,11 +29,10 @@ class LogprobReader:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        from transformers import AutoTokenizer
+        from fcot.decoding.models import load_tokenizer_alone
 
         try:
-            with hub_access(self.tokenizer):
-                return Vocabulary(AutoTokenizer.from_pretrained(self.tokenizer))
+            return Vocabulary(load_tokenizer_alone(self.tokenizer))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FcotError(f"teacher.tokenizer={self.tokenizer}: not a tokenizer that transformers can load ({reason})") from error

@@ -154,14 +154,13 @@ class DistributionConfig:
         return [DistributionLoss(completion, teacher, vocabulary, *options, data.first_own, contexts)]
 
     def _of_stored(self, data: TrainingData) -> Objective:
-        from transformers import AutoTokenizer
-
+        from fcot.decoding.models import load_tokenizer_alone
         from fcot.objectives.completion import completion_loss
         from fcot.objectives.distribution import check_vocabulary
         from fcot.objectives.stored import StoredDistributionLoss, cover
 
         assert data.stored is not None
-        tokenizer = AutoTokenizer.from_pretrained(data.stored.tokenizer)
+        tokenizer = load_tokenizer_alone(data.stored.tokenizer)
         check_vocabulary(data.student.tokenizer, tokenizer, f"stored ({data.stored.tokenizer})")
         covered = [cover(row.completion, data.stored.of(sample)) for row, sample in zip(data.rows, data.samples, strict=True)]
         completion = completion_loss(data.rows, data.layout, [sample.weight for sample in data.samples])

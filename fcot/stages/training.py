@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from fcot.base.console import progress, say
 from fcot.base.errors import NotFinite
@@ -18,6 +18,7 @@ from fcot.base.ranks import World
 from fcot.base.records import CuratedCompletion, TrainingSample, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.curation.filters import MISTAKEN
+from fcot.decoding.models import load_tokenizer_alone
 from fcot.evaluation import scoring
 from fcot.objectives.config import BuildsObjectives
 from fcot.prompts.student import Demonstration, StudentFormat
@@ -228,7 +229,7 @@ def build_student(run: Run, samples: Sequence[TrainingSample] | None = None, sta
         texts = [text for sample in samples for text in (sample.question, f"{sample.rationale or ''} {sample.answer}")]
         tokenizer = train_tokenizer(texts, config.vocab_size)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+        tokenizer = load_tokenizer_alone(config.tokenizer)
     return build_tiny(
         config.architecture, tokenizer, width=config.width, layers=config.layers, heads=config.heads,
         max_length=config.max_prompt_tokens + max(config.max_completion_tokens, config.max_new_tokens),

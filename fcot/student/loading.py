@@ -17,7 +17,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -33,7 +32,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import fingerprint
 from fcot.base.hub import hub_access
 from fcot.decoding.engine import end_tokens
-from fcot.decoding.models import load_whole, not_finite
+from fcot.decoding.models import load_tokenizer_alone, load_whole, not_finite
 from fcot.prompts.student import Architecture
 
 PAD, EOS = "<pad>", "</s>"
@@ -218,8 +217,7 @@ def build_without_weights(source: str, revision: str | None) -> Student:
         FcotError: The tokenizer cannot be loaded.
         OSError: The configuration cannot be loaded.
     """
-    with hub_access(source):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+    config = _load_config(source, revision)
     model = _model_class(config).from_config(config, dtype=torch.float32)
     head = model.get_output_embeddings()
     if not getattr(config, "scale_decoder_outputs", True) and head.weight is model.get_input_embeddings().weight:
@@ -279,11 +277,14 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
         raise _unavailable(source, error) from error
 
 
+def _load_config(source: str, revision: str | None) -> Any:
+    with hub_access(source):
+        return AutoConfig.from_pretrained(source, revision=revision)
+
+
 def _load_config_and_tokenizer(source: str, revision: str | None) -> tuple[Any, Any]:
     """The model's configuration and its tokenizer, without any weights."""
-    with hub_access(source):
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
-        config = AutoConfig.from_pretrained(source, revision=revision)
+    tokenizer, config = load_tokenizer_alone(source, revision), _load_config(source, revision)
     if tokenizer.pad_token_id is None:  # GPT-2 has none; the mask, not the token, marks padding
         tokenizer.pad_token = tokenizer.eos_token
     return config, tokenizer
