@@ -139,7 +139,8 @@ def _check_output(output: str | None, file: str | None) -> None:
         return
     if file is not None and Path(output).resolve() == Path(file).resolve():
         raise FcotError(f"output={output} is the file with the questions, and would replace it; choose another name")
-    if Path(output).suffix.lower() in (*FORMATS, ".xlsx") and not output.lower().endswith((".jsonl", ".ndjson")):
+    suffix = Path(output).suffix.lower()
+    if suffix == ".xlsx" or FORMATS.get(suffix, "JSON Lines") != "JSON Lines":
         raise FcotError(f"output={output}: answers are written as JSON Lines; choose a name that ends with .jsonl")
 
 

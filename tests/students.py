@@ -152,3 +152,13 @@ def logits_at_targets(model, batch):
         return head(batch)
     finally:
         head.remove()
+
+
+def logits_by_token(model, student, row):
+    """The logits that predict each token of a completion: one forward pass per token, with no code of the package."""
+    for i in range(len(row.completion)):
+        if student.architecture == "encoder_decoder":
+            before = torch.tensor([[student.tokenizer.pad_token_id, *row.completion[:i]]])
+            yield model(input_ids=torch.tensor([row.prompt]), decoder_input_ids=before).logits[0, -1]
+        else:
+            yield model(input_ids=torch.tensor([[*row.prompt, *row.completion[:i]]])).logits[0, -1]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from configurations import composed, make_run
-from students import make_rows, make_student, save_gpt2, save_t5
+from students import logits_by_token, make_rows, make_student, save_gpt2, save_t5
 from test_page import a_run, curated, prediction
 from test_run import QUICK, SMALL
 
@@ -67,12 +67,7 @@ def test_the_ratio_is_that_of_the_source():
 def by_hand(model, student, row, limit):
     """Sums of surprisals and clipped ranks, one forward pass per token, in float64."""
     sums = np.zeros(2)
-    for i, token in enumerate(row.completion):
-        if student.architecture == "encoder_decoder":
-            before = torch.tensor([[student.tokenizer.pad_token_id, *row.completion[:i]]])
-            logits = model(input_ids=torch.tensor([row.prompt]), decoder_input_ids=before).logits[0, -1]
-        else:
-            logits = model(input_ids=torch.tensor([[*row.prompt, *row.completion[:i]]])).logits[0, -1]
+    for token, logits in zip(row.completion, logits_by_token(model, student, row), strict=True):
         rank = sorted(logits.tolist(), reverse=True).index(logits[token].item()) + 1
         sums += -logits.log_softmax(-1)[token].item(), min(rank, limit)
     return sums.tolist()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from configurations import make_run
-from students import make_rows, make_student
+from students import logits_by_token, make_rows, make_student
 from trainings import preference_of, student_of, trained, trained_by
 
 from fcot.base.errors import ConfigFaults
@@ -56,12 +56,7 @@ def pairs_of(data, nearest=False, **options):
 def by_hand(model, student, row):
     """The log-probability of a completion, one token at a time, with no code of the package: in float64."""
     total = 0.0
-    for i, token in enumerate(row.completion):
-        if student.architecture == "encoder_decoder":
-            before = torch.tensor([[student.tokenizer.pad_token_id, *row.completion[:i]]])
-            logits = model(input_ids=torch.tensor([row.prompt]), decoder_input_ids=before).logits[0, -1]
-        else:
-            logits = model(input_ids=torch.tensor([[*row.prompt, *row.completion[:i]]])).logits[0, -1]
+    for token, logits in zip(row.completion, logits_by_token(model, student, row), strict=True):
         total = total + logits.log_softmax(-1)[token]
     return total
 

@@ -21,11 +21,8 @@ from fcot.config.values import written
 _SECRET_NAME = re.compile(r"(?:^|[._-])(?:api[_-]?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
 _SECRET_TOKEN = re.compile(r"(?:sk|hf|pk|ghp|gsk)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"Bearer\s+\S+|oc\.env:|://[^/@\s]+:[^/@\s]+@|(?:api[_-]?key|token|secret|password)[\"']?\s*[=:]", re.IGNORECASE)
-_OPEN_MAPPING = (
-    r"(?:teacher\.parameters|(?:teacher|student)\.headers|curation\.settings|logger\.options"
-    r"|hydra\.launcher\.additional_parameters)[.=]"
-)
 _HEADERS = r"(?:teacher|student)\.headers"
+_OPEN_MAPPING = rf"(?:teacher\.parameters|{_HEADERS}|curation\.settings|logger\.options|hydra\.launcher\.additional_parameters)[.=]"
 _INTERNAL = ("fcot_", "submitit_", "basic")  # prefixes of hydra/launcher choices that only other choices build on
 
 
@@ -76,7 +73,7 @@ def _check_headers(name: str, value: str) -> None:
     if value != "null" and not all(re.fullmatch(r"[A-Za-z_]\w*", variable) and not looks_secret("", variable) for variable in variables):
         raise FcotError(
             f"{name}: a value is the name of an environment variable, never the header's value itself: "
-            f'"{name[:15]}={{X-Team: TEAM_TOKEN}}"'
+            f'"{name.partition(".")[0]}.headers={{X-Team: TEAM_TOKEN}}"'
         )
 
 

@@ -57,8 +57,11 @@ def trained_on(folder: Path, questions: Sequence[str]) -> list[bool] | None:
         None if it is not known: the student is not in its run's folder, or an earlier version trained it.
     """
     record = _record(folder)
-    if record is None or SEEN not in record:
-        return None
+    return None if record is None or SEEN not in record else _seen(record, questions)
+
+
+def _seen(record: Mapping[str, Any], questions: Iterable[str]) -> list[bool]:
+    """For each question, whether a record with questions has it."""
     return [question in record[SEEN] for question in question_hashes(questions)]
 
 
@@ -143,8 +146,8 @@ def _trained_among(record: Mapping[str, Any], problems: Mapping[int, Problem], i
         return {*record["train"], *record["validation"]} & set(indices)
     if SEEN not in record:
         return None
-    hashes = question_hashes(problems[index].question for index in indices)
-    return {index for index, question in zip(indices, hashes, strict=True) if question in record[SEEN]}
+    seen = _seen(record, (problems[index].question for index in indices))
+    return {index for index, is_seen in zip(indices, seen, strict=True) if is_seen}
 
 
 def _record(student: Path) -> dict[str, Any] | None:

@@ -119,7 +119,7 @@ class Run:
         return getattr(self.config.teacher, "endpoint", "completions") == "chat"
 
     def prompt_for(self, question: str) -> Text:
-        """What the teacher is asked first about a question: a text, or chat messages."""
+        """The first request to the teacher about a question: a text, or chat messages."""
         return self.prompt.first_request(question, self.task.rule, self.speaks_chat)
 
     @cached_property
@@ -329,11 +329,9 @@ def data_notes(run: Run) -> list[str]:
     The warning is about a student that is trained further and knows test problems already.
     """
     dataset, split, student = run.config.dataset, run.split, run.config.student
-    if run.trains and student.pretrained and student.path:
-        known = trained_note(Path(student.path), run.task.name, run.problems, split)
-    else:
-        known = None
-    warnings = [known] if known else []
+    continues = run.trains and student.pretrained and student.path
+    known = trained_note(Path(student.path), run.task.name, run.problems, split) if continues else None
+    warnings = [] if known is None else [known]
     if not dataset.own:
         return warnings
     data = data_of(run.config, run.task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +12,7 @@ from fcot.base.files import read_jsonl, write_jsonl
 from fcot.base.records import CuratedCompletion, from_row, to_row
 from fcot.curation.choice import RANDOM, Place, Score, choose
 from fcot.runs.run import Run
+from fcot.stages.rationales import revised_counts
 from fcot.stages.table import Context, Summary
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ def _summary(rows: Sequence[dict[str, Any]], choose_by: str) -> Summary:
     if choose_by != RANDOM:
         means = {name: round(fmean(row["score"] for row in part), 4) for name, part in (("chosen", kept), ("others", others)) if part}
         choice |= {f"mean_of_{name}": mean for name, mean in means.items()}
-    return {
-        "kept": len(kept), "refused": dict(Counter(row["reason"] for row in rows if row["reason"]).most_common()),
-        "rationale_words": round(fmean(len(row["rationale"].split()) for row in kept), 2), "choice": choice,
-    }  # fmt: skip
+    return revised_counts(rows) | {"choice": choice}
 
 
 def _scores(run: Run, path: Path, candidates: Sequence[CuratedCompletion], world: World) -> list[Score]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 from fcot.base.console import progress, say
@@ -27,6 +26,7 @@ from fcot.prompts.teacher import TeacherPrompt
 from fcot.prompts.thinking import separate
 from fcot.runs.run import Run
 from fcot.stages.choosing import NOT_CHOSEN
+from fcot.stages.rationales import revised_counts
 from fcot.stages.table import CHOOSE, CURATE, GENERATE, JUDGE, Context, Summary
 
 _MANY_UNREADABLE = 0.1  # warn from this share of the verdicts on
@@ -63,14 +63,9 @@ def judge(context: Context) -> Summary:
     write_jsonl(path, rows)
     counts = _counts(verdicts.values())
     _warn_of_unreadable(counts, plan.prompt.rationale_tokens)
-    usage = generated.usage()
-    kept = [row for row in rows if row["kept"]]
-    if not kept:
+    if not any(row["kept"] for row in rows):
         raise FcotError(f"the judge finds a wrong step in each of {len(cases):,} kept completions; see {path}, or leave out curation.judge")
-    return {
-        "kept": len(kept), "refused": dict(Counter(row["reason"] for row in rows if row["reason"]).most_common()),
-        "rationale_words": round(fmean(len(row["rationale"].split()) for row in kept), 2), "judge": counts | {"usage": usage},
-    }  # fmt: skip
+    return revised_counts(rows) | {"judge": counts | {"usage": generated.usage()}}
 
 
 def _warn_of_unreadable(counts: Summary, limit: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fcot.base.console import progress, say
@@ -99,6 +100,19 @@ def curate(context: Context) -> Summary:
         say(f"warning: {counts.unknown} completions have no finish reason; the truncated filter cannot judge them")
     usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
     return counts.summary() | usage
+
+
+def revised_counts(rows: Sequence[Mapping[str, Any]]) -> Summary:
+    """The numbers of the curation's summary that a stage changes which revises its verdicts.
+
+    Args:
+        rows: All rows of ``curated.jsonl`` after the revision; some are kept.
+    """
+    kept = [row for row in rows if row["kept"]]
+    return {
+        "kept": len(kept), "refused": dict(Counter(row["reason"] for row in rows if row["reason"]).most_common()),
+        "rationale_words": round(fmean(len(row["rationale"].split()) for row in kept), 2),
+    }  # fmt: skip
 
 
 def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Read, rules: Rules) -> CurationCounts:

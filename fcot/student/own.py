@@ -172,7 +172,7 @@ class OwnSamples:
         })  # fmt: skip
 
     def _renew_rows(self) -> None:
-        """Put what the student wrote into the rows, in the place of what it wrote before."""
+        """Replace the rows that the student wrote before by its present ones."""
         stored = self._rows.stored
         self._rows.replace_own(
             [TokenizedSample(stored[position].prompt, ids, int(stored.demonstrations[position])) for position, ids in self._own]

@@ -297,8 +297,8 @@ def _size(path: Path) -> int:
 
 def _executor(sweep: Sweep, parameters: dict[str, Any]) -> Any:
     python = shlex.join([sys.executable, "-S", "-I", hold_signals.__file__, sys.executable])
-    attempts = parameters.get("max_num_timeout", 0)
-    executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=attempts, slurm_python=python)
+    timeouts = parameters.get("max_num_timeout", 0)
+    executor = submitit.AutoExecutor(_logs(sweep), cluster="slurm", slurm_max_num_timeout=timeouts, slurm_python=python)
     chosen = {name: value for name, value in parameters.items() if value is not None and name not in _NOT_FOR_SUBMITIT}
     additional = {"requeue": True} | (chosen.get("additional_parameters") or {})
     dependencies = (chosen.pop("dependency", None), additional.pop("dependency", None))

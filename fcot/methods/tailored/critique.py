@@ -8,8 +8,9 @@ from fcot.base.records import Completion
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
 from fcot.prompts.steps import steps_of
+from fcot.prompts.teacher import FIRST_WRONG_STEP
 
-_WRONG_STEP = re.compile(r"first wrong step\W{1,8}(?:step\W{0,3})?(\d+)", re.IGNORECASE)
+_WRONG_STEP = re.compile(rf"{FIRST_WRONG_STEP}\W{{1,8}}(?:step\W{{0,3}})?(\d+)", re.IGNORECASE)
 
 
 def numbered(rationale: str) -> str:

@@ -45,12 +45,17 @@ def self_reflection(run: Run, number: int, data: TrainingData, kept: Sequence[Cu
     if options.pairs != "exam":
         rejected = chain.from_iterable(rejected_samples(run, run.directory.round(earlier)) for earlier in range(1, number + 1))
         right, wrong = rationales, completions_by_problem(data.form, rejected)
-    for result in results:
-        for texts, written in ((right, result.right), (wrong, result.mistakes), (unfinished, result.unfinished)):
-            texts.setdefault(result.sample_index, []).extend(as_completion(data.form, text) for text in written)
+    add_answers(data.form, results, right, wrong, unfinished)
     pairs = build_pairs(data, right, wrong, nearest=options.pairing == "nearest", max_tokens=options.max_tokens, unfinished=unfinished)
     weights = {"beta": options.beta, "gamma": options.gamma, "nll": options.nll, "weight": options.weight}
     return [preference_loss(data, pairs, options.objective, **weights, name="reflection")]
+
+
+def add_answers(form: StudentFormat, results: Sequence[ExamResult], right: Texts, wrong: Texts, unfinished: Texts) -> None:
+    """Add the student's answers in an exam to the completions of which pairs are built (:func:`build_pairs`)."""
+    for result in results:
+        for texts, written in ((right, result.right), (wrong, result.mistakes), (unfinished, result.unfinished)):
+            texts.setdefault(result.sample_index, []).extend(as_completion(form, text) for text in written)
 
 
 def _triplet_loss(

@@ -16,7 +16,8 @@ from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import SamplerConfig, TailoredConfig
 from fcot.methods.tailored.feedback import exam_results
-from fcot.objectives.pairs import as_completion, build_pairs
+from fcot.methods.tailored.material import add_answers
+from fcot.objectives.pairs import Texts, build_pairs
 from fcot.objectives.preference import preference_loss
 from fcot.prompts.student import StudentFormat
 from fcot.stages.answering import SamplingParameters, answer_problems
@@ -36,15 +37,8 @@ class _PreferenceOnly:
 
     def build(self, data: TrainingData) -> Sequence[Objective]:
         """Build the one term."""
-        right, wrong, unfinished = (
-            {result.sample_index: [as_completion(data.form, text) for text in texts] for result, texts in part}
-            for part in (
-                [(result, result.right) for result in self.results],
-                [(result, result.mistakes) for result in self.results],
-                [(result, result.unfinished) for result in self.results],
-            )
-        )
-        options = self.options
+        options, right, wrong, unfinished = self.options, Texts(), Texts(), Texts()
+        add_answers(data.form, self.results, right, wrong, unfinished)
         pairs = build_pairs(data, right, wrong, nearest=False, max_tokens=options.max_tokens, unfinished=unfinished)
         loss = preference_loss(
             data, pairs, options.objective, beta=options.beta, gamma=options.gamma, nll=options.nll, weight=1.0, name="sampler"
