@@ -54,12 +54,17 @@ CORRECTED = [
     ("5 x 7 points = 30 points --> 30", "5 x 7 points = 35 points --> 30"),
     ("5 x 7 = 30 --> 30", "5 x 7 = 35 --> 30"),
     ("5 x 7 = 30->30", "5 x 7 = 35->30"),
+    ("10 + 4 = 16 apples - that is it.", "10 + 4 = 14 apples - that is it."),
+    ("10 + 4 = 16 apples -> 16", "10 + 4 = 14 apples -> 16"),
+    ("10 + 4 = 16 apples - ", "10 + 4 = 14 apples - "),
 ]  # fmt: skip
 KEPT = [
     "48 / 2 = 24. So", "5 + 3 = 8", "10 / 3 = 3.33 so", "x + 3 + 4 = 9.", "the answer = 5", "3 + 4 = 5 + 2.", "100 / 3 = 33 1/3 so",
     "25 / 2 = 12 remainder 1.", "13 / 4 = 3 and 1/4", "6 / 2 = 3:1", "48/2 = <<48/2=24>>24 clips", "50 / 100 * 100 = 50% of", "5 + 3 = ?",
     "No equation here.", "1 / 0 = 5.", "5 * 12 inches = 5 feet.", "5 + 3 = x", "", "= 5", "100 - 20% = 80.",
     "48 / 2 =\n\n24", "3 + 4 = 5 apples + 2 apples.", "3 + 4 = 9 - 2.", "3 + 4 = 9 -- or so",
+    "10 + 4 = 16 apples - 2 apples.", "10 + 4 = 16 apples - $2 = 14.", "10 + 4 = 16 ripe-ish - (2)", "3 + 4 = 9 apples-2",
+    "3 + 4 = 9 apples – 2", "3 + 5 = 4 apples x 2",
 ]  # fmt: skip
 
 

@@ -23,10 +23,15 @@ _OPENING = rf"(?:{_SPACE}|\*\*|\\\(|\\?[$€£¥])*"  # what may stand between a
 _NUMBER = rf"[-−]?{_SPACE}?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)"
 _RIGHT = re.compile(rf"(?P<opening>{_OPENING})(?P<number>{_NUMBER})(?P<rest>.*)", re.DOTALL)
 _WORD = r"[^\W\d_]+(?:-[^\W\d_]+)*"
-_UNFINISHED = re.compile(rf"{_OPENING}[-−\\*>]?{_SPACE}?|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*(?:\*?|-+)|{_SPACE}*{_WORD}-?{_SPACE}*)")
-_CALCULATES_ON = re.compile(  # the number is not the value but a part of it
-    rf"{_SPACE}*(?:(?!-+>)[-−–:(]|(?:{_WORD}{_SPACE}*)?(?:[+/×÷·^]|\*(?!\*))|[xX]{_SPACE}*\d)"
+_MINUS = rf"[-−–]{_SPACE}*\(*(?:\\?[$€£¥])?{_SPACE}*"  # a minus sign after a unit, up to its number; without a number it is a dash
+_UNFINISHED = re.compile(
+    rf"{_OPENING}[-−\\*>]?{_SPACE}?"
+    rf"|{_OPENING}{_NUMBER}(?:[.,]|{_SPACE}*(?:\*?|-+)|{_SPACE}*{_WORD}(?:-?{_SPACE}*|{_SPACE}*{_MINUS}|{_SPACE}+[xX]{_SPACE}*))"
 )
+_CALCULATES_ON = re.compile(  # the number is not the value but a part of it
+    rf"{_SPACE}*(?:(?!-+>)[-−–:(]|(?:{_WORD}{_SPACE}*)?(?:[+/×÷·^]|\*(?!\*))|(?:{_WORD}{_SPACE}+)?[xX]{_SPACE}*\d|{_WORD}{_SPACE}*{_MINUS}\.?\d)"
+)
+_PART_OF_CHARACTER = "\ufffd"  # how a tokenizer decodes the first bytes of a character
 _WITHOUT_NUMBER = re.compile(rf"{_SPACE}*(?:>>|\Z)")  # not a line break: many rationales write the number on the next line
 _UNIT = re.compile(rf"{_SPACE}*(?:%|{_WORD}|\d+)?")
 
@@ -76,7 +81,7 @@ class Calculator:
             self.equations.met += 1
             self._sign = place
         self._n_read = len(written)
-        if self._sign is None or (not ended and _UNFINISHED.fullmatch(self._sides(written)[1])):
+        if self._sign is None or (not ended and _UNFINISHED.fullmatch(self._sides(written)[1].rstrip(_PART_OF_CHARACTER))):
             return None
         revision = self._settle(written)
         if revision is not None:
