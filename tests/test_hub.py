@@ -24,7 +24,7 @@ def unreachable(monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(hub, "_checked", {})
+    hub._reaches.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 _TIMEOUT_S = 4.0
-_RECHECK_S = 60.0  # a machine may get a network, or lose it, while a notebook is open
-_checked: dict[str, tuple[float, bool]] = {}  # by the hub's address: when it was checked last, and whether it was reached
+_RECHECK_S = 60  # a machine may get a network, or lose it, while a notebook is open
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def hub_access(source: str) -> Iterator[None]:
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or Path(source).exists() or _reaches(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or Path(source).exists() or _reaches(constants.ENDPOINT, int(time.monotonic() / _RECHECK_S)):
         yield
         return
     modules: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
@@ -43,19 +43,20 @@ def hub_access(source: str) -> Iterator[None]:
             module.HF_HUB_OFFLINE = value
 
 
-def _reaches(endpoint: str) -> bool:
-    """Whether a connection to the hub, or to the proxy in front of it, opens within seconds. The result is kept for a minute."""
-    checked_at, reached = _checked.get(endpoint, (-_RECHECK_S, True))
-    if time.monotonic() - checked_at < _RECHECK_S:
-        return reached
+@lru_cache(maxsize=1)
+def _reaches(endpoint: str, _minute: int) -> bool:
+    """Whether a connection to the hub, or to the proxy in front of it, opens within seconds.
+
+    Args:
+        endpoint: The hub's address.
+        _minute: The current minute, only as a key of the cache: a run loads several things, and each failed check takes seconds.
+    """
     url = urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)
     if proxy and not urllib.request.proxy_bypass(url.netloc):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     try:
         socket.create_connection((str(url.hostname), url.port or (443 if url.scheme == "https" else 80)), _TIMEOUT_S).close()
-        reached = True
     except OSError:
-        reached = False
-    _checked[endpoint] = time.monotonic(), reached
-    return reached
+        return False
+    return True
