@@ -138,12 +138,11 @@ def train(
     quiet()
     _, sampler, n_steps = plan(student, rows, recipe, seed)
     rate = continued.learning_rate(recipe, n_steps)
-    report, optimizer = _resume(student, checkpoints, recipe.precision, own)
-    optimizer = optimizer or (None if continued.moments is None else {"moments": continued.moments})
+    report, checkpoint = _resume(student, checkpoints, recipe.precision, own)
     _announce(recipe, report.n_steps, n_steps, rate, world)
     hooks.resume(report.n_steps)
     steps = _Steps(sampler, n_steps, _due(sampler, n_steps, recipe.evaluate_every_steps, recipe.evaluate_every_epochs))
-    callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, optimizer, loggers, world.size, own)
+    callback = _StepCallback(student, report, steps, hooks, recipe, checkpoints, checkpoint, continued.moments, loggers, world.size, own)
     callback.evaluate_if_due()
     if report.n_steps == n_steps or hooks.stop(report.history):
         return report
@@ -255,15 +254,17 @@ class _StepCallback(pl.Callback):
 
     def __init__(
         self, student: Student, report: TrainingReport, steps: _Steps, hooks: Hooks, recipe: TrainerConfig,
-        checkpoints: Checkpoints | None, restored: dict[str, Any] | None, loggers: Sequence[Logger], size: int,
-        own: OwnSamples | None,
+        checkpoints: Checkpoints | None, checkpoint: dict[str, Any] | None, moments: Moments | None, loggers: Sequence[Logger],
+        size: int, own: OwnSamples | None,
     ) -> None:  # fmt: skip
         self._student = student
         self._report = report
         self._steps = steps
         self._hooks = hooks
         self._checkpoints = checkpoints
-        self._restored = restored  # the state of a checkpoint, or the moments of an earlier training
+        # Either is None, or both: a checkpoint of this training has its own moments. None again once the optimizer has the state.
+        self._checkpoint_state = checkpoint  # of the optimizer and the gradient scaler
+        self._earlier_moments = moments if checkpoint is None else None  # those of the training that this one continues
         self._optimizer: torch.optim.Optimizer | None = None  # None before the first step of this process
         self._micro_batches = recipe.micro_batches
         self._precision = recipe.precision
@@ -289,12 +290,12 @@ class _StepCallback(pl.Callback):
         assert isinstance(pl_module, StudentModule)
         self._divergence = DivergenceCheck(self._student.model, self._size, pl_module.learning_rate.at, self._remedies)
         self._optimizer = trainer.optimizers[0]
-        if self._restored is not None and "moments" in self._restored:
-            set_moments(self._student.model, self._optimizer, self._restored["moments"])
-        elif self._restored is not None:
-            restore_optimizer(self._student.model, self._optimizer, self._restored["optimizer"])
-            trainer.precision_plugin.load_state_dict(self._restored["precision"])
-        self._restored = None  # frees its memory
+        if self._checkpoint_state is not None:
+            restore_optimizer(self._student.model, self._optimizer, self._checkpoint_state["optimizer"])
+            trainer.precision_plugin.load_state_dict(self._checkpoint_state["precision"])
+        elif self._earlier_moments is not None:
+            set_moments(self._student.model, self._optimizer, self._earlier_moments)
+        self._checkpoint_state = self._earlier_moments = None  # frees their memory
         self._since = time.monotonic()
         self._logged = (self._report.train_seconds, self._report.n_tokens)
 
@@ -383,8 +384,8 @@ class _StepCallback(pl.Callback):
         if self._optimizer is not None:
             moments = optimizer_state(self._student.model, self._optimizer)["state"]
         else:  # the evaluation that an interruption prevented
-            assert self._restored is not None
-            moments = self._restored["optimizer"]["state"]
+            assert self._checkpoint_state is not None
+            moments = self._checkpoint_state["optimizer"]["state"]
         self._hooks.keep_moments(self._report.history, scores, moments)
 
     def _log_evaluation(self, entry: dict[str, Any]) -> None:
