@@ -5,21 +5,20 @@ A method's options are a schema in ``fcot/methods/``. The choice ``method=NAME``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from fcot.prompts.student import FormatKind, StudentFormat
-from fcot.stages.table import (
+from fcot.stages.table import (  # fmt: skip
     CURATE,
     EVALUATE,
-    EXAM,
-    FEEDBACK,
     FINE_TUNE,
+    FIRST_ROUND,
     GENERATE,
+    LATER_ROUND,
     REMOTE,
-    RETRY,
-    SAMPLE,
-    SAMPLER,
     TRAIN,
     TRAIN_ON_POLICY,
     Stage,
@@ -32,7 +31,7 @@ class Method:
 
     Attributes:
         title: The name that the papers use.
-        stages: The stages in order. A method with rounds lists the stages of all rounds, each once.
+        stages: The stages in order. Of a method with rounds, the stages of all rounds, each name once.
         formats: Formats of the student by kind. Empty where an untrained student is prompted with the run's prompt, as a teacher is.
         own_format: Whether the student is a finished one, which answers in the format of its own ``fcot.json``.
         round_runner: ``module:function`` that runs the rounds. :func:`fcot.runs.pipeline.execute` calls it with the run and a function
@@ -69,6 +68,14 @@ class Method:
         return tuple(REMOTE.get(stage.name, stage) if remote else stage for stage in self.stages)
 
 
+def each_once(*rounds: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages of all rounds, each name once: the stage of the first round that has this name."""
+    stages: dict[str, Stage] = {}
+    for stage in chain.from_iterable(rounds):
+        stages.setdefault(stage.name, stage)
+    return tuple(stages.values())
+
+
 _FINE_TUNE_COT: dict[FormatKind, StudentFormat] = {
     "encoder_decoder": StudentFormat("{question}", "{rationale} --> {answer}", "-->"),
     "decoder": StudentFormat("{question} ###", " {rationale} --> {answer}", "-->"),
@@ -97,7 +104,7 @@ METHODS: dict[str, Method] = {
     "fine_tune_cot": Method("Fine-tune-CoT", (GENERATE, CURATE, TRAIN, EVALUATE), _FINE_TUNE_COT),
     "on_policy": Method("On-policy", (GENERATE, CURATE, FINE_TUNE, TRAIN_ON_POLICY, EVALUATE), _FINE_TUNE_COT),
     "tailored": Method(  # paper B's formats; T5's tokenizer has no newlines, so an encoder-decoder gets spaces
-        "Tailored", (GENERATE, CURATE, EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, TRAIN, EVALUATE),
+        "Tailored", each_once(FIRST_ROUND, LATER_ROUND),
         {
             "encoder_decoder": StudentFormat("Question: {question} Reasoning:", "{rationale} Answer: {answer}", "Answer:"),
             "decoder": StudentFormat("Question: {question}\nReasoning:", " {rationale}\nAnswer: {answer}", "Answer:"),
@@ -112,3 +119,12 @@ def method_of(config: Any) -> Method:
     """The entry of a configuration's method, without the stages that its options make unnecessary (``unneeded``)."""
     method, unneeded = METHODS[config.method.name], getattr(config.method, "unneeded", ())
     return replace(method, stages=tuple(stage for stage in method.stages if stage.name not in unneeded))
+
+
+def title_of(metrics: Mapping[str, Any]) -> str:
+    """The name in reports of the method that made a run's student: the configuration's own, such as a preset's, or the table's.
+
+    Args:
+        metrics: The run's ``metrics.json``.
+    """
+    return str(metrics.get("method_title") or METHODS[metrics.get("student_method") or metrics["method"]].title)

@@ -125,3 +125,5 @@ RETRY = Stage("retry", 1, "fcot.methods.tailored.retry:retry", "retries.jsonl", 
 FEEDBACK = Stage("feedback", 1, "fcot.methods.tailored.feedback:feedback", "feedback.jsonl")
 CURATE_ROUND = replace(CURATE, function="fcot.methods.tailored.stages:curate")
 TRAIN_ROUND = replace(TRAIN, function="fcot.methods.tailored.stages:train")
+FIRST_ROUND = (GENERATE, CURATE, EXAM, TRAIN_ROUND, EVALUATE)
+LATER_ROUND = (EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, CURATE_ROUND, TRAIN_ROUND, EVALUATE)

@@ -18,30 +18,16 @@ from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
 from fcot.llm.money import sum_by_key
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
-from fcot.stages.table import (
-    CURATE,
-    CURATE_ROUND,
-    EVALUATE,
-    EXAM,
-    FEEDBACK,
-    GENERATE,
-    RETRY,
-    SAMPLE,
-    SAMPLER,
-    TRAIN_ROUND,
-    Stage,
-    Step,
-    Summary,
-)
+from fcot.stages.table import EXAM, FIRST_ROUND, LATER_ROUND, Stage, Step, Summary
 
 
 def stages_of_round(run: Run, number: int) -> list[Stage]:
-    """The stages of a round, in order."""
+    """The stages of a round, in order, without those that the run's options make unnecessary."""
+    method = run.config.method
     if number > 1:
-        stages = [EXAM, SAMPLER, SAMPLE, FEEDBACK, RETRY, CURATE_ROUND, TRAIN_ROUND, EVALUATE]
-        return [stage for stage in stages if stage.name not in run.config.method.unneeded]
-    first_exam = run.config.method.examines_first(run.config.student.pretrained)
-    return [GENERATE, CURATE, *([EXAM] if first_exam else []), TRAIN_ROUND, EVALUATE]
+        return [stage for stage in LATER_ROUND if stage.name not in method.unneeded]
+    has_exam = method.examines_first(run.config.student.pretrained)
+    return [stage for stage in FIRST_ROUND if has_exam or stage is not EXAM]
 
 
 def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str, Summary], Summary]:
@@ -72,7 +58,7 @@ def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str,
             for stage in stages_of_round(run, number):
                 name = stage.name
                 summaries[name] = run_step(Step(stage, number))
-                if name == run.config.until != "evaluate":
+                if name == run.config.until and name != "evaluate":
                     return {name: summaries[name]}, {}
                 if number > 1 and (reason := _stop_reason(method, name, summaries[name])):
                     break
