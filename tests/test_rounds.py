@@ -28,6 +28,9 @@ from fcot.objectives.completion import CompletionLoss
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.steps import before_step
 from fcot.prompts.teacher import TeacherPrompt
+from fcot.reporting.finished import load
+from fcot.reporting.settings import group
+from fcot.reporting.tables import accuracy_table
 from fcot.runs.pipeline import execute
 from fcot.stages.table import TRAIN_ROUND, Context, Step
 from fcot.stages.training import load_trained
@@ -296,13 +299,17 @@ def test_without_pairs_the_student_samples_as_it_is(tmp_path, monkeypatch, capsy
     assert second.own.exists()
 
 
-@pytest.mark.parametrize("preset", ["star", "rft", "dpo_st"])
-def test_presets_of_self_training_run(preset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("preset", "title"), [("star", "STaR"), ("rft", "RFT"), ("dpo_st", "DPO-ST")])
+def test_presets_of_self_training_run_and_reports_name_them(preset, title, tmp_path, monkeypatch):
     answer_with(monkeypatch, own_answer)
     monkeypatch.setattr(sampler, "answer_problems", stages.answer_problems)
     small = [override for override in TINY if not override.startswith(("method=", "method.r"))]
     run = make_run(tmp_path, f"method={preset}", *small, "trainer.max_steps=3", "method.rounds=2", "method.exam.samples=1")
-    first, second = execute(run, "")["rounds"]
+    metrics = execute(run, "")
+    first, second = metrics["rounds"]
+    assert metrics["method"] == "tailored"
+    assert title in accuracy_table(group([load(run.directory.metrics)])).rows[0]
+    assert f", {title} on " in (run.directory.student / "README.md").read_text()
     assert second["own_kept"] > 0
     own_only = run.config.method.feedback.source == "self"
     assert (run.directory.round(2).sampler.student.exists()) is (preset == "dpo_st")

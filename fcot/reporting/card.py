@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fcot.base.fields import names_file, part_of
-from fcot.methods.table import METHODS
+from fcot.methods.table import title_of
 from fcot.prompts.student import FormatKind, StudentFormat
 from fcot.student.interface import StudentInterface
 
@@ -186,7 +186,7 @@ def model_card(metrics: Mapping[str, Any], config: Any, terms: str | None, base:
     head = ["library_name: transformers", "tags: [fcot, chain-of-thought, distillation]"]
     head += [f"base_model: {base.hub_id}"] if base.hub_id else []
     writes = "its reasoning, then the answer" if metrics["teacher"] is not None else "the answer"
-    title = f"# {base.name}, {METHODS[metrics['method']].title} on {metrics['task']}"
+    title = f"# {base.name}, {title_of(metrics)} on {metrics['task']}"
     note = f" {base.note}" if base.note else ""
     return "\n".join(
         [

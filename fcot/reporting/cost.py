@@ -174,7 +174,7 @@ def has_cost(settings: Sequence[Setting]) -> bool:
 
     It is if settings differ both in the number of annotated problems and in D, or if several methods use a teacher.
     """
-    if len({setting["method"] for setting in settings if setting["diversity"]}) > 1:
+    if len({(setting["method"], setting["method_title"]) for setting in settings if setting["diversity"]}) > 1:
         return True
     return len({setting["n_train_problems"] for setting in settings if setting["diversity"]}) > 1 and (
         len({setting["diversity"] for setting in settings if setting["diversity"]}) > 1

@@ -87,6 +87,7 @@ def read_curated(folder: Path) -> Curated:
     questions = read_json(run.split).get("questions_sha256") if run.split.exists() else folder.name
     metrics = {
         "run_id": folder.name, "task": config.dataset.name, "method": _method(config),
+        "method_title": _method_title(config),
         "questions_sha256": questions, "completions_asked": len(words[0]) + len(words[1]),
     }  # fmt: skip
     return Curated(
@@ -97,6 +98,10 @@ def read_curated(folder: Path) -> Curated:
 
 def _method(config: Any) -> str:
     return str(config.method.name) if "method" in config else "fine_tune_cot"
+
+
+def _method_title(config: Any) -> str | None:
+    return config.method.get("title") if "method" in config else None
 
 
 def curated_document(runs: Sequence[Curated], missing: Sequence[str]) -> Document:

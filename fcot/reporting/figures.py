@@ -10,7 +10,7 @@ import altair as alt
 
 from fcot.base.errors import FcotError
 from fcot.base.files import replacing
-from fcot.methods.table import METHODS
+from fcot.methods.table import METHODS, title_of
 from fcot.reporting.cost import Cost, pareto
 from fcot.reporting.document import Chart
 from fcot.reporting.published import Published, published
@@ -19,9 +19,11 @@ from fcot.reporting.settings import Setting, label
 
 COLORS = {  # by method; each is readable on a light and on a dark page
     "zero_shot": "#8f8f8f", "zero_shot_cot": "#b0967a", "few_shot_cot": "#5f9f6b", "fine_tune": "#d99a31", "fine_tune_cot": "#3a82c4",
-    "tailored": "#9a6fc0",
+    "tailored": "#9a6fc0", "on_policy": "#2f9e8f",
 }  # fmt: skip
-_METHOD_SCALE = alt.Scale(domain=[METHODS[name].title for name in COLORS], range=list(COLORS.values()))
+_PRESET_COLORS = {"STaR": "#c2628f", "RFT": "#8c9a3c", "DPO-ST": "#7f86d6"}  # by title (conf/method)
+_TITLE_COLORS = {METHODS[name].title: color for name, color in COLORS.items()} | _PRESET_COLORS
+_METHOD_SCALE = alt.Scale(domain=list(_TITLE_COLORS), range=list(_TITLE_COLORS.values()))
 _LINES = ["#1b9e77", "#d95f02", "#7b77c0", "#e7298a", "#66a61e", "#c79a00", "#a6761d", "#808080"]  # no method has these
 _DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3], [5, 2, 1, 2, 1, 2]]  # dashes and shapes distinguish lines of the same color
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross"]
@@ -255,7 +257,7 @@ def _measured(setting: Setting) -> FigureRow:
     accuracy = setting.accuracy
     low, high = 100 * accuracy.low, 100 * accuracy.high
     return {
-        "method": METHODS[setting["student_method"] or setting["method"]].title, "accuracy": 100 * accuracy.mean, "low": low, "high": high,
+        "method": title_of(setting.runs[0]), "accuracy": 100 * accuracy.mean, "low": low, "high": high,
         _INTERVAL: f"{low:.1f}-{high:.1f}", "n": len(setting.problems), "seeds": len(setting.runs),
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ _AGAIN = "to make it again, remove it and the run's DONE.json, and run the run's
 # Prefixes of keys that change no prediction (see the schemas in ``fcot/config``), or that a report shows in a column of their own.
 _IRRELEVANT_KEYS = (
     "seed", "output_dir", "store_dir", "dry_run", "until", "preview", "logger.", "diversity", "dataset.name", "dataset.path",
-    "student.name", "method.name",
+    "student.name", "method.name", "method.title",
     "trainer.eval_batch_tokens", "trainer.devices", "trainer.nodes", "trainer.strategy", "trainer.checkpoint_every_s", "teacher.batch",
     *(f"{group}.{key}" for group in ("teacher", "student") for key in (
         "base_url", "api_key_env", "headers", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "max_retries",
@@ -129,7 +129,8 @@ def distinguish(loaded: Sequence[Loaded], paths: Mapping[str, Path]) -> None:
     configs = {metrics["run_id"]: _configuration(paths[metrics["run_id"]]) for metrics, *_ in loaded}
     cells: dict[tuple[Any, ...], list[str]] = {}
     for metrics, *_ in loaded:
-        cells.setdefault((metrics["task"], metrics["student"], metrics["method"]), []).append(metrics["run_id"])
+        cell = (metrics["task"], metrics["student"], metrics["method"], metrics.get("method_title"))
+        cells.setdefault(cell, []).append(metrics["run_id"])
     keys = dict.fromkeys(key for metrics, *_ in loaded for key in metrics["varied"])
     for members in cells.values():
         differing = _differing([configs[run_id] for run_id in members if configs[run_id]])

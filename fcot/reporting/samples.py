@@ -396,10 +396,15 @@ def _tail(runs: Sequence[RunFiles], data: _DataSets, groups: Iterable[tuple[int,
     """The rest of the JSON object: the tasks, runs and groups that the problems refer to by number."""
     return b"," + _json({
         "tasks": data.tasks,
-        "runs": [{"label": run.label, "method": str(run.metrics.get("method")), "task": str(run.metrics.get("task"))} for run in runs],
+        "runs": [{"label": run.label, "method": _method(run), "task": str(run.metrics.get("task"))} for run in runs],
         "groups": [list(group) for group in groups],
         "total": total,
     })[1:]  # fmt: skip
+
+
+def _method(run: RunFiles) -> str:
+    """What the filter of methods shows: a preset's title, or the key of a title in ``page/samples.js``."""
+    return str(run.metrics.get("method_title") or run.metrics.get("method"))
 
 
 def _json(value: Any) -> bytes:

@@ -88,7 +88,7 @@ def _along(axis: str, dropped: set[str], value: Callable[[Setting], Any], settin
             common = (
                 setting["questions_sha256"],
                 setting["task"],
-                METHODS[setting["method"]].title,
+                setting["method_title"] or METHODS[setting["method"]].title,
                 *(word for key, word in words.items() if key not in dropped),
             )
             groups.setdefault(common, []).append((float(place), setting))

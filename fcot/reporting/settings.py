@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcot.evaluation.statistics import AccuracyEstimate, Correctness, estimate, estimate_from_accuracies
-from fcot.methods.table import METHODS
+from fcot.methods.table import METHODS, title_of
 from fcot.reporting.finished import Loaded
 from fcot.reporting.published import Published, find_published
 
@@ -125,8 +125,7 @@ class Setting:
 
 def method_title(run: MetricsRow) -> str:
     """The name of a run's method. For a finished student, the method that trained it and the task that it was trained on."""
-    trained_by = run.get("student_method")
-    return METHODS[run["method"]].title if trained_by is None else f"{METHODS[trained_by].title} on {run['student_task']}"
+    return title_of(run) if run.get("student_method") is None else f"{title_of(run)} on {run['student_task']}"
 
 
 def depends_on_seed(run: MetricsRow) -> bool:
@@ -165,7 +164,7 @@ def group(runs: Iterable[Loaded]) -> list[Setting]:
 def _order(setting: Setting) -> tuple[Any, ...]:
     varied = [(key, _rank(value), value) for key, value in setting.varied.items()]
     method = list(METHODS).index(setting["method"])
-    return setting["student"], method, setting["diversity"] or 0, varied, setting["run_id"]
+    return setting["student"], method, setting["method_title"] or "", setting["diversity"] or 0, varied, setting["run_id"]
 
 
 def _rank(value: str) -> float:

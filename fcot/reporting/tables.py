@@ -204,7 +204,10 @@ def _informative_pairs(group: Sequence[Setting]) -> Iterator[tuple[Setting, Sett
 
 def _difference(first: Setting, second: Setting) -> str | None:
     """The only key in which two settings differ; None if there are several. If one setting has no D, D is ignored where methods differ."""
-    facts = [{"method": setting["method"], "diversity": setting["diversity"], **setting.varied} for setting in (first, second)]
+    facts = [
+        {"method": (setting["method"], setting["method_title"]), "diversity": setting["diversity"], **setting.varied}
+        for setting in (first, second)
+    ]
     keys = [key for key in dict.fromkeys([*facts[0], *facts[1]]) if facts[0].get(key) != facts[1].get(key)]
     if "method" in keys and None in (first["diversity"], second["diversity"]):
         keys = [key for key in keys if key != "diversity"]

@@ -114,6 +114,7 @@ class Metrics:
             mean scores. None without a choice.
         judge: With ``curation.judge``: numbers of verdicts, of those that name a wrong step, and of unreadable ones by reason; and the
             usage of the judge's requests, which ``teacher_usage`` includes. None without a judge.
+        method_title: The method's name in reports, if the configuration has its own, as presets have.
     """
 
     run_id: str
@@ -201,6 +202,7 @@ class Metrics:
     own_samples: Summary | None = None
     choice: Summary | None = None
     judge: Summary | None = None
+    method_title: str | None = None
 
     def to_row(self) -> Summary:
         """The object in ``metrics.json``. Fields about what a run does not have (rounds, a finished student, ...) are left out."""
@@ -212,7 +214,7 @@ class Metrics:
 
 _COUNTING = ("score", "curate", "generate")  # stages that count the teacher's usage, the last one of a run first
 _OF_FINISHED_STUDENTS = ("student_task", "student_method", "trained_left_out")
-_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice", "judge")
+_OF_SOME_RUNS = ("equations", "scored_tokens", "own_samples", "choice", "judge", "method_title")
 _OF_ROUNDS = ("rounds", "learnt_from", "best_round", "rounds_ended", "exam_of_no_round")
 
 
@@ -252,6 +254,7 @@ def _of_configuration(run: Run) -> Summary:
     return {
         "run_id": run.run_id,
         "method": config.method.name,
+        "method_title": getattr(config.method, "title", None),
         "task": run.task.name,
         "student": config.student.name,
         "base_model": run.teacher_name if run.is_teacher else config.student.base_model,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from fcot.base.fields import absent_at, bounded, counted, resolved
+from fcot.base.fields import Why, absent_at, bounded, counted, neutral, resolved
 
 if TYPE_CHECKING:
     from fcot.config.schema import Config
@@ -190,6 +190,7 @@ class TailoredConfig:
     """Paper B's rounds of exam, feedback and self-reflection."""
 
     name: str = "tailored"
+    title: str | None = neutral(None, Why.NAMED)  # the method's name in reports, such as that of a preset; null: Tailored
     rounds: int = bounded(3, at_least=1)  # most rounds
     patience: int | None = bounded(None, at_least=1)  # stop after this many rounds without a better validation accuracy; null for never
     min_mistakes: int = bounded(1, at_least=1)  # stop when the student fails fewer train problems than this in an exam
@@ -199,8 +200,11 @@ class TailoredConfig:
     round_weights: list[float] | None = None  # weight of each round's samples in the loss; null: 1 each
     # with accumulate: share of each earlier round's samples that a round trains on, drawn anew for every round
     replay: float = absent_at(1.0, above=0, at_most=1, hint="; method.accumulate=false trains on no earlier rounds")
-    one_schedule: bool = absent_at(False)  # warm-up and decay once over all rounds; false: once in each round
-    carry_optimizer: bool = absent_at(False)  # a round starts with AdamW's moments of the previous round; false: with zeros
+    # warm-up and decay once over all rounds; false: once in each round. All steps of a round count, also those after the evaluation that
+    # trainer.selection=validation chooses, although the next round continues from there; trainer.selection=last loses none
+    one_schedule: bool = absent_at(False)
+    # a round starts with AdamW's moments of the student that it continues; false: with zeros
+    carry_optimizer: bool = absent_at(False)
     # a problem is left out of later exams once all its answers were right in this many exams in a row; null: never
     skip_solved: int | None = absent_at(None, at_least=1)
     # worked train problems that stand before each question

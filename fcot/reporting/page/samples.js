@@ -2,7 +2,7 @@
 
 const NAMES = {
   zero_shot: 'Zero-shot', zero_shot_cot: 'Zero-shot-CoT', few_shot_cot: 'Few-shot-CoT', fine_tune: 'Fine-tune',
-  fine_tune_cot: 'Fine-tune-CoT', tailored: 'Tailored', as_trained: 'As trained',
+  fine_tune_cot: 'Fine-tune-CoT', tailored: 'Tailored', as_trained: 'As trained', on_policy: 'On-policy',
 };
 
 const countRight = (answers) => answers.reduce((n, answer) => n + answer.correct, 0);
