@@ -9,7 +9,7 @@ import pytest
 
 from fcot.base.errors import FcotError
 from fcot.base.records import Completion, CuratedCompletion, Problem
-from fcot.curation.filters import Rules, count_reasons, curate, expected_share, most_repeated, undersample
+from fcot.curation.filters import Rules, curate, expected_kept_rate, most_repeated, undersample
 from fcot.curation.golden import read_golden
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.numbers import Reading
@@ -90,25 +90,12 @@ def test_duplicates_have_the_words_of_a_kept_rationale_of_the_same_problem():
     assert [verdict.reason for verdict in curated] == ["wrong_answer", None, "duplicate_rationale", None, None, "duplicate_rationale"]
 
 
-def test_reasons_are_counted_and_sorted_by_frequency():
-    curated = verdicts(
-        ["answer", "truncated"],
-        correct(0),
-        correct(1, ""),
-        Completion(0, 2, "r", "1"),
-        Completion(0, 3, "r", "2"),
-        correct(4, "r", "length"),
-    )
-    assert list(count_reasons(curated).items()) == [("wrong_answer", 2), ("empty", 1), ("truncated", 1)]
-    assert count_reasons(verdicts(["answer"], correct(0))) == {}
-
-
 @pytest.mark.parametrize(
     ("random_guess", "teacher_accuracy", "share"),
     [(0.0, None, 0.05), (0.0, 78.0, 0.39), (50.0, 91.4, 0.5), (50.0, None, 0.5), (20.0, 64.62, 0.3231), (0.0, 4.0, 0.05)],
 )
 def test_expected_kept_rate(random_guess, teacher_accuracy, share):
-    assert expected_share(random_guess, teacher_accuracy) == pytest.approx(share)
+    assert expected_kept_rate(random_guess, teacher_accuracy) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("filters", "rationale", "reason"), [

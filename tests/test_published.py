@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,10 @@ def test_only_runs_that_follow_the_paper_are_compared_with_it(overrides, expecte
         f"teacher.path={folder}/D_multiarith.json", "student=t5_small", "diversity=1", "trainer=paper", *overrides,
     )  # fmt: skip
     assert _as_published(run) is expected
+    for part, key, value in (("curation", "judge", "filter"), ("objective", "name", "preference")):  # not with teacher=replay and D = 1
+        changed = copy.deepcopy(run.config)
+        setattr(getattr(changed, part), key, value)
+        assert _as_published(replace(run, config=changed)) is (expected and part == "curation" and not run.uses_rationales)
 
 
 def test_every_anchor_is_of_a_known_task_and_says_where_it_was_read():

@@ -11,7 +11,7 @@ from trainings import student_of, trained
 
 from fcot.base.errors import FcotError
 from fcot.base.files import TEMPORARY
-from fcot.stages.training import out_of_patience
+from fcot.evaluation.patience import out_of_patience
 from fcot.student import checkpoints as module
 from fcot.student import training
 from fcot.student.checkpoints import Checkpoints

@@ -21,11 +21,12 @@ from fcot.base.files import read_json, read_jsonl
 from fcot.base.records import ExamResult, Prediction, Problem
 from fcot.curation.filters import Rules, curate
 from fcot.estimate.dry_run import estimate
+from fcot.evaluation.patience import out_of_patience
 from fcot.methods.table import METHODS
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.exam import examine, summarize
 from fcot.methods.tailored.feedback import Case, as_question, cases, feedback_prompt
-from fcot.methods.tailored.rounds import _out_of_patience, _stop_reason
+from fcot.methods.tailored.rounds import _stop_reason
 from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import Demonstration
 from fcot.prompts.teacher import STUDENTS_ANSWER, TeacherPrompt
@@ -303,9 +304,10 @@ def test_rounds_end_by_patience_few_mistakes_or_nothing_kept(tmp_path):
         ([0.5, 0.4, 0.3], True),
         ([0.5, 0.5, 0.5], True),
         ([0.5, 0.4, 0.6], False),
+        ([None, None, None], False),  # too few problems for a validation part
     ):
         metrics = [{"validation_accuracy": accuracy, "round": number} for number, accuracy in enumerate(accuracies, 1)]
-        assert _out_of_patience(metrics, 2) is ends
+        assert out_of_patience(metrics, 2) is ends
     method = TailoredConfig(min_mistakes=5)
     assert _stop_reason(method, "exam", {"failed_problems": 4}) == "few_mistakes"
     assert _stop_reason(method, "exam", {"failed_problems": 5}) is None

@@ -1,8 +1,8 @@
 """Which of a problem's kept rationales a student learns, if only some of them: the best by a score, or some at random.
 
-Scores come from the student itself, before training. A token's surprisal is its negative log-probability in nats, its rank the number of
-tokens that are at least as likely. The rank-surprisal ratio of a text is the sum of its ranks, each clipped to 100, divided by the sum of
-its surprisals; the texts with the lowest ratio teach most. Source: Yang et al. 2026, *Which Reasoning Trajectories Teach Students to Reason
+Scores come from the student itself, before training. A token's surprisal is its negative log-probability in nats. Its rank is 1 plus the
+number of likelier tokens. The rank-surprisal ratio of a text is the sum of its ranks, each at most 100, divided by the sum of its
+surprisals; the texts with the lowest ratio teach most. Source: Yang et al. 2026, *Which Reasoning Trajectories Teach Students to Reason
 Better?* (arXiv 2601.14249), and its code (github.com/UmeanNever/RankSurprisalRatio, ``rsr_cal.py``).
 """
 

@@ -21,7 +21,8 @@ class CurationConfig:
     """Which completions become reasoning samples."""
 
     name: str = neutral(MISSING, Why.NAMED)
-    # answer, truncated, duplicate, length, repetition, arithmetic, golden, concise, or your own filter as module.function
+    # answer, truncated, duplicate, near_copy, same_equations, length, repetition, arithmetic, golden, concise, or your own filter as
+    # module.function
     filters: list[str] = field(default_factory=list)
     # values of filters' settings that have no option below, by the setting's name
     settings: dict[str, Any] = resolved({}, "the settings that each filter reads")
@@ -29,7 +30,7 @@ class CurationConfig:
     labels: str = bounded("gold", one_of=("gold", "vote", "vote_all"))
     max_words: int = bounded(300, at_least=1)  # length filter: the most words of a rationale
     max_repeats: int = bounded(2, at_least=1)  # repetition filter: how often a rationale may contain the same sentence
-    # file: [sample index, ...] or {"sample index": [completion index, ...]}
+    # file: rows of curated.jsonl, [sample index, ...] or {"sample index": [completion index, ...]}
     golden: str | None = resolved(None, "the ids in the file", file=True)
     max_samples: int | None = bounded(None, at_least=1)  # keep at most this many completions, drawn at random
     # train on at most this many kept completions of each problem, the best by choose_by; null: all
@@ -63,7 +64,7 @@ class CurationConfig:
 
     @property
     def golden_unread(self) -> bool:
-        """Whether there is a file of golden ids that nothing reads: a fault in one run, but not in a sweep over filters."""
+        """Whether there is a file of golden ids that nothing reads. It is no fault: a sweep over filters sets it for all of its runs."""
         read_by_filter = any("golden" in self.filter_settings(name) for name in self.filters)
         return self.golden is not None and not self.match_golden and not read_by_filter
 
@@ -103,7 +104,7 @@ class CurationConfig:
         limits = {
             "the filter concise": CONCISE in self.filters,
             "curation.max_samples": self.max_samples,
-            "match_golden": self.match_golden,
+            "curation.match_golden": self.match_golden,
         }
         for limit in (name for name, is_set in limits.items() if is_set and self.judge == "filter"):
             yield f"curation.judge=filter may reject what {limit} leaves; use curation.max_per_problem, which chooses after the judge"

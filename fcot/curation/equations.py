@@ -91,8 +91,8 @@ def equations(text: str) -> Iterator[Equation]:
             continue
         left, right = tokens[start:position], tokens[position + 1 : end]
         n_first = letters.index("n", position + 1) - position  # number of tokens of the right side's first number, with its sign
-        value, right_values = _value(left), (_value(right), _value(right[:n_first]))
-        if value is None or right_values[1] is None:
+        value, whole_right, first_right = _value(left), _value(right), _value(right[:n_first])
+        if value is None or first_right is None:
             continue
         decimals = len(right[n_first - 1].text.partition(".")[2]) + 2 * (letters[position + n_first + 1 : position + n_first + 2] == "%")
         tolerance = max(Fraction(1, 2 * 10**decimals) if decimals else Fraction(0), abs(value) * _NOISE)
@@ -100,7 +100,7 @@ def equations(text: str) -> Iterator[Equation]:
         equation = text[left[0].start : text_end]
         if _UNREAD.search(equation) and not re.fullmatch(r"[\d.,]+ ?%.*", equation):
             continue
-        holds = any(right_value is not None and abs(value - right_value) <= tolerance for right_value in right_values)
+        holds = any(other is not None and abs(value - other) <= tolerance for other in (whole_right, first_right))
         yield Equation(equation, holds, value)
 
 

@@ -46,7 +46,8 @@ class Rules:
         thinking: Which text is the rationale: the reply (``strip``), the thought and the reply (``keep``), or the thought (``only``).
         writable: Returns whether the student's vocabulary can write a text; None if every text can be written.
         settings: Values of the filters' settings, by name. ``golden`` is present whenever there is a file of golden ids.
-        kept_before: Rationales that are kept already, by sample index: a duplicate of one of them is a duplicate.
+        kept_before: Rationales that were kept before, such as those of earlier rounds, by sample index. Filters that compare rationales
+            compare with these as well.
     """
 
     filters: Sequence[str]
@@ -139,9 +140,7 @@ FILTERS: dict[str, Filter] = {
 }
 CONCISE = "concise"
 WRONG_STEP = "wrong_step"  # the reason of a completion in which a judge names a wrong step (curation.judge)
-MISTAKEN = frozenset(
-    {"wrong_answer", "outvoted", "wrong_equation", WRONG_STEP}
-)  # reasons that call a rationale wrong, not its length or form
+MISTAKEN = frozenset({"wrong_answer", "outvoted", "wrong_equation", WRONG_STEP})  # the reasons that are mistakes, not length or form
 REQUIRED = inspect.Parameter.empty
 
 
@@ -210,7 +209,7 @@ def curate(
     for index, group in groupby(completions, key=lambda completion: completion.sample_index):
         problem_completions = list(group)
         answers = [read(completion, rule) for completion in problem_completions]
-        rows = _judge(problem_completions, answers, problems[index], rule, rules)
+        rows = _verdicts(problem_completions, answers, problems[index], rule, rules)
         kept = [row for row in rows if row.kept]
         if CONCISE in rules.filters and kept:
             shortest = min(kept, key=lambda row: len(row.rationale.split()))
@@ -218,7 +217,7 @@ def curate(
         yield from rows
 
 
-def _judge(
+def _verdicts(
     completions: Sequence[Completion], answers: Sequence[Reading], problem: Problem, rule: AnswerRule, rules: Rules
 ) -> list[CuratedCompletion]:
     """The verdicts on the completions of one problem, by all filters except ``concise``."""
@@ -287,12 +286,7 @@ def undersample(kept: Iterable[tuple[int, int]], n: int) -> set[tuple[int, int]]
     return set(sorted(kept, key=lambda indices: fingerprint(["undersample", *indices]))[:n])
 
 
-def count_reasons(curated: Iterable[CuratedCompletion]) -> dict[str, int]:
-    """Number of rejected completions by reason code, the most frequent first."""
-    return dict(Counter(row.reason for row in curated if row.reason).most_common())
-
-
-def expected_share(random_guess: float, teacher_accuracy: float | None) -> float:
+def expected_kept_rate(random_guess: float, teacher_accuracy: float | None) -> float:
     """The kept rate (0 to 1) below which something is probably wrong.
 
     It is the largest of 5 %, the accuracy of guessing, and half of the accuracy of paper A's teacher.

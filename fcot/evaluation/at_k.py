@@ -13,11 +13,11 @@ from typing import Any
 
 from fcot.prompts.answers import most_frequent
 
-Verdict = tuple[str | None, bool]  # a sampled answer: its prediction, None if it has none, and whether it is right
+ScoredAnswer = tuple[str | None, bool]  # a sampled answer: its prediction, None if it has none, and whether it is right
 AtK = dict[int, tuple[float, float]]  # maj@k and pass@k of one problem (0..1), by k
 
 
-def at_k(answers: Sequence[Verdict]) -> AtK:
+def at_k(answers: Sequence[ScoredAnswer]) -> AtK:
     """maj@k and pass@k of one problem for k = 1, 2, 4, ... and for all n answers.
 
     Args:
@@ -33,7 +33,7 @@ def pass_at_k(n: int, n_right: int, k: int) -> float:
     return 1 - comb(n - n_right, k) / comb(n, k)
 
 
-def _maj(answers: Sequence[Verdict], k: int) -> float:
+def _maj(answers: Sequence[ScoredAnswer], k: int) -> float:
     groups = [answers[start : start + k] for start in range(0, len(answers) - k + 1, k)]
     return sum(group[most_frequent([prediction for prediction, _ in group])][1] for group in groups) / len(groups)
 

@@ -75,8 +75,7 @@ def report(answers: Sequence[Sequence[Prediction]], form: Form, rule: AnswerRule
     if any(len(samples) > 1 for samples in answers):
         write_jsonl(directory.samples, ({"draw": draw} | to_row(sample) for samples in answers for draw, sample in enumerate(samples)))
         summary["accuracy_single_sample"] = accuracy([sample for samples in answers for sample in samples])
-        verdicts = ([(sample.prediction, sample.correct) for sample in samples] for samples in answers)
-        summary["at_k"] = summarize_at_k([at_k(problem) for problem in verdicts])
+        summary["at_k"] = summarize_at_k([at_k([(sample.prediction, sample.correct) for sample in samples]) for samples in answers])
     return summary
 
 

@@ -374,7 +374,7 @@ def _interval(difference: float, half: float) -> tuple[float, float]:
 
 def _undetected_share(n: int) -> float:
     """The upper 97.5 % confidence limit of the share of an event that occurs at none of ``n`` problems."""
-    return float(1 - 0.025 ** (1 / n))
+    return float(1 - _TAIL ** (1 / n))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from fcot.base.errors import FcotError
 from fcot.base.files import LINE_ENDS, read_json, read_jsonl
 from fcot.base.run_folder import RunDirectory
-from fcot.evaluation.at_k import AtK, Verdict, at_k
+from fcot.evaluation.at_k import AtK, ScoredAnswer, at_k
 from fcot.methods.table import METHODS
 from fcot.tasks.splits import folded
 
@@ -82,7 +82,7 @@ def _at_k(samples: Path) -> dict[int, AtK]:
     if not samples.exists():
         return {}
     with readable(samples):
-        answers: dict[int, list[Verdict]] = {}
+        answers: dict[int, list[ScoredAnswer]] = {}
         for row in read_jsonl(samples):
             answers.setdefault(row["sample_index"], []).append((row["prediction"], row["correct"]))
         return {index: at_k(of_problem) for index, of_problem in answers.items()}

@@ -21,7 +21,7 @@ ENDED = {
 }
 _EXPLAINED = (
     "failed: train problems with a wrong answer in the exam; pass %: right answers in the exam; both are of the student before the round; "
-    "samples: of all rounds so far, unless they are not accumulated; contrasted: samples with another rationale and a mistake; "
+    "samples: of all rounds so far, unless they are not accumulated; contrasted: samples to which self-reflection applies; "
     "$: paid by these runs"
 )
 _LEFT_OUT = "left out: train problems that the exam left out, because they were solved in earlier ones (method.skip_solved)"

@@ -360,12 +360,12 @@ def _majority_answer(run: Run) -> tuple[str, float] | None:
 
 
 def _as_published(run: Run) -> bool:
-    """Whether the run has paper A's settings: its data and split, the answer filter, one greedy answer, all parameters trained."""
+    """Whether the run has paper A's settings: its data, split and loss, the answer filter, one greedy answer, all parameters trained."""
     config, student = run.config, run.config.student
     curation = config.curation
     split, prompt = config.split_mode, config.prompt
     plain = curation.filters == ["answer"] and curation.labels == "gold" and curation.max_samples is None
-    plain = plain and not curation.match_golden and curation.max_per_problem is None
+    plain = plain and not curation.match_golden and curation.max_per_problem is None and curation.judge != "filter"
     return bool(
         (run.order_known or run.task.order is None)
         and split.name == run.task.split
@@ -373,6 +373,7 @@ def _as_published(run: Run) -> bool:
         and (prompt.rationale_tokens == PromptConfig.rationale_tokens or not run.uses_rationales or not prompt.two_steps)
         and config.dataset.limit is None
         and (plain or not run.uses_rationales)
+        and (config.objective.name == "completion" or not run.trains)
         and student.self_consistency == 1
         and not getattr(student, "calculator", False)
         and getattr(student, "max_new_tokens", 1024) >= 1024

@@ -237,17 +237,19 @@ def resolve(config: Config) -> Run:
         )
     temperature = temperature_of(config)
     prompt = _prompt(config, task, {index: problems[index] for index in split.train})
-    n_test = len(split.test)
+    exemplars_left_out = trained_left_out = 0
     if method.prompted or method.uses_rationales:
-        split = replace(split, test=without_leaks(split.test, problems, prompt, config.method.request_text, order_known))
-        if n_test and not split.test and config.until == "evaluate":
+        test = without_leaks(split.test, problems, prompt, config.method.request_text, order_known)
+        if split.test and not test and config.until == "evaluate":
             raise FcotError("every test problem is in the prompt; use other exemplars (prompt.exemplars) or another template (prompt.path)")
-    origin, n_scored = None, len(split.test)
+        exemplars_left_out, split = len(split.test) - len(test), replace(split, test=test)
+    origin = None
     if method.own_format:
         origin = interface_of(config.student)
-        split = Split([], [], untrained_test(config.student, origin, task.name, problems, split))
-        if n_scored and not split.test:
-            raise FcotError(f"the student was trained on all {n_scored:,} test problems: evaluate it on another task (dataset=...)")
+        test = untrained_test(config.student, origin, task.name, problems, split)
+        if split.test and not test:
+            raise FcotError(f"the student was trained on all {len(split.test):,} test problems: evaluate it on another task (dataset=...)")
+        trained_left_out, split = len(split.test) - len(test), Split([], [], test)
     teacher, replayed, teacher_name = None, None, None
     needs_teacher = method.uses_rationales or config.student.is_teacher
     if needs_teacher and not config.teacher.generates:
@@ -258,8 +260,8 @@ def resolve(config: Config) -> Run:
     if prompt.system and needs_teacher and (teacher is None or not teacher.chat):
         raise FcotError(f"prompt.system: teacher={config.teacher.name} gets no chat messages, so there is no system turn; leave it out")
     return Run(
-        config, task, problems, split, n_test - n_scored, order_known, temperature, prompt, teacher, replayed, teacher_name,
-        _precision(config.trainer.precision), Path(config.output_dir), origin=origin, trained_left_out=n_scored - len(split.test),
+        config, task, problems, split, exemplars_left_out, order_known, temperature, prompt, teacher, replayed, teacher_name,
+        _precision(config.trainer.precision), Path(config.output_dir), origin=origin, trained_left_out=trained_left_out,
     )  # fmt: skip
 
 

@@ -62,10 +62,10 @@ GREEDY = SamplingParameters()
 
 def voting(run: Run) -> SamplingParameters:
     """The sampling parameters for the test problems: several answers for a majority vote, or one greedy answer."""
-    limits = run.config.student
-    return (
-        SamplingParameters(limits.self_consistency, Sampling(limits.temperature, limits.top_k)) if limits.self_consistency > 1 else GREEDY
-    )
+    options = run.config.student
+    if options.self_consistency == 1:
+        return GREEDY
+    return SamplingParameters(options.self_consistency, Sampling(options.temperature, options.top_k))
 
 
 def predict(run: Run, student: Student, form: StudentFormat, indices: Sequence[int], world: World) -> list[Prediction]:

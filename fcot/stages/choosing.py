@@ -37,17 +37,17 @@ def choose_completions(context: Context) -> Summary:
         return {}
     assert options.max_per_problem is not None
     chosen = choose(((row.sample_index, row.completion_index) for row in candidates), options.max_per_problem, values)
-    rows = list(_judged(rows, chosen, values))
+    rows = list(_after_choice(rows, chosen, values))
     write_jsonl(path, rows)
     return _summary(rows, options.choose_by)
 
 
 def _is_candidate(row: dict[str, Any]) -> bool:
-    """Whether a completion passed all filters. An interrupted stage may have rejected it by an earlier, equal choice."""
+    """Whether a completion passed all filters. If this stage was interrupted, it may have rejected some of them already."""
     return bool(row["kept"]) or row["reason"] == NOT_CHOSEN
 
 
-def _judged(rows: Iterable[dict[str, Any]], chosen: set[Place], values: dict[Place, float] | None) -> Iterator[dict[str, Any]]:
+def _after_choice(rows: Iterable[dict[str, Any]], chosen: set[Place], values: dict[Place, float] | None) -> Iterator[dict[str, Any]]:
     """The rows of ``curated.jsonl`` after the choice."""
     for row in rows:
         place = row["sample_index"], row["completion_index"]

@@ -1,4 +1,4 @@
-"""The prompts under which a local teacher scores the student's completions, with ``objective.context=teacher``: its own."""
+"""A local teacher's own prompts, under which it scores the student's completions (``objective.context=teacher``)."""
 
 from __future__ import annotations
 

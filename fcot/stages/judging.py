@@ -59,7 +59,7 @@ def judge(context: Context) -> Summary:
     with progress("judge", len(cases), "rationales") as bar:
         generated = generate_completions(plan, folder, [case.problem for case in cases], bar.advance, watch=bar.watch)
     verdicts = {case.place: verdict_on(case, plan, folder) for case in cases}
-    rows = list(_judged(rows, verdicts, run.config.curation.judge == "filter"))
+    rows = list(_with_verdicts(rows, verdicts, run.config.curation.judge == "filter"))
     write_jsonl(path, rows)
     counts = _counts(verdicts.values())
     _warn_of_unreadable(counts, plan.prompt.rationale_tokens)
@@ -92,7 +92,7 @@ def cases_of(run: Run, rows: Iterable[Mapping[str, Any]]) -> list[Case]:
 
 
 def _passed_filters(row: Mapping[str, Any]) -> bool:
-    """Whether a completion passed all filters. Later stages, interrupted ones as well, may have rejected it."""
+    """Whether a completion passed all filters. An earlier attempt of this stage or of the choice may have rejected it since."""
     return bool(row["kept"]) or row["reason"] in (WRONG_STEP, NOT_CHOSEN)
 
 
@@ -144,14 +144,14 @@ def verdict_on(case: Case, plan: Plan, folder: StoreFolder) -> Verdict:
     return prompts.read_verdict(separate(row["text"]).rest, case.n_steps, row["finish_reason"])
 
 
-def _judged(rows: Sequence[dict[str, Any]], verdicts: Mapping[Place, Verdict], filters: bool) -> Iterator[dict[str, Any]]:
+def _with_verdicts(rows: Sequence[dict[str, Any]], verdicts: Mapping[Place, Verdict], filters: bool) -> Iterator[dict[str, Any]]:
     """The rows of ``curated.jsonl`` with the verdicts."""
     for row in rows:
         verdict = verdicts.get((row["sample_index"], row["completion_index"]))
         if verdict is not None:
             rejected = filters and bool(verdict.first_wrong_step)
-            seen = {} if verdict.first_wrong_step is None else {"first_wrong_step": verdict.first_wrong_step}
-            row = row | {"kept": not rejected, "reason": WRONG_STEP if rejected else None} | seen
+            step = {} if verdict.first_wrong_step is None else {"first_wrong_step": verdict.first_wrong_step}
+            row = row | {"kept": not rejected, "reason": WRONG_STEP if rejected else None} | step
         yield row
 
 

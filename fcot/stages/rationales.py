@@ -15,7 +15,7 @@ from fcot.base.errors import FcotError
 from fcot.base.files import read_jsonl, write_jsonl
 from fcot.base.records import Completion, CuratedCompletion, to_row
 from fcot.curation.choice import RANDOM
-from fcot.curation.filters import CONCISE, Read, Rules, expected_share, undersample
+from fcot.curation.filters import CONCISE, Read, Rules, expected_kept_rate, undersample
 from fcot.curation.filters import curate as curate_problem
 from fcot.curation.outcomes import Outcomes, advice
 from fcot.evaluation.at_k import AtK, at_k, summarize
@@ -65,7 +65,8 @@ def curate(context: Context) -> Summary:
         context.directory.stage(stage.name).unlink(missing_ok=True)
     completions = run.replayed if run.replayed is not None else _buy(run)  # buys only what the store has lost since it was generated
     path = context.directory.curated
-    counts = judge_all(run, path, completions, run.prompt.read, run.rules)
+    counts = CurationCounts()
+    write_jsonl(path, counts.counted_rows(run, completions, run.prompt.read, run.rules))
     if (limit := _sample_limit(run, counts.kept)) is not None and limit < len(counts.kept):
         write_jsonl(path, counts.undersample(path, undersample(counts.kept, limit)))
     kept, reasons = len(counts.kept), counts.reason_counts
@@ -73,12 +74,19 @@ def curate(context: Context) -> Summary:
     examples = "\n".join([*counts.examples.values(), *sentences])
     if not kept:
         raise FcotError(f"no completion survives curation: {counts.total} rejected ({reasons}). Every verdict is in {path}\n{examples}")
-    share, expected = kept / counts.total, expected_share(run.task.random_guess, run.task.teacher_accuracy)
+    kept_rate, expected = kept / counts.total, expected_kept_rate(run.task.random_guess, run.task.teacher_accuracy)
     few_are_intended = {"golden", CONCISE} & set(run.rules.filters) or counts.reasons["undersampled"]
-    if share < expected and not few_are_intended:
-        say(f"warning: only {share:.1%} of the completions were kept; {expected:.1%} or more were expected ({reasons})\n{examples}")
+    if kept_rate < expected and not few_are_intended:
+        say(f"warning: only {kept_rate:.1%} of the completions were kept; {expected:.1%} or more were expected ({reasons})\n{examples}")
     elif sentences:
         say("\n".join(f"warning: {sentence}" for sentence in sentences))
+    _warn_of_idle_options(run, counts)
+    usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
+    return counts.summary() | usage
+
+
+def _warn_of_idle_options(run: Run, counts: CurationCounts) -> None:
+    """Warn of options of ``curation`` that had no effect, or less than they may seem to have."""
     if "golden" in run.rules.filters and (without := set(run.rules.golden) - {index for index, _ in counts.kept}):
         say(
             f"warning: {len(without)} of the {len(run.rules.golden)} golden problems have no kept completion: they are not train problems, "
@@ -96,14 +104,12 @@ def curate(context: Context) -> Summary:
         )
     if run.rules.labels == "vote" and counts.labelled == counts.total:
         say("warning: curation.labels=vote only votes on problems without a gold answer, and all have one; vote_all votes on all problems")
-    if "truncated" in run.rules.filters and counts.unknown:
-        say(f"warning: {counts.unknown} completions have no finish reason; the truncated filter cannot judge them")
-    usage = {"teacher_usage": completions.usage()} if isinstance(completions, Generated) else {}
-    return counts.summary() | usage
+    if "truncated" in run.rules.filters and counts.without_finish_reason:
+        say(f"warning: {counts.without_finish_reason} completions have no finish reason; the truncated filter cannot judge them")
 
 
 def revised_counts(rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """The numbers of the curation's summary that a stage changes which revises its verdicts.
+    """Some numbers of the curation's summary, counted again after a stage that changed its verdicts.
 
     Args:
         rows: All rows of ``curated.jsonl`` after the revision; some are kept.
@@ -115,31 +121,16 @@ def revised_counts(rows: Sequence[Mapping[str, Any]]) -> Summary:
     }  # fmt: skip
 
 
-def judge_all(run: Run, path: Path, completions: Iterable[Completion], read: Read, rules: Rules) -> CurationCounts:
-    """Curate completions, and write each verdict to a file.
-
-    Args:
-        run: The run, for its problems and answer rule.
-        path: The file, ``curated.jsonl``.
-        completions: The completions; those of one problem are adjacent.
-        read: The parser of the prompt that elicited the completions.
-        rules: The curation rules.
-    """
-    counts = CurationCounts()
-    write_jsonl(path, counts.counted_rows(run, completions, read, rules))
-    return counts
-
-
 @dataclass
 class CurationCounts:
-    """Counts that are made while verdicts are written, so that the texts need not be in memory together.
+    """Counts that are made while verdicts are written, so that not all texts are in memory at once.
 
     Attributes:
         outcomes: Counts of correct, empty, cut and unanswered completions.
         labelled: Number of completions of problems with a gold answer.
-        voted: Number of problems whose majority vote is correct.
+        voted_correct: Number of problems whose majority vote is correct.
         at_k: maj@k and pass@k of each problem with a gold answer.
-        unknown: Number of completions without a finish reason.
+        without_finish_reason: Number of completions whose finish reason is unknown.
         words: Words of all kept rationales.
         characters: Characters of all completions.
         prompt_characters: Characters of the questions, summed over completions.
@@ -150,9 +141,9 @@ class CurationCounts:
 
     outcomes: Outcomes = field(default_factory=Outcomes)
     labelled: int = 0
-    voted: int = 0
+    voted_correct: int = 0
     at_k: list[AtK] = field(default_factory=list)
-    unknown: int = 0
+    without_finish_reason: int = 0
     words: int = 0
     characters: int = 0
     prompt_characters: int = 0
@@ -176,16 +167,23 @@ class CurationCounts:
         return {
             "asked": self.total, "kept": len(self.kept), "labelled": self.labelled, "correct": self.outcomes.correct,
             "empty": self.outcomes.empty, "cut": self.outcomes.cut, "unanswered": self.outcomes.unanswered,
-            "voted_correct": self.voted, "refused": dict(self.reasons.most_common()), "rationale_words": words,
+            "voted_correct": self.voted_correct, "refused": dict(self.reasons.most_common()), "rationale_words": words,
             "characters": self.characters, "prompt_characters": self.prompt_characters, "at_k": summarize(self.at_k),
         }  # fmt: skip
 
     def counted_rows(self, run: Run, completions: Iterable[Completion], read: Read, rules: Rules) -> Iterator[dict[str, Any]]:
-        """Yield the rows of ``curated.jsonl`` and count them."""
+        """Curate completions: yield the rows of ``curated.jsonl`` and count them.
+
+        Args:
+            run: The run, for its problems and answer rule.
+            completions: The completions; those of one problem are adjacent.
+            read: The parser of the prompt that elicited them.
+            rules: The curation rules.
+        """
         for index, group in groupby(completions, key=lambda completion: completion.sample_index):
             problem_completions = list(group)
             rows = list(curate_problem(problem_completions, run.problems, run.task.rule, read, rules))
-            self.voted += rows[most_frequent([row.prediction for row in rows])].correct
+            self.voted_correct += rows[most_frequent([row.prediction for row in rows])].correct
             if run.problems[index].labelled:
                 self.labelled += len(rows)
                 self.at_k.append(at_k([(row.prediction, row.correct) for row in rows]))
@@ -193,7 +191,7 @@ class CurationCounts:
                 self.outcomes.count(completion, row)
                 self.characters += len(completion.rationale) + len(completion.answer_text)
                 self.prompt_characters += len(run.problems[index].question)
-                self.unknown += completion.finish_reason is None
+                self.without_finish_reason += completion.finish_reason is None
                 if row.reason is None:
                     self.kept.append((row.sample_index, row.completion_index))
                     self.words += len(row.rationale.split())
@@ -204,7 +202,7 @@ class CurationCounts:
                 yield to_row(row)
 
     def undersample(self, path: Path, chosen: Container[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a file again, with kept completions that were not chosen as rejected.
+        """Yield the rows of a file again; kept completions that were not chosen are now rejected.
 
         Args:
             path: The file, ``curated.jsonl``.

@@ -27,7 +27,7 @@ Summary = dict[str, Any]
 _PREDICTIONS, _KEPT, _REJECTED = 300, 150, 50  # most rows in the sample tables; rejected ones per reason
 _PREDICTION = ("sample_index", "question", "answer", "completion", "prediction", "correct", "complete")
 _RATIONALE = ("sample_index", "completion_index", "answer", "rationale", "prediction", "correct", "kept", "reason")
-_LOGGED_ELSEWHERE = ("history", "rounds", "versions")  # keys of metrics.json that are not part of the W&B summary
+_NOT_SUMMARIZED = ("history", "rounds", "versions")  # keys of metrics.json that are not part of the W&B summary
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Tracker:
         if wandb_run is None:
             return []
         prefix = "train" if directory == self.run.directory else f"{directory.path.name}/train"
-        names = {"train_loss": "loss"}
-        return [
-            FunctionLogger(
-                lambda values, step: wandb_run.log({f"{prefix}/{names.get(n, n)}": v for n, v in values.items()}, (f"{prefix}/step", step))
-            )
-        ]
+
+        def log(values: Mapping[str, float], step: int) -> None:
+            names = {name: "loss" if name == "train_loss" else name for name in values}
+            wandb_run.log({f"{prefix}/{names[name]}": value for name, value in values.items()}, (f"{prefix}/step", step))
+
+        return [FunctionLogger(log)]
 
     def log_stage(self, name: str, summary: Summary) -> Summary:
         """Log the numbers of a finished stage's summary; returns the summary.
@@ -86,7 +86,7 @@ class Tracker:
         for round_metrics in (metrics or {}).get("rounds", ()):
             wandb_run.log(dict(_numbers("rounds", round_metrics)), ("rounds/round", round_metrics["round"]))
         if metrics is not None:
-            wandb_run.summarize({name: value for name, value in metrics.items() if name not in _LOGGED_ELSEWHERE})
+            wandb_run.summarize({name: value for name, value in metrics.items() if name not in _NOT_SUMMARIZED})
         directory, facts = run.directory, {"run_id": run.run_id, "task": run.task.name}
         if directory.predictions.exists():
             _log_predictions(run, wandb_run)

@@ -20,6 +20,7 @@ from fcot.base.run_folder import RunDirectory
 from fcot.curation.filters import MISTAKEN
 from fcot.decoding.models import load_tokenizer_alone
 from fcot.evaluation import scoring
+from fcot.evaluation.patience import out_of_patience
 from fcot.objectives.config import BuildsObjectives
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
@@ -54,7 +55,7 @@ class TrainingJob:
         recipe: The options of the training; None: the run's.
         objective: Builds the terms of the loss; None: the run's objective does.
         method_objectives: Builds the objectives that the method adds to the run's objective; None: it adds none.
-        own: Says how the student writes samples itself while it trains; None: it writes none.
+        own: Builds the samples that the student writes itself while it trains; None: it writes none.
         continued: How the training continues earlier ones.
         keeps_moments: Whether the optimizer's moments are kept with the chosen student, for a training that continues this one.
         title: Title of the progress line.
@@ -81,7 +82,7 @@ def train(context: Context) -> Summary:
 
 
 def train_job(context: Context, job: TrainingJob) -> Summary:
-    """Train a student with evaluations in between; the chosen state of it becomes ``student/``.
+    """Train a student with evaluations in between; the chosen student becomes ``student/``.
 
     With validation problems, the student with the best validation accuracy is chosen, the latest among equals. Without them, the student
     after the last step is chosen. ``trainer.best_epoch`` also evaluates the test problems each time (paper A's figure), which does not
@@ -170,12 +171,6 @@ def _is_best(history: History, entry: Summary) -> bool:
     """Whether an evaluation's validation accuracy is as good as the best one before."""
     best = max((before["validation_accuracy"] for before in history), default=0.0)
     return bool(entry["validation_accuracy"] >= best)
-
-
-def out_of_patience(history: History, patience: int | None) -> bool:
-    """Whether the last ``patience`` evaluations brought no better validation accuracy; never if ``patience`` is None."""
-    accuracies = [entry["validation_accuracy"] for entry in history if "validation_accuracy" in entry] if patience is not None else []
-    return bool(accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience  # type: ignore[operator]
 
 
 def evaluate(context: Context) -> Summary:

@@ -118,14 +118,12 @@ class Calculator:
         if (_WITHOUT_NUMBER.match(right) is None) if match is None else _CALCULATES_ON.match(match["rest"]):
             return None
         opening, number, rest = match.groups() if match is not None else (" " if left.endswith(" ") else "", "", right)
-        word = _UNIT.match(rest)
-        unit = word[0] if word else ""
-        if unit.strip() == "and":
-            unit, whole_only = "", True  # "3 and 1/4" is a number of its own, "3 and then" is not
-        else:
-            whole_only = False
+        unit_match = _UNIT.match(rest)
+        unit = unit_match[0] if unit_match else ""
+        before_and = unit.strip() == "and"  # "3 and 1/4" is a number of its own, "3 and then" is not
+        unit = "" if before_and else unit
         equation = _equation(f"{left}={opening}{number or '0'}{unit}")
-        if equation is None or (whole_only and equation.value.denominator > 1):
+        if equation is None or (before_and and equation.value.denominator > 1):
             return None
         self.equations.computed += 1
         percent = unit.strip() == "%"

@@ -103,7 +103,7 @@ class FeedbackConfig:
 
 @dataclass
 class OwnConfig:
-    """What is kept of the student's own right answers, besides what curation keeps."""
+    """Filters for the student's own right answers, after those of curation."""
 
     arithmetic: bool = absent_at(False)  # reject answers with an equation that does not hold
     distinct_equations: bool = absent_at(False)  # reject answers with the equations of a rationale that is kept already
@@ -121,17 +121,17 @@ class OwnConfig:
 
 @dataclass
 class SamplerConfig:
-    """A student that only writes the round's own answers: the previous round's, after a preference loss on its exam (DPO-ST)."""
+    """The sampler (DPO-ST): a copy of the previous round's student, trained by a preference loss on the exam, that writes own answers."""
 
-    objective: str = bounded("none", one_of=("none", "dpo", "simpo"))  # none: the own answers are those of the exam
-    steps: int = bounded(150, at_least=1)  # optimizer steps
+    objective: str = bounded("none", one_of=("none", "dpo", "simpo"))  # none: no sampler; own answers come from the exam
+    steps: int = bounded(150, at_least=1)  # optimizer steps; the first tenth of them warms the learning rate up
     lr: float = bounded(7e-7, above=0)  # peak learning rate
     beta: float = bounded(0.1, above=0)  # scale of the rewards
     gamma: float = bounded(1.375, at_least=0)  # simpo: margin of the rewards
     nll: float = bounded(0.0, at_least=0)  # weight of the right answer's negative log-likelihood per token
     max_tokens: int = bounded(192, at_least=2)  # answers are cut to this many tokens in the preference loss
     samples: int = bounded(3, at_least=1)  # answers that it writes per train problem
-    temperature: float = bounded(0.7, above=0)  # of its answers
+    temperature: float = bounded(0.7, above=0)  # sampling temperature of its answers
     top_k: int | None = bounded(None, at_least=1)  # sample from the k likeliest tokens; null for all
 
     @property
@@ -237,14 +237,14 @@ class TailoredConfig:
             yield f"method.replay={self.replay}: method.accumulate=false trains on no earlier rounds; remove one of the two"
 
     @property
-    def samples(self) -> bool:
+    def has_sampler(self) -> bool:
         """Whether later rounds have a sampler."""
         return self.rounds > 1 and self.sampler.active
 
     @property
     def unneeded(self) -> tuple[str, ...]:
         """Names of the method's stages that a run with these options leaves out."""
-        return (*(() if self.samples else ("sampler", "sample")), *(() if self.rounds > 1 and self.feedback.critiques else ("retry",)))
+        return (*(() if self.has_sampler else ("sampler", "sample")), *(() if self.rounds > 1 and self.feedback.critiques else ("retry",)))
 
     @property
     def draws_beyond_diversity(self) -> bool:
@@ -292,7 +292,7 @@ class TailoredConfig:
         return pretrained and self.reflection.reads_exam
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """The options that the run reads. Options that stand for something else, such as a file, count by what they stand for."""
+        """The options that the run reads. An option that names a file counts with the file's text."""
         from fcot.config.resolvers import paper_demonstrations
 
         later_rounds, first_exam = self.rounds > 1, self.examines_first(run.config.student.pretrained)
@@ -305,7 +305,7 @@ class TailoredConfig:
         if first_exam:
             part["first_demonstrations"] = self.demonstrations or paper_demonstrations(run.task.name)
         part["reflection"] = self.reflection.identity()
-        if self.samples:
+        if self.has_sampler:
             part["sampler"] = counted(self.sampler, without=() if self.sampler.objective == "simpo" else ("gamma",))
         if later_rounds:
             part["feedback"] = self.feedback.identity(run.request_text)

@@ -19,9 +19,9 @@ def numbered(rationale: str) -> str:
 
 
 def wrong_step(critique: str) -> int | None:
-    """The number of the first wrong step that a critique names last, from 1; None if it names none."""
-    named = _WRONG_STEP.findall(critique)
-    return int(named[-1]) if named and int(named[-1]) > 0 else None
+    """The number of the step that a critique calls the first wrong one, from 1; of several, the last one. None if it names none."""
+    numbers = _WRONG_STEP.findall(critique)
+    return int(numbers[-1]) if numbers and int(numbers[-1]) > 0 else None
 
 
 def read_critique(completion: Completion, _rule: AnswerRule) -> Reading:

@@ -1,4 +1,8 @@
-"""The exam: scores of the answers that a student samples for train problems."""
+"""The exam: scores of the answers that a student samples for train problems.
+
+Everything that a student samples in a round has noise of its own. Its seed begins with the run's seed, the problem and the number of the
+answer, and ends with the round alone for the exam, the round and :data:`SAMPLER_NOISE`, or the round and :data:`RETRY_NOISE`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fcot.base.records import ExamResult, Prediction
+
+SAMPLER_NOISE, RETRY_NOISE = 1, 2
 
 
 def examine(answers: Sequence[Prediction]) -> ExamResult:

@@ -35,7 +35,7 @@ from fcot.student.interface import read_interface
 
 _CUE = "\n\nReasoning:"  # for endpoints that continue a text
 _NEXT = "\nQuestion:"  # such an endpoint may continue with a further question
-_NOTHING_PAID = {"served_from_store": 0, "identical_rationales": 0}
+_NOTHING_PAID = paid((), FREE) | {"served_from_store": 0, "identical_rationales": 0}
 
 
 @dataclass(frozen=True)
@@ -120,38 +120,56 @@ def _shown(text: str, form: StudentFormat, number: int, n: int, numbers_steps: b
 # --- the stage ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Source:
+    """A completion that the round may learn from.
+
+    Attributes:
+        sample_index: The problem.
+        mistakes: The mistakes that the request showed to the teacher, if any.
+        completion: The completion.
+        own: Whether the student wrote it.
+    """
+
+    sample_index: int
+    mistakes: Sequence[str]
+    completion: Completion
+    own: bool = False
+
+
 def feedback(context: Context) -> Summary:
     """Request the completions that the round learns from, or take them from its exam, and write them to ``feedback.jsonl``."""
     run, number = context.run, context.round
     method: TailoredConfig = run.config.method
     options, results = method.feedback, exam_results(run, number)
     form = read_interface(run.directory.round(number - 1).student).format
-    sources: list[Source] = []
-    usage = paid((), FREE) | _NOTHING_PAID
+    sources, usage = list[Source](), dict(_NOTHING_PAID)
     if options.source != "self":
         chosen = cases(results, run.problems, options.mistakes, options.requests, options.max_requests)
         sources, usage = _plain(run, number, chosen) if options.source == "plain" else _on_mistakes(run, number, chosen, form)
-    counts: Counter[int] = Counter()  # completions so far, by sample index
-    rows = []
-    own = _own_answers(_read_results(run.directory.round(number).own) if method.samples else results, form)
-    own = own if options.source in ("self", "both") else []
-    # Curation reads the completions of one problem together.
-    for index, mistakes, reply, is_own in sorted([*((*source, False) for source in sources), *own], key=lambda item: item[0]):
-        texts = reply.rationale, reply.answer_text, reply.finish_reason, reply.thought
-        rows.append(Feedback(index, counts[index], mistakes, *texts, is_own, run.problems[index].id))
-        counts[index] += 1
+    if options.source in ("self", "both"):
+        sources += _own_answers(_read_results(run.directory.round(number).own) if method.has_sampler else results, form)
+    rows = _rows(run, sources)
     write_jsonl(run.directory.round(number).feedback, map(to_row, rows))
     characters = usage.pop("prompt_characters", None)
     return {"asked": len(rows), "teacher_usage": usage} | ({} if characters is None else {"prompt_characters": characters})
 
 
-Source = tuple[int, Sequence[str], Completion]  # sample index; mistakes that the request showed, if any; completion to learn from
+def _rows(run: Run, sources: Sequence[Source]) -> list[Feedback]:
+    """The rows of ``feedback.jsonl``. Those of one problem are adjacent, because curation reads them together."""
+    rows, counts = [], Counter[int]()
+    for source in sorted(sources, key=lambda source: source.sample_index):
+        index, completion = source.sample_index, source.completion
+        texts = completion.rationale, completion.answer_text, completion.finish_reason, completion.thought
+        rows.append(Feedback(index, counts[index], source.mistakes, *texts, source.own, run.problems[index].id))
+        counts[index] += 1
+    return rows
 
 
-def _own_answers(results: Sequence[ExamResult], form: StudentFormat) -> list[tuple[int, Sequence[str], Completion, bool]]:
-    """The student's right answers in an exam, as completions that are marked as its own."""
+def _own_answers(results: Sequence[ExamResult], form: StudentFormat) -> list[Source]:
+    """The student's right answers."""
     return [
-        (result.sample_index, (), Completion(result.sample_index, 0, *form.split(text), "stop"), True)
+        Source(result.sample_index, (), Completion(result.sample_index, 0, *form.split(text), "stop"), own=True)
         for result in results for text in result.right
     ]  # fmt: skip
 
@@ -172,14 +190,14 @@ def _on_mistakes(run: Run, number: int, chosen: Sequence[Case], form: StudentFor
     plan, first_look = replace(run.plan, prompt=prompt), FirstLook(run, read, run.rules, remedies_of_feedback(run), 1)
     replies, usage = _generate_further(run, number, plan, run.store_of(prompt.name), requests, first_look)
     sources = [
-        (case.problem.sample_index, case.mistakes, reply)
+        Source(case.problem.sample_index, case.mistakes, reply)
         for case, case_replies in zip(chosen, replies, strict=True) for reply in case_replies
     ]  # fmt: skip
     return sources, usage | {"prompt_characters": sum(len(problem.question) for problem, _, _ in requests)}
 
 
 def _first_rationales(run: Run) -> dict[int, str]:
-    """The first kept rationale of each problem in round 1, by sample index. Later rounds rewrite the same one, so a request can repeat."""
+    """The first kept rationale of each problem in round 1, by sample index. All rounds rewrite this one, so that a request can repeat."""
     rows = (row for row in read_jsonl(run.directory.round(1).curated) if row["kept"])
     return {row["sample_index"]: row["rationale"] for row in reversed(list(rows))}
 
@@ -191,7 +209,7 @@ def _plain(run: Run, number: int, chosen: Sequence[Case]) -> tuple[list[Source],
     requests = [(run.problems[index], run.config.diversity + earlier[index], n) for index, n in n_needed.items()]
     first_look = FirstLook(run, run.prompt.read, run.rules, remedies_of(run), 1)
     replies, usage = _generate_further(run, number, run.plan, run.store, requests, first_look)
-    return [(index, (), reply) for index, completions in zip(n_needed, replies, strict=True) for reply in completions], usage
+    return [Source(index, (), reply) for index, completions in zip(n_needed, replies, strict=True) for reply in completions], usage
 
 
 def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any]], Hashable]) -> Counter[Hashable]:
@@ -209,7 +227,7 @@ def _earlier_completions(run: Run, number: int, request: Callable[[dict[str, Any
 def _generate_further(
     run: Run, number: int, plan: Plan, folder: StoreFolder, requests: Sequence[tuple[Problem, int, int]], first_look: FirstLook
 ) -> tuple[list[list[Completion]], Summary]:
-    """Generate further completions of requests, after those that earlier rounds generated.
+    """Generate completions of requests, after those that earlier rounds generated.
 
     Args:
         run: The run.
@@ -246,13 +264,14 @@ def _generate_further(
         completions = list(bought)
         for group, place in enumerate(places):
             replies[place] = completions[group * round_plan.diversity + n_earlier : (group + 1) * round_plan.diversity]
-        usage, earlier_usage = bought.usage(), replace(bought, plan=replace(round_plan, diversity=n_earlier)).usage() if n_earlier else {}
+        usage = bought.usage()
+        earlier_usage = replace(bought, plan=replace(round_plan, diversity=n_earlier)).usage() if n_earlier else {}
         for name in ("served_from_store", "identical_rationales", "used_prompt_tokens", "used_completion_tokens"):
             usage[name] = None if usage[name] is None or earlier_usage.get(name, 0) is None else usage[name] - earlier_usage.get(name, 0)
         usages.append(usage)
         remaining = None if remaining is None else remaining - (usage["usd"] or 0.0)
     first_look.report()
-    return replies, sum_by_key(usages) if usages else paid((), FREE) | _NOTHING_PAID
+    return replies, sum_by_key(usages) if usages else dict(_NOTHING_PAID)
 
 
 def remaining_budget(run: Run, number: int) -> float | None:

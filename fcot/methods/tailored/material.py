@@ -25,7 +25,7 @@ _NO_PROMPT = 8  # tokens; the prompts of these texts are empty
 
 
 def self_reflection(run: Run, number: int, data: TrainingData, kept: Sequence[CuratedCompletion]) -> Sequence[Objective]:
-    """The objective that ``method.reflection`` adds to a round's training; none if it is off or lacks the round's exam.
+    """The objective that ``method.reflection`` adds to a round's training; none without self-reflection, or if the round has no exam.
 
     Args:
         run: The run.
@@ -47,8 +47,10 @@ def self_reflection(run: Run, number: int, data: TrainingData, kept: Sequence[Cu
         right, wrong = rationales, completions_by_problem(data.form, rejected)
     add_answers(data.form, results, right, wrong, unfinished)
     pairs = build_pairs(data, right, wrong, nearest=options.pairing == "nearest", max_tokens=options.max_tokens, unfinished=unfinished)
-    weights = {"beta": options.beta, "gamma": options.gamma, "nll": options.nll, "weight": options.weight}
-    return [preference_loss(data, pairs, options.objective, **weights, name="reflection")]
+    loss = preference_loss(
+        data, pairs, options.objective, beta=options.beta, gamma=options.gamma, nll=options.nll, weight=options.weight, name="reflection"
+    )
+    return [loss]
 
 
 def add_answers(form: StudentFormat, results: Sequence[ExamResult], right: Texts, wrong: Texts, unfinished: Texts) -> None:

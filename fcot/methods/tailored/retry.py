@@ -1,7 +1,7 @@
 """The second try of ``method.feedback.form=critique``: the teacher names the first wrong step, and the student goes on from the one before.
 
-The steps of a rationale are its sentences or lines. What comes before the wrong step is forced; the rest is sampled anew. Right answers
-become completions of the student's own.
+The steps of a rationale are its sentences or lines. The student's earlier text before the wrong step is kept, and the rest is sampled anew.
+The round learns the right answers as the student's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fcot.decoding.engine import DecodingPrompt, Sampling
 from fcot.evaluation import scoring
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.methods.tailored.critique import wrong_step
+from fcot.methods.tailored.exam import RETRY_NOISE
 from fcot.objectives.pairs import as_completion
 from fcot.prompts.steps import before_step
 from fcot.prompts.student import StudentFormat
@@ -44,7 +45,12 @@ class _Beginning:
 
 @dataclass(frozen=True)
 class _Try:
-    """A critique that names a step: what the student tries again."""
+    """An answer that the student tries again.
+
+    Attributes:
+        row: The critique, which names the first wrong step.
+        beginning: What the student wrote before that step; empty if it is the first one.
+    """
 
     row: Feedback
     beginning: str
@@ -69,7 +75,7 @@ def retry(context: Context) -> Summary:
         answers = decode_prompts(run, student, prompts, world, Sampling(method.exam.temperature, method.exam.top_k), bar.advance)
     if world.rank > 0:
         return {}
-    slots = Counter(row.sample_index for row in feedback)  # a retry's number is behind those of the completions in feedback.jsonl
+    slots = Counter(row.sample_index for row in feedback)  # the next completion index of each problem, after those in feedback.jsonl
     rows: dict[tuple[int, str], Feedback] = {}
     n_right = 0
     for position, answer in enumerate(answers):
@@ -87,7 +93,7 @@ def retry(context: Context) -> Summary:
 
 
 def _prompts(run: Run, number: int, student: Student, form: StudentFormat, tries: Sequence[_Try]) -> list[DecodingPrompt]:
-    """A prompt for each try, ``method.feedback.retries`` times. No two have the same noise."""
+    """The prompts of the tries in order, each ``method.feedback.retries`` times with other noise."""
     method: TailoredConfig = run.config.method
     limit = method.exam.max_new_tokens or run.config.student.max_new_tokens
     questions = [run.problems[item.row.sample_index].question for item in tries]
@@ -97,6 +103,6 @@ def _prompts(run: Run, number: int, student: Student, form: StudentFormat, tries
         text = as_completion(form, item.beginning) if item.beginning else ""
         beginning = student.tokenizer(text, add_special_tokens=False)["input_ids"][: limit - 1]
         for attempt in range(method.feedback.retries):
-            noise = (run.config.seed, item.row.sample_index, attempt, number, 2, item.row.completion_index)
+            noise = (run.config.seed, item.row.sample_index, attempt, number, RETRY_NOISE, item.row.completion_index)
             prompts.append(DecodingPrompt(ids, limit, noise, reviser=partial(_Beginning, beginning)))
     return prompts

@@ -15,6 +15,7 @@ from typing import Any
 from fcot.base.console import say
 from fcot.base.errors import BudgetSpent
 from fcot.base.files import read_jsonl, write_folder, write_json, write_jsonl
+from fcot.evaluation.patience import out_of_patience
 from fcot.llm.money import sum_by_key
 from fcot.methods.tailored.config import TailoredConfig
 from fcot.runs.run import Run
@@ -50,7 +51,7 @@ def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str,
     metrics: list[Summary] = []
     aborted: dict[str, Summary] = {}  # summaries of the stages that an aborted round finished
     spent: Summary = {}  # usage of a purchase that the budget interrupted in the aborted round
-    ended = "rounds"
+    ended = "rounds"  # why there are no further rounds
     for number in range(1, method.rounds + 1):
         summaries: dict[str, Summary] = {}
         reason = None
@@ -74,7 +75,7 @@ def run_rounds(run: Run, run_step: Callable[[Step], Summary]) -> tuple[dict[str,
         metrics.append(_round_metrics(number, summaries))
         write_json(run.directory.round(number).metrics, metrics[-1])
         run.directory.round(number - 1).moments.unlink(missing_ok=True)
-        if _out_of_patience(metrics, method.patience):
+        if out_of_patience(metrics, method.patience):
             ended = "patience"
             break
     if ended != "budget":  # a larger budget continues the rounds
@@ -95,12 +96,6 @@ def _stop_reason(method: TailoredConfig, stage: str, summary: Summary) -> str | 
     if stage == "exam" and summary["failed_problems"] < method.min_mistakes:
         return "few_mistakes"
     return "nothing_kept" if stage == "curate" and not summary["kept"] else None
-
-
-def _out_of_patience(metrics: Sequence[Summary], patience: int | None) -> bool:
-    """Whether the last ``patience`` rounds brought no better validation accuracy; never where ``patience`` is None."""
-    accuracies = [round_metrics["validation_accuracy"] for round_metrics in metrics]
-    return patience is not None and len(metrics) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _best_round(metrics: Sequence[Summary]) -> int:

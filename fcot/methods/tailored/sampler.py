@@ -1,6 +1,6 @@
 """The sampler of DPO-ST (Wang, Li, Lu 2024): a student that only writes own answers, and is never evaluated or trained further.
 
-It is the previous round's student after a preference loss on the right and wrong answers of the round's exam.
+It is a copy of the previous round's student, trained by a preference loss on the right and wrong answers of the round's exam.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def sample(context: Context) -> Summary:
     directory = run.directory.round(number)
     student, form = load_trained(run, directory.sampler), read_interface(directory.sampler.student).format
     limit = run.config.method.exam.max_new_tokens
-    # The exam's own noise begins with the round alone.
-    parameters = SamplingParameters(options.samples, Sampling(options.temperature, options.top_k), (number, 1), limit)
+    purpose = (number, exams.SAMPLER_NOISE)
+    parameters = SamplingParameters(options.samples, Sampling(options.temperature, options.top_k), purpose, limit)
     indices = [result.sample_index for result in exam_results(run, number)]
     with progress(f"own answers {number}", len(indices) * options.samples, "answers") as bar:
         scored, facts = answer_problems(run, student, form, indices, world, parameters, bar.advance)
@@ -90,6 +90,6 @@ def sample(context: Context) -> Summary:
 
 
 def _sample(result: ExamResult, form: StudentFormat) -> TrainingSample:
-    """A training sample whose prompt the pairs of a problem share."""
+    """The training sample of a problem with pairs. The preference loss uses only its prompt; the completions are those of the pairs."""
     rationale, answer = form.split(result.right[0])
     return TrainingSample(result.sample_index, result.question, answer, rationale)

@@ -71,11 +71,11 @@ def curate(context: Context) -> Summary:
     """Curate the completions of a later round into reasoning samples: those of the teacher, then the student's own right answers."""
     run, number, directory = context.run, context.round, context.directory
     rows = [from_row(Feedback, row) for row in read_jsonl(directory.feedback)]
-    if run.config.method.feedback.critiques:  # a critique is no rationale: the second tries are
+    if run.config.method.feedback.critiques:  # the round learns the second tries, not the critiques
         tries = (from_row(Feedback, row) for row in read_jsonl(directory.retries))
         rows = sorted([*(row for row in rows if row.own), *tries], key=lambda row: row.sample_index)
     read = run.prompt.read if run.config.method.feedback.source == "plain" else feedback_prompt_of(run).read
-    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # its list names completions of round 1
+    rules = replace(run.rules, filters=[name for name in run.rules.filters if name != "golden"])  # the file names completions of round 1
     counts = CurationCounts()
 
     def verdicts() -> Iterator[dict[str, Any]]:
@@ -157,16 +157,16 @@ def _continued(run: Run, number: int) -> Continued:
         FcotError: The previous round's moments are missing.
     """
     method: TailoredConfig = run.config.method
-    steps, left, moments = 0, 1, None
+    steps_before, trainings_left, moments = 0, 1, None
     if method.one_schedule:
-        earlier = (run.directory.round(before) for before in range(1, number))
-        steps, left = sum(read_json(directory.stage("train"))["n_steps"] for directory in earlier), method.rounds - number + 1
+        summaries = [read_json(run.directory.round(earlier).stage("train")) for earlier in range(1, number)]
+        steps_before, trainings_left = sum(summary["n_steps"] for summary in summaries), method.rounds - number + 1
     if method.carry_optimizer and number > 1:
         path = run.directory.round(number - 1).moments
         if not path.exists():
             raise FcotError(f"{path} is missing, and round {number} starts with its moments: remove {run.directory.path} and run again")
         moments = load_moments(path)
-    return Continued(steps, left, moments)
+    return Continued(steps_before, trainings_left, moments)
 
 
 def _form(run: Run, student: Student, n: int) -> StudentFormat:
