@@ -29,6 +29,7 @@ from fcot import cli, export, ls, predict, report, rm, store, sweep
 from fcot.base.errors import FcotError
 from fcot.config.overrides import prepare
 from fcot.config.schema import register_schemas
+from fcot.curation.filters import CONCISE, FILTERS
 from fcot.tasks.reading import FORMATS
 
 ROOT = Path(__file__).parent.parent
@@ -398,6 +399,9 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
         (SERVER, "curation=strict"), ((*SERVER, "curation=strict"), "curation.max_words=9"),
     ],
     "a setting of a filter that is not used": [(SERVER, "curation.max_words=9")],
+    "`curation.max_per_problem`, `curation.choose_by`": [
+        (SERVER, "curation.max_per_problem=2"), ((*SERVER, "curation.max_per_problem=2"), "curation.choose_by=rsr"),
+    ],
     "`student=...`, `student.*`, `objective`, `trainer.lr` and other training keys": [
         (SERVER, "student=tiny_t5"), (SERVER, "student.width=128"), (SERVER, "trainer.lr=0.1"),
     ],
@@ -424,7 +428,8 @@ CASES = {  # first cell of the table's row -> pairs of a run's overrides and the
 NOT_BY_KEYS = {  # rows about the folder, purchases that depend on answers, and a user's own functions (tests/test_extension.py)
     "`output_dir`", "`store_dir`", "`teacher.resample_identical=true`", "the source file of a filter of your own",
     "the source of a `teacher.function`",
-    "`method`, except `method=tailored`", "the same keys with `method=tailored`",
+    "`method`, except `tailored` and `star`", "the same keys with `method=tailored` or `star`",
+    "`curation.judge`, its request, `curation.judge_tokens`",
 }  # fmt: skip
 
 
@@ -525,6 +530,14 @@ def test_every_choice_is_documented(path):
     (row,) = (line for line in TEXTS["README.md"].splitlines() if line.startswith(f"| `{group}` |"))
     elsewhere = words_in_code(TEXTS["docs/papers.md"]) if group == "experiment" else set()
     assert choice in words_in_code(row) | elsewhere, f"{group}={choice} is not in the README's table"
+
+
+@pytest.mark.parametrize("name", [*FILTERS, CONCISE])
+def test_every_filter_is_documented(name):
+    table = TEXTS["docs/curation.md"].partition("| filter | rejects")[2].partition("\n\n")[0]
+    assert f"| `{name}` |" in table, f"the table of filters in docs/curation.md has no {name}"
+    (row,) = (line for line in TEXTS["docs/reference.md"].splitlines() if line.startswith("| `curation.filters` |"))
+    assert name in re.findall(r"\w+", row), f"the comment on filters in fcot/curation/config.py does not name {name}"
 
 
 def test_the_readme_is_short():

@@ -27,7 +27,7 @@ from fcot.student.loading import Student
 _BATCH = 4096  # samples per call of the tokenizer, which spreads them over all processors
 _SCHEMA = pa.schema({"prompt": pa.list_(pa.int32()), "completion": pa.list_(pa.int32()), "demonstrations": pa.int32()})
 
-PromptAndCompletion = tuple[str, str | None]  # question and completion; None: the question alone
+QuestionAndCompletion = tuple[str, str | None]  # question and completion; None: the question alone
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], NDArray[np.int32]
 
 
 def tokenize(
-    student: Student, form: StudentFormat, samples: Sequence[PromptAndCompletion], *, max_prompt: int, max_completion: int
+    student: Student, form: StudentFormat, samples: Sequence[QuestionAndCompletion], *, max_prompt: int, max_completion: int
 ) -> Tokenized:
     """Tokenize samples.
 
@@ -151,7 +151,7 @@ def _write(path: Path, table: pa.Table) -> None:
 def _encode(
     student: Student,
     form: StudentFormat,
-    samples: Sequence[PromptAndCompletion],
+    samples: Sequence[QuestionAndCompletion],
     max_prompt: int,
     max_completion: int,
     counts: dict[str, int],
