@@ -14,7 +14,7 @@ from trainings import reflection_of, trained, trained_by
 from transformers import GPTJConfig, GPTJForCausalLM, GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
 
 from fcot.methods.table import METHODS
-from fcot.methods.tailored.material import build_reflection
+from fcot.methods.tailored.self_reflection import build_reflection
 from fcot.objectives.completion import token_loss
 from fcot.objectives.reflection import TEXTS, Reflection, triplet_batch, triplet_loss
 from fcot.prompts.student import Demonstration

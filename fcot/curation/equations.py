@@ -77,16 +77,9 @@ def equations(text: str) -> Iterator[Equation]:
     tokens = [_token(match, text) for match in _TOKEN.finditer(text) if match.lastgroup != "money"]
     letters = "".join(token.letter for token in tokens)
     for position in (index for index, token in enumerate(tokens) if token.text == "="):
-        left_match, right_match = re.search(rf"{_CALCULATION}$", letters[:position]), re.match(_CALCULATION, letters[position + 1 :])
-        if left_match is None or right_match is None:
+        if (span := _sides(tokens, letters, position)) is None:
             continue
-        start, end = left_match.start(), position + 1 + right_match.end()
-        if letters[start : start + 1] == "(" and _unbalanced(letters[start:position]):  # "(5 + 3 = 8)": the bracket is around the equation
-            start += 1
-        if letters[start] == "-" and tokens[start + 1].start > tokens[start].end:  # a bullet or a dash, not a sign
-            start += 1
-        while end > position + 2 and letters[end - 1] == ")" and _unbalanced(letters[position + 1 : end]):
-            end -= 1
+        start, end = span
         if not re.search(r"n.*[-o].*n", letters[start:position]) or _is_part(tokens, letters, start, end):
             continue
         left, right = tokens[start:position], tokens[position + 1 : end]
@@ -102,6 +95,27 @@ def equations(text: str) -> Iterator[Equation]:
             continue
         holds = any(other is not None and abs(value - other) <= tolerance for other in (whole_right, first_right))
         yield Equation(equation, holds, value)
+
+
+def _sides(tokens: Sequence[_Token], letters: str, position: int) -> tuple[int, int] | None:
+    """Where the left side of an equation begins and its right side ends; None if a side is no calculation.
+
+    Args:
+        tokens: The tokens of a text.
+        letters: The tokens' letters.
+        position: The token that is the equals sign.
+    """
+    left, right = re.search(rf"{_CALCULATION}$", letters[:position]), re.match(_CALCULATION, letters[position + 1 :])
+    if left is None or right is None:
+        return None
+    start, end = left.start(), position + 1 + right.end()
+    if letters[start : start + 1] == "(" and _unbalanced(letters[start:position]):  # "(5 + 3 = 8)": the bracket is around the equation
+        start += 1
+    if letters[start] == "-" and tokens[start + 1].start > tokens[start].end:  # a bullet or a dash, not a sign
+        start += 1
+    while end > position + 2 and letters[end - 1] == ")" and _unbalanced(letters[position + 1 : end]):
+        end -= 1
+    return start, end
 
 
 def _unbalanced(letters: str) -> bool:

@@ -22,7 +22,7 @@ from fcot.student.config import ApiStudentConfig, PretrainedStudentConfig
 from fcot.student.interface import FILE, StudentInterface, download_interface, read_interface
 from fcot.tasks.splits import Split, folded, questions_hash
 
-SEEN = "trained_questions"  # key of split.json: a hash of the question of each train and validation problem
+TRAINED_QUESTIONS = "trained_questions"  # key of split.json: a hash of the question of each train and validation problem
 
 
 FinishedStudent = PretrainedStudentConfig | ApiStudentConfig  # the schemas that can name a finished student
@@ -57,12 +57,12 @@ def trained_on(folder: Path, questions: Sequence[str]) -> list[bool] | None:
         None if it is not known: the student is not in its run's folder, or an earlier version trained it.
     """
     record = _record(folder)
-    return None if record is None or SEEN not in record else _seen(record, questions)
+    return None if record is None or TRAINED_QUESTIONS not in record else _were_trained(record, questions)
 
 
-def _seen(record: Mapping[str, Any], questions: Iterable[str]) -> list[bool]:
-    """For each question, whether a record with questions has it."""
-    return [question in record[SEEN] for question in question_hashes(questions)]
+def _were_trained(record: Mapping[str, Any], questions: Iterable[str]) -> list[bool]:
+    """For each question, whether the training had it, by a record with questions."""
+    return [question in record[TRAINED_QUESTIONS] for question in question_hashes(questions)]
 
 
 def untrained_test(
@@ -106,7 +106,7 @@ def trained_note(folder: Path, task: str, problems: Mapping[int, Problem], split
         split: The split of the run.
 
     Returns:
-        None if it was not trained by fcot, or on none of the test problems. What an earlier student knew that it was trained from counts.
+        None if it was not trained by fcot, or on none of the test problems. Problems of the students that it was trained from count, too.
     """
     known: set[int] = set()
     start: Path | None = folder
@@ -144,10 +144,10 @@ def _trained_among(record: Mapping[str, Any], problems: Mapping[int, Problem], i
     """
     if record.get("questions_sha256") == questions_hash(list(problems.values())):
         return {*record["train"], *record["validation"]} & set(indices)
-    if SEEN not in record:
+    if TRAINED_QUESTIONS not in record:
         return None
-    seen = _seen(record, (problems[index].question for index in indices))
-    return {index for index, is_seen in zip(indices, seen, strict=True) if is_seen}
+    trained = _were_trained(record, (problems[index].question for index in indices))
+    return {index for index, is_trained in zip(indices, trained, strict=True) if is_trained}
 
 
 def _record(student: Path) -> dict[str, Any] | None:
@@ -157,7 +157,7 @@ def _record(student: Path) -> dict[str, Any] | None:
         return None
     with readable(path):
         record = dict(read_json(path))
-    return record | {SEEN: set(record[SEEN])} if SEEN in record else record
+    return record | {TRAINED_QUESTIONS: set(record[TRAINED_QUESTIONS])} if TRAINED_QUESTIONS in record else record
 
 
 def _runs_of(student: Path) -> list[RunDirectory]:

@@ -21,7 +21,7 @@ from fcot.estimate.toy import toy_note
 from fcot.prompts.student import Architecture, FormatKind
 from fcot.runs.metrics import metrics_of
 from fcot.runs.nothing_right import advice_without_right_answers
-from fcot.runs.origin import SEEN, question_hashes
+from fcot.runs.origin import TRAINED_QUESTIONS, question_hashes
 from fcot.runs.run import Run, data_notes, resolve
 from fcot.runs.splitting import calculations_of_test, templates_of_test
 from fcot.stages.table import CURATE, REVISIONS, Step, directory_of, function
@@ -218,5 +218,6 @@ def _write_inputs(run: Run, config_text: str) -> None:
     order = {"questions_sha256": questions_hash(list(run.problems.values()))}
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     of_test = {"test_templates": templates_of_test(run), "test_calculations": calculations_of_test(run)}
-    seen = {SEEN: question_hashes(problem.question for problem in run.select([*split.train, *split.validation]))} if run.trains else {}
-    write_json(run.directory.split, order | parts | of_test | seen)
+    trained = run.select([*split.train, *split.validation]) if run.trains else []
+    questions = {TRAINED_QUESTIONS: question_hashes(problem.question for problem in trained)} if run.trains else {}
+    write_json(run.directory.split, order | parts | of_test | questions)

@@ -99,8 +99,9 @@ def train_job(context: Context, job: TrainingJob) -> Summary:
     from fcot.stages.scoring import stored_distributions  # it imports this module
 
     data = TrainingData(
-        student, form, job.samples, rows, layout, stored_distributions(run), lambda: rejected_samples(run, job.directory), run.precision,
-        world, run.config.seed, len(stored) if job.own else None, partial(teacher_prompts, run, job.samples),
+        student, form, job.samples, rows, layout, stored=stored_distributions(run), rejected=lambda: rejected_samples(run, job.directory),
+        precision=run.precision, world=world, seed=run.config.seed, first_own=len(stored) if job.own else None,
+        teacher_prompts=partial(teacher_prompts, run, job.samples),
     )  # fmt: skip
     objective = job.objective or run.config.objective
     objectives = [*objective.build(data), *(job.method_objectives(data) if job.method_objectives else ())]

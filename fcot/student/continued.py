@@ -23,7 +23,7 @@ class Continued:
 
     Attributes:
         steps_before: Optimizer steps of the earlier trainings on the same learning-rate schedule.
-        trainings_left: Trainings on the rest of the schedule, this one included; the others count as being as long as this one.
+        trainings_left: Trainings on the rest of the schedule, this one included. The later ones are assumed to be as long as this one.
         moments: The moments at the end of the last training; None: they begin at zero.
     """
 

@@ -16,7 +16,7 @@ from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import SamplerConfig, TailoredConfig
 from fcot.methods.tailored.feedback import exam_results
-from fcot.methods.tailored.material import add_answers
+from fcot.methods.tailored.self_reflection import add_answers
 from fcot.objectives.pairs import Texts, build_pairs
 from fcot.objectives.preference import preference_loss
 from fcot.prompts.student import StudentFormat

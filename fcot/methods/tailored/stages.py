@@ -18,7 +18,7 @@ from fcot.decoding.engine import Sampling
 from fcot.methods.tailored import exam as exams
 from fcot.methods.tailored.config import OwnConfig, TailoredConfig
 from fcot.methods.tailored.feedback import exam_results, feedback_prompt_of
-from fcot.methods.tailored.material import self_reflection
+from fcot.methods.tailored.self_reflection import self_reflection
 from fcot.prompts.student import Demonstration, StudentFormat
 from fcot.runs.run import Run
 from fcot.stages.answering import SamplingParameters, answer_problems, text_format
