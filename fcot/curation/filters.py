@@ -232,14 +232,14 @@ def _verdicts(
         prediction = answer.value
         rationale = _rationale(completion, rules.thinking)
         candidate = Candidate(completion, rationale, answer, rule.same(prediction, label), voted, kept_before)
-        if rationale and voted and not label:
-            reason: str | None = "no_majority"
-        elif rationale and rules.writable and not rules.writable(f"{problem.question}\n{rationale}\n{label}"):
+        if not rationale:
+            reason: str | None = _why_empty(completion, rules.thinking)
+        elif voted and not label:
+            reason = "no_majority"
+        elif rules.writable and not rules.writable(f"{problem.question}\n{rationale}\n{label}"):
             reason = "special_token"
-        elif rationale:
-            reason = next((reason for reject in filters if (reason := reject(candidate))), None)
         else:
-            reason = _why_empty(completion, rules.thinking)
+            reason = next((reason for reject in filters if (reason := reject(candidate))), None)
         if reason is None:
             kept_before.add(" ".join(rationale.split()))
         correct = rule.same(prediction, problem.answer)

@@ -84,10 +84,9 @@ def _chosen(path: Path, rows: list[tuple[int, dict[str, Any]]], problems: Mappin
     faults = []
     for number, row in rows:
         index, question = row["sample_index"], row.get("question")
-        if problems and question and problems.get(index, Problem(index, "", "")).question != question:
-            indices = by_question.get(question, [])
-        else:
-            indices = [index]
+        problem = problems.get(index)
+        has_moved = problems and question and (problem is None or problem.question != question)
+        indices = by_question.get(question, []) if has_moved else [index]
         if not indices:
             faults.append(f"{path}, line {number}: no problem has its question any more: {str(question)[:80]!r}")
         for index in indices:

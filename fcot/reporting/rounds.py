@@ -62,23 +62,29 @@ def _cells(setting: Setting, rounds: Sequence[MetricsRow], skips: bool) -> list[
         known = [number for metrics in rounds if (number := value(metrics)) is not None]
         return form.format(sum(known) / len(known)) if known else "-"
 
+    def count(name: str) -> str:
+        return mean(lambda metrics: metrics.get(name), "{:,.0f}")
+
+    def percent(name: str, form: str) -> str:
+        return mean(lambda metrics: None if metrics[name] is None else 100 * metrics[name], form)
+
     accuracy = estimate(_answers(rounds), setting.templates(sorted(rounds[0]["answers"]))) if _have_same_problems(rounds) else None
     return [
         str(rounds[0]["round"]),
-        mean(lambda metrics: 100 * metrics["accuracy"], "{:.2f}"),
+        percent("accuracy", "{:.2f}"),
         f"{100 * accuracy.low:.1f}-{100 * accuracy.high:.1f}" if accuracy else "-",
-        mean(lambda metrics: None if metrics["validation_accuracy"] is None else 100 * metrics["validation_accuracy"], "{:.2f}"),
-        mean(lambda metrics: metrics["failed_problems"], "{:,.0f}"),
-        mean(lambda metrics: None if metrics["pass_rate"] is None else 100 * metrics["pass_rate"], "{:.1f}"),
-        mean(lambda metrics: metrics["mistakes"], "{:,.0f}"),
-        mean(lambda metrics: metrics["completions_asked"], "{:,.0f}"),
-        mean(lambda metrics: metrics["completions_kept"], "{:,.0f}"),
-        mean(lambda metrics: metrics["n_reasoning_samples"], "{:,.0f}"),
-        mean(lambda metrics: None if metrics["reflection_share"] is None else 100 * metrics["reflection_share"], "{:.0f}"),
+        percent("validation_accuracy", "{:.2f}"),
+        count("failed_problems"),
+        percent("pass_rate", "{:.1f}"),
+        count("mistakes"),
+        count("completions_asked"),
+        count("completions_kept"),
+        count("n_reasoning_samples"),
+        percent("reflection_share", "{:.0f}"),
         mean(lambda metrics: metrics["teacher_usage"]["usd"], "{:,.4f}"),
         str(len(rounds)),
         mean(lambda metrics: sum(metrics["seconds"].values()), "{:.0f}"),
-        *([mean(lambda metrics: metrics.get("left_out"), "{:,.0f}")] if skips else []),
+        *([count("left_out")] if skips else []),
     ]
 
 

@@ -101,12 +101,15 @@ def _curation(run: Run) -> dict[str, Any]:
     golden = sorted([index, None if slots is None else sorted(slots)] for index, slots in run.rules.golden.items())
     settings = {name for filter_name in (*FILTERS, *curation.filters) for name in settings_of(filter_name)}
     of_filters = settings - {"labels", "max_samples", "match_golden", "max_per_problem", "choose_by", "judge", "judge_tokens"}
-    unread = {"choose_by"} if curation.max_per_problem is None else set()
-    unread |= {"judge_tokens"} if curation.judge == "none" else set()
+    chooses, judges = curation.max_per_problem is not None, curation.judge != "none"
+    unread = [*(() if chooses else ("choose_by",)), *(() if judges else ("judge_tokens",))]
     part = counted(curation, without={"filters", "settings", *of_filters, *unread})
     part["filters"] = [[name, _filter(run, name, golden)] for name in curation.filters]
-    part |= {"judge_request": run.judge_request} if curation.judge != "none" else {}
-    return part | ({"golden": golden} if curation.match_golden else {})
+    if judges:
+        part["judge_request"] = run.judge_request
+    if curation.match_golden:
+        part["golden"] = golden
+    return part
 
 
 def _filter(run: Run, name: str, golden: list[Any]) -> dict[str, Any]:

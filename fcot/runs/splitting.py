@@ -58,7 +58,8 @@ def make_split(config: Config, task: Task, problems: Mapping[int, Problem]) -> t
         selected = subsample(train, mode.subset)
     if config.dataset.limit is not None:
         selected = selected[: config.dataset.limit]
-    labelled_train, labelled = ([index for index in part if problems[index].labelled] for part in (train, selected))
+    labelled_train = [index for index in train if problems[index].labelled]
+    labelled = [index for index in selected if problems[index].labelled]
     if not (validates and method.trains and labelled):
         return Split(selected, [], test), order_known
     remaining, validation = hold_out_validation(labelled_train, labelled, mode.validation_fraction, templates)

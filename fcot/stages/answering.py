@@ -205,28 +205,28 @@ def prompt_student(
         ]
 
     texts = [draw.prompt.first_request(draw.problem.question, rule, student.chat) for draw in draws]
-    decoded = first = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
+    replies = write(texts, prompt.rationale_tokens, room, 0, unwatched if prompt.two_steps else advance)
     if prompt.two_steps:
         texts = [
-            draw.prompt.second_request(draw.problem.question, _with_space(text_or_thought(answer.text)), rule, student.chat)
-            for draw, answer in zip(draws, first, strict=True)
+            draw.prompt.second_request(draw.problem.question, _with_space(text_or_thought(reply.text)), rule, student.chat)
+            for draw, reply in zip(draws, replies, strict=True)
         ]
         max_prompt = sys.maxsize if student.positions is None else student.positions - prompt.answer_tokens
-        second = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
-        decoded = [*first, *second]
-        pairs = list(zip(first, second, strict=True))
-        parts = [(separate(rationale.text).rest.strip(), separate(answer.text).rest) for rationale, answer in pairs]
-        lengths = [rationale.n_tokens + answer.n_tokens for rationale, answer in pairs]
+        answers = write(texts, prompt.answer_tokens, max_prompt, 1, advance)
+        pairs = list(zip(replies, answers, strict=True))
+        parts = [(separate(reply.text).rest.strip(), separate(answer.text).rest) for reply, answer in pairs]
+        lengths = [reply.n_tokens + answer.n_tokens for reply, answer in pairs]
     else:
-        parts, lengths = [prompt.split(answer.text, rule) for answer in first], [answer.n_tokens for answer in first]
+        answers = []
+        parts, lengths = [prompt.split(reply.text, rule) for reply in replies], [reply.n_tokens for reply in replies]
     if world.rank == 0:
         _warn(facts, len(problems), room)
     scored = []
-    for draw, answer, (rationale, text), n_tokens in zip(draws, first, parts, lengths, strict=True):
-        finish_reason = "stop" if answer.complete else "length"
-        completion = Completion(draw.problem.sample_index, draw.number, rationale, text, finish_reason, separate(answer.text).thought)
+    for draw, reply, (rationale, text), n_tokens in zip(draws, replies, parts, lengths, strict=True):
+        finish_reason = "stop" if reply.complete else "length"
+        completion = Completion(draw.problem.sample_index, draw.number, rationale, text, finish_reason, separate(reply.text).thought)
         scored.append(scoring.score_completion(draw.problem, completion, n_tokens, prompt, rule))
-    return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts | _equations(decoded)
+    return [scored[start : start + parameters.n] for start in range(0, len(scored), parameters.n)], facts | _equations([*replies, *answers])
 
 
 def _room(run: Run, student: Student) -> int:

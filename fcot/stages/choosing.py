@@ -58,10 +58,11 @@ def _after_choice(rows: Iterable[dict[str, Any]], chosen: set[Place], values: di
 
 
 def _summary(rows: Sequence[dict[str, Any]], choose_by: str) -> Summary:
-    kept, others = ([row for row in rows if _is_candidate(row) and row["kept"] == is_kept] for is_kept in (True, False))
-    choice: Summary = {"by": choose_by, "candidates": len(kept) + len(others), "chosen": len(kept)}
+    candidates = [row for row in rows if _is_candidate(row)]
+    chosen, others = [row for row in candidates if row["kept"]], [row for row in candidates if not row["kept"]]
+    choice: Summary = {"by": choose_by, "candidates": len(candidates), "chosen": len(chosen)}
     if choose_by != RANDOM:
-        means = {name: round(fmean(row["score"] for row in part), 4) for name, part in (("chosen", kept), ("others", others)) if part}
+        means = {name: round(fmean(row["score"] for row in part), 4) for name, part in (("chosen", chosen), ("others", others)) if part}
         choice |= {f"mean_of_{name}": mean for name, mean in means.items()}
     return revised_counts(rows) | {"choice": choice}
 

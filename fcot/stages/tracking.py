@@ -150,9 +150,10 @@ def _label(run: Run, logger: WandbLoggerConfig, config_text: str, sweep: str | N
     if run.uses_rationales:
         tags.append(f"D{run.config.diversity}")
     config = yaml.safe_load(config_text) or {}
-    about = {"run_id": run.run_id, "setting": run.setting, "sweep": saved.get("group") or sweep}
+    group = saved.get("group") or sweep
+    about = {"run_id": run.run_id, "setting": run.setting, "sweep": group}
     return Label(
-        wandb_id, run.run_id, logger.project, logger.entity, saved.get("group") or sweep, [tag[:64] for tag in (*tags, *logger.tags)],
+        wandb_id, run.run_id, logger.project, logger.entity, group, [tag[:64] for tag in (*tags, *logger.tags)],
         config | about,
     )  # fmt: skip
 

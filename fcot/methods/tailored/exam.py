@@ -20,12 +20,11 @@ def examine(answers: Sequence[Prediction]) -> ExamResult:
     A completion without an answer is wrong (paper B's ``infer_student_wrong.py``).
     """
     first = answers[0]
-    wrong, right = (
-        dict.fromkeys(answer.completion.strip() for answer in answers if answer.correct is verdict) for verdict in (False, True)
-    )
+    wrong = list(dict.fromkeys(answer.completion.strip() for answer in answers if not answer.correct))
+    right = list(dict.fromkeys(answer.completion.strip() for answer in answers if answer.correct))
     ended = {answer.completion.strip() for answer in answers if answer.complete}
     return ExamResult(
-        first.sample_index, first.question, first.answer, len(answers), sum(answer.correct for answer in answers), list(wrong), list(right),
+        first.sample_index, first.question, first.answer, len(answers), sum(answer.correct for answer in answers), wrong, right,
         [text for text in wrong if text not in ended], first.id,
     )  # fmt: skip
 
