@@ -83,12 +83,12 @@ def _chosen(path: Path, rows: list[tuple[int, dict[str, Any]]], problems: Mappin
     golden: dict[int, set[int]] = {}
     faults = []
     for number, row in rows:
-        index, question = row["sample_index"], row.get("question")
-        problem = problems.get(index)
-        has_moved = problems and question and (problem is None or problem.question != question)
+        index, question = row["sample_index"], str(row.get("question") or "")
+        named = problems.get(index)
+        has_moved = problems and question and (named is None or named.question != question)
         indices = by_question.get(question, []) if has_moved else [index]
         if not indices:
-            faults.append(f"{path}, line {number}: no problem has its question any more: {str(question)[:80]!r}")
+            faults.append(f"{path}, line {number}: no problem has its question any more: {question[:80]!r}")
         for index in indices:
             golden.setdefault(index, set()).add(row["completion_index"])
     if faults:
