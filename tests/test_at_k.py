@@ -105,7 +105,7 @@ def test_accuracy_is_shown_by_the_calculations_of_the_gold_rationale():
     (table,) = difficulty_tables(setting_of(metrics(1, test_calculations=known), metrics(2, student="tiny_t5", test_calculations=known)))
     assert table.columns == ("setting", "1 (n=2)", "2 (n=1)", "4 (n=1)", "5 (n=1)")
     assert [cell.split(" ")[0] for cell in table.rows[0][1:]] == ["100.0", "100.0", "0.0", "0.0"]
-    assert "1 test problems have no calculation" in table.notes[1]
+    assert table.notes[1] == "Not in the table: 1 test problem with no calculation in the gold rationale."
 
 
 def test_rare_numbers_of_calculations_are_joined():
@@ -123,6 +123,13 @@ def test_without_gold_rationales_the_teachers_right_answers_say_what_is_difficul
     assert table.columns[1:] == ("never (n=1)", "in less than half (n=1)", "in half or more (n=2)", "always (n=2)")
     assert len(table.rows) == 1
     assert not list(difficulty_tables(setting_of(metrics(2)))), "nothing says what is difficult"
+
+
+def test_problems_that_the_teacher_did_not_answer_are_counted_as_such():
+    answers = {index: index % 2 == 0 for index in range(6)}
+    runs = [(metrics(1, student="teacher", method="zero_shot_cot"), answers), (metrics(2), answers | {6: True})]
+    (table,) = difficulty_tables(group((run, right, dict.fromkeys(right, 9)) for run, right in runs))
+    assert table.notes[1] == "Not in the table: 1 test problem with no answer of the teacher."
 
 
 @pytest.mark.parametrize(("rationale", "n"), [

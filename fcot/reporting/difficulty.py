@@ -33,8 +33,9 @@ def difficulty_tables(settings: Sequence[Setting]) -> Iterator[Table]:
             if setting is not teacher:
                 table.add_row(report_label(setting, settings), *(_accuracy(setting, problems) for problems in parts.values()))
         table.notes = ["Intervals are not corrected for multiple comparisons."]
-        if (unknown := len(group[0].problems) - sum(map(len, parts.values()))) > 0:
-            table.notes.append(f"{unknown:,} test problems have no calculation in their gold rationale, and are not in the table.")
+        if unknown := len(set.union(*(setting.problems for setting in group)) - {index for part in parts.values() for index in part}):
+            lacks = "no calculation in the gold rationale" if teacher is None else "no answer of the teacher"
+            table.notes.append(f"Not in the table: {unknown:,} test problem{'s' * (unknown > 1)} with {lacks}.")
         yield table
 
 
