@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,15 @@ from fcot.tasks.check import (
     answer_sentences,
     problem_notes,
     remedies,
+    spelling_notes,
     split_notes,
+    type_doubts,
 )
 from fcot.tasks.guesses import guess_column, guess_rule
 from fcot.tasks.loaders import PARTS, SAMPLE_INDEX, Columns, Data, cell_text
 from fcot.tasks.reading import read_rows, source_fault
 from fcot.tasks.splits import Split
+from fcot.tasks.table import TASKS
 
 HELP = """Check data before a run: columns, answer type, faulty rows, contradictions, duplicates, split.
 
@@ -82,15 +87,17 @@ def check(path: str | None, overrides: Sequence[str] = ()) -> DataReport:
     data = data_of(config, task)
     split, split_by, split_faults = _split(config, data)
     columns = {**(dataset.columns if dataset.own else Columns()).named, "sample index": SAMPLE_INDEX}
+    own = dataset.own
+    notes = [*problem_notes(data, task), *(spelling_notes(data) if own else [])]
+    notes += [*split_notes(data, split), *validation_notes(config, split)] if split else []
     return DataReport(
         data.source.name, data.source.format, data.n_rows,
         {meaning: name for meaning, name in columns.items() if name in data.source.columns},
         [name for name in data.source.columns if name not in columns.values()], task.rule.answer_type, task.rule.choices, guessed,
-        answer_sentences(data, task), [*data.faults, *split_faults], remedies(data, task) if data.faults and dataset.own else [],
-        data.n_faulty, dataset.own and dataset.on_invalid == "skip",
-        [*problem_notes(data, task), *([*split_notes(data, split), *validation_notes(config, split)] if split else [])],
+        [*(type_doubts(data, task) if own else []), *answer_sentences(data, task)], [*data.faults, *split_faults],
+        remedies(data) if data.faults and own else [], data.n_faulty, own and dataset.on_invalid == "skip", notes,
         {part: len(getattr(split, part)) for part in PARTS} if split else {}, split_by,
-        _tokens(config, data) if any(word.startswith("student") for word in overrides) else [], _command(path, overrides, guessed),
+        _tokens(config, data) if any(word.startswith("student") for word in overrides) else [], _command(config, path, overrides, guessed),
     )  # fmt: skip
 
 
@@ -193,11 +200,19 @@ def _lengths(what: str, lengths: Sequence[int], option: str, limit: int) -> str:
     return f"{what}: median {np.median(lengths):.0f} tokens, at most {max(lengths):,}; {option}={limit} {verdict}"
 
 
-def _command(path: str | None, overrides: Sequence[str], guessed: Sequence[str]) -> str:
-    """A dry run on the data."""
+def _command(config: Config, path: str | None, overrides: Sequence[str], guessed: Sequence[str]) -> str:
+    """A dry run on the data, which names own data: another name later would mean paying again."""
     words = [*(["dataset=custom", f"dataset.path={written(path)}"] if path is not None else []), *guessed, *overrides]
+    if config.dataset.own and not any(word.startswith("dataset.name=") for word in overrides):
+        words.insert(1, f"dataset.name={_name_for(config.dataset.path)}")
     teacher = [] if any(word.startswith("teacher=") for word in overrides) else ["teacher=openai", "teacher.model=MODEL"]
     return shlex.join(["fcot", "run", *words, *teacher, "dry_run=true"])
+
+
+def _name_for(source: str) -> str:
+    """A name for own data, from the name of their file, folder or hub repository."""
+    name = re.sub(r"[^a-z0-9]+", "_", PurePath(source.partition(":")[0]).stem.lower()).strip("_")
+    return name if name and name not in TASKS else f"my_{name or 'data'}"
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from fcot.base.locations import locate
 from fcot.base.records import CuratedCompletion, from_row
 from fcot.base.run_folder import RunDirectory
 from fcot.methods.table import METHODS
+from fcot.prompts.answers import AnswerRule
 from fcot.prompts.student import FormatKind, StudentFormat
 from fcot.reporting.curated import curated_file
 from fcot.reporting.finished import readable
+from fcot.tasks.table import TASKS
 from fcot.teacher.config import terms_of
 
 Row = dict[str, Any]
@@ -97,16 +99,17 @@ def export(folder: Path, file: Path, format_name: str) -> str:
         completions = _completions(curated, directory)
         common = _common(directory, config)
         splits = _splits(directory)
+        rule = _rule(config)
     rows = [
         row | common | {"split": splits[row["sample_index"]]}
-        for row in _rows(format_name, completions, METHODS[config.method.name].formats) if row["sample_index"] in splits
+        for row in _rows(format_name, completions, METHODS[config.method.name].formats, rule) if row["sample_index"] in splits
     ]  # fmt: skip
     if not rows:
         raise FcotError(f"{folder}: {_why_nothing(completions, format_name)}")
     unused = [name for name in ("id", "round") if not any(row[name] for row in rows)]  # a column of nulls has no type
     rows = [{name: value for name, value in row.items() if name not in unused} for row in rows]
     write(rows)
-    return f"{file}: {_summary(rows, format_name)}"
+    return f"{file}: {_summary(rows, format_name)}{_respelled(rows, rule) if format_name == 'preference' else ''}"
 
 
 def _curated(directory: RunDirectory) -> Path:
@@ -169,16 +172,24 @@ def _common(directory: RunDirectory, config: DictConfig) -> Row:
     return {"task": config.dataset.name, "teacher": teacher, "terms": terms_of(config.teacher.name).format(teacher=teacher)}
 
 
+def _rule(config: DictConfig) -> AnswerRule:
+    """The rule that reads the answers of the run's data."""
+    dataset = config.dataset
+    return AnswerRule(dataset.answer_type, dataset.choices) if "answer_type" in dataset else TASKS[dataset.name].rule
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(format_name: str, completions: Sequence[_Verdict], formats: Mapping[FormatKind, StudentFormat]) -> Iterator[Row]:
+def _rows(
+    format_name: str, completions: Sequence[_Verdict], formats: Mapping[FormatKind, StudentFormat], rule: AnswerRule
+) -> Iterator[Row]:
     """The rows of a format (:data:`FORMATS`), in the student format of the run's method."""
     if format_name == "messages":
         return _messages(completions, formats["chat"])
     if format_name == "prompt_completion":
         return _prompt_completion(completions, formats["decoder"])
-    return _preference(completions, formats["chat"]) if format_name == "preference" else _plain(completions)
+    return _preference(completions, formats["chat"], rule) if format_name == "preference" else _plain(completions)
 
 
 def _plain(completions: Iterable[_Verdict]) -> Iterator[Row]:
@@ -202,30 +213,34 @@ def _prompt_completion(completions: Iterable[_Verdict], text: StudentFormat) -> 
         yield {"prompt": text.prompt(row["question"]), "completion": text.completion(row["answer"], row["rationale"])} | row
 
 
-def _preference(completions: Iterable[_Verdict], chat: StudentFormat) -> Iterator[Row]:
-    """Pairs of a kept and a rejected completion. Each completion is in one pair at most, so no problem outweighs the others."""
+def _preference(completions: Iterable[_Verdict], chat: StudentFormat, rule: AnswerRule) -> Iterator[Row]:
+    """Pairs of a kept and a rejected completion. Each completion is in one pair at most, so no problem outweighs the others.
+
+    Both texts end with the value of their answer. The data's own spelling, such as ``$12.00`` for 12, would be in the chosen texts only,
+    and a preference loss would learn it.
+    """
     for (number, index), group in groupby(completions, key=lambda row: (row.round, row.sample_index)):
         of_problem = list(group)
         kept = [row for row in of_problem if row.kept]
-        texts = {_text(chat, row) for row in kept}
+        texts = {_text(chat, row, rule) for row in kept}
         worse = [
             row for row in of_problem
-            if not row.kept and row.rationale and row.reason not in _NOT_WORSE and _text(chat, row) not in texts
+            if not row.kept and row.rationale and row.reason not in _NOT_WORSE and _text(chat, row, rule) not in texts
         ]  # fmt: skip
         for chosen, rejected in zip(kept, worse, strict=False):
-            prompt = chat.prompt(chosen.question)
+            prompt, better, worse_text = chat.prompt(chosen.question), _text(chat, chosen, rule), _text(chat, rejected, rule)
             yield {
-                "prompt": [_turn("user", prompt)], "chosen": [_turn("assistant", _text(chat, chosen))],
-                "rejected": [_turn("assistant", _text(chat, rejected))], "prompt_text": prompt, "chosen_text": _text(chat, chosen),
-                "rejected_text": _text(chat, rejected), "question": chosen.question, "rationale": chosen.rationale, "answer": chosen.answer,
+                "prompt": [_turn("user", prompt)], "chosen": [_turn("assistant", better)], "rejected": [_turn("assistant", worse_text)],
+                "prompt_text": prompt, "chosen_text": better, "rejected_text": worse_text,
+                "question": chosen.question, "rationale": chosen.rationale, "answer": chosen.answer,
                 "sample_index": index, "completion_index": chosen.completion_index, "id": chosen.id, "round": number,
                 "rejected_completion_index": rejected.completion_index, "rejected_reason": rejected.reason,
             }  # fmt: skip
 
 
-def _text(form: StudentFormat, row: _Verdict) -> str:
-    """The completion as a student writes it. A rejected one has the teacher's own answer, or none if it could not be read."""
-    answer = row.answer if row.kept else row.prediction
+def _text(form: StudentFormat, row: _Verdict, rule: AnswerRule) -> str:
+    """The completion with its answer's value. A rejected one has the teacher's own answer, or none if it could not be read."""
+    answer = rule.gold(row.answer) or row.answer if row.kept else row.prediction
     return row.rationale if answer is None else form.completion(answer, row.rationale)
 
 
@@ -245,6 +260,19 @@ def _summary(rows: Sequence[Row], format_name: str) -> str:
     splits = Counter(row["split"] for row in rows)
     parts = ", ".join(f"{n:,} {name}" for name, n in splits.items())
     return f"{len(rows):,} {unit} of {len({row['sample_index'] for row in rows}):,} problems ({parts}), format {format_name}"
+
+
+def _respelled(rows: Sequence[Row], rule: AnswerRule) -> str:
+    """How many chosen texts end with an answer that the data write otherwise; empty if none does."""
+    answers = [(row["answer"], rule.gold(row["answer"]) or row["answer"]) for row in rows]
+    respelled = [(written, value) for written, value in answers if written != value]
+    if not respelled:
+        return ""
+    written, value = respelled[0]
+    return (
+        f"\nin {len(respelled):,} of {len(rows):,} pairs the chosen text ends with the answer's value, as all rejected texts do, instead "
+        f"of the data's spelling ({value} for {written!r})"
+    )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

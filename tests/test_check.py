@@ -129,10 +129,17 @@ def test_a_missing_or_wrong_answer_type_lists_the_types(mine, make_run, tmp_path
     for overrides in ([], ["dataset.answer_type=words"]):
         with pytest.raises(FcotError, match=r"choose from number, choice, yes_no, text; fcot check FILE guesses it"):
             make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "method=fine_tune", *overrides)
-    with pytest.raises(
-        FcotError, match=r"Is dataset.answer_type=yes_no right\? Choose from number, choice \(with dataset.choices=ABCD\), yes_no"
-    ):
+    with pytest.raises(FcotError) as error:
         make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "method=fine_tune", "dataset.answer_type=yes_no")
+    first, *others = str(error.value).split("\n")
+    assert first == (
+        "120 of 120 gold answers are not yes or no (or true or false): is dataset.answer_type=yes_no right? "
+        "Choose from number, choice (with dataset.choices=ABCD), yes_no, text; text takes any answer."
+    )
+    assert others[5:] == ["and 115 more", "Correct these rows, or leave them out: dataset.on_invalid=skip."]
+    report = check(str(path), ["dataset.answer_type=yes_no"])
+    assert report.answers == [first]
+    assert not any("answer_type" in remedy for remedy in report.remedies)
 
 
 # --- faulty rows --------------------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def test_numbers_that_can_be_read_in_two_ways_are_named(mine, make_run, tmp_path
     for decimal, value in (("point", "1.200"), ("comma", "1,200")):
         run = make_run(tmp_path, *overrides, f"dataset.decimal={decimal}")
         assert run.problems[120].answer == value
-        assert data_notes(run) == []
+        assert not any("two ways" in text for text in data_notes(run))
     assert not any("two ways" in note for note in check(str(mine([*rows, {"question": "And now?", "answer": "2.5"}]))).notes)
 
 
@@ -285,6 +292,36 @@ def test_the_report_shows_how_answers_are_read(mine):
     written = ["3,800", "$180", "57 boxes", "50%", "46"]
     report = check(str(mine([*ROWS, *({"question": f"q{n}", "answer": text} for n, text in enumerate(written))])))
     assert report.answers == ["read '3,800' as 3800, '$180' as 180, '57 boxes' as 57, '50%' as 50"]
+
+
+def test_several_spellings_of_gold_answers_are_advised_against(mine, make_run, tmp_path):
+    """The student learns each of them, and a preference loss learns the difference between spelled and plain answers."""
+    written = ["3,800", "$180", "57 boxes", "46"]
+    path = mine([*ROWS, *({"question": f"q{n}", "answer": text} for n, text in enumerate(written))])
+    (note,) = (note for note in check(str(path)).notes if "spellings" in note)
+    assert note == (
+        "the answers have 4 spellings, and the student learns all of them ('3,800' for 3800, '$180' for 180, '57 boxes' for 57): "
+        "dataset.normalize_answers=true trains on the values instead"
+    )
+    overrides = ("dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", "teacher=openai", "teacher.model=m",
+                 "teacher.base_url=http://127.0.0.1:9/v1")  # fmt: skip
+    assert data_notes(make_run(tmp_path, *overrides)) == [f"data: {note}"]
+    _, about_pairs = data_notes(make_run(tmp_path, *overrides, "objective=preference"))
+    assert "objective=preference compares kept completions" in about_pairs
+    assert about_pairs.endswith("Add dataset.normalize_answers=true")
+    for further in ([], ["objective=preference"]):
+        assert data_notes(make_run(tmp_path, *overrides, *further, "dataset.normalize_answers=true")) == []
+
+
+@pytest.mark.parametrize(("written", "advised"), [
+    (["1,5", "2,5", "3,25"], False),  # learned with points, as their values
+    (["1,5", "2,5", "3,25 €"], True),
+    (["$1", "$2", "$30"], False),  # one spelling
+    (["1", "2", "30"], False),
+])  # fmt: skip
+def test_one_spelling_of_gold_answers_is_no_fault(mine, written, advised):
+    report = check(str(mine([{"question": f"question {n}", "answer": text} for n, text in enumerate(written * 20)])))
+    assert any("spellings" in note for note in report.notes) == advised
 
 
 @pytest.mark.parametrize(
@@ -348,7 +385,7 @@ def test_contradictions_and_duplicates_are_named_with_lines_and_cells(mine, make
     )
     assert "2 rows with the question and answer of an earlier row: line 123, line 124" in notes
     run = make_run(tmp_path, "dataset=custom", f"dataset.path={path}", "dataset.answer_type=number", "method=fine_tune")
-    assert data_notes(run) == [f"data: {note}" for note in notes[:2]]
+    assert data_notes(run) == [f"data: {note}" for note in notes[:3]]
     assert set(data_notes(run)) <= set(estimate(run, {}).notes)
 
 
@@ -379,6 +416,16 @@ def test_the_command_ends_with_1_if_a_run_cannot_use_the_data(mine, capsys):
         with pytest.raises(SystemExit):
             command.main(words)
         assert message in capsys.readouterr().err
+
+
+def test_the_proposed_command_names_the_data(mine, tmp_path):
+    """The name is part of what is paid for: ``custom``, the default, would be shared by all files."""
+    assert " dataset=custom dataset.name=mine dataset.path=" in check(str(mine(ROWS))).command
+    assert check(str(mine(ROWS)), ["dataset.name=coins"]).command.count("dataset.name=") == 1
+    named = {"Kisten & Kästen (2).csv": "kisten_k_sten_2", "svamp.csv": "my_svamp", "数.csv": "my_data"}
+    for file, name in named.items():
+        assert f" dataset.name={name} " in check(str(write_csv(tmp_path / file, ROWS))).command
+    assert "dataset.name=" not in check(None, ["dataset=toy_arithmetic"]).command
 
 
 def test_a_file_may_have_any_name(tmp_path):

@@ -209,3 +209,29 @@ def test_what_cannot_be_exported_is_explained(run, tmp_path, folder, file, forma
     assert ended.value.code == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(("answer_type", "choices", "label", "value", "wrong"), [
+    ("number", "", "$1,012.00", "1012", "1011"),
+    ("choice", "ABCD", "(b)", "B", "C"),
+    ("yes_no", "", "True", "yes", "no"),
+])  # fmt: skip
+def test_the_texts_of_a_pair_cannot_be_told_apart_by_the_spelling_of_their_answers(
+    run, tmp_path, answer_type, choices, label, value, wrong
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    kept = next(row for row in read_jsonl(run.directory.curated) if row["kept"]) | {"answer": label, "prediction": value}
+    other = kept | {"completion_index": 9, "kept": False, "reason": "wrong_answer", "rationale": "Another.", "prediction": wrong}
+    write_jsonl(folder / "curated.jsonl", [kept, other])
+    (folder / "split.json").write_text(run.directory.split.read_text())
+    dataset = f"{{name: mine, answer_type: {answer_type}, choices: '{choices}'}}"
+    (folder / "config.yaml").write_text(f"dataset: {dataset}\nteacher: {{name: oracle}}\nmethod: {{name: fine_tune_cot}}\n")
+    (pair,) = exported_from(folder, tmp_path, "preference")
+    assert pair["chosen_text"] == f"{kept['rationale']} --> {value}"
+    assert pair["rejected_text"] == f"Another. --> {wrong}"
+    assert pair["answer"] == label
+    summary = export(folder, tmp_path / "rows.jsonl", "preference")
+    assert "in 1 of 1 pairs the chosen text ends with the answer's value" in summary
+    assert f"({value} for {label!r})" in summary
+    assert exported_from(folder, tmp_path, "messages")[0]["messages"][1]["content"].endswith(f"--> {label}")

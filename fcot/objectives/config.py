@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from omegaconf import MISSING
 
@@ -37,8 +37,9 @@ class BuildsObjectives(Protocol):
 class ObjectiveConfig(BuildsObjectives, Protocol):
     """The interface of every objective's options.
 
-    They may also have ``faults()``, messages about invalid options, and ``conflicts(config)``, messages about options that cannot be
-    combined with the rest of the configuration; and ``stages``, stages that run before the training.
+    They may also have ``faults()``, messages about invalid options; ``conflicts(config)``, messages about options that cannot be
+    combined with the rest of the configuration; ``stages``, stages that run before the training; and ``compares_rejected``, whether it
+    compares kept completions of the teacher with rejected ones.
     """
 
     name: str
@@ -193,6 +194,8 @@ class PreferenceConfig:
     gamma: float = bounded(1.375, at_least=0)  # simpo: margin of the rewards
     nll: float = bounded(0.0, at_least=0)  # weight of the kept completion's negative log-likelihood per token
     max_tokens: int = bounded(192, at_least=2)  # completions are cut to this many tokens in the preference loss
+
+    compares_rejected: ClassVar[bool] = True
 
     def conflicts(self, config: Any) -> Iterator[str]:
         """Messages about configurations without pairs of kept and wrong completions."""

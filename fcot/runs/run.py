@@ -33,9 +33,9 @@ from fcot.runs.splitting import make_split, split_in_words, validation_notes
 from fcot.runs.vocabulary import writable
 from fcot.stages.table import CURATE, Stage
 from fcot.student.interface import StudentInterface
-from fcot.tasks.check import problem_notes, remedies, skipped_note
+from fcot.tasks.check import fault_message, problem_notes, skipped_note, spelling_notes
 from fcot.tasks.leaks import without_leaks
-from fcot.tasks.loaders import Data, listed
+from fcot.tasks.loaders import Data
 from fcot.tasks.splits import Split
 from fcot.tasks.table import Task, with_numbers
 from fcot.teacher import replay
@@ -321,7 +321,7 @@ def problems_of(config: Config, task: Task) -> list[Problem]:
     data = data_of(config, task)
     skips = config.dataset.own and config.dataset.on_invalid == "skip"
     if data.faults and not (skips and data.problems):
-        raise FcotError("\n".join([listed(data.faults), *(remedies(data, task) if config.dataset.own else [])]))
+        raise FcotError(fault_message(data, task, config.dataset.own))
     return list(data.problems)
 
 
@@ -337,11 +337,26 @@ def data_notes(run: Run) -> list[str]:
     if not dataset.own:
         return warnings
     data = data_of(run.config, run.task)
-    notes = [*skipped_note(data), *problem_notes(data, run.task), *validation_notes(run.config, split)]
+    notes = [
+        *skipped_note(data),
+        *problem_notes(data, run.task),
+        *spelling_notes(data, _compared_by(run)),
+        *validation_notes(run.config, split),
+    ]
     if dataset.split_column is not None:
         sizes = f"{len(split.train):,} train, {len(split.validation):,} validation, {len(split.test):,} test"
         notes.append(f"the split is that of the column {dataset.split_column!r}: {sizes}")
     return [*warnings, *(f"data: {note}" for note in notes)]
+
+
+def _compared_by(run: Run) -> str | None:
+    """The option by which the training compares kept completions of the teacher with rejected ones; None if it does not."""
+    objective, reflection = run.config.objective, getattr(run.config.method, "reflection", None)
+    if not run.trains:
+        return None
+    if getattr(objective, "compares_rejected", False):
+        return f"objective={objective.name}"
+    return f"method.reflection.objective={reflection.objective}" if reflection is not None and reflection.compares_rejected else None
 
 
 def _replay(config: Config, task: Task, problems: Mapping[int, Problem], split: Split) -> tuple[list[Completion], str]:

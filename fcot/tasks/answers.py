@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fcot.prompts.answers import AnswerRule
@@ -23,11 +23,13 @@ class Spelling:
         n: How many answers are written in this way.
         written: The first of them, such as ``$3,800``.
         value: Its value, such as ``3800``.
+        learned: The text that the student learns for it: ``written``, with a decimal point instead of a decimal comma.
     """
 
     n: int
     written: str
     value: str
+    learned: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Answers:
         n_missing: Number of rows without an answer.
         n_unread: Number of answers that are not of the task's type.
         n_unread_otherwise: How many of these would be numbers with the other decimal mark.
+        n_plain: Number of answers that the student learns as their values.
         decimal: The decimal mark, ``point`` or ``comma``.
         detected: Whether it was detected from the answers.
         undecided: Answers such as ``1.200`` that are another number with the other decimal mark; empty if the mark was set, or if other
@@ -48,6 +51,7 @@ class Answers:
     n_missing: int = 0
     n_unread: int = 0
     n_unread_otherwise: int = 0
+    n_plain: int = 0
     decimal: str = decimals.POINT
     detected: bool = False
     undecided: Sequence[str] = ()
@@ -73,7 +77,7 @@ class AnswerReader:
         self._detected = decimal == "auto"
         self._undecided = decimals.undecided(values, self._decimal) if self._detected else []
         self._shapes: dict[str, Spelling] = {}
-        self._n_missing = self._n_unread = self._n_otherwise = 0
+        self._n_missing = self._n_unread = self._n_otherwise = self._n_plain = 0
 
     def read(self, written: str) -> tuple[str | None, str, str | None]:
         """Read an answer.
@@ -92,23 +96,25 @@ class AnswerReader:
             self._n_unread += 1
             self._n_otherwise += self._numbers and self._gold(otherwise) is not None
             return rationale, text, f"the gold answer {text!r} is not {expected(self._rule)}"
-        if value != text and self._rule.answer_type != "text":
-            self._count(text, value)
-        if self._normalize:
-            pointed = " ".join(pointed.split()) if self._rule.answer_type == "text" else value
-        return rationale, pointed, None
+        is_text = self._rule.answer_type == "text"
+        learned = pointed if not self._normalize else " ".join(pointed.split()) if is_text else value
+        self._n_plain += learned == value
+        if value != text and not is_text:
+            self._count(text, value, learned)
+        return rationale, learned, None
 
-    def _count(self, written: str, value: str) -> None:
+    def _count(self, written: str, value: str, learned: str) -> None:
         shape = _LETTERS.sub("a", _DIGITS.sub("9", written))
         known = self._shapes.get(shape)
         if known is not None or len(self._shapes) < _MOST_SHAPES:
-            first = known or Spelling(0, written, value)
-            self._shapes[shape] = Spelling(first.n + 1, first.written, first.value)
+            first = known or Spelling(0, written, value, learned)
+            self._shapes[shape] = replace(first, n=first.n + 1)
 
     def summary(self) -> Answers:
         """What was read so far."""
         spellings = sorted(self._shapes.values(), key=lambda spelling: -spelling.n)
-        return Answers(self._n_missing, self._n_unread, self._n_otherwise, self._decimal, self._detected, self._undecided, spellings)
+        counts = self._n_missing, self._n_unread, self._n_otherwise, self._n_plain
+        return Answers(*counts, self._decimal, self._detected, self._undecided, spellings)
 
 
 def _split_at_mark(written: str) -> tuple[str | None, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fcot.base.records import Problem
 from fcot.prompts.answer_types import ANSWER_TYPES
-from fcot.tasks.answers import NO_ANSWER
+from fcot.tasks.answers import NO_ANSWER, expected
 from fcot.tasks.decimals import COMMA, POINT
 from fcot.tasks.leaks import near_duplicates
 from fcot.tasks.loaders import Data, listed
@@ -16,6 +16,7 @@ from fcot.tasks.table import Task
 
 _SHOWN_FAULTS = 50  # in a report; a run's message shows fewer
 _SHOWN = 3  # examples in a note
+_SHOWN_DOUBTED = 5  # faults in a run's message if most rows have the same one, that of a wrong answer type
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _entry(title: str, sentences: Sequence[str]) -> list[str]:
 # --- what may be wrong --------------------------------------------------------------------------------------------
 
 
-def remedies(data: Data, task: Task) -> list[str]:
+def remedies(data: Data) -> list[str]:
     """What to do about the faulty rows of own data, in sentences."""
     sentences = ["Correct these rows, or leave them out: dataset.on_invalid=skip."]
     answers = data.answers
@@ -114,10 +115,31 @@ def remedies(data: Data, task: Task) -> list[str]:
         other = COMMA if answers.decimal == POINT else POINT
         n = answers.n_unread_otherwise
         sentences.append(f"{n:,} of these would be numbers with a decimal {other}: dataset.decimal={other}, if all answers have it.")
-    if answers.n_unread > max(1, data.n_rows // 2):
-        types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
-        sentences.append(f"Is dataset.answer_type={task.rule.answer_type} right? Choose from {types}; text takes any answer.")
     return sentences
+
+
+def type_doubts(data: Data, task: Task) -> list[str]:
+    """A sentence that doubts the answer type of own data, if most answers are not of this type."""
+    n = data.answers.n_unread - data.answers.n_unread_otherwise
+    if n <= max(1, data.n_rows // 2):
+        return []
+    types = ", ".join(name + (" (with dataset.choices=ABCD)" if name == "choice" else "") for name in ANSWER_TYPES)
+    return [
+        f"{n:,} of {data.n_rows:,} gold answers are not {expected(task.rule)}: is dataset.answer_type={task.rule.answer_type} right? "
+        f"Choose from {types}; text takes any answer."
+    ]
+
+
+def fault_message(data: Data, task: Task, own: bool) -> str:
+    """The message of a run about faulty rows.
+
+    Args:
+        data: The data.
+        task: The task, with the run's answer rule.
+        own: Whether the data is the user's own, with options for its faulty rows.
+    """
+    doubts, advice = (type_doubts(data, task), remedies(data)) if own else ([], [])
+    return "\n".join([*doubts, listed(data.faults, _SHOWN_DOUBTED) if doubts else listed(data.faults), *advice])
 
 
 def skipped_note(data: Data) -> list[str]:
@@ -131,6 +153,32 @@ def skipped_note(data: Data) -> list[str]:
 def problem_notes(data: Data, task: Task) -> list[str]:
     """Notes on the problems themselves: decimal marks, questions with two gold answers, repeated questions."""
     return [*_decimal_notes(data), *_repeated(data, task)]
+
+
+def spelling_notes(data: Data, compared_by: str | None = None) -> list[str]:
+    """Notes on own gold answers that are not written as their values: the student learns their spelling.
+
+    Args:
+        data: The data, as the run reads them.
+        compared_by: An option that compares kept completions, which end with gold answers, with rejected ones, which end with values; None
+            without one.
+    """
+    respelled = [spelling for spelling in data.answers.spellings if spelling.learned != spelling.value]
+    n_spellings = len(respelled) + (data.answers.n_plain > 0)
+    notes = []
+    if n_spellings > 1:
+        examples = ", ".join(f"{spelling.learned!r} for {spelling.value}" for spelling in respelled[:_SHOWN])
+        notes.append(
+            f"the answers have {n_spellings} spellings, and the student learns all of them ({examples}): dataset.normalize_answers=true "
+            "trains on the values instead"
+        )
+    if respelled and compared_by is not None:
+        first = respelled[0]
+        notes.append(
+            f"{compared_by} compares kept completions, which end with answers as the data write them ({first.learned!r}), with rejected "
+            f"ones, which end with values ({first.value}): it would learn the spelling. Add dataset.normalize_answers=true"
+        )
+    return notes
 
 
 def split_notes(data: Data, split: Split) -> list[str]:

@@ -176,6 +176,11 @@ class ReflectionConfig:
         """Whether only completions of the teacher are compared."""
         return self.active and self.objective != "triplet" and self.pairs == "teacher"
 
+    @property
+    def compares_rejected(self) -> bool:
+        """Whether kept completions of the teacher are compared with rejected ones."""
+        return self.active and self.objective != "triplet" and self.pairs != "exam"
+
     def identity(self) -> dict[str, Any]:
         """The options that the objective reads."""
         if not self.active:
